@@ -1,0 +1,309 @@
+"""Which witness is believed, and why.
+
+A witness gives a whole identity; two that name different people are never mixed into one row. The first that
+testifies wins: explicit, the open scope, what was carried along with the callbacks, the registry by task and by
+thread, the scope that has closed meanwhile. Nobody is better than somebody else: where no witness testifies, the
+ids stay None, with a reason.
+
+One exception. A worker that was started inside user A's request has inherited A's scope, and works for B now: when
+another scope has registered the call's thread *after* A's scope was opened, and A's never has, the thread is
+believed before the scope (`_displaced`).
+
+`Hearing` holds what the witnesses were when the call started; `decide` is pure and may be asked again later, when
+the registry or an amended scope knows more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from llmctx.context import EMPTY, ID_FIELDS, CallContext, Scope, amend_scope, current_scope
+from llmctx.incidents import incidents
+from llmctx.record import Reason, Source
+from llmctx.registry.base import Entry, Registry
+
+CARRIED_KEY: Final = "llmctx"
+"""Key in `config["metadata"]` under which `wrap_graph` sends a node's identity along: a dict of ids, nothing else."""
+
+EXPLICIT_KEYS: Final = {f"llmctx_{name}": name for name in ID_FIELDS}
+"""Keys in a call's `config["metadata"]` that name its identity outright."""
+
+LATE_S: Final = 600.0
+
+
+@dataclass(slots=True)
+class Hearing:
+    """The witnesses of one call, as they were at its start."""
+
+    scope: Scope | None = None
+    scope_open: bool = False
+    explicit: CallContext = EMPTY
+    carried: Scope | None = None
+    sent: CallContext = EMPTY
+    """What rode in on the metadata (`CARRIED_KEY`)."""
+    thread_id: str | None = None
+    task: str | None = None
+    started: float = 0.0
+    """Monotonic seconds."""
+
+
+@dataclass(slots=True)
+class Verdict:
+    """Whose call it is. `conflict` means that another witness named somebody else."""
+
+    identity: CallContext
+    source: Source
+    reason: Reason | None = None
+    conflict: bool = False
+
+
+NOBODY: Final = Verdict(EMPTY, Source.NONE, Reason.NO_SCOPE)
+
+
+def hear(
+    metadata: Mapping[str, Any] | None,
+    *,
+    explicit: CallContext = EMPTY,
+    carried: Scope | None = None,
+    child_thread_id: str | None = None,
+) -> Hearing:
+    """Gather the witnesses of a call that starts here and now.
+
+    `explicit` is what the handler was made with, `carried` the scope that rode in with it, `child_thread_id` the
+    thread_id of langchain-core's child config, for chains outside of LangGraph.
+    """
+    scope = _telling(current_scope())
+    hearing = Hearing(scope, scope is not None and scope.is_open, explicit, carried, started=time.monotonic())
+    if metadata:
+        hearing.thread_id = _text(metadata.get("thread_id")) or child_thread_id
+        hearing.task = _text(metadata.get("langgraph_checkpoint_ns"))
+        if CARRIED_KEY in metadata:
+            hearing.sent = _unpack(metadata[CARRIED_KEY])
+        named = {name: metadata[key] for key, name in EXPLICIT_KEYS.items() if key in metadata}
+        if named:
+            hearing.explicit = explicit.overlay(CallContext(**named))
+    else:
+        hearing.thread_id = child_thread_id
+    if scope is not None and scope.refresh is not None and scope.identity.user_id is None:
+        refresh(scope)
+    return hearing
+
+
+def refresh(scope: Scope) -> None:
+    """Ask a scope that knows no user whether it has learned one meanwhile (authentication further in)."""
+    ask = scope.refresh
+    try:
+        learned = ask() if ask is not None else None
+    except Exception as problem:  # noqa: BLE001  it reads the host's objects
+        incidents.note("refresh_failed", "the identity of a request could not be read", exc=problem)
+        return
+    if learned:
+        amend_scope(scope, learned)
+
+
+def decide(hearing: Hearing, registry: Registry, *, late_s: float = LATE_S) -> Verdict:
+    """Whose call it is, by the witnesses of `hearing` and what `registry` knows by now."""
+    scope = hearing.scope
+    if (
+        hearing.scope_open
+        and scope is not None
+        and scope.identity.user_id is not None
+        and scope.identity.session_id is not None
+        and not hearing.explicit
+        and (hearing.thread_id is None or hearing.thread_id in scope.threads)
+        and (hearing.sent is EMPTY or hearing.sent.agrees(scope.identity))
+        and (hearing.carried is None or hearing.carried.identity.agrees(scope.identity))
+    ):
+        # The common case: an open scope that knows everything, and nobody who could object.
+        return Verdict(scope.identity, Source.CONTEXT, Reason.CONFLICT if scope.conflict else None, scope.conflict)
+    return _weigh(hearing, registry, late_s)
+
+
+def _weigh(hearing: Hearing, registry: Registry, late_s: float) -> Verdict:
+    thread = registry.get(thread_id=hearing.thread_id) if hearing.thread_id is not None else None
+    scope = hearing.scope
+    displaced = scope is not None and _displaced(scope, hearing.thread_id, thread)
+    witnesses = _witnesses(hearing, registry, thread, displaced, late_s)
+    if not witnesses:
+        return Verdict(EMPTY, Source.NONE, _why_nobody(hearing, thread, displaced))
+    source, identity = witnesses[0]
+    conflict = scope is not None and scope.conflict and source is Source.CONTEXT
+    for other_source, other in witnesses[1:]:
+        if identity.agrees(other):
+            identity = other.overlay(identity)
+        elif other_source is not Source.LATE:
+            # A closed scope that differs from the registry is a worker doing its next job, not a contradiction.
+            conflict = conflict or other.user_id != identity.user_id
+    return Verdict(identity, source, _why_odd(identity, hearing, conflict), conflict)
+
+
+def _witnesses(
+    hearing: Hearing, registry: Registry, thread: Entry | None, displaced: bool, late_s: float
+) -> list[tuple[Source, CallContext]]:
+    """Those who testify, strongest first."""
+    found: list[tuple[Source, CallContext]] = []
+    scope = hearing.scope
+    if hearing.explicit:
+        found.append((Source.EXPLICIT, hearing.explicit))
+    if hearing.scope_open and scope is not None and scope.identity and not displaced:
+        found.append((Source.CONTEXT, scope.identity))
+    if hearing.sent:
+        found.append((Source.CARRIED, hearing.sent))
+    carried = hearing.carried
+    if carried is not None and carried.identity and not _displaced(carried, hearing.thread_id, thread):
+        found.append((Source.CARRIED, carried.identity))
+    task = registry.get(task=hearing.task) if hearing.task is not None else None
+    if task is not None and task.identity:
+        found.append((Source.TASK, task.identity))
+    # An anonymous request must not borrow somebody's name by naming his thread.
+    anonymous = hearing.scope_open and not displaced and scope is not None and scope.anonymous
+    if thread is not None and thread.identity and not anonymous:
+        found.append((Source.THREAD, thread.identity))
+    if (
+        scope is not None
+        and not hearing.scope_open
+        and scope.identity
+        and not displaced
+        and scope.closed_at is not None
+        and hearing.started - scope.closed_at <= late_s
+    ):
+        found.append((Source.LATE, scope.identity))
+    return found
+
+
+def _displaced(scope: Scope, thread_id: str | None, thread: Entry | None) -> bool:
+    """Whether the call's thread was registered by others after `scope` was opened, and never by `scope`."""
+    return thread is not None and thread_id not in scope.threads and thread.last > scope.serial
+
+
+def _why_nobody(hearing: Hearing, thread: Entry | None, displaced: bool) -> Reason:
+    scope = hearing.scope
+    if thread is not None and thread.shared:
+        return Reason.SHARED_THREAD
+    if scope is not None and not displaced:
+        if scope.reason is not None:
+            return Reason(scope.reason)
+        if scope.anonymous:
+            return Reason.ANONYMOUS_REQUEST
+        if scope.identity and not hearing.scope_open:
+            return Reason.EXPIRED_SCOPE
+    return Reason.UNKNOWN_THREAD if hearing.thread_id is not None else Reason.NO_SCOPE
+
+
+def _why_odd(identity: CallContext, hearing: Hearing, conflict: bool) -> Reason | None:
+    if conflict:
+        return Reason.CONFLICT
+    if identity.user_id is not None and identity.session_id is not None:
+        return None
+    scope = hearing.scope
+    if identity.user_id is None and scope is not None:
+        if scope.reason is not None:
+            return Reason(scope.reason)
+        if scope.anonymous:
+            return Reason.ANONYMOUS_REQUEST
+    return Reason.PARTIAL
+
+
+def reconsider(verdict: Verdict, hearing: Hearing, registry: Registry, *, late_s: float = LATE_S) -> Verdict:
+    """Fill what was unknown at the start and is known by now. What was known never changes."""
+    if verdict.identity.user_id is not None and verdict.identity.session_id is not None:
+        return verdict
+    later = decide(hearing, registry, late_s=late_s)
+    if not later.identity or not later.identity.agrees(verdict.identity):
+        return verdict
+    identity = later.identity.overlay(verdict.identity)
+    source = verdict.source if verdict.identity else later.source
+    conflict = verdict.conflict or later.conflict
+    return Verdict(identity, source, _why_odd(identity, hearing, conflict), conflict)
+
+
+def _telling(scope: Scope | None) -> Scope | None:
+    """The scope that testifies: a node that knows nothing of its own leaves the word to the scope around it."""
+    while scope is not None and scope.kind == "node" and not scope.identity and scope.parent is not None:
+        scope = scope.parent
+    return scope
+
+
+# -- registering ------------------------------------------------------------------------------------------------
+
+
+def register(scope: Scope, registries: Sequence[Registry], *, thread_id: str | None, task: str | None = None) -> None:
+    """File `scope` under its thread and task.
+
+    A request that knows nobody counts as a party too: whoever runs the graph on somebody else's thread, even
+    anonymously, makes it a shared one.
+    """
+    if thread_id is not None:
+        around: Scope | None = scope
+        while around is not None and around.is_open:
+            around.threads.add(thread_id)
+            around = around.parent
+    party = _telling(scope)
+    if party is None or not (party.identity or party.anonymous) or not party.is_open:
+        return
+    for registry in registries:
+        registry.put(party, thread_id=thread_id, task=task if party.identity else None)
+
+
+# -- nodes ------------------------------------------------------------------------------------------------------
+
+
+def node_scope(
+    found: CallContext,
+    *,
+    persisted: bool,
+    metadata: Mapping[str, Any] | None,
+    thread_id: str | None,
+    task: str | None,
+    registries: Sequence[Registry],
+) -> Scope:
+    """The scope of a LangGraph node, branch or task, registered under its thread and task.
+
+    `found` is what the node itself knows of its identity; `persisted` says that it was read from graph state,
+    which may be older than this request. It is laid over the current scope, if that is open and speaks for this
+    thread; over the identity that rode in on the metadata otherwise.
+    """
+    outer = _telling(current_scope())
+    thread = next((e for r in registries if thread_id is not None and (e := r.get(thread_id=thread_id))), None)
+    ours = outer is not None and outer.is_open and not _displaced(outer, thread_id, thread)
+    base = outer.identity if ours and outer is not None else _unpack((metadata or {}).get(CARRIED_KEY))
+    conflict = False
+    if not base.agrees(found):
+        conflict = base.user_id != found.user_id
+        # State that is older than this scope belongs to whoever used the thread before.
+        if ours and outer is not None and persisted and thread is not None and thread.first < outer.serial:
+            found = replace(found, session_id=None, user_id=None)
+    scope = Scope(base.overlay(found) if found is not EMPTY else base, "node", outer)
+    scope.conflict = conflict
+    if conflict:
+        incidents.note("node_conflict", "a node's own ids name another user than the scope around it")
+    if not ours and outer is not None and thread_id is not None:
+        # The scope around belongs to somebody else's request; it must not be marked as a user of this thread.
+        scope.threads.add(thread_id)
+        if scope.identity:
+            for registry in registries:
+                registry.put(scope, thread_id=thread_id, task=task)
+        return scope
+    register(scope, registries, thread_id=thread_id, task=task)
+    return scope
+
+
+def pack(identity: CallContext) -> dict[str, str]:
+    """`identity` as it travels in metadata: ids only, nothing that is unknown."""
+    return {name: value for name in ID_FIELDS if (value := getattr(identity, name)) is not None}
+
+
+def _unpack(value: object) -> CallContext:
+    if not isinstance(value, Mapping):
+        return EMPTY
+    return CallContext(**{name: value[name] for name in ID_FIELDS if isinstance(value.get(name), str)})
+
+
+def _text(value: object) -> str | None:
+    """A thread_id as text; LangGraph takes numbers and UUIDs as well."""
+    if value is None or value == "":
+        return None
+    return value if isinstance(value, str) else str(value)

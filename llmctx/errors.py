@@ -1,0 +1,39 @@
+"""The exception tree. Each docstring is the default message and ends with the remedy.
+
+    LlmctxError
+    ├── ConfigError            (also a ValueError)
+    ├── DatabaseUnavailable
+    ├── MigrationsPending
+    └── NotACallLog
+
+They reach whoever calls llmctx on purpose (constructors, the command line, migrations). Nothing here is
+ever raised into a host application from a callback, a middleware or a graph: there, trouble is counted
+and logged (`incidents.py`).
+"""
+
+from __future__ import annotations
+
+import inspect
+
+
+class LlmctxError(Exception):
+    """Something went wrong in llmctx. See the log for details."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or inspect.cleandoc(type(self).__doc__ or ""))
+
+
+class ConfigError(LlmctxError, ValueError):
+    """A setting has a value that llmctx cannot use. Correct the setting that the message names."""
+
+
+class DatabaseUnavailable(LlmctxError):
+    """The database cannot be reached. Check that it runs and that LLMCTX_DATABASE_URL points to it."""
+
+
+class MigrationsPending(LlmctxError):
+    """The call log table is missing or behind this version. Run `llmctx migrate`."""
+
+
+class NotACallLog(LlmctxError):
+    """A table of that name exists but is not a call log. Choose another name with LLMCTX_TABLE."""

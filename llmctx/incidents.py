@@ -1,0 +1,43 @@
+"""Trouble that must neither reach the host application nor stay silent: counted, and logged once per cause.
+
+Everything that llmctx swallows goes through `note`: the count grows each time, the log line comes at most once
+a minute for one cause, so that a fault in a hot path can never flood the host's log.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+LOG_EVERY_S = 60.0
+
+
+class Incidents:
+    """Counts by cause. `note` never raises; losing a count to a race between threads is acceptable, blocking is not."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._logged_at: dict[str, float] = {}
+
+    def note(self, cause: str, message: str, *args: object, exc: BaseException | None = None) -> None:
+        """Count `cause`, and log `message % args` unless the same cause was logged within the last minute."""
+        self.counts[cause] += 1
+        now = time.monotonic()
+        if now - self._logged_at.get(cause, -LOG_EVERY_S) < LOG_EVERY_S:
+            return
+        self._logged_at[cause] = now
+        try:
+            import logging  # late: it is a third of what `import llmctx` would cost
+
+            log = logging.getLogger("llmctx")
+            log.warning("llmctx: " + message, *args, exc_info=exc, extra={"llmctx_cause": cause})
+        except Exception:  # noqa: BLE001  a broken log handler of the host's is not a reason to disturb the host
+            self.counts["log_failed"] += 1
+
+    def count(self, cause: str) -> None:
+        """Count without a word, for what is odd but harmless."""
+        self.counts[cause] += 1
+
+
+incidents = Incidents()
+"""The process's own: contexts are process-wide, so what goes wrong with them is counted here."""

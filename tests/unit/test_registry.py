@@ -1,0 +1,134 @@
+"""The memory registry: who has used a thread, and when it refuses to say."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from llmctx import CallContext
+from llmctx.context import Scope
+from llmctx.registry import Entry, MemoryRegistry
+
+A = CallContext(user_id="a", session_id="s-a")
+B = CallContext(user_id="b", session_id="s-b")
+
+
+def told(*uses: CallContext) -> Entry | None:
+    registry = MemoryRegistry()
+    for identity in uses:
+        registry.put(Scope(identity, "bind"), thread_id="t")
+    return registry.get(thread_id="t")
+
+
+def test_a_thread_names_its_user() -> None:
+    """One user, one thread: that is whose calls they are."""
+    entry = told(A, A)
+    assert entry is not None
+    assert (entry.identity, entry.shared) == (A, False)
+
+
+def test_an_unknown_thread_says_nothing() -> None:
+    """No entry is None, not somebody."""
+    assert MemoryRegistry().get(thread_id="t") is None
+
+
+@pytest.mark.parametrize(
+    "uses",
+    [
+        (A, B),
+        (A, B, A),
+        (A, CallContext()),
+        (CallContext(), A),
+        (CallContext(session_id="x"), CallContext(session_id="y")),
+        (A, CallContext(session_id="x")),
+    ],
+)
+def test_a_thread_that_several_have_used_testifies_to_none(uses: tuple[CallContext, ...]) -> None:
+    """There is no last writer who wins, and somebody anonymous is somebody."""
+    entry = told(*uses)
+    assert entry is not None
+    assert (entry.shared, entry.identity) == (True, CallContext())
+
+
+def test_an_anonymous_visitor_who_logs_in_is_one_person() -> None:
+    """The same session before and after the login is no reason for silence."""
+    entry = told(CallContext(session_id="s-a"), A)
+    assert entry is not None
+    assert entry.identity == A
+
+
+def test_one_user_with_two_sessions_is_known_without_the_session() -> None:
+    """The user is certain; which of the sessions it was is not."""
+    entry = told(A, CallContext(user_id="a", session_id="other"))
+    assert entry is not None
+    assert (entry.identity.user_id, entry.identity.session_id, entry.shared) == ("a", None, False)
+
+
+def test_many_sessions_of_one_user_do_not_unshare_a_thread() -> None:
+    """Nobody can push another user's use out of the memory by using the thread often."""
+    entry = told(A, *(CallContext(user_id="b", session_id=f"s-{n}") for n in range(50)))
+    assert entry is not None
+    assert entry.shared
+
+
+def test_an_identity_that_becomes_known_late_is_known_here_too() -> None:
+    """Entries hold the scope, so amending it amends them."""
+    registry = MemoryRegistry()
+    scope = Scope(CallContext(session_id="s-a"), "request")
+    registry.put(scope, thread_id="t", task="n:1")
+    scope.identity = A
+    for key in ({"thread_id": "t"}, {"task": "n:1"}):
+        entry = registry.get(**key)
+        assert entry is not None
+        assert entry.identity == A
+
+
+def test_a_task_inside_a_task_belongs_to_it() -> None:
+    """A nested checkpoint namespace is found under the task around it."""
+    registry = MemoryRegistry()
+    registry.put(Scope(A, "node"), task="outer:1")
+    entry = registry.get(task="outer:1|inner:2")
+    assert entry is not None
+    assert entry.identity == A
+    assert registry.get(task="outer:11") is None
+
+
+def test_entries_are_bounded_and_expire() -> None:
+    """Memory has a bound, and so has the time for which somebody's use of a thread counts."""
+    registry = MemoryRegistry(entries=10)
+    for number in range(100):
+        registry.put(Scope(A, "bind"), thread_id=f"t-{number}", task=f"n:{number}")
+    assert len(registry) <= 20
+    registry = MemoryRegistry(ttl_s=0.001)
+    registry.put(Scope(A, "bind"), thread_id="t")
+    waiting = threading.Event()
+    while registry.get(thread_id="t") is not None:
+        waiting.wait(0.001)
+
+
+def test_a_user_can_be_forgotten() -> None:
+    """forget() drops a thread, or all that names a user."""
+    registry = MemoryRegistry()
+    registry.put(Scope(A, "bind"), thread_id="t", task="n:1")
+    registry.put(Scope(B, "bind"), thread_id="t2")
+    assert registry.forget(user_id="a") == 2
+    assert registry.get(thread_id="t") is None
+    assert registry.forget(thread_id="t2") == 1
+
+
+def test_many_threads_may_register_at_once() -> None:
+    """Two users who register one thread from many OS threads always make it shared."""
+    registry = MemoryRegistry()
+
+    def use(identity: CallContext) -> None:
+        for number in range(500):
+            registry.put(Scope(identity, "node"), thread_id=f"t-{number}")
+
+    threads = [threading.Thread(target=use, args=(identity,)) for identity in (A, B, A, B)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    entries = [registry.get(thread_id=f"t-{number}") for number in range(500)]
+    assert all(entry is not None and entry.shared for entry in entries)
