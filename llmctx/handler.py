@@ -1,0 +1,298 @@
+"""CallLogHandler: hears of every LLM call from LangChain, asks whose it is, and hands it on.
+
+Synchronous and `run_inline`: it runs in the caller's thread, task and context, which is where the identity can be
+read. Other shapes lose starts, run on copies of the context, or wait for busy executors. It awaits nothing, does no
+I/O, and no failure of its own ever leaves it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, ParamSpec
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.runnables.config import var_child_runnable_config
+from langchain_core.tracers.context import register_configure_hook
+
+from llmctx.attribution import LATE_S, decide, hear
+from llmctx.context import EMPTY, CallContext, Scope, current_scope
+from llmctx.extract import Prompt, Stream, answer_of, failure_of, prompt_of_messages, prompt_of_text
+from llmctx.incidents import incidents
+from llmctx.open_calls import OpenCall, OpenCalls
+from llmctx.record import Source, Status
+from llmctx.registry.base import Registry
+
+if TYPE_CHECKING:
+    from langchain_core.messages import BaseMessage
+    from langchain_core.outputs import LLMResult
+
+P = ParamSpec("P")
+
+
+@dataclass(slots=True)
+class Recorder:
+    """What a handler needs of its call log."""
+
+    open_calls: OpenCalls
+    registry: Registry
+    enabled: bool = False
+    snapshot_bytes: int = 32_768
+    late_s: float = LATE_S
+
+
+active: Final[list[Recorder]] = []
+"""The captures of the call logs that run in this process, for handlers that were made without one."""
+
+
+def guarded(hook: Callable[P, None]) -> Callable[P, None]:
+    """The one guard around everything that LangChain calls: count, log, never disturb."""
+
+    @functools.wraps(hook)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            hook(*args, **kwargs)
+        except Exception as problem:  # noqa: BLE001  this is the guard
+            incidents.note("handler_failed", "%s failed; the application is not affected", hook.__name__, exc=problem)
+
+    return run
+
+
+class CallLogHandler(BaseCallbackHandler):
+    """Records the LLM calls it hears of.
+
+    Usually nobody makes one: a started `CallLog` hears every call of the process. Made by hand it goes into
+    `callbacks=`, and with `context` it says outright whose calls those are:
+
+        model = ChatOpenAI(callbacks=[CallLogHandler(context=CallContext(user_id="nightly-report"))])
+
+    Args:
+        context: the identity of every call that this handler hears, before all other witnesses.
+        recorder: the call log to record into; by default the one that was started last.
+    """
+
+    run_inline = True
+    raise_error = False
+
+    def __init__(
+        self, *, context: CallContext | None = None, recorder: Recorder | None = None, scope: Scope | None = None
+    ) -> None:
+        self._explicit = context or EMPTY
+        self._recorder = recorder
+        self._scope = scope
+        """The scope in which the run began, when the handler rides along with its callbacks."""
+
+    # LangChain asks these before each event. Chains matter only while a call is open that might have lost its end.
+    ignore_agent = ignore_retriever = ignore_retry = ignore_custom_event = True
+
+    @property
+    def ignore_chain(self) -> bool:
+        recorder = self._recorder
+        return recorder is None or not recorder.open_calls
+
+    def _listener(self) -> Recorder | None:
+        recorder = self._recorder
+        if recorder is None:
+            if not active:
+                incidents.note("no_call_log", "a call was made before any CallLog was started: it is not recorded")
+                return None
+            recorder = self._recorder = active[-1]
+        return recorder if recorder.enabled else None
+
+    # -- start ----------------------------------------------------------------------------------------------------
+
+    @guarded
+    def on_chat_model_start(
+        self,
+        serialized: dict[str, Any] | None,
+        messages: list[list[BaseMessage]],
+        *,
+        run_id: UUID,
+        **kwargs: Any,
+    ) -> None:
+        recorder = self._listener()
+        if recorder is None or self._again(recorder, run_id):
+            return
+        self._start(recorder, prompt_of_messages(messages[0], recorder.snapshot_bytes), run_id, kwargs)
+
+    @guarded
+    def on_llm_start(
+        self, serialized: dict[str, Any] | None, prompts: list[str], *, run_id: UUID, **kwargs: Any
+    ) -> None:
+        recorder = self._listener()
+        if recorder is None or self._again(recorder, run_id):
+            return
+        self._start(recorder, prompt_of_text(prompts[0], recorder.snapshot_bytes), run_id, kwargs)
+
+    def _again(self, recorder: Recorder, run_id: UUID) -> bool:
+        """Whether another handler has reported this call. The scope that rides with the later one is the nearer one."""
+        known = recorder.open_calls.seen(run_id, self)
+        if known is None:
+            return False
+        mine, theirs = self._scope, known.hearing.carried
+        if self._explicit:
+            known.hearing.explicit = self._explicit
+        elif mine is None or (theirs is not None and theirs.serial >= mine.serial):
+            return True
+        else:
+            known.hearing.carried = mine
+        known.verdict = decide(known.hearing, recorder.registry, late_s=recorder.late_s)
+        return True
+
+    def _start(self, recorder: Recorder, prompt: Prompt, run_id: UUID, told: dict[str, Any]) -> None:
+        metadata: dict[str, Any] | None = told.get("metadata")
+        child_thread_id = None
+        if metadata is None or "thread_id" not in metadata:
+            child_thread_id = _child_thread_id()
+        hearing = hear(metadata, explicit=self._explicit, carried=self._scope, child_thread_id=child_thread_id)
+        verdict = decide(hearing, recorder.registry, late_s=recorder.late_s)
+        call = OpenCall(run_id, hearing, verdict)
+        call.handler = self
+        call.scope = scope = current_scope()
+        call.parent_run_id = told.get("parent_run_id")
+        call.metadata = metadata
+        call.params = told.get("invocation_params")
+        call.tags = told.get("tags")
+        call.prompt = prompt
+        recorder.open_calls.start(call)
+        thread_id = hearing.thread_id
+        if thread_id is not None and verdict.source is Source.CONTEXT and scope is not None:
+            # A graph that is not wrapped registers its thread here, by its first call.
+            telling = hearing.scope
+            if telling is not None and thread_id not in telling.threads:
+                telling.threads.add(thread_id)
+                recorder.registry.put(telling, thread_id=thread_id)
+
+    # -- in between -----------------------------------------------------------------------------------------------
+
+    @guarded
+    def on_llm_new_token(self, token: Any, *, chunk: Any = None, run_id: UUID, **kwargs: Any) -> None:
+        recorder = self._recorder
+        call = None if recorder is None else recorder.open_calls.get(run_id)
+        if call is None:
+            return
+        stream = call.stream
+        if stream is None:
+            stream = call.stream = Stream()
+            call.mark_first_token()
+        if chunk is not None:
+            stream.feed(chunk)
+
+    @guarded
+    def on_stream_event(self, event: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        recorder = self._recorder
+        call = None if recorder is None else recorder.open_calls.get(run_id)
+        if call is not None and call.stream is None:
+            call.stream = Stream()
+            call.mark_first_token()
+
+    # -- end ------------------------------------------------------------------------------------------------------
+
+    @guarded
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        recorder = self._recorder
+        call = None if recorder is None else recorder.open_calls.get(run_id)
+        if recorder is not None and call is not None:
+            recorder.open_calls.end(call, Status.OK, answer=answer_of(response, recorder.snapshot_bytes))
+
+    @guarded
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        recorder = self._recorder
+        call = None if recorder is None else recorder.open_calls.get(run_id)
+        if recorder is None or call is None:
+            return
+        partial = kwargs.get("response")
+        answer = None if partial is None else answer_of(partial, recorder.snapshot_bytes)
+        if _is_cancelled(error):
+            recorder.open_calls.end(call, Status.CANCELLED, answer=answer)
+        else:
+            failure = failure_of(error)
+            recorder.open_calls.end(call, Status.ERROR, answer=answer, failure=failure)
+
+    @guarded
+    def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        recorder = self._recorder
+        if recorder is not None:
+            recorder.open_calls.parent_ended(run_id)
+
+
+_CONTROL_FLOW: Final = frozenset({"GraphBubbleUp", "GraphInterrupt", "ParentCommand"})
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether the caller went away, rather than the call going wrong: cancelled, stream left, graph interrupted."""
+    if isinstance(error, (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)):
+        return True
+    return any(cls.__name__ in _CONTROL_FLOW for cls in type(error).__mro__)
+
+
+def _child_thread_id() -> str | None:
+    """The thread_id of a plain chain: LangChain keeps it out of the metadata, but not out of its child config."""
+    config = var_child_runnable_config.get()
+    thread_id = (config.get("configurable") or {}).get("thread_id") if config else None
+    return None if thread_id is None or thread_id == "" else str(thread_id)
+
+
+# -- global registration ------------------------------------------------------------------------------------------
+
+
+class _Hook:
+    """Stands where langchain-core wants a context variable, and answers with the handler for the scope at hand.
+
+    A plain ContextVar with the handler as its default would be found everywhere too, but could not carry the scope in
+    which a run begins: this answers with a handler that holds it, and that travels with the callbacks wherever
+    `config` is handed. Only `get` is ever called. There is no way to unregister: a slot is reused when its call log
+    has been closed.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.recorder: Recorder | None = None
+        self.plain: CallLogHandler | None = None
+
+    def get(self, default: Any = None) -> CallLogHandler | None:
+        recorder = self.recorder
+        if recorder is None:
+            return None
+        scope = current_scope()
+        if scope is None or not scope.is_open:
+            return self.plain
+        anchor = scope.anchor
+        if not anchor.is_open or anchor.kind == "node":
+            return self.plain
+        handlers = anchor.handlers
+        if handlers is None:
+            handlers = anchor.handlers = {}
+        handler = handlers.get(self.number)
+        if handler is None or handler._recorder is not recorder:
+            handler = handlers[self.number] = CallLogHandler(recorder=recorder, scope=anchor)
+        return handler
+
+
+_hooks: Final[list[_Hook]] = []
+
+
+def hear_everything(recorder: Recorder, handler: CallLogHandler) -> None:
+    """Let `recorder` hear every LLM call of this process, in whatever thread, task or loop."""
+    hook = next((free for free in _hooks if free.recorder is None), None)
+    if hook is None:
+        hook = _Hook(len(_hooks))
+        _hooks.append(hook)
+        register_configure_hook(hook, inheritable=True)  # type: ignore[arg-type]  # only `get` is called on it
+    hook.plain = handler
+    hook.recorder = recorder
+
+
+def hear_nothing(recorder: Recorder) -> None:
+    """Undo `hear_everything`."""
+    for hook in _hooks:
+        if hook.recorder is recorder:
+            hook.recorder = hook.plain = None
+
+
+def hears_everything(recorder: Recorder) -> bool:
+    """Whether `recorder` is registered globally."""
+    return any(hook.recorder is recorder for hook in _hooks)

@@ -1,0 +1,115 @@
+"""ContextMiddleware: opens a scope for each request and websocket, with the identity of whoever is authenticated.
+
+Pure ASGI, so that the scope is seen by endpoints, dependencies, streaming bodies and background tasks. It trusts
+nothing by default: the user is the authenticated `scope["user"]`, or what the team's `identify` says. Headers count
+only where `identify` reads them. Whatever `identify` does, the request goes on.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+from uuid import uuid4
+
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as Connection
+
+from llmctx.context import EMPTY, CallContext, Scope, enter, leave
+from llmctx.incidents import incidents
+from llmctx.record import Reason
+
+Identify = Callable[[HTTPConnection], CallContext | Awaitable[CallContext | None] | None]
+
+_KEY: Final = "llmctx.scope"
+
+
+class ContextMiddleware:
+    """Says whose request it is, to every LLM call made inside of it.
+
+        app.add_middleware(ContextMiddleware, identify=who)
+
+    Args:
+        app: the application inside.
+        identify: gets the `HTTPConnection`, returns a `CallContext`, or None for an anonymous request; may be async.
+            By default the user is `scope["user"]` as starlette's AuthenticationMiddleware leaves it, also when that
+            middleware runs further in. A request without a trace_id gets a new one.
+    """
+
+    def __init__(self, app: ASGIApp, identify: Identify | None = None) -> None:
+        self.app = app
+        self.identify = identify
+
+    async def __call__(self, connection: Connection, receive: Receive, send: Send) -> None:
+        if connection["type"] not in ("http", "websocket"):
+            await self.app(connection, receive, send)
+            return
+        scope = await self._open(connection)
+        token = enter(scope)
+        try:
+            await self.app(connection, receive, send)
+        finally:
+            leave(scope, token)
+
+    async def _open(self, connection: Connection) -> Scope:
+        identity, reason = await self._ask(connection)
+        outer = connection.get(_KEY)
+        if isinstance(outer, Scope) and outer.is_open:
+            # A mounted application with a middleware of its own: what it knows is laid over what is known outside.
+            scope = Scope(outer.identity.overlay(identity), "request", outer)
+        else:
+            # A request has no scope around it, whatever the server's own context holds: on a kept-alive connection
+            # that may be the request before.
+            if identity.trace_id is None:
+                identity = identity.overlay(CallContext(trace_id=uuid4().hex))
+            scope = Scope(identity, "request")
+        scope.reason = reason
+        if self.identify is None and identity.user_id is None:
+            scope.refresh = lambda: authenticated(connection)
+        connection[_KEY] = scope
+        return scope
+
+    async def _ask(self, connection: Connection) -> tuple[CallContext, str | None]:
+        """The identity of the connection, and why it is missing where that is odd."""
+        try:
+            if self.identify is None:
+                return authenticated(connection) or EMPTY, None
+            found = self.identify(HTTPConnection(connection))
+            if inspect.isawaitable(found):
+                found = await found
+            return _as_identity(found), None
+        except Exception as problem:  # noqa: BLE001  the team's code; its failure must not become the request's
+            incidents.note(
+                "identify_failed",
+                "identify raised %s: the request goes on, its calls are recorded without ids. "
+                "Return None for requests that nobody is known for.",
+                type(problem).__name__,
+                exc=problem,
+            )
+            return EMPTY, Reason.IDENTIFY_FAILED
+
+
+def authenticated(connection: Mapping[str, Any]) -> CallContext | None:
+    """The identity that starlette's AuthenticationMiddleware, or one like it, has put into `scope["user"]`."""
+    user = connection.get("user")
+    if user is None or not getattr(user, "is_authenticated", False):
+        return None
+    for name in ("identity", "id", "username", "display_name"):
+        try:
+            value = getattr(user, name, None)
+        except NotImplementedError:  # starlette's BaseUser raises it for what a subclass does not define
+            continue
+        if value is not None and value != "":
+            return CallContext(user_id=str(value))
+    return None
+
+
+def _as_identity(found: object) -> CallContext:
+    if found is None:
+        return EMPTY
+    if isinstance(found, CallContext):
+        return found
+    if isinstance(found, Mapping):
+        return CallContext(**found)
+    raise TypeError(f"identify must return a CallContext or None, not {type(found).__name__}")

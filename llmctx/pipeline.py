@@ -1,0 +1,224 @@
+"""The background thread: takes ended calls, makes records of them, hands them to the sink.
+
+One thread per process with an event loop of its own, so that nothing of ours ever runs on the application's loop or
+in its executor. The way in is a deque: appending is all that the caller's thread does. The thread is woken only when
+it sleeps; while calls keep coming it looks by itself, once per linger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Final, Protocol
+
+from llmctx.attribution import reconsider
+from llmctx.cleaning import clean
+from llmctx.incidents import incidents
+from llmctx.open_calls import OpenCall, OpenCalls
+from llmctx.record import CallRecord, Sink
+from llmctx.recording import record_of
+from llmctx.registry.base import Registry
+from llmctx.settings import Settings
+
+_HOUSEKEEPING_S: Final = 1.0
+_LEDGER_S: Final = 60.0
+_CHUNK: Final = 50  # records between two looks at everything else that runs in the loop
+
+
+class Background(Protocol):
+    """A sink with work of its own, done in the pipeline's loop."""
+
+    waiting: int
+
+    async def run(self) -> None: ...
+    async def drain(self, timeout_s: float) -> int: ...
+
+
+class Pipeline:
+    """From an ended call to a record in the sink. Made by the application's thread, run by its own."""
+
+    def __init__(self, settings: Settings, registry: Registry, make_sink: Callable[[], Sink]) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._make_sink = make_sink
+        self._queue: deque[OpenCall] = deque()
+        self._in_hand = 0
+        self._sink: Sink | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._work: asyncio.Event | None = None
+        self._thread: threading.Thread | None = None
+        self._idle = False
+        self._hurry = 0
+        self._stopping = False
+        self._asleep = False
+        self.open_calls: OpenCalls | None = None
+        self.on_ledger: Callable[[], None] | None = None
+        self.taken = 0
+        self.refused = 0
+
+    # -- from any thread --------------------------------------------------------------------------------------------
+
+    def put(self, call: OpenCall) -> None:
+        """Take an ended call. Waits for nothing."""
+        self._queue.append(call)
+        if self._idle:
+            self._wake()
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start the thread; once it runs, return."""
+        ready = threading.Event()
+        self._stopping = self._asleep = False
+        self._thread = threading.Thread(target=self._main, args=(ready,), name="llmctx-pipeline", daemon=True)
+        self._thread.start()
+        if wait:
+            ready.wait()
+
+    def start_when_needed(self) -> None:
+        """Start with the first call, without waiting for the thread: a forked child may never make one."""
+        self._asleep = self._idle = True
+
+    @property
+    def running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def waiting(self) -> int:
+        """Calls that have ended and are not in the sink's hands, or wait in the sink."""
+        return len(self._queue) + self._in_hand + getattr(self._sink, "waiting", 0)
+
+    @property
+    def sink(self) -> Sink | None:
+        return self._sink
+
+    def drain(self, timeout_s: float) -> Future[int] | None:
+        """Ask for everything to be written, at most for so long. The future tells how many are left."""
+        loop = self._loop
+        if loop is None or not self.running:
+            return None
+        return asyncio.run_coroutine_threadsafe(self._drain(timeout_s), loop)
+
+    def stop(self, timeout_s: float) -> None:
+        """End the thread, whatever is left."""
+        thread, loop = self._thread, self._loop
+        if thread is None:
+            return
+        self._stopping = True
+        if loop is not None and thread.is_alive():
+            with contextlib.suppress(RuntimeError):  # the loop has just closed by itself
+                loop.call_soon_threadsafe(self._set_work)
+        thread.join(timeout_s)
+        self._thread = None
+
+    def _wake(self) -> None:
+        self._idle = False
+        loop = self._loop
+        if self._asleep:
+            self.start(wait=False)
+        elif loop is not None:
+            with contextlib.suppress(RuntimeError):  # closing: close() drains what is left
+                loop.call_soon_threadsafe(self._set_work)
+
+    # -- in the pipeline's thread -----------------------------------------------------------------------------------
+
+    def _set_work(self) -> None:
+        if self._work is not None:
+            self._work.set()
+
+    def _main(self, ready: threading.Event) -> None:
+        try:
+            asyncio.run(self._run(ready))
+        except Exception as problem:  # noqa: BLE001  a thread has nobody to raise to
+            incidents.note("pipeline_died", "the pipeline thread died", exc=problem)
+        finally:
+            ready.set()
+            self._loop = None
+
+    async def _run(self, ready: threading.Event) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._work = asyncio.Event()
+        sink = self._sink = self._make_sink()
+        run = getattr(sink, "run", None)
+        background = None if run is None else asyncio.create_task(run(), name="llmctx-writer")
+        ready.set()
+        next_ledger = time.monotonic() + _LEDGER_S
+        try:
+            while not self._stopping:
+                if not self._queue:
+                    await self._rest()
+                elif not self._hurry:
+                    await asyncio.sleep(self._settings.linger_ms / 1000)
+                await self._process(sink)
+                if self.open_calls is not None:
+                    self.open_calls.sweep(self._settings.call_limit_s)
+                if time.monotonic() > next_ledger:
+                    next_ledger += _LEDGER_S
+                    if self.on_ledger is not None:
+                        self.on_ledger()
+                if background is not None and background.done():
+                    self._report(background)
+                    background = asyncio.create_task(run(), name="llmctx-writer")  # type: ignore[misc]  # not None here
+        finally:
+            if background is not None:
+                background.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await background
+
+    @staticmethod
+    def _report(task: asyncio.Task[None]) -> None:
+        problem = None if task.cancelled() else task.exception()
+        incidents.note("writer_died", "the writer stopped and is started again", exc=problem)
+
+    async def _rest(self) -> None:
+        """Sleep until a call comes, or until it is time to look after the open ones."""
+        assert self._work is not None
+        self._work.clear()
+        self._idle = True
+        if self._queue:  # it came before `_idle` was seen
+            self._idle = False
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._work.wait(), _HOUSEKEEPING_S)
+        self._idle = False
+
+    async def _process(self, sink: Sink) -> None:
+        queue = self._queue
+        done = 0
+        while queue:
+            call = queue.popleft()
+            self._in_hand = 1
+            self.taken += 1
+            record = self._record(call)
+            if record is None or not sink.submit(record):
+                self.refused += 1
+            self._in_hand = 0
+            done += 1
+            if done % _CHUNK == 0:
+                await asyncio.sleep(0)
+
+    def _record(self, call: OpenCall) -> CallRecord | None:
+        try:
+            late_s = self._settings.late_s
+            call.verdict = reconsider(call.verdict, call.hearing, self._registry, late_s=late_s)
+            return clean(record_of(call, content=self._settings.content, limit=self._settings.snapshot_bytes))
+        except Exception as problem:  # noqa: BLE001  one call must not stop the others
+            incidents.note("record_failed", "a call could not be made into a row", exc=problem)
+            return None
+
+    async def _drain(self, timeout_s: float) -> int:
+        deadline = time.monotonic() + timeout_s
+        self._hurry += 1
+        try:
+            self._set_work()
+            # polled: the deque is filled by other threads, which set no event
+            while (self._queue or self._in_hand) and time.monotonic() < deadline:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            drain = getattr(self._sink, "drain", None)
+            left: int = 0 if drain is None else await drain(max(0.0, deadline - time.monotonic()))
+            return left + len(self._queue) + self._in_hand
+        finally:
+            self._hurry -= 1
