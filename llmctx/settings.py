@@ -68,6 +68,12 @@ class Settings(BaseModel):
     registry_ttl_s: float = Field(default=86_400.0, gt=0)
     late_s: float = Field(default=600.0, ge=0)
     """How long a closed scope still testifies to whom a call belongs."""
+    carry: bool = False
+    """Let threads, executors and queues hand the scope on, in code that cannot be changed."""
+    handover_key: str | None = Field(None, repr=False)
+    """Secret that signs handed-over identities: the same in every process. Several, comma-separated, newest first."""
+    handover_invalid: Literal["raise", "anonymous"] = "raise"
+    """What `take_over` does with a forged or expired token."""
     call_limit_s: float = Field(default=3600.0, gt=0)
     """A call that has been open for longer is abandoned."""
 

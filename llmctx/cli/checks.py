@@ -1,0 +1,56 @@
+"""`llmctx doctor`: why are ids missing, what is not set up right? Cause, consequence, fix."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from llmctx.cli import output
+from llmctx.cli.common import Json, settings_of
+
+if TYPE_CHECKING:
+    from llmctx.doctor import Finding
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(doctor)
+
+
+def doctor(
+    ctx: typer.Context,
+    app: Annotated[
+        str | None, typer.Option("--app", metavar="MODULE:APP", help="Your application, as uvicorn takes it.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Find out what is not set up right, and how to mend it."""
+    from llmctx.doctor import examine
+
+    findings = examine(settings_of(ctx), app=app)
+    wrong = [finding for finding in findings if not finding.ok]
+    if json:
+        output.show_json({"ok": not wrong, "findings": findings})
+    else:
+        for finding in findings:
+            _show(finding)
+    output.say(f"{len(wrong)} of {len(findings)} checks found something." if wrong else "Everything is set up right.")
+    raise typer.Exit(1 if wrong else 0)
+
+
+def _show(finding: Finding) -> None:
+    line = Text.assemble(("ok    ", "green") if finding.ok else ("wrong ", "bold red"), output.plain(finding.name))
+    if finding.ok and finding.cause:
+        line.append(f": {output.plain(finding.cause)}", "dim")
+    output.show(line)
+    if finding.ok:
+        return
+    for word, said in (
+        ("why", finding.cause),
+        ("so", finding.consequence),
+        ("do", finding.fix),
+        ("where", finding.where),
+    ):
+        if said:
+            output.paragraph(said, lead=f"      {word:<6}")

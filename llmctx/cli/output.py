@@ -1,0 +1,172 @@
+"""What a terminal gets to see: tables that fit, JSON, words on stderr, and nothing that could move its cursor.
+
+Ids, prompts and errors come from outside. They are printed as text only: no markup of rich's, and every control
+character and direction mark as an escape that one can see.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Final, Literal
+from uuid import UUID
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.text import Text
+
+NULL: Final = "NULL"
+_UNSEEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
+_UNSEEN_BUT_BREAKS: Final = re.compile(_UNSEEN.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
+_NARROWEST: Final = 6
+
+
+def prepare() -> None:
+    """A terminal of another encoding shows escapes rather than ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def plain(value: object, *, breaks: bool = False) -> str:
+    """`value` as text without anything that a terminal would act on; line breaks and tabs stay if `breaks`."""
+    pattern = _UNSEEN_BUT_BREAKS if breaks else _UNSEEN
+    return pattern.sub(lambda found: _escape(found.group()), str(value))
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def say(words: str) -> None:
+    """Words for the person, on stderr."""
+    _console(stderr=True).print(Text(plain(words, breaks=True)), soft_wrap=True)
+
+
+def show(text: Text | str = "") -> None:
+    """A line of data, on stdout; a string is printed as it is, so clean it first."""
+    _console().print(text if isinstance(text, Text) else Text(text), soft_wrap=True)
+
+
+def show_json(value: object) -> None:
+    """`value` on stdout, as JSON that is safe to look at as well."""
+    text = json.dumps(_jsonable(value), ensure_ascii=False, indent=2)
+    sys.stdout.write(_UNSEEN_BUT_BREAKS.sub(lambda found: f"\\u{ord(found.group()):04x}", text) + "\n")
+
+
+def _jsonable(value: object) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _jsonable(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(inner) for inner in value]
+    if isinstance(value, (datetime, date)):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, UUID):
+        return str(value)
+    return value.value if isinstance(value, Enum) else value
+
+
+def _console(*, stderr: bool = False) -> Console:
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def width() -> int | None:
+    """Columns to stay within; None when nobody looks and nothing need be cut (a pipe, a file)."""
+    if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit():
+        return _console().width
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table. One that says where it may be `cut` gives way when the terminal is too narrow."""
+
+    title: str
+    align: Literal["left", "right"] = "left"
+    cut: Literal["no", "end", "middle"] = "no"
+
+    def fitted(self, cell: str, width: int) -> str:
+        """`cell` in exactly `width` columns; ids are cut in the middle, because they differ at the end."""
+        if cell_len(cell) > width:
+            kept = width - 1
+            tail = cell[-(kept // 3) :] if self.cut == "middle" and kept > 2 else ""
+            cell = set_cell_size(cell, kept - cell_len(tail)) + "…" + tail
+        gap = " " * (width - cell_len(cell))
+        return gap + cell if self.align == "right" else cell + gap
+
+
+def table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, indent: int = 0, gap: int = 2) -> None:
+    """Print `rows` under the titles. Cells are cleaned here; `NULL` stands out."""
+    cells = [[plain(cell) for cell in row] for row in rows]
+    widths = [max(map(cell_len, [column.title, *(row[i] for row in cells)])) for i, column in enumerate(columns)]
+    room = width()
+    if room is not None:
+        flexible = [i for i, column in enumerate(columns) if column.cut != "no"]
+        _fit(widths, flexible, room - indent - gap * (len(columns) - 1))
+    for number, row in enumerate([[column.title for column in columns], *cells]):
+        line = Text(" " * indent)
+        for i, (cell, column) in enumerate(zip(row, columns, strict=True)):
+            line.append(column.fitted(cell, widths[i]), _style(cell) if number else "dim")
+            line.append(" " * gap)
+        line.rstrip()
+        show(line)
+
+
+def _fit(widths: list[int], flexible: Sequence[int], room: int) -> None:
+    """Take from the widest flexible column until all fit, or nothing is left to take."""
+    while sum(widths) > room and flexible:
+        widest = max(flexible, key=lambda i: widths[i])
+        if widths[widest] <= _NARROWEST:
+            return
+        widths[widest] -= 1
+
+
+def _style(cell: str) -> str:
+    return "bold red" if cell in {NULL, "error", "lost"} else "yellow" if cell in {"cancelled", "abandoned"} else ""
+
+
+def text_of(value: object) -> str:
+    """A value as a cell: unknown is `NULL`, numbers have their thousands apart, millions are M."""
+    if value is None:
+        return NULL
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) < 10_000_000 else f"{value / 1_000_000:,.1f}M"
+    if isinstance(value, Decimal):
+        return f"{value:.6f}" if value < 1000 else f"{value:,.2f}"
+    return time_of(value) if isinstance(value, datetime) else str(value)
+
+
+def time_of(value: datetime) -> str:
+    """A time to the second, in UTC."""
+    return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def paragraph(words: str, *, lead: str = "", style: str = "") -> None:
+    """Words broken at the terminal's width, every line but the first indented as far as the text after `lead`."""
+    hang = " " * cell_len(lead)
+    room = width()
+    text = Text(plain(words, breaks=True), style)
+    lines = text.wrap(_console(), max(room - len(hang), 20)) if room is not None else [text]
+    for i, line in enumerate(lines or [Text()]):
+        line.rstrip()
+        show(Text.assemble(hang if i else (lead, "dim"), line))
+
+
+def block(text: str) -> None:
+    """A longer text of somebody else's, indented."""
+    for line in text.split("\n"):
+        paragraph(line, lead="  ")

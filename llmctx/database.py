@@ -1,0 +1,150 @@
+"""The way to the database for everything but the writer: an engine from `Settings`, and errors that say what to do.
+
+Migrations and the reading side share it. Its engines keep no pool: a command runs a few statements and ends, and an
+engine that is used from a second event loop breaks.
+"""
+
+from __future__ import annotations
+
+import socket
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Connection, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from llmctx.errors import ConfigError, DatabaseUnavailable, LlmctxError, MigrationsPending
+from llmctx.settings import Settings
+
+READ_PATIENCE_S: Final = 60.0
+_CHECK: Final = "Check that it runs and that LLMCTX_DATABASE_URL points to it."
+
+_LOCK: Final = 0x6C6C6D637478  # "llmctx", as PostgreSQL's advisory lock
+_SQLITE: Final = {
+    "unable to open database file": "Check that LLMCTX_DATABASE_URL names a file in a folder that exists.",
+    "file is not a database": "Correct LLMCTX_DATABASE_URL.",
+    "readonly database": "Check who may write to the file and its folder.",
+    "database is locked": "Another process has held it for too long: try again.",
+}
+
+
+def engine(settings: Settings, *, patience_s: float | None = READ_PATIENCE_S) -> AsyncEngine:
+    """An engine without a pool. No statement waits longer than `patience_s`; None waits for ever (migrations)."""
+    arguments: dict[str, Any] = {}
+    if settings.is_postgresql:
+        arguments = {
+            "timeout": settings.connect_timeout_s,
+            "command_timeout": patience_s,
+            "server_settings": {"application_name": "llmctx"},
+        }
+    return create_async_engine(settings.database_url, poolclass=NullPool, connect_args=arguments, hide_parameters=True)
+
+
+@asynccontextmanager
+async def reading(settings: Settings) -> AsyncIterator[AsyncConnection]:
+    """A connection that only reads, with every failure as one of `errors.py`."""
+    file = sqlite_file(settings)
+    if file is not None and not file.exists():  # connecting would leave an empty file behind
+        raise DatabaseUnavailable(
+            f"There is no {where(settings)}. Run `llmctx migrate` to make it, or correct LLMCTX_DATABASE_URL."
+        )
+    source = engine(settings)
+    try:
+        probe(settings)
+        async with source.connect() as connection:
+            if settings.is_postgresql:
+                await connection.execution_options(postgresql_readonly=True)
+            yield connection
+    except Exception as problem:
+        raise explained(problem, settings) from problem
+    finally:
+        await source.dispose()
+
+
+def probe(settings: Settings) -> None:
+    """Open a SQLite file once, in this thread: where that fails, aiosqlite's own thread would outlive the loop."""
+    file = sqlite_file(settings)
+    if file is not None:
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute("PRAGMA schema_version")
+
+
+def take_turns(connection: Connection) -> None:
+    """Begin a transaction that no other process of ours runs beside: for migrations. Asking twice is asking once."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        return
+    driver = connection.connection.driver_connection
+    if driver is not None and not driver.in_transaction:
+        connection.exec_driver_sql("PRAGMA busy_timeout = 30000")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # the driver itself begins nothing before DDL
+
+
+def where(settings: Settings) -> str:
+    """The database in words, without the password: for messages."""
+    url = make_url(settings.database_url)
+    if not settings.is_postgresql:
+        return f"SQLite file {url.database}"
+    return f'PostgreSQL at {_address(url)}, database "{url.database}"'
+
+
+def _address(url: URL) -> str:
+    query = url.query.get("host", url.host or "localhost")
+    host = query if isinstance(query, str) else ", ".join(query)
+    return f"socket {host}" if host.startswith("/") else host if ":" in host else f"{host}:{url.port or 5432}"
+
+
+def sqlite_file(settings: Settings) -> Path | None:
+    """The file of a SQLite database; None for PostgreSQL."""
+    database = make_url(settings.database_url).database or ""
+    return None if settings.is_postgresql or database.startswith("file:") else Path(database)
+
+
+def explained(problem: Exception, settings: Settings) -> Exception:
+    """`problem` as an error that says what to do, or itself when it is none of the database's."""
+    if isinstance(problem, LlmctxError):
+        return problem
+    state = sqlstate(problem)
+    said = str(getattr(problem, "orig", None) or problem).strip().partition("\n")[0]
+    reason = said.rpartition(": ")[2] if said.startswith("<class") else said  # SQLAlchemy puts the class in front
+    if state in {"42P01", "42703"} or reason.startswith(("no such table", "no such column")):
+        return MigrationsPending(f"{reason[:1].upper()}{reason[1:]} in {where(settings)}. Run `llmctx migrate`.")
+    if state == "42501":
+        return LlmctxError(f"{reason} in {where(settings)}. Grant the right to the role, or use another role.")
+    if isinstance(problem, TypeError) and "unexpected keyword argument" in reason:
+        return ConfigError(f"LLMCTX_DATABASE_URL has a parameter that asyncpg does not know: {reason}. Take it out.")
+    remedy = _remedy(problem, state, settings)
+    if remedy is None:
+        known = isinstance(problem, (DBAPIError, sqlite3.Error))
+        return LlmctxError(f"{where(settings)} refused: {reason}.") if known else problem
+    if isinstance(problem, TimeoutError):
+        reason = f"no answer within {settings.connect_timeout_s:g} s"
+    return DatabaseUnavailable(f"Cannot use {where(settings)}: {reason or type(problem).__name__}. {remedy}")
+
+
+def _remedy(problem: Exception, state: str, settings: Settings) -> str | None:
+    """What to do about a database that is not there; None if it is there and something else went wrong."""
+    if state == "3D000":
+        name = make_url(settings.database_url).database
+        return f"Create it (`createdb {name}`), or correct LLMCTX_DATABASE_URL."
+    if state.startswith("28"):
+        return "Check user and password in LLMCTX_DATABASE_URL."
+    if isinstance(problem, socket.gaierror):
+        return "Check the host's name in LLMCTX_DATABASE_URL."
+    if isinstance(problem, OSError) or state.startswith(("08", "53", "57P")):
+        return _CHECK
+    if isinstance(problem, DBAPIError) and problem.connection_invalidated:
+        return _CHECK
+    return next((remedy for said, remedy in _SQLITE.items() if said in str(problem)), None)
+
+
+def sqlstate(problem: BaseException) -> str:
+    """The SQLSTATE of `problem`, from the driver's error or from SQLAlchemy's around it; empty without one."""
+    found = getattr(problem, "sqlstate", None) or getattr(getattr(problem, "orig", None), "sqlstate", None)
+    return found if isinstance(found, str) else ""

@@ -1,0 +1,128 @@
+"""What every test may lean on: an environment without LLMCTX_*, and real databases.
+
+PostgreSQL is the one of LLMCTX_TEST_DATABASE_URL, or comes from its PyPI wheel: a process of its own serves it and
+takes it away when this one ends, however it ends. Without either the tests fail; they do not skip.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from llmctx import migrate
+from llmctx.settings import DEFAULT_TABLE, load, normal_url
+
+ROOT = Path(__file__).parent.parent
+TEST_URL = "LLMCTX_TEST_DATABASE_URL"
+
+for _name in [name for name in os.environ if name.startswith("LLMCTX_") and name != TEST_URL]:
+    del os.environ[_name]  # before any module could read it
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the developer's own settings reaches a test, and nothing of one test's the next."""
+    for name in [name for name in os.environ if name.startswith("LLMCTX_") and name != TEST_URL]:
+        monkeypatch.delenv(name)
+
+
+def execute(url: str, *statements: str) -> None:
+    """Run `statements`, each in a transaction of its own, outside of any running loop."""
+
+    async def run() -> None:
+        engine = create_async_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        try:
+            async with engine.connect() as connection:
+                for statement in statements:
+                    await connection.execute(text(statement))
+        finally:
+            await engine.dispose()
+
+    asyncio.run(run())
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A PostgreSQL in which databases may be made; connects to one that tests leave alone."""
+    if given := os.environ.get(TEST_URL):
+        yield normal_url(given)
+        return
+    server = subprocess.Popen(
+        [sys.executable, "-m", "llmctx.demo.postgres"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert server.stdin is not None
+    assert server.stdout is not None
+    try:
+        said = json.loads(server.stdout.readline() or '{"problem": "it did not start"}')
+        if said["problem"]:
+            pytest.fail(f"no PostgreSQL to test with: {said['problem']}. Set {TEST_URL}, or run `make install`.")
+        yield said["url"]
+    finally:
+        server.stdin.close()  # its sign to stop the server and remove the files
+        server.wait(30)
+        server.stdout.close()
+
+
+def _fresh_database(postgres_url: str) -> Iterator[str]:
+    name = f"llmctx_test_{uuid4().hex[:12]}"
+    execute(postgres_url, f'CREATE DATABASE "{name}"')
+    try:
+        yield make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
+    finally:
+        execute(postgres_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(scope="session")
+def _migrated_database(postgres_url: str) -> Iterator[str]:
+    for url in _fresh_database(postgres_url):
+        migrate.upgrade(load(database_url=url))
+        yield url
+
+
+@pytest.fixture
+def database(_migrated_database: str) -> str:
+    """The URL of a PostgreSQL database with an empty call log, made by the real migrations."""
+    execute(_migrated_database, f"TRUNCATE {DEFAULT_TABLE}")
+    return _migrated_database
+
+
+@pytest.fixture
+def empty_database(postgres_url: str) -> Iterator[str]:
+    """The URL of a PostgreSQL database of this test's own with nothing in it, for tests that change the schema."""
+    yield from _fresh_database(postgres_url)
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """The URL of a SQLite file that is not there yet."""
+    return f"sqlite+aiosqlite:///{tmp_path / 'llmctx.db'}"
+
+
+@pytest.fixture(params=["postgresql", "sqlite"])
+def any_empty_database(request: pytest.FixtureRequest) -> str:
+    """`empty_database`, then `sqlite_url`."""
+    name = {"postgresql": "empty_database", "sqlite": "sqlite_url"}[request.param]
+    url: str = request.getfixturevalue(name)
+    return url
+
+
+@pytest.fixture(params=["postgresql", "sqlite"])
+def any_database(request: pytest.FixtureRequest) -> str:
+    """A migrated, empty database of either kind."""
+    if request.param == "postgresql":
+        url: str = request.getfixturevalue("database")
+        return url
+    url = request.getfixturevalue("sqlite_url")
+    migrate.upgrade(load(database_url=url))
+    return url

@@ -1,0 +1,268 @@
+"""The reading side, the same on PostgreSQL and SQLite."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from llmctx import queries
+from llmctx.database import engine, reading
+from llmctx.errors import MigrationsPending
+from llmctx.queries import AmbiguousCall, Filters, NoSuchCall
+from llmctx.settings import load
+from llmctx.tables import call_log_table
+
+TABLE = call_log_table()
+NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
+NOBODY = dict.fromkeys(column.name for column in TABLE.columns)
+
+
+def row(number: int, **values: Any) -> dict[str, Any]:
+    """A row of call `number`: a minute after the one before, a second longer, Ada's unless said otherwise."""
+    usual = {
+        "call_id": UUID(int=(0x01A20000 + number << 96) + number),
+        "created_at": NOON + timedelta(minutes=number),
+        "model": "small",
+        "session_id": "s-1",
+        "user_id": "ada",
+        "status": "ok",
+        "success": True,
+        "identity_source": "context",
+        "latency_ms": 1000 * number,
+    }
+    return {**NOBODY, **usual, **values}
+
+
+@pytest.fixture
+async def connection(any_database: str) -> AsyncIterator[AsyncConnection]:
+    """A connection to an empty call log."""
+    source = engine(load(database_url=any_database))
+    async with source.connect() as opened:
+        yield opened
+    await source.dispose()
+
+
+async def insert(connection: AsyncConnection, *rows: dict[str, Any]) -> None:
+    await connection.execute(TABLE.insert(), rows)
+    await connection.commit()
+
+
+async def test_a_row_comes_back_as_it_was_written(connection: AsyncConnection) -> None:
+    """Ids, aware UTC times, exact money, JSON and text in many scripts survive the way there and back."""
+    written = row(
+        1,
+        created_at=datetime(2026, 11, 20, 23, 59, 59, 999999, tzinfo=UTC).astimezone(),
+        cost_usd=Decimal("0.000123457"),
+        attributes={"tags": ["ü", "量"], "n": 1.5, "deep": {"null": None}},
+        prompt_snapshot='[{"role": "user", "content": "你好 👋"}]',
+        temperature=0.7,
+        run_id=UUID(int=7),
+        cached=False,
+    )
+    await insert(connection, written)
+    found = await queries.call(connection, TABLE, str(written["call_id"]))
+    assert found == written
+    assert found["created_at"].utcoffset() == timedelta(0)
+    assert type(found["cost_usd"]) is Decimal
+
+
+async def test_a_time_without_a_zone_is_refused(connection: AsyncConnection) -> None:
+    """A naive time would silently be taken for local time."""
+    with pytest.raises(Exception, match="without a zone"):
+        await insert(connection, row(1, created_at=datetime(2026, 11, 20)))
+
+
+async def test_unknown_attributes_are_null_and_not_the_json_word(connection: AsyncConnection) -> None:
+    """`WHERE attributes IS NULL` finds rows without attributes."""
+    await insert(connection, row(1))
+    found = await connection.scalar(text(f"SELECT count(*) FROM {TABLE.name} WHERE attributes IS NULL"))
+    assert found == 1
+
+
+async def test_calls_are_listed_newest_first_without_their_texts(connection: AsyncConnection) -> None:
+    """A list is light: prompts are fetched only when asked for."""
+    await insert(connection, *(row(n, prompt_snapshot="secret") for n in range(5)))
+    listed = await queries.calls(connection, TABLE, limit=3)
+    assert [found["latency_ms"] for found in listed] == [4000, 3000, 2000]
+    assert not {"prompt_snapshot", "response_snapshot", "reasoning_snapshot", "attributes"} & set(listed[0])
+    (whole,) = await queries.calls(connection, TABLE, limit=1, whole=True)
+    assert whole["prompt_snapshot"] == "secret"
+
+
+FILTERS: list[tuple[Filters, set[int]]] = [
+    (Filters(), {1, 2, 3, 4, 5, 6}),
+    (Filters(user="ada"), {1, 4, 6}),
+    (Filters(user="o'hara; --"), {2}),
+    (Filters(session="s-1", user="ada"), {1, 6}),
+    (Filters(agent="triage"), {3}),
+    (Filters(model="large"), {4}),
+    (Filters(node="clarify"), {3}),
+    (Filters(status="cancelled"), {5}),
+    (Filters(errors=True), {4, 5}),
+    (Filters(unattributed=True), {3, 4}),
+    (Filters(unattributed=True, errors=True), {4}),
+    (Filters(since=NOON + timedelta(minutes=5)), {5, 6}),
+    (Filters(until=NOON + timedelta(minutes=2)), {1}),
+    (Filters(since=(NOON + timedelta(minutes=2)).astimezone(), until=NOON + timedelta(minutes=4)), {2, 3}),
+    (Filters(text='He said "Hi"\nTwice'), {6}),
+    (Filters(text="LIMIT"), {4}),
+    (Filters(text="100%"), {5}),
+    (Filters(text="100_"), set()),
+]
+
+
+@pytest.mark.parametrize(("filters", "expected"), FILTERS, ids=[str(n) for n in range(len(FILTERS))])
+async def test_each_filter_finds_its_rows(connection: AsyncConnection, filters: Filters, expected: set[int]) -> None:
+    """Each alone and some together; quotes and wildcards are only text."""
+    await insert(
+        connection,
+        row(1),
+        row(2, user_id="o'hara; --"),
+        row(3, user_id=None, agent_key="triage", node="clarify"),
+        row(4, session_id=None, model="large", success=False, status="error", error_message="rate limit"),
+        row(5, user_id="bob", success=False, status="cancelled", response_snapshot='"100% sure"'),
+        row(6, prompt_snapshot='[{"role":"user","content":"he said \\"hi\\"\\ntwice"}]'),
+    )
+    found = await queries.calls(connection, TABLE, filters)
+    assert {each["latency_ms"] // 1000 for each in found} == expected
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        str,
+        lambda call_id: call_id.hex.upper(),
+        lambda call_id: str(call_id)[:18],
+        lambda call_id: call_id.hex[:8],
+        queries.handle,
+    ],
+)
+async def test_a_call_is_found_by_its_id_in_any_spelling(
+    connection: AsyncConnection, spelling: Callable[[UUID], str]
+) -> None:
+    """With dashes or without, its beginning, or the short form of the list."""
+    rows = [row(1), row(2), row(3)]
+    await insert(connection, *rows)
+    wanted: UUID = rows[1]["call_id"]
+    assert (await queries.call(connection, TABLE, spelling(wanted)))["call_id"] == wanted
+
+
+async def test_calls_of_one_millisecond_are_told_apart_by_their_ends(connection: AsyncConnection) -> None:
+    """A fan-out starts several calls at once, whose ids begin alike."""
+    ids = [UUID("01a2053d-12dc-7000-8000-0000000aaaaa"), UUID("01a2053d-12dc-7000-8000-0000000bbbbb")]
+    await insert(connection, *(row(n, call_id=call_id) for n, call_id in enumerate(ids)))
+    with pytest.raises(AmbiguousCall, match="01a2053d-12dc-7000-8000-0000000aaaaa"):
+        await queries.call(connection, TABLE, "01a2053d-12dc-7000")
+    for call_id in ids:
+        assert (await queries.call(connection, TABLE, queries.handle(call_id)))["call_id"] == call_id
+
+
+@pytest.mark.parametrize("nonsense", ["", "01a", "xyz0", "%%%%", "01a2' OR 1=1", "0" * 33, "01a2..zz", "ffff"])
+async def test_what_is_no_id_of_a_call_gets_a_plain_answer(connection: AsyncConnection, nonsense: str) -> None:
+    """Neither a wrong row nor a driver's error."""
+    await insert(connection, row(1))
+    with pytest.raises(NoSuchCall):
+        await queries.call(connection, TABLE, nonsense)
+
+
+async def test_coverage_counts_by_witness_and_says_what_the_misses_share(connection: AsyncConnection) -> None:
+    """Both ids or it is a miss; misses are grouped by reason, node and agent."""
+    await insert(
+        connection,
+        *(row(n) for n in range(6)),
+        row(6, identity_source="thread", identity_reason="partial", session_id=None),
+        row(7, identity_source="none", identity_reason="no_scope", session_id=None, user_id=None, node="summarise"),
+        row(8, identity_source="none", identity_reason="no_scope", session_id=None, user_id=None, node="summarise"),
+    )
+    found = await queries.coverage(connection, TABLE)
+    assert (found.rows, found.with_both) == (9, 6)
+    assert found.share == pytest.approx(66.667, abs=0.01)
+    assert found.by_source == [
+        {"identity_source": "context", "rows": 6, "with_both": 6},
+        {"identity_source": "none", "rows": 2, "with_both": 0},
+        {"identity_source": "thread", "rows": 1, "with_both": 0},
+    ]
+    assert {each["identity_reason"]: each["rows"] for each in found.by_reason} == {None: 6, "no_scope": 2, "partial": 1}
+    first = found.misses[0]
+    assert (first["identity_reason"], first["node"], first["rows"]) == ("no_scope", "summarise", 2)
+    assert first["last"] == NOON + timedelta(minutes=8)
+    only_ada = await queries.coverage(connection, TABLE, Filters(user="ada"))
+    assert (only_ada.rows, only_ada.with_both) == (7, 6)
+
+
+async def test_coverage_of_nothing_has_no_share(connection: AsyncConnection) -> None:
+    """An empty table is neither 0 nor 100 %."""
+    found = await queries.coverage(connection, TABLE)
+    assert (found.rows, found.share, found.misses) == (0, None, [])
+
+
+async def test_stats_add_up_and_leave_the_unknown_unknown(connection: AsyncConnection) -> None:
+    """Sums of what is known, None where nothing is, the 95th percentile by rank on both databases."""
+    slow = [row(n, model="large", latency_ms=n, prompt_tokens=10, cost_usd=Decimal("0.1")) for n in range(1, 21)]
+    failed = row(30, model="large", latency_ms=None, success=False, status="error")
+    await insert(connection, *slow, failed, row(40, latency_ms=7), row(41, latency_ms=8))
+    large, small = await queries.stats(connection, TABLE, "model")
+    assert large == {
+        "model": "large",
+        "calls": 21,
+        "errors": 1,
+        "prompt_tokens": 200,
+        "completion_tokens": None,
+        "total_tokens": None,
+        "cost_usd": Decimal("2.000000000"),
+        "avg_ms": 10,
+        "p95_ms": 19,
+    }
+    assert (small["calls"], small["cost_usd"], small["avg_ms"], small["p95_ms"]) == (2, None, 8, 8)
+
+
+@pytest.mark.parametrize("by", list(queries.GROUPS))
+async def test_stats_group_by_each_dimension(connection: AsyncConnection, by: queries.Group) -> None:
+    """Every group holds every row once; rows without the value are a group of their own."""
+    await insert(connection, row(1), row(2, user_id=None, session_id=None, agent_key="a", node="n"), row(3))
+    found = await queries.stats(connection, TABLE, by)
+    assert sum(each["calls"] for each in found) == 3
+    assert all(by in each for each in found)
+
+
+async def test_days_are_utc_and_newest_first(connection: AsyncConnection) -> None:
+    """A call a second before midnight UTC belongs to the day that ends."""
+    midnight = datetime(2026, 11, 21, tzinfo=UTC)
+    await insert(connection, row(1, created_at=midnight - timedelta(seconds=1)), row(2, created_at=midnight))
+    found = await queries.stats(connection, TABLE, "day")
+    assert [each["day"] for each in found] == ["2026-11-21", "2026-11-20"]
+
+
+@pytest.mark.parametrize("question", [queries.calls, queries.coverage])
+async def test_without_the_table_the_error_names_the_command(any_empty_database: str, question: Any) -> None:
+    """A database that was never migrated is told apart from one that is not there."""
+    settings = load(database_url=any_empty_database)
+    if not settings.is_postgresql:
+        source = engine(settings)
+        async with source.begin() as made:  # a file that is there, without our table
+            await made.execute(text("CREATE TABLE other (x integer)"))
+        await source.dispose()
+    with pytest.raises(MigrationsPending, match="llmctx migrate"):
+        async with reading(settings) as opened:
+            await question(opened, TABLE)
+
+
+async def test_reading_cannot_write(database: str) -> None:
+    """The reading side's transactions are read-only, so that no command can change a row by accident."""
+    with pytest.raises(Exception, match="read-only transaction"):
+        async with reading(load(database_url=database)) as opened:
+            await opened.execute(text(f"DELETE FROM {TABLE.name}"))
+
+
+async def test_an_error_never_repeats_the_row(connection: AsyncConnection) -> None:
+    """Prompts do not end up in logs by way of the driver's message."""
+    with pytest.raises(Exception, match=r"(?i)null") as caught:
+        await insert(connection, row(1, model=None, prompt_snapshot="a secret"))
+    assert "a secret" not in str(caught.value)

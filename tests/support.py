@@ -1,0 +1,231 @@
+"""What several tests share: chat models that know whose call it is, and the book in which the truth is kept.
+
+The models are real `BaseChatModel`s. What they do stands in the prompt: `[fail]` raises, `[hang]` waits until it is
+cancelled, everything else answers after some waiting, so that the calls of many users interleave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, BaseLLM
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, Generation, LLMResult
+
+from llmctx.record import CallRecord
+
+MARK = re.compile(r"\[call (\d+)\]")
+WORDS = ("one ", "two ", "three")
+_numbers = itertools.count(1)
+_random = random.Random(7)
+
+
+class ProviderDown(Exception):
+    """What the fake provider answers to `[fail]`."""
+
+
+hanging = threading.Semaphore(0)
+"""Released once for each call that has begun to hang."""
+
+
+def _latency() -> float:
+    return _random.uniform(0.0005, 0.006)
+
+
+class Talker(BaseChatModel):
+    """A chat model with native ways to invoke, ainvoke, stream and astream."""
+
+    model_name: str = "talker"
+
+    @property
+    def _llm_type(self) -> str:
+        return "talker"
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
+        return {**super()._get_ls_params(stop=stop, **kwargs), "ls_model_name": self.model_name}
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        text = str(messages[-1].content)
+        time.sleep(_latency())
+        if "[fail]" in text:
+            raise ProviderDown(text)
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(content=f"heard {text}"))])
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        text = str(messages[-1].content)
+        await asyncio.sleep(_latency())
+        if "[fail]" in text:
+            raise ProviderDown(text)
+        if "[cancel inside]" in text:
+            raise asyncio.CancelledError
+        if "[hang]" in text:
+            hanging.release()
+            await asyncio.Event().wait()
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(content=f"heard {text}"))])
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        for word in WORDS:
+            time.sleep(_latency())
+            chunk = ChatGenerationChunk(message=AIMessageChunk(content=word))
+            if run_manager:
+                run_manager.on_llm_new_token(word, chunk=chunk)
+            yield chunk
+        if "[fail]" in str(messages[-1].content):
+            raise ProviderDown(str(messages[-1].content))
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        for word in WORDS:
+            await asyncio.sleep(_latency())
+            chunk = ChatGenerationChunk(message=AIMessageChunk(content=word))
+            if run_manager:
+                await run_manager.on_llm_new_token(word, chunk=chunk)
+            yield chunk
+        if "[fail]" in str(messages[-1].content):
+            raise ProviderDown(str(messages[-1].content))
+        if "[hang]" in str(messages[-1].content):
+            hanging.release()
+            await asyncio.Event().wait()
+
+
+class PlainTalker(Talker):
+    """A model that cannot stream: every way ends in `_generate` or `_agenerate`."""
+
+    _stream = BaseChatModel._stream
+    _astream = BaseChatModel._astream
+
+
+class Completer(BaseLLM):
+    """A completion model."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "completer"
+
+    def _generate(self, prompts: list[str], stop: Any = None, run_manager: Any = None, **kwargs: Any) -> LLMResult:
+        if any("[fail]" in prompt for prompt in prompts):
+            raise ProviderDown(prompts[0])
+        return LLMResult(generations=[[Generation(text=f"heard {prompt}")] for prompt in prompts])
+
+    async def _agenerate(
+        self, prompts: list[str], stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> LLMResult:
+        await asyncio.sleep(_latency())
+        return self._generate(prompts)
+
+
+@dataclass(frozen=True)
+class User:
+    """Somebody, with a session and a LangGraph thread."""
+
+    user_id: str | None
+    session_id: str | None
+    thread_id: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {} if self.user_id is None else {"x-user": self.user_id, "x-session": self.session_id or ""}
+
+
+def users(count: int = 20, tag: str = "") -> list[User]:
+    return [User(f"u{tag}{n}", f"s{tag}{n}", f"t{tag}{n}") for n in range(count)]
+
+
+@dataclass(frozen=True)
+class Truth:
+    user_id: str | None
+    session_id: str | None
+    status: str
+
+
+@dataclass
+class Book:
+    """Every call that was made, and whose it was. `held_against` compares it with the rows."""
+
+    truths: dict[int, Truth] = field(default_factory=dict)
+
+    def prompt(self, user: User | None, status: str = "ok", text: str = "") -> str:
+        """A prompt that carries its owner; None means that nobody could know."""
+        number = next(_numbers)
+        known = user is not None
+        self.truths[number] = Truth(
+            user.user_id if user and known else None, user.session_id if user and known else None, status
+        )
+        return f"{text or 'hello'} [call {number}]" + (" [fail]" if status == "error" else "")
+
+    def held_against(self, rows: Iterable[CallRecord | Any]) -> list[str]:
+        """What is wrong with `rows`, in words; empty when each call is one row, and right."""
+        complaints: list[str] = []
+        found: Counter[int] = Counter()
+        for row in rows:
+            match = MARK.search(row.prompt_snapshot or "")
+            if match is None:
+                complaints.append(f"a row without a mark: {row.prompt_snapshot}")
+                continue
+            number = int(match[1])
+            found[number] += 1
+            truth = self.truths.get(number)
+            if truth is None:
+                complaints.append(f"call {number} was never made")
+                continue
+            got = (row.user_id, row.session_id)
+            why = f"({row.identity_source}, {row.identity_reason})"
+            if got != (truth.user_id, truth.session_id):
+                kind = "WRONG" if any(got) else "missing"
+                complaints.append(f"call {number} {kind}: {got} instead of {truth.user_id, truth.session_id} {why}")
+            elif truth.user_id is None and row.identity_reason is None:
+                complaints.append(f"call {number} has no ids and no reason {why}")
+            if row.status != truth.status:
+                complaints.append(f"call {number} is {row.status}, not {truth.status}")
+        complaints += [f"call {n} has {count} rows" for n, count in found.items() if count > 1]
+        complaints += [f"call {n} of {t.user_id} has no row" for n, t in self.truths.items() if n not in found]
+        return complaints
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+    """Poll with a deadline."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.002)
+
+
+async def wait_for(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+    """Poll with a deadline, without holding up the loop."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        await asyncio.sleep(0.002)

@@ -1,0 +1,146 @@
+"""Settings: one source, values that fail at start and name their key, no password in sight."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from llmctx.errors import ConfigError
+from llmctx.settings import Settings, load, shown_url
+
+
+def test_defaults_are_a_sqlite_file_in_the_current_directory() -> None:
+    """Whoever sets nothing gets a file, and the documented bounds."""
+    settings = load()
+    assert settings == Settings()
+    assert settings.database_url == "sqlite+aiosqlite:///llmctx.db"
+    assert settings.table == "biz_agent_llm_call_logs"
+    assert (settings.batch_rows, settings.snapshot_bytes, settings.memory_bytes) == (500, 32768, 64 * 2**20)
+    assert not settings.is_postgresql
+
+
+def test_environment_and_arguments_are_the_same_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An argument wins over the environment; None is no argument."""
+    monkeypatch.setenv("LLMCTX_LINGER_MS", "7")
+    monkeypatch.setenv("LLMCTX_CAPTURE", "explicit")
+    monkeypatch.setenv("LLMCTX_UNKNOWN_TO_US", "x")
+    assert load().linger_ms == 7
+    settings = load(linger_ms=9, capture=None)
+    assert (settings.linger_ms, settings.capture) == (9, "explicit")
+
+
+@pytest.mark.parametrize(
+    ("written", "used"),
+    [
+        ("postgres://u:p@h/d", "postgresql+asyncpg://u:p@h/d"),
+        ("postgresql://u:p@h:6543/d", "postgresql+asyncpg://u:p@h:6543/d"),
+        ("postgresql+asyncpg://u:p%40x@h/d", "postgresql+asyncpg://u:p%40x@h/d"),
+        ("postgresql://u@h/d?sslmode=require&channel_binding=require", "postgresql+asyncpg://u@h/d?ssl=require"),
+        ("postgresql://u@/d?host=/run/pg", "postgresql+asyncpg://u@/d?host=%2Frun%2Fpg"),
+        (" sqlite:///x.db\n", "sqlite+aiosqlite:///x.db"),
+        ("sqlite:////abs/x.db", "sqlite+aiosqlite:////abs/x.db"),
+        ("sqlite+aiosqlite:///x.db", "sqlite+aiosqlite:///x.db"),
+    ],
+)
+def test_urls_as_people_have_them_are_understood(written: str, used: str) -> None:
+    """Each common spelling becomes the URL of an async driver."""
+    assert load(database_url=written).database_url == used
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "   ",
+        "garbage",
+        "mysql://user:hunter2@host/db",
+        "postgresql+psycopg2://user:hunter2@host/db",
+        "postgresql://user:hunter2@host",
+        "postgresql://user:hunter2@host:port/db",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite://relative.db",
+        "https://example.com",
+    ],
+)
+def test_other_urls_are_refused_and_the_message_says_what_to_write(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A URL that cannot be used names its key and a right one, and never repeats the password."""
+    monkeypatch.setenv("LLMCTX_DATABASE_URL", url)
+    with pytest.raises(ConfigError) as caught:
+        load()
+    assert "LLMCTX_DATABASE_URL" in str(caught.value)
+    assert "postgresql+asyncpg://user:password@host:5432/dbname" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("BATCH_ROWS", "501"),
+        ("BATCH_ROWS", "many"),
+        ("LINGER_MS", ""),
+        ("CAPTURE", "some"),
+        ("CONTENT", "half"),
+        ("LATE_S", "nan"),
+        ("CALL_LIMIT_S", "inf"),
+        ("SHUTDOWN_TIMEOUT_S", "-1"),
+        ("TABLE", "logs; drop table users"),
+        ("TABLE", "x" * 41),
+        ("DB_SCHEMA", "no-dashes"),
+        ("DB_SCHEMA", "agents"),  # the default database is SQLite, which has none
+    ],
+)
+def test_a_bad_value_names_its_key(key: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, the variable's name in it, no traceback of pydantic's."""
+    monkeypatch.setenv(f"LLMCTX_{key}", value)
+    with pytest.raises(ConfigError, match=f"^LLMCTX_{key}") as caught:
+        load()
+    assert "\n" not in str(caught.value)
+    assert "pydantic" not in str(caught.value)
+
+
+def test_a_mistyped_argument_gets_a_suggestion() -> None:
+    """`load(batch_row=1)` says which name was meant."""
+    with pytest.raises(ConfigError, match="Did you mean batch_rows"):
+        load(batch_row=1)
+
+
+def test_an_empty_schema_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`LLMCTX_DB_SCHEMA=` in a deployment file means that none was set."""
+    monkeypatch.setenv("LLMCTX_DB_SCHEMA", "")
+    assert load().db_schema is None
+
+
+def test_the_password_never_shows() -> None:
+    """Neither in repr nor in str nor in `shown_url`, wherever in the URL it stands."""
+    settings = load(database_url="postgresql://user:hunter2@host/db?password=hunter2")
+    for text in (repr(settings), str(settings), f"{settings}", shown_url(settings.database_url)):
+        assert "hunter2" not in text
+        assert "user" in text
+    assert shown_url("hunter2") == "<not a database URL>"
+
+
+def test_settings_are_a_value() -> None:
+    """Equal by content, and frozen."""
+    assert load(linger_ms=9) == load(linger_ms=9) != load()
+    with pytest.raises(ValidationError):
+        load().linger_ms = 3  # type: ignore[misc]
+
+
+def test_a_table_of_another_name_has_versions_of_its_own() -> None:
+    """Two tables in one database do not share their migrations' state; names stay within PostgreSQL's 63 bytes."""
+    assert load().version_table == "llmctx_alembic_version"
+    longest = load(table="t" * 40).version_table
+    assert longest != load().version_table
+    assert len(longest) <= 63
+
+
+def test_importing_settings_leaves_the_heavy_parts_alone() -> None:
+    """pydantic-settings and SQLAlchemy are loaded by whoever calls `load`, not by whoever imports the class."""
+    program = "import sys, llmctx.settings; print({'pydantic_settings', 'sqlalchemy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
