@@ -25,15 +25,16 @@ from llmctx.settings import DEFAULT_TABLE, load, normal_url
 
 ROOT = Path(__file__).parent.parent
 TEST_URL = "LLMCTX_TEST_DATABASE_URL"
+OF_TESTS = (TEST_URL, "LLMCTX_RECORDED_DATA")
 
-for _name in [name for name in os.environ if name.startswith("LLMCTX_") and name != TEST_URL]:
+for _name in [name for name in os.environ if name.startswith("LLMCTX_") and name not in OF_TESTS]:
     del os.environ[_name]  # before any module could read it
 
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of the developer's own settings reaches a test, and nothing of one test's the next."""
-    for name in [name for name in os.environ if name.startswith("LLMCTX_") and name != TEST_URL]:
+    for name in [name for name in os.environ if name.startswith("LLMCTX_") and name not in OF_TESTS]:
         monkeypatch.delenv(name)
 
 

@@ -1,0 +1,190 @@
+"""LangChain's payloads become the columns of a row.
+
+This is the pipeline's half: `fields_of` turns into columns what was kept on the caller's thread (`capture.py`,
+`failures.py`, and the `Stream` of `usage.py`). Nothing else in the package knows LangChain's shapes; what the other
+modules need of these four stands in `__all__` here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from llmctx.capture import WORD_LIMIT, Answer, Choice, Prompt, answer_of, prompt_of_messages, prompt_of_text
+from llmctx.failures import Failure, error_fields, failure_of
+from llmctx.snapshot import LIMIT, Redact, fitted, text_of
+from llmctx.usage import INT_MAX, UNKNOWN, Stream, Usage, usage_of
+
+__all__ = [
+    "Answer",
+    "Failure",
+    "Prompt",
+    "Stream",
+    "Usage",
+    "answer_of",
+    "failure_of",
+    "fields_of",
+    "prompt_of_messages",
+    "prompt_of_text",
+    "tokens_of",
+]
+
+_MAX_TOKENS: Final = (
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "max_tokens_to_sample",
+    "max_new_tokens",
+    "maxTokens",
+    "num_predict",
+)
+_NESTED: Final = ("options", "model_kwargs", "generation_config", "inferenceConfig")
+_OWN_TAGS: Final = ("seq:step:", "graph:step:", "map:key:", "branch:", "condition:", "langsmith:")
+
+
+def fields_of(
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    params: Mapping[str, Any] | None = None,
+    tags: Sequence[str] | None = None,
+    prompt: Prompt | None = None,
+    answer: Answer | None = None,
+    failure: Failure | None = None,
+    stream: Stream | None = None,
+    content: str = "full",
+    limit: int = LIMIT,
+    redact: Redact | None = None,
+) -> dict[str, Any]:
+    """The columns of a `CallRecord` that follow from what LangChain handed over.
+
+    Args:
+        metadata: The callback's `metadata`.
+        params: The callback's `invocation_params`.
+        content: "full" keeps prompt, response and reasoning; "none" leaves them NULL.
+        limit: Bytes of each snapshot.
+        redact: Sees every text that goes into a snapshot, and the error's message.
+    """
+    metadata, params = metadata or {}, params or {}
+    usage = tokens_of(answer, stream=stream, metadata=metadata)
+    first = answer.choices[0] if answer is not None and answer.choices else None
+    node = _clean_word(metadata.get("langgraph_node"))
+    fields: dict[str, Any] = {
+        "model": _model(answer, params, metadata),
+        "provider": _clean_word(metadata.get("ls_provider") or (answer.client if answer else None)),
+        "temperature": _number(_param(params, ("temperature",), metadata.get("ls_temperature"))),
+        "top_p": _number(_param(params, ("top_p", "topP"), None)),
+        "max_tokens": _whole(_param(params, _MAX_TOKENS, metadata.get("ls_max_tokens"))),
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.completion,
+        "total_tokens": usage.total,
+        "cached_tokens": usage.cached,
+        "reasoning_tokens": usage.reasoning,
+        "usage_source": "provider" if any(figure is not None for figure in usage) else None,
+        "finish_reason": _once(_clean_word(answer.finish)) if answer is not None else None,
+        "tool_calls": first.call_count if first is not None else None,
+        "cached": answer.cached if answer is not None and answer.choices else None,
+        "node": node,
+        "agent_key": _clean_word(metadata.get("lc_agent_name")) or node,
+        "attributes": _attributes(tags),
+    }
+    if failure is not None:
+        fields.update(error_fields(failure, redact))
+    elif answer is not None and answer.blank:
+        fields.update(error_code="empty_answer", error_message="LangChain's client found nothing in the answer")
+    if content == "full":
+        fields["prompt_snapshot"] = _prompt_snapshot(prompt, limit, redact)
+        if answer is not None and first is not None and not (failure is not None and first == Choice()):
+            fields["response_snapshot"] = _response_snapshot(answer, limit, redact)
+            fields["reasoning_snapshot"] = fitted(first.reasoning, limit, redact) if first.reasoning else None
+    return fields
+
+
+def tokens_of(
+    answer: Answer | None, *, stream: Stream | None = None, metadata: Mapping[str, Any] | None = None
+) -> Usage:
+    """All token figures of a call, also the one that has no column (`cache_written`), for its price."""
+    if answer is None:
+        return UNKNOWN
+    client = answer.client or (metadata or {}).get("ls_provider")
+    return usage_of(answer.usage, answer.raw, stream=stream, provider=client if isinstance(client, str) else "")
+
+
+def _model(answer: Answer | None, params: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
+    """The model as the answer names it, else as it was asked for; "unknown" if nobody says."""
+    asked = [metadata.get("ls_model_name")]
+    asked += [params.get(name) for name in ("model", "model_name", "model_id", "azure_deployment", "deployment_name")]
+    named = _clean_word(answer.model) if answer is not None else None
+    if named is not None:
+        return named if named in asked else _once(named) or "unknown"
+    return next((word.removeprefix("models/") for value in asked if (word := _clean_word(value))), "unknown")
+
+
+def _once(word: str | None) -> str | None:
+    """`word` once, where LangChain has put it together from several chunks ("stopstop")."""
+    if word is None:
+        return None
+    period = (word + word).find(word, 1)
+    return word[:period] if 3 <= period < len(word) else word
+
+
+def _param(params: Mapping[str, Any], names: tuple[str, ...], otherwise: Any) -> Any:
+    """The first of `names` that is set, also one level further in."""
+    for name in names:
+        if params.get(name) is not None:
+            return params[name]
+    for nested in _NESTED:
+        if isinstance(inner := params.get(nested), dict):
+            for name in names:
+                if inner.get(name) is not None:
+                    return inner[name]
+    return otherwise
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > 1e9 or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _whole(value: Any) -> int | None:
+    return int(value) if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= INT_MAX else None
+
+
+def _clean_word(value: Any) -> str | None:
+    return text_of(value, WORD_LIMIT) if isinstance(value, str) and value else None
+
+
+def _attributes(tags: Sequence[str] | None) -> dict[str, Any] | None:
+    """The team's tags, without those that LangChain gives to every step."""
+    kept = [text_of(tag, WORD_LIMIT) for tag in tags or () if isinstance(tag, str) and not tag.startswith(_OWN_TAGS)]
+    return {"tags": kept[:32]} if kept else None
+
+
+def _prompt_snapshot(prompt: Prompt | None, limit: int, redact: Redact | None) -> str | None:
+    if prompt is None:
+        return None
+    if prompt.text is not None:
+        return fitted([{"role": "user", "content": prompt.text}], limit, redact)
+    if not prompt.messages:
+        return None
+    shown: list[Any] = [{"role": role, "content": kept, **(more or {})} for role, kept, more in prompt.messages]
+    if prompt.left_out:
+        shown.insert(1, {"role": "…", "content": f"…[{prompt.left_out} messages cut]…"})
+    return fitted(shown, limit, redact)
+
+
+def _response_snapshot(answer: Answer, limit: int, redact: Redact | None) -> str:
+    shown: dict[str, Any] = {"role": "assistant", **_shown(answer.choices[0])}
+    if len(answer.choices) > 1:
+        shown["other_choices"] = [_shown(choice) for choice in answer.choices[1:]]
+    return fitted(shown, limit, redact)
+
+
+def _shown(choice: Choice) -> dict[str, Any]:
+    shown: dict[str, Any] = {"content": choice.text}
+    if choice.calls:
+        shown["tool_calls"] = list(choice.calls)
+    if choice.refusal:
+        shown["refusal"] = choice.refusal
+    return shown

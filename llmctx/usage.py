@@ -1,0 +1,191 @@
+"""Token figures as the provider meant them.
+
+LangChain's `usage_metadata` is right nearly always. Where it is not, it errs in three ways, each of which can be
+seen: a figure that the provider never sent becomes 0, the running totals that some services repeat on every chunk
+are added up to a multiple, and details of some makers are dropped though the provider's own object is still there.
+A figure that is not certain is NULL; none is ever invented.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+INT_MAX: Final = 2**31 - 1
+
+# Their clients turn the service's running totals into differences, or send each figure once: the sum is right,
+# even where the differences look like totals, or are negative.
+_SUMS: Final = ("google", "vertex", "anthropic")
+# Their clients write a 0 for cached tokens where the service is silent, so a 0 of theirs says nothing.
+_EMPTY_ZEROS: Final = ("google", "vertex", "bedrock", "amazon")
+
+
+class Usage(NamedTuple):
+    """Tokens of one call; None is unknown. `cached` are read from the provider's cache, `cache_written` put there."""
+
+    prompt: int | None = None
+    completion: int | None = None
+    total: int | None = None
+    cached: int | None = None
+    reasoning: int | None = None
+    cache_written: int | None = None
+
+
+UNKNOWN: Final = Usage()
+
+
+class Stream:
+    """Watches the usage that the chunks of one stream report. Fed once per token, so it does next to nothing."""
+
+    __slots__ = ("_falling", "_prompt", "_prompts", "_reasoning", "_varied", "last", "tokens")
+
+    def __init__(self) -> None:
+        self.tokens = 0  # chunks seen
+        self.last: Mapping[str, Any] | None = None  # the latest usage that says anything
+        self._prompt = 0  # input tokens of the first chunk that had some
+        self._prompts = 0  # chunks that had some
+        self._reasoning = 0
+        self._varied = False
+        self._falling = False
+
+    def feed(self, chunk: Any) -> None:
+        """Look at the `chunk` of an `on_llm_new_token`. Never raises."""
+        self.tokens += 1
+        try:
+            # not `chunk.message`: asked for a field that it lacks, pydantic takes ten times as long as all of this
+            message = chunk.__dict__.get("message")
+            usage = None if message is None else message.__dict__.get("usage_metadata")
+        except AttributeError:  # no chunk at all, or something with slots
+            return
+        if usage:
+            self._note(usage)
+
+    def _note(self, usage: Mapping[str, Any]) -> None:
+        try:
+            prompt, completion = usage.get("input_tokens") or 0, usage.get("output_tokens") or 0
+            if prompt:
+                if self._prompts and prompt != self._prompt:
+                    self._varied = True
+                self._prompts += 1
+                self._prompt = self._prompt or prompt
+            elif not completion:
+                return
+            if self.last is not None and completion < (self.last.get("output_tokens") or 0):
+                self._falling = True
+            self.last = usage
+            if details := usage.get("output_token_details"):
+                self._reasoning += details.get("reasoning") or 0
+        except Exception:  # noqa: BLE001  a custom model's usage may be anything; then the sum has to do
+            self._varied = True
+
+    def settled(self, summed: Usage, provider: str) -> Usage:
+        """The true figures, where `summed` is what LangChain made of the chunks by adding them up."""
+        if provider.startswith(_SUMS):
+            # `stream_events(version="v3")` adds up the figures, but keeps the details of one chunk
+            lost = summed.reasoning is not None and self._reasoning > summed.reasoning
+            return summed._replace(reasoning=self._reasoning) if lost else summed
+        if self._prompts < 2 or self.last is None:
+            return summed  # LangChain's contract: each chunk brings what is new
+        if self._varied:
+            return UNKNOWN
+        # The same prompt is counted on every chunk: running totals, of which the last one holds.
+        last = reported(self.last)
+        return last._replace(completion=None, total=None) if self._falling else last
+
+
+def reported(usage: Any) -> Usage:
+    """`usage_metadata` of a message."""
+    if not isinstance(usage, dict):
+        return UNKNOWN
+    inputs, outputs = usage.get("input_token_details"), usage.get("output_token_details")
+    return Usage(
+        _count(usage.get("input_tokens")),
+        _count(usage.get("output_tokens")),
+        _count(usage.get("total_tokens")),
+        _detail(inputs, "cache_read"),
+        _detail(outputs, "reasoning"),
+        _written(inputs),
+    )
+
+
+def told(raw: Any) -> Usage:
+    """The provider's own usage object, as OpenAI's kind, Anthropic and Ollama spell it."""
+    if not isinstance(raw, dict):
+        return UNKNOWN
+    inputs = raw.get("prompt_tokens_details") or raw.get("input_tokens_details") or raw.get("prompt_token_details")
+    outputs = raw.get("completion_tokens_details") or raw.get("output_tokens_details")
+    return Usage(
+        _first(raw, "prompt_tokens", "input_tokens", "prompt_eval_count"),
+        _first(raw, "completion_tokens", "output_tokens", "eval_count"),
+        _first(raw, "total_tokens"),
+        _first(inputs, "cached_tokens"),
+        _first(outputs, "reasoning_tokens", "thinking_tokens"),
+        _first(inputs, "cache_write_tokens"),
+    )
+
+
+def usage_of(metadata: Any, raw: Any, *, stream: Stream | None, provider: str) -> Usage:
+    """What is certain about the tokens of a call.
+
+    `metadata` is the message's `usage_metadata`, `raw` the provider's own usage object where LangChain has kept it.
+    """
+    own = told(raw)
+    usage = reported(metadata)
+    if stream is not None:
+        usage = stream.settled(usage, provider)
+    usage = _without_invented(usage, own, provider)
+    if usage.prompt is None and usage.completion is None:
+        usage = usage._replace(prompt=own.prompt, completion=own.completion, total=own.total)
+    if usage.cached is None:
+        usage = usage._replace(cached=own.cached)
+    if usage.reasoning is None:
+        usage = usage._replace(reasoning=own.reasoning)
+    return usage
+
+
+def _without_invented(usage: Usage, own: Usage, provider: str) -> Usage:
+    """A 0 counts where the provider's own object says it, or where it makes sense."""
+    prompt, completion, total = usage.prompt, usage.completion, usage.total
+    if prompt == 0 and own.prompt != 0:  # no prompt is empty: nothing was sent, or it was lost on the way
+        prompt = total = None
+        if completion == 0:
+            completion = None
+    if total is not None and total < (prompt or 0) + (completion or 0):
+        total = None
+    if usage.cached == 0 and not usage.cache_written and own.cached is None and provider.startswith(_EMPTY_ZEROS):
+        usage = usage._replace(cached=None)
+    return usage._replace(prompt=prompt, completion=completion, total=total)
+
+
+def _count(value: Any) -> int | None:
+    """A number of tokens that a column can hold."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= INT_MAX:
+        return None
+    return int(value)
+
+
+def _first(raw: Any, *names: str) -> int | None:
+    if not isinstance(raw, dict):
+        return None
+    return next((found for name in names if (found := _count(raw.get(name))) is not None), None)
+
+
+def _detail(details: Any, name: str) -> int | None:
+    """A detail, under its own name and under those of service tiers (`priority_cache_read`), put together."""
+    if not isinstance(details, dict):
+        return None
+    suffix = "_" + name
+    found = [
+        count
+        for key, value in details.items()
+        if isinstance(key, str) and (key == name or key.endswith(suffix)) and (count := _count(value)) is not None
+    ]
+    return sum(found) if found else None
+
+
+def _written(details: Any) -> int | None:
+    """Tokens put into the cache; Anthropic counts them by lifetime as well, then with a 0 for the sum."""
+    if not isinstance(details, dict):
+        return None
+    by_lifetime = sum(_count(value) or 0 for key, value in details.items() if str(key).startswith("ephemeral_"))
+    return by_lifetime or _detail(details, "cache_creation")

@@ -1,0 +1,128 @@
+"""Token figures are the provider's own, or unknown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, GenerationChunk, LLMResult
+
+from llmctx.extract import Stream, answer_of, fields_of, tokens_of
+
+USAGE = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
+
+
+def result(message: BaseMessage) -> LLMResult:
+    return LLMResult(generations=[[ChatGeneration(message=message)]])
+
+
+def row(message: BaseMessage, *, stream: Stream | None = None, **more: Any) -> dict[str, Any]:
+    return fields_of(answer=answer_of(result(message)), stream=stream, **more)
+
+
+def streamed(*usages: tuple[int, int] | None, provider: str = "openai") -> dict[str, Any]:
+    """The row of a stream whose chunks report (input, output) tokens, added up as LangChain does."""
+    stream, total = Stream(), AIMessageChunk("")
+    for said in usages:
+        usage: Any = said and {"input_tokens": said[0], "output_tokens": said[1], "total_tokens": sum(said)}
+        chunk = ChatGenerationChunk(message=AIMessageChunk("x", usage_metadata=usage))
+        stream.feed(chunk)
+        total += chunk.message
+    return row(total, stream=stream, metadata={"ls_provider": provider})
+
+
+def figures(fields: dict[str, Any]) -> tuple[Any, ...]:
+    return fields["prompt_tokens"], fields["completion_tokens"], fields["total_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("given", "provider", "expected"),
+    [
+        ([None, None, (10, 5)], "openai", (10, 5, 15)),
+        ([(10, 0), None, (0, 5)], "openai", (10, 5, 15)),
+        ([(10, 1), (0, 1), (0, 1)], "custom", (10, 3, 13)),  # LangChain's contract: what is new
+        ([(10, 0), (10, 1), (10, 2), (10, 2)], "openai", (10, 2, 12)),  # running totals
+        ([(10, 5), (10, 5)], "openai", (10, 5, 15)),  # the same said twice
+        ([(10, 5), (10, 2)], "openai", (10, None, None)),  # the prompt is certain, the rest is not
+        ([(10, 5), (14, 7)], "openai", (None, None, None)),  # totals, or two prompts: nobody can know
+        ([(10, 5), (14, 7)], "google_genai", (24, 12, 36)),  # their client reports differences
+        ([(165, 0), (-2, 13)], "google_genai", (163, 13, 176)),
+        ([(0, 7)], "anthropic", (None, 7, None)),  # older streams repeat no input: a 0 is invented
+        ([(0, 0)], "google_genai", (None, None, None)),
+        ([None], "openai", (None, None, None)),
+    ],
+)
+def test_a_streams_tokens_are_true_or_unknown(given: list[Any], provider: str, expected: tuple[Any, ...]) -> None:
+    """Never a multiple, never an invented 0."""
+    fields = streamed(*given, provider=provider)
+    assert figures(fields) == expected
+    assert fields["usage_source"] == (None if expected == (None, None, None) else "provider")
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(1, 1000), st.lists(st.integers(0, 50), min_size=2, max_size=20))
+def test_running_totals_are_never_multiplied(prompt: int, growth: list[int]) -> None:
+    """Whatever the steps, the last total is the truth."""
+    totals = [sum(growth[: n + 1]) for n in range(len(growth))]
+    assert figures(streamed(*((prompt, total) for total in totals))) == (prompt, totals[-1], prompt + totals[-1])
+
+
+def test_details_are_read_under_every_name() -> None:
+    """Service tiers give them a prefix; what LangChain dropped is read from the provider's own object."""
+    tiers: Any = {
+        **USAGE,
+        "input_token_details": {"priority_cache_read": 4, "priority": 6},
+        "output_token_details": {"priority_reasoning": 3},
+    }
+    fields = row(AIMessage("x", usage_metadata=tiers))
+    assert (fields["cached_tokens"], fields["reasoning_tokens"]) == (4, 3)
+    own = {"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 7}}
+    kept = row(AIMessage("x", usage_metadata=USAGE, response_metadata={"token_usage": own}))
+    assert (kept["cached_tokens"], kept["reasoning_tokens"]) == (7, None)
+    alone = row(AIMessage("x", response_metadata={"eval_count": 9, "prompt_eval_count": None}))
+    assert figures(alone) == (None, 9, None)
+
+
+def test_a_zero_counts_where_the_provider_says_it() -> None:
+    """And nowhere else."""
+    zero: Any = {"input_tokens": 0, "output_tokens": 5, "total_tokens": 5}
+    said = {"token_usage": {"prompt_tokens": 0, "completion_tokens": 5, "total_tokens": 5}}
+    assert figures(row(AIMessage("x", usage_metadata=zero, response_metadata=said))) == (0, 5, 5)
+    assert figures(row(AIMessage("x", usage_metadata=zero))) == (None, 5, None)
+    details: Any = {**USAGE, "input_token_details": {"cache_read": 0}}
+    assert row(AIMessage("x", usage_metadata=details), metadata={"ls_provider": "openai"})["cached_tokens"] == 0
+    for client in ("google_genai", "bedrock_converse", "amazon_bedrock"):
+        assert row(AIMessage("x", usage_metadata=details), metadata={"ls_provider": client})["cached_tokens"] is None
+
+
+def test_tokens_written_to_the_cache_are_known_to_the_price() -> None:
+    """They have no column, but they cost more."""
+    details: Any = {
+        **USAGE,
+        "input_token_details": {"cache_creation": 0, "ephemeral_5m_input_tokens": 4, "cache_read": 0},
+    }
+    usage = tokens_of(answer_of(result(AIMessage("x", usage_metadata=details))))
+    assert (usage.cache_written, usage.cached) == (4, 0)
+
+
+def test_a_completion_stream_has_no_usage() -> None:
+    """And its chunks are no trouble."""
+    stream = Stream()
+    stream.feed(GenerationChunk(text="x"))
+    stream.feed(None)
+    assert stream.tokens == 2
+    assert stream.last is None
+
+
+def test_details_that_langchain_did_not_add_up_are_added_up() -> None:
+    """`stream_events(version="v3")` keeps the details of the last chunk only."""
+    stream = Stream()
+    for reasoning in (30, 7, 0):
+        usage: Any = {**USAGE, "output_token_details": {"reasoning": reasoning}}
+        stream.feed(ChatGenerationChunk(message=AIMessageChunk("x", usage_metadata=usage)))
+    last: Any = {"input_tokens": 30, "output_tokens": 15, "total_tokens": 45, "output_token_details": {"reasoning": 0}}
+    fields = row(AIMessage("x", usage_metadata=last), stream=stream, metadata={"ls_provider": "google_genai"})
+    assert fields["reasoning_tokens"] == 37
