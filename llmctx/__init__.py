@@ -5,7 +5,8 @@ module: `llmctx.calllog`, `llmctx.middleware`, `llmctx.graph`.
 """
 
 from llmctx.context import CallContext, amend, bind, carry, current
+from llmctx.handover import hand_over, take_over
 
 __version__ = "0.1.0"
 
-__all__ = ["CallContext", "amend", "bind", "carry", "current"]
+__all__ = ["CallContext", "amend", "bind", "carry", "current", "hand_over", "take_over"]

@@ -5,9 +5,11 @@ testifies wins: explicit, the open scope, what was carried along with the callba
 thread, the scope that has closed meanwhile. Nobody is better than somebody else: where no witness testifies, the
 ids stay None, with a reason.
 
-One exception. A worker that was started inside user A's request has inherited A's scope, and works for B now: when
-another scope has registered the call's thread *after* A's scope was opened, and A's never has, the thread is
-believed before the scope (`_displaced`).
+One exception. A worker that was started inside user A's request has inherited A's scope, and works for B now. When
+others have registered the call's thread and A's scope never has, it matters who waits for whom (`flow.py`): what A's
+request itself does, or waits for, is A's, whoever else uses that thread; what it does not wait for is a worker, and the
+thread is believed before the scope. Where that cannot be told, neither is believed (`_astray`). Likewise a scope that
+was handed on with the callbacks, and was opened after the one that is merely current, comes before it (`_outranked`).
 
 `Hearing` holds what the witnesses were when the call started; `decide` is pure and may be asked again later, when
 the registry or an amended scope knows more.
@@ -20,7 +22,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from llmctx.context import EMPTY, ID_FIELDS, CallContext, Scope, amend_scope, current_scope
+from llmctx.context import EMPTY, ID_FIELDS, ID_LIMIT, CallContext, Scope, amend_scope, clean_id, current_scope
+from llmctx.flow import belongs_to
 from llmctx.incidents import incidents
 from llmctx.record import Reason, Source
 from llmctx.registry.base import Entry, Registry
@@ -32,6 +35,7 @@ EXPLICIT_KEYS: Final = {f"llmctx_{name}": name for name in ID_FIELDS}
 """Keys in a call's `config["metadata"]` that name its identity outright."""
 
 LATE_S: Final = 600.0
+_THREADS_OF_A_SCOPE: Final = 4096
 
 
 @dataclass(slots=True)
@@ -48,6 +52,9 @@ class Hearing:
     task: str | None = None
     started: float = 0.0
     """Monotonic seconds."""
+    astray: bool | None = False
+    """Whether this is a worker's call, not the scope's own. None: cannot be told. Found out where the call starts."""
+    weighed: bool = False
 
 
 @dataclass(slots=True)
@@ -78,7 +85,7 @@ def hear(
     scope = _telling(current_scope())
     hearing = Hearing(scope, scope is not None and scope.is_open, explicit, carried, started=time.monotonic())
     if metadata:
-        hearing.thread_id = _text(metadata.get("thread_id")) or child_thread_id
+        hearing.thread_id = _text(metadata.get("thread_id")) or _text(child_thread_id)
         hearing.task = _text(metadata.get("langgraph_checkpoint_ns"))
         if CARRIED_KEY in metadata:
             hearing.sent = _unpack(metadata[CARRIED_KEY])
@@ -86,7 +93,7 @@ def hear(
         if named:
             hearing.explicit = explicit.overlay(CallContext(**named))
     else:
-        hearing.thread_id = child_thread_id
+        hearing.thread_id = _text(child_thread_id)
     if scope is not None and scope.refresh is not None and scope.identity.user_id is None:
         refresh(scope)
     return hearing
@@ -125,10 +132,12 @@ def decide(hearing: Hearing, registry: Registry, *, late_s: float = LATE_S) -> V
 def _weigh(hearing: Hearing, registry: Registry, late_s: float) -> Verdict:
     thread = registry.get(thread_id=hearing.thread_id) if hearing.thread_id is not None else None
     scope = hearing.scope
-    displaced = scope is not None and _displaced(scope, hearing.thread_id, thread)
-    witnesses = _witnesses(hearing, registry, thread, displaced, late_s)
+    if scope is not None and not hearing.weighed:  # only here and now is it the caller's task that runs
+        hearing.astray = _astray(scope, hearing.thread_id, thread)
+    hearing.weighed = True
+    witnesses = _witnesses(hearing, registry, thread, late_s)
     if not witnesses:
-        return Verdict(EMPTY, Source.NONE, _why_nobody(hearing, thread, displaced))
+        return Verdict(EMPTY, Source.NONE, _why_nobody(hearing, thread))
     source, identity = witnesses[0]
     conflict = scope is not None and scope.conflict and source is Source.CONTEXT
     for other_source, other in witnesses[1:]:
@@ -141,32 +150,32 @@ def _weigh(hearing: Hearing, registry: Registry, late_s: float) -> Verdict:
 
 
 def _witnesses(
-    hearing: Hearing, registry: Registry, thread: Entry | None, displaced: bool, late_s: float
+    hearing: Hearing, registry: Registry, thread: Entry | None, late_s: float
 ) -> list[tuple[Source, CallContext]]:
     """Those who testify, strongest first."""
     found: list[tuple[Source, CallContext]] = []
-    scope = hearing.scope
+    scope, carried = hearing.scope, hearing.carried
+    at_home = scope is not None and hearing.astray is False
     if hearing.explicit:
         found.append((Source.EXPLICIT, hearing.explicit))
-    if hearing.scope_open and scope is not None and scope.identity and not displaced:
+    if hearing.scope_open and scope is not None and scope.identity and at_home and not _outranked(scope, carried):
         found.append((Source.CONTEXT, scope.identity))
     if hearing.sent:
         found.append((Source.CARRIED, hearing.sent))
-    carried = hearing.carried
-    if carried is not None and carried.identity and not _displaced(carried, hearing.thread_id, thread):
+    if carried is not None and carried.identity and not _is_stale(carried, hearing, thread):
         found.append((Source.CARRIED, carried.identity))
     task = registry.get(task=hearing.task) if hearing.task is not None else None
     if task is not None and task.identity:
         found.append((Source.TASK, task.identity))
     # An anonymous request must not borrow somebody's name by naming his thread.
-    anonymous = hearing.scope_open and not displaced and scope is not None and scope.anonymous
-    if thread is not None and thread.identity and not anonymous:
+    anonymous = hearing.scope_open and at_home and scope is not None and scope.anonymous
+    if thread is not None and thread.identity and not anonymous and hearing.astray is not None:
         found.append((Source.THREAD, thread.identity))
     if (
         scope is not None
         and not hearing.scope_open
         and scope.identity
-        and not displaced
+        and at_home
         and scope.closed_at is not None
         and hearing.started - scope.closed_at <= late_s
     ):
@@ -174,16 +183,51 @@ def _witnesses(
     return found
 
 
-def _displaced(scope: Scope, thread_id: str | None, thread: Entry | None) -> bool:
-    """Whether the call's thread was registered by others after `scope` was opened, and never by `scope`."""
-    return thread is not None and thread_id not in scope.threads and thread.last > scope.serial
+def _astray(scope: Scope, thread_id: str | None, thread: Entry | None) -> bool | None:
+    """Whether a worker that has only inherited `scope` works here, on a thread of others. None: cannot be told."""
+    if thread is None or thread_id in scope.threads:
+        return False
+    user_id = scope.identity.user_id
+    if user_id is not None and thread.identity.user_id == user_id:
+        return False
+    registered_since = thread.last > scope.serial
+    if not scope.is_open:
+        return registered_since
+    own = belongs_to(scope)
+    if own is None:
+        return None if registered_since else False
+    return not own
 
 
-def _why_nobody(hearing: Hearing, thread: Entry | None, displaced: bool) -> Reason:
+def _outranked(scope: Scope, carried: Scope | None) -> bool:
+    """Whether a scope that was handed on with the callbacks is the nearer one: opened later, for somebody else.
+
+    A worker inside of A's open request is given B's config: callbacks are handed on by hand, contexts inherited.
+    """
+    return (
+        carried is not None
+        and carried.serial > scope.serial
+        and scope.kind != "node"
+        and bool(carried.identity)
+        and not carried.identity.agrees(scope.identity)
+    )
+
+
+def _is_stale(carried: Scope, hearing: Hearing, thread: Entry | None) -> bool:
+    """Whether a carried scope has nothing to say: it is the scope of a worker's start, or others use the thread now."""
     scope = hearing.scope
-    if thread is not None and thread.shared:
+    if scope is not None and (
+        scope.displaced is carried or (hearing.astray is not False and carried.anchor is scope.anchor)
+    ):
+        return True
+    return thread is not None and hearing.thread_id not in carried.threads and thread.last > carried.serial
+
+
+def _why_nobody(hearing: Hearing, thread: Entry | None) -> Reason:
+    scope = hearing.scope
+    if hearing.astray is None or (thread is not None and thread.shared):
         return Reason.SHARED_THREAD
-    if scope is not None and not displaced:
+    if scope is not None and not hearing.astray:
         if scope.reason is not None:
             return Reason(scope.reason)
         if scope.anonymous:
@@ -236,16 +280,24 @@ def register(scope: Scope, registries: Sequence[Registry], *, thread_id: str | N
     A request that knows nobody counts as a party too: whoever runs the graph on somebody else's thread, even
     anonymously, makes it a shared one.
     """
+    thread_id = _text(thread_id)
     if thread_id is not None:
         around: Scope | None = scope
         while around is not None and around.is_open:
-            around.threads.add(thread_id)
+            use(around, thread_id)
             around = around.parent
     party = _telling(scope)
     if party is None or not (party.identity or party.anonymous) or not party.is_open:
         return
     for registry in registries:
         registry.put(party, thread_id=thread_id, task=task if party.identity else None)
+
+
+def use(scope: Scope, thread_id: str) -> None:
+    """Note that `thread_id` runs inside of `scope`, which may be open for as long as its process."""
+    if len(scope.threads) >= _THREADS_OF_A_SCOPE:
+        scope.threads.clear()  # only those that others use as well would be missed
+    scope.threads.add(thread_id)
 
 
 # -- nodes ------------------------------------------------------------------------------------------------------
@@ -266,23 +318,34 @@ def node_scope(
     which may be older than this request. It is laid over the current scope, if that is open and speaks for this
     thread; over the identity that rode in on the metadata otherwise.
     """
+    thread_id = _text(thread_id)
     outer = _telling(current_scope())
     thread = next((e for r in registries if thread_id is not None and (e := r.get(thread_id=thread_id))), None)
-    ours = outer is not None and outer.is_open and not _displaced(outer, thread_id, thread)
+    astray = False if outer is None else _astray(outer, thread_id, thread)
+    ours = outer is not None and outer.is_open and astray is False
     base = outer.identity if ours and outer is not None else _unpack((metadata or {}).get(CARRIED_KEY))
     conflict = False
     if not base.agrees(found):
-        conflict = base.user_id != found.user_id
+        conflict = None not in (base.user_id, found.user_id) and base.user_id != found.user_id
         # State that is older than this scope belongs to whoever used the thread before.
         if ours and outer is not None and persisted and thread is not None and thread.first < outer.serial:
             found = replace(found, session_id=None, user_id=None)
-    scope = Scope(base.overlay(found) if found is not EMPTY else base, "node", outer)
+        elif conflict:
+            base = EMPTY  # two people are never mixed into one identity
+    identity = base.overlay(found) if found is not EMPTY else base
+    # The scope that a worker was started in is none of its business: it is not the parent of what the worker runs.
+    scope = Scope(identity, "node", outer if astray is False else None)
     scope.conflict = conflict
+    if outer is not None and astray is not False:
+        scope.displaced = outer.anchor
     if conflict:
         incidents.note("node_conflict", "a node's own ids name another user than the scope around it")
+    if astray is None and not identity:
+        scope.request, scope.reason = True, Reason.SHARED_THREAD  # nobody, and the thread may lend it no name
+        return scope
     if not ours and outer is not None and thread_id is not None:
         # The scope around belongs to somebody else's request; it must not be marked as a user of this thread.
-        scope.threads.add(thread_id)
+        use(scope, thread_id)
         if scope.identity:
             for registry in registries:
                 registry.put(scope, thread_id=thread_id, task=task)
@@ -306,4 +369,5 @@ def _text(value: object) -> str | None:
     """A thread_id as text; LangGraph takes numbers and UUIDs as well."""
     if value is None or value == "":
         return None
-    return value if isinstance(value, str) else str(value)
+    text = value if isinstance(value, str) else str(value)
+    return text if len(text) <= ID_LIMIT else clean_id(text, "thread_id")

@@ -9,15 +9,19 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import sys
+import threading
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self
 
 from llmctx.attribution import decide, hear
-from llmctx.context import EMPTY, CallContext, current_scope
+from llmctx.context import EMPTY, ID_FIELDS, CallContext, current_scope
 from llmctx.extract import failure_of, prompt_of_text
 from llmctx.handler import CallLogHandler, Recorder, hear_everything, hear_nothing
 from llmctx.handler import active as active_recorders
@@ -95,6 +99,8 @@ class CallLog:
         """For `callbacks=`, where `capture="explicit"`."""
         self._started = False
         self._starts = 0
+        self._exit_s: float | None = None
+        """What is left of `shutdown_timeout_s` when the interpreter ends."""
 
     def __repr__(self) -> str:
         state = "started" if self._started else "not started"
@@ -105,6 +111,7 @@ class CallLog:
         open_calls = OpenCalls(pipeline.put)
         pipeline.open_calls = open_calls
         pipeline.on_ledger = self._log_ledger
+        pipeline.on_first_call = self._close_with_the_child
         return pipeline, open_calls
 
     def _make_sink(self) -> Sink:
@@ -203,7 +210,7 @@ class CallLog:
             return self._pipeline.waiting
         try:
             return draining.result(timeout + 1.0)
-        except TimeoutError:
+        except (TimeoutError, CancelledError):  # cancelled: the pipeline has just ended
             return self._pipeline.waiting
 
     async def aflush(self, timeout: float | None = None) -> int:  # noqa: ASYNC109  it is what flush() has
@@ -212,10 +219,11 @@ class CallLog:
         draining = self._pipeline.drain(timeout)
         if draining is None:
             return self._pipeline.waiting
-        try:
-            return await asyncio.wait_for(asyncio.wrap_future(draining), timeout + 1.0)
-        except TimeoutError:
-            return self._pipeline.waiting
+        done, _ = await asyncio.wait({asyncio.wrap_future(draining)}, timeout=timeout + 1.0)
+        for future in done:
+            if not future.cancelled() and future.exception() is None:
+                return future.result()
+        return self._pipeline.waiting
 
     def stats(self) -> Stats:
         """The ledger as it stands. Exact at rest; while calls are on their way, counts may be one apart."""
@@ -265,6 +273,12 @@ class CallLog:
         self._pipeline.start_when_needed()
         self._recorder.open_calls = open_calls
 
+    def _close_with_the_child(self) -> None:
+        """A child of `multiprocessing` ends without `atexit`, but not without this."""
+        util = sys.modules.get("multiprocessing.util")
+        if util is not None:
+            util.Finalize(None, _close_at_exit, args=(self,), exitpriority=100)
+
 
 class Recording:
     """A call recorded by hand. Use it as a context manager; see `CallLog.record`."""
@@ -280,9 +294,11 @@ class Recording:
     def set(self, **fields: Any) -> None:
         """Set columns of the row: `response="…"`, `prompt_tokens=12`, `finish_reason="stop"`, …
 
-        A name that is no column is a TypeError. `prompt` and `response` are texts and become snapshots.
+        A name that is no column is a TypeError. `response` and `reasoning` are texts and become snapshots.
         """
         for name, value in fields.items():
+            if name in _WITNESSED:
+                raise TypeError(f"{name!r} is part of the identity: give record(identity=CallContext(…)), or use bind()")
             if name not in _SETTABLE:
                 raise TypeError(f"{name!r} is no column of a call; there are: {', '.join(sorted(_SETTABLE))}")
             self._fields[name] = value
@@ -314,8 +330,12 @@ class Recording:
             self._recorder.open_calls.end(call, Status.ERROR, failure=failure)
 
 
-_MINTED: Final = frozenset({"call_id", "created_at", "finished_at", "status", "success", "latency_ms"})
-_SETTABLE: Final = (frozenset(COLUMNS) - _MINTED) | {"response", "reasoning"}
+_MINTED: Final = frozenset(
+    {"call_id", "created_at", "finished_at", "status", "success", "latency_ms", "run_id", "parent_run_id"}
+)
+_BOUNDED: Final = frozenset({"prompt_snapshot", "response_snapshot", "reasoning_snapshot"})  # made from the texts
+_WITNESSED: Final = frozenset({"identity_source", "identity_reason", *ID_FIELDS})
+_SETTABLE: Final = (frozenset(COLUMNS) - _MINTED - _BOUNDED - _WITNESSED) | {"response", "reasoning"}
 
 
 def _each_alive(do: Callable[[CallLog], object]) -> None:
@@ -328,9 +348,21 @@ def _each_alive(do: Callable[[CallLog], object]) -> None:
 
 def _close_at_exit(call_log: CallLog) -> None:
     call_log._starts = 1
-    call_log.close()
+    call_log.close(call_log._exit_s)
 
 
-# A script that ends without close() still gets its rows written. Servers end through their lifespan instead.
+def _flush_at_exit(call_log: CallLog) -> None:
+    began = time.monotonic()
+    call_log.flush()
+    call_log._exit_s = max(0.0, call_log.settings.shutdown_timeout_s - (time.monotonic() - began))
+
+
+def _flush_before_exit() -> None:
+    _each_alive(_flush_at_exit)
+
+
+# A script that ends without close() still gets its rows written. Servers end through their lifespan instead. The
+# first hook comes while a connection can still be made: later no thread starts, and asyncio cannot look up a host.
+getattr(threading, "_register_atexit", atexit.register)(_flush_before_exit)
 atexit.register(_each_alive, _close_at_exit)
 os.register_at_fork(after_in_child=lambda: _each_alive(CallLog._restart_in_child))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Final
 
 import orjson
@@ -20,14 +21,20 @@ _INT4: Final = 2**31 - 1
 _TEXT: Final = (
     "model", "trace_id", "session_id", "conversation_id", "user_id", "agent_key", "error_code", "error_message",
     "prompt_snapshot", "response_snapshot", "thread_id", "node", "provider", "finish_reason", "reasoning_snapshot",
+    "status", "identity_source", "identity_reason", "usage_source",
 )  # fmt: skip
 _INTEGERS: Final = (
     "max_tokens", "prompt_tokens", "completion_tokens", "total_tokens", "latency_ms", "cached_tokens",
     "reasoning_tokens", "ttft_ms", "tool_calls",
 )  # fmt: skip
 _FLOATS: Final = ("temperature", "top_p")
-_NAMES_LIMIT: Final = {"model": 1024, "error_code": 1024, "node": 1024, "provider": 1024, "finish_reason": 1024}
-_NAMES_LIMIT |= {"thread_id": 1024, "error_message": 65_536}
+UNKNOWN_MODEL: Final = "unknown"
+ATTRIBUTES_LIMIT: Final = 65_536
+_DEAREST: Final = Decimal(10**9)  # numeric(18, 9) ends there
+_NAMES_LIMIT: Final = {
+    **dict.fromkeys(("model", "error_code", "node", "provider", "finish_reason", "thread_id"), 1024),
+    "error_message": 65_536,
+}
 
 
 def clean(record: CallRecord) -> CallRecord:
@@ -60,6 +67,18 @@ def clean(record: CallRecord) -> CallRecord:
         if isinstance(at, datetime) and at.tzinfo is None:
             setattr(record, name, at.replace(tzinfo=UTC))
             changed.append(name)
+    for name in ("streamed", "cached"):
+        flag = getattr(record, name)
+        if flag is not None and type(flag) is not bool:
+            setattr(record, name, bool(flag))
+    if record.cost_usd is not None and not _is_price(record.cost_usd):
+        record.cost_usd = _as_price(record.cost_usd)
+        changed.append("cost_usd")
+    if not record.model:
+        record.model = UNKNOWN_MODEL
+    if record.attributes and len(text := storable_json(record.attributes) or "") > ATTRIBUTES_LIMIT:
+        record.attributes = {"llmctx_cut": f"{len(text)} characters of attributes, too many to keep"}
+        changed.append("attributes")
     if changed:
         record.attributes = {**(record.attributes or {}), "llmctx_cleaned": changed}
     return record
@@ -89,6 +108,18 @@ def _shown(value: Any) -> str:
         return repr(value)[:2000]
     except Exception:  # noqa: BLE001  an object of the host's
         return type(value).__name__
+
+
+def _is_price(value: Any) -> bool:
+    return type(value) is Decimal and value.is_finite() and 0 <= value < _DEAREST
+
+
+def _as_price(value: Any) -> Decimal | None:
+    try:
+        price = Decimal(str(value))
+        return price if _is_price(price) else None
+    except ArithmeticError:
+        return None
 
 
 def _as_int4(value: Any) -> int | None:

@@ -14,7 +14,9 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import sys
 import time
+from _thread import get_ident
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
@@ -112,9 +114,11 @@ def _is_control(char: str) -> bool:
 class Scope:
     """The span of code to which an identity belongs. Open until `close`, closed for ever afterwards.
 
-    `kind` says what opened it: "request", "bind", "node" or "job". `reason` is the code that a row gets when this
+    `kind` says what opened it: "request", "bind", "node", "job" or "item". `reason` is the code that a row gets when this
     scope knows nobody. `threads` are the LangGraph threads that ran inside it. `refresh`, if any, is asked again
-    for an identity while the user is unknown (authentication that runs further in than the middleware).
+    for an identity while the user is unknown (authentication that runs further in than the middleware). `owner` is the
+    task that opened it, or the number of the thread; it tells the scope's own work from a worker that it started.
+    `displaced` is, for what a worker runs, the scope that the worker was started in.
     """
 
     __slots__ = (
@@ -122,10 +126,12 @@ class Scope:
         "anchor",
         "closed_at",
         "conflict",
+        "displaced",
         "handlers",
         "identity",
         "kind",
         "on_close",
+        "owner",
         "parent",
         "reason",
         "refresh",
@@ -143,9 +149,11 @@ class Scope:
         self.closed_at: float | None = None  # monotonic seconds
         self.conflict = False
         self.reason: str | None = None
-        self.threads: set[str] = set()
+        self.displaced: Scope | None = None if parent is None else parent.displaced
+        self.threads: set[str] = set() if identity.thread_id is None else {identity.thread_id}
+        self.owner: object = None if kind == "node" else _here()
         self.refresh: Callable[[], CallContext | None] | None = None
-        self.on_close: list[Callable[[Scope], None]] | None = None
+        self.on_close: list[Callable[[Scope], None]] = []
         self.handlers: dict[int, Any] | None = None
         # The scope on whose behalf callbacks are carried: scopes of one identity share it, so that a run which
         # passes through all of them meets one handler, not one per scope.
@@ -168,15 +176,24 @@ class Scope:
         if self.closed_at is not None:
             return
         self.closed_at = time.monotonic()
-        self.refresh = self.handlers = None  # they lead to the request's objects, which must not live on here
+        # they lead to the request's objects, which must not live on here
+        self.refresh = self.handlers = self.owner = None
         if self.identity or self.kind != "node":
             self.parent = None  # contexts that breed contexts would grow a chain without end
-        watchers, self.on_close = self.on_close, None
-        for watcher in watchers or ():
+        watchers, self.on_close = self.on_close, []
+        for watcher in watchers:
             try:
                 watcher(self)
             except Exception as problem:  # noqa: BLE001  the end of a request is the host's, not ours to break
                 incidents.note("scope_watcher_failed", "a watcher of a closing scope failed", exc=problem)
+
+
+def _here() -> object:
+    """The task that runs, or else the thread's number. asyncio is not imported for it: `import llmctx` stays quick."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None and asyncio._get_running_loop() is not None:
+        return asyncio.current_task() or get_ident()
+    return get_ident()
 
 
 _current: Final[ContextVar[Scope | None]] = ContextVar("llmctx_scope", default=None)
@@ -256,6 +273,14 @@ def amend_scope(scope: Scope, over: CallContext) -> None:
         scope.conflict = True
         incidents.note("amended_into_another_user", "amend() turned one user into another; open a scope with bind()")
     scope.identity = scope.identity.overlay(over)
+
+
+def change_job(scope: Scope | None) -> None:
+    """Let this task or thread, a worker, be in `scope` from here on, or in none. Its previous job's scope is over."""
+    before = _current.get()
+    _current.set(scope)
+    if before is not None and before.kind == "item":
+        before.close()
 
 
 def carry(fn: Callable[P, R]) -> Callable[P, R]:

@@ -4,7 +4,8 @@
     ├── ConfigError            (also a ValueError)
     ├── DatabaseUnavailable
     ├── MigrationsPending
-    └── NotACallLog
+    ├── NotACallLog
+    └── InvalidToken
 
 They reach whoever calls llmctx on purpose (constructors, the command line, migrations). Nothing here is
 ever raised into a host application from a callback, a middleware or a graph: there, trouble is counted
@@ -37,3 +38,7 @@ class MigrationsPending(LlmctxError):
 
 class NotACallLog(LlmctxError):
     """A table of that name exists but is not a call log. Choose another name with LLMCTX_TABLE."""
+
+
+class InvalidToken(LlmctxError):
+    """The token was not signed with our key. Use the same LLMCTX_HANDOVER_KEY in every process."""

@@ -23,6 +23,8 @@ REASONS: Final[Mapping[str, str]] = {
     Reason.ANONYMOUS_REQUEST: "The request had no authenticated user. Check `identify` and the order of the "
     "middlewares, or amend() once the user is known.",
     Reason.IDENTIFY_FAILED: "The application's `identify` raised an exception: see the log of that time.",
+    Reason.INVALID_HANDOVER: "The identity that was handed over with the job was forged, or had expired: see the log "
+    "of that time.",
     Reason.UNKNOWN_THREAD: "The thread_id is not in the registry: never seen in this process, or forgotten. Use "
     "wrap_graph, and a shared registry for several processes.",
     Reason.SHARED_THREAD: "Several users have used this thread, so it testifies to none of them. Use wrap_graph: "

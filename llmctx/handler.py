@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec
 from uuid import UUID
 
@@ -18,9 +20,10 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers.context import register_configure_hook
 
-from llmctx.attribution import LATE_S, decide, hear
+from llmctx.attribution import LATE_S, decide, hear, use
 from llmctx.context import EMPTY, CallContext, Scope, current_scope
 from llmctx.extract import Prompt, Stream, answer_of, failure_of, prompt_of_messages, prompt_of_text
+from llmctx.flow import awaiting_task, frames_of
 from llmctx.incidents import incidents
 from llmctx.open_calls import OpenCall, OpenCalls
 from llmctx.record import Source, Status
@@ -82,6 +85,7 @@ class CallLogHandler(BaseCallbackHandler):
     ) -> None:
         self._explicit = context or EMPTY
         self._recorder = recorder
+        self._any_recorder = recorder is None
         self._scope = scope
         """The scope in which the run began, when the handler rides along with its callbacks."""
 
@@ -95,7 +99,7 @@ class CallLogHandler(BaseCallbackHandler):
 
     def _listener(self) -> Recorder | None:
         recorder = self._recorder
-        if recorder is None:
+        if recorder is None or (self._any_recorder and not recorder.enabled):
             if not active:
                 incidents.note("no_call_log", "a call was made before any CallLog was started: it is not recorded")
                 return None
@@ -114,7 +118,7 @@ class CallLogHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         recorder = self._listener()
-        if recorder is None or self._again(recorder, run_id):
+        if recorder is None or self._again(recorder, run_id, kwargs):
             return
         self._start(recorder, prompt_of_messages(messages[0], recorder.snapshot_bytes), run_id, kwargs)
 
@@ -123,13 +127,13 @@ class CallLogHandler(BaseCallbackHandler):
         self, serialized: dict[str, Any] | None, prompts: list[str], *, run_id: UUID, **kwargs: Any
     ) -> None:
         recorder = self._listener()
-        if recorder is None or self._again(recorder, run_id):
+        if recorder is None or self._again(recorder, run_id, kwargs):
             return
         self._start(recorder, prompt_of_text(prompts[0], recorder.snapshot_bytes), run_id, kwargs)
 
-    def _again(self, recorder: Recorder, run_id: UUID) -> bool:
+    def _again(self, recorder: Recorder, run_id: UUID, told: dict[str, Any]) -> bool:
         """Whether another handler has reported this call. The scope that rides with the later one is the nearer one."""
-        known = recorder.open_calls.seen(run_id, self)
+        known = recorder.open_calls.seen(run_id, self, told.get("invocation_params"))
         if known is None:
             return False
         mine, theirs = self._scope, known.hearing.carried
@@ -146,7 +150,7 @@ class CallLogHandler(BaseCallbackHandler):
         metadata: dict[str, Any] | None = told.get("metadata")
         child_thread_id = None
         if metadata is None or "thread_id" not in metadata:
-            child_thread_id = _child_thread_id()
+            child_thread_id = _thread_id_of_config()
         hearing = hear(metadata, explicit=self._explicit, carried=self._scope, child_thread_id=child_thread_id)
         verdict = decide(hearing, recorder.registry, late_s=recorder.late_s)
         call = OpenCall(run_id, hearing, verdict)
@@ -163,15 +167,17 @@ class CallLogHandler(BaseCallbackHandler):
             # A graph that is not wrapped registers its thread here, by its first call.
             telling = hearing.scope
             if telling is not None and thread_id not in telling.threads:
-                telling.threads.add(thread_id)
+                use(telling, thread_id)
                 recorder.registry.put(telling, thread_id=thread_id)
 
     # -- in between -----------------------------------------------------------------------------------------------
 
     @guarded
-    def on_llm_new_token(self, token: Any, *, chunk: Any = None, run_id: UUID, **kwargs: Any) -> None:
+    def on_llm_new_token(
+        self, token: Any, *, chunk: Any = None, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+    ) -> None:
         recorder = self._recorder
-        call = None if recorder is None else recorder.open_calls.get(run_id)
+        call = None if recorder is None else recorder.open_calls.get(run_id, parent_run_id)
         if call is None:
             return
         stream = call.stream
@@ -182,9 +188,11 @@ class CallLogHandler(BaseCallbackHandler):
             stream.feed(chunk)
 
     @guarded
-    def on_stream_event(self, event: Any, *, run_id: UUID, **kwargs: Any) -> None:
+    def on_stream_event(
+        self, event: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+    ) -> None:
         recorder = self._recorder
-        call = None if recorder is None else recorder.open_calls.get(run_id)
+        call = None if recorder is None else recorder.open_calls.get(run_id, parent_run_id)
         if call is not None and call.stream is None:
             call.stream = Stream()
             call.mark_first_token()
@@ -192,16 +200,20 @@ class CallLogHandler(BaseCallbackHandler):
     # -- end ------------------------------------------------------------------------------------------------------
 
     @guarded
-    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+    def on_llm_end(
+        self, response: LLMResult, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+    ) -> None:
         recorder = self._recorder
-        call = None if recorder is None else recorder.open_calls.get(run_id)
+        call = None if recorder is None else recorder.open_calls.get(run_id, parent_run_id)
         if recorder is not None and call is not None:
             recorder.open_calls.end(call, Status.OK, answer=answer_of(response, recorder.snapshot_bytes))
 
     @guarded
-    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+    def on_llm_error(
+        self, error: BaseException, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+    ) -> None:
         recorder = self._recorder
-        call = None if recorder is None else recorder.open_calls.get(run_id)
+        call = None if recorder is None else recorder.open_calls.get(run_id, parent_run_id)
         if recorder is None or call is None:
             return
         partial = kwargs.get("response")
@@ -229,11 +241,31 @@ def _is_cancelled(error: BaseException) -> bool:
     return any(cls.__name__ in _CONTROL_FLOW for cls in type(error).__mro__)
 
 
-def _child_thread_id() -> str | None:
-    """The thread_id of a plain chain: LangChain keeps it out of the metadata, but not out of its child config."""
-    config = var_child_runnable_config.get()
+_OF_A_MODEL: Final = frozenset({"invoke", "ainvoke", "stream", "astream"})
+
+
+def _thread_id_of_config() -> str | None:
+    """The thread_id of a call outside of LangGraph. LangChain keeps `configurable` out of the metadata.
+
+    The model's own `invoke` has it in its config; within a chain it is in langchain-core's child config too.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    for _ in range(14):
+        if frame is None or _is_models_own(frame):
+            break
+        frame = frame.f_back
+    if frame is None and asyncio._get_running_loop() is not None:  # a helper task of a completion model
+        task = awaiting_task()
+        frame = next(filter(_is_models_own, frames_of(task)), None) if task is not None else None
+    config: Any = frame.f_locals.get("config") if frame is not None else None
+    if not isinstance(config, dict):
+        config = var_child_runnable_config.get()
     thread_id = (config.get("configurable") or {}).get("thread_id") if config else None
     return None if thread_id is None or thread_id == "" else str(thread_id)
+
+
+def _is_models_own(frame: FrameType) -> bool:
+    return frame.f_code.co_name in _OF_A_MODEL and "language_models" in frame.f_code.co_filename
 
 
 # -- global registration ------------------------------------------------------------------------------------------

@@ -56,8 +56,13 @@ class ContextMiddleware:
         identity, reason = await self._ask(connection)
         outer = connection.get(_KEY)
         if isinstance(outer, Scope) and outer.is_open:
-            # A mounted application with a middleware of its own: what it knows is laid over what is known outside.
-            scope = Scope(outer.identity.overlay(identity), "request", outer)
+            # A mounted application with a middleware of its own: what it knows is laid over what is known outside,
+            # unless the two speak of different people.
+            if outer.identity.agrees(identity):
+                identity = outer.identity.overlay(identity)
+            elif identity.trace_id is None:
+                identity = identity.overlay(CallContext(trace_id=outer.identity.trace_id))
+            scope = Scope(identity, "request", outer)
         else:
             # A request has no scope around it, whatever the server's own context holds: on a kept-alive connection
             # that may be the request before.

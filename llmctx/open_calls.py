@@ -2,11 +2,14 @@
 
 LangChain does not report every end: an `ainvoke` that is cancelled, times out, or falls with a failing sibling node
 fires a start and then nothing, ever. So each open call is watched: by a done-callback on its task (one per task), by
-the exit of the scope it started in, by the end of its parent run, by a time limit, and at shutdown. Whoever ends it
-first wins (`_claim`); the others find it ended.
+the exit of the scope it started in, by the end of its parent run, by the next call of its task, by a look at what its
+task awaits, by a time limit, and at shutdown. Whoever ends it first wins (`claim`); the others find it ended.
 
 A call made by `stream` or `astream` is not bound to the task that started it: the stream may be handed on and read
 elsewhere. It ends by LangChain's own word, by the time limit, or at shutdown.
+
+No locks: the garbage collector may close somebody's stream, and so end a call, between any two steps of the same
+thread. Each change is one step of a dict or list.
 """
 
 from __future__ import annotations
@@ -15,8 +18,11 @@ import asyncio
 import copy
 import itertools
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any, Final
 from uuid import UUID
@@ -26,11 +32,13 @@ import uuid_utils
 from llmctx.attribution import Hearing, Verdict
 from llmctx.context import Scope, current_scope
 from llmctx.extract import Answer, Failure, Prompt, Stream
+from llmctx.flow import awaiting_task, is_waited_for_by
 from llmctx.incidents import incidents
 from llmctx.record import Status
 
 _AWAITED: Final = frozenset({"agenerate", "generate"})
 _STREAMED: Final = frozenset({"astream", "stream"})
+_FIRST_LOOK_NS: Final = 1_000_000_000
 
 
 class OpenCall:
@@ -47,7 +55,9 @@ class OpenCall:
         "first_token_ns",
         "handler",
         "hearing",
+        "home",
         "is_stream",
+        "look_ns",
         "metadata",
         "params",
         "parent_run_id",
@@ -59,7 +69,6 @@ class OpenCall:
         "stream",
         "tags",
         "task",
-        "twin",
         "verdict",
     )
 
@@ -74,7 +83,9 @@ class OpenCall:
         self.verdict = verdict
         self.handler: object = None
         self.scope: Scope | None = None
-        self.task: asyncio.Task[Any] | None = None
+        self.home: object = None  # the task, or the number of the thread, in which it started
+        self.task: asyncio.Task[Any] | None = None  # the task that awaits it, where that is certain
+        self.look_ns = self.started_ns + _FIRST_LOOK_NS
         self.is_stream = False
         self.metadata: dict[str, Any] | None = None
         self.params: dict[str, Any] | None = None
@@ -86,7 +97,6 @@ class OpenCall:
         self.first_token_ns = 0
         self.status = Status.OK
         self.fields: dict[str, Any] | None = None
-        self.twin: OpenCall | None = None  # another open call with the same run_id
         self._unclaimed = [True]
 
     def mark_first_token(self) -> None:
@@ -108,6 +118,7 @@ class OpenCalls:
         self._limit = limit
         self._started = itertools.count()
         self._by_run: dict[UUID, OpenCall] = {}
+        self._twins: dict[OpenCall, UUID] = {}  # further open calls with a run_id that is in `_by_run`
         self._by_task: dict[asyncio.Task[Any], list[OpenCall]] = {}
         self._by_scope: dict[Scope, list[OpenCall]] = {}
         self._manual: set[OpenCall] = set()
@@ -121,7 +132,7 @@ class OpenCalls:
         return sum(1 for _ in self._all())
 
     def __bool__(self) -> bool:
-        return bool(self._by_run)
+        return bool(self._by_run) or bool(self._twins)
 
     # -- start ----------------------------------------------------------------------------------------------------
 
@@ -130,11 +141,11 @@ class OpenCalls:
         next(self._started)
         run_id = call.run_id
         assert run_id is not None
-        other = self._by_run.get(run_id)
-        if other is not None:
-            call.twin = other
-        self._by_run[run_id] = call
-        if asyncio._get_running_loop() is not None:
+        if self._by_run.setdefault(run_id, call) is not call:
+            self._twins[call] = run_id
+        if asyncio._get_running_loop() is None:
+            call.home = threading.get_ident()
+        else:
             self._watch(call)
         if len(self._by_run) > self._limit:
             self._evict()
@@ -146,53 +157,69 @@ class OpenCalls:
 
     def _watch(self, call: OpenCall) -> None:
         """Bind an awaited call to its task and to its scope."""
-        call.is_stream = _is_stream(sys._getframe(2))
-        if call.is_stream:
+        name, known = _started_by(sys._getframe(2))
+        # Completion models report their starts from helper tasks; then it is the one who waits for them that counts.
+        task = asyncio.current_task() if name else awaiting_task()
+        call.home = task
+        call.is_stream = name in _STREAMED
+        if call.is_stream or name == "generate":  # LangChain reports every end of these
             return
-        task = call.task = asyncio.current_task()
         if task is not None:
             calls = self._by_task.get(task)
             if calls is None:
                 self._by_task[task] = [call]
                 task.add_done_callback(self._task_done)
             else:
+                for other in list(calls):
+                    # This task goes on elsewhere: what it awaited before, and does not now, was cut off in it.
+                    if other.task is task and not _is_sibling(other, call) and not _is_on_stack(other):
+                        self.end(other, Status.CANCELLED)
                 calls.append(call)
+            if known or not name:
+                call.task = task
         scope = call.scope
         if scope is not None and scope.is_open:
             calls = self._by_scope.get(scope)
             if calls is None:
-                self._by_scope[scope] = [call]
-                if scope.on_close is None:
-                    scope.on_close = []
+                calls = self._by_scope.setdefault(scope, [])
                 scope.on_close.append(self._scope_closed)
-            else:
-                calls.append(call)
+            calls.append(call)
+            if scope.closed_at is not None:  # meanwhile, in another thread
+                self._scope_closed(scope)
 
-    def seen(self, run_id: UUID, handler: object) -> OpenCall | None:
+    def seen(self, run_id: UUID, handler: object, params: object) -> OpenCall | None:
         """The open call of `run_id` if another handler has reported it: one call, heard twice.
 
-        The same handler reporting the same run_id again is another call: LangChain uses a `run_id` that was put into
-        a config for as many calls as that config is used for.
+        The same run_id in other hands is another call: LangChain uses one that was put into a config for as many
+        calls as that config is used for. `params` tells: LangChain makes them anew for each call, and hands the same
+        object to all handlers.
         """
-        call = self._by_run.get(run_id)
-        while call is not None:
-            if call.handler is not handler:
+        for call in self._with(run_id):
+            if call.params is params if params is not None else call.handler is not handler:
                 return call
-            call = call.twin
         return None
 
-    def get(self, run_id: UUID) -> OpenCall | None:
-        """The open call of `run_id`. Of several, the one that started in the current scope, or the newest."""
-        newest = self._by_run.get(run_id)
-        if newest is None or newest.twin is None:
-            return newest
-        here = current_scope()
-        call: OpenCall | None = newest
-        while call is not None:
-            if call.scope is here:
-                return call
-            call = call.twin
-        return newest
+    def get(self, run_id: UUID, parent_run_id: UUID | None = None) -> OpenCall | None:
+        """The open call of `run_id`. Of several, the one that started in the same chain, task or thread, and scope."""
+        if not self._twins:
+            return self._by_run.get(run_id)
+        calls = self._with(run_id)
+        if len(calls) < 2:
+            return calls[0] if calls else None
+        calls = [call for call in calls if call.parent_run_id == parent_run_id] or calls
+        if len(calls) > 1:
+            calls = [call for call in calls if _is_home(call)] or calls
+        if len(calls) > 1:
+            here = current_scope()
+            calls = [call for call in calls if call.scope is here] or calls
+        return calls[-1]
+
+    def _with(self, run_id: UUID) -> list[OpenCall]:
+        first = self._by_run.get(run_id)
+        found = [] if first is None else [first]
+        if self._twins:
+            found += [call for call, its in list(self._twins.items()) if its == run_id]
+        return found
 
     # -- end ------------------------------------------------------------------------------------------------------
 
@@ -220,20 +247,12 @@ class OpenCalls:
         if run_id is None:
             self._manual.discard(call)
             return
-        newest = self._by_run.get(run_id)
-        if newest is call:
-            if call.twin is None:
-                self._by_run.pop(run_id, None)
-            else:
-                self._by_run[run_id] = call.twin
+        if self._by_run.get(run_id) is call:  # and nobody but who has claimed it takes it out
+            self._by_run.pop(run_id, None)
         else:
-            while newest is not None:
-                if newest.twin is call:
-                    newest.twin = call.twin
-                    break
-                newest = newest.twin
-        if call.task is not None:
-            _discard(self._by_task.get(call.task), call)
+            self._twins.pop(call, None)
+        if isinstance(call.home, asyncio.Task):
+            _discard(self._by_task.get(call.home), call)
         if call.scope is not None:
             _discard(self._by_scope.get(call.scope), call)
 
@@ -250,37 +269,52 @@ class OpenCalls:
         here = asyncio.current_task() if asyncio._get_running_loop() is not None else None
         for call in calls:
             # What another task still awaits goes on: a fire-and-forget call outlives its request.
-            if call.task is not None and (call.task is here or call.task.done()):
+            if call.home is here or (call.task is not None and call.task.done()):
                 self.end(call, Status.CANCELLED)
 
     def parent_ended(self, run_id: UUID) -> None:
         """The run `run_id` is over: end those of its calls that nobody awaits any more."""
         for call in self._all():
-            if call.parent_run_id == run_id and call.task is not None and not _is_awaited(call.task, call.run_id):
+            if call.parent_run_id == run_id and call.task is not None and not _is_awaited(call):
                 self.end(call, Status.CANCELLED)
 
     def sweep(self, older_than_s: float) -> None:
-        """End calls that have been open for longer than that: nobody will."""
-        oldest = time.perf_counter_ns() - int(older_than_s * 1e9)
+        """End calls that have been open for longer than that, and look after those whose task may have gone on."""
+        now = time.perf_counter_ns()
+        oldest = now - int(older_than_s * 1e9)
+        doubtful: defaultdict[asyncio.AbstractEventLoop, list[OpenCall]] = defaultdict(list)
         for call in self._all():
             if call.started_ns < oldest:
                 self.end(call, Status.ABANDONED)
+            elif call.task is not None and call.look_ns < now:
+                call.look_ns = now + (now - call.started_ns)  # less and less often
+                doubtful[call.task.get_loop()].append(call)
+        for loop, calls in doubtful.items():
+            try:
+                # in their own loop, where nothing runs while this does: only then does a task show what it awaits
+                loop.call_soon_threadsafe(partial(self._look_at, calls))
+            except RuntimeError:  # the loop is closed: nobody awaits anything there
+                self._look_at(calls)
+
+    def _look_at(self, calls: list[OpenCall]) -> None:
+        for call in calls:
+            try:
+                if call.task is not None and (call.task.get_loop().is_closed() or not _is_awaited(call)):
+                    self.end(call, Status.CANCELLED)
+            except Exception as problem:  # noqa: BLE001  this runs in the host's loop
+                incidents.note("look_failed", "an open call could not be looked after", exc=problem)
 
     def close(self) -> None:
-        """Shutdown: whatever is still open has been abandoned."""
+        """Shutdown: what nobody awaits any more was cancelled, and whatever else is still open has been abandoned."""
+        here = asyncio.current_task() if asyncio._get_running_loop() is not None else None
         for call in self._all():
-            self.end(call, Status.ABANDONED)
+            task = call.task
+            cut_off = task is not None and (task is here or task.get_loop().is_closed() or not _is_awaited(call))
+            self.end(call, Status.CANCELLED if cut_off else Status.ABANDONED)
 
-    def _all(self) -> Iterable[OpenCall]:
+    def _all(self) -> list[OpenCall]:
         # list() of a dict is one step for the interpreter; iterating it while other threads start calls is not
-        found: list[OpenCall] = []
-        for call in list(self._by_run.values()):
-            one: OpenCall | None = call
-            while one is not None:
-                found.append(one)
-                one = one.twin
-        found.extend(list(self._manual))
-        return found
+        return [*list(self._by_run.values()), *list(self._twins), *list(self._manual)]
 
     def _evict(self) -> None:
         oldest = next(iter(list(self._by_run.values())), None)
@@ -290,30 +324,62 @@ class OpenCalls:
 
 
 def _discard(calls: list[OpenCall] | None, call: OpenCall) -> None:
-    if calls is not None and call in calls:
-        calls.remove(call)
+    if calls:
+        try:
+            calls.remove(call)
+        except ValueError:  # whoever ends all calls of a task or scope has taken the list
+            return
 
 
-def _is_stream(frame: FrameType | None) -> bool:
-    """Whether the call was started by a model's `stream` or `astream`: LangChain's callbacks do not say."""
+def _started_by(frame: FrameType | None) -> tuple[str, bool]:
+    """By which method of a model a call was started, and whether that is LangChain's: its callbacks do not say."""
     for _ in range(12):
         if frame is None:
-            return False
-        name = frame.f_code.co_name
-        if name in _AWAITED:
-            return False
-        if name in _STREAMED:
+            break
+        code = frame.f_code
+        if code.co_name in _AWAITED or code.co_name in _STREAMED:
+            return code.co_name, "langchain_core" in code.co_filename
+        frame = frame.f_back
+    return "", False
+
+
+def _is_sibling(one: OpenCall, other: OpenCall) -> bool:
+    """Whether both are prompts of one `agenerate`."""
+    return one.params is other.params and one.params is not None
+
+
+def _is_home(call: OpenCall) -> bool:
+    """Whether this is the task or thread in which `call` started, or one that works for it (shielded callbacks)."""
+    if asyncio._get_running_loop() is None:
+        return call.home == threading.get_ident()
+    task = asyncio.current_task()
+    return task is not None and (task is call.home or is_waited_for_by(task, call.home))
+
+
+def _is_on_stack(call: OpenCall) -> bool:
+    """Whether the code that runs was called by the `agenerate` of `call`."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "agenerate" and _has_manager(frame, call):
             return True
         frame = frame.f_back
     return False
 
 
-def _is_awaited(task: asyncio.Task[Any], run_id: UUID | None) -> bool:
-    """Whether `task` may still be inside the model call `run_id`, as far as its chain of awaits can be followed.
+def _has_manager(frame: FrameType, call: OpenCall) -> bool:
+    managers = frame.f_locals.get("run_managers")
+    return managers is None or any(getattr(manager, "run_id", None) == call.run_id for manager in managers)
+
+
+def _is_awaited(call: OpenCall) -> bool:
+    """Whether its task may still be inside of `call`, as far as its chain of awaits can be followed.
 
     A coroutine shows what it awaits; an async generator does not. Where the chain ends in the dark the answer is
     yes: a call is only ended when it is certain that nobody awaits it.
     """
+    task = call.task
+    if task is None:
+        return True
     if task.done():
         return False
     step: Any = task.get_coro()
@@ -322,9 +388,7 @@ def _is_awaited(task: asyncio.Task[Any], run_id: UUID | None) -> bool:
         if frame is None:
             # A future is the honest end of a chain; anything else hides what is inside of it.
             return type(step).__name__ != "FutureIter"
-        if frame.f_code.co_name == "agenerate":
-            managers = frame.f_locals.get("run_managers") or ()
-            if any(getattr(manager, "run_id", None) == run_id for manager in managers):
-                return True
+        if frame.f_code.co_name == "agenerate" and _has_manager(frame, call):
+            return True
         step = getattr(step, "cr_await", None) or getattr(step, "gi_yieldfrom", None)
     return False

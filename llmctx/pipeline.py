@@ -27,6 +27,7 @@ from llmctx.settings import Settings
 
 _HOUSEKEEPING_S: Final = 1.0
 _LEDGER_S: Final = 60.0
+_RESTART_S: Final = 0.5
 _CHUNK: Final = 50  # records between two looks at everything else that runs in the loop
 
 
@@ -51,13 +52,18 @@ class Pipeline:
         self._sink: Sink | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._work: asyncio.Event | None = None
+        self._urgent: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
         self._idle = False
         self._hurry = 0
         self._stopping = False
         self._asleep = False
+        self._ready = threading.Event()
+        self._starting = threading.RLock()  # a forked child's first calls may come from two threads at once
         self.open_calls: OpenCalls | None = None
         self.on_ledger: Callable[[], None] | None = None
+        self.on_first_call: Callable[[], None] | None = None
+        """Told when the thread is started by a call, in a forked child."""
         self.taken = 0
         self.refused = 0
 
@@ -71,7 +77,7 @@ class Pipeline:
 
     def start(self, *, wait: bool = True) -> None:
         """Start the thread; once it runs, return."""
-        ready = threading.Event()
+        ready = self._ready = threading.Event()
         self._stopping = self._asleep = False
         self._thread = threading.Thread(target=self._main, args=(ready,), name="llmctx-pipeline", daemon=True)
         self._thread.start()
@@ -97,10 +103,17 @@ class Pipeline:
 
     def drain(self, timeout_s: float) -> Future[int] | None:
         """Ask for everything to be written, at most for so long. The future tells how many are left."""
+        if self.running and not self._ready.wait(min(timeout_s, 5.0)):
+            return None
         loop = self._loop
         if loop is None or not self.running:
             return None
-        return asyncio.run_coroutine_threadsafe(self._drain(timeout_s), loop)
+        draining = self._drain(timeout_s)
+        try:
+            return asyncio.run_coroutine_threadsafe(draining, loop)
+        except RuntimeError:  # the loop has just closed
+            draining.close()
+            return None
 
     def stop(self, timeout_s: float) -> None:
         """End the thread, whatever is left."""
@@ -110,7 +123,7 @@ class Pipeline:
         self._stopping = True
         if loop is not None and thread.is_alive():
             with contextlib.suppress(RuntimeError):  # the loop has just closed by itself
-                loop.call_soon_threadsafe(self._set_work)
+                loop.call_soon_threadsafe(self._hasten)
         thread.join(timeout_s)
         self._thread = None
 
@@ -118,10 +131,17 @@ class Pipeline:
         self._idle = False
         loop = self._loop
         if self._asleep:
-            self.start(wait=False)
+            self._start_once()
         elif loop is not None:
             with contextlib.suppress(RuntimeError):  # closing: close() drains what is left
                 loop.call_soon_threadsafe(self._set_work)
+
+    def _start_once(self) -> None:
+        with self._starting:
+            if self._asleep:
+                self.start(wait=False)
+                if self.on_first_call is not None:
+                    self.on_first_call()
 
     # -- in the pipeline's thread -----------------------------------------------------------------------------------
 
@@ -129,33 +149,46 @@ class Pipeline:
         if self._work is not None:
             self._work.set()
 
+    def _hasten(self) -> None:
+        self._set_work()
+        if self._urgent is not None:
+            self._urgent.set()
+
     def _main(self, ready: threading.Event) -> None:
-        try:
-            asyncio.run(self._run(ready))
-        except Exception as problem:  # noqa: BLE001  a thread has nobody to raise to
-            incidents.note("pipeline_died", "the pipeline thread died", exc=problem)
-        finally:
-            ready.set()
-            self._loop = None
+        while not self._stopping:
+            try:
+                asyncio.run(self._run(ready))
+            except BaseException as problem:  # noqa: BLE001  a thread has nobody to raise to, and nobody else writes
+                incidents.note("pipeline_died", "the pipeline stopped and is started again", exc=problem)
+                time.sleep(_RESTART_S)
+            finally:
+                self._loop = None
+                ready.set()
 
     async def _run(self, ready: threading.Event) -> None:
+        self._work, self._urgent = asyncio.Event(), asyncio.Event()
+        self._in_hand = 0
+        if self._sink is None:  # a sink outlives its thread: what waits in it is still to be written
+            self._sink = self._make_sink()
+        sink = self._sink
         self._loop = asyncio.get_running_loop()
-        self._work = asyncio.Event()
-        sink = self._sink = self._make_sink()
         run = getattr(sink, "run", None)
         background = None if run is None else asyncio.create_task(run(), name="llmctx-writer")
         ready.set()
         next_ledger = time.monotonic() + _LEDGER_S
+        next_look = 0.0
         try:
             while not self._stopping:
                 if not self._queue:
                     await self._rest()
-                elif not self._hurry:
-                    await asyncio.sleep(self._settings.linger_ms / 1000)
+                else:
+                    await self._linger()
                 await self._process(sink)
-                if self.open_calls is not None:
+                now = time.monotonic()
+                if self.open_calls is not None and now > next_look:
+                    next_look = now + _HOUSEKEEPING_S / 2
                     self.open_calls.sweep(self._settings.call_limit_s)
-                if time.monotonic() > next_ledger:
+                if now > next_ledger:
                     next_ledger += _LEDGER_S
                     if self.on_ledger is not None:
                         self.on_ledger()
@@ -167,6 +200,15 @@ class Pipeline:
                 background.cancel()
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await background
+
+    async def _linger(self) -> None:
+        """Wait for company, but not while somebody waits for us."""
+        assert self._urgent is not None
+        if self._hurry or self._stopping:
+            return
+        self._urgent.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._urgent.wait(), self._settings.linger_ms / 1000)
 
     @staticmethod
     def _report(task: asyncio.Task[None]) -> None:
@@ -193,12 +235,20 @@ class Pipeline:
             self._in_hand = 1
             self.taken += 1
             record = self._record(call)
-            if record is None or not sink.submit(record):
+            if record is None or not self._submitted(sink, record):
                 self.refused += 1
             self._in_hand = 0
             done += 1
             if done % _CHUNK == 0:
                 await asyncio.sleep(0)
+
+    @staticmethod
+    def _submitted(sink: Sink, record: CallRecord) -> bool:
+        try:
+            return sink.submit(record)
+        except Exception as problem:  # noqa: BLE001  it may be the team's own
+            incidents.note("sink_failed", "the sink raised: a call is lost", exc=problem)
+            return False
 
     def _record(self, call: OpenCall) -> CallRecord | None:
         try:
@@ -213,7 +263,7 @@ class Pipeline:
         deadline = time.monotonic() + timeout_s
         self._hurry += 1
         try:
-            self._set_work()
+            self._hasten()
             # polled: the deque is filled by other threads, which set no event
             while (self._queue or self._in_hand) and time.monotonic() < deadline:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)

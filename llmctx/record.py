@@ -42,6 +42,7 @@ class Reason(StrEnum):
     NO_SCOPE = "no_scope"  # no scope, no thread_id, nothing carried: nobody could know
     ANONYMOUS_REQUEST = "anonymous_request"  # a request without an authenticated user
     IDENTIFY_FAILED = "identify_failed"  # the team's `identify` raised
+    INVALID_HANDOVER = "invalid_handover"  # the job's token was forged or had expired
     UNKNOWN_THREAD = "unknown_thread"  # a thread_id that the registry has never seen, or has forgotten
     SHARED_THREAD = "shared_thread"  # several users have used this thread: it testifies to none of them
     EXPIRED_SCOPE = "expired_scope"  # the scope closed too long ago

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections import deque
 from dataclasses import dataclass
 from operator import attrgetter
@@ -36,9 +37,11 @@ from llmctx.tables import call_log_table
 _RECONNECT: Final = ("08", "57P", "25006", "57014")
 _TRANSIENT: Final = ("53", "40", "55")
 _CONFIG: Final = ("42", "28", "3D", "3F", "0A")
+_SQLITE_NOT_NULL: Final = "NOT NULL constraint failed"
 _NO_PARTITION: Final = "no partition of relation"
 _FIRST_WAIT_S: Final = 0.1
 _LONGEST_WAIT_S: Final = 2.0
+_LOOK_AGAIN_S: Final = 5.0
 _ROW_OVERHEAD: Final = 1024  # bytes that a record weighs beside its texts
 
 
@@ -69,6 +72,7 @@ class Writer:
         self._settled = asyncio.Event()
         self._engine: AsyncEngine | None = None
         self._columns: tuple[str, ...] = ()
+        self._look_again_at: float | None = None
         self._statement = ""
         self._table: Table = call_log_table(settings.table, settings.db_schema)
         self._urgent = False
@@ -114,6 +118,8 @@ class Writer:
     async def run(self) -> None:
         """Store until cancelled."""
         wait = _FIRST_WAIT_S
+        self._more, self._settled = asyncio.Event(), asyncio.Event()  # they belong to the loop that runs this
+        self._engine = None
         try:
             while True:
                 if not self._queue:
@@ -121,7 +127,12 @@ class Writer:
                     self._more.clear()
                     await self._more.wait()
                 batch = self._take()
-                if await self._deliver(batch):
+                try:
+                    delivered = await self._deliver(batch)
+                except BaseException:
+                    self._put_back(batch)  # cancelled half-way; delivering twice is harmless
+                    raise
+                if delivered:
                     wait = _FIRST_WAIT_S
                     self.trouble = None
                     continue
@@ -166,8 +177,7 @@ class Writer:
     async def _deliver(self, batch: list[_Waiting]) -> bool:
         """Store `batch`, all but what nobody could store. False: keep it and try later; what is done leaves it."""
         try:
-            connection_needed = self._engine is None or not self._columns
-            if connection_needed:
+            if self._engine is None or not self._columns or self._is_time_to_look():
                 await self._bounded(self._look_at_table(), self._settings.connect_timeout_s + 1)
         except Exception as problem:  # noqa: BLE001  sorted by what it says
             return await self._failed(classify(problem))
@@ -244,6 +254,7 @@ class Writer:
         async with engine.connect() as connection:
             there = await connection.run_sync(self._columns_there)
         missing = [name for name in COLUMNS if name not in there]
+        self._look_again_at = time.monotonic() + _LOOK_AGAIN_S if missing else None
         if missing:
             incidents.note(
                 "columns_missing",
@@ -254,6 +265,10 @@ class Writer:
         self._columns = tuple(name for name in COLUMNS if name in there)
         if self._settings.is_postgresql:
             self._statement = self._postgresql_insert()
+
+    def _is_time_to_look(self) -> bool:
+        """Columns that were missing may have been added meanwhile."""
+        return self._look_again_at is not None and time.monotonic() > self._look_again_at
 
     def _columns_there(self, connection: Any) -> set[str]:
         try:
@@ -313,8 +328,8 @@ class Writer:
             statement = sqlite.insert(self._table).on_conflict_do_nothing()
             rows = [{n: getattr(w.record, n) for n in self._columns} for w in part]
             for row in rows:
-                text = storable_json(row.get("attributes"))
-                row["attributes"] = None if text is None else orjson.loads(text)
+                if row.get("attributes"):
+                    row["attributes"] = orjson.loads(storable_json(row["attributes"]) or "null")
             await connection.execute(statement, rows)
 
     async def _insert_postgresql(self, connection: AsyncConnection, part: list[_Waiting]) -> None:
@@ -341,6 +356,8 @@ def _size(record: CallRecord) -> int:
     for text in (record.prompt_snapshot, record.response_snapshot, record.reasoning_snapshot, record.error_message):
         if text is not None:
             size += len(text) * (1 if text.isascii() else 3)
+    if record.attributes:
+        size += len(storable_json(record.attributes) or "")
     return size
 
 
@@ -357,9 +374,16 @@ def classify(problem: BaseException) -> Trouble:
         return Trouble("reconnect", code, text)
     if code.startswith(_TRANSIENT):
         return Trouble("transient", code, text)
-    if code.startswith(_CONFIG) or _NO_PARTITION in text:
+    if code.startswith(_CONFIG) or _NO_PARTITION in text or _is_strange_column(code, original, text):
         return Trouble("config", code, text)
     return Trouble("poison", code, text)
+
+
+def _is_strange_column(code: str, problem: BaseException, text: str) -> bool:
+    """Whether a column that is not ours must not be empty: no row would ever be stored, so none is to blame."""
+    if code == "23502":
+        return getattr(problem, "column_name", None) not in COLUMNS
+    return code == _SQLITE_NOT_NULL and text.rpartition(".")[2] not in COLUMNS
 
 
 def _sqlstate(problem: BaseException) -> str | None:
@@ -385,6 +409,10 @@ def _without_code(problem: BaseException, text: str) -> Trouble:
         return Trouble("transient", name, text)
     if isinstance(problem, (OSError, TimeoutError, asyncio.TimeoutError, EOFError)) or "connection" in lowered:
         return Trouble("reconnect", name, text)
+    if text.startswith(_SQLITE_NOT_NULL) and _is_strange_column(_SQLITE_NOT_NULL, problem, text):
+        return Trouble("config", name, text)
+    if "binding parameter" in lowered:
+        return Trouble("poison", name, text)
     if isinstance(problem, (ValueError, TypeError, OverflowError)) or name in ("IntegrityError", "DataError"):
         return Trouble("poison", name, text)
     return Trouble("reconnect", name, text)

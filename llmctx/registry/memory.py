@@ -6,14 +6,19 @@ here as well. Readers take no lock: what they read is an immutable tuple that wr
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import weakref
 from dataclasses import dataclass
+from typing import Final
 
 from cachebox import TTLCache
 
 from llmctx.context import EMPTY, CallContext, Scope, next_serial
 from llmctx.registry.base import Entry
+
+_all: Final[weakref.WeakSet[MemoryRegistry]] = weakref.WeakSet()
 
 PARTIES = 8
 """Users and sessions remembered for one thread beside the newest. Two users are enough to know that it is shared."""
@@ -40,7 +45,10 @@ class MemoryRegistry:
         self._ttl_s = ttl_s
         self._threads: TTLCache[str, _Use] = TTLCache(entries, ttl_s)
         self._tasks: TTLCache[str, tuple[Scope, int]] = TTLCache(entries, ttl_s)
-        self._lock = threading.Lock()  # writers only: read, change, replace must be one step
+        # Writers only: read, change, replace must be one step. Reentrant, for the garbage collector may end somebody's
+        # stream in the middle of it.
+        self._lock = threading.RLock()
+        _all.add(self)
 
     def put(self, scope: Scope, *, thread_id: str | None = None, task: str | None = None) -> None:
         serial = next_serial()
@@ -134,3 +142,12 @@ def task_lineage(task: str) -> list[str]:
         task = task[:cut]
         names.append(task)
     return names
+
+
+def _fresh_locks() -> None:
+    """In a forked child: a lock that another thread held at that moment would never be released."""
+    for registry in list(_all):
+        registry._lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_fresh_locks)

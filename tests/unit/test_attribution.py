@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
+
+import pytest
 
 from llmctx import CallContext, bind
 from llmctx.attribution import CARRIED_KEY, Hearing, Verdict, decide, hear, node_scope, pack, reconsider, register
@@ -73,13 +76,57 @@ def test_a_closed_scope_testifies_for_a_limited_time_only() -> None:
     assert decide(hearing, MemoryRegistry(), late_s=0.0).reason is Reason.EXPIRED_SCOPE
 
 
-def test_a_worker_started_in_an_open_request_works_for_somebody_else() -> None:
-    """The exception: another scope has registered the thread after this one was opened, and this one never has."""
+async def asked_in_a_task(registry: MemoryRegistry) -> Verdict:
+    return ask(registry, thread_id="t")
+
+
+@pytest.mark.parametrize("registered", ["before", "since"])
+async def test_a_worker_started_in_an_open_request_works_for_somebody_else(registered: str) -> None:
+    """The exception: a task that the request does not wait for, on a thread of others that the request never used."""
+    registry = known(thread=B) if registered == "before" else MemoryRegistry()
     with bind(A):
-        worker = contextvars.copy_context()
-        registry = known(thread=B)
-        verdict = worker.run(ask, registry, thread_id="t")
-        assert verdict == Verdict(B, Source.THREAD)
+        worker = asyncio.create_task(asked_in_a_task(registry))
+        if registered == "since":
+            registry.put(Scope(B, "bind"), thread_id="t")
+        while not worker.done():
+            await asyncio.sleep(0)
+        assert worker.result() == Verdict(B, Source.THREAD)
+
+
+async def test_what_a_request_waits_for_is_its_own() -> None:
+    """Two users at once on one thread: neither the task, nor what it gathers or puts into a group, is the other's."""
+    registry = known()
+    with bind(A):
+        registry.put(Scope(B, "bind"), thread_id="t")
+        assert ask(registry, thread_id="t").identity == A
+        (gathered,) = await asyncio.gather(asked_in_a_task(registry))
+        async with asyncio.TaskGroup() as group:
+            grouped = group.create_task(asked_in_a_task(registry))
+        waited = await asyncio.wait_for(asked_in_a_task(registry), 1)
+        shielded = await asyncio.shield(asked_in_a_task(registry))
+        deep = await asyncio.gather(asyncio.gather(asked_in_a_task(registry)))
+    assert {gathered.identity, grouped.result().identity, waited.identity, shielded.identity} == {A}
+    assert deep[0][0].identity == A
+
+
+async def test_where_nobody_can_tell_nobody_is_named() -> None:
+    """A pooled thread with A's context, on a thread that B has begun to use: a job of A's, or a worker's for B."""
+    registry = MemoryRegistry()
+    with bind(A):
+        registry.put(Scope(B, "bind"), thread_id="t")
+        verdict = await asyncio.to_thread(ask, registry, thread_id="t")
+    assert verdict == Verdict(EMPTY, Source.NONE, Reason.SHARED_THREAD)
+
+
+def test_an_anonymous_request_borrows_nobodys_name_from_a_thread_in_use() -> None:
+    """The victim has used the thread since the anonymous request began: that does not make the two one."""
+    scope = Scope(CallContext(trace_id="x"), "request")
+    token = enter(scope)
+    try:
+        verdict = ask(known(thread=B), thread_id="t")
+    finally:
+        leave(scope, token)
+    assert (verdict.identity, verdict.reason) == (EMPTY, Reason.ANONYMOUS_REQUEST)
 
 
 def test_a_request_that_runs_on_somebody_elses_thread_keeps_its_own_name() -> None:

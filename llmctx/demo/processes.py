@@ -1,0 +1,129 @@
+"""The demo's processes: each is started with a pipe as its stdin and ends by itself when that pipe closes.
+
+So nothing is left running, however the demo ends: it may return, be interrupted, or be killed. A child says one
+JSON line on stdout when it is ready. Standard library only, so that starting one costs nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+_PRIVATE: Final = ("LLMCTX_", "OPENAI_", "ANTHROPIC_", "LANGSMITH_", "LANGCHAIN_")
+
+
+class ChildFailed(Exception):
+    """A process of the demo did not start or did not answer. Run the demo again with --keep and read its log."""
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment without what would change how the demo's application behaves, or send its data elsewhere."""
+    kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(_PRIVATE)}
+    here = ",".join(filter(None, [kept.get("NO_PROXY"), "127.0.0.1,localhost"]))
+    return {**kept, "NO_PROXY": here, "no_proxy": here, "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore"}
+
+
+class Child:
+    """One process, from the parent's side."""
+
+    def __init__(self, name: str, module: str, *args: str, log: Path | None, env: Mapping[str, str]) -> None:
+        self.name = name
+        self.log = log
+        self._ready = False
+        self._lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        stderr = subprocess.DEVNULL if log is None else log.open("ab")
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module, *args],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env=dict(env),
+                # Ctrl-C reaches the whole group of a terminal; the demo ends its children itself, in order.
+                start_new_session=True,
+            )
+        finally:
+            if not isinstance(stderr, int):
+                stderr.close()
+        threading.Thread(target=self._read, name=f"demo-{name}", daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                try:
+                    said = json.loads(line)
+                except ValueError:
+                    continue  # a library printed something
+                if isinstance(said, dict):
+                    self._lines.put(said)
+        self._lines.put(None)
+
+    def says(self, timeout: float) -> dict[str, Any]:
+        """Wait for the next line."""
+        try:
+            said = self._lines.get(timeout=timeout)
+        except queue.Empty:
+            raise ChildFailed(f"{self.name} did not answer within {timeout:.0f} s") from None
+        self._ready = True
+        if said is None:
+            raise ChildFailed(f"{self.name} has ended: {self._last_words()}")
+        if "failed" in said:
+            raise ChildFailed(f"{self.name}: {said['failed']}")
+        return said
+
+    def _last_words(self) -> str:
+        lines = self.log.read_text(errors="replace").strip().splitlines() if self.log and self.log.exists() else []
+        errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Failed|Unavailable)\b", line)]
+        return (errors or lines or ["it said nothing"])[-1][:300]
+
+    def tell(self, line: str) -> None:
+        """Write one line to its stdin."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(line.encode() + b"\n")
+        self._process.stdin.flush()
+
+    def close(self) -> None:
+        """Ask it to end, without waiting."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has gone already
+            self._process.stdin.close()
+
+    def end(self, timeout: float = 15) -> int:
+        """Ask it to end, wait, and kill it if it does not. Returns the exit code."""
+        self.close()
+        if not self._ready:
+            self._process.terminate()  # it is still importing, and would see the closed pipe only afterwards
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+
+def say(**facts: Any) -> None:
+    """Tell the parent, as one JSON line."""
+    try:
+        print(json.dumps(facts), flush=True)
+    except BrokenPipeError:
+        sys.stdout = None  # the parent has gone: there is nobody to flush to at exit
+
+
+def when_parent_goes(then: Callable[[], None]) -> None:
+    """Call `then`, in a thread, once the parent has closed our stdin or died."""
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        then()
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()

@@ -1,0 +1,157 @@
+"""LangGraph: each node runs in a scope of its own (`wrap_graph`, `wrap_node`), and nobody can tell.
+
+LangGraph runs a node as *one* runnable, `PregelNode.node`: what the user wrote, followed by the writers, among them
+the functions of the conditional edges. That runnable alone is exchanged, for a shallow copy whose class is a subclass
+of the same name (`runnables.py`). Whatever LangGraph looks at to infer schemas, validate timeouts, find subgraphs,
+name caches, draw or repr (the builder, `bound`, `writers`) stays as it was, and so does what it injects.
+
+What goes wrong in here is counted, and the node runs as if it were not wrapped. What the node raises passes untouched.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, TypeVar, cast
+
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableParallel
+from langgraph.graph import START, StateGraph
+from langgraph.pregel import Pregel
+
+from llmctx.graph.functions import in_scope
+from llmctx.graph.plan import MARK, Identify, Plan
+from llmctx.graph.runnables import instrument, subclass
+from llmctx.incidents import incidents
+
+__all__ = ["Identify", "wrap_graph", "wrap_node"]
+
+T = TypeVar("T")
+
+
+def wrap_graph(
+    graph: T,
+    *,
+    identify: Identify | None = None,
+    fields: Mapping[str, str] | None = None,
+    agent_key: str | None = None,
+) -> T:
+    """Give every node of `graph` a scope of its own, in place, and return `graph`.
+
+        graph = wrap_graph(builder).compile(checkpointer=saver)
+        agent = wrap_graph(create_agent(model, tools))
+
+    Takes a `StateGraph` (nodes added later are wrapped as well, when it is compiled) or anything compiled:
+    `compile()`, `create_agent`, `create_react_agent`, `@entrypoint`. Conditional edges and subgraphs are included.
+    A node's identity is looked for in this order: `identify`, the state, `config["configurable"]`,
+    `Runtime.context`, `Runtime.server_info.user`; where none of them knows it, the scope around holds.
+
+    Wrapping twice is wrapping once; the arguments given last count. A subgraph keeps what it was wrapped with.
+
+    Args:
+        identify: `identify(state, config)` returns a `CallContext`, or None. Not a coroutine.
+        fields: identity field -> key in the state, where the state has other names: `{"user_id": "patient"}`.
+        agent_key: for rows of this graph; by default LangChain's agent name, or the node's.
+    """
+    plan = Plan.made(identify, fields, agent_key)
+    inside: Any = graph
+    while isinstance(inside, RunnableBinding):  # compiled.bind(...), .with_listeners(...)
+        inside = inside.bound
+    if isinstance(inside, StateGraph):
+        _wrap_builder(inside, plan)
+    elif isinstance(inside, Pregel):
+        _wrap_compiled(inside, plan, strong=True, seen=set())
+    else:
+        raise TypeError(f"wrap_graph takes a StateGraph or a compiled graph, not {type(graph).__name__}")
+    return graph
+
+
+def wrap_node(
+    node: T,
+    *,
+    identify: Identify | None = None,
+    fields: Mapping[str, str] | None = None,
+    agent_key: str | None = None,
+) -> T:
+    """Return `node` (a function or Runnable, for `add_node`) so that it runs in a scope of its own.
+
+        builder.add_node("triage", wrap_node(triage, agent_key="triage"))
+
+    The arguments are those of `wrap_graph`. A compiled graph is wrapped in place.
+    """
+    plan = Plan.made(identify, fields, agent_key)
+    inside: Any = node
+    if isinstance(inside, Pregel):
+        _wrap_compiled(inside, plan, strong=True, seen=set())
+        return node
+    known: Plan | None = getattr(inside, MARK, None)
+    if isinstance(inside, dict):
+        inside = RunnableParallel(inside)
+    if isinstance(inside, Runnable):
+        if known is not None:
+            plan = plan.over(known)
+        elif hasattr(inside, "steps"):
+            inside = RunnableBinding(bound=inside)  # LangGraph takes sequences apart: the copy itself would never run
+        return cast("T", instrument(inside, plan))
+    if not callable(inside):
+        raise TypeError(f"wrap_node takes a function or a Runnable, not {type(node).__name__}")
+    if known is not None and known.inside is getattr(
+        inside, "__wrapped__", None
+    ):  # not so under a decorator, which copies the mark
+        plan, inside = plan.over(known), known.inside
+    return cast("T", in_scope(inside, plan))
+
+
+def _wrap_builder(builder: Any, plan: Plan) -> None:
+    """Wrap whatever `builder` compiles to, when it does."""
+    known: Plan | None = getattr(builder, MARK, None)
+    # A class, not an attribute `compile`: a copy of the builder must compile the copy.
+    builder.__class__ = subclass(type(builder), _compiling)
+    builder.__dict__[MARK] = plan if known is None else plan.over(known)
+
+
+def _compiling(base: Any, body: dict[str, Any]) -> None:
+    @functools.wraps(base.compile)
+    def compile(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: A001  LangGraph's name
+        compiled = base.compile(self, *args, **kwargs)
+        _wrap_compiled(compiled, getattr(self, MARK), strong=True, seen=set())
+        return compiled
+
+    body["compile"] = compile
+
+
+def _wrap_compiled(graph: Pregel[Any, Any, Any, Any], plan: Plan, *, strong: bool, seen: set[int]) -> None:
+    """Wrap all nodes of `graph`, and of the graphs in it. `strong`: `plan` counts before what is known already."""
+    if id(graph) in seen:
+        return
+    seen.add(id(graph))
+    for name, node in graph.nodes.items():
+        try:
+            runnable: Any = node.node
+            if _runs_foreign_code(name, runnable):
+                known: Plan | None = getattr(runnable, MARK, None)
+                both = plan if known is None else plan.over(known) if strong else known.over(plan)
+                channels = {key: field for field, key in both.pairs if key in graph.channels}
+                both = replace(
+                    both,
+                    channels=channels,
+                    unseen={key: field for key, field in channels.items() if key not in node.channels},
+                    sends=not isinstance(node.bound, Pregel),
+                    sequence=hasattr(runnable, "steps"),
+                )
+                # `node` is a cached property, made of `bound` and `writers`: this is the place of its value.
+                node.__dict__["node"] = instrument(runnable, both)
+        except Exception as problem:  # noqa: BLE001  a graph that we do not understand still has to start
+            incidents.note("node_not_wrapped", "the node %r could not be wrapped", name, exc=problem)
+        for inner in (node.bound, *node.subgraphs):
+            if isinstance(inner, Pregel):
+                _wrap_compiled(inner, plan, strong=False, seen=seen)
+
+
+def _runs_foreign_code(name: str, runnable: object) -> bool:
+    """Whether there is something to wrap: not for a bare subgraph (its nodes are), nor for START without branches."""
+    return (
+        isinstance(runnable, Runnable)
+        and not isinstance(runnable, Pregel)
+        and (name != START or hasattr(runnable, "steps"))
+    )

@@ -1,0 +1,266 @@
+"""How a wrapped node finds out whose it is, and opens its scope.
+
+Asked in this order: the `identify` callable, the state, `config["configurable"]`, `Runtime.context`,
+`Runtime.server_info.user`. The first that knows something is believed, and filled by the others as far as they agree
+with it. Everything that can be known beforehand is worked out when the graph is wrapped: `enter` runs in each node.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from contextvars import Token
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Final, cast
+from uuid import UUID
+
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import var_child_runnable_config
+
+from llmctx.attribution import CARRIED_KEY, node_scope, pack, register
+from llmctx.context import EMPTY, ID_FIELDS, CallContext, Scope, current_scope, enter
+from llmctx.incidents import incidents
+from llmctx.record import Reason
+from llmctx.registry.base import active
+
+Identify = Callable[[Any, RunnableConfig], CallContext | None]
+Entered = tuple[Scope, Token[Scope | None], RunnableConfig | None]
+"""A scope, what restores the one before, and the config that the node is to get."""
+
+MARK: Final = "__llmctx__"
+"""On a wrapped runnable, builder or function: its plan. Named so that pydantic passes it over."""
+
+FIELDS: Final = ("session_id", "user_id", "trace_id", "conversation_id", "agent_key")
+"""What a node may know of its identity. Not thread_id: that one is LangGraph's own."""
+
+# LangGraph's names for what it puts into config["configurable"] and into a task's path; its constants are private.
+_RUNTIME: Final = "__pregel_runtime"
+_READ: Final = "__pregel_read"
+_PUSH: Final = "__pregel_push"
+
+NO_STATE: Final = object()
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+_NO_IDS: Final[dict[str, Any]] = {}
+_SAME_NAMES: Final = tuple((name, name) for name in FIELDS)
+_OPAQUE: Final = (str, bytes, int, float, list, tuple, set, frozenset, type(None))
+"""States without fields to look at."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """The arguments of `wrap_graph` or `wrap_node`, made ready."""
+
+    identify: Identify | None = None
+    fields: Mapping[str, str] | None = None
+    agent_key: str | None = None
+    pairs: tuple[tuple[str, str], ...] = _SAME_NAMES
+    """(identity field, key in the state)."""
+    keys: frozenset[str] = frozenset(FIELDS)
+    channels: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    """Those keys that are channels of the graph -> identity field."""
+    unseen: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    """Those channels that the node is not handed: its input schema is narrower than the state."""
+    sends: bool = True
+    """Whether the identity is to be sent along. Not into a bare subgraph, whose nodes do it themselves."""
+    sequence: bool = False
+    """Whether this is LangGraph's sequence of a node and its writers."""
+    inside: Any = None
+    """The function, where a function was wrapped."""
+
+    @classmethod
+    def made(cls, identify: Identify | None, fields: Mapping[str, str] | None, agent_key: str | None) -> Plan:
+        if identify is not None and (not callable(identify) or inspect.iscoroutinefunction(identify)):
+            raise TypeError("identify must be a plain function identify(state, config) -> CallContext | None")
+        names = dict(fields or {})
+        if unknown := sorted(set(names) - set(FIELDS)):
+            raise TypeError(f"fields maps {', '.join(FIELDS)} to keys of the state; unknown: {', '.join(unknown)}")
+        pairs = tuple((name, names.get(name, name)) for name in FIELDS)
+        return cls(identify, names or None, agent_key, pairs, frozenset(key for _, key in pairs))
+
+    def __deepcopy__(self, memo: object) -> Plan:
+        return self  # immutable; copies of a builder share it
+
+    def over(self, other: Plan) -> Plan:
+        """This plan, with `other` for whatever it does not say."""
+        return replace(
+            self,
+            identify=self.identify or other.identify,
+            fields=self.fields or other.fields,
+            agent_key=self.agent_key or other.agent_key,
+            pairs=self.pairs if self.fields else other.pairs,
+            keys=self.keys if self.fields else other.keys,
+        )
+
+    def enter(self, state: Any, config: RunnableConfig | None) -> Entered | None:
+        """Open the scope of a node that starts here and now. None if that failed: it then runs as if not wrapped."""
+        try:
+            around = var_child_runnable_config.get() if config is None or "metadata" not in config else None
+            given: Mapping[str, Any] = config if config is not None else around or _NOTHING
+            metadata: Mapping[str, Any] = given.get("metadata") or (around or _NOTHING).get("metadata") or _NOTHING
+            scope = self._open(state, given, given.get("configurable") or _NOTHING, metadata)
+            if scope.identity and self.sends:
+                # A config may be handed to a bare thread, or pickled: the identity goes with it. Nothing is added
+                # where nobody is known, and nothing twice.
+                sent = pack(scope.identity)
+                if metadata.get(CARRIED_KEY) != sent:
+                    metadata = {**metadata, CARRIED_KEY: sent}
+                    if self.sequence:
+                        sending = _Sending(given)
+                        sending.metadata = metadata
+                        config = cast("RunnableConfig", sending)
+                    else:
+                        config = cast("RunnableConfig", {**given, "metadata": metadata})
+            return scope, enter(scope), config
+        except Exception as problem:  # noqa: BLE001  the node must run all the same
+            incidents.note("node_scope_failed", "a node runs without a scope of its own", exc=problem)
+            return None
+
+    def _open(
+        self, state: Any, config: Mapping[str, Any], configurable: Mapping[str, Any], metadata: Mapping[str, Any]
+    ) -> Scope:
+        answer, failed = EMPTY, False
+        if self.identify is not None:
+            answer, failed = self._ask(self.identify, state, config)
+        ids, persisted = self._find(answer, state, configurable, metadata)
+        thread_id: Any = configurable.get("thread_id")
+        if thread_id is not None and type(thread_id) is not str:
+            thread_id = str(thread_id)
+        task = metadata.get("langgraph_checkpoint_ns")
+        scope = None if answer.attributes else _inside(ids, metadata, thread_id or None, task)
+        if scope is None:
+            found = CallContext(**ids, attributes=answer.attributes) if ids or answer.attributes else EMPTY
+            scope = node_scope(
+                found,
+                persisted=persisted,
+                metadata=metadata,
+                thread_id=thread_id or None,
+                task=task,
+                registries=active,
+            )
+        if failed and scope.identity.user_id is None:
+            scope.reason = Reason.IDENTIFY_FAILED
+        return scope
+
+    def _find(
+        self, answer: CallContext, state: Any, configurable: Mapping[str, Any], metadata: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], bool]:
+        """The ids that the node knows, and whether they may be older than this request."""
+        ids, persisted = _NO_IDS, False
+        if answer is not EMPTY:
+            ids = {name: value for name in ID_FIELDS if (value := getattr(answer, name)) is not None}
+            # `identify` tells what it has read, not where. A user who stands in the state was read there, maybe of old.
+            persisted = isinstance(state, Mapping) and any(
+                type(value) is str and value == answer.user_id for value in state.values()
+            )
+        if of_state := self._of_state(state, configurable, metadata.get("langgraph_path")):
+            ids, before = _filled(ids, of_state), ids
+            persisted = persisted or any(name in of_state and name not in before for name in ("user_id", "session_id"))
+        if not configurable.keys().isdisjoint(FIELDS):
+            ids = _filled(ids, _ids(configurable, _SAME_NAMES))
+        runtime = configurable.get(_RUNTIME)
+        if runtime is not None:
+            if runtime.context is not None:
+                ids = _filled(ids, _ids(runtime.context, _SAME_NAMES))
+            server = getattr(runtime, "server_info", None)  # younger than the rest of Runtime
+            if server is not None and server.user is not None and _is_id(server.user.identity):
+                ids = _filled(ids, {"user_id": server.user.identity})
+        if self.agent_key is not None:
+            ids = {**ids, "agent_key": self.agent_key}
+        return ids, persisted
+
+    def _ask(self, identify: Identify, state: Any, config: Mapping[str, Any]) -> tuple[CallContext, bool]:
+        """The answer of `identify`, and whether it failed."""
+        try:
+            answer: object = identify(None if state is NO_STATE else state, cast("RunnableConfig", config))
+        except Exception as problem:  # noqa: BLE001  the team's code, about state of any age
+            incidents.note("node_identify_failed", "identify raised in a node", exc=problem)
+            return EMPTY, True
+        if answer is None:
+            return EMPTY, False
+        if not isinstance(answer, CallContext):
+            incidents.note("node_identify_failed", "identify must return a CallContext, not %s", type(answer).__name__)
+            return EMPTY, True
+        return answer, False
+
+    def _of_state(self, state: Any, configurable: Mapping[str, Any], path: Any) -> dict[str, Any]:
+        ids: dict[str, Any]
+        if type(state) is dict:
+            if state.get("__type") == "tool_call_with_context":
+                return self._of_state(state.get("state"), configurable, path)  # what create_agent sends to its tools
+            ids = _NO_IDS if state.keys().isdisjoint(self.keys) else _ids(state, self.pairs)
+        else:
+            ids = _ids(state, self.pairs)
+        # The graph may know more than it hands to this node. A Send hands over whatever it was given.
+        channels = self.channels if path is not None and path[0] == _PUSH else self.unseen
+        if channels and ("user_id" not in ids or "session_id" not in ids):
+            read = configurable.get(_READ)
+            if read is not None:
+                known = {channels[key]: value for key, value in read(list(channels), False).items()}
+                ids = _filled(ids, {name: value for name, value in known.items() if _is_id(value)})
+        return ids
+
+
+def _inside(
+    ids: Mapping[str, Any], metadata: Mapping[str, Any], thread_id: str | None, task: str | None
+) -> Scope | None:
+    """The scope of a node of which the scope around has nothing new to learn; None if that takes a judge.
+
+    The common case, and what `attribution.node_scope` would come to. It spares the node a look into the registries.
+    """
+    outer = current_scope()
+    if outer is None:
+        if CARRIED_KEY in metadata:
+            return None
+        scope = Scope(CallContext(**ids) if ids else EMPTY, "node")
+    else:
+        who = outer.identity
+        if not outer.is_open or (thread_id is not None and thread_id not in outer.threads):
+            return None
+        if outer.kind == "node" and not who and outer.parent is not None:
+            return None
+        new = {name: value for name, value in ids.items() if getattr(who, name) != value}
+        if "user_id" in new or "session_id" in new:
+            return None
+        scope = Scope(replace(who, **new) if new else who, "node", outer)
+    register(scope, active, thread_id=thread_id, task=task)
+    return scope
+
+
+class _Sending(dict[str, Any]):
+    """A node's config whose *copies* have other metadata.
+
+    LangGraph's sequence reports the node to the callbacks with the config it is given, and gives a copy to the node's
+    code. So the code has the identity to hand on, and the node's own run shows nothing of it: metadata of runs is
+    what `stream_mode="messages"` gives to clients.
+    """
+
+    __slots__ = ("metadata",)
+
+    metadata: dict[str, Any]
+
+    def copy(self) -> dict[str, Any]:
+        return {**self, "metadata": self.metadata}
+
+
+def _is_id(value: object) -> bool:
+    return type(value) is str or (isinstance(value, (str, int, UUID)) and not isinstance(value, bool))
+
+
+def _ids(source: Any, pairs: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    """What `source` (a mapping, dataclass, pydantic model, any object) has under the keys of `pairs`."""
+    if type(source) is dict or isinstance(source, Mapping):
+        return {name: value for name, key in pairs if (value := source.get(key)) is not None and _is_id(value)}
+    if isinstance(source, _OPAQUE):
+        return {}
+    return {name: value for name, key in pairs if (value := getattr(source, key, None)) is not None and _is_id(value)}
+
+
+def _filled(found: dict[str, Any], ids: dict[str, Any]) -> dict[str, Any]:
+    """`found`, filled by the next witness if both may speak of the same person."""
+    if not found or not ids:
+        return found or ids
+    for name in ("user_id", "session_id"):
+        if name in found and name in ids and str(found[name]) != str(ids[name]):
+            return found
+    return {**ids, **found}

@@ -1,0 +1,108 @@
+"""Tokens that take an identity to another process, and those that must not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from llmctx import CallContext, bind, current, hand_over, handover, take_over
+from llmctx.errors import ConfigError, InvalidToken
+from llmctx.incidents import incidents
+
+A = CallContext(user_id="a", session_id="s-a", thread_id="t-1", agent_key="triage")
+
+
+@pytest.fixture(autouse=True)
+def key() -> Iterator[None]:
+    handover.configure("a-secret", "raise")
+    yield
+    handover.configure(None, "raise")
+
+
+def token() -> str:
+    with bind(A):
+        return hand_over()
+
+
+def test_what_is_handed_over_is_taken_over() -> None:
+    """All ids arrive, and the scope ends with its block."""
+    with take_over(token()) as identity:
+        assert identity == current() == A
+    assert not current()
+
+
+def test_the_workers_own_context_is_not_inherited() -> None:
+    """A job of nobody's, taken over inside of somebody's context, is nobody's."""
+    nobody = hand_over()
+    with bind(A), take_over(nobody):
+        assert current() == CallContext()
+
+
+def test_a_token_is_short_and_plain() -> None:
+    """It has to fit into a header."""
+    assert len(token()) < 300
+    assert token().isascii()
+    assert set(token()) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+
+
+@pytest.mark.parametrize("change", [lambda t: t[:-1], lambda t: "x" + t, lambda t: t.swapcase(), lambda t: "", lambda t: "."])
+def test_a_forged_token_is_refused(change) -> None:  # type: ignore[no-untyped-def]
+    """Nobody can write his own, or change one letter of one."""
+    with pytest.raises(InvalidToken), take_over(change(token())):
+        pass
+
+
+def test_an_expired_token_is_refused() -> None:
+    """It says so, and what to do."""
+    with bind(A):
+        old = hand_over(ttl_s=-1)
+    with pytest.raises(InvalidToken, match="expired"), take_over(old):
+        pass
+
+
+def test_an_invalid_token_may_open_an_anonymous_scope_instead() -> None:
+    """For workers that must work all the same: no ids, counted, and a reason for the rows."""
+    before = incidents.counts["invalid_handover"]
+    with take_over("rubbish", on_invalid="anonymous") as identity:
+        assert identity == current() == CallContext()
+    assert incidents.counts["invalid_handover"] == before + 1
+    handover.configure("a-secret", "anonymous")
+    with take_over(None):
+        assert not current()
+
+
+def test_keys_can_be_changed() -> None:
+    """The newest signs; the older ones still verify until they are taken away."""
+    old = token()
+    handover.configure("new-secret, a-secret", "raise")
+    with take_over(old):
+        assert current() == A
+    handover.configure("new-secret", "raise")
+    with pytest.raises(InvalidToken), take_over(old):
+        pass
+
+
+def test_another_secret_is_another_house() -> None:
+    """A token of another installation names nobody here."""
+    old = token()
+    handover.configure("other", "raise")
+    with pytest.raises(InvalidToken), take_over(old):
+        pass
+
+
+def test_without_a_key_it_says_what_to_set() -> None:
+    """An unsigned token would be worth nothing."""
+    handover.configure(None, "raise")
+    with pytest.raises(ConfigError, match="LLMCTX_HANDOVER_KEY"):
+        hand_over()
+
+
+def test_another_process_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nothing but the key in its environment."""
+    monkeypatch.setenv("LLMCTX_HANDOVER_KEY", "a-secret")
+    script = "import sys; from llmctx import take_over, current\nwith take_over(sys.argv[1]): print(current().user_id)"
+    done = subprocess.run([sys.executable, "-c", script, token()], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "a", done.stderr
