@@ -70,6 +70,7 @@ class Writer:
         self._in_hand = 0
         self._more = asyncio.Event()
         self._settled = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._engine: AsyncEngine | None = None
         self._columns: tuple[str, ...] = ()
         self._look_again_at: float | None = None
@@ -118,8 +119,10 @@ class Writer:
     async def run(self) -> None:
         """Store until cancelled."""
         wait = _FIRST_WAIT_S
-        self._more, self._settled = asyncio.Event(), asyncio.Event()  # they belong to the loop that runs this
-        self._engine = None
+        loop = asyncio.get_running_loop()
+        if self._loop is not None and self._loop is not loop:  # events and connections belong to the loop that has gone
+            self._more, self._settled, self._engine = asyncio.Event(), asyncio.Event(), None
+        self._loop = loop
         try:
             while True:
                 if not self._queue:

@@ -40,6 +40,8 @@ def run(*, json_output: bool = False, keep: bool = False, users: int | None = No
         with _terminable(), progress.shown():
             outcome = stages.perform(users=users, speed=speed, keep=keep, progress=progress)
     except KeyboardInterrupt:
+        # It may have hit an event loop in the making, which complains when it goes; the process ends now anyway.
+        sys.unraisablehook = lambda _: None
         return _fail(INTERRUPTED, "interrupted; everything is stopped and removed.")
     except Exception as problem:  # noqa: BLE001  whoever tries a demo wants a sentence, not a stack
         return _fail(FINDING, f"{_innermost(problem)}. Nothing was left running.")

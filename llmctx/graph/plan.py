@@ -18,7 +18,7 @@ from uuid import UUID
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
-from llmctx.attribution import CARRIED_KEY, node_scope, pack, register
+from llmctx.attribution import CARRIED_KEY, node_scope, pack
 from llmctx.context import EMPTY, ID_FIELDS, CallContext, Scope, current_scope, enter
 from llmctx.incidents import incidents
 from llmctx.record import Reason
@@ -38,6 +38,7 @@ FIELDS: Final = ("session_id", "user_id", "trace_id", "conversation_id", "agent_
 _RUNTIME: Final = "__pregel_runtime"
 _READ: Final = "__pregel_read"
 _PUSH: Final = "__pregel_push"
+_TYPE: Final = "__type"
 
 NO_STATE: Final = object()
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -53,10 +54,12 @@ class Plan:
 
     identify: Identify | None = None
     fields: Mapping[str, str] | None = None
-    agent_key: str | None = None
+    agent: dict[str, Any] = field(default_factory=dict)
+    """agent_key, if it was given."""
     pairs: tuple[tuple[str, str], ...] = _SAME_NAMES
     """(identity field, key in the state)."""
-    keys: frozenset[str] = frozenset(FIELDS)
+    keys: frozenset[str] = frozenset((*FIELDS, _TYPE))
+    """Keys in the state that may tell of an identity."""
     channels: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     """Those keys that are channels of the graph -> identity field."""
     unseen: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
@@ -76,7 +79,8 @@ class Plan:
         if unknown := sorted(set(names) - set(FIELDS)):
             raise TypeError(f"fields maps {', '.join(FIELDS)} to keys of the state; unknown: {', '.join(unknown)}")
         pairs = tuple((name, names.get(name, name)) for name in FIELDS)
-        return cls(identify, names or None, agent_key, pairs, frozenset(key for _, key in pairs))
+        agent = {} if agent_key is None else {"agent_key": agent_key}
+        return cls(identify, names or None, agent, pairs, frozenset((*(key for _, key in pairs), _TYPE)))
 
     def __deepcopy__(self, memo: object) -> Plan:
         return self  # immutable; copies of a builder share it
@@ -87,7 +91,7 @@ class Plan:
             self,
             identify=self.identify or other.identify,
             fields=self.fields or other.fields,
-            agent_key=self.agent_key or other.agent_key,
+            agent=self.agent or other.agent,
             pairs=self.pairs if self.fields else other.pairs,
             keys=self.keys if self.fields else other.keys,
         )
@@ -122,7 +126,10 @@ class Plan:
         answer, failed = EMPTY, False
         if self.identify is not None:
             answer, failed = self._ask(self.identify, state, config)
-        ids, persisted = self._find(answer, state, configurable, metadata)
+        if self._nothing_to_find(state, configurable, metadata):
+            ids, persisted = self.agent, False
+        else:
+            ids, persisted = self._find(answer, state, configurable, metadata)
         thread_id: Any = configurable.get("thread_id")
         if thread_id is not None and type(thread_id) is not str:
             thread_id = str(thread_id)
@@ -141,6 +148,18 @@ class Plan:
         if failed and scope.identity.user_id is None:
             scope.reason = Reason.IDENTIFY_FAILED
         return scope
+
+    def _nothing_to_find(self, state: Any, configurable: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
+        """Whether nothing tells of an identity: a few looks, instead of a search."""
+        runtime = configurable.get(_RUNTIME)
+        return (
+            self.identify is None
+            and type(state) is dict
+            and state.keys().isdisjoint(self.keys)
+            and not (self.channels and self._hidden(metadata.get("langgraph_path")))
+            and configurable.keys().isdisjoint(FIELDS)
+            and (runtime is None or (runtime.context is None and getattr(runtime, "server_info", None) is None))
+        )
 
     def _find(
         self, answer: CallContext, state: Any, configurable: Mapping[str, Any], metadata: Mapping[str, Any]
@@ -165,9 +184,7 @@ class Plan:
             server = getattr(runtime, "server_info", None)  # younger than the rest of Runtime
             if server is not None and server.user is not None and _is_id(server.user.identity):
                 ids = _filled(ids, {"user_id": server.user.identity})
-        if self.agent_key is not None:
-            ids = {**ids, "agent_key": self.agent_key}
-        return ids, persisted
+        return ({**ids, **self.agent} if self.agent else ids), persisted
 
     def _ask(self, identify: Identify, state: Any, config: Mapping[str, Any]) -> tuple[CallContext, bool]:
         """The answer of `identify`, and whether it failed."""
@@ -183,16 +200,20 @@ class Plan:
             return EMPTY, True
         return answer, False
 
+    def _hidden(self, path: Any) -> Mapping[str, str]:
+        """The channels that the node was not handed. A Send hands over what it was given, of whatever kind."""
+        return self.channels if path is not None and path[0] == _PUSH else self.unseen
+
     def _of_state(self, state: Any, configurable: Mapping[str, Any], path: Any) -> dict[str, Any]:
         ids: dict[str, Any]
         if type(state) is dict:
-            if state.get("__type") == "tool_call_with_context":
+            if state.get(_TYPE) == "tool_call_with_context":
                 return self._of_state(state.get("state"), configurable, path)  # what create_agent sends to its tools
             ids = _NO_IDS if state.keys().isdisjoint(self.keys) else _ids(state, self.pairs)
         else:
             ids = _ids(state, self.pairs)
-        # The graph may know more than it hands to this node. A Send hands over whatever it was given.
-        channels = self.channels if path is not None and path[0] == _PUSH else self.unseen
+        # The graph may know more than it hands to this node.
+        channels = self._hidden(path)
         if channels and ("user_id" not in ids or "session_id" not in ids):
             read = configurable.get(_READ)
             if read is not None:
@@ -212,18 +233,23 @@ def _inside(
     if outer is None:
         if CARRIED_KEY in metadata:
             return None
-        scope = Scope(CallContext(**ids) if ids else EMPTY, "node")
+        party = scope = Scope(CallContext(**ids) if ids else EMPTY, "node")
     else:
         who = outer.identity
         if not outer.is_open or (thread_id is not None and thread_id not in outer.threads):
             return None
         if outer.kind == "node" and not who and outer.parent is not None:
             return None
-        new = {name: value for name, value in ids.items() if getattr(who, name) != value}
-        if "user_id" in new or "session_id" in new:
+        new = {name: value for name, value in ids.items() if getattr(who, name) != value} if ids else None
+        if new and ("user_id" in new or "session_id" in new):
             return None
         scope = Scope(replace(who, **new) if new else who, "node", outer)
-    register(scope, active, thread_id=thread_id, task=task)
+        party = scope if who else outer
+    if thread_id is not None:
+        scope.threads.add(thread_id)
+    if active and (party.identity or party.anonymous):
+        for registry in active:
+            registry.put(party, thread_id=thread_id, task=task if party.identity else None)
     return scope
 
 

@@ -198,11 +198,14 @@ def test_a_cached_node_is_found_by_its_wrapped_self() -> None:
 
 def test_interrupts_commands_and_errors_pass_through() -> None:
     """What a node raises arrives as it was raised: control flow, errors, and the line they came from."""
+    raised: list[BaseException] = []
 
     def asks(state: State) -> None:
-        with pytest.raises(GraphInterrupt):
+        try:
             interrupt("?")
-        interrupt("?")
+        except GraphInterrupt as control:
+            raised.append(control)
+            raise
 
     def jumps(state: State) -> Any:
         return Command(goto="broken", graph=Command.PARENT)
@@ -216,6 +219,7 @@ def test_interrupts_commands_and_errors_pass_through() -> None:
     graph = wrap_graph(builder).compile(checkpointer=InMemorySaver())
     config: RunnableConfig = {"configurable": {"thread_id": "t"}}
     assert graph.invoke({"text": "hi"}, config)["__interrupt__"][0].value == "?"
+    assert len(raised) == 1
     with pytest.raises(KeyError, match="here") as caught:
         graph.invoke(Command(resume=True), config)
     assert traceback.extract_tb(caught.value.__traceback__)[-1].name == "broken"
