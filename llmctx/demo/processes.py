@@ -118,6 +118,17 @@ def say(**facts: Any) -> None:
         sys.stdout = None  # the parent has gone: there is nobody to flush to at exit
 
 
+def hear() -> dict[str, Any]:
+    """Wait for what the parent tells, one JSON line; without a word it has gone, and so do we."""
+    line = b""
+    while not line.endswith(b"\n"):  # byte by byte: what comes after it is not for us
+        if not (byte := os.read(0, 1)):
+            raise SystemExit(1)
+        line += byte
+    told: dict[str, Any] = json.loads(line)
+    return told
+
+
 def when_parent_goes(then: Callable[[], None]) -> None:
     """Call `then`, in a thread, once the parent has closed our stdin or died."""
 

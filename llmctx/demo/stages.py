@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import secrets
 import time
@@ -22,6 +23,7 @@ from rich.console import Console
 
 from llmctx.demo.drive import drive
 from llmctx.demo.judge import Row, Verdict, judge, read_rows
+from llmctx.demo.postgres import make_directory
 from llmctx.demo.processes import Child, clean_environment
 from llmctx.demo.ways import WAYS
 from llmctx.migrate import upgrade
@@ -155,12 +157,13 @@ def _start(
     stack: contextlib.ExitStack, speed: float, real: RealService | None, keep: bool, progress: Progress
 ) -> _Running:
     """Start everything, as much as possible at once: importing the clients' libraries takes the longest."""
-    progress.stage("starting PostgreSQL and an LLM provider")
-    keeper = _child(stack, "PostgreSQL", "llmctx.demo.postgres")
+    progress.stage("starting PostgreSQL, an LLM provider and the clinics")
+    directory = make_directory()
+    keeper = _child(stack, "PostgreSQL", "llmctx.demo.postgres", str(directory))
+    clinics = _child(stack, "the clinic", "llmctx.demo.app", log=directory / "clinic.log")
     upstream = ("--upstream", real.base_url) if real else ()
     provider = _child(stack, "the provider", "llmctx.demo.provider", "--speed", str(speed), *upstream)
     home = keeper.says(START_S)
-    directory = Path(home["directory"])
     if home["problem"]:
         progress.line(f"PostgreSQL does not start here ({home['problem']}): using SQLite instead.")
     if keep:
@@ -168,14 +171,9 @@ def _start(
     # SQLite has one writer at a time, and the two runs must not wait for each other: a file for each
     urls = {run: home["url"] or f"sqlite+aiosqlite:///{directory / run}.db" for run in RUNS}
     address = f"http://127.0.0.1:{provider.says(START_S)['port']}"
-    environment = {**clean_environment(), "LLMCTX_DEMO_SECRET": (secret := secrets.token_hex(16))}
-    model: tuple[str, ...] = ()
-    if real:
-        environment["LLMCTX_DEMO_KEY"] = real.key
-        model = ("--model", real.model)
-    given = ("--before", urls["before"], "--after", urls["after"], "--provider", address, *model)
-    clinics = _child(stack, "the clinic", "llmctx.demo.app", *given, env=environment, log=directory / "clinic.log")
-    progress.stage("migrating the database, starting the clinics")
+    secret = secrets.token_hex(16)
+    model = {"model": real.model, "key": real.key} if real else {"model": None, "key": None}
+    clinics.tell(json.dumps({**urls, "provider": address, "secret": secret, **model}))
     upgrade(Settings(database_url=urls["after"]))
     addresses = {run: f"http://127.0.0.1:{port}" for run, port in _each(clinics, "port").items()}
     return _Running(
@@ -200,10 +198,9 @@ def _child(
     name: str,
     module: str,
     *args: str,
-    env: Mapping[str, str] | None = None,
     log: Path | None = None,
 ) -> Child:
-    child = Child(name, module, *args, env=env or clean_environment(), log=log)
+    child = Child(name, module, *args, env=clean_environment(), log=log)
     stack.callback(child.end)
     return child
 

@@ -233,23 +233,25 @@ def _inside(
     if outer is None:
         if CARRIED_KEY in metadata:
             return None
-        party = scope = Scope(CallContext(**ids) if ids else EMPTY, "node")
+        scope = Scope(CallContext(**ids) if ids else EMPTY, "node")
     else:
         who = outer.identity
-        if not outer.is_open or (thread_id is not None and thread_id not in outer.threads):
+        if outer.closed_at is not None or (thread_id is not None and thread_id not in outer.threads):
             return None
-        if outer.kind == "node" and not who and outer.parent is not None:
+        if outer.kind == "node" and outer.parent is not None and not who:
             return None
         new = {name: value for name, value in ids.items() if getattr(who, name) != value} if ids else None
         if new and ("user_id" in new or "session_id" in new):
             return None
         scope = Scope(replace(who, **new) if new else who, "node", outer)
-        party = scope if who else outer
     if thread_id is not None:
         scope.threads.add(thread_id)
-    if active and (party.identity or party.anonymous):
-        for registry in active:
-            registry.put(party, thread_id=thread_id, task=task if party.identity else None)
+    if active:
+        known = bool(scope.identity)
+        party = scope if known or outer is None else outer
+        if known or party.anonymous:
+            for registry in active:
+                registry.put(party, thread_id=thread_id, task=task if known else None)
     return scope
 
 

@@ -147,7 +147,7 @@ def test_without_postgresql_it_uses_sqlite_and_says_so(place: Path, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("how", "stage"),
-    [(signal.SIGINT, "migrating"), (signal.SIGTERM, "side by side"), (signal.SIGKILL, "side by side")],
+    [(signal.SIGINT, "starting"), (signal.SIGTERM, "side by side"), (signal.SIGKILL, "side by side")],
 )
 def test_interrupted_or_killed_it_leaves_nothing_behind(place: Path, how: signal.Signals, stage: str) -> None:
     """Ctrl-C and SIGTERM end with a sentence and 130; after kill -9 the processes end by themselves."""
