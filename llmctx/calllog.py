@@ -298,7 +298,9 @@ class Recording:
         """
         for name, value in fields.items():
             if name in _WITNESSED:
-                raise TypeError(f"{name!r} is part of the identity: give record(identity=CallContext(…)), or use bind()")
+                raise TypeError(
+                    f"{name!r} is part of the identity: give record(identity=CallContext(…)), or use bind()"
+                )
             if name not in _SETTABLE:
                 raise TypeError(f"{name!r} is no column of a call; there are: {', '.join(sorted(_SETTABLE))}")
             self._fields[name] = value
@@ -365,4 +367,26 @@ def _flush_before_exit() -> None:
 # first hook comes while a connection can still be made: later no thread starts, and asyncio cannot look up a host.
 getattr(threading, "_register_atexit", atexit.register)(_flush_before_exit)
 atexit.register(_each_alive, _close_at_exit)
-os.register_at_fork(after_in_child=lambda: _each_alive(CallLog._restart_in_child))
+
+_closed_gates: Final[list[threading.Lock]] = []
+
+
+def _before_fork() -> None:
+    """Wait until nobody is in the middle of something that does not survive a fork, at most a second."""
+    for call_log in list(_alive):
+        gate: threading.Lock | None = getattr(call_log._pipeline.sink, "fork_gate", None)
+        if gate is not None and gate.acquire(timeout=1.0):
+            _closed_gates.append(gate)
+
+
+def _after_fork_in_parent() -> None:
+    while _closed_gates:
+        _closed_gates.pop().release()
+
+
+def _after_fork_in_child() -> None:
+    _closed_gates.clear()
+    _each_alive(CallLog._restart_in_child)
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -114,7 +114,7 @@ def _is_control(char: str) -> bool:
 class Scope:
     """The span of code to which an identity belongs. Open until `close`, closed for ever afterwards.
 
-    `kind` says what opened it: "request", "bind", "node", "job" or "item". `reason` is the code that a row gets when this
+    `kind` says what opened it: "request", "bind", "node", "job" or "item". `reason` is the code of a row when this
     scope knows nobody. `threads` are the LangGraph threads that ran inside it. `refresh`, if any, is asked again
     for an identity while the user is unknown (authentication that runs further in than the middleware). `owner` is the
     task that opened it, or the number of the thread; it tells the scope's own work from a worker that it started.

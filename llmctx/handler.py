@@ -13,14 +13,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, ParamSpec
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers.context import register_configure_hook
 
-from llmctx.attribution import LATE_S, decide, hear, use
+from llmctx.attribution import LATE_S, NOBODY, Hearing, Verdict, decide, hear, use
 from llmctx.context import EMPTY, CallContext, Scope, current_scope
 from llmctx.extract import Prompt, Stream, answer_of, failure_of, prompt_of_messages, prompt_of_text
 from llmctx.flow import awaiting_task, frames_of
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from langchain_core.outputs import LLMResult
 
 P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(slots=True)
@@ -120,7 +121,7 @@ class CallLogHandler(BaseCallbackHandler):
         recorder = self._listener()
         if recorder is None or self._again(recorder, run_id, kwargs):
             return
-        self._start(recorder, prompt_of_messages(messages[0], recorder.snapshot_bytes), run_id, kwargs)
+        self._start(recorder, _read(prompt_of_messages, messages[0], recorder.snapshot_bytes), run_id, kwargs)
 
     @guarded
     def on_llm_start(
@@ -129,7 +130,7 @@ class CallLogHandler(BaseCallbackHandler):
         recorder = self._listener()
         if recorder is None or self._again(recorder, run_id, kwargs):
             return
-        self._start(recorder, prompt_of_text(prompts[0], recorder.snapshot_bytes), run_id, kwargs)
+        self._start(recorder, _read(prompt_of_text, prompts[0], recorder.snapshot_bytes), run_id, kwargs)
 
     def _again(self, recorder: Recorder, run_id: UUID, told: dict[str, Any]) -> bool:
         """Whether another handler has reported this call. The scope that rides with the later one is the nearer one."""
@@ -146,13 +147,9 @@ class CallLogHandler(BaseCallbackHandler):
         known.verdict = decide(known.hearing, recorder.registry, late_s=recorder.late_s)
         return True
 
-    def _start(self, recorder: Recorder, prompt: Prompt, run_id: UUID, told: dict[str, Any]) -> None:
+    def _start(self, recorder: Recorder, prompt: Prompt | None, run_id: UUID, told: dict[str, Any]) -> None:
         metadata: dict[str, Any] | None = told.get("metadata")
-        child_thread_id = None
-        if metadata is None or "thread_id" not in metadata:
-            child_thread_id = _thread_id_of_config()
-        hearing = hear(metadata, explicit=self._explicit, carried=self._scope, child_thread_id=child_thread_id)
-        verdict = decide(hearing, recorder.registry, late_s=recorder.late_s)
+        hearing, verdict = self._whose(recorder, metadata)
         call = OpenCall(run_id, hearing, verdict)
         call.handler = self
         call.scope = scope = current_scope()
@@ -169,6 +166,19 @@ class CallLogHandler(BaseCallbackHandler):
             if telling is not None and thread_id not in telling.threads:
                 use(telling, thread_id)
                 recorder.registry.put(telling, thread_id=thread_id)
+
+    def _whose(self, recorder: Recorder, metadata: dict[str, Any] | None) -> tuple[Hearing, Verdict]:
+        """Whose call it is. What goes wrong in finding out costs the ids, not the row."""
+        hearing = Hearing()
+        try:
+            child_thread_id = None
+            if metadata is None or "thread_id" not in metadata:
+                child_thread_id = _thread_id_of_config()
+            hearing = hear(metadata, explicit=self._explicit, carried=self._scope, child_thread_id=child_thread_id)
+            return hearing, decide(hearing, recorder.registry, late_s=recorder.late_s)
+        except Exception as problem:  # noqa: BLE001  a registry may be the team's own
+            incidents.note("handler_failed", "whose call it is could not be found out", exc=problem)
+            return hearing, NOBODY
 
     # -- in between -----------------------------------------------------------------------------------------------
 
@@ -188,9 +198,7 @@ class CallLogHandler(BaseCallbackHandler):
             stream.feed(chunk)
 
     @guarded
-    def on_stream_event(
-        self, event: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
-    ) -> None:
+    def on_stream_event(self, event: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any) -> None:
         recorder = self._recorder
         call = None if recorder is None else recorder.open_calls.get(run_id, parent_run_id)
         if call is not None and call.stream is None:
@@ -206,7 +214,7 @@ class CallLogHandler(BaseCallbackHandler):
         recorder = self._recorder
         call = None if recorder is None else recorder.open_calls.get(run_id, parent_run_id)
         if recorder is not None and call is not None:
-            recorder.open_calls.end(call, Status.OK, answer=answer_of(response, recorder.snapshot_bytes))
+            recorder.open_calls.end(call, Status.OK, answer=_read(answer_of, response, recorder.snapshot_bytes))
 
     @guarded
     def on_llm_error(
@@ -217,11 +225,11 @@ class CallLogHandler(BaseCallbackHandler):
         if recorder is None or call is None:
             return
         partial = kwargs.get("response")
-        answer = None if partial is None else answer_of(partial, recorder.snapshot_bytes)
+        answer = None if partial is None else _read(answer_of, partial, recorder.snapshot_bytes)
         if _is_cancelled(error):
             recorder.open_calls.end(call, Status.CANCELLED, answer=answer)
         else:
-            failure = failure_of(error)
+            failure = _read(failure_of, error)
             recorder.open_calls.end(call, Status.ERROR, answer=answer, failure=failure)
 
     @guarded
@@ -229,6 +237,15 @@ class CallLogHandler(BaseCallbackHandler):
         recorder = self._recorder
         if recorder is not None:
             recorder.open_calls.parent_ended(run_id)
+
+
+def _read(reader: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
+    """What `reader` makes of a payload. One that cannot be read costs its text, not the row, nor its end."""
+    try:
+        return reader(*args, **kwargs)
+    except Exception as problem:  # noqa: BLE001  payloads are the host's and the provider's
+        incidents.note("handler_failed", "%s failed; the row goes without", reader.__name__, exc=problem)
+        return None
 
 
 _CONTROL_FLOW: Final = frozenset({"GraphBubbleUp", "GraphInterrupt", "ParentCommand"})

@@ -47,8 +47,7 @@ def hand_over(*, ttl_s: float = 86_400.0) -> str:
     """
     identity = current()
     ids = {letter: value for letter, name in _SHORT.items() if (value := getattr(identity, name)) is not None}
-    text = _serializer().dumps({"e": int(time.time() + ttl_s), **ids})
-    return text.decode("ascii") if isinstance(text, bytes) else text
+    return str(_serializer().dumps({"e": int(time.time() + ttl_s), **ids}))
 
 
 @contextmanager

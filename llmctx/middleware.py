@@ -58,7 +58,7 @@ class ContextMiddleware:
         if isinstance(outer, Scope) and outer.is_open:
             # A mounted application with a middleware of its own: what it knows is laid over what is known outside,
             # unless the two speak of different people.
-            if outer.identity.agrees(identity):
+            if identity.user_id is None or outer.identity.user_id in (None, identity.user_id):
                 identity = outer.identity.overlay(identity)
             elif identity.trace_id is None:
                 identity = identity.overlay(CallContext(trace_id=outer.identity.trace_id))

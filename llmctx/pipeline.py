@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Final, Protocol
 
 from llmctx.attribution import reconsider
@@ -21,7 +22,7 @@ from llmctx.cleaning import clean
 from llmctx.incidents import incidents
 from llmctx.open_calls import OpenCall, OpenCalls
 from llmctx.record import CallRecord, Sink
-from llmctx.recording import record_of
+from llmctx.recording import bare_record_of, record_of
 from llmctx.registry.base import Registry
 from llmctx.settings import Settings
 
@@ -251,13 +252,19 @@ class Pipeline:
             return False
 
     def _record(self, call: OpenCall) -> CallRecord | None:
+        settings = self._settings
         try:
-            late_s = self._settings.late_s
-            call.verdict = reconsider(call.verdict, call.hearing, self._registry, late_s=late_s)
-            return clean(record_of(call, content=self._settings.content, limit=self._settings.snapshot_bytes))
-        except Exception as problem:  # noqa: BLE001  one call must not stop the others
-            incidents.note("record_failed", "a call could not be made into a row", exc=problem)
-            return None
+            call.verdict = reconsider(call.verdict, call.hearing, self._registry, late_s=settings.late_s)
+        except Exception as problem:  # noqa: BLE001  a registry may be the team's own
+            incidents.note(
+                "registry_failed", "the registry failed: a row stays as it was known at its start", exc=problem
+            )
+        for make in (partial(record_of, content=settings.content, limit=settings.snapshot_bytes), bare_record_of):
+            try:
+                return clean(make(call))
+            except Exception as problem:  # noqa: BLE001  one call must not stop the others
+                incidents.note("record_failed", "a call could not be made into a row", exc=problem)
+        return None
 
     async def _drain(self, timeout_s: float) -> int:
         deadline = time.monotonic() + timeout_s

@@ -44,6 +44,24 @@ def record_of(call: OpenCall, *, content: str, limit: int) -> CallRecord:
     )
 
 
+def bare_record_of(call: OpenCall) -> CallRecord:
+    """The row of a call of which nothing else could be read: whose it was, when, and how it ended."""
+    created = datetime.fromtimestamp(call.created_s, UTC)
+    took_ns = max(0, call.ended_ns - call.started_ns)
+    return CallRecord(
+        call_id=UUID(int=call.call_id.int),
+        created_at=created,
+        finished_at=created + timedelta(microseconds=took_ns // 1000),
+        latency_ms=round(took_ns / _NANO),
+        status=call.status.value,
+        success=call.status is Status.OK,
+        model=str((call.metadata or {}).get("ls_model_name") or "unknown"),
+        run_id=call.run_id,
+        parent_run_id=call.parent_run_id,
+        **_identity(call, {}, {}),
+    )
+
+
 _OURS: Final = frozenset(
     {"call_id", "created_at", "finished_at", "latency_ms", "ttft_ms", "status", "success", "run_id"}
 )

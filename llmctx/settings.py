@@ -70,7 +70,7 @@ class Settings(BaseModel):
     """How long a closed scope still testifies to whom a call belongs."""
     carry: bool = False
     """Let threads, executors and queues hand the scope on, in code that cannot be changed."""
-    handover_key: str | None = Field(None, repr=False)
+    handover_key: str | None = Field(default=None, repr=False)
     """Secret that signs handed-over identities: the same in every process. Several, comma-separated, newest first."""
     handover_invalid: Literal["raise", "anonymous"] = "raise"
     """What `take_over` does with a forged or expired token."""

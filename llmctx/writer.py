@@ -15,8 +15,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Final
@@ -26,6 +28,7 @@ from sqlalchemy import Table, event, inspect
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, NoSuchTableError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 
 from llmctx.cleaning import storable_json
 from llmctx.errors import MigrationsPending
@@ -78,6 +81,8 @@ class Writer:
         self._statement = ""
         self._table: Table = call_log_table(settings.table, settings.db_schema)
         self._urgent = False
+        self.fork_gate: threading.Lock | None = None if settings.is_postgresql else threading.Lock()
+        """Held while a connection to SQLite is open; whoever forks takes it."""
         self.written = 0
         self.quarantined = 0
         self.dropped = 0
@@ -180,6 +185,10 @@ class Writer:
 
     async def _deliver(self, batch: list[_Waiting]) -> bool:
         """Store `batch`, all but what nobody could store. False: keep it and try later; what is done leaves it."""
+        with self._not_forking():
+            return await self._store(batch)
+
+    async def _store(self, batch: list[_Waiting]) -> bool:
         try:
             if self._engine is None or not self._columns or self._is_time_to_look():
                 await self._bounded(self._look_at_table(), self._settings.connect_timeout_s + 1)
@@ -256,6 +265,15 @@ class Writer:
             raise TimeoutError(f"no answer within {seconds:g} s")
         task.result()
 
+    @contextlib.contextmanager
+    def _not_forking(self) -> Iterator[None]:
+        """SQLite's locks do not survive a fork: the process must not fork while it holds one (`fork_gate`)."""
+        if self.fork_gate is None:
+            yield
+            return
+        with self.fork_gate:  # held by others for the microseconds of a fork
+            yield
+
     async def _give_up(self, task: asyncio.Future[Any]) -> None:
         """Let go of a statement and of its connection, whose state nobody knows."""
         task.add_done_callback(_forget)
@@ -310,7 +328,9 @@ class Writer:
                 )
                 event.listen(self._engine.sync_engine, "connect", self._connected)
             else:
-                self._engine = create_async_engine(settings.database_url, connect_args={"timeout": 5.0})
+                self._engine = create_async_engine(
+                    settings.database_url, poolclass=NullPool, connect_args={"timeout": 5.0}
+                )
         return self._engine
 
     async def _disconnect(self) -> None:

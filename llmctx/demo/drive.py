@@ -1,4 +1,4 @@
-"""The patients: all at once, over real HTTP and websockets, each through all ways in an order of his own."""
+"""The patients: all at once, over real HTTP and websockets, each with an order of ways of his own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from llmctx.demo.tokens import token_for
-from llmctx.demo.ways import WAYS, Way, question, visit_id
+from llmctx.demo.ways import Way, question, visit_id, ways_of
 
 PATIENCE_S: Final = 60.0
 CLOSED: Final = (httpx.ReadError, httpx.RemoteProtocolError)
@@ -99,15 +99,16 @@ class User:
 async def drive(
     clinic: str, provider: str, users: int, secret: str, *, seed: int = 7, step: Callable[[], None]
 ) -> None:
-    """Send `users` patients through all ways, and wait until the clinic has nothing left to do."""
-    patients = [f"p-{number:02}" for number in range(1, users + 1)]
+    """Send `users` patients through their ways, and wait until the clinic has nothing left to do."""
     # httpx may close a connection that has just been given to a request, when it was idle for longer than this.
     limits = httpx.Limits(max_connections=None, keepalive_expiry=None)
     async with httpx.AsyncClient(base_url=clinic, timeout=PATIENCE_S, limits=limits, trust_env=False) as client:
 
-        async def visit(patient: str) -> None:
-            user = User(patient, client, provider, secret)
-            for way in random.Random(f"{seed} {patient}").sample(WAYS, len(WAYS)):
+        async def visit(number: int) -> None:
+            user = User(f"p-{number:02}", client, provider, secret)
+            ways = ways_of(number, users)
+            random.Random(f"{seed} {number}").shuffle(ways)
+            for way in ways:
                 try:
                     await user.go(way)
                 except (httpx.HTTPError, OSError) as problem:
@@ -115,6 +116,6 @@ async def drive(
                 step()
 
         async with asyncio.TaskGroup() as crowd:
-            for patient in patients:
-                crowd.create_task(visit(patient))
+            for number in range(1, users + 1):
+                crowd.create_task(visit(number))
         (await client.get("/idle")).raise_for_status()

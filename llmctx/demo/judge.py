@@ -99,13 +99,16 @@ def _add(score: Score, key: Key | None, calls: int, rows: Sequence[Row]) -> None
             score.right += 1
 
 
-def example(rows: Iterable[Row], patient: str, way: Way) -> Row | None:
-    """A patient's row of a call that went that way."""
-    for row in rows:
-        key = key_of(row)
-        if key and key[0] == patient and key[2] in way.tasks and way_of(key[1], key[2]) is way:
-            return row
-    return None
+def rows_on(rows: Iterable[Row], way: Way) -> list[Row]:
+    """Rows of the calls that went that way."""
+    keys = ((row, key_of(row)) for row in rows)
+    return [row for row, key in keys if key and key[2].split()[0] in way.tasks and way_of(key[1], key[2]) is way]
+
+
+def patient_of(row: Row) -> str:
+    """Who the row's call was really for."""
+    key = key_of(row)
+    return key[0] if key else ""
 
 
 async def read_rows(url: str, table: str) -> list[Row]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from llmctx.demo.judge import Row, Score, example
+from llmctx.demo.judge import Row, Score, patient_of, rows_on
 from llmctx.demo.stages import RUNS, Outcome
 from llmctx.demo.ways import BY_KEY, WAYS
 
@@ -86,8 +86,9 @@ def print_report(outcome: Outcome, *, keep: bool) -> None:
 
 def _print_rows(console: Console, outcome: Outcome) -> None:
     way = BY_KEY["worker_thread"]
-    patient = f"p-{min(7, outcome.users):02}"
-    before, after = (example(outcome.rows[run], patient, way) for run in RUNS)
+    found = {run: {patient_of(row): row for row in rows_on(outcome.rows[run], way)} for run in RUNS}
+    patient = max(found["after"], default="")
+    before, after = (found[run].get(patient) for run in RUNS)
     console.print(f"\n[bold]The same call, recorded twice[/]: a {way.title}\n")
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for heading in ("", "a textbook callback handler", "llmctx"):
@@ -154,7 +155,7 @@ def _print_ledger(console: Console, outcome: Outcome) -> None:
         console.print(f"[red]Most calls failed: {failed[0]['error_message']}[/]", markup=True, soft_wrap=False)
         console.print("Check OPENAI_API_KEY, OPENAI_BASE_URL and OPENAI_MODEL.")
     kind = "PostgreSQL" if outcome.problem is None else "SQLite"
-    console.print(f"[dim]{outcome.users} patients at once, {kind}, {outcome.service}, {outcome.seconds:.0f} s[/]")
+    console.print(f"[dim]{outcome.users} at once, {kind}, {outcome.service}, {outcome.seconds:.0f} s[/]")
 
 
 def _print_next(console: Console, outcome: Outcome, *, keep: bool) -> None:
@@ -167,7 +168,7 @@ def _print_next(console: Console, outcome: Outcome, *, keep: bool) -> None:
         table.add_row(f"  {command} {verb}", Text(answers, "dim"))
     console.print(table)
     if keep:
-        stop = f"kill -INT {outcome.process_id}; " if outcome.process_id else ""
+        stop = f"kill -INT {outcome.process_id}; sleep 1; " if outcome.process_id else ""
         console.print(f"\nIt is kept until you say: {stop}rm -r {outcome.directory}", soft_wrap=True)
 
 

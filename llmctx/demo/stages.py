@@ -25,7 +25,7 @@ from llmctx.demo.drive import drive
 from llmctx.demo.judge import Row, Verdict, judge, read_rows
 from llmctx.demo.postgres import make_directory
 from llmctx.demo.processes import Child, clean_environment
-from llmctx.demo.ways import WAYS
+from llmctx.demo.ways import ways_of
 from llmctx.migrate import upgrade
 from llmctx.settings import DEFAULT_TABLE, Settings
 
@@ -129,7 +129,9 @@ def perform(*, users: int | None, speed: float, keep: bool, progress: Progress) 
         users = REAL_USERS if real else USERS
     with contextlib.ExitStack() as stack:
         running = _start(stack, speed, real, keep, progress)
-        step = progress.counter(f"{users} patients at once, in two clinics side by side", 2 * users * len(WAYS))
+        step = progress.counter(
+            f"{users} patients at once, in two clinics side by side", 2 * users * len(ways_of(1, users))
+        )
         asyncio.run(_drive_both(running, users, step))
         progress.stage("holding the rows against the provider's log")
         running.clinics.close()

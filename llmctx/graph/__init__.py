@@ -95,9 +95,7 @@ def wrap_node(
         return cast("T", instrument(inside, plan))
     if not callable(inside):
         raise TypeError(f"wrap_node takes a function or a Runnable, not {type(node).__name__}")
-    if known is not None and known.inside is getattr(
-        inside, "__wrapped__", None
-    ):  # not so under a decorator, which copies the mark
+    if known is not None and known.outside is not None and known.outside() is inside:  # decorators copy the mark
         plan, inside = plan.over(known), known.inside
     return cast("T", in_scope(inside, plan))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import weakref
 from collections.abc import Callable
 from contextlib import aclosing
 from contextvars import Token
@@ -25,8 +26,8 @@ from llmctx.graph.runnables import asteps, steps
 def in_scope(original: Any, plan: Plan) -> Any:
     """`original` so that it runs in a scope: a function of the same kind, name and signature."""
     fn: Any = original
-    if not hasattr(fn, "__name__") and not isinstance(fn, functools.partial):
-        fn = fn.__call__  # of a callable object, the method has the hints
+    if not inspect.isroutine(fn) and not isinstance(fn, functools.partial):
+        fn = fn.__call__  # of a callable object, the method has the hints, and tells the kind
     run: Any
     if inspect.isasyncgenfunction(fn):
 
@@ -56,8 +57,10 @@ def in_scope(original: Any, plan: Plan) -> Any:
 
     run.__annotations__ = {}
     functools.update_wrapper(run, fn)
+    if inspect.isfunction(fn) and hasattr(fn, "__wrapped__"):
+        run.__wrapped__ = fn.__wrapped__  # LangGraph looks for subgraphs one step deep
     run.__name__ = getattr(original, "__name__", type(original).__name__)
-    setattr(run, MARK, replace(plan, inside=fn))
+    setattr(run, MARK, replace(plan, inside=fn, outside=weakref.ref(run)))
     return run
 
 

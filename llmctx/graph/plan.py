@@ -69,7 +69,8 @@ class Plan:
     sequence: bool = False
     """Whether this is LangGraph's sequence of a node and its writers."""
     inside: Any = None
-    """The function, where a function was wrapped."""
+    outside: Callable[[], Any] | None = None
+    """Where a function was wrapped: it, and a reference to what it became."""
 
     @classmethod
     def made(cls, identify: Identify | None, fields: Mapping[str, str] | None, agent_key: str | None) -> Plan:

@@ -510,7 +510,7 @@ async def _lazy_worker(world: World, *, stays_open: bool) -> None:
 
 @way
 async def worker_task_with_threads_known_before_it_started(world: World) -> None:
-    """First everybody's graph, in requests that end. Then a request starts the worker, stays open, and all hand over."""
+    """First everybody's graph, in requests that end. Then a request starts the worker, stays open, and all use it."""
     jobs: asyncio.Queue[tuple[User, list[str]]] = asyncio.Queue()
     others = asyncio.Event()
 

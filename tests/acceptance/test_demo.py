@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import pytest
 
 from llmctx.demo import run
 from llmctx.demo.judge import Score, judge, read_rows
-from llmctx.demo.ways import WAYS
+from llmctx.demo.ways import WAYS, ways_of
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -122,7 +123,7 @@ def test_kept_for_a_look_it_says_how_to_look_and_how_to_stop(place: Path) -> Non
     assert url is not None
     rows = asyncio.run(read_rows(url[1], "biz_agent_llm_call_logs"))
     assert len(rows) > 60
-    stop = re.search(r"kill -INT (\d+); rm -r (\S+)", out)
+    stop = re.search(r"kill -INT (\d+); sleep 1; rm -r (\S+)", out)
     assert stop is not None
     assert processes_of(place), "PostgreSQL is still there"
     os.kill(int(stop[1]), signal.SIGINT)
@@ -172,6 +173,17 @@ def test_numbers_that_make_no_sense_are_refused(users: int, speed: float, capsys
     """Usage: exit code 2 and a sentence, nothing started."""
     assert run(users=users, speed=speed) == 2
     assert "users must be from 1 to 99" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("users", [1, 3, 12, 20, 99])
+def test_patients_share_the_ways_evenly(users: int) -> None:
+    """A few patients take all ways; of many each takes at least twelve, none of them twice, no way less than others."""
+    taken = [ways_of(number, users) for number in range(1, users + 1)]
+    assert all(12 <= len(ways) == len({way.key for way in ways}) for ways in taken)
+    assert users > 13 or all(len(ways) == len(WAYS) for ways in taken)
+    times = Counter(way.key for ways in taken for way in ways)
+    assert set(times) == {way.key for way in WAYS}
+    assert max(times.values()) - min(times.values()) <= 1
 
 
 def entry(patient: str, visit: str, task: str) -> dict[str, Any]:

@@ -649,6 +649,13 @@ class Callable_:  # noqa: N801  it stands for any class with __call__
         return who(state)
 
 
+class AsyncCallable:
+    __name__ = "named"
+
+    async def __call__(self, state: State) -> dict[str, Any]:
+        return who(state)
+
+
 def streamed(state: State) -> Iterator[dict[str, Any]]:
     yield who(state)
 
@@ -659,12 +666,13 @@ def streamed(state: State) -> Iterator[dict[str, Any]]:
         who,
         awho,
         Callable_(),
+        AsyncCallable(),
         streamed,
         RunnableLambda(who),
         RunnableLambda(who) | RunnableLambda(lambda x: x),
         {"seen": lambda s: [pack(current())]},
     ],
-    ids=["function", "coroutine", "object", "generator", "runnable", "sequence", "dict"],
+    ids=["function", "coroutine", "object", "async object", "generator", "runnable", "sequence", "dict"],
 )
 async def test_wrap_node_takes_all_that_add_node_takes(node: Any) -> None:
     """One wrapped node in a graph that is not wrapped runs in a scope of its own."""

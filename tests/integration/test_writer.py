@@ -76,8 +76,8 @@ async def stored(url: str) -> int:
 async def test_batches(any_database: str) -> None:
     """Many rows arrive in batches, each once, with every column."""
     full = record(
-        trace_id="t", agent_key="a", temperature=0.5, max_tokens=7, prompt_snapshot='"p"', finished_at=datetime.now(UTC),
-        cost_usd=Decimal("0.000000001"), streamed=True, attributes={"k": ["v", 1]},
+        trace_id="t", agent_key="a", temperature=0.5, max_tokens=7, prompt_snapshot='"p"',
+        finished_at=datetime.now(UTC), cost_usd=Decimal("0.000000001"), streamed=True, attributes={"k": ["v", 1]},
     )  # fmt: skip
     async with writing(any_database, batch_rows=100) as one:
         for row in [full, *(record() for _ in range(1233))]:
@@ -209,7 +209,7 @@ HOSTILE: dict[str, list[Any]] = {
     "double": [math.nan, math.inf, -math.inf, "0.5", "hot", 10**400, 1, True],
     "price": [Decimal("NaN"), Decimal("Infinity"), Decimal(10) ** 12, -1, "1.5", "dear", 0.1, math.nan],
     "flag": ["yes", 1, 0, ""],
-    "time": [datetime(2026, 1, 1), datetime(1, 1, 1), datetime(9999, 12, 31, tzinfo=UTC)],  # noqa: DTZ001
+    "time": [datetime(2026, 1, 1), datetime(1, 1, 1), datetime(9999, 12, 31, tzinfo=UTC)],
     "attributes": [
         Loop(),
         {"n": math.nan},
@@ -389,9 +389,21 @@ async def test_a_table_that_lacks_columns(
 ) -> None:
     """Their values are left out. When the columns appear under load they are noticed."""
     monkeypatch.setattr(writer, "_LOOK_AGAIN_S", 0.1)
-    types = {"cost_usd": "numeric(18, 9)", "attributes": "jsonb", "node": "text", "provider": "text", "cached": "boolean"}
+    types = {
+        "cost_usd": "numeric(18, 9)",
+        "attributes": "jsonb",
+        "node": "text",
+        "provider": "text",
+        "cached": "boolean",
+    }
     await do(own_database, *(f"ALTER TABLE {DEFAULT_TABLE} DROP COLUMN {name}" for name in columns))
-    known: dict[str, Any] = {"cost_usd": Decimal(1), "node": "n", "provider": "p", "attributes": {"a": 1}, "cached": True}
+    known: dict[str, Any] = {
+        "cost_usd": Decimal(1),
+        "node": "n",
+        "provider": "p",
+        "attributes": {"a": 1},
+        "cached": True,
+    }
     async with writing(own_database) as one:
         one.submit(record(**known))
         assert await one.drain(PATIENCE) == 0

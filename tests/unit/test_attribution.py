@@ -193,9 +193,7 @@ def test_a_scope_that_learns_its_user_late_is_asked_again() -> None:
 
 
 def in_node(found: CallContext, registry: MemoryRegistry, *, persisted: bool = False) -> CallContext:
-    scope = node_scope(
-        found, persisted=persisted, metadata={}, thread_id="t", task="n:1", registries=[registry]
-    )
+    scope = node_scope(found, persisted=persisted, metadata={}, thread_id="t", task="n:1", registries=[registry])
     token = enter(scope)
     try:
         return current()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import re
 import traceback
@@ -292,8 +293,14 @@ def test_a_graph_in_the_closure_of_a_wrapped_function_is_found() -> None:
     def calls(state: State) -> Any:
         return child.invoke(state)
 
-    graph = StateGraph(State).add_node("calls", wrap_node(calls)).add_edge(START, "calls").compile()
-    assert [name for name, _ in graph.get_subgraphs()] == ["calls"]
+    @functools.wraps(calls)
+    def decorated(*args: Any) -> Any:
+        return calls(*args)
+
+    for function in (calls, decorated):
+        graph = StateGraph(State).add_node("calls", wrap_node(function)).add_edge(START, "calls").compile()
+        assert [name for name, _ in graph.get_subgraphs()] == ["calls"]
+        assert inspect.signature(wrap_node(function)) == inspect.signature(calls)
 
 
 def test_a_wrapped_runnable_is_of_its_own_kind() -> None:

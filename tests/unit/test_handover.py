@@ -48,11 +48,12 @@ def test_a_token_is_short_and_plain() -> None:
     assert set(token()) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
-@pytest.mark.parametrize("change", [lambda t: t[:-1], lambda t: "x" + t, lambda t: t.swapcase(), lambda t: "", lambda t: "."])
-def test_a_forged_token_is_refused(change) -> None:  # type: ignore[no-untyped-def]
+def test_a_forged_token_is_refused() -> None:
     """Nobody can write his own, or change one letter of one."""
-    with pytest.raises(InvalidToken), take_over(change(token())):
-        pass
+    real = token()
+    for forged in (real[:-1], "x" + real, real.swapcase(), "", "."):
+        with pytest.raises(InvalidToken), take_over(forged):
+            pass
 
 
 def test_an_expired_token_is_refused() -> None:
