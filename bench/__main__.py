@@ -67,7 +67,7 @@ def main() -> int:
         migrate.upgrade(load(database_url=url))
         result = {"machine": machine(), "calls": calls.run(url), "rows": rows.run(url)}
     finally:
-        postgres.end()
+        postgres.end(60, tidies=True)
     OUT.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result) if "--json" in sys.argv[1:] else table(result))
     return 0

@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field, fields
-from types import MappingProxyType
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from llmctx.incidents import incidents
@@ -32,7 +31,6 @@ R = TypeVar("R")
 ID_LIMIT: Final = 256
 """Longest id, in characters, that is stored as it is."""
 
-_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 next_serial: Final = itertools.count(1).__next__
 """Numbers scopes and registrations on one counter, so that their order can be asked."""
 
@@ -52,7 +50,7 @@ class CallContext:
     conversation_id: str | None = None
     agent_key: str | None = None
     thread_id: str | None = None
-    attributes: Mapping[str, Any] = field(default_factory=lambda: _NOTHING, hash=False)
+    attributes: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for name in ID_FIELDS:

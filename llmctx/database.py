@@ -21,6 +21,7 @@ from sqlalchemy.pool import NullPool
 
 from llmctx.errors import ConfigError, DatabaseUnavailable, LlmctxError, MigrationsPending
 from llmctx.settings import Settings
+from llmctx.trouble import sqlstate
 
 READ_PATIENCE_S: Final = 60.0
 _CHECK: Final = "Check that it runs and that LLMCTX_DATABASE_URL points to it."
@@ -142,9 +143,3 @@ def _remedy(problem: Exception, state: str, settings: Settings) -> str | None:
     if isinstance(problem, DBAPIError) and problem.connection_invalidated:
         return _CHECK
     return next((remedy for said, remedy in _SQLITE.items() if said in str(problem)), None)
-
-
-def sqlstate(problem: BaseException) -> str:
-    """The SQLSTATE of `problem`, from the driver's error or from SQLAlchemy's around it; empty without one."""
-    found = getattr(problem, "sqlstate", None) or getattr(getattr(problem, "orig", None), "sqlstate", None)
-    return found if isinstance(found, str) else ""

@@ -1,11 +1,8 @@
 """The row's way to the database: batches, one pipelined executemany each, errors by SQLSTATE.
 
 A record leaves the queue only when the database has it. Everything here runs in the pipeline's own loop, on a pool
-of its own. What goes wrong is one of four things:
-
-- *reconnect* and *transient*: the database is away, busy, or read-only. Keep, wait with backoff, try again.
-- *config*: the table or a column is missing, rights are missing. Keep, say so once, loudly, try again.
-- *poison*: a row that the database will never take. Halve the batch until it stands alone; the others are stored.
+of its own. What goes wrong is sorted by `trouble.py`: rows are kept while the database is away or not set up right,
+and a row that it will never take is found by halving its batch, so that the others are stored.
 
 Delivering twice is harmless: `ON CONFLICT DO NOTHING` without a target needs INSERT and no other right.
 """
@@ -26,7 +23,7 @@ from typing import Any, Final
 import orjson
 from sqlalchemy import Table, event, inspect
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, NoSuchTableError
+from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -36,12 +33,8 @@ from llmctx.incidents import incidents
 from llmctx.record import COLUMNS, CallRecord
 from llmctx.settings import Settings, shown_url
 from llmctx.tables import call_log_table
+from llmctx.trouble import Trouble, classify
 
-_RECONNECT: Final = ("08", "57P", "25006", "57014")
-_TRANSIENT: Final = ("53", "40", "55")
-_CONFIG: Final = ("42", "28", "3D", "3F", "0A")
-_SQLITE_NOT_NULL: Final = "NOT NULL constraint failed"
-_NO_PARTITION: Final = "no partition of relation"
 _FIRST_WAIT_S: Final = 0.1
 _LONGEST_WAIT_S: Final = 2.0
 _LOOK_AGAIN_S: Final = 5.0
@@ -52,15 +45,6 @@ _ROW_OVERHEAD: Final = 1024  # bytes that a record weighs beside its texts
 class _Waiting:
     record: CallRecord
     size: int
-
-
-@dataclass(slots=True, frozen=True)
-class Trouble:
-    """What a failed statement means. `kind`: reconnect, transient, config or poison."""
-
-    kind: str
-    code: str
-    text: str
 
 
 class Writer:
@@ -409,60 +393,3 @@ def _size(record: CallRecord) -> int:
     if record.attributes:
         size += len(storable_json(record.attributes) or "")
     return size
-
-
-def classify(problem: BaseException) -> Trouble:
-    """What a failure of the database means, by its SQLSTATE where it has one."""
-    if isinstance(problem, MigrationsPending):
-        return Trouble("config", "42P01", "the table is missing or behind")
-    original = problem.orig if isinstance(problem, DBAPIError) and problem.orig is not None else problem
-    code = _sqlstate(original)
-    text = (str(original) or type(original).__name__).strip().splitlines()[0][:300]
-    if code is None:
-        return _without_code(original, text)
-    if code.startswith(_RECONNECT):
-        return Trouble("reconnect", code, text)
-    if code.startswith(_TRANSIENT):
-        return Trouble("transient", code, text)
-    if code.startswith(_CONFIG) or _NO_PARTITION in text or _is_strange_column(code, original, text):
-        return Trouble("config", code, text)
-    return Trouble("poison", code, text)
-
-
-def _is_strange_column(code: str, problem: BaseException, text: str) -> bool:
-    """Whether a column that is not ours must not be empty: no row would ever be stored, so none is to blame."""
-    if code == "23502":
-        return getattr(problem, "column_name", None) not in COLUMNS
-    return code == _SQLITE_NOT_NULL and text.rpartition(".")[2] not in COLUMNS
-
-
-def _sqlstate(problem: BaseException) -> str | None:
-    seen = 0
-    current: BaseException | None = problem
-    while current is not None and seen < 5:
-        code = getattr(current, "sqlstate", None)
-        if isinstance(code, str) and code:
-            return code
-        current, seen = current.__cause__, seen + 1
-    return None
-
-
-def _without_code(problem: BaseException, text: str) -> Trouble:
-    """SQLite's errors, and those of sockets and drivers, have no SQLSTATE."""
-    name = type(problem).__name__
-    lowered = text.lower()
-    if "no such table" in lowered or "no column named" in lowered or "readonly database" in lowered:
-        return Trouble("config", name, text)
-    if "unable to open" in lowered or "not a database" in lowered:
-        return Trouble("config", name, text)
-    if "locked" in lowered or "busy" in lowered:
-        return Trouble("transient", name, text)
-    if isinstance(problem, (OSError, TimeoutError, asyncio.TimeoutError, EOFError)) or "connection" in lowered:
-        return Trouble("reconnect", name, text)
-    if text.startswith(_SQLITE_NOT_NULL) and _is_strange_column(_SQLITE_NOT_NULL, problem, text):
-        return Trouble("config", name, text)
-    if "binding parameter" in lowered:
-        return Trouble("poison", name, text)
-    if isinstance(problem, (ValueError, TypeError, OverflowError)) or name in ("IntegrityError", "DataError"):
-        return Trouble("poison", name, text)
-    return Trouble("reconnect", name, text)

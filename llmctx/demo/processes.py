@@ -11,11 +11,13 @@ import json
 import os
 import queue
 import re
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final
 
 _PRIVATE: Final = ("LLMCTX_", "OPENAI_", "ANTHROPIC_", "LANGSMITH_", "LANGCHAIN_")
@@ -98,16 +100,33 @@ class Child:
         with contextlib.suppress(BrokenPipeError):  # it has gone already
             self._process.stdin.close()
 
-    def end(self, timeout: float = 15) -> int:
-        """Ask it to end, wait, and kill it if it does not. Returns the exit code."""
+    def end(self, timeout: float = 15, *, tidies: bool = False) -> int:
+        """Ask it to end, wait, and kill it if it does not. Returns the exit code. `tidies`: it has things to remove."""
         self.close()
-        if not self._ready:
+        if not self._ready and not tidies:
             self._process.terminate()  # it is still importing, and would see the closed pipe only afterwards
         try:
             return self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let a Ctrl-C wait until the block has ended."""
+    came: list[tuple[int, FrameType | None]] = []
+    try:
+        before = signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    except ValueError:  # not the main thread: no Ctrl-C comes here
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came and callable(before):
+            before(*came[0])
 
 
 def say(**facts: Any) -> None:

@@ -24,7 +24,7 @@ from rich.console import Console
 from llmctx.demo.drive import drive
 from llmctx.demo.judge import Row, Verdict, judge, read_rows
 from llmctx.demo.postgres import make_directory
-from llmctx.demo.processes import Child, clean_environment
+from llmctx.demo.processes import Child, clean_environment, uninterrupted
 from llmctx.demo.ways import ways_of
 from llmctx.migrate import upgrade
 from llmctx.settings import DEFAULT_TABLE, Settings
@@ -160,8 +160,9 @@ def _start(
 ) -> _Running:
     """Start everything, as much as possible at once: importing the clients' libraries takes the longest."""
     progress.stage("starting PostgreSQL, an LLM provider and the clinics")
-    directory = make_directory()
-    keeper = _child(stack, "PostgreSQL", "llmctx.demo.postgres", str(directory))
+    with uninterrupted():
+        directory = make_directory()
+        keeper = _child(stack, "PostgreSQL", "llmctx.demo.postgres", str(directory), tidies=True)
     clinics = _child(stack, "the clinic", "llmctx.demo.app", log=directory / "clinic.log")
     upstream = ("--upstream", real.base_url) if real else ()
     provider = _child(stack, "the provider", "llmctx.demo.provider", "--speed", str(speed), *upstream)
@@ -201,9 +202,11 @@ def _child(
     module: str,
     *args: str,
     log: Path | None = None,
+    tidies: bool = False,
 ) -> Child:
-    child = Child(name, module, *args, env=clean_environment(), log=log)
-    stack.callback(child.end)
+    with uninterrupted():  # a child that nobody has noted down would outlive a Ctrl-C
+        child = Child(name, module, *args, env=clean_environment(), log=log)
+        stack.callback(child.end, 2 * START_S if tidies else 15, tidies=tidies)
     return child
 
 
