@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self
 
+from llmctx import carrying, handover
 from llmctx.attribution import decide, hear
 from llmctx.context import EMPTY, ID_FIELDS, CallContext, current_scope
 from llmctx.extract import failure_of, prompt_of_text
@@ -135,6 +136,9 @@ class CallLog:
         active_registries.append(self.registry)
         if self.settings.capture == "all":
             hear_everything(self._recorder, self.handler)
+        if self.settings.carry:
+            carrying.install(self)
+        handover.configure(self.settings.handover_key, self.settings.handover_invalid)
         _alive.add(self)
         return self
 
@@ -168,6 +172,7 @@ class CallLog:
         if self.registry in active_registries:
             active_registries.remove(self.registry)
         hear_nothing(self._recorder)
+        carrying.remove(self)
         self._recorder.open_calls.close()
         _alive.discard(self)
         return True
