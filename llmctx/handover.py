@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from llmctx.context import EMPTY, ID_FIELDS, CallContext, Scope, current, enter, leave
 from llmctx.errors import ConfigError, InvalidToken
 from llmctx.incidents import incidents
-from llmctx.record import Reason
 
 if TYPE_CHECKING:
     from itsdangerous import URLSafeSerializer
@@ -60,12 +59,15 @@ def take_over(token: str | None, *, on_invalid: OnInvalid | None = None) -> Iter
     A forged, broken or expired token raises `InvalidToken`, or opens an anonymous scope where `on_invalid`, or else
     `LLMCTX_HANDOVER_INVALID`, says "anonymous". The worker's own context is not inherited.
     """
+    reason: str | None = None
     try:
-        identity, reason = read(token), None
+        identity = read(token)
     except InvalidToken as problem:
         incidents.note("invalid_handover", "a handed-over identity was refused: %s", problem)
         if (on_invalid or _on_invalid[0]) == "raise":
             raise
+        from llmctx.record import Reason  # late, as itsdangerous is: `import llmctx` stays quick
+
         identity, reason = EMPTY, Reason.INVALID_HANDOVER
     scope = Scope(identity, "job")
     scope.reason = reason
