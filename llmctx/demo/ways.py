@@ -197,7 +197,7 @@ WAYS: Final = (
 )
 """In the order in which they are printed."""
 
-VISITS: Final = 280
+VISITS: Final = 240
 """About so many visits are enough to show it all, and take seconds."""
 
 BY_KEY: Final[Mapping[str, Way]] = {way.key: way for way in WAYS}
