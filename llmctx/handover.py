@@ -19,9 +19,6 @@ from llmctx.incidents import incidents
 if TYPE_CHECKING:
     from itsdangerous import URLSafeSerializer
 
-HEADER: Final = "x-llmctx-identity"
-"""The header for tokens between services; nobody reads it unless `identify` does."""
-
 _SHORT: Final = dict(zip("sutcah", ID_FIELDS, strict=True))  # one letter an id: tokens travel in headers
 _SALT: Final = "llmctx.handover.1"
 

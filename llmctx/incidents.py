@@ -34,10 +34,6 @@ class Incidents:
         except Exception:  # noqa: BLE001  a broken log handler of the host's is not a reason to disturb the host
             self.counts["log_failed"] += 1
 
-    def count(self, cause: str) -> None:
-        """Count without a word, for what is odd but harmless."""
-        self.counts[cause] += 1
-
 
 incidents = Incidents()
 """The process's own: contexts are process-wide, so what goes wrong with them is counted here."""

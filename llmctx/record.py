@@ -13,6 +13,8 @@ from enum import StrEnum
 from typing import Any, Final, Protocol
 from uuid import UUID
 
+DEFAULT_TABLE: Final = "biz_agent_llm_call_logs"
+
 
 class Status(StrEnum):
     """How a call ended."""

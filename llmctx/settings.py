@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from llmctx.errors import ConfigError
+from llmctx.record import DEFAULT_TABLE
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
 PREFIX: Final = "LLMCTX_"
-DEFAULT_TABLE: Final = "biz_agent_llm_call_logs"
 _KIB: Final = 1024
 _MIB: Final = 1024 * _KIB
 

@@ -30,7 +30,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-DEFAULT_TABLE: Final = "biz_agent_llm_call_logs"
+from llmctx.record import DEFAULT_TABLE
+
 _NANO: Final = Decimal("0.000000001")
 
 

@@ -21,7 +21,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from llmctx import migrate
-from llmctx.settings import DEFAULT_TABLE, load, normal_url
+from llmctx.record import DEFAULT_TABLE
+from llmctx.settings import load, normal_url
 
 ROOT = Path(__file__).parent.parent
 TEST_URL = "LLMCTX_TEST_DATABASE_URL"

@@ -27,7 +27,8 @@ from llmctx.demo.postgres import make_directory
 from llmctx.demo.processes import Child, clean_environment, uninterrupted
 from llmctx.demo.ways import ways_of
 from llmctx.migrate import upgrade
-from llmctx.settings import DEFAULT_TABLE, Settings
+from llmctx.record import DEFAULT_TABLE
+from llmctx.settings import Settings
 
 RUNS: Final = {"before": "textbook_llm_call_logs", "after": DEFAULT_TABLE}
 """The two runs, and the table that each fills."""

@@ -26,8 +26,8 @@ from llmctx.calllog import CallLog
 from llmctx.errors import ConfigError
 from llmctx.incidents import incidents
 from llmctx.middleware import ContextMiddleware
-from llmctx.record import CallRecord
-from llmctx.settings import DEFAULT_TABLE, load
+from llmctx.record import DEFAULT_TABLE, CallRecord
+from llmctx.settings import load
 from llmctx.testing import MemorySink
 from tests.conftest import ROOT
 from tests.support import Completer, PlainTalker, ProviderDown, Talker, wait_until

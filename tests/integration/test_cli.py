@@ -18,8 +18,8 @@ import pytest
 
 from llmctx import cli, migrate
 from llmctx.database import engine
-from llmctx.record import Reason, Source, Status
-from llmctx.settings import DEFAULT_TABLE, load
+from llmctx.record import DEFAULT_TABLE, Reason, Source, Status
+from llmctx.settings import load
 from llmctx.tables import call_log_table
 from tests.conftest import execute
 

@@ -22,8 +22,8 @@ from sqlalchemy.pool import NullPool
 
 from llmctx import migrate, writer
 from llmctx.cleaning import clean
-from llmctx.record import COLUMNS, CallRecord
-from llmctx.settings import DEFAULT_TABLE, load
+from llmctx.record import COLUMNS, DEFAULT_TABLE, CallRecord
+from llmctx.settings import load
 from llmctx.writer import Writer
 from tests.conftest import execute
 from tests.support import wait_for

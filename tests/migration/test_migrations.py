@@ -25,8 +25,8 @@ from sqlalchemy.pool import NullPool
 
 from llmctx import migrate
 from llmctx.errors import DatabaseUnavailable, LlmctxError, MigrationsPending, NotACallLog
-from llmctx.record import COLUMNS
-from llmctx.settings import DEFAULT_TABLE, Settings, load
+from llmctx.record import COLUMNS, DEFAULT_TABLE
+from llmctx.settings import Settings, load
 from llmctx.tables import call_log_table
 from tests.conftest import execute
 
