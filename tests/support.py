@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, BaseLLM
@@ -164,11 +164,17 @@ def users(count: int = 20, tag: str = "") -> list[User]:
     return [User(f"u{tag}{n}", f"s{tag}{n}", f"t{tag}{n}") for n in range(count)]
 
 
+Known = Literal["always", "carried", "never"]
+"""Who can know whose call it is: some witness does; only `carry=True`; nobody without `carry=True`, not even that it is
+nobody's: a bare prompt, handed to a worker that was started inside of somebody's request."""
+
+
 @dataclass(frozen=True)
 class Truth:
     user_id: str | None
     session_id: str | None
     status: str
+    known: Known = "always"
 
 
 @dataclass
@@ -177,17 +183,19 @@ class Book:
 
     truths: dict[int, Truth] = field(default_factory=dict)
 
-    def prompt(self, user: User | None, status: str = "ok", text: str = "") -> str:
-        """A prompt that carries its owner; None means that nobody could know."""
+    def prompt(self, user: User | None, status: str = "ok", text: str = "", known: Known = "always") -> str:
+        """A prompt that carries its owner; None means that it is nobody's, or that nobody could know."""
         number = next(_numbers)
-        known = user is not None
         self.truths[number] = Truth(
-            user.user_id if user and known else None, user.session_id if user and known else None, status
+            None if user is None else user.user_id, None if user is None else user.session_id, status, known
         )
         return f"{text or 'hello'} [call {number}]" + (" [fail]" if status == "error" else "")
 
-    def held_against(self, rows: Iterable[CallRecord | Any]) -> list[str]:
-        """What is wrong with `rows`, in words; empty when each call is one row, and right."""
+    def held_against(self, rows: Iterable[CallRecord | Any], *, carry: bool = True) -> list[str]:
+        """What is wrong with `rows`, in words; empty when each call is one row, and right.
+
+        Without `carry`, what only it could know must be right or None with a reason; never somebody else's.
+        """
         complaints: list[str] = []
         found: Counter[int] = Counter()
         for row in rows:
@@ -203,11 +211,13 @@ class Book:
                 continue
             got = (row.user_id, row.session_id)
             why = f"({row.identity_source}, {row.identity_reason})"
-            if got != (truth.user_id, truth.session_id):
+            if got == (None, None) and row.identity_reason is None:
+                complaints.append(f"call {number} has no ids and no reason {why}")
+            if not carry and (truth.known == "never" or (truth.known == "carried" and got == (None, None))):
+                pass
+            elif got != (truth.user_id, truth.session_id):
                 kind = "WRONG" if any(got) else "missing"
                 complaints.append(f"call {number} {kind}: {got} instead of {truth.user_id, truth.session_id} {why}")
-            elif truth.user_id is None and row.identity_reason is None:
-                complaints.append(f"call {number} has no ids and no reason {why}")
             if row.status != truth.status:
                 complaints.append(f"call {number} is {row.status}, not {truth.status}")
         complaints += [f"call {n} has {count} rows" for n, count in found.items() if count > 1]
