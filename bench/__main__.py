@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bench import calls, rows
+from bench import calls, nodes, rows
 from llmctx import migrate
 from llmctx.demo.processes import Child, clean_environment
 from llmctx.settings import load
@@ -35,7 +35,7 @@ def machine() -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    call, row = result["calls"], result["rows"]
+    call, row, node = result["calls"], result["rows"], result["nodes"]
     added = call["added_us"]
     return "\n".join(
         [
@@ -46,6 +46,10 @@ def table(result: dict[str, Any]) -> str:
             f"  an empty handler           {added['empty']:8.1f} µs",
             f"  a handler with a deque     {added['deque']:8.1f} µs",
             f"  llmctx, into PostgreSQL    {added['llmctx']:8.1f} µs   {call['times_deque']:.2f} x deque",
+            "",
+            f"identity (CPU of the caller's thread, median of {node['rounds']} rounds)",
+            f"  wrapping a node            {node['wrapping_us']:8.1f} µs   (a node of LangGraph: {node['node_us']:.0f} µs)",
+            f"  deciding whose a call is   {node['deciding_us']:8.1f} µs",
             "",
             f"rows of 3 kB into PostgreSQL (median of {row['rounds']} rounds of {row['rows_a_round']} rows)",
             f"  bare asyncpg COPY          {row['copy_rows_per_s']:8.0f} rows/s",
@@ -65,7 +69,7 @@ def main() -> int:
             return 1
         url = said["url"]
         migrate.upgrade(load(database_url=url))
-        result = {"machine": machine(), "calls": calls.run(url), "rows": rows.run(url)}
+        result = {"machine": machine(), "nodes": nodes.run(), "calls": calls.run(url), "rows": rows.run(url)}
     finally:
         postgres.end(60, tidies=True)
     OUT.write_text(json.dumps(result, indent=2) + "\n")

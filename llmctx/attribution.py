@@ -19,9 +19,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any, Final
 
+from llmctx import elsewhere
 from llmctx.context import EMPTY, ID_FIELDS, ID_LIMIT, CallContext, Scope, amend_scope, clean_id, current_scope
 from llmctx.flow import belongs_to
 from llmctx.incidents import incidents
@@ -55,6 +57,10 @@ class Hearing:
     astray: bool | None = False
     """Whether this is a worker's call, not the scope's own. None: cannot be told. Found out where the call starts."""
     weighed: bool = False
+    own: bool | None = True
+    """Unless True, the scope may speak only after other processes were asked (`elsewhere.py`)."""
+    answered: bool | None = None
+    """Whether they answered. None: they were not asked yet."""
 
 
 @dataclass(slots=True)
@@ -65,6 +71,8 @@ class Verdict:
     source: Source
     reason: Reason | None = None
     conflict: bool = False
+    heard: Sequence[tuple[Source, CallContext]] = field(default=(), compare=False)
+    """What each witness said, where it took a judge; the strongest first."""
 
 
 NOBODY: Final = Verdict(EMPTY, Source.NONE, Reason.NO_SCOPE)
@@ -133,7 +141,13 @@ def _weigh(hearing: Hearing, registry: Registry, late_s: float) -> Verdict:
     thread = registry.get(thread_id=hearing.thread_id) if hearing.thread_id is not None else None
     scope = hearing.scope
     if scope is not None and not hearing.weighed:  # only here and now is it the caller's task that runs
-        hearing.astray = _astray(scope, hearing.thread_id, thread)
+        hearing.astray = _astray(scope, hearing.thread_id, thread, hearing.sent)
+        if hearing.astray is False:
+            hearing.own = elsewhere.is_own(scope, hearing.thread_id, hearing.sent, (registry,))
+            hearing.astray = False if hearing.own is True else None
+    elif scope is not None and hearing.own is not True and hearing.answered is not None:
+        answered = hearing.answered
+        hearing.astray = elsewhere.is_astray(scope, hearing.scope_open, hearing.own, thread, answered=answered)
     hearing.weighed = True
     witnesses = _witnesses(hearing, registry, thread, late_s)
     if not witnesses:
@@ -146,7 +160,7 @@ def _weigh(hearing: Hearing, registry: Registry, late_s: float) -> Verdict:
         elif other_source is not Source.LATE:
             # A closed scope that differs from the registry is a worker doing its next job, not a contradiction.
             conflict = conflict or other.user_id != identity.user_id
-    return Verdict(identity, source, _why_odd(identity, hearing, conflict), conflict)
+    return Verdict(identity, source, _why_odd(identity, hearing, conflict), conflict, witnesses)
 
 
 def _witnesses(
@@ -183,14 +197,19 @@ def _witnesses(
     return found
 
 
-def _astray(scope: Scope, thread_id: str | None, thread: Entry | None) -> bool | None:
-    """Whether a worker that has only inherited `scope` works here, on a thread of others. None: cannot be told."""
-    if thread is None or thread_id in scope.threads:
-        return False
+def _astray(scope: Scope, thread_id: str | None, thread: Entry | None, sent: CallContext) -> bool | None:
+    """Whether a worker that has only inherited `scope` works here: on a thread of others, or with the metadata of
+    somebody else's call. None: cannot be told.
+    """
     user_id = scope.identity.user_id
-    if user_id is not None and thread.identity.user_id == user_id:
+    elsewhere = (
+        thread is not None
+        and thread_id not in scope.threads
+        and (user_id is None or thread.identity.user_id != user_id)
+    )
+    if not elsewhere and (not scope.is_open or sent.agrees(scope.identity)):
         return False
-    registered_since = thread.last > scope.serial
+    registered_since = elsewhere and thread is not None and thread.last > scope.serial
     if not scope.is_open:
         return registered_since
     own = belongs_to(scope)
@@ -225,6 +244,8 @@ def _is_stale(carried: Scope, hearing: Hearing, thread: Entry | None) -> bool:
 
 def _why_nobody(hearing: Hearing, thread: Entry | None) -> Reason:
     scope = hearing.scope
+    if hearing.answered is False and thread is None and (scope is None or hearing.astray is not False):
+        return Reason.REGISTRY_AWAY
     if hearing.astray is None or (thread is not None and thread.shared):
         return Reason.SHARED_THREAD
     if scope is not None and not hearing.astray:
@@ -253,15 +274,18 @@ def _why_odd(identity: CallContext, hearing: Hearing, conflict: bool) -> Reason 
 
 def reconsider(verdict: Verdict, hearing: Hearing, registry: Registry, *, late_s: float = LATE_S) -> Verdict:
     """Fill what was unknown at the start and is known by now. What was known never changes."""
+    if verdict.source is Source.THREAD and hearing.answered:  # this process alone said so; others may have used it too
+        later = decide(hearing, registry, late_s=late_s)
+        return later if later.identity.agrees(verdict.identity) else Verdict(EMPTY, Source.NONE, Reason.SHARED_THREAD)
     if verdict.identity.user_id is not None and verdict.identity.session_id is not None:
         return verdict
     later = decide(hearing, registry, late_s=late_s)
     if not later.identity or not later.identity.agrees(verdict.identity):
-        return verdict
+        return verdict if verdict.identity or hearing.answered is None else later
     identity = later.identity.overlay(verdict.identity)
     source = verdict.source if verdict.identity else later.source
     conflict = verdict.conflict or later.conflict
-    return Verdict(identity, source, _why_odd(identity, hearing, conflict), conflict)
+    return Verdict(identity, source, _why_odd(identity, hearing, conflict), conflict, later.heard)
 
 
 def _telling(scope: Scope | None) -> Scope | None:
@@ -321,9 +345,17 @@ def node_scope(
     thread_id = _text(thread_id)
     outer = _telling(current_scope())
     thread = next((e for r in registries if thread_id is not None and (e := r.get(thread_id=thread_id))), None)
-    astray = False if outer is None else _astray(outer, thread_id, thread)
+    sent = _unpack((metadata or {}).get(CARRIED_KEY))
+    astray = False if outer is None else _astray(outer, thread_id, thread, sent)
+    if outer is not None and thread_id is not None and astray is False:
+        own = elsewhere.is_own(outer, thread_id, sent, registries)
+        if own is not True and not (found and found.user_id == outer.identity.user_id):
+            astray = None
+            if not found and not sent:  # each call in it is told whose it is when the others have answered
+                elsewhere.claim(outer, registries, thread_id=thread_id, task=task)
+                return Scope(found, "node", outer)
     ours = outer is not None and outer.is_open and astray is False
-    base = outer.identity if ours and outer is not None else _unpack((metadata or {}).get(CARRIED_KEY))
+    base = outer.identity if ours and outer is not None else sent
     conflict = False
     if not base.agrees(found):
         conflict = None not in (base.user_id, found.user_id) and base.user_id != found.user_id
@@ -356,7 +388,10 @@ def node_scope(
 
 def pack(identity: CallContext) -> dict[str, str]:
     """`identity` as it travels in metadata: ids only, nothing that is unknown."""
-    return {name: value for name in ID_FIELDS if (value := getattr(identity, name)) is not None}
+    return {name: value for name, value in zip(ID_FIELDS, _ids_of(identity), strict=True) if value is not None}
+
+
+_ids_of = attrgetter(*ID_FIELDS)
 
 
 def _unpack(value: object) -> CallContext:

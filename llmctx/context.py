@@ -114,7 +114,8 @@ class Scope:
 
     `kind` says what opened it: "request", "bind", "node", "job" or "item". `reason` is the code of a row when this
     scope knows nobody. `threads` are the LangGraph threads that ran inside it. `refresh`, if any, is asked again
-    for an identity while the user is unknown (authentication that runs further in than the middleware). `owner` is the
+    for an identity while the user is unknown (authentication that runs further in than the middleware). `route` tells
+    which of the application's routes a request has come to. `owner` is the
     task that opened it, or the number of the thread; it tells the scope's own work from a worker that it started.
     `displaced` is, for what a worker runs, the scope that the worker was started in.
     """
@@ -134,6 +135,7 @@ class Scope:
         "reason",
         "refresh",
         "request",
+        "route",
         "serial",
         "threads",
     )
@@ -142,7 +144,7 @@ class Scope:
         self.identity = identity
         self.kind = kind
         self.parent = parent
-        self.request: bool = kind == "request" or (parent is not None and parent.is_open and parent.request)
+        self.request: bool = kind == "request" or (parent is not None and parent.closed_at is None and parent.request)
         self.serial = next_serial()
         self.closed_at: float | None = None  # monotonic seconds
         self.conflict = False
@@ -151,12 +153,17 @@ class Scope:
         self.threads: set[str] = set() if identity.thread_id is None else {identity.thread_id}
         self.owner: object = None if kind == "node" else _here()
         self.refresh: Callable[[], CallContext | None] | None = None
+        self.route: Callable[[], str | None] | None = None
         self.on_close: list[Callable[[Scope], None]] = []
         self.handlers: dict[int, Any] | None = None
         # The scope on whose behalf callbacks are carried: scopes of one identity share it, so that a run which
         # passes through all of them meets one handler, not one per scope.
         anchor = self
-        if parent is not None and parent.anchor.is_open and (kind == "node" or parent.identity.agrees(identity)):
+        if (
+            parent is not None
+            and parent.anchor.closed_at is None
+            and (kind == "node" or parent.identity.agrees(identity))
+        ):
             anchor = parent.anchor
         self.anchor: Scope = anchor
 
@@ -175,7 +182,7 @@ class Scope:
             return
         self.closed_at = time.monotonic()
         # they lead to the request's objects, which must not live on here
-        self.refresh = self.handlers = self.owner = None
+        self.refresh = self.route = self.handlers = self.owner = None
         if self.identity or self.kind != "node":
             self.parent = None  # contexts that breed contexts would grow a chain without end
         watchers, self.on_close = self.on_close, []
@@ -211,6 +218,11 @@ def current() -> CallContext:
 def enter(scope: Scope) -> Token[Scope | None]:
     """Make `scope` the current one. Give the token to `leave` in a `finally`."""
     return _current.set(scope)
+
+
+def suspend(token: Token[Scope | None]) -> None:
+    """Restore what was current before `enter`; the scope stays open. For generators, between two steps."""
+    _current.reset(token)
 
 
 def leave(scope: Scope, token: Token[Scope | None]) -> None:

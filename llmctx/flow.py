@@ -11,8 +11,9 @@ the answer is "cannot be told". Asked only when witnesses differ, so it costs th
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
+import concurrent.futures.thread
 import functools
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -43,24 +44,36 @@ def is_waited_for_by(task: asyncio.Future[Any], owner: object) -> bool:
 
 def _is_part_of(owner: object) -> bool | None:
     here = threading.get_ident()
-    if asyncio._get_running_loop() is None:
-        return True if owner == here else _serves_a_task()
-    task = asyncio.current_task()
-    if task is None:
+    work: asyncio.Future[Any] | concurrent.futures.Future[Any] | None
+    if asyncio._get_running_loop() is not None:
+        work = asyncio.current_task()
+    elif owner == here:
+        return True
+    elif type(threading.current_thread()).__module__.startswith("anyio."):
+        return True  # starlette's sync endpoints, dependencies, bodies: one short job for a waiting task
+    else:
+        work = _job_of_a_pool()
+    if work is None:
         return None
-    for found in _waiting(task):
+    in_the_dark = False
+    for found in _waiting(work):
         if found is owner:
             return True
         if found is _MAIN:  # the loop's main task: whoever runs the loop waits for it
             return True if owner == here else None
-        if found is _OTHER_THREAD:
-            return None
-    return False
+        in_the_dark = in_the_dark or found is _A_THREAD
+    return None if in_the_dark else False
 
 
-def _serves_a_task() -> bool | None:
-    """A thread of anyio's (starlette's sync endpoints, dependencies, bodies) runs one short job for a waiting task."""
-    return True if type(threading.current_thread()).__module__.startswith("anyio.") else None
+def _job_of_a_pool() -> concurrent.futures.Future[Any] | None:
+    """The future of the job that this thread of an executor runs; None if it is no such thread."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is _RUN_JOB:
+            future = getattr(frame.f_locals.get("self"), "future", None)
+            return future if isinstance(future, concurrent.futures.Future) else None
+        frame = frame.f_back
+    return None
 
 
 def awaiting_task() -> asyncio.Task[Any] | None:
@@ -86,26 +99,47 @@ def frames_of(task: asyncio.Task[Any]) -> list[FrameType]:
 
 
 _MAIN: Final = object()
-_OTHER_THREAD: Final = object()
+_A_THREAD: Final = object()
+_RUN_JOB: Final = concurrent.futures.thread._WorkItem.run.__code__
 
 
-def _waiting(task: asyncio.Future[Any]) -> Iterator[object]:
-    """`task`, and everything that waits for it: futures, tasks, `_MAIN`, `_OTHER_THREAD`."""
-    found: list[object] = [task]
-    seen = {id(task)}
+def _waiting(work: asyncio.Future[Any] | concurrent.futures.Future[Any]) -> Iterator[object]:
+    """`work`, and everything that waits for it: futures, tasks, `_MAIN`, `_A_THREAD` (one that may block on it)."""
+    found: list[object] = [work]
+    seen = {id(work)}
     for one in found:  # grows meanwhile
         yield one
-        if not isinstance(one, asyncio.Future) or len(found) > _STEPS:
+        if len(found) > _STEPS:
             continue
+        for waiting in _told_by(one):
+            if id(waiting) not in seen:
+                seen.add(id(waiting))
+                found.append(waiting)
+
+
+def _told_by(one: object) -> Iterator[object]:
+    """Who waits for `one`, if it is a future."""
+    if isinstance(one, asyncio.Future):
         for callback, *_ in getattr(one, "_callbacks", None) or ():
-            for waiting in _behind(callback):
-                if id(waiting) not in seen:
-                    seen.add(id(waiting))
-                    found.append(waiting)
+            yield from _behind(callback)
+    elif isinstance(one, concurrent.futures.Future):
+        callbacks = [call for call in list(getattr(one, "_done_callbacks", ())) if not _only_cancels(call)]
+        told = [list(_behind(callback)) for callback in callbacks]
+        for waiting in told:
+            yield from waiting
+        if not all(told) or not told or getattr(one, "_waiters", None):
+            yield _A_THREAD
+
+
+def _only_cancels(callback: Any) -> bool:
+    """Whether this is a chained future that tells its source of being cancelled; it does not wait for it."""
+    return getattr(callback, "__name__", "") == "_call_check_cancel"
 
 
 def _behind(callback: Any) -> Iterator[object]:
     """Who is told by `callback` that a future is done."""
+    if _only_cancels(callback):
+        return
     parts: list[Any] = [getattr(callback, "__self__", None)]
     if isinstance(callback, functools.partial):  # wait_for
         parts += callback.args
@@ -117,10 +151,8 @@ def _behind(callback: Any) -> Iterator[object]:
     if getattr(callback, "__name__", "") == "_run_until_complete_cb":
         yield _MAIN
     for part in parts:
-        if isinstance(part, asyncio.Future):
+        if isinstance(part, (asyncio.Future, concurrent.futures.Future)):
             yield part
-        elif isinstance(part, concurrent.futures.Future):
-            yield _OTHER_THREAD
         elif type(part).__module__.startswith(("asyncio.", "anyio.")):
             host = getattr(part, "_parent_task", None) or getattr(
                 getattr(part, "cancel_scope", None), "_host_task", None

@@ -20,8 +20,10 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers.context import register_configure_hook
 
+from llmctx import elsewhere
 from llmctx.attribution import LATE_S, NOBODY, Hearing, Verdict, decide, hear, use
 from llmctx.context import EMPTY, CallContext, Scope, current_scope
+from llmctx.evidence import whereabouts
 from llmctx.extract import Prompt, Stream, answer_of, failure_of, prompt_of_messages, prompt_of_text
 from llmctx.flow import awaiting_task, frames_of
 from llmctx.incidents import incidents
@@ -158,9 +160,13 @@ class CallLogHandler(BaseCallbackHandler):
         call.params = told.get("invocation_params")
         call.tags = told.get("tags")
         call.prompt = prompt
+        if verdict.identity.user_id is None or verdict.identity.session_id is None:
+            call.found = _read(whereabouts, hearing.scope)
         recorder.open_calls.start(call)
         thread_id = hearing.thread_id
-        if thread_id is not None and verdict.source is Source.CONTEXT and scope is not None:
+        if hearing.own is not True and thread_id is not None and hearing.scope is not None:
+            elsewhere.claim(hearing.scope, (recorder.registry,), thread_id=thread_id)
+        elif thread_id is not None and verdict.source is Source.CONTEXT and scope is not None:
             # A graph that is not wrapped registers its thread here, by its first call.
             telling = hearing.scope
             if telling is not None and thread_id not in telling.threads:

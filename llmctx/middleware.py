@@ -72,6 +72,7 @@ class ContextMiddleware:
         scope.reason = reason
         if self.identify is None and identity.user_id is None:
             scope.refresh = lambda: authenticated(connection)
+        scope.route = lambda: route(connection)
         connection[_KEY] = scope
         return scope
 
@@ -108,6 +109,14 @@ def authenticated(connection: Mapping[str, Any]) -> CallContext | None:
         if value is not None and value != "":
             return CallContext(user_id=str(value))
     return None
+
+
+def route(connection: Mapping[str, Any]) -> str | None:
+    """`GET /chat/{id}`: the route that a request has come to; None as long as it has come to none."""
+    path = getattr(connection.get("route"), "path", None)
+    if path is None:  # starlette before 1.0
+        path = getattr(connection.get("endpoint"), "__qualname__", None)
+    return None if path is None else f"{connection.get('method') or connection['type']} {path}"
 
 
 def _as_identity(found: object) -> CallContext:

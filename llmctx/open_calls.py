@@ -53,6 +53,7 @@ class OpenCall:
         "failure",
         "fields",
         "first_token_ns",
+        "found",
         "handler",
         "hearing",
         "home",
@@ -97,6 +98,7 @@ class OpenCall:
         self.first_token_ns = 0
         self.status = Status.OK
         self.fields: dict[str, Any] | None = None
+        self.found: dict[str, str] | None = None  # where a call without ids was made
         self._unclaimed = [True]
 
     def mark_first_token(self) -> None:

@@ -7,6 +7,8 @@ from typing import Any, Final
 from uuid import UUID
 
 from llmctx.context import CallContext
+from llmctx.evidence import KEY as EVIDENCE
+from llmctx.evidence import evidence
 from llmctx.extract import fields_of
 from llmctx.open_calls import OpenCall
 from llmctx.record import COLUMNS, CallRecord, Status
@@ -105,6 +107,9 @@ def _identity(call: OpenCall, fields: dict[str, Any], attributes: dict[str, Any]
     if identity.attributes:
         for key, value in identity.attributes.items():
             attributes.setdefault(key, value)
+    said = evidence(verdict, call.hearing, call.found)
+    if said is not None:
+        attributes[EVIDENCE] = said
     return {
         "session_id": identity.session_id,
         "user_id": identity.user_id,

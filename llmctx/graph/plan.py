@@ -43,6 +43,7 @@ _TYPE: Final = "__type"
 NO_STATE: Final = object()
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 _NO_IDS: Final[dict[str, Any]] = {}
+_FIELDS: Final = frozenset(FIELDS)
 _SAME_NAMES: Final = tuple((name, name) for name in FIELDS)
 _OPAQUE: Final = (str, bytes, int, float, list, tuple, set, frozenset, type(None))
 """States without fields to look at."""
@@ -104,10 +105,11 @@ class Plan:
             given: Mapping[str, Any] = config if config is not None else around or _NOTHING
             metadata: Mapping[str, Any] = given.get("metadata") or (around or _NOTHING).get("metadata") or _NOTHING
             scope = self._open(state, given, given.get("configurable") or _NOTHING, metadata)
-            if scope.identity and self.sends:
+            who = scope.identity
+            if self.sends and (who.user_id is not None or who.session_id is not None):
                 # A config may be handed to a bare thread, or pickled: the identity goes with it. Nothing is added
                 # where nobody is known, and nothing twice.
-                sent = pack(scope.identity)
+                sent = pack(who)
                 if metadata.get(CARRIED_KEY) != sent:
                     metadata = {**metadata, CARRIED_KEY: sent}
                     if self.sequence:
@@ -156,9 +158,9 @@ class Plan:
         return (
             self.identify is None
             and type(state) is dict
-            and state.keys().isdisjoint(self.keys)
+            and self.keys.isdisjoint(state)
             and not (self.channels and self._hidden(metadata.get("langgraph_path")))
-            and configurable.keys().isdisjoint(FIELDS)
+            and _FIELDS.isdisjoint(configurable)
             and (runtime is None or (runtime.context is None and getattr(runtime, "server_info", None) is None))
         )
 
@@ -234,10 +236,13 @@ def _inside(
     if outer is None:
         if CARRIED_KEY in metadata:
             return None
+        new = None
         scope = Scope(CallContext(**ids) if ids else EMPTY, "node")
     else:
         who = outer.identity
         if outer.closed_at is not None or (thread_id is not None and thread_id not in outer.threads):
+            return None
+        if CARRIED_KEY in metadata and metadata[CARRIED_KEY].get("user_id", who.user_id) != who.user_id:
             return None
         if outer.kind == "node" and outer.parent is not None and not who:
             return None
@@ -246,10 +251,18 @@ def _inside(
             return None
         scope = Scope(replace(who, **new) if new else who, "node", outer)
     if thread_id is not None:
-        scope.threads.add(thread_id)
+        if outer is not None:
+            scope.threads = outer.threads  # which knows it already: see above
+        else:
+            scope.threads.add(thread_id)
     if active:
-        known = bool(scope.identity)
-        party = scope if known or outer is None else outer
+        known = scope.identity.user_id is not None or scope.identity.session_id is not None
+        # The scope around stands for its nodes, as long as they are of one person: a registry then keeps one scope of
+        # a request, not one of each node that it ever ran.
+        party = scope if outer is None or new else outer
+        anchor = party.anchor
+        if anchor.identity is party.identity and anchor.closed_at is None:
+            party = anchor
         if known or party.anonymous:
             for registry in active:
                 registry.put(party, thread_id=thread_id, task=task if known else None)

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 from langchain_core.runnables import Runnable, RunnableConfig
 
-from llmctx.context import _current, enter, leave
+from llmctx.context import enter, leave, suspend
 from llmctx.graph.plan import MARK, NO_STATE, Plan
 
 T = TypeVar("T")
@@ -119,7 +119,7 @@ def steps(start: Callable[[Any], Iterator[T]], plan: Plan, state: Any, config: R
         yield from start(config)
         return
     scope, token, config = entered
-    _current.reset(token)
+    suspend(token)
     iterator: Any = None
     try:
         while True:
@@ -130,7 +130,7 @@ def steps(start: Callable[[Any], Iterator[T]], plan: Plan, state: Any, config: R
             except StopIteration:
                 return
             finally:
-                _current.reset(token)
+                suspend(token)
             yield step
     finally:
         try:
@@ -150,7 +150,7 @@ async def asteps(
             yield step
         return
     scope, token, config = entered
-    _current.reset(token)
+    suspend(token)
     iterator: Any = None
     try:
         while True:
@@ -161,7 +161,7 @@ async def asteps(
             except StopAsyncIteration:
                 return
             finally:
-                _current.reset(token)
+                suspend(token)
             yield step
     finally:
         try:

@@ -24,13 +24,15 @@ PARTIES = 8
 """Users and sessions remembered for one thread beside the newest. Two users are enough to know that it is shared."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Use:
     """Who used a thread, in the order of their first use: (scope, monotonic seconds of the last use)."""
 
     parties: tuple[tuple[Scope, float], ...]
     first: int
     last: int
+    stored: float
+    """Monotonic seconds of when the cache was given it, and began to count its time."""
 
 
 class MemoryRegistry:
@@ -43,6 +45,7 @@ class MemoryRegistry:
 
     def __init__(self, *, entries: int = 100_000, ttl_s: float = 86_400.0) -> None:
         self._ttl_s = ttl_s
+        self._fresh_s = ttl_s / 16  # a use is stored anew this often, for the cache counts from there
         self._threads: TTLCache[str, _Use] = TTLCache(entries, ttl_s)
         self._tasks: TTLCache[str, tuple[Scope, int]] = TTLCache(entries, ttl_s)
         # Writers only: read, change, replace must be one step. Reentrant, for the garbage collector may end somebody's
@@ -57,19 +60,23 @@ class MemoryRegistry:
         if thread_id is None:
             return
         now = time.monotonic()
+        known: _Use | None = self._threads.get(thread_id)
+        if known is not None and known.parties[-1][0] is scope and now - known.stored < self._fresh_s:
+            known.last = serial  # the usual case, node after node: nothing else is new
+            return
         with self._lock:
-            known: _Use | None = self._threads.get(thread_id)
-            if known is None:
-                self._threads[thread_id] = _Use(((scope, now),), serial, serial)
+            use: _Use | None = self._threads.get(thread_id)
+            if use is None:
+                self._threads[thread_id] = _Use(((scope, now),), serial, serial, now)
                 return
             # One party per user and session. The newest scope replaces an older one: it can still be amended.
             who = (scope.identity.user_id, scope.identity.session_id)
             others = [
                 (other, at)
-                for other, at in known.parties
+                for other, at in use.parties
                 if now - at < self._ttl_s and (other.identity.user_id, other.identity.session_id) != who
             ]
-            self._threads[thread_id] = _Use((*_bounded(others), (scope, now)), known.first, serial)
+            self._threads[thread_id] = _Use((*_bounded(others), (scope, now)), use.first, serial, now)
 
     def get(self, *, thread_id: str | None = None, task: str | None = None) -> Entry | None:
         if task is not None:
@@ -80,11 +87,15 @@ class MemoryRegistry:
                     return Entry(scope.identity, False, serial, serial)
         if thread_id is None:
             return None
+        return judge(*self.parties(thread_id))
+
+    def parties(self, thread_id: str) -> tuple[list[CallContext], int, int]:
+        """Who has used the thread, the newest last, and the numbers of the first and the newest use."""
         known: _Use | None = self._threads.get(thread_id)
         if known is None:
-            return None
+            return [], 0, 0
         oldest = time.monotonic() - self._ttl_s
-        return judge([scope.identity for scope, at in known.parties if at > oldest], known.first, known.last)
+        return [scope.identity for scope, at in known.parties if at > oldest], known.first, known.last
 
     def forget(self, *, thread_id: str | None = None, user_id: str | None = None) -> int:
         gone = 0
