@@ -24,7 +24,7 @@ from operator import attrgetter
 from typing import Any, Final
 
 from llmctx import elsewhere
-from llmctx.context import EMPTY, ID_FIELDS, ID_LIMIT, CallContext, Scope, amend_scope, clean_id, current_scope
+from llmctx.context import EMPTY, ID_FIELDS, ID_LIMIT, CallContext, Scope, amend_scope, carries, clean_id, current_scope
 from llmctx.flow import belongs_to
 from llmctx.incidents import incidents
 from llmctx.record import Reason, Source
@@ -90,7 +90,10 @@ def hear(
     `explicit` is what the handler was made with, `carried` the scope that rode in with it, `child_thread_id` the
     thread_id of langchain-core's child config, for chains outside of LangGraph.
     """
-    scope = _telling(current_scope())
+    scope = current_scope()
+    if scope is not None:
+        scope.anchor.used = True
+        scope = _telling(scope)
     hearing = Hearing(scope, scope is not None and scope.is_open, explicit, carried, started=time.monotonic())
     if metadata:
         hearing.thread_id = _text(metadata.get("thread_id")) or _text(child_thread_id)
@@ -141,7 +144,7 @@ def _weigh(hearing: Hearing, registry: Registry, late_s: float) -> Verdict:
     thread = registry.get(thread_id=hearing.thread_id) if hearing.thread_id is not None else None
     scope = hearing.scope
     if scope is not None and not hearing.weighed:  # only here and now is it the caller's task that runs
-        hearing.astray = _astray(scope, hearing.thread_id, thread, hearing.sent)
+        hearing.astray = _astray(scope, hearing.thread_id, thread, hearing.sent, hearing.carried)
         if hearing.astray is False:
             hearing.own = elsewhere.is_own(scope, hearing.thread_id, hearing.sent, (registry,))
             hearing.astray = False if hearing.own is True else None
@@ -174,7 +177,8 @@ def _witnesses(
         found.append((Source.EXPLICIT, hearing.explicit))
     if hearing.scope_open and scope is not None and scope.identity and at_home and not _outranked(scope, carried):
         found.append((Source.CONTEXT, scope.identity))
-    if hearing.sent:
+    # What a worker has inherited together with the scope of its start counts no more than that scope.
+    if hearing.sent and (scope is None or hearing.astray is False or not hearing.sent.agrees(scope.identity)):
         found.append((Source.CARRIED, hearing.sent))
     if carried is not None and carried.identity and not _is_stale(carried, hearing, thread):
         found.append((Source.CARRIED, carried.identity))
@@ -197,9 +201,11 @@ def _witnesses(
     return found
 
 
-def _astray(scope: Scope, thread_id: str | None, thread: Entry | None, sent: CallContext) -> bool | None:
-    """Whether a worker that has only inherited `scope` works here: on a thread of others, or with the metadata of
-    somebody else's call. None: cannot be told.
+def _astray(
+    scope: Scope, thread_id: str | None, thread: Entry | None, sent: CallContext, carried: Scope | None
+) -> bool | None:
+    """Whether a worker that has only inherited `scope` works here: on a thread of others, or with the config of
+    somebody else's call. None: cannot be told, and so neither is believed.
     """
     user_id = scope.identity.user_id
     elsewhere = (
@@ -207,15 +213,27 @@ def _astray(scope: Scope, thread_id: str | None, thread: Entry | None, sent: Cal
         and thread_id not in scope.threads
         and (user_id is None or thread.identity.user_id != user_id)
     )
-    if not elsewhere and (not scope.is_open or sent.agrees(scope.identity)):
-        return False
     registered_since = elsewhere and thread is not None and thread.last > scope.serial
-    if not scope.is_open:
-        return registered_since
+    if not scope.is_open or _outlives_its_request(scope):
+        # What is left of a request yields to a thread that others have used since, as a worker does. If they used it
+        # before only, it may as well be the request's own work on somebody else's thread.
+        return registered_since or (None if elsewhere and not carries else False)
+    handed_on = not sent.agrees(scope.identity) or (carried is not None and not carried.identity.agrees(scope.identity))
+    if not elsewhere and not handed_on:
+        return False
     own = belongs_to(scope)
     if own is None:
         return None if registered_since else False
-    return not own
+    if own or (elsewhere and not registered_since and not handed_on and carries):
+        return False
+    return None if elsewhere and not registered_since and not handed_on else True
+
+
+def _outlives_its_request(scope: Scope) -> bool:
+    """Whether a thread has merely inherited `scope` when it was started (`carrying.py`), in a request that is over."""
+    while scope.kind == "node" and scope.parent is not None:
+        scope = scope.parent
+    return scope.kind == "thread" and (scope.parent is None or not scope.parent.is_open)
 
 
 def _outranked(scope: Scope, carried: Scope | None) -> bool:
@@ -223,13 +241,17 @@ def _outranked(scope: Scope, carried: Scope | None) -> bool:
 
     A worker inside of A's open request is given B's config: callbacks are handed on by hand, contexts inherited.
     """
-    return (
-        carried is not None
-        and carried.serial > scope.serial
-        and scope.kind != "node"
-        and bool(carried.identity)
-        and not carried.identity.agrees(scope.identity)
-    )
+    if carried is None or not carried.identity or carried.identity.agrees(scope.identity):
+        return False
+    if scope.kind == "thread":
+        return not _is_around(carried, scope)
+    return carried.serial > scope.serial and scope.kind != "node"
+
+
+def _is_around(outer: Scope, scope: Scope | None) -> bool:
+    while scope is not None and scope is not outer:
+        scope = scope.parent
+    return scope is not None
 
 
 def _is_stale(carried: Scope, hearing: Hearing, thread: Entry | None) -> bool:
@@ -346,7 +368,7 @@ def node_scope(
     outer = _telling(current_scope())
     thread = next((e for r in registries if thread_id is not None and (e := r.get(thread_id=thread_id))), None)
     sent = _unpack((metadata or {}).get(CARRIED_KEY))
-    astray = False if outer is None else _astray(outer, thread_id, thread, sent)
+    astray = False if outer is None else _astray(outer, thread_id, thread, sent, None)
     if outer is not None and thread_id is not None and astray is False:
         own = elsewhere.is_own(outer, thread_id, sent, registries)
         if own is not True and not (found and found.user_id == outer.identity.user_id):

@@ -30,7 +30,7 @@ from llmctx.incidents import incidents
 from llmctx.open_calls import OpenCall, OpenCalls
 from llmctx.pipeline import Pipeline
 from llmctx.record import COLUMNS, Sink, Status
-from llmctx.registry import MemoryRegistry, Registry
+from llmctx.registry import Registry, registry_of
 from llmctx.registry.base import active as active_registries
 from llmctx.settings import Settings, load, shown_url
 
@@ -72,7 +72,7 @@ class CallLog:
     Args:
         database_url: where the rows go; by default `LLMCTX_DATABASE_URL`, else a SQLite file.
         sink: somewhere else to put the records, for tests (`llmctx.testing.MemorySink`).
-        registry: thread_id -> identity; by default in memory.
+        registry: thread_id -> identity; by default in memory, or in the Redis of `LLMCTX_REGISTRY_URL`.
         settings: any of `llmctx.settings.Settings`, by name.
 
     Raises `ConfigError` for a setting that cannot be used. A database that is away, or a table that is missing, is no
@@ -88,9 +88,7 @@ class CallLog:
         **settings: Any,
     ) -> None:
         self.settings: Settings = load(database_url=database_url, **settings)
-        self.registry: Registry = registry or MemoryRegistry(
-            entries=self.settings.registry_entries, ttl_s=self.settings.registry_ttl_s
-        )
+        self.registry: Registry = registry if registry is not None else registry_of(self.settings)
         self._sink = sink
         self._pipeline, open_calls = self._make_pipeline()
         self._recorder = Recorder(

@@ -1,10 +1,11 @@
 """`carry=True`: threads, executors and queues hand the scope on, for code that cannot be changed.
 
-- `Thread.start` and `submit` of the standard executors carry the scope in which they were called, for that one thread
-  or job: ours only, not the whole context. The threads of a pool are nobody's: they work for whoever submits.
-- An item taken from a `queue.Queue` or `asyncio.Queue` brings the scope of whoever put it, so that a long-lived worker
-  is in the scope of its present job, or in none. Only workers change their scope so: what a request does itself, or
-  waits for, keeps the request's, whatever it reads from a queue (`flow.py`).
+- `Thread.start`, `Process.start`, `submit` of the standard executors and the pools of multiprocessing carry the scope
+  in which they were called, for that one thread or job: ours only, not the whole context. The threads of a pool are
+  nobody's: they work for whoever submits. A thread that has inherited its scope so may be a worker: what it is handed
+  with a job (a config, a thread_id) comes before it.
+- An item taken from a queue brings the scope of whoever put it, so that a long-lived worker is in the scope of its
+  present job, or in none (`queues.py`).
 
 Opt-in, because it changes classes of the standard library for the whole process. Idempotent and removable.
 """
@@ -12,33 +13,23 @@ Opt-in, because it changes classes of the standard library for the whole process
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures.thread
 import functools
-import queue
+import multiprocessing.pool
+import multiprocessing.process
 import threading
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any, Final
 
-from llmctx.context import EMPTY, ID_FIELDS, CallContext, Scope, carry, change_job, current_scope, enter, leave
-from llmctx.flow import belongs_to
+from llmctx import queues
+from llmctx.context import EMPTY, ID_FIELDS, CallContext, Scope, carries, carry, current, current_scope, enter, leave
 from llmctx.incidents import incidents
 
-_QUEUES: Final = (
-    queue.Queue,
-    queue.LifoQueue,
-    queue.PriorityQueue,
-    asyncio.Queue,
-    asyncio.LifoQueue,
-    asyncio.PriorityQueue,
-)
-_SCOPES: Final = "_llmctx_scopes"  # attribute of a queue: id(item) -> the scopes of those who put it, oldest first
-
-_REPLACEABLE: Final = ("item", "job")  # a worker's: by its present item, or by whoever started it
+_POOLS: Final = ("concurrent.futures.thread", "concurrent.futures.process", "multiprocessing.pool")
+"""Where the targets of threads and processes that work for everybody stand."""
 
 _lock: Final = threading.Lock()
-_users: Final[list[object]] = []
+_users: Final = carries
 _undo: Final[list[Callable[[], None]]] = []
 
 
@@ -52,9 +43,11 @@ def install(user: object) -> None:
             _patch(threading.Thread, "start", _start)
             _patch(ThreadPoolExecutor, "submit", _submit_to_thread)
             _patch(ProcessPoolExecutor, "submit", _submit_to_process)
-            for kind in _QUEUES:
-                _patch(kind, "_put", _put)
-                _patch(kind, "_get", _get)
+            _patch(multiprocessing.process.BaseProcess, "start", _start_process)
+            for name in ("apply_async", "_map_async", "imap", "imap_unordered"):
+                _patch(multiprocessing.pool.Pool, name, _pool)
+            _patch(asyncio.BaseEventLoop, "create_task", _create_task)
+            queues.install(_patch)
 
 
 def remove(user: object) -> None:
@@ -72,12 +65,14 @@ def installed() -> bool:
     return bool(_users)
 
 
-def _patch(kind: type, name: str, make: Callable[[Any], Any]) -> None:
-    """Replace `kind.name`, if the class defines it itself."""
+def _patch(kind: Any, name: str, make: Callable[[Any], Any]) -> None:
+    """Replace `kind.name`, if the class or module defines it itself."""
     original = vars(kind).get(name)
     if original is None:
         return
-    replacement = functools.wraps(original)(make(original))
+    replacement = make(original)
+    if not isinstance(replacement, type):
+        functools.update_wrapper(replacement, original)
     setattr(kind, name, replacement)
 
     def undo() -> None:
@@ -92,9 +87,10 @@ def _patch(kind: type, name: str, make: Callable[[Any], Any]) -> None:
 
 def _start(original: Any) -> Any:
     def start(self: threading.Thread) -> None:
-        if _users and current_scope() is not None and not _is_pooled(self):
+        outer = current_scope() if _users else None
+        if outer is not None and not _is_pooled(self):
             try:
-                self.run = carry(self.run)  # type: ignore[method-assign]  # of this one thread, whatever its class
+                self.run = _inheriting(self.run, outer)  # type: ignore[method-assign]  # this one's, whatever its class
             except Exception as problem:  # noqa: BLE001  a thread that starts matters more than its scope
                 incidents.note("carry_failed", "a thread could not be given its scope", exc=problem)
         original(self)
@@ -102,10 +98,26 @@ def _start(original: Any) -> Any:
     return start
 
 
+def _inheriting(run: Callable[[], None], outer: Scope) -> Callable[[], None]:
+    """`run` in a scope that is only inherited: the thread may turn out to be a worker that works for everybody."""
+
+    @functools.wraps(run)
+    def inherit() -> None:
+        scope = Scope(outer.identity, "thread", outer)
+        token = enter(scope)
+        try:
+            run()
+        finally:
+            leave(scope, token)
+
+    return inherit
+
+
 def _is_pooled(thread: threading.Thread) -> bool:
     """Whether it is a thread of a pool, started by chance in somebody's request, that will work for all."""
     target = getattr(thread, "_target", None)
-    return target is concurrent.futures.thread._worker or type(thread).__module__.startswith("anyio.")
+    kind = type(thread).__module__
+    return getattr(target, "__module__", None) in _POOLS or kind in _POOLS or kind.startswith("anyio.")
 
 
 def _submit_to_thread(original: Any) -> Any:
@@ -116,6 +128,17 @@ def _submit_to_thread(original: Any) -> Any:
         return future
 
     return submit
+
+
+def _create_task(original: Any) -> Any:
+    def create_task(self: asyncio.BaseEventLoop, *args: Any, **kwargs: Any) -> asyncio.Task[Any]:
+        scope = current_scope()
+        if scope is not None:
+            scope.anchor.used = True  # a worker that starts a task for each item does not collect them
+        task: asyncio.Task[Any] = original(self, *args, **kwargs)
+        return task
+
+    return create_task
 
 
 class _InProcess:
@@ -136,64 +159,37 @@ class _InProcess:
 
 def _submit_to_process(original: Any) -> Any:
     def submit(self: ProcessPoolExecutor, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        scope = current_scope() if _users else None
-        if scope is not None and scope.identity is not EMPTY:
-            fn = _InProcess(fn, scope.identity)
+        if _users:
+            fn = _InProcess(fn, current())  # also of nobody: a forked worker has inherited somebody's scope
         future: Future[Any] = original(self, fn, *args, **kwargs)
         return future
 
     return submit
 
 
-# -- queues -----------------------------------------------------------------------------------------------------------
+def _pool(original: Any) -> Any:
+    """A method of `multiprocessing.pool.Pool` whose first argument is a function."""
+
+    def method(self: multiprocessing.pool.Pool, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if _users and callable(func):
+            threads = isinstance(self, multiprocessing.pool.ThreadPool)
+            func = carry(func) if threads else _InProcess(func, current())
+        return original(self, func, *args, **kwargs)
+
+    return method
 
 
-def _put(original: Any) -> Any:
-    def _put(self: Any, item: Any) -> None:
-        if _users:
-            try:
-                _note(self, item)
-            except Exception as problem:  # noqa: BLE001  the item matters more than its scope
-                incidents.note("carry_failed", "an item could not be given its scope", exc=problem)
-        original(self, item)
+def _start_process(original: Any) -> Any:
+    def start(self: multiprocessing.process.BaseProcess) -> None:
+        target = getattr(self, "_target", None)
+        if not _users or target is None or getattr(target, "__module__", None) in _POOLS or current() is EMPTY:
+            original(self)
+            return
+        self._target = _InProcess(target, current())  # type: ignore[attr-defined]
+        try:
+            original(self)
+        except BaseException:
+            self._target = target  # type: ignore[attr-defined]
+            raise
 
-    return _put
-
-
-def _note(jobs: Any, item: Any) -> None:
-    """Keep the scope of whoever puts `item`: beside it, for priority queues compare items."""
-    scopes: dict[int, deque[Scope | None]] | None = getattr(jobs, _SCOPES, None)
-    if scopes is None:
-        scopes = {}
-        setattr(jobs, _SCOPES, scopes)
-    elif scopes and not getattr(jobs, "_qsize", jobs.qsize)():  # queue.Queue's own lock is held here
-        scopes.clear()  # somebody emptied the queue in another way
-    scopes.setdefault(id(item), deque()).append(current_scope())
-
-
-def _get(original: Any) -> Any:
-    def _get(self: Any) -> Any:
-        item = original(self)
-        if _users or getattr(self, _SCOPES, None):
-            try:
-                scopes: dict[int, deque[Scope | None]] = getattr(self, _SCOPES, None) or {}
-                put_by = scopes.get(id(item))
-                scope = put_by.popleft() if put_by else None
-                if not put_by:
-                    scopes.pop(id(item), None)
-                if _users:
-                    _take_up(scope)
-            except Exception as problem:  # noqa: BLE001  the item matters more than its scope
-                incidents.note("carry_failed", "a worker could not be given the scope of its job", exc=problem)
-        return item
-
-    return _get
-
-
-def _take_up(scope: Scope | None) -> None:
-    """Be in the scope of the item's job from here on, if this is a worker."""
-    here = current_scope()
-    if here is not None and here.is_open and here.kind not in _REPLACEABLE and belongs_to(here) is True:
-        return
-    if here is not None or scope is not None:
-        change_job(None if scope is None else Scope(scope.identity, "item"))
+    return start

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import os
 import sys
 import time
 from _thread import get_ident
@@ -30,6 +31,9 @@ R = TypeVar("R")
 
 ID_LIMIT: Final = 256
 """Longest id, in characters, that is stored as it is."""
+
+carries: Final[list[object]] = []
+"""The call logs for which scopes are carried into threads, jobs and queues (`carrying.py`): workers are told apart."""
 
 next_serial: Final = itertools.count(1).__next__
 """Numbers scopes and registrations on one counter, so that their order can be asked."""
@@ -112,12 +116,13 @@ def _is_control(char: str) -> bool:
 class Scope:
     """The span of code to which an identity belongs. Open until `close`, closed for ever afterwards.
 
-    `kind` says what opened it: "request", "bind", "node", "job" or "item". `reason` is the code of a row when this
-    scope knows nobody. `threads` are the LangGraph threads that ran inside it. `refresh`, if any, is asked again
-    for an identity while the user is unknown (authentication that runs further in than the middleware). `route` tells
-    which of the application's routes a request has come to. `owner` is the
-    task that opened it, or the number of the thread; it tells the scope's own work from a worker that it started.
-    `displaced` is, for what a worker runs, the scope that the worker was started in.
+    `kind` says what opened it: "request", "bind", "node", "job", "item", or "thread" for one that a thread has merely
+    inherited from where it was started. `reason` is the code of a row when this scope knows nobody. `threads` are the
+    LangGraph threads that ran inside it. `refresh`, if any, is asked again for an identity while the user is unknown
+    (authentication that runs further in than the middleware). `route` tells which of the application's routes a request
+    has come to. `owner` is the task that opened it, or the number of the thread; it tells the scope's own work from a
+    worker that it started. `displaced` is, for what a worker runs, the scope that the worker was started in. `used`
+    says that something was done in it, or handed on.
     """
 
     __slots__ = (
@@ -138,6 +143,7 @@ class Scope:
         "route",
         "serial",
         "threads",
+        "used",
     )
 
     def __init__(self, identity: CallContext, kind: str, parent: Scope | None = None) -> None:
@@ -151,7 +157,7 @@ class Scope:
         self.reason: str | None = None
         self.displaced: Scope | None = None if parent is None else parent.displaced
         self.threads: set[str] = set() if identity.thread_id is None else {identity.thread_id}
-        self.owner: object = None if kind == "node" else _here()
+        self.owner: object = None if kind in ("node", "thread") else _here()
         self.refresh: Callable[[], CallContext | None] | None = None
         self.route: Callable[[], str | None] | None = None
         self.on_close: list[Callable[[Scope], None]] = []
@@ -166,6 +172,9 @@ class Scope:
         ):
             anchor = parent.anchor
         self.anchor: Scope = anchor
+        self.used = False
+        if parent is not None:
+            parent.anchor.used = True
 
     @property
     def is_open(self) -> bool:
@@ -278,11 +287,14 @@ def amend(**ids: Any) -> CallContext:
 
 def amend_scope(scope: Scope, over: CallContext) -> None:
     """`amend` for a given scope."""
-    before = scope.identity.user_id
-    if before is not None and over.user_id is not None and over.user_id != before:
+    before = scope.identity
+    if before.user_id is not None and over.user_id is not None and over.user_id != before.user_id:
         scope.conflict = True
         incidents.note("amended_into_another_user", "amend() turned one user into another; open a scope with bind()")
-    scope.identity = scope.identity.overlay(over)
+    scope.identity = before.overlay(over)
+    around = scope.parent
+    if scope.kind == "node" and around is not None and around.is_open and around.identity.agrees(before):
+        amend_scope(around, over)  # a node is a part of it: wrapping must make no difference
 
 
 def change_job(scope: Scope | None) -> None:
@@ -291,6 +303,19 @@ def change_job(scope: Scope | None) -> None:
     _current.set(scope)
     if before is not None and before.kind == "item":
         before.close()
+
+
+def _forked() -> None:
+    """In a forked child: what it has inherited is its parent's, and may be the request of whoever caused the fork."""
+    scope = _current.get()
+    while scope is not None:
+        scope.on_close, parent = [], scope.parent  # those who watch are the parent process's
+        scope.close()
+        scope.closed_at = float("-inf")  # not a moment ago: nothing here is the rest of that request
+        scope = parent
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def carry(fn: Callable[P, R]) -> Callable[P, R]:

@@ -5,6 +5,7 @@
     ├── DatabaseUnavailable
     ├── MigrationsPending
     ├── NotACallLog
+    ├── JournalUnavailable
     └── InvalidToken
 
 They reach whoever calls llmctx on purpose (constructors, the command line, migrations). Nothing here is
@@ -38,6 +39,10 @@ class MigrationsPending(LlmctxError):
 
 class NotACallLog(LlmctxError):
     """A table of that name exists but is not a call log. Choose another name with LLMCTX_TABLE."""
+
+
+class JournalUnavailable(LlmctxError):
+    """The journal's directory cannot be used. Let LLMCTX_JOURNAL_DIR name one that this user may make and write."""
 
 
 class InvalidToken(LlmctxError):

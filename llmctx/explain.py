@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from llmctx.record import Reason, Source, Status
@@ -29,6 +30,10 @@ REASONS: Final[Mapping[str, str]] = {
     "wrap_graph, and a shared registry for several processes.",
     Reason.SHARED_THREAD: "Several users have used this thread, so it testifies to none of them. Use wrap_graph: "
     "tasks testify, each for its own user.",
+    Reason.REGISTRY_AWAY: "Only another process could know, and the shared registry did not answer. Check "
+    "LLMCTX_REGISTRY_URL, and the log of that time.",
+    Reason.SHARED_JOB: "A worker had taken the items of several users from its queue before it made the call. Hand "
+    "each item's config or thread_id on, or use bind() for each.",
     Reason.EXPIRED_SCOPE: "The scope had closed too long ago to be believed (LLMCTX_LATE_S). Open one in the task "
     "itself, with bind().",
     Reason.PARTIAL: "The witness knew only one of user and session. Give both where the scope is opened.",
@@ -54,3 +59,64 @@ def why(row: Mapping[str, Any]) -> list[str]:
     if reason:
         said.append(REASONS.get(reason, f"Reason: {reason}."))
     return said
+
+
+ALONE: Final = "No other witness was needed, and none said anything else."
+"""Of a row that keeps nothing of its hearing: what the one in `identity_source` said was enough."""
+
+
+def was_plain(row: Mapping[str, Any]) -> bool:
+    """Whether one witness knew everything, so that the row keeps no more of it than its name."""
+    known = row.get("user_id") is not None and row.get("session_id") is not None
+    return known and row.get("identity_source") not in (None, Source.NONE) and not row.get("identity_reason")
+
+
+@dataclass(frozen=True, slots=True)
+class Testimony:
+    """What one witness said of a call, and what became of it."""
+
+    source: str
+    user_id: str | None
+    session_id: str | None
+    believed: bool
+    verdict: str
+    """Why it was believed, or was not."""
+
+
+def testimonies(row: Mapping[str, Any], told: Mapping[str, Any]) -> list[Testimony]:
+    """What each witness said of the call `row`; `told` is what the row keeps of the hearing."""
+    said = [one for one in told.get("witnesses") or () if isinstance(one, Mapping)]
+    winner = next((one for one in said if one.get("source") == row.get("identity_source")), None)
+    found = []
+    for one in said:
+        verdict = _WINNER if one is winner else _verdict(one, winner, row, told)
+        note = one.get("note")
+        user_id, session_id = one.get("user_id"), one.get("session_id")
+        source = str(one.get("source"))
+        found.append(Testimony(source, user_id, session_id, one is winner, f"{verdict} ({note})" if note else verdict))
+    return found
+
+
+_WINNER: Final = "believed"
+_RANK: Final[Mapping[str, int]] = {source.value: rank for rank, source in enumerate(Source)}
+
+
+def _verdict(
+    one: Mapping[str, Any], winner: Mapping[str, Any] | None, row: Mapping[str, Any], told: Mapping[str, Any]
+) -> str:
+    """Why `one` was not the witness who was believed."""
+    if one.get("user_id") is None and one.get("session_id") is None:
+        return "knew neither user nor session"
+    if winner is None:
+        return "not believed: " + ("its scope may be another's" if told.get("inherited") else "not certain enough")
+    kinds = [name for name in ("user_id", "session_id") if None not in (one.get(name), winner.get(name))]
+    other = next((name for name in kinds if one[name] != winner[name]), None)
+    if other is None:
+        filled = [name for name in ("user_id", "session_id") if winner.get(name) is None and one.get(name) is not None]
+        given = [name for name in filled if row.get(name) == one[name]]
+        return f"agrees, and gave the {' and '.join(given)}" if given else "agrees"
+    what = "another user" if other == "user_id" else "another session"
+    mine, theirs = str(one.get("source")), str(winner.get("source"))
+    if _RANK.get(mine, 0) < _RANK.get(theirs, 0):
+        return f"not believed: names {what}; the scope was inherited from whoever started the worker"
+    return f"not believed: names {what}, and {theirs} comes before {mine}"

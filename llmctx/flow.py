@@ -13,15 +13,19 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures.thread
 import functools
+import os
 import sys
 import threading
 from collections.abc import Iterator
+from contextvars import Context
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
 from llmctx.context import Scope
 
 _STEPS: Final = 500
+_HERE: Final = f"{Path(__file__).parent}{os.sep}"
 
 
 def belongs_to(scope: Scope) -> bool | None:
@@ -76,26 +80,39 @@ def _job_of_a_pool() -> concurrent.futures.Future[Any] | None:
     return None
 
 
+def context_that_waits(names: tuple[str, ...]) -> tuple[bool, Context | None]:
+    """Whether a task or a job of a pool was made for nothing but the method that runs here, which has one of those
+    `names` (`wait_for(jobs.get(), 5)`, `to_thread(jobs.get)`), and the context of the task that waits for it.
+    """
+    work: object = None
+    if asyncio._get_running_loop() is not None:
+        task = asyncio.current_task()
+        code = None if task is None else getattr(task.get_coro(), "cr_code", None)
+        work = task if code is not None and code.co_name in names else None
+    else:
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame.f_code.co_filename.startswith(_HERE):
+            frame = frame.f_back
+        if frame is not None and frame.f_code is _RUN_JOB:
+            work = getattr(frame.f_locals.get("self"), "future", None)
+        elif frame is not None and type(threading.current_thread()).__module__.startswith("anyio."):
+            work = frame.f_locals.get("future")
+    found = [work]
+    for one in found:  # grows meanwhile
+        for callback, context in _callbacks(one):
+            if getattr(callback, "__name__", "").endswith("wakeup"):
+                return True, context
+            if len(found) < _STEPS:
+                found += [waiting for waiting in _behind(callback) if all(waiting is not known for known in found)]
+    return work is not None, None
+
+
 def awaiting_task() -> asyncio.Task[Any] | None:
     """The task that waits for the one that runs, directly or by a `gather`; None if there is none."""
     task = asyncio.current_task()
     if task is None:
         return None
     return next((found for found in _waiting(task) if isinstance(found, asyncio.Task) and found is not task), None)
-
-
-def frames_of(task: asyncio.Task[Any]) -> list[FrameType]:
-    """The frames of a suspended task, innermost first, as far as its chain of awaits can be followed."""
-    found: list[FrameType] = []
-    step: Any = task.get_coro()
-    while step is not None:
-        frame = getattr(step, "cr_frame", None)
-        if frame is None:
-            break
-        found.append(frame)
-        step = step.cr_await
-    found.reverse()
-    return found
 
 
 _MAIN: Final = object()
@@ -119,16 +136,24 @@ def _waiting(work: asyncio.Future[Any] | concurrent.futures.Future[Any]) -> Iter
 
 def _told_by(one: object) -> Iterator[object]:
     """Who waits for `one`, if it is a future."""
+    told = [list(_behind(callback)) for callback, _ in _callbacks(one)]
     if isinstance(one, asyncio.Future):
-        for callback, *_ in getattr(one, "_callbacks", None) or ():
-            yield from _behind(callback)
+        for waiting in told:
+            yield from waiting
     elif isinstance(one, concurrent.futures.Future):
-        callbacks = [call for call in list(getattr(one, "_done_callbacks", ())) if not _only_cancels(call)]
-        told = [list(_behind(callback)) for callback in callbacks]
         for waiting in told:
             yield from waiting
         if not all(told) or not told or getattr(one, "_waiters", None):
             yield _A_THREAD
+
+
+def _callbacks(one: object) -> list[tuple[Any, Context | None]]:
+    """Whom a future tells that it is done, and the context in which it does."""
+    if isinstance(one, asyncio.Future):
+        return [(callback, context) for callback, context in getattr(one, "_callbacks", None) or ()]
+    if isinstance(one, concurrent.futures.Future):
+        return [(call, None) for call in list(getattr(one, "_done_callbacks", ())) if not _only_cancels(call)]
+    return []
 
 
 def _only_cancels(callback: Any) -> bool:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import FrameType
+from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 from uuid import UUID
 
-from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers.context import register_configure_hook
 
@@ -25,11 +26,12 @@ from llmctx.attribution import LATE_S, NOBODY, Hearing, Verdict, decide, hear, u
 from llmctx.context import EMPTY, CallContext, Scope, current_scope
 from llmctx.evidence import whereabouts
 from llmctx.extract import Prompt, Stream, answer_of, failure_of, prompt_of_messages, prompt_of_text
-from llmctx.flow import awaiting_task, frames_of
+from llmctx.flow import awaiting_task
 from llmctx.incidents import incidents
 from llmctx.open_calls import OpenCall, OpenCalls
 from llmctx.record import Source, Status
 from llmctx.registry.base import Registry
+from llmctx.stack import frames_of
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
@@ -80,8 +82,13 @@ class CallLogHandler(BaseCallbackHandler):
         recorder: the call log to record into; by default the one that was started last.
     """
 
-    run_inline = True
     raise_error = False
+
+    @property
+    def run_inline(self) -> bool:  # type: ignore[override]  # LangChain only ever reads it
+        """True: in the caller's thread, task and context; but not at the price of somebody else's events."""
+        asker = sys._getframe(1)
+        return asker.f_code not in _STARTS_COMPLETIONS or _alone_or_among_inline(asker)
 
     def __init__(
         self, *, context: CallContext | None = None, recorder: Recorder | None = None, scope: Scope | None = None
@@ -178,8 +185,14 @@ class CallLogHandler(BaseCallbackHandler):
         hearing = Hearing()
         try:
             child_thread_id = None
+            scope = current_scope()
             if metadata is None or "thread_id" not in metadata:
                 child_thread_id = _thread_id_of_config()
+            elif scope is None or scope.kind != "node" or not scope.is_open:
+                # A worker that was started in a node has inherited that node's metadata; its job's config comes first.
+                said = _thread_id_of_config()
+                if said is not None and said != metadata["thread_id"]:
+                    metadata = {**metadata, "thread_id": said}
             hearing = hear(metadata, explicit=self._explicit, carried=self._scope, child_thread_id=child_thread_id)
             return hearing, decide(hearing, recorder.registry, late_s=recorder.late_s)
         except Exception as problem:  # noqa: BLE001  a registry may be the team's own
@@ -237,12 +250,30 @@ class CallLogHandler(BaseCallbackHandler):
         else:
             failure = _read(failure_of, error)
             recorder.open_calls.end(call, Status.ERROR, answer=answer, failure=failure)
+            recorder.open_calls.sibling_failed(call)
 
     @guarded
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         recorder = self._recorder
         if recorder is not None:
             recorder.open_calls.parent_ended(run_id)
+
+
+# `AsyncCallbackManager.on_llm_start` tells the handlers that are not inline nothing as soon as one is: they lose the
+# starts of completion models, and stumble over the rest (langchain#39633). To it alone we are not inline; where it then
+# hands the event on we are, and run first.
+_ON_LLM_START: Final = inspect.unwrap(AsyncCallbackManager.on_llm_start).__code__
+_STARTS_COMPLETIONS: Final = frozenset(
+    {_ON_LLM_START, *(part for part in _ON_LLM_START.co_consts if isinstance(part, CodeType))}
+)
+
+
+def _alone_or_among_inline(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code is not _ON_LLM_START:
+        frame = frame.f_back
+    manager = None if frame is None else frame.f_locals.get("self")
+    others = [other for other in getattr(manager, "handlers", ()) if not isinstance(other, CallLogHandler)]
+    return not others or any(other.run_inline for other in others)
 
 
 def _read(reader: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:

@@ -23,7 +23,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
-from types import FrameType
 from typing import Any, Final
 from uuid import UUID
 
@@ -35,9 +34,8 @@ from llmctx.extract import Answer, Failure, Prompt, Stream
 from llmctx.flow import awaiting_task, is_waited_for_by
 from llmctx.incidents import incidents
 from llmctx.record import Status
+from llmctx.stack import STREAMED, is_awaited, is_awaiting_a_model, is_helper, is_on_stack, started_by
 
-_AWAITED: Final = frozenset({"agenerate", "generate"})
-_STREAMED: Final = frozenset({"astream", "stream"})
 _FIRST_LOOK_NS: Final = 1_000_000_000
 
 
@@ -159,11 +157,20 @@ class OpenCalls:
 
     def _watch(self, call: OpenCall) -> None:
         """Bind an awaited call to its task and to its scope."""
-        name, known = _started_by(sys._getframe(2))
-        # Completion models report their starts from helper tasks; then it is the one who waits for them that counts.
-        task = asyncio.current_task() if name else awaiting_task()
+        name, known = started_by(sys._getframe(2))
+        task = asyncio.current_task()
+        if not name and task is not None:
+            # Completion models report their starts from helper tasks; then it is the one who waits for them that
+            # counts. Whoever else begins a run (a wrapper of some vendor's client, a stream of a new kind) ends it.
+            call.home = task
+            if not is_helper(task):
+                return
+            task = awaiting_task()
+            if task is None or not is_awaiting_a_model(task):
+                call.is_stream = True  # an async generator hides what it awaits, and reports its end
+                return
         call.home = task
-        call.is_stream = name in _STREAMED
+        call.is_stream = name in STREAMED
         if call.is_stream or name == "generate":  # LangChain reports every end of these
             return
         if task is not None:
@@ -174,7 +181,7 @@ class OpenCalls:
             else:
                 for other in list(calls):
                     # This task goes on elsewhere: what it awaited before, and does not now, was cut off in it.
-                    if other.task is task and not _is_sibling(other, call) and not _is_on_stack(other):
+                    if other.task is task and not _is_sibling(other, call) and not is_on_stack(other.run_id):
                         self.end(other, Status.CANCELLED)
                 calls.append(call)
             if known or not name:
@@ -274,10 +281,17 @@ class OpenCalls:
             if call.home is here or (call.task is not None and call.task.done()):
                 self.end(call, Status.CANCELLED)
 
+    def sibling_failed(self, failed: OpenCall) -> None:
+        """In a thread, `generate` of several prompts stops at the first that fails, and reports no other's end."""
+        if isinstance(failed.home, int):
+            for call in self._all():
+                if call.home == failed.home and _is_sibling(call, failed):
+                    self.end(call, Status.CANCELLED)
+
     def parent_ended(self, run_id: UUID) -> None:
         """The run `run_id` is over: end those of its calls that nobody awaits any more."""
         for call in self._all():
-            if call.parent_run_id == run_id and call.task is not None and not _is_awaited(call):
+            if call.parent_run_id == run_id and call.task is not None and not is_awaited(call.task, call.run_id):
                 self.end(call, Status.CANCELLED)
 
     def sweep(self, older_than_s: float) -> None:
@@ -301,7 +315,9 @@ class OpenCalls:
     def _look_at(self, calls: list[OpenCall]) -> None:
         for call in calls:
             try:
-                if call.task is not None and (call.task.get_loop().is_closed() or not _is_awaited(call)):
+                if call.task is not None and (
+                    call.task.get_loop().is_closed() or not is_awaited(call.task, call.run_id)
+                ):
                     self.end(call, Status.CANCELLED)
             except Exception as problem:  # noqa: BLE001  this runs in the host's loop
                 incidents.note("look_failed", "an open call could not be looked after", exc=problem)
@@ -311,7 +327,9 @@ class OpenCalls:
         here = asyncio.current_task() if asyncio._get_running_loop() is not None else None
         for call in self._all():
             task = call.task
-            cut_off = task is not None and (task is here or task.get_loop().is_closed() or not _is_awaited(call))
+            cut_off = task is not None and (
+                task is here or task.get_loop().is_closed() or not is_awaited(task, call.run_id)
+            )
             self.end(call, Status.CANCELLED if cut_off else Status.ABANDONED)
 
     def _all(self) -> list[OpenCall]:
@@ -333,18 +351,6 @@ def _discard(calls: list[OpenCall] | None, call: OpenCall) -> None:
             return
 
 
-def _started_by(frame: FrameType | None) -> tuple[str, bool]:
-    """By which method of a model a call was started, and whether that is LangChain's: its callbacks do not say."""
-    for _ in range(12):
-        if frame is None:
-            break
-        code = frame.f_code
-        if code.co_name in _AWAITED or code.co_name in _STREAMED:
-            return code.co_name, "langchain_core" in code.co_filename
-        frame = frame.f_back
-    return "", False
-
-
 def _is_sibling(one: OpenCall, other: OpenCall) -> bool:
     """Whether both are prompts of one `agenerate`."""
     return one.params is other.params and one.params is not None
@@ -356,41 +362,3 @@ def _is_home(call: OpenCall) -> bool:
         return call.home == threading.get_ident()
     task = asyncio.current_task()
     return task is not None and (task is call.home or is_waited_for_by(task, call.home))
-
-
-def _is_on_stack(call: OpenCall) -> bool:
-    """Whether the code that runs was called by the `agenerate` of `call`."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name == "agenerate" and _has_manager(frame, call):
-            return True
-        frame = frame.f_back
-    return False
-
-
-def _has_manager(frame: FrameType, call: OpenCall) -> bool:
-    managers = frame.f_locals.get("run_managers")
-    return managers is None or any(getattr(manager, "run_id", None) == call.run_id for manager in managers)
-
-
-def _is_awaited(call: OpenCall) -> bool:
-    """Whether its task may still be inside of `call`, as far as its chain of awaits can be followed.
-
-    A coroutine shows what it awaits; an async generator does not. Where the chain ends in the dark the answer is
-    yes: a call is only ended when it is certain that nobody awaits it.
-    """
-    task = call.task
-    if task is None:
-        return True
-    if task.done():
-        return False
-    step: Any = task.get_coro()
-    while step is not None:
-        frame = getattr(step, "cr_frame", None) or getattr(step, "gi_frame", None)
-        if frame is None:
-            # A future is the honest end of a chain; anything else hides what is inside of it.
-            return type(step).__name__ != "FutureIter"
-        if frame.f_code.co_name == "agenerate" and _has_manager(frame, call):
-            return True
-        step = getattr(step, "cr_await", None) or getattr(step, "gi_yieldfrom", None)
-    return False

@@ -12,24 +12,26 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Final, Protocol
 
-from llmctx.attribution import reconsider
+from llmctx import elsewhere
+from llmctx.attribution import Hearing, Verdict, reconsider
 from llmctx.cleaning import clean
 from llmctx.incidents import incidents
 from llmctx.open_calls import OpenCall, OpenCalls
-from llmctx.record import CallRecord, Sink
+from llmctx.record import CallRecord, Sink, Source
 from llmctx.recording import bare_record_of, record_of
-from llmctx.registry.base import Registry
+from llmctx.registry.base import Registry, SharedRegistry
 from llmctx.settings import Settings
 
 _HOUSEKEEPING_S: Final = 1.0
 _LEDGER_S: Final = 60.0
 _RESTART_S: Final = 0.5
 _CHUNK: Final = 50  # records between two looks at everything else that runs in the loop
+_ASKED: Final = 500  # calls of which a shared registry is asked at once
 
 
 class Background(Protocol):
@@ -48,6 +50,7 @@ class Pipeline:
         self._settings = settings
         self._registry = registry
         self._make_sink = make_sink
+        self._shared: SharedRegistry | None = registry if elsewhere.is_shared(registry) else None
         self._queue: deque[OpenCall] = deque()
         self._in_hand = 0
         self._sink: Sink | None = None
@@ -88,6 +91,8 @@ class Pipeline:
     def start_when_needed(self) -> None:
         """Start with the first call, without waiting for the thread: a forked child may never make one."""
         self._asleep = self._idle = True
+        if self._shared is not None:
+            self._shared.on_news = self._start_once  # others are to know its threads all the same
 
     @property
     def running(self) -> bool:
@@ -175,6 +180,7 @@ class Pipeline:
         self._loop = asyncio.get_running_loop()
         run = getattr(sink, "run", None)
         background = None if run is None else asyncio.create_task(run(), name="llmctx-writer")
+        talking = None if self._shared is None else asyncio.create_task(self._shared.run(), name="llmctx-registry")
         ready.set()
         next_ledger = time.monotonic() + _LEDGER_S
         next_look = 0.0
@@ -196,11 +202,16 @@ class Pipeline:
                 if background is not None and background.done():
                     self._report(background)
                     background = asyncio.create_task(run(), name="llmctx-writer")  # type: ignore[misc]  # not None here
+                if talking is not None and self._shared is not None and talking.done():
+                    self._report(talking, "registry")
+                    talking = asyncio.create_task(self._shared.run(), name="llmctx-registry")
         finally:
-            if background is not None:
-                background.cancel()
+            for task in filter(None, (background, talking)):
+                task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await background
+                    await task
+            if self._shared is not None:
+                await self._shared.aclose()
 
     async def _linger(self) -> None:
         """Wait for company, but not while somebody waits for us."""
@@ -212,9 +223,9 @@ class Pipeline:
             await asyncio.wait_for(self._urgent.wait(), self._settings.linger_ms / 1000)
 
     @staticmethod
-    def _report(task: asyncio.Task[None]) -> None:
+    def _report(task: asyncio.Task[None], what: str = "writer") -> None:
         problem = None if task.cancelled() else task.exception()
-        incidents.note("writer_died", "the writer stopped and is started again", exc=problem)
+        incidents.note(f"{what}_died", "the %s stopped and is started again", what, exc=problem)
 
     async def _rest(self) -> None:
         """Sleep until a call comes, or until it is time to look after the open ones."""
@@ -230,8 +241,11 @@ class Pipeline:
 
     async def _process(self, sink: Sink) -> None:
         queue = self._queue
-        done = 0
+        done = asked = 0
         while queue:
+            if done == asked and self._shared is not None:
+                asked += min(len(queue), _ASKED)
+                await self._ask(self._shared, [queue[number] for number in range(asked - done)])
             call = queue.popleft()
             self._in_hand = 1
             self.taken += 1
@@ -242,6 +256,23 @@ class Pipeline:
             done += 1
             if done % _CHUNK == 0:
                 await asyncio.sleep(0)
+
+    @staticmethod
+    async def _ask(registry: SharedRegistry, calls: Sequence[OpenCall]) -> None:
+        """Let the registry learn from other processes what these calls lack, in one round trip."""
+        unknown = [call.hearing for call in calls if _others_may_tell(call.verdict, call.hearing)]
+        if not unknown:
+            return
+        threads = {hearing.thread_id for hearing in unknown if hearing.thread_id is not None}
+        tasks = {hearing.task for hearing in unknown if hearing.task is not None}
+        since = max((hearing.started for hearing in unknown if hearing.own is not True), default=0.0)
+        try:
+            answered = await registry.exchange(threads=threads, tasks=tasks, since=since)
+        except Exception as problem:  # noqa: BLE001  a registry may be the team's own
+            incidents.note("registry_failed", "the shared registry failed: rows do without", exc=problem)
+            answered = False
+        for hearing in unknown:
+            hearing.answered = answered
 
     @staticmethod
     def _submitted(sink: Sink, record: CallRecord) -> bool:
@@ -274,8 +305,18 @@ class Pipeline:
             # polled: the deque is filled by other threads, which set no event
             while (self._queue or self._in_hand) and time.monotonic() < deadline:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
+            if self._shared is not None:
+                await self._shared.publish(min(1.0, max(0.0, deadline - time.monotonic())))
             drain = getattr(self._sink, "drain", None)
             left: int = 0 if drain is None else await drain(max(0.0, deadline - time.monotonic()))
             return left + len(self._queue) + self._in_hand
         finally:
             self._hurry -= 1
+
+
+def _others_may_tell(verdict: Verdict, hearing: Hearing) -> bool:
+    """Whether other processes may know what is missing, or object to what only this one says of the thread."""
+    if hearing.thread_id is None and hearing.task is None:
+        return False
+    who = verdict.identity
+    return who.user_id is None or who.session_id is None or verdict.source is Source.THREAD

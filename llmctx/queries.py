@@ -14,10 +14,12 @@ from datetime import datetime
 from typing import Any, Final, Literal
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, String, Table, and_, case, cast, func, or_, select, true
+from sqlalchemy import JSON, ColumnElement, String, Table, and_, case, cast, func, inspect, null, or_, select, true
+from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.errors import LlmctxError
+from llmctx.evidence import KEY
 
 Group = Literal["user", "session", "agent", "model", "node", "day", "status"]
 Row = dict[str, Any]
@@ -143,7 +145,9 @@ class Coverage:
     by_source: Sequence[Row]
     by_reason: Sequence[Row]
     misses: Sequence[Row]
-    """The rows without both ids, grouped by reason, node and agent; most frequent first."""
+    """The rows without both ids, grouped by reason, node, agent and route; most frequent first."""
+    by_place: Sequence[Row] = ()
+    """The same, and by `where`: the line of the application from which they were made, as far as the rows say."""
 
     @property
     def share(self) -> float | None:
@@ -152,7 +156,7 @@ class Coverage:
 
 
 async def coverage(
-    connection: AsyncConnection, table: Table, filters: Filters | None = None, *, limit: int = 10
+    connection: AsyncConnection, table: Table, filters: Filters | None = None, *, limit: int = 10_000
 ) -> Coverage:
     """Which share of the rows has its session and its user."""
     where = (filters or Filters()).clause(table)
@@ -165,22 +169,58 @@ async def coverage(
         return [dict(row) for row in found.mappings()]
 
     sources = await grouped("identity_source")
-    keys = [table.c.identity_reason, table.c.node, table.c.agent_key]
-    last = func.max(table.c.created_at, type_=table.c.created_at.type).label("last")
-    missing = await connection.execute(
-        select(*keys, func.count().label("rows"), last)
-        .where(where, _lacking(table))
-        .group_by(*keys)
-        .order_by(func.count().desc(), *keys)
-        .limit(limit)
-    )
+    by_place = await _misses(connection, table, where, limit)
     return Coverage(
         rows=sum(row["rows"] for row in sources),
         with_both=sum(row["with_both"] for row in sources),
         by_source=sources,
         by_reason=await grouped("identity_reason"),
-        misses=[dict(row) for row in missing.mappings()],
+        misses=_together(by_place, ("identity_reason", "node", "agent_key", "route")),
+        by_place=by_place,
     )
+
+
+async def _misses(connection: AsyncConnection, table: Table, where: ColumnElement[bool], limit: int) -> list[Row]:
+    """The rows without both ids, grouped by all that may tell what they have in common."""
+    told = await _keeps_evidence(connection, table)
+    c = table.c
+    # a subquery, so that a path into the JSON is one parameter: PostgreSQL would not group by another one
+    missing = (
+        select(c.identity_reason, c.node, c.agent_key, c.created_at)
+        .add_columns(*((c.attributes[KEY, name].as_string() if told else null()).label(name) for name in _TOLD))
+        .where(where, _lacking(table))
+        .subquery()
+    )
+    keys = [column for column in missing.c if column.name != "created_at"]
+    last = func.max(missing.c.created_at, type_=c.created_at.type).label("last")
+    statement = select(*keys, func.count().label("rows"), last).group_by(*keys)
+    found = await connection.execute(statement.order_by(func.count().desc(), *keys).limit(limit))
+    return [dict(row) for row in found.mappings()]
+
+
+def _together(groups: Sequence[Row], keys: Sequence[str]) -> list[Row]:
+    """`groups` by fewer keys, most rows first."""
+    found: dict[tuple[Any, ...], Row] = {}
+    for group in groups:
+        key = tuple(group[name] for name in keys)
+        known = found.setdefault(key, {**dict(zip(keys, key, strict=True)), "rows": 0, "last": group["last"]})
+        known["rows"] += group["rows"]
+        known["last"] = max(known["last"], group["last"])
+    return sorted(found.values(), key=lambda group: -group["rows"])
+
+
+_TOLD: Final = ("route", "where")
+
+
+async def _keeps_evidence(connection: AsyncConnection, table: Table) -> bool:
+    """Whether the table has a column for what llmctx keeps of a hearing: tables that are older than it may not."""
+    if "attributes" not in table.c:
+        return False
+    try:
+        columns = await connection.run_sync(lambda c: inspect(c).get_columns(table.name, schema=table.schema))
+    except NoSuchTableError:
+        return True  # whatever asks next says so in better words
+    return any(column["name"] == "attributes" and isinstance(column["type"], JSON) for column in columns)
 
 
 async def stats(

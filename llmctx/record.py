@@ -47,6 +47,8 @@ class Reason(StrEnum):
     INVALID_HANDOVER = "invalid_handover"  # the job's token was forged or had expired
     UNKNOWN_THREAD = "unknown_thread"  # a thread_id that the registry has never seen, or has forgotten
     SHARED_THREAD = "shared_thread"  # several users have used this thread: it testifies to none of them
+    REGISTRY_AWAY = "registry_away"  # only other processes could know, and the shared registry did not answer
+    SHARED_JOB = "shared_job"  # a worker has taken several users' items at once, and works for all of them
     EXPIRED_SCOPE = "expired_scope"  # the scope closed too long ago
     PARTIAL = "partial"  # the witness knows the user or the session, not both
     CONFLICT = "conflict"  # witnesses name different users; the strongest was believed

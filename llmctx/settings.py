@@ -66,6 +66,10 @@ class Settings(BaseModel):
     """How long the end of the process may wait for the database."""
     registry_entries: int = Field(default=100_000, ge=1)
     registry_ttl_s: float = Field(default=86_400.0, gt=0)
+    registry_url: str | None = Field(default=None, repr=False)
+    """A Redis through which several processes share what they know of threads: redis://, rediss:// or unix://."""
+    registry_prefix: str = "llmctx:"
+    """Of every key in that Redis. Applications that share it, and not their users, need different ones."""
     late_s: float = Field(default=600.0, ge=0)
     """How long a closed scope still testifies to whom a call belongs."""
     carry: bool = False

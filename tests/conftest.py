@@ -1,4 +1,4 @@
-"""What every test may lean on: an environment without LLMCTX_*, and real databases.
+"""What every test may lean on: an environment without LLMCTX_*, real databases, and a real Redis.
 
 PostgreSQL is the one of LLMCTX_TEST_DATABASE_URL, or comes from its PyPI wheel: a process of its own serves it and
 takes it away when this one ends, however it ends. Without either the tests fail; they do not skip.
@@ -23,6 +23,7 @@ from sqlalchemy.pool import NullPool
 from llmctx import migrate
 from llmctx.record import DEFAULT_TABLE
 from llmctx.settings import load, normal_url
+from tests.redisserver import RedisServer
 
 ROOT = Path(__file__).parent.parent
 TEST_URL = "LLMCTX_TEST_DATABASE_URL"
@@ -128,3 +129,29 @@ def any_database(request: pytest.FixtureRequest) -> str:
     url = request.getfixturevalue("sqlite_url")
     migrate.upgrade(load(database_url=url))
     return url
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis for all tests that leave it as it is; each takes a prefix of its own."""
+    server = RedisServer()
+    try:
+        yield server.start()
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """The URL of `redis_server`."""
+    return redis_server.url
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A Redis of this test's own, to be killed, stopped and flushed. Not started yet."""
+    server = RedisServer()
+    try:
+        yield server
+    finally:
+        server.remove()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
 from llmctx.cli import output
 from llmctx.cli.common import Json, settings_of
@@ -40,12 +39,10 @@ def doctor(
 
 
 def _show(finding: Finding) -> None:
-    line = Text.assemble(("ok    ", "green") if finding.ok else ("wrong ", "bold red"), output.plain(finding.name))
-    if finding.ok and finding.cause:
-        line.append(f": {output.plain(finding.cause)}", "dim")
-    output.show(line)
     if finding.ok:
+        output.paragraph(f"{finding.name}: {finding.cause}", lead="ok    ", lead_style="green")
         return
+    output.paragraph(finding.name, lead="wrong ", lead_style="bold red", style="bold")
     for word, said in (
         ("why", finding.cause),
         ("so", finding.consequence),

@@ -155,7 +155,7 @@ def time_of(value: datetime) -> str:
     return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def paragraph(words: str, *, lead: str = "", style: str = "") -> None:
+def paragraph(words: str, *, lead: str = "", style: str = "", lead_style: str = "dim") -> None:
     """Words broken at the terminal's width, every line but the first indented as far as the text after `lead`."""
     hang = " " * cell_len(lead)
     room = width()
@@ -163,7 +163,7 @@ def paragraph(words: str, *, lead: str = "", style: str = "") -> None:
     lines = text.wrap(_console(), max(room - len(hang), 20)) if room is not None else [text]
     for i, line in enumerate(lines or [Text()]):
         line.rstrip()
-        show(Text.assemble(hang if i else (lead, "dim"), line))
+        show(Text.assemble(hang if i else (lead, lead_style), line))
 
 
 def block(text: str) -> None:

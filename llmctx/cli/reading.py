@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from llmctx.cli import output, whole
+from llmctx.cli import gaps, output, whole
 from llmctx.cli.common import Agent, Json, Model, Node, Session, Since, Until, User, settings_of
 from llmctx.cli.output import Column, text_of
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Table
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from llmctx.queries import Coverage
 
 T = TypeVar("T")
 
@@ -114,11 +113,11 @@ def show(
     json: Json = False,
 ) -> None:
     """Show one call, whole, and why it belongs to this user."""
-    from llmctx import explain, queries
+    from llmctx import queries
 
     row = _ask(ctx, lambda connection, table: queries.call(connection, table, call_id))
     if json:
-        output.show_json({**row, "why": explain.why(row)})
+        output.show_json(whole.as_json(row))
     else:
         whole.show_call(row)
 
@@ -140,60 +139,18 @@ def coverage(
 
     By which witness, and what the others have in common.
     """
-    from llmctx import queries
+    from llmctx import cures, queries
 
     filters = queries.Filters(user=user, agent=agent, model=model, node=node, since=since, until=until)
     found = _ask(ctx, lambda connection, table: queries.coverage(connection, table, filters))
     if json:
-        output.show_json({**asdict(found), "share": found.share})
+        said = {"in_common": cures.in_common(found.by_place), "cures": cures.cures(found.misses)}
+        output.show_json({**asdict(found), "share": found.share, **said})
     else:
-        _show_coverage(found)
+        gaps.show_coverage(found)
     if fail_under is not None and (found.share is None or found.share < fail_under):
         output.say(f"Fewer than the {fail_under:g} % that were asked for." if found.rows else "No rows to judge by.")
         raise typer.Exit(1)
-
-
-def _show_coverage(found: Coverage) -> None:
-    from llmctx import explain
-
-    if found.share is None:
-        output.say("No rows.")
-        return
-    output.show(f"{_percent(found.share)} of {found.rows:,} rows have both session and user.")
-    output.show("\nby witness")
-    columns = [Column("witness"), Column("rows", "right"), Column("with both", "right"), Column("share", "right")]
-    output.table(
-        columns,
-        (
-            [text_of(row["identity_source"]), text_of(row["rows"]), text_of(row["with_both"]),
-             _percent(100.0 * row["with_both"] / row["rows"])]
-            for row in found.by_source
-        ),
-        indent=2,
-    )  # fmt: skip
-    if not found.misses:
-        return
-    output.show(f"\nwhat the {found.rows - found.with_both:,} others have in common")
-    output.table(
-        [Column("rows", "right"), Column("reason", cut="end"), Column("node", cut="end"),
-         Column("agent", cut="end"), Column("last (UTC)")],
-        (
-            [text_of(row["rows"]), *(row[key] or "-" for key in ("identity_reason", "node", "agent_key")),
-             output.time_of(row["last"])]
-            for row in found.misses
-        ),
-        indent=2,
-    )  # fmt: skip
-    output.show()
-    for reason in dict.fromkeys(row["identity_reason"] for row in found.misses):
-        if reason in explain.REASONS:
-            output.paragraph(explain.REASONS[reason], lead=f"  {reason}: ")
-    output.say("\nThe rows themselves: llmctx calls --unattributed")
-
-
-def _percent(share: float) -> str:
-    """Never 100 % while one is missing."""
-    return f"{int(share * 100) / 100:.2f} %"
 
 
 def stats(

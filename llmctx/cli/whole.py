@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from rich.text import Text
@@ -11,6 +11,7 @@ from rich.text import Text
 from llmctx import explain
 from llmctx.cli import output
 from llmctx.cli.output import plain, text_of, time_of
+from llmctx.evidence import KEY
 
 _WHO: Final = ("user_id", "session_id", "conversation_id", "thread_id", "trace_id", "agent_key", "node")
 _ALWAYS: Final = ("user_id", "session_id")
@@ -27,6 +28,7 @@ _MODEL: Final = (
 )
 _TOKENS: Final = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens")
 _RUN: Final = ("run_id", "parent_run_id")
+_MADE: Final = {"route": "route", "where": "made at"}
 _TEXTS: Final = {"prompt_snapshot": "prompt", "reasoning_snapshot": "reasoning", "response_snapshot": "answer"}
 
 
@@ -39,14 +41,21 @@ def show_call(row: Mapping[str, Any]) -> None:
     output.paragraph(f"{time_of(row['created_at'])} UTC, {status}{after}{first}", style="" if status == "ok" else "red")
     _heading("who")
     _fields(row, _WHO)
-    if row["attributes"]:
-        _field("attributes", json.dumps(row["attributes"], ensure_ascii=False))
+    told, attributes = apart(row)
+    if attributes:
+        _field("attributes", json.dumps(attributes, ensure_ascii=False))
+    for name, title in _MADE.items():
+        if told.get(name):
+            _field(title, str(told[name]))
     _heading("why")
     for sentence in explain.why(row):
         output.paragraph(sentence, lead="  ")
+    if not told and explain.was_plain(row):
+        output.paragraph(explain.ALONE, lead="  ")
     codes = [str(code) for code in (row["identity_source"], row["identity_reason"]) if code]
     if codes:
         output.show(Text(f"  ({plain(', '.join(codes))})", "dim"))
+    _show_witnesses(explain.testimonies(row, told))
     _heading("what")
     _fields(row, _MODEL)
     _fields(row, _TOKENS)
@@ -59,6 +68,35 @@ def show_call(row: Mapping[str, Any]) -> None:
         if row[column]:
             _heading(title)
             output.block(readable(row[column]))
+
+
+def apart(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """What the row keeps of its hearing, and the team's own attributes."""
+    attributes = dict(row["attributes"] or {})
+    told = attributes.get(KEY)
+    if not isinstance(told, Mapping):
+        return {}, attributes
+    del attributes[KEY]
+    return told, attributes
+
+
+def as_json(row: Mapping[str, Any]) -> dict[str, Any]:
+    """`row` whole, with the reasons, for programs."""
+    told, attributes = apart(row)
+    made = {name: told.get(name) for name in _MADE}
+    said = explain.testimonies(row, told)
+    return {**row, "attributes": attributes or None, **made, "why": explain.why(row), "witnesses": said}
+
+
+def _show_witnesses(said: Sequence[explain.Testimony]) -> None:
+    """One line for each: who, what he said, what became of it."""
+    if not said:
+        return
+    output.show()
+    for one in said:
+        ids = [f"{name} {value}" for name, value in (("user", one.user_id), ("session", one.session_id)) if value]
+        words = f"{', '.join(ids) or 'nobody'}. {one.verdict[:1].upper()}{one.verdict[1:]}."
+        output.paragraph(words, lead=f"  {plain(one.source):<10}", style="bold" if one.believed else "")
 
 
 def _heading(title: str) -> None:

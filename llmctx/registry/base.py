@@ -6,10 +6,14 @@ There is no last writer who wins.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from llmctx.context import EMPTY, CallContext, Scope
+
+ELSEWHERE: Final = 2**63
+"""The number of a registration in another process: later than any scope of this one, for it is not known when."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,41 @@ class Registry(Protocol):
 
     def forget(self, *, thread_id: str | None = None, user_id: str | None = None) -> int:
         """Drop what is known of a thread, or all that names a user. Returns how many entries went."""
+        ...
+
+
+class SharedRegistry(Registry, Protocol):
+    """A registry of several processes. The methods above do no I/O in it either: they know what this process knows.
+
+    The pipeline runs it in its own loop and lets it ask the others, in batches, before it makes rows of calls that
+    need it. A call whose scope may be a mere inheritance (`llmctx.elsewhere`) waits for that answer.
+    """
+
+    on_news: Callable[[], None] | None
+    """Told of news while nothing runs it: in a forked child, before its first call."""
+
+    async def exchange(self, *, threads: Collection[str] = (), tasks: Collection[str] = (), since: float = 0.0) -> bool:
+        """Learn what others know of these, and tell what is new here; afterwards `get` knows it too.
+
+        `since`, if given, is the monotonic time before which others must have had time to tell. False if there was no
+        answer. Never raises, never takes long.
+        """
+        ...
+
+    def claim(self, scope: Scope, *, thread_id: str, task: str | None = None) -> None:
+        """`put`, once it turns out that nobody else uses the thread; until then, nothing."""
+        ...
+
+    async def run(self) -> None:
+        """Tell others what is new here, for as long as the pipeline runs."""
+        ...
+
+    async def publish(self, timeout_s: float) -> int:
+        """Tell what has not been told yet, at most for so long. Returns how much is left."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close what the running loop has opened."""
         ...
 
 

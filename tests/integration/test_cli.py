@@ -16,8 +16,9 @@ from uuid import UUID
 
 import pytest
 
-from llmctx import cli, migrate
+from llmctx import cli, cures, migrate
 from llmctx.database import engine
+from llmctx.evidence import KEY
 from llmctx.record import DEFAULT_TABLE, Reason, Source, Status
 from llmctx.settings import load
 from llmctx.tables import call_log_table
@@ -257,6 +258,91 @@ def test_show_says_why_this_user(llmctx: Terminal) -> None:
     assert llmctx("show", "01a20000", "--json").json["why"]
 
 
+def heard(*witnesses: tuple[str, str | None, str | None], **more: str) -> dict[str, Any]:
+    """Attributes of a row that keeps what its witnesses said."""
+    said = [{"source": source, "user_id": user, "session_id": session} for source, user, session in witnesses]
+    return {"plan": "gold", KEY: {"witnesses": said, **more}}
+
+
+def test_show_of_a_plain_row_says_that_one_witness_was_enough(llmctx: Terminal) -> None:
+    """Nothing was kept of its hearing, for there was nothing to weigh."""
+    fill(llmctx.url, {}, NOBODY)
+    assert "No other witness was needed" in llmctx("show", "01a20000").out
+    assert llmctx("show", "01a20000", "--json").json["witnesses"] == []
+    assert "No other witness was needed" not in llmctx("show", "01a20001").out
+
+
+def test_show_says_what_each_witness_said_and_why_it_was_not_believed(llmctx: Terminal) -> None:
+    """One line for each; where the call was made; and nothing of it among the team's own attributes."""
+    ada, session = "ada@clinic.example", "session-0001-abcdefgh"
+    witnesses = [("context", ada, session), ("carried", ada, None), ("thread", "bob", "s-9"), ("late", None, None)]
+    attributes = heard(*witnesses, where="shop/answers.py:42", route="POST /chat")
+    attributes[KEY]["witnesses"][2]["note"] = "registered by another request"
+    fill(llmctx.url, {"identity_reason": "conflict", "attributes": attributes})
+    answer = llmctx("show", "01a20000")
+    said = " ".join(answer.out.split())
+    for expected in (
+        f"context user {ada}, session {session}. Believed.",
+        f"carried user {ada}. Agrees.",
+        "thread user bob, session s-9. Not believed: names another user, and context comes before thread",
+        "(registered by another request).",
+        "late nobody. Knew neither user nor session.",
+        "made at shop/answers.py:42",
+        "route POST /chat",
+        'attributes {"plan": "gold"} ',
+    ):
+        assert expected in said, expected
+    assert KEY not in answer.out
+    found = llmctx("show", "01a20000", "--json").json
+    assert found["attributes"] == {"plan": "gold"}
+    assert (found["where"], found["route"]) == ("shop/answers.py:42", "POST /chat")
+    assert [(one["source"], one["believed"]) for one in found["witnesses"]] == [
+        *(("context", True), ("carried", False), ("thread", False), ("late", False)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "witnesses", "more", "expected"),
+    [
+        (
+            {"user_id": "bob", "session_id": "s-9", "identity_source": "thread", "identity_reason": "conflict"},
+            [("thread", "bob", "s-9"), ("context", "ada", "s-1")],
+            {"inherited": "not believed"},
+            "context user ada, session s-1. Not believed: names another user; the scope was inherited",
+        ),
+        (
+            {"user_id": "ada", "session_id": "s-1", "identity_source": "context"},
+            [("context", "ada", None), ("thread", "ada", "s-1")],
+            {},
+            "thread user ada, session s-1. Agrees, and gave the session_id.",
+        ),
+        (
+            {"user_id": "ada", "session_id": "s-1", "identity_source": "context"},
+            [("context", "ada", "s-1"), ("thread", "ada", "s-2")],
+            {},
+            "thread user ada, session s-2. Not believed: names another session, and context comes before thread.",
+        ),
+        (
+            {**NOBODY, "identity_reason": "shared_thread"},
+            [("context", "ada", "s-1")],
+            {"inherited": "unclear"},
+            "context user ada, session s-1. Not believed: its scope may be another's.",
+        ),
+    ],
+    ids=["a worker", "it fills", "another session", "nobody is believed"],
+)
+def test_show_has_a_reason_for_each_witness(
+    llmctx: Terminal,
+    values: dict[str, Any],
+    witnesses: list[tuple[str, str | None, str | None]],
+    more: dict[str, str],
+    expected: str,
+) -> None:
+    """Weaker, inherited, of the same opinion, or of no use."""
+    fill(llmctx.url, {**values, "attributes": heard(*witnesses, **more)})
+    assert expected in " ".join(llmctx("show", "01a20000").out.split())
+
+
 @pytest.mark.parametrize("source", Source)
 @pytest.mark.parametrize("reason", [None, *Reason])
 def test_every_witness_and_reason_has_its_sentence(source: Source, reason: Reason | None) -> None:
@@ -280,6 +366,69 @@ def test_coverage_is_a_gate(llmctx: Terminal) -> None:
     assert llmctx("coverage", "--fail-under", "66").code == 0
     found = llmctx("coverage", "--json").json
     assert (found["rows"], found["with_both"], round(found["share"])) == (3, 2, 67)
+
+
+def test_coverage_says_what_the_misses_have_in_common_and_what_would_cure_them(llmctx: Terminal) -> None:
+    """One or two sentences, and each remedy with the number of rows that it might save."""
+    letters = {**NOBODY, "node": "summarise", "agent_key": None}
+    made = heard(route="POST /letter", where="shop/letters.py:7")
+    bare = {**NOBODY, "agent_key": None}
+    fill(
+        llmctx.url,
+        {},
+        *({**letters, "attributes": made} for _ in range(8)),
+        {**bare, "attributes": heard(where="shop/jobs.py:9")},
+        {**bare, "identity_reason": "unknown_thread"},
+    )
+    answer = llmctx("coverage")
+    said = " ".join(answer.out.split())
+    expected = "8 of 10 misses: node `summarise`, reason no_scope, made at shop/letters.py:7, route POST /letter."
+    assert expected in said
+    assert "wrap_graph up to 8 rows." in said
+    assert "carry=True up to 1 row." in said
+    assert "a shared registry up to 1 row." in said
+    found = llmctx("coverage", "--json").json
+    assert found["in_common"][0] == expected
+    assert sum(cure["rows"] for cure in found["cures"]) == 10
+    assert found["misses"][0]["route"] == "POST /letter"
+
+
+NOTHING = "The {} misses have little in common: no reason, node or route stands out."
+
+
+@pytest.mark.parametrize(
+    ("groups", "sentences"),
+    [
+        ([], []),
+        ([{"rows": 1, "identity_reason": "partial"}], ["1 of 1 miss: reason partial."]),
+        (
+            [{"rows": 41, "identity_reason": "no_scope", "node": "a"}, {"rows": 2, "identity_reason": "partial"}],
+            ["41 of 43 misses: node `a`, reason no_scope.", "Another 2 of 43 misses: reason partial."],
+        ),
+        (
+            [{"rows": 5, "identity_reason": "no_scope", "node": str(n)} for n in range(9)],
+            ["45 of 45 misses: reason no_scope."],
+        ),
+        (
+            [{"rows": 1, "identity_reason": str(n), "node": str(n)} for n in range(9)],
+            [NOTHING.format(9)],
+        ),
+        ([{"rows": 3, "identity_reason": None}], [NOTHING.format(3)]),
+    ],
+)  # fmt: skip
+def test_what_misses_have_in_common(groups: list[dict[str, Any]], sentences: list[str]) -> None:
+    """Only what most of them share is said, and no more than two sentences."""
+    assert cures.in_common(groups) == sentences
+
+
+@pytest.mark.parametrize("reason", [None, "of another time", *Reason])
+@pytest.mark.parametrize("node", [None, "summarise"])
+def test_every_reason_has_its_cure(reason: str | None, node: str | None) -> None:
+    """Each row counts once, whatever its reason."""
+    (cure,) = cures.cures([{"rows": 3, "identity_reason": reason, "node": node}])
+    assert cure.rows == 3
+    assert cure.how
+    assert (cure.name == "something else") == (reason not in set(Reason))
 
 
 def test_coverage_of_nothing_does_not_pass_a_gate(llmctx: Terminal) -> None:
@@ -310,8 +459,11 @@ def test_everything_fits_into_80_columns(llmctx: Terminal, view: list[str]) -> N
     ids = {"user_id": "u" * 256, "session_id": WIDE, "agent_key": WIDE, "node": "n" * 300, "model": "m" * 200}
     numbers = {"latency_ms": 2**31 - 1, "prompt_tokens": 2**31 - 1, "completion_tokens": 2**31 - 1, "cost_usd": 123456}
     prompt = json.dumps([{"role": "user", "content": WIDE}], ensure_ascii=False)
+    attributes = heard(("context", "u" * 256, WIDE), ("thread", WIDE, None), where=WIDE, route="/r" * 100)
     fill(
-        llmctx.url, {**ids, **numbers, "prompt_snapshot": prompt}, {**ids, **NOBODY, "identity_reason": "shared_thread"}
+        llmctx.url,
+        {**ids, **numbers, "prompt_snapshot": prompt, "attributes": attributes},
+        {**ids, **NOBODY, "identity_reason": "shared_thread", "attributes": attributes},
     )
     answer = llmctx(*view)
     assert answer.code == 0
@@ -322,11 +474,15 @@ def test_everything_fits_into_80_columns(llmctx: Terminal, view: list[str]) -> N
 def test_nothing_from_a_row_reaches_the_terminal_as_a_command(llmctx: Terminal, view: list[str]) -> None:
     """Escape sequences, direction marks and rich's markup are only ever text."""
     columns = ("user_id", "session_id", "agent_key", "node", "model", "error_message", "prompt_snapshot", "thread_id")
+    said = dict.fromkeys(("source", "user_id", "note"), EVIL)
     evil = {
         **dict.fromkeys(columns, EVIL),
         "identity_source": EVIL,
         "identity_reason": EVIL,
-        "attributes": {EVIL: EVIL},
+        "attributes": {
+            EVIL: EVIL,
+            KEY: {"witnesses": [said], "where": EVIL},
+        },
     }
     fill(llmctx.url, {**evil, "status": "error", "success": False}, {**evil, "user_id": None, "status": EVIL})
     answer = llmctx(*view)

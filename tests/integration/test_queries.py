@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from llmctx import queries
 from llmctx.database import engine, reading
 from llmctx.errors import MigrationsPending
+from llmctx.evidence import KEY
 from llmctx.queries import AmbiguousCall, Filters, NoSuchCall
 from llmctx.settings import load
 from llmctx.tables import call_log_table
@@ -173,7 +174,7 @@ async def test_what_is_no_id_of_a_call_gets_a_plain_answer(connection: AsyncConn
 
 
 async def test_coverage_counts_by_witness_and_says_what_the_misses_share(connection: AsyncConnection) -> None:
-    """Both ids or it is a miss; misses are grouped by reason, node and agent."""
+    """Both ids or it is a miss; misses are grouped by reason, node, agent and route."""
     await insert(
         connection,
         *(row(n) for n in range(6)),
@@ -195,6 +196,55 @@ async def test_coverage_counts_by_witness_and_says_what_the_misses_share(connect
     assert first["last"] == NOON + timedelta(minutes=8)
     only_ada = await queries.coverage(connection, TABLE, Filters(user="ada"))
     assert (only_ada.rows, only_ada.with_both) == (7, 6)
+
+
+def told(**values: Any) -> dict[str, Any]:
+    """Attributes of a row that keeps what was said of its call, and one of the team's own."""
+    return {"plan": "gold", KEY: {"witnesses": [], **values}}
+
+
+async def test_misses_are_grouped_by_route_and_place(connection: AsyncConnection) -> None:
+    """The route and the line come out of the attributes; rows that do not say are a group like any other."""
+    lost = {"identity_source": "none", "identity_reason": "no_scope", "session_id": None, "user_id": None}
+    chat = told(route="POST /chat", where="shop/answers.py:42")
+    await insert(
+        connection,
+        row(1, attributes=chat),  # it has its ids
+        row(2, **lost, attributes=chat),
+        row(3, **lost, attributes=told(route="POST /chat", where="shop/answers.py:50")),
+        row(4, **lost, attributes=told(route="GET /'quoted\"/{id}")),
+        row(5, **lost, attributes={KEY: "a team of its own"}),
+        row(6, **lost, attributes=[1, 2]),
+        row(7, **lost),
+    )
+    found = await queries.coverage(connection, TABLE)
+    assert [(each["route"], each["rows"]) for each in found.misses] == [
+        *((None, 3), ("POST /chat", 2), ("GET /'quoted\"/{id}", 1)),
+    ]
+    assert found.misses[1]["last"] == NOON + timedelta(minutes=3)
+    places = {(each["route"], each["where"]): each["rows"] for each in found.by_place}
+    assert places["POST /chat", "shop/answers.py:42"] == places["POST /chat", "shop/answers.py:50"] == 1
+    assert sum(each["rows"] for each in found.by_place) == 6
+
+
+async def test_a_table_without_attributes_has_its_coverage(any_empty_database: str) -> None:
+    """An older table is counted as well, without routes."""
+    settings = load(database_url=any_empty_database)
+    kinds = {"call_id": "char(32)", "created_at": "timestamp"}
+    if settings.is_postgresql:
+        kinds = {"call_id": "uuid", "created_at": "timestamptz"}
+    columns = [name for name in TABLE.c.keys() if name != "attributes"]  # noqa: SIM118  not a dict
+    source = engine(settings)
+    async with source.begin() as made:
+        fields = ", ".join(f"{name} {kinds.get(name, 'text')}" for name in columns)
+        await made.execute(text(f"CREATE TABLE {TABLE.name} ({fields})"))
+        values = "'01a2000000000000000000000000000a', '2026-11-20 12:00:00', 'm'"
+        await made.execute(text(f"INSERT INTO {TABLE.name} (call_id, created_at, model) VALUES ({values})"))
+    await source.dispose()
+    async with reading(settings) as opened:
+        found = await queries.coverage(opened, TABLE)
+    assert (found.rows, found.with_both) == (1, 0)
+    assert (found.misses[0]["route"], found.misses[0]["rows"]) == (None, 1)
 
 
 async def test_coverage_of_nothing_has_no_share(connection: AsyncConnection) -> None:

@@ -16,7 +16,7 @@ from llmctx.handler import CallLogHandler
 from llmctx.middleware import ContextMiddleware
 from llmctx.record import CallRecord
 from llmctx.registry import Entry, MemoryRegistry, Registry
-from llmctx.testing import MemorySink
+from llmctx.testing import CapturedCalls, MemorySink, captured_calls
 
 sink = MemorySink()
 registry: Registry = MemoryRegistry(entries=10, ttl_s=60.0)
@@ -74,6 +74,17 @@ entry: Entry | None = registry.get(thread_id="t")
 records: list[CallRecord] = sink.records
 
 
+with captured_calls(carry=True) as calls:
+    captured: list[CallRecord] = calls.records
+    calls.assert_all_attributed()
+
+
+def test_with_the_fixture(llm_calls: CapturedCalls) -> None:
+    captured.extend(llm_calls.unattributed)
+
+
 async def main() -> int:
+    async with captured_calls() as others:
+        others.assert_all_attributed()
     async with call_log:
         return await call_log.aflush()

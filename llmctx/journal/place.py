@@ -1,0 +1,177 @@
+"""Where journals lie: a private directory, in it one directory for each process, in that its files and its lock.
+
+Everything is opened relative to a directory that is already open, without following links, with mode 0600 in 0700,
+and closed on exec. What belongs to somebody else is not touched.
+
+A process is alive while it holds the `flock` on its lock file, and for no other reason: process ids are used again.
+`flock` belongs to the open file, so it is seen also between two journals of one process (POSIX record locks are not,
+and vanish when anybody closes another descriptor of the file), but a forked child shares it: `Journal` closes the
+child's copy. A directory gets its name after its lock is held, so nobody ever meets one that only seems dead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from llmctx.errors import JournalUnavailable
+
+LOCK: Final = "lock"
+QUARANTINE: Final = "quarantine"
+_NEW: Final = ".new-"
+_SAFE: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+def open_private(path: str | os.PathLike[str]) -> int:
+    """A descriptor of the directory `path`, which is made if it is missing. Raises `JournalUnavailable`."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _SAFE)
+        try:
+            found = os.fstat(fd)
+            if found.st_uid != os.geteuid():
+                raise JournalUnavailable(f"The journal's directory {path} belongs to another user. Choose another one.")
+            if stat.S_IMODE(found.st_mode) & 0o077:
+                os.fchmod(fd, 0o700)
+            probe = f"{_NEW}{secrets.token_hex(8)}"
+            os.mkdir(probe, 0o700, dir_fd=fd)
+            os.rmdir(probe, dir_fd=fd)
+        except BaseException:
+            os.close(fd)
+            raise
+    except OSError as problem:
+        raise unavailable(path, problem) from problem
+    return fd
+
+
+def unavailable(directory: str | os.PathLike[str], problem: OSError) -> JournalUnavailable:
+    return JournalUnavailable(
+        f"The journal's directory {directory} cannot be used: {os.strerror(problem.errno or 0)}. Let "
+        "LLMCTX_JOURNAL_DIR name one that this user may make and write."
+    )
+
+
+def open_inside(name: str, root: int) -> int:
+    """A descriptor of the directory `name` inside of `root`. Raises OSError."""
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | _SAFE, dir_fd=root)
+    if os.fstat(fd).st_uid != os.geteuid():
+        os.close(fd)
+        raise PermissionError(errno.EPERM, "belongs to another user")
+    return fd
+
+
+def create(name: str, folder: int) -> int:
+    """A descriptor of a new file, for appending. Raises OSError, also if there is one."""
+    return os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | _SAFE, 0o600, dir_fd=folder)
+
+
+def read_file(name: str, folder: int) -> bytes:
+    """All that can be read of a file; nothing of one that has gone, or is none. Never raises."""
+    try:
+        fd = os.open(name, os.O_RDONLY | _SAFE, dir_fd=folder)
+    except OSError:
+        return b""
+    pieces = []
+    try:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            while piece := os.read(fd, 1 << 20):
+                pieces.append(piece)
+    except OSError:  # the disk: what it gave so far counts
+        pass
+    finally:
+        os.close(fd)
+    return b"".join(pieces)
+
+
+def replace(name: str, folder: int, data: bytes) -> None:
+    """Give a file other contents, all or nothing. Raises OSError."""
+    new = f"{_NEW}{secrets.token_hex(8)}"
+    fd = create(new, folder)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fdatasync(fd)
+        os.rename(new, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        os.unlink(new, dir_fd=folder)
+        raise
+    finally:
+        os.close(fd)
+
+
+def names_in(folder: int) -> list[str]:
+    """What lies in an open directory, in order, but for what is being made. Never raises."""
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError:
+        return []
+
+
+def lock(folder: int, name: str = LOCK) -> int | None:
+    """A descriptor that holds the lock of a directory, or None: somebody else holds it, or it has gone."""
+    try:
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | _SAFE, 0o600, dir_fd=folder)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # whoever had it may have taken the directory away meanwhile: then this is the lock of nothing
+        if os.stat(name, dir_fd=folder, follow_symlinks=False).st_ino == os.fstat(fd).st_ino:
+            return fd
+    except OSError:
+        pass
+    os.close(fd)
+    return None
+
+
+def make_home(root: int) -> tuple[str, int, int]:
+    """A new directory for this process: its name, a descriptor, and one that holds its lock. Raises OSError."""
+    name = f"{os.getpid()}-{boot_id()[:8]}-{secrets.token_hex(8)}"
+    os.mkdir(_NEW + name, 0o700, dir_fd=root)
+    folder = open_inside(_NEW + name, root)
+    held = lock(folder)
+    if held is None:
+        clear(_NEW + name, folder, root)
+        os.close(folder)
+        raise OSError(errno.ENOLCK, "the journal's lock cannot be held")
+    os.rename(_NEW + name, name, src_dir_fd=root, dst_dir_fd=root)
+    return name, folder, held
+
+
+def homes_in(root: int) -> Iterator[str]:
+    """Names of the directories of processes."""
+    for name in names_in(root):
+        if name != QUARANTINE:
+            yield name
+
+
+def clear(name: str, folder: int, root: int) -> None:
+    """Take a directory away, its lock last. Never raises: what is left is found by the next one."""
+    for file in [*(file for file in names_in(folder) if file != LOCK), LOCK]:
+        try:
+            os.unlink(file, dir_fd=folder)
+        except OSError:  # the others may still go
+            continue
+    try:
+        os.rmdir(name, dir_fd=root)
+    except OSError:
+        return
+
+
+def boot_id() -> str:
+    """Which start of the machine this is: with the process id it tells people whose directory they look at."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").replace("-", "").strip()
+    except OSError:
+        return "0" * 32

@@ -1,0 +1,369 @@
+"""A process's own journal: what it has promised to write, on disk before it is in the database.
+
+Start markers and records lie in separate files, because they have separate writers: the callers' threads (`markers.py`)
+and the pipeline's, which appends a batch at a time. What has been handed to the kernel survives kill -9; waiting for
+the disk (`sync`) adds power loss.
+
+A file of records goes when all of its rows are in the database. Before it does, the markers are rewritten, so that no
+marker outlives the record that answers it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import resource
+import time
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from llmctx.incidents import incidents
+from llmctx.journal import place
+from llmctx.journal.adoption import Adopted, adopt
+from llmctx.journal.frames import (
+    Kind,
+    done_payload,
+    frame,
+    frames_in,
+    pack_record,
+    unpack_record,
+)
+from llmctx.journal.markers import Markers
+from llmctx.journal.quarantine import Quarantine
+from llmctx.record import CallRecord
+
+_MIB: Final = 1024 * 1024
+
+_alive: Final[weakref.WeakSet[Journal]] = weakref.WeakSet()
+
+
+class _Segment:
+    """A file of records."""
+
+    __slots__ = ("empty_size", "name", "pending", "size")
+
+    def __init__(self, name: str, size: int) -> None:
+        self.name = name
+        self.size = self.empty_size = size
+        self.pending: set[bytes] = set()
+
+
+class Journal:
+    """The journal of this process, in a directory that others share.
+
+    `start` may be called by any thread. Everything else belongs to one thread, the pipeline's. A forked child must
+    not use what it inherited, which does nothing there, but make its own.
+
+    Args:
+        directory: made if it is missing.
+        limit_bytes: bound of this process's files. Records are refused when it is reached; markers have a reserve.
+        segment_bytes: size at which a new file of records is begun.
+        fsync_s: None leaves it to the kernel when to write; else `sync` waits for the disk, no oftener than that.
+
+    Raises `JournalUnavailable` if the directory cannot be made or written.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        limit_bytes: int = 1024 * _MIB,
+        segment_bytes: int = 8 * _MIB,
+        fsync_s: float | None = None,
+    ) -> None:
+        self.directory = Path(directory)
+        self._limit = limit_bytes
+        self._reserve = limit_bytes // 8  # for markers
+        self._fsync_s = fsync_s
+        self._synced_at = 0.0
+        self._dirty = False
+        soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+        # writing beyond it is a signal that kills where the host has left it at its default
+        self._file_limit: int | None = None if soft == resource.RLIM_INFINITY else soft
+        self._segment_bytes = segment_bytes if self._file_limit is None else min(segment_bytes, self._file_limit)
+        self._numbers = itertools.count(1)
+        self._segments: list[_Segment] = []
+        self._where: dict[bytes, _Segment] = {}
+        """Which file has the record of a call that is not done."""
+        self._closed = False
+        self.trouble: str | None = None
+        """Why the last append did not fit, in a sentence; None while all is well."""
+        self._root = place.open_private(directory)
+        opened = [self._root]
+        try:
+            self.quarantine = Quarantine(self._root)
+            opened.append(self.quarantine.folder)
+            self.name, self._folder, self._lock = place.make_home(self._root)
+            opened += self._folder, self._lock
+            self._markers = Markers(
+                self._new_file, self._folder, self._reserve, self._file_limit, self._fsync_s is not None
+            )
+            self._records = -1
+            self._begin_segment()
+        except OSError as problem:
+            for fd in opened:
+                os.close(fd)
+            raise place.unavailable(directory, problem) from problem
+        _alive.add(self)
+
+    # -- from any thread --------------------------------------------------------------------------------------------
+
+    def start(self, call_id: bytes, created_s: float, fields: Mapping[str, Any]) -> bool:
+        """Note that a call has started. False if it could not be noted. Never raises, waits for nothing.
+
+        `fields` are columns by name: the identity, and the model. Without a record they become the row.
+        """
+        return self._markers.start(call_id, created_s, fields)
+
+    # -- in the pipeline's thread -----------------------------------------------------------------------------------
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of this process's files."""
+        return self._markers.size + sum(segment.size for segment in self._segments)
+
+    @property
+    def pending(self) -> int:
+        """Records that are in the journal and not done."""
+        return len(self._where)
+
+    def append(self, records: Sequence[CallRecord]) -> int:
+        """Append `records`, in order. Returns how many of them, from the first, are in the journal now.
+
+        The others did not fit (`trouble` says why): keep them in memory, or make them smaller, and try again. A record
+        that is there already, and not done, is not written twice.
+        """
+        if self._closed:
+            return 0
+        self.trouble = None
+        at = 0
+        while at < len(records):
+            taken, fitted = self._append_some(records, at)
+            at += fitted
+            if fitted < taken or not taken:
+                break
+        return at
+
+    def _append_some(self, records: Sequence[CallRecord], at: int) -> tuple[int, int]:
+        """One write: how many records were to be appended, and how many were."""
+        segment = self._segments[-1]
+        if segment.size >= self._segment_bytes and not self._rotate():
+            return 0, 0
+        segment = self._segments[-1]
+        by_all = self._limit - self._reserve - self.used_bytes
+        by_file = by_all if self._file_limit is None else self._file_limit - segment.size
+        room = min(by_all, by_file)
+        frames: list[tuple[bytes, bytes]] = []
+        size = 0
+        for record in itertools.islice(records, at, None):
+            call_id = record.call_id.bytes
+            made = b"" if call_id in self._where else frame(Kind.RECORD, pack_record(record))
+            if size + len(made) > room:
+                if by_file < by_all and not frames and segment.size > segment.empty_size and self._rotate():
+                    return self._append_some(records, at)
+                self.trouble = f"the journal is full: {self._limit} bytes"
+                incidents.note("journal_full", "the journal is full (%d bytes): rows do not fit", self._limit)
+                break
+            frames.append((call_id, made))
+            size += len(made)
+            if segment.size + size >= self._segment_bytes:
+                break
+        fitted = self._write(segment, frames)
+        for call_id, made in frames[:fitted]:
+            if made:
+                segment.pending.add(call_id)
+                self._where[call_id] = segment
+            self._markers.answered(call_id)
+        return len(frames), fitted
+
+    def _write(self, segment: _Segment, frames: list[tuple[bytes, bytes]]) -> int:
+        """Append `frames` to `segment`, the current one. Returns how many are there, whole; nothing else is."""
+        whole = b"".join(made for _, made in frames)
+        written, why = self._write_all(whole)
+        if written == len(whole):
+            segment.size += written
+            return len(frames)
+        fitted = end = 0
+        for _, made in frames:
+            if end + len(made) > written:
+                break
+            end += len(made)
+            fitted += 1
+        with contextlib.suppress(OSError):  # a torn frame is passed over by readers
+            os.ftruncate(self._records, segment.size + end)
+            written = end
+        segment.size += written
+        self.trouble = f"the journal cannot be written: {why}"
+        incidents.note("journal_failed", "the journal cannot be written: %s. Rows wait in memory.", why)
+        return fitted
+
+    def _write_all(self, data: bytes) -> tuple[int, str]:
+        """How much of `data` was written, and why not all. A full disk first writes a part, and only then says so."""
+        written = 0
+        view = memoryview(data)
+        self._dirty = True
+        try:
+            while written < len(data):
+                written += os.write(self._records, view[written:])
+        except OSError as problem:
+            return written, os.strerror(problem.errno or 0)
+        return written, ""
+
+    def done(self, call_ids: Iterable[bytes]) -> None:
+        """Note that the rows of these calls are in the database, or in quarantine, or that there will be none."""
+        gone = []
+        for call_id in call_ids:
+            segment = self._where.pop(call_id, None)
+            if segment is not None:
+                segment.pending.discard(call_id)
+            if self._markers.answered(call_id) or segment is not None:
+                gone.append(call_id)
+        if gone and not self._closed:
+            # If this cannot be written they are delivered once more after a crash, which is harmless.
+            self._note(frame(Kind.DONE, done_payload(gone)))
+
+    def _note(self, made: bytes) -> None:
+        segment = self._segments[-1]
+        if self._file_limit is not None and segment.size + len(made) > self._file_limit:
+            return
+        written, why = self._write_all(made)
+        if written < len(made):
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._records, segment.size)
+                written = 0
+            incidents.note("journal_failed", "the journal cannot be written: %s", why)
+        segment.size += written
+
+    def waiting(self) -> Iterator[CallRecord]:
+        """The records that are in the journal and not done, oldest first, read as they are asked for."""
+        for segment in list(self._segments):
+            if segment.pending:
+                for found in frames_in(place.read_file(segment.name, self._folder)):
+                    if found.kind == Kind.RECORD and found.payload[:16] in segment.pending:
+                        with contextlib.suppress(ValueError):
+                            yield unpack_record(found.payload)
+
+    def checkpoint(self) -> None:
+        """Let go of what is done. Call it every second or so; never raises."""
+        if self._closed:
+            return
+        try:
+            current = self._segments[-1]
+            if not current.pending and current.size >= self._segment_bytes // 8:
+                self._rotate()
+            if self._markers.is_overgrown(self._segment_bytes) or self._over():
+                self._markers.rewrite()
+        except OSError as problem:
+            incidents.note("journal_failed", "the journal could not be tidied: %s", problem)
+        # Also with a disk that is too full for new markers: only this makes room. Then markers may outlive their
+        # records: after a crash such calls are delivered as lost once more, and the database has them already.
+        for segment in self._over():
+            with contextlib.suppress(OSError):
+                os.unlink(segment.name, dir_fd=self._folder)
+            self._segments.remove(segment)
+
+    def _over(self) -> list[_Segment]:
+        return [segment for segment in self._segments[:-1] if not segment.pending]
+
+    def sync(self, *, now: bool = False) -> None:
+        """Wait for the disk, if that is wanted and due, or wanted and to be `now`. Never raises."""
+        if self._fsync_s is None or self._closed or not (self._dirty or self._markers.dirty):
+            return
+        at = time.monotonic()
+        if not now and at - self._synced_at < self._fsync_s:
+            return
+        self._synced_at = at
+        self._dirty = False
+        try:
+            os.fdatasync(self._records)
+            self._markers.sync()
+        except OSError as problem:
+            self._dirty = True
+            incidents.note("journal_failed", "the journal could not be synced: %s", problem)
+
+    def adopt(self) -> Iterator[Adopted]:
+        """The journals of processes that have died, each given to one of those who ask. See `Adopted`.
+
+        Any thread may do this, one at a time. A large one takes a second to read: do not do it in an event loop.
+        """
+        if not self._closed:
+            yield from adopt(self._root)
+
+    def close(self) -> int:
+        """End it. Returns how many records, and calls without one, are left for whoever adopts them."""
+        if self._closed:
+            return 0
+        left = len(self._where) + len(self._markers)
+        if left:
+            self._note(frame(Kind.END, b""))
+            with contextlib.suppress(OSError):
+                os.fdatasync(self._records)
+        else:
+            place.clear(self.name, self._folder, self._root)
+        self._let_go()
+        self.quarantine.close()
+        os.close(self._root)
+        return left
+
+    # -- files --------------------------------------------------------------------------------------------------------
+
+    def _new_file(self, what: str) -> tuple[str, int]:
+        name = f"{what}-{next(self._numbers):08d}"
+        fd = place.create(name, self._folder)
+        opened = {"pid": os.getpid(), "boot": place.boot_id(), "at": time.time()}
+        try:
+            os.write(fd, frame(Kind.OPENED, orjson.dumps(opened)))
+            if self._fsync_s is not None:
+                os.fsync(self._folder)  # so that the file is still there after a power loss
+        except BaseException:
+            os.close(fd)
+            os.unlink(name, dir_fd=self._folder)
+            raise
+        return name, fd
+
+    def _begin_segment(self) -> None:
+        name, fd = self._new_file("records")
+        if self._records >= 0:
+            if self._fsync_s is not None:
+                os.fdatasync(self._records)
+            os.close(self._records)
+        self._records = fd
+        self._segments.append(_Segment(name, os.fstat(fd).st_size))
+
+    def _rotate(self) -> bool:
+        try:
+            self._begin_segment()
+        except OSError as problem:
+            self.trouble = f"the journal cannot be written: {os.strerror(problem.errno or 0)}"
+            incidents.note("journal_failed", "the journal cannot begin a new file: %s", problem)
+            return False
+        return True
+
+    def _let_go(self) -> None:
+        self._closed = True
+        self._markers.close()
+        os.close(self._records)
+        os.close(self._lock)
+        os.close(self._folder)
+        _alive.discard(self)
+
+    def _leave_to_parent(self) -> None:
+        """In a forked child: the files are the parent's, and its lock must end with it."""
+        if not self._closed:
+            self._let_go()
+            self.quarantine.close()
+            os.close(self._root)
+
+
+def _after_fork_in_child() -> None:
+    for journal in list(_alive):
+        with contextlib.suppress(OSError):
+            journal._leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

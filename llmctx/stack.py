@@ -1,0 +1,87 @@
+"""Where a call stands in LangChain's code: by which method it was made, and whether that method still runs.
+
+LangChain's callbacks do not say; the frames of threads, and the chains of awaits of suspended tasks, do. They are
+looked at, never changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from types import FrameType
+from typing import Any, Final
+from uuid import UUID
+
+_AWAITED: Final = frozenset({"agenerate", "generate"})
+STREAMED: Final = frozenset({"astream", "stream"})
+
+
+def started_by(frame: FrameType | None) -> tuple[str, bool]:
+    """By which method of a model a call was started, and whether that is LangChain's: its callbacks do not say."""
+    for _ in range(12):
+        if frame is None:
+            break
+        code = frame.f_code
+        if code.co_name in _AWAITED or code.co_name in STREAMED:
+            return code.co_name, "langchain_core" in code.co_filename
+        frame = frame.f_back
+    return "", False
+
+
+def is_helper(task: asyncio.Task[Any]) -> bool:
+    """Whether LangChain made `task` to tell a handler of something."""
+    return "langchain_core" in getattr(getattr(task.get_coro(), "cr_code", None), "co_filename", "")
+
+
+def frames_of(task: asyncio.Task[Any]) -> list[FrameType]:
+    """The frames of a suspended task, innermost first, as far as its chain of awaits can be followed."""
+    found: list[FrameType] = []
+    step: Any = task.get_coro()
+    while step is not None:
+        frame = getattr(step, "cr_frame", None)
+        if frame is None:
+            break
+        found.append(frame)
+        step = step.cr_await
+    found.reverse()
+    return found
+
+
+def is_awaiting_a_model(task: asyncio.Task[Any]) -> bool:
+    """Whether a suspended task awaits an `agenerate`, as far as can be seen."""
+    return any(frame.f_code.co_name == "agenerate" for frame in frames_of(task))
+
+
+def is_on_stack(run_id: UUID | None) -> bool:
+    """Whether the code that runs was called by the `agenerate` of the run."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "agenerate" and _has_manager(frame, run_id):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _has_manager(frame: FrameType, run_id: UUID | None) -> bool:
+    managers = frame.f_locals.get("run_managers")
+    return managers is None or any(getattr(manager, "run_id", None) == run_id for manager in managers)
+
+
+def is_awaited(task: asyncio.Task[Any], run_id: UUID | None) -> bool:
+    """Whether `task` may still be inside of the run, as far as its chain of awaits can be followed.
+
+    A coroutine shows what it awaits; an async generator does not. Where the chain ends in the dark the answer is
+    yes: a call is only ended when it is certain that nobody awaits it.
+    """
+    if task.done():
+        return False
+    step: Any = task.get_coro()
+    while step is not None:
+        frame = getattr(step, "cr_frame", None) or getattr(step, "gi_frame", None)
+        if frame is None:
+            # A future is the honest end of a chain; anything else hides what is inside of it.
+            return type(step).__name__ != "FutureIter"
+        if frame.f_code.co_name == "agenerate" and _has_manager(frame, run_id):
+            return True
+        step = getattr(step, "cr_await", None) or getattr(step, "gi_yieldfrom", None)
+    return False
