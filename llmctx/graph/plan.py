@@ -18,8 +18,9 @@ from uuid import UUID
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
-from llmctx.attribution import CARRIED_KEY, node_scope, pack
+from llmctx.attribution import CARRIED_KEY, pack
 from llmctx.context import EMPTY, ID_FIELDS, CallContext, Scope, current_scope, enter
+from llmctx.filing import node_scope
 from llmctx.incidents import incidents
 from llmctx.record import Reason
 from llmctx.registry.base import active

@@ -398,7 +398,7 @@ for _kind, _queues in ((Threads, THREAD_QUEUES), (Tasks, TASK_QUEUES)):
             elif _name not in BY_HAND and (_start != "in_a_request" or _name in USUAL):
                 _bare = bare(_known(_kind, _start))
                 enter(f"{_word}_started_{_start}_bare", _worker(_kind, _jobs, _start, _bare), family=__name__)
-            if _name in USUAL or _start == "in_an_open_request":
+            if _name in USUAL or (_start == "in_an_open_request" and _name != "condition"):  # may be the request's own
                 enter(f"{_word}_started_{_start}_with_ids", _worker(_kind, _jobs, _start, with_ids), family=__name__)
 
 for _kind, _name in ((Threads, "queue"), (Tasks, "asyncio_queue"), (Tasks, "event")):
