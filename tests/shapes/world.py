@@ -26,7 +26,7 @@ from llmctx.calllog import CallLog
 from llmctx.graph import wrap_graph
 from llmctx.middleware import ContextMiddleware
 from llmctx.testing import MemorySink
-from tests.support import Book, Known, Talker, User, hanging, users
+from tests.support import Book, Known, Talker, User, hanging, users, wait_for
 
 T = TypeVar("T")
 USERS = 20
@@ -125,7 +125,7 @@ async def other_loop() -> AsyncIterator[asyncio.AbstractEventLoop]:
 async def begun(count: int = 1) -> None:
     """Wait until so many calls hang."""
     for _ in range(count):
-        assert await asyncio.to_thread(hanging.acquire, timeout=20)
+        await wait_for(lambda: hanging.acquire(blocking=False), "a call to hang")  # in a thread it might be in the way
 
 
 def in_thread(run: Callable[[], T]) -> Awaitable[T]:
