@@ -136,6 +136,7 @@ class Scope:
         "kind",
         "on_close",
         "owner",
+        "packed",
         "parent",
         "reason",
         "refresh",
@@ -173,6 +174,7 @@ class Scope:
             anchor = parent.anchor
         self.anchor: Scope = anchor
         self.used = False
+        self.packed: tuple[CallContext, dict[str, str]] | None = None  # its identity as it travels in metadata
         if parent is not None:
             parent.anchor.used = True
 

@@ -110,7 +110,10 @@ class Plan:
             if self.sends and (who.user_id is not None or who.session_id is not None):
                 # A config may be handed to a bare thread, or pickled: the identity goes with it. Nothing is added
                 # where nobody is known, and nothing twice.
-                sent = pack(who)
+                packed = scope.anchor.packed
+                if packed is None or packed[0] is not who:
+                    packed = scope.anchor.packed = (who, pack(who))
+                sent = packed[1]
                 if metadata.get(CARRIED_KEY) != sent:
                     metadata = {**metadata, CARRIED_KEY: sent}
                     if self.sequence:
