@@ -230,9 +230,10 @@ def is_astray(
     own = belongs_to(scope)
     if own is None:
         return None if registered_since else False
-    if own or (of_others and not registered_since and not handed_on and carries):
+    unclear = not registered_since and not handed_on  # used by others before this scope only: as above
+    if own or (unclear and carries):
         return False
-    return None if of_others and not registered_since and not handed_on else True
+    return None if unclear else True
 
 
 def _came_along(sent: CallContext, scope: Scope, astray: bool | None) -> bool:

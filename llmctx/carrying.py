@@ -22,7 +22,8 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any, Final
 
 from llmctx import queues
-from llmctx.context import EMPTY, ID_FIELDS, CallContext, Scope, carries, carry, current, current_scope, enter, leave
+from llmctx.attribution import pack
+from llmctx.context import EMPTY, CallContext, Scope, carries, carry, current, current_scope, enter, leave
 from llmctx.incidents import incidents
 
 _POOLS: Final = ("concurrent.futures.thread", "concurrent.futures.process", "multiprocessing.pool")
@@ -146,7 +147,7 @@ class _InProcess:
 
     def __init__(self, fn: Callable[..., Any], identity: CallContext) -> None:
         self.fn = fn
-        self.ids = {name: value for name in ID_FIELDS if (value := getattr(identity, name)) is not None}
+        self.ids: dict[str, Any] = pack(identity)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         scope = Scope(CallContext(**self.ids), "job")
