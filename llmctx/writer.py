@@ -231,10 +231,10 @@ class Writer:
             else:
                 self._limit = min(self._limit * 2, self._settings.batch_rows)
                 return None
-            if trouble.is_outage:
-                return await self._stuck(trouble)
             if self._fit is None:
                 return trouble
+            if trouble.is_outage:
+                return await self._stuck(trouble)
             if looked:
                 break
             looked = True
@@ -277,7 +277,7 @@ class Writer:
         """Next time less at once: a server may be too slow for so much. A single row lets the others pass."""
         self._careful = _CAREFUL  # nobody knows what of it was stored
         self._limit = max(1, len(self._batch) // 2)
-        if trouble.kind == "transient" and len(self._batch) == 1 and self._queue and await self._probe() is None:
+        if len(self._batch) == 1 and self._queue and await self._probe() is None:
             self._put_aside(self._batch[0], trouble)
             return None
         return trouble
@@ -290,9 +290,9 @@ class Writer:
         else:
             remedy = "run `llmctx migrate`, or `llmctx doctor`"
             incidents.note("database_config", "%s refuses rows: %s; %s. They are kept.", where, trouble.shown, remedy)
-        if trouble.kind != "transient":  # look at the table again next time: somebody may have mended it
-            self._fit = None
-            await self._link.close(cut=trouble.kind == "reconnect")
+        # look at the table again next time, through a new connection: somebody may have mended the one or the other
+        self._fit = None
+        await self._link.close(cut=trouble.kind == "reconnect")
 
     def _blame(self, waiting: _Waiting, trouble: Trouble) -> None:
         if trouble.no_partition:
