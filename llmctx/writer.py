@@ -92,9 +92,6 @@ class Writer:
         self.dropped = 0
         self.given_up = 0
         """Of the dropped, those that had been taken before."""
-        """Rows that were refused."""
-        self.given_up = 0
-        """Rows that were taken, and that neither the database nor the quarantine has."""
         self.snapshots_dropped = 0
         self.tries = 0
         """How often the database was given a batch."""
