@@ -27,6 +27,9 @@ from llmctx.settings import Settings
 _GIVE_UP_S: Final = 1.0
 LOCK_TIMEOUT_MS: Final = 3000
 """A migration may hold the table: then we stand in its queue for that long, and others behind us no longer."""
+_ASK: Final = """
+SELECT pg_catalog.pg_backend_pid(), setting::int FROM pg_catalog.pg_settings WHERE name = 'statement_timeout'
+"""
 
 
 @dataclass(slots=True)
@@ -36,6 +39,7 @@ class Session:
     driver: Any  # asyncpg's
     pooled: bool
     """Somebody stands between: the server at the other end may be another one for each transaction."""
+    limits: dict[str, int]
     prepared: dict[str, Any] = field(default_factory=dict)
 
     @asynccontextmanager
@@ -43,7 +47,7 @@ class Session:
         """Commit at the end, or take all back."""
         async with self.driver.transaction():
             if self.pooled:  # what is set for a session would stay there for other clients
-                await self.driver.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
+                await self.driver.execute("; ".join(f"SET LOCAL {name} = {ms}" for name, ms in self.limits.items()))
             yield
 
     async def prepare(self, statement: str) -> Any:
@@ -81,10 +85,14 @@ class Link:
             return known
         driver: Any = raw.driver_connection
         async with driver.transaction():  # or the two halves of a statement could meet two servers
-            pid = await driver.fetchval("SELECT pg_catalog.pg_backend_pid()")
-        session = raw.info["llmctx"] = Session(driver, pooled=pid != driver.get_server_pid())
+            pid, theirs = await driver.fetchrow(_ASK)
+        # what we have given up must not go on over there, with its locks; a stricter limit of the host's stays
+        ours = max(1, int(self._settings.statement_timeout_s * 900))
+        limits = {"lock_timeout": LOCK_TIMEOUT_MS, "statement_timeout": min(ours, theirs or ours)}
+        session = Session(driver, pooled=pid != driver.get_server_pid(), limits=limits)
         if not session.pooled:
-            await driver.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
+            await driver.execute("; ".join(f"SET {name} = {limit}" for name, limit in limits.items()))
+        raw.info["llmctx"] = session
         return session
 
     async def bounded(self, work: Coroutine[Any, Any, Any], seconds: float) -> Any:

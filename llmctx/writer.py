@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import random
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +22,7 @@ from uuid import uuid4
 from llmctx import fitting
 from llmctx.cleaning import storable_json
 from llmctx.fitting import Fit
+from llmctx.forkgate import ForkGate
 from llmctx.incidents import incidents
 from llmctx.isolation import isolate
 from llmctx.link import Link
@@ -36,6 +35,7 @@ _FIRST_WAIT_S: Final = 0.1
 _LONGEST_WAIT_S: Final = 4.0
 _URGENT_WAIT_S: Final = 0.5  # while somebody waits for us
 _LOOK_AGAIN_S: Final = 5.0
+_LOOK_SELDOM_S: Final = 60.0
 _ASIDE_S: Final = 5.0
 _ROW_OVERHEAD: Final = 1024  # bytes that a record weighs beside its texts
 _REFUSED_KEPT: Final = 1000
@@ -78,11 +78,11 @@ class Writer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._link = Link(settings)
         self._fit: Fit | None = None
-        self._look_again_at = math.inf
+        self._look_again_at = 0.0
         self._good: CallRecord | None = None
         """One that the database took: the specimen for a probe."""
         self._table = call_log_table(settings.table, settings.db_schema)
-        self.fork_gate: threading.Lock | None = None if settings.is_postgresql else threading.Lock()
+        self.fork_gate: ForkGate | None = None if settings.is_postgresql else ForkGate()
         """Held while a connection to SQLite is open; whoever forks takes it."""
         self.refused: deque[tuple[CallRecord, str, str]] = deque(maxlen=_REFUSED_KEPT)
         self.adopted = 0
@@ -240,7 +240,8 @@ class Writer:
                     break
             except Exception as problem:  # noqa: BLE001  sorted by what it says
                 return classify(problem)
-        if trouble.kind == "config" and not trouble.no_partition and await self._probe() is not None:
+        known = trouble.kind == "config" and not trouble.no_partition and self._good is not None
+        if known and await self._probe() is not None:  # a row that was good is refused as well: no need to search
             return trouble
         verdict = await isolate(list(self._batch), self._insert, self._probe)
         for waiting, blamed in verdict.to_blame:
@@ -349,8 +350,8 @@ class Writer:
         """Connect, see what the table looks like, and compile the insert for that. False: it is as it was."""
         before, self._fit = self._fit, None
         fit: Fit = await self._link.bounded(fitting.look(self._link, self._table), self._settings.connect_timeout_s + 1)
-        # columns that are missing may be added while we run
-        self._look_again_at = time.monotonic() + _LOOK_AGAIN_S if fit.missing else math.inf
+        # columns that are missing may be added while we run, and a rule, which COPY would pass by
+        self._look_again_at = time.monotonic() + (_LOOK_AGAIN_S if fit.missing else _LOOK_SELDOM_S)
         if fit.missing:
             incidents.note(
                 "columns_missing",

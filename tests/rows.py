@@ -25,8 +25,16 @@ PATIENCE = 20.0
 
 def record(**fields: Any) -> CallRecord:
     """A row like any other."""
-    given: dict[str, Any] = {"model": "m", "user_id": "u", "session_id": "s", "success": True, "status": "ok"}
-    return CallRecord(call_id=UUID(int=uuid_utils.uuid7().int), created_at=datetime.now(UTC), **{**given, **fields})
+    given: dict[str, Any] = {
+        "call_id": UUID(int=uuid_utils.uuid7().int),
+        "created_at": datetime.now(UTC),
+        "model": "m",
+        "user_id": "u",
+        "session_id": "s",
+        "success": True,
+        "status": "ok",
+    }
+    return CallRecord(**{**given, **fields})
 
 
 @asynccontextmanager
