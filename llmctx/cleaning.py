@@ -14,7 +14,7 @@ from decimal import Decimal
 from enum import Enum
 from hashlib import sha256
 from typing import Any, Final
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import orjson
 
@@ -72,7 +72,7 @@ def clean(record: CallRecord) -> CallRecord:
         record.model = UNKNOWN_MODEL
     _clean_others(record, changed)
     attributes = record.attributes
-    if attributes is not None and not _is_plain(attributes):
+    if attributes is not None and not (type(attributes) is dict and _is_plain(attributes)):
         attributes, lossy = _plain_attributes(attributes)
         if lossy:
             changed.append("attributes")
@@ -87,8 +87,9 @@ def _clean_others(record: CallRecord, changed: list[str]) -> None:
     for name in ("temperature", "top_p"):
         value = getattr(record, name)
         if value is not None and not (type(value) is float and math.isfinite(value)):
-            setattr(record, name, _as_float(value))
-            if type(value) is not int:
+            made = _as_float(value)
+            setattr(record, name, made)
+            if made is None or type(value) is not int:
                 changed.append(name)
     for name in ("success", "streamed", "cached"):
         flag = getattr(record, name)
@@ -100,12 +101,15 @@ def _clean_others(record: CallRecord, changed: list[str]) -> None:
         if type(at) is not datetime or at.tzinfo is not UTC:
             if at is None and name != "created_at":
                 continue
-            utc = _as_utc(at)
+            utc, faithful = _as_utc(at)
             if utc is None and name == "created_at":
                 utc = datetime.now(UTC)  # a row without a time is no row
             setattr(record, name, utc)
-            if not isinstance(at, datetime) or at.tzinfo is None or utc != at:
+            if not faithful:
                 changed.append(name)
+    if record.call_id is None:
+        record.call_id = uuid4()  # type: ignore[unreachable]  # whatever the types say
+        changed.append("call_id")
     for name in ("call_id", "run_id", "parent_run_id"):
         uuid = getattr(record, name)
         if uuid is not None and type(uuid) is not UUID:
@@ -305,14 +309,16 @@ def _as_flag(value: Any) -> bool | None:
         return None
 
 
-def _as_utc(value: Any) -> datetime | None:
-    """A time without a zone is UTC, like all times of ours; the drivers would take it for local time."""
+def _as_utc(value: Any) -> tuple[datetime | None, bool]:
+    """A time in UTC, and whether it is the same. Without a zone it is UTC; the drivers would take it for local."""
     if not isinstance(value, datetime):
-        return None
+        return None, False
     try:
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-    except Exception:  # noqa: BLE001  at the ends of the calendar, or a zone of the host's
-        return value.replace(tzinfo=UTC)
+        if value.tzinfo is not None:
+            return value.astimezone(UTC), True
+    except Exception:  # noqa: BLE001, S110  at the ends of the calendar, or a zone of the host's
+        pass
+    return value.replace(tzinfo=UTC), False
 
 
 def _as_uuid(value: Any, *, at_any_cost: bool) -> UUID | None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import pwd
+import shutil
 import socket
+import subprocess
+import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -25,7 +30,7 @@ from llmctx.writer import Writer
 from tests.faults.cluster import Cluster, cluster
 from tests.faults.proxy import COMMITS, Proxy
 from tests.rows import PATIENCE, do, query, record, stored, writing
-from tests.support import wait_for
+from tests.support import wait_for, wait_until
 
 HEALED_S = 5.0 + 1.5  # five are promised; the rest is for a busy machine
 T = DEFAULT_TABLE
@@ -599,3 +604,49 @@ async def test_huge_rows_go_one_by_one(database: str) -> None:
         assert await one.drain(PATIENCE) == 0, one.trouble
         assert one.tries == 13
     assert await stored(database) == 13
+
+
+# -- a pooler between -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pgbouncer(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A pgbouncer in transaction mode with fewer servers than there are writers."""
+    program = shutil.which("pgbouncer")
+    if program is None:
+        pytest.skip("no pgbouncer is installed")
+    url = make_url(database)
+    where = url.query.get("host", url.host)
+    folder = Path(tempfile.mkdtemp(prefix="pgb-", dir="/tmp"))
+    (folder / "ini").write_text(
+        f"[databases]\n{url.database} = host={where} port={url.port or 5432} user={url.username}\n"
+        "[pgbouncer]\npool_mode = transaction\nauth_type = any\nlisten_port = 6432\nlisten_addr =\n"
+        f"unix_socket_dir = {folder}\ndefault_pool_size = 3\nlogfile = {folder}/log\n"
+    )
+    borrowed: dict[str, Any] = {}
+    if os.geteuid() == 0:  # it refuses to run as root
+        nobody = pwd.getpwnam("nobody")
+        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+        borrowed = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+    process = subprocess.Popen([program, str(folder / "ini")], stderr=subprocess.DEVNULL, **borrowed)
+    try:
+        wait_until((folder / ".s.PGSQL.6432").exists, "pgbouncer")
+        query = {"host": str(folder), "port": "6432"}
+        yield url.set(host=None, port=None, query=query).render_as_string(hide_password=False)
+    finally:
+        process.terminate()
+        process.wait(10)
+        shutil.rmtree(folder)
+
+
+async def test_a_pooler_that_gives_each_transaction_another_server(pgbouncer: str, database: str) -> None:
+    """Nothing is prepared, no setting stays behind: eight writers share three servers without an error."""
+
+    async def one_of_eight() -> tuple[int, str | None]:
+        async with writing(pgbouncer, batch_rows=20) as one:
+            put(one, 400)
+            await one.drain(PATIENCE)
+            return one.tries, one.trouble
+
+    assert await asyncio.gather(*(one_of_eight() for _ in range(8))) == [(20, None)] * 8
+    assert await stored(database) == 3200
