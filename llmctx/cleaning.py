@@ -55,12 +55,12 @@ def clean(record: CallRecord) -> CallRecord:
         value = getattr(record, name)
         if value is not None:
             limit = _LIMITS[name]
-            if type(value) is not str or len(value) > limit or _UNSTORABLE.search(value) is not None:
+            if type(value) is not str or len(value) > limit or not _is_storable(value):
                 setattr(record, name, shortened(storable_text(value), limit))
                 changed.append(name)
     for name in IDS:
         value = getattr(record, name)
-        if value is not None and not (type(value) is str and len(value) <= _NAME and _UNSTORABLE.search(value) is None):
+        if value is not None and not (type(value) is str and len(value) <= _NAME and _is_storable(value)):
             setattr(record, name, storable_id(value))
             changed.append(name)
     for name in _INTEGERS:
@@ -135,9 +135,19 @@ def told(attributes: dict[str, Any] | None, changed: list[str]) -> dict[str, Any
 def storable_text(value: object) -> str:
     """`value` as text that PostgreSQL takes: the same object if nothing had to be changed."""
     text = value if type(value) is str else _said(value)
-    if _UNSTORABLE.search(text) is None:
-        return text
-    return _UNSTORABLE.sub("\ufffd", text)
+    return text if _is_storable(text) else _UNSTORABLE.sub("\ufffd", text)
+
+
+def _is_storable(text: str) -> bool:
+    if "\x00" in text:
+        return False
+    if text.isascii():
+        return True
+    try:
+        text.encode()  # ten times faster than looking for surrogates
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def shortened(text: str, limit: int) -> str:
@@ -157,7 +167,7 @@ def storable_id(value: object) -> str | None:
         text = value if type(value) is str else str(value)
     except Exception:  # noqa: BLE001  an object of the host's
         return None
-    if len(text) <= _NAME and _UNSTORABLE.search(text) is None:
+    if len(text) <= _NAME and _is_storable(text):
         return text
     return shortened_id(text, _NAME)
 
@@ -196,7 +206,7 @@ def _is_plain(value: Any, depth: int = _DEPTH) -> bool:
     """Whether `value` is JSON already, and nothing in it would be refused."""
     kind = type(value)
     if kind is str:
-        return _UNSTORABLE.search(value) is None
+        return _is_storable(value)
     if value is None or kind is bool:
         return True
     if kind is int:
@@ -205,13 +215,17 @@ def _is_plain(value: Any, depth: int = _DEPTH) -> bool:
         return math.isfinite(value)
     if depth == 0:
         return False
-    if kind is list:
-        return all(_is_plain(item, depth - 1) for item in value)
     if kind is dict:
-        return all(type(key) is str and _UNSTORABLE.search(key) is None for key in value) and all(
-            _is_plain(item, depth - 1) for item in value.values()
-        )
-    return False
+        for key in value:
+            if type(key) is not str or not _is_storable(key):
+                return False
+        value = value.values()
+    elif kind is not list:
+        return False
+    for item in value:  # noqa: SIM110  a generator costs more than the look at most items
+        if not _is_plain(item, depth - 1):
+            return False
+    return True
 
 
 class _Plain:
