@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from llmctx import migrate, writer
+from llmctx.incidents import incidents
 from llmctx.record import DEFAULT_TABLE, CallRecord
 from llmctx.settings import load
 from llmctx.writer import Writer
@@ -591,6 +592,37 @@ async def test_a_column_of_a_type_that_we_do_not_know(own: str) -> None:
         put(one, 1, status="furious")
         assert await one.drain(PATIENCE) == 0, one.trouble
         assert (one.written, one.quarantined) == (20, 1)
+
+
+async def test_a_name_that_wants_quotes(empty_database: str) -> None:
+    """In a schema of its own, both ways of storing."""
+    await do(empty_database, 'CREATE SCHEMA "Host"')
+    given = {"db_schema": "Host", "table": "Calls"}
+    await asyncio.to_thread(migrate.upgrade, load(database_url=empty_database, **given))
+    async with writing(empty_database, **given) as one:
+        rows = put(one, 10)
+        assert await one.drain(PATIENCE) == 0, one.trouble
+        for row in [*rows, record()]:
+            one.submit(row)
+        assert await one.drain(PATIENCE) == 0, one.trouble
+    ((count,),) = await query(empty_database, 'SELECT count(*) FROM "Host"."Calls"')
+    assert count == 11
+
+
+async def test_a_refusal_does_not_show_the_row(own: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Drivers and databases quote the value that they refuse: that stays with the row, and out of the log."""
+    secret = "sk-canary-4711"
+    await do(own, f"ALTER TABLE {T} ADD CONSTRAINT later CHECK (model::bigint > 0) NOT VALID")
+    incidents._logged_at.clear()
+    async with writing(own) as one:
+        put(one, 1, model=secret)
+        put(one, 5, model="7")
+        put(one, 1, model="7", top_p=secret)
+        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert (one.written, one.quarantined) == (5, 2)
+        assert any(secret in reason for _, _, reason in one.refused)
+    assert "22P02" in caplog.text
+    assert secret not in caplog.text
 
 
 # -- sizes ----------------------------------------------------------------------------------------------------------
