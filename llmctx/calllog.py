@@ -7,7 +7,6 @@ hear every LLM call of the process; `close` undoes both and waits for the databa
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager
@@ -17,6 +16,7 @@ from typing import Any, Final, Self
 from llmctx import carrying, handover, lifecycle
 from llmctx.byhand import Recording
 from llmctx.context import EMPTY, CallContext
+from llmctx.forkgate import ForkGate
 from llmctx.handler import CallLogHandler, Recorder, hear_everything, hear_nothing
 from llmctx.handler import active as active_recorders
 from llmctx.incidents import incidents
@@ -241,9 +241,9 @@ class CallLog:
         return max(0.0, whole - spent_s, whole / 2 - spent_s + _STOP_S)
 
     @property
-    def fork_gate(self) -> threading.Lock | None:
+    def fork_gate(self) -> ForkGate | None:
         """Whoever forks takes it."""
-        gate: threading.Lock | None = getattr(self._pipeline.sink, "fork_gate", None)
+        gate: ForkGate | None = getattr(self._pipeline.sink, "fork_gate", None)
         return gate
 
     def restart_in_child(self) -> None:

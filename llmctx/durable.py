@@ -23,6 +23,7 @@ from typing import Final, TypeVar
 
 from llmctx.cleaning import clean
 from llmctx.errors import JournalUnavailable
+from llmctx.forkgate import ForkGate
 from llmctx.incidents import incidents
 from llmctx.journal import Adopted, Journal
 from llmctx.open_calls import OpenCall
@@ -33,6 +34,7 @@ from llmctx.writer import Writer, without_snapshots
 
 T = TypeVar("T")
 
+_SEGMENT: Final = 8 * 1024 * 1024
 _CHECKPOINT_S: Final = 1.0
 _ADOPT_S: Final = 3.0
 _READ_AT_ONCE: Final = 1000  # records between two looks at everything else that runs in the loop
@@ -96,7 +98,7 @@ class Durable:
         return self._writer.trouble or (None if self._journal is None else self._journal.trouble)
 
     @property
-    def fork_gate(self) -> threading.Lock | None:
+    def fork_gate(self) -> ForkGate | None:
         return self._writer.fork_gate
 
     @property
@@ -125,6 +127,7 @@ class Durable:
                 self._journal = Journal(
                     place,
                     limit_bytes=settings.journal_bytes,
+                    segment_bytes=min(_SEGMENT, settings.journal_bytes // 16),
                     fsync_s=0.0 if settings.durability == "fsync" else None,
                 )
             except (JournalUnavailable, OSError) as found:
@@ -145,7 +148,9 @@ class Durable:
         if journal is None:
             return sum(not self._writer.submit(record) for record in records)
         if journal.used_bytes > self._strip_at:
-            self._strip(records)
+            journal.checkpoint()  # what is done makes room
+            if journal.used_bytes > self._strip_at:
+                self._strip(records)
         noted = journal.append(records)
         if noted < len(records) and journal.used_bytes > self._strip_at:
             self._strip(records[noted:])

@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from llmctx.forkgate import ForkGate
 from llmctx.incidents import incidents
 
 
@@ -27,14 +28,14 @@ class Living(Protocol):
     def close_at_exit(self, spent_s: float) -> None: ...
     def restart_in_child(self) -> None: ...
     @property
-    def fork_gate(self) -> threading.Lock | None: ...
+    def fork_gate(self) -> ForkGate | None: ...
 
 
 alive: Final[weakref.WeakSet[Living]] = weakref.WeakSet()
 """The call logs that have been started and not closed."""
 
 _spent_s = 0.0
-_closed_gates: Final[list[threading.Lock]] = []
+_closed_gates: Final[list[ForkGate]] = []
 
 
 def close_with_the_child(living: Living) -> None:

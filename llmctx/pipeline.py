@@ -91,10 +91,10 @@ class Pipeline:
     def announce(self, call: OpenCall) -> None:
         """Hear of a call that starts, so that it is known even if the process dies. Waits for nothing, never raises."""
         try:
+            if self._asleep:
+                self._start_once()
             if self._mark is not None:
                 self._mark(call)
-            elif self._asleep:  # a forked child's first one: it is marked by the thread that this starts
-                self._start_once()
         except Exception as problem:  # noqa: BLE001  the call must go on
             incidents.note("journal_start_failed", "a start could not be noted in the journal", exc=problem)
 
@@ -192,6 +192,7 @@ class Pipeline:
     def _start_once(self) -> None:
         with self._starting:
             if self._asleep:
+                self._open_sink()  # here and now: a child may leave at once, and its call is to be known all the same
                 self.start(wait=False)
                 if self.on_first_call is not None:
                     self.on_first_call()
