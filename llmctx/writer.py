@@ -13,7 +13,7 @@ import contextlib
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -83,7 +83,7 @@ class Writer:
         """One that the database took: the specimen for a probe."""
         self._table = call_log_table(settings.table, settings.db_schema)
         self.fork_gate: ForkGate | None = None if settings.is_postgresql else ForkGate()
-        """Held while a connection to SQLite is open; whoever forks takes it."""
+        """Held while a connection to SQLite is open, for its locks do not survive a fork; whoever forks takes it."""
         self.refused: deque[tuple[CallRecord, str, str]] = deque(maxlen=_REFUSED_KEPT)
         self.adopted = 0
         """Of all that were taken, how many came from dead processes."""
@@ -123,9 +123,9 @@ class Writer:
         return False
 
     def offer(self, record: CallRecord, room: int, *, adopted: bool = False) -> bool:
-        """Queue `record` if no more than `room` bytes wait then. Otherwise nothing happens."""
+        """Queue `record` if no more than `room` bytes wait then, or nothing but it. Otherwise nothing happens."""
         waiting = _weighed(record)
-        if self._bytes + waiting.size > room:
+        if self._bytes and self._bytes + waiting.size > room:
             return False
         self.adopted += adopted
         self._bytes += waiting.size
@@ -144,7 +144,7 @@ class Writer:
             while True:
                 await self._next_batch()
                 try:
-                    with self._not_forking():
+                    with self.fork_gate or contextlib.nullcontext():  # held by others for the microseconds of a fork
                         trouble = await self._store()
                 finally:
                     self._put_back()  # also when cancelled half-way; delivering twice is harmless
@@ -336,15 +336,6 @@ class Writer:
         return None
 
     # -- the database ---------------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _not_forking(self) -> Iterator[None]:
-        """SQLite's locks do not survive a fork: the process must not fork while it holds one (`fork_gate`)."""
-        if self.fork_gate is None:
-            yield
-            return
-        with self.fork_gate:  # held by others for the microseconds of a fork
-            yield
 
     async def _look(self) -> bool:
         """Connect, see what the table looks like, and compile the insert for that. False: it is as it was."""
