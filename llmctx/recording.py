@@ -13,6 +13,7 @@ from uuid import UUID
 
 import orjson
 
+from llmctx.capture import WORD_LIMIT
 from llmctx.cleaning import ATTRIBUTES_LIMIT, storable_json
 from llmctx.context import CallContext
 from llmctx.evidence import KEY as EVIDENCE
@@ -94,21 +95,43 @@ def bare_record_of(call: OpenCall) -> CallRecord:
 
 
 def marker_of(call: OpenCall) -> dict[str, Any]:
-    """What the journal notes of a call that starts: enough for a row, should the process die. No texts, no attributes:
-    it is made on the caller's thread, where nothing is redacted."""
-    metadata = call.metadata or {}
+    """What the journal notes of a call that starts: enough for a row, should the process die.
+
+    No texts and no attributes: it is made on the caller's thread, where nothing is redacted, and in a microsecond.
+    """
+    verdict = call.verdict
+    identity = verdict.identity
+    metadata = call.metadata or _NOTHING
+    fields = call.fields
+    model = metadata.get("ls_model_name") if fields is None else fields.get("model")
+    if type(model) is not str or not 0 < len(model) <= WORD_LIMIT:
+        model = model_asked_for(call.params, metadata)
+    marker: dict[str, Any] = {"model": model, "identity_source": verdict.source}
+    if verdict.reason is not None:
+        marker["identity_reason"] = verdict.reason
+    if (value := identity.session_id) is not None:
+        marker["session_id"] = value
+    if (value := identity.user_id) is not None:
+        marker["user_id"] = value
+    if (value := identity.trace_id) is not None:
+        marker["trace_id"] = value
+    if (value := identity.conversation_id) is not None:
+        marker["conversation_id"] = value
+    if (value := call.hearing.thread_id or identity.thread_id) is not None:
+        marker["thread_id"] = value
     node = metadata.get("langgraph_node")
-    told = call.fields or {}
-    marker = {
-        **_identity(call, {"agent_key": metadata.get("lc_agent_name") or node}, None),
-        "model": told.get("model") or model_asked_for(call.params, metadata),
-        "node": node,
-        "run_id": call.run_id,
-        "parent_run_id": call.parent_run_id,
-    }
-    return {name: value for name, value in marker.items() if value is not None}
+    if node is not None:
+        marker["node"] = str(node)
+    if (value := identity.agent_key or metadata.get("lc_agent_name") or node) is not None:
+        marker["agent_key"] = str(value)
+    if call.run_id is not None:
+        marker["run_id"] = call.run_id
+    if call.parent_run_id is not None:
+        marker["parent_run_id"] = call.parent_run_id
+    return marker
 
 
+_NOTHING: Final[dict[str, Any]] = {}
 _OURS: Final = frozenset(
     {"call_id", "created_at", "finished_at", "latency_ms", "ttft_ms", "status", "success", "run_id"}
 )
