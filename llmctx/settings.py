@@ -111,7 +111,9 @@ class Settings(BaseModel):
     @field_validator("redact", mode="before")
     @classmethod
     def _several(cls, value: object) -> object:
-        return ",".join(map(str, value)) if isinstance(value, (list, tuple, set, frozenset)) else value
+        if isinstance(value, (list, tuple, set, frozenset)):
+            return ",".join(map(str, value))
+        return None if value == "" else value  # `LLMCTX_REDACT=` in a deployment file means that none was chosen
 
     @field_validator("journal_dir", mode="before")
     @classmethod

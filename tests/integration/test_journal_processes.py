@@ -201,8 +201,11 @@ def test_a_child_of_the_adopter_does_not_hold_what_it_adopts(tmp_path: Path) -> 
     body = """
     journal = Journal(directory)
     for adopted in journal.adopt():
+        told, tell = os.pipe()
         if (child := os.fork()) == 0:
+            os.write(tell, b"x")
             time.sleep(60)
+        os.read(told, 1)  # it has come as far as its first line
         say(b"P", b"%d" % child)
         os.kill(os.getpid(), signal.SIGKILL)
     """
