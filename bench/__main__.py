@@ -48,7 +48,7 @@ def table(result: dict[str, Any]) -> str:
             f"  llmctx, into PostgreSQL    {added['llmctx']:8.1f} µs   {call['times_deque']:.2f} x deque",
             "",
             f"identity (CPU of the caller's thread, median of {node['rounds']} rounds)",
-            f"  wrapping a node            {node['wrapping_us']:8.1f} µs   (a node of LangGraph: {node['node_us']:.0f} µs)",
+            f"  wrapping a node            {node['wrapping_us']:8.1f} µs   LangGraph's own: {node['node_us']:.0f} µs",
             f"  deciding whose a call is   {node['deciding_us']:8.1f} µs",
             "",
             f"rows of 3 kB into PostgreSQL (median of {row['rounds']} rounds of {row['rows_a_round']} rows)",

@@ -8,7 +8,7 @@ ids stay None, with a reason.
 One exception. A worker that was started inside user A's request has inherited A's scope, and works for B now. When
 others have registered the call's thread and A's scope never has, it matters who waits for whom (`flow.py`): what A's
 request itself does, or waits for, is A's, whoever else uses that thread; what it does not wait for is a worker, and the
-thread is believed before the scope. Where that cannot be told, neither is believed (`_astray`). Likewise a scope that
+thread is believed before the scope. Where that cannot be told, neither is believed (`astray`). Likewise a scope that
 was handed on with the callbacks, and was opened after the one that is merely current, comes before it (`_outranked`).
 
 `Hearing` holds what the witnesses were when the call started; `decide` is pure and may be asked again later, when
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Final
 
@@ -37,7 +37,6 @@ EXPLICIT_KEYS: Final = {f"llmctx_{name}": name for name in ID_FIELDS}
 """Keys in a call's `config["metadata"]` that name its identity outright."""
 
 LATE_S: Final = 600.0
-_THREADS_OF_A_SCOPE: Final = 4096
 
 
 @dataclass(slots=True)
@@ -93,18 +92,18 @@ def hear(
     scope = current_scope()
     if scope is not None:
         scope.anchor.used = True
-        scope = _telling(scope)
+        scope = telling_scope(scope)
     hearing = Hearing(scope, scope is not None and scope.is_open, explicit, carried, started=time.monotonic())
     if metadata:
-        hearing.thread_id = _text(metadata.get("thread_id")) or _text(child_thread_id)
-        hearing.task = _text(metadata.get("langgraph_checkpoint_ns"))
+        hearing.thread_id = as_text(metadata.get("thread_id")) or as_text(child_thread_id)
+        hearing.task = as_text(metadata.get("langgraph_checkpoint_ns"))
         if CARRIED_KEY in metadata:
-            hearing.sent = _unpack(metadata[CARRIED_KEY])
+            hearing.sent = unpack(metadata[CARRIED_KEY])
         named = {name: metadata[key] for key, name in EXPLICIT_KEYS.items() if key in metadata}
         if named:
             hearing.explicit = explicit.overlay(CallContext(**named))
     else:
-        hearing.thread_id = _text(child_thread_id)
+        hearing.thread_id = as_text(child_thread_id)
     if scope is not None and scope.refresh is not None and scope.identity.user_id is None:
         refresh(scope)
     return hearing
@@ -144,7 +143,7 @@ def _weigh(hearing: Hearing, registry: Registry, late_s: float) -> Verdict:
     thread = registry.get(thread_id=hearing.thread_id) if hearing.thread_id is not None else None
     scope = hearing.scope
     if scope is not None and not hearing.weighed:  # only here and now is it the caller's task that runs
-        hearing.astray = _astray(scope, hearing.thread_id, thread, hearing.sent, hearing.carried)
+        hearing.astray = is_astray(scope, hearing.thread_id, thread, hearing.sent, hearing.carried)
         if hearing.astray is False:
             hearing.own = elsewhere.is_own(scope, hearing.thread_id, hearing.sent, (registry,))
             hearing.astray = False if hearing.own is True else None
@@ -177,8 +176,7 @@ def _witnesses(
         found.append((Source.EXPLICIT, hearing.explicit))
     if hearing.scope_open and scope is not None and scope.identity and at_home and not _outranked(scope, carried):
         found.append((Source.CONTEXT, scope.identity))
-    # What a worker has inherited together with the scope of its start counts no more than that scope.
-    if hearing.sent and (scope is None or hearing.astray is False or not hearing.sent.agrees(scope.identity)):
+    if hearing.sent and (scope is None or not _came_along(hearing.sent, scope, hearing.astray)):
         found.append((Source.CARRIED, hearing.sent))
     if carried is not None and carried.identity and not _is_stale(carried, hearing, thread):
         found.append((Source.CARRIED, carried.identity))
@@ -187,7 +185,13 @@ def _witnesses(
         found.append((Source.TASK, task.identity))
     # An anonymous request must not borrow somebody's name by naming his thread.
     anonymous = hearing.scope_open and at_home and scope is not None and scope.anonymous
-    if thread is not None and thread.identity and not anonymous and hearing.astray is not None:
+    if (
+        thread is not None
+        and thread.identity
+        and not anonymous
+        and hearing.astray is not None
+        and not (at_home and scope is not None and _is_older(thread, scope))
+    ):
         found.append((Source.THREAD, thread.identity))
     if (
         scope is not None
@@ -196,37 +200,51 @@ def _witnesses(
         and at_home
         and scope.closed_at is not None
         and hearing.started - scope.closed_at <= late_s
+        # a forked process may be one of a pool, that works for others than the one who caused it
+        and (scope.kind != "fork" or hearing.thread_id is None or hearing.thread_id in scope.threads)
     ):
         found.append((Source.LATE, scope.identity))
     return found
 
 
-def _astray(
+def is_astray(
     scope: Scope, thread_id: str | None, thread: Entry | None, sent: CallContext, carried: Scope | None
 ) -> bool | None:
     """Whether a worker that has only inherited `scope` works here: on a thread of others, or with the config of
     somebody else's call. None: cannot be told, and so neither is believed.
     """
     user_id = scope.identity.user_id
-    elsewhere = (
+    of_others = (
         thread is not None
         and thread_id not in scope.threads
         and (user_id is None or thread.identity.user_id != user_id)
     )
-    registered_since = elsewhere and thread is not None and thread.last > scope.serial
+    registered_since = of_others and thread is not None and thread.last > scope.serial
     if not scope.is_open or _outlives_its_request(scope):
         # What is left of a request yields to a thread that others have used since, as a worker does. If they used it
         # before only, it may as well be the request's own work on somebody else's thread.
-        return registered_since or (None if elsewhere and not carries else False)
+        return registered_since or (None if of_others and not carries else False)
     handed_on = not sent.agrees(scope.identity) or (carried is not None and not carried.identity.agrees(scope.identity))
-    if not elsewhere and not handed_on:
+    if not of_others and not handed_on:
         return False
     own = belongs_to(scope)
     if own is None:
         return None if registered_since else False
-    if own or (elsewhere and not registered_since and not handed_on and carries):
+    if own or (of_others and not registered_since and not handed_on and carries):
         return False
-    return None if elsewhere and not registered_since and not handed_on else True
+    return None if of_others and not registered_since and not handed_on else True
+
+
+def _came_along(sent: CallContext, scope: Scope, astray: bool | None) -> bool:
+    """Whether a worker has inherited this together with the scope of its start, and it counts no more than that."""
+    if scope.displaced is not None and sent.user_id == scope.displaced.identity.user_id:
+        return True
+    return astray is not False and sent.agrees(scope.identity)
+
+
+def _is_older(thread: Entry, scope: Scope) -> bool:
+    """Whether a thread tells of others before a request whose own work, all that is left of it, goes on there."""
+    return not scope.is_open and thread.last < scope.serial and thread.identity.user_id != scope.identity.user_id
 
 
 def _outlives_its_request(scope: Scope) -> bool:
@@ -310,101 +328,10 @@ def reconsider(verdict: Verdict, hearing: Hearing, registry: Registry, *, late_s
     return Verdict(identity, source, _why_odd(identity, hearing, conflict), conflict, later.heard)
 
 
-def _telling(scope: Scope | None) -> Scope | None:
+def telling_scope(scope: Scope | None) -> Scope | None:
     """The scope that testifies: a node that knows nothing of its own leaves the word to the scope around it."""
     while scope is not None and scope.kind == "node" and not scope.identity and scope.parent is not None:
         scope = scope.parent
-    return scope
-
-
-# -- registering ------------------------------------------------------------------------------------------------
-
-
-def register(scope: Scope, registries: Sequence[Registry], *, thread_id: str | None, task: str | None = None) -> None:
-    """File `scope` under its thread and task.
-
-    A request that knows nobody counts as a party too: whoever runs the graph on somebody else's thread, even
-    anonymously, makes it a shared one.
-    """
-    thread_id = _text(thread_id)
-    if thread_id is not None:
-        around: Scope | None = scope
-        while around is not None and around.is_open:
-            use(around, thread_id)
-            around = around.parent
-    party = _telling(scope)
-    if party is None or not (party.identity or party.anonymous) or not party.is_open:
-        return
-    for registry in registries:
-        registry.put(party, thread_id=thread_id, task=task if party.identity else None)
-
-
-def use(scope: Scope, thread_id: str) -> None:
-    """Note that `thread_id` runs inside of `scope`, which may be open for as long as its process."""
-    if len(scope.threads) >= _THREADS_OF_A_SCOPE:
-        scope.threads.clear()  # only those that others use as well would be missed
-    scope.threads.add(thread_id)
-
-
-# -- nodes ------------------------------------------------------------------------------------------------------
-
-
-def node_scope(
-    found: CallContext,
-    *,
-    persisted: bool,
-    metadata: Mapping[str, Any] | None,
-    thread_id: str | None,
-    task: str | None,
-    registries: Sequence[Registry],
-) -> Scope:
-    """The scope of a LangGraph node, branch or task, registered under its thread and task.
-
-    `found` is what the node itself knows of its identity; `persisted` says that it was read from graph state,
-    which may be older than this request. It is laid over the current scope, if that is open and speaks for this
-    thread; over the identity that rode in on the metadata otherwise.
-    """
-    thread_id = _text(thread_id)
-    outer = _telling(current_scope())
-    thread = next((e for r in registries if thread_id is not None and (e := r.get(thread_id=thread_id))), None)
-    sent = _unpack((metadata or {}).get(CARRIED_KEY))
-    astray = False if outer is None else _astray(outer, thread_id, thread, sent, None)
-    if outer is not None and thread_id is not None and astray is False:
-        own = elsewhere.is_own(outer, thread_id, sent, registries)
-        if own is not True and not (found and found.user_id == outer.identity.user_id):
-            astray = None
-            if not found and not sent:  # each call in it is told whose it is when the others have answered
-                elsewhere.claim(outer, registries, thread_id=thread_id, task=task)
-                return Scope(found, "node", outer)
-    ours = outer is not None and outer.is_open and astray is False
-    base = outer.identity if ours and outer is not None else sent
-    conflict = False
-    if not base.agrees(found):
-        conflict = None not in (base.user_id, found.user_id) and base.user_id != found.user_id
-        # State that is older than this scope belongs to whoever used the thread before.
-        if ours and outer is not None and persisted and thread is not None and thread.first < outer.serial:
-            found = replace(found, session_id=None, user_id=None)
-        elif conflict:
-            base = EMPTY  # two people are never mixed into one identity
-    identity = base.overlay(found) if found is not EMPTY else base
-    # The scope that a worker was started in is none of its business: it is not the parent of what the worker runs.
-    scope = Scope(identity, "node", outer if astray is False else None)
-    scope.conflict = conflict
-    if outer is not None and astray is not False:
-        scope.displaced = outer.anchor
-    if conflict:
-        incidents.note("node_conflict", "a node's own ids name another user than the scope around it")
-    if astray is None and not identity:
-        scope.request, scope.reason = True, Reason.SHARED_THREAD  # nobody, and the thread may lend it no name
-        return scope
-    if not ours and outer is not None and thread_id is not None:
-        # The scope around belongs to somebody else's request; it must not be marked as a user of this thread.
-        use(scope, thread_id)
-        if scope.identity:
-            for registry in registries:
-                registry.put(scope, thread_id=thread_id, task=task)
-        return scope
-    register(scope, registries, thread_id=thread_id, task=task)
     return scope
 
 
@@ -416,13 +343,13 @@ def pack(identity: CallContext) -> dict[str, str]:
 _ids_of = attrgetter(*ID_FIELDS)
 
 
-def _unpack(value: object) -> CallContext:
+def unpack(value: object) -> CallContext:
     if not isinstance(value, Mapping):
         return EMPTY
     return CallContext(**{name: value[name] for name in ID_FIELDS if isinstance(value.get(name), str)})
 
 
-def _text(value: object) -> str | None:
+def as_text(value: object) -> str | None:
     """A thread_id as text; LangGraph takes numbers and UUIDs as well."""
     if value is None or value == "":
         return None

@@ -150,6 +150,9 @@ class _InProcess:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         scope = Scope(CallContext(**self.ids), "job")
+        inherited = current_scope()
+        if inherited is not None and inherited.kind == "fork":
+            scope.displaced = inherited.anchor
         token = enter(scope)
         try:
             return self.fn(*args, **kwargs)

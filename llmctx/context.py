@@ -116,13 +116,13 @@ def _is_control(char: str) -> bool:
 class Scope:
     """The span of code to which an identity belongs. Open until `close`, closed for ever afterwards.
 
-    `kind` says what opened it: "request", "bind", "node", "job", "item", or "thread" for one that a thread has merely
-    inherited from where it was started. `reason` is the code of a row when this scope knows nobody. `threads` are the
-    LangGraph threads that ran inside it. `refresh`, if any, is asked again for an identity while the user is unknown
-    (authentication that runs further in than the middleware). `route` tells which of the application's routes a request
-    has come to. `owner` is the task that opened it, or the number of the thread; it tells the scope's own work from a
-    worker that it started. `displaced` is, for what a worker runs, the scope that the worker was started in. `used`
-    says that something was done in it, or handed on.
+    `kind` says what opened it: "request", "bind", "node", "job", "item", or "thread" and "fork" for one that a thread
+    or a process has merely inherited from where it was started. `reason` is the code of a row when this scope knows
+    nobody. `threads` are the LangGraph threads that ran inside it. `refresh`, if any, is asked again for an identity
+    while the user is unknown (authentication that runs further in than the middleware). `route` tells which of the
+    application's routes a request has come to. `owner` is the task that opened it, or the number of the thread; it
+    tells the scope's own work from a worker that it started. `displaced` is, for what a worker runs, the scope that the
+    worker was started in. `used` says that something was done in it, or handed on.
     """
 
     __slots__ = (
@@ -136,6 +136,7 @@ class Scope:
         "kind",
         "on_close",
         "owner",
+        "packed",
         "parent",
         "reason",
         "refresh",
@@ -173,6 +174,7 @@ class Scope:
             anchor = parent.anchor
         self.anchor: Scope = anchor
         self.used = False
+        self.packed: tuple[CallContext, dict[str, str]] | None = None  # its identity as it travels in metadata
         if parent is not None:
             parent.anchor.used = True
 
@@ -311,7 +313,7 @@ def _forked() -> None:
     while scope is not None:
         scope.on_close, parent = [], scope.parent  # those who watch are the parent process's
         scope.close()
-        scope.closed_at = float("-inf")  # not a moment ago: nothing here is the rest of that request
+        scope.kind = "fork"
         scope = parent
 
 

@@ -22,16 +22,16 @@ from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers.context import register_configure_hook
 
 from llmctx import elsewhere
-from llmctx.attribution import LATE_S, NOBODY, Hearing, Verdict, decide, hear, use
+from llmctx.attribution import EXPLICIT_KEYS, LATE_S, NOBODY, Hearing, Verdict, decide, hear
 from llmctx.context import EMPTY, CallContext, Scope, current_scope
 from llmctx.evidence import whereabouts
 from llmctx.extract import Prompt, Stream, answer_of, failure_of, prompt_of_messages, prompt_of_text
-from llmctx.flow import awaiting_task
+from llmctx.filing import use
 from llmctx.incidents import incidents
 from llmctx.open_calls import OpenCall, OpenCalls
 from llmctx.record import Source, Status
 from llmctx.registry.base import Registry
-from llmctx.stack import frames_of
+from llmctx.stack import config_of_model
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
@@ -147,9 +147,11 @@ class CallLogHandler(BaseCallbackHandler):
         if known is None:
             return False
         mine, theirs = self._scope, known.hearing.carried
+        here = current_scope()
+        around = None if here is None else here.anchor  # whose handler was not carried here, but found here
         if self._explicit:
             known.hearing.explicit = self._explicit
-        elif mine is None or (theirs is not None and theirs.serial >= mine.serial):
+        elif mine is None or mine is around or (theirs not in (None, around) and theirs.serial >= mine.serial):
             return True
         else:
             known.hearing.carried = mine
@@ -185,15 +187,11 @@ class CallLogHandler(BaseCallbackHandler):
         """Whose call it is. What goes wrong in finding out costs the ids, not the row."""
         hearing = Hearing()
         try:
-            child_thread_id = None
-            scope = current_scope()
-            if metadata is None or "thread_id" not in metadata:
-                child_thread_id = _thread_id_of_config()
-            elif scope is None or scope.kind != "node" or not scope.is_open:
-                # A worker that was started in a node has inherited that node's metadata; its job's config comes first.
-                said = _thread_id_of_config()
-                if said is not None and said != metadata["thread_id"]:
-                    metadata = {**metadata, "thread_id": said}
+            child_thread_id = _thread_id_of(config_of_model())
+            told = metadata.get("thread_id") if metadata else None
+            if metadata and told is not None and child_thread_id not in (None, str(told), _thread_id_of(None)):
+                # A worker that was started in a node has inherited that node's metadata: it is not that of its job.
+                metadata = {key: value for key, value in metadata.items() if key in EXPLICIT_KEYS}
             hearing = hear(metadata, explicit=self._explicit, carried=self._scope, child_thread_id=child_thread_id)
             return hearing, decide(hearing, recorder.registry, late_s=recorder.late_s)
         except Exception as problem:  # noqa: BLE001  a registry may be the team's own
@@ -296,31 +294,12 @@ def _is_cancelled(error: BaseException) -> bool:
     return any(cls.__name__ in _CONTROL_FLOW for cls in type(error).__mro__)
 
 
-_OF_A_MODEL: Final = frozenset({"invoke", "ainvoke", "stream", "astream"})
-
-
-def _thread_id_of_config() -> str | None:
-    """The thread_id of a call outside of LangGraph. LangChain keeps `configurable` out of the metadata.
-
-    The model's own `invoke` has it in its config; within a chain it is in langchain-core's child config too.
-    """
-    frame: FrameType | None = sys._getframe(1)
-    for _ in range(14):
-        if frame is None or _is_models_own(frame):
-            break
-        frame = frame.f_back
-    if frame is None and asyncio._get_running_loop() is not None:  # a helper task of a completion model
-        task = awaiting_task()
-        frame = next(filter(_is_models_own, frames_of(task)), None) if task is not None else None
-    config: Any = frame.f_locals.get("config") if frame is not None else None
-    if not isinstance(config, dict):
-        config = var_child_runnable_config.get()
+def _thread_id_of(config: dict[str, Any] | None) -> str | None:
+    """The thread_id in a config, or in langchain-core's child config, which holds for what runs inside of a chain."""
+    if config is None:
+        config = var_child_runnable_config.get()  # type: ignore[assignment]
     thread_id = (config.get("configurable") or {}).get("thread_id") if config else None
     return None if thread_id is None or thread_id == "" else str(thread_id)
-
-
-def _is_models_own(frame: FrameType) -> bool:
-    return frame.f_code.co_name in _OF_A_MODEL and "language_models" in frame.f_code.co_filename
 
 
 # -- global registration ------------------------------------------------------------------------------------------

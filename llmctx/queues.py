@@ -5,8 +5,8 @@ A long-lived worker is in the scope of its present item, or in none: from `get` 
 at once: it is in nobody's scope then, and what was handed on with each item tells them apart. Only workers change
 their scope so: what a request does itself, or waits for, keeps the request's, whatever it reads from a queue.
 
-The standard library's queues, and anyio's memory object streams; not `queue.SimpleQueue`, which is C and cannot be
-followed. `carrying.py` installs what stands here.
+The standard library's queues, and anyio's memory object streams; `queue.SimpleQueue` is C and followed only where it
+is made by that name afterwards. `carrying.py` installs what stands here.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def install(patch: Patch) -> None:
     patch(queue.Queue, "put", _put)
     patch(queue.Queue, "get", _get)
     patch(queue.Queue, "task_done", _task_done)
+    patch(queue, "SimpleQueue", _simple_queue)
     patch(asyncio.Queue, "put_nowait", _put)
     patch(asyncio.Queue, "get", _aget)
     patch(asyncio.Queue, "get_nowait", _get_nowait)
@@ -101,7 +102,7 @@ def _length(jobs: Any) -> int:
 
 def _put(original: Any) -> Any:
     def put(self: Any, item: Any, *args: Any, **kwargs: Any) -> Any:
-        if _inside.get():
+        if _inside.get() or type(item).__name__ == "_WorkItem":  # an executor's: it has been carried by `submit`
             return original(self, item, *args, **kwargs)
         _try(_note, self, item)
         try:
@@ -197,6 +198,22 @@ def _task_done(original: Any) -> Any:
         _try(_asking, self, True)
 
     return task_done
+
+
+def _simple_queue(original: Any) -> Any:
+    class SimpleQueue(original):  # type: ignore[misc]  # the class of the day
+        """`queue.SimpleQueue`, whose items bring the scope of whoever put them."""
+
+        put = _put(original.put)
+        get = _get(original.get)
+
+        def put_nowait(self, item: Any) -> None:
+            self.put(item)
+
+        def get_nowait(self) -> Any:
+            return self.get(False)
+
+    return SimpleQueue
 
 
 class _Place:

@@ -8,12 +8,38 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, Final
 from uuid import UUID
 
+from llmctx.flow import awaiting_task
+
+_OF_A_MODEL: Final = frozenset({"invoke", "ainvoke", "stream", "astream"})
 _AWAITED: Final = frozenset({"agenerate", "generate"})
 STREAMED: Final = frozenset({"astream", "stream"})
+
+
+def config_of_model(limit: int = 20) -> dict[str, Any] | None:
+    """The config that the model's own `invoke`, `stream`, … was called with, merged with the one around it.
+
+    What a call is told lacks it: LangChain keeps `configurable` out of the metadata, which a task or thread that was
+    started in a node inherits from there.
+    """
+    frame: FrameType | None = sys._getframe(2)
+    for _ in range(limit):
+        if frame is None or _is_models_own(frame.f_code):
+            break
+        frame = frame.f_back
+    if frame is None and asyncio._get_running_loop() is not None:  # a helper task of a completion model
+        task = awaiting_task()
+        frames = [] if task is None else frames_of(task)
+        frame = next((one for one in frames if _is_models_own(one.f_code)), None)
+    config = None if frame is None else frame.f_locals.get("config")
+    return config if isinstance(config, dict) else None
+
+
+def _is_models_own(code: CodeType) -> bool:
+    return code.co_name in _OF_A_MODEL and "language_models" in code.co_filename
 
 
 def started_by(frame: FrameType | None) -> tuple[str, bool]:

@@ -33,6 +33,11 @@ for _name in [name for name in os.environ if name.startswith("LLMCTX_") and name
     del os.environ[_name]  # before any module could read it
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all-shapes", action="store_true", help="the whole table of execution shapes, in both modes")
+    parser.addoption("--busy", action="store_true", help="shapes on a busy machine, with much garbage collection")
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Nothing of the developer's own settings or journals reaches a test, and nothing of one test's the next."""

@@ -18,8 +18,9 @@ from uuid import UUID
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
-from llmctx.attribution import CARRIED_KEY, node_scope, pack
+from llmctx.attribution import CARRIED_KEY, pack
 from llmctx.context import EMPTY, ID_FIELDS, CallContext, Scope, current_scope, enter
+from llmctx.filing import node_scope
 from llmctx.incidents import incidents
 from llmctx.record import Reason
 from llmctx.registry.base import active
@@ -109,7 +110,10 @@ class Plan:
             if self.sends and (who.user_id is not None or who.session_id is not None):
                 # A config may be handed to a bare thread, or pickled: the identity goes with it. Nothing is added
                 # where nobody is known, and nothing twice.
-                sent = pack(who)
+                packed = scope.anchor.packed
+                if packed is None or packed[0] is not who:
+                    packed = scope.anchor.packed = (who, pack(who))
+                sent = packed[1]
                 if metadata.get(CARRIED_KEY) != sent:
                     metadata = {**metadata, CARRIED_KEY: sent}
                     if self.sequence:

@@ -10,8 +10,8 @@ from langgraph.errors import NodeTimeoutError
 from langgraph.graph import START, StateGraph
 from langgraph.types import CachePolicy, TimeoutPolicy
 
-from tests.shapes.graphs import Builder, Kit, Turn, all_hanging, begun, drained, turn, wrapped_and_bare
-from tests.shapes.world import USERS, World, model
+from tests.shapes.graphs import Builder, Kit, Turn, all_hanging, drained, turn, wrapped_and_bare
+from tests.shapes.world import USERS, World, begun, model
 from tests.support import ProviderDown, User
 
 

@@ -29,8 +29,8 @@ from starlette.routing import Route
 
 from llmctx.graph import wrap_graph
 from tests.shapes import enter
-from tests.shapes.world import OURS, USERS, World, client, model, on
-from tests.support import Known, ProviderDown, User, hanging, wait_for
+from tests.shapes.world import OURS, USERS, World, begun, client, model, on
+from tests.support import Known, ProviderDown, User
 
 Builder = Any
 
@@ -86,12 +86,6 @@ def wrapped_and_bare(run: Callable[..., Awaitable[None]]) -> Any:
         name = f"{run.__name__}_{'wrapped' if wrapped else 'bare'}"
         enter(name, partial(run, wrapped=wrapped), family=run.__module__)
     return run
-
-
-async def begun(count: int = 1) -> None:
-    """Wait until so many calls hang."""
-    for _ in range(count):
-        await wait_for(lambda: hanging.acquire(blocking=False), "a call to hang")
 
 
 def all_hanging() -> Callable[[], Awaitable[None]]:

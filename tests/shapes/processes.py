@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from multiprocessing.context import BaseContext
@@ -198,27 +198,6 @@ async def pool_that_writes_to_a_database(world: World) -> None:
             rows: list[Any] = list(connection.execute(text("SELECT * FROM biz_agent_llm_call_logs")))
         engine.dispose()
     world.sink.records += rows
-
-
-@shape
-async def done_callbacks_of_a_pool_of_processes(world: World) -> None:
-    """They run in a thread of the pool, which the first request has started: it is nobody's."""
-    with spawned() as pool:
-
-        async def endpoint(user: User) -> None:
-            job = pool.submit(in_process, planned(world, user, "carried"))
-            told: Future[None] = Future()
-            lost = world.prompt(None)
-
-            def call_back(done: Future[list[Any]]) -> None:
-                model.invoke(lost)
-                told.set_result(None)
-
-            job.add_done_callback(call_back)
-            await asyncio.wrap_future(told)
-            world.sink.records += job.result()
-
-        await world.through(endpoint, rounds=1)
 
 
 # -- processes that are forked ----------------------------------------------------------------------------------------

@@ -15,9 +15,9 @@ from langchain_core.messages import HumanMessage
 
 from llmctx import bind
 from tests.shapes import shape
-from tests.shapes.graphs import all_hanging, begun, drained
+from tests.shapes.graphs import all_hanging, drained
 from tests.shapes.models import another_log
-from tests.shapes.world import USERS, World, in_thread, model
+from tests.shapes.world import USERS, World, begun, in_thread, model
 from tests.support import ProviderDown, User
 
 # -- cut off ----------------------------------------------------------------------------------------------------------

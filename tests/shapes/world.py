@@ -26,7 +26,7 @@ from llmctx.calllog import CallLog
 from llmctx.graph import wrap_graph
 from llmctx.middleware import ContextMiddleware
 from llmctx.testing import MemorySink
-from tests.support import Book, Known, Talker, User, users
+from tests.support import Book, Known, Talker, User, hanging, users, wait_for
 
 T = TypeVar("T")
 USERS = 20
@@ -120,6 +120,12 @@ async def other_loop() -> AsyncIterator[asyncio.AbstractEventLoop]:
         loop.call_soon_threadsafe(loop.stop)
         await asyncio.to_thread(thread.join)
         loop.close()
+
+
+async def begun(count: int = 1) -> None:
+    """Wait until so many calls hang."""
+    for _ in range(count):
+        await wait_for(lambda: hanging.acquire(blocking=False), "a call to hang")  # in a thread it might be in the way
 
 
 def in_thread(run: Callable[[], T]) -> Awaitable[T]:

@@ -8,8 +8,9 @@ import contextvars
 import pytest
 
 from llmctx import CallContext, bind
-from llmctx.attribution import CARRIED_KEY, Hearing, Verdict, decide, hear, node_scope, pack, reconsider, register
+from llmctx.attribution import CARRIED_KEY, Hearing, Verdict, decide, hear, pack, reconsider
 from llmctx.context import EMPTY, Scope, current, current_scope, enter, leave
+from llmctx.filing import node_scope, register
 from llmctx.record import Reason, Source
 from llmctx.registry import MemoryRegistry
 
@@ -82,7 +83,10 @@ async def asked_in_a_task(registry: MemoryRegistry) -> Verdict:
 
 @pytest.mark.parametrize("registered", ["before", "since"])
 async def test_a_worker_started_in_an_open_request_works_for_somebody_else(registered: str) -> None:
-    """The exception: a task that the request does not wait for, on a thread of others that the request never used."""
+    """The exception: a task that the request does not wait for, on a thread that others have registered meanwhile.
+
+    Registered before, it may as well be the request's own work on a thread that it has taken over: nobody is believed.
+    """
     registry = known(thread=B) if registered == "before" else MemoryRegistry()
     with bind(A):
         worker = asyncio.create_task(asked_in_a_task(registry))
@@ -90,7 +94,10 @@ async def test_a_worker_started_in_an_open_request_works_for_somebody_else(regis
             registry.put(Scope(B, "bind"), thread_id="t")
         while not worker.done():
             await asyncio.sleep(0)
-        assert worker.result() == Verdict(B, Source.THREAD)
+        since = Verdict(B, Source.THREAD)
+        assert worker.result() == (
+            since if registered == "since" else Verdict(EMPTY, Source.NONE, Reason.SHARED_THREAD)
+        )
 
 
 async def test_what_a_request_waits_for_is_its_own() -> None:

@@ -7,8 +7,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmctx.attribution import CARRIED_KEY, node_scope, pack
+from llmctx.attribution import CARRIED_KEY, pack
 from llmctx.context import EMPTY, CallContext, Scope, enter, suspend
+from llmctx.filing import node_scope
 from llmctx.graph.plan import _inside
 from llmctx.registry import Entry, MemoryRegistry
 from llmctx.registry.base import active
