@@ -263,7 +263,7 @@ def _inside(
         known = scope.identity.user_id is not None or scope.identity.session_id is not None
         # The scope around stands for its nodes, as long as they are of one person: a registry then keeps one scope of
         # a request, not one of each node that it ever ran.
-        party = scope if outer is None or new else outer
+        party = scope if outer is None or (new and known) else outer
         anchor = party.anchor
         if anchor.identity is party.identity and anchor.closed_at is None:
             party = anchor

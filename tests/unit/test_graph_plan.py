@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmctx.attribution import CARRIED_KEY, pack
@@ -21,6 +21,7 @@ kinds = st.sampled_from(["request", "bind", "job"])
 threads = st.sampled_from([None, "t", "t2"])
 
 
+@settings(max_examples=300, deadline=None)
 @given(
     around=st.none() | st.tuples(people, kinds), told=known, sent=st.none() | people, thread=threads, node=st.booleans()
 )
