@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -106,10 +107,11 @@ async def _measure(call_log: CallLog, ways: Iterable[Series], recorder: Series) 
 
 def run(database_url: str) -> dict[str, Any]:
     """µs a call: without a handler, and what each handler adds."""
-    call_log = CallLog(database_url, capture="explicit")
+    journal = tempfile.TemporaryDirectory(prefix="llmctx-bench-")
+    call_log = CallLog(database_url, capture="explicit", journal_dir=journal.name)
     ours = Series("llmctx", call_log.handler)
     ways = [Series("none"), Series("empty", EmptyHandler()), Series("deque", DequeHandler()), ours]
-    with call_log:
+    with journal, call_log:
         asyncio.run(_measure(call_log, ways, ours))
         stats = call_log.stats()
     base = ways[0].us

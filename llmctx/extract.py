@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from llmctx.capture import WORD_LIMIT, Answer, Choice, Prompt, answer_of, prompt_of_messages, prompt_of_text
 from llmctx.failures import Failure, error_fields, failure_of
-from llmctx.snapshot import LIMIT, Redact, fitted, text_of
+from llmctx.redact import Redactor
+from llmctx.snapshot import LIMIT, fitted, text_of
 from llmctx.usage import INT_MAX, UNKNOWN, Stream, Usage, usage_of
 
 __all__ = [
@@ -25,8 +26,10 @@ __all__ = [
     "answer_of",
     "failure_of",
     "fields_of",
+    "model_asked_for",
     "prompt_of_messages",
     "prompt_of_text",
+    "snapshot_of",
     "tokens_of",
 ]
 
@@ -54,16 +57,18 @@ def fields_of(
     stream: Stream | None = None,
     content: str = "full",
     limit: int = LIMIT,
-    redact: Redact | None = None,
+    redactor: Redactor | None = None,
 ) -> dict[str, Any]:
     """The columns of a `CallRecord` that follow from what LangChain handed over.
 
     Args:
         metadata: The callback's `metadata`.
         params: The callback's `invocation_params`.
-        content: "full" keeps prompt, response and reasoning; "none" leaves them NULL.
+        content: "none" leaves prompt, response and reasoning NULL.
         limit: Bytes of each snapshot.
-        redact: Sees every text that goes into a snapshot, and the error's message.
+        redactor: Sees everything that goes into a snapshot before it is cut to size, the error's words, and tags.
+
+    Raises `Withheld` if the redactor failed.
     """
     metadata, params = metadata or {}, params or {}
     usage = tokens_of(answer, stream=stream, metadata=metadata)
@@ -86,17 +91,17 @@ def fields_of(
         "cached": answer.cached if answer is not None and answer.choices else None,
         "node": node,
         "agent_key": _clean_word(metadata.get("lc_agent_name")) or node,
-        "attributes": _attributes(tags),
+        "attributes": _attributes(tags, redactor),
     }
     if failure is not None:
-        fields.update(error_fields(failure, redact))
+        fields.update(error_fields(failure, redactor))
     elif answer is not None and answer.blank:
         fields.update(error_code="empty_answer", error_message="LangChain's client found nothing in the answer")
-    if content == "full":
-        fields["prompt_snapshot"] = _prompt_snapshot(prompt, limit, redact)
+    if content != "none":
+        fields["prompt_snapshot"] = _prompt_snapshot(prompt, limit, redactor)
         if answer is not None and first is not None and not (failure is not None and first == Choice()):
-            fields["response_snapshot"] = _response_snapshot(answer, limit, redact)
-            fields["reasoning_snapshot"] = fitted(first.reasoning, limit, redact) if first.reasoning else None
+            fields["response_snapshot"] = _response_snapshot(answer, limit, redactor)
+            fields["reasoning_snapshot"] = snapshot_of(first.reasoning, limit, redactor) if first.reasoning else None
     return fields
 
 
@@ -155,30 +160,37 @@ def _clean_word(value: Any) -> str | None:
     return text_of(value, WORD_LIMIT) if isinstance(value, str) and value else None
 
 
-def _attributes(tags: Sequence[str] | None) -> dict[str, Any] | None:
+def snapshot_of(kept: Any, limit: int, redactor: Redactor | None) -> str:
+    """What was kept of a text or structure, as bounded JSON without what must not be in it. Raises `Withheld`."""
+    return fitted(kept if redactor is None else redactor.redact_tree(kept), limit)
+
+
+def _attributes(tags: Sequence[str] | None, redactor: Redactor | None) -> dict[str, Any] | None:
     """The team's tags, without those that LangChain gives to every step."""
-    kept = [text_of(tag, WORD_LIMIT) for tag in tags or () if isinstance(tag, str) and not tag.startswith(_OWN_TAGS)]
-    return {"tags": kept[:32]} if kept else None
+    own = [tag for tag in tags or () if isinstance(tag, str) and not tag.startswith(_OWN_TAGS)][:32]
+    if redactor is not None:
+        own = [redactor.redact(tag) for tag in own]
+    return {"tags": [text_of(tag, WORD_LIMIT) for tag in own]} if own else None
 
 
-def _prompt_snapshot(prompt: Prompt | None, limit: int, redact: Redact | None) -> str | None:
+def _prompt_snapshot(prompt: Prompt | None, limit: int, redactor: Redactor | None) -> str | None:
     if prompt is None:
         return None
     if prompt.text is not None:
-        return fitted([{"role": "user", "content": prompt.text}], limit, redact)
+        return snapshot_of([{"role": "user", "content": prompt.text}], limit, redactor)
     if not prompt.messages:
         return None
     shown: list[Any] = [{"role": role, "content": kept, **(more or {})} for role, kept, more in prompt.messages]
     if prompt.left_out:
         shown.insert(1, {"role": "…", "content": f"…[{prompt.left_out} messages cut]…"})
-    return fitted(shown, limit, redact)
+    return snapshot_of(shown, limit, redactor)
 
 
-def _response_snapshot(answer: Answer, limit: int, redact: Redact | None) -> str:
+def _response_snapshot(answer: Answer, limit: int, redactor: Redactor | None) -> str:
     shown: dict[str, Any] = {"role": "assistant", **_shown(answer.choices[0])}
     if len(answer.choices) > 1:
         shown["other_choices"] = [_shown(choice) for choice in answer.choices[1:]]
-    return fitted(shown, limit, redact)
+    return snapshot_of(shown, limit, redactor)
 
 
 def _shown(choice: Choice) -> dict[str, Any]:
@@ -188,3 +200,8 @@ def _shown(choice: Choice) -> dict[str, Any]:
     if choice.refusal:
         shown["refusal"] = choice.refusal
     return shown
+
+
+def model_asked_for(params: Mapping[str, Any] | None, metadata: Mapping[str, Any] | None) -> str:
+    """The model as far as it is known when the call starts."""
+    return _model(None, params or {}, metadata or {})

@@ -14,7 +14,8 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from llmctx.incidents import incidents
-from llmctx.snapshot import Cut, Redact, cut, text_of
+from llmctx.redact import Redactor
+from llmctx.snapshot import Cut, cut, text_of
 
 CHAIN: Final = 6  # exceptions that wrap each other
 BODY_LIMIT: Final = 64 * 1024  # bytes of a response that is still to be read
@@ -50,8 +51,8 @@ def failure_of(error: BaseException, limit: int = MESSAGE_LIMIT) -> Failure:
         return Failure(name, text=_text_of(error, limit))
 
 
-def error_fields(failure: Failure, redact: Redact | None = None) -> dict[str, str | None]:
-    """error_code and error_message of the row, in the pipeline."""
+def error_fields(failure: Failure, redactor: Redactor | None = None) -> dict[str, str | None]:
+    """error_code and error_message of the row, in the pipeline. Raises `Withheld` if the redactor failed."""
     code, kind, message = failure.code, failure.kind, failure.message
     if failure.body and not message:
         try:
@@ -61,9 +62,14 @@ def error_fields(failure: Failure, redact: Redact | None = None) -> dict[str, st
         if told is not None:
             code, kind, message = code or told.code, kind or told.kind, told.message
     message = message or failure.text
+    code = code or kind or failure.name
+    if redactor is not None:
+        # a word of that length was cut, perhaps inside of what must not be kept
+        code = redactor.redact(code) if len(code) < CODE_LIMIT else redactor.redact_cut(code, "")[0]
+        message = redactor.redact_tree(message)
     return {
-        "error_code": text_of(code or kind or failure.name, CODE_LIMIT),
-        "error_message": text_of(message, MESSAGE_LIMIT, redact) if message else None,
+        "error_code": text_of(code, CODE_LIMIT),
+        "error_message": text_of(message, MESSAGE_LIMIT) if message else None,
     }
 
 

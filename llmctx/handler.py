@@ -156,6 +156,7 @@ class CallLogHandler(BaseCallbackHandler):
         else:
             known.hearing.carried = mine
         known.verdict = decide(known.hearing, recorder.registry, late_s=recorder.late_s)
+        recorder.open_calls.announce(known)
         return True
 
     def _start(self, recorder: Recorder, prompt: Prompt | None, run_id: UUID, told: dict[str, Any]) -> None:

@@ -2,12 +2,16 @@
 
 Everything that llmctx swallows goes through `note`: the count grows each time, the log line comes at most once
 a minute for one cause, so that a fault in a hot path can never flood the host's log.
+
+Errors quote what they stumbled over: prompts, addresses with keys in them. So what is logged goes through `redact`
+first, as text: an exception handed to the log would show its frames to whatever listens there.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 
 LOG_EVERY_S = 60.0
 
@@ -18,6 +22,8 @@ class Incidents:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self._logged_at: dict[str, float] = {}
+        self.redact: Callable[[str], str] | None = None
+        """Takes out of a line what must not be in a log; set by the first `CallLog`."""
 
     def note(self, cause: str, message: str, *args: object, exc: BaseException | None = None) -> None:
         """Count `cause`, and log `message % args` unless the same cause was logged within the last minute."""
@@ -30,7 +36,12 @@ class Incidents:
             import logging  # late: it is a third of what `import llmctx` would cost
 
             log = logging.getLogger("llmctx")
-            log.warning("llmctx: " + message, *args, exc_info=exc, extra={"llmctx_cause": cause})
+            line = f"llmctx: {message % args if args else message}"
+            if exc is not None:
+                from traceback import format_exception
+
+                line = f"{line}\n{''.join(format_exception(exc)).rstrip()}"
+            log.warning("%s", line if self.redact is None else self.redact(line), extra={"llmctx_cause": cause})
         except Exception:  # noqa: BLE001  a broken log handler of the host's is not a reason to disturb the host
             self.counts["log_failed"] += 1
 

@@ -113,8 +113,16 @@ class OpenCall:
 class OpenCalls:
     """The calls of one call log that are under way. Every method may be called from any thread."""
 
-    def __init__(self, deliver: Callable[[OpenCall], None], *, limit: int = 100_000) -> None:
+    def __init__(
+        self,
+        deliver: Callable[[OpenCall], None],
+        *,
+        announce: Callable[[OpenCall], None] | None = None,
+        limit: int = 100_000,
+    ) -> None:
         self._deliver = deliver
+        self.announce = announce or _nobody
+        """Told of each call before it is watched, and again when it becomes known whose it is."""
         self._limit = limit
         self._started = itertools.count()
         self._by_run: dict[UUID, OpenCall] = {}
@@ -138,6 +146,7 @@ class OpenCalls:
 
     def start(self, call: OpenCall) -> None:
         """Watch a call that LangChain has reported. Its `handler`, `scope` and `run_id` are set."""
+        self.announce(call)
         next(self._started)
         run_id = call.run_id
         assert run_id is not None
@@ -152,6 +161,7 @@ class OpenCalls:
 
     def start_manual(self, call: OpenCall) -> None:
         """Watch a call that was announced by hand; it ends where its block ends."""
+        self.announce(call)
         next(self._started)
         self._manual.add(call)
 
@@ -332,6 +342,10 @@ class OpenCalls:
             )
             self.end(call, Status.CANCELLED if cut_off else Status.ABANDONED)
 
+    def under_way(self) -> list[OpenCall]:
+        """The calls that have started and not ended."""
+        return self._all()
+
     def _all(self) -> list[OpenCall]:
         # list() of a dict is one step for the interpreter; iterating it while other threads start calls is not
         return [*list(self._by_run.values()), *list(self._twins), *list(self._manual)]
@@ -341,6 +355,10 @@ class OpenCalls:
         if oldest is not None:
             incidents.note("open_calls_full", "more than %d calls are open; the oldest is given up", self._limit)
             self.end(oldest, Status.ABANDONED)
+
+
+def _nobody(call: OpenCall) -> None:
+    """Whom starts are announced to where there is no journal."""
 
 
 def _discard(calls: list[OpenCall] | None, call: OpenCall) -> None:

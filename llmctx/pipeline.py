@@ -2,7 +2,8 @@
 
 One thread per process with an event loop of its own, so that nothing of ours ever runs on the application's loop or
 in its executor. The way in is a deque: appending is all that the caller's thread does. The thread is woken only when
-it sleeps; while calls keep coming it looks by itself, once per linger.
+it sleeps; while calls keep coming it looks by itself, once per linger. Whoever puts a call in also sees whether the
+thread has been silent for too long, and starts another one if it has died.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from functools import partial
 from typing import Final, Protocol
 
 from llmctx import elsewhere
-from llmctx.attribution import Hearing, Verdict, reconsider
+from llmctx.asking import ask
+from llmctx.attribution import reconsider
 from llmctx.cleaning import clean
 from llmctx.incidents import incidents
 from llmctx.open_calls import OpenCall, OpenCalls
-from llmctx.record import CallRecord, Sink, Source
-from llmctx.recording import bare_record_of, record_of
+from llmctx.record import CallRecord, Sink
+from llmctx.recording import Texts, bare_record_of, record_of
+from llmctx.redact import Redactor
 from llmctx.registry.base import Registry, SharedRegistry
 from llmctx.settings import Settings
 
@@ -31,6 +34,7 @@ _HOUSEKEEPING_S: Final = 1.0
 _LEDGER_S: Final = 60.0
 _RESTART_S: Final = 0.5
 _CHUNK: Final = 50  # records between two looks at everything else that runs in the loop
+_SILENT_S: Final = 3.0  # it says something at least once per housekeeping
 _ASKED: Final = 500  # calls of which a shared registry is asked at once
 
 
@@ -46,13 +50,24 @@ class Background(Protocol):
 class Pipeline:
     """From an ended call to a record in the sink. Made by the application's thread, run by its own."""
 
-    def __init__(self, settings: Settings, registry: Registry, make_sink: Callable[[], Sink]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        make_sink: Callable[[], Sink],
+        redactor: Redactor | None = None,
+    ) -> None:
         self._settings = settings
+        self._texts = Texts(settings.content, settings.snapshot_bytes, redactor)
         self._registry = registry
         self._make_sink = make_sink
         self._shared: SharedRegistry | None = registry if elsewhere.is_shared(registry) else None
         self._queue: deque[OpenCall] = deque()
-        self._in_hand = 0
+        self._in_hand: list[OpenCall] = []
+        self._suspects: list[OpenCall] = []
+        """Calls over which the thread has died once. If it does so again they are dropped."""
+        self._beat = 0.0
+        self._mark: Callable[[OpenCall], None] | None = None
         self._sink: Sink | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._work: asyncio.Event | None = None
@@ -73,15 +88,36 @@ class Pipeline:
 
     # -- from any thread --------------------------------------------------------------------------------------------
 
+    def announce(self, call: OpenCall) -> None:
+        """Hear of a call that starts, so that it is known even if the process dies. Waits for nothing, never raises."""
+        try:
+            if self._asleep:
+                self._start_once()
+            if self._mark is not None:
+                self._mark(call)
+        except Exception as problem:  # noqa: BLE001  the call must go on
+            incidents.note("journal_start_failed", "a start could not be noted in the journal", exc=problem)
+
     def put(self, call: OpenCall) -> None:
         """Take an ended call. Waits for nothing."""
         self._queue.append(call)
         if self._idle:
             self._wake()
+        elif time.monotonic() - self._beat > _SILENT_S:
+            self.look_after()
+
+    def look_after(self) -> None:
+        """Start the thread again if it has died without a word."""
+        with self._starting:
+            if self._beat and not self._stopping and not self._asleep and not self.running:
+                incidents.note("pipeline_died", "the pipeline's thread has died and is started again")
+                self.start(wait=False)
+            self._beat = time.monotonic()
 
     def start(self, *, wait: bool = True) -> None:
         """Start the thread; once it runs, return."""
         ready = self._ready = threading.Event()
+        self._beat = time.monotonic()
         self._stopping = self._asleep = False
         self._thread = threading.Thread(target=self._main, args=(ready,), name="llmctx-pipeline", daemon=True)
         self._thread.start()
@@ -101,7 +137,7 @@ class Pipeline:
     @property
     def waiting(self) -> int:
         """Calls that have ended and are not in the sink's hands, or wait in the sink."""
-        return len(self._queue) + self._in_hand + getattr(self._sink, "waiting", 0)
+        return len(self._queue) + len(self._in_hand) + getattr(self._sink, "waiting", 0)
 
     @property
     def sink(self) -> Sink | None:
@@ -109,6 +145,7 @@ class Pipeline:
 
     def drain(self, timeout_s: float) -> Future[int] | None:
         """Ask for everything to be written, at most for so long. The future tells how many are left."""
+        self.look_after()
         if self.running and not self._ready.wait(min(timeout_s, 5.0)):
             return None
         loop = self._loop
@@ -122,16 +159,26 @@ class Pipeline:
             return None
 
     def stop(self, timeout_s: float) -> None:
-        """End the thread, whatever is left."""
-        thread, loop = self._thread, self._loop
-        if thread is None:
-            return
+        """End the thread, whatever is left: that goes into the journal."""
+        thread = self._ask_to_stop()
+        if thread is not None:
+            thread.join(timeout_s)
+
+    async def astop(self, timeout_s: float) -> None:
+        """`stop` for coroutines."""
+        thread = self._ask_to_stop()
+        deadline = time.monotonic() + timeout_s
+        # polled: waiting in a thread would take one of the application's
+        while thread is not None and thread.is_alive() and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+
+    def _ask_to_stop(self) -> threading.Thread | None:
+        thread, loop, self._thread = self._thread, self._loop, None
         self._stopping = True
-        if loop is not None and thread.is_alive():
+        if thread is not None and loop is not None and thread.is_alive():
             with contextlib.suppress(RuntimeError):  # the loop has just closed by itself
                 loop.call_soon_threadsafe(self._hasten)
-        thread.join(timeout_s)
-        self._thread = None
+        return thread
 
     def _wake(self) -> None:
         self._idle = False
@@ -145,6 +192,7 @@ class Pipeline:
     def _start_once(self) -> None:
         with self._starting:
             if self._asleep:
+                self._open_sink()  # here and now: a child may leave at once, and its call is to be known all the same
                 self.start(wait=False)
                 if self.on_first_call is not None:
                     self.on_first_call()
@@ -170,16 +218,16 @@ class Pipeline:
             finally:
                 self._loop = None
                 ready.set()
+        if self._sink is not None:
+            self._close_sink(self._sink)
 
     async def _run(self, ready: threading.Event) -> None:
         self._work, self._urgent = asyncio.Event(), asyncio.Event()
-        self._in_hand = 0
-        if self._sink is None:  # a sink outlives its thread: what waits in it is still to be written
-            self._sink = self._make_sink()
-        sink = self._sink
+        self._recover()
+        sink = self._open_sink()
         self._loop = asyncio.get_running_loop()
         run = getattr(sink, "run", None)
-        background = None if run is None else asyncio.create_task(run(), name="llmctx-writer")
+        background = None if run is None else asyncio.create_task(run(), name="llmctx-sink")
         talking = None if self._shared is None else asyncio.create_task(self._shared.run(), name="llmctx-registry")
         ready.set()
         next_ledger = time.monotonic() + _LEDGER_S
@@ -191,7 +239,7 @@ class Pipeline:
                 else:
                     await self._linger()
                 await self._process(sink)
-                now = time.monotonic()
+                now = self._beat = time.monotonic()
                 if self.open_calls is not None and now > next_look:
                     next_look = now + _HOUSEKEEPING_S / 2
                     self.open_calls.sweep(self._settings.call_limit_s)
@@ -201,17 +249,49 @@ class Pipeline:
                         self.on_ledger()
                 if background is not None and background.done():
                     self._report(background)
-                    background = asyncio.create_task(run(), name="llmctx-writer")  # type: ignore[misc]  # not None here
+                    background = asyncio.create_task(run(), name="llmctx-sink")  # type: ignore[misc]  # not None here
                 if talking is not None and self._shared is not None and talking.done():
                     self._report(talking, "registry")
                     talking = asyncio.create_task(self._shared.run(), name="llmctx-registry")
         finally:
+            if self._stopping:
+                self._close_sink(sink)
             for task in filter(None, (background, talking)):
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await task
             if self._shared is not None:
                 await self._shared.aclose()
+
+    def _open_sink(self) -> Sink:
+        """The sink, which outlives its thread: what waits in it is still to be written."""
+        if self._sink is None:
+            self._sink = self._make_sink()
+        begin = getattr(self._sink, "open", None)
+        if begin is not None and begin():
+            self._mark = getattr(self._sink, "mark", None)
+            if self._mark is not None and self.open_calls is not None:
+                for call in self.open_calls.under_way():
+                    self._mark(call)
+        return self._sink
+
+    def _close_sink(self, sink: Sink) -> None:
+        """First what is left goes to the sink, without asking anybody: then its journal is complete."""
+        while self._queue:
+            self._take(sink, _CHUNK)
+        self._mark = None
+        close = getattr(sink, "close", None)
+        if close is not None:
+            close()
+
+    def _recover(self) -> None:
+        """The thread has died, or begins: calls that it had in hand come first, unless they are what kills it."""
+        guilty = [call for call in self._in_hand if call in self._suspects]
+        self.taken += len(guilty)
+        self.refused += len(guilty)
+        self._suspects = [call for call in self._in_hand if call not in guilty]
+        self._queue.extendleft(reversed(self._suspects))
+        self._in_hand = []
 
     async def _linger(self) -> None:
         """Wait for company, but not while somebody waits for us."""
@@ -243,54 +323,57 @@ class Pipeline:
         queue = self._queue
         done = asked = 0
         while queue:
-            if done == asked and self._shared is not None:
-                asked += min(len(queue), _ASKED)
-                await self._ask(self._shared, [queue[number] for number in range(asked - done)])
-            call = queue.popleft()
-            self._in_hand = 1
-            self.taken += 1
-            record = self._record(call)
-            if record is None or not self._submitted(sink, record):
-                self.refused += 1
-            self._in_hand = 0
-            done += 1
-            if done % _CHUNK == 0:
-                await asyncio.sleep(0)
+            most = _CHUNK
+            if self._shared is not None:
+                if done == asked:
+                    asked += min(len(queue), _ASKED)
+                    await ask(self._shared, [queue[number] for number in range(asked - done)])
+                most = min(most, asked - done)
+            done += self._take(sink, most)
+            await asyncio.sleep(0)
+
+    def _take(self, sink: Sink, most: int) -> int:
+        """Make records of at most so many calls, and give them to the sink. Returns how many there were."""
+        queue, calls = self._queue, self._in_hand
+        if self._suspects or not hasattr(sink, "submit_all"):
+            most = 1  # whichever it is that kills the thread, it shall not take others along
+        while queue and len(calls) < most:
+            calls.append(queue.popleft())
+        records = []
+        for call in calls:
+            if (record := self._record(call)) is not None:
+                records.append(record)
+            # Let go of the interpreter: callers let go of it for their marker, and would get it back after 5 ms only.
+            time.sleep(0)
+        refused = len(calls) - len(records)
+        count, self._in_hand = len(calls), []
+        if calls[0] in self._suspects:
+            self._suspects.remove(calls[0])
+        self.taken += count
+        self.refused += refused + len(records)
+        self.refused -= self._submitted(sink, records)
+        return count
 
     @staticmethod
-    async def _ask(registry: SharedRegistry, calls: Sequence[OpenCall]) -> None:
-        """Let the registry learn from other processes what these calls lack, in one round trip."""
-        unknown = [call.hearing for call in calls if _others_may_tell(call.verdict, call.hearing)]
-        if not unknown:
-            return
-        threads = {hearing.thread_id for hearing in unknown if hearing.thread_id is not None}
-        tasks = {hearing.task for hearing in unknown if hearing.task is not None}
-        since = max((hearing.started for hearing in unknown if hearing.own is not True), default=0.0)
+    def _submitted(sink: Sink, records: Sequence[CallRecord]) -> int:
+        """Give `records` to the sink. Returns how many it has taken."""
         try:
-            answered = await registry.exchange(threads=threads, tasks=tasks, since=since)
-        except Exception as problem:  # noqa: BLE001  a registry may be the team's own
-            incidents.note("registry_failed", "the shared registry failed: rows do without", exc=problem)
-            answered = False
-        for hearing in unknown:
-            hearing.answered = answered
-
-    @staticmethod
-    def _submitted(sink: Sink, record: CallRecord) -> bool:
-        try:
-            return sink.submit(record)
+            all_at_once = getattr(sink, "submit_all", None)
+            if all_at_once is not None:
+                return len(records) - int(all_at_once(records))
+            return sum(sink.submit(record) for record in records)
         except Exception as problem:  # noqa: BLE001  it may be the team's own
-            incidents.note("sink_failed", "the sink raised: a call is lost", exc=problem)
-            return False
+            incidents.note("sink_failed", "the sink raised: calls are lost", exc=problem)
+            return 0
 
     def _record(self, call: OpenCall) -> CallRecord | None:
-        settings = self._settings
         try:
-            call.verdict = reconsider(call.verdict, call.hearing, self._registry, late_s=settings.late_s)
+            call.verdict = reconsider(call.verdict, call.hearing, self._registry, late_s=self._settings.late_s)
         except Exception as problem:  # noqa: BLE001  a registry may be the team's own
             incidents.note(
                 "registry_failed", "the registry failed: a row stays as it was known at its start", exc=problem
             )
-        for make in (partial(record_of, content=settings.content, limit=settings.snapshot_bytes), bare_record_of):
+        for make in (partial(record_of, texts=self._texts), bare_record_of):
             try:
                 return clean(make(call))
             except Exception as problem:  # noqa: BLE001  one call must not stop the others
@@ -309,14 +392,6 @@ class Pipeline:
                 await self._shared.publish(min(1.0, max(0.0, deadline - time.monotonic())))
             drain = getattr(self._sink, "drain", None)
             left: int = 0 if drain is None else await drain(max(0.0, deadline - time.monotonic()))
-            return left + len(self._queue) + self._in_hand
+            return left + len(self._queue) + len(self._in_hand)
         finally:
             self._hurry -= 1
-
-
-def _others_may_tell(verdict: Verdict, hearing: Hearing) -> bool:
-    """Whether other processes may know what is missing, or object to what only this one says of the thread."""
-    if hearing.thread_id is None and hearing.task is None:
-        return False
-    who = verdict.identity
-    return who.user_id is None or who.session_id is None or verdict.source is Source.THREAD

@@ -1,30 +1,60 @@
-"""From an ended call to its row: `record_of`, in the pipeline's thread."""
+"""From an ended call to its row: `record_of`, in the pipeline's thread; and from one that has begun to its marker.
+
+What must not be kept is taken out here, before the row meets the journal, the database or a log: of prompts, answers,
+reasoning, tool arguments, errors, tags and the team's attributes. Ids are left alone: they are what one asks by, and
+so are names (model, node, agent). A redaction that fails costs the row all of those texts, and the row says so.
+"""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+import orjson
+
+from llmctx.capture import WORD_LIMIT
+from llmctx.cleaning import ATTRIBUTES_LIMIT, storable_json
 from llmctx.context import CallContext
 from llmctx.evidence import KEY as EVIDENCE
 from llmctx.evidence import evidence
-from llmctx.extract import fields_of
+from llmctx.extract import Failure, fields_of, model_asked_for, snapshot_of
 from llmctx.open_calls import OpenCall
 from llmctx.record import COLUMNS, CallRecord, Status
-from llmctx.snapshot import snapshot
+from llmctx.redact import Redactor, Withheld
+from llmctx.snapshot import LIMIT, bounded
 
 _NANO: Final = 1_000_000
+WITHHELD: Final = "llmctx_content"
+"""The key of `attributes` that says why a row has no texts."""
 
 
-def record_of(call: OpenCall, *, content: str, limit: int) -> CallRecord:
+class Texts(NamedTuple):
+    """What may be kept of a call's texts."""
+
+    content: str = "full"
+    limit: int = LIMIT
+    redactor: Redactor | None = None
+    withheld: bool = False
+    """Nothing at all, for the redactor has failed."""
+
+
+def record_of(call: OpenCall, texts: Texts) -> CallRecord:
     """The row of `call`. Times come from its start and a monotonic clock, never from now."""
+    try:
+        return _record_of(call, texts)
+    except Withheld:
+        return _record_of(call, Texts("none", texts.limit, withheld=True))
+
+
+def _record_of(call: OpenCall, texts: Texts) -> CallRecord:
     created = datetime.fromtimestamp(call.created_s, UTC)
     took_ns = max(0, call.ended_ns - call.started_ns)
-    fields = _told(call, content, limit)
+    fields = _told(call, texts)
     if call.fields is not None:
-        fields.update(_by_hand(call.fields, content, limit))
+        fields.update(_by_hand(call.fields, texts))
     attributes = dict(fields.pop("attributes", None) or {})
+    attributes = {**_own_attributes(call, texts), **attributes}
     fields.update(_identity(call, fields, attributes))
     status = call.status
     if status is Status.CANCELLED:
@@ -64,51 +94,121 @@ def bare_record_of(call: OpenCall) -> CallRecord:
     )
 
 
+def marker_of(call: OpenCall) -> dict[str, Any]:
+    """What the journal notes of a call that starts: enough for a row, should the process die.
+
+    No texts and no attributes: it is made on the caller's thread, where nothing is redacted, and in a microsecond.
+    """
+    verdict = call.verdict
+    identity = verdict.identity
+    metadata = call.metadata or _NOTHING
+    fields = call.fields
+    model = metadata.get("ls_model_name") if fields is None else fields.get("model")
+    if type(model) is not str or not 0 < len(model) <= WORD_LIMIT:
+        model = model_asked_for(call.params, metadata)
+    marker: dict[str, Any] = {"model": model, "identity_source": verdict.source}
+    if verdict.reason is not None:
+        marker["identity_reason"] = verdict.reason
+    if (value := identity.session_id) is not None:
+        marker["session_id"] = value
+    if (value := identity.user_id) is not None:
+        marker["user_id"] = value
+    if (value := identity.trace_id) is not None:
+        marker["trace_id"] = value
+    if (value := identity.conversation_id) is not None:
+        marker["conversation_id"] = value
+    if (value := call.hearing.thread_id or identity.thread_id) is not None:
+        marker["thread_id"] = value
+    node = metadata.get("langgraph_node")
+    if node is not None:
+        marker["node"] = str(node)
+    if (value := identity.agent_key or metadata.get("lc_agent_name") or node) is not None:
+        marker["agent_key"] = str(value)
+    if call.run_id is not None:
+        marker["run_id"] = call.run_id
+    if call.parent_run_id is not None:
+        marker["parent_run_id"] = call.parent_run_id
+    return marker
+
+
+_NOTHING: Final[dict[str, Any]] = {}
 _OURS: Final = frozenset(
     {"call_id", "created_at", "finished_at", "latency_ms", "ttft_ms", "status", "success", "run_id"}
 )
 _TOLD: Final = frozenset(COLUMNS) - _OURS - {"parent_run_id", "attributes"}
 
 
-def _told(call: OpenCall, content: str, limit: int) -> dict[str, Any]:
+def _told(call: OpenCall, texts: Texts) -> dict[str, Any]:
     """What LangChain told of the call, as columns."""
+    failure = call.failure
+    if texts.withheld and failure is not None:
+        failure = Failure(failure.name, status=failure.status)
     fields = fields_of(
         metadata=call.metadata,
         params=call.params,
-        tags=call.tags,
+        tags=None if texts.withheld else call.tags,
         prompt=call.prompt,
         answer=call.answer,
-        failure=call.failure,
+        failure=failure,
         stream=call.stream,
-        content=content,
-        limit=limit,
+        content=texts.content,
+        limit=texts.limit,
+        redactor=texts.redactor,
     )
     fields["streamed"] = call.is_stream or call.stream is not None
     return fields
 
 
-def _by_hand(given: dict[str, Any], content: str, limit: int) -> dict[str, Any]:
+def _by_hand(given: dict[str, Any], texts: Texts) -> dict[str, Any]:
     """What `CallLog.record` was given, as columns: `response` and `reasoning` become snapshots."""
     fields = dict(given)
     response, reasoning = fields.pop("response", None), fields.pop("reasoning", None)
-    if content == "full":
+    if texts.withheld:
+        for name in _OF_TEXT:
+            fields.pop(name, None)
+    elif texts.redactor is not None:
+        for name in _OF_TEXT:
+            if (value := fields.get(name)) is not None:
+                fields[name] = _redacted(value, texts.redactor) if name == "attributes" else texts.redactor(str(value))
+    if texts.content != "none":
         if response is not None:
-            fields["response_snapshot"] = snapshot({"role": "assistant", "content": response}, limit)
+            shown = bounded({"role": "assistant", "content": response}, texts.limit)
+            fields["response_snapshot"] = snapshot_of(shown, texts.limit, texts.redactor)
         if reasoning is not None:
-            fields["reasoning_snapshot"] = snapshot(reasoning, limit)
+            fields["reasoning_snapshot"] = snapshot_of(bounded(reasoning, texts.limit), texts.limit, texts.redactor)
     if any(fields.get(name) is not None for name in ("prompt_tokens", "completion_tokens", "total_tokens")):
         fields.setdefault("usage_source", "provider")
     return fields
 
 
-def _identity(call: OpenCall, fields: dict[str, Any], attributes: dict[str, Any]) -> dict[str, Any]:
+_OF_TEXT: Final = ("error_code", "error_message", "attributes")
+
+
+def _own_attributes(call: OpenCall, texts: Texts) -> dict[str, Any]:
+    """What the team has bound beyond the ids."""
+    if texts.withheld:
+        return {WITHHELD: "withheld: a redaction failed"}
+    own = call.verdict.identity.attributes
+    if not own or texts.redactor is None:
+        return dict(own)
+    redacted: dict[str, Any] = _redacted(own, texts.redactor)
+    return redacted
+
+
+def _redacted(attributes: Any, redactor: Redactor) -> Any:
+    """As they will be stored, for an object's own words count as well."""
+    text = storable_json(dict(attributes))
+    if text is None or len(text) > ATTRIBUTES_LIMIT:
+        return {} if text is None else {"llmctx_cut": f"{len(text)} characters of attributes, too many to keep"}
+    return redactor.redact_tree(orjson.loads(text))
+
+
+def _identity(call: OpenCall, fields: dict[str, Any], attributes: dict[str, Any] | None) -> dict[str, Any]:
+    """Whose call it is, as columns; what was said of it goes into `attributes`."""
     verdict = call.verdict
     identity: CallContext = verdict.identity
-    if identity.attributes:
-        for key, value in identity.attributes.items():
-            attributes.setdefault(key, value)
-    said = evidence(verdict, call.hearing, call.found)
-    if said is not None:
+    said = None if attributes is None else evidence(verdict, call.hearing, call.found)
+    if said is not None and attributes is not None:
         attributes[EVIDENCE] = said
     return {
         "session_id": identity.session_id,

@@ -6,8 +6,13 @@ with a `ConfigError` that names its key. The database's password never shows: pr
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import hashlib
+import os
 import re
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -48,12 +53,24 @@ class Settings(BaseModel):
     """PostgreSQL's schema of the table; None is the first of the search path."""
     capture: Literal["all", "explicit"] = "all"
     """"all" records every model call of the process, "explicit" those that are given `call_log.handler`."""
-    content: Literal["full", "none"] = "full"
-    """"none" keeps prompts, responses and reasoning out of the rows."""
+    content: Literal["full", "redacted", "none"] = "redacted"
+    """What is kept of prompts, responses and reasoning: all, all but secrets and personal data, or nothing.
+
+    Error messages, tags and attributes are redacted unless this is "full". Ids never are: they are what one asks by."""
+    redact: str | None = None
+    """What is redacted, comma-separated, of `llmctx.redact.KINDS`; None is all of them."""
+    redact_patterns: dict[str, str] = Field(default_factory=dict, repr=False)
+    """The team's own: name -> regular expression. In the environment a JSON object."""
     snapshot_bytes: int = Field(default=32 * _KIB, ge=64, le=16 * _MIB)
     """Bound of each snapshot; longer text is cut inside and says so."""
     memory_bytes: int = Field(default=64 * _MIB, ge=64 * _KIB)
-    """Bound of everything that waits for the database."""
+    """Bound of everything that waits for the database in memory."""
+    durability: Literal["memory", "journal", "fsync"] = "journal"
+    """What a call survives: nothing, the death of the process, or also that of the machine."""
+    journal_dir: str | None = None
+    """Where journals lie; None is this user's state directory. Each database's have a directory of their own in it."""
+    journal_bytes: int = Field(default=1024 * _MIB, ge=_MIB)
+    """Bound of this process's journal."""
     batch_rows: int = Field(default=500, ge=1, le=500)
     batch_bytes: int = Field(default=4 * _MIB, ge=_KIB, le=64 * _MIB)
     """Encoding a bigger batch would hold the writer's loop for too long."""
@@ -91,6 +108,18 @@ class Settings(BaseModel):
     def _empty_is_none(cls, value: object) -> object:
         return None if value == "" else value
 
+    @field_validator("redact", mode="before")
+    @classmethod
+    def _several(cls, value: object) -> object:
+        if isinstance(value, (list, tuple, set, frozenset)):
+            return ",".join(map(str, value))
+        return None if value == "" else value  # `LLMCTX_REDACT=` in a deployment file means that none was chosen
+
+    @field_validator("journal_dir", mode="before")
+    @classmethod
+    def _path_or_none(cls, value: object) -> object:
+        return None if value is None or value == "" else os.fspath(value) if isinstance(value, os.PathLike) else value
+
     @field_validator("table", "db_schema", mode="after")
     @classmethod
     def _plain_name(cls, value: str | None) -> str | None:
@@ -113,9 +142,44 @@ class Settings(BaseModel):
     def is_postgresql(self) -> bool:
         return self.database_url.startswith("postgresql")
 
+    @property
+    def redact_kinds(self) -> tuple[str, ...] | None:
+        """`redact`, taken apart."""
+        return None if self.redact is None else tuple(filter(None, map(str.strip, self.redact.split(","))))
+
+    @property
+    def journal_places(self) -> tuple[Path, ...]:
+        """Directories for the journals of this database's table, best first. They say nothing of user or password.
+
+        A container may have no home, or one that cannot be written: then there is the system's temporary directory,
+        in which only a directory that is ours all the way is safe.
+        """
+        name = _fingerprint(self)
+        if self.journal_dir is not None:
+            return (Path(self.journal_dir).expanduser() / name,)
+        places = []
+        state = os.environ.get("XDG_STATE_HOME", "")
+        with contextlib.suppress(RuntimeError):  # nobody's home
+            places.append(
+                (Path(state) if Path(state).is_absolute() else Path.home() / ".local/state") / "llmctx" / name
+            )
+        return (*places, Path(tempfile.gettempdir()) / f"llmctx-{os.geteuid()}-{name}")
+
     def __repr_args__(self) -> Any:
         yield "database_url", shown_url(self.database_url)
         yield from super().__repr_args__()
+
+
+def _fingerprint(settings: Settings) -> str:
+    """Of the table and where it is, and of nothing that is rotated: users and passwords change, the rows' way not."""
+    from sqlalchemy.engine import make_url
+
+    url = make_url(settings.database_url)
+    where: tuple[object, ...] = (url.host, url.port, url.query.get("host"), url.query.get("port"), url.database)
+    if not settings.is_postgresql:
+        where = (url.database if str(url.database).startswith("file:") else os.path.realpath(str(url.database)),)
+    told = repr((url.get_backend_name(), *where, settings.db_schema, settings.table))
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def load(**overrides: Any) -> Settings:
@@ -130,7 +194,8 @@ def load(**overrides: Any) -> Settings:
             hint = f" Did you mean {near[0]}?" if near else f" There are: {', '.join(Settings.model_fields)}."
             raise ConfigError(f"There is no setting {key!r}.{hint}")
 
-    from pydantic_settings import BaseSettings, SettingsConfigDict  # late: only whoever starts us pays for it
+    # late: only whoever starts us pays for it
+    from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
     class FromEnvironment(BaseSettings, Settings):
         model_config = SettingsConfigDict(
@@ -141,6 +206,8 @@ def load(**overrides: Any) -> Settings:
         return Settings.model_construct(**dict(FromEnvironment(**given)))
     except ValidationError as problem:
         raise _named(problem) from None
+    except SettingsError:  # the one setting that is no plain value
+        raise ConfigError(f"{PREFIX}REDACT_PATTERNS (redact_patterns=): must be a JSON object of texts.") from None
 
 
 def _named(problem: ValidationError) -> ConfigError:

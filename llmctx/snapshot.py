@@ -12,7 +12,7 @@ raises, and what it returns is accepted by PostgreSQL: no NUL, no lone surrogate
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date, time
 from decimal import Decimal
 from enum import Enum
@@ -35,7 +35,6 @@ _BINARY_KEYS: Final = frozenset({"data", "base64", "bytes", "file_data", "b64_js
 _MIME_KEYS: Final = ("mime_type", "media_type", "mimeType", "mediaType", "format")
 _BASE64: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_\r\n")
 
-Redact = Callable[[str], str]
 Above = tuple[dict[Any, Any], Any] | None  # a dict, and what is above it in turn
 
 
@@ -195,19 +194,23 @@ def clean(text: str) -> str:
     return text
 
 
-def snapshot(value: Any, limit: int = LIMIT, redact: Redact | None = None) -> str:
+def snapshot(value: Any, limit: int = LIMIT) -> str:
     """JSON text of any value, at most `limit` bytes, cut inside of its longest texts. Never raises."""
+    return fitted(bounded(value, limit), limit)
+
+
+def bounded(value: Any, limit: int = LIMIT) -> Any:
+    """`keep` for a single value of any kind. Never raises."""
     try:
-        kept = keep(value, Room(limit, 4 * NODES))
+        return keep(value, Room(limit, 4 * NODES))
     except Exception as problem:  # noqa: BLE001  a value that cannot be read is no reason to lose the row
-        return f'"{_unreadable(problem)}"'
-    return fitted(kept, limit, redact)
+        return _unreadable(problem)
 
 
-def fitted(kept: Any, limit: int = LIMIT, redact: Redact | None = None) -> str:
-    """JSON text of what `keep` and `cut` returned. `redact`, if given, sees every text before it is cut further."""
+def fitted(kept: Any, limit: int = LIMIT) -> str:
+    """JSON text of what `keep` and `cut` returned."""
     try:
-        plain = _plain(kept, redact)
+        plain = _plain(kept)
         texts = list(_texts(plain))
         if sum(map(len, texts)) <= limit and len(whole := _dumped(plain)) <= limit:
             return whole.decode()
@@ -216,12 +219,12 @@ def fitted(kept: Any, limit: int = LIMIT, redact: Redact | None = None) -> str:
         return f'"{_unreadable(problem)}"'
 
 
-def text_of(text: str | Cut, limit: int, redact: Redact | None = None) -> str:
+def text_of(text: str | Cut, limit: int) -> str:
     """A plain text of at most `limit` bytes, clean, that says what was cut. Never raises."""
-    if redact is None and type(text) is str and len(text) <= limit and text.isascii() and "\0" not in text:
+    if type(text) is str and len(text) <= limit and text.isascii() and "\0" not in text:
         return text
     try:
-        plain = _plain(text, redact)
+        plain = _plain(text)
     except Exception as problem:  # noqa: BLE001  as above
         plain = _unreadable(problem)
     found = _shortened(plain, None)
@@ -239,17 +242,17 @@ def _unreadable(problem: Exception) -> str:
     return "…[unreadable]…"
 
 
-def _plain(value: Any, redact: Redact | None) -> Any:
+def _plain(value: Any) -> Any:
     """What orjson takes, with clean texts that are still whole."""
     if isinstance(value, str):
-        return clean(redact(value) if redact else value)
+        return clean(value)
     if isinstance(value, Cut):
-        head, tail = _plain(value.head, redact), _plain(value.tail, redact)
+        head, tail = _plain(value.head), _plain(value.tail)
         return Cut(head, tail, max(value.length, len(head) + len(tail)))
     if isinstance(value, dict):
-        return {clean(name): _plain(item, redact) for name, item in value.items()}
+        return {clean(name): _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item, redact) for item in value]
+        return [_plain(item) for item in value]
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(float(value))  # subclasses are unknown to orjson
     if isinstance(value, int) and value.bit_length() > 63:

@@ -1,8 +1,11 @@
 """What a failure of the database means, by its SQLSTATE where it has one.
 
-- *reconnect* and *transient*: the database is away, busy, or read-only. Keep, wait with backoff, try again.
+- *reconnect*: the connection is of no use: the server has gone, or may only be read. Drop the pool, wait, try again.
+- *transient*: the database is busy or full. Wait with backoff, try again.
 - *config*: the table or a column is missing, rights are missing. Keep, say so once, loudly, try again.
-- *poison*: a row that the database will never take. The others of its batch must not suffer for it.
+- *poison*: seems to follow the row; whatever is not known to be something else, for a trigger may raise any code.
+
+The last two say what to look into, not whom to blame: `isolation.py` finds out whether it is the rows or the table.
 """
 
 from __future__ import annotations
@@ -14,12 +17,11 @@ from typing import Final
 from sqlalchemy.exc import DBAPIError
 
 from llmctx.errors import MigrationsPending
-from llmctx.record import COLUMNS
 
-_RECONNECT: Final = ("08", "57P", "25006", "57014")
-_TRANSIENT: Final = ("53", "40", "55")
+# 26 and 42P05: a pooler has moved us to another server, which does not know our prepared statement, or knows another's
+_RECONNECT: Final = ("08", "57P", "25", "26", "42P05")
+_TRANSIENT: Final = ("53", "40", "55", "57", "58")
 _CONFIG: Final = ("42", "28", "3D", "3F", "0A")
-_SQLITE_NOT_NULL: Final = "NOT NULL constraint failed"
 _NO_PARTITION: Final = "no partition of relation"
 
 
@@ -30,6 +32,21 @@ class Trouble:
     kind: str
     code: str
     text: str
+    """The database's words. They may quote what stood in the row: not for the log unless `kind` is another."""
+    name: str = ""
+    """What kind of failure, and of which constraint, without a word of the row's."""
+    no_partition: bool = False
+    """The table has no partition for this row yet."""
+
+    @property
+    def is_outage(self) -> bool:
+        """Whether it says nothing about the rows or the table."""
+        return self.kind in ("reconnect", "transient")
+
+    @property
+    def shown(self) -> str:
+        """For the log."""
+        return f"{self.name if self.kind == 'poison' else self.text} [{self.code}]"
 
 
 def classify(problem: BaseException) -> Trouble:
@@ -38,23 +55,32 @@ def classify(problem: BaseException) -> Trouble:
         return Trouble("config", "42P01", "the table is missing or behind")
     original = problem.orig if isinstance(problem, DBAPIError) and problem.orig is not None else problem
     code = sqlstate(original)
+    driver = original.__cause__ if getattr(original.__cause__, "sqlstate", None) else original  # SQLAlchemy wraps it
     text = (str(original) or type(original).__name__).strip().splitlines()[0][:300]
-    if not code:
-        return _without_code(original, text)
-    if code.startswith(_RECONNECT):
-        return Trouble("reconnect", code, text)
-    if code.startswith(_TRANSIENT):
-        return Trouble("transient", code, text)
-    if code.startswith(_CONFIG) or _NO_PARTITION in text or _is_strange_column(code, original, text):
-        return Trouble("config", code, text)
-    return Trouble("poison", code, text)
+    kind = _kind(code) if code else _kind_without_code(original, text.lower())
+    return Trouble(kind, code or type(original).__name__, text, _name(driver), _lacks_partition(code, driver, text))
 
 
-def _is_strange_column(code: str, problem: BaseException, text: str) -> bool:
-    """Whether a column that is not ours must not be empty: no row would ever be stored, so none is to blame."""
-    if code == "23502":
-        return getattr(problem, "column_name", None) not in COLUMNS
-    return code == _SQLITE_NOT_NULL and text.rpartition(".")[2] not in COLUMNS
+def _kind(code: str) -> str:
+    for kind, starts in (("reconnect", _RECONNECT), ("transient", _TRANSIENT), ("config", _CONFIG)):
+        if code.startswith(starts):
+            return kind
+    return "poison"
+
+
+def _name(problem: BaseException | None) -> str:
+    about = [
+        str(value)
+        for field in ("table_name", "column_name", "constraint_name")
+        if (value := getattr(problem, field, None))
+    ]
+    return " ".join([type(problem).__name__, *about])
+
+
+def _lacks_partition(code: str, problem: BaseException | None, text: str) -> bool:
+    # the server may speak any language, but its functions have one name
+    where = getattr(problem, "server_source_function", None)
+    return code == "23514" and (where == "ExecFindPartition" or _NO_PARTITION in text)
 
 
 def sqlstate(problem: BaseException) -> str:
@@ -69,22 +95,19 @@ def sqlstate(problem: BaseException) -> str:
     return ""
 
 
-def _without_code(problem: BaseException, text: str) -> Trouble:
+def _kind_without_code(problem: BaseException, text: str) -> str:
     """SQLite's errors, and those of sockets and drivers, have no SQLSTATE."""
     name = type(problem).__name__
-    lowered = text.lower()
-    if "no such table" in lowered or "no column named" in lowered or "readonly database" in lowered:
-        return Trouble("config", name, text)
-    if "unable to open" in lowered or "not a database" in lowered:
-        return Trouble("config", name, text)
-    if "locked" in lowered or "busy" in lowered:
-        return Trouble("transient", name, text)
-    if isinstance(problem, (OSError, TimeoutError, asyncio.TimeoutError, EOFError)) or "connection" in lowered:
-        return Trouble("reconnect", name, text)
-    if text.startswith(_SQLITE_NOT_NULL) and _is_strange_column(_SQLITE_NOT_NULL, problem, text):
-        return Trouble("config", name, text)
-    if "binding parameter" in lowered:
-        return Trouble("poison", name, text)
-    if isinstance(problem, (ValueError, TypeError, OverflowError)) or name in ("IntegrityError", "DataError"):
-        return Trouble("poison", name, text)
-    return Trouble("reconnect", name, text)
+    if any(said in text for said in ("no such table", "no column named", "readonly database")):
+        return "config"
+    if "unable to open" in text or "not a database" in text:
+        return "config"
+    if "locked" in text or "busy" in text or "disk is full" in text:
+        return "transient"
+    if isinstance(problem, (OSError, TimeoutError, asyncio.TimeoutError, EOFError)):
+        return "reconnect"
+    if isinstance(problem, (ValueError, TypeError, ArithmeticError, RecursionError)):
+        return "poison"
+    if name in ("IntegrityError", "DataError") or "binding parameter" in text:
+        return "poison"
+    return "reconnect"

@@ -39,10 +39,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of the developer's own settings reaches a test, and nothing of one test's the next."""
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing of the developer's own settings or journals reaches a test, and nothing of one test's the next."""
     for name in [name for name in os.environ if name.startswith("LLMCTX_") and name not in OF_TESTS]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("LLMCTX_JOURNAL_DIR", str(tmp_path_factory.mktemp("journal")))
 
 
 def execute(url: str, *statements: str) -> None:

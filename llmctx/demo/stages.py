@@ -164,7 +164,8 @@ def _start(
     with uninterrupted():
         directory = make_directory()
         keeper = _child(stack, "PostgreSQL", "llmctx.demo.postgres", str(directory), tidies=True)
-    clinics = _child(stack, "the clinic", "llmctx.demo.app", log=directory / "clinic.log")
+    journals = str(directory / "journal")  # not where the applications of whoever looks on have theirs
+    clinics = _child(stack, "the clinic", "llmctx.demo.app", log=directory / "clinic.log", LLMCTX_JOURNAL_DIR=journals)
     upstream = ("--upstream", real.base_url) if real else ()
     provider = _child(stack, "the provider", "llmctx.demo.provider", "--speed", str(speed), *upstream)
     home = keeper.says(START_S)
@@ -204,9 +205,10 @@ def _child(
     *args: str,
     log: Path | None = None,
     tidies: bool = False,
+    **environment: str,
 ) -> Child:
     with uninterrupted():  # a child that nobody has noted down would outlive a Ctrl-C
-        child = Child(name, module, *args, env=clean_environment(), log=log)
+        child = Child(name, module, *args, env={**clean_environment(), **environment}, log=log)
         stack.callback(child.end, 2 * START_S if tidies else 15, tidies=tidies)
     return child
 

@@ -7,7 +7,7 @@ ended become rows with status `lost`. Bounded in bytes, private to the user, har
 
 The package knows files and `CallRecord`s, and neither the pipeline nor the database: `frames.py` how things lie in a
 file, `place.py` where files lie and who is alive, `segments.py` and `markers.py` the process's own, `adoption.py`
-those of the dead, `quarantine.py` the rows that no database takes.
+those of the dead, `quarantine.py` the rows that no database takes, `survey.py` what people want to know of all that.
 """
 
 from __future__ import annotations
@@ -23,18 +23,22 @@ from llmctx.journal.adoption import erase as _erase
 from llmctx.journal.frames import Damage, Frame, Kind, frames_in, pack_record, unpack_record
 from llmctx.journal.quarantine import Quarantine, Quarantined
 from llmctx.journal.segments import Journal
+from llmctx.journal.survey import Home, Survey, survey
 
 __all__ = [
     "Adopted",
     "Damage",
     "Frame",
+    "Home",
     "Journal",
     "Kind",
     "Quarantine",
     "Quarantined",
+    "Survey",
     "erase",
     "pack_record",
     "read",
+    "survey",
     "unpack_record",
 ]
 

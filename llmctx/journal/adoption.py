@@ -59,7 +59,6 @@ class Adopted:
         self._recorded: set[bytes] = set()
         self._done: set[bytes] = set()
         _held.add(self)
-        self._look()
 
     def __len__(self) -> int:
         return len(self._recorded - self._done) + len(self._lost_ids())
@@ -114,7 +113,8 @@ class Adopted:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.release()
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Read what is there: before anything else."""
         for name in place.names_in(self._folder):
             for found in frames_in(place.read_file(name, self._folder), self.damage):
                 if found.kind == Kind.RECORD:
@@ -163,25 +163,32 @@ def _born(start: Start) -> dict[str, Any]:
         "created_at": created.isoformat(),
         "status": Status.LOST.value,
         "success": False,
+        "error_code": "process_lost",
+        "error_message": "the process ended before the call did",
     }
 
 
 def adopt(root: int) -> Iterator[Adopted]:
-    """Every journal in `root` whose process has died and that nobody else has got hold of."""
-    for name in place.homes_in(root):
-        try:
-            folder = place.open_inside(name, root)
-        except OSError:  # gone meanwhile, or no business of ours
-            continue
-        lock = place.lock(folder)
-        if lock is None:
-            os.close(folder)
-            continue
-        adopted = Adopted(name, root, folder, lock)
-        try:
-            yield adopted
-        finally:
-            adopted.release()
+    """Every journal in `root` whose process has died and that nobody else has got hold of. Closes `root`."""
+    try:
+        for name in place.homes_in(root):
+            try:
+                folder = place.open_inside(name, root)
+            except OSError:  # gone meanwhile, or no business of ours
+                continue
+            with place.not_forking:
+                lock = place.lock(folder)
+                if lock is None:
+                    os.close(folder)
+                    continue
+                adopted = Adopted(name, root, folder, lock)
+            try:
+                adopted.look()
+                yield adopted
+            finally:
+                adopted.release()
+    finally:
+        os.close(root)
 
 
 def erase(root: int, keep: Callable[[dict[str, Any]], bool]) -> tuple[int, int]:

@@ -56,7 +56,7 @@ class Quarantine:
         whole = payload[:ID_BYTES] + b'{"record":' + payload[ID_BYTES:] + b"," + told[1:]
         made = frame(Kind.REFUSED, whole)
         try:
-            with self._locked():
+            with place.not_forking, self._locked():
                 return self._append(made)
         except OSError as problem:
             incidents.note("quarantine_failed", "a row that was refused could not be kept: %s", problem)
@@ -103,7 +103,7 @@ class Quarantine:
 
     def erase(self, keep: Callable[[dict[str, Any]], bool]) -> int:
         """Forget the rows of whose columns `keep` says False. Returns how many there were. Raises OSError."""
-        with self._locked():
+        with place.not_forking, self._locked():
             return rewrite(_FILE, self.folder, keep)
 
     def close(self) -> None:

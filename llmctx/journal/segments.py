@@ -93,6 +93,10 @@ class Journal:
         self._closed = False
         self.trouble: str | None = None
         """Why the last append did not fit, in a sentence; None while all is well."""
+        with place.not_forking:  # a child in between would inherit a lock that it does not know of
+            self._open(directory)
+
+    def _open(self, directory: str | os.PathLike[str]) -> None:
         self._root = place.open_private(directory)
         opened = [self._root]
         try:
@@ -291,8 +295,16 @@ class Journal:
 
         Any thread may do this, one at a time. A large one takes a second to read: do not do it in an event loop.
         """
-        if not self._closed:
-            yield from adopt(self._root)
+        return iter(()) if self._closed else adopt(os.dup(self._root))
+
+    @property
+    def has_company(self) -> bool:
+        """Are there journals of other processes, living or dead?"""
+        return not self._closed and any(name != self.name for name in place.homes_in(self._root))
+
+    def pending_ids(self) -> list[bytes]:
+        """The calls whose records are in the journal and not done."""
+        return list(self._where)
 
     def close(self) -> int:
         """End it. Returns how many records, and calls without one, are left for whoever adopts them."""

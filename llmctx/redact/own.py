@@ -155,9 +155,12 @@ class OwnFunction:
             )
             raise Withheld from None
         if type(found) is not str:
-            problem = found if isinstance(found, BaseException) else None
+            # not the exception itself: it may quote the text that nobody was to see
             incidents.note(
-                "redaction_failed", "%r did not redact: a row goes without its texts", self._function, exc=problem
+                "redaction_failed",
+                "%r did not redact (%s): a row goes without its texts",
+                self._function,
+                type(found).__name__,
             )
             raise Withheld from None
         return found

@@ -3,72 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import math
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
-import uuid_utils
-from sqlalchemy import make_url, text
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy import make_url
 
 from llmctx import migrate, writer
-from llmctx.cleaning import clean
-from llmctx.record import COLUMNS, DEFAULT_TABLE, CallRecord
+from llmctx.record import DEFAULT_TABLE
 from llmctx.settings import load
 from llmctx.writer import Writer
-from tests.conftest import execute
+from tests.faults.proxy import Proxy
+from tests.rows import PATIENCE, do, query, record, stored, writing
 from tests.support import wait_for
-
-PATIENCE = 20.0
-
-
-def record(**fields: Any) -> CallRecord:
-    """A row like any other."""
-    from uuid import UUID
-
-    given: dict[str, Any] = {"model": "m", "user_id": "u", "session_id": "s", "success": True, "status": "ok"}
-    return CallRecord(call_id=UUID(int=uuid_utils.uuid7().int), created_at=datetime.now(UTC), **{**given, **fields})
-
-
-@asynccontextmanager
-async def writing(url: str, **settings: Any) -> AsyncIterator[Writer]:
-    """A running writer."""
-    one = Writer(load(database_url=url, **settings))
-    task = asyncio.create_task(one.run())
-    try:
-        yield one
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-
-async def query(url: str, statement: str) -> list[Any]:
-    engine = create_async_engine(url, poolclass=NullPool)
-    try:
-        async with engine.connect() as connection:
-            return list(await connection.execute(text(statement)))
-    finally:
-        await engine.dispose()
-
-
-async def do(url: str, *statements: str) -> None:
-    await asyncio.to_thread(execute, url, *statements)
-
-
-async def stored(url: str) -> int:
-    ((count,),) = await query(url, f"SELECT count(*) FROM {DEFAULT_TABLE}")
-    return int(count)
-
 
 # -- storing --------------------------------------------------------------------------------------------------------
 
@@ -189,144 +140,19 @@ async def test_a_value_that_the_driver_refuses_is_poison(any_database: str) -> N
         assert (one.written, one.quarantined) == (1, 1)
 
 
-class Loop(dict[str, Any]):
-    """Attributes that contain themselves."""
-
-    def __init__(self) -> None:
-        super().__init__(me=self)
-
-
-class Rude:
-    def __str__(self) -> str:
-        raise RuntimeError
-
-    __repr__ = __str__
-
-
-HOSTILE: dict[str, list[Any]] = {
-    "text": ["a\x00b", "\ud800", "x" * 100_000, "'; DROP TABLE x; --", "\x1b[2J", "\u202e", 42, b"bytes", "", "💥" * 9],
-    "integer": [2**40, -(2**40), 2**31, math.nan, math.inf, "12", "many", 1.5, True, 10**400],
-    "double": [math.nan, math.inf, -math.inf, "0.5", "hot", 10**400, 1, True],
-    "price": [Decimal("NaN"), Decimal("Infinity"), Decimal(10) ** 12, -1, "1.5", "dear", 0.1, math.nan],
-    "flag": ["yes", 1, 0, ""],
-    "time": [datetime(2026, 1, 1), datetime(1, 1, 1), datetime(9999, 12, 31, tzinfo=UTC)],
-    "attributes": [
-        Loop(),
-        {"n": math.nan},
-        {"nul\x00": "a\x00b"},
-        {"half": "\ud83d"},
-        {"big": 2**70},
-        {1: 2, None: 3},
-        {"deep": None},
-        {"rude": Rude()},
-        {"set": {1, 2}, "bytes": b"\x00"},
-        {"long": "x" * 1_000_000},
-        {("a",): 1},
-    ],
-}
-NUMBERS = ("max_tokens", "prompt_tokens", "completion_tokens", "total_tokens", "latency_ms", "cached_tokens")
-KINDS = {
-    **dict.fromkeys((*NUMBERS, "reasoning_tokens", "ttft_ms", "tool_calls"), "integer"),
-    **dict.fromkeys(("temperature", "top_p"), "double"),
-    **dict.fromkeys(("streamed", "cached"), "flag"),
-    **dict.fromkeys(("created_at", "finished_at"), "time"),
-    "cost_usd": "price",
-    "attributes": "attributes",
-}
-OURS = {"call_id", "run_id", "parent_run_id", "success"}  # only we set these
-
-
-async def test_hostile_values_in_every_column(any_database: str) -> None:
-    """Whatever a host or a provider puts into a call, it is one row."""
-    deep: Any = "bottom"
-    for _ in range(2000):
-        deep = [deep]
-    values = {**HOSTILE, "attributes": [*HOSTILE["attributes"], {"deep": deep}]}
-    rows = []
-    for name in COLUMNS:
-        for value in values[KINDS.get(name, "text")] if name not in OURS else ():
-            row = record()
-            setattr(row, name, value)
-            rows.append(clean(row))
-    async with writing(any_database) as one:
-        for row in rows:
-            assert one.submit(row)
-        assert await one.drain(PATIENCE) == 0
-        assert (one.written, one.quarantined, one.dropped) == (len(rows), 0, 0)
-    assert await stored(any_database) == len(rows)
-    assert len(rows) > 250
-
-
 # -- databases that are not there, or not as they should be ---------------------------------------------------------
 
 
-class Gate:
-    """A way to a PostgreSQL that can be closed, opened, and turned into a black hole."""
-
-    def __init__(self, url: str) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="gate-", dir="/tmp"))
-        target = make_url(url)
-        host = target.query.get("host") or target.host or "localhost"
-        assert isinstance(host, str)
-        self._target: tuple[str, int | None] = (host, None if host.startswith("/") else target.port or 5432)
-        self.url = target.set(host=None, port=None, query={"host": str(self.folder)}).render_as_string(
-            hide_password=False
-        )
-        self._server: asyncio.Server | None = None
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._pumps: set[asyncio.Task[None]] = set()
-        self.flowing = asyncio.Event()
-        self.flowing.set()
-
-    async def open(self) -> None:
-        self._server = await asyncio.start_unix_server(self._join, str(self.folder / ".s.PGSQL.5432"))
-
-    async def close(self) -> None:
-        """Cut all connections, take no more."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        (self.folder / ".s.PGSQL.5432").unlink(missing_ok=True)
-        for pump in self._pumps:
-            pump.cancel()
-        for stream in list(self._writers):
-            stream.transport.abort()
-        if self._pumps:
-            await asyncio.wait(self._pumps)
-
-    async def _join(self, reader: asyncio.StreamReader, out: asyncio.StreamWriter) -> None:
-        host, port = self._target
-        if port is None:
-            theirs, to_them = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.5432")
-        else:
-            theirs, to_them = await asyncio.open_connection(host, port)
-        self._writers |= {out, to_them}
-        for source, sink in ((reader, to_them), (theirs, out)):
-            pump = asyncio.create_task(self._pump(source, sink))
-            self._pumps.add(pump)
-            pump.add_done_callback(self._pumps.discard)
-
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
-            while data := await source.read(65_536):
-                await self.flowing.wait()
-                sink.write(data)
-                await sink.drain()
-        self._writers.discard(sink)
-        sink.transport.abort()
-
-
 @pytest.fixture
-async def gate(database: str) -> AsyncIterator[Gate]:
-    gate = Gate(database)
+async def gate(database: str) -> AsyncIterator[Proxy]:
+    gate = Proxy(database)
     try:
         yield gate
     finally:
-        await gate.close()
-        shutil.rmtree(gate.folder)
+        await gate.remove()
 
 
-async def test_a_database_that_is_not_there_at_start(gate: Gate, database: str) -> None:
+async def test_a_database_that_is_not_there_at_start(gate: Proxy, database: str) -> None:
     """Rows wait, the reason is told, and they are stored once it is up."""
     async with writing(gate.url) as one:
         for _ in range(100):
@@ -339,7 +165,7 @@ async def test_a_database_that_is_not_there_at_start(gate: Gate, database: str) 
     assert await stored(database) == 100
 
 
-async def test_a_database_that_goes_and_comes_back(gate: Gate, database: str) -> None:
+async def test_a_database_that_goes_and_comes_back(gate: Proxy, database: str) -> None:
     """Connections are cut in the middle of the load, several times: nothing is lost, nothing is double."""
     await gate.open()
     async with writing(gate.url, batch_rows=20) as one:
@@ -355,7 +181,7 @@ async def test_a_database_that_goes_and_comes_back(gate: Gate, database: str) ->
     assert await stored(database) == 1004
 
 
-async def test_a_database_that_does_not_answer(gate: Gate, database: str) -> None:
+async def test_a_database_that_does_not_answer(gate: Proxy, database: str) -> None:
     """A black hole: the deadline lets go of the connection, and a new one is used when it answers again."""
     await gate.open()
     async with writing(gate.url, statement_timeout_s=0.3, connect_timeout_s=0.3) as one:
@@ -480,10 +306,10 @@ async def test_memory_is_bounded(nowhere: str, bulk: str) -> None:
         if bulk == "prompt_snapshot":
             whole = sum(waiting.record.prompt_snapshot is not None for waiting in one._queue)
             assert 50 < whole < taken
-            assert one.snapshots_dropped >= taken - whole - one._in_hand
+            assert one.snapshots_dropped >= taken - whole - len(one._batch)
 
 
-async def test_a_bound_that_is_reached_is_left_again(gate: Gate, database: str) -> None:
+async def test_a_bound_that_is_reached_is_left_again(gate: Proxy, database: str) -> None:
     """After the outage rows are taken as before."""
     async with writing(gate.url, memory_bytes=100_000) as one:
         refused = sum(not one.submit(record(prompt_snapshot='"x"')) for _ in range(500))

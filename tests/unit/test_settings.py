@@ -12,8 +12,9 @@ from llmctx.errors import ConfigError
 from llmctx.settings import Settings, load, shown_url
 
 
-def test_defaults_are_a_sqlite_file_in_the_current_directory() -> None:
+def test_defaults_are_a_sqlite_file_in_the_current_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever sets nothing gets a file, and the documented bounds."""
+    monkeypatch.delenv("LLMCTX_JOURNAL_DIR")
     settings = load()
     assert settings == Settings()
     assert settings.database_url == "sqlite+aiosqlite:///llmctx.db"

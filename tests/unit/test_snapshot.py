@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmctx.snapshot import LIMIT, Cut, Room, clean, cut, fitted, joined, keep, snapshot, text_of
+from llmctx.snapshot import LIMIT, Cut, Room, clean, cut, joined, keep, snapshot, text_of
 
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -214,24 +214,3 @@ def test_a_plain_text_fits_its_limit(text: str, limit: int, times: int) -> None:
     found = text_of(text * times, limit)
     assert len(found.encode()) <= limit
     assert "\0" not in found
-
-
-def test_redaction_sees_every_text() -> None:
-    """Before it is cut further, in both of its ends, at every depth."""
-
-    def redact(text: str) -> str:
-        return text.replace("secret", "[…]")
-
-    kept = [{"a": "my secret", "b": [cut("secret" + "x" * 100 + "secret", 50)]}]
-    assert "secret" not in fitted(kept, 1000, redact)
-    assert text_of("a secret", 100, redact) == "a […]"
-
-
-def test_a_redaction_that_fails_leaves_a_note() -> None:
-    """Never the unredacted text, never an exception."""
-
-    def redact(text: str) -> str:
-        raise ValueError(text)
-
-    assert fitted({"a": "secret"}, 1000, redact) == '"…[unreadable]…"'
-    assert text_of("secret", 1000, redact) == "…[unreadable]…"

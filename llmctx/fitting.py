@@ -1,0 +1,218 @@
+"""The table as it stands, and the insert that fits it.
+
+Somebody's table may lack columns of ours, have them in other types, or be written to by rules, triggers and policies.
+It is asked once, through `pg_catalog`, which every role may read (`information_schema` shows only what one has rights
+to), and again when a row is refused: what has changed under load is seen as a `Fit` that differs.
+
+A batch goes in by COPY, in one transaction that fails if one of its rows is there already; then, and whenever
+that is likely, by INSERT with a bare ON CONFLICT DO NOTHING. Both want the right to INSERT and no other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from operator import attrgetter
+from typing import Any, Final, Protocol
+
+import orjson
+from sqlalchemy import Table, inspect
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import NoSuchTableError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from llmctx.casting import Converter, Lossy, converter, is_known, placeholder
+from llmctx.cleaning import IDS, storable_json, told
+from llmctx.errors import MigrationsPending
+from llmctx.incidents import incidents
+from llmctx.link import Link, Session
+from llmctx.record import COLUMNS, CallRecord
+from llmctx.tables import call_log_table
+from llmctx.trouble import sqlstate
+
+_DUPLICATE: Final = "23505"
+_LOOK: Final = """
+SELECT a.attname AS name,
+       CASE WHEN t.typtype = 'd' THEN pg_catalog.format_type(t.typbasetype, t.typtypmod)
+            ELSE pg_catalog.format_type(a.atttypid, a.atttypmod) END AS type,
+       a.attgenerated <> '' OR a.attidentity = 'a' AS computed,
+       c.relkind IN ('r', 'p') AND NOT c.relhasrules AND NOT c.relrowsecurity AS plain
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+WHERE c.oid = pg_catalog.to_regclass($1)
+"""
+_NATIVE: Final = {
+    "Uuid": "uuid", "UtcTime": "timestamp with time zone", "Text": "text", "Double": "double precision",
+    "Integer": "integer", "Boolean": "boolean", "Money": "numeric(18,9)", "JSON": "jsonb",
+}  # fmt: skip
+
+
+class Item(Protocol):
+    """A record, and its attributes as JSON."""
+
+    record: CallRecord
+    json: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What the table looks like. Two that are equal want the same insert."""
+
+    table: str
+    """As it stands in a statement."""
+    types: dict[str, str]
+    """Of those of our columns that it has, as PostgreSQL names them; SQLite has none."""
+    plain: bool = False
+    """Nothing stands there that would treat COPY unlike INSERT: no rule, no policy."""
+    columns: tuple[str, ...] = field(init=False, compare=False)
+    statement: str = field(init=False, compare=False)
+    _converters: tuple[tuple[int, str, Converter], ...] = field(init=False, compare=False)
+    _values: Callable[[CallRecord], tuple[Any, ...]] = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        columns = tuple(name for name in COLUMNS if name in self.types)  # `attributes` is the last of them
+        put = object.__setattr__
+        put(self, "columns", columns)
+        quote = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it bare
+        names = ", ".join(quote.quote(name) for name in columns)
+        values = ", ".join(placeholder(at, self.types[name]) for at, name in enumerate(columns, 1))
+        put(self, "statement", f"INSERT INTO {self.table} ({names}) VALUES ({values}) ON CONFLICT DO NOTHING")  # noqa: S608
+        strange = [(at, name, self.types[name]) for at, name in enumerate(columns) if self.types[name] != _ours()[name]]
+        put(self, "_converters", tuple((at, name, converter(name, kind)) for at, name, kind in strange))
+        put(self, "_values", attrgetter(*(name for name in columns if name != "attributes")))
+
+    @property
+    def missing(self) -> list[str]:
+        return [name for name in COLUMNS if name not in self.types]
+
+    @property
+    def by_copy(self) -> bool:
+        """Whether COPY does what INSERT does."""
+        return self.plain and all(map(is_known, self.types.values()))
+
+    def rows(self, items: Sequence[Item]) -> list[tuple[Any, ...]]:
+        """The values of `items`, in the order of `columns`."""
+        values = self._values
+        if "attributes" in self.types:
+            made = [(*values(item.record), item.json) for item in items]
+        else:
+            made = [values(item.record) for item in items]
+        return [self._converted(row, item) for row, item in zip(made, items, strict=True)] if self._converters else made
+
+    def _converted(self, row: tuple[Any, ...], item: Item) -> tuple[Any, ...]:
+        fitted = list(row)
+        changed: dict[str, Any] = {}
+        for at, name, convert in self._converters:
+            value = fitted[at]
+            if value is not None:
+                try:
+                    fitted[at] = convert(value)
+                except Lossy as lossy:
+                    fitted[at] = lossy.instead
+                    changed[name] = value
+        if changed:
+            incidents.note(
+                "values_cut",
+                "values of %s do not fit the columns of %s: they are cut or left out. Run `llmctx migrate`.",
+                ", ".join(changed),
+                self.table,
+            )
+            if self.types.get("attributes") in ("json", "jsonb"):
+                whole = {name: str(value)[:1024] for name, value in changed.items() if name in IDS}
+                attributes = {**(item.record.attributes or {}), **({"llmctx_unfit": whole} if whole else {})}
+                fitted[-1] = storable_json(told(attributes, list(changed)))
+        return tuple(fitted)
+
+
+@cache
+def _ours() -> dict[str, str]:
+    return {column.name: _NATIVE[type(column.type).__name__] for column in call_log_table().c}
+
+
+async def look(link: Link, table: Table) -> Fit:
+    """See what the table looks like. Raises `MigrationsPending` if there is none."""
+    quote = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it bare
+    name: str = quote.format_table(table)
+    plain = False
+    async with link.connection() as connection:
+        session = await link.session(connection)
+        if session is None:
+            there = await connection.run_sync(_columns_there, table)
+            types = {column: kind for column, kind in _ours().items() if column in there}
+        else:
+            async with session.transaction():
+                found = await session.driver.fetch(_LOOK, name)
+            types = {row["name"]: row["type"] for row in found if row["name"] in _ours() and not row["computed"]}
+            plain = bool(found) and found[0]["plain"]
+    if not types.keys() >= {"call_id", "created_at"}:  # no table, or another one of that name
+        raise MigrationsPending
+    return Fit(name, types, plain)
+
+
+def _columns_there(connection: Any, table: Table) -> set[str]:
+    try:
+        return {column["name"] for column in inspect(connection).get_columns(table.name, table.schema)}
+    except NoSuchTableError:
+        raise MigrationsPending from None
+
+
+async def store(link: Link, fit: Fit, table: Table, items: Sequence[Item], *, by_copy: bool) -> bool:
+    """Store `items`, all or none; those that are there already stay as they are. Returns whether there were some."""
+    async with link.connection() as connection:
+        session = await link.session(connection)
+        if session is None:
+            await _insert_sqlite(connection, fit, table, items)
+            await connection.commit()
+            return False
+        rows = fit.rows(items)
+        # asyncpg's COPY leaves a prepared statement behind, which a pooler would show to others
+        if by_copy and fit.by_copy and not session.pooled:
+            try:
+                await _copy(session, fit, rows)
+            except Exception as problem:
+                if sqlstate(problem) != _DUPLICATE:
+                    raise
+            else:
+                return False
+        if session.pooled:
+            async with session.transaction():
+                await session.driver.executemany(fit.statement, rows)
+        else:
+            await (await session.prepare(fit.statement)).executemany(rows)
+        return by_copy and fit.by_copy and not session.pooled
+
+
+async def attempt(link: Link, fit: Fit, table: Table, items: Sequence[Item]) -> None:
+    """Insert `items` and take them back. Raises what the database says."""
+    async with link.connection() as connection:
+        session = await link.session(connection)
+        if session is None:
+            await _insert_sqlite(connection, fit, table, items)
+            await connection.rollback()
+            return
+        with contextlib.suppress(_Back):
+            async with session.transaction():
+                await session.driver.executemany(fit.statement, fit.rows(items))
+                raise _Back
+
+
+class _Back(Exception):
+    """Take it back."""
+
+
+async def _copy(session: Session, fit: Fit, rows: list[tuple[Any, ...]]) -> None:
+    schema, _, name = fit.table.rpartition(".")
+    await session.driver.copy_records_to_table(
+        name.strip('"'), schema_name=schema.strip('"') or None, records=rows, columns=fit.columns
+    )
+
+
+async def _insert_sqlite(connection: AsyncConnection, fit: Fit, table: Table, items: Sequence[Item]) -> None:
+    rows = [{name: getattr(item.record, name) for name in fit.columns} for item in items]
+    if "attributes" in fit.types:
+        for row, item in zip(rows, items, strict=True):
+            row["attributes"] = None if item.json is None else orjson.loads(item.json)
+    await connection.execute(sqlite.insert(table).on_conflict_do_nothing(), rows)

@@ -1,0 +1,182 @@
+"""The writer's own way to the database: a small pool, a deadline on everything, and no politeness when it has passed.
+
+A server that was stopped, or a network that swallows packets, would keep a statement for ever, and cancelling it
+politely takes longer than the statement: so the transport is cut. Nothing of SQLAlchemy's and asyncpg's statement
+caches is used, for a pooler such as pgbouncer may give each transaction another server. Where there is none, the
+insert is prepared once for each connection.
+
+A password file (`passfile=` in the URL, or PGPASSFILE) is read anew by each attempt to connect: rotate it there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from sqlalchemy import event
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from llmctx.settings import Settings
+
+_GIVE_UP_S: Final = 1.0
+LOCK_TIMEOUT_MS: Final = 3000
+"""A migration may hold the table: then we stand in its queue for that long, and others behind us no longer."""
+_ASK: Final = """
+SELECT pg_catalog.pg_backend_pid(), setting::int FROM pg_catalog.pg_settings WHERE name = 'statement_timeout'
+"""
+
+
+@dataclass(slots=True)
+class Session:
+    """What is known of one of PostgreSQL's connections."""
+
+    driver: Any  # asyncpg's
+    pooled: bool
+    """Somebody stands between: the server at the other end may be another one for each transaction."""
+    limits: dict[str, int]
+    prepared: dict[str, Any] = field(default_factory=dict)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        """Commit at the end, or take all back."""
+        async with self.driver.transaction():
+            if self.pooled:  # what is set for a session would stay there for other clients
+                await self.driver.execute("; ".join(f"SET LOCAL {name} = {ms}" for name, ms in self.limits.items()))
+            yield
+
+    async def prepare(self, statement: str) -> Any:
+        """`statement`, prepared once."""
+        if statement not in self.prepared:
+            self.prepared[statement] = await self.driver.prepare(statement)
+        return self.prepared[statement]
+
+
+class Link:
+    """Connections that can be let go of. Belongs to one event loop at a time; `forget` before another."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._engine: AsyncEngine | None = None
+        self._drivers: list[Any] = []  # asyncpg's connections, to be cut
+
+    @property
+    def is_open(self) -> bool:
+        return self._engine is not None
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[AsyncConnection]:
+        """A connection of the pool; back into it at the end."""
+        async with self._open().connect() as connection:
+            yield connection
+
+    async def session(self, connection: AsyncConnection) -> Session | None:
+        """PostgreSQL's end of `connection`; SQLite has none."""
+        if not self._settings.is_postgresql:
+            return None
+        raw = await connection.get_raw_connection()
+        known = raw.info.get("llmctx")
+        if isinstance(known, Session):
+            return known
+        driver: Any = raw.driver_connection
+        async with driver.transaction():  # or the two halves of a statement could meet two servers
+            pid, theirs = await driver.fetchrow(_ASK)
+        # what we have given up must not go on over there, with its locks; a stricter limit of the host's stays
+        ours = max(1, int(self._settings.statement_timeout_s * 900))
+        limits = {"lock_timeout": LOCK_TIMEOUT_MS, "statement_timeout": min(ours, theirs or ours)}
+        session = Session(driver, pooled=pid != driver.get_server_pid(), limits=limits)
+        if not session.pooled:
+            await driver.execute("; ".join(f"SET {name} = {limit}" for name, limit in limits.items()))
+        raw.info["llmctx"] = session
+        return session
+
+    async def bounded(self, work: Coroutine[Any, Any, Any], seconds: float) -> Any:
+        """The result of `work`, or TimeoutError: then what it was doing, and every connection, has been cut."""
+        task = asyncio.ensure_future(work)
+        try:
+            done, _ = await asyncio.wait({task}, timeout=seconds)
+        except asyncio.CancelledError:
+            await self._give_up(task)
+            raise
+        if not done:
+            await self._give_up(task)
+            raise TimeoutError(f"no answer within {seconds:g} s")
+        return task.result()
+
+    async def close(self, *, cut: bool = False) -> None:
+        """Close all connections; with `cut` without a word to the server."""
+        if cut:
+            self._cut()
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            with contextlib.suppress(Exception):
+                # what has been cut is not closed once more: that would fail, and be logged
+                polite = bool(self._drivers) or not self._settings.is_postgresql
+                await asyncio.wait_for(engine.dispose(close=polite), _GIVE_UP_S)
+        self._cut()
+
+    def forget(self) -> None:
+        """Let go of what belongs to an event loop that has gone."""
+        self._engine = None
+        self._drivers.clear()
+
+    async def _give_up(self, task: asyncio.Future[Any]) -> None:
+        """Let go of a statement and of its connection, whose state nobody knows."""
+        task.add_done_callback(_never_mind)
+        self._cut()
+        task.cancel()
+        await asyncio.wait({task}, timeout=_GIVE_UP_S)
+        await self.close(cut=True)
+
+    def _cut(self) -> None:
+        while self._drivers:
+            with contextlib.suppress(Exception):
+                self._drivers.pop().terminate()
+
+    def _open(self) -> AsyncEngine:
+        if self._engine is None:
+            settings = self._settings
+            if settings.is_postgresql:
+                self._engine = create_async_engine(
+                    settings.database_url,
+                    pool_size=settings.pool_size,
+                    max_overflow=0,
+                    pool_timeout=settings.connect_timeout_s,
+                    connect_args=_arguments(settings),
+                    hide_parameters=True,
+                )
+                event.listen(self._engine.sync_engine, "connect", self._connected)
+            else:
+                self._engine = create_async_engine(
+                    settings.database_url, poolclass=NullPool, connect_args={"timeout": 5.0}, hide_parameters=True
+                )
+        return self._engine
+
+    def _connected(self, connection: Any, _: object) -> None:
+        self._drivers = [known for known in self._drivers if not known.is_closed()]
+        self._drivers.append(connection.driver_connection)
+
+
+def _arguments(settings: Settings) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        "timeout": settings.connect_timeout_s,
+        "statement_cache_size": 0,  # asyncpg's
+        "prepared_statement_cache_size": 0,  # SQLAlchemy's
+        "server_settings": {"application_name": "llmctx"},  # any other would be refused by a pgbouncer
+    }
+    query = make_url(settings.database_url).query
+    hosts = query.get("host", "")
+    if "target_session_attrs" not in query and (not isinstance(hosts, str) or "," in hosts):
+        given["target_session_attrs"] = "read-write"  # of several servers, the one that takes rows
+    return given
+
+
+def _never_mind(task: asyncio.Future[Any]) -> None:
+    """Whatever became of a statement that we gave up on."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,68 @@
+"""What tests of the writer share: rows, a running writer, and a look at the table."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import uuid_utils
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from llmctx.record import DEFAULT_TABLE, CallRecord
+from llmctx.settings import load
+from llmctx.writer import Writer
+from tests.conftest import execute
+
+PATIENCE = 20.0
+
+
+def record(**fields: Any) -> CallRecord:
+    """A row like any other."""
+    given: dict[str, Any] = {
+        "call_id": UUID(int=uuid_utils.uuid7().int),
+        "created_at": datetime.now(UTC),
+        "model": "m",
+        "user_id": "u",
+        "session_id": "s",
+        "success": True,
+        "status": "ok",
+    }
+    return CallRecord(**{**given, **fields})
+
+
+@asynccontextmanager
+async def writing(url: str, **settings: Any) -> AsyncIterator[Writer]:
+    """A running writer."""
+    one = Writer(load(database_url=url, **settings))
+    task = asyncio.create_task(one.run())
+    try:
+        yield one
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def query(url: str, statement: str) -> list[Any]:
+    engine = create_async_engine(url, poolclass=NullPool)
+    try:
+        async with engine.connect() as connection:
+            return list(await connection.execute(text(statement)))
+    finally:
+        await engine.dispose()
+
+
+async def do(url: str, *statements: str) -> None:
+    await asyncio.to_thread(execute, url, *statements)
+
+
+async def stored(url: str) -> int:
+    ((count,),) = await query(url, f"SELECT count(*) FROM {DEFAULT_TABLE}")
+    return int(count)
