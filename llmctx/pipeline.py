@@ -102,7 +102,8 @@ class Pipeline:
 
     def put(self, call: OpenCall) -> None:
         """Take an ended call. Waits for nothing."""
-        self._queue.append(call)
+        # on one line, so that no failure comes between: what has been delivered must not be delivered again
+        call.delivered = self._queue.append(call) is None  # type: ignore[func-returns-value]  # None it is
         if self._idle:
             self._wake()
         elif time.monotonic() - self._beat > _SILENT_S:
