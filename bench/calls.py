@@ -148,9 +148,7 @@ def _added(ways: list[Series], which: int) -> dict[str, float]:
     """What each way adds to none, in µs: the median over rounds of the difference in that round."""
     none = [figures[which] for figures in ways[0].rounds]
     return {
-        series.name: statistics.median(
-            figures[which] - bare for figures, bare in zip(series.rounds, none, strict=True)
-        )
+        series.name: statistics.median(figures[which] - bare for figures, bare in zip(series.rounds, none, strict=True))
         for series in ways[1:]
     }
 

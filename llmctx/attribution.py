@@ -35,6 +35,7 @@ CARRIED_KEY: Final = "llmctx"
 
 EXPLICIT_KEYS: Final = {f"llmctx_{name}": name for name in ID_FIELDS}
 """Keys in a call's `config["metadata"]` that name its identity outright."""
+_EXPLICIT: Final = frozenset(EXPLICIT_KEYS)
 
 LATE_S: Final = 600.0
 
@@ -72,6 +73,8 @@ class Verdict:
     conflict: bool = False
     heard: Sequence[tuple[Source, CallContext]] = field(default=(), compare=False)
     """What each witness said, where it took a judge; the strongest first."""
+    noted: tuple[object, bytes] | None = field(default=None, compare=False, repr=False)
+    """What the journal notes of a call of whom this is said, and what else that depends on (`recording.marker_of`)."""
 
 
 NOBODY: Final = Verdict(EMPTY, Source.NONE, Reason.NO_SCOPE)
@@ -99,8 +102,8 @@ def hear(
         hearing.task = as_text(metadata.get("langgraph_checkpoint_ns"))
         if CARRIED_KEY in metadata:
             hearing.sent = unpack(metadata[CARRIED_KEY])
-        named = {name: metadata[key] for key, name in EXPLICIT_KEYS.items() if key in metadata}
-        if named:
+        if not _EXPLICIT.isdisjoint(metadata):
+            named = {name: metadata[key] for key, name in EXPLICIT_KEYS.items() if key in metadata}
             hearing.explicit = explicit.overlay(CallContext(**named))
     else:
         hearing.thread_id = as_text(child_thread_id)
@@ -135,7 +138,11 @@ def decide(hearing: Hearing, registry: Registry, *, late_s: float = LATE_S) -> V
         and (hearing.carried is None or hearing.carried.identity.agrees(scope.identity))
     ):
         # The common case: an open scope that knows everything, and nobody who could object.
-        return Verdict(scope.identity, Source.CONTEXT, Reason.CONFLICT if scope.conflict else None, scope.conflict)
+        known: Verdict | None = scope.verdict
+        if known is None or known.identity is not scope.identity or known.conflict is not scope.conflict:
+            reason = Reason.CONFLICT if scope.conflict else None
+            scope.verdict = known = Verdict(scope.identity, Source.CONTEXT, reason, scope.conflict)
+        return known
     return _weigh(hearing, registry, late_s)
 
 

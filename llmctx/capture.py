@@ -105,40 +105,72 @@ def prompt_of_text(text: str, limit: int = LIMIT) -> Prompt:
         return Prompt()
 
 
+class Held(NamedTuple):
+    """A plain, short answer as it came, to be read in the pipeline: nothing in it can change, or is large."""
+
+    fields: dict[str, Any]  # of its message
+    info: dict[str, Any] | None
+    output: dict[str, Any] | None
+    limit: int
+
+    def read(self) -> Answer:
+        return _answer((_choice(self.fields, self.limit),), self.fields, self.info, self.output)
+
+
+def hold_answer(result: LLMResult, limit: int = LIMIT) -> Held | Answer:
+    """`answer_of`, or what it needs: most answers are one text, and then that is all that the caller's thread does."""
+    try:
+        ((generation,),) = result.generations
+        held = generation.__dict__
+        fields = held["message"].__dict__
+        text = fields["content"]
+        plain = type(text) is str and len(text) <= limit
+        if plain and not (fields["additional_kwargs"] or fields["tool_calls"] or fields["invalid_tool_calls"]):
+            fields = fields.copy()
+            fields["response_metadata"] = fields["response_metadata"].copy()
+            if (usage := fields["usage_metadata"]) is not None:
+                fields["usage_metadata"] = usage.copy()
+            return Held(fields, held["generation_info"], result.llm_output, limit)
+    except (ValueError, KeyError, AttributeError, TypeError):  # it is of another kind
+        pass
+    return answer_of(result, limit)
+
+
 def answer_of(result: LLMResult, limit: int = LIMIT) -> Answer:
     """Keep what a row needs of the first prompt's generations; also of the partial result of a broken stream."""
     try:
         if not result.generations or not result.generations[0]:
             return Answer()
-        generations = result.generations[0]
-        output = result.llm_output or {}
+        generations = result.generations[0][:CHOICES]
         first = generations[0].__dict__
         info = first.get("generation_info")
-        message = first.get("message")
-        if message is None:
-            choices = tuple([Choice(cut(generation.text or "", limit)) for generation in generations[:CHOICES]])
-            meta: dict[str, Any] = info or {}
-            usage: dict[str, Any] | None = None
-        else:
-            choices = (_choice(message.__dict__, limit),)
-            if len(generations) > 1:
-                choices += tuple(
-                    [_choice(other.__dict__["message"].__dict__, limit) for other in generations[1:CHOICES]]
-                )
-            meta, usage = message.response_metadata or info or {}, message.__dict__.get("usage_metadata")
-        return Answer(
-            choices,
-            dict(usage) if usage else None,
-            _raw_usage(meta, output),
-            meta.get("model_name") or meta.get("model") or output.get("model_name"),
-            meta.get("model_provider"),
-            _finish(meta) or (_finish(info) if info else None),
-            usage is not None and "total_cost" in usage,  # `BaseChatModel._convert_cached_generations` leaves this
-            info == {} and not meta and not usage and choices == (Choice(),),
-        )
+        if first.get("message") is None:
+            choices = tuple([Choice(cut(generation.text or "", limit)) for generation in generations])
+            return _answer(choices, {}, info, result.llm_output)
+        messages = [generation.__dict__["message"].__dict__ for generation in generations]
+        choices = tuple([_choice(fields, limit) for fields in messages])
+        return _answer(choices, messages[0], info, result.llm_output)
     except Exception as problem:  # noqa: BLE001  as above
         incidents.note("answer_unreadable", "an answer could not be read; the row goes without it", exc=problem)
         return Answer()
+
+
+def _answer(
+    choices: tuple[Choice, ...], fields: dict[str, Any], info: dict[str, Any] | None, output: dict[str, Any] | None
+) -> Answer:
+    meta = fields.get("response_metadata") or info or {}
+    usage = fields.get("usage_metadata")
+    output = output or {}
+    return Answer(
+        choices,
+        dict(usage) if usage else None,
+        _raw_usage(meta, output),
+        meta.get("model_name") or meta.get("model") or output.get("model_name"),
+        meta.get("model_provider"),
+        _finish(meta) or (_finish(info) if info else None),
+        usage is not None and "total_cost" in usage,  # `BaseChatModel._convert_cached_generations` leaves this
+        info == {} and not meta and not usage and choices == (Choice(),),
+    )
 
 
 # Both take a message's `__dict__`: it holds every field, and pydantic takes microseconds to say that one is missing.

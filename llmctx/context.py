@@ -75,6 +75,7 @@ class Scope:
         "serial",
         "threads",
         "used",
+        "verdict",
     )
 
     def __init__(self, identity: CallContext, kind: str, parent: Scope | None = None) -> None:
@@ -104,6 +105,7 @@ class Scope:
             anchor = parent.anchor
         self.anchor: Scope = anchor
         self.used = False
+        self.verdict: Any = None  # what its word alone amounts to (`attribution.decide`)
         self.packed: tuple[CallContext, dict[str, str]] | None = None  # its identity as it travels in metadata
         if parent is not None:
             parent.anchor.used = True

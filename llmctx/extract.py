@@ -11,7 +11,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from llmctx.capture import WORD_LIMIT, Answer, Choice, Prompt, answer_of, prompt_of_messages, prompt_of_text
+from llmctx.capture import (
+    WORD_LIMIT,
+    Answer,
+    Choice,
+    Held,
+    Prompt,
+    answer_of,
+    hold_answer,
+    prompt_of_messages,
+    prompt_of_text,
+)
 from llmctx.failures import Failure, error_fields, failure_of
 from llmctx.redact import Redactor
 from llmctx.snapshot import LIMIT, fitted, text_of
@@ -20,12 +30,14 @@ from llmctx.usage import INT_MAX, UNKNOWN, Stream, Usage, usage_of
 __all__ = [
     "Answer",
     "Failure",
+    "Held",
     "Prompt",
     "Stream",
     "Usage",
     "answer_of",
     "failure_of",
     "fields_of",
+    "hold_answer",
     "model_asked_for",
     "prompt_of_messages",
     "prompt_of_text",
@@ -42,6 +54,7 @@ _MAX_TOKENS: Final = (
     "maxTokens",
     "num_predict",
 )
+_MODEL_NAMES: Final = ("model", "model_name", "model_id", "azure_deployment", "deployment_name")
 _NESTED: Final = ("options", "model_kwargs", "generation_config", "inferenceConfig")
 _OWN_TAGS: Final = ("seq:step:", "graph:step:", "map:key:", "branch:", "condition:", "langsmith:")
 
@@ -118,7 +131,7 @@ def tokens_of(
 def _model(answer: Answer | None, params: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
     """The model as the answer names it, else as it was asked for; "unknown" if nobody says."""
     asked = [metadata.get("ls_model_name")]
-    asked += [params.get(name) for name in ("model", "model_name", "model_id", "azure_deployment", "deployment_name")]
+    asked += [params.get(name) for name in _MODEL_NAMES]
     named = _clean_word(answer.model) if answer is not None else None
     if named is not None:
         return named if named in asked else _once(named) or "unknown"
@@ -204,4 +217,10 @@ def _shown(choice: Choice) -> dict[str, Any]:
 
 def model_asked_for(params: Mapping[str, Any] | None, metadata: Mapping[str, Any] | None) -> str:
     """The model as far as it is known when the call starts."""
-    return _model(None, params or {}, metadata or {})
+    if metadata and (word := _clean_word(metadata.get("ls_model_name"))):
+        return word.removeprefix("models/")
+    if params:
+        for name in _MODEL_NAMES:
+            if (value := params.get(name)) is not None and (word := _clean_word(value)):
+                return word.removeprefix("models/")
+    return "unknown"

@@ -37,18 +37,13 @@ def guarded(cause: str, message: str, *, otherwise: Callable[..., Any] | None = 
         def run(*args: Any, **kwargs: Any) -> Any:
             try:
                 return work(*args, **kwargs)
-            except BaseException as problem:
-                result, passes = None, False
+            except BaseException as problem:  # noqa: BLE001  this is the guard
+                result = None
                 try:
                     result = None if otherwise is None else otherwise(*args, **kwargs)
                 except BaseException:  # noqa: BLE001  where a stack is full, there is no room for this either
                     incidents.unsaid += 1
-                try:
-                    passes = not _swallowed(problem, cause, message, work)
-                except BaseException:  # noqa: BLE001  nor for this
-                    incidents.unsaid += 1
-                if passes:
-                    raise
+                stop(cause, message, problem, work.__qualname__)
                 return result
 
         return cast("F", run)
@@ -63,12 +58,17 @@ def swallow(problem: BaseException, cause: str, message: str, *args: object) -> 
     incidents.note(cause, message, *args, exc=problem)
 
 
-def _swallowed(problem: BaseException, cause: str, message: str, work: Callable[..., Any]) -> bool:
-    if is_from_outside(problem):
-        return False
-    name = work.__qualname__
-    incidents.note(cause, message % name if "%s" in message else message, exc=problem)
-    return True
+def stop(cause: str, message: str, problem: BaseException, name: str) -> None:
+    """What a guard does with `problem`, by which the function `name` failed. Raises it if it is the application's."""
+    passes = False
+    try:
+        passes = is_from_outside(problem)
+        if not passes:
+            incidents.note(cause, message % name if "%s" in message else message, exc=problem)
+    except BaseException:  # noqa: BLE001  where a stack is full, there is no room for this either
+        incidents.unsaid += 1
+    if passes:
+        raise problem
 
 
 # The last instruction of code that raises, or into which a generator's `throw` has raised. Whatever comes from outside

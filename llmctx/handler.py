@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 from uuid import UUID
@@ -25,14 +26,14 @@ from llmctx import elsewhere
 from llmctx.attribution import EXPLICIT_KEYS, LATE_S, NOBODY, Hearing, Verdict, decide, hear
 from llmctx.context import EMPTY, CallContext, Scope, current_scope
 from llmctx.evidence import whereabouts
-from llmctx.extract import Prompt, Stream, answer_of, failure_of, prompt_of_messages, prompt_of_text
+from llmctx.extract import Prompt, Stream, answer_of, failure_of, hold_answer, prompt_of_messages, prompt_of_text
 from llmctx.filing import use
-from llmctx.guard import guarded, swallow
+from llmctx.guard import guarded, stop, swallow
 from llmctx.incidents import incidents
 from llmctx.open_calls import OpenCall, OpenCalls
 from llmctx.record import Source, Status
 from llmctx.registry.base import Registry
-from llmctx.stack import config_of_model
+from llmctx.stack import Origin, origin
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
@@ -57,8 +58,10 @@ active: Final[list[Recorder]] = []
 """The captures of the call logs that run in this process, for handlers that were made without one."""
 
 
-_hook = guarded("handler_failed", "%s failed; the application is not affected")
+_FAILED: Final = "handler_failed", "%s failed; the application is not affected"
+_hook = guarded(*_FAILED)
 """Around everything that LangChain calls."""
+_stop = partial(stop, *_FAILED)
 
 
 class CallLogHandler(BaseCallbackHandler):
@@ -111,19 +114,24 @@ class CallLogHandler(BaseCallbackHandler):
 
     # -- start ----------------------------------------------------------------------------------------------------
 
-    @_hook
+    # `_hook` is spelled out where it matters: it would pack the arguments once more, at each start, token and end.
+
     def on_chat_model_start(
         self,
         serialized: dict[str, Any] | None,
         messages: list[list[BaseMessage]],
         *,
         run_id: UUID,
-        **kwargs: Any,
+        **told: Any,
     ) -> None:
-        recorder = self._listener()
-        if recorder is None or self._again(recorder, run_id, kwargs):
-            return
-        self._start(recorder, _read(prompt_of_messages, messages[0], recorder.snapshot_bytes), run_id, kwargs)
+        try:
+            recorder = self._listener()
+            if recorder is None or self._again(recorder, run_id, told):
+                return
+            prompt = _read(prompt_of_messages, messages[0], recorder.snapshot_bytes)
+            self._start(recorder, prompt, run_id, told, origin(sys._getframe(1)))
+        except BaseException as problem:  # noqa: BLE001
+            _stop(problem, "CallLogHandler.on_chat_model_start")
 
     @_hook
     def on_llm_start(
@@ -132,7 +140,8 @@ class CallLogHandler(BaseCallbackHandler):
         recorder = self._listener()
         if recorder is None or self._again(recorder, run_id, kwargs):
             return
-        self._start(recorder, _read(prompt_of_text, prompts[0], recorder.snapshot_bytes), run_id, kwargs)
+        prompt = _read(prompt_of_text, prompts[0], recorder.snapshot_bytes)
+        self._start(recorder, prompt, run_id, kwargs, origin(sys._getframe(2)))
 
     def _again(self, recorder: Recorder, run_id: UUID, told: dict[str, Any]) -> bool:
         """Whether another handler has reported this call. The scope that rides with the later one is the nearer one."""
@@ -152,11 +161,14 @@ class CallLogHandler(BaseCallbackHandler):
         recorder.open_calls.announce(known)
         return True
 
-    def _start(self, recorder: Recorder, prompt: Prompt | None, run_id: UUID, told: dict[str, Any]) -> None:
+    def _start(
+        self, recorder: Recorder, prompt: Prompt | None, run_id: UUID, told: dict[str, Any], made: Origin
+    ) -> None:
         metadata: dict[str, Any] | None = told.get("metadata")
-        hearing, verdict = self._whose(recorder, metadata)
+        hearing, verdict = self._whose(recorder, metadata, made)
         call = OpenCall(run_id, hearing, verdict)
         call.handler = self
+        call.origin = made
         call.scope = scope = current_scope()
         call.parent_run_id = told.get("parent_run_id")
         call.metadata = metadata
@@ -176,11 +188,11 @@ class CallLogHandler(BaseCallbackHandler):
                 use(telling, thread_id)
                 recorder.registry.put(telling, thread_id=thread_id)
 
-    def _whose(self, recorder: Recorder, metadata: dict[str, Any] | None) -> tuple[Hearing, Verdict]:
+    def _whose(self, recorder: Recorder, metadata: dict[str, Any] | None, made: Origin) -> tuple[Hearing, Verdict]:
         """Whose call it is. What goes wrong in finding out costs the ids, not the row."""
         hearing = Hearing()
         try:
-            child_thread_id = _thread_id_of(config_of_model())
+            child_thread_id = _thread_id_of(made.config)
             told = metadata.get("thread_id") if metadata else None
             if metadata and told is not None and child_thread_id not in (None, str(told), _thread_id_of(None)):
                 # A worker that was started in a node has inherited that node's metadata: it is not that of its job.
@@ -193,20 +205,22 @@ class CallLogHandler(BaseCallbackHandler):
 
     # -- in between -----------------------------------------------------------------------------------------------
 
-    @_hook
     def on_llm_new_token(
         self, token: Any, *, chunk: Any = None, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
     ) -> None:
-        recorder = self._recorder
-        call = None if recorder is None else recorder.open_calls.get(run_id, parent_run_id)
-        if call is None:
-            return
-        stream = call.stream
-        if stream is None:
-            stream = call.stream = Stream()
-            call.mark_first_token()
-        if chunk is not None:
-            stream.feed(chunk)
+        try:
+            recorder = self._recorder
+            call = None if recorder is None else recorder.open_calls.get(run_id, parent_run_id)
+            if call is None:
+                return
+            stream = call.stream
+            if stream is None:
+                stream = call.stream = Stream()
+                call.mark_first_token()
+            if chunk is not None:
+                stream.feed(chunk)
+        except BaseException as problem:  # noqa: BLE001
+            _stop(problem, "CallLogHandler.on_llm_new_token")
 
     @_hook
     def on_stream_event(self, event: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any) -> None:
@@ -218,14 +232,16 @@ class CallLogHandler(BaseCallbackHandler):
 
     # -- end ------------------------------------------------------------------------------------------------------
 
-    @_hook
     def on_llm_end(
         self, response: LLMResult, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
     ) -> None:
-        recorder = self._recorder
-        call = None if recorder is None else recorder.open_calls.get(run_id, parent_run_id)
-        if recorder is not None and call is not None:
-            recorder.open_calls.end(call, Status.OK, answer=_read(answer_of, response, recorder.snapshot_bytes))
+        try:
+            recorder = self._recorder
+            call = None if recorder is None else recorder.open_calls.get(run_id, parent_run_id)
+            if recorder is not None and call is not None:
+                recorder.open_calls.end(call, Status.OK, answer=_read(hold_answer, response, recorder.snapshot_bytes))
+        except BaseException as problem:  # noqa: BLE001
+            _stop(problem, "CallLogHandler.on_llm_end")
 
     @_hook
     def on_llm_error(

@@ -17,23 +17,24 @@ from __future__ import annotations
 import asyncio
 import copy
 import itertools
-import sys
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from llmctx.call import OpenCall as OpenCall  # part of what stands here
 from llmctx.context import Scope, current_scope
-from llmctx.extract import Answer, Failure
+from llmctx.extract import Answer, Failure, Held
 from llmctx.flow import awaiting_task, is_waited_for_by
 from llmctx.guard import guarded
 from llmctx.incidents import incidents
 from llmctx.record import Status
-from llmctx.stack import STREAMED, is_awaited, is_awaiting_a_model, is_helper, is_on_stack, started_by
+from llmctx.stack import STREAMED, is_awaited, is_awaiting_a_model, is_helper, is_on_stack
+
+_FIRST_LOOK_NS: Final = 1_000_000_000
 
 
 class OpenCalls:
@@ -51,7 +52,7 @@ class OpenCalls:
         """Told of each call before it is watched, and again when it becomes known whose it is."""
         self._limit = limit
         self._started = itertools.count()
-        self._by_run: dict[UUID, OpenCall] = {}
+        self._by_run: dict[int, OpenCall] = {}  # by the number: to hash a UUID takes a call
         self._twins: dict[OpenCall, UUID] = {}  # further open calls with a run_id that is in `_by_run`
         self._by_task: dict[asyncio.Task[Any], list[OpenCall]] = {}
         self._by_scope: dict[Scope, list[OpenCall]] = {}
@@ -73,12 +74,12 @@ class OpenCalls:
     # -- start ----------------------------------------------------------------------------------------------------
 
     def start(self, call: OpenCall) -> None:
-        """Watch a call that LangChain has reported. Its `handler`, `scope` and `run_id` are set."""
+        """Watch a call that LangChain has reported. Its `handler`, `scope`, `run_id` and `origin` are set."""
         self.announce(call)
         run_id = call.run_id
         assert run_id is not None
         # on one line, so that no failure comes between: what has been counted is known
-        known = (next(self._started), self._by_run.setdefault(run_id, call))[1]
+        known = (next(self._started), self._by_run.setdefault(run_id.int, call))[1]
         if known is not call:
             self._twins[call] = run_id
         if asyncio._get_running_loop() is None:
@@ -95,7 +96,7 @@ class OpenCalls:
 
     def _watch(self, call: OpenCall) -> None:
         """Bind an awaited call to its task and to its scope."""
-        name, known = started_by(sys._getframe(2))
+        name, known, _ = call.origin
         task = asyncio.current_task()
         if not name and task is not None:
             # Completion models report their starts from helper tasks; then it is the one who waits for them that
@@ -141,6 +142,8 @@ class OpenCalls:
         calls as that config is used for. `params` tells: LangChain makes them anew for each call, and hands the same
         object to all handlers.
         """
+        if not self._twins and run_id.int not in self._by_run:
+            return None
         for call in self._with(run_id):
             if call.params is params if params is not None else call.handler is not handler:
                 return call
@@ -149,7 +152,7 @@ class OpenCalls:
     def get(self, run_id: UUID, parent_run_id: UUID | None = None) -> OpenCall | None:
         """The open call of `run_id`. Of several, the one that started in the same chain, task or thread, and scope."""
         if not self._twins:
-            return self._by_run.get(run_id)
+            return self._by_run.get(run_id.int)
         calls = self._with(run_id)
         if len(calls) < 2:
             return calls[0] if calls else None
@@ -162,7 +165,7 @@ class OpenCalls:
         return calls[-1]
 
     def _with(self, run_id: UUID) -> list[OpenCall]:
-        first = self._by_run.get(run_id)
+        first = self._by_run.get(run_id.int)
         found = [] if first is None else [first]
         if self._twins:
             found += [call for call, its in list(self._twins.items()) if its == run_id]
@@ -175,7 +178,7 @@ class OpenCalls:
         call: OpenCall,
         status: Status,
         *,
-        answer: Answer | None = None,
+        answer: Answer | Held | None = None,
         failure: Failure | None = None,
     ) -> bool:
         """End `call` and deliver it. False if somebody else has ended it before."""
@@ -199,8 +202,9 @@ class OpenCalls:
         if run_id is None:
             self._manual.discard(call)
             return
-        if self._by_run.get(run_id) is call:  # and nobody but who has claimed it takes it out
-            self._by_run.pop(run_id, None)
+        number = run_id.int
+        if self._by_run.get(number) is call:  # and nobody but who has claimed it takes it out
+            self._by_run.pop(number, None)
         else:
             self._twins.pop(call, None)
         if isinstance(call.home, asyncio.Task):
@@ -247,7 +251,7 @@ class OpenCalls:
         for call in self._all():
             if call.started_ns < oldest:
                 self.end(call, Status.ABANDONED)
-            elif call.task is not None and call.look_ns < now:
+            elif call.task is not None and (call.look_ns or call.started_ns + _FIRST_LOOK_NS) < now:
                 call.look_ns = now + (now - call.started_ns)  # less and less often
                 doubtful[call.task.get_loop()].append(call)
         for loop, calls in doubtful.items():

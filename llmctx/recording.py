@@ -13,12 +13,14 @@ from uuid import UUID
 
 import orjson
 
+from llmctx.attribution import Verdict
 from llmctx.capture import WORD_LIMIT
 from llmctx.cleaning import ATTRIBUTES_LIMIT, storable_json
 from llmctx.context import CallContext
 from llmctx.evidence import KEY as EVIDENCE
 from llmctx.evidence import evidence
-from llmctx.extract import Failure, fields_of, model_asked_for, snapshot_of
+from llmctx.extract import Failure, Held, fields_of, model_asked_for, snapshot_of
+from llmctx.journal.frames import as_json
 from llmctx.open_calls import OpenCall
 from llmctx.record import COLUMNS, CallRecord, Status
 from llmctx.redact import Redactor, Withheld
@@ -94,41 +96,46 @@ def bare_record_of(call: OpenCall) -> CallRecord:
     )
 
 
-def marker_of(call: OpenCall) -> dict[str, Any]:
-    """What the journal notes of a call that starts: enough for a row, should the process die.
+def marker_of(call: OpenCall) -> bytes:
+    """What the journal notes of a call that starts, as JSON: enough for a row, should the process die.
 
-    No texts and no attributes: it is made on the caller's thread, where nothing is redacted, and in a microsecond.
+    No texts and no attributes: it is made on the caller's thread, where nothing is redacted, and in a microsecond. All
+    but the run's ids is the same for many a call, and kept with the verdict.
     """
     verdict = call.verdict
-    identity = verdict.identity
     metadata = call.metadata or _NOTHING
     fields = call.fields
     model = metadata.get("ls_model_name") if fields is None else fields.get("model")
     if type(model) is not str or not 0 < len(model) <= WORD_LIMIT:
         model = model_asked_for(call.params, metadata)
-    marker: dict[str, Any] = {"model": model, "identity_source": verdict.source}
-    if verdict.reason is not None:
-        marker["identity_reason"] = verdict.reason
-    if (value := identity.session_id) is not None:
-        marker["session_id"] = value
-    if (value := identity.user_id) is not None:
-        marker["user_id"] = value
-    if (value := identity.trace_id) is not None:
-        marker["trace_id"] = value
-    if (value := identity.conversation_id) is not None:
-        marker["conversation_id"] = value
-    if (value := call.hearing.thread_id or identity.thread_id) is not None:
-        marker["thread_id"] = value
-    node = metadata.get("langgraph_node")
-    if node is not None:
-        marker["node"] = str(node)
-    if (value := identity.agent_key or metadata.get("lc_agent_name") or node) is not None:
-        marker["agent_key"] = str(value)
-    if call.run_id is not None:
-        marker["run_id"] = call.run_id
-    if call.parent_run_id is not None:
-        marker["parent_run_id"] = call.parent_run_id
-    return marker
+    node, agent, thread_id = metadata.get("langgraph_node"), metadata.get("lc_agent_name"), call.hearing.thread_id
+    about = (model, node, agent, thread_id)
+    known = verdict.noted
+    if known is None or known[0] != about:
+        verdict.noted = known = about, _noted(verdict, model, node, agent, thread_id)
+    if call.run_id is None:
+        return known[1] + b"}"
+    if call.parent_run_id is None:
+        return b'%b,"run_id":"%032x"}' % (known[1], call.run_id.int)
+    return b'%b,"run_id":"%032x","parent_run_id":"%032x"}' % (known[1], call.run_id.int, call.parent_run_id.int)
+
+
+def _noted(verdict: Verdict, model: str, node: Any, agent: Any, thread_id: str | None) -> bytes:
+    """The part of a marker that many calls have in common, without its last brace."""
+    identity = verdict.identity
+    fields = {
+        "model": model,
+        "identity_source": verdict.source,
+        "identity_reason": verdict.reason,
+        "session_id": identity.session_id,
+        "user_id": identity.user_id,
+        "trace_id": identity.trace_id,
+        "conversation_id": identity.conversation_id,
+        "thread_id": thread_id or identity.thread_id,
+        "node": None if node is None else str(node),
+        "agent_key": identity.agent_key or agent or node,
+    }
+    return as_json({name: value for name, value in fields.items() if value is not None})[:-1]
 
 
 _NOTHING: Final[dict[str, Any]] = {}
@@ -140,7 +147,7 @@ _TOLD: Final = frozenset(COLUMNS) - _OURS - {"parent_run_id", "attributes"}
 
 def _told(call: OpenCall, texts: Texts) -> dict[str, Any]:
     """What LangChain told of the call, as columns."""
-    failure = call.failure
+    answer, failure = call.answer, call.failure
     if texts.withheld and failure is not None:
         failure = Failure(failure.name, status=failure.status)
     fields = fields_of(
@@ -148,7 +155,7 @@ def _told(call: OpenCall, texts: Texts) -> dict[str, Any]:
         params=call.params,
         tags=None if texts.withheld else call.tags,
         prompt=call.prompt,
-        answer=call.answer,
+        answer=answer.read() if isinstance(answer, Held) else answer,
         failure=failure,
         stream=call.stream,
         content=texts.content,

@@ -9,49 +9,59 @@ from __future__ import annotations
 import asyncio
 import sys
 from types import CodeType, FrameType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from llmctx.flow import awaiting_task
 
 _OF_A_MODEL: Final = frozenset({"invoke", "ainvoke", "stream", "astream"})
-_AWAITED: Final = frozenset({"agenerate", "generate"})
 STREAMED: Final = frozenset({"astream", "stream"})
+_BEGINS: Final = frozenset({"agenerate", "generate"}) | STREAMED
+_TELLING: Final = _BEGINS | _OF_A_MODEL
+_DEEP: Final = 20
 
 
-def config_of_model(limit: int = 20) -> dict[str, Any] | None:
+class Origin(NamedTuple):
+    """How a call was made."""
+
+    method: str = ""
+    """The method of a model that has begun it: agenerate, generate, astream, stream."""
+    known: bool = False
+    """Whether that is LangChain's."""
+    config: dict[str, Any] | None = None
     """The config that the model's own `invoke`, `stream`, … was called with, merged with the one around it.
 
     What a call is told lacks it: LangChain keeps `configurable` out of the metadata, which a task or thread that was
     started in a node inherits from there.
     """
-    frame: FrameType | None = sys._getframe(2)
-    for _ in range(limit):
-        if frame is None or _is_models_own(frame.f_code):
+
+
+def origin(frame: FrameType | None) -> Origin:
+    """How the call was made whose start is reported above `frame`: its callbacks do not say."""
+    method, known = "", False
+    own: FrameType | None = None
+    for _ in range(_DEEP):
+        if frame is None:
             break
+        code = frame.f_code
+        name = code.co_name
+        if name in _TELLING:
+            if not method and name in _BEGINS:
+                method, known = name, "langchain_core" in code.co_filename
+            if _is_models_own(code):
+                own = frame
+                break
         frame = frame.f_back
     if frame is None and asyncio._get_running_loop() is not None:  # a helper task of a completion model
         task = awaiting_task()
         frames = [] if task is None else frames_of(task)
-        frame = next((one for one in frames if _is_models_own(one.f_code)), None)
-    config = None if frame is None else frame.f_locals.get("config")
-    return config if isinstance(config, dict) else None
+        own = next((one for one in frames if _is_models_own(one.f_code)), None)
+    config = None if own is None else own.f_locals.get("config")
+    return Origin(method, known, config if isinstance(config, dict) else None)
 
 
 def _is_models_own(code: CodeType) -> bool:
     return code.co_name in _OF_A_MODEL and "language_models" in code.co_filename
-
-
-def started_by(frame: FrameType | None) -> tuple[str, bool]:
-    """By which method of a model a call was started, and whether that is LangChain's: its callbacks do not say."""
-    for _ in range(12):
-        if frame is None:
-            break
-        code = frame.f_code
-        if code.co_name in _AWAITED or code.co_name in STREAMED:
-            return code.co_name, "langchain_core" in code.co_filename
-        frame = frame.f_back
-    return "", False
 
 
 def is_helper(task: asyncio.Task[Any]) -> bool:

@@ -46,6 +46,9 @@ class Kind(IntEnum):
     REFUSED = 5  # a row that the database will never take, and why
 
 
+_KIND_START: Final = int(Kind.START)
+
+
 class Frame(NamedTuple):
     kind: int
     payload: bytes
@@ -115,8 +118,11 @@ def _sum(length: int, kind: int, payload: bytes) -> int:
 # -- payloads ---------------------------------------------------------------------------------------------------------
 
 
-def start_payload(call_id: bytes, created_s: float, fields: Mapping[str, Any]) -> bytes:
-    return _START.pack(call_id, created_s) + _json(fields)
+def start_frame(call_id: bytes, created_s: float, fields: Mapping[str, Any] | bytes) -> bytes:
+    """A whole frame in one step: it is made on the caller's thread. `fields` may be JSON already."""
+    payload = _START.pack(call_id, created_s) + (fields if type(fields) is bytes else as_json(fields))
+    length = len(payload)
+    return _HEAD.pack(MAGIC, length, _KIND_START, crc32(payload, (length << 8 | _KIND_START) & 0xFFFFFFFF)) + payload
 
 
 def start_of(payload: bytes) -> Start:
@@ -132,7 +138,7 @@ def start_of(payload: bytes) -> Start:
 
 def pack_record(record: CallRecord) -> bytes:
     """`record` as bytes: its call_id, then JSON. `unpack_record` gives the same record back."""
-    return record.call_id.bytes + _json(record)
+    return record.call_id.bytes + as_json(record)
 
 
 def unpack_record(payload: bytes) -> CallRecord:
@@ -171,7 +177,8 @@ def ids_of(payload: bytes) -> Iterator[bytes]:
         yield payload[at : at + ID_BYTES]
 
 
-def _json(value: Any) -> bytes:
+def as_json(value: Any) -> bytes:
+    """`value` as JSON, whatever it is."""
     try:
         return orjson.dumps(value, default=_shown)
     except (TypeError, ValueError, RecursionError):  # a key that is no text, a lone surrogate, a huge number, a circle

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from llmctx.incidents import incidents
-from llmctx.journal.frames import Kind, frame, start_payload
+from llmctx.journal.frames import start_frame
 
 _LOOK_EVERY: Final = 256  # starts between two looks at the size of their file
 
@@ -44,12 +44,15 @@ class Markers:
         self.dirty = False
         self._name, self._fd = new_file("starts")
 
-    def start(self, call_id: bytes, created_s: float, fields: Mapping[str, Any]) -> bool:
-        """See `Journal.start`."""
+    def start(self, call_id: bytes, created_s: float, fields: Mapping[str, Any] | bytes) -> bool:
+        """Note that a call has started. False if it could not be noted. Never raises, waits for nothing.
+
+        `fields` are columns by name, or their JSON: the identity, and the model. Without a record they become the row.
+        """
         try:
             if self._closed:
                 return False
-            marker = frame(Kind.START, start_payload(call_id, created_s, fields))
+            marker = start_frame(call_id, created_s, fields)
             self._open[call_id] = marker  # before it is written: `rewrite` relies on it
             if next(self._looks) % self._look_every == 0:
                 self._full = self.size + len(marker) > self._limit

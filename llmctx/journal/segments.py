@@ -16,7 +16,7 @@ import os
 import resource
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -107,6 +107,7 @@ class Journal:
             self._markers = Markers(
                 self._new_file, self._folder, self._reserve, self._file_limit, self._fsync_s is not None
             )
+            self.start = self._markers.start
             self._records = -1
             self._begin_segment()
         except OSError as problem:
@@ -117,12 +118,8 @@ class Journal:
 
     # -- from any thread --------------------------------------------------------------------------------------------
 
-    def start(self, call_id: bytes, created_s: float, fields: Mapping[str, Any]) -> bool:
-        """Note that a call has started. False if it could not be noted. Never raises, waits for nothing.
-
-        `fields` are columns by name: the identity, and the model. Without a record they become the row.
-        """
-        return self._markers.start(call_id, created_s, fields)
+    start: Callable[[bytes, float, Mapping[str, Any] | bytes], bool]
+    """Note that a call has started: `Markers.start`. Never raises, waits for nothing."""
 
     # -- in the pipeline's thread -----------------------------------------------------------------------------------
 

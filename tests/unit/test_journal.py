@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from llmctx import journal as package
 from llmctx.errors import JournalUnavailable
 from llmctx.journal import Damage, Frame, Journal, Kind, erase, frames_in, pack_record, read, unpack_record
-from llmctx.journal.frames import frame, start_payload
+from llmctx.journal.frames import frame, start_frame
 from llmctx.record import COLUMNS, CallRecord
 
 WHO = {"session_id": "s", "user_id": "u", "model": "m"}
@@ -157,7 +157,7 @@ def test_values_that_json_cannot_say_do_not_stop_a_record() -> None:
 
 
 FRAMES = [
-    frame(Kind.START, start_payload(new_id(), 1.5, WHO)),
+    start_frame(new_id(), 1.5, WHO),
     frame(Kind.RECORD, pack_record(FULL)),
     frame(Kind.DONE, new_id() * 3),
     frame(Kind.RECORD, pack_record(record(prompt_snapshot="x" * 3000))),
