@@ -11,10 +11,11 @@ from __future__ import annotations
 import time
 from typing import Final
 
-PATIENCE_S: Final = 1.0
-MOST_CALLS: Final = 1000
+PATIENCE_S: Final = 0.5
+MOST_CALLS: Final = 500
 _BUSY: Final = 0.5  # of a processor
-_PAUSE_S: Final = 1e-5
+_PIECE_S: Final = 250e-6
+_PAUSE_S: Final = 10e-6
 """What the kernel makes of it is some 60 µs: enough for another thread to wake up and take the lock."""
 
 
@@ -25,6 +26,7 @@ class Courtesy:
         self._since = 0.0
         self._busy = False
         self._wall = self._all = self._own = 0.0
+        self._paused = 0.0
 
     def begin(self) -> None:
         """Calls have come. From now on it is measured what the other threads do."""
@@ -36,12 +38,16 @@ class Courtesy:
         self._busy = self._look()
         return self._busy and waiting < MOST_CALLS and self._wall - self._since < PATIENCE_S
 
-    def pause(self, waiting: int) -> None:
-        """Offer the interpreter, behind a piece of work of a fraction of a millisecond.
+    def pause(self) -> None:
+        """Offer the interpreter behind each piece of work of a fraction of a millisecond.
 
-        `sleep(0)` alone lets go of it and takes it again before another thread has woken up.
+        `sleep(0)` would let go of it and take it again before another thread has woken up, and he who waits for it
+        would begin to wait anew.
         """
-        time.sleep(_PAUSE_S if self._busy and waiting < MOST_CALLS else 0)
+        now = time.monotonic()
+        if now - self._paused > _PIECE_S:
+            time.sleep(_PAUSE_S)
+            self._paused = time.monotonic()
 
     def _look(self) -> bool:
         """Whether the others have used much of a processor since the last look."""

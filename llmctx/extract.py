@@ -54,6 +54,9 @@ _MAX_TOKENS: Final = (
     "maxTokens",
     "num_predict",
 )
+_TEMPERATURE: Final = ("temperature",)
+_TOP_P: Final = ("top_p", "topP")
+_PARAMS: Final = frozenset(_MAX_TOKENS + _TEMPERATURE + _TOP_P)
 _MODEL_NAMES: Final = ("model", "model_name", "model_id", "azure_deployment", "deployment_name")
 _NESTED: Final = ("options", "model_kwargs", "generation_config", "inferenceConfig")
 _OWN_TAGS: Final = ("seq:step:", "graph:step:", "map:key:", "branch:", "condition:", "langsmith:")
@@ -84,15 +87,16 @@ def fields_of(
     Raises `Withheld` if the redactor failed.
     """
     metadata, params = metadata or {}, params or {}
+    settings = _settings(params)
     usage = tokens_of(answer, stream=stream, metadata=metadata)
     first = answer.choices[0] if answer is not None and answer.choices else None
     node = _clean_word(metadata.get("langgraph_node"))
     fields: dict[str, Any] = {
         "model": _model(answer, params, metadata),
         "provider": _clean_word(metadata.get("ls_provider") or (answer.client if answer else None)),
-        "temperature": _number(_param(params, ("temperature",), metadata.get("ls_temperature"))),
-        "top_p": _number(_param(params, ("top_p", "topP"), None)),
-        "max_tokens": _whole(_param(params, _MAX_TOKENS, metadata.get("ls_max_tokens"))),
+        "temperature": _number(_param(settings, _TEMPERATURE, metadata.get("ls_temperature"))),
+        "top_p": _number(_param(settings, _TOP_P, None)),
+        "max_tokens": _whole(_param(settings, _MAX_TOKENS, metadata.get("ls_max_tokens"))),
         "prompt_tokens": usage.prompt,
         "completion_tokens": usage.completion,
         "total_tokens": usage.total,
@@ -111,10 +115,17 @@ def fields_of(
     elif answer is not None and answer.blank:
         fields.update(error_code="empty_answer", error_message="LangChain's client found nothing in the answer")
     if content != "none":
-        fields["prompt_snapshot"] = _prompt_snapshot(prompt, limit, redactor)
+        kept: dict[str, Any] = {}
+        if prompt is not None and (prompt.messages or prompt.text is not None):
+            kept["prompt_snapshot"] = _prompt_shown(prompt)
         if answer is not None and first is not None and not (failure is not None and first == Choice()):
-            fields["response_snapshot"] = _response_snapshot(answer, limit, redactor)
-            fields["reasoning_snapshot"] = snapshot_of(first.reasoning, limit, redactor) if first.reasoning else None
+            kept["response_snapshot"] = _response_shown(answer)
+            if first.reasoning:
+                kept["reasoning_snapshot"] = first.reasoning
+        if redactor is not None:  # all at once: most calls hold nothing, and that is seen in one pass
+            kept = redactor.redact_tree(kept)
+        for name, value in kept.items():
+            fields[name] = fitted(value, limit)
     return fields
 
 
@@ -146,16 +157,18 @@ def _once(word: str | None) -> str | None:
     return word[:period] if 3 <= period < len(word) else word
 
 
-def _param(params: Mapping[str, Any], names: tuple[str, ...], otherwise: Any) -> Any:
-    """The first of `names` that is set, also one level further in."""
-    for name in names:
-        if params.get(name) is not None:
-            return params[name]
-    for nested in _NESTED:
-        if isinstance(inner := params.get(nested), dict):
-            for name in names:
-                if inner.get(name) is not None:
-                    return inner[name]
+def _settings(params: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Where a parameter may stand: in `params`, or one level further in. Without those that hold none of them."""
+    places = [params, *[inner for name in _NESTED if isinstance(inner := params.get(name), dict)]]
+    return [place for place in places if not _PARAMS.isdisjoint(place)]
+
+
+def _param(places: Sequence[Mapping[str, Any]], names: tuple[str, ...], otherwise: Any) -> Any:
+    """The first of `names` that is set."""
+    for place in places:
+        for name in names:
+            if (value := place.get(name)) is not None:
+                return value
     return otherwise
 
 
@@ -186,24 +199,20 @@ def _attributes(tags: Sequence[str] | None, redactor: Redactor | None) -> dict[s
     return {"tags": [text_of(tag, WORD_LIMIT) for tag in own]} if own else None
 
 
-def _prompt_snapshot(prompt: Prompt | None, limit: int, redactor: Redactor | None) -> str | None:
-    if prompt is None:
-        return None
+def _prompt_shown(prompt: Prompt) -> list[Any]:
     if prompt.text is not None:
-        return snapshot_of([{"role": "user", "content": prompt.text}], limit, redactor)
-    if not prompt.messages:
-        return None
+        return [{"role": "user", "content": prompt.text}]
     shown: list[Any] = [{"role": role, "content": kept, **(more or {})} for role, kept, more in prompt.messages]
     if prompt.left_out:
         shown.insert(1, {"role": "…", "content": f"…[{prompt.left_out} messages cut]…"})
-    return snapshot_of(shown, limit, redactor)
+    return shown
 
 
-def _response_snapshot(answer: Answer, limit: int, redactor: Redactor | None) -> str:
+def _response_shown(answer: Answer) -> dict[str, Any]:
     shown: dict[str, Any] = {"role": "assistant", **_shown(answer.choices[0])}
     if len(answer.choices) > 1:
         shown["other_choices"] = [_shown(choice) for choice in answer.choices[1:]]
-    return snapshot_of(shown, limit, redactor)
+    return shown
 
 
 def _shown(choice: Choice) -> dict[str, Any]:

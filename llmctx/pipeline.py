@@ -349,7 +349,7 @@ class Pipeline:
         for call in calls:
             if (record := self._record(call)) is not None:
                 records.append(record)
-            self._courtesy.pause(len(queue))
+            self._courtesy.pause()
         refused = len(calls) - len(records)
         count, self._in_hand = len(calls), []
         if calls[0] in self._suspects:

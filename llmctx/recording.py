@@ -54,7 +54,8 @@ def _record_of(call: OpenCall, texts: Texts) -> CallRecord:
     took_ns = max(0, call.ended_ns - call.started_ns)
     fields = _told(call, texts)
     if call.fields is not None:
-        fields.update(_by_hand(call.fields, texts))
+        given = _by_hand(call.fields, texts)
+        fields.update({name: value for name, value in given.items() if name in _TOLD or name == "attributes"})
     attributes = dict(fields.pop("attributes", None) or {})
     attributes = {**_own_attributes(call, texts), **attributes}
     fields.update(_identity(call, fields, attributes))
@@ -74,7 +75,7 @@ def _record_of(call: OpenCall, texts: Texts) -> CallRecord:
         run_id=call.run_id,
         parent_run_id=call.parent_run_id,
         attributes=attributes or None,
-        **{name: value for name, value in fields.items() if name in _TOLD},
+        **fields,
     )
 
 

@@ -210,10 +210,16 @@ def bounded(value: Any, limit: int = LIMIT) -> Any:
 def fitted(kept: Any, limit: int = LIMIT) -> str:
     """JSON text of what `keep` and `cut` returned."""
     try:
+        whole = orjson.dumps(kept)
+        if len(whole) <= limit and b"\\u0000" not in whole and b"null" not in whole:  # which may have been a NaN
+            return whole.decode()
+    except TypeError:  # it was cut, or holds what JSON does not know
+        pass
+    try:
         plain = _plain(kept)
         texts = list(_texts(plain))
-        if sum(map(len, texts)) <= limit and len(whole := _dumped(plain)) <= limit:
-            return whole.decode()
+        if sum(map(len, texts)) <= limit and len(dumped := _dumped(plain)) <= limit:
+            return dumped.decode()
         return _squeezed(plain, texts, limit)
     except Exception as problem:  # noqa: BLE001  as above
         return f'"{_unreadable(problem)}"'

@@ -134,11 +134,11 @@ def usage_of(metadata: Any, raw: Any, *, stream: Stream | None, provider: str) -
     if stream is not None:
         usage = stream.settled(usage, provider)
     usage = _without_invented(usage, own, provider)
-    if usage.prompt is None and usage.completion is None:
+    if usage.prompt is None and usage.completion is None and own is not UNKNOWN:
         usage = usage._replace(prompt=own.prompt, completion=own.completion, total=own.total)
-    if usage.cached is None:
+    if usage.cached is None and own.cached is not None:
         usage = usage._replace(cached=own.cached)
-    if usage.reasoning is None:
+    if usage.reasoning is None and own.reasoning is not None:
         usage = usage._replace(reasoning=own.reasoning)
     return usage
 
@@ -154,6 +154,8 @@ def _without_invented(usage: Usage, own: Usage, provider: str) -> Usage:
         total = None
     if usage.cached == 0 and not usage.cache_written and own.cached is None and provider.startswith(_EMPTY_ZEROS):
         usage = usage._replace(cached=None)
+    if (prompt, completion, total) == usage[:3]:
+        return usage
     return usage._replace(prompt=prompt, completion=completion, total=total)
 
 

@@ -166,7 +166,8 @@ def test_killed_at_any_moment(database: str) -> None:
     assert len(rows) == len({row.call_id for row in rows}) > 0
     assert {row.status for row in rows} <= {"ok", "lost"}
     assert {row.user_id for row in rows} == {"u"}
-    assert sum(row.status == "lost" for row in rows) <= 5 * (3 + 50)
+    # what had ended and was not on the disk yet: to a busy application the pipeline gives way for half a second
+    assert sum(row.status == "lost" for row in rows) <= 5 * (3 + MOST_CALLS + 100)
 
 
 def test_one_of_four_adopts(switch: Switch) -> None:
