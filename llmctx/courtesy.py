@@ -2,8 +2,9 @@
 
 All threads of a process share one interpreter lock. What the pipeline does while the application is busy, the
 application waits for, however little it is; what it does while models are awaited costs nobody anything. So a busy
-application is left alone, for `PATIENCE_S` or until `MOST_CALLS` wait: they are bounded, and on disk they are no more
-than markers. Then the work is done in small pieces, with a pause behind each in which the lock changes hands.
+application is left alone, ten times as long as the pipeline lingers anyway, or until `MOST_CALLS` wait: they are
+bounded, and on disk they are no more than markers. Then the work is done in small pieces, with a pause behind each in
+which the lock changes hands.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
-PATIENCE_S: Final = 0.5
+_PATIENCE: Final = 10
 MOST_CALLS: Final = 500
 _BUSY: Final = 0.5  # of a processor
 _PIECE_S: Final = 250e-6
@@ -22,7 +23,8 @@ _PAUSE_S: Final = 10e-6
 class Courtesy:
     """For one thread, the pipeline's."""
 
-    def __init__(self) -> None:
+    def __init__(self, linger_s: float) -> None:
+        self._patience_s = _PATIENCE * linger_s
         self._since = 0.0
         self._busy = False
         self._wall = self._all = self._own = 0.0
@@ -36,7 +38,7 @@ class Courtesy:
     def waits(self, waiting: int) -> bool:
         """Whether `waiting` calls had better wait a little longer."""
         self._busy = self._look()
-        return self._busy and waiting < MOST_CALLS and self._wall - self._since < PATIENCE_S
+        return self._busy and waiting < MOST_CALLS and self._wall - self._since < self._patience_s
 
     def pause(self) -> None:
         """Offer the interpreter behind each piece of work of a fraction of a millisecond.

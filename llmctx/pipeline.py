@@ -65,7 +65,7 @@ class Pipeline:
         self._shared: SharedRegistry | None = registry if elsewhere.is_shared(registry) else None
         self._queue: deque[OpenCall] = deque()
         self._in_hand: list[OpenCall] = []
-        self._courtesy = Courtesy()
+        self._courtesy = Courtesy(settings.linger_ms / 1000)
         self._suspects: list[OpenCall] = []
         """Calls over which the thread has died once. If it does so again they are dropped."""
         self._beat = 0.0

@@ -54,7 +54,7 @@ FIGURES = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens"
 @pytest.fixture(scope="module")
 def call_log() -> Iterator[CallLog]:
     """A call log that hears everything, as in an application, and keeps the rows in memory."""
-    with CallLog(sink=MemorySink(), snapshot_bytes=LIMIT, linger_ms=0) as started:
+    with CallLog(sink=MemorySink(), snapshot_bytes=LIMIT, linger_ms=0, content="full") as started:
         yield started
 
 

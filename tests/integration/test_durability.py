@@ -21,6 +21,7 @@ from sqlalchemy import make_url
 
 from llmctx import bind
 from llmctx.calllog import CallLog
+from llmctx.courtesy import MOST_CALLS
 from llmctx.incidents import incidents
 from llmctx.journal import read
 from llmctx.settings import load
