@@ -36,6 +36,10 @@ class ProviderDown(Exception):
     """What the fake provider answers to a call that is to fail."""
 
 
+class SiblingFails(Exception):
+    """Another node of the same step."""
+
+
 class Provider(BaseChatModel):
     """A chat model that finds in its prompt's metadata what is to become of the call."""
 
@@ -114,10 +118,11 @@ class State(TypedDict):
     session_id: str
     run_id: str
     prompt: str
+    way: str
     answers: Annotated[dict[str, str], or_]
 
 
-def _who(connection: HTTPConnection) -> CallContext | None:
+def who(connection: HTTPConnection) -> CallContext | None:
     user = connection.headers.get("x-user")
     return None if user is None else CallContext(user_id=user, session_id=connection.headers.get("x-session"))
 
@@ -130,7 +135,9 @@ class Application:
         self.calls: dict[str, Call] = {}
         self.model = Provider(pen=pen, calls=self.calls)
         self.plain = Plain(pen=pen, calls=self.calls)
-        self._graph = self._make_graph()
+        builder = self._make_graph()
+        self._graph, self._graph_with_timeout = builder.compile(), builder.compile()
+        self._graph_with_timeout.step_timeout = 0.05
         self.http: httpx.AsyncClient | None = None
         """To the application's own server, where there is one."""
         self.ways: dict[str, Callable[[Call], Awaitable[Any]]] = {
@@ -139,6 +146,8 @@ class Application:
             "to_thread": self._to_thread,
             "thread": self._thread,
             "graph": self._in_graph,
+            "sibling": self._in_graph,
+            "step": self._in_graph,
             "http": self._http,
             "sse": self._sse,
         }
@@ -224,9 +233,15 @@ class Application:
         return told[0]
 
     async def _in_graph(self, call: Call) -> str:
+        """The thread_id may be anybody's: it is no proof of who one is."""
         given = {"user_id": call.user, "session_id": call.session, "run_id": call.run_id, "prompt": call.prompt}
-        async with _cancelled(call):
-            state = await self._graph.ainvoke({**given, "answers": {}})
+        config = {"configurable": {"thread_id": f"thread-{int(call.run_id[:2], 16) % 20}"}}
+        try:
+            async with _cancelled(call):
+                graph = self._graph_with_timeout if call.way == "step" else self._graph
+                state = await graph.ainvoke({**given, "way": call.way, "answers": {}}, config)
+        except SiblingFails:
+            return "cancel"
         return _judged(call, state["answers"][call.run_id])
 
     async def _http(self, call: Call) -> str:
@@ -257,6 +272,9 @@ class Application:
             return {"answers": {state["run_id"]: str(said.content)}}
 
         async def beside(state: State) -> dict[str, Any]:
+            if state["way"] == "sibling":
+                await asyncio.sleep(self.calls[state["run_id"]].ms / 1000)
+                raise SiblingFails
             return {"answers": {}}
 
         builder = StateGraph(State)
@@ -265,7 +283,7 @@ class Application:
         builder.add_edge(START, "ask")
         builder.add_edge(START, "beside")
         builder.add_edge("ask", END)
-        return wrap_graph(builder).compile()
+        return wrap_graph(builder)
 
     def asgi(self) -> Starlette:
         """The application as a server has it."""
@@ -300,7 +318,7 @@ class Application:
                 Route("/", well),
             ]
         )
-        app.add_middleware(ContextMiddleware, identify=_who)
+        app.add_middleware(ContextMiddleware, identify=who)
         return app
 
 
@@ -313,7 +331,8 @@ class _cancelled:  # noqa: N801  used as a function
     """Cancels what is inside after a moment, if the call is to be cancelled: as a timeout, or as a task."""
 
     def __init__(self, call: Call) -> None:
-        self._timeout = asyncio.timeout(call.ms / 1000 if call.end == "cancel" else None)
+        asked = call.end == "cancel" and call.way not in ("sibling", "step")
+        self._timeout = asyncio.timeout(call.ms / 1000 if asked else None)
 
     async def __aenter__(self) -> None:
         await self._timeout.__aenter__()

@@ -1,4 +1,4 @@
-"""The driver: an application in a process of its own, which makes calls for many users until it is told to stop, or dies.
+"""The driver: an application in a process of its own, which makes calls for many users until it is stopped, or dies.
 
 Processes come from `multiprocessing`'s fork server, which has everything imported: a life begins in a few milliseconds,
 so that two hundred can be ended. `Life` is the harness's end; `main` is what runs over there.
@@ -23,7 +23,8 @@ from uuid import UUID
 from tests.faults.book import Call, Pen
 
 WAYS: Final = ("ainvoke", "ainvoke", "astream", "astream", "to_thread", "thread", "graph", "http", "sse")
-_CANCELLABLE: Final = ("ainvoke", "astream", "graph", "http", "sse")
+CANCELLABLE: Final = ("ainvoke", "astream", "graph", "http", "sse")
+CUT_SHORT: Final = ("sibling", "step")
 _FORKED: Final = multiprocessing.get_context("forkserver")
 
 
@@ -40,6 +41,12 @@ class Plan:
     pause_ms: int = 150
     ways: tuple[str, ...] = WAYS
     sizes: tuple[int, ...] = (100, 400, 400, 2000, 12_000)
+    ms: int = 80
+    """A call takes at most so long."""
+    cancelled: float = 0.05
+    """Of the calls that can be."""
+    calls_per_s: float = 0.0
+    """Not 0: so many calls in all, at their times, however long each takes; `users` and `pause_ms` do not count."""
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -148,6 +155,8 @@ class _Driver:
             loop.add_reader(self._pipe.fileno(), self._told)
             async with self._served():
                 users = [asyncio.create_task(self._live_as(number)) for number in range(self._plan.users)]
+                if self._plan.calls_per_s:
+                    users.append(asyncio.create_task(self._keep_pace()))
                 await self._ending.wait()
                 loop.remove_reader(self._pipe.fileno())
                 for task in (*users, *self._tasks):
@@ -175,12 +184,30 @@ class _Driver:
             await self._going.wait()
             await self._make(self._drawn(rng, f"user-{number}", f"session-{number}-{rng.randrange(3)}"))
 
+    async def _keep_pace(self) -> None:
+        rng = random.Random(f"{self._plan.seed}/{self._plan.name}")
+        due = time.monotonic()
+        while True:
+            due += 1 / self._plan.calls_per_s
+            if (wait := due - time.monotonic()) > 0:
+                await asyncio.sleep(wait)
+            if not self._going.is_set():
+                await self._going.wait()
+                due = time.monotonic()
+            number = rng.randrange(200)
+            task = asyncio.create_task(self._make(self._drawn(rng, f"user-{number}", f"session-{number}")))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
     def _drawn(self, rng: random.Random, user: str, session: str) -> Call:
-        way = rng.choice(self._plan.ways)
+        plan = self._plan
+        way = rng.choice(plan.ways)
         lot = rng.random()
-        end = "fail" if lot < 0.05 else "cancel" if lot < 0.10 and way in _CANCELLABLE else "ok"
+        end = "fail" if lot < 0.05 else "cancel" if lot < 0.05 + plan.cancelled and way in CANCELLABLE else "ok"
+        if way in CUT_SHORT:
+            end = "cancel"
         run_id = str(UUID(int=rng.getrandbits(128), version=4))
-        return Call(run_id, user, session, way, end, rng.choice(self._plan.sizes), self._plan.name, rng.randrange(81))
+        return Call(run_id, user, session, way, end, rng.choice(plan.sizes), plan.name, rng.randrange(plan.ms + 1))
 
     async def _make(self, call: Call) -> None:
         self._busy += 1
@@ -230,6 +257,14 @@ class _Driver:
         await self._make(call)
         return call.run_id
 
+    async def on_break(self, seconds: float, seed: int) -> list[str]:
+        """Whatever llmctx calls inside of itself fails now and then, for that long. Returns what was broken."""
+        from tests.faults.breaking import broken
+
+        with broken(random.Random(seed)) as names:
+            await asyncio.sleep(seconds)
+        return names
+
     async def on_rss(self) -> int:
         with open("/proc/self/statm") as told:
             return int(told.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -238,7 +273,8 @@ class _Driver:
         """A child that makes calls of its own, and leaves in its way. Returns its exit status."""
         calls = [self._drawn(self._extra, f"user-child-{how}", "session-child") for _ in range(count)]
         for call in calls:
-            call.life = f"{self._plan.name}, a child that leaves by {how}"
+            call.life, call.way = f"{self._plan.name}, a child that leaves by {how}", "here"
+            call.end = "ok" if call.end == "cancel" else call.end
         pid = os.fork()
         if pid == 0:
             status = 1

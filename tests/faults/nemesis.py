@@ -372,10 +372,13 @@ async def torment(world: World, rng: random.Random, seconds: float, names: list[
             drawn.setdefault(FAULTS[one].kind, FAULTS[one])
         faults = list(drawn.values())[:count]
         lasting = [min(left, 0.2 * (100 ** rng.random())) for _ in faults]  # 0.2 to 20 s, mostly short
-        done.append(" + ".join(f"{one.name} {s:.1f}s" for one, s in zip(faults, lasting, strict=True)))
+        began = time.monotonic()
         await asyncio.gather(
             *(strike(world, one, random.Random(rng.random()), s) for one, s in zip(faults, lasting, strict=True))
         )
+        took = time.monotonic() - began
+        told = " + ".join(f"{one.name} {s:.1f}s" for one, s in zip(faults, lasting, strict=True))
+        done.append(told if took < max(lasting) + 5 else f"{told} (took {took:.0f} s)")
         await asyncio.sleep(rng.uniform(0, 1.0))
     return done
 

@@ -100,9 +100,7 @@ class World:
 
     async def hang_up(self) -> None:
         """End the connections of the role."""
-        await self.administer(
-            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{ROLE}' AND pid <> pg_backend_pid()"
-        )
+        await self.administer(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{ROLE}'")
 
     # -- lives ------------------------------------------------------------------------------------------------------
 
