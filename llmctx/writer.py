@@ -32,7 +32,7 @@ from llmctx.tables import call_log_table
 from llmctx.trouble import Trouble, classify
 
 _FIRST_WAIT_S: Final = 0.1
-_LONGEST_WAIT_S: Final = 4.0
+_LONGEST_WAIT_S: Final = 2.0
 _URGENT_WAIT_S: Final = 0.5  # while somebody waits for us
 _LOOK_AGAIN_S: Final = 5.0
 _LOOK_SELDOM_S: Final = 60.0

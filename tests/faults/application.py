@@ -27,7 +27,7 @@ from starlette.routing import Route
 from llmctx import CallContext, bind
 from llmctx.graph import wrap_graph
 from llmctx.middleware import ContextMiddleware
-from tests.faults.book import Call, Pen, answer_to
+from tests.faults.book import SECRET, Call, Pen, answer_to
 
 LONG_S: Final = 30.0  # what is cancelled would have taken
 
@@ -130,8 +130,9 @@ def who(connection: HTTPConnection) -> CallContext | None:
 class Application:
     """Calls made in every way, each written into the book."""
 
-    def __init__(self, pen: Pen) -> None:
+    def __init__(self, pen: Pen, secrets: str = "") -> None:
         self.pen = pen
+        self._secrets = SECRET + secrets if secrets else ""
         self.calls: dict[str, Call] = {}
         self.model = Provider(pen=pen, calls=self.calls)
         self.plain = Plain(pen=pen, calls=self.calls)
@@ -152,6 +153,9 @@ class Application:
             "sse": self._sse,
         }
 
+    def prompt(self, call: Call) -> str:
+        return call.prompt + self._secrets
+
     async def make(self, call: Call) -> None:
         """Make one call, and see that it ends as it must."""
         self.calls[call.run_id] = call
@@ -168,7 +172,8 @@ class Application:
             self.pen.harmed(f"{call.way}: {problem!r}")
             told = call.end
         finally:
-            del self.calls[call.run_id]
+            if call.end != "cancel" or call.way not in ("http", "sse"):  # the server may come to it later
+                del self.calls[call.run_id]
         if told != call.end:
             self.pen.harmed(f"{call.way}: {told!r} instead of {call.end!r}")
         self.pen.ended(call.run_id, time.time())
@@ -179,7 +184,7 @@ class Application:
         self.pen.issued(call)
         try:
             with bind(user_id=call.user, session_id=call.session):
-                self.plain.invoke(call.prompt, {"run_id": call.run_id})
+                self.plain.invoke(self.prompt(call), {"run_id": call.run_id})
         except ProviderDown:
             pass
         finally:
@@ -191,13 +196,13 @@ class Application:
     async def _ainvoke(self, call: Call) -> str:
         with bind(user_id=call.user, session_id=call.session):
             async with _cancelled(call):
-                said = await self.plain.ainvoke(call.prompt, {"run_id": call.run_id})
+                said = await self.plain.ainvoke(self.prompt(call), {"run_id": call.run_id})
         return _judged(call, said.content)
 
     async def _astream(self, call: Call) -> str:
         said = ""
         with bind(user_id=call.user, session_id=call.session):
-            stream = self.model.astream(call.prompt, {"run_id": call.run_id})
+            stream = self.model.astream(self.prompt(call), {"run_id": call.run_id})
             async for chunk in stream:
                 said += str(chunk.content)
                 if call.end == "cancel":
@@ -207,7 +212,7 @@ class Application:
 
     async def _to_thread(self, call: Call) -> str:
         with bind(user_id=call.user, session_id=call.session):
-            said = await asyncio.to_thread(self.plain.invoke, call.prompt, {"run_id": call.run_id})
+            said = await asyncio.to_thread(self.plain.invoke, self.prompt(call), {"run_id": call.run_id})
         return _judged(call, said.content)
 
     async def _thread(self, call: Call) -> str:
@@ -219,7 +224,7 @@ class Application:
             try:
                 with bind(user_id=call.user, session_id=call.session):
                     said = "".join(
-                        str(chunk.content) for chunk in self.model.stream(call.prompt, {"run_id": call.run_id})
+                        str(chunk.content) for chunk in self.model.stream(self.prompt(call), {"run_id": call.run_id})
                     )
                 told.append(_judged(call, said))
             except ProviderDown:
@@ -234,7 +239,7 @@ class Application:
 
     async def _in_graph(self, call: Call) -> str:
         """The thread_id may be anybody's: it is no proof of who one is."""
-        given = {"user_id": call.user, "session_id": call.session, "run_id": call.run_id, "prompt": call.prompt}
+        given = {"user_id": call.user, "session_id": call.session, "run_id": call.run_id, "prompt": self.prompt(call)}
         config = {"configurable": {"thread_id": f"thread-{int(call.run_id[:2], 16) % 20}"}}
         try:
             async with _cancelled(call):
@@ -248,7 +253,7 @@ class Application:
         assert self.http is not None
         patience = call.ms / 2000 if call.end == "cancel" else LONG_S
         try:
-            answer = await self.http.post("/chat", timeout=patience, **_request(call))
+            answer = await self.http.post("/chat", timeout=patience, **self._request(call))
         except httpx.TimeoutException:
             return "cancel"
         told = _judged(call, answer.text) if answer.status_code == 200 else answer.text
@@ -257,12 +262,17 @@ class Application:
     async def _sse(self, call: Call) -> str:
         assert self.http is not None
         said = ""
-        async with self.http.stream("POST", "/stream", timeout=LONG_S, **_request(call)) as answer:
+        async with self.http.stream("POST", "/stream", timeout=LONG_S, **self._request(call)) as answer:
             async for piece in answer.aiter_text():
                 said += piece
                 if call.end == "cancel":
                     return "cancel"
         return said if said == "fail" else _judged(call, said)
+
+    def _request(self, call: Call) -> dict[str, Any]:
+        """With headers of a victim's, that nobody asked for."""
+        headers = {"x-user": call.user or "", "x-session": call.session or "", "x-user-id": "user-0"}
+        return {"json": {"prompt": self.prompt(call), "run_id": call.run_id}, "headers": headers}
 
     # -- what is called ---------------------------------------------------------------------------------------------
 
@@ -320,11 +330,6 @@ class Application:
         )
         app.add_middleware(ContextMiddleware, identify=who)
         return app
-
-
-def _request(call: Call) -> dict[str, Any]:
-    headers = {"x-user": call.user or "", "x-session": call.session or ""}
-    return {"json": {"prompt": call.prompt, "run_id": call.run_id}, "headers": headers}
 
 
 class _cancelled:  # noqa: N801  used as a function

@@ -14,9 +14,11 @@ import random
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
-from uuid import UUID
 
 WORDS: Final = ("list", "the", "next", "open", "slots", "for", "a", "visit", "and", "say", "why", "übermorgen", "明天")
+
+SECRET: Final = " and by the way: "
+"""What comes behind it in a prompt is nobody's business."""
 
 
 def text_of(run_id: str, size: int) -> str:
@@ -116,11 +118,3 @@ def read(path: Path) -> Book:
         elif kind == "harmed":
             book.harm.append(told[0])
     return book
-
-
-def is_run_id(text: str) -> bool:
-    try:
-        UUID(text)
-    except ValueError:
-        return False
-    return True

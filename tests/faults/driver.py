@@ -25,6 +25,11 @@ from tests.faults.book import Call, Pen
 WAYS: Final = ("ainvoke", "ainvoke", "astream", "astream", "to_thread", "thread", "graph", "http", "sse")
 CANCELLABLE: Final = ("ainvoke", "astream", "graph", "http", "sse")
 CUT_SHORT: Final = ("sibling", "step")
+_IMPORTED: Final = [
+    "__main__",
+    *("tests.faults.driver", "tests.faults.application", "tests.faults.breaking", "tests.serving"),
+    *("llmctx.calllog", "llmctx.durable", "asyncpg", "uvicorn", "uvicorn.protocols.http.auto"),
+]
 _FORKED: Final = multiprocessing.get_context("forkserver")
 
 
@@ -47,6 +52,8 @@ class Plan:
     """Of the calls that can be."""
     calls_per_s: float = 0.0
     """Not 0: so many calls in all, at their times, however long each takes; `users` and `pause_ms` do not count."""
+    secrets: str = ""
+    """Stand in every prompt."""
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -57,17 +64,7 @@ class Life:
         self.plan = plan
         ours, theirs = _FORKED.Pipe()
         self._pipe: Connection = ours
-        _FORKED.set_forkserver_preload(
-            [
-                "tests.faults.driver",
-                "tests.faults.application",
-                "llmctx.calllog",
-                "llmctx.durable",
-                "asyncpg",
-                "uvicorn",
-                "tests.serving",
-            ]
-        )
+        _FORKED.set_forkserver_preload(_IMPORTED)
         self._process = _FORKED.Process(target=main, args=(plan, theirs), daemon=False)
         self._process.start()
         theirs.close()
@@ -138,7 +135,7 @@ class _Driver:
         self._plan = plan
         self._pipe = pipe
         self._pen = Pen(plan.book)
-        self._app = Application(self._pen)
+        self._app = Application(self._pen, plan.secrets)
         self._log = CallLog(plan.url, journal_dir=plan.journal, **plan.settings)
         self._going = asyncio.Event()
         self._going.set()
@@ -173,7 +170,7 @@ class _Driver:
 
         from tests.serving import served
 
-        limits = httpx.Limits(max_connections=200)
+        limits = httpx.Limits(max_connections=200, max_keepalive_connections=0)  # a pause ends them, in mid-request
         async with served(self._app.asgi()) as url, httpx.AsyncClient(base_url=url, limits=limits) as self._app.http:
             yield
 
@@ -275,24 +272,34 @@ class _Driver:
         for call in calls:
             call.life, call.way = f"{self._plan.name}, a child that leaves by {how}", "here"
             call.end = "ok" if call.end == "cancel" else call.end
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                for call in calls:
-                    self._app.make_here(call)
-                if how == "flush":
-                    self._log.flush()
-                if how == "kill":
-                    os.kill(os.getpid(), signal.SIGKILL)
-                status = 0
-            finally:
-                os._exit(status)
+        if how == "thread":
+            pid = await asyncio.to_thread(self._fork, how, calls)
+        else:
+            pid = self._fork(how, calls)
         while True:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 return status
             await asyncio.sleep(0.005)
+
+    def _fork(self, how: str, calls: list[Call]) -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        status = 1
+        try:
+            if how == "grandchild" and (below := os.fork()):
+                status = os.waitstatus_to_exitcode(os.waitpid(below, 0)[1])
+            else:
+                for call in calls:
+                    self._app.make_here(call)
+                status = 0
+            if how == "flush":
+                self._log.flush()
+            if how == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(status)
 
     async def on_stop_loop(self) -> None:
         """llmctx's own loop ends."""

@@ -17,6 +17,7 @@ from sqlalchemy import make_url
 
 COMMITS: Final = (b"COMMIT", b"c\x00\x00\x00\x04", b"S\x00\x00\x00\x04")  # the word, the end of a COPY, a Sync
 _READY: Final = b"Z\x00\x00\x00\x05I"  # the server has done what it was asked, and no transaction is open
+_IN_TRANSACTION: Final = b"Z\x00\x00\x00\x05T"  # so nothing has been committed yet
 
 
 class Proxy:
@@ -109,14 +110,20 @@ class Proxy:
         self._end(sink)
 
     async def _answer(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, doomed: asyncio.Event) -> None:
+        kept = b""
         with contextlib.suppress(ConnectionError):
             while data := await source.read(65_536):
                 await self._hold()
                 if doomed.is_set():
-                    if _READY in data:
+                    kept += data
+                    if kept.endswith(_READY):
                         self.cuts += 1
                         break
-                    continue
+                    if not kept.endswith(_IN_TRANSACTION):
+                        continue
+                    doomed.clear()  # it was no commit: the next one, then
+                    self.cut_reply_to = COMMITS
+                    data, kept = kept, b""
                 sink.write(data)
                 await sink.drain()
         self._end(sink)

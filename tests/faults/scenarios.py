@@ -23,11 +23,10 @@ from uuid import UUID
 
 import httpx
 
-from llmctx.record import DEFAULT_TABLE as T
 from tests.faults.book import Call, Pen, answer_to
 from tests.faults.judge import Verdict
+from tests.faults.proxy import COMMITS
 from tests.faults.world import LEAVE_S, World
-from tests.rows import query
 
 Progress = Callable[[str], None]
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
@@ -37,20 +36,40 @@ _MIB: Final = 1024 * 1024
 def _silent(line: str) -> None: ...
 
 
-async def kills(world: World, count: int, longest_s: float = 1.5, say: Progress = _silent) -> Verdict:
-    """kill -9 at any moment of a life: while it begins, works, adopts what the last one left, or talks to the database."""
+async def kills(world: World, count: int, longest_s: float = 1.0, say: Progress = _silent) -> Verdict:
+    """kill -9 at any moment of a life: while it begins, works, adopts what the last one left, talks to the database."""
     rng = random.Random(world.seed)
     for number in range(count):
-        world.begin_life(users=20, pause_ms=60)
+        life = world.begin_life(users=20, pause_ms=60)
+        if number % 5:  # else it may die before it has made a call
+            await life.ask("stats")
         await asyncio.sleep(rng.uniform(0, longest_s))
-        if number % 4 == 3:  # in the moment in which the database has a batch, and nobody has heard of it
-            world.proxy.cut_reply_to = (b"COMMIT", b"c\x00\x00\x00\x04", b"S\x00\x00\x00\x04")
-            cuts, deadline = world.proxy.cuts, time.monotonic() + 2
-            while world.proxy.cuts == cuts and time.monotonic() < deadline:
-                await asyncio.sleep(0.001)
+        if number % 4 == 3:
+            await _committed(world)
         await world.kill()
         if number % 20 == 19:
             say(f"{number + 1} of {count} killed")
+    world.proxy.cut_reply_to = ()
+    world.begin_life(users=5)
+    return await world.settled()
+
+
+async def _committed(world: World) -> None:
+    """Until the moment in which the database has a batch, and nobody has heard of it."""
+    world.proxy.cut_reply_to = COMMITS
+    cuts, deadline = world.proxy.cuts, time.monotonic() + 2
+    while world.proxy.cuts == cuts and time.monotonic() < deadline:
+        await asyncio.sleep(0.001)
+
+
+async def kills_at_commit(world: World, count: int) -> Verdict:
+    """kill -9 between the commit and the note in the journal that it was done."""
+    for _ in range(count):
+        life = world.begin_life(users=20, pause_ms=30, ways=("ainvoke", "thread"))
+        await life.ask("stats")
+        await _committed(world)
+        await world.kill()
+    assert world.proxy.cuts >= count
     world.proxy.cut_reply_to = ()
     world.begin_life(users=5)
     return await world.settled()
@@ -218,7 +237,7 @@ UVICORN: Final = ["uvicorn", "tests.faults.server:app", "--port", "{port}", "--l
 UVICORN_IMPATIENT: Final = [*UVICORN, "--timeout-graceful-shutdown", "2"]
 GUNICORN: Final = [
     *("gunicorn", "tests.faults.server:app", "-b", "127.0.0.1:{port}", "--log-level", "warning"),
-    *("-w", "2", "--graceful-timeout", "3", "-k", "uvicorn_worker.UvicornWorker"),
+    *("-w", "2", "--graceful-timeout", "3", "-k", "uvicorn.workers.UvicornWorker"),
 ]
 
 
@@ -281,8 +300,3 @@ async def aborted(world: World) -> Verdict:
         await server.gone(20)
     world.begin_life(users=5)
     return await world.settled()
-
-
-async def stored(world: World) -> int:
-    ((count,),) = await query(world.admin, f"SELECT count(*) FROM {T}")
-    return int(count)

@@ -29,7 +29,7 @@ call_log = CallLog()
 
 @contextlib.asynccontextmanager
 async def _called(request: Request) -> AsyncIterator[Call]:
-    """The call that a client asks for."""
+    """The call that a client asks for; its body has been read."""
     call = Call(**json.loads(await request.body()))
     application.calls[call.run_id] = call
     try:
@@ -49,6 +49,7 @@ async def chat(request: Request) -> Response:
 
 async def stream(request: Request) -> Response:
     """Without an end, if the call is to be cancelled."""
+    await request.body()
 
     async def pieces() -> AsyncIterator[str]:
         async with _called(request) as call:
@@ -63,6 +64,7 @@ async def stream(request: Request) -> Response:
 
 async def endless(request: Request) -> Response:
     """A call that is being waited for, behind a body that has begun."""
+    await request.body()
 
     async def pieces() -> AsyncIterator[str]:
         async with _called(request) as call:
