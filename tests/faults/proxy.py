@@ -37,6 +37,8 @@ class Proxy:
         self.flowing = asyncio.Event()
         """Cleared: a black hole. What was sent meanwhile is delivered afterwards."""
         self.flowing.set()
+        self.swallowing = False
+        """A black hole from which nothing comes back: connections that have lost something never say a word again."""
         self.delay_s = 0.0
         self.cut_reply_to: tuple[bytes, ...] = ()
         """The next time the client says one of these, the server hears it, and the client never hears the answer."""
@@ -99,9 +101,13 @@ class Proxy:
             task.add_done_callback(self._pumps.discard)
 
     async def _ask(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, doomed: asyncio.Event) -> None:
+        deaf = False
         with contextlib.suppress(ConnectionError):
             while data := await source.read(65_536):
                 await self._hold()
+                if self.swallowing or deaf:
+                    deaf = True
+                    continue
                 if any(said in data for said in self.cut_reply_to):
                     self.cut_reply_to = ()
                     doomed.set()
@@ -110,10 +116,13 @@ class Proxy:
         self._end(sink)
 
     async def _answer(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, doomed: asyncio.Event) -> None:
-        kept = b""
+        kept, deaf = b"", False
         with contextlib.suppress(ConnectionError):
             while data := await source.read(65_536):
                 await self._hold()
+                if self.swallowing or deaf:
+                    deaf = True
+                    continue
                 if doomed.is_set():
                     kept += data
                     if kept.endswith(_READY):

@@ -1,28 +1,20 @@
-"""A seed: a world, a life, an hour of torment in a minute, and the judgement."""
+"""A seed: a life, a schedule of faults drawn by it, and the judgement."""
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Callable
 
-from tests.faults.cluster import Cluster
 from tests.faults.judge import Verdict
 from tests.faults.nemesis import torment
-from tests.faults.world import world
+from tests.faults.world import World
 
 
-@dataclass(slots=True)
-class Outcome:
-    seed: int
-    done: list[str]
-    verdict: Verdict
-
-
-async def run_seed(cluster: Cluster, seed: int, seconds: float, names: list[str] | None = None) -> Outcome:
-    """Everything that this seed stands for."""
-    rng = random.Random(seed)
-    async with world(cluster, seed) as one:
-        one.begin_life()
-        await one.living()
-        done = await torment(one, rng, seconds, names)
-        return Outcome(seed, done, await one.settled())
+async def tormented(
+    world: World, seconds: float, names: list[str] | None = None, say: Callable[[str], None] = print
+) -> Verdict:
+    """Everything that the world's seed stands for."""
+    world.begin_life()
+    await world.living()
+    await torment(world, random.Random(world.seed), seconds, names, say)
+    return await world.settled()
