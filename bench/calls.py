@@ -1,7 +1,8 @@
-"""What llmctx adds to a call, against a handler that does nothing and one that appends to a deque.
+"""What recording adds to a call, against a handler that does nothing and one that appends to a deque.
 
-The same graphless `ainvoke` of a fake model, in interleaved rounds; the figure of a round is the mean of its calls,
-the figure of a handler the median of its rounds.
+The same fake model that answers at once, called in three ways: one call after another, 200 at once in LangGraph, and
+from four threads. Interleaved rounds; a round's figure is the mean of its calls, a handler's the median of its rounds.
+Wall time is that of the calls; CPU is that of all threads until the rows are in PostgreSQL.
 """
 
 from __future__ import annotations
@@ -11,21 +12,25 @@ import statistics
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.runnables import RunnableConfig
+from langgraph.graph import MessagesState, StateGraph
 
 from llmctx.calllog import CallLog
-from llmctx.context import bind
+from llmctx.context import bind, carry
 
-ROUNDS = 24
-CALLS = 200
-MESSAGES = [HumanMessage("How is my blood pressure today? " * 20)]
+ROUNDS: Final = 24
+CALLS: Final = 200
+THREADS: Final = 4
+MESSAGES: Final = [HumanMessage("How is my blood pressure today? " * 20)]
 
 
 class InstantModel(BaseChatModel):
@@ -74,54 +79,104 @@ class DequeHandler(BaseCallbackHandler):
 
 @dataclass
 class Series:
-    """One way of recording and its rounds, in µs a call."""
+    """One way of recording and its rounds: wall and CPU, in µs a call."""
 
     name: str
     handler: BaseCallbackHandler | None = None
-    rounds: list[float] = field(default_factory=list)
+    rounds: list[tuple[float, float]] = field(default_factory=list)
 
     @property
-    def us(self) -> float:
-        return statistics.median(self.rounds)
+    def config(self) -> RunnableConfig:
+        return {} if self.handler is None else {"callbacks": [self.handler]}
 
 
-async def _round(model: BaseChatModel, series: Series) -> float:
-    config: Any = {} if series.handler is None else {"callbacks": [series.handler]}
-    start = time.perf_counter()
-    for _ in range(CALLS):
-        await model.ainvoke(MESSAGES, config)
-    return (time.perf_counter() - start) / CALLS * 1e6
+Round = Callable[[RunnableConfig], Awaitable[None]]
 
 
-async def _measure(call_log: CallLog, ways: Iterable[Series], recorder: Series) -> None:
-    model = InstantModel()
+def _sequential(model: BaseChatModel) -> Round:
+    async def run(config: RunnableConfig) -> None:
+        for _ in range(CALLS):
+            await model.ainvoke(MESSAGES, config)
+
+    return run
+
+
+def _in_langgraph(model: BaseChatModel) -> Round:
+    async def ask(state: MessagesState, config: RunnableConfig) -> dict[str, Any]:
+        return {"messages": [await model.ainvoke(state["messages"], config)]}
+
+    graph = StateGraph(MessagesState).add_node("ask", ask).set_entry_point("ask").compile()
+
+    async def run(config: RunnableConfig) -> None:
+        await asyncio.gather(*[graph.ainvoke({"messages": MESSAGES}, config) for _ in range(CALLS)])
+
+    return run
+
+
+def _in_threads(model: BaseChatModel) -> Round:
+    pool = ThreadPoolExecutor(THREADS)
+
+    def some(config: RunnableConfig) -> None:
+        for _ in range(CALLS // THREADS):
+            model.invoke(MESSAGES, config)
+
+    async def run(config: RunnableConfig) -> None:
+        for job in [pool.submit(carry(some), config) for _ in range(THREADS)]:
+            job.result()
+
+    return run
+
+
+WAYS: Final = {"one after another": _sequential, "200 at once in LangGraph": _in_langgraph, "4 threads": _in_threads}
+
+
+async def _measure(call_log: CallLog, run: Round, ways: list[Series]) -> None:
     with bind(session_id="s-1", user_id="u-1"):
         for number in range(ROUNDS + 2):
-            for series in ways:
-                took = await _round(model, series)
+            for series in ways[number % len(ways) :] + ways[: number % len(ways)]:
+                wall, cpu = time.perf_counter(), time.process_time()
+                await run(series.config)
+                wall = time.perf_counter() - wall
+                if series.handler is call_log.handler:
+                    await call_log.aflush(30)
+                cpu = time.process_time() - cpu
                 if number >= 2:  # the first rounds warm caches
-                    series.rounds.append(took)
-                if series is recorder:
-                    await call_log.aflush(30)  # the writer's share is not this round's, nor the next one's
+                    series.rounds.append((wall / CALLS * 1e6, cpu / CALLS * 1e6))
 
 
-def run(database_url: str) -> dict[str, Any]:
-    """µs a call: without a handler, and what each handler adds."""
-    journal = tempfile.TemporaryDirectory(prefix="llmctx-bench-")
-    call_log = CallLog(database_url, capture="explicit", journal_dir=journal.name)
-    ours = Series("llmctx", call_log.handler)
-    ways = [Series("none"), Series("empty", EmptyHandler()), Series("deque", DequeHandler()), ours]
-    with journal, call_log:
-        asyncio.run(_measure(call_log, ways, ours))
-        stats = call_log.stats()
-    base = ways[0].us
-    added = {series.name: series.us - base for series in ways[1:]}
+def _added(ways: list[Series], which: int) -> dict[str, float]:
+    """What each way adds to none, in µs: the median over rounds of the difference in that round."""
+    none = [figures[which] for figures in ways[0].rounds]
     return {
-        "bare_call_us": base,
-        "added_us": added,
-        "times_empty": added["llmctx"] / added["empty"],
-        "times_deque": added["llmctx"] / added["deque"],
-        "rounds": ROUNDS,
-        "calls_a_round": CALLS,
-        "ledger_balanced": stats.balanced and stats.dropped == 0,
+        series.name: statistics.median(
+            figures[which] - bare for figures, bare in zip(series.rounds, none, strict=True)
+        )
+        for series in ways[1:]
     }
+
+
+def run(database_url: str, **settings: Any) -> dict[str, Any]:
+    """For each way of calling: µs a call without a handler, what each handler adds, in wall time and in CPU."""
+    model = InstantModel()
+    found: dict[str, Any] = {"rounds": ROUNDS, "calls_a_round": CALLS}
+    with tempfile.TemporaryDirectory(prefix="llmctx-bench-") as journal:
+        call_log = CallLog(database_url, **{"capture": "explicit", "journal_dir": journal, **settings})
+        with call_log:
+            for name, way in WAYS.items():
+                ways = [
+                    Series("none"),
+                    Series("empty", EmptyHandler()),
+                    Series("deque", DequeHandler()),
+                    Series("llmctx", call_log.handler),
+                ]
+                asyncio.run(_measure(call_log, way(model), ways))
+                wall, cpu = _added(ways, 0), _added(ways, 1)
+                found[name] = {
+                    "bare_us": statistics.median(figures[0] for figures in ways[0].rounds),
+                    "added_us": wall,
+                    "added_cpu_us": cpu,
+                    "times_deque": wall["llmctx"] / wall["deque"],
+                }
+        stats = call_log.stats()
+    found["ledger_balanced"] = stats.balanced and stats.dropped == 0
+    return found

@@ -26,7 +26,7 @@ from typing import Any, Final
 from llmctx import elsewhere
 from llmctx.context import EMPTY, ID_FIELDS, ID_LIMIT, CallContext, Scope, amend_scope, carries, clean_id, current_scope
 from llmctx.flow import belongs_to
-from llmctx.incidents import incidents
+from llmctx.guard import swallow
 from llmctx.record import Reason, Source
 from llmctx.registry.base import Entry, Registry
 
@@ -114,8 +114,8 @@ def refresh(scope: Scope) -> None:
     ask = scope.refresh
     try:
         learned = ask() if ask is not None else None
-    except Exception as problem:  # noqa: BLE001  it reads the host's objects
-        incidents.note("refresh_failed", "the identity of a request could not be read", exc=problem)
+    except BaseException as problem:  # noqa: BLE001  it reads the host's objects
+        swallow(problem, "refresh_failed", "the identity of a request could not be read")
         return
     if learned:
         amend_scope(scope, learned)

@@ -9,6 +9,7 @@ from typing import Any, Final, Self
 from llmctx.attribution import decide, hear
 from llmctx.context import ID_FIELDS, CallContext, current_scope
 from llmctx.extract import failure_of, prompt_of_text
+from llmctx.guard import guarded
 from llmctx.handler import Recorder
 from llmctx.incidents import incidents
 from llmctx.open_calls import OpenCall
@@ -41,6 +42,11 @@ class Recording:
             self._fields[name] = value
 
     def __enter__(self) -> Self:
+        self._begin()
+        return self
+
+    @guarded("record_failed", "%s failed: a call that is recorded by hand has no row")
+    def _begin(self) -> None:
         recorder = self._recorder
         if recorder.enabled:
             hearing = hear(None, explicit=self._identity)
@@ -52,9 +58,12 @@ class Recording:
             recorder.open_calls.start_manual(call)
         else:
             incidents.note("no_call_log", "a call was recorded before its CallLog was started: it has no row")
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._finish(error)
+
+    @guarded("record_failed", "%s failed; the application is not affected")
+    def _finish(self, error: BaseException | None) -> None:
         call = self._call
         if call is None:
             return

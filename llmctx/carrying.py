@@ -23,8 +23,8 @@ from typing import Any, Final
 
 from llmctx import queues
 from llmctx.attribution import pack
-from llmctx.context import EMPTY, CallContext, Scope, carries, carry, current, current_scope, enter, leave
-from llmctx.incidents import incidents
+from llmctx.context import EMPTY, CallContext, Scope, carries, carry, current, current_scope, enter, leave, opened
+from llmctx.guard import guarded
 
 _POOLS: Final = ("concurrent.futures.thread", "concurrent.futures.process", "multiprocessing.pool")
 """Where the targets of threads and processes that work for everybody stand."""
@@ -88,15 +88,17 @@ def _patch(kind: Any, name: str, make: Callable[[Any], Any]) -> None:
 
 def _start(original: Any) -> Any:
     def start(self: threading.Thread) -> None:
-        outer = current_scope() if _users else None
-        if outer is not None and not _is_pooled(self):
-            try:
-                self.run = _inheriting(self.run, outer)  # type: ignore[method-assign]  # this one's, whatever its class
-            except Exception as problem:  # noqa: BLE001  a thread that starts matters more than its scope
-                incidents.note("carry_failed", "a thread could not be given its scope", exc=problem)
+        _give_scope(self)
         original(self)
 
     return start
+
+
+@guarded("carry_failed", "%s failed: a thread starts without a scope")
+def _give_scope(thread: threading.Thread) -> None:
+    outer = current_scope() if _users else None
+    if outer is not None and not _is_pooled(thread):
+        thread.run = _inheriting(thread.run, outer)  # type: ignore[method-assign]  # this one's, whatever its class
 
 
 def _inheriting(run: Callable[[], None], outer: Scope) -> Callable[[], None]:
@@ -104,7 +106,7 @@ def _inheriting(run: Callable[[], None], outer: Scope) -> Callable[[], None]:
 
     @functools.wraps(run)
     def inherit() -> None:
-        scope = Scope(outer.identity, "thread", outer)
+        scope = opened("thread", outer.identity, outer)
         token = enter(scope)
         try:
             run()
@@ -123,8 +125,7 @@ def _is_pooled(thread: threading.Thread) -> bool:
 
 def _submit_to_thread(original: Any) -> Any:
     def submit(self: ThreadPoolExecutor, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        if _users and callable(fn):
-            fn = carry(fn)  # also without a scope: what the job takes from a queue must not stay in the pooled thread
+        fn = _carried(fn)
         future: Future[Any] = original(self, fn, *args, **kwargs)
         return future
 
@@ -133,13 +134,32 @@ def _submit_to_thread(original: Any) -> Any:
 
 def _create_task(original: Any) -> Any:
     def create_task(self: asyncio.BaseEventLoop, *args: Any, **kwargs: Any) -> asyncio.Task[Any]:
-        scope = current_scope()
-        if scope is not None:
-            scope.anchor.used = True  # a worker that starts a task for each item does not collect them
+        _note_use()
         task: asyncio.Task[Any] = original(self, *args, **kwargs)
         return task
 
     return create_task
+
+
+@guarded("carry_failed", "%s failed; the application is not affected")
+def _note_use() -> None:
+    scope = current_scope()
+    if scope is not None:
+        scope.anchor.used = True  # a worker that starts a task for each item does not collect them
+
+
+def _as_it_is(fn: Any, **_: Any) -> Any:
+    return fn
+
+
+@guarded("carry_failed", "%s failed: a job goes without a scope", otherwise=_as_it_is)
+def _carried(fn: Any, *, to_process: bool = False) -> Any:
+    """`fn` as a job. Also without a scope: a pooled thread must not keep what a job took from a queue, and a forked
+    worker has inherited somebody's.
+    """
+    if not _users or not callable(fn):
+        return fn
+    return _InProcess(fn, current()) if to_process else carry(fn)
 
 
 class _InProcess:
@@ -150,21 +170,28 @@ class _InProcess:
         self.ids: dict[str, Any] = pack(identity)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        scope = Scope(CallContext(**self.ids), "job")
-        inherited = current_scope()
-        if inherited is not None and inherited.kind == "fork":
-            scope.displaced = inherited.anchor
+        scope = self._opened()
         token = enter(scope)
         try:
             return self.fn(*args, **kwargs)
         finally:
             leave(scope, token)
 
+    def _of_nobody(self) -> Scope | None:
+        return opened("job")
+
+    @guarded("carry_failed", "%s failed: a job runs without a scope", otherwise=_of_nobody)
+    def _opened(self) -> Scope | None:
+        scope = Scope(CallContext(**self.ids), "job")
+        inherited = current_scope()
+        if inherited is not None and inherited.kind == "fork":
+            scope.displaced = inherited.anchor
+        return scope
+
 
 def _submit_to_process(original: Any) -> Any:
     def submit(self: ProcessPoolExecutor, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        if _users:
-            fn = _InProcess(fn, current())  # also of nobody: a forked worker has inherited somebody's scope
+        fn = _carried(fn, to_process=True)
         future: Future[Any] = original(self, fn, *args, **kwargs)
         return future
 
@@ -175,9 +202,7 @@ def _pool(original: Any) -> Any:
     """A method of `multiprocessing.pool.Pool` whose first argument is a function."""
 
     def method(self: multiprocessing.pool.Pool, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if _users and callable(func):
-            threads = isinstance(self, multiprocessing.pool.ThreadPool)
-            func = carry(func) if threads else _InProcess(func, current())
+        func = _carried(func, to_process=not isinstance(self, multiprocessing.pool.ThreadPool))
         return original(self, func, *args, **kwargs)
 
     return method
@@ -186,14 +211,19 @@ def _pool(original: Any) -> Any:
 def _start_process(original: Any) -> Any:
     def start(self: multiprocessing.process.BaseProcess) -> None:
         target = getattr(self, "_target", None)
-        if not _users or target is None or getattr(target, "__module__", None) in _POOLS or current() is EMPTY:
-            original(self)
-            return
-        self._target = _InProcess(target, current())  # type: ignore[attr-defined]
+        _give_identity(self)
         try:
             original(self)
         except BaseException:
-            self._target = target  # type: ignore[attr-defined]
+            if target is not None:
+                self._target = target  # type: ignore[attr-defined]
             raise
 
     return start
+
+
+@guarded("carry_failed", "%s failed: a process starts without an identity")
+def _give_identity(process: Any) -> None:
+    target = getattr(process, "_target", None)
+    if _users and target is not None and getattr(target, "__module__", None) not in _POOLS and current() is not EMPTY:
+        process._target = _InProcess(target, current())

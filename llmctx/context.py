@@ -11,6 +11,7 @@ still carry it; a closed scope is a weaker witness than an open one (`attributio
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import itertools
@@ -18,99 +19,28 @@ import os
 import sys
 import time
 from _thread import get_ident
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, field, fields
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
+from llmctx.guard import guarded, swallow
+from llmctx.identity import EMPTY as EMPTY  # these are part of what stands here
+from llmctx.identity import ID_FIELDS as ID_FIELDS
+from llmctx.identity import ID_LIMIT as ID_LIMIT
+from llmctx.identity import CallContext as CallContext
+from llmctx.identity import clean_id as clean_id
 from llmctx.incidents import incidents
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-ID_LIMIT: Final = 256
-"""Longest id, in characters, that is stored as it is."""
+_NAMES: Final = frozenset((*ID_FIELDS, "attributes"))
 
 carries: Final[list[object]] = []
 """The call logs for which scopes are carried into threads, jobs and queues (`carrying.py`): workers are told apart."""
 
 next_serial: Final = itertools.count(1).__next__
 """Numbers scopes and registrations on one counter, so that their order can be asked."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallContext:
-    """Who an LLM call belongs to. `None` means unknown.
-
-    Ids are text of at most 256 printable characters. Numbers and UUIDs become text; an empty id is unknown. An id
-    that is longer or holds control characters is stored in a cleaned form that ends in `~` and a hash of the whole,
-    so that two different ids stay different; it is counted and logged.
-    """
-
-    session_id: str | None = None
-    user_id: str | None = None
-    trace_id: str | None = None
-    conversation_id: str | None = None
-    agent_key: str | None = None
-    thread_id: str | None = None
-    attributes: Mapping[str, Any] = field(default_factory=dict, hash=False)
-
-    def __post_init__(self) -> None:
-        for name in ID_FIELDS:
-            value = getattr(self, name)
-            if value is not None and not (type(value) is str and 0 < len(value) <= ID_LIMIT and value.isprintable()):
-                object.__setattr__(self, name, clean_id(value, name))
-
-    def __bool__(self) -> bool:
-        """True when the session or the user is known."""
-        return self.session_id is not None or self.user_id is not None
-
-    def agrees(self, other: CallContext) -> bool:
-        """Whether both may speak of one person: no two different users, no two different sessions."""
-        return (self.user_id is None or other.user_id is None or self.user_id == other.user_id) and (
-            self.session_id is None or other.session_id is None or self.session_id == other.session_id
-        )
-
-    def overlay(self, over: CallContext) -> CallContext:
-        """This identity with every field that `over` knows taken from `over`."""
-        if over is EMPTY:
-            return self
-        if self is EMPTY:
-            return over
-        ids = {name: new if (new := getattr(over, name)) is not None else getattr(self, name) for name in ID_FIELDS}
-        attributes = {**self.attributes, **over.attributes} if over.attributes else self.attributes
-        return CallContext(**ids, attributes=attributes)
-
-
-ID_FIELDS: Final = tuple(f.name for f in fields(CallContext) if f.name != "attributes")
-EMPTY: Final = CallContext()
-
-
-def clean_id(value: object, name: str = "id") -> str | None:
-    """`value` as an id: text, at most `ID_LIMIT` printable characters, None if empty.
-
-    Cleaned ids end in `~` and 16 hex digits of a hash over the original, so that no two of them become the same.
-    """
-    text = value if isinstance(value, str) else str(value)
-    if not text:
-        return None
-    # str.isprintable is too strict for the last word: it refuses spaces of other scripts
-    bad = [c for c in text[: ID_LIMIT + 1] if not c.isprintable() and _is_control(c)]
-    if not bad and len(text) <= ID_LIMIT:
-        return text
-    what = f"{len(text)} characters long (limit {ID_LIMIT})" if len(text) > ID_LIMIT else "with control characters"
-    incidents.note("cleaned_id", "%s is %s: stored cleaned, with a hash. Pass a short, printable id.", name, what)
-    import hashlib  # late: most processes never clean an id, and `import llmctx` stays quick
-
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-    head = "".join("\ufffd" if _is_control(c) else c for c in text[: ID_LIMIT - 17])
-    return f"{head}~{digest}"
-
-
-def _is_control(char: str) -> bool:
-    code = ord(char)
-    return code < 0x20 or 0x7F <= code <= 0x9F or 0xD800 <= code <= 0xDFFF or 0x2028 <= code <= 0x202E
 
 
 class Scope:
@@ -187,8 +117,12 @@ class Scope:
         """Whether this is (part of) a request whose user is not known."""
         return self.request and self.identity.user_id is None
 
+    def _shut(self) -> None:
+        self.closed_at = self.closed_at or time.monotonic()
+
+    @guarded("scope_failed", "%s failed; the application is not affected", otherwise=_shut)
     def close(self) -> None:
-        """Close it and tell whoever asked to know. Closing twice is closing once."""
+        """Close it and tell whoever asked to know. Closing twice is closing once. Never raises."""
         if self.closed_at is not None:
             return
         self.closed_at = time.monotonic()
@@ -200,8 +134,8 @@ class Scope:
         for watcher in watchers:
             try:
                 watcher(self)
-            except Exception as problem:  # noqa: BLE001  the end of a request is the host's, not ours to break
-                incidents.note("scope_watcher_failed", "a watcher of a closing scope failed", exc=problem)
+            except BaseException as problem:  # noqa: BLE001  the others are to be told all the same
+                swallow(problem, "scope_watcher_failed", "a watcher of a closing scope failed")
 
 
 def _here() -> object:
@@ -226,28 +160,59 @@ def current() -> CallContext:
     return EMPTY if scope is None else scope.identity
 
 
-def enter(scope: Scope) -> Token[Scope | None]:
+# What surrounds the application's own code is made of these. None of them ever raises, and each takes the None that
+# another one has returned because something went wrong: then the code runs without a scope of its own.
+
+Entry = Token[Scope | None] | None
+"""What restores the scope that was current before; None if that is the current one still."""
+
+
+@guarded("scope_failed", "%s failed: the code runs without a scope of its own")
+def opened(kind: str, identity: CallContext = EMPTY, parent: Scope | None = None) -> Scope | None:
+    """A new scope, which is not current yet."""
+    return Scope(identity, kind, parent)
+
+
+@guarded("scope_failed", "%s failed: the code runs without a scope of its own")
+def enter(scope: Scope | None) -> Entry:
     """Make `scope` the current one. Give the token to `leave` in a `finally`."""
-    return _current.set(scope)
+    return None if scope is None else _current.set(scope)
 
 
-def suspend(token: Token[Scope | None]) -> None:
+def _restore(token: Entry) -> None:
+    if token is not None:
+        with contextlib.suppress(ValueError, RuntimeError):  # another context; or it has been restored before it failed
+            _current.reset(token)
+
+
+@guarded("scope_failed", "%s failed; the application is not affected", otherwise=_restore)
+def suspend(token: Entry) -> None:
     """Restore what was current before `enter`; the scope stays open. For generators, between two steps."""
-    _current.reset(token)
-
-
-def leave(scope: Scope, token: Token[Scope | None]) -> None:
-    """Close `scope` and restore what was current before. Never raises."""
-    try:
+    if token is not None:
         _current.reset(token)
+
+
+def _drop(scope: Scope | None, token: Entry) -> None:
+    _restore(token)
+    if scope is not None:
+        scope.close()
+
+
+@guarded("scope_failed", "%s failed; the application is not affected", otherwise=_drop)
+def leave(scope: Scope | None, token: Entry) -> None:
+    """Close `scope` and restore what was current before."""
+    try:
+        if token is not None:
+            _current.reset(token)
     except ValueError:
         # Another context: a generator that held the scope open was closed by somebody else's task. The token is
         # useless there, and the context that it belongs to has gone.
         incidents.note("scope_left_elsewhere", "a scope was left in another context; do not hold bind() across a yield")
-    scope.close()
+    if scope is not None:
+        scope.close()
 
 
-@contextmanager
+@contextlib.contextmanager
 def bind(identity: CallContext | None = None, /, **ids: Any) -> Iterator[CallContext]:
     """Open a scope inside the current one; ids that are not named are inherited.
 
@@ -257,18 +222,36 @@ def bind(identity: CallContext | None = None, /, **ids: Any) -> Iterator[CallCon
     Takes the fields of `CallContext` by name, or a whole `CallContext` first. A name that is no field is a
     TypeError. Do not hold it open across a `yield` of an async generator: open it inside, around each step.
     """
+    _check_names(ids)
+    if identity is not None and not isinstance(identity, CallContext):
+        raise TypeError(f"bind() takes a CallContext, or its fields by name, not {type(identity).__name__}")
+    scope = _bound(identity, ids)
+    token = enter(scope)
+    try:
+        yield EMPTY if scope is None else scope.identity
+    finally:
+        leave(scope, token)
+
+
+def _check_names(ids: dict[str, Any]) -> None:
+    if unknown := ids.keys() - _NAMES:
+        raise TypeError(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join((*ID_FIELDS, 'attributes'))}")
+
+
+def _of_nobody(identity: CallContext | None, ids: dict[str, Any]) -> Scope | None:
+    """Where a binding has failed: whoever the scope around belongs to, this code belongs to somebody else."""
+    return opened("bind")
+
+
+@guarded("scope_failed", "%s failed: what runs inside is recorded without ids", otherwise=_of_nobody)
+def _bound(identity: CallContext | None, ids: dict[str, Any]) -> Scope | None:
     over = CallContext(**ids)
     if identity is not None:
         over = identity.overlay(over)
     outer = _current.get()
     # A closed scope is a weak witness; what is bound inside of it must not make its ids strong again.
     inherited = outer.identity if outer is not None and outer.is_open else EMPTY
-    scope = Scope(inherited.overlay(over), "bind", outer)
-    token = _current.set(scope)
-    try:
-        yield scope.identity
-    finally:
-        leave(scope, token)
+    return Scope(inherited.overlay(over), "bind", outer)
 
 
 def amend(**ids: Any) -> CallContext:
@@ -278,6 +261,12 @@ def amend(**ids: Any) -> CallContext:
     into another is counted as a conflict; calls that have started keep the user they started with. Outside of any
     scope nothing happens, apart from a line in the log.
     """
+    _check_names(ids)
+    return _amended(ids)
+
+
+@guarded("amend_failed", "%s failed: the scope stays as it was", otherwise=lambda ids: current())
+def _amended(ids: dict[str, Any]) -> CallContext:
     over = CallContext(**ids)
     scope = _current.get()
     if scope is None:
@@ -307,6 +296,7 @@ def change_job(scope: Scope | None) -> None:
         before.close()
 
 
+@guarded("scope_failed", "%s failed; the application is not affected")
 def _forked() -> None:
     """In a forked child: what it has inherited is its parent's, and may be the request of whoever caused the fork."""
     scope = _current.get()
@@ -320,6 +310,11 @@ def _forked() -> None:
 os.register_at_fork(after_in_child=_forked)
 
 
+def _as_it_is(fn: Callable[P, R]) -> Callable[P, R]:
+    return fn
+
+
+@guarded("carry_failed", "%s failed: the function runs without a scope", otherwise=_as_it_is)
 def carry(fn: Callable[P, R]) -> Callable[P, R]:
     """Return `fn` bound to the scope in which `carry` was called, for executors, threads and tasks.
 
@@ -330,15 +325,15 @@ def carry(fn: Callable[P, R]) -> Callable[P, R]:
     """
     outer = _current.get()
 
-    def job() -> Scope:
-        return Scope(EMPTY if outer is None else outer.identity, "job", outer)
+    def job() -> Scope | None:
+        return opened("job", EMPTY if outer is None else outer.identity, outer)
 
     if inspect.iscoroutinefunction(fn):
 
         @functools.wraps(fn)
         async def run_async(*args: P.args, **kwargs: P.kwargs) -> Any:
             scope = job()
-            token = _current.set(scope)
+            token = enter(scope)
             try:
                 return await fn(*args, **kwargs)
             finally:
@@ -349,7 +344,7 @@ def carry(fn: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(fn)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         scope = job()
-        token = _current.set(scope)
+        token = enter(scope)
         try:
             return fn(*args, **kwargs)
         finally:

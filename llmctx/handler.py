@@ -8,9 +8,9 @@ I/O, and no failure of its own ever leaves it.
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import CodeType, FrameType
@@ -27,6 +27,7 @@ from llmctx.context import EMPTY, CallContext, Scope, current_scope
 from llmctx.evidence import whereabouts
 from llmctx.extract import Prompt, Stream, answer_of, failure_of, prompt_of_messages, prompt_of_text
 from llmctx.filing import use
+from llmctx.guard import guarded, swallow
 from llmctx.incidents import incidents
 from llmctx.open_calls import OpenCall, OpenCalls
 from llmctx.record import Source, Status
@@ -56,17 +57,8 @@ active: Final[list[Recorder]] = []
 """The captures of the call logs that run in this process, for handlers that were made without one."""
 
 
-def guarded(hook: Callable[P, None]) -> Callable[P, None]:
-    """The one guard around everything that LangChain calls: count, log, never disturb."""
-
-    @functools.wraps(hook)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            hook(*args, **kwargs)
-        except Exception as problem:  # noqa: BLE001  this is the guard
-            incidents.note("handler_failed", "%s failed; the application is not affected", hook.__name__, exc=problem)
-
-    return run
+_hook = guarded("handler_failed", "%s failed; the application is not affected")
+"""Around everything that LangChain calls."""
 
 
 class CallLogHandler(BaseCallbackHandler):
@@ -103,6 +95,7 @@ class CallLogHandler(BaseCallbackHandler):
     ignore_agent = ignore_retriever = ignore_retry = ignore_custom_event = True
 
     @property
+    @_hook
     def ignore_chain(self) -> bool:
         recorder = self._recorder
         return recorder is None or not recorder.open_calls
@@ -118,7 +111,7 @@ class CallLogHandler(BaseCallbackHandler):
 
     # -- start ----------------------------------------------------------------------------------------------------
 
-    @guarded
+    @_hook
     def on_chat_model_start(
         self,
         serialized: dict[str, Any] | None,
@@ -132,7 +125,7 @@ class CallLogHandler(BaseCallbackHandler):
             return
         self._start(recorder, _read(prompt_of_messages, messages[0], recorder.snapshot_bytes), run_id, kwargs)
 
-    @guarded
+    @_hook
     def on_llm_start(
         self, serialized: dict[str, Any] | None, prompts: list[str], *, run_id: UUID, **kwargs: Any
     ) -> None:
@@ -194,13 +187,13 @@ class CallLogHandler(BaseCallbackHandler):
                 metadata = {key: value for key, value in metadata.items() if key in EXPLICIT_KEYS}
             hearing = hear(metadata, explicit=self._explicit, carried=self._scope, child_thread_id=child_thread_id)
             return hearing, decide(hearing, recorder.registry, late_s=recorder.late_s)
-        except Exception as problem:  # noqa: BLE001  a registry may be the team's own
-            incidents.note("handler_failed", "whose call it is could not be found out", exc=problem)
+        except BaseException as problem:  # noqa: BLE001  a registry may be the team's own
+            swallow(problem, "handler_failed", "whose call it is could not be found out")
             return hearing, NOBODY
 
     # -- in between -----------------------------------------------------------------------------------------------
 
-    @guarded
+    @_hook
     def on_llm_new_token(
         self, token: Any, *, chunk: Any = None, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
     ) -> None:
@@ -215,7 +208,7 @@ class CallLogHandler(BaseCallbackHandler):
         if chunk is not None:
             stream.feed(chunk)
 
-    @guarded
+    @_hook
     def on_stream_event(self, event: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any) -> None:
         recorder = self._recorder
         call = None if recorder is None else recorder.open_calls.get(run_id, parent_run_id)
@@ -225,7 +218,7 @@ class CallLogHandler(BaseCallbackHandler):
 
     # -- end ------------------------------------------------------------------------------------------------------
 
-    @guarded
+    @_hook
     def on_llm_end(
         self, response: LLMResult, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
     ) -> None:
@@ -234,7 +227,7 @@ class CallLogHandler(BaseCallbackHandler):
         if recorder is not None and call is not None:
             recorder.open_calls.end(call, Status.OK, answer=_read(answer_of, response, recorder.snapshot_bytes))
 
-    @guarded
+    @_hook
     def on_llm_error(
         self, error: BaseException, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
     ) -> None:
@@ -251,7 +244,7 @@ class CallLogHandler(BaseCallbackHandler):
             recorder.open_calls.end(call, Status.ERROR, answer=answer, failure=failure)
             recorder.open_calls.sibling_failed(call)
 
-    @guarded
+    @_hook
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         recorder = self._recorder
         if recorder is not None:
@@ -267,6 +260,7 @@ _STARTS_COMPLETIONS: Final = frozenset(
 )
 
 
+@guarded("handler_failed", "%s failed; the application is not affected", otherwise=lambda frame: True)
 def _alone_or_among_inline(frame: FrameType | None) -> bool:
     while frame is not None and frame.f_code is not _ON_LLM_START:
         frame = frame.f_back
@@ -279,8 +273,8 @@ def _read(reader: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None
     """What `reader` makes of a payload. One that cannot be read costs its text, not the row, nor its end."""
     try:
         return reader(*args, **kwargs)
-    except Exception as problem:  # noqa: BLE001  payloads are the host's and the provider's
-        incidents.note("handler_failed", "%s failed; the row goes without", reader.__name__, exc=problem)
+    except BaseException as problem:  # noqa: BLE001  payloads are the host's and the provider's
+        swallow(problem, "handler_failed", "%s failed; the row goes without", reader.__name__)
         return None
 
 
@@ -318,11 +312,19 @@ class _Hook:
         self.number = number
         self.recorder: Recorder | None = None
         self.plain: CallLogHandler | None = None
+        self.deaf_from = 0.0
+        """Monotonic seconds. LangChain asks twice, and must not be told of nobody the second time only."""
 
+    def _plain(self, default: Any = None) -> CallLogHandler | None:
+        return self.plain
+
+    @guarded("handler_failed", "%s failed; the application is not affected", otherwise=_plain)
     def get(self, default: Any = None) -> CallLogHandler | None:
         recorder = self.recorder
         if recorder is None:
-            return None
+            if self.plain is not None and time.monotonic() > self.deaf_from:
+                self.plain = None
+            return self.plain
         scope = current_scope()
         if scope is None or not scope.is_open:
             return self.plain
@@ -339,6 +341,7 @@ class _Hook:
 
 
 _hooks: Final[list[_Hook]] = []
+_ASKING_S: Final = 5.0  # longer than LangChain takes to ask twice
 
 
 def hear_everything(recorder: Recorder, handler: CallLogHandler) -> None:
@@ -356,7 +359,8 @@ def hear_nothing(recorder: Recorder) -> None:
     """Undo `hear_everything`."""
     for hook in _hooks:
         if hook.recorder is recorder:
-            hook.recorder = hook.plain = None
+            hook.deaf_from = time.monotonic() + _ASKING_S
+            hook.recorder = None
 
 
 def hears_everything(recorder: Recorder) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from llmctx.context import EMPTY, ID_FIELDS, CallContext, Scope, current, enter, leave
+from llmctx.context import EMPTY, ID_FIELDS, CallContext, current, enter, leave, opened
 from llmctx.errors import ConfigError, InvalidToken
 from llmctx.incidents import incidents
 
@@ -66,8 +66,9 @@ def take_over(token: str | None, *, on_invalid: OnInvalid | None = None) -> Iter
         from llmctx.record import Reason  # late, as itsdangerous is: `import llmctx` stays quick
 
         identity, reason = EMPTY, Reason.INVALID_HANDOVER
-    scope = Scope(identity, "job")
-    scope.reason = reason
+    scope = opened("job", identity)
+    if scope is not None:
+        scope.reason = reason
     previous = enter(scope)
     try:
         yield identity

@@ -21,18 +21,20 @@ class Incidents:
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self.unsaid = 0
+        """What could not even be noted: no stack or memory was left to do so."""
         self._logged_at: dict[str, float] = {}
         self.redact: Callable[[str], str] | None = None
         """Takes out of a line what must not be in a log; set by the first `CallLog`."""
 
     def note(self, cause: str, message: str, *args: object, exc: BaseException | None = None) -> None:
         """Count `cause`, and log `message % args` unless the same cause was logged within the last minute."""
-        self.counts[cause] += 1
-        now = time.monotonic()
-        if now - self._logged_at.get(cause, -LOG_EVERY_S) < LOG_EVERY_S:
-            return
-        self._logged_at[cause] = now
         try:
+            self.counts[cause] += 1
+            now = time.monotonic()
+            if now - self._logged_at.get(cause, -LOG_EVERY_S) < LOG_EVERY_S:
+                return
+            self._logged_at[cause] = now
             import logging  # late: it is a third of what `import llmctx` would cost
 
             log = logging.getLogger("llmctx")
@@ -44,6 +46,10 @@ class Incidents:
             log.warning("%s", line if self.redact is None else self.redact(line), extra={"llmctx_cause": cause})
         except Exception:  # noqa: BLE001  a broken log handler of the host's is not a reason to disturb the host
             self.counts["log_failed"] += 1
+
+    def seen(self) -> dict[str, int]:
+        """How often what went wrong, by cause."""
+        return {**self.counts, "unsaid": self.unsaid} if self.unsaid else dict(self.counts)
 
 
 incidents = Incidents()

@@ -53,7 +53,7 @@ def taken_stock(pipeline: Pipeline, calls: OpenCalls) -> Stats:
         open=still_open,
         adopted=getattr(sink, "adopted", 0),
         trouble=getattr(sink, "trouble", None),
-        incidents=dict(incidents.counts),
+        incidents=incidents.seen(),
     )
 
 

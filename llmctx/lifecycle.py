@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from llmctx.forkgate import ForkGate
-from llmctx.incidents import incidents
+from llmctx.guard import swallow
 
 
 class Living(Protocol):
@@ -49,8 +49,8 @@ def _each_alive(do: Callable[[Living], None]) -> None:
     for living in list(alive):
         try:
             do(living)
-        except Exception as problem:  # noqa: BLE001  the interpreter is ending, or has just forked
-            incidents.note("lifecycle_failed", "a call log could not follow the process", exc=problem)
+        except BaseException as problem:  # noqa: BLE001  the interpreter is ending, or has just forked
+            swallow(problem, "lifecycle_failed", "a call log could not follow the process")
 
 
 def _timed(do: Callable[[float], None]) -> None:

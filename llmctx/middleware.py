@@ -7,6 +7,7 @@ only where `identify` reads them. Whatever `identify` does, the request goes on.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
@@ -16,7 +17,8 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
 
-from llmctx.context import EMPTY, CallContext, Scope, enter, leave
+from llmctx.context import EMPTY, CallContext, Scope, enter, leave, opened
+from llmctx.guard import guarded, is_from_outside
 from llmctx.incidents import incidents
 from llmctx.record import Reason
 
@@ -45,15 +47,20 @@ class ContextMiddleware:
         if connection["type"] not in ("http", "websocket"):
             await self.app(connection, receive, send)
             return
-        scope = await self._open(connection)
+        identity, reason = await self._ask(connection)
+        scope = self._opened(connection, identity, reason)
         token = enter(scope)
         try:
             await self.app(connection, receive, send)
         finally:
             leave(scope, token)
 
-    async def _open(self, connection: Connection) -> Scope:
-        identity, reason = await self._ask(connection)
+    def _of_nobody(self, connection: Connection, identity: CallContext, reason: str | None) -> Scope | None:
+        return opened("request")
+
+    @guarded("request_scope_failed", "%s failed: the request's calls are recorded without ids", otherwise=_of_nobody)
+    def _opened(self, connection: Connection, identity: CallContext, reason: str | None) -> Scope | None:
+        """The scope of a request."""
         outer = connection.get(_KEY)
         if isinstance(outer, Scope) and outer.is_open:
             # A mounted application with a middleware of its own: what it knows is laid over what is known outside,
@@ -85,15 +92,30 @@ class ContextMiddleware:
             if inspect.isawaitable(found):
                 found = await found
             return _as_identity(found), None
-        except Exception as problem:  # noqa: BLE001  the team's code; its failure must not become the request's
-            incidents.note(
-                "identify_failed",
-                "identify raised %s: the request goes on, its calls are recorded without ids. "
-                "Return None for requests that nobody is known for.",
-                type(problem).__name__,
-                exc=problem,
-            )
-            return EMPTY, Reason.IDENTIFY_FAILED
+        except BaseException as problem:
+            if _is_cancelled(problem) or is_from_outside(problem):
+                raise
+            return _unidentified(problem)
+
+
+def _is_cancelled(problem: BaseException) -> bool:
+    """Whether the request was cancelled while it waited for `identify`, rather than something that this waited for."""
+    if not isinstance(problem, asyncio.CancelledError):
+        return False
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
+@guarded("identify_failed", "identify failed, and so did %s", otherwise=lambda problem: (EMPTY, None))
+def _unidentified(problem: BaseException) -> tuple[CallContext, str | None]:
+    incidents.note(
+        "identify_failed",
+        "identify raised %s: the request goes on, its calls are recorded without ids. "
+        "Return None for requests that nobody is known for.",
+        type(problem).__name__,
+        exc=problem,
+    )
+    return EMPTY, Reason.IDENTIFY_FAILED
 
 
 def authenticated(connection: Mapping[str, Any]) -> CallContext | None:

@@ -23,91 +23,17 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
-import uuid_utils
-
-from llmctx.attribution import Hearing, Verdict
+from llmctx.call import OpenCall as OpenCall  # part of what stands here
 from llmctx.context import Scope, current_scope
-from llmctx.extract import Answer, Failure, Prompt, Stream
+from llmctx.extract import Answer, Failure
 from llmctx.flow import awaiting_task, is_waited_for_by
+from llmctx.guard import guarded
 from llmctx.incidents import incidents
 from llmctx.record import Status
 from llmctx.stack import STREAMED, is_awaited, is_awaiting_a_model, is_helper, is_on_stack, started_by
-
-_FIRST_LOOK_NS: Final = 1_000_000_000
-
-
-class OpenCall:
-    """One call, from its start until it has become a record. Holds references, interprets nothing."""
-
-    __slots__ = (
-        "_unclaimed",
-        "answer",
-        "call_id",
-        "created_s",
-        "ended_ns",
-        "failure",
-        "fields",
-        "first_token_ns",
-        "found",
-        "handler",
-        "hearing",
-        "home",
-        "is_stream",
-        "look_ns",
-        "metadata",
-        "params",
-        "parent_run_id",
-        "prompt",
-        "run_id",
-        "scope",
-        "started_ns",
-        "status",
-        "stream",
-        "tags",
-        "task",
-        "verdict",
-    )
-
-    def __init__(self, run_id: UUID | None, hearing: Hearing, verdict: Verdict) -> None:
-        self.call_id: uuid_utils.UUID = uuid_utils.uuid7()
-        self.created_s = time.time()
-        self.started_ns = time.perf_counter_ns()
-        self.ended_ns = 0
-        self.run_id = run_id
-        self.parent_run_id: UUID | None = None
-        self.hearing = hearing
-        self.verdict = verdict
-        self.handler: object = None
-        self.scope: Scope | None = None
-        self.home: object = None  # the task, or the number of the thread, in which it started
-        self.task: asyncio.Task[Any] | None = None  # the task that awaits it, where that is certain
-        self.look_ns = self.started_ns + _FIRST_LOOK_NS
-        self.is_stream = False
-        self.metadata: dict[str, Any] | None = None
-        self.params: dict[str, Any] | None = None
-        self.tags: list[str] | None = None
-        self.prompt: Prompt | None = None
-        self.answer: Answer | None = None
-        self.failure: Failure | None = None
-        self.stream: Stream | None = None
-        self.first_token_ns = 0
-        self.status = Status.OK
-        self.fields: dict[str, Any] | None = None
-        self.found: dict[str, str] | None = None  # where a call without ids was made
-        self._unclaimed = [True]
-
-    def mark_first_token(self) -> None:
-        self.first_token_ns = time.perf_counter_ns()
-
-    def claim(self) -> bool:
-        """True for the first who asks, in any thread: the one who may end the call."""
-        try:
-            return self._unclaimed.pop()
-        except IndexError:
-            return False
 
 
 class OpenCalls:
@@ -130,6 +56,8 @@ class OpenCalls:
         self._by_task: dict[asyncio.Task[Any], list[OpenCall]] = {}
         self._by_scope: dict[Scope, list[OpenCall]] = {}
         self._manual: set[OpenCall] = set()
+        self._ending: set[OpenCall] = set()
+        """Those that somebody was about to end at the last sweep."""
 
     @property
     def started(self) -> int:
@@ -147,10 +75,11 @@ class OpenCalls:
     def start(self, call: OpenCall) -> None:
         """Watch a call that LangChain has reported. Its `handler`, `scope` and `run_id` are set."""
         self.announce(call)
-        next(self._started)
         run_id = call.run_id
         assert run_id is not None
-        if self._by_run.setdefault(run_id, call) is not call:
+        # on one line, so that no failure comes between: what has been counted is known
+        known = (next(self._started), self._by_run.setdefault(run_id, call))[1]
+        if known is not call:
             self._twins[call] = run_id
         if asyncio._get_running_loop() is None:
             call.home = threading.get_ident()
@@ -162,8 +91,7 @@ class OpenCalls:
     def start_manual(self, call: OpenCall) -> None:
         """Watch a call that was announced by hand; it ends where its block ends."""
         self.announce(call)
-        next(self._started)
-        self._manual.add(call)
+        self._manual.add((next(self._started), call)[1])
 
     def _watch(self, call: OpenCall) -> None:
         """Bind an awaited call to its task and to its scope."""
@@ -186,8 +114,8 @@ class OpenCalls:
         if task is not None:
             calls = self._by_task.get(task)
             if calls is None:
+                task.add_done_callback(self._task_done)  # first: a list without it would never be asked for
                 self._by_task[task] = [call]
-                task.add_done_callback(self._task_done)
             else:
                 for other in list(calls):
                     # This task goes on elsewhere: what it awaited before, and does not now, was cut off in it.
@@ -200,8 +128,8 @@ class OpenCalls:
         if scope is not None and scope.is_open:
             calls = self._by_scope.get(scope)
             if calls is None:
-                calls = self._by_scope.setdefault(scope, [])
                 scope.on_close.append(self._scope_closed)
+                calls = self._by_scope.setdefault(scope, [])
             calls.append(call)
             if scope.closed_at is not None:  # meanwhile, in another thread
                 self._scope_closed(scope)
@@ -257,9 +185,14 @@ class OpenCalls:
         call.status = status
         call.answer = answer
         call.failure = failure
-        self._forget(call)
-        self._deliver(call)
+        self._finish(call)
         return True
+
+    def _finish(self, call: OpenCall) -> None:
+        """Deliver it, then forget it. If something fails in here, the sweep does what has not been done."""
+        if not call.delivered:
+            self._deliver(call)
+        self._forget(call)
 
     def _forget(self, call: OpenCall) -> None:
         run_id = call.run_id
@@ -277,6 +210,7 @@ class OpenCalls:
 
     # -- ends that LangChain does not report ----------------------------------------------------------------------
 
+    @guarded("end_failed", "%s failed; the application is not affected")
     def _task_done(self, task: asyncio.Task[Any]) -> None:
         for call in self._by_task.pop(task, ()):
             self.end(call, Status.CANCELLED)
@@ -306,6 +240,7 @@ class OpenCalls:
 
     def sweep(self, older_than_s: float) -> None:
         """End calls that have been open for longer than that, and look after those whose task may have gone on."""
+        self._mend()
         now = time.perf_counter_ns()
         oldest = now - int(older_than_s * 1e9)
         doubtful: defaultdict[asyncio.AbstractEventLoop, list[OpenCall]] = defaultdict(list)
@@ -322,20 +257,30 @@ class OpenCalls:
             except RuntimeError:  # the loop is closed: nobody awaits anything there
                 self._look_at(calls)
 
+    def _mend(self) -> None:
+        """Do what somebody was in the middle of a while ago and has not done: it failed, and was counted."""
+        ending = {call for call in self._all() if call.is_claimed}
+        for call in ending & self._ending:
+            self._finish(call)
+        self._ending = ending
+        for task in [task for task in list(self._by_task) if task.done()]:
+            self._task_done(task)
+        for scope in [scope for scope in list(self._by_scope) if not scope.is_open]:
+            self._scope_closed(scope)
+
+    @guarded("look_failed", "%s failed: an open call could not be looked after")  # this runs in the host's loop
     def _look_at(self, calls: list[OpenCall]) -> None:
         for call in calls:
-            try:
-                if call.task is not None and (
-                    call.task.get_loop().is_closed() or not is_awaited(call.task, call.run_id)
-                ):
-                    self.end(call, Status.CANCELLED)
-            except Exception as problem:  # noqa: BLE001  this runs in the host's loop
-                incidents.note("look_failed", "an open call could not be looked after", exc=problem)
+            if call.task is not None and (call.task.get_loop().is_closed() or not is_awaited(call.task, call.run_id)):
+                self.end(call, Status.CANCELLED)
 
     def close(self) -> None:
         """Shutdown: what nobody awaits any more was cancelled, and whatever else is still open has been abandoned."""
         here = asyncio.current_task() if asyncio._get_running_loop() is not None else None
         for call in self._all():
+            if call.is_claimed:  # nobody is left who could be in the middle of it
+                self._finish(call)
+                continue
             task = call.task
             cut_off = task is not None and (
                 task is here or task.get_loop().is_closed() or not is_awaited(task, call.run_id)

@@ -22,6 +22,7 @@ from llmctx import elsewhere
 from llmctx.asking import ask
 from llmctx.attribution import reconsider
 from llmctx.cleaning import clean
+from llmctx.courtesy import Courtesy
 from llmctx.incidents import incidents
 from llmctx.open_calls import OpenCall, OpenCalls
 from llmctx.record import CallRecord, Sink
@@ -64,6 +65,7 @@ class Pipeline:
         self._shared: SharedRegistry | None = registry if elsewhere.is_shared(registry) else None
         self._queue: deque[OpenCall] = deque()
         self._in_hand: list[OpenCall] = []
+        self._courtesy = Courtesy()
         self._suspects: list[OpenCall] = []
         """Calls over which the thread has died once. If it does so again they are dropped."""
         self._beat = 0.0
@@ -100,7 +102,8 @@ class Pipeline:
 
     def put(self, call: OpenCall) -> None:
         """Take an ended call. Waits for nothing."""
-        self._queue.append(call)
+        # on one line, so that no failure comes between: what has been delivered must not be delivered again
+        call.delivered = self._queue.append(call) is None  # type: ignore[func-returns-value]  # None it is
         if self._idle:
             self._wake()
         elif time.monotonic() - self._beat > _SILENT_S:
@@ -236,7 +239,7 @@ class Pipeline:
             while not self._stopping:
                 if not self._queue:
                     await self._rest()
-                else:
+                if self._queue:
                     await self._linger()
                 await self._process(sink)
                 now = self._beat = time.monotonic()
@@ -294,13 +297,16 @@ class Pipeline:
         self._in_hand = []
 
     async def _linger(self) -> None:
-        """Wait for company, but not while somebody waits for us."""
+        """Wait for company, and while the application needs the interpreter; but not while somebody waits for us."""
         assert self._urgent is not None
-        if self._hurry or self._stopping:
-            return
-        self._urgent.clear()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._urgent.wait(), self._settings.linger_ms / 1000)
+        self._courtesy.begin()
+        while not self._hurry and not self._stopping:
+            self._urgent.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._urgent.wait(), self._settings.linger_ms / 1000)
+            if not self._courtesy.waits(len(self._queue)):
+                return
+            self._beat = time.monotonic()
 
     @staticmethod
     def _report(task: asyncio.Task[None], what: str = "writer") -> None:
@@ -343,8 +349,7 @@ class Pipeline:
         for call in calls:
             if (record := self._record(call)) is not None:
                 records.append(record)
-            # Let go of the interpreter: callers let go of it for their marker, and would get it back after 5 ms only.
-            time.sleep(0)
+            self._courtesy.pause(len(queue))
         refused = len(calls) - len(records)
         count, self._in_hand = len(calls), []
         if calls[0] in self._suspects:

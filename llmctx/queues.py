@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from llmctx.context import EMPTY, CallContext, Scope, change_job, current_scope
 from llmctx.flow import belongs_to, context_that_waits
-from llmctx.incidents import incidents
+from llmctx.guard import guarded
 from llmctx.record import Reason
 
 Patch = Callable[[Any, str, Callable[[Any], Any]], None]
@@ -135,10 +135,10 @@ def _send(original: Any) -> Any:
 def _get(original: Any) -> Any:
     def get(self: Any, block: bool = True, timeout: float | None = None) -> Any:
         patient = block and timeout is None
-        place = _Place()
-        place.do(_asking, self, patient)
+        place = _here()
+        _do(place, _asking, self, patient)
         item = original(self, block, timeout)
-        place.take(self, item)
+        _take(place, self, item)
         return item
 
     return get
@@ -149,7 +149,7 @@ def _get_nowait(original: Any) -> Any:
         if not _inside.get():
             _try(_asking, self, False)
         item = original(self)
-        _Place().take(self, item)
+        _take(_here(), self, item)
         return item
 
     return get_nowait
@@ -157,8 +157,7 @@ def _get_nowait(original: Any) -> Any:
 
 def _aget(original: Any) -> Any:
     async def get(self: Any) -> Any:
-        place = _Place()
-        place.do(_asking, self, not place.elsewhere)  # in a task of its own: there is a time limit to it
+        _do(_here(), _asking, self, None)
         token = _inside.set(True)
         try:
             return await original(self)
@@ -170,14 +169,13 @@ def _aget(original: Any) -> Any:
 
 def _receive(original: Any) -> Any:
     async def receive(self: Any) -> Any:
-        place = _Place()
-        place.do(_asking, self, not place.elsewhere)
+        _do(_here(), _asking, self, None)
         token = _inside.set(True)
         try:
             item = await original(self)
         finally:
             _inside.reset(token)
-        _Place().take(self, item)
+        _take(_here(), self, item)
         return item
 
     return receive
@@ -219,47 +217,49 @@ def _simple_queue(original: Any) -> Any:
 class _Place:
     """Where a `get` runs: here, or in a task or a job of a pool that was made for it alone, by a worker that waits."""
 
-    def __init__(self) -> None:
-        self.context: Context | None = None
-        self.elsewhere = False
-        try:
-            self.elsewhere, self.context = context_that_waits(("get", "receive"))
-        except Exception as problem:  # noqa: BLE001  these are other people's objects
-            incidents.note("carry_failed", "who waits for an item could not be found out", exc=problem)
+    def __init__(self, elsewhere: bool, context: Context | None) -> None:
+        self.elsewhere = elsewhere
+        self.context = context
 
-    def do(self, change: Callable[..., None], *args: Any) -> None:
-        _try(change, *args)
-        if self.context is not None:
-            with contextlib.suppress(RuntimeError):  # it does not wait yet, or no longer
-                _try(self.context.run, change, *args)
 
-    def take(self, jobs: Any, item: Any) -> None:
-        try:
-            noted, scope = _taken(jobs, item)
-        except Exception as problem:  # noqa: BLE001  the item matters more than its scope
-            incidents.note("carry_failed", "a worker could not be given the scope of its job", exc=problem)
-            return
-        if not noted:  # it was put in some other way
-            return
-        _try(_take_up, jobs, scope)
-        deadline = time.monotonic() + _SUSPENDS_S
-        while self.elsewhere and time.monotonic() < deadline:
-            # In a pool's thread, that runs while whoever submitted the job is still about to wait for it.
-            self.elsewhere, context = context_that_waits(("get", "receive"))
-            with contextlib.suppress(RuntimeError):
-                if context is not None:
-                    context.run(_take_up, jobs, scope)
-                    return
-            if asyncio._get_running_loop() is not None:
+@guarded("carry_failed", "%s failed: who waits for an item could not be found out")
+def _here() -> _Place | None:
+    return _Place(*context_that_waits(("get", "receive")))
+
+
+@guarded("carry_failed", "%s failed: an item's scope could not be carried")
+def _do(place: _Place | None, asking: Callable[..., None], jobs: Any, patient: bool | None) -> None:
+    if patient is None:
+        patient = place is None or not place.elsewhere  # in a task of its own: there is a time limit to it
+    _try(asking, jobs, patient)
+    if place is not None and place.context is not None:
+        with contextlib.suppress(RuntimeError):  # it does not wait yet, or no longer
+            place.context.run(asking, jobs, patient)
+
+
+@guarded("carry_failed", "%s failed: a worker could not be given the scope of its job")
+def _take(place: _Place | None, jobs: Any, item: Any) -> None:
+    noted, scope = _taken(jobs, item)
+    if not noted:  # it was put in some other way
+        return
+    _try(_take_up, jobs, scope)
+    deadline = time.monotonic() + _SUSPENDS_S
+    elsewhere = place is not None and place.elsewhere
+    while elsewhere and time.monotonic() < deadline:
+        # In a pool's thread, that runs while whoever submitted the job is still about to wait for it.
+        elsewhere, context = context_that_waits(("get", "receive"))
+        with contextlib.suppress(RuntimeError):
+            if context is not None:
+                context.run(_take_up, jobs, scope)
                 return
-            time.sleep(0)
+        if asyncio._get_running_loop() is not None:
+            return
+        time.sleep(0)
 
 
+@guarded("carry_failed", "%s failed: an item's scope could not be carried")
 def _try(change: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-    try:
-        change(*args, **kwargs)
-    except Exception as problem:  # noqa: BLE001  the item matters more than its scope
-        incidents.note("carry_failed", "an item's scope could not be carried", exc=problem)
+    change(*args, **kwargs)
 
 
 class _Item(Scope):

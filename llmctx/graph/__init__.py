@@ -22,7 +22,7 @@ from langgraph.pregel import Pregel
 from llmctx.graph.functions import in_scope
 from llmctx.graph.plan import MARK, Identify, Plan
 from llmctx.graph.runnables import instrument, subclass
-from llmctx.incidents import incidents
+from llmctx.guard import guarded, swallow
 
 __all__ = ["Identify", "wrap_graph", "wrap_node"]
 
@@ -100,6 +100,7 @@ def wrap_node(
     return cast("T", in_scope(inside, plan))
 
 
+@guarded("node_not_wrapped", "%s failed: a graph could not be wrapped")
 def _wrap_builder(builder: Any, plan: Plan) -> None:
     """Wrap whatever `builder` compiles to, when it does."""
     known: Plan | None = getattr(builder, MARK, None)
@@ -118,6 +119,7 @@ def _compiling(base: Any, body: dict[str, Any]) -> None:
     body["compile"] = compile
 
 
+@guarded("node_not_wrapped", "%s failed: a graph could not be wrapped")
 def _wrap_compiled(graph: Pregel[Any, Any, Any, Any], plan: Plan, *, strong: bool, seen: set[int]) -> None:
     """Wrap all nodes of `graph`, and of the graphs in it. `strong`: `plan` counts before what is known already."""
     if id(graph) in seen:
@@ -139,8 +141,8 @@ def _wrap_compiled(graph: Pregel[Any, Any, Any, Any], plan: Plan, *, strong: boo
                 )
                 # `node` is a cached property, made of `bound` and `writers`: this is the place of its value.
                 node.__dict__["node"] = instrument(runnable, both)
-        except Exception as problem:  # noqa: BLE001  a graph that we do not understand still has to start
-            incidents.note("node_not_wrapped", "the node %r could not be wrapped", name, exc=problem)
+        except BaseException as problem:  # noqa: BLE001  a graph that we do not understand still has to start
+            swallow(problem, "node_not_wrapped", "the node %r could not be wrapped", name)
         for inner in (node.bound, *node.subgraphs):
             if isinstance(inner, Pregel):
                 _wrap_compiled(inner, plan, strong=False, seen=seen)

@@ -6,6 +6,7 @@ meets its config in langchain-core's variable, whether it asks for one or not; t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import weakref
@@ -18,9 +19,10 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
-from llmctx.context import Scope, leave
+from llmctx.context import Entry, Scope, leave
 from llmctx.graph.plan import MARK, NO_STATE, Plan
 from llmctx.graph.runnables import asteps, steps
+from llmctx.guard import guarded
 
 
 def in_scope(original: Any, plan: Plan) -> Any:
@@ -46,14 +48,20 @@ def in_scope(original: Any, plan: Plan) -> Any:
     elif inspect.iscoroutinefunction(fn):
 
         async def run(*args: Any, **kwargs: Any) -> Any:
-            with _Call(plan, args, kwargs):
+            stay = _arrive(plan, args, kwargs)
+            try:
                 return await fn(*args, **kwargs)
+            finally:
+                _depart(stay)
 
     else:
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            with _Call(plan, args, kwargs):
+            stay = _arrive(plan, args, kwargs)
+            try:
                 return fn(*args, **kwargs)
+            finally:
+                _depart(stay)
 
     run.__annotations__ = {}
     functools.update_wrapper(run, fn)
@@ -64,35 +72,50 @@ def in_scope(original: Any, plan: Plan) -> Any:
     return run
 
 
-class _Call:
+class _Stay:
     """One call of a wrapped function, in its scope."""
 
-    __slots__ = ("_args", "_config_token", "_entered", "_kwargs", "_plan")
+    __slots__ = ("config_token", "scope", "token")
 
-    def __init__(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._plan = plan
-        self._args = args
-        self._kwargs = kwargs
-        self._entered: tuple[Scope, Token[Scope | None]] | None = None
-        self._config_token: Token[RunnableConfig | None] | None = None
+    def __init__(self) -> None:
+        self.scope: Scope | None = None
+        self.token: Entry = None
+        self.config_token: Token[RunnableConfig | None] | None = None
 
-    def __enter__(self) -> None:
-        config = _config(self._args, self._kwargs)
-        entered = self._plan.enter(_state(self._args), config)
-        if entered is None:
-            return
-        scope, token, sent = entered
-        self._entered = scope, token
+
+@guarded("node_scope_failed", "%s failed: a node runs without a scope of its own")
+def _arrive(plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Stay | None:
+    """Enter the scope of a call that begins. None if that failed."""
+    stay, config = _Stay(), _config(args, kwargs)
+    entered = plan.enter(_state(args), config)
+    if entered is None:
+        return None
+    try:
+        stay.scope, stay.token, sent = entered
         if sent is not config:
-            if "config" in self._kwargs:
-                self._kwargs["config"] = sent
-            self._config_token = var_child_runnable_config.set(sent)
+            stay.config_token = var_child_runnable_config.set(sent)
+            if "config" in kwargs:
+                kwargs["config"] = sent
+    except BaseException:
+        _depart(stay)
+        raise
+    return stay
 
-    def __exit__(self, *_: object) -> None:
-        if self._config_token is not None:
-            var_child_runnable_config.reset(self._config_token)
-        if self._entered is not None:
-            leave(*self._entered)
+
+def _restore(stay: _Stay | None) -> None:
+    if stay is not None:
+        leave(stay.scope, stay.token)
+        if stay.config_token is not None:
+            with contextlib.suppress(ValueError, RuntimeError):  # it has been restored before something failed
+                var_child_runnable_config.reset(stay.config_token)
+
+
+@guarded("node_scope_failed", "%s failed; the application is not affected", otherwise=_restore)
+def _depart(stay: _Stay | None) -> None:
+    if stay is not None:
+        if stay.config_token is not None:
+            var_child_runnable_config.reset(stay.config_token)
+        leave(stay.scope, stay.token)
 
 
 def _starting(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[Any], Any]:
@@ -100,10 +123,16 @@ def _starting(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
     return lambda config: fn(*args, **({**kwargs, "config": config} if "config" in kwargs else kwargs))
 
 
+def _no_state(args: tuple[Any, ...]) -> Any:
+    return NO_STATE
+
+
+@guarded("node_scope_failed", "%s failed: a node's identity is not looked for in its state", otherwise=_no_state)
 def _state(args: tuple[Any, ...]) -> Any:
     return args[0] if args else NO_STATE
 
 
+@guarded("node_scope_failed", "%s failed: a node's identity is not looked for in its config")
 def _config(args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunnableConfig | None:
     """The config that a call was given, or else the one around it."""
     given: Any = kwargs.get("config") or (args[1] if len(args) > 1 else None)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from contextvars import Token
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final, cast
@@ -19,14 +18,15 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
 from llmctx.attribution import CARRIED_KEY, pack
-from llmctx.context import EMPTY, ID_FIELDS, CallContext, Scope, current_scope, enter
+from llmctx.context import EMPTY, ID_FIELDS, CallContext, Entry, Scope, current_scope, enter
 from llmctx.filing import node_scope
+from llmctx.guard import guarded, swallow
 from llmctx.incidents import incidents
 from llmctx.record import Reason
 from llmctx.registry.base import active
 
 Identify = Callable[[Any, RunnableConfig], CallContext | None]
-Entered = tuple[Scope, Token[Scope | None], RunnableConfig | None]
+Entered = tuple[Scope, Entry, RunnableConfig | None]
 """A scope, what restores the one before, and the config that the node is to get."""
 
 MARK: Final = "__llmctx__"
@@ -99,33 +99,30 @@ class Plan:
             keys=self.keys if self.fields else other.keys,
         )
 
+    @guarded("node_scope_failed", "%s failed: a node runs without a scope of its own")
     def enter(self, state: Any, config: RunnableConfig | None) -> Entered | None:
         """Open the scope of a node that starts here and now. None if that failed: it then runs as if not wrapped."""
-        try:
-            around = var_child_runnable_config.get() if config is None or "metadata" not in config else None
-            given: Mapping[str, Any] = config if config is not None else around or _NOTHING
-            metadata: Mapping[str, Any] = given.get("metadata") or (around or _NOTHING).get("metadata") or _NOTHING
-            scope = self._open(state, given, given.get("configurable") or _NOTHING, metadata)
-            who = scope.identity
-            if self.sends and (who.user_id is not None or who.session_id is not None):
-                # A config may be handed to a bare thread, or pickled: the identity goes with it. Nothing is added
-                # where nobody is known, and nothing twice.
-                packed = scope.anchor.packed
-                if packed is None or packed[0] is not who:
-                    packed = scope.anchor.packed = (who, pack(who))
-                sent = packed[1]
-                if metadata.get(CARRIED_KEY) != sent:
-                    metadata = {**metadata, CARRIED_KEY: sent}
-                    if self.sequence:
-                        sending = _Sending(given)
-                        sending.metadata = metadata
-                        config = cast("RunnableConfig", sending)
-                    else:
-                        config = cast("RunnableConfig", {**given, "metadata": metadata})
-            return scope, enter(scope), config
-        except Exception as problem:  # noqa: BLE001  the node must run all the same
-            incidents.note("node_scope_failed", "a node runs without a scope of its own", exc=problem)
-            return None
+        around = var_child_runnable_config.get() if config is None or "metadata" not in config else None
+        given: Mapping[str, Any] = config if config is not None else around or _NOTHING
+        metadata: Mapping[str, Any] = given.get("metadata") or (around or _NOTHING).get("metadata") or _NOTHING
+        scope = self._open(state, given, given.get("configurable") or _NOTHING, metadata)
+        who = scope.identity
+        if self.sends and (who.user_id is not None or who.session_id is not None):
+            # A config may be handed to a bare thread, or pickled: the identity goes with it. Nothing is added
+            # where nobody is known, and nothing twice.
+            packed = scope.anchor.packed
+            if packed is None or packed[0] is not who:
+                packed = scope.anchor.packed = (who, pack(who))
+            sent = packed[1]
+            if metadata.get(CARRIED_KEY) != sent:
+                metadata = {**metadata, CARRIED_KEY: sent}
+                if self.sequence:
+                    sending = _Sending(given)
+                    sending.metadata = metadata
+                    config = cast("RunnableConfig", sending)
+                else:
+                    config = cast("RunnableConfig", {**given, "metadata": metadata})
+        return scope, enter(scope), config
 
     def _open(
         self, state: Any, config: Mapping[str, Any], configurable: Mapping[str, Any], metadata: Mapping[str, Any]
@@ -197,8 +194,8 @@ class Plan:
         """The answer of `identify`, and whether it failed."""
         try:
             answer: object = identify(None if state is NO_STATE else state, cast("RunnableConfig", config))
-        except Exception as problem:  # noqa: BLE001  the team's code, about state of any age
-            incidents.note("node_identify_failed", "identify raised in a node", exc=problem)
+        except BaseException as problem:  # noqa: BLE001  the team's code, about state of any age
+            swallow(problem, "node_identify_failed", "identify raised in a node")
             return EMPTY, True
         if answer is None:
             return EMPTY, False
@@ -285,6 +282,7 @@ class _Sending(dict[str, Any]):
 
     metadata: dict[str, Any]
 
+    @guarded("node_scope_failed", "%s failed: a node's identity is not handed on", otherwise=dict.copy)
     def copy(self) -> dict[str, Any]:
         return {**self, "metadata": self.metadata}
 

@@ -28,6 +28,7 @@ _WORDS: Final = bytes(
 )
 _DASH: Final = re.compile(b"[-_]")
 _TELLING: Final = re.compile(b"B[aB]{8,}+")
+_MANY: Final = 100  # words
 _HEAD: Final = 16  # characters of a word in which a key begins, unless it begins behind a dash
 
 _ANY: Final = "[A-Za-z0-9_-]"
@@ -185,10 +186,12 @@ def _has_digit(text: str) -> bool:
 
 
 def _telling_words(raw: bytes) -> bytes:
-    """The words of `raw` that may be keys, as far as a key may begin in them."""
+    """The words of `raw` that may be keys, as far as a key may begin in them; all of it, if it is full of them."""
     found = {b"sk-"} if b"sk-" in raw else set()
     words = raw.translate(_WORDS)
     for match in _TELLING.finditer(words):
+        if len(found) > _MANY:
+            return raw
         start, end = words.rfind(b" ", 0, match.start()) + 1, match.end()
         if end - start >= _LONG:
             # with the few signs before it: `SG.` and the like are not part of the word

@@ -7,6 +7,7 @@ and they stand alone: not inside of a longer number, an identifier, a hash or a 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from datetime import date
 from typing import Final
 
@@ -22,7 +23,9 @@ _FILES: Final = (b".png", b".jpg", b".jpeg", b".gif", b".svg", b".webp", b".css"
 # Digits as "0", what may stand between them as "-" ("?" is a space or dash beyond ASCII), all else as " ".
 _SHAPES: Final = bytes(0x30 if 0x30 <= c <= 0x39 else 0x2D if c in b" -.?\t" else 0x20 for c in range(256))
 _MANY_DIGITS: Final = re.compile(rb"000[0-]{7,}+")  # what every kind of number has in it
-_AROUND: Final = 40  # characters that belong to such a number: an IBAN's letters, a country code
+_FEWEST: Final = 10  # digits: a Dutch IBAN; dates and amounts have fewer
+_AROUND: Final = 40  # characters beside the digits that belong to an IBAN
+_BEFORE, _BEHIND = 8, 4  # to other numbers: an escape or a country code; an X, and what must not follow
 _ENDLESS: Final = re.compile(rb"0{28,}+")  # too long to be, or to have in it, any of these
 _DASHES: Final = frozenset(" -.\t\u00a0\u2002\u2003\u2009\u202f\u3000\u2010\u2011\u2012\u2013\u2014\u2015\uff0d")
 
@@ -94,13 +97,16 @@ class Personal:
         shapes = raw.translate(_SHAPES)
         if b"0" * 28 in shapes:
             shapes = _ENDLESS.sub(_blank, shapes)
-        for digits in _MANY_DIGITS.finditer(shapes):
-            start, end = max(0, digits.start() - _AROUND), digits.end() + _AROUND
-            if self._numbers:
+        runs = [run.span() for run in _MANY_DIGITS.finditer(shapes) if run[0].count(b"0") >= _FEWEST]
+        if not runs:
+            return
+        if self._numbers:
+            for start, end in _windows(runs, _BEFORE, _BEHIND):
                 for pattern in _PATTERNS:
                     for match in pattern.finditer(raw, start, end):
                         self._consider(match, view.text, spans)
-            if "iban" in kinds:
+        if "iban" in kinds:
+            for start, end in _windows(runs, _AROUND, _AROUND):
                 for match in _IBAN.finditer(raw, start, end):
                     if length := _iban_length(match[0]):
                         spans.append((match.start(), match.start() + length, "iban"))  # noqa: PERF401  as it reads
@@ -117,6 +123,18 @@ class Personal:
         kind = name if name == "phone" else _verified(found, name)
         if kind in self._kinds:
             spans.append((start, end, kind))
+
+
+def _windows(runs: list[tuple[int, int]], before: int, behind: int) -> Iterator[tuple[int, int]]:
+    """The runs with what is around them, those that touch as one: nothing is searched twice."""
+    start, end = -1, -1
+    for begin, finish in runs:
+        if begin - before > end:
+            if end >= 0:
+                yield max(0, start), end
+            start = begin - before
+        end = finish + behind
+    yield max(0, start), end
 
 
 def _blank(match: re.Match[bytes]) -> bytes:
