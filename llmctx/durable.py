@@ -27,10 +27,10 @@ from llmctx.forkgate import ForkGate
 from llmctx.incidents import incidents
 from llmctx.journal import Adopted, Journal
 from llmctx.open_calls import OpenCall
-from llmctx.record import CallRecord
+from llmctx.record import CallRecord, without_snapshots
 from llmctx.recording import marker_of
 from llmctx.settings import Settings
-from llmctx.writer import Writer, without_snapshots
+from llmctx.writer import Writer
 
 T = TypeVar("T")
 
@@ -64,8 +64,8 @@ class Durable:
         self._reading: Iterator[CallRecord] | None = None
         self._read: CallRecord | None = None
         self._progress = asyncio.Event()
-        # the journal's index of what is not done takes memory as well
-        self._room = settings.memory_bytes // 2
+        # half is for calls on their way here (`inbox.py`), and the journal's index takes memory as well
+        self._room = settings.memory_bytes // 4
         self._strip_at = settings.journal_bytes * 3 // 4
         self._unreadable = 0
 
@@ -167,6 +167,11 @@ class Durable:
                 refused += 1
                 journal.done([record.call_id.bytes])
         return refused
+
+    def forget(self, call_ids: Sequence[bytes]) -> None:
+        """No rows will come for these calls."""
+        if self._journal is not None:
+            self._journal.done(call_ids)
 
     def _strip(self, records: Sequence[CallRecord]) -> None:
         for record in records:

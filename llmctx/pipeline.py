@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -23,9 +22,10 @@ from llmctx.asking import ask
 from llmctx.attribution import reconsider
 from llmctx.cleaning import clean
 from llmctx.courtesy import Courtesy
+from llmctx.inbox import Inbox
 from llmctx.incidents import incidents
 from llmctx.open_calls import OpenCall, OpenCalls
-from llmctx.record import CallRecord, Sink
+from llmctx.record import CallRecord, Sink, without_snapshots
 from llmctx.recording import Texts, bare_record_of, record_of
 from llmctx.redact import Redactor
 from llmctx.registry.base import Registry, SharedRegistry
@@ -63,7 +63,7 @@ class Pipeline:
         self._registry = registry
         self._make_sink = make_sink
         self._shared: SharedRegistry | None = registry if elsewhere.is_shared(registry) else None
-        self._queue: deque[OpenCall] = deque()
+        self._queue = Inbox(settings.memory_bytes)
         self._in_hand: list[OpenCall] = []
         self._courtesy = Courtesy()
         self._suspects: list[OpenCall] = []
@@ -102,8 +102,7 @@ class Pipeline:
 
     def put(self, call: OpenCall) -> None:
         """Take an ended call. Waits for nothing."""
-        # on one line, so that no failure comes between: what has been delivered must not be delivered again
-        call.delivered = self._queue.append(call) is None  # type: ignore[func-returns-value]  # None it is
+        self._queue.put(call)
         if self._idle:
             self._wake()
         elif time.monotonic() - self._beat > _SILENT_S:
@@ -140,7 +139,7 @@ class Pipeline:
     @property
     def waiting(self) -> int:
         """Calls that have ended and are not in the sink's hands, or wait in the sink."""
-        return len(self._queue) + len(self._in_hand) + getattr(self._sink, "waiting", 0)
+        return len(self._queue) + len(self._queue.refused) + len(self._in_hand) + getattr(self._sink, "waiting", 0)
 
     @property
     def sink(self) -> Sink | None:
@@ -304,7 +303,7 @@ class Pipeline:
             self._urgent.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._urgent.wait(), self._settings.linger_ms / 1000)
-            if not self._courtesy.waits(len(self._queue)):
+            if self._queue.crowded or not self._courtesy.waits(len(self._queue)):
                 return
             self._beat = time.monotonic()
 
@@ -337,10 +336,15 @@ class Pipeline:
                 most = min(most, asked - done)
             done += self._take(sink, most)
             await asyncio.sleep(0)
+        queue.crowded = False
 
     def _take(self, sink: Sink, most: int) -> int:
         """Make records of at most so many calls, and give them to the sink. Returns how many there were."""
         queue, calls = self._queue, self._in_hand
+        if queue.refused:
+            count = queue.let_go(getattr(sink, "forget", None))
+            self.taken += count
+            self.refused += count
         if self._suspects or not hasattr(sink, "submit_all"):
             most = 1  # whichever it is that kills the thread, it shall not take others along
         while queue and len(calls) < most:
@@ -372,6 +376,7 @@ class Pipeline:
             return 0
 
     def _record(self, call: OpenCall) -> CallRecord | None:
+        bare = self._queue.is_bare(call)
         try:
             call.verdict = reconsider(call.verdict, call.hearing, self._registry, late_s=self._settings.late_s)
         except Exception as problem:  # noqa: BLE001  a registry may be the team's own
@@ -380,7 +385,10 @@ class Pipeline:
             )
         for make in (partial(record_of, texts=self._texts), bare_record_of):
             try:
-                return clean(make(call))
+                record = clean(make(call))
+                if bare:
+                    without_snapshots(record, "calls came faster than they could be made into rows")
+                return record
             except Exception as problem:  # noqa: BLE001  one call must not stop the others
                 incidents.note("record_failed", "a call could not be made into a row", exc=problem)
         return None
