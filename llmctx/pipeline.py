@@ -245,6 +245,7 @@ class Pipeline:
                 if self.open_calls is not None and now > next_look:
                     next_look = now + _HOUSEKEEPING_S / 2
                     self.open_calls.sweep(self._settings.call_limit_s)
+                    self._open_sink()  # its journal may have to be begun anew
                 if now > next_ledger:
                     next_ledger += _LEDGER_S
                     if self.on_ledger is not None:

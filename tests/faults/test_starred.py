@@ -74,7 +74,7 @@ async def test_9_anything_inside_of_llmctx_may_fail(place: World) -> None:
     life = place.begin_life(pause_ms=60)
     await place.busy(10)
     for seed in SEEDS:
-        await life.ask("break", 1.0, seed)
+        await life.ask("break", 0.7, seed)
     verdict = await place.settled(whole=False)
     assert_clean(verdict)
 
@@ -113,7 +113,7 @@ async def test_26_the_database_comes_after_the_application(place: World) -> None
 
 async def test_27_the_reply_to_a_commit_is_lost(place: World) -> None:
     """Batches are sent again, and each row is there once."""
-    await survives(place, "commit_unanswered", 2.0)
+    await survives(place, "commit_unanswered", 1.2)
     assert place.proxy.cuts >= 3
 
 
@@ -125,12 +125,12 @@ async def test_28_the_database_does_not_answer(place: World, name: str) -> None:
 
 async def test_30_a_server_that_may_only_be_read(place: World) -> None:
     """As after a failover: it heals without a restart."""
-    await survives(place, "read_only", 1.5)
+    await survives(place, "read_only", 1.0)
 
 
 async def test_35_rows_that_the_database_refuses(place: World) -> None:
     """They are quarantined, the others of their batches stored; `llmctx journal replay` brings them back."""
-    await survives(place, "poison", 1.5, pause_ms=60)
+    await survives(place, "poison", 1.0, pause_ms=60)
 
 
 async def test_41_killed_between_commit_and_checkpoint(place: World) -> None:
