@@ -2,8 +2,8 @@
 
 Appending is all that a caller's thread does, as long as few wait. Where many do, because calls come faster than they
 can be made into rows or because the disk has hung up, what they weigh is estimated from a sample now and then. Beyond
-half of `memory_bytes` a call goes without its texts, and its row says so; where even that is too much, the newest is
-refused, and counted.
+the limit a call goes without its texts, and its row says so; where even that is too much, the newest is refused, and
+counted.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Final
 from llmctx.incidents import incidents
 from llmctx.open_calls import OpenCall
 
+LEAST_BYTES: Final = 4 * 1024 * 1024
+"""Less is no use: a second of a busy application."""
 FEW: Final = 64
 _SAMPLE: Final = 16
 _LOOK_EVERY: Final = 64  # calls, while many wait
@@ -26,9 +28,9 @@ _PIECES: Final = 64  # of one call that are weighed
 class Inbox(deque[OpenCall]):
     """`put` may be called by any thread; calls are taken from the left, by one."""
 
-    def __init__(self, memory_bytes: int) -> None:
+    def __init__(self, limit_bytes: int) -> None:
         super().__init__()
-        self._limit = memory_bytes // 2
+        self._limit = limit_bytes
         self._most = max(FEW, self._limit // _BARE_BYTES)
         self._looks = 0
         self.crowded = False

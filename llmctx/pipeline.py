@@ -22,7 +22,7 @@ from llmctx.asking import ask
 from llmctx.attribution import reconsider
 from llmctx.cleaning import clean
 from llmctx.courtesy import Courtesy
-from llmctx.inbox import Inbox
+from llmctx.inbox import LEAST_BYTES, Inbox
 from llmctx.incidents import incidents
 from llmctx.open_calls import OpenCall, OpenCalls
 from llmctx.record import CallRecord, Sink, without_snapshots
@@ -63,7 +63,7 @@ class Pipeline:
         self._registry = registry
         self._make_sink = make_sink
         self._shared: SharedRegistry | None = registry if elsewhere.is_shared(registry) else None
-        self._queue = Inbox(settings.memory_bytes)
+        self._queue = Inbox(max(LEAST_BYTES, settings.memory_bytes // 2))
         self._in_hand: list[OpenCall] = []
         self._courtesy = Courtesy()
         self._suspects: list[OpenCall] = []

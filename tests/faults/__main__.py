@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Any
 
 from llmctx.demo.postgres import make_directory
 from tests.faults import scenarios
@@ -26,6 +27,8 @@ from tests.faults.world import World, world
 _MIB = 1024 * 1024
 PARTS = ("seeds", "kills", "kills at commit", "forks", "servers", "outage")
 Play = Callable[[World], Awaitable[Verdict]]
+_SETTINGS: list[dict[str, Any]] = [{}, {}, {"durability": "fsync"}, {"memory_bytes": _MIB}, {"batch_rows": 7}]
+"""Of the seeds, in turn."""
 
 
 def main() -> int:
@@ -56,12 +59,12 @@ def _asked() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _plays(asked: argparse.Namespace) -> list[tuple[str, int, dict[str, int], Play]]:
+def _plays(asked: argparse.Namespace) -> list[tuple[str, int, dict[str, Any], Play]]:
     """What is to be done: name, seed, settings, and how."""
-    plays: list[tuple[str, str, int, dict[str, int], Play]] = []
+    plays: list[tuple[str, str, int, dict[str, Any], Play]] = []
     for seed in range(asked.first, asked.first + asked.seeds):
         play = partial(tormented, seconds=asked.seconds, names=asked.faults, say=_say)
-        plays.append(("seeds", f"seed {seed}", seed, {}, play))
+        plays.append(("seeds", f"seed {seed}", seed, _SETTINGS[seed % len(_SETTINGS)], play))
     kills = partial(scenarios.kills, count=asked.kills, say=_say)
     plays.append(("kills", f"{asked.kills} x kill -9", asked.first, {}, kills))
     at_commit = partial(scenarios.kills_at_commit, count=max(1, asked.kills // 5))
@@ -69,6 +72,7 @@ def _plays(asked: argparse.Namespace) -> list[tuple[str, int, dict[str, int], Pl
     plays.append(
         ("forks", f"{asked.forks} forks", asked.first, {}, partial(scenarios.forks, count=asked.forks, say=_say))
     )
+    plays.append(("forks", "no descriptors", asked.first, {}, scenarios.no_descriptors))
     commands = {"uvicorn": scenarios.UVICORN, "gunicorn": scenarios.GUNICORN}
     for server, command in commands.items():
         for how in ("idle", "busy", "endless"):
@@ -92,7 +96,7 @@ def _say(line: str) -> None:
     print(f"    {line}", flush=True)
 
 
-async def _played(cluster: Cluster, name: str, seed: int, settings: dict[str, int], play: Play) -> int:
+async def _played(cluster: Cluster, name: str, seed: int, settings: dict[str, Any], play: Play) -> int:
     """One play, from its world to its verdict. Returns the number of findings."""
     began = time.monotonic()
     async with world(cluster, seed, **settings) as one:

@@ -316,6 +316,10 @@ class _Driver:
 
     async def on_descriptors(self, seconds: float) -> int:
         """None are left for that long."""
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
         held: list[int] = []
         with contextlib.suppress(OSError):
             while True:
@@ -325,4 +329,5 @@ class _Driver:
         finally:
             for fd in held:
                 os.close(fd)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         return len(held)

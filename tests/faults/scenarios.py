@@ -139,6 +139,19 @@ async def forks(world: World, count: int, say: Progress = _silent) -> Verdict:
     return await world.settled()
 
 
+async def no_descriptors(world: World, count: int = 3) -> Verdict:
+    """None can be had, while connections end and files grow full."""
+    life = world.begin_life(ways=("ainvoke", "astream", "thread", "graph"), sizes=(12_000,), pause_ms=60)
+    await world.busy(20)
+    for _ in range(count):
+        holding = asyncio.create_task(life.ask("descriptors", 3.0))
+        await asyncio.sleep(1.0)
+        world.proxy.abort()
+        await holding
+        await world.busy(10)
+    return await world.settled()
+
+
 # -- servers --------------------------------------------------------------------------------------------------------
 
 

@@ -53,6 +53,8 @@ class World:
         self.name = name
         self.proxy = Proxy(make_url(self.admin).set(username=ROLE).render_as_string(hide_password=False))
         self.life: Life | None = None
+        self.company: Life | None = None
+        """Another worker, to which nothing is done."""
         self.killed: set[str] = set()
         self.numbers = 0
         self.poisoned = False
@@ -70,10 +72,10 @@ class World:
         await self.proxy.open()
 
     async def remove(self) -> None:
-        if self.life is not None:
+        for life in filter(None, (self.life, self.company)):
             with contextlib.suppress(Exception):
-                self.life.signal(signal.SIGCONT)
-                await self.life.kill()
+                life.signal(signal.SIGCONT)
+                await life.kill()
         await self.proxy.remove()
         with contextlib.suppress(Exception):
             await do(self.cluster.url, f"DROP DATABASE {self.name} WITH (FORCE)")
@@ -110,6 +112,12 @@ class World:
         given = {"url": self.proxy.url, "book": str(self.book), "journal": str(self.journal), **plan}
         self.life = Life(Plan(seed=self.seed, name=f"life-{self.numbers}", settings=settings, **given))
         return self.life
+
+    def begin_company(self) -> None:
+        """A second worker beside the first, which goes through all of it, and takes over what the first one leaves."""
+        life = self.life
+        self.company = self.begin_life(users=8)
+        self.life = life
 
     async def living(self) -> Life:
         """The present life, once it makes calls."""
@@ -157,6 +165,11 @@ class World:
         began = time.monotonic()
         fresh = await self._fresh(life)
         await life.ask("quiet")
+        if self.company is not None:
+            await self.company.ask("quiet")
+            beside = await self._drained(self.company)
+            if not beside["balanced"] or beside["waiting"] or beside["dropped"]:
+                self.notes.append(f"the other worker's ledger: {beside}")
         stats = await self._drained(life, DRAIN_S if whole else 3.0)
         drained = time.monotonic() - began
         if self.poisoned:
@@ -210,8 +223,9 @@ class World:
     def _left(self) -> list[str]:
         """What dead processes have left, that nobody has taken over yet."""
         homes = [path for path in self.journal.glob("*/*") if path.name != "quarantine"]
-        ours = f"{self.life.pid}-" if self.life is not None else "-"
-        return [f"{path.name}: {[file.name for file in path.glob('*')]}" for path in homes if ours not in path.name]
+        ours = [f"{life.pid}-" for life in (self.life, self.company) if life is not None]
+        left = [path for path in homes if not path.name.startswith(tuple(ours))]
+        return [f"{path.name}: {[file.name for file in path.glob('*')]}" for path in left]
 
     def replay(self) -> None:
         """`llmctx journal replay --yes`, as the administrator of an application would."""

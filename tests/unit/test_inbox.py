@@ -36,7 +36,7 @@ def test_a_few_calls_are_left_alone() -> None:
 
 
 def test_texts_go_before_calls() -> None:
-    """Beyond half of what is allowed calls lose their texts, and none is refused."""
+    """Beyond what is allowed calls lose their texts, and none is refused."""
     inbox = Inbox(4096 * KIB)
     for _ in range(500):
         inbox.put(call(10 * KIB))
@@ -51,7 +51,7 @@ def test_texts_go_before_calls() -> None:
 
 def test_the_newest_are_refused_and_told_of() -> None:
     """When even without texts there are too many."""
-    inbox = Inbox(1024 * KIB)
+    inbox = Inbox(512 * KIB)
     calls = [call(10) for _ in range(1000)]
     for one in calls:
         inbox.put(one)
@@ -66,7 +66,7 @@ def test_the_newest_are_refused_and_told_of() -> None:
 
 def test_it_recovers() -> None:
     """With room again texts are kept again."""
-    inbox = Inbox(1024 * KIB)
+    inbox = Inbox(512 * KIB)
     for _ in range(200):
         inbox.put(call(20 * KIB))
     assert inbox.crowded
