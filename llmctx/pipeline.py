@@ -355,13 +355,13 @@ class Pipeline:
             if (record := self._record(call)) is not None:
                 records.append(record)
             self._courtesy.pause(len(queue))
-        refused = len(calls) - len(records)
+        handed = self._submitted(sink, records)
+        # only now: what is in nobody's hand would be counted as dropped meanwhile, and be lost with the thread
         count, self._in_hand = len(calls), []
         if calls[0] in self._suspects:
             self._suspects.remove(calls[0])
         self.taken += count
-        self.refused += refused + len(records)
-        self.refused -= self._submitted(sink, records)
+        self.refused += count - handed
         return count
 
     @staticmethod

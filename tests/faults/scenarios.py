@@ -92,7 +92,8 @@ async def outage(
         await asyncio.sleep(min(5.0, max(0.1, until - time.monotonic())))
         most = max(most, await life.ask("rss"))
         stats = await life.ask("stats")
-        say(f"{stats['waiting']} wait, {stats['dropped']} refused, {(most - before) / _MIB:.0f} MiB more than before")
+        counts = f"{stats['waiting']} wait, {stats['open']} of them open, {stats['dropped']} refused"
+        say(f"{counts}, {(most - before) / _MIB:.0f} MiB more than before")
     await life.ask("quiet")
     rate = (await life.ask("stats"))["started"] / (minutes * 60 + 3)
     await world.proxy.open()
