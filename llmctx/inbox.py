@@ -61,6 +61,8 @@ class Inbox(deque[OpenCall]):
 
     def let_go(self, forget: Callable[[list[bytes]], None] | None) -> int:
         """Take the refused ones out, and tell `forget` that no rows will come. Returns how many there were."""
+        if not self.refused:
+            return 0
         gone = [self.refused.popleft() for _ in range(len(self.refused))]
         if forget is not None:
             forget([call.call_id.bytes for call in gone])

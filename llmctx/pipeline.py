@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from llmctx import elsewhere
 from llmctx.asking import ask
@@ -37,15 +37,6 @@ _RESTART_S: Final = 0.5
 _CHUNK: Final = 50  # records between two looks at everything else that runs in the loop
 _SILENT_S: Final = 3.0  # it says something at least once per housekeeping
 _ASKED: Final = 500  # calls of which a shared registry is asked at once
-
-
-class Background(Protocol):
-    """A sink with work of its own, done in the pipeline's loop."""
-
-    waiting: int
-
-    async def run(self) -> None: ...
-    async def drain(self, timeout_s: float) -> int: ...
 
 
 class Pipeline:
@@ -342,10 +333,9 @@ class Pipeline:
     def _take(self, sink: Sink, most: int) -> int:
         """Make records of at most so many calls, and give them to the sink. Returns how many there were."""
         queue, calls = self._queue, self._in_hand
-        if queue.refused:
-            count = queue.let_go(getattr(sink, "forget", None))
-            self.taken += count
-            self.refused += count
+        gone = queue.let_go(getattr(sink, "forget", None))
+        self.taken += gone
+        self.refused += gone
         if self._suspects or not hasattr(sink, "submit_all"):
             most = 1  # whichever it is that kills the thread, it shall not take others along
         while queue and len(calls) < most:
@@ -357,12 +347,12 @@ class Pipeline:
             self._courtesy.pause(len(queue))
         handed = self._submitted(sink, records)
         # only now: what is in nobody's hand would be counted as dropped meanwhile, and be lost with the thread
-        count, self._in_hand = len(calls), []
+        self._in_hand = []
         if calls[0] in self._suspects:
             self._suspects.remove(calls[0])
-        self.taken += count
-        self.refused += count - handed
-        return count
+        self.taken += len(calls)
+        self.refused += len(calls) - handed
+        return len(calls)
 
     @staticmethod
     def _submitted(sink: Sink, records: Sequence[CallRecord]) -> int:
