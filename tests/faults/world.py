@@ -159,7 +159,8 @@ class World:
     async def settled(self, *, texts: bool = True, whole: bool = True) -> Verdict:
         """Heal has been done: quiesce, drain, replay, count, and see that a fresh call lands. The whole judgement.
 
-        Without `whole`, llmctx was broken from inside: what could not be recorded may be missing, or say less.
+        Without `whole`, llmctx was broken from inside: what could not be recorded may be missing, or say less,
+        or be nobody's; never somebody else's.
         """
         life = await self.living()
         began = time.monotonic()
@@ -187,6 +188,7 @@ class World:
         if not whole:
             verdict.missing.clear()
             verdict.odd.clear()
+            verdict.wrong = [one for one in verdict.wrong if "under None, None" not in one]  # never somebody else's
         elif not stats["balanced"] or stats["waiting"] or stats["dropped"]:
             verdict.odd.append(f"the ledger: {stats}")
         if left := self._left():
