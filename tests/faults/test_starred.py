@@ -142,7 +142,7 @@ async def test_41_killed_between_commit_and_checkpoint(place: World) -> None:
 async def test_42_a_long_outage_in_small(server: Cluster) -> None:
     """The journal fills, texts go, rows stay, the newest are refused and counted, memory stays bounded."""
     async with world(server, 42, journal_bytes=8 << 20) as place:
-        verdict = await scenarios.outage(place, 0.13, calls_per_s=200, size=20_000, cap_bytes=8 << 20)
+        verdict = await scenarios.outage(place, 0.13, calls_per_s=200, size=20_000, cap_bytes=16 << 20)
     assert_clean(verdict)
     assert verdict.stripped > 0
 
