@@ -27,16 +27,17 @@ from llmctx.forkgate import ForkGate
 from llmctx.incidents import incidents
 from llmctx.journal import Adopted, Journal
 from llmctx.open_calls import OpenCall
-from llmctx.record import CallRecord
+from llmctx.record import CallRecord, without_snapshots
 from llmctx.recording import marker_of
 from llmctx.settings import Settings
-from llmctx.writer import Writer, without_snapshots
+from llmctx.writer import Writer
 
 T = TypeVar("T")
 
 _SEGMENT: Final = 8 * 1024 * 1024
 _CHECKPOINT_S: Final = 1.0
 _ADOPT_S: Final = 3.0
+_TRY_AGAIN_S: Final = 5.0  # to begin a journal where none could be begun
 _READ_AT_ONCE: Final = 1000  # records between two looks at everything else that runs in the loop
 _ADOPT_AT_ONCE: Final = 200
 
@@ -64,10 +65,11 @@ class Durable:
         self._reading: Iterator[CallRecord] | None = None
         self._read: CallRecord | None = None
         self._progress = asyncio.Event()
-        # the journal's index of what is not done takes memory as well
-        self._room = settings.memory_bytes // 2
+        # half is for calls on their way here (`inbox.py`), and the journal's index takes memory as well
+        self._room = settings.memory_bytes // 4
         self._strip_at = settings.journal_bytes * 3 // 4
         self._unreadable = 0
+        self._try_again_at = 0.0
 
     # -- what the ledger wants to know ----------------------------------------------------------------------------
 
@@ -117,9 +119,12 @@ class Durable:
     # -- taking ---------------------------------------------------------------------------------------------------
 
     def open(self) -> bool:
-        """Begin a journal, if one is wanted and none is there. False if there is nothing new."""
+        """Begin a journal, if one is wanted and none is there. False if there is nothing new.
+
+        Asked again and again: a directory that could not be used may have been mended.
+        """
         settings = self._settings
-        if settings.durability == "memory" or self._journal is not None:
+        if settings.durability == "memory" or self._journal is not None or time.monotonic() < self._try_again_at:
             return False
         problem: Exception | None = None
         for place in settings.journal_places:
@@ -133,7 +138,9 @@ class Durable:
             except (JournalUnavailable, OSError) as found:
                 problem = problem or found
             else:
+                self._try_again_at = 0.0
                 return True
+        self._try_again_at = time.monotonic() + _TRY_AGAIN_S
         incidents.note(
             "journal_unavailable", "%s Until then rows wait in memory, and are lost with the process.", problem
         )
@@ -167,6 +174,11 @@ class Durable:
                 refused += 1
                 journal.done([record.call_id.bytes])
         return refused
+
+    def forget(self, call_ids: Sequence[bytes]) -> None:
+        """No rows will come for these calls."""
+        if self._journal is not None:
+            self._journal.done(call_ids)
 
     def _strip(self, records: Sequence[CallRecord]) -> None:
         for record in records:
@@ -238,9 +250,9 @@ class Durable:
         self._progress = asyncio.Event()  # the last one belonged to a loop that has gone
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._writer.run(), name="llmctx-writer")
-            if self._journal is not None:
-                tasks.create_task(self._tidy(self._journal), name="llmctx-journal")
-                tasks.create_task(self._adopt(self._journal), name="llmctx-adoption")
+            if self._settings.durability != "memory":
+                tasks.create_task(self._tidy(), name="llmctx-journal")
+                tasks.create_task(self._adopt(), name="llmctx-adoption")
 
     async def drain(self, timeout_s: float) -> int:
         """Wait until nothing waits any more. Returns how many rows are left."""
@@ -265,19 +277,40 @@ class Durable:
         if journal.close():
             self._former.add(journal.name)
 
-    async def _tidy(self, journal: Journal) -> None:
+    async def _tidy(self) -> None:
         while True:
             await asyncio.sleep(_CHECKPOINT_S)
+            journal = self._journal
+            if journal is None:
+                continue
+            if journal.has_vanished:
+                self._lose(journal)
+                continue
             journal.checkpoint()
             journal.sync()
             self._read_back()
 
+    def _lose(self, journal: Journal) -> None:
+        """Somebody has removed the files of our journal. What is in memory is written; `open` begins another one."""
+        incidents.note(
+            "journal_vanished",
+            "the journal in %s was removed: %d rows that were in it alone are lost. Another one is begun.",
+            journal.directory,
+            self._spilled,
+        )
+        self._journal = None
+        self._unreadable += self._spilled
+        self._spilled = 0
+        self._reading = self._read = None
+        journal.close()
+
     # -- what dead processes left ---------------------------------------------------------------------------------
 
-    async def _adopt(self, journal: Journal) -> None:
+    async def _adopt(self) -> None:
         while True:
             try:
-                if journal.has_company:
+                journal = self._journal
+                if journal is not None and journal.has_company:
                     await self._adopt_all(journal)
             except Exception as problem:  # noqa: BLE001  the disk; the next round tries again
                 incidents.note("adoption_failed", "what a dead process left could not be taken over", exc=problem)

@@ -2,7 +2,9 @@
 
 Any code may come from a trigger of the host's, so a code alone condemns nobody. A row is to blame only if the database
 took another one *after* it had refused this one: a row of the same batch or, if there was none, a probe. If it takes
-nothing any more, it is the table that has changed, and all rows are kept.
+nothing any more, it is the table that has changed, and all rows are kept. And the table may have been mended in the
+middle of the search: so whoever seems to blame is tried once more, and is to blame if he is refused again, between two
+that are taken.
 """
 
 from __future__ import annotations
@@ -36,6 +38,30 @@ async def isolate(
     `store` takes all that it is given, or raises and takes nothing. `probe` says why a row beyond suspicion would be
     refused now; None if it would not.
     """
+    verdict = await _search(rows, store, probe)
+    if verdict.trouble is not None or not verdict.to_blame:
+        verdict.to_blame.clear()
+        return verdict
+    again: Verdict[Row] = Verdict()
+    for row, _ in verdict.to_blame:
+        try:
+            await store([row])
+        except Exception as problem:  # noqa: BLE001  sorted by what it says
+            trouble = classify(problem)
+            if trouble.is_outage:
+                return Verdict(trouble=trouble)
+            again.to_blame.append((row, trouble))
+    if again.to_blame and (refused := await probe()) is not None:
+        return Verdict(trouble=refused)
+    return again
+
+
+async def _search(
+    rows: list[Row],
+    store: Callable[[list[Row]], Awaitable[None]],
+    probe: Callable[[], Awaitable[Trouble | None]],
+) -> Verdict[Row]:
+    """Who seems to blame."""
     verdict: Verdict[Row] = Verdict()
     suspects: list[tuple[Row, Trouble]] = []
     todo = _halves(rows)

@@ -12,20 +12,20 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from llmctx import elsewhere
 from llmctx.asking import ask
 from llmctx.attribution import reconsider
 from llmctx.cleaning import clean
 from llmctx.courtesy import Courtesy
+from llmctx.inbox import LEAST_BYTES, Inbox
 from llmctx.incidents import incidents
 from llmctx.open_calls import OpenCall, OpenCalls
-from llmctx.record import CallRecord, Sink
+from llmctx.record import CallRecord, Sink, without_snapshots
 from llmctx.recording import Texts, bare_record_of, record_of
 from llmctx.redact import Redactor
 from llmctx.registry.base import Registry, SharedRegistry
@@ -37,15 +37,6 @@ _RESTART_S: Final = 0.5
 _CHUNK: Final = 50  # records between two looks at everything else that runs in the loop
 _SILENT_S: Final = 3.0  # it says something at least once per housekeeping
 _ASKED: Final = 500  # calls of which a shared registry is asked at once
-
-
-class Background(Protocol):
-    """A sink with work of its own, done in the pipeline's loop."""
-
-    waiting: int
-
-    async def run(self) -> None: ...
-    async def drain(self, timeout_s: float) -> int: ...
 
 
 class Pipeline:
@@ -63,7 +54,7 @@ class Pipeline:
         self._registry = registry
         self._make_sink = make_sink
         self._shared: SharedRegistry | None = registry if elsewhere.is_shared(registry) else None
-        self._queue: deque[OpenCall] = deque()
+        self._queue = Inbox(max(LEAST_BYTES, settings.memory_bytes // 2))
         self._in_hand: list[OpenCall] = []
         self._courtesy = Courtesy(settings.linger_ms / 1000)
         self._suspects: list[OpenCall] = []
@@ -102,8 +93,7 @@ class Pipeline:
 
     def put(self, call: OpenCall) -> None:
         """Take an ended call. Waits for nothing."""
-        # on one line, so that no failure comes between: what has been delivered must not be delivered again
-        call.delivered = self._queue.append(call) is None  # type: ignore[func-returns-value]  # None it is
+        self._queue.put(call)
         if self._idle:
             self._wake()
         elif time.monotonic() - self._beat > _SILENT_S:
@@ -140,7 +130,7 @@ class Pipeline:
     @property
     def waiting(self) -> int:
         """Calls that have ended and are not in the sink's hands, or wait in the sink."""
-        return len(self._queue) + len(self._in_hand) + getattr(self._sink, "waiting", 0)
+        return len(self._queue) + len(self._queue.refused) + len(self._in_hand) + getattr(self._sink, "waiting", 0)
 
     @property
     def sink(self) -> Sink | None:
@@ -246,6 +236,7 @@ class Pipeline:
                 if self.open_calls is not None and now > next_look:
                     next_look = now + _HOUSEKEEPING_S / 2
                     self.open_calls.sweep(self._settings.call_limit_s)
+                    self._open_sink()  # its journal may have to be begun anew
                 if now > next_ledger:
                     next_ledger += _LEDGER_S
                     if self.on_ledger is not None:
@@ -304,7 +295,7 @@ class Pipeline:
             self._urgent.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._urgent.wait(), self._settings.linger_ms / 1000)
-            if not self._courtesy.waits(len(self._queue)):
+            if self._queue.crowded or not self._courtesy.waits(len(self._queue)):
                 return
             self._beat = time.monotonic()
 
@@ -337,10 +328,14 @@ class Pipeline:
                 most = min(most, asked - done)
             done += self._take(sink, most)
             await asyncio.sleep(0)
+        queue.crowded = False
 
     def _take(self, sink: Sink, most: int) -> int:
         """Make records of at most so many calls, and give them to the sink. Returns how many there were."""
         queue, calls = self._queue, self._in_hand
+        gone = queue.let_go(getattr(sink, "forget", None))
+        self.taken += gone
+        self.refused += gone
         if self._suspects or not hasattr(sink, "submit_all"):
             most = 1  # whichever it is that kills the thread, it shall not take others along
         while queue and len(calls) < most:
@@ -350,14 +345,14 @@ class Pipeline:
             if (record := self._record(call)) is not None:
                 records.append(record)
             self._courtesy.pause()
-        refused = len(calls) - len(records)
-        count, self._in_hand = len(calls), []
+        handed = self._submitted(sink, records)
+        # only now: what is in nobody's hand would be counted as dropped meanwhile, and be lost with the thread
+        self._in_hand = []
         if calls[0] in self._suspects:
             self._suspects.remove(calls[0])
-        self.taken += count
-        self.refused += refused + len(records)
-        self.refused -= self._submitted(sink, records)
-        return count
+        self.taken += len(calls)
+        self.refused += len(calls) - handed
+        return len(calls)
 
     @staticmethod
     def _submitted(sink: Sink, records: Sequence[CallRecord]) -> int:
@@ -372,6 +367,7 @@ class Pipeline:
             return 0
 
     def _record(self, call: OpenCall) -> CallRecord | None:
+        bare = self._queue.is_bare(call)
         try:
             call.verdict = reconsider(call.verdict, call.hearing, self._registry, late_s=self._settings.late_s)
         except Exception as problem:  # noqa: BLE001  a registry may be the team's own
@@ -380,7 +376,10 @@ class Pipeline:
             )
         for make in (partial(record_of, texts=self._texts), bare_record_of):
             try:
-                return clean(make(call))
+                record = clean(make(call))
+                if bare:
+                    without_snapshots(record, "calls came faster than they could be made into rows")
+                return record
             except Exception as problem:  # noqa: BLE001  one call must not stop the others
                 incidents.note("record_failed", "a call could not be made into a row", exc=problem)
         return None

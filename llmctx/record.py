@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 from uuid import UUID
 
 DEFAULT_TABLE: Final = "biz_agent_llm_call_logs"
+SNAPSHOTS: Final = ("prompt_snapshot", "response_snapshot", "reasoning_snapshot")
 
 
 class Status(StrEnum):
@@ -101,6 +102,13 @@ class CallRecord:
 
 
 COLUMNS: Final = tuple(f.name for f in fields(CallRecord))
+
+
+def without_snapshots(record: CallRecord, why: str) -> None:
+    """Keep the row of a call whose texts there is no room for."""
+    for name in SNAPSHOTS:
+        setattr(record, name, None)
+    record.attributes = {**(record.attributes or {}), "llmctx_snapshots": f"dropped: {why}"}
 
 
 class Sink(Protocol):

@@ -26,20 +26,19 @@ from llmctx.forkgate import ForkGate
 from llmctx.incidents import incidents
 from llmctx.isolation import isolate
 from llmctx.link import Link
-from llmctx.record import CallRecord
+from llmctx.record import SNAPSHOTS, CallRecord, without_snapshots
 from llmctx.settings import Settings, shown_url
 from llmctx.tables import call_log_table
 from llmctx.trouble import Trouble, classify
 
 _FIRST_WAIT_S: Final = 0.1
-_LONGEST_WAIT_S: Final = 4.0
+_LONGEST_WAIT_S: Final = 2.0
 _URGENT_WAIT_S: Final = 0.5  # while somebody waits for us
 _LOOK_AGAIN_S: Final = 5.0
 _LOOK_SELDOM_S: Final = 60.0
 _ASIDE_S: Final = 5.0
 _ROW_OVERHEAD: Final = 1024  # bytes that a record weighs beside its texts
 _REFUSED_KEPT: Final = 1000
-SNAPSHOTS: Final = ("prompt_snapshot", "response_snapshot", "reasoning_snapshot")
 _SPECIMEN_BYTES: Final = 65_536
 _CAREFUL: Final = 4  # batches, after one that held rows which were there already
 
@@ -374,13 +373,6 @@ class Writer:
             await self._try(record)
         finally:
             await self._link.close()
-
-
-def without_snapshots(record: CallRecord, why: str) -> None:
-    """Keep the row of a call whose texts there is no room for."""
-    for name in SNAPSHOTS:
-        setattr(record, name, None)
-    record.attributes = {**(record.attributes or {}), "llmctx_snapshots": f"dropped: {why}"}
 
 
 def _weighed(record: CallRecord) -> _Waiting:

@@ -77,6 +77,11 @@ class Markers:
     def size(self) -> int:
         return os.fstat(self._fd).st_size
 
+    @property
+    def has_vanished(self) -> bool:
+        """Whether somebody has removed the file."""
+        return os.fstat(self._fd).st_nlink == 0
+
     def answered(self, call_id: bytes) -> bool:
         """The call has a record now, or needs none. True if it was open."""
         return self._open.pop(call_id, None) is not None

@@ -299,6 +299,13 @@ class Journal:
         """Are there journals of other processes, living or dead?"""
         return not self._closed and any(name != self.name for name in place.homes_in(self._root))
 
+    @property
+    def has_vanished(self) -> bool:
+        """Has somebody removed the files that we are writing? Nobody would ever find what is in them."""
+        if self._closed:
+            return False
+        return self._markers.has_vanished or any(os.fstat(fd).st_nlink == 0 for fd in (self._lock, self._records))
+
     def pending_ids(self) -> list[bytes]:
         """The calls whose records are in the journal and not done."""
         return list(self._where)

@@ -17,6 +17,7 @@ from sqlalchemy import make_url
 
 COMMITS: Final = (b"COMMIT", b"c\x00\x00\x00\x04", b"S\x00\x00\x00\x04")  # the word, the end of a COPY, a Sync
 _READY: Final = b"Z\x00\x00\x00\x05I"  # the server has done what it was asked, and no transaction is open
+_IN_TRANSACTION: Final = b"Z\x00\x00\x00\x05T"  # so nothing has been committed yet
 
 
 class Proxy:
@@ -36,6 +37,8 @@ class Proxy:
         self.flowing = asyncio.Event()
         """Cleared: a black hole. What was sent meanwhile is delivered afterwards."""
         self.flowing.set()
+        self.swallowing = False
+        """A black hole from which nothing comes back: connections that have lost something never say a word again."""
         self.delay_s = 0.0
         self.cut_reply_to: tuple[bytes, ...] = ()
         """The next time the client says one of these, the server hears it, and the client never hears the answer."""
@@ -98,9 +101,13 @@ class Proxy:
             task.add_done_callback(self._pumps.discard)
 
     async def _ask(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, doomed: asyncio.Event) -> None:
+        deaf = False
         with contextlib.suppress(ConnectionError):
             while data := await source.read(65_536):
                 await self._hold()
+                if self.swallowing or deaf:
+                    deaf = True
+                    continue
                 if any(said in data for said in self.cut_reply_to):
                     self.cut_reply_to = ()
                     doomed.set()
@@ -109,14 +116,23 @@ class Proxy:
         self._end(sink)
 
     async def _answer(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, doomed: asyncio.Event) -> None:
+        kept, deaf = b"", False
         with contextlib.suppress(ConnectionError):
             while data := await source.read(65_536):
                 await self._hold()
+                if self.swallowing or deaf:
+                    deaf = True
+                    continue
                 if doomed.is_set():
-                    if _READY in data:
+                    kept += data
+                    if kept.endswith(_READY):
                         self.cuts += 1
                         break
-                    continue
+                    if not kept.endswith(_IN_TRANSACTION):
+                        continue
+                    doomed.clear()  # it was no commit: the next one, then
+                    self.cut_reply_to = COMMITS
+                    data, kept = kept, b""
                 sink.write(data)
                 await sink.drain()
         self._end(sink)

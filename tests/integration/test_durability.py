@@ -291,6 +291,53 @@ def test_a_directory_that_cannot_be_used(database: str, tmp_path: Path, caplog: 
     assert len(rows_of(database)) == 1
 
 
+def test_a_journal_that_is_removed_is_begun_anew(switch: Switch) -> None:
+    """Somebody tidies up below a living process. What it calls from then on survives its death all the same."""
+    body = """
+    import shutil
+    from llmctx.incidents import incidents
+    with bind(user_id="u", session_id="s"):
+        Talker().invoke("before")
+        call_log.flush(0.1)
+        stream = Talker().stream("open meanwhile")
+        next(stream)
+        shutil.rmtree(os.environ["LLMCTX_JOURNAL_DIR"])
+        while not incidents.counts.get("journal_vanished") or call_log._pipeline.sink._journal is None:
+            time.sleep(0.01)
+        for _ in range(10):
+            Talker().invoke("after")
+        call_log.flush(0.1)
+        assert call_log.stats().waiting == 12 and call_log.stats().balanced
+    pause()
+    """
+    kill(start(body, switch.url))
+    switch.on()
+    with CallLog(switch.url) as call_log:
+        wait_until(lambda: call_log.stats().adopted == 11, "the adoption")
+    assert Counter(row.status for row in rows_of(switch.url)) == {"ok": 10, "lost": 1}
+
+
+def test_a_directory_that_is_mended(switch: Switch, tmp_path: Path) -> None:
+    """Until then rows wait in memory; from then on the journal keeps them."""
+    place = tmp_path / "mended"
+    place.write_text("a file, where a directory is wanted")
+    body = """
+    Talker().invoke("before")
+    call_log.flush(0.1)
+    os.unlink(os.environ["LLMCTX_JOURNAL_DIR"])
+    while call_log._pipeline.sink._journal is None:
+        time.sleep(0.01)
+    for _ in range(10):
+        Talker().invoke("after")
+    call_log.flush(0.1)
+    pause()
+    """
+    kill(start(body, switch.url, LLMCTX_JOURNAL_DIR=str(place)))
+    switch.on()
+    with CallLog(switch.url, journal_dir=place) as call_log:
+        wait_until(lambda: call_log.stats().adopted == 10, "the adoption")
+
+
 def test_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A container's user may have none: the system's temporary directory is the next place. No path tells secrets."""
     monkeypatch.delenv("LLMCTX_JOURNAL_DIR")

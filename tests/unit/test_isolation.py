@@ -18,10 +18,11 @@ class Table:
         self.left = changes_after
         self.rows: list[int] = []
         self.statements = 0
+        self.broken_for = 0
 
     @property
     def has_changed(self) -> bool:
-        return self.left is not None and self.left <= 0
+        return (self.left is not None and self.left <= 0) or self.statements < self.broken_for
 
     async def store(self, part: list[int]) -> None:
         self.statements += 1
@@ -60,6 +61,17 @@ async def test_a_table_that_changes_during_the_search(after: int) -> None:
     assert verdict.trouble is not None or not table.has_changed
     assert {row for row, _ in verdict.to_blame} <= {7, 300}
     assert not {row for row, _ in verdict.to_blame} & set(table.rows)
+
+
+@pytest.mark.parametrize("after", range(1, 30))
+async def test_a_table_that_is_mended_during_the_search(after: int) -> None:
+    """What it refused until then was not the rows' fault, but for those that it refuses still."""
+    table = Table({7, 300})
+    table.broken_for = after
+    verdict = await isolate(list(range(500)), table.store, table.probe)
+    kept = set(range(500)) - set(table.rows)
+    assert {row for row, _ in verdict.to_blame} == (kept if verdict.trouble is None else set())
+    assert kept == {7, 300} or verdict.trouble is not None
 
 
 async def test_a_table_that_takes_nothing_is_soon_left_alone() -> None:

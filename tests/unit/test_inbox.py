@@ -1,0 +1,78 @@
+"""What waits to be made into rows is bounded in bytes: first texts are let go, then the newest calls."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.outputs import ChatGeneration, LLMResult
+
+from llmctx.attribution import NOBODY, Hearing
+from llmctx.extract import answer_of, prompt_of_messages
+from llmctx.inbox import FEW, Inbox
+from llmctx.open_calls import OpenCall
+
+KIB = 1024
+
+
+def call(size: int) -> OpenCall:
+    made = OpenCall(uuid4(), Hearing(), NOBODY)
+    made.prompt = prompt_of_messages([HumanMessage("x" * size)])
+    made.answer = answer_of(LLMResult(generations=[[ChatGeneration(message=AIMessage("y" * size))]]))
+    return made
+
+
+def texts(inbox: Inbox) -> int:
+    return sum(str(one.prompt).count("x") + str(one.answer).count("y") for one in inbox)
+
+
+def test_a_few_calls_are_left_alone() -> None:
+    """However long they are."""
+    inbox = Inbox(64 * KIB)
+    for _ in range(FEW):
+        inbox.put(call(30 * KIB))
+    assert not inbox.bare
+    assert not inbox.crowded
+
+
+def test_texts_go_before_calls() -> None:
+    """Beyond what is allowed calls lose their texts, and none is refused."""
+    inbox = Inbox(4096 * KIB)
+    for _ in range(500):
+        inbox.put(call(10 * KIB))
+    assert len(inbox) == 500
+    assert inbox.crowded
+    assert texts(inbox) < 2 * 4096 * KIB
+    bare = [one for one in inbox if inbox.is_bare(one)]
+    assert all(one.prompt is None for one in bare)
+    assert 200 < len(bare) < 480
+    assert not inbox.bare
+
+
+def test_the_newest_are_refused_and_told_of() -> None:
+    """When even without texts there are too many."""
+    inbox = Inbox(512 * KIB)
+    calls = [call(10) for _ in range(1000)]
+    for one in calls:
+        inbox.put(one)
+    assert 100 < len(inbox) < 200
+    assert list(inbox) == calls[: len(inbox)]
+    assert all(one.delivered for one in calls)
+    told: list[bytes] = []
+    assert inbox.let_go(told.extend) == 1000 - len(inbox)
+    assert told == [one.call_id.bytes for one in calls[len(inbox) :]]
+    assert not inbox.refused
+
+
+def test_it_recovers() -> None:
+    """With room again texts are kept again."""
+    inbox = Inbox(512 * KIB)
+    for _ in range(200):
+        inbox.put(call(20 * KIB))
+    assert inbox.crowded
+    while inbox:
+        inbox.is_bare(inbox.popleft())
+    for _ in range(100):
+        inbox.put(call(100))
+    assert not inbox.crowded
+    assert inbox[-1].prompt is not None
