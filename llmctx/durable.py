@@ -238,9 +238,8 @@ class Durable:
         self._progress = asyncio.Event()  # the last one belonged to a loop that has gone
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._writer.run(), name="llmctx-writer")
-            if self._journal is not None:
-                tasks.create_task(self._tidy(self._journal), name="llmctx-journal")
-                tasks.create_task(self._adopt(self._journal), name="llmctx-adoption")
+            tasks.create_task(self._tidy(), name="llmctx-journal")
+            tasks.create_task(self._adopt(), name="llmctx-adoption")
 
     async def drain(self, timeout_s: float) -> int:
         """Wait until nothing waits any more. Returns how many rows are left."""
@@ -265,19 +264,22 @@ class Durable:
         if journal.close():
             self._former.add(journal.name)
 
-    async def _tidy(self, journal: Journal) -> None:
+    async def _tidy(self) -> None:
         while True:
             await asyncio.sleep(_CHECKPOINT_S)
-            journal.checkpoint()
-            journal.sync()
-            self._read_back()
+            journal = self._journal
+            if journal is not None:
+                journal.checkpoint()
+                journal.sync()
+                self._read_back()
 
     # -- what dead processes left ---------------------------------------------------------------------------------
 
-    async def _adopt(self, journal: Journal) -> None:
+    async def _adopt(self) -> None:
         while True:
+            journal = self._journal
             try:
-                if journal.has_company:
+                if journal is not None and journal.has_company:
                     await self._adopt_all(journal)
             except Exception as problem:  # noqa: BLE001  the disk; the next round tries again
                 incidents.note("adoption_failed", "what a dead process left could not be taken over", exc=problem)

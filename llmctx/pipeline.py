@@ -32,6 +32,7 @@ from llmctx.settings import Settings
 
 _HOUSEKEEPING_S: Final = 1.0
 _LEDGER_S: Final = 60.0
+_REOPEN_S: Final = 30.0  # between two attempts to begin a journal where that was not possible
 _RESTART_S: Final = 0.5
 _CHUNK: Final = 50  # records between two looks at everything else that runs in the loop
 _SILENT_S: Final = 3.0  # it says something at least once per housekeeping
@@ -233,6 +234,7 @@ class Pipeline:
         ready.set()
         next_ledger = time.monotonic() + _LEDGER_S
         next_look = 0.0
+        next_open = time.monotonic() + _REOPEN_S
         try:
             while not self._stopping:
                 if not self._queue:
@@ -244,6 +246,9 @@ class Pipeline:
                 if self.open_calls is not None and now > next_look:
                     next_look = now + _HOUSEKEEPING_S / 2
                     self.open_calls.sweep(self._settings.call_limit_s)
+                if now > next_open:
+                    next_open = now + _REOPEN_S
+                    self._open_sink()
                 if now > next_ledger:
                     next_ledger += _LEDGER_S
                     if self.on_ledger is not None:

@@ -322,7 +322,7 @@ async def _request(app: Any, path: str, user: str) -> list[Any]:
         if not begun.is_set():
             begun.set()
             return {"type": "http.request", "body": b"", "more_body": False}
-        await asyncio.Event().wait()
+        return await asyncio.Event().wait()
 
     async def send(message: Any) -> None:
         sent.append(message)
@@ -454,6 +454,12 @@ async def carried(kit: Kit) -> Any:
             told.append((await MODEL.ainvoke(job)).content)
             ajobs.task_done()
 
+    async def memory(user: str) -> None:
+        send, receive = anyio.create_memory_object_stream[str](1)
+        async with send, receive:
+            await send.send(f"of {user}: memory")
+            told.append(await receive.receive())
+
     worker = threading.Thread(target=work)
     worker.start()
     aworker = asyncio.create_task(awork())
@@ -468,16 +474,13 @@ async def carried(kit: Kit) -> Any:
             await asyncio.to_thread(one.join)
             with ThreadPoolExecutor(1) as pool:
                 told.append(pool.submit(MODEL.invoke, f"of {user}: pool").result().content)
-            send, receive = anyio.create_memory_object_stream[str](1)
-            async with send, receive:
-                await send.send(f"of {user}: memory")
-                told.append(await receive.receive())
+            await asyncio.create_task(memory(user))  # in a task: whoever takes an item in no scope is its worker
     jobs.put(None)
     ajobs.put_nowait(None)
     await asyncio.to_thread(worker.join)
     await aworker
     with contextlib.suppress(queue.Empty):
-        jobs.get_nowait()
+        await asyncio.to_thread(jobs.get_nowait)
     return [*told, jobs.qsize(), ajobs.qsize()]
 
 

@@ -40,7 +40,7 @@ SURROUNDING: Final = {
         "Recording.__exit__",
     },
     "calllog.py": {"CallLog.record"},
-    "middleware.py": {"ContextMiddleware.__call__", "ContextMiddleware._ask"},
+    "middleware.py": {"ContextMiddleware.__init__", "ContextMiddleware.__call__", "ContextMiddleware._ask"},
     "handler.py": {"CallLogHandler.run_inline", "CallLogHandler.ignore_chain"},
     "graph/__init__.py": {"wrap_graph", "wrap_node", "_compiling.<locals>.compile"},  # what is no graph is a TypeError
     "graph/plan.py": {"Plan.made"},  # as is what is no argument for it
@@ -97,6 +97,11 @@ class Lines:
         self._problem = problem
         self._ours: dict[CodeType, tuple[str, str] | None] = {}
         self._lock = threading.RLock()
+
+    @property
+    def codes(self) -> list[CodeType]:
+        """The functions of ours that have run."""
+        return [code for code, name in self._ours.items() if name is not None]
 
     @contextmanager
     def traced(self) -> Iterator[None]:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import logging
 import random
 import sqlite3
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any, Final
 
 import pytest
@@ -29,6 +33,8 @@ from tests.faults.innocent import APPLICATIONS, MODEL, Kit, carried, surrounding
 from tests.faults.lines import Line, Lines
 
 AT_ONCE: Final = 40  # lines of one application in `make test`
+FUNCTIONS: Final = 20  # and functions
+NOT_PLAIN: Final = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 
 class Injected(BaseException):
@@ -110,7 +116,9 @@ class Rows:
         open_calls = self._call_log._recorder.open_calls
         for _ in range(3):  # the second one mends what was cut short, the third sees that there is nothing left
             open_calls.sweep(0.0)
-        assert self._call_log.flush(10.0) == 0
+        deadline = time.monotonic() + 30.0
+        while self._call_log.flush(5.0) and time.monotonic() < deadline:  # its thread may have died, and starts again
+            time.sleep(0.05)
         assert not open_calls._by_task
         assert not open_calls._by_scope
         assert len(open_calls) == 0
@@ -197,4 +205,68 @@ def test_a_failure_at_any_line_is_not_noticed(
         ]
     print(f"{len(survey.runs)} lines, {struck} of {len(points)} struck")
     assert struck > 0.8 * len(points)
+    assert wrong == [], f"{len(wrong)} differences:\n" + "\n".join(wrong[:40])
+
+
+def _raising() -> None:
+    raise "what is raised"  # type: ignore[misc]  # noqa: B016  a constant that is exchanged
+
+
+@contextmanager
+def always_failing(code: CodeType, kind: type[BaseException]) -> Iterator[None]:
+    """Every function that runs `code` raises at once, whoever calls it, as long as this lasts."""
+    functions = [one for one in gc.get_referrers(code) if isinstance(one, FunctionType) and one.__code__ is code]
+    consts = tuple(kind if const == "what is raised" else const for const in _raising.__code__.co_consts)
+    flags = code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS) | _raising.__code__.co_flags
+    failing = _raising.__code__.replace(
+        co_consts=consts,
+        co_name=code.co_name,
+        co_filename=code.co_filename,
+        co_freevars=code.co_freevars,
+        co_argcount=code.co_argcount,
+        co_posonlyargcount=code.co_posonlyargcount,
+        co_kwonlyargcount=code.co_kwonlyargcount,
+        co_varnames=code.co_varnames,
+        co_nlocals=code.co_nlocals,
+        co_flags=flags,
+    )
+    for function in functions:
+        function.__code__ = failing
+    try:
+        yield
+    finally:
+        for function in functions:
+            function.__code__ = code
+
+
+# aiosqlite's thread, when the pipeline's loop dies over such a function: it is not the application's
+@pytest.mark.filterwarnings("ignore:Exception in thread.*_connection_worker_thread")
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("application", APPLICATIONS, ids=lambda application: application.__name__)
+def test_a_function_that_always_fails_is_not_noticed(
+    application: Callable[[Kit], Any], call_log: CallLog, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    """Not once, but for as long as a mistake is in it: the application is unharmed; afterwards all is as before."""
+    expected = run(application, Kit(False))
+    kit, rows = Kit(True, call_log.start()), Rows(call_log, tmp_path / "calls.db")
+    survey = Lines()
+    run(application, kit, survey)
+    usual = rows.new()
+    plain = [code for code in survey.codes if not code.co_flags & NOT_PLAIN and not code.co_name.startswith("<")]
+    if not pytestconfig.getoption("--every-line"):
+        plain = random.Random(application.__name__).sample(plain, min(FUNCTIONS, len(plain)))
+    wrong: list[str] = []
+    for number, code in enumerate(plain):
+        kind = PROBLEMS[number % len(PROBLEMS)]
+        noted = Counter(incidents.seen())
+        with always_failing(code, kind):
+            outcome = run(application, kit)
+        found = rows.new()
+        counted = sum((Counter(incidents.seen()) - noted).values())
+        problems = list(_what_is_wrong(expected, outcome, len(found), found, 1))
+        if len(found) > len(usual) or (len(found) < len(usual) and not counted):
+            problems.append(f"{len(found)} rows of {len(usual)}")
+        wrong += [f"{kind.__name__} in {code.co_filename} {code.co_qualname}: {what}" for what in problems]
+    assert run(application, kit) == expected
+    assert len(rows.new()) == len(usual)
     assert wrong == [], f"{len(wrong)} differences:\n" + "\n".join(wrong[:40])
