@@ -241,6 +241,7 @@ def always_failing(code: CodeType, kind: type[BaseException]) -> Iterator[None]:
 
 # aiosqlite's thread, when the pipeline's loop dies over such a function: it is not the application's
 @pytest.mark.filterwarnings("ignore:Exception in thread.*_connection_worker_thread")
+@pytest.mark.filterwarnings("ignore:.*Pipeline._drain")
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("application", APPLICATIONS, ids=lambda application: application.__name__)
 def test_a_function_that_always_fails_is_not_noticed(
