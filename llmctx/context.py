@@ -291,9 +291,9 @@ def amend_scope(scope: Scope, over: CallContext) -> None:
 def change_job(scope: Scope | None) -> None:
     """Let this task or thread, a worker, be in `scope` from here on, or in none. Its previous job's scope is over."""
     before = _current.get()
-    _current.set(scope)
     if before is not None and before.kind == "item":
         before.close()
+    _current.set(scope)
 
 
 @guarded("scope_failed", "%s failed; the application is not affected")

@@ -33,7 +33,7 @@ from tests.faults.innocent import APPLICATIONS, MODEL, Kit, carried, surrounding
 from tests.faults.lines import Line, Lines
 
 AT_ONCE: Final = 40  # lines of one application in `make test`
-FUNCTIONS: Final = 20  # and functions
+FUNCTIONS: Final = 12  # and functions
 NOT_PLAIN: Final = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 
@@ -120,7 +120,7 @@ class Rows:
         while self._call_log.flush(5.0) and time.monotonic() < deadline:  # its thread may have died, and starts again
             time.sleep(0.05)
         assert not open_calls._by_task
-        assert not open_calls._by_scope
+        assert not any(open_calls._by_scope.values())  # a worker's last scope stays open where its close has failed
         assert len(open_calls) == 0
         assert self._call_log.stats().balanced, self._call_log.stats()
         with sqlite3.connect(self._path) as database:
