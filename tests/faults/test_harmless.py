@@ -199,10 +199,9 @@ def test_a_failure_at_any_line_is_not_noticed(
         struck += lines.raised
         counted = sum((Counter(incidents.seen()) - noted).values()) if lines.raised else 1
         others = [row for row in found if row not in probes]
-        wrong += [
-            f"{kind.__name__} at {line} run {nth}: {what}"
-            for what in _what_is_wrong(expected, outcome, len(usual), others, counted)
-        ]
+        for what in _what_is_wrong(expected, outcome, len(usual), others, counted):
+            wrong.append(f"{kind.__name__} at {line} run {nth}: {what}")
+            print(wrong[-1])
     print(f"{len(survey.runs)} lines, {struck} of {len(points)} struck")
     assert struck > 0.8 * len(points)
     assert wrong == [], f"{len(wrong)} differences:\n" + "\n".join(wrong[:40])
