@@ -50,12 +50,13 @@ class Recording:
         recorder = self._recorder
         if recorder.enabled:
             hearing = hear(None, explicit=self._identity)
-            call = self._call = OpenCall(None, hearing, decide(hearing, recorder.registry, late_s=recorder.late_s))
+            call = OpenCall(None, hearing, decide(hearing, recorder.registry, late_s=recorder.late_s))
             call.scope = current_scope()
             if self._prompt is not None:
                 call.prompt = prompt_of_text(self._prompt, recorder.snapshot_bytes)
             call.fields = self._fields
             recorder.open_calls.start_manual(call)
+            self._call = call  # what was never counted must not end
         else:
             incidents.note("no_call_log", "a call was recorded before its CallLog was started: it has no row")
 

@@ -293,9 +293,9 @@ def amend_scope(scope: Scope, over: CallContext) -> None:
 def change_job(scope: Scope | None) -> None:
     """Let this task or thread, a worker, be in `scope` from here on, or in none. Its previous job's scope is over."""
     before = _current.get()
-    _current.set(scope)
     if before is not None and before.kind == "item":
         before.close()
+    _current.set(scope)
 
 
 @guarded("scope_failed", "%s failed; the application is not affected")
@@ -310,6 +310,15 @@ def _forked() -> None:
 
 
 os.register_at_fork(after_in_child=_forked)
+
+
+def _job_of_nobody(outer: Scope | None) -> Scope | None:
+    return opened("job")
+
+
+@guarded("carry_failed", "%s failed: a job runs without a scope", otherwise=_job_of_nobody)
+def _job(outer: Scope | None) -> Scope | None:
+    return Scope(EMPTY if outer is None else outer.identity, "job", outer)
 
 
 def _as_it_is(fn: Callable[P, R]) -> Callable[P, R]:
@@ -327,14 +336,11 @@ def carry(fn: Callable[P, R]) -> Callable[P, R]:
     """
     outer = _current.get()
 
-    def job() -> Scope | None:
-        return opened("job", EMPTY if outer is None else outer.identity, outer)
-
     if inspect.iscoroutinefunction(fn):
 
         @functools.wraps(fn)
         async def run_async(*args: P.args, **kwargs: P.kwargs) -> Any:
-            scope = job()
+            scope = _job(outer)
             token = enter(scope)
             try:
                 return await fn(*args, **kwargs)
@@ -345,7 +351,7 @@ def carry(fn: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(fn)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        scope = job()
+        scope = _job(outer)
         token = enter(scope)
         try:
             return fn(*args, **kwargs)

@@ -308,8 +308,8 @@ class Durable:
 
     async def _adopt(self) -> None:
         while True:
+            journal = self._journal
             try:
-                journal = self._journal
                 if journal is not None and journal.has_company:
                     await self._adopt_all(journal)
             except Exception as problem:  # noqa: BLE001  the disk; the next round tries again

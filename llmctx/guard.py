@@ -80,8 +80,16 @@ def is_from_outside(problem: BaseException) -> bool:
     """Whether `problem` is not a failure of what ran, but merely struck there, and so is the application's.
 
     It is if a signal handler has raised it, or if it is no Exception and no code has raised it at all: then Python
-    itself did, for Ctrl-C or for another thread. Only a panic (Rust) looks like that as well.
+    itself did, for Ctrl-C or for another thread. Only a panic (Rust) looks like that as well. Never raises.
     """
+    try:
+        return _has_struck(problem)
+    except BaseException:  # noqa: BLE001  it is asked where something has gone wrong already
+        incidents.unsaid += 1
+        return False
+
+
+def _has_struck(problem: BaseException) -> bool:
     handlers = _signal_handlers()
     last: TracebackType | None = None
     step = problem.__traceback__

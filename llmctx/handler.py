@@ -28,7 +28,7 @@ from llmctx.context import EMPTY, CallContext, Scope, current_scope
 from llmctx.evidence import whereabouts
 from llmctx.extract import Prompt, Stream, answer_of, failure_of, hold_answer, prompt_of_messages, prompt_of_text
 from llmctx.filing import use
-from llmctx.guard import guarded, stop, swallow
+from llmctx.guard import guarded, is_from_outside, stop, swallow
 from llmctx.incidents import incidents
 from llmctx.open_calls import OpenCall, OpenCalls
 from llmctx.record import Source, Status
@@ -77,7 +77,12 @@ class CallLogHandler(BaseCallbackHandler):
         recorder: the call log to record into; by default the one that was started last.
     """
 
-    raise_error = False
+    @property
+    @_hook
+    def raise_error(self) -> bool:  # type: ignore[override]  # LangChain only ever reads it
+        """Asked by LangChain about an exception that left a hook: True for the application's own (`guard.py`)."""
+        problem = sys.exc_info()[1]
+        return problem is not None and is_from_outside(problem)
 
     @property
     def run_inline(self) -> bool:  # type: ignore[override]  # LangChain only ever reads it

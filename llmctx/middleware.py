@@ -98,6 +98,11 @@ class ContextMiddleware:
             return _unidentified(problem)
 
 
+def _may_be(problem: BaseException) -> bool:
+    return isinstance(problem, asyncio.CancelledError)
+
+
+@guarded("identify_failed", "%s failed; the application is not affected", otherwise=_may_be)
 def _is_cancelled(problem: BaseException) -> bool:
     """Whether the request was cancelled while it waited for `identify`, rather than something that this waited for."""
     if not isinstance(problem, asyncio.CancelledError):

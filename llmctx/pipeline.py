@@ -281,11 +281,14 @@ class Pipeline:
     def _recover(self) -> None:
         """The thread has died, or begins: calls that it had in hand come first, unless they are what kills it."""
         guilty = [call for call in self._in_hand if call in self._suspects]
-        self.taken += len(guilty)
-        self.refused += len(guilty)
+        self._refuse(len(guilty))
         self._suspects = [call for call in self._in_hand if call not in guilty]
         self._queue.extendleft(reversed(self._suspects))
         self._in_hand = []
+
+    def _refuse(self, calls: int) -> None:
+        self.taken += calls
+        self.refused += calls
 
     async def _linger(self) -> None:
         """Wait for company, and while the application needs the interpreter; but not while somebody waits for us."""
@@ -309,11 +312,9 @@ class Pipeline:
         assert self._work is not None
         self._work.clear()
         self._idle = True
-        if self._queue:  # it came before `_idle` was seen
-            self._idle = False
-            return
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._work.wait(), _HOUSEKEEPING_S)
+        if not self._queue:  # else one came before `_idle` was seen
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._work.wait(), _HOUSEKEEPING_S)
         self._idle = False
 
     async def _process(self, sink: Sink) -> None:
@@ -333,9 +334,7 @@ class Pipeline:
     def _take(self, sink: Sink, most: int) -> int:
         """Make records of at most so many calls, and give them to the sink. Returns how many there were."""
         queue, calls = self._queue, self._in_hand
-        gone = queue.let_go(getattr(sink, "forget", None))
-        self.taken += gone
-        self.refused += gone
+        self._refuse(queue.let_go(getattr(sink, "forget", None)))
         if self._suspects or not hasattr(sink, "submit_all"):
             most = 1  # whichever it is that kills the thread, it shall not take others along
         while queue and len(calls) < most:

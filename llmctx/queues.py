@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import queue
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from typing import Any, Final
 from llmctx.context import EMPTY, CallContext, Scope, change_job, current_scope
 from llmctx.flow import belongs_to, context_that_waits
 from llmctx.guard import guarded
+from llmctx.mutex import Mutex
 from llmctx.record import Reason
 
 Patch = Callable[[Any, str, Callable[[Any], Any]], None]
@@ -36,7 +36,7 @@ _REPLACEABLE: Final = ("item", "job", "thread")  # a worker's: by its present it
 
 _SUSPENDS_S: Final = 0.02
 
-_noting: Final = threading.RLock()  # reentrant: the garbage collector may make somebody put in the middle of it
+_noting: Final = Mutex()
 _inside: Final[ContextVar[bool]] = ContextVar("llmctx_inside_a_queue", default=False)
 """Whether a method of a queue runs that calls another one which is patched as well."""
 

@@ -25,6 +25,11 @@ from llmctx.graph.runnables import asteps, steps
 from llmctx.guard import guarded
 
 
+def _as_it_is(original: Any, plan: Plan) -> Any:
+    return original
+
+
+@guarded("node_not_wrapped", "%s failed: a node could not be wrapped", otherwise=_as_it_is)
 def in_scope(original: Any, plan: Plan) -> Any:
     """`original` so that it runs in a scope: a function of the same kind, name and signature."""
     fn: Any = original

@@ -78,9 +78,12 @@ class Plan:
     def made(cls, identify: Identify | None, fields: Mapping[str, str] | None, agent_key: str | None) -> Plan:
         if identify is not None and (not callable(identify) or inspect.iscoroutinefunction(identify)):
             raise TypeError("identify must be a plain function identify(state, config) -> CallContext | None")
-        names = dict(fields or {})
-        if unknown := sorted(set(names) - set(FIELDS)):
+        if unknown := sorted(set(fields or ()) - set(FIELDS)):
             raise TypeError(f"fields maps {', '.join(FIELDS)} to keys of the state; unknown: {', '.join(unknown)}")
+        return _made(identify, dict(fields or {}), agent_key)
+
+    @classmethod
+    def _of(cls, identify: Identify | None, names: dict[str, str], agent_key: str | None) -> Plan:
         pairs = tuple((name, names.get(name, name)) for name in FIELDS)
         agent = {} if agent_key is None else {"agent_key": agent_key}
         return cls(identify, names or None, agent, pairs, frozenset((*(key for _, key in pairs), _TYPE)))
@@ -88,6 +91,10 @@ class Plan:
     def __deepcopy__(self, memo: object) -> Plan:
         return self  # immutable; copies of a builder share it
 
+    def _alone(self, other: Plan) -> Plan:
+        return self
+
+    @guarded("node_not_wrapped", "%s failed: what a graph was wrapped with before does not count", otherwise=_alone)
     def over(self, other: Plan) -> Plan:
         """This plan, with `other` for whatever it does not say."""
         return replace(
@@ -224,6 +231,15 @@ class Plan:
                 known = {channels[key]: value for key, value in read(list(channels), False).items()}
                 ids = _filled(ids, {name: value for name, value in known.items() if _is_id(value)})
         return ids
+
+
+def _plain(identify: Identify | None, names: dict[str, str], agent_key: str | None) -> Plan:
+    return Plan()
+
+
+@guarded("node_not_wrapped", "%s failed: nodes are wrapped as if no arguments were given", otherwise=_plain)
+def _made(identify: Identify | None, names: dict[str, str], agent_key: str | None) -> Plan:
+    return Plan._of(identify, names, agent_key)
 
 
 def _inside(

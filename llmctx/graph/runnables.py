@@ -16,10 +16,16 @@ from langchain_core.runnables import Runnable, RunnableConfig
 
 from llmctx.context import enter, leave, suspend
 from llmctx.graph.plan import MARK, NO_STATE, Plan
+from llmctx.guard import guarded
 
 T = TypeVar("T")
 
 
+def _as_it_is(runnable: Any, plan: Plan) -> Any:
+    return runnable
+
+
+@guarded("node_not_wrapped", "%s failed: a node could not be wrapped", otherwise=_as_it_is)
 def instrument(runnable: Any, plan: Plan) -> Any:
     """A shallow copy of `runnable` that runs in a scope."""
     twin = copy.copy(runnable)

@@ -7,7 +7,6 @@ here as well. Readers take no lock: what they read is an immutable tuple that wr
 from __future__ import annotations
 
 import os
-import threading
 import time
 import weakref
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Final
 from cachebox import TTLCache
 
 from llmctx.context import EMPTY, CallContext, Scope, next_serial
+from llmctx.mutex import Mutex
 from llmctx.registry.base import Entry
 
 _all: Final[weakref.WeakSet[MemoryRegistry]] = weakref.WeakSet()
@@ -50,7 +50,7 @@ class MemoryRegistry:
         self._tasks: TTLCache[str, tuple[Scope, int]] = TTLCache(entries, ttl_s)
         # Writers only: read, change, replace must be one step. Reentrant, for the garbage collector may end somebody's
         # stream in the middle of it.
-        self._lock = threading.RLock()
+        self._lock = Mutex()
         _all.add(self)
 
     def put(self, scope: Scope, *, thread_id: str | None = None, task: str | None = None) -> None:
@@ -158,7 +158,7 @@ def task_lineage(task: str) -> list[str]:
 def _fresh_locks() -> None:
     """In a forked child: a lock that another thread held at that moment would never be released."""
     for registry in list(_all):
-        registry._lock = threading.RLock()
+        registry._lock = Mutex()
 
 
 os.register_at_fork(after_in_child=_fresh_locks)
