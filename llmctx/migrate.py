@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -164,10 +165,17 @@ def _step(step: Any) -> Step:
     return Step(step.what, waits.get(step.lock, step.lock), step.takes_s, tuple(_running().script(step)))
 
 
-def upgrade(settings: Settings, *, widen: bool = False, say: Callable[[str], None] | None = None) -> State:
+def upgrade(
+    settings: Settings,
+    *,
+    widen: bool = False,
+    say: Callable[[str], None] | None = None,
+    patience_s: float | None = None,
+) -> State:
     """Bring the database to the head; at the head already, nothing happens. Returns what was there before.
 
-    A table that is there is adopted, in steps; `say` is told of each when it is done. Raises `NotACallLog` if it
+    A table that is there is adopted, in steps; `say` is told of each when it is done. None holds others up for more
+    than a moment, and none tries for longer than `patience_s` (10 minutes) to get its turn. Raises `NotACallLog` if it
     cannot be, and changes nothing then. After a break, what is left is done the next time.
     """
 
@@ -193,7 +201,7 @@ def upgrade(settings: Settings, *, widen: bool = False, say: Callable[[str], Non
         command.upgrade(config, "head")
         return before
 
-    return _changing(settings, up, widen=widen, say=say)
+    return _changing(settings, up, widen=widen, say=say, patience_s=patience_s)
 
 
 def _mend(connection: Connection, settings: Settings, widen: bool, say: Callable[[str], None] | None) -> None:
@@ -260,7 +268,13 @@ def sql(
             command.downgrade(config, f"{_head(settings)}:base", sql=True)
         else:
             command.upgrade(config, "head", sql=True)
-    return output.getvalue()
+    return _repeatable(output.getvalue(), settings.version_table)
+
+
+def _repeatable(script: str, versions: str) -> str:
+    """The table of versions outlives the call log, and a script that failed is run again."""
+    script = re.sub(rf"CREATE TABLE (?=\S*{versions}\W)", "CREATE TABLE IF NOT EXISTS ", script)
+    return re.sub(rf"(INSERT INTO \S*{versions}\W.*?VALUES \('\w+'\))", r"\1 ON CONFLICT DO NOTHING", script)
 
 
 def _seen(connection: Connection, settings: Settings) -> tuple[Any, set[str]]:
@@ -293,10 +307,13 @@ def _state(connection: Connection, settings: Settings, *, widen: bool = False) -
     # The table first: another process may be making it just now, and commits its version together with it.
     exists = inspect(connection).has_table(settings.table, settings.db_schema)
     table = _look(connection, settings)
-    options = {"version_table": settings.version_table, "version_table_schema": settings.db_schema}
-    current = MigrationContext.configure(connection, opts=options).get_current_revision()
-    by_host = current is None and (current := _noted_by_host(connection, settings)) is not None
     head = _head(settings)
+    if _may_read(connection, settings, settings.version_table):
+        options = {"version_table": settings.version_table, "version_table_schema": settings.db_schema}
+        current = MigrationContext.configure(connection, opts=options).get_current_revision()
+    else:  # a role that may only insert: what it sees has to do
+        current = head
+    by_host = current is None and (current := _noted_by_host(connection, settings)) is not None
     if table is None:
         kind: Any = "missing" if not exists else "ours" if current is not None else "foreign"
         return State(head=head, current=current, table=kind, by_host=by_host)
@@ -315,11 +332,22 @@ def _noted_by_host(connection: Connection, settings: Settings) -> str | None:
     """Our version, where the host's own alembic has run our scripts as a branch of its tree."""
     if not settings.is_postgresql or not inspect(connection).has_table(_HOSTS_VERSIONS):
         return None
-    if not connection.scalar(text(f"SELECT has_table_privilege('{_HOSTS_VERSIONS}', 'SELECT')")):
+    if not _may_read(connection, settings, _HOSTS_VERSIONS):
         return None
     question = f"SELECT version_num FROM {_HOSTS_VERSIONS} WHERE starts_with(version_num, 'llmctx_')"  # noqa: S608
     noted = connection.scalars(text(question))
     return noted.first()
+
+
+def _may_read(connection: Connection, settings: Settings, table: str) -> bool:
+    """Whether the role may see what stands in `table`, if there is one."""
+    if not settings.is_postgresql:
+        return True
+    quote = connection.dialect.identifier_preparer.quote
+    schema = settings.db_schema if table == settings.version_table else None
+    name = f"{quote(schema)}.{quote(table)}" if schema else quote(table)
+    question = text("SELECT coalesce(has_table_privilege(pg_catalog.to_regclass(:name)::oid, 'SELECT'), true)")
+    return bool(connection.scalar(question, {"name": name}))
 
 
 def _look(connection: Connection, settings: Settings) -> Any:
