@@ -242,7 +242,7 @@ def _indexes(found: Found, widen: bool) -> Iterator[Step]:
     if not widen:
         wanted += [
             (
-                name.removesuffix("_id"),
+                f"{name.removesuffix('_id')}_text",
                 (f"llmctx_{name}", "created_at"),
                 f"llmctx_{name} IS NOT NULL",
                 f"{name} as text",
@@ -250,12 +250,8 @@ def _indexes(found: Found, widen: bool) -> Iterator[Step]:
             for name in strange_ids(found)
             if name in ("session_id", "user_id")
         ]
-    names: set[str] = set()
     for suffix, columns, condition, why in wanted:
         name = f"llmctx_{found.name}_{suffix}"
-        while name in names:
-            name += "_text"
-        names.add(name)
         if any(key.name == name and key.valid for key in found.keys) or _is_served(found, columns, condition, suffix):
             continue
         unique, over = suffix == "key", ", ".join(map(quote, columns))
@@ -368,14 +364,15 @@ def way_back(found: Found, full: set[str]) -> Plan:
     alter = f"ALTER TABLE {found.sql} "
     steps, notes = [], []
     for key in found.added:
-        if not any(key.name.startswith(other.name + "_") and other is not key for other in found.added):
-            how = " CONCURRENTLY" if found.kind == "r" else ""
-            statement = f"DROP INDEX{how} IF EXISTS {_beside(found, key.name)}"
-            steps.append(
-                Step(f"drop index {key.name}", (statement,), "none" if how else "a moment", concurrently=bool(how))
-            )
+        how = " CONCURRENTLY" if found.kind == "r" else ""
+        statement = f"DROP INDEX{how} IF EXISTS {_beside(found, key.name)}"
+        lock = "none" if how else "a moment"
+        steps.append(Step(f"drop index {key.name}", (statement,), lock, concurrently=bool(how)))
     facts = found.facts
+    there = found.columns
     for name in facts["defaults"]:
+        if name not in there or there[name].required:
+            continue  # taken away before a break
         drop = f"DROP SEQUENCE IF EXISTS {_sequence(found, name)}"
         steps.append(
             Step(
@@ -383,7 +380,7 @@ def way_back(found: Found, full: set[str]) -> Plan:
             )
         )
     for name in facts["nullable"]:
-        if found.columns[name].not_null:
+        if name not in there or there[name].not_null:
             continue
         if name in full:
             notes.append(f"{name} is NULL in some rows, so it may stay so")

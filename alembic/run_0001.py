@@ -162,8 +162,18 @@ def _text(statement: str) -> sa.TextClause:
 # -- for a table that nobody has looked at ----------------------------------------------------------------------------
 
 
-def unseen(name: str, schema: str | None, adopt: Any) -> list[str]:
-    """Statements that adopt any of the known shapes, without a look at the table: it says itself what it lacks."""
+SHAPES = {
+    "numbers": "a key on call_id, users are numbers",
+    "texts": "a key on call_id, users are text",
+    "unkeyed": "no key on call_id, users are text",
+}
+
+
+def unseen(name: str, schema: str | None, shape: str, adopt: Any) -> list[str]:
+    """Statements that adopt a table of that shape without a look at it: which columns it lacks it says itself."""
+    if shape not in SHAPES:
+        known = ", ".join(f"{known} ({words})" for known, words in SHAPES.items())
+        raise CommandError(f"There is no shape {shape!r}: say which one the table has, of {known}.")
     quote = adopt.quote
     table = f"{quote(schema)}.{quote(name)}" if schema else quote(name)
     known = {
@@ -179,11 +189,12 @@ def unseen(name: str, schema: str | None, adopt: Any) -> list[str]:
     ]
     made = [f"SET lock_timeout = '{LOCK_MS}ms'", *blocks, "SET lock_timeout = 0"]
     indexes = (
-        ("UNIQUE INDEX", "key", "(call_id) WHERE status IS NOT NULL"),
+        *([("UNIQUE INDEX", "key", "(call_id) WHERE status IS NOT NULL")] if shape == "unkeyed" else []),
         ("INDEX", "session", "(session_id, created_at)"),
         ("INDEX", "user", "(user_id, created_at)"),
         ("INDEX", "created", "(created_at)"),
         ("INDEX", "unattributed", "(created_at) WHERE session_id IS NULL OR user_id IS NULL"),
+        *([("INDEX", "user_text", _USER_TEXT)] if shape == "numbers" else []),
     )
     for kind, suffix, tail in indexes:
         made.append(f"CREATE {kind} CONCURRENTLY IF NOT EXISTS {quote(f'llmctx_{name}_{suffix}')} ON {table} {tail}")
@@ -197,6 +208,7 @@ def only_ours(name: str, schema: str | None, quote: Callable[[str], str]) -> sa.
     return _text(re.sub(r"<(\w+)>", lambda found: known[found[1]], _ONLY_OURS).strip())
 
 
+_USER_TEXT = "(llmctx_user_id, created_at) WHERE llmctx_user_id IS NOT NULL"
 _ONLY_OURS = """
 DO $llmctx$ BEGIN IF NOT EXISTS (
   SELECT FROM pg_constraint WHERE conrelid = '<table>'::regclass AND conname = 'pk_<name>' AND contype = 'p'
@@ -255,7 +267,7 @@ BEGIN
     AND starts_with(col_description(attrelid, attnum), '<mark>') ORDER BY attnum LIMIT 1;
   IF carrier IS NOT NULL AND (defaults <> '{}' OR nullable <> '{}') THEN
     EXECUTE 'COMMENT ON COLUMN ' || t || '.' || quote_ident(carrier) || ' IS '
-      || quote_literal('<mark> ' || json_build_object('defaults', defaults, 'nullable', nullable));
+      || quote_literal('<mark> ' || jsonb_build_object('defaults', defaults, 'nullable', nullable)::text);
   END IF;
 END
 $llmctx$

@@ -21,7 +21,7 @@ from sqlalchemy import Connection, inspect, text
 
 from llmctx.autogenerate import include_object, leaving
 from llmctx.database import end_turn, engine, explained, probe, reading, sqlite_file, take_turns, where
-from llmctx.errors import LlmctxError, MigrationsPending, NotACallLog
+from llmctx.errors import ConfigError, LlmctxError, MigrationsPending, NotACallLog
 from llmctx.settings import Settings
 
 if TYPE_CHECKING:
@@ -241,14 +241,15 @@ def downgrade(settings: Settings, *, say: Callable[[str], None] | None = None) -
 
 
 def sql(
-    settings: Settings, *, down: bool = False, existing: bool = False, widen: bool = False, look: bool = True
+    settings: Settings, *, down: bool = False, existing: str | None = None, widen: bool = False, look: bool = False
 ) -> str:
     """The statements of a whole `upgrade` or `downgrade`, for whoever owns the database.
 
-    With `look`, for the table as it stands. Without a connection it is for a table that is not there, or, with
-    `existing`, for any that is.
+    With `look`, for the table as it stands. Without a connection it is for a table that is not there, or for one of
+    the shape `existing`: "numbers", "texts" or "unkeyed".
     """
     from alembic import command
+    from alembic.util import CommandError
 
     if look:
         table, full = _asking(settings, lambda connection: _seen(connection, settings))
@@ -263,11 +264,14 @@ def sql(
     output = io.StringIO()
     more = {"llmctx_found": table, "llmctx_full": full, "llmctx_existing": existing, "llmctx_widen": widen}
     config = _config(settings, output=output, **more)
-    with _one_at_a_time:
-        if down:
-            command.downgrade(config, f"{_head(settings)}:base", sql=True)
-        else:
-            command.upgrade(config, "head", sql=True)
+    try:
+        with _one_at_a_time:
+            if down:
+                command.downgrade(config, f"{_head(settings)}:base", sql=True)
+            else:
+                command.upgrade(config, "head", sql=True)
+    except CommandError as problem:
+        raise ConfigError(str(problem)) from None
     return _repeatable(output.getvalue(), settings.version_table)
 
 
@@ -412,9 +416,12 @@ def _changing(settings: Settings, change: Callable[[Connection, Config], State],
                 done = await connection.run_sync(inside)
                 await connection.commit()
                 return done
-        except CommandError as problem:  # a version that these scripts do not know, for one
-            raise LlmctxError(f"{problem} ({where(settings)})") from problem
         except Exception as problem:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # Ctrl-C; a connection that is cut complains as well
+                raise asyncio.CancelledError from problem
+            if isinstance(problem, CommandError):  # a version that these scripts do not know, for one
+                raise LlmctxError(f"{problem} ({where(settings)})") from problem
             raise explained(problem, settings) from problem
         finally:
             await source.dispose()

@@ -2,7 +2,8 @@
 
 Imports nothing from llmctx: it must mean the same in three years. It also runs inside somebody else's alembic tree,
 whose env.py knows nothing of us: the table's name comes from -x llmctx_table=… or LLMCTX_TABLE there. With
--x llmctx_widen=1 ids of another type become text, with -x llmctx_existing=1 `--sql` is for a table that exists.
+-x llmctx_widen=1 ids of another type become text; -x llmctx_existing=numbers, texts or unkeyed is for `--sql`, which
+cannot look: the table is there, and of that shape.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def upgrade() -> None:
         elif _given("existing"):
             run = _part("run")
             with context.get_context().autocommit_block():
-                for statement in run.unseen(name, schema, _part("adopt")):
+                for statement in run.unseen(name, schema, _given("existing"), _part("adopt")):
                     run.execute(context.get_context(), statement)
         else:
             _create(name, schema)

@@ -24,8 +24,9 @@ def migrate(
     sql: Annotated[bool, typer.Option("--sql", help="Print the SQL, for the table as it stands.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="With --sql: without a connection.")] = False,
     existing: Annotated[
-        bool, typer.Option("--existing", help="With --sql --offline: for a table that is there.")
-    ] = False,
+        str | None,
+        typer.Option("--existing", metavar="SHAPE", help="With --sql, unseen: numbers, texts or unkeyed."),
+    ] = None,
     widen: Annotated[bool, typer.Option("--widen", help="Let ids that are numbers become text (rewrites).")] = False,
     check: Annotated[bool, typer.Option("--check", help="Exit 1 unless the table is there and current.")] = False,
     downgrade: Annotated[bool, typer.Option("--downgrade", help="Take away what llmctx made or added.")] = False,
@@ -33,18 +34,18 @@ def migrate(
     json: Json = False,
 ) -> None:
     """Make the table, or adopt the one that is there."""
-    if plan + sql + check > 1 or (check and downgrade) or ((offline or existing) and not sql):
+    if plan + sql + check > 1 or (check and downgrade) or ((offline or existing is not None) and not sql):
         raise typer.BadParameter("choose one of --plan, --sql, --check; --offline and --existing go with --sql")
     settings = settings_of(ctx)
     if sql:
-        _print_sql(settings, down=downgrade, offline=offline or existing, existing=existing, widen=widen)
+        _print_sql(settings, down=downgrade, offline=offline or existing is not None, existing=existing, widen=widen)
     elif check:
         _check(settings, json)
     else:
         _plan_and_do(settings, down=downgrade, widen=widen, only_plan=plan, yes=yes, json=json)
 
 
-def _print_sql(settings: Settings, *, down: bool, offline: bool, existing: bool, widen: bool) -> None:
+def _print_sql(settings: Settings, *, down: bool, offline: bool, existing: str | None, widen: bool) -> None:
     from llmctx import migrate as migrations
     from llmctx.errors import DatabaseUnavailable
 
@@ -52,7 +53,7 @@ def _print_sql(settings: Settings, *, down: bool, offline: bool, existing: bool,
         script = migrations.sql(settings, down=down, existing=existing, widen=widen, look=not offline)
     except DatabaseUnavailable:
         script = migrations.sql(settings, down=down, widen=widen, look=False)
-        output.say("No connection: this is for a database without the table. If it is there, add --existing.")
+        output.say("No connection: this is for a database without the table. If it is there, say --existing.")
     output.show(script.rstrip())
 
 
@@ -74,10 +75,15 @@ def _plan_and_do(settings: Settings, *, down: bool, widen: bool, only_plan: bool
     doing = bool(wanted.steps) and not only_plan and (yes or not (down or wanted.adopts))
     if not json:
         _show(wanted, only_notes=doing)
-    if doing and down:
-        migrations.downgrade(settings, say=None if json else _tell)
-    elif doing:
-        migrations.upgrade(settings, widen=widen, say=None if json else _tell)
+    say = None if json else _tell
+    try:
+        if doing and down:
+            migrations.downgrade(settings, say=say)
+        elif doing:
+            migrations.upgrade(settings, widen=widen, say=say)
+    except KeyboardInterrupt:
+        output.say("Interrupted. What was done stays, and whoever writes has noticed nothing: run it again to go on.")
+        raise
     if json:
         said = {"steps": wanted.steps, "notes": wanted.notes, "adopts": wanted.adopts, "done": doing}
         output.show_json({"database": where(settings), "table": settings.table, **said})
