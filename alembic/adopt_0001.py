@@ -279,12 +279,13 @@ def _on_each(found: Found, name: str, tail: str, words: str, *, unique: bool) ->
 
 def _has_key(found: Found) -> bool:
     """Whether a key that is there keeps a row of ours from being stored twice."""
+    condition = _plain(key_condition(found))
     return any(
         key.unique
         and key.valid
-        and key.predicate is None
         and key.columns
         and {*key.columns} <= {"call_id", "created_at"}
+        and (key.predicate is None or _plain(key.predicate) == condition)
         for key in found.keys
     )
 
@@ -361,6 +362,8 @@ def way_back(found: Found, full: set[str]) -> Plan:
     """Take away what was added. `full`: columns that may be NULL since then, and are somewhere."""
     if found.kind not in ("r", "p"):
         return Plan([], [], [])
+    if any(part.endswith((f"{found.name}_before", f'{found.name}_before"')) for part in found.partitions):
+        return Plan([], [], ["its partitions come first: `llmctx migrate --partition --downgrade --yes`"])
     alter = f"ALTER TABLE {found.sql} "
     steps, notes = [], []
     for key in found.added:

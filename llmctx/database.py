@@ -88,14 +88,16 @@ def take_turns(connection: Connection) -> None:
     transaction.
     """
     if connection.dialect.name == "postgresql":
-        told = False
+        told, within = False, connection.in_transaction()  # somebody's own, which is not ours to end
         while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK}):
-            connection.rollback()
+            if not within:
+                connection.rollback()
             if not told:
                 logger.warning("llmctx: another process migrates this database: waiting for it")
                 told = True
             time.sleep(0.1)
-        connection.commit()
+        if not within:
+            connection.commit()
         return
     driver = connection.connection.driver_connection
     if driver is not None and not driver.in_transaction:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from llmctx.migrate import Plan
     from llmctx.settings import Settings
 
+_INTERRUPTED = "Interrupted. What was done stays, and whoever writes has noticed nothing: run it again to go on."
+
 
 def add_to(app: typer.Typer) -> None:
     app.command()(migrate)
@@ -30,14 +32,27 @@ def migrate(
     widen: Annotated[bool, typer.Option("--widen", help="Let ids that are numbers become text (rewrites).")] = False,
     check: Annotated[bool, typer.Option("--check", help="Exit 1 unless the table is there and current.")] = False,
     downgrade: Annotated[bool, typer.Option("--downgrade", help="Take away what llmctx made or added.")] = False,
+    partition: Annotated[
+        bool, typer.Option("--partition", help="Partition an adopted table by month; with --downgrade, back.")
+    ] = False,
+    rehearse: Annotated[bool, typer.Option("--rehearse", help="With --partition: on a copy of some rows.")] = False,
+    drop_foreign_keys: Annotated[
+        bool, typer.Option("--drop-foreign-keys", help="With --partition: untie tables that refer to it.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do what would otherwise only be shown.")] = False,
     json: Json = False,
 ) -> None:
     """Make the table, or adopt the one that is there."""
+    if (sql or check or widen) if partition else (rehearse or drop_foreign_keys):
+        raise typer.BadParameter("--partition goes with --rehearse, --drop-foreign-keys, --plan, --downgrade and --yes")
     if plan + sql + check > 1 or (check and downgrade) or ((offline or existing is not None) and not sql):
         raise typer.BadParameter("choose one of --plan, --sql, --check; --offline and --existing go with --sql")
     settings = settings_of(ctx)
-    if sql:
+    if rehearse:
+        _rehearse(settings, json)
+    elif partition:
+        _partition(settings, down=downgrade, untie=drop_foreign_keys, doing=yes and not plan, json=json)
+    elif sql:
         _print_sql(settings, down=downgrade, offline=offline or existing is not None, existing=existing, widen=widen)
     elif check:
         _check(settings, json)
@@ -82,7 +97,7 @@ def _plan_and_do(settings: Settings, *, down: bool, widen: bool, only_plan: bool
         elif doing:
             migrations.upgrade(settings, widen=widen, say=say)
     except KeyboardInterrupt:
-        output.say("Interrupted. What was done stays, and whoever writes has noticed nothing: run it again to go on.")
+        output.say(_INTERRUPTED)
         raise
     if json:
         said = {"steps": wanted.steps, "notes": wanted.notes, "adopts": wanted.adopts, "done": doing}
@@ -91,6 +106,43 @@ def _plan_and_do(settings: Settings, *, down: bool, widen: bool, only_plan: bool
         for step in wanted.steps:
             _tell(step.what)
     output.say(_conclusion(where(settings), wanted, doing=doing, down=down))
+
+
+def _rehearse(settings: Settings, json: bool) -> None:
+    from llmctx import partitioning
+
+    found = partitioning.rehearse(settings, say=None if json else _tell)
+    if json:
+        output.show_json(found)
+    output.say(
+        f"{found['rows']:,} rows were partitioned in {found['there_s']} s and led back in {found['back_s']} s; "
+        f"every value is as it was. The table has about {found['of']:,}, and was not touched."
+    )
+
+
+def _partition(settings: Settings, *, down: bool, untie: bool, doing: bool, json: bool) -> None:
+    from llmctx import partitioning
+    from llmctx.database import where
+    from llmctx.migrate import Plan, step_of
+
+    wanted = Plan([step_of(step) for step in partitioning.plan(settings, back=down, drop_foreign_keys=untie)])
+    doing = doing and bool(wanted.steps)
+    if not json and not doing:
+        _show(wanted, only_notes=False)
+    if doing:
+        try:
+            partitioning.partition(settings, back=down, drop_foreign_keys=untie, say=None if json else _tell)
+        except KeyboardInterrupt:
+            output.say(_INTERRUPTED)
+            raise
+    if json:
+        output.show_json({"database": where(settings), "table": settings.table, "steps": wanted.steps, "done": doing})
+    elif not wanted.steps:
+        output.say(f"Nothing to do in {where(settings)}.")
+    elif doing:
+        output.say(f"The table is {'one piece again' if down else 'partitioned by month'} in {where(settings)}.")
+    else:
+        output.say(f"Nothing was changed in {where(settings)}. --rehearse tries it on a copy, --yes does it.")
 
 
 def _show(wanted: Plan, *, only_notes: bool) -> None:
