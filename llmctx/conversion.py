@@ -25,8 +25,6 @@ MONTHS_AHEAD: Final = 3
 MARGIN: Final = timedelta(days=3)
 """Between now and the end of the old table's time."""
 BATCH: Final = 5_000
-AHEAD: Final = 100_000
-"""Rows of the future that are moved in one go."""
 _CHECK: Final = "llmctx_before"
 _STANDING: Final = """
 SELECT (SELECT relkind::text FROM pg_class WHERE oid = to_regclass(:table)) AS kind,
@@ -59,6 +57,10 @@ SELECT pg_get_indexdef(i.indexrelid) AS definition, i.indisunique AS "unique", i
              WHERE k.at <= i.indnkeyatts ORDER BY k.at) AS columns
 FROM pg_index i WHERE i.indrelid = to_regclass(:table) AND i.indisvalid ORDER BY i.indexrelid
 """
+_DONE: Final = """
+SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(:table) AND tgname = 'llmctx_ahead') AS leads,
+       (SELECT convalidated FROM pg_constraint WHERE conrelid = to_regclass(:table) AND conname = :check) AS promises
+"""
 _FOREIGN: Final = """
 SELECT conrelid::regclass::text AS child, conname::text AS name, pg_get_constraintdef(oid) AS definition
 FROM pg_constraint WHERE contype = 'f' AND confrelid = to_regclass(:table) AND conparentid = 0
@@ -66,6 +68,7 @@ FROM pg_constraint WHERE contype = 'f' AND confrelid = to_regclass(:table) AND c
 _SEQUENCES: Final = """
 SELECT d.objid::regclass::text AS sequence, a.attname::text AS "column" FROM pg_depend d
 JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
 WHERE d.refobjid = to_regclass(:table) AND d.classid = 'pg_class'::regclass AND d.deptype = 'a' AND d.refobjsubid > 0
 """
 _RIGHTS: Final = """
@@ -177,19 +180,26 @@ class Conversion:
             f"DROP TRIGGER IF EXISTS llmctx_ahead ON {table}",
             f"CREATE TRIGGER llmctx_ahead {when} EXECUTE FUNCTION {ahead}()",
         )
-        yield step(f"lead rows from {bound:%Y-%m-%d} on to where they will belong", leading, "a moment")
+        (done,) = self.ask(_DONE, check=_CHECK)
+        if not done.leads:
+            yield step(f"lead rows from {bound:%Y-%m-%d} on to where they will belong", leading, "a moment")
         move = f"WITH gone AS (DELETE FROM {table} WHERE created_at >= {at} RETURNING {names}) "
-        yield step(
-            "move those that are there already",
-            (f"{move}INSERT INTO {making} ({names}) SELECT {names} FROM gone",),
-            "none",
-        )
-        check = f"DROP CONSTRAINT IF EXISTS {_CHECK}, ADD CONSTRAINT {_CHECK} CHECK (created_at < {at}) NOT VALID"
-        yield step(
-            f"promise that it holds nothing from {bound:%Y-%m-%d} on", (f"ALTER TABLE {table} {check}",), "a moment"
-        )
-        yield step("prove it", (f"ALTER TABLE {table} VALIDATE CONSTRAINT {_CHECK}",), "none", seconds)
+        moving = (f"{move}INSERT INTO {making} ({names}) SELECT {names} FROM gone",)
+        if done.promises is None and (not done.leads or self._any_from(at)):
+            yield step("move those that are there already", moving, "none")
+        if done.promises is None:
+            check = f"ADD CONSTRAINT {_CHECK} CHECK (created_at < {at}) NOT VALID"
+            promise = f"promise that it holds nothing from {bound:%Y-%m-%d} on"
+            yield step(promise, (f"ALTER TABLE {table} {check}",), "a moment")
+        if not done.promises:
+            yield step("prove it", (f"ALTER TABLE {table} VALIDATE CONSTRAINT {_CHECK}",), "none", seconds)
         yield step("put the new table in its place, and it into that", tuple(self._swap(at, making)), "a moment")
+
+    def _any_from(self, at: str) -> bool:
+        """Whether rows are dated that far ahead."""
+        return bool(
+            self.ask(f"SELECT EXISTS (SELECT FROM {self.named()} WHERE created_at >= {at})".replace(":", r"\:"))[0][0]
+        )
 
     def _make(self, bound: datetime, indexes: list[Any], facts: dict[str, Any]) -> Iterator[str]:
         table, making = self.named(), self.named("_partitioned")
