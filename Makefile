@@ -7,7 +7,7 @@ PIP := $(BIN)/pip install -qq --no-compile
 ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test shapes install format check bench build lock clean
+.PHONY: demo test shapes adopt install format check bench build lock clean
 
 demo: $(VENV)/demo.stamp  ## the whole way in one minute; ARGS="--json" or ARGS="--keep"
 	@$(BIN)/llmctx demo $(ARGS)
@@ -18,6 +18,9 @@ test: $(VENV)/dev.stamp  ## every test; ARGS="-k name" passes on
 shapes: $(VENV)/dev.stamp  ## every shape in which a call can be made, twice; the second time on a busy machine
 	$(BIN)/python -m pytest tests/acceptance/test_shapes.py --all-shapes $(ARGS)
 	$(BIN)/python -m pytest tests/acceptance/test_shapes.py --all-shapes --busy --timeout 600 $(ARGS)
+
+adopt: $(VENV)/dev.stamp  ## tables of a million rows, adopted and partitioned beside their writers; ARGS="100000 texts"
+	$(BIN)/python -m tests.migration.million $(ARGS)
 
 install: $(VENV)/dev.stamp  ## the development environment
 
