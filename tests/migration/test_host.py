@@ -74,7 +74,7 @@ def beside(host: Shell, url: str, before: list[str]) -> tuple[str, ...]:
     host("alembic", "upgrade", "head")
     before += filled(url)
     host("llmctx", "migrate", "--yes")
-    return ("llmctx", "migrate", "--downgrade", "--yes")
+    return ()  # the way back by this command is test_adoption.py's
 
 
 def branch(host: Shell, url: str, before: list[str]) -> tuple[str, ...]:
@@ -105,10 +105,11 @@ def test_a_host_adopts_its_table(host: Shell, empty_database: str, way: Callable
     assert said.strip() == "r1|c1|a|t"
     assert migrate.check(load(database_url=empty_database)).is_current
     assert migrate.plan(load(database_url=empty_database)).steps == []
-    ini = ("-c", "alembic_branch.ini") if back[0] == "alembic" else ()
+    ini = ("-c", "alembic_branch.ini") if back else ()
     assert "No new upgrade operations" in host("alembic", *ini, "check")
-    host(*back)
-    assert dumped(empty_database) == before
+    if back:
+        host(*back)
+        assert dumped(empty_database) == before
 
 
 def test_autogenerate_sees_nothing_of_a_table_that_llmctx_made(empty_database: str) -> None:
