@@ -21,19 +21,8 @@ import sqlalchemy as sa
 from alembic.util import load_python_file
 
 _look = load_python_file(Path(__file__).parent, "look_0001.py")
-look, quote, MARK, Column, Found = _look.look, _look.quote, _look.MARK, _look.Column, _look.Found
-COLUMNS = {
-    "model": "text", "trace_id": "text", "session_id": "text", "conversation_id": "text", "user_id": "text",
-    "agent_key": "text", "temperature": "double precision", "top_p": "double precision", "max_tokens": "integer",
-    "prompt_tokens": "integer", "completion_tokens": "integer", "total_tokens": "integer", "latency_ms": "integer",
-    "success": "boolean", "error_code": "text", "error_message": "text", "prompt_snapshot": "text",
-    "response_snapshot": "text", "finished_at": "timestamp with time zone", "thread_id": "text", "node": "text",
-    "provider": "text", "run_id": "uuid", "parent_run_id": "uuid", "status": "text", "identity_source": "text",
-    "identity_reason": "text", "usage_source": "text", "finish_reason": "text", "reasoning_snapshot": "text",
-    "cached_tokens": "integer", "reasoning_tokens": "integer", "ttft_ms": "integer", "tool_calls": "integer",
-    "cost_usd": "numeric(18, 9)", "streamed": "boolean", "cached": "boolean", "attributes": "jsonb",
-}  # fmt: skip
-"""All but the two that a table must have to be a call log: call_id and created_at."""
+look, quote, MARK, COLUMNS = _look.look, _look.quote, _look.MARK, _look.COLUMNS
+Column, Found = _look.Column, _look.Found
 IDS = ("trace_id", "session_id", "conversation_id", "user_id", "agent_key", "thread_id")
 NEVER_NULL = ("call_id", "created_at", "model", "success", "status")
 TEXTS = ("text", "character varying", "character")

@@ -11,6 +11,18 @@ from sqlalchemy.dialects import postgresql
 
 MARK = "added by llmctx"
 """Begins the comment of a column that llmctx added."""
+COLUMNS = {
+    "model": "text", "trace_id": "text", "session_id": "text", "conversation_id": "text", "user_id": "text",
+    "agent_key": "text", "temperature": "double precision", "top_p": "double precision", "max_tokens": "integer",
+    "prompt_tokens": "integer", "completion_tokens": "integer", "total_tokens": "integer", "latency_ms": "integer",
+    "success": "boolean", "error_code": "text", "error_message": "text", "prompt_snapshot": "text",
+    "response_snapshot": "text", "finished_at": "timestamp with time zone", "thread_id": "text", "node": "text",
+    "provider": "text", "run_id": "uuid", "parent_run_id": "uuid", "status": "text", "identity_source": "text",
+    "identity_reason": "text", "usage_source": "text", "finish_reason": "text", "reasoning_snapshot": "text",
+    "cached_tokens": "integer", "reasoning_tokens": "integer", "ttft_ms": "integer", "tool_calls": "integer",
+    "cost_usd": "numeric(18, 9)", "streamed": "boolean", "cached": "boolean", "attributes": "jsonb",
+}  # fmt: skip
+"""All but the two that a table must have to be a call log: call_id and created_at."""
 quote = postgresql.dialect().identifier_preparer.quote
 
 
