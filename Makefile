@@ -7,7 +7,7 @@ PIP := $(BIN)/pip install -qq --no-compile
 ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test shapes faults install format check bench build lock clean
+.PHONY: demo test shapes faults adopt install format check bench build lock clean
 
 demo: $(VENV)/demo.stamp  ## the whole way in one minute; ARGS="--json" or ARGS="--keep"
 	@$(BIN)/llmctx demo $(ARGS)
@@ -21,6 +21,9 @@ shapes: $(VENV)/dev.stamp  ## every shape in which a call can be made, twice; th
 
 faults: $(VENV)/dev.stamp  ## everything that is to be survived, at length; ARGS="--seeds 50 --seconds 60"
 	$(BIN)/python -m tests.faults $(ARGS)
+
+adopt: $(VENV)/dev.stamp  ## tables of a million rows, adopted and partitioned beside their writers; ARGS="100000 texts"
+	$(BIN)/python -m tests.migration.million $(ARGS)
 
 install: $(VENV)/dev.stamp  ## the development environment
 

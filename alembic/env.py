@@ -1,7 +1,8 @@
 """Runs our migrations: for `llmctx migrate`, which hands over a connection, and for the plain `alembic` command.
 
 The database is the host's: our version table is our own, and only our table is ever compared. Two processes that
-migrate at once take turns, and each runs in one transaction, so a break leaves nothing half done.
+migrate at once take turns. A table is made in one transaction, so a break leaves nothing half done; one that is there
+is adopted in small ones, and a break leaves the rest for the next time.
 """
 
 from __future__ import annotations
@@ -61,20 +62,21 @@ def configure(**how: Any) -> None:
 
 
 def migrate(connection: Connection) -> None:
-    """Everything in one transaction, behind a lock."""
+    """Behind a lock, in alembic's own transactions."""
     take_turns(connection)
-    if SETTINGS.db_schema is not None and not connection.dialect.has_schema(connection, SETTINGS.db_schema):
-        connection.execute(CreateSchema(SETTINGS.db_schema))
     configure(connection=connection)
     with context.begin_transaction():
+        if SETTINGS.db_schema is not None and not connection.dialect.has_schema(connection, SETTINGS.db_schema):
+            connection.execute(CreateSchema(SETTINGS.db_schema))
         context.run_migrations()
 
 
 async def connect_and_migrate() -> None:
     source = engine(SETTINGS, patience_s=None)
     try:
-        async with source.begin() as connection:
+        async with source.connect() as connection:
             await connection.run_sync(migrate)
+            await connection.commit()  # SQLite's; PostgreSQL's are alembic's
     finally:
         await source.dispose()
 

@@ -51,6 +51,35 @@ def converter(name: str, kind: str) -> Converter:
     return make(name, kind, size, int(numbers[2] or 0) if numbers else 0)
 
 
+def unfit(convert: Converter) -> Converter:
+    """For the column beside one that `convert` fills: what does not fit there, else nothing."""
+
+    def rest(value: Any) -> Any:
+        try:
+            convert(value)
+        except Lossy:
+            return value
+        return None
+
+    return rest
+
+
+def quietly(convert: Converter) -> Converter:
+    """`convert` for a column beside which stands what does not fit: nothing is lost then."""
+
+    def fitting(value: Any) -> Any:
+        try:
+            return convert(value)
+        except Lossy as lossy:
+            return lossy.instead
+
+    return fitting
+
+
+def nothing(value: Any) -> None:
+    """For a column that is not needed any more."""
+
+
 def _to_text(name: str, kind: str, size: int | None, scale: int) -> Converter:
     def convert(value: Any) -> str:
         text = value if isinstance(value, str) else value.isoformat() if isinstance(value, datetime) else str(value)
@@ -82,13 +111,15 @@ def _to_numeric(name: str, kind: str, size: int | None, scale: int) -> Converter
 
     def convert(value: Any) -> Decimal:
         try:
-            number = Decimal(str(value))
+            given = number = Decimal(str(value))
             if size is not None:
-                number = number.quantize(step)
+                number = given.quantize(step)
         except ArithmeticError:
             raise Lossy from None
         if not number.is_finite() or (size is not None and abs(number) >= Decimal(10) ** (size - scale)):
             raise Lossy
+        if number != given:
+            raise Lossy(number)
         return number
 
     return convert

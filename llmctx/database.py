@@ -6,8 +6,10 @@ engine that is used from a second event loop breaks.
 
 from __future__ import annotations
 
+import logging
 import socket
 import sqlite3
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -22,6 +24,8 @@ from sqlalchemy.pool import NullPool
 from llmctx.errors import ConfigError, DatabaseUnavailable, LlmctxError, MigrationsPending
 from llmctx.settings import Settings
 from llmctx.trouble import sqlstate
+
+logger: Final = logging.getLogger("llmctx")
 
 READ_PATIENCE_S: Final = 60.0
 _CHECK: Final = "Check that it runs and that LLMCTX_DATABASE_URL points to it."
@@ -77,14 +81,36 @@ def probe(settings: Settings) -> None:
 
 
 def take_turns(connection: Connection) -> None:
-    """Begin a transaction that no other process of ours runs beside: for migrations. Asking twice is asking once."""
+    """Wait until no other process of ours migrates. Asking twice is asking once; the end of the connection is the end.
+
+    On PostgreSQL the lock is the connection's, and nothing waits for it inside of a statement: building an index beside
+    its writers waits for every statement that runs, and would wait for one that waits for us. On SQLite it is a
+    transaction.
+    """
     if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        told, within = False, connection.in_transaction()  # somebody's own, which is not ours to end
+        while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK}):
+            if not within:
+                connection.rollback()
+            if not told:
+                logger.warning("llmctx: another process migrates this database: waiting for it")
+                told = True
+            time.sleep(0.1)
+        if not within:
+            connection.commit()
         return
     driver = connection.connection.driver_connection
     if driver is not None and not driver.in_transaction:
         connection.exec_driver_sql("PRAGMA busy_timeout = 30000")
         connection.exec_driver_sql("BEGIN IMMEDIATE")  # the driver itself begins nothing before DDL
+
+
+def end_turn(connection: Connection) -> None:
+    """Let the next one in, also where a pooler keeps the connection."""
+    if connection.dialect.name == "postgresql" and not connection.invalidated:
+        connection.rollback()
+        connection.execute(text("SELECT pg_advisory_unlock_all()"))
+        connection.commit()
 
 
 def where(settings: Settings) -> str:

@@ -11,7 +11,7 @@ that is likely, by INSERT with a bare ON CONFLICT DO NOTHING. Both want the righ
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from operator import attrgetter
@@ -23,7 +23,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from llmctx.casting import Converter, Lossy, converter, is_known, placeholder
+from llmctx.casting import Converter, Lossy, converter, is_known, nothing, placeholder, quietly, unfit
 from llmctx.cleaning import IDS, storable_json, told
 from llmctx.errors import MigrationsPending
 from llmctx.incidents import incidents
@@ -49,6 +49,9 @@ _NATIVE: Final = {
     "Integer": "integer", "Boolean": "boolean", "Money": "numeric(18,9)", "JSON": "jsonb",
 }  # fmt: skip
 
+_ASIDE: Final = {f"llmctx_{name}": name for name in IDS}
+"""Columns that `llmctx migrate` adds beside ids that are numbers: for those that are none."""
+
 
 class Item(Protocol):
     """A record, and its attributes as JSON."""
@@ -73,16 +76,30 @@ class Fit:
     _values: Callable[[CallRecord], tuple[Any, ...]] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        columns = tuple(name for name in COLUMNS if name in self.types)  # `attributes` is the last of them
+        aside = [name for name, of in _ASIDE.items() if name in self.types and of in self.types]
+        names = [*COLUMNS[:-1], *aside, COLUMNS[-1]]  # `attributes` is the last of them
+        columns = tuple(name for name in names if name in self.types)
         put = object.__setattr__
         put(self, "columns", columns)
         quote = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it bare
-        names = ", ".join(quote.quote(name) for name in columns)
+        quoted = ", ".join(quote.quote(name) for name in columns)
         values = ", ".join(placeholder(at, self.types[name]) for at, name in enumerate(columns, 1))
-        put(self, "statement", f"INSERT INTO {self.table} ({names}) VALUES ({values}) ON CONFLICT DO NOTHING")  # noqa: S608
-        strange = [(at, name, self.types[name]) for at, name in enumerate(columns) if self.types[name] != _ours()[name]]
-        put(self, "_converters", tuple((at, name, converter(name, kind)) for at, name, kind in strange))
-        put(self, "_values", attrgetter(*(name for name in columns if name != "attributes")))
+        put(self, "statement", f"INSERT INTO {self.table} ({quoted}) VALUES ({values}) ON CONFLICT DO NOTHING")  # noqa: S608
+        put(self, "_converters", tuple(self._strange()))
+        put(self, "_values", attrgetter(*(_ASIDE.get(name, name) for name in columns if name != "attributes")))
+
+    def _strange(self) -> Iterator[tuple[int, str, Converter]]:
+        for at, name in enumerate(self.columns):
+            of = _ASIDE.get(name, name)
+            if self.types[of] == _ours()[of]:
+                if of != name:  # the id itself is text, and holds them all
+                    yield at, name, nothing
+                continue
+            convert = converter(of, self.types[of])
+            if of != name:
+                yield at, name, unfit(convert)
+            else:
+                yield at, name, quietly(convert) if f"llmctx_{name}" in self.columns else convert
 
     @property
     def missing(self) -> list[str]:
@@ -145,7 +162,11 @@ async def look(link: Link, table: Table) -> Fit:
         else:
             async with session.transaction():
                 found = await session.driver.fetch(_LOOK, name)
-            types = {row["name"]: row["type"] for row in found if row["name"] in _ours() and not row["computed"]}
+            types = {
+                row["name"]: row["type"]
+                for row in found
+                if row["name"] in {**_ours(), **_ASIDE} and not row["computed"]
+            }
             plain = bool(found) and found[0]["plain"]
     if not types.keys() >= {"call_id", "created_at"}:  # no table, or another one of that name
         raise MigrationsPending

@@ -1,7 +1,9 @@
-"""Make the call log: by month on PostgreSQL, plain on SQLite.
+"""Make the call log, by month on PostgreSQL, plain on SQLite; or adopt the one that is there (PostgreSQL).
 
 Imports nothing from llmctx: it must mean the same in three years. It also runs inside somebody else's alembic tree,
-whose env.py knows nothing of us: the table's name comes from -x llmctx_table=… or LLMCTX_TABLE there.
+whose env.py knows nothing of us: the table's name comes from -x llmctx_table=… or LLMCTX_TABLE there. With
+-x llmctx_widen=1 ids of another type become text; -x llmctx_existing=numbers, texts or unkeyed is for `--sql`, which
+cannot look: the table is there, and of that shape.
 """
 
 from __future__ import annotations
@@ -9,10 +11,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import context, op
-from alembic.util import CommandError
+from alembic.util import CommandError, load_python_file
 from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "llmctx_0001"
@@ -25,13 +29,61 @@ MONTHS_AHEAD = 2
 
 
 def upgrade() -> None:
-    name, schema = _setting("table", "biz_agent_llm_call_logs"), _setting("schema", None)
-    assert name is not None
-    if not context.is_offline_mode() and sa.inspect(op.get_bind()).has_table(name, schema):
-        raise CommandError(
-            f"Table {name} exists already, and llmctx did not make it. Nothing was changed. "
-            "Choose another name with LLMCTX_TABLE."
-        )
+    name, schema = _name()
+    if context.is_offline_mode():
+        if _given("found") is not None:  # `llmctx migrate --sql` has looked
+            _adopt(_given("found"))
+        elif _given("existing"):
+            run = _part("run")
+            with context.get_context().autocommit_block():
+                for statement in run.unseen(name, schema, _given("existing"), _part("adopt")):
+                    run.execute(context.get_context(), statement)
+        else:
+            _create(name, schema)
+    elif context.get_context().dialect.name != "postgresql":
+        if sa.inspect(op.get_bind()).has_table(name, schema):
+            raise CommandError(
+                f"Table {name} exists already, and llmctx did not make it; it adopts tables of PostgreSQL only. "
+                "Nothing was changed. Choose another name with LLMCTX_TABLE."
+            )
+        _create(name, schema)
+    else:
+        found = _part("adopt").look(op.get_bind(), name, schema)
+        if found is None:
+            _create(name, schema)
+        elif not found.made_by_us:
+            _adopt(found)
+
+
+def downgrade() -> None:
+    name, schema = _name()
+    adopt, run = _part("adopt"), _part("run")
+    found = _given("found")
+    if found is None and not context.is_offline_mode() and context.get_context().dialect.name == "postgresql":
+        found = adopt.look(op.get_bind(), name, schema)
+        if found is None:
+            return
+    if found is None or found.made_by_us:
+        if found is None and context.get_context().dialect.name == "postgresql":
+            op.execute(_part("run").only_ours(name, schema, adopt.quote))  # nobody has looked at it
+        op.drop_table(name, schema=schema)  # its partitions go with it
+        return
+    full = _given("full") or (set() if context.is_offline_mode() else adopt.full(op.get_bind(), found))
+    plan = adopt.way_back(found, full)
+    if plan.problems:
+        raise CommandError(f"{'; '.join(plan.problems)}. Nothing was changed.")
+    run.carry_out(context.get_context(), plan.steps, found, say=_given("say"), **_patience())
+
+
+def _adopt(found: Any) -> None:
+    """Add what the table lacks, step by step, beside those who write to it."""
+    plan = _part("adopt").plan(found, widen=bool(_given("widen")))
+    if plan.problems:
+        raise CommandError(f"llmctx cannot adopt {found.sql}: {'; '.join(plan.problems)}. Nothing was changed.")
+    _part("run").carry_out(context.get_context(), plan.steps, found, say=_given("say"), **_patience())
+
+
+def _create(name: str, schema: str | None) -> None:
     op.create_table(
         name,
         *_columns(),
@@ -54,12 +106,6 @@ def upgrade() -> None:
     if context.get_context().dialect.name == "postgresql":
         for statement in _partitions(name, schema, datetime.now(UTC)):
             op.execute(statement)
-
-
-def downgrade() -> None:
-    name, schema = _setting("table", "biz_agent_llm_call_logs"), _setting("schema", None)
-    assert name is not None
-    op.drop_table(name, schema=schema)  # its partitions go with it
 
 
 def _columns() -> Iterator[sa.Column]:
@@ -111,9 +157,25 @@ def _month(now: datetime, ahead: int) -> datetime:
     return datetime(now.year + years, month + 1, 1, tzinfo=UTC)
 
 
-def _setting(key: str, default: str | None) -> str | None:
-    """From our env.py, alembic's -x arguments, or the environment, in this order."""
-    given = context.config.attributes.get(f"llmctx_{key}")
-    given = given or context.get_x_argument(as_dictionary=True).get(f"llmctx_{key}")
-    variable = "LLMCTX_TABLE" if key == "table" else "LLMCTX_DB_SCHEMA"
-    return given or os.environ.get(variable) or default
+def _name() -> tuple[str, str | None]:
+    """The table and its schema: from our env.py, alembic's -x arguments, or the environment, in this order."""
+    environ = os.environ
+    name = _given("table") or environ.get("LLMCTX_TABLE") or "biz_agent_llm_call_logs"
+    return name, _given("schema") or environ.get("LLMCTX_DB_SCHEMA") or None
+
+
+def _given(key: str) -> Any:
+    """What our env.py or `llmctx migrate` says, or an -x argument."""
+    return context.config.attributes.get(f"llmctx_{key}") or context.get_x_argument(as_dictionary=True).get(
+        f"llmctx_{key}"
+    )
+
+
+def _patience() -> dict[str, float]:
+    given = _given("patience_s")
+    return {} if given is None else {"patience_s": float(given)}
+
+
+def _part(name: str) -> Any:
+    """A piece of this migration that stands in a file of its own."""
+    return load_python_file(Path(__file__).parents[1], f"{name}_0001.py")

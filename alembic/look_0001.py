@@ -1,0 +1,177 @@
+"""A table as it stands, asked of `pg_catalog`, which every role may read. For llmctx_0001 alone: see adopt_0001.py."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+MARK = "added by llmctx"
+"""Begins the comment of a column that llmctx added."""
+COLUMNS = {
+    "model": "text", "trace_id": "text", "session_id": "text", "conversation_id": "text", "user_id": "text",
+    "agent_key": "text", "temperature": "double precision", "top_p": "double precision", "max_tokens": "integer",
+    "prompt_tokens": "integer", "completion_tokens": "integer", "total_tokens": "integer", "latency_ms": "integer",
+    "success": "boolean", "error_code": "text", "error_message": "text", "prompt_snapshot": "text",
+    "response_snapshot": "text", "finished_at": "timestamp with time zone", "thread_id": "text", "node": "text",
+    "provider": "text", "run_id": "uuid", "parent_run_id": "uuid", "status": "text", "identity_source": "text",
+    "identity_reason": "text", "usage_source": "text", "finish_reason": "text", "reasoning_snapshot": "text",
+    "cached_tokens": "integer", "reasoning_tokens": "integer", "ttft_ms": "integer", "tool_calls": "integer",
+    "cost_usd": "numeric(18, 9)", "streamed": "boolean", "cached": "boolean", "attributes": "jsonb",
+}  # fmt: skip
+"""All but the two that a table must have to be a call log: call_id and created_at."""
+quote = postgresql.dialect().identifier_preparer.quote
+
+
+class Column(NamedTuple):
+    name: str
+    type: str
+    required: bool
+    """NOT NULL, and nothing but the insert could give it a value."""
+    not_null: bool
+    comment: str | None
+
+    @property
+    def family(self) -> str:
+        return re.sub(r"\(.*?\)", "", self.type)
+
+    @property
+    def size(self) -> int | None:
+        found = re.search(r"\((\d+)", self.type)
+        return int(found[1]) if found else None
+
+    @property
+    def marked(self) -> bool:
+        return (self.comment or "").startswith(MARK)
+
+
+class Key(NamedTuple):
+    """An index."""
+
+    name: str
+    columns: tuple[str, ...]
+    """Empty when it is over an expression."""
+    unique: bool
+    primary: bool
+    valid: bool
+    deferrable: bool
+    predicate: str | None
+    method: str
+
+
+class Found(NamedTuple):
+    """A table as it stands."""
+
+    name: str
+    schema: str | None
+    kind: str
+    """PostgreSQL's relkind: r is a table, p a partitioned one."""
+    owner: str
+    me: str
+    mine: bool
+    rows: int
+    bytes: int
+    columns: dict[str, Column]
+    keys: list[Key]
+    refers: dict[str, str]
+    """Column -> the table that a foreign key of it points to."""
+    referred: list[str]
+    """Tables with a foreign key to this one."""
+    partitions: list[str]
+
+    @property
+    def sql(self) -> str:
+        return f"{quote(self.schema)}.{quote(self.name)}" if self.schema else quote(self.name)
+
+    @property
+    def marked(self) -> list[Column]:
+        """Those of its columns that were added by us, in their order."""
+        return [column for column in self.columns.values() if column.marked]
+
+    @property
+    def facts(self) -> dict[str, list[str]]:
+        """What was done to columns that are not ours: stands in the comment of the first that is."""
+        said = (self.marked[0].comment or "")[len(MARK) :] if self.marked else ""
+        facts = json.loads(said or "{}")
+        return {"defaults": facts.get("defaults", []), "nullable": facts.get("nullable", [])}
+
+    @property
+    def added(self) -> list[Key]:
+        return [key for key in self.keys if key.name.startswith(f"llmctx_{self.name}_")]
+
+    @property
+    def made_by_us(self) -> bool:
+        """Whether llmctx made the whole table."""
+        ours = [key for key in self.keys if key.primary and key.name == f"pk_{self.name}"]
+        return self.kind == "p" and not self.marked and any(key.columns == ("call_id", "created_at") for key in ours)
+
+
+_TABLE = """
+SELECT c.oid::bigint AS oid, c.relkind::text AS kind, pg_catalog.pg_get_userbyid(c.relowner)::text AS owner,
+       current_user::text AS me, pg_catalog.pg_has_role(c.relowner, 'USAGE') AS mine, c.reltuples::float8 AS rows,
+       pg_catalog.pg_total_relation_size(c.oid) AS bytes
+FROM pg_catalog.pg_class c WHERE c.oid = pg_catalog.to_regclass(:name)
+"""
+_COLUMNS = """
+SELECT a.attname::text AS name,
+       CASE WHEN t.typtype = 'd' THEN pg_catalog.format_type(t.typbasetype, t.typtypmod)
+            ELSE pg_catalog.format_type(a.atttypid, a.atttypmod) END AS type,
+       a.attnotnull AS not_null,
+       a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AS required,
+       pg_catalog.col_description(a.attrelid, a.attnum) AS comment
+FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+WHERE a.attrelid = :oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
+"""
+_KEYS = """
+SELECT c.relname::text AS name, i.indisunique AS "unique", i.indisprimary AS "primary", i.indisvalid AS valid,
+       NOT i.indimmediate AS deferrable, pg_catalog.pg_get_expr(i.indpred, i.indrelid) AS predicate,
+       m.amname::text AS method, i.indexprs IS NOT NULL AS expressions,
+       ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(num, at)
+             JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.num
+             WHERE k.at <= i.indnkeyatts ORDER BY k.at) AS columns
+FROM pg_catalog.pg_index i
+JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid JOIN pg_catalog.pg_am m ON m.oid = c.relam
+WHERE i.indrelid = :oid ORDER BY c.relname
+"""
+_REFERENCES = """
+SELECT conrelid = :oid AS own, (CASE WHEN conrelid = :oid THEN confrelid ELSE conrelid END)::regclass::text AS other,
+       ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
+             WHERE a.attrelid = conrelid AND a.attnum = ANY (conkey)) AS columns
+FROM pg_catalog.pg_constraint WHERE contype = 'f' AND conparentid = 0 AND (conrelid = :oid OR confrelid = :oid)
+"""
+_PARTITIONS = "SELECT inhrelid::regclass::text FROM pg_catalog.pg_inherits WHERE inhparent = :oid ORDER BY 1"
+
+
+def look(bind: sa.Connection, name: str, schema: str | None) -> Found | None:
+    """The table of that name, if there is one. Changes nothing."""
+    qualified = f"{quote(schema)}.{quote(name)}" if schema else quote(name)
+    table = bind.execute(sa.text(_TABLE), {"name": qualified}).one_or_none()
+    if table is None:
+        return None
+
+    def ask(question: str) -> list[Any]:
+        return list(bind.execute(sa.text(question), {"oid": table.oid}))
+
+    columns = [Column(row.name, row.type, row.required, row.not_null, row.comment) for row in ask(_COLUMNS)]
+    keys = [
+        Key(
+            row.name, () if row.expressions else tuple(row.columns), row.unique, row.primary, row.valid,
+            row.deferrable, row.predicate, row.method,
+        )
+        for row in ask(_KEYS)
+    ]  # fmt: skip
+    refers, referred = {}, []
+    for row in ask(_REFERENCES):
+        if row.own:
+            refers.update(dict.fromkeys(row.columns, row.other))
+        else:
+            referred.append(row.other)
+    parts = [row[0] for row in ask(_PARTITIONS)]
+    rows = int(table.rows) if table.rows >= 0 else table.bytes // 1000  # nobody has counted them yet
+    return Found(
+        name, schema, table.kind, table.owner, table.me, table.mine, rows, table.bytes,
+        {column.name: column for column in columns}, keys, refers, referred, parts,
+    )  # fmt: skip

@@ -1,0 +1,64 @@
+"""What somebody else's `alembic revision --autogenerate` must leave alone.
+
+A table that llmctx made, its partitions and its version table are none of the host's. In a table of the host's that
+llmctx has adopted, the host stays in charge of everything but what llmctx has added.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from llmctx.record import COLUMNS
+from llmctx.settings import load
+
+IncludeObject = Callable[[Any, str | None, str, bool, Any], bool]
+_DEFAULTS: Final = ("gen_random_uuid()", "llmctx_")
+
+
+def leaving(
+    table: str | None = None, schema: str | None = None, *, besides: IncludeObject | None = None
+) -> IncludeObject:
+    """Alembic's `include_object` for a call log of that name; of LLMCTX_TABLE and LLMCTX_DB_SCHEMA unless given.
+
+    `besides` is the host's own: what it refuses stays refused.
+    """
+    # any URL of PostgreSQL's will do: no connection is made
+    settings = load(database_url="postgresql:///llmctx", table=table, db_schema=schema)
+    name = re.escape(settings.table)
+    whole = re.compile(rf"(llmctx_alembic_version(_\w+)?)|(({name})(_default|_p\d{{4}}_\d\d|_before|_partitioned)?)")
+    index = re.compile(rf"(llmctx_{name}_\w+)|(llmctx_\w+)")
+
+    def include(thing: Any, named: str | None, kind: str, reflected: bool, compare_to: Any) -> bool:
+        if besides is not None and not besides(thing, named, kind, reflected, compare_to):
+            return False
+        only_there = reflected and compare_to is None
+        if kind == "table":
+            elsewhere = settings.db_schema is not None and thing.schema not in (None, settings.db_schema)
+            return elsewhere or not (only_there and named is not None and whole.fullmatch(named))
+        of = getattr(thing, "table", None)
+        if of is None or of.name != settings.table or named is None:
+            return True
+        if kind == "column":
+            return (
+                not (named in COLUMNS or named.startswith("llmctx_")) if only_there else not _eased(thing, compare_to)
+            )
+        return not (only_there and kind == "index" and index.fullmatch(named))
+
+    return include
+
+
+def _eased(ours: Any, there: Any) -> bool:
+    """Whether a column of the host's may be NULL, or has a default, only because llmctx needs it so."""
+    if there is None:
+        return False
+    nullable = ours.name in COLUMNS and not ours.nullable and there.nullable
+    default = getattr(getattr(there, "server_default", None), "arg", None)
+    made = ours.server_default is None and default is not None and any(part in str(default) for part in _DEFAULTS)
+    return bool(nullable or made)
+
+
+def include_object(thing: Any, name: str | None, kind: str, reflected: bool, compare_to: Any) -> bool:
+    """For `context.configure(include_object=…)` in the host's env.py."""
+    return leaving()(thing, name, kind, reflected, compare_to)
