@@ -10,17 +10,22 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 from uuid import UUID
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
 
 NULL: Final = "NULL"
 _UNSEEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
@@ -153,6 +158,36 @@ def text_of(value: object) -> str:
 def time_of(value: datetime) -> str:
     """A time to the second, in UTC."""
     return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+class Progress:
+    """How far a longer work is, on stderr, for a person who looks; nothing where nobody does."""
+
+    def __init__(self, bar: Bar | None) -> None:
+        self._bar = bar
+        self._tasks: dict[str, TaskID] = {}
+
+    def add(self, what: str, more: int, total: int | None = None) -> None:
+        """`more` are done of `what`; of how many, where that is known."""
+        if self._bar is None:
+            return
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(plain(what), total=total)
+        self._bar.update(self._tasks[what], advance=more, total=total)
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A progress bar for as long as the block takes."""
+    if not sys.stderr.isatty():
+        yield Progress(None)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with RichProgress(*columns, console=_console(stderr=True), transient=True) as bar:
+        yield Progress(bar)
 
 
 def paragraph(words: str, *, lead: str = "", style: str = "", lead_style: str = "dim") -> None:

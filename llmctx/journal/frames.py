@@ -162,6 +162,29 @@ def record_of(told: Mapping[str, Any]) -> CallRecord:
     return CallRecord(**fields)
 
 
+def columns_of(found: Frame) -> dict[str, Any] | None:
+    """What a frame says of a call, by column; None for one that says nothing of any."""
+    try:
+        if found.kind == Kind.START:
+            return start_of(found.payload).fields
+        if found.kind in (Kind.RECORD, Kind.REFUSED):
+            told = orjson.loads(found.payload[ID_BYTES:])
+            told = told.get("record", told)
+            return told if isinstance(told, dict) else None
+    except (ValueError, AttributeError):
+        pass
+    return None
+
+
+def with_columns(found: Frame, columns: Mapping[str, Any]) -> bytes:
+    """The payload of a frame that has `columns_of`, with others."""
+    if found.kind == Kind.START:
+        start = start_of(found.payload)
+        return start_payload(start.call_id, start.created_s, columns)
+    told = orjson.loads(found.payload[ID_BYTES:])
+    return found.payload[:ID_BYTES] + _json({**told, "record": columns} if found.kind == Kind.REFUSED else columns)
+
+
 def done_payload(call_ids: list[bytes]) -> bytes:
     return b"".join(call_ids)
 
