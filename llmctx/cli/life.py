@@ -1,15 +1,17 @@
-"""`erase`: forget somebody, with a receipt."""
+"""`erase`: forget somebody, with a receipt; `export`: hand rows out."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmctx.cli import output
-from llmctx.cli.common import Json, Session, User, settings_of
+from llmctx.cli.common import Agent, Json, Model, Node, Session, Since, Until, User, settings_of
 
 if TYPE_CHECKING:
     from llmctx.erase import Receipt
@@ -18,7 +20,57 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do what would otherwise only b
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command()(erase)
+    for verb in (export, erase):
+        app.command()(verb)
+
+
+class Form(StrEnum):
+    """What `export` writes."""
+
+    JSONL = "jsonl"
+    CSV = "csv"
+    PARQUET = "parquet"
+    SQLITE = "sqlite"
+
+
+def export(
+    ctx: typer.Context,
+    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="A new file; without it to stdout.")] = None,
+    form: Annotated[Form | None, typer.Option("--format", help="Unless the file's name says it: jsonl.")] = None,
+    user: User = None,
+    session: Session = None,
+    agent: Agent = None,
+    model: Model = None,
+    node: Node = None,
+    since: Since = None,
+    until: Until = None,
+    json: Json = False,
+) -> None:
+    """Hand out rows, whole: to a user who asks, or to other tools."""
+    from llmctx.export import SUFFIXES, count
+    from llmctx.export import export as write
+    from llmctx.filters import Filters
+
+    settings = settings_of(ctx)
+    if form is not None:
+        chosen = form.value
+    else:
+        chosen = "jsonl" if to is None else SUFFIXES.get(to.suffix.lower(), "")
+        if not chosen:
+            raise typer.BadParameter(f"{to} does not say what it is to be: add --format jsonl, csv, parquet or sqlite")
+    if json and to is None:
+        raise typer.BadParameter("--json tells how many rows were written to a file: name one with --to")
+    filters = Filters(user=user, session=session, agent=agent, model=model, node=node, since=since, until=until)
+
+    async def work() -> int:
+        total = await count(settings, filters) if output.is_watched() else None
+        with output.progress() as progress:
+            return await write(settings, filters, to, chosen, progress=lambda more: progress.add("rows", more, total))  # type: ignore[arg-type]  # one of FORMATS
+
+    rows = asyncio.run(work())
+    if json:
+        output.show_json({"rows": rows, "file": str(to), "format": chosen})
+    output.say(f"{rows:,} rows" + (f" in {to}." if to is not None else "."))
 
 
 def erase(

@@ -6,6 +6,7 @@ character and direction mark as an escape that one can see.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -63,17 +64,42 @@ def show(text: Text | str = "") -> None:
 
 def show_json(value: object) -> None:
     """`value` on stdout, as JSON that is safe to look at as well."""
-    text = json.dumps(_jsonable(value), ensure_ascii=False, indent=2)
+    text = json.dumps(jsonable(value), ensure_ascii=False, indent=2)
     sys.stdout.write(_UNSEEN_BUT_BREAKS.sub(lambda found: f"\\u{ord(found.group()):04x}", text) + "\n")
 
 
-def _jsonable(value: object) -> Any:
+def show_csv(rows: Sequence[Mapping[str, Any]], *, titles: bool = True) -> None:
+    """`rows` on stdout as CSV; what is unknown is empty."""
+    if not rows:
+        return
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    if titles:
+        writer.writerow(rows[0])
+    for row in rows:
+        cells = (jsonable(value) for value in row.values())
+        writer.writerow(
+            "" if cell is None else json.dumps(cell, ensure_ascii=False) if isinstance(cell, (dict, list)) else cell
+            for cell in cells
+        )
+
+
+def for_programs(rows: Sequence[Mapping[str, Any]], *, json: bool, csv: bool) -> bool:
+    """Print `rows` as a program wants them, if one does."""
+    if json:
+        show_json(rows)
+    elif csv:
+        show_csv(rows)
+    return json or csv
+
+
+def jsonable(value: object) -> Any:
+    """`value` as what JSON has words for."""
     if is_dataclass(value) and not isinstance(value, type):
-        return _jsonable(asdict(value))
+        return jsonable(asdict(value))
     if isinstance(value, Mapping):
-        return {str(key): _jsonable(inner) for key, inner in value.items()}
+        return {str(key): jsonable(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_jsonable(inner) for inner in value]
+        return [jsonable(inner) for inner in value]
     if isinstance(value, (datetime, date)):
         return value.isoformat()
     if isinstance(value, Decimal):
@@ -112,7 +138,9 @@ class Column:
         return gap + cell if self.align == "right" else cell + gap
 
 
-def table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, indent: int = 0, gap: int = 2) -> None:
+def table(
+    columns: Sequence[Column], rows: Iterable[Sequence[str]], *, indent: int = 0, gap: int = 2, titles: bool = True
+) -> None:
     """Print `rows` under the titles. Cells are cleaned here; `NULL` stands out."""
     cells = [[plain(cell) for cell in row] for row in rows]
     widths = [max(map(cell_len, [column.title, *(row[i] for row in cells)])) for i, column in enumerate(columns)]
@@ -126,7 +154,8 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, indent: i
             line.append(column.fitted(cell, widths[i]), _style(cell) if number else "dim")
             line.append(" " * gap)
         line.rstrip()
-        show(line)
+        if number or titles:
+            show(line)
 
 
 def _fit(widths: list[int], flexible: Sequence[int], room: int) -> None:
@@ -176,10 +205,15 @@ class Progress:
         self._bar.update(self._tasks[what], advance=more, total=total)
 
 
+def is_watched() -> bool:
+    """Whether a person looks at our progress."""
+    return sys.stderr.isatty()
+
+
 @contextmanager
 def progress() -> Iterator[Progress]:
     """A progress bar for as long as the block takes."""
-    if not sys.stderr.isatty():
+    if not is_watched():
         yield Progress(None)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn

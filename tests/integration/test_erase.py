@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,9 @@ from llmctx.journal import Journal
 from llmctx.record import DEFAULT_TABLE, CallRecord
 from llmctx.registry.redis import RedisRegistry
 from llmctx.settings import Settings, load
-from llmctx.writer import Writer
 from tests import older
 from tests.rows import do, query, record
+from tests.stored import store
 
 CANARY = "the canary sings at four"
 EVE = "eve-0042"
@@ -58,17 +57,6 @@ def hers() -> list[CallRecord]:
         of_eve(user_id=None, session_id=None, thread_id="t-eve"),
         of_eve(user_id=None, session_id=None, trace_id="trace-eve"),
     ]
-
-
-async def store(settings: Settings, *records: CallRecord) -> None:
-    writer = Writer(settings)
-    running = asyncio.create_task(writer.run())
-    for one in records:
-        assert writer.submit(one)
-    assert await writer.drain(20) == 0
-    running.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await running
 
 
 async def everything(settings: Settings) -> str:

@@ -17,6 +17,7 @@ from llmctx.database import engine, reading
 from llmctx.errors import MigrationsPending
 from llmctx.evidence import KEY
 from llmctx.queries import AmbiguousCall, Filters, NoSuchCall
+from llmctx.reflection import reflect
 from llmctx.settings import load
 from llmctx.tables import call_log_table
 
@@ -242,7 +243,7 @@ async def test_a_table_without_attributes_has_its_coverage(any_empty_database: s
         await made.execute(text(f"INSERT INTO {TABLE.name} (call_id, created_at, model) VALUES ({values})"))
     await source.dispose()
     async with reading(settings) as opened:
-        found = await queries.coverage(opened, TABLE)
+        found = await queries.coverage(opened, await reflect(opened, settings))
     assert (found.rows, found.with_both) == (1, 0)
     assert (found.misses[0]["route"], found.misses[0]["rows"]) == (None, 1)
 
