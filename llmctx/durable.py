@@ -238,6 +238,10 @@ class Durable:
         self._progress = asyncio.Event()  # the last one belonged to a loop that has gone
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._writer.run(), name="llmctx-writer")
+            if self._settings.retain == "on":
+                from llmctx.retain.keeper import keep  # late: few want it
+
+                tasks.create_task(keep(self._settings), name="llmctx-retention")
             if self._journal is not None:
                 tasks.create_task(self._tidy(self._journal), name="llmctx-journal")
                 tasks.create_task(self._adopt(self._journal), name="llmctx-adoption")

@@ -98,6 +98,15 @@ class Settings(BaseModel):
     call_limit_s: float = Field(default=3600.0, gt=0)
     """A call that has been open for longer is abandoned."""
 
+    retain: Literal["off", "on"] = "off"
+    """"on": one of the running processes makes next months' partitions and takes away what is older than this says."""
+    retain_days: int | None = Field(default=None, ge=1)
+    """How long rows are kept; None is for ever."""
+    retain_snapshot_days: int | None = Field(default=None, ge=1)
+    """How long prompts, responses and reasoning are kept in them."""
+    retain_error_days: int | None = Field(default=None, ge=1)
+    """How long rows of calls that did not end well are kept; None is as long as the others."""
+
     @field_validator("database_url", mode="after")
     @classmethod
     def _understand_url(cls, value: str) -> str:

@@ -1,4 +1,4 @@
-"""`erase`: forget somebody, with a receipt; `export`: hand rows out."""
+"""`export`: hand rows out; `retain`: keep less; `erase`: forget somebody, with a receipt."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do what would otherwise only b
 
 
 def add_to(app: typer.Typer) -> None:
-    for verb in (export, erase):
+    for verb in (export, retain, erase):
         app.command()(verb)
 
 
@@ -71,6 +71,50 @@ def export(
     if json:
         output.show_json({"rows": rows, "file": str(to), "format": chosen})
     output.say(f"{rows:,} rows" + (f" in {to}." if to is not None else "."))
+
+
+def retain(
+    ctx: typer.Context,
+    rows: Annotated[int | None, typer.Option("--rows", metavar="DAYS", min=1, help="Keep rows so long.")] = None,
+    snapshots: Annotated[
+        int | None, typer.Option("--snapshots", metavar="DAYS", min=1, help="Keep prompts and answers so long.")
+    ] = None,
+    errors: Annotated[
+        int | None, typer.Option("--errors", metavar="DAYS", min=1, help="Keep rows of failed calls so long.")
+    ] = None,
+    ahead: Annotated[
+        int, typer.Option("--ahead", metavar="MONTHS", min=0, max=24, help="Partitions to make beforehand.")
+    ] = 2,
+    detach: Annotated[bool, typer.Option("--detach", help="Keep expired partitions as tables of their own.")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="To the day, where a month is a partition.")] = False,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Make partitions for what comes; take away what has expired.
+
+    Days are those of LLMCTX_RETAIN_DAYS, LLMCTX_RETAIN_SNAPSHOT_DAYS and LLMCTX_RETAIN_ERROR_DAYS unless given.
+    """
+    from llmctx.retain import Policy
+    from llmctx.retain import retain as work
+
+    settings = settings_of(ctx)
+    policy = Policy(
+        rows=rows or settings.retain_days, snapshots=snapshots or settings.retain_snapshot_days,
+        errors=errors or settings.retain_error_days, ahead=ahead, detach=detach, exact=exact,
+    )  # fmt: skip
+    with output.progress() as progress:
+        report = asyncio.run(work(settings, policy, do=yes, progress=progress.add))
+    if json:
+        output.show_json(asdict(report))
+    else:
+        for step in report.steps:
+            output.paragraph(step, lead="done: " if yes else "would: ")
+    if not report.steps:
+        output.say("Nothing to do.")
+    elif not yes:
+        output.say("Nothing was changed. Add --yes to do it.")
+    else:
+        output.say(f"{report.rows:,} rows deleted, texts taken out of {report.snapshots:,}.")
 
 
 def erase(

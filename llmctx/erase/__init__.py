@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from llmctx.database import changing, compact, reading, sqlite_file, where
 from llmctx.erase import disk, rows, shared
 from llmctx.erase.traces import Subject, Traces
+from llmctx.hanging import Child, children
 from llmctx.reflection import reflect
 from llmctx.settings import Settings
 
@@ -79,22 +80,22 @@ async def erase(
     async with reading(settings) as connection:
         table = await reflect(connection, settings)
         traces = await rows.traces(connection, table, subject)
-        children = await rows.children(connection, table)
+        hanging = await children(connection, table)
 
     async def look() -> list[Place]:
         async with reading(settings) as connection:
-            found = await rows.count(connection, table, traces, children, mentions=mentions)
+            found = await rows.count(connection, table, traces, hanging, mentions=mentions)
         return await _places(settings, traces, found)
 
     receipt = Receipt(subject, blank, do)
-    _explain(receipt, children, mentions)
+    _explain(receipt, hanging, mentions)
     if do:
         await disk.drain(settings, traces, wait_s)
     receipt.places = await look()
     if do:
         disk.erase(settings, traces)
         async with changing(settings) as connection:
-            work = rows.Work(connection, table, traces, children, progress)
+            work = rows.Work(connection, table, traces, hanging, progress)
             await work.erase(blank=blank, mentions=mentions)
         if (file := sqlite_file(settings)) is not None:
             await asyncio.to_thread(compact, file)
@@ -121,9 +122,9 @@ async def _places(settings: Settings, traces: Traces, found: dict[str, int]) -> 
     return places
 
 
-def _explain(receipt: Receipt, children: Sequence[rows.Child], mentions: bool) -> None:
-    if children:
-        names = ", ".join(child.name for child in children)
+def _explain(receipt: Receipt, hanging: Sequence[Child], mentions: bool) -> None:
+    if hanging:
+        names = ", ".join(child.name for child in hanging)
         receipt.notes.append(f"Rows of {names} go with the calls that they belong to, also with --blank.")
     if not mentions:
         receipt.notes.append("Texts of other people's rows are not searched for the id: --mentions does.")
