@@ -24,6 +24,7 @@ from llmctx.attribution import reconsider
 from llmctx.cleaning import clean
 from llmctx.incidents import incidents
 from llmctx.open_calls import OpenCall, OpenCalls
+from llmctx.prices import Prices
 from llmctx.record import CallRecord, Sink
 from llmctx.recording import Texts, bare_record_of, record_of
 from llmctx.redact import Redactor
@@ -59,6 +60,7 @@ class Pipeline:
     ) -> None:
         self._settings = settings
         self._texts = Texts(settings.content, settings.snapshot_bytes, redactor)
+        self._prices = Prices(settings.price_file)
         self._registry = registry
         self._make_sink = make_sink
         self._shared: SharedRegistry | None = registry if elsewhere.is_shared(registry) else None
@@ -375,7 +377,7 @@ class Pipeline:
             )
         for make in (partial(record_of, texts=self._texts), bare_record_of):
             try:
-                return clean(make(call))
+                return self._prices.priced(clean(make(call)))
             except Exception as problem:  # noqa: BLE001  one call must not stop the others
                 incidents.note("record_failed", "a call could not be made into a row", exc=problem)
         return None
