@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from sqlalchemy import Table, text
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -92,11 +93,16 @@ def name_of(log: Table, month: datetime) -> str:
     return f"{log.name}_p{month:%Y_%m}"
 
 
+def qualified(log: Table, month: datetime) -> str:
+    """The same, ready for statements."""
+    quote = postgresql.dialect().identifier_preparer.quote  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it bare
+    return (f"{quote(log.schema)}." if log.schema else "") + quote(name_of(log, month))
+
+
 async def make(connection: AsyncConnection, log: Table, month: datetime, default: Partition | None) -> None:
     """Make the partition of `month`; rows of it that lie in the default partition move there."""
-    quote = connection.dialect.identifier_preparer
-    parent = quote.format_table(log)
-    part = (f"{quote.quote(log.schema)}." if log.schema else "") + quote.quote(name_of(log, month))
+    parent = connection.dialect.identifier_preparer.format_table(log)
+    part = qualified(log, month)
     zone = "" if isinstance(log.c.created_at.type, NaiveUtc) else "+00"
     first, after = (f"'{time:%Y-%m-%d} 00:00:00{zone}'" for time in (month, _month(month, 1)))
     inside = f"created_at >= {first} AND created_at < {after}"
