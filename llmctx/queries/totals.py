@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Table, case, func, select
+from sqlalchemy import ColumnElement, Integer, Subquery, Table, and_, case, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.filters import Filters
@@ -34,24 +34,14 @@ async def stats(
 
     `p95_ms` is the smallest latency that 95 % of the calls do not exceed.
     """
-    postgresql = connection.dialect.name == "postgresql"
     where = (filters or Filters()).clause(table)
-    key = _day(table.c.created_at, postgresql) if by == "day" else _ended(table) if by == "status" else None
-    if key is None:
-        key = of(table, GROUPS[by])
-    latency = of(table, "latency_ms")
-    inner = select(key.label("key"), of(table, "success"), *(of(table, name) for name in _SUMMED)).where(where)
-    inner = inner.add_columns(of(table, "cost_usd"), latency)
-    if not postgresql:  # no percentile there: the rank of each latency among its group's known ones says the same
-        known = case((latency.is_(None), 1), else_=0)
-        inner = inner.add_columns(func.cume_dist().over(partition_by=[key, known], order_by=latency).label("rank"))
-    rows = inner.subquery()
+    key = _day(table.c.created_at, connection.dialect.name == "postgresql") if by == "day" else of(table, GROUPS[by])
+    key = _ended(table) if by == "status" else key
+    # a subquery, so that an expression is one parameter: PostgreSQL would not group by another one
+    cost, latency = of(table, "cost_usd"), of(table, "latency_ms")
+    summed = [of(table, name) for name in _SUMMED]
+    rows = select(key.label("key"), of(table, "success"), *summed, cost, latency).where(where).subquery()
     r = rows.c
-    p95 = (
-        func.percentile_disc(0.95).within_group(r.latency_ms)
-        if postgresql
-        else func.min(case((r.rank >= 0.95, r.latency_ms)))
-    )
     order = r.key.desc() if by == "day" else func.count().desc()
     found = await connection.execute(
         select(
@@ -61,13 +51,41 @@ async def stats(
             *(func.sum(r[name]).label(name) for name in _SUMMED),
             func.sum(r.cost_usd, type_=r.cost_usd.type).label("cost_usd"),
             func.avg(r.latency_ms).label("avg_ms"),
-            p95.label("p95_ms"),
         )
         .group_by(r.key)
         .order_by(order, r.key)
         .limit(limit)
     )
-    return [{**row, "avg_ms": None if row["avg_ms"] is None else round(row["avg_ms"])} for row in found.mappings()]
+    groups = [dict(row) for row in found.mappings()]
+    p95 = await _p95(connection, rows, None if len(groups) < limit else [group[by] for group in groups])
+    return [
+        {**group, "avg_ms": None if group["avg_ms"] is None else round(group["avg_ms"]), "p95_ms": p95.get(group[by])}
+        for group in groups
+    ]
+
+
+async def _p95(connection: AsyncConnection, rows: Subquery, keys: Sequence[Any] | None) -> dict[Any, int]:
+    """The 95th percentile of latency by key; only of `keys`, where they are given.
+
+    Counted by latency first, which several workers can do: the database's own percentile sorts every row in one.
+    """
+    r = rows.c
+    wanted: ColumnElement[bool] = r.latency_ms.is_not(None)
+    if keys is not None:
+        known = [key for key in keys if key is not None]
+        wanted = and_(wanted, or_(r.key.in_(known), r.key.is_(None)) if None in keys else r.key.in_(known))
+    counted = (
+        select(r.key, r.latency_ms, func.count().label("n")).where(wanted).group_by(r.key, r.latency_ms).subquery()
+    )
+    c = counted.c
+    below = func.sum(c.n).over(partition_by=c.key, order_by=c.latency_ms)
+    total = func.sum(c.n).over(partition_by=c.key)
+    ranked = select(c.key, c.latency_ms, below.label("below"), total.label("total")).subquery()
+    q = ranked.c
+    found = await connection.execute(
+        select(q.key, func.min(q.latency_ms)).where(q.below * 100 >= q.total * 95).group_by(q.key)
+    )
+    return {row[0]: row[1] for row in found}
 
 
 def _day(time: ColumnElement[datetime], postgresql: bool) -> ColumnElement[str]:
@@ -101,28 +119,48 @@ async def users(
 async def _used(
     connection: AsyncConnection, table: Table, name: str, other: str, filters: Filters | None, limit: int
 ) -> list[Row]:
-    at, kind = table.c.created_at, table.c.created_at.type
-    theirs = of(table, other)
-    many = "users" if other == "user_id" else "sessions"
-    columns: list[ColumnElement[Any]] = [of(table, name), func.count(theirs.distinct()).label(many)]
-    if other == "user_id":
-        columns.append(func.max(theirs, type_=theirs.type).label(other))
     if name not in table.c:
         return []
-    last = func.max(at, type_=kind).label("last")
-    statement = (
+    at, kind = table.c.created_at, table.c.created_at.type
+    cost, theirs = of(table, "cost_usd"), of(table, other)
+    # by pairs first: counting different ones directly would sort every row
+    pairs = (
         select(
-            *columns,
+            table.c[name].label("key"),
+            theirs.label("other"),
             func.count().label("calls"),
             func.count(case((of(table, "success").is_(False), 1))).label("errors"),
             func.sum(of(table, "total_tokens")).label("total_tokens"),
-            func.sum(of(table, "cost_usd"), type_=of(table, "cost_usd").type).label("cost_usd"),
+            func.sum(cost, type_=cost.type).label("cost_usd"),
             func.min(at, type_=kind).label("first"),
-            last,
+            func.max(at, type_=kind).label("last"),
         )
         .where((filters or Filters()).clause(table), table.c[name].is_not(None))
-        .group_by(table.c[name])
-        .order_by(last.desc(), table.c[name])
+        .group_by(table.c[name], *([table.c[other]] if other in table.c else []))
+        .subquery()
+    )
+    p = pairs.c
+    last = func.max(p.last, type_=kind).label("last")
+    statement = (
+        select(
+            p.key.label(name),
+            func.count(p.other).label("users" if other == "user_id" else "sessions"),
+            func.max(p.other, type_=theirs.type).label(other),
+            func.sum(p.calls, type_=Integer()).label("calls"),
+            func.sum(p.errors, type_=Integer()).label("errors"),
+            func.sum(p.total_tokens, type_=Integer()).label("total_tokens"),
+            func.sum(p.cost_usd, type_=cost.type).label("cost_usd"),
+            func.min(p.first, type_=kind).label("first"),
+            last,
+        )
+        .group_by(p.key)
+        .order_by(last.desc(), p.key)
         .limit(limit)
     )
-    return [dict(row) for row in (await connection.execute(statement)).mappings()]
+    rows = [dict(row) for row in (await connection.execute(statement)).mappings()]
+    for row in rows:
+        for figure in ("calls", "errors", "total_tokens"):  # PostgreSQL's sum of sums is a decimal
+            row[figure] = None if row[figure] is None else int(row[figure])
+        if other == "session_id":
+            del row[other]
+    return rows
