@@ -58,10 +58,11 @@ async def stats(
     )
     groups = [dict(row) for row in found.mappings()]
     p95 = await _p95(connection, rows, None if len(groups) < limit else [group[by] for group in groups])
-    return [
-        {**group, "avg_ms": None if group["avg_ms"] is None else round(group["avg_ms"]), "p95_ms": p95.get(group[by])}
-        for group in groups
-    ]
+    for group in groups:
+        group["p95_ms"] = p95.get(group[by])
+        group["avg_ms"] = None if group["avg_ms"] is None else round(group["avg_ms"])
+        group[by] = _shown(group[by])
+    return groups
 
 
 async def _p95(connection: AsyncConnection, rows: Subquery, keys: Sequence[Any] | None) -> dict[Any, int]:
@@ -88,12 +89,18 @@ async def _p95(connection: AsyncConnection, rows: Subquery, keys: Sequence[Any] 
     return {row[0]: row[1] for row in found}
 
 
-def _day(time: ColumnElement[datetime], postgresql: bool) -> ColumnElement[str]:
-    """The day of `time` in UTC, as 2026-11-22."""
+def _day(time: ColumnElement[datetime], postgresql: bool) -> ColumnElement[Any]:
+    """The day of `time` in UTC."""
     if not postgresql:
         return func.strftime("%Y-%m-%d", time)
-    in_utc = time if isinstance(time.type, NaiveUtc) else func.timezone("UTC", time)
-    return func.to_char(in_utc, "YYYY-MM-DD")
+    if isinstance(time.type, NaiveUtc):
+        return func.date_trunc("day", time, type_=time.type)
+    return func.date_trunc("day", time, "UTC", type_=time.type)
+
+
+def _shown(key: Any) -> Any:
+    """A day as 2026-11-22; anything else as it is."""
+    return f"{key:%Y-%m-%d}" if isinstance(key, datetime) else key
 
 
 def _ended(table: Table) -> ColumnElement[str]:
