@@ -2,8 +2,8 @@
 
     python -m bench [--json] [calls streams nodes rows lag server startup]
 
-Needs an idle machine: on a busy one the absolute times are noise, and so, in part, are the ratios. The bound on memory in
-a long outage is one of the faults: `make faults`.
+Needs an idle machine: on a busy one the absolute times are noise, and so, in part, are the ratios. The bound on memory
+in a long outage is one of the faults: `make faults`.
 """
 
 from __future__ import annotations

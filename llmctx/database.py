@@ -6,6 +6,7 @@ engine that is used from a second event loop breaks.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import sqlite3
@@ -28,6 +29,7 @@ from llmctx.trouble import sqlstate
 logger: Final = logging.getLogger("llmctx")
 
 READ_PATIENCE_S: Final = 60.0
+LOCK_PATIENCE_S: Final = 5.0
 _CHECK: Final = "Check that it runs and that LLMCTX_DATABASE_URL points to it."
 
 _LOCK: Final = 0x6C6C6D637478  # "llmctx", as PostgreSQL's advisory lock
@@ -70,6 +72,39 @@ async def reading(settings: Settings) -> AsyncIterator[AsyncConnection]:
         raise explained(problem, settings) from problem
     finally:
         await source.dispose()
+
+
+@asynccontextmanager
+async def changing(settings: Settings) -> AsyncIterator[AsyncConnection]:
+    """A connection that writes, whose statements may take as long as they need; its user commits.
+
+    No statement waits for a lock longer than `LOCK_PATIENCE_S`. Failures are those of `reading`.
+    """
+    file = sqlite_file(settings)
+    if file is not None and not file.exists():
+        raise DatabaseUnavailable(f"There is no {where(settings)}. Correct LLMCTX_DATABASE_URL.")
+    source = engine(settings, patience_s=None)
+    try:
+        probe(settings)
+        async with source.connect() as connection:
+            if settings.is_postgresql:
+                await connection.execute(text(f"SET lock_timeout = '{LOCK_PATIENCE_S:.0f}s'"))
+            else:
+                await connection.execute(text("PRAGMA busy_timeout = 30000"))
+                await connection.execute(text("PRAGMA secure_delete = ON"))  # what goes is to be gone from the file
+            await connection.commit()
+            yield connection
+    except Exception as problem:
+        raise explained(problem, settings) from problem
+    finally:
+        await source.dispose()
+
+
+def compact(file: Path) -> None:
+    """Write a SQLite file anew, without what was deleted; left for another time while somebody else holds it."""
+    with closing(sqlite3.connect(file, timeout=5.0)) as connection, contextlib.suppress(sqlite3.OperationalError):
+        connection.execute("VACUUM")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def probe(settings: Settings) -> None:
@@ -142,6 +177,8 @@ def explained(problem: Exception, settings: Settings) -> Exception:
     reason = said.rpartition(": ")[2] if said.startswith("<class") else said  # SQLAlchemy puts the class in front
     if state in {"42P01", "42703"} or reason.startswith(("no such table", "no such column")):
         return MigrationsPending(f"{reason[:1].upper()}{reason[1:]} in {where(settings)}. Run `llmctx migrate`.")
+    if state == "55P03":
+        return LlmctxError(f"Somebody holds a lock in {where(settings)} for too long. Nothing waits now: try again.")
     if state == "42501":
         return LlmctxError(f"{reason} in {where(settings)}. Grant the right to the role, or use another role.")
     if isinstance(problem, TypeError) and "unexpected keyword argument" in reason:

@@ -250,6 +250,10 @@ class Durable:
         self._progress = asyncio.Event()  # the last one belonged to a loop that has gone
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._writer.run(), name="llmctx-writer")
+            if self._settings.retain == "on":
+                from llmctx.retain.keeper import keep  # late: few want it
+
+                tasks.create_task(keep(self._settings), name="llmctx-retention")
             if self._settings.durability != "memory":
                 tasks.create_task(self._tidy(), name="llmctx-journal")
                 tasks.create_task(self._adopt(), name="llmctx-adoption")

@@ -25,6 +25,7 @@ from llmctx.courtesy import Courtesy
 from llmctx.inbox import LEAST_BYTES, Inbox
 from llmctx.incidents import incidents
 from llmctx.open_calls import OpenCall, OpenCalls
+from llmctx.prices import Prices
 from llmctx.record import CallRecord, Sink, without_snapshots
 from llmctx.recording import Texts, bare_record_of, record_of
 from llmctx.redact import Redactor
@@ -51,6 +52,7 @@ class Pipeline:
     ) -> None:
         self._settings = settings
         self._texts = Texts(settings.content, settings.snapshot_bytes, redactor)
+        self._prices = Prices(settings.price_file)
         self._registry = registry
         self._make_sink = make_sink
         self._shared: SharedRegistry | None = registry if elsewhere.is_shared(registry) else None
@@ -175,10 +177,9 @@ class Pipeline:
 
     def _wake(self) -> None:
         self._idle = False
-        loop = self._loop
         if self._asleep:
             self._start_once()
-        elif loop is not None:
+        elif (loop := self._loop) is not None:
             with contextlib.suppress(RuntimeError):  # closing: close() drains what is left
                 loop.call_soon_threadsafe(self._set_work)
 
@@ -357,9 +358,8 @@ class Pipeline:
     def _submitted(sink: Sink, records: Sequence[CallRecord]) -> int:
         """Give `records` to the sink. Returns how many it has taken."""
         try:
-            all_at_once = getattr(sink, "submit_all", None)
-            if all_at_once is not None:
-                return len(records) - int(all_at_once(records))
+            if hasattr(sink, "submit_all"):
+                return len(records) - int(sink.submit_all(records))
             return sum(sink.submit(record) for record in records)
         except Exception as problem:  # noqa: BLE001  it may be the team's own
             incidents.note("sink_failed", "the sink raised: calls are lost", exc=problem)
@@ -375,7 +375,7 @@ class Pipeline:
             )
         for make in (partial(record_of, texts=self._texts), bare_record_of):
             try:
-                record = clean(make(call))
+                record = self._prices.priced(clean(make(call)))
                 if bare:
                     without_snapshots(record, "calls came faster than they could be made into rows")
                 return record

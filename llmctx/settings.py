@@ -98,6 +98,17 @@ class Settings(BaseModel):
     call_limit_s: float = Field(default=3600.0, gt=0)
     """A call that has been open for longer is abandoned."""
 
+    price_file: str | None = None
+    """The team's own prices, as JSON; they come before those of genai-prices (`pip install "llmctx[prices]"`)."""
+    retain: Literal["off", "on"] = "off"
+    """"on": one of the running processes makes next months' partitions and takes away what is older than this says."""
+    retain_days: int | None = Field(default=None, ge=1)
+    """How long rows are kept; None is for ever."""
+    retain_snapshot_days: int | None = Field(default=None, ge=1)
+    """How long prompts, responses and reasoning are kept in them."""
+    retain_error_days: int | None = Field(default=None, ge=1)
+    """How long rows of calls that did not end well are kept; None is as long as the others."""
+
     @field_validator("database_url", mode="after")
     @classmethod
     def _understand_url(cls, value: str) -> str:
@@ -115,7 +126,7 @@ class Settings(BaseModel):
             return ",".join(map(str, value))
         return None if value == "" else value  # `LLMCTX_REDACT=` in a deployment file means that none was chosen
 
-    @field_validator("journal_dir", mode="before")
+    @field_validator("journal_dir", "price_file", mode="before")
     @classmethod
     def _path_or_none(cls, value: object) -> object:
         return None if value is None or value == "" else os.fspath(value) if isinstance(value, os.PathLike) else value

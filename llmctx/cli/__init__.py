@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from llmctx.cli import checks, demonstration, journals, output, reading, tables
+from llmctx.cli import backfilling, checks, costs, demonstration, journals, life, output, reading, tables
 from llmctx.errors import ConfigError, DatabaseUnavailable, LlmctxError
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (demonstration, tables, checks, reading, journals):
+for group in (demonstration, tables, checks, reading, costs, backfilling, life, journals):
     group.add_to(app)
 
 

@@ -15,6 +15,7 @@ _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w":
 _AGO: Final = re.compile(r"(\d{1,6})([smhdw])")
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Csv = Annotated[bool, typer.Option("--csv", help="CSV on stdout, a line of titles first.")]
 
 
 def settings_of(ctx: typer.Context) -> Settings:

@@ -6,21 +6,27 @@ character and direction mark as an escape that one can see.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 from uuid import UUID
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
 
 NULL: Final = "NULL"
 _UNSEEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
@@ -58,17 +64,42 @@ def show(text: Text | str = "") -> None:
 
 def show_json(value: object) -> None:
     """`value` on stdout, as JSON that is safe to look at as well."""
-    text = json.dumps(_jsonable(value), ensure_ascii=False, indent=2)
+    text = json.dumps(jsonable(value), ensure_ascii=False, indent=2)
     sys.stdout.write(_UNSEEN_BUT_BREAKS.sub(lambda found: f"\\u{ord(found.group()):04x}", text) + "\n")
 
 
-def _jsonable(value: object) -> Any:
+def show_csv(rows: Sequence[Mapping[str, Any]], *, titles: bool = True) -> None:
+    """`rows` on stdout as CSV; what is unknown is empty."""
+    if not rows:
+        return
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    if titles:
+        writer.writerow(rows[0])
+    for row in rows:
+        cells = (jsonable(value) for value in row.values())
+        writer.writerow(
+            "" if cell is None else json.dumps(cell, ensure_ascii=False) if isinstance(cell, (dict, list)) else cell
+            for cell in cells
+        )
+
+
+def for_programs(rows: Sequence[Mapping[str, Any]], *, json: bool, csv: bool) -> bool:
+    """Print `rows` as a program wants them, if one does."""
+    if json:
+        show_json(rows)
+    elif csv:
+        show_csv(rows)
+    return json or csv
+
+
+def jsonable(value: object) -> Any:
+    """`value` as what JSON has words for."""
     if is_dataclass(value) and not isinstance(value, type):
-        return _jsonable(asdict(value))
+        return jsonable(asdict(value))
     if isinstance(value, Mapping):
-        return {str(key): _jsonable(inner) for key, inner in value.items()}
+        return {str(key): jsonable(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_jsonable(inner) for inner in value]
+        return [jsonable(inner) for inner in value]
     if isinstance(value, (datetime, date)):
         return value.isoformat()
     if isinstance(value, Decimal):
@@ -107,7 +138,9 @@ class Column:
         return gap + cell if self.align == "right" else cell + gap
 
 
-def table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, indent: int = 0, gap: int = 2) -> None:
+def table(
+    columns: Sequence[Column], rows: Iterable[Sequence[str]], *, indent: int = 0, gap: int = 2, titles: bool = True
+) -> None:
     """Print `rows` under the titles. Cells are cleaned here; `NULL` stands out."""
     cells = [[plain(cell) for cell in row] for row in rows]
     widths = [max(map(cell_len, [column.title, *(row[i] for row in cells)])) for i, column in enumerate(columns)]
@@ -121,7 +154,8 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, indent: i
             line.append(column.fitted(cell, widths[i]), _style(cell) if number else "dim")
             line.append(" " * gap)
         line.rstrip()
-        show(line)
+        if number or titles:
+            show(line)
 
 
 def _fit(widths: list[int], flexible: Sequence[int], room: int) -> None:
@@ -153,6 +187,41 @@ def text_of(value: object) -> str:
 def time_of(value: datetime) -> str:
     """A time to the second, in UTC."""
     return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+class Progress:
+    """How far a longer work is, on stderr, for a person who looks; nothing where nobody does."""
+
+    def __init__(self, bar: Bar | None) -> None:
+        self._bar = bar
+        self._tasks: dict[str, TaskID] = {}
+
+    def add(self, what: str, more: int, total: int | None = None) -> None:
+        """`more` are done of `what`; of how many, where that is known."""
+        if self._bar is None:
+            return
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(plain(what), total=total)
+        self._bar.update(self._tasks[what], advance=more, total=total)
+
+
+def is_watched() -> bool:
+    """Whether a person looks at our progress."""
+    return sys.stderr.isatty()
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A progress bar for as long as the block takes."""
+    if not is_watched():
+        yield Progress(None)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with RichProgress(*columns, console=_console(stderr=True), transient=True) as bar:
+        yield Progress(bar)
 
 
 def paragraph(words: str, *, lead: str = "", style: str = "", lead_style: str = "dim") -> None:

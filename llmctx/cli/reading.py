@@ -1,4 +1,4 @@
-"""`calls`, `show`, `coverage`, `stats`: what was called, whose it is and why, and what it cost."""
+"""`calls`, `show`, `sessions`, `users`, `coverage`, `stats`: what was called, whose it is and why, what it cost."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from llmctx.cli import gaps, output, whole
-from llmctx.cli.common import Agent, Json, Model, Node, Session, Since, Until, User, settings_of
-from llmctx.cli.output import Column, text_of
+from llmctx.cli import following, gaps, output, totals, whole
+from llmctx.cli.common import Agent, Csv, Json, Model, Node, Session, Since, Until, User, settings_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Table
@@ -36,19 +35,19 @@ class By(StrEnum):
 
 
 def add_to(app: typer.Typer) -> None:
-    for verb in (calls, show, coverage, stats):
+    for verb in (calls, show, sessions, users, coverage, stats):
         app.command()(verb)
 
 
 def _ask(ctx: typer.Context, question: Callable[[AsyncConnection, Table], Awaitable[T]]) -> T:
     from llmctx.database import reading
-    from llmctx.tables import call_log_table
+    from llmctx.reflection import reflect
 
     settings = settings_of(ctx)
 
     async def ask() -> T:
         async with reading(settings) as connection:
-            return await question(connection, call_log_table(settings.table, settings.db_schema))
+            return await question(connection, await reflect(connection, settings))
 
     return asyncio.run(ask())
 
@@ -71,7 +70,9 @@ def calls(
     ] = None,
     since: Since = None,
     until: Until = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with those that end from now on.")] = False,
     json: Json = False,
+    csv: Csv = False,
 ) -> None:
     """List the latest calls."""
     from llmctx import queries
@@ -81,28 +82,17 @@ def calls(
         node=node, status=status, errors=errors, unattributed=unattributed, text=text,
     )  # fmt: skip
     rows = _ask(ctx, lambda connection, table: queries.calls(connection, table, filters, limit=number))
-    if json:
-        output.show_json(rows)
+    if follow:
+        following.follow(settings_of(ctx), filters, list(reversed(rows)), json=json, csv=csv)
+    if output.for_programs(rows, json=json, csv=csv):
         return
     if not rows:
         output.say("No calls yet." if filters == queries.Filters() else "No calls match.")
         return
     today = all(row["created_at"].date() == datetime.now(UTC).date() for row in rows)
-    cells = [_call_cells(row, "%H:%M:%S" if today else "%m-%d %H:%M") for row in rows]
-    columns = [
-        Column("time UTC"), Column("call"), Column("user", cut="middle"), Column("session", cut="middle"),
-        Column("agent", cut="end"), Column("model", cut="end"), Column("ms", "right"),
-    ]  # fmt: skip
-    output.table(columns, cells, gap=1)
+    cells = [following.cells(row, "%H:%M:%S" if today else "%m-%d %H:%M") for row in rows]
+    output.table(following.columns(cells), cells, gap=1)
     output.say(f"One of them, whole, and why this user: llmctx show {queries.handle(rows[0]['call_id'])}")
-
-
-def _call_cells(row: dict[str, Any], time: str) -> list[str]:
-    from llmctx.queries import handle
-
-    ended = text_of(row["latency_ms"]) if row["status"] in {"ok", None} else row["status"]
-    ids = [text_of(row[name]) for name in ("user_id", "session_id")]
-    return [f"{row['created_at']:{time}}", handle(row["call_id"]), *ids, row["agent_key"] or "", row["model"], ended]
 
 
 def show(
@@ -165,6 +155,7 @@ def stats(
     since: Since = None,
     until: Until = None,
     json: Json = False,
+    csv: Csv = False,
 ) -> None:
     """Add up calls, errors, tokens, cost and latency."""
     from llmctx import queries
@@ -173,19 +164,59 @@ def stats(
         user=user, session=session, agent=agent, model=model, node=node, since=since, until=until
     )  # fmt: skip
     rows = _ask(ctx, lambda connection, table: queries.stats(connection, table, by.value, filters, limit=number))
-    if json:
-        output.show_json(rows)
+    if output.for_programs(rows, json=json, csv=csv):
         return
     if not rows:
         output.say("No calls.")
         return
-    numbers = {"calls": "calls", "errors": "errors", "prompt_tokens": "prompt", "completion_tokens": "compl.",
-               "cost_usd": "USD", "avg_ms": "avg ms", "p95_ms": "p95 ms"}  # fmt: skip
-    columns = [Column(by.value, cut="middle"), *(Column(title, "right") for title in numbers.values())]
-    output.table(
-        columns,
-        (
-            [text_of(row[by.value]), *("-" if row[key] is None else text_of(row[key]) for key in numbers)]
-            for row in rows
-        ),
+    totals.show_stats(by.value, rows)
+
+
+def sessions(
+    ctx: typer.Context,
+    session: Annotated[str | None, typer.Argument(metavar="SESSION", help="What was said in this one.")] = None,
+    number: Annotated[int, typer.Option("-n", metavar="N", min=1, max=10_000, help="How many lines.")] = 20,
+    user: User = None,
+    agent: Agent = None,
+    model: Model = None,
+    since: Since = None,
+    until: Until = None,
+    json: Json = False,
+    csv: Csv = False,
+) -> None:
+    """List the sessions used last, or say what was said in one."""
+    from llmctx import queries
+
+    if session is not None:
+        rows = _ask(ctx, lambda connection, table: queries.conversation(connection, table, session, limit=number))
+        if not output.for_programs(rows, json=json, csv=csv):
+            totals.show_conversation(session, rows)
+        return
+    filters = queries.Filters(
+        user=user, agent=agent, model=model, since=since or (None if user else totals.lately()), until=until
     )
+    rows = _ask(ctx, lambda connection, table: queries.sessions(connection, table, filters, limit=number))
+    if not output.for_programs(rows, json=json, csv=csv):
+        totals.show_used("session", rows, lately=since is None and user is None)
+
+
+def users(
+    ctx: typer.Context,
+    number: Annotated[int, typer.Option("-n", metavar="N", min=1, max=10_000, help="How many lines.")] = 20,
+    user: User = None,
+    agent: Agent = None,
+    model: Model = None,
+    since: Since = None,
+    until: Until = None,
+    json: Json = False,
+    csv: Csv = False,
+) -> None:
+    """List the users seen last, and what they cost."""
+    from llmctx import queries
+
+    filters = queries.Filters(
+        user=user, agent=agent, model=model, since=since or (None if user else totals.lately()), until=until
+    )
+    rows = _ask(ctx, lambda connection, table: queries.users(connection, table, filters, limit=number))
+    if not output.for_programs(rows, json=json, csv=csv):
+        totals.show_used("user", rows, lately=since is None and user is None)

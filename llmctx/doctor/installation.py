@@ -8,6 +8,7 @@ from __future__ import annotations
 from llmctx import migrate
 from llmctx.calllog import CallLog
 from llmctx.context import bind
+from llmctx.doctor import table
 from llmctx.doctor.finding import Finding
 from llmctx.errors import LlmctxError
 from llmctx.record import CallRecord
@@ -39,7 +40,7 @@ async def database(settings: Settings, state: migrate.State | LlmctxError) -> li
         return findings
     findings.append(Finding("migration", True, f"at head ({state.head})", where=settings.table))
     findings.append(await _trial_insert(settings))
-    return findings
+    return [*findings, *await table.table(settings)]
 
 
 def state_of(settings: Settings) -> migrate.State | LlmctxError:

@@ -13,17 +13,16 @@ those of the dead, `quarantine.py` the rows that no database takes, `survey.py` 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from llmctx.journal import place
-from llmctx.journal.adoption import Adopted
+from llmctx.journal.adoption import Adopted, Keep
 from llmctx.journal.adoption import erase as _erase
 from llmctx.journal.frames import Damage, Frame, Kind, frames_in, pack_record, unpack_record
 from llmctx.journal.quarantine import Quarantine, Quarantined
 from llmctx.journal.segments import Journal
-from llmctx.journal.survey import Home, Survey, survey
+from llmctx.journal.survey import Home, Sighting, Survey, search, survey
 
 __all__ = [
     "Adopted",
@@ -34,10 +33,13 @@ __all__ = [
     "Kind",
     "Quarantine",
     "Quarantined",
+    "Sighting",
     "Survey",
     "erase",
     "pack_record",
     "read",
+    "search",
+    "settle",
     "survey",
     "unpack_record",
 ]
@@ -57,11 +59,12 @@ def read(path: str | os.PathLike[str], damage: Damage | None = None) -> Iterator
     yield from frames_in(data, damage)
 
 
-def erase(directory: str | os.PathLike[str], keep: Callable[[dict[str, Any]], bool]) -> tuple[int, int]:
-    """Remove from all journals of dead processes and from the quarantine the rows of whose columns `keep` says False.
+def erase(directory: str | os.PathLike[str], keep: Keep) -> tuple[int, int]:
+    """Remove from the journals of dead processes and from the quarantine the rows of whose columns `keep` says False.
 
-    Returns how many frames were removed, and how many journals belong to living processes: theirs are on their way to
-    the database, and can be erased there. Raises `JournalUnavailable`, or OSError if a file cannot be rewritten.
+    Where it gives other columns, those are kept instead. Returns how many frames were removed or changed, and how many
+    journals belong to living processes: theirs are on their way to the database, and can be erased there (`settle`).
+    Raises `JournalUnavailable`, or OSError if a file cannot be rewritten.
     """
     root = place.open_private(directory)
     try:
@@ -71,5 +74,17 @@ def erase(directory: str | os.PathLike[str], keep: Callable[[dict[str, Any]], bo
             return removed + quarantine.erase(keep), living
         finally:
             quarantine.close()
+    finally:
+        os.close(root)
+
+
+def settle(directory: str | os.PathLike[str]) -> None:
+    """Ask the living processes to begin new files: what is done stays on disk no longer than the rest of its file.
+
+    They hear it within a second or two. Raises `JournalUnavailable`, or OSError.
+    """
+    root = place.open_private(directory)
+    try:
+        place.call_to_settle(root)
     finally:
         os.close(root)

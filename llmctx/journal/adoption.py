@@ -17,8 +17,6 @@ from types import TracebackType
 from typing import Any, Final, Self
 from uuid import UUID
 
-import orjson
-
 from llmctx.incidents import incidents
 from llmctx.journal import place
 from llmctx.journal.frames import (
@@ -26,12 +24,14 @@ from llmctx.journal.frames import (
     Damage,
     Kind,
     Start,
+    columns_of,
     frame,
     frames_in,
     ids_of,
     record_of,
     start_of,
     unpack_record,
+    with_columns,
 )
 from llmctx.record import COLUMNS, CallRecord, Status
 
@@ -191,10 +191,14 @@ def adopt(root: int) -> Iterator[Adopted]:
         os.close(root)
 
 
-def erase(root: int, keep: Callable[[dict[str, Any]], bool]) -> tuple[int, int]:
-    """Remove the frames of dead processes for whose columns `keep` says False.
+Keep = Callable[[dict[str, Any]], "bool | dict[str, Any]"]
+"""Asked of the columns of a row: whether it stays, or what takes their place."""
 
-    Returns how many were removed, and how many journals belong to living processes, which write theirs themselves.
+
+def erase(root: int, keep: Keep) -> tuple[int, int]:
+    """Remove the frames of dead processes for whose columns `keep` says False, or change them.
+
+    Returns for how many, and how many journals belong to living processes, which write theirs themselves.
     """
     removed = living = 0
     for name in place.homes_in(root):
@@ -217,30 +221,19 @@ def erase(root: int, keep: Callable[[dict[str, Any]], bool]) -> tuple[int, int]:
     return removed, living
 
 
-def rewrite(name: str, folder: int, keep: Callable[[dict[str, Any]], bool]) -> int:
-    """Leave out of a file what `keep` does not want, in one step. Returns how many frames have gone."""
-    removed = 0
+def rewrite(name: str, folder: int, keep: Keep) -> int:
+    """Leave out of a file what `keep` does not want, in one step. Returns how many frames have gone, or changed."""
+    touched = 0
     kept: list[bytes] = []
     for found in frames_in(place.read_file(name, folder)):
-        columns = _columns(found.kind, found.payload)
-        if columns is not None and not keep(columns):
-            removed += 1
-        else:
+        columns = columns_of(found)
+        wanted = True if columns is None else keep(columns)
+        if wanted is not True:
+            touched += 1
+        if isinstance(wanted, dict):
+            kept.append(frame(found.kind, with_columns(found, wanted)))
+        elif wanted:
             kept.append(frame(found.kind, found.payload))
-    if removed:
+    if touched:
         place.replace(name, folder, b"".join(kept))
-    return removed
-
-
-def _columns(kind: int, payload: bytes) -> dict[str, Any] | None:
-    """What a frame says of a call, or None for one that says nothing of any."""
-    try:
-        if kind == Kind.START:
-            return start_of(payload).fields
-        if kind in (Kind.RECORD, Kind.REFUSED):
-            told = orjson.loads(payload[ID_BYTES:])
-            told = told.get("record", told)
-            return told if isinstance(told, dict) else None
-    except (ValueError, AttributeError):
-        pass
-    return None
+    return touched

@@ -118,9 +118,14 @@ def _sum(length: int, kind: int, payload: bytes) -> int:
 # -- payloads ---------------------------------------------------------------------------------------------------------
 
 
+def start_payload(call_id: bytes, created_s: float, fields: Mapping[str, Any] | bytes) -> bytes:
+    """`fields` may be JSON already."""
+    return _START.pack(call_id, created_s) + (fields if type(fields) is bytes else as_json(fields))
+
+
 def start_frame(call_id: bytes, created_s: float, fields: Mapping[str, Any] | bytes) -> bytes:
-    """A whole frame in one step: it is made on the caller's thread. `fields` may be JSON already."""
-    payload = _START.pack(call_id, created_s) + (fields if type(fields) is bytes else as_json(fields))
+    """A whole frame in one step: it is made on the caller's thread."""
+    payload = start_payload(call_id, created_s, fields)
     length = len(payload)
     return _HEAD.pack(MAGIC, length, _KIND_START, crc32(payload, (length << 8 | _KIND_START) & 0xFFFFFFFF)) + payload
 
@@ -166,6 +171,29 @@ def record_of(told: Mapping[str, Any]) -> CallRecord:
         fields["cost_usd"] = Decimal(fields["cost_usd"])
     fields.setdefault("model", "unknown")
     return CallRecord(**fields)
+
+
+def columns_of(found: Frame) -> dict[str, Any] | None:
+    """What a frame says of a call, by column; None for one that says nothing of any."""
+    try:
+        if found.kind == Kind.START:
+            return start_of(found.payload).fields
+        if found.kind in (Kind.RECORD, Kind.REFUSED):
+            told = orjson.loads(found.payload[ID_BYTES:])
+            told = told.get("record", told)
+            return told if isinstance(told, dict) else None
+    except (ValueError, AttributeError):
+        pass
+    return None
+
+
+def with_columns(found: Frame, columns: Mapping[str, Any]) -> bytes:
+    """The payload of a frame that has `columns_of`, with others."""
+    if found.kind == Kind.START:
+        start = start_of(found.payload)
+        return start_payload(start.call_id, start.created_s, columns)
+    told = orjson.loads(found.payload[ID_BYTES:])
+    return found.payload[:ID_BYTES] + as_json({**told, "record": columns} if found.kind == Kind.REFUSED else columns)
 
 
 def done_payload(call_ids: list[bytes]) -> bytes:

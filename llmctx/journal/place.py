@@ -27,6 +27,7 @@ from llmctx.errors import JournalUnavailable
 LOCK: Final = "lock"
 QUARANTINE: Final = "quarantine"
 _NEW: Final = ".new-"
+_SETTLE: Final = ".settle"
 not_forking = threading.RLock()
 """Held between taking a lock and noting that it is held: a child that inherits one unawares would keep it for ever."""
 _SAFE: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -111,6 +112,23 @@ def replace(name: str, folder: int, data: bytes) -> None:
         raise
     finally:
         os.close(fd)
+
+
+def call_to_settle(root: int) -> None:
+    """Ask every living process to begin new files. Raises OSError."""
+    fd = os.open(_SETTLE, os.O_WRONLY | os.O_CREAT | _SAFE, 0o600, dir_fd=root)
+    try:
+        os.utime(fd)
+    finally:
+        os.close(fd)
+
+
+def called_to_settle(root: int) -> int:
+    """When that was asked last, in ns; 0 if never."""
+    try:
+        return os.stat(_SETTLE, dir_fd=root, follow_symlinks=False).st_mtime_ns
+    except OSError:
+        return 0
 
 
 def names_in(folder: int) -> list[str]:

@@ -9,17 +9,17 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import orjson
 
 from llmctx.incidents import incidents
 from llmctx.journal import place
-from llmctx.journal.adoption import rewrite
+from llmctx.journal.adoption import Keep, rewrite
 from llmctx.journal.frames import ID_BYTES, Kind, frame, frames_in, pack_record, record_of
 from llmctx.record import CallRecord
 
@@ -101,8 +101,8 @@ class Quarantine:
         gone = {str(call_id) for call_id in call_ids}
         return self.erase(lambda columns: columns.get("call_id") not in gone)
 
-    def erase(self, keep: Callable[[dict[str, Any]], bool]) -> int:
-        """Forget the rows of whose columns `keep` says False. Returns how many there were. Raises OSError."""
+    def erase(self, keep: Keep) -> int:
+        """Forget the rows of whose columns `keep` says False, or change them. Returns how many. Raises OSError."""
         with place.not_forking, self._locked():
             return rewrite(_FILE, self.folder, keep)
 

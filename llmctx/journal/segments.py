@@ -109,6 +109,7 @@ class Journal:
             )
             self.start = self._markers.start
             self._records = -1
+            self._settled_at = place.called_to_settle(self._root)
             self._begin_segment()
         except OSError as problem:
             for fd in opened:
@@ -255,9 +256,11 @@ class Journal:
             return
         try:
             current = self._segments[-1]
-            if not current.pending and current.size >= self._segment_bytes // 8:
+            asked = place.called_to_settle(self._root)
+            settle, self._settled_at = asked != self._settled_at, asked
+            if settle or (not current.pending and current.size >= self._segment_bytes // 8):
                 self._rotate()
-            if self._markers.is_overgrown(self._segment_bytes) or self._over():
+            if settle or self._markers.is_overgrown(self._segment_bytes) or self._over():
                 self._markers.rewrite()
         except OSError as problem:
             incidents.note("journal_failed", "the journal could not be tidied: %s", problem)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from llmctx.journal import place
-from llmctx.journal.frames import ID_BYTES, Damage, Kind, frames_in, ids_of, start_of, unpack_record
+from llmctx.journal.frames import ID_BYTES, Damage, Kind, columns_of, frames_in, ids_of, start_of, unpack_record
 from llmctx.journal.quarantine import Quarantine, Quarantined
 
 
@@ -68,10 +70,57 @@ def survey(directory: str | os.PathLike[str]) -> Survey:
     return found
 
 
-def _home(name: str, folder: int) -> Home:
+@dataclass(slots=True)
+class Sighting:
+    """How many frames of some rows lie where."""
+
+    dead: int = 0
+    living: dict[str, int] = field(default_factory=dict)
+    """By process id."""
+    quarantined: int = 0
+
+
+def search(directory: str | os.PathLike[str], wanted: Callable[[dict[str, Any]], bool]) -> Sighting:
+    """Where rows lie of whose columns `wanted` says True: also those that are done, as long as their file is there."""
+    found = Sighting()
+    try:
+        root = os.open(Path(directory), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return found
+    try:
+        for name in place.names_in(root):
+            try:
+                folder = place.open_inside(name, root)
+            except OSError:
+                continue
+            try:
+                count = sum(
+                    (columns := columns_of(frame)) is not None and wanted(columns)
+                    for file in place.names_in(folder)
+                    for frame in frames_in(place.read_file(file, folder))
+                )
+                if name == place.QUARANTINE:
+                    found.quarantined += count
+                elif count and _is_alive(folder):
+                    found.living[name.partition("-")[0]] = count
+                else:
+                    found.dead += count
+            finally:
+                os.close(folder)
+    finally:
+        os.close(root)
+    return found
+
+
+def _is_alive(folder: int) -> bool:
     held = place.lock(folder)  # for a moment: who wants to adopt it meanwhile comes again
     if held is not None:
         os.close(held)
+    return held is None
+
+
+def _home(name: str, folder: int) -> Home:
+    alive = _is_alive(folder)
     starts: dict[bytes, float] = {}
     records: dict[bytes, bytes] = {}
     done: set[bytes] = set()
@@ -99,7 +148,7 @@ def _home(name: str, folder: int) -> Home:
     return Home(
         name,
         int(pid) if pid.isdigit() else None,
-        held is None,
+        alive,
         len(waiting),
         len(still_open),
         size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -9,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx import queries
@@ -17,6 +18,7 @@ from llmctx.database import engine, reading
 from llmctx.errors import MigrationsPending
 from llmctx.evidence import KEY
 from llmctx.queries import AmbiguousCall, Filters, NoSuchCall
+from llmctx.reflection import reflect
 from llmctx.settings import load
 from llmctx.tables import call_log_table
 
@@ -242,7 +244,7 @@ async def test_a_table_without_attributes_has_its_coverage(any_empty_database: s
         await made.execute(text(f"INSERT INTO {TABLE.name} (call_id, created_at, model) VALUES ({values})"))
     await source.dispose()
     async with reading(settings) as opened:
-        found = await queries.coverage(opened, TABLE)
+        found = await queries.coverage(opened, await reflect(opened, settings))
     assert (found.rows, found.with_both) == (1, 0)
     assert (found.misses[0]["route"], found.misses[0]["rows"]) == (None, 1)
 
@@ -316,3 +318,102 @@ async def test_an_error_never_repeats_the_row(connection: AsyncConnection) -> No
     with pytest.raises(Exception, match=r"(?i)null") as caught:
         await insert(connection, row(1, model=None, prompt_snapshot="a secret"))
     assert "a secret" not in str(caught.value)
+
+
+async def test_sessions_and_users_say_who_was_there_last(connection: AsyncConnection) -> None:
+    """Newest first; a session that two have used names how many, a user how many sessions."""
+    await insert(
+        connection,
+        row(1, total_tokens=10, cost_usd=Decimal("0.5")),
+        row(2, user_id="bob"),
+        row(3, session_id="s-2", success=False, total_tokens=5),
+        row(4, session_id=None, user_id=None),
+        row(5, user_id=None),
+    )
+    sessions = await queries.sessions(connection, TABLE)
+    assert [(each["session_id"], each["users"], each["calls"], each["errors"]) for each in sessions] == [
+        ("s-1", 2, 3, 0),
+        ("s-2", 1, 1, 1),
+    ]
+    assert (sessions[0]["cost_usd"], sessions[0]["first"], sessions[0]["last"]) == (
+        Decimal("0.5"), NOON + timedelta(minutes=1), NOON + timedelta(minutes=5),
+    )  # fmt: skip
+    users = await queries.users(connection, TABLE)
+    assert [(each["user_id"], each["sessions"], each["calls"], each["total_tokens"]) for each in users] == [
+        ("ada", 2, 2, 15),
+        ("bob", 1, 1, None),
+    ]
+    said = await queries.conversation(connection, TABLE, "s-1", limit=2)
+    assert [each["latency_ms"] for each in said] == [2000, 5000]
+
+
+async def test_what_came_in_since_is_seen_once(connection: AsyncConnection) -> None:
+    """By the end of the call: it may have begun long before."""
+    late = row(1, finished_at=NOON + timedelta(minutes=9))
+    await insert(connection, late, row(2), row(8, call_id=UUID(int=8)))
+    since = NOON + timedelta(minutes=5)
+    found = await queries.news(connection, TABLE, Filters(), since, set())
+    assert [each["latency_ms"] for each in found] == [8000, 1000]
+    assert await queries.news(connection, TABLE, Filters(), since, {each["call_id"] for each in found}) == []
+
+
+async def test_a_large_table_is_read_by_its_indexes(database: str) -> None:
+    """100,000 calls of three days: no question about few of them reads them all. Found with EXPLAIN."""
+    settings = load(database_url=database)
+    source = engine(settings)
+    async with source.begin() as made:
+        await made.execute(
+            text(
+                f"INSERT INTO {TABLE.name} (call_id, created_at, model, session_id, user_id, success, status) SELECT "
+                "(lpad(to_hex((extract(epoch FROM t) * 1000)::bigint), 12, '0') || '7000' || "
+                "'8' || substr(md5(n::text), 1, 15))::uuid, t, 'm', 's-' || n % 9999, "
+                "CASE WHEN n % 999 > 0 THEN 'u-' || n % 999 END, n % 50 > 0, 'ok' "
+                "FROM (SELECT n, now() - n * interval '3 seconds' AS t FROM generate_series(1, 100000) n) AS made"
+            )
+        )
+    async with source.connect() as vacuum:
+        await vacuum.execution_options(isolation_level="AUTOCOMMIT")
+        await vacuum.execute(text(f"VACUUM ANALYZE {TABLE.name}"))
+    await source.dispose()
+    hour = timedelta(hours=1)
+    now = datetime.now(UTC)
+    questions: list[Callable[[AsyncConnection], Any]] = [
+        lambda c: queries.calls(c, TABLE),
+        lambda c: queries.calls(c, TABLE, Filters(errors=True)),
+        lambda c: queries.calls(c, TABLE, Filters(user="u-42")),
+        lambda c: queries.calls(c, TABLE, Filters(session="s-42")),
+        lambda c: queries.calls(c, TABLE, Filters(unattributed=True)),
+        lambda c: queries.calls(c, TABLE, Filters(since=now - hour)),
+        lambda c: queries.calls(c, TABLE, Filters(until=now - 9 * hour, errors=True)),
+        lambda c: queries.conversation(c, TABLE, "s-42"),
+        lambda c: queries.stats(c, TABLE, "model", Filters(since=now - hour)),
+        lambda c: queries.stats(c, TABLE, "day", Filters(user="u-42")),
+        lambda c: queries.sessions(c, TABLE, Filters(since=now - hour)),
+        lambda c: queries.users(c, TABLE, Filters(user="u-42")),
+        lambda c: queries.coverage(c, TABLE, Filters(since=now - hour)),
+    ]
+    async with reading(settings) as opened:
+        some = await queries.calls(opened, TABLE)
+        questions.append(lambda c: queries.call(c, TABLE, queries.handle(some[0]["call_id"])))
+        for number, question in enumerate(questions):
+            for statement in await explained(opened, question):
+                read = [int(rows) for rows in re.findall(r"Seq Scan on \S+ .*?rows=(\d+)", statement)]
+                assert max(read, default=0) < 1000, (number, statement)  # a partition may be empty
+
+
+async def explained(opened: AsyncConnection, question: Callable[[AsyncConnection], Any]) -> list[str]:
+    """The plans of all statements of a question that look at the table."""
+    asked: list[tuple[str, Any]] = []
+
+    def note(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+        if f"FROM {TABLE.name}" in statement:
+            asked.append((statement, parameters))
+
+    event.listen(opened.engine.sync_engine, "before_cursor_execute", note)
+    try:
+        await question(opened)
+    finally:
+        event.remove(opened.engine.sync_engine, "before_cursor_execute", note)
+    assert asked
+    plans = [await opened.exec_driver_sql(f"EXPLAIN {statement}", parameters) for statement, parameters in asked]
+    return ["\n".join(line[0] for line in plan) for plan in plans]

@@ -1,0 +1,287 @@
+"""Fills session_id and user_id of old rows where the truth can be known, and says in each row by which rule.
+
+A row with a gap belongs to a trace, a thread, a conversation, a session. Where everything that is known of one of
+them, from other rows, from LangGraph's checkpoints or from a mapping of the team's, names one user, and nothing else
+objects, the row is his. Otherwise it stays as it is: ambiguity is never guessed away.
+
+    rules.py       the decisions, without a database
+    facts.py       what is known, collected once
+    mapping.py     what the team knows
+    undo.py        the way back
+
+Rows are filled a thousand at a time, each step a transaction of its own, noted in the undo file before: after a break
+the next run goes on where this one ended.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from collections.abc import Mapping as Dict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Table, and_, bindparam, func, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from llmctx.backfill.facts import Collected, checkpoints_of
+from llmctx.backfill.mapping import Mapping, from_csv, plain_id
+from llmctx.backfill.rules import CHECKPOINT, LINKS, MAPPING, RULES, Filling, Gap, decide
+from llmctx.backfill.undo import COLUMNS, UndoFile, default_path, lines
+from llmctx.database import changing, reading
+from llmctx.errors import ConfigError, LlmctxError
+from llmctx.filters import lacking
+from llmctx.reflection import Unfit, as_text, fitted, is_row, key_of, key_values, of, reflect
+from llmctx.settings import Settings
+
+__all__ = ["RULES", "Report", "Sample", "backfill", "default_path", "undo"]
+
+_AT_ONCE: Final = 1000
+_SAMPLES: Final = 3
+_UNFIT: Final = "the column has no room for it"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row that was, or would be, filled."""
+
+    call_id: str
+    created_at: Any
+    user_id: str | None
+    session_id: str | None
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of the rows with a gap."""
+
+    done: bool
+    rows: int = 0
+    filled: Counter[str] = field(default_factory=Counter)
+    """By rule."""
+    users: int = 0
+    sessions: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    samples: dict[str, list[Sample]] = field(default_factory=dict)
+    undo_file: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+async def backfill(
+    settings: Settings,
+    *,
+    do: bool = False,
+    rules: Collection[str] = RULES,
+    csv: Path | None = None,
+    query: str | None = None,
+    undo_file: Path | None = None,
+    progress: Callable[[int, int], None] = lambda more, total: None,
+) -> Report:
+    """Fill what is certain, or say what would be filled.
+
+    Args:
+        rules: which of `RULES` may be used.
+        csv: the team's mapping, as a file; `query`: as a query against the same database.
+        undo_file: where the way back is noted; by default a new file in the working directory.
+
+    Raises `ConfigError` for a mapping that makes no sense; nothing is changed then.
+    """
+    mapping = await _mapping(settings, csv, query)
+    report = Report(do)
+    async with changing(settings) as connection:
+        log = await reflect(connection, settings)
+        for name in ("user_id", "session_id"):
+            if name not in log.c:
+                raise LlmctxError(f"Table {log.name} has no column {name}. Run `llmctx migrate` first.")
+        if "identity_source" not in log.c:
+            report.notes.append(f"{log.name} has no column identity_source: rows will not say by which rule.")
+        checkpoints = await checkpoints_of(connection, settings.db_schema)
+        facts = Collected(connection, log)
+        await facts.collect(mapping, checkpoints)
+        if mapping is not None and mapping.blank:
+            report.notes.append(f"{mapping.blank} lines of the mapping say nothing, and were passed over.")
+        report.rows = await connection.scalar(select(func.count()).select_from(log).where(lacking(log))) or 0
+        with UndoFile(undo_file or default_path(), log) as back:
+            await _Run(connection, log, facts, rules, report, back).run(progress)
+            if do and report.filled:
+                report.undo_file = str(back.path)
+    return report
+
+
+async def _mapping(settings: Settings, csv: Path | None, query: str | None) -> Mapping | None:
+    if csv is not None and query is not None:
+        raise ConfigError("Give --map or --map-query, not both.")
+    if csv is not None:
+        return from_csv(csv)
+    if query is None:
+        return None
+    async with reading(settings) as connection:
+        found = await connection.exec_driver_sql(query)
+        return Mapping(list(found.keys()), [tuple(row) for row in found], "The answer to --map-query")
+
+
+class _Run:
+    """One walk over all rows with a gap, in the order of their key."""
+
+    def __init__(
+        self,
+        connection: AsyncConnection,
+        log: Table,
+        facts: Collected,
+        rules: Collection[str],
+        report: Report,
+        back: UndoFile,
+    ) -> None:
+        self._connection, self._log, self._facts = connection, log, facts
+        self._rules, self._report, self._back = rules, report, back
+
+    async def run(self, progress: Callable[[int, int], None]) -> None:
+        log = self._log
+        key = key_of(log)
+        links = {name: as_text(log.c[name]).label(f"in_{name}") for name in LINKS if name in log.c}
+        mapped_by = self._facts.mapped_by
+        if mapped_by is not None:
+            if mapped_by not in log.c:
+                raise ConfigError(f"The mapping finds rows by {mapped_by}, and {log.name} has no such column.")
+            links[f"{MAPPING}:{mapped_by}"] = as_text(log.c[mapped_by]).label("in_mapping")
+        columns = [
+            *key,
+            *links.values(),
+            as_text(log.c.user_id).label("the_user"),
+            as_text(log.c.session_id).label("the_session"),
+            log.c.user_id.is_(None).label("no_user"),
+            log.c.session_id.is_(None).label("no_session"),
+            of(log, "identity_source").label("the_source"),
+            of(log, "identity_reason").label("the_reason"),
+            log.c.call_id.label("the_call"),
+            log.c.created_at.label("at"),
+        ]
+        wanted = select(*dict.fromkeys(columns)).where(lacking(log)).order_by(*key).limit(_AT_ONCE)
+        after: Any = None
+        while True:
+            step = wanted if after is None else wanted.where(tuple_(*key) > tuple_(*(_bound(key, after))))
+            rows = [dict(row) for row in (await self._connection.execute(step)).mappings()]
+            if not rows:
+                break
+            await self._step(rows, {kind: column.name for kind, column in links.items()})
+            progress(len(rows), self._report.rows)
+            after = [rows[-1][column.name] for column in key]
+
+    async def _step(self, rows: Sequence[dict[str, Any]], links: Dict[str, str]) -> None:
+        gaps = [self._gap(row, links) for row in rows]
+        facts = await self._facts.about({(kind, value) for gap in gaps for kind, value in gap.belongs.items()})
+        changes = []
+        for row, gap in zip(rows, gaps, strict=True):
+            filling = decide(gap, facts, self._rules)
+            change = self._change(row, filling)
+            if change is None:
+                self._report.refused[filling.refusal or _UNFIT] += 1
+            else:
+                self._count(row, filling, change[1])
+                changes.append(change)
+        if not changes or not self._report.done:
+            await self._connection.rollback()
+            return
+        self._back.note(changes)
+        for names in {tuple(new) for _, new, _ in changes}:
+            some = [(key, new, old) for key, new, old in changes if tuple(new) == names]
+            values = {name: bindparam(f"new_{name}", type_=self._log.c[name].type) for name in names}
+            still = [self._log.c[name].is_(None) for name in ("user_id", "session_id") if name in names]
+            statement = update(self._log).where(is_row(self._log), *still).values(values)
+            await self._connection.execute(
+                statement, [{**key, **{f"new_{name}": value for name, value in new.items()}} for key, new, _ in some]
+            )
+        await self._connection.commit()
+
+    def _gap(self, row: Dict[str, Any], links: Dict[str, str]) -> Gap:
+        belongs = {}
+        for kind, name in links.items():
+            value = row[name]
+            if value is not None and value.strip():
+                belongs[kind] = plain_id(value) if kind in _UUIDS else value
+        thread = row.get("in_thread_id")
+        if thread and thread.strip():
+            belongs[CHECKPOINT] = thread
+        return Gap(_named(row["the_user"]), _named(row["the_session"]), row["the_reason"], belongs)
+
+    def _change(
+        self, row: Dict[str, Any], filling: Filling
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]] | None:
+        """The key, the new values and the old ones; None where there is nothing to fill, or no room for it."""
+        log = self._log
+        new: dict[str, Any] = {}
+        try:
+            if filling.user is not None and row["no_user"]:
+                new["user_id"] = fitted(log.c.user_id, filling.user)
+            if filling.session is not None and row["no_session"]:
+                new["session_id"] = fitted(log.c.session_id, filling.session)
+        except Unfit:
+            return None
+        if not new:
+            return None
+        complete = all(row[has_none] is False or name in new for name, has_none in _GAPS.items())
+        if "identity_source" in log.c:
+            new["identity_source"] = filling.source
+        if "identity_reason" in log.c and complete:
+            new["identity_reason"] = None
+        was = {"identity_source": row["the_source"], "identity_reason": row["the_reason"]}
+        return key_values(log, row), new, {name: was.get(name) for name in new}
+
+    def _count(self, row: Dict[str, Any], filling: Filling, new: Dict[str, Any]) -> None:
+        report = self._report
+        name = "+".join(filling.rules)
+        report.filled[name] += 1
+        report.users += "user_id" in new
+        report.sessions += "session_id" in new
+        samples = report.samples.setdefault(name, [])
+        if len(samples) < _SAMPLES:
+            samples.append(Sample(str(row["the_call"]), row["at"], filling.user, filling.session))
+
+
+_UUIDS: Final = (f"{MAPPING}:call_id", f"{MAPPING}:run_id")
+_GAPS: Final = {"user_id": "no_user", "session_id": "no_session"}
+
+
+def _named(name: str | None) -> str | None:
+    return name if name and name.strip() else None
+
+
+def _bound(key: Sequence[Any], values: Sequence[Any]) -> list[Any]:
+    return [bindparam(None, value, type_=column.type) for column, value in zip(key, values, strict=True)]
+
+
+async def undo(settings: Settings, path: Path, *, do: bool = False) -> int:
+    """Take back what `path` notes, where rows are still as they were left. Returns how many rows that concerns."""
+    found = 0
+    async with changing(settings) as connection:
+        log = await reflect(connection, settings)
+        batch: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = []
+        for line in lines(path, log):
+            batch.append(line)
+            if len(batch) >= _AT_ONCE:
+                found += await _take_back(connection, log, batch, do=do)
+                batch = []
+        found += await _take_back(connection, log, batch, do=do)
+    return found
+
+
+async def _take_back(
+    connection: AsyncConnection,
+    log: Table,
+    batch: Sequence[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]],
+    *,
+    do: bool,
+) -> int:
+    found = 0
+    for key, new, old in batch:
+        if not set(new) | set(old) <= set(COLUMNS) & set(log.c.keys()):
+            raise ConfigError("The undo file names columns that the table has not. Nothing more was changed.")
+        same = [log.c[name].is_(None) if value is None else log.c[name] == value for name, value in new.items()]
+        where = and_(is_row(log), *same)
+        if do:
+            found += (await connection.execute(update(log).where(where).values(old), key)).rowcount
+        else:
+            found += await connection.scalar(select(func.count()).select_from(log).where(where), key) or 0
+    await connection.commit()
+    return found

@@ -1,0 +1,230 @@
+"""What becomes of a table as it grows: partitions that are missing, rows that went astray, indexes, rights, statistics.
+
+Looks into PostgreSQL's catalog, reads no rows but through an index, and changes nothing. Each finding brings the SQL
+that mends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import Table, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from llmctx.database import reading
+from llmctx.doctor.finding import Finding, names
+from llmctx.errors import LlmctxError
+from llmctx.reflection import reflect
+from llmctx.retain import partitions
+from llmctx.retain.partitions import Partition
+from llmctx.settings import Settings
+
+_LARGE: Final = 1_000_000  # rows from which on a missing index, or partitions, are felt
+_SERVED: Final = {
+    "created_at": ("every question about a time reads all rows", "USING brin (created_at)"),
+    "session_id": ("what a session said is found by reading all rows", "(session_id, created_at)"),
+    "user_id": ("what a user did is found by reading all rows", "(user_id, created_at)"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    log: Table
+    name: str
+    """For statements."""
+    facts: dict[str, Any]
+    parts: Sequence[Partition] | None
+    indexes: Sequence[Any]
+    settings: Settings
+
+
+async def table(settings: Settings) -> list[Finding]:
+    """Whether the table is healthy. Nothing for SQLite, which has none of this."""
+    if not settings.is_postgresql:
+        return []
+    try:
+        async with reading(settings) as connection:
+            seen = await _look(connection, settings)
+    except LlmctxError as problem:
+        return [Finding("table", True, f"not looked at: {problem}", where=settings.table)]
+    checks: Sequence[Callable[[_Seen], list[Finding]]] = (_months, _astray, _indexes, _rights, _statistics, _growth)
+    found = [finding for check in checks for finding in check(seen)]
+    if not found:
+        size = f"{max(seen.facts['rows'], 0):,} rows, {_size(seen.facts['bytes'])}"
+        found.append(Finding("table", True, f"healthy: {size}", where=settings.table))
+    return found
+
+
+async def _look(connection: AsyncConnection, settings: Settings) -> _Seen:
+    log = await reflect(connection, settings)
+    name = connection.dialect.identifier_preparer.format_table(log)
+    facts = (await connection.execute(text(_FACTS), {"name": name})).mappings().one()
+    await connection.execute(text("SET LOCAL timezone = 'UTC'"))
+    parts = await partitions.of(connection, log)
+    indexes = (await connection.execute(text(_INDEXES), {"name": name})).all()
+    return _Seen(log, name, dict(facts), parts, indexes, settings)
+
+
+_FACTS: Final = """
+WITH leaves AS (
+  SELECT c.oid, c.reltuples, c.relpages, s.last_analyze, s.last_autoanalyze, s.n_live_tup, s.n_dead_tup
+  FROM pg_partition_tree(to_regclass(:name)) t JOIN pg_class c ON c.oid = t.relid
+  LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid WHERE c.relkind = 'r'
+  UNION SELECT c.oid, c.reltuples, c.relpages, s.last_analyze, s.last_autoanalyze, s.n_live_tup, s.n_dead_tup
+  FROM pg_class c LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid
+  WHERE c.oid = to_regclass(:name) AND c.relkind = 'r'
+)
+SELECT coalesce(sum(greatest(reltuples, n_live_tup, 0)), 0)::bigint AS rows,
+       coalesce(sum(pg_total_relation_size(oid)), 0)::bigint AS bytes,
+       coalesce(sum(n_dead_tup), 0)::bigint AS dead,
+       count(*) FILTER (WHERE n_live_tup > 10000 AND last_analyze IS NULL AND last_autoanalyze IS NULL) AS unknown,
+       current_user AS role, pg_get_userbyid((SELECT relowner FROM pg_class WHERE oid = to_regclass(:name))) AS owner,
+       has_table_privilege(to_regclass(:name), 'INSERT') AS may_insert,
+       has_table_privilege(to_regclass(:name), 'UPDATE') AS may_update,
+       has_table_privilege(to_regclass(:name), 'DELETE') AS may_delete,
+       (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS is_super
+FROM leaves
+"""
+
+_INDEXES: Final = """
+SELECT c.oid::regclass::text AS name, i.indisvalid AS valid, m.amname AS kind, i.indisunique AS is_unique,
+       i.indpred IS NOT NULL AS partial,
+       ARRAY(SELECT a.attname::text FROM unnest(i.indkey) WITH ORDINALITY k(attnum, n)
+             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum ORDER BY k.n) AS columns
+FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
+WHERE i.indrelid = to_regclass(:name)
+"""
+
+
+def _months(seen: _Seen) -> list[Finding]:
+    if seen.parts is None:
+        return []
+    now = datetime.now(UTC)
+    gone = partitions.missing(seen.parts, now, 1)
+    if not gone:
+        return []
+    has_default = any(part.is_default for part in seen.parts)
+    consequence = (
+        "Rows of those months go into the default partition, which can never be dropped by the month."
+        if has_default
+        else "The database refuses rows of those months: they wait on disk."
+    )
+    return [
+        Finding(
+            "partitions", False, f"no partition for {names(f'{month:%Y-%m}' for month in gone)}", consequence,
+            "llmctx retain --yes, from cron; or LLMCTX_RETAIN=on. As SQL: " + " ".join(
+                f"CREATE TABLE {partitions.qualified(seen.log, month)} PARTITION OF {seen.name} "
+                f"FOR VALUES FROM ('{month:%Y-%m-%d}') TO ('{(month + timedelta(days=31)).replace(day=1):%Y-%m-%d}');"
+                for month in gone
+            ),
+            seen.settings.table,
+        )
+    ]  # fmt: skip
+
+
+def _astray(seen: _Seen) -> list[Finding]:
+    """Rows in the default partition: of months that had none yet, or of clocks that are wrong."""
+    found = [part for part in seen.parts or () if part.is_default and part.rows > 0]
+    return [
+        Finding(
+            "default partition", False, f"about {part.rows:,} rows lie in {part.name}",
+            "They came in a month that had no partition, or their times are wrong; they go by single deletes only.",
+            f"SELECT date_trunc('month', created_at), count(*) FROM {part.name} GROUP BY 1; then llmctx retain --yes, "  # noqa: S608
+            "which moves those of this month and the next ones.",
+            seen.settings.table,
+        )
+        for part in found
+    ]  # fmt: skip
+
+
+def _indexes(seen: _Seen) -> list[Finding]:
+    broken = [index.name for index in seen.indexes if not index.valid and seen.parts is None]
+    findings = [
+        Finding(
+            "indexes", False, f"{name} is invalid: making it was broken off",
+            "It is kept up to date, and serves nobody.", f"DROP INDEX CONCURRENTLY {name}; then llmctx migrate --yes",
+            seen.settings.table,
+        )
+        for name in broken
+    ]  # fmt: skip
+    leading = {index.columns[0] for index in seen.indexes if index.valid and index.columns and not index.partial}
+    if seen.facts["rows"] >= _LARGE:
+        at_once = "" if seen.parts is not None else "CONCURRENTLY "
+        findings += [
+            Finding(
+                "indexes", False, f"no index begins with {column}", f"At this size {consequence}.",
+                f"CREATE INDEX {at_once}ON {seen.name} {how};", seen.settings.table,
+            )
+            for column, (consequence, how) in _SERVED.items()
+            if column in seen.log.c and column not in leading
+        ]  # fmt: skip
+    if not any(index.is_unique and "call_id" in index.columns and index.valid for index in seen.indexes):
+        findings.append(
+            Finding(
+                "unique key", False, "no unique key holds call_id",
+                "A row that is delivered twice, after an outage, stands there twice.",
+                f"llmctx migrate --yes; or CREATE UNIQUE INDEX CONCURRENTLY ON {seen.name} (call_id, created_at);",
+                seen.settings.table,
+            )
+        )  # fmt: skip
+    return findings
+
+
+def _rights(seen: _Seen) -> list[Finding]:
+    """The application needs INSERT and nothing else; whoever owns the table may well ask from his own account."""
+    facts = seen.facts
+    if facts["is_super"] or facts["role"] == facts["owner"] or not (facts["may_update"] or facts["may_delete"]):
+        return []
+    more = [word for word, has in (("UPDATE", facts["may_update"]), ("DELETE", facts["may_delete"])) if has]
+    return [
+        Finding(
+            "rights", False, f"the role {facts['role']} may {' and '.join(more)}",
+            "Rows are written once: an application that is broken into could change them.",
+            f"REVOKE {', '.join(more)} ON {seen.name} FROM {facts['role']};", seen.settings.table,
+        )
+    ]  # fmt: skip
+
+
+def _statistics(seen: _Seen) -> list[Finding]:
+    if not seen.facts["unknown"]:
+        return []
+    return [
+        Finding(
+            "statistics", False, "PostgreSQL has never analysed the rows", "Its plans are guesses.",
+            f"ANALYZE {seen.name};", seen.settings.table,
+        )
+    ]  # fmt: skip
+
+
+def _growth(seen: _Seen) -> list[Finding]:
+    facts = seen.facts
+    findings = []
+    if facts["rows"] >= 10 * _LARGE and seen.parts is None:
+        findings.append(
+            Finding(
+                "growth", False, f"{facts['rows']:,} rows, {_size(facts['bytes'])}, and no partitions",
+                "Taking away what has expired means deleting row by row.",
+                "llmctx retain --rows DAYS --yes, from cron; for good llmctx migrate --partition", seen.settings.table,
+            )
+        )  # fmt: skip
+    if facts["dead"] > max(facts["rows"] // 5, 100_000):
+        findings.append(
+            Finding(
+                "growth", False, f"{facts['dead']:,} dead rows beside {facts['rows']:,} living ones",
+                "The table takes more room than its rows, and questions more time.", f"VACUUM (ANALYZE) {seen.name};",
+                seen.settings.table,
+            )
+        )  # fmt: skip
+    return findings
+
+
+def _size(number: int) -> str:
+    size = float(number)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1024:
+            return f"{size:,.0f} {unit}"
+        size /= 1024
+    return f"{size:,.1f} TB"

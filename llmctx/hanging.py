@@ -1,0 +1,54 @@
+"""Tables whose rows belong to calls: an application's messages, with a foreign key to the call log or without one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Table, TableClause, column, table, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql import quoted_name
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A table whose rows belong to calls: its name for statements, its column, and ours."""
+
+    name: str
+    column: str
+    ours: str
+
+    @property
+    def table(self) -> TableClause:
+        return table(quoted_name(self.name, quote=False), column(self.column))
+
+
+async def children(connection: AsyncConnection, log: Table) -> list[Child]:
+    """Tables with a foreign key to ours; and such as have lost it, and still hold call_ids beside it."""
+    if connection.dialect.name != "postgresql":
+        return []
+    preparer = connection.dialect.identifier_preparer
+    name = preparer.format_table(log)
+    stem = log.name.removesuffix("s").removesuffix("_log")
+    found = await connection.execute(text(_CHILDREN), {"table": name, "like": f"{stem.replace('_', chr(92) + '_')}%"})
+    return [Child(row.name, row.child, row.ours) for row in found]
+
+
+_CHILDREN: Final = """
+WITH ours AS (SELECT oid, relnamespace FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass(:table)),
+linked AS (
+  SELECT k.conrelid AS oid, c.attname AS child, p.attname AS ours
+  FROM pg_catalog.pg_constraint k JOIN ours ON k.confrelid = ours.oid
+  JOIN pg_catalog.pg_attribute c ON c.attrelid = k.conrelid AND c.attnum = k.conkey[1]
+  JOIN pg_catalog.pg_attribute p ON p.attrelid = k.confrelid AND p.attnum = k.confkey[1]
+  WHERE k.contype = 'f' AND k.conparentid = 0 AND k.conrelid <> k.confrelid
+), named AS (
+  SELECT t.oid, a.attname AS child, a.attname AS ours
+  FROM pg_catalog.pg_class t JOIN ours ON t.relnamespace = ours.relnamespace AND t.oid <> ours.oid
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attname = 'call_id' AND NOT a.attisdropped
+  WHERE t.relkind IN ('r', 'p') AND NOT t.relispartition AND t.relname LIKE :like
+    AND t.oid NOT IN (SELECT oid FROM linked) AND t.relname LIKE '%message%'
+)
+SELECT found.oid::pg_catalog.regclass::text AS name, found.child, found.ours
+FROM (SELECT * FROM linked UNION SELECT * FROM named) AS found ORDER BY 1
+"""

@@ -1,0 +1,112 @@
+"""Prices for rows that are in the table already: which models have one, and cost_usd computed anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Final
+
+from sqlalchemy import Table, bindparam, func, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from llmctx.database import changing
+from llmctx.errors import LlmctxError
+from llmctx.filters import Filters
+from llmctx.prices import Price, Prices
+from llmctx.reflection import is_row, key_of, key_values, of, reflect
+from llmctx.settings import Settings
+
+_AT_ONCE: Final = 1000
+_USED: Final = ("model", "provider", "prompt_tokens", "completion_tokens", "cached_tokens", "cached", "cost_usd")
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """A model that was used, and its price now."""
+
+    model: str
+    provider: str | None
+    calls: int
+    unpriced: int
+    """Calls without a cost."""
+    price: Price | None
+
+
+async def models(connection: AsyncConnection, log: Table, prices: Prices, filters: Filters) -> list[Priced]:
+    """The models of the rows, those without a price first, then by calls."""
+    model, provider = log.c.model, of(log, "provider")
+    groups = [model] if "provider" not in log.c else [model, provider]
+    counted = select(model, provider, func.count(), func.count(of(log, "cost_usd"))).where(filters.clause(log))
+    now = datetime.now(UTC)
+    found = [
+        Priced(name, maker, calls, calls - with_cost, prices.price(name, maker, now))
+        for name, maker, calls, with_cost in await connection.execute(counted.group_by(*groups))
+    ]
+    return sorted(found, key=lambda one: (one.price is not None, -one.calls, one.model))
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of the rows."""
+
+    done: bool
+    rows: int = 0
+    changed: int = 0
+    unknown: int = 0
+    """Rows whose model has no price, or whose tokens are not known: they stay as they are."""
+    before: Decimal = Decimal(0)
+    after: Decimal = Decimal(0)
+
+
+async def recompute(
+    settings: Settings,
+    prices: Prices,
+    filters: Filters,
+    *,
+    again: bool = False,
+    do: bool = False,
+    progress: Callable[[int, int], None] = lambda more, total: None,
+) -> Report:
+    """Compute cost_usd of rows that have none, or if `again` of all; a thousand rows to a transaction."""
+    report = Report(do)
+    async with changing(settings) as connection:
+        log = await reflect(connection, settings)
+        if "cost_usd" not in log.c:
+            raise LlmctxError(f"Table {log.name} has no column cost_usd. Run `llmctx migrate` first.")
+        wanted = select(*dict.fromkeys([*key_of(log), log.c.created_at, *(of(log, name) for name in _USED)]))
+        wanted = wanted.where(filters.clause(log)).order_by(*key_of(log)).limit(_AT_ONCE)
+        if not again:
+            wanted = wanted.where(log.c.cost_usd.is_(None))
+        total = await connection.scalar(select(func.count()).select_from(wanted.limit(None).order_by(None).subquery()))
+        after: Any = None
+        while rows := await _some(connection, log, wanted, after):
+            changes = []
+            for row in rows:
+                cost = prices.cost(
+                    row["model"], row["provider"], row["created_at"], prompt=row["prompt_tokens"],
+                    completion=row["completion_tokens"], cached=row["cached_tokens"],
+                    answered_by_cache=bool(row["cached"]),
+                )  # fmt: skip
+                report.before += row["cost_usd"] or 0
+                report.after += cost if cost is not None else row["cost_usd"] or 0
+                report.unknown += cost is None
+                if cost is not None and cost != row["cost_usd"]:
+                    changes.append({**key_values(log, row), "cost": cost})
+            report.rows += len(rows)
+            report.changed += len(changes)
+            if do and changes:
+                cost_of = bindparam("cost", type_=log.c.cost_usd.type)
+                await connection.execute(update(log).where(is_row(log)).values(cost_usd=cost_of), changes)
+                await connection.commit()
+            progress(len(rows), total or 0)
+            after = [rows[-1][column.name] for column in key_of(log)]
+    return report
+
+
+async def _some(connection: AsyncConnection, log: Table, wanted: Any, after: Any) -> list[dict[str, Any]]:
+    if after is not None:
+        values = [bindparam(None, v, type_=column.type) for column, v in zip(key_of(log), after, strict=True)]
+        wanted = wanted.where(tuple_(*key_of(log)) > tuple_(*values))
+    return [dict(row) for row in (await connection.execute(wanted)).mappings()]

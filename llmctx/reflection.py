@@ -1,0 +1,182 @@
+"""The table as it stands: an adopted one has other types than ours, lacks columns of ours, and has columns of its own.
+
+Everything that reads rows or changes them later asks here once, and is then the same for a fresh table and for
+somebody's own. Times without a zone are UTC. `of` gives a column that may be missing, `equals` compares an id with one
+of any type, `fitted` makes a value that a column takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import (
+    JSON,
+    Column,
+    ColumnElement,
+    Connection,
+    DateTime,
+    Integer,
+    MetaData,
+    Numeric,
+    String,
+    Table,
+    Text,
+    Uuid,
+    and_,
+    bindparam,
+    cast,
+    false,
+    inspect,
+    null,
+    or_,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import NoSuchTableError
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from llmctx.cleaning import shortened_id, storable_id
+from llmctx.database import where
+from llmctx.errors import MigrationsPending, NotACallLog
+from llmctx.settings import Settings
+from llmctx.tables import call_log_table
+
+UNFIT: Final = "llmctx_unfit"
+"""The key of `attributes` under which the writer keeps ids that do not fit their columns."""
+_NEEDED: Final = frozenset({"call_id", "created_at", "model"})
+_INTEGERS: Final = {"SMALLINT": 2**15, "INTEGER": 2**31, "BIGINT": 2**63}
+
+
+class NaiveUtc(TypeDecorator[datetime]):
+    """A time without a zone in the table, which is UTC; aware on both ways here."""
+
+    impl = DateTime(timezone=False)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+async def reflect(connection: AsyncConnection, settings: Settings) -> Table:
+    """The call log as it stands. Raises `MigrationsPending` if there is none, `NotACallLog` if it is something else."""
+    return await connection.run_sync(_reflect, settings)
+
+
+def _reflect(connection: Connection, settings: Settings) -> Table:
+    inspector = inspect(connection)
+    name, schema = settings.table, settings.db_schema
+    try:
+        columns = inspector.get_columns(name, schema)
+        key = inspector.get_pk_constraint(name, schema)["constrained_columns"]
+    except NoSuchTableError:
+        raise MigrationsPending(f"There is no table {name} in {where(settings)}. Run `llmctx migrate`.") from None
+    lacking = _NEEDED - {column["name"] for column in columns}
+    if lacking:
+        raise NotACallLog(
+            f"Table {name} in {where(settings)} is not a call log: it has no {', '.join(sorted(lacking))}. "
+            "Nothing was changed. Choose another name with LLMCTX_TABLE."
+        )
+    ours = call_log_table(name, schema)
+    made = [
+        Column(
+            column["name"],
+            _type(connection.dialect, column["type"], ours.c.get(column["name"])),
+            primary_key=column["name"] in key,
+            nullable=column["nullable"],
+        )
+        for column in columns
+    ]
+    return Table(name, MetaData(), *made, schema=schema)
+
+
+def _type(dialect: Dialect, found: TypeEngine[Any], ours: Column[Any] | None) -> TypeEngine[Any]:
+    """Ours where it is the same in the database, for the sake of what it does on the way; else the one found."""
+    if ours is None:
+        return found
+    try:
+        if ours.type.compile(dialect) == found.compile(dialect):
+            return ours.type
+    except Exception:  # noqa: BLE001  a type that SQLAlchemy has no name for
+        return Text()
+    if isinstance(found, DateTime) and not found.timezone:
+        return NaiveUtc()
+    return ours.type if isinstance(found, DateTime) else found
+
+
+def of(table: Table, name: str) -> ColumnElement[Any]:
+    """The column `name` of `table`, or a NULL of its type where the table has none."""
+    column = table.c.get(name)
+    return cast(null(), call_log_table().c[name].type).label(name) if column is None else column
+
+
+def key_of(table: Table) -> Sequence[Column[Any]]:
+    """What tells its rows apart: the primary key, or else call_id and created_at."""
+    return list(table.primary_key.columns) or [table.c.call_id, table.c.created_at]
+
+
+def is_row(table: Table) -> ColumnElement[bool]:
+    """The condition that a row is the one of the parameters `key_0`, `key_1`, …"""
+    return and_(*(column == bindparam(f"key_{n}", type_=column.type) for n, column in enumerate(key_of(table))))
+
+
+def key_values(table: Table, row: Any) -> dict[str, Any]:
+    """The parameters of `is_row` for a mapping with the key's columns."""
+    return {f"key_{n}": row[column.name] for n, column in enumerate(key_of(table))}
+
+
+class Unfit(ValueError):
+    """The column has no room for that value."""
+
+
+def fitted(column: ColumnElement[Any], value: str) -> Any:
+    """`value`, an id, as `column` takes it: whole, or not at all. Raises `Unfit`."""
+    kind = column.type
+    if isinstance(kind, Integer):
+        bound = _INTEGERS.get(str(kind).upper(), 2**31)
+        digits = value.removeprefix("-")
+        # "007" is another user than "7"; and digits of other scripts are no number in SQL
+        if not (digits.isascii() and digits.isdigit() and len(digits) < 20 and str(int(value)) == value):
+            raise Unfit(f"{value!r} is no number")
+        if not -bound <= int(value) < bound:
+            raise Unfit(f"{value} is too large")
+        return int(value)
+    if isinstance(kind, Uuid):
+        try:
+            return UUID(value)
+        except ValueError:
+            raise Unfit(f"{value!r} is no UUID") from None
+    if isinstance(kind, Numeric):
+        raise Unfit("a number with decimals is no id")
+    if isinstance(kind, String) and kind.length is not None and len(value) > kind.length:
+        raise Unfit(f"{value[:20]!r}… is longer than {kind.length}")
+    return value
+
+
+def equals(table: Table, name: str, value: str) -> ColumnElement[bool]:
+    """Whether a row's id is `value`: also where the writer had to shorten it, or to keep it beside the column."""
+    column = table.c.get(name)
+    if column is None:
+        return false()
+    value = storable_id(value) or value
+    found: list[ColumnElement[bool]] = []
+    try:
+        found.append(column == fitted(column, value))
+    except Unfit:
+        length = getattr(column.type, "length", None)
+        if length is not None:
+            found.append(column == shortened_id(value, length))
+        attributes = table.c.get("attributes")
+        if attributes is not None and isinstance(attributes.type, JSON):
+            found.append(attributes[UNFIT, name].as_string() == value)
+    return or_(false(), *found)
+
+
+def as_text(column: ColumnElement[Any]) -> ColumnElement[str]:
+    """An id of any type as text."""
+    return column if isinstance(column.type, (String, Text)) else cast(column, Text)

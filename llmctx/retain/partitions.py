@@ -1,0 +1,149 @@
+"""The months of a partitioned table: which there are, making the next ones, taking away old ones.
+
+What needs a lock that would stop writers waits for it only briefly, and tries again: the queue behind a waiting lock
+is what an application would notice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from sqlalchemy import Table, text
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from llmctx.reflection import NaiveUtc
+from llmctx.trouble import sqlstate
+
+_LOCK_S: Final = 0.5
+_TRIES: Final = 20
+_PAUSE_S: Final = 0.5
+_LOCKED: Final = "55P03"
+_BOUND: Final = re.compile(r"FOR VALUES FROM \((.*)\) TO \((.*)\)")
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """One partition, or a table that has none; its name is ready for statements."""
+
+    name: str
+    lower: datetime | None = None
+    upper: datetime | None = None
+    is_default: bool = False
+    rows: int = 0
+    """About."""
+
+
+def plain(connection: AsyncConnection, log: Table) -> Partition:
+    """A table without partitions as its only one."""
+    return Partition(connection.dialect.identifier_preparer.format_table(log))
+
+
+async def of(connection: AsyncConnection, log: Table) -> list[Partition] | None:
+    """The partitions by created_at, oldest first; None for a table that has none, or is cut by something else."""
+    name = connection.dialect.identifier_preparer.format_table(log)
+    key = await connection.scalar(text("SELECT pg_get_partkeydef(to_regclass(:name))"), {"name": name})
+    if key != "RANGE (created_at)":
+        return None
+    found = []
+    for row in await connection.execute(text(_PARTITIONS), {"name": name}):
+        bound = _BOUND.fullmatch(row.bound)
+        lower, upper = (_time(bound[1]), _time(bound[2])) if bound else (None, None)
+        found.append(Partition(row.name, lower, upper, bound is None, int(row.rows)))
+    return sorted(found, key=lambda part: (part.lower or datetime.min.replace(tzinfo=UTC), part.name))
+
+
+_PARTITIONS: Final = """
+SELECT c.oid::regclass::text AS name, pg_get_expr(c.relpartbound, c.oid) AS bound, c.reltuples AS rows
+FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+WHERE i.inhparent = to_regclass(:name) AND NOT i.inhdetachpending
+"""
+
+
+def _time(said: str) -> datetime | None:
+    if not said.startswith("'"):  # MINVALUE, MAXVALUE
+        return None
+    time = datetime.fromisoformat(said.strip("'"))
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+
+
+def _month(time: datetime, ahead: int) -> datetime:
+    years, month = divmod(time.month - 1 + ahead, 12)
+    return datetime(time.year + years, month + 1, 1, tzinfo=UTC)
+
+
+def missing(parts: Sequence[Partition], now: datetime, ahead: int) -> list[datetime]:
+    """The months, from the present one on, that no partition has any part of."""
+    months = [(_month(now, number), _month(now, number + 1)) for number in range(ahead + 1)]
+    return [first for first, after in months if not any(_has_part_of(part, first, after) for part in parts)]
+
+
+def _has_part_of(part: Partition, first: datetime, after: datetime) -> bool:
+    begins_before = part.lower is None or part.lower < after
+    return not part.is_default and begins_before and (part.upper is None or part.upper > first)
+
+
+def name_of(log: Table, month: datetime) -> str:
+    return f"{log.name}_p{month:%Y_%m}"
+
+
+def qualified(log: Table, month: datetime) -> str:
+    """The same, ready for statements."""
+    quote = postgresql.dialect().identifier_preparer.quote  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it bare
+    return (f"{quote(log.schema)}." if log.schema else "") + quote(name_of(log, month))
+
+
+async def make(connection: AsyncConnection, log: Table, month: datetime, default: Partition | None) -> None:
+    """Make the partition of `month`; rows of it that lie in the default partition move there."""
+    parent = connection.dialect.identifier_preparer.format_table(log)
+    part = qualified(log, month)
+    zone = "" if isinstance(log.c.created_at.type, NaiveUtc) else "+00"
+    first, after = (f"'{time:%Y-%m-%d} 00:00:00{zone}'" for time in (month, _month(month, 1)))
+    inside = f"created_at >= {first} AND created_at < {after}"
+    statements = [
+        # made apart and then attached: this stops nobody who reads or writes
+        f"CREATE TABLE {part} (LIKE {parent} INCLUDING ALL)",
+        f"ALTER TABLE {part} ADD CONSTRAINT llmctx_month CHECK (created_at IS NOT NULL AND {inside})",
+    ]
+    if default is not None:
+        moved = f"WITH moved AS (DELETE FROM {default.name} WHERE {inside} RETURNING *)"  # noqa: S608  quoted
+        statements += [
+            f"LOCK TABLE {default.name} IN SHARE ROW EXCLUSIVE MODE",
+            f"{moved} INSERT INTO {part} SELECT * FROM moved",  # noqa: S608
+        ]
+    statements += [
+        f"ALTER TABLE {parent} ATTACH PARTITION {part} FOR VALUES FROM ({first}) TO ({after})",
+        f"ALTER TABLE {part} DROP CONSTRAINT llmctx_month",
+    ]
+    await _patiently(connection, statements)
+
+
+async def remove(connection: AsyncConnection, log: Table, part: Partition, *, keep: bool) -> None:
+    """Take a partition off the table, and away, unless it is to be kept."""
+    parent = connection.dialect.identifier_preparer.format_table(log)
+    await _patiently(connection, [f"ALTER TABLE {parent} DETACH PARTITION {part.name}"])
+    if not keep:
+        await _patiently(connection, [f"DROP TABLE {part.name}"])
+
+
+async def _patiently(connection: AsyncConnection, statements: Sequence[str]) -> None:
+    """Run `statements` in one transaction, again and again while somebody holds a lock that they need."""
+    for left in reversed(range(_TRIES)):
+        try:
+            await connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_S}s'"))
+            for statement in statements:
+                await connection.exec_driver_sql(statement)
+            await connection.commit()
+        except DBAPIError as problem:
+            await connection.rollback()
+            if sqlstate(problem) != _LOCKED or not left:
+                raise
+            await asyncio.sleep(_PAUSE_S)
+        else:
+            return

@@ -1,0 +1,62 @@
+"""Costs of rows: of those that are written, and of those that are there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from decimal import Decimal
+
+import pytest
+
+from llmctx import cli
+from llmctx.calllog import CallLog
+from llmctx.record import DEFAULT_TABLE
+from llmctx.settings import load
+from tests.rows import query, record
+from tests.stored import store
+
+
+async def test_a_call_is_written_with_its_cost(any_database: str) -> None:
+    """In the pipeline, from what the provider reported."""
+    async with CallLog(any_database, linger_ms=0) as call_log:
+        with call_log.record(model="gpt-4o", provider="openai", prompt="hi") as call:
+            call.set(prompt_tokens=1000, completion_tokens=100)
+        with call_log.record(model="my-own", provider="openai", prompt="hi") as call:
+            call.set(prompt_tokens=1000, completion_tokens=100)
+        assert await call_log.aflush(20) == 0
+    found = await query(any_database, f"SELECT model, cost_usd FROM {DEFAULT_TABLE} ORDER BY model")
+    assert [(model, None if cost is None else Decimal(str(cost))) for model, cost in found] == [
+        ("gpt-4o", Decimal("0.0035")),
+        ("my-own", None),
+    ]
+
+
+def test_prices_and_recompute(any_database: str, capsys: pytest.CaptureFixture[str], tmp_path: object) -> None:
+    """Unknown models are listed first; a rehearsal says what it would cost; rows with a cost stay unless --all."""
+    tokens = {"prompt_tokens": 1000, "completion_tokens": 100}
+    rows = [
+        record(model="gpt-4o", provider="openai", **tokens),
+        record(model="gpt-4o", provider="openai", cost_usd=Decimal(9), **tokens),
+        record(model="my-own", provider="openai", **tokens),
+    ]
+    asyncio.run(store(load(database_url=any_database), *rows))
+
+    def llmctx(*arguments: str) -> str:
+        capsys.readouterr()
+        assert cli.run(["--database-url", any_database, *arguments]) == 0
+        return capsys.readouterr().out
+
+    listed = json.loads(llmctx("prices", "--json"))
+    assert [(one["model"], one["price"] is None, one["unpriced"]) for one in listed] == [
+        ("my-own", True, 1),
+        ("gpt-4o", False, 1),
+    ]
+    assert "unknown" in llmctx("prices").splitlines()[1]
+    planned = json.loads(llmctx("recompute", "--json"))
+    assert (planned["rows"], planned["changed"], planned["unknown"]) == (2, 1, 1)
+    costs = f"SELECT count(cost_usd) FROM {DEFAULT_TABLE}"
+    assert asyncio.run(query(any_database, costs)) == [(1,)]
+    llmctx("recompute", "--yes")
+    assert asyncio.run(query(any_database, costs)) == [(2,)]
+    again = json.loads(llmctx("recompute", "--all", "--yes", "--json"))
+    assert (again["changed"], round(again["after"], 6)) == (1, 0.007)

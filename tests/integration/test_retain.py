@@ -1,0 +1,194 @@
+"""The table stays healthy: partitions in time, what has expired goes, and nobody has to wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from llmctx import cli, migrate
+from llmctx.errors import ConfigError
+from llmctx.incidents import incidents
+from llmctx.record import DEFAULT_TABLE
+from llmctx.retain import Policy, retain
+from llmctx.retain.keeper import keep
+from llmctx.settings import Settings, load
+from tests import older
+from tests.rows import do, query, record
+from tests.stored import store
+
+NOW = datetime(2031, 3, 15, 12, tzinfo=UTC)
+PARTS = f"""SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+WHERE i.inhparent = '{DEFAULT_TABLE}'::regclass"""
+
+
+async def fresh(url: str) -> Settings:
+    settings = load(database_url=url)
+    await asyncio.to_thread(migrate.upgrade, settings)
+    return settings
+
+
+async def partitions(settings: Settings) -> set[str]:
+    return {row[0].removeprefix(f"{DEFAULT_TABLE}_") for row in await query(settings.database_url, PARTS)}
+
+
+def ago(days: float) -> datetime:
+    return NOW - timedelta(days=days)
+
+
+async def test_months_to_come_get_their_partitions(empty_database: str) -> None:
+    """Rows that came before their month had one move there from the default partition; a second run finds nothing."""
+    settings = await fresh(empty_database)
+    early = record(created_at=NOW, prompt_snapshot='"kept"')
+    await store(settings, early)
+    planned = await retain(settings, Policy(), now=NOW)
+    assert [step.split()[2].removeprefix(f"{DEFAULT_TABLE}_") for step in planned.steps] == [
+        "p2031_03",
+        "p2031_04",
+        "p2031_05",
+    ]
+    assert "p2031_03" not in await partitions(settings)
+    await retain(settings, Policy(), do=True, now=NOW)
+    assert {"p2031_03", "p2031_04", "p2031_05", "default"} <= await partitions(settings)
+    assert await query(empty_database, f"SELECT prompt_snapshot FROM ONLY {DEFAULT_TABLE}_p2031_03") == [('"kept"',)]
+    assert (await retain(settings, Policy(), do=True, now=NOW)).steps == []
+    await store(settings, record(created_at=NOW + timedelta(days=40)))
+    assert await query(empty_database, f"SELECT count(*) FROM {DEFAULT_TABLE}_default") == [(0,)]
+    state = await asyncio.to_thread(migrate.check, settings)
+    assert state.is_current
+
+
+async def test_expired_months_go_as_a_whole_and_errors_later(empty_database: str) -> None:
+    """Dropped or detached; of a month whose errors are still kept, the others go one by one."""
+    settings = await fresh(empty_database)
+    for month in (-5, -4, -3, -2, -1, 0):
+        await retain(settings, Policy(ahead=0), do=True, now=NOW + timedelta(days=30.5 * month))
+    rows = {
+        days: (record(created_at=ago(days)), record(created_at=ago(days), success=False, status="error"))
+        for days in (150, 100, 50, 1)
+    }
+    await store(settings, *(one for pair in rows.values() for one in pair))
+    await do(empty_database, "ANALYZE")
+    report = await retain(settings, Policy(rows=60, errors=120, ahead=0), do=True, now=NOW)
+    assert "p2030_10" not in await partitions(settings)
+    assert report.rows == 1
+    ((left,),) = await query(empty_database, f"SELECT count(*) FROM {DEFAULT_TABLE}")
+    assert left == 5
+    report = await retain(settings, Policy(rows=60, ahead=0, detach=True), do=True, now=NOW)
+    assert "p2030_12" not in await partitions(settings)
+    assert await query(empty_database, f"SELECT success FROM {DEFAULT_TABLE}_p2030_12") == [(False,)]
+    report = await retain(settings, Policy(rows=30, ahead=0, exact=True), do=True, now=NOW)
+    assert [row[0] for row in await query(empty_database, f"SELECT created_at FROM {DEFAULT_TABLE}")] == [
+        ago(1),
+        ago(1),
+    ]
+
+
+async def test_texts_go_before_their_rows(any_empty_database: str) -> None:
+    """The figures stay."""
+    settings = await fresh(any_empty_database)
+    texts = {"prompt_snapshot": '"p"', "response_snapshot": '"r"', "reasoning_snapshot": '"t"', "prompt_tokens": 7}
+    await store(settings, record(created_at=ago(40), **texts), record(created_at=ago(2), **texts))
+    planned = await retain(settings, Policy(snapshots=30, ahead=0), now=NOW)
+    assert any("texts" in step for step in planned.steps)
+    done = await retain(settings, Policy(snapshots=30, ahead=0), do=True, now=NOW)
+    assert done.snapshots == 1
+    columns = "prompt_snapshot, response_snapshot, reasoning_snapshot, prompt_tokens"
+    found = await query(any_empty_database, f"SELECT {columns} FROM {DEFAULT_TABLE} ORDER BY created_at")
+    assert [tuple(row) for row in found] == [(None, None, None, 7), ('"p"', '"r"', '"t"', 7)]
+    assert (await retain(settings, Policy(snapshots=30, ahead=0), do=True, now=NOW)).snapshots == 0
+
+
+@pytest.mark.parametrize("shape", older.SHAPES)
+async def test_a_table_without_partitions_loses_what_has_expired(empty_database: str, shape: older.Shape) -> None:
+    """In small deletes, with the messages that hang on the calls; writers go on meanwhile."""
+    key, number = ("", "") if shape == "numbered" else ("id, ", "n, ")
+    many = f"""INSERT INTO {DEFAULT_TABLE} ({key}call_id, model, success, created_at, prompt_snapshot)
+        SELECT {number}'call-' || n, 'm', n % 10 > 0, TIMESTAMP '2031-03-15 12:00:00' - n * INTERVAL '1 hour',
+        repeat('x', 2000) FROM generate_series(1, 3000) n"""
+    hanging = f"INSERT INTO {older.CHILD} (call_id, content) SELECT call_id, 'said' FROM {DEFAULT_TABLE}"
+    await do(empty_database, *older.made(shape), many, hanging)
+    settings = load(database_url=empty_database)
+    seen: list[int] = []
+    report = await retain(
+        settings, Policy(rows=30, errors=60), do=True, now=NOW, progress=lambda what, more, total: seen.append(more)
+    )
+    assert report.rows == 3000 - 720 - 72
+    old = "created_at < TIMESTAMP '2031-02-13 12:00:00' AND success"
+    assert await query(empty_database, f"SELECT count(*) FROM {DEFAULT_TABLE} WHERE {old}") == [(0,)]
+    orphans = f"SELECT count(*) FROM {older.CHILD} WHERE call_id NOT IN (SELECT call_id FROM {DEFAULT_TABLE})"
+    assert await query(empty_database, orphans) == [(0,)]
+    assert sum(seen) > 0
+
+
+async def test_sqlite_loses_what_has_expired(sqlite_url: str) -> None:
+    """The same, where there are no partitions at all."""
+    settings = await fresh(sqlite_url)
+    await store(
+        settings, record(created_at=ago(40)), record(created_at=ago(40), success=False), record(created_at=ago(1))
+    )
+    report = await retain(settings, Policy(rows=30, errors=90), do=True, now=NOW)
+    assert report.rows == 1
+    assert await query(sqlite_url, f"SELECT count(*) FROM {DEFAULT_TABLE}") == [(2,)]
+
+
+async def test_one_of_the_processes_does_it(empty_database: str) -> None:
+    """The one that holds the lock; when it goes, the next one does."""
+    settings = load(database_url=empty_database, retain="on", retain_days=30)
+    await asyncio.to_thread(migrate.upgrade, settings)
+    old = datetime.now(UTC) - timedelta(days=400)
+    count = f"SELECT count(*) FROM {DEFAULT_TABLE}"
+    keepers: list[asyncio.Task[None]] = []
+
+    async def one_more() -> None:
+        keepers.append(asyncio.create_task(keep(settings, first_s=0.01, look_s=0.2)))
+
+    try:
+        await store(settings, record(created_at=old))
+        await one_more()
+        await wait_for_rows(empty_database, count, 0)
+        await store(settings, record(created_at=old))
+        await one_more()  # it has to wait for the first one, which has done its work for today
+        keepers[0].cancel()
+        await wait_for_rows(empty_database, count, 0)
+    finally:
+        for one in keepers:
+            one.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await one
+    assert not incidents.counts["retain_failed"]
+
+
+async def wait_for_rows(url: str, statement: str, number: int) -> None:
+    deadline = asyncio.get_running_loop().time() + 20
+    while (await query(url, statement))[0][0] != number:
+        assert asyncio.get_running_loop().time() < deadline, statement
+        await asyncio.sleep(0.05)
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    """Errors cannot go before the others."""
+    with pytest.raises(ConfigError):
+        Policy(errors=3)
+    with pytest.raises(ConfigError):
+        Policy(rows=30, errors=3)
+
+
+def test_on_the_command_line(any_empty_database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A rehearsal unless told otherwise."""
+    migrate.upgrade(load(database_url=any_empty_database))
+
+    def llmctx(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        return cli.run(["--database-url", any_empty_database, "retain", *arguments]), *capsys.readouterr()
+
+    assert llmctx("--errors", "3")[0] == 2
+    code, out, _ = llmctx("--rows", "30", "--ahead", "5")
+    assert code == 0
+    if any_empty_database.startswith("postgresql"):
+        assert out.count("would: make partition") == 3
+        assert len(json.loads(llmctx("--ahead", "5", "--yes", "--json")[1])["steps"]) == 3
+    assert "Nothing to do" in llmctx("--ahead", "5", "--yes")[2]

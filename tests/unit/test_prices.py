@@ -1,0 +1,93 @@
+"""What a call cost: right to the nano-dollar, or NULL."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from genai_prices import Usage, calc_price
+
+from llmctx.errors import ConfigError
+from llmctx.prices import Prices
+
+AT = datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+
+def cost(prices: Prices, model: str, provider: str | None, prompt: Any, completion: Any, **more: Any) -> Decimal | None:
+    return prices.cost(model, provider, more.pop("at", AT), prompt=prompt, completion=completion, **more)
+
+
+@pytest.mark.parametrize(
+    ("model", "provider", "theirs"),
+    [
+        ("gpt-4o-mini-2024-07-18", "openai", "openai"),
+        ("claude-sonnet-4-5-20250929", "anthropic", "anthropic"),
+        ("gemini-2.5-pro", "google_genai", "google"),
+        ("deepseek-chat", "deepseek", "deepseek"),
+        ("mistral-large-latest", "mistralai", "mistral"),
+    ],
+)
+@pytest.mark.parametrize("tokens", [(0, 0, 0), (7, 3, 0), (15_999, 999, 5000), (40_000, 20_000, 0), (250_000, 9, 7)])
+def test_remembered_prices_are_those_of_genai_prices(
+    model: str, provider: str, theirs: str, tokens: tuple[int, int, int]
+) -> None:
+    """Small calls, tiers, cached tokens, and LangChain's names of providers."""
+    prompt, completion, cached = tokens
+    usage = Usage(input_tokens=prompt, output_tokens=completion, cache_read_tokens=cached)
+    expected = calc_price(usage, model, provider_id=theirs, genai_request_timestamp=AT).total_price
+    found = cost(Prices(), model, provider, prompt, completion, cached=cached)
+    assert found is not None
+    assert abs(found - expected) <= Decimal("0.000000001")
+
+
+@pytest.mark.parametrize(
+    ("model", "provider", "prompt", "completion"),
+    [("my-own", "openai", 1, 1), ("llama3", "ollama", 1, 1), ("gpt-4o", "openai", None, 1),
+     ("gpt-4o", "openai", 1, None), ("", None, 1, 1), ("unknown", None, 1, 1)],
+)  # fmt: skip
+def test_what_is_not_known_costs_null(model: str, provider: str | None, prompt: Any, completion: Any) -> None:
+    """Never 0."""
+    assert cost(Prices(), model, provider, prompt, completion) is None
+
+
+def test_what_a_cache_answered_cost_nothing() -> None:
+    """LangChain's own cache: nothing was sent."""
+    assert cost(Prices(), "gpt-4o", "openai", 1000, 10, answered_by_cache=True) == 0
+
+
+def written(path: Path, value: Any) -> str:
+    path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+    return str(path)
+
+
+def test_the_teams_own_prices_come_first(tmp_path: Path) -> None:
+    """By name or pattern, by provider, from a date on."""
+    file = [
+        {"model": "qwen-*", "input": 0.4, "output": 1.2, "cached": 0.1},
+        {"model": "gpt-4o", "provider": "azure", "input": 1, "output": 2, "since": "2026-01-01"},
+        {"model": "gpt-4o", "provider": "azure", "input": 3, "output": 4, "since": "2026-06-01"},
+    ]
+    prices = Prices(written(tmp_path / "prices.json", file))
+    assert cost(prices, "Qwen-Max", None, 1_000_000, 100_000, cached=500_000) == Decimal("0.37")
+    assert cost(prices, "gpt-4o", "azure", 1_000_000, 0) == 3
+    assert cost(prices, "gpt-4o", "azure", 1_000_000, 0, at=AT - timedelta(days=200)) == 1
+    assert cost(prices, "gpt-4o", "openai", 1000, 100) == Decimal("0.0035")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [("{", "no JSON"), ({}, "a list"), ([1], "entry 1"), ([{"model": "m", "input": "x", "output": 1}], "`input`"),
+     ([{"model": "m", "input": 1}], "`output`"), ([{"model": "m", "input": -1, "output": 1}], "`input`"),
+     ([{"model": "m", "input": 1, "output": 1, "inputs": 2}], "inputs"),
+     ([{"model": "m", "input": 1, "output": 1, "since": "soon"}], "`since`")],
+)  # fmt: skip
+def test_a_wrong_price_file_is_refused(tmp_path: Path, value: Any, said: str) -> None:
+    """The error names the entry."""
+    with pytest.raises(ConfigError, match=said):
+        Prices(written(tmp_path / "prices.json", value))
+    with pytest.raises(ConfigError, match="No such file"):
+        Prices(str(tmp_path / "missing.json"))
