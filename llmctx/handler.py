@@ -88,7 +88,7 @@ class CallLogHandler(BaseCallbackHandler):
     def run_inline(self) -> bool:  # type: ignore[override]  # LangChain only ever reads it
         """True: in the caller's thread, task and context; but not at the price of somebody else's events."""
         asker = sys._getframe(1)
-        return asker.f_code not in _STARTS_COMPLETIONS or _alone_or_among_inline(asker)
+        return id(asker.f_code) not in _STARTS_COMPLETIONS or _alone_or_among_inline(asker)
 
     def __init__(
         self, *, context: CallContext | None = None, recorder: Recorder | None = None, scope: Scope | None = None
@@ -277,8 +277,9 @@ class CallLogHandler(BaseCallbackHandler):
 # hands the event on we are, and run first.
 _ON_LLM_START: Final = inspect.unwrap(AsyncCallbackManager.on_llm_start).__code__
 _STARTS_COMPLETIONS: Final = frozenset(
-    {_ON_LLM_START, *(part for part in _ON_LLM_START.co_consts if isinstance(part, CodeType))}
+    {id(_ON_LLM_START), *(id(part) for part in _ON_LLM_START.co_consts if isinstance(part, CodeType))}
 )
+"""By id: to hash code takes as long as all else that is asked of us."""
 
 
 @guarded("handler_failed", "%s failed; the application is not affected", otherwise=lambda frame: True)

@@ -52,7 +52,7 @@ class OpenCalls:
         """Told of each call before it is watched, and again when it becomes known whose it is."""
         self._limit = limit
         self._started = itertools.count()
-        self._by_run: dict[int, OpenCall] = {}  # by the number: to hash a UUID takes a call
+        self._by_run: dict[object, OpenCall] = {}
         self._twins: dict[OpenCall, UUID] = {}  # further open calls with a run_id that is in `_by_run`
         self._by_task: dict[asyncio.Task[Any], list[OpenCall]] = {}
         self._by_scope: dict[Scope, list[OpenCall]] = {}
@@ -79,7 +79,7 @@ class OpenCalls:
         run_id = call.run_id
         assert run_id is not None
         # on one line, so that no failure comes between: what has been counted is known
-        known = (next(self._started), self._by_run.setdefault(run_id.int, call))[1]
+        known = (next(self._started), self._by_run.setdefault(_key(run_id), call))[1]
         if known is not call:
             self._twins[call] = run_id
         if asyncio._get_running_loop() is None:
@@ -142,7 +142,7 @@ class OpenCalls:
         calls as that config is used for. `params` tells: LangChain makes them anew for each call, and hands the same
         object to all handlers.
         """
-        if not self._twins and run_id.int not in self._by_run:
+        if not self._twins and _key(run_id) not in self._by_run:
             return None
         for call in self._with(run_id):
             if call.params is params if params is not None else call.handler is not handler:
@@ -152,7 +152,7 @@ class OpenCalls:
     def get(self, run_id: UUID, parent_run_id: UUID | None = None) -> OpenCall | None:
         """The open call of `run_id`. Of several, the one that started in the same chain, task or thread, and scope."""
         if not self._twins:
-            return self._by_run.get(run_id.int)
+            return self._by_run.get(_key(run_id))
         calls = self._with(run_id)
         if len(calls) < 2:
             return calls[0] if calls else None
@@ -165,7 +165,7 @@ class OpenCalls:
         return calls[-1]
 
     def _with(self, run_id: UUID) -> list[OpenCall]:
-        first = self._by_run.get(run_id.int)
+        first = self._by_run.get(_key(run_id))
         found = [] if first is None else [first]
         if self._twins:
             found += [call for call, its in list(self._twins.items()) if its == run_id]
@@ -202,9 +202,9 @@ class OpenCalls:
         if run_id is None:
             self._manual.discard(call)
             return
-        number = run_id.int
-        if self._by_run.get(number) is call:  # and nobody but who has claimed it takes it out
-            self._by_run.pop(number, None)
+        key = _key(run_id)
+        if self._by_run.get(key) is call:  # and nobody but who has claimed it takes it out
+            self._by_run.pop(key, None)
         else:
             self._twins.pop(call, None)
         if isinstance(call.home, asyncio.Task):
@@ -304,6 +304,14 @@ class OpenCalls:
         if oldest is not None:
             incidents.note("open_calls_full", "more than %d calls are open; the oldest is given up", self._limit)
             self.end(oldest, Status.ABANDONED)
+
+
+def _key(run_id: UUID) -> object:
+    """Its number: to hash a UUID takes longer. A text that somebody has put into a config comes as it is."""
+    try:
+        return run_id.int
+    except AttributeError:
+        return run_id
 
 
 def _nobody(call: OpenCall) -> None:

@@ -114,11 +114,21 @@ def marker_of(call: OpenCall) -> bytes:
     known = verdict.noted
     if known is None or known[0] != about:
         verdict.noted = known = about, _noted(verdict, model, node, agent, thread_id)
-    if call.run_id is None:
+    run_id, parent_run_id = call.run_id, call.parent_run_id
+    if not isinstance(run_id, UUID):  # made by hand; or a text, from somebody's config
+        run_id = _uuid_of(run_id)
+    if run_id is None:
         return known[1] + b"}"
-    if call.parent_run_id is None:
-        return b'%b,"run_id":"%032x"}' % (known[1], call.run_id.int)
-    return b'%b,"run_id":"%032x","parent_run_id":"%032x"}' % (known[1], call.run_id.int, call.parent_run_id.int)
+    if not isinstance(parent_run_id, UUID):
+        return b'%b,"run_id":"%032x"}' % (known[1], run_id.int)
+    return b'%b,"run_id":"%032x","parent_run_id":"%032x"}' % (known[1], run_id.int, parent_run_id.int)
+
+
+def _uuid_of(text: object) -> UUID | None:
+    try:
+        return UUID(str(text))
+    except ValueError:
+        return None
 
 
 def _noted(verdict: Verdict, model: str, node: Any, agent: Any, thread_id: str | None) -> bytes:

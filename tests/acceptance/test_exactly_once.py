@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import threading
 import weakref
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 from uuid import uuid4
 
 import httpx
@@ -253,6 +254,15 @@ async def test_the_same_run_id_one_after_the_other(here: Here) -> None:
     rows = await here.settled()
     assert len({row.call_id for row in rows}) == 3
     assert {row.run_id for row in rows} == {config["run_id"]}
+
+
+async def test_a_run_id_that_is_a_text(here: Here) -> None:
+    """LangChain hands on whatever a config says."""
+    run_id = uuid4()
+    await model.ainvoke(here.ok(), cast("RunnableConfig", {"run_id": str(run_id)}))
+    with contextlib.suppress(ValueError):  # LangChain's own, at the end of the call
+        await model.ainvoke(here.ok(), cast("RunnableConfig", {"run_id": "the first"}))
+    assert {row.run_id for row in await here.settled()} == {run_id, None}
 
 
 async def test_the_same_run_id_at_once(here: Here) -> None:
