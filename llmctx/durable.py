@@ -151,6 +151,7 @@ class Durable:
 
     def submit_all(self, records: Sequence[CallRecord]) -> int:
         """Take `records`. Returns how many were refused: the newest, when neither disk nor memory has room."""
+        records = [record for record in records if record.call_id.bytes not in self._held]  # the thread died meanwhile
         journal = self._journal
         if journal is None:
             return sum(not self._writer.submit(record) for record in records)

@@ -275,9 +275,7 @@ class Pipeline:
         while self._queue:
             self._take(sink, _CHUNK)
         self._mark = None
-        close = getattr(sink, "close", None)
-        if close is not None:
-            close()
+        getattr(sink, "close", lambda: None)()
 
     def _recover(self) -> None:
         """The thread has died, or begins: calls that it had in hand come first, unless they are what kills it."""
@@ -336,7 +334,8 @@ class Pipeline:
         """Make records of at most so many calls, and give them to the sink. Returns how many there were."""
         queue, calls = self._queue, self._in_hand
         self._refuse(queue.let_go(getattr(sink, "forget", None)))
-        if self._suspects or not hasattr(sink, "submit_all"):
+        is_ours = hasattr(sink, "submit_all")
+        if self._suspects or not is_ours:
             most = 1  # whichever it is that kills the thread, it shall not take others along
         while queue and len(calls) < most:
             calls.append(queue.popleft())
@@ -345,8 +344,9 @@ class Pipeline:
             if (record := self._record(call)) is not None:
                 records.append(record)
             self._courtesy.pause()
+        # ours takes no call twice; and what is in nobody's hand would be lost with the thread
+        self._in_hand = calls if is_ours else []
         handed = self._submitted(sink, records)
-        # only now: what is in nobody's hand would be counted as dropped meanwhile, and be lost with the thread
         self._in_hand = []
         if calls[0] in self._suspects:
             self._suspects.remove(calls[0])

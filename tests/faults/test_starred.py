@@ -160,16 +160,21 @@ SECRETS = (
 )
 
 
+def _on_disk(place: World) -> str:
+    files = [path for path in place.journal.rglob("*") if path.is_file()]
+    return b"".join(path.read_bytes() for path in files).decode(errors="replace")
+
+
 async def test_46_secrets(place: World) -> None:
     """In every prompt and in what fails: neither the journal of who is killed nor the database ever holds one."""
     await place.proxy.close()
     place.begin_life(secrets=SECRETS, pause_ms=60)
     await place.busy(100)
-    await asyncio.sleep(0.2)
+    async with asyncio.timeout(20):
+        while "answer to" not in _on_disk(place):
+            await asyncio.sleep(0.05)
     await place.kill()
-    files = [path for path in place.journal.rglob("*") if path.is_file()]
-    on_disk = b"".join(path.read_bytes() for path in files).decode(errors="replace")
-    assert "answer to" in on_disk
+    on_disk = _on_disk(place)
     await place.proxy.open()
     place.begin_life(users=5, secrets=SECRETS)
     assert_clean(await place.settled())

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
-from llmctx import bind, pipeline
+from llmctx import bind
 from llmctx.calllog import CallLog
 from llmctx.courtesy import MOST_CALLS
 from llmctx.incidents import incidents
@@ -666,22 +666,3 @@ async def test_the_teams_own_pattern(database: str) -> None:
         await model.ainvoke("P-123456 wrote from a@b.org, 13812345678")
     (row,) = await asyncio.to_thread(rows_of, database)
     assert "[redacted:patient] wrote from [redacted:email], 13812345678" in row.prompt_snapshot
-
-
-def test_a_journal_directory_that_becomes_usable_is_used(
-    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No restart: what was taken meanwhile waits in memory, what comes afterwards is in the journal."""
-    monkeypatch.setattr(pipeline, "_REOPEN_S", 0.1)
-    place = tmp_path / "state"
-    place.write_text("a file is in the way")
-    before = incidents.counts["journal_unavailable"]
-    with CallLog(database, journal_dir=str(place)) as call_log:
-        model.invoke("while it is not there")
-        assert incidents.counts["journal_unavailable"] > before
-        place.unlink()
-        wait_until(lambda: any(place.glob("*/[!.]*/starts*")), "a journal")
-        model.invoke("now that it is there")
-        assert call_log.flush(10.0) == 0
-        assert any(path.stat().st_size for path in place.glob("*/[!.]*/starts*"))
-    assert len(rows_of(database)) == 2
