@@ -28,6 +28,7 @@ from llmctx.snapshot import LIMIT, fitted, text_of
 from llmctx.usage import INT_MAX, UNKNOWN, Stream, Usage, usage_of
 
 __all__ = [
+    "MODEL_NAMES",
     "Answer",
     "Failure",
     "Held",
@@ -57,7 +58,7 @@ _MAX_TOKENS: Final = (
 _TEMPERATURE: Final = ("temperature",)
 _TOP_P: Final = ("top_p", "topP")
 _PARAMS: Final = frozenset(_MAX_TOKENS + _TEMPERATURE + _TOP_P)
-_MODEL_NAMES: Final = ("model", "model_name", "model_id", "azure_deployment", "deployment_name")
+MODEL_NAMES: Final = ("model", "model_name", "model_id", "azure_deployment", "deployment_name")
 _NESTED: Final = ("options", "model_kwargs", "generation_config", "inferenceConfig")
 _OWN_TAGS: Final = ("seq:step:", "graph:step:", "map:key:", "branch:", "condition:", "langsmith:")
 
@@ -142,7 +143,7 @@ def tokens_of(
 def _model(answer: Answer | None, params: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
     """The model as the answer names it, else as it was asked for; "unknown" if nobody says."""
     asked = [metadata.get("ls_model_name")]
-    asked += [params.get(name) for name in _MODEL_NAMES]
+    asked += [params.get(name) for name in MODEL_NAMES]
     named = _clean_word(answer.model) if answer is not None else None
     if named is not None:
         return named if named in asked else _once(named) or "unknown"
@@ -229,7 +230,7 @@ def model_asked_for(params: Mapping[str, Any] | None, metadata: Mapping[str, Any
     if metadata and (word := _clean_word(metadata.get("ls_model_name"))):
         return word.removeprefix("models/")
     if params:
-        for name in _MODEL_NAMES:
+        for name in MODEL_NAMES:
             if (value := params.get(name)) is not None and (word := _clean_word(value)):
                 return word.removeprefix("models/")
     return "unknown"

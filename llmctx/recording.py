@@ -13,13 +13,12 @@ from uuid import UUID
 
 import orjson
 
-from llmctx.attribution import Verdict
 from llmctx.capture import WORD_LIMIT
 from llmctx.cleaning import ATTRIBUTES_LIMIT, storable_json
 from llmctx.context import CallContext
 from llmctx.evidence import KEY as EVIDENCE
 from llmctx.evidence import evidence
-from llmctx.extract import Failure, Held, fields_of, model_asked_for, snapshot_of
+from llmctx.extract import MODEL_NAMES, Failure, Held, fields_of, model_asked_for, snapshot_of
 from llmctx.journal.frames import as_json
 from llmctx.open_calls import OpenCall
 from llmctx.record import COLUMNS, CallRecord, Status
@@ -104,16 +103,19 @@ def marker_of(call: OpenCall) -> bytes:
     but the run's ids is the same for many a call, and kept with the verdict.
     """
     verdict = call.verdict
-    metadata = call.metadata or _NOTHING
-    fields = call.fields
-    model = metadata.get("ls_model_name") if fields is None else fields.get("model")
-    if type(model) is not str or not 0 < len(model) <= WORD_LIMIT:
-        model = model_asked_for(call.params, metadata)
-    node, agent, thread_id = metadata.get("langgraph_node"), metadata.get("lc_agent_name"), call.hearing.thread_id
-    about = (model, node, agent, thread_id)
+    metadata, params = call.metadata or _NOTHING, call.params or _NOTHING
+    about = (
+        call.hearing.thread_id,
+        metadata.get("ls_model_name"),
+        metadata.get("langgraph_node"),
+        metadata.get("lc_agent_name"),
+        *map(params.get, MODEL_NAMES),
+    )
     known = verdict.noted
-    if known is None or known[0] != about:
-        verdict.noted = known = about, _noted(verdict, model, node, agent, thread_id)
+    if call.fields is not None:
+        known = about, _noted(call, metadata, params)
+    elif known is None or known[0] != about:
+        verdict.noted = known = about, _noted(call, metadata, params)
     run_id, parent_run_id = call.run_id, call.parent_run_id
     if not isinstance(run_id, UUID):  # made by hand; or a text, from somebody's config
         run_id = _uuid_of(run_id)
@@ -131,8 +133,12 @@ def _uuid_of(text: object) -> UUID | None:
         return None
 
 
-def _noted(verdict: Verdict, model: str, node: Any, agent: Any, thread_id: str | None) -> bytes:
+def _noted(call: OpenCall, metadata: dict[str, Any], params: dict[str, Any]) -> bytes:
     """The part of a marker that many calls have in common, without its last brace."""
+    model = metadata.get("ls_model_name") if call.fields is None else call.fields.get("model")
+    if type(model) is not str or not 0 < len(model) <= WORD_LIMIT:
+        model = model_asked_for(params, metadata)
+    node, verdict = metadata.get("langgraph_node"), call.verdict
     identity = verdict.identity
     fields = {
         "model": model,
@@ -142,9 +148,9 @@ def _noted(verdict: Verdict, model: str, node: Any, agent: Any, thread_id: str |
         "user_id": identity.user_id,
         "trace_id": identity.trace_id,
         "conversation_id": identity.conversation_id,
-        "thread_id": thread_id or identity.thread_id,
+        "thread_id": call.hearing.thread_id or identity.thread_id,
         "node": None if node is None else str(node),
-        "agent_key": identity.agent_key or agent or node,
+        "agent_key": identity.agent_key or metadata.get("lc_agent_name") or node,
     }
     return as_json({name: value for name, value in fields.items() if value is not None})[:-1]
 
