@@ -15,6 +15,7 @@ from typing import Final
 _PATIENCE: Final = 10
 MOST_CALLS: Final = 500
 _BUSY: Final = 0.5  # of a processor
+_LATE_S: Final = 0.002  # somebody else had the lock, or the machine has no processor to spare
 _PIECE_S: Final = 250e-6
 _PAUSE_S: Final = 10e-6
 """What the kernel makes of it is some 60 µs: enough for another thread to wake up and take the lock."""
@@ -26,7 +27,6 @@ class Courtesy:
     def __init__(self, linger_s: float) -> None:
         self._patience_s = _PATIENCE * linger_s
         self._since = 0.0
-        self._busy = False
         self._wall = self._all = self._own = 0.0
         self._paused = 0.0
 
@@ -35,10 +35,10 @@ class Courtesy:
         self._since = time.monotonic()
         self._look()
 
-    def waits(self, waiting: int) -> bool:
-        """Whether `waiting` calls had better wait a little longer."""
-        self._busy = self._look()
-        return self._busy and waiting < MOST_CALLS and self._wall - self._since < self._patience_s
+    def waits(self, waiting: int, late_s: float = 0.0) -> bool:
+        """Whether `waiting` calls had better wait a little longer. This thread has just woken up `late_s` too late."""
+        is_busy = self._look() or late_s > _LATE_S
+        return is_busy and waiting < MOST_CALLS and self._wall - self._since < self._patience_s
 
     def pause(self) -> None:
         """Offer the interpreter behind each piece of work of a fraction of a millisecond.

@@ -193,14 +193,12 @@ class Pipeline:
 
     # -- in the pipeline's thread -----------------------------------------------------------------------------------
 
-    def _set_work(self) -> None:
-        if self._work is not None:
-            self._work.set()
+    def _set_work(self, *others: asyncio.Event | None) -> None:
+        for event in filter(None, (self._work, *others)):
+            event.set()
 
     def _hasten(self) -> None:
-        self._set_work()
-        if self._urgent is not None:
-            self._urgent.set()
+        self._set_work(self._urgent)
 
     def _main(self, ready: threading.Event) -> None:
         while not self._stopping:
@@ -292,14 +290,16 @@ class Pipeline:
     async def _linger(self) -> None:
         """Wait for company, and while the application needs the interpreter; but not while somebody waits for us."""
         assert self._urgent is not None
+        linger_s = self._settings.linger_ms / 1000
         self._courtesy.begin()
         while not self._hurry and not self._stopping:
             self._urgent.clear()
+            due = time.monotonic() + linger_s
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._urgent.wait(), self._settings.linger_ms / 1000)
-            if self._queue.crowded or not self._courtesy.waits(len(self._queue)):
+                await asyncio.wait_for(self._urgent.wait(), linger_s)
+            self._beat = now = time.monotonic()
+            if self._queue.crowded or not self._courtesy.waits(len(self._queue), now - due):
                 return
-            self._beat = time.monotonic()
 
     @staticmethod
     def _report(task: asyncio.Task[None], what: str = "writer") -> None:
