@@ -131,6 +131,13 @@ class Prices:
 
         return DataSnapshot(providers=providers, from_auto_update=False)
 
+    def prepare(self) -> None:
+        """Read the list now: it takes a third of a second, which the first call should not wait for. Never raises."""
+        try:
+            _ = self._snapshot
+        except Exception as problem:  # noqa: BLE001  a list that cannot be read costs the costs
+            incidents.note("price_failed", "the list of prices cannot be read", exc=problem)
+
     def priced(self, record: CallRecord) -> CallRecord:
         """`record` with what it cost, where that is known and does not stand there yet. Never raises."""
         try:
