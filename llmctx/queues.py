@@ -265,8 +265,9 @@ def _do(place: _Place | None, asking: Callable[..., None], jobs: Any, patient: b
 
 
 def _take_none(place: _Place | None, jobs: Any, item: Any) -> None:
-    _forsake()  # the worker may be in another context, with a copy of this one
-    change_job(LOST)
+    if not type(_home(jobs)).__module__.startswith(_INTERNAL):
+        _forsake()  # the worker may be in another context, with a copy of this one
+        change_job(LOST)
 
 
 @guarded("carry_failed", "%s failed: what a worker does is recorded without ids", otherwise=_take_none)

@@ -29,7 +29,8 @@ from llmctx import bind, migrate
 from llmctx.calllog import CallLog
 from llmctx.incidents import incidents
 from llmctx.settings import load
-from tests.faults.innocent import APPLICATIONS, MODEL, Kit, carried, surroundings
+from tests.faults.innocent import APPLICATIONS, carried, contested
+from tests.faults.kit import MODEL, Kit, surroundings
 from tests.faults.lines import Line, Lines
 
 AT_ONCE: Final = 40  # lines of one application in `make test`
@@ -139,14 +140,22 @@ def call_log(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[CallLog
     """Not started yet: applications are to run without it first."""
     url = f"sqlite+aiosqlite:///{tmp_path / 'calls.db'}"
     migrate.upgrade(load(database_url=url))
-    made = CallLog(url, carry=request.node.callspec.params.get("application") is carried, linger_ms=1)
+    made = CallLog(url, carry=request.node.callspec.params.get("application") in (carried, contested), linger_ms=1)
     yield made
     made.close()
 
 
 def _strangers(rows: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
-    """Rows that name somebody else than their prompt does."""
-    return [row for row in rows if row[0] and row[2] and f"of {row[0]}:" not in row[2]]
+    """Rows that name somebody else than their prompt does, or the session of somebody else."""
+    return [row for row in rows if row[2] and not all(f"of {who}:" in row[2] for who in _named(row))]
+
+
+def _named(row: tuple[str, str, str]) -> Iterator[str]:
+    user, session, _ = row
+    if user:
+        yield user
+    if session.startswith("s-"):
+        yield session.removeprefix("s-")
 
 
 def _what_is_wrong(
