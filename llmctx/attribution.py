@@ -240,6 +240,8 @@ def is_astray(
     """Whether a worker that has only inherited `scope` works here: on a thread of others, or with the config of
     somebody else's call. None: cannot be told, and so neither is believed.
     """
+    if is_doubted(thread_id, None) and thread_id not in scope.threads:  # others may have used it
+        return False if scope.is_open and belongs_to(scope) else None
     user_id = scope.identity.user_id
     of_others = (
         thread is not None

@@ -23,21 +23,9 @@ from typing import Any, Final
 
 from llmctx import queues
 from llmctx.attribution import pack
-from llmctx.context import (
-    EMPTY,
-    CallContext,
-    Scope,
-    carries,
-    carry,
-    current,
-    current_scope,
-    enter,
-    leave,
-    lost,
-    opened,
-    run_lost,
-)
+from llmctx.context import EMPTY, CallContext, Scope, carries, current, current_scope, enter, leave, lost, opened
 from llmctx.guard import guarded
+from llmctx.jobs import carry, run_lost
 
 _POOLS: Final = ("concurrent.futures.thread", "concurrent.futures.process", "multiprocessing.pool")
 """Where the targets of threads and processes that work for everybody stand."""

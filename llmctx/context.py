@@ -15,8 +15,6 @@ nobody, and no weaker witness is heard there, for he may speak of somebody else.
 from __future__ import annotations
 
 import contextlib
-import functools
-import inspect
 import itertools
 import os
 import sys
@@ -24,7 +22,7 @@ import time
 from _thread import get_ident
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar, Token
-from typing import Any, Final, ParamSpec, TypeVar, cast
+from typing import Any, Final, ParamSpec, TypeVar
 
 from llmctx.guard import guarded, swallow
 from llmctx.identity import EMPTY as EMPTY  # these are part of what stands here
@@ -201,15 +199,6 @@ def enter(scope: Scope | None) -> Entry:
     return _current.set(LOST if scope is None else scope)
 
 
-def run_lost(fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call `fn` where nobody is believed: as a job that could not be given its scope."""
-    token = enter(LOST)
-    try:
-        return fn(*args, **kwargs)
-    finally:
-        suspend(token)
-
-
 def _restore(token: Entry) -> None:
     if token is not None:
         with contextlib.suppress(ValueError, RuntimeError):  # another context; or it has been restored before it failed
@@ -236,6 +225,7 @@ def leave(scope: Scope | None, token: Entry) -> None:
         if token is not None:
             _current.reset(token)
     except ValueError:
+        _restore(token)  # it need not have been that which failed
         # Another context: a generator that held the scope open was closed by somebody else's task. The token is
         # useless there, and the context that it belongs to has gone.
         incidents.note("scope_left_elsewhere", "a scope was left in another context; do not hold bind() across a yield")
@@ -347,58 +337,3 @@ def _forked() -> None:
 
 
 os.register_at_fork(after_in_child=_forked)
-
-
-@guarded("carry_failed", "%s failed: a job is recorded without ids", otherwise=lambda outer: lost("job"))
-def _job(outer: Scope | None) -> Scope | None:
-    return Scope(EMPTY if outer is None else outer.identity, "job", outer)
-
-
-async def _arun_lost(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    token = enter(LOST)
-    try:
-        return await fn(*args, **kwargs)
-    finally:
-        suspend(token)
-
-
-def _of_nobody(fn: Callable[P, R]) -> Callable[P, R]:
-    """`fn` without the scope that could not be carried, nor that of whoever has used its thread before."""
-    run: Any = functools.partial(_arun_lost if inspect.iscoroutinefunction(fn) else run_lost, fn)
-    return cast("Callable[P, R]", functools.update_wrapper(run, fn))
-
-
-@guarded("carry_failed", "%s failed: what the function does is recorded without ids", otherwise=_of_nobody)
-def carry(fn: Callable[P, R]) -> Callable[P, R]:
-    """Return `fn` bound to the scope in which `carry` was called, for executors, threads and tasks.
-
-        executor.submit(carry(summarise), text)
-
-    Each call runs in a scope of its own with the identity that the scope has by then, and leaves nothing behind in
-    the thread. Works for functions and coroutine functions.
-    """
-    outer = _current.get()
-
-    if inspect.iscoroutinefunction(fn):
-
-        @functools.wraps(fn)
-        async def run_async(*args: P.args, **kwargs: P.kwargs) -> Any:
-            scope = _job(outer)
-            token = enter(scope)
-            try:
-                return await fn(*args, **kwargs)
-            finally:
-                leave(scope, token)
-
-        return cast("Callable[P, R]", run_async)
-
-    @functools.wraps(fn)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        scope = _job(outer)
-        token = enter(scope)
-        try:
-            return fn(*args, **kwargs)
-        finally:
-            leave(scope, token)
-
-    return run

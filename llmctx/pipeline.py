@@ -372,8 +372,7 @@ class Pipeline:
         except Exception as problem:  # noqa: BLE001  a registry may be the team's own
             if call.verdict.source is Source.THREAD:  # others, who were to be asked, may have used it as well
                 call.verdict = UNDECIDED
-            why = "the registry failed: a row stays as it was known at its start"
-            incidents.note("registry_failed", why, exc=problem)
+            incidents.note("registry_failed", "the registry failed: a row says what its start knew", exc=problem)
         for make in (partial(record_of, texts=self._texts), bare_record_of):
             try:
                 record = clean(make(call))

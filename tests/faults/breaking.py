@@ -18,7 +18,7 @@ from types import CodeType, FunctionType
 from typing import Any, Final
 
 import llmctx
-from tests.faults.lines import HOME, SURROUNDING
+from tests.faults.lines import GUARDED_BY_HAND, HOME, SURROUNDING
 
 _FAILURES: Final = (ValueError, KeyError, OSError, MemoryError, RecursionError, RuntimeError, AttributeError)
 _LEFT_ALONE: Final = ("cli", "demo", "doctor", "testing", "pytest_plugin", "migrate", "queries", "__main__")
@@ -51,7 +51,7 @@ def _place(owner: Any, name: str, function: FunctionType) -> Place:
 
 def _may_fail(name: str, function: Any) -> bool:
     code: CodeType | None = getattr(function, "__code__", None)
-    if code is None or name.rpartition(".")[2].startswith("__"):
+    if code is None or code.co_qualname in GUARDED_BY_HAND or name.rpartition(".")[2].startswith("__"):
         return False
     file = code.co_filename
     return file.startswith(HOME) and code.co_qualname not in SURROUNDING.get(str(Path(file).relative_to(HOME)), ())

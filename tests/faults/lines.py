@@ -30,11 +30,8 @@ SURROUNDING: Final = {
         "bind",  # a generator, with the application's block in the middle
         "amend",
         "_check_names",  # what is no name of an id is a TypeError
-        "carry.<locals>.run",
-        "carry.<locals>.run_async",
-        "run_lost",
-        "_arun_lost",
     },
+    "jobs.py": {"run_lost", "_arun_lost", "carry.<locals>.run", "carry.<locals>.run_async"},
     "handover.py": {"take_over", "hand_over", "read", "_serializer", "_from_environment"},  # they raise on purpose
     "byhand.py": {
         "Recording.__init__",
@@ -82,6 +79,11 @@ SURROUNDING: Final = {
     },
 }
 """File -> qualified names of the functions whose own lines are left out."""
+
+GUARDED_BY_HAND: Final = {
+    f"CallLogHandler.{name}" for name in ("on_chat_model_start", "on_llm_new_token", "on_llm_end")
+}
+"""Hooks that are nothing but `try` and `except`: their lines fail as any other's, but never the hook as a whole."""
 
 Line = tuple[str, str, int]
 """A file of llmctx, the function's qualified name, the number of the line."""
