@@ -23,7 +23,7 @@ from llmctx.filing import node_scope
 from llmctx.guard import guarded, swallow
 from llmctx.incidents import incidents
 from llmctx.record import Reason
-from llmctx.registry.base import active, doubt, file_under
+from llmctx.registry.base import active, doubt
 
 Identify = Callable[[Any, RunnableConfig], CallContext | None]
 Entered = tuple[Scope, Entry, RunnableConfig | None]
@@ -289,7 +289,12 @@ def _inside(
         if anchor.identity is party.identity and anchor.closed_at is None:
             party = anchor
         if known or party.anonymous:
-            file_under(active, party, thread_id, task if known else None)
+            try:  # `file_under`, spelled out: each node comes by here
+                for registry in active:
+                    registry.put(party, thread_id=thread_id, task=task if known else None)
+            except BaseException as problem:  # noqa: BLE001  a registry may be the team's own
+                doubt(thread_id, task)
+                swallow(problem, "registry_failed", "a node could not be filed: its thread testifies to nobody")
     return scope
 
 

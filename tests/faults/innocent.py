@@ -187,16 +187,29 @@ async def scopes(kit: Kit) -> Any:
     return told
 
 
+def _work(jobs: queue.Queue[Any], told: list[Any], config: RunnableConfig | None) -> None:
+    """A worker, whom nothing stops but a None: or else those who wait for him would wait for ever."""
+    job: Any = ""
+    while job is not None:
+        try:
+            job = jobs.get()
+        except BaseException as problem:
+            told.append(repr(problem))
+            continue
+        try:
+            if job is not None:
+                told.append(MODEL.invoke(job, config).content)
+        except BaseException as problem:
+            told.append(repr(problem))
+        finally:
+            jobs.task_done()
+
+
 async def carried(kit: Kit) -> Any:
     """Threads, executors, queues and streams of the standard library and of anyio, patched by `carry=True`."""
     told: list[Any] = []
     jobs: queue.Queue[Any] = queue.Queue()
     ajobs: asyncio.Queue[Any] = asyncio.Queue()
-
-    def work() -> None:
-        while (job := jobs.get()) is not None:
-            told.append(MODEL.invoke(job).content)
-            jobs.task_done()
 
     async def awork() -> None:
         while (job := await ajobs.get()) is not None:
@@ -209,7 +222,7 @@ async def carried(kit: Kit) -> Any:
             await send.send(f"of {user}: memory")
             told.append(await receive.receive())
 
-    worker = threading.Thread(target=work)
+    worker = threading.Thread(target=_work, args=(jobs, told, None))
     worker.start()
     aworker = asyncio.create_task(awork())
     for user in ("ada", "bob"):
@@ -250,11 +263,6 @@ async def contested(kit: Kit) -> Any:
         bare(f"of {state['text']}: bare")
         return {"said": [said]}
 
-    def work() -> None:
-        while (job := jobs.get()) is not None:
-            told.append(MODEL.invoke(job, config).content)
-            jobs.task_done()
-
     def built(wrap: bool) -> Any:
         builder = StateGraph(State)
         builder.add_node("only", kit.node(node) if wrap else node)
@@ -270,7 +278,7 @@ async def contested(kit: Kit) -> Any:
     bob = {"user_id": "bob", "session_id": "s-bob"}
     with kit.bind(user_id="eve", session_id="s-eve"):
         told.append(await built(False).ainvoke({"text": "eve"}, config))
-        worker = threading.Thread(target=work)
+        worker = threading.Thread(target=_work, args=(jobs, told, config))
         worker.start()
         with kit.bind(**bob):
             told.append((await MODEL.ainvoke("of bob: bound", config)).content)
