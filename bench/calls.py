@@ -25,7 +25,8 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.graph import MessagesState, StateGraph
 
 from llmctx.calllog import CallLog
-from llmctx.context import bind, carry
+from llmctx.context import bind
+from llmctx.jobs import carry
 
 ROUNDS: Final = 24
 CALLS: Final = 200

@@ -4,8 +4,9 @@ Importing this module loads nothing but the standard library. What needs a frame
 module: `llmctx.calllog`, `llmctx.middleware`, `llmctx.graph`.
 """
 
-from llmctx.context import CallContext, amend, bind, carry, current
+from llmctx.context import CallContext, amend, bind, current
 from llmctx.handover import hand_over, take_over
+from llmctx.jobs import carry
 
 __version__ = "0.1.0"
 

@@ -28,7 +28,7 @@ from llmctx.context import EMPTY, ID_FIELDS, ID_LIMIT, CallContext, Scope, amend
 from llmctx.flow import belongs_to
 from llmctx.guard import swallow
 from llmctx.record import Reason, Source
-from llmctx.registry.base import Entry, Registry
+from llmctx.registry.base import Entry, Registry, is_doubted
 
 CARRIED_KEY: Final = "llmctx"
 """Key in `config["metadata"]` under which `wrap_graph` sends a node's identity along: a dict of ids, nothing else."""
@@ -61,6 +61,8 @@ class Hearing:
     """Unless True, the scope may speak only after other processes were asked (`elsewhere.py`)."""
     answered: bool | None = None
     """Whether they answered. None: they were not asked yet."""
+    lost: bool = False
+    """Whether llmctx has failed in finding out whose it is. Once it has, no weaker witness is heard."""
 
 
 @dataclass(slots=True)
@@ -77,7 +79,7 @@ class Verdict:
     """What the journal notes of a call of whom this is said, and what else that depends on (`recording.marker_of`)."""
 
 
-NOBODY: Final = Verdict(EMPTY, Source.NONE, Reason.NO_SCOPE)
+UNDECIDED: Final = Verdict(EMPTY, Source.NONE, Reason.INTERNAL_ERROR)
 
 
 def hear(
@@ -143,7 +145,23 @@ def decide(hearing: Hearing, registry: Registry, *, late_s: float = LATE_S) -> V
             reason = Reason.CONFLICT if scope.conflict else None
             scope.verdict = known = Verdict(scope.identity, Source.CONTEXT, reason, scope.conflict)
         return known
+    if hearing.lost or (scope.lost if scope is not None else hearing.carried is not None and hearing.carried.lost):
+        return _in_the_lost(hearing)
     return _weigh(hearing, registry, late_s)
+
+
+def _in_the_lost(hearing: Hearing) -> Verdict:
+    """Whose call it is where llmctx has failed: his who says so outright, or nobody's."""
+    if hearing.lost:
+        return UNDECIDED
+    scope = hearing.scope
+    amended = scope.identity if scope is not None and hearing.scope_open else EMPTY
+    source = Source.EXPLICIT if hearing.explicit else Source.CONTEXT
+    identity = hearing.explicit or amended
+    if not identity:
+        return UNDECIDED
+    known = identity.user_id is not None and identity.session_id is not None
+    return Verdict(identity, source, None if known else Reason.INTERNAL_ERROR, scope is not None and scope.conflict)
 
 
 def _weigh(hearing: Hearing, registry: Registry, late_s: float) -> Verdict:
@@ -187,14 +205,16 @@ def _witnesses(
         found.append((Source.CARRIED, hearing.sent))
     if carried is not None and carried.identity and not _is_stale(carried, hearing, thread):
         found.append((Source.CARRIED, carried.identity))
+    doubted = is_doubted(hearing.thread_id, hearing.task)
     task = registry.get(task=hearing.task) if hearing.task is not None else None
-    if task is not None and task.identity:
+    if task is not None and task.identity and not doubted:
         found.append((Source.TASK, task.identity))
     # An anonymous request must not borrow somebody's name by naming his thread.
     anonymous = hearing.scope_open and at_home and scope is not None and scope.anonymous
     if (
         thread is not None
         and thread.identity
+        and not doubted
         and not anonymous
         and hearing.astray is not None
         and not (at_home and scope is not None and _is_older(thread, scope))
@@ -220,6 +240,8 @@ def is_astray(
     """Whether a worker that has only inherited `scope` works here: on a thread of others, or with the config of
     somebody else's call. None: cannot be told, and so neither is believed.
     """
+    if is_doubted(thread_id, None) and thread_id not in scope.threads:  # others may have used it
+        return False if scope.is_open and belongs_to(scope) else None
     user_id = scope.identity.user_id
     of_others = (
         thread is not None
@@ -292,6 +314,8 @@ def _is_stale(carried: Scope, hearing: Hearing, thread: Entry | None) -> bool:
 
 def _why_nobody(hearing: Hearing, thread: Entry | None) -> Reason:
     scope = hearing.scope
+    if is_doubted(hearing.thread_id, hearing.task):
+        return Reason.INTERNAL_ERROR
     if hearing.answered is False and thread is None and (scope is None or hearing.astray is not False):
         return Reason.REGISTRY_AWAY
     if hearing.astray is None or (thread is not None and thread.shared):
@@ -338,7 +362,13 @@ def reconsider(verdict: Verdict, hearing: Hearing, registry: Registry, *, late_s
 
 def telling_scope(scope: Scope | None) -> Scope | None:
     """The scope that testifies: a node that knows nothing of its own leaves the word to the scope around it."""
-    while scope is not None and scope.kind == "node" and not scope.identity and scope.parent is not None:
+    while (
+        scope is not None
+        and scope.kind == "node"
+        and not scope.identity
+        and not scope.lost
+        and scope.parent is not None
+    ):
         scope = scope.parent
     return scope
 

@@ -23,8 +23,9 @@ from typing import Any, Final
 
 from llmctx import queues
 from llmctx.attribution import pack
-from llmctx.context import EMPTY, CallContext, Scope, carries, carry, current, current_scope, enter, leave, opened
+from llmctx.context import EMPTY, CallContext, Scope, carries, current, current_scope, enter, leave, lost, opened
 from llmctx.guard import guarded
+from llmctx.jobs import carry, run_lost
 
 _POOLS: Final = ("concurrent.futures.thread", "concurrent.futures.process", "multiprocessing.pool")
 """Where the targets of threads and processes that work for everybody stand."""
@@ -94,7 +95,11 @@ def _start(original: Any) -> Any:
     return start
 
 
-@guarded("carry_failed", "%s failed: a thread starts without a scope")
+def _give_none(thread: threading.Thread) -> None:
+    thread.run = functools.partial(run_lost, thread.run)  # type: ignore[method-assign]
+
+
+@guarded("carry_failed", "%s failed: what a thread does is recorded without ids", otherwise=_give_none)
 def _give_scope(thread: threading.Thread) -> None:
     outer = current_scope() if _users else None
     if outer is not None and not _is_pooled(thread):
@@ -148,11 +153,11 @@ def _note_use() -> None:
         scope.anchor.used = True  # a worker that starts a task for each item does not collect them
 
 
-def _as_it_is(fn: Any, **_: Any) -> Any:
-    return fn
+def _of_nobody(fn: Any, **_: Any) -> Any:
+    return functools.partial(run_lost, fn) if callable(fn) else fn
 
 
-@guarded("carry_failed", "%s failed: a job goes without a scope", otherwise=_as_it_is)
+@guarded("carry_failed", "%s failed: what a job does is recorded without ids", otherwise=_of_nobody)
 def _carried(fn: Any, *, to_process: bool = False) -> Any:
     """`fn` as a job. Also without a scope: a pooled thread must not keep what a job took from a queue, and a forked
     worker has inherited somebody's.
@@ -177,11 +182,8 @@ class _InProcess:
         finally:
             leave(scope, token)
 
-    def _of_nobody(self) -> Scope | None:
-        return opened("job")
-
-    @guarded("carry_failed", "%s failed: a job runs without a scope", otherwise=_of_nobody)
-    def _opened(self) -> Scope | None:
+    @guarded("carry_failed", "%s failed: what a job does is recorded without ids", otherwise=lambda self: lost("job"))
+    def _opened(self) -> Scope:
         scope = Scope(CallContext(**self.ids), "job")
         inherited = current_scope()
         if inherited is not None and inherited.kind == "fork":
@@ -222,7 +224,13 @@ def _start_process(original: Any) -> Any:
     return start
 
 
-@guarded("carry_failed", "%s failed: a process starts without an identity")
+def _give_nobody(process: Any) -> None:
+    target = getattr(process, "_target", None)
+    if target is not None and getattr(target, "__module__", None) not in _POOLS:
+        process._target = functools.partial(run_lost, target)
+
+
+@guarded("carry_failed", "%s failed: what a process does is recorded without ids", otherwise=_give_nobody)
 def _give_identity(process: Any) -> None:
     target = getattr(process, "_target", None)
     if _users and target is not None and getattr(target, "__module__", None) not in _POOLS and current() is not EMPTY:

@@ -7,13 +7,14 @@ true at that moment.
 
 A scope is open until the end of its request or block and closed afterwards. Tasks and threads may outlive it and
 still carry it; a closed scope is a weaker witness than an open one (`attribution.py`).
+
+Where llmctx itself fails to find out whose the code is that runs, that code is in a scope that is `lost`: it belongs to
+nobody, and no weaker witness is heard there, for he may speak of somebody else.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import inspect
 import itertools
 import os
 import sys
@@ -21,7 +22,7 @@ import time
 from _thread import get_ident
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar, Token
-from typing import Any, Final, ParamSpec, TypeVar, cast
+from typing import Any, Final, ParamSpec, TypeVar
 
 from llmctx.guard import guarded, swallow
 from llmctx.identity import EMPTY as EMPTY  # these are part of what stands here
@@ -52,7 +53,8 @@ class Scope:
     while the user is unknown (authentication that runs further in than the middleware). `route` tells which of the
     application's routes a request has come to. `owner` is the task that opened it, or the number of the thread; it
     tells the scope's own work from a worker that it started. `displaced` is, for what a worker runs, the scope that the
-    worker was started in. `used` says that something was done in it, or handed on.
+    worker was started in. `used` says that something was done in it, or handed on. `lost` says that llmctx has failed,
+    here or around it, and that nobody is believed before somebody says outright whose this is.
     """
 
     __slots__ = (
@@ -64,6 +66,7 @@ class Scope:
         "handlers",
         "identity",
         "kind",
+        "lost",
         "on_close",
         "owner",
         "packed",
@@ -94,12 +97,14 @@ class Scope:
         self.route: Callable[[], str | None] | None = None
         self.on_close: list[Callable[[Scope], None]] = []
         self.handlers: dict[int, Any] | None = None
+        self.lost: bool = parent is not None and parent.lost and None in (identity.user_id, identity.session_id)
         # The scope on whose behalf callbacks are carried: scopes of one identity share it, so that a run which
         # passes through all of them meets one handler, not one per scope.
         anchor = self
         if (
             parent is not None
             and parent.anchor.closed_at is None
+            and not parent.lost
             and (kind == "node" or parent.identity.agrees(identity))
         ):
             anchor = parent.anchor
@@ -125,7 +130,7 @@ class Scope:
     @guarded("scope_failed", "%s failed; the application is not affected", otherwise=_shut)
     def close(self) -> None:
         """Close it and tell whoever asked to know. Closing twice is closing once. Never raises."""
-        if self.closed_at is not None:
+        if self.closed_at is not None or self is LOST:
             return
         self.closed_at = time.monotonic()
         # they lead to the request's objects, which must not live on here
@@ -162,23 +167,36 @@ def current() -> CallContext:
     return EMPTY if scope is None else scope.identity
 
 
-# What surrounds the application's own code is made of these. None of them ever raises, and each takes the None that
-# another one has returned because something went wrong: then the code runs without a scope of its own.
+# What surrounds the application's own code is made of these. None of them ever raises. Where one fails, the code runs
+# in a scope that is lost; never in the one around, nor in none.
 
 Entry = Token[Scope | None] | None
 """What restores the scope that was current before; None if that is the current one still."""
 
+LOST: Final = Scope(EMPTY, "lost")
+"""Where not even a scope can be made any more. Everybody's, so it never closes and takes no identity."""
+LOST.lost, LOST.owner = True, None
+_NOT_FOUND: Final = "scope_failed", "%s failed: what runs here is recorded without ids"
 
-@guarded("scope_failed", "%s failed: the code runs without a scope of its own")
-def opened(kind: str, identity: CallContext = EMPTY, parent: Scope | None = None) -> Scope | None:
+
+@guarded(*_NOT_FOUND, otherwise=lambda kind: LOST)
+def lost(kind: str) -> Scope:
+    """A new scope of nobody, for code whose own could not be opened. `amend` may still say whose it is."""
+    scope = Scope(EMPTY, kind)
+    scope.lost = True
+    return scope
+
+
+@guarded(*_NOT_FOUND, otherwise=lambda kind, identity=EMPTY, parent=None: LOST)
+def opened(kind: str, identity: CallContext = EMPTY, parent: Scope | None = None) -> Scope:
     """A new scope, which is not current yet."""
     return Scope(identity, kind, parent)
 
 
-@guarded("scope_failed", "%s failed: the code runs without a scope of its own")
+@guarded(*_NOT_FOUND, otherwise=lambda scope: _current.set(LOST))
 def enter(scope: Scope | None) -> Entry:
-    """Make `scope` the current one. Give the token to `leave` in a `finally`."""
-    return None if scope is None else _current.set(scope)
+    """Make `scope` the current one; `LOST`, if there is none. Give the token to `leave` in a `finally`."""
+    return _current.set(LOST if scope is None else scope)
 
 
 def _restore(token: Entry) -> None:
@@ -207,6 +225,7 @@ def leave(scope: Scope | None, token: Entry) -> None:
         if token is not None:
             _current.reset(token)
     except ValueError:
+        _restore(token)  # it need not have been that which failed
         # Another context: a generator that held the scope open was closed by somebody else's task. The token is
         # useless there, and the context that it belongs to has gone.
         incidents.note("scope_left_elsewhere", "a scope was left in another context; do not hold bind() across a yield")
@@ -240,12 +259,8 @@ def _check_names(ids: dict[str, Any]) -> None:
         raise TypeError(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join((*ID_FIELDS, 'attributes'))}")
 
 
-def _of_nobody(identity: CallContext | None, ids: dict[str, Any]) -> Scope | None:
-    """Where a binding has failed: whoever the scope around belongs to, this code belongs to somebody else."""
-    return opened("bind")
-
-
-@guarded("scope_failed", "%s failed: what runs inside is recorded without ids", otherwise=_of_nobody)
+# Whoever the scope around belongs to, this code belongs to somebody else.
+@guarded(*_NOT_FOUND, otherwise=lambda identity, ids: lost("bind"))
 def _bound(identity: CallContext | None, ids: dict[str, Any]) -> Scope | None:
     over = CallContext(**ids)
     if identity is not None:
@@ -267,7 +282,17 @@ def amend(**ids: Any) -> CallContext:
     return _amended(ids)
 
 
-@guarded("amend_failed", "%s failed: the scope stays as it was", otherwise=lambda ids: current())
+def _doubtful(ids: dict[str, Any]) -> CallContext:
+    """Where an amendment has failed: what the scope does not know without it, nobody else may say."""
+    scope = _current.get()
+    if scope is not None and scope is not LOST:
+        scope.lost = True
+        if ids.get("user_id") not in (None, scope.identity.user_id):
+            scope.identity = EMPTY
+    return current()
+
+
+@guarded("amend_failed", "%s failed: the scope stays as it was", otherwise=_doubtful)
 def _amended(ids: dict[str, Any]) -> CallContext:
     over = CallContext(**ids)
     scope = _current.get()
@@ -280,6 +305,8 @@ def _amended(ids: dict[str, Any]) -> CallContext:
 
 def amend_scope(scope: Scope, over: CallContext) -> None:
     """`amend` for a given scope."""
+    if scope is LOST:
+        return
     before = scope.identity
     if before.user_id is not None and over.user_id is not None and over.user_id != before.user_id:
         scope.conflict = True
@@ -298,7 +325,7 @@ def change_job(scope: Scope | None) -> None:
     _current.set(scope)
 
 
-@guarded("scope_failed", "%s failed; the application is not affected")
+@guarded(*_NOT_FOUND, otherwise=lambda: _current.set(LOST))
 def _forked() -> None:
     """In a forked child: what it has inherited is its parent's, and may be the request of whoever caused the fork."""
     scope = _current.get()
@@ -310,52 +337,3 @@ def _forked() -> None:
 
 
 os.register_at_fork(after_in_child=_forked)
-
-
-def _job_of_nobody(outer: Scope | None) -> Scope | None:
-    return opened("job")
-
-
-@guarded("carry_failed", "%s failed: a job runs without a scope", otherwise=_job_of_nobody)
-def _job(outer: Scope | None) -> Scope | None:
-    return Scope(EMPTY if outer is None else outer.identity, "job", outer)
-
-
-def _as_it_is(fn: Callable[P, R]) -> Callable[P, R]:
-    return fn
-
-
-@guarded("carry_failed", "%s failed: the function runs without a scope", otherwise=_as_it_is)
-def carry(fn: Callable[P, R]) -> Callable[P, R]:
-    """Return `fn` bound to the scope in which `carry` was called, for executors, threads and tasks.
-
-        executor.submit(carry(summarise), text)
-
-    Each call runs in a scope of its own with the identity that the scope has by then, and leaves nothing behind in
-    the thread. Works for functions and coroutine functions.
-    """
-    outer = _current.get()
-
-    if inspect.iscoroutinefunction(fn):
-
-        @functools.wraps(fn)
-        async def run_async(*args: P.args, **kwargs: P.kwargs) -> Any:
-            scope = _job(outer)
-            token = enter(scope)
-            try:
-                return await fn(*args, **kwargs)
-            finally:
-                leave(scope, token)
-
-        return cast("Callable[P, R]", run_async)
-
-    @functools.wraps(fn)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        scope = _job(outer)
-        token = enter(scope)
-        try:
-            return fn(*args, **kwargs)
-        finally:
-            leave(scope, token)
-
-    return run

@@ -100,6 +100,7 @@ _CURE_OF: Final[Mapping[str, str]] = {
     Reason.CONFLICT: "both ids",
     Reason.EXPIRED_SCOPE: "bind() in the task",
     Reason.INVALID_HANDOVER: "hand_over",
+    Reason.INTERNAL_ERROR: "a report",
 }
 _HOW: Final[Mapping[str, str]] = {
     "wrap_graph": "Each node then reads its ids from the state or from configurable, and each task testifies for its "
@@ -116,6 +117,7 @@ _HOW: Final[Mapping[str, str]] = {
     "both ids": "Give session_id and user_id where the scope is opened: in identify, in bind(), or in the state.",
     "bind() in the task": "Open a scope in the task that outlives its request; or set LLMCTX_LATE_S.",
     "hand_over": "The same LLMCTX_HANDOVER_KEY in every process, and a ttl_s longer than jobs wait.",
+    "a report": "llmctx failed where it was to find out whose the calls are: the log of that time says how.",
     "something else": "The rows do not say why: they were not written by llmctx.",
 }
 

@@ -15,7 +15,8 @@ from typing import TypeGuard
 
 from llmctx.context import CallContext, Scope
 from llmctx.flow import belongs_to
-from llmctx.registry.base import ELSEWHERE, Entry, Registry, SharedRegistry
+from llmctx.guard import guarded
+from llmctx.registry.base import ELSEWHERE, Entry, Registry, SharedRegistry, doubt
 
 
 def is_shared(registry: Registry) -> TypeGuard[SharedRegistry]:
@@ -50,6 +51,11 @@ def is_astray(scope: Scope, was_open: bool, own: bool | None, thread: Entry | No
     return True if own is False else None
 
 
+def _not_claimed(scope: Scope, registries: Sequence[Registry], *, thread_id: str, task: str | None = None) -> None:
+    doubt(thread_id, task)
+
+
+@guarded("registry_failed", "%s failed: a thread testifies to nobody from here on", otherwise=_not_claimed)
 def claim(scope: Scope, registries: Sequence[Registry], *, thread_id: str, task: str | None = None) -> None:
     """Let `scope` be a party of the thread once the others had nothing to say against it."""
     if not scope.is_open or not (scope.identity or scope.anonymous):

@@ -36,6 +36,8 @@ REASONS: Final[Mapping[str, str]] = {
     "each item's config or thread_id on, or use bind() for each.",
     Reason.EXPIRED_SCOPE: "The scope had closed too long ago to be believed (LLMCTX_LATE_S). Open one in the task "
     "itself, with bind().",
+    Reason.INTERNAL_ERROR: "llmctx itself failed where it was to find out whose the call is, and guessed nobody: see "
+    "the log of that time, and please report it.",
     Reason.PARTIAL: "The witness knew only one of user and session. Give both where the scope is opened.",
     Reason.CONFLICT: "Witnesses named different users; the strongest was believed.",
     "erased": "Ids and texts were taken out of the row (`llmctx erase --blank`); its figures are still counted.",

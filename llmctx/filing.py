@@ -15,7 +15,7 @@ from llmctx.attribution import CARRIED_KEY, as_text, is_astray, telling_scope, u
 from llmctx.context import EMPTY, CallContext, Scope, current_scope
 from llmctx.incidents import incidents
 from llmctx.record import Reason
-from llmctx.registry.base import Registry
+from llmctx.registry.base import Registry, doubt, file_under
 
 _THREADS_OF_A_SCOPE: Final = 4096
 
@@ -35,8 +35,7 @@ def register(scope: Scope, registries: Sequence[Registry], *, thread_id: str | N
     party = telling_scope(scope)
     if party is None or not (party.identity or party.anonymous) or not party.is_open:
         return
-    for registry in registries:
-        registry.put(party, thread_id=thread_id, task=task if party.identity else None)
+    file_under(registries, party, thread_id, task if party.identity else None)
 
 
 def use(scope: Scope, thread_id: str) -> None:
@@ -66,6 +65,8 @@ def node_scope(
     """
     thread_id = as_text(thread_id)
     outer = telling_scope(current_scope())
+    if outer is not None and outer.lost:
+        return _in_the_lost(outer, found, persisted, thread_id, task, registries)
     thread = next((e for r in registries if thread_id is not None and (e := r.get(thread_id=thread_id))), None)
     sent = unpack((metadata or {}).get(CARRIED_KEY))
     astray = False if outer is None else is_astray(outer, thread_id, thread, sent, None)
@@ -101,8 +102,23 @@ def node_scope(
         # The scope around belongs to somebody else's request; it must not be marked as a user of this thread.
         use(scope, thread_id)
         if scope.identity:
-            for registry in registries:
-                registry.put(scope, thread_id=thread_id, task=task)
+            file_under(registries, scope, thread_id, task)
         return scope
     register(scope, registries, thread_id=thread_id, task=task)
+    return scope
+
+
+def _in_the_lost(
+    outer: Scope, found: CallContext, persisted: bool, thread_id: str | None, task: str | None, rs: Sequence[Registry]
+) -> Scope:
+    """The scope of a node where the one around is lost. What the node is given now tells whose it is; old state not."""
+    if persisted:
+        found = replace(found, session_id=None, user_id=None)
+    scope = Scope(found, "node", outer)
+    if found.user_id is None:
+        doubt(thread_id, task)
+        return scope
+    if thread_id is not None:
+        use(scope, thread_id)
+    file_under(rs, scope, thread_id, task)
     return scope

@@ -23,8 +23,8 @@ from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers.context import register_configure_hook
 
 from llmctx import elsewhere
-from llmctx.attribution import EXPLICIT_KEYS, LATE_S, NOBODY, Hearing, Verdict, decide, hear
-from llmctx.context import EMPTY, CallContext, Scope, current_scope
+from llmctx.attribution import EXPLICIT_KEYS, LATE_S, UNDECIDED, Hearing, Verdict, decide, hear
+from llmctx.context import EMPTY, LOST, CallContext, Scope, current_scope
 from llmctx.evidence import whereabouts
 from llmctx.extract import Prompt, Stream, answer_of, failure_of, hold_answer, prompt_of_messages, prompt_of_text
 from llmctx.filing import use
@@ -32,7 +32,7 @@ from llmctx.guard import guarded, is_from_outside, stop, swallow
 from llmctx.incidents import incidents
 from llmctx.open_calls import OpenCall, OpenCalls
 from llmctx.record import Source, Status
-from llmctx.registry.base import Registry
+from llmctx.registry.base import Registry, file_under
 from llmctx.stack import Origin, origin
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class CallLogHandler(BaseCallbackHandler):
             return True
         else:
             known.hearing.carried = mine
-        known.verdict = decide(known.hearing, recorder.registry, late_s=recorder.late_s)
+        known.verdict = self._decided(known.hearing, recorder)
         recorder.open_calls.announce(known)
         return True
 
@@ -191,11 +191,10 @@ class CallLogHandler(BaseCallbackHandler):
             telling = hearing.scope
             if telling is not None and thread_id not in telling.threads:
                 use(telling, thread_id)
-                recorder.registry.put(telling, thread_id=thread_id)
+                file_under((recorder.registry,), telling, thread_id, None)
 
     def _whose(self, recorder: Recorder, metadata: dict[str, Any] | None, made: Origin) -> tuple[Hearing, Verdict]:
         """Whose call it is. What goes wrong in finding out costs the ids, not the row."""
-        hearing = Hearing()
         try:
             child_thread_id = _thread_id_of(made.config)
             told = metadata.get("thread_id") if metadata else None
@@ -203,10 +202,18 @@ class CallLogHandler(BaseCallbackHandler):
                 # A worker that was started in a node has inherited that node's metadata: it is not that of its job.
                 metadata = {key: value for key, value in metadata.items() if key in EXPLICIT_KEYS}
             hearing = hear(metadata, explicit=self._explicit, carried=self._scope, child_thread_id=child_thread_id)
-            return hearing, decide(hearing, recorder.registry, late_s=recorder.late_s)
-        except BaseException as problem:  # noqa: BLE001  a registry may be the team's own
+        except BaseException as problem:  # noqa: BLE001  it reads the application's objects
             swallow(problem, "handler_failed", "whose call it is could not be found out")
-            return hearing, NOBODY
+            return Hearing(lost=True), UNDECIDED
+        return hearing, self._decided(hearing, recorder)
+
+    def _decided(self, hearing: Hearing, recorder: Recorder) -> Verdict:
+        try:
+            return decide(hearing, recorder.registry, late_s=recorder.late_s)
+        except BaseException as problem:  # noqa: BLE001  a registry may be the team's own
+            hearing.lost = True  # it must not be asked again where other tasks run
+            swallow(problem, "handler_failed", "whose call it is could not be found out")
+            return UNDECIDED
 
     # -- in between -----------------------------------------------------------------------------------------------
 
@@ -334,13 +341,15 @@ class _Hook:
         self.number = number
         self.recorder: Recorder | None = None
         self.plain: CallLogHandler | None = None
+        self.lost: CallLogHandler | None = None
+        """Says that whose scope it was could not be found out."""
         self.deaf_from = 0.0
         """Monotonic seconds. LangChain asks twice, and must not be told of nobody the second time only."""
 
-    def _plain(self, default: Any = None) -> CallLogHandler | None:
-        return self.plain
+    def _lost(self, default: Any = None) -> CallLogHandler | None:
+        return self.lost if self.recorder is not None else self.plain
 
-    @guarded("handler_failed", "%s failed; the application is not affected", otherwise=_plain)
+    @guarded("handler_failed", "%s failed; the application is not affected", otherwise=_lost)
     def get(self, default: Any = None) -> CallLogHandler | None:
         recorder = self.recorder
         if recorder is None:
@@ -374,6 +383,7 @@ def hear_everything(recorder: Recorder, handler: CallLogHandler) -> None:
         _hooks.append(hook)
         register_configure_hook(hook, inheritable=True)  # type: ignore[arg-type]  # only `get` is called on it
     hook.plain = handler
+    hook.lost = CallLogHandler(recorder=recorder, scope=LOST)
     hook.recorder = recorder
 
 

@@ -67,7 +67,7 @@ def take_over(token: str | None, *, on_invalid: OnInvalid | None = None) -> Iter
 
         identity, reason = EMPTY, Reason.INVALID_HANDOVER
     scope = opened("job", identity)
-    if scope is not None:
+    if reason is not None and not scope.lost:
         scope.reason = reason
     previous = enter(scope)
     try:

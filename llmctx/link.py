@@ -22,7 +22,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from llmctx.settings import Settings
+from llmctx.settings import Settings, url_in_environment
 
 _GIVE_UP_S: Final = 1.0
 LOCK_TIMEOUT_MS: Final = 3000
@@ -62,6 +62,8 @@ class Link:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._url = settings.database_url
+        self._from_environment = self._url == url_in_environment()
         self._engine: AsyncEngine | None = None
         self._drivers: list[Any] = []  # asyncpg's connections, to be cut
 
@@ -120,6 +122,15 @@ class Link:
                 await asyncio.wait_for(engine.dispose(close=polite), _GIVE_UP_S)
         self._cut()
 
+    def renew(self) -> None:
+        """The password was refused: next time use the URL that stands in the environment by now, if ours stood there.
+
+        Not one of another database: the journal's rows belong to this one.
+        """
+        url = url_in_environment() if self._from_environment else None
+        if url is not None and _place(url) == _place(self._url):
+            self._url = url
+
     def forget(self) -> None:
         """Let go of what belongs to an event loop that has gone."""
         self._engine = None
@@ -143,7 +154,7 @@ class Link:
             settings = self._settings
             if settings.is_postgresql:
                 self._engine = create_async_engine(
-                    settings.database_url,
+                    self._url,
                     pool_size=settings.pool_size,
                     max_overflow=0,
                     pool_timeout=settings.connect_timeout_s,
@@ -160,6 +171,12 @@ class Link:
     def _connected(self, connection: Any, _: object) -> None:
         self._drivers = [known for known in self._drivers if not known.is_closed()]
         self._drivers.append(connection.driver_connection)
+
+
+def _place(url: str) -> tuple[Any, ...]:
+    """What a URL leads to, whoever it is that goes there."""
+    made = make_url(url)
+    return made.host, made.port, made.database, made.query
 
 
 def _arguments(settings: Settings) -> dict[str, Any]:

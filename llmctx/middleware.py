@@ -17,7 +17,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
 
-from llmctx.context import EMPTY, CallContext, Scope, enter, leave, opened
+from llmctx.context import EMPTY, CallContext, Scope, enter, leave, lost
 from llmctx.guard import guarded, is_from_outside
 from llmctx.incidents import incidents
 from llmctx.record import Reason
@@ -55,11 +55,11 @@ class ContextMiddleware:
         finally:
             leave(scope, token)
 
-    def _of_nobody(self, connection: Connection, identity: CallContext, reason: str | None) -> Scope | None:
-        return opened("request")
+    def _of_nobody(self, connection: Connection, identity: CallContext, reason: str | None) -> Scope:
+        return lost("request")
 
     @guarded("request_scope_failed", "%s failed: the request's calls are recorded without ids", otherwise=_of_nobody)
-    def _opened(self, connection: Connection, identity: CallContext, reason: str | None) -> Scope | None:
+    def _opened(self, connection: Connection, identity: CallContext, reason: str | None) -> Scope:
         """The scope of a request."""
         outer = connection.get(_KEY)
         if isinstance(outer, Scope) and outer.is_open:

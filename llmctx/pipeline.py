@@ -19,14 +19,14 @@ from typing import Final
 
 from llmctx import elsewhere
 from llmctx.asking import ask
-from llmctx.attribution import reconsider
+from llmctx.attribution import UNDECIDED, reconsider
 from llmctx.cleaning import clean
 from llmctx.courtesy import Courtesy
 from llmctx.inbox import LEAST_BYTES, Inbox
 from llmctx.incidents import incidents
 from llmctx.open_calls import OpenCall, OpenCalls
 from llmctx.prices import Prices
-from llmctx.record import CallRecord, Sink, without_snapshots
+from llmctx.record import CallRecord, Sink, Source, without_snapshots
 from llmctx.recording import Texts, bare_record_of, record_of
 from llmctx.redact import Redactor
 from llmctx.registry.base import Registry, SharedRegistry
@@ -370,9 +370,9 @@ class Pipeline:
         try:
             call.verdict = reconsider(call.verdict, call.hearing, self._registry, late_s=self._settings.late_s)
         except Exception as problem:  # noqa: BLE001  a registry may be the team's own
-            incidents.note(
-                "registry_failed", "the registry failed: a row stays as it was known at its start", exc=problem
-            )
+            if call.verdict.source is Source.THREAD:  # others, who were to be asked, may have used it as well
+                call.verdict = UNDECIDED
+            incidents.note("registry_failed", "the registry failed: a row says what its start knew", exc=problem)
         for make in (partial(record_of, texts=self._texts), bare_record_of):
             try:
                 record = self._prices.priced(clean(make(call)))

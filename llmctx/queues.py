@@ -21,7 +21,7 @@ from collections.abc import Callable
 from contextvars import Context, ContextVar
 from typing import Any, Final
 
-from llmctx.context import EMPTY, CallContext, Scope, change_job, current_scope
+from llmctx.context import EMPTY, LOST, CallContext, Scope, change_job, current_scope
 from llmctx.flow import belongs_to, context_that_waits
 from llmctx.guard import guarded
 from llmctx.mutex import Mutex
@@ -32,6 +32,7 @@ Patch = Callable[[Any, str, Callable[[Any], Any]], None]
 _GIVES_OUT: Final = "_llmctx_gives_out"  # attribute of a queue that a worker has taken an item from
 _INTERNAL: Final = ("langgraph", "langchain")  # whose own queues give out no jobs
 _NOTES: Final = "_llmctx_notes"  # attribute of a queue: id(item) -> (item, scope) of those who put it, oldest first
+_UNSURE: Final = "_llmctx_unsure"  # attribute of a queue: not all who put something into it could be noted
 _REPLACEABLE: Final = ("item", "job", "thread")  # a worker's: by its present item, or by whoever started it
 
 _SUSPENDS_S: Final = 0.02
@@ -88,11 +89,28 @@ def _taken(jobs: Any, item: Any, *, newest: bool = False) -> tuple[bool, Scope |
         notes = getattr(jobs, _NOTES, None) or {}
         kept = notes.get(id(item))
         if not kept:
-            return False, None
+            return (True, LOST) if getattr(jobs, _UNSURE, False) else (False, None)
         scope: Scope | None = (kept.pop() if newest else kept.popleft())[1]
         if not kept:
             del notes[id(item)]
         return True, scope
+
+
+def _confuse(jobs: Any, item: Any) -> None:
+    """Where noting has failed: whatever is in the queue now is nobody's."""
+    jobs = _home(jobs)
+    setattr(jobs, _UNSURE, True)
+    setattr(jobs, _NOTES, {})
+
+
+@guarded("carry_failed", "%s failed: the items of a queue are nobody's", otherwise=_confuse)
+def _put_down(jobs: Any, item: Any) -> None:
+    _note(jobs, item)
+
+
+@guarded("carry_failed", "%s failed: the items of a queue are nobody's", otherwise=_confuse)
+def _take_back(jobs: Any, item: Any) -> None:
+    _taken(jobs, item, newest=True)
 
 
 def _length(jobs: Any) -> int:
@@ -104,11 +122,11 @@ def _put(original: Any) -> Any:
     def put(self: Any, item: Any, *args: Any, **kwargs: Any) -> Any:
         if _inside.get() or type(item).__name__ == "_WorkItem":  # an executor's: it has been carried by `submit`
             return original(self, item, *args, **kwargs)
-        _try(_note, self, item)
+        _put_down(self, item)
         try:
             return original(self, item, *args, **kwargs)
         except BaseException:  # full
-            _try(_taken, self, item, newest=True)
+            _take_back(self, item)
             raise
 
     return put
@@ -116,12 +134,12 @@ def _put(original: Any) -> Any:
 
 def _send(original: Any) -> Any:
     async def send(self: Any, item: Any) -> None:
-        _try(_note, self, item)
+        _put_down(self, item)
         token = _inside.set(True)
         try:
             await original(self, item)
         except BaseException:  # nobody reads, or it was cancelled
-            _try(_taken, self, item, newest=True)
+            _take_back(self, item)
             raise
         finally:
             _inside.reset(token)
@@ -147,7 +165,7 @@ def _get(original: Any) -> Any:
 def _get_nowait(original: Any) -> Any:
     def get_nowait(self: Any) -> Any:
         if not _inside.get():
-            _try(_asking, self, False)
+            _ask(self, False)
         item = original(self)
         _take(_here(), self, item)
         return item
@@ -193,7 +211,7 @@ def _receive_nowait(original: Any) -> Any:
 def _task_done(original: Any) -> Any:
     def task_done(self: Any) -> None:
         original(self)
-        _try(_asking, self, True)
+        _ask(self, True)
 
     return task_done
 
@@ -222,27 +240,42 @@ class _Place:
         self.context = context
 
 
-@guarded("carry_failed", "%s failed: who waits for an item could not be found out")
+def _forsake(*_: Any) -> None:
+    """Where a worker could not be told from its present item: it is nobody's from here on, in whatever context."""
+    here = current_scope()
+    while here is not None:
+        if isinstance(here, _Item):
+            here.identity, here.lost = EMPTY, True
+        here = here.parent
+
+
+@guarded("carry_failed", "%s failed: what a worker does is recorded without ids", otherwise=_forsake)
 def _here() -> _Place | None:
     return _Place(*context_that_waits(("get", "receive")))
 
 
-@guarded("carry_failed", "%s failed: an item's scope could not be carried")
+@guarded("carry_failed", "%s failed: what a worker does is recorded without ids", otherwise=_forsake)
 def _do(place: _Place | None, asking: Callable[..., None], jobs: Any, patient: bool | None) -> None:
     if patient is None:
         patient = place is None or not place.elsewhere  # in a task of its own: there is a time limit to it
-    _try(asking, jobs, patient)
+    asking(jobs, patient)
     if place is not None and place.context is not None:
         with contextlib.suppress(RuntimeError):  # it does not wait yet, or no longer
             place.context.run(asking, jobs, patient)
 
 
-@guarded("carry_failed", "%s failed: a worker could not be given the scope of its job")
+def _take_none(place: _Place | None, jobs: Any, item: Any) -> None:
+    if not type(_home(jobs)).__module__.startswith(_INTERNAL):
+        _forsake()  # the worker may be in another context, with a copy of this one
+        change_job(LOST)
+
+
+@guarded("carry_failed", "%s failed: what a worker does is recorded without ids", otherwise=_take_none)
 def _take(place: _Place | None, jobs: Any, item: Any) -> None:
     noted, scope = _taken(jobs, item)
     if not noted:  # it was put in some other way
         return
-    _try(_take_up, jobs, scope)
+    _take_up(jobs, scope)
     deadline = time.monotonic() + _SUSPENDS_S
     elsewhere = place is not None and place.elsewhere
     while elsewhere and time.monotonic() < deadline:
@@ -257,9 +290,9 @@ def _take(place: _Place | None, jobs: Any, item: Any) -> None:
         time.sleep(0)
 
 
-@guarded("carry_failed", "%s failed: an item's scope could not be carried")
-def _try(change: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-    change(*args, **kwargs)
+@guarded("carry_failed", "%s failed: what a worker does is recorded without ids", otherwise=_forsake)
+def _ask(jobs: Any, patient: bool) -> None:
+    _asking(jobs, patient)
 
 
 class _Item(Scope):
@@ -297,6 +330,7 @@ def _take_up(jobs: Any, scope: Scope | None) -> None:
     setattr(jobs, _GIVES_OUT, True)
     identity = EMPTY if scope is None else scope.identity
     item = _Item(identity, id(jobs))
+    item.lost = scope is not None and scope.lost
     if isinstance(here, _Item) and here.jobs == id(jobs) and not here.used and not _is_same(here.identity, identity):
         item.identity, item.reason = EMPTY, Reason.SHARED_JOB
     change_job(item)

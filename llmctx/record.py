@@ -51,6 +51,7 @@ class Reason(StrEnum):
     REGISTRY_AWAY = "registry_away"  # only other processes could know, and the shared registry did not answer
     SHARED_JOB = "shared_job"  # a worker has taken several users' items at once, and works for all of them
     EXPIRED_SCOPE = "expired_scope"  # the scope closed too long ago
+    INTERNAL_ERROR = "internal_error"  # llmctx failed where it was to find out, or to note, whose the call is
     PARTIAL = "partial"  # the witness knows the user or the session, not both
     CONFLICT = "conflict"  # witnesses name different users; the strongest was believed
 

@@ -263,6 +263,14 @@ def normal_url(value: str) -> str:
     return url.set(query=query).render_as_string(hide_password=False)
 
 
+def url_in_environment() -> str | None:
+    """The database's URL as it stands in the environment now; None if none does that could be used."""
+    value = next((value for key, value in os.environ.items() if key.upper() == f"{PREFIX}DATABASE_URL"), None)
+    with contextlib.suppress(ConfigError):
+        return None if value is None else normal_url(value)
+    return None
+
+
 def _sqlite_url(url: URL, key: str) -> str:
     """An in-memory database is refused: it lives in one connection, and the writer has its own."""
     if url.host:

@@ -290,6 +290,8 @@ class Writer:
         # look at the table again next time, through a new connection: somebody may have mended the one or the other
         self._fit = None
         await self._link.close(cut=trouble.kind == "reconnect")
+        if trouble.code.startswith("28"):
+            self._link.renew()
 
     def _blame(self, waiting: _Waiting, trouble: Trouble) -> None:
         if trouble.no_partition:

@@ -22,6 +22,7 @@ from sqlalchemy.pool import NullPool
 
 from llmctx import migrate
 from llmctx.record import DEFAULT_TABLE
+from llmctx.registry.base import _DOUBTED
 from llmctx.settings import load, normal_url
 from tests.redisserver import RedisServer
 
@@ -45,6 +46,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest
     for name in [name for name in os.environ if name.startswith("LLMCTX_") and name not in OF_TESTS]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("LLMCTX_JOURNAL_DIR", str(tmp_path_factory.mktemp("journal")))
+    _DOUBTED.clear()
 
 
 def execute(url: str, *statements: str) -> None:

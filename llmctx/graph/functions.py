@@ -19,7 +19,7 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
-from llmctx.context import Entry, Scope, leave
+from llmctx.context import LOST, Entry, Scope, leave
 from llmctx.graph.plan import MARK, NO_STATE, Plan
 from llmctx.graph.runnables import asteps, steps
 from llmctx.guard import guarded
@@ -88,15 +88,18 @@ class _Stay:
         self.config_token: Token[RunnableConfig | None] | None = None
 
 
-@guarded("node_scope_failed", "%s failed: a node runs without a scope of its own")
-def _arrive(plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Stay | None:
-    """Enter the scope of a call that begins. None if that failed."""
-    stay, config = _Stay(), _config(args, kwargs)
-    entered = plan.enter(_state(args), config)
-    if entered is None:
-        return None
+def _in_the_lost(plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Stay:
+    stay = _Stay()
+    stay.scope, stay.token, _ = plan.lost(None, kwargs.get("config"))
+    return stay
+
+
+@guarded("node_scope_failed", "%s failed: what a node does is recorded without ids", otherwise=_in_the_lost)
+def _arrive(plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Stay:
+    """Enter the scope of a call that begins."""
+    stay, config = _Stay(), _given(args, kwargs)
     try:
-        stay.scope, stay.token, sent = entered
+        stay.scope, stay.token, sent = plan.enter(args[0] if args else NO_STATE, config) or plan.lost(None, config)
         if sent is not config:
             stay.config_token = var_child_runnable_config.set(sent)
             if "config" in kwargs:
@@ -124,21 +127,26 @@ def _depart(stay: _Stay | None) -> None:
 
 
 def _starting(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[Any], Any]:
-    """`fn` as something that begins with nothing but a config."""
-    return lambda config: fn(*args, **({**kwargs, "config": config} if "config" in kwargs else kwargs))
+    """`fn` as something that begins with nothing but a config; with its own, if that is None."""
+    return lambda config: fn(*args, **({**kwargs, "config": config} if config and "config" in kwargs else kwargs))
 
 
-def _no_state(args: tuple[Any, ...]) -> Any:
-    return NO_STATE
+# Where these fail, the node is not to go by what else is known of it: `Plan.enter` knows their answer.
 
 
-@guarded("node_scope_failed", "%s failed: a node's identity is not looked for in its state", otherwise=_no_state)
+@guarded("node_scope_failed", "%s failed: what a node does is recorded without ids", otherwise=lambda args: LOST)
 def _state(args: tuple[Any, ...]) -> Any:
     return args[0] if args else NO_STATE
 
 
-@guarded("node_scope_failed", "%s failed: a node's identity is not looked for in its config")
-def _config(args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunnableConfig | None:
+@guarded(
+    "node_scope_failed", "%s failed: what a node does is recorded without ids", otherwise=lambda args, kwargs: LOST
+)
+def _config(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return _given(args, kwargs)
+
+
+def _given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunnableConfig | None:
     """The config that a call was given, or else the one around it."""
     given: Any = kwargs.get("config") or (args[1] if len(args) > 1 else None)
     return given if isinstance(given, dict) else var_child_runnable_config.get()  # type: ignore[return-value]

@@ -18,12 +18,12 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
 from llmctx.attribution import CARRIED_KEY, pack
-from llmctx.context import EMPTY, ID_FIELDS, CallContext, Entry, Scope, current_scope, enter
+from llmctx.context import EMPTY, ID_FIELDS, LOST, CallContext, Entry, Scope, current_scope, enter
 from llmctx.filing import node_scope
 from llmctx.guard import guarded, swallow
 from llmctx.incidents import incidents
 from llmctx.record import Reason
-from llmctx.registry.base import active
+from llmctx.registry.base import active, doubt
 
 Identify = Callable[[Any, RunnableConfig], CallContext | None]
 Entered = tuple[Scope, Entry, RunnableConfig | None]
@@ -106,9 +106,17 @@ class Plan:
             keys=self.keys if self.fields else other.keys,
         )
 
-    @guarded("node_scope_failed", "%s failed: a node runs without a scope of its own")
-    def enter(self, state: Any, config: RunnableConfig | None) -> Entered | None:
-        """Open the scope of a node that starts here and now. None if that failed: it then runs as if not wrapped."""
+    def lost(self, state: Any, config: RunnableConfig | Scope | None) -> Entered:
+        """Where a node's own scope fails, the one around is not believed in its place, nor whoever used its thread."""
+        entered = LOST, enter(LOST), None if isinstance(config, Scope) else config
+        _doubt(entered[2])
+        return entered
+
+    @guarded("node_scope_failed", "%s failed: what a node does is recorded without ids", otherwise=lost)
+    def enter(self, state: Any, config: RunnableConfig | Scope | None) -> Entered | None:
+        """Open the scope of a node that starts here and now. `state` or `config` is `LOST` where it was not found."""
+        if state is LOST or isinstance(config, Scope):
+            return self.lost(state, config)
         around = var_child_runnable_config.get() if config is None or "metadata" not in config else None
         given: Mapping[str, Any] = config if config is not None else around or _NOTHING
         metadata: Mapping[str, Any] = given.get("metadata") or (around or _NOTHING).get("metadata") or _NOTHING
@@ -257,7 +265,7 @@ def _inside(
         scope = Scope(CallContext(**ids) if ids else EMPTY, "node")
     else:
         who = outer.identity
-        if outer.closed_at is not None or (thread_id is not None and thread_id not in outer.threads):
+        if outer.closed_at is not None or outer.lost or (thread_id is not None and thread_id not in outer.threads):
             return None
         if CARRIED_KEY in metadata and metadata[CARRIED_KEY].get("user_id", who.user_id) != who.user_id:
             return None
@@ -281,9 +289,21 @@ def _inside(
         if anchor.identity is party.identity and anchor.closed_at is None:
             party = anchor
         if known or party.anonymous:
-            for registry in active:
-                registry.put(party, thread_id=thread_id, task=task if known else None)
+            try:  # `file_under`, spelled out: each node comes by here
+                for registry in active:
+                    registry.put(party, thread_id=thread_id, task=task if known else None)
+            except BaseException as problem:  # noqa: BLE001  a registry may be the team's own
+                doubt(thread_id, task)
+                swallow(problem, "registry_failed", "a node could not be filed: its thread testifies to nobody")
     return scope
+
+
+@guarded("node_scope_failed", "%s failed: a thread may testify to somebody else")
+def _doubt(config: RunnableConfig | None) -> None:
+    """The thread and the task of a node whose scope could not be opened."""
+    given: Any = config or var_child_runnable_config.get() or {}
+    thread_id = (given.get("configurable") or {}).get("thread_id")
+    doubt(None if thread_id is None else str(thread_id), (given.get("metadata") or {}).get("langgraph_checkpoint_ns"))
 
 
 class _Sending(dict[str, Any]):

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 from langchain_core.runnables import Runnable, RunnableConfig
 
-from llmctx.context import enter, leave, suspend
+from llmctx.context import LOST, enter, leave, suspend
 from llmctx.graph.plan import MARK, NO_STATE, Plan
 from llmctx.guard import guarded
 
@@ -63,10 +63,7 @@ def _scoped(base: Any, body: dict[str, Any]) -> None:
 def _invoke(inherited: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(inherited)
     def invoke(self: Any, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
-        entered = self.__llmctx__.enter(input, config)
-        if entered is None:
-            return inherited(self, input, config, **kwargs)
-        scope, token, config = entered
+        scope, token, config = self.__llmctx__.enter(input, config) or (LOST, None, config)
         try:
             return inherited(self, input, config, **kwargs)
         finally:
@@ -78,10 +75,7 @@ def _invoke(inherited: Callable[..., Any]) -> Callable[..., Any]:
 def _ainvoke(inherited: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(inherited)
     async def ainvoke(self: Any, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
-        entered = self.__llmctx__.enter(input, config)
-        if entered is None:
-            return await inherited(self, input, config, **kwargs)
-        scope, token, config = entered
+        scope, token, config = self.__llmctx__.enter(input, config) or (LOST, None, config)
         try:
             return await inherited(self, input, config, **kwargs)
         finally:
@@ -120,11 +114,7 @@ _METHODS: Final = {
 
 def steps(start: Callable[[Any], Iterator[T]], plan: Plan, state: Any, config: RunnableConfig | None) -> Iterator[T]:
     """Iterate in a scope that is current only while a step runs: what runs between two steps is somebody else's."""
-    entered = plan.enter(state, config)
-    if entered is None:
-        yield from start(config)
-        return
-    scope, token, config = entered
+    scope, token, config = plan.enter(state, config) or (LOST, None, config)
     suspend(token)
     iterator: Any = None
     try:
@@ -150,12 +140,7 @@ async def asteps(
     start: Callable[[Any], AsyncIterator[T]], plan: Plan, state: Any, config: RunnableConfig | None
 ) -> AsyncGenerator[T, None]:
     """`steps`, asynchronous. Closing it from another task is safe: no token outlives the step that made it."""
-    entered = plan.enter(state, config)
-    if entered is None:
-        async for step in start(config):
-            yield step
-        return
-    scope, token, config = entered
+    scope, token, config = plan.enter(state, config) or (LOST, None, config)
     suspend(token)
     iterator: Any = None
     try:

@@ -6,11 +6,12 @@ There is no last writer who wins.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from llmctx.context import EMPTY, CallContext, Scope
+from llmctx.guard import guarded
 
 ELSEWHERE: Final = 2**63
 """The number of a registration in another process: later than any scope of this one, for it is not known when."""
@@ -84,3 +85,45 @@ class SharedRegistry(Registry, Protocol):
 
 active: Final[list[Registry]] = []
 """The registries of the call logs that run in this process. Wrapped graphs file into each of them."""
+
+
+# -- filing, which may fail --------------------------------------------------------------------------------------------
+
+_DOUBTED: Final[set[str | None]] = set()
+"""Threads and tasks that a registry could not be told of: what it says of them may be of somebody else."""
+_EVERYTHING: Final = None
+_DOUBTS: Final = 10_000
+
+
+def doubt(thread_id: str | None, task: str | None = None) -> None:
+    """Believe no registry any more about these: a use of them could not be filed. For as long as the process lives."""
+    if len(_DOUBTED) >= _DOUBTS:
+        _DOUBTED.add(_EVERYTHING)
+        return
+    for name in (thread_id, task):
+        if name is not None:
+            _DOUBTED.add(name)
+
+
+def is_doubted(thread_id: str | None, task: str | None) -> bool:
+    """Whether what registries know of a thread, or of a task and those around it, may lack a use."""
+    if not _DOUBTED:
+        return False
+    if _EVERYTHING in _DOUBTED or (thread_id is not None and thread_id in _DOUBTED):
+        return True
+    while task:
+        if task in _DOUBTED:
+            return True
+        task = task.rpartition("|")[0]
+    return False
+
+
+def _not_filed(registries: Sequence[Registry], scope: Scope, thread_id: str | None, task: str | None) -> None:
+    doubt(thread_id, task)
+
+
+@guarded("registry_failed", "%s failed: a thread testifies to nobody from here on", otherwise=_not_filed)
+def file_under(registries: Sequence[Registry], scope: Scope, thread_id: str | None, task: str | None) -> None:
+    """Tell all `registries` that `scope` uses the thread, or runs the task."""
+    for registry in registries:
+        registry.put(scope, thread_id=thread_id, task=task)

@@ -3,13 +3,15 @@
     python -m tests.faults [--seeds 20] [--seconds 60] [--first 1] [--kills 200] [--outage-minutes 10] [--only PART ...]
 
 Says what is done and what came of it, as it goes. Exit status 1 is a finding. A seed draws the same faults each time:
-`--first N --seeds 1` brings it back; `--faults NAME ...` lets only these be drawn.
+`--first N --seeds 1` brings it back; `--faults NAME ...` lets only these be drawn. `--only lines` is a failure at every
+single line of llmctx that an application runs, and of every function (some forty minutes); `make test` takes a sample.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -19,13 +21,14 @@ from typing import Any
 from llmctx.demo.postgres import make_directory
 from tests.faults import scenarios
 from tests.faults.cluster import Cluster
+from tests.faults.innocent import APPLICATIONS
 from tests.faults.judge import Verdict
 from tests.faults.nemesis import FAULTS
 from tests.faults.seeds import tormented
 from tests.faults.world import World, world
 
 _MIB = 1024 * 1024
-PARTS = ("seeds", "kills", "kills at commit", "forks", "servers", "outage")
+PARTS = ("seeds", "kills", "kills at commit", "forks", "servers", "outage", "lines")
 Play = Callable[[World], Awaitable[Verdict]]
 _SETTINGS: list[dict[str, Any]] = [{}, {}, {"durability": "fsync"}, {"memory_bytes": _MIB}, {"batch_rows": 7}]
 """Of the seeds, in turn."""
@@ -42,6 +45,8 @@ def main() -> int:
             findings += asyncio.run(_played(cluster, name, seed, settings, play))
     finally:
         cluster.remove()
+    if "lines" in asked.only:
+        findings += _every_line()
     print(f"{findings} findings" if findings else "nothing missing, nothing double, nothing wrong, nobody harmed")
     return 1 if findings else 0
 
@@ -90,6 +95,18 @@ def _plays(asked: argparse.Namespace) -> list[tuple[str, int, dict[str, Any], Pl
         ("outage", f"{asked.outage_minutes:g} minutes of outage, 500 calls/s of 20 kB", asked.first, {}, outage)
     )
     return [(name, seed, settings, play) for part, name, seed, settings, play in plays if part in asked.only]
+
+
+def _every_line() -> int:
+    """Prints each difference as it is found. Returns the number of tests that found some."""
+    print("a failure at every line ...", flush=True)
+    findings = 0
+    for application in APPLICATIONS:
+        which = ["tests/faults/test_harmless.py", "--every-line", "-qs", "-k", f"[{application.__name__}]"]
+        failed = subprocess.run([sys.executable, "-m", "pytest", *which], check=False).returncode != 0
+        print(f"  {'FOUND' if failed else 'ok':6} every line of {application.__name__}", flush=True)
+        findings += failed
+    return findings
 
 
 def _say(line: str) -> None:

@@ -4,12 +4,13 @@
 threads, tasks and contexts, changes nothing for the application. Left out (`SURROUNDING`) are only the functions that
 stand on the stack around the application's own code, or are called by name by the application and raise on purpose:
 their own lines are `try`, `finally`, `return`, an assignment, and calls of what is guarded. None of those can fail of
-itself. (A signal or a full stack can strike there, as it can in the application's own next line.) The guard's own
-`try:` is one of them. What they call is not left out.
+itself. (A signal or a full stack can strike there, as it can in the application's own next line.) What they call is not
+left out. Nor does a bare `try:` fail anywhere: it is no code at all.
 """
 
 from __future__ import annotations
 
+import linecache
 import sys
 import threading
 from collections import Counter
@@ -29,9 +30,8 @@ SURROUNDING: Final = {
         "bind",  # a generator, with the application's block in the middle
         "amend",
         "_check_names",  # what is no name of an id is a TypeError
-        "carry.<locals>.run",
-        "carry.<locals>.run_async",
     },
+    "jobs.py": {"run_lost", "_arun_lost", "carry.<locals>.run", "carry.<locals>.run_async"},
     "handover.py": {"take_over", "hand_over", "read", "_serializer", "_from_environment"},  # they raise on purpose
     "byhand.py": {
         "Recording.__init__",
@@ -79,6 +79,11 @@ SURROUNDING: Final = {
     },
 }
 """File -> qualified names of the functions whose own lines are left out."""
+
+GUARDED_BY_HAND: Final = {
+    f"CallLogHandler.{name}" for name in ("on_chat_model_start", "on_llm_new_token", "on_llm_end")
+}
+"""Hooks that are nothing but `try` and `except`: their lines fail as any other's, but never the hook as a whole."""
 
 Line = tuple[str, str, int]
 """A file of llmctx, the function's qualified name, the number of the line."""
@@ -132,6 +137,8 @@ class Lines:
         name = self._ours[frame.f_code]
         if event == "line" and name is not None and not self.raised:
             line = (*name, frame.f_lineno)
+            if linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip() == "try:":
+                return self._stepped
             with self._lock:
                 self.runs[line] += 1
                 strikes = line == self._at and self.runs[line] == self._nth

@@ -23,7 +23,7 @@ from llmctx.context import current_scope
 from llmctx.incidents import incidents
 from llmctx.registry import MemoryRegistry
 from llmctx.testing import MemorySink
-from tests.faults.innocent import MODEL, Kit, State
+from tests.faults.kit import MODEL, Kit, State
 
 
 class TimeLimit(Exception):

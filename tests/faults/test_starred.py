@@ -71,8 +71,7 @@ async def test_2_a_step_that_times_out_and_a_sibling_that_fails(place: World) ->
 
 async def test_9_anything_inside_of_llmctx_may_fail(place: World) -> None:
     """The application does not notice; what is recorded is right, and afterwards all of it is."""
-    # without graphs: a node whose scope could not be opened is still believed to be whoever else has used its thread
-    life = place.begin_life(ways=("ainvoke", "astream", "to_thread", "thread", "http", "sse"), pause_ms=60)
+    life = place.begin_life(pause_ms=60)
     await place.busy(10)
     for seed in SEEDS:
         await life.ask("break", 0.7, seed)

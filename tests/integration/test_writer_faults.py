@@ -18,6 +18,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -29,6 +30,7 @@ from llmctx.record import DEFAULT_TABLE, CallRecord
 from llmctx.settings import load
 from llmctx.writer import Writer
 from tests.faults.cluster import Cluster, cluster
+from tests.faults.pooler import Pooler
 from tests.faults.proxy import COMMITS, Proxy
 from tests.rows import PATIENCE, do, query, record, stored, writing
 from tests.support import wait_for, wait_until
@@ -247,6 +249,25 @@ async def test_a_password_that_was_changed(server: Cluster, tmp_path: Path) -> N
         put(one, 10)
         await wait_for(lambda: "28P01" in (one.trouble or ""), "the refusal")
         file.write_text("*:*:*:*:new\n")
+        await healed(one)
+        assert await one.drain(PATIENCE) == 0, one.trouble
+    assert await stored(server.url) == 11
+
+
+async def test_a_password_that_was_changed_in_the_environment(server: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the URL was read there, it is read again once the database refuses the password."""
+    await do(server.url, "CREATE ROLE app LOGIN PASSWORD 'old'", f"GRANT INSERT ON {T} TO app")
+    server.allow("local all llmctx trust", "local all app scram-sha-256")
+    url = make_url(server.url).set(username="app", password="old")
+    monkeypatch.setenv("LLMCTX_DATABASE_URL", url.render_as_string(hide_password=False))
+    async with writing(load().database_url) as one:
+        put(one, 1)
+        assert await one.drain(PATIENCE) == 0, one.trouble
+        await do(server.url, "ALTER ROLE app PASSWORD 'new'")
+        await do(server.url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'")
+        put(one, 10)
+        await wait_for(lambda: "28P01" in (one.trouble or ""), "the refusal")
+        monkeypatch.setenv("LLMCTX_DATABASE_URL", url.set(password="new").render_as_string(hide_password=False))
         await healed(one)
         assert await one.drain(PATIENCE) == 0, one.trouble
     assert await stored(server.url) == 11
@@ -642,11 +663,23 @@ async def test_huge_rows_go_one_by_one(database: str) -> None:
 
 
 @pytest.fixture
-def pgbouncer(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A pgbouncer in transaction mode with fewer servers than there are writers."""
+async def pooler(database: str) -> AsyncIterator[str]:
+    """A pooler in transaction mode with fewer servers than there are writers: pgbouncer, where it is installed."""
     program = shutil.which("pgbouncer")
-    if program is None:
-        pytest.skip("no pgbouncer is installed")
+    if program is not None:
+        with pgbouncer(program, database) as url:
+            yield url
+        return
+    one = Pooler(database, servers=3)
+    await one.open()
+    try:
+        yield one.url
+    finally:
+        await one.close()
+
+
+@contextlib.contextmanager
+def pgbouncer(program: str, database: str) -> Iterator[str]:
     url = make_url(database)
     where = url.query.get("host", url.host)
     folder = Path(tempfile.mkdtemp(prefix="pgb-", dir="/tmp"))
@@ -671,14 +704,30 @@ def pgbouncer(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         shutil.rmtree(folder)
 
 
-async def test_a_pooler_that_gives_each_transaction_another_server(pgbouncer: str, database: str) -> None:
+async def test_a_pooler_that_gives_each_transaction_another_server(pooler: str, database: str) -> None:
     """Nothing is prepared, no setting stays behind: eight writers share three servers without an error."""
 
     async def one_of_eight() -> tuple[int, str | None]:
-        async with writing(pgbouncer, batch_rows=20) as one:
+        async with writing(pooler, batch_rows=20) as one:
             put(one, 400)
             await one.drain(PATIENCE)
             return one.tries, one.trouble
 
     assert await asyncio.gather(*(one_of_eight() for _ in range(8))) == [(20, None)] * 8
     assert await stored(database) == 3200
+
+
+async def test_the_pooler_of_these_tests_forgets_what_was_prepared(database: str) -> None:
+    """As pgbouncer does: else it would prove nothing."""
+    one = Pooler(database, servers=2)
+    await one.open()
+    connection = await asyncpg.connect(make_url(one.url).set(drivername="postgresql").render_as_string(False))
+    try:
+        async with connection.transaction():
+            prepared = await connection.prepare("SELECT 1", name="mine")
+            assert await prepared.fetchval() == 1
+        with pytest.raises(asyncpg.InvalidSQLStatementNameError):
+            await prepared.fetchval()
+    finally:
+        connection.terminate()
+        await one.close()

@@ -7,7 +7,7 @@ from uuid import uuid4
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 
-from llmctx.attribution import NOBODY, Hearing
+from llmctx.attribution import UNDECIDED, Hearing
 from llmctx.extract import answer_of, prompt_of_messages
 from llmctx.inbox import FEW, Inbox
 from llmctx.open_calls import OpenCall
@@ -16,7 +16,7 @@ KIB = 1024
 
 
 def call(size: int) -> OpenCall:
-    made = OpenCall(uuid4(), Hearing(), NOBODY)
+    made = OpenCall(uuid4(), Hearing(), UNDECIDED)
     made.prompt = prompt_of_messages([HumanMessage("x" * size)])
     made.answer = answer_of(LLMResult(generations=[[ChatGeneration(message=AIMessage("y" * size))]]))
     return made
