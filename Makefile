@@ -13,7 +13,7 @@ demo: $(VENV)/demo.stamp  ## the whole way in one minute; ARGS="--json" or ARGS=
 	@$(BIN)/llmctx demo $(ARGS)
 
 test: $(VENV)/dev.stamp  ## every test; ARGS="-k name" passes on
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 shapes: $(VENV)/dev.stamp  ## every shape in which a call can be made, twice; the second time on a busy machine
 	$(BIN)/python -m pytest tests/acceptance/test_shapes.py --all-shapes $(ARGS)
