@@ -11,10 +11,8 @@ signal that raises (time limits, shutdown), an exception that was thrown into th
 from __future__ import annotations
 
 import functools
-import signal
 import threading
 from collections.abc import Callable
-from opcode import opname
 from types import CodeType, TracebackType
 from typing import Any, Final, TypeVar, cast
 
@@ -99,6 +97,8 @@ def _has_struck(problem: BaseException) -> bool:
         last, step = step, step.tb_next
     if isinstance(problem, Exception) or last is None or type(problem).__name__ == "PanicException":
         return False
+    from opcode import opname  # late, as below: `import llmctx` stays quick
+
     return opname[last.tb_frame.f_code.co_code[last.tb_lasti]] not in _RAISES
 
 
@@ -106,6 +106,8 @@ def _signal_handlers() -> set[CodeType]:
     """The code of the application's handlers of signals. They run in the main thread only."""
     if threading.current_thread() is not threading.main_thread():
         return set()
+    import signal
+
     found: set[CodeType] = set()
     for number in signal.valid_signals():
         handler: Any = signal.getsignal(number)
