@@ -222,7 +222,6 @@ class Pipeline:
         background = None if run is None else asyncio.create_task(run(), name="llmctx-sink")
         talking = None if self._shared is None else asyncio.create_task(self._shared.run(), name="llmctx-registry")
         ready.set()
-        self._prices.prepare()
         next_ledger, next_look = time.monotonic() + _LEDGER_S, 0.0
         try:
             while not self._stopping:

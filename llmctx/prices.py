@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from llmctx.errors import ConfigError
 from llmctx.incidents import incidents
+from llmctx.journal import place
 from llmctx.record import CallRecord
 
 _MILLION: Final = Decimal(1_000_000)
@@ -126,17 +127,11 @@ class Prices:
         """genai-prices' own data, as it was installed; None without the extra. Late: it takes a third of a second."""
         if not self.has_list:
             return None
-        from genai_prices.data import providers
-        from genai_prices.data_snapshot import DataSnapshot
+        with place.not_forking:  # a child that is forked meanwhile would wait for the lock of this import for ever
+            from genai_prices.data import providers
+            from genai_prices.data_snapshot import DataSnapshot
 
         return DataSnapshot(providers=providers, from_auto_update=False)
-
-    def prepare(self) -> None:
-        """Read the list now: it takes a third of a second, which the first call should not wait for. Never raises."""
-        try:
-            _ = self._snapshot
-        except Exception as problem:  # noqa: BLE001  a list that cannot be read costs the costs
-            incidents.note("price_failed", "the list of prices cannot be read", exc=problem)
 
     def priced(self, record: CallRecord) -> CallRecord:
         """`record` with what it cost, where that is known and does not stand there yet. Never raises."""

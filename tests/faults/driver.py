@@ -299,7 +299,9 @@ class _Driver:
                     self._app.make_here(call)
                 status = 0
             if how == "flush":
-                self._log.flush()
+                deadline = time.monotonic() + 30
+                while self._log.flush() and time.monotonic() < deadline:
+                    continue  # it waits by itself; on a busy machine its time may not be enough
             if how == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
         finally:

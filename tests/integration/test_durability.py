@@ -177,7 +177,7 @@ def test_one_of_four_adopts(switch: Switch) -> None:
     switch.on()
     body = "pause(); call_log.flush(); print(call_log.stats().adopted); call_log.close()"
     four = [start(body, switch.url) for _ in range(4)]
-    wait_until(lambda: len(rows_of(switch.url)) == 22 and len(homes()) == 4, "the adoption")
+    wait_until(lambda: len(rows_of(switch.url)) == 22 and len(homes()) == 4, "the adoption", 60.0)
     told = []
     for process in four:
         out, _ = process.communicate("x", timeout=60)
