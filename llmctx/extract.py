@@ -147,7 +147,7 @@ def _model(answer: Answer | None, params: Mapping[str, Any], metadata: Mapping[s
     named = _clean_word(answer.model) if answer is not None else None
     if named is not None:
         return named if named in asked else _once(named) or "unknown"
-    return next((word.removeprefix("models/") for value in asked if (word := _clean_word(value))), "unknown")
+    return model_asked_for(params, metadata)
 
 
 def _once(word: str | None) -> str | None:
