@@ -171,11 +171,7 @@ def _born(start: Start) -> dict[str, Any]:
 def adopt(root: int) -> Iterator[Adopted]:
     """Every journal in `root` whose process has died and that nobody else has got hold of. Closes `root`."""
     try:
-        for name in place.homes_in(root):
-            try:
-                folder = place.open_inside(name, root)
-            except OSError:  # gone meanwhile, or no business of ours
-                continue
+        for name, folder in place.folders_in(root):
             with place.not_forking:
                 lock = place.lock(folder)
                 if lock is None:
@@ -201,11 +197,7 @@ def erase(root: int, keep: Keep) -> tuple[int, int]:
     Returns for how many, and how many journals belong to living processes, which write theirs themselves.
     """
     removed = living = 0
-    for name in place.homes_in(root):
-        try:
-            folder = place.open_inside(name, root)
-        except OSError:
-            continue
+    for _, folder in place.folders_in(root):
         lock = place.lock(folder)
         try:
             if lock is None:

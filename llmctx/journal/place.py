@@ -177,6 +177,16 @@ def homes_in(root: int) -> Iterator[str]:
             yield name
 
 
+def folders_in(root: int) -> Iterator[tuple[str, int]]:
+    """The journals in `root`, each with a descriptor of its directory, which is the caller's to close."""
+    for name in homes_in(root):
+        try:
+            folder = open_inside(name, root)
+        except OSError:  # gone meanwhile, or no business of ours
+            continue
+        yield name, folder
+
+
 def clear(name: str, folder: int, root: int) -> None:
     """Take a directory away, its lock last. Never raises: what is left is found by the next one."""
     for file in [*(file for file in names_in(folder) if file != LOCK), LOCK]:

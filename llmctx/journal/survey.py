@@ -49,11 +49,7 @@ def survey(directory: str | os.PathLike[str]) -> Survey:
     except OSError:
         return found
     try:
-        for name in place.homes_in(root):
-            try:
-                folder = place.open_inside(name, root)
-            except OSError:  # gone meanwhile, or no business of ours
-                continue
+        for name, folder in place.folders_in(root):
             try:
                 found.homes.append(_home(name, folder))
             finally:
