@@ -40,20 +40,15 @@ _EXPLICIT: Final = frozenset(EXPLICIT_KEYS)
 LATE_S: Final = 600.0
 
 
-@dataclass(slots=True)
 class Hearing:
     """The witnesses of one call, as they were at its start."""
 
-    scope: Scope | None = None
-    scope_open: bool = False
-    explicit: CallContext = EMPTY
-    carried: Scope | None = None
+    here: Scope | None = None
+    """The innermost scope. The one that testifies, `scope`, may lie further out."""
     sent: CallContext = EMPTY
     """What rode in on the metadata (`CARRIED_KEY`)."""
     thread_id: str | None = None
     task: str | None = None
-    started: float = 0.0
-    """Monotonic seconds."""
     astray: bool | None = False
     """Whether this is a worker's call, not the scope's own. None: cannot be told. Found out where the call starts."""
     weighed: bool = False
@@ -63,6 +58,20 @@ class Hearing:
     """Whether they answered. None: they were not asked yet."""
     lost: bool = False
     """Whether llmctx has failed in finding out whose it is. Once it has, no weaker witness is heard."""
+
+    # What is the same for most calls stands above: a hearing is made at each start.
+    def __init__(
+        self,
+        scope: Scope | None = None,
+        scope_open: bool = False,
+        explicit: CallContext = EMPTY,
+        carried: Scope | None = None,
+    ) -> None:
+        self.scope = scope
+        self.scope_open = scope_open
+        self.explicit = explicit
+        self.carried = carried
+        self.started = time.monotonic()
 
 
 @dataclass(slots=True)
@@ -94,21 +103,27 @@ def hear(
     `explicit` is what the handler was made with, `carried` the scope that rode in with it, `child_thread_id` the
     thread_id of langchain-core's child config, for chains outside of LangGraph.
     """
-    scope = current_scope()
+    here = scope = current_scope()
     if scope is not None:
         scope.anchor.used = True
-        scope = telling_scope(scope)
-    hearing = Hearing(scope, scope is not None and scope.is_open, explicit, carried, started=time.monotonic())
+        if scope.kind == "node":
+            scope = telling_scope(scope)
+    hearing = Hearing(scope, scope is not None and scope.closed_at is None, explicit, carried)
+    hearing.here = here
+    thread_id: object = child_thread_id
     if metadata:
-        hearing.thread_id = as_text(metadata.get("thread_id")) or as_text(child_thread_id)
-        hearing.task = as_text(metadata.get("langgraph_checkpoint_ns"))
+        told = metadata.get("thread_id")
+        if told is not None and told != "":
+            thread_id = told
+        if (task := metadata.get("langgraph_checkpoint_ns")) is not None:
+            hearing.task = as_text(task)
         if CARRIED_KEY in metadata:
             hearing.sent = unpack(metadata[CARRIED_KEY])
         if not _EXPLICIT.isdisjoint(metadata):
             named = {name: metadata[key] for key, name in EXPLICIT_KEYS.items() if key in metadata}
             hearing.explicit = explicit.overlay(CallContext(**named))
-    else:
-        hearing.thread_id = as_text(child_thread_id)
+    if thread_id is not None:
+        hearing.thread_id = as_text(thread_id)
     if scope is not None and scope.refresh is not None and scope.identity.user_id is None:
         refresh(scope)
     return hearing
@@ -134,7 +149,7 @@ def decide(hearing: Hearing, registry: Registry, *, late_s: float = LATE_S) -> V
         and scope is not None
         and scope.identity.user_id is not None
         and scope.identity.session_id is not None
-        and not hearing.explicit
+        and (hearing.explicit is EMPTY or not hearing.explicit)
         and (hearing.thread_id is None or hearing.thread_id in scope.threads)
         and (hearing.sent is EMPTY or hearing.sent.agrees(scope.identity))
         and (hearing.carried is None or hearing.carried.identity.agrees(scope.identity))

@@ -16,8 +16,9 @@ from typing import Any, Final, Self
 from llmctx import carrying, handover, lifecycle
 from llmctx.byhand import Recording
 from llmctx.context import EMPTY, CallContext
+from llmctx.everywhere import hear_everything, hear_nothing
 from llmctx.forkgate import ForkGate
-from llmctx.handler import CallLogHandler, Recorder, hear_everything, hear_nothing
+from llmctx.handler import CallLogHandler, Recorder
 from llmctx.handler import active as active_recorders
 from llmctx.incidents import incidents
 from llmctx.ledger import Stats, log_trouble, taken_stock

@@ -9,24 +9,32 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from sys import _getframe, exc_info
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler
 from langchain_core.runnables.config import var_child_runnable_config
-from langchain_core.tracers.context import register_configure_hook
 
 from llmctx import elsewhere
 from llmctx.attribution import EXPLICIT_KEYS, LATE_S, UNDECIDED, Hearing, Verdict, decide, hear
-from llmctx.context import EMPTY, LOST, CallContext, Scope, current_scope
+from llmctx.context import EMPTY, CallContext, Scope, current_scope
 from llmctx.evidence import whereabouts
-from llmctx.extract import Prompt, Stream, answer_of, failure_of, hold_answer, prompt_of_messages, prompt_of_text
+from llmctx.extract import (
+    Answer,
+    Held,
+    Prompt,
+    Stream,
+    answer_of,
+    failure_of,
+    hold_answer,
+    prompt_of_messages,
+    prompt_of_text,
+)
 from llmctx.filing import use
 from llmctx.guard import guarded, is_from_outside, stop, swallow
 from llmctx.incidents import incidents
@@ -81,14 +89,13 @@ class CallLogHandler(BaseCallbackHandler):
     @_hook
     def raise_error(self) -> bool:  # type: ignore[override]  # LangChain only ever reads it
         """Asked by LangChain about an exception that left a hook: True for the application's own (`guard.py`)."""
-        problem = sys.exc_info()[1]
+        problem = exc_info()[1]
         return problem is not None and is_from_outside(problem)
 
     @property
     def run_inline(self) -> bool:  # type: ignore[override]  # LangChain only ever reads it
         """True: in the caller's thread, task and context; but not at the price of somebody else's events."""
-        asker = sys._getframe(1)
-        return id(asker.f_code) not in _STARTS_COMPLETIONS or _alone_or_among_inline(asker)
+        return id(_getframe(1).f_code) not in _STARTS_COMPLETIONS or _alone_or_among_inline(_getframe(1))
 
     def __init__(
         self, *, context: CallContext | None = None, recorder: Recorder | None = None, scope: Scope | None = None
@@ -130,11 +137,17 @@ class CallLogHandler(BaseCallbackHandler):
         **told: Any,
     ) -> None:
         try:
-            recorder = self._listener()
-            if recorder is None or self._again(recorder, run_id, told):
+            recorder = self._recorder
+            if recorder is None or not recorder.enabled:
+                recorder = self._listener()
+            if recorder is None or (recorder.open_calls.has(run_id) and self._again(recorder, run_id, told)):
                 return
-            prompt = _read(prompt_of_messages, messages[0], recorder.snapshot_bytes)
-            self._start(recorder, prompt, run_id, told, origin(sys._getframe(1)))
+            prompt: Prompt | None = None
+            try:  # `_read` is spelled out as well
+                prompt = prompt_of_messages(messages[0], recorder.snapshot_bytes)
+            except BaseException as problem:  # noqa: BLE001
+                _unread(problem, prompt_of_messages)
+            self._start(recorder, prompt, run_id, told, origin(1))
         except BaseException as problem:  # noqa: BLE001
             _stop(problem, "CallLogHandler.on_chat_model_start")
 
@@ -143,10 +156,10 @@ class CallLogHandler(BaseCallbackHandler):
         self, serialized: dict[str, Any] | None, prompts: list[str], *, run_id: UUID, **kwargs: Any
     ) -> None:
         recorder = self._listener()
-        if recorder is None or self._again(recorder, run_id, kwargs):
+        if recorder is None or (recorder.open_calls.has(run_id) and self._again(recorder, run_id, kwargs)):
             return
         prompt = _read(prompt_of_text, prompts[0], recorder.snapshot_bytes)
-        self._start(recorder, prompt, run_id, kwargs, origin(sys._getframe(2)))
+        self._start(recorder, prompt, run_id, kwargs, origin(2))
 
     def _again(self, recorder: Recorder, run_id: UUID, told: dict[str, Any]) -> bool:
         """Whether another handler has reported this call. The scope that rides with the later one is the nearer one."""
@@ -174,7 +187,7 @@ class CallLogHandler(BaseCallbackHandler):
         call = OpenCall(run_id, hearing, verdict)
         call.handler = self
         call.origin = made
-        call.scope = scope = current_scope()
+        call.scope = scope = hearing.here
         call.parent_run_id = told.get("parent_run_id")
         call.metadata = metadata
         call.params = told.get("invocation_params")
@@ -184,9 +197,11 @@ class CallLogHandler(BaseCallbackHandler):
             call.found = _read(whereabouts, hearing.scope)
         recorder.open_calls.start(call)
         thread_id = hearing.thread_id
-        if hearing.own is not True and thread_id is not None and hearing.scope is not None:
+        if thread_id is None:
+            return
+        if hearing.own is not True and hearing.scope is not None:
             elsewhere.claim(hearing.scope, (recorder.registry,), thread_id=thread_id)
-        elif thread_id is not None and verdict.source is Source.CONTEXT and scope is not None:
+        elif verdict.source is Source.CONTEXT and scope is not None:
             # A graph that is not wrapped registers its thread here, by its first call.
             telling = hearing.scope
             if telling is not None and thread_id not in telling.threads:
@@ -197,14 +212,18 @@ class CallLogHandler(BaseCallbackHandler):
         """Whose call it is. What goes wrong in finding out costs the ids, not the row."""
         try:
             child_thread_id = _thread_id_of(made.config)
-            told = metadata.get("thread_id") if metadata else None
-            if metadata and told is not None and child_thread_id not in (None, str(told), _thread_id_of(None)):
-                # A worker that was started in a node has inherited that node's metadata: it is not that of its job.
-                metadata = {key: value for key, value in metadata.items() if key in EXPLICIT_KEYS}
+            if child_thread_id is not None and metadata:
+                told = metadata.get("thread_id")
+                if told is not None and child_thread_id not in (str(told), _thread_id_of(None)):
+                    # A worker that was started in a node has inherited that node's metadata, not that of its job.
+                    metadata = {key: value for key, value in metadata.items() if key in EXPLICIT_KEYS}
             hearing = hear(metadata, explicit=self._explicit, carried=self._scope, child_thread_id=child_thread_id)
         except BaseException as problem:  # noqa: BLE001  it reads the application's objects
             swallow(problem, "handler_failed", "whose call it is could not be found out")
-            return Hearing(lost=True), UNDECIDED
+            hearing = Hearing()
+            hearing.here = current_scope()
+            hearing.lost = True
+            return hearing, UNDECIDED
         return hearing, self._decided(hearing, recorder)
 
     def _decided(self, hearing: Hearing, recorder: Recorder) -> Verdict:
@@ -250,8 +269,14 @@ class CallLogHandler(BaseCallbackHandler):
         try:
             recorder = self._recorder
             call = None if recorder is None else recorder.open_calls.get(run_id, parent_run_id)
-            if recorder is not None and call is not None:
-                recorder.open_calls.end(call, Status.OK, answer=_read(hold_answer, response, recorder.snapshot_bytes))
+            if recorder is None or call is None:
+                return
+            answer: Answer | Held | None = None
+            try:
+                answer = hold_answer(response, recorder.snapshot_bytes)
+            except BaseException as problem:  # noqa: BLE001
+                _unread(problem, hold_answer)
+            recorder.open_calls.end(call, Status.OK, answer=answer)
         except BaseException as problem:  # noqa: BLE001
             _stop(problem, "CallLogHandler.on_llm_end")
 
@@ -303,8 +328,12 @@ def _read(reader: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None
     try:
         return reader(*args, **kwargs)
     except BaseException as problem:  # noqa: BLE001  payloads are the host's and the provider's
-        swallow(problem, "handler_failed", "%s failed; the row goes without", reader.__name__)
+        _unread(problem, reader)
         return None
+
+
+def _unread(problem: BaseException, reader: Callable[..., object]) -> None:
+    swallow(problem, "handler_failed", "%s failed; the row goes without", reader.__name__)
 
 
 _CONTROL_FLOW: Final = frozenset({"GraphBubbleUp", "GraphInterrupt", "ParentCommand"})
@@ -321,80 +350,6 @@ def _thread_id_of(config: dict[str, Any] | None) -> str | None:
     """The thread_id in a config, or in langchain-core's child config, which holds for what runs inside of a chain."""
     if config is None:
         config = var_child_runnable_config.get()  # type: ignore[assignment]
-    thread_id = (config.get("configurable") or {}).get("thread_id") if config else None
+    configurable = config.get("configurable") if config else None
+    thread_id = configurable.get("thread_id") if configurable else None
     return None if thread_id is None or thread_id == "" else str(thread_id)
-
-
-# -- global registration ------------------------------------------------------------------------------------------
-
-
-class _Hook:
-    """Stands where langchain-core wants a context variable, and answers with the handler for the scope at hand.
-
-    A plain ContextVar with the handler as its default would be found everywhere too, but could not carry the scope in
-    which a run begins: this answers with a handler that holds it, and that travels with the callbacks wherever
-    `config` is handed. Only `get` is ever called. There is no way to unregister: a slot is reused when its call log
-    has been closed.
-    """
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.recorder: Recorder | None = None
-        self.plain: CallLogHandler | None = None
-        self.lost: CallLogHandler | None = None
-        """Says that whose scope it was could not be found out."""
-        self.deaf_from = 0.0
-        """Monotonic seconds. LangChain asks twice, and must not be told of nobody the second time only."""
-
-    def _lost(self, default: Any = None) -> CallLogHandler | None:
-        return self.lost if self.recorder is not None else self.plain
-
-    @guarded("handler_failed", "%s failed; the application is not affected", otherwise=_lost)
-    def get(self, default: Any = None) -> CallLogHandler | None:
-        recorder = self.recorder
-        if recorder is None:
-            if self.plain is not None and time.monotonic() > self.deaf_from:
-                self.plain = None
-            return self.plain
-        scope = current_scope()
-        if scope is None or not scope.is_open:
-            return self.plain
-        anchor = scope.anchor
-        if not anchor.is_open or anchor.kind == "node":
-            return self.plain
-        handlers = anchor.handlers
-        if handlers is None:
-            handlers = anchor.handlers = {}
-        handler = handlers.get(self.number)
-        if handler is None or handler._recorder is not recorder:
-            handler = handlers[self.number] = CallLogHandler(recorder=recorder, scope=anchor)
-        return handler
-
-
-_hooks: Final[list[_Hook]] = []
-_ASKING_S: Final = 5.0  # longer than LangChain takes to ask twice
-
-
-def hear_everything(recorder: Recorder, handler: CallLogHandler) -> None:
-    """Let `recorder` hear every LLM call of this process, in whatever thread, task or loop."""
-    hook = next((free for free in _hooks if free.recorder is None), None)
-    if hook is None:
-        hook = _Hook(len(_hooks))
-        _hooks.append(hook)
-        register_configure_hook(hook, inheritable=True)  # type: ignore[arg-type]  # only `get` is called on it
-    hook.plain = handler
-    hook.lost = CallLogHandler(recorder=recorder, scope=LOST)
-    hook.recorder = recorder
-
-
-def hear_nothing(recorder: Recorder) -> None:
-    """Undo `hear_everything`."""
-    for hook in _hooks:
-        if hook.recorder is recorder:
-            hook.deaf_from = time.monotonic() + _ASKING_S
-            hook.recorder = None
-
-
-def hears_everything(recorder: Recorder) -> bool:
-    """Whether `recorder` is registered globally."""
-    return any(hook.recorder is recorder for hook in _hooks)

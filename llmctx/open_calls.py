@@ -135,6 +135,10 @@ class OpenCalls:
             if scope.closed_at is not None:  # meanwhile, in another thread
                 self._scope_closed(scope)
 
+    def has(self, run_id: UUID) -> bool:
+        """Whether a call of that run is open."""
+        return bool(self._twins) or _key(run_id) in self._by_run
+
     def seen(self, run_id: UUID, handler: object, params: object) -> OpenCall | None:
         """The open call of `run_id` if another handler has reported it: one call, heard twice.
 
@@ -142,8 +146,6 @@ class OpenCalls:
         calls as that config is used for. `params` tells: LangChain makes them anew for each call, and hands the same
         object to all handlers.
         """
-        if not self._twins and _key(run_id) not in self._by_run:
-            return None
         for call in self._with(run_id):
             if call.params is params if params is not None else call.handler is not handler:
                 return call
@@ -207,10 +209,12 @@ class OpenCalls:
             self._by_run.pop(key, None)
         else:
             self._twins.pop(call, None)
-        if isinstance(call.home, asyncio.Task):
-            _discard(self._by_task.get(call.home), call)
-        if call.scope is not None:
-            _discard(self._by_scope.get(call.scope), call)
+        for calls in (self._by_task.get(call.home), self._by_scope.get(call.scope)):  # type: ignore[arg-type, call-overload]
+            if calls:
+                try:
+                    calls.remove(call)
+                except ValueError:  # whoever ends all calls of a task or scope has taken the list
+                    continue
 
     # -- ends that LangChain does not report ----------------------------------------------------------------------
 
@@ -316,14 +320,6 @@ def _key(run_id: UUID) -> object:
 
 def _nobody(call: OpenCall) -> None:
     """Whom starts are announced to where there is no journal."""
-
-
-def _discard(calls: list[OpenCall] | None, call: OpenCall) -> None:
-    if calls:
-        try:
-            calls.remove(call)
-        except ValueError:  # whoever ends all calls of a task or scope has taken the list
-            return
 
 
 def _is_sibling(one: OpenCall, other: OpenCall) -> bool:

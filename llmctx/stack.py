@@ -12,6 +12,8 @@ from types import CodeType, FrameType
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+from langchain_core.language_models import BaseChatModel
+
 from llmctx.flow import awaiting_task
 
 _OF_A_MODEL: Final = frozenset({"invoke", "ainvoke", "stream", "astream"})
@@ -36,8 +38,35 @@ class Origin(NamedTuple):
     """
 
 
-def origin(frame: FrameType | None) -> Origin:
-    """How the call was made whose start is reported above `frame`: its callbacks do not say."""
+def origin(depth: int) -> Origin:
+    """How the call was made of whose start LangChain tells the function `depth` frames above: callbacks do not say."""
+    # Nearly always LangChain's own methods stand where they always do. Only what is looked at becomes an object.
+    try:
+        begun = sys._getframe(depth + 4)
+        usual = _USUAL.get(id(begun.f_code))
+        if usual is None:
+            begun = sys._getframe(depth + 3)  # one frame fewer where nothing is awaited
+            usual = _USUAL.get(id(begun.f_code))
+        if usual is not None:
+            method, straight, models_own = usual
+            asked = begun if straight else begun.f_back.f_back  # type: ignore[union-attr]
+            if id(asked.f_code) == models_own:  # type: ignore[union-attr]
+                config = asked.f_locals.get("config")  # type: ignore[union-attr]
+                return Origin(method, True, config if isinstance(config, dict) else None)
+    except (ValueError, AttributeError):  # the stack is not that deep
+        pass
+    return _searched(sys._getframe(depth + 1))
+
+
+_USUAL: Final[dict[int, tuple[str, bool, int]]] = {
+    id(getattr(BaseChatModel, name).__code__): (name, name == own, id(getattr(BaseChatModel, own).__code__))
+    for name, own in (("agenerate", "ainvoke"), ("generate", "invoke"), ("astream", "astream"), ("stream", "stream"))
+}
+"""By the id of the code of LangChain's method that begins a run: its name, whether it is the model's own or stands two
+frames above that, and the id of the model's own. By id, for to hash code takes longer than the rest."""
+
+
+def _searched(frame: FrameType | None) -> Origin:
     method, known = "", False
     own: FrameType | None = None
     for _ in range(_DEEP):

@@ -15,6 +15,7 @@ from llmctx.doctor.anatomy import Anatomy, Layer, Route, graphs, is_own, is_wrap
 from llmctx.doctor.finding import Finding, names, places, source_of
 from llmctx.doctor.source import Source
 from llmctx.doctor.variables import amends
+from llmctx.everywhere import hears_everything
 from llmctx.handler import CallLogHandler
 
 _ADD: Final = "app.add_middleware(ContextMiddleware, identify=who)"
@@ -269,7 +270,7 @@ def start(problem: BaseException | None, where: str | None) -> Finding:
             "FastAPI(lifespan=call_log.lifespan), or `async with call_log:` in your own lifespan.",
             where,
         )
-    if not any(handler.hears_everything(recorder) for recorder in handler.active):
+    if not any(hears_everything(recorder) for recorder in handler.active):
         explicit = 'a CallLog runs with capture="explicit": only calls that are given call_log.handler are recorded'
         return Finding("handler", True, explicit)
     return Finding("handler", True, "a CallLog runs, and hears every call of the process")

@@ -10,7 +10,6 @@ of a `\\n`, or the hex digits of a `\\u4e2d`, belong to the escape and not to th
 from __future__ import annotations
 
 import re
-from functools import cached_property
 from typing import Final
 
 Span = tuple[int, int, str]
@@ -23,10 +22,7 @@ class View:
     def __init__(self, text: str) -> None:
         self.text = text
         self.raw = text.encode("ascii", "replace")
-
-    @cached_property
-    def low(self) -> bytes:
-        return self.raw.lower()
+        self.low = self.raw.lower()
 
 
 def begins(prefix: str) -> str:
