@@ -52,6 +52,7 @@ class OpenCall:
         self.created_s = time.time()
         self.started_ns = time.perf_counter_ns()
         self.run_id = run_id
+        self.key = run_id.int if type(run_id) is UUID else key_of(run_id)
         self.hearing = hearing
         self.verdict = verdict
         self._unclaimed = [True]
@@ -70,3 +71,8 @@ class OpenCall:
             return self._unclaimed.pop()
         except IndexError:
             return False
+
+
+def key_of(run_id: object) -> object:
+    """Its number: to hash a UUID takes longer. A text that somebody has put into a config comes as it is."""
+    return getattr(run_id, "int", run_id)

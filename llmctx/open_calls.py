@@ -26,6 +26,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from llmctx.call import OpenCall as OpenCall  # part of what stands here
+from llmctx.call import key_of
 from llmctx.context import Scope, current_scope
 from llmctx.extract import Answer, Failure, Held
 from llmctx.flow import awaiting_task, is_waited_for_by
@@ -79,7 +80,7 @@ class OpenCalls:
         run_id = call.run_id
         assert run_id is not None
         # on one line, so that no failure comes between: what has been counted is known
-        known = (next(self._started), self._by_run.setdefault(_key(run_id), call))[1]
+        known = (next(self._started), self._by_run.setdefault(call.key, call))[1]
         if known is not call:
             self._twins[call] = run_id
         if asyncio._get_running_loop() is None:
@@ -126,7 +127,7 @@ class OpenCalls:
             if known or not name:
                 call.task = task
         scope = call.scope
-        if scope is not None and scope.is_open:
+        if scope is not None and scope.closed_at is None:
             calls = self._by_scope.get(scope)
             if calls is None:
                 scope.on_close.append(self._scope_closed)
@@ -137,7 +138,7 @@ class OpenCalls:
 
     def has(self, run_id: UUID) -> bool:
         """Whether a call of that run is open."""
-        return bool(self._twins) or _key(run_id) in self._by_run
+        return key_of(run_id) in self._by_run or bool(self._twins)
 
     def seen(self, run_id: UUID, handler: object, params: object) -> OpenCall | None:
         """The open call of `run_id` if another handler has reported it: one call, heard twice.
@@ -154,7 +155,7 @@ class OpenCalls:
     def get(self, run_id: UUID, parent_run_id: UUID | None = None) -> OpenCall | None:
         """The open call of `run_id`. Of several, the one that started in the same chain, task or thread, and scope."""
         if not self._twins:
-            return self._by_run.get(_key(run_id))
+            return self._by_run.get(key_of(run_id))
         calls = self._with(run_id)
         if len(calls) < 2:
             return calls[0] if calls else None
@@ -167,7 +168,7 @@ class OpenCalls:
         return calls[-1]
 
     def _with(self, run_id: UUID) -> list[OpenCall]:
-        first = self._by_run.get(_key(run_id))
+        first = self._by_run.get(key_of(run_id))
         found = [] if first is None else [first]
         if self._twins:
             found += [call for call, its in list(self._twins.items()) if its == run_id]
@@ -204,9 +205,8 @@ class OpenCalls:
         if run_id is None:
             self._manual.discard(call)
             return
-        key = _key(run_id)
-        if self._by_run.get(key) is call:  # and nobody but who has claimed it takes it out
-            self._by_run.pop(key, None)
+        if self._by_run.get(call.key) is call:  # and nobody but who has claimed it takes it out
+            self._by_run.pop(call.key, None)
         else:
             self._twins.pop(call, None)
         for calls in (self._by_task.get(call.home), self._by_scope.get(call.scope)):  # type: ignore[arg-type, call-overload]
@@ -308,14 +308,6 @@ class OpenCalls:
         if oldest is not None:
             incidents.note("open_calls_full", "more than %d calls are open; the oldest is given up", self._limit)
             self.end(oldest, Status.ABANDONED)
-
-
-def _key(run_id: UUID) -> object:
-    """Its number: to hash a UUID takes longer. A text that somebody has put into a config comes as it is."""
-    try:
-        return run_id.int
-    except AttributeError:
-        return run_id
 
 
 def _nobody(call: OpenCall) -> None:

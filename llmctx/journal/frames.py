@@ -118,14 +118,9 @@ def _sum(length: int, kind: int, payload: bytes) -> int:
 # -- payloads ---------------------------------------------------------------------------------------------------------
 
 
-def start_payload(call_id: bytes, created_s: float, fields: Mapping[str, Any] | bytes) -> bytes:
-    """`fields` may be JSON already."""
-    return _START.pack(call_id, created_s) + (fields if type(fields) is bytes else as_json(fields))
-
-
 def start_frame(call_id: bytes, created_s: float, fields: Mapping[str, Any] | bytes) -> bytes:
-    """A whole frame in one step: it is made on the caller's thread."""
-    payload = start_payload(call_id, created_s, fields)
+    """A whole frame in one step: it is made on the caller's thread. `fields` may be JSON already."""
+    payload = _START.pack(call_id, created_s) + (fields if type(fields) is bytes else as_json(fields))
     length = len(payload)
     return _HEAD.pack(MAGIC, length, _KIND_START, crc32(payload, (length << 8 | _KIND_START) & 0xFFFFFFFF)) + payload
 
@@ -191,7 +186,7 @@ def with_columns(found: Frame, columns: Mapping[str, Any]) -> bytes:
     """The payload of a frame that has `columns_of`, with others."""
     if found.kind == Kind.START:
         start = start_of(found.payload)
-        return start_payload(start.call_id, start.created_s, columns)
+        return _START.pack(start.call_id, start.created_s) + as_json(columns)
     told = orjson.loads(found.payload[ID_BYTES:])
     return found.payload[:ID_BYTES] + as_json({**told, "record": columns} if found.kind == Kind.REFUSED else columns)
 
