@@ -133,7 +133,7 @@ class OpenCalls:
                 scope.on_close.append(self._scope_closed)
                 calls = self._by_scope.setdefault(scope, [])
             calls.append(call)
-            if scope.closed_at is not None:  # meanwhile, in another thread
+            if not scope.is_open:  # meanwhile, in another thread
                 self._scope_closed(scope)
 
     def has(self, run_id: UUID) -> bool:
