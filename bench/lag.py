@@ -69,7 +69,7 @@ def _one(rate: int, url: str | None, config: RunnableConfig) -> tuple[float, flo
     if url is None:
         return asyncio.run(_load(rate, config))
     with tempfile.TemporaryDirectory(prefix="llmctx-bench-") as journal:
-        call_log = CallLog(url, capture="explicit", journal_dir=journal, shutdown_timeout=1.0)
+        call_log = CallLog(url, capture="explicit", journal_dir=journal, shutdown_timeout_s=1.0)
         with call_log:
             return asyncio.run(_load(rate, {"callbacks": [call_log.handler]}))
 

@@ -4,21 +4,28 @@ All threads of a process share one interpreter lock. What the pipeline does whil
 application waits for, however little it is; what it does while models are awaited costs nobody anything. So a busy
 application is left alone, ten times as long as the pipeline lingers anyway, or until `MOST_CALLS` wait: they are
 bounded, and on disk they are no more than markers. Then the work is done in small pieces, with a pause behind each in
-which the lock changes hands.
+which the lock changes hands (`give_way`): in the pipeline, in the journal, and while rows are made ready for the
+database. Otherwise an event loop would stand still for the five milliseconds after which Python takes the lock away.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Final, TypeVar
+
+T = TypeVar("T")
 
 _PATIENCE: Final = 10
 MOST_CALLS: Final = 500
 _BUSY: Final = 0.5  # of a processor
 _LATE_S: Final = 0.002  # somebody else had the lock, or the machine has no processor to spare
 _PIECE_S: Final = 250e-6
+_LARGEST_PIECE_S: Final = 2e-3  # of work that nobody seems to mind
 _PAUSE_S: Final = 10e-6
 """What the kernel makes of it is some 60 µs: enough for another thread to wake up and take the lock."""
+_TAKEN_S: Final = 200e-6
+_STRIDE: Final = 8  # items of a few microseconds each, between two looks at the clock
 
 
 class Courtesy:
@@ -28,7 +35,6 @@ class Courtesy:
         self._patience_s = _PATIENCE * linger_s
         self._since = 0.0
         self._wall = self._all = self._own = 0.0
-        self._paused = 0.0
 
     def begin(self) -> None:
         """Calls have come. From now on it is measured what the other threads do."""
@@ -40,19 +46,37 @@ class Courtesy:
         is_busy = self._look() or late_s > _LATE_S
         return is_busy and waiting < MOST_CALLS and self._wall - self._since < self._patience_s
 
-    def pause(self) -> None:
-        """Offer the interpreter behind each piece of work of a fraction of a millisecond.
-
-        `sleep(0)` would let go of it and take it again before another thread has woken up, and he who waits for it
-        would begin to wait anew.
-        """
-        now = time.monotonic()
-        if now - self._paused > _PIECE_S:
-            time.sleep(_PAUSE_S)
-            self._paused = time.monotonic()
-
     def _look(self) -> bool:
         """Whether the others have used much of a processor since the last look."""
         before = self._wall, self._all - self._own
         self._wall, self._all, self._own = time.monotonic(), time.process_time(), time.thread_time()
         return self._all - self._own - before[1] > _BUSY * (self._wall - before[0])
+
+
+class _Pace:
+    """How the pauses went so far. Shared by the call logs of a process, and unlocked: a pause too many does no harm."""
+
+    since = 0.0
+    piece_s = _PIECE_S
+
+
+def give_way() -> None:
+    """Offer the interpreter, behind each piece of work of a fraction of a millisecond. Not for an event loop's thread.
+
+    `sleep(0)` would let go of it and take it again before another thread has woken up, and he who waits for it would
+    begin to wait anew. If nobody takes it the pieces become longer.
+    """
+    now = time.monotonic()
+    if now - _Pace.since < _Pace.piece_s:
+        return
+    time.sleep(_PAUSE_S)
+    _Pace.since = back = time.monotonic()
+    _Pace.piece_s = _PIECE_S if back - now > _TAKEN_S else min(2 * _Pace.piece_s, _LARGEST_PIECE_S)
+
+
+def paced(items: Iterable[T]) -> Iterator[T]:
+    """`items`, with pauses between them."""
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % _STRIDE == 0:
+            give_way()

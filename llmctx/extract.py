@@ -60,6 +60,8 @@ _TOP_P: Final = ("top_p", "topP")
 _PARAMS: Final = frozenset(_MAX_TOKENS + _TEMPERATURE + _TOP_P)
 MODEL_NAMES: Final = ("model", "model_name", "model_id", "azure_deployment", "deployment_name")
 _NESTED: Final = ("options", "model_kwargs", "generation_config", "inferenceConfig")
+_PLACES: Final = _PARAMS.union(_NESTED)
+_NOWHERE: Final[tuple[Mapping[str, Any], ...]] = ()
 _OWN_TAGS: Final = ("seq:step:", "graph:step:", "map:key:", "branch:", "condition:", "langsmith:")
 
 
@@ -88,7 +90,7 @@ def fields_of(
     Raises `Withheld` if the redactor failed.
     """
     metadata, params = metadata or {}, params or {}
-    settings = _settings(params)
+    settings = _settings(params) if params else _NOWHERE
     usage = tokens_of(answer, stream=stream, metadata=metadata)
     first = answer.choices[0] if answer is not None and answer.choices else None
     node = _clean_word(metadata.get("langgraph_node"))
@@ -158,8 +160,10 @@ def _once(word: str | None) -> str | None:
     return word[:period] if 3 <= period < len(word) else word
 
 
-def _settings(params: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _settings(params: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     """Where a parameter may stand: in `params`, or one level further in. Without those that hold none of them."""
+    if _PLACES.isdisjoint(params):
+        return _NOWHERE
     places = [params, *[inner for name in _NESTED if isinstance(inner := params.get(name), dict)]]
     return [place for place in places if not _PARAMS.isdisjoint(place)]
 
@@ -174,6 +178,8 @@ def _param(places: Sequence[Mapping[str, Any]], names: tuple[str, ...], otherwis
 
 
 def _number(value: Any) -> float | None:
+    if value is None:
+        return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > 1e9 or not math.isfinite(value):
         return None
     return float(value)

@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.casting import Converter, Lossy, converter, is_known, nothing, placeholder, quietly, unfit
 from llmctx.cleaning import IDS, storable_json, told
+from llmctx.courtesy import paced
 from llmctx.errors import MigrationsPending
 from llmctx.incidents import incidents
 from llmctx.link import Link, Session
@@ -117,7 +118,9 @@ class Fit:
             made = [(*values(item.record), item.json) for item in items]
         else:
             made = [values(item.record) for item in items]
-        return [self._converted(row, item) for row, item in zip(made, items, strict=True)] if self._converters else made
+        if not self._converters:
+            return made
+        return [self._converted(row, item) for row, item in zip(made, paced(items), strict=True)]
 
     def _converted(self, row: tuple[Any, ...], item: Item) -> tuple[Any, ...]:
         fitted = list(row)
@@ -227,7 +230,7 @@ class _Back(Exception):
 async def _copy(session: Session, fit: Fit, rows: list[tuple[Any, ...]]) -> None:
     schema, _, name = fit.table.rpartition(".")
     await session.driver.copy_records_to_table(
-        name.strip('"'), schema_name=schema.strip('"') or None, records=rows, columns=fit.columns
+        name.strip('"'), schema_name=schema.strip('"') or None, records=paced(rows), columns=fit.columns
     )
 
 

@@ -21,7 +21,7 @@ from llmctx import elsewhere
 from llmctx.asking import ask
 from llmctx.attribution import UNDECIDED, reconsider
 from llmctx.cleaning import clean
-from llmctx.courtesy import Courtesy
+from llmctx.courtesy import Courtesy, give_way
 from llmctx.inbox import LEAST_BYTES, Inbox
 from llmctx.incidents import incidents
 from llmctx.open_calls import OpenCall, OpenCalls
@@ -342,7 +342,7 @@ class Pipeline:
         for call in calls:
             if (record := self._record(call)) is not None:
                 records.append(record)
-            self._courtesy.pause()
+            give_way()
         # ours takes no call twice; and what is in nobody's hand would be lost with the thread
         self._in_hand = calls if is_ours else []
         handed = self._submitted(sink, records)

@@ -102,9 +102,9 @@ def reported(usage: Any) -> Usage:
         _count(usage.get("input_tokens")),
         _count(usage.get("output_tokens")),
         _count(usage.get("total_tokens")),
-        _detail(inputs, "cache_read"),
-        _detail(outputs, "reasoning"),
-        _written(inputs),
+        _detail(inputs, "cache_read") if inputs else None,
+        _detail(outputs, "reasoning") if outputs else None,
+        _written(inputs) if inputs else None,
     )
 
 
@@ -129,7 +129,7 @@ def usage_of(metadata: Any, raw: Any, *, stream: Stream | None, provider: str) -
 
     `metadata` is the message's `usage_metadata`, `raw` the provider's own usage object where LangChain has kept it.
     """
-    own = told(raw)
+    own = told(raw) if raw is not None else UNKNOWN
     usage = reported(metadata)
     if stream is not None:
         usage = stream.settled(usage, provider)
@@ -161,6 +161,8 @@ def _without_invented(usage: Usage, own: Usage, provider: str) -> Usage:
 
 def _count(value: Any) -> int | None:
     """A number of tokens that a column can hold."""
+    if type(value) is int and 0 <= value <= INT_MAX:
+        return value
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= INT_MAX:
         return None
     return int(value)

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import orjson
 
+from llmctx.courtesy import paced
 from llmctx.incidents import incidents
 from llmctx.journal import place
 from llmctx.journal.adoption import Adopted, adopt
@@ -162,7 +163,7 @@ class Journal:
         room = min(by_all, by_file)
         frames: list[tuple[bytes, bytes]] = []
         size = 0
-        for record in itertools.islice(records, at, None):
+        for record in paced(itertools.islice(records, at, None)):
             call_id = record.call_id.bytes
             made = b"" if call_id in self._where else frame(Kind.RECORD, pack_record(record))
             if size + len(made) > room:

@@ -40,6 +40,8 @@ _EDGE_WORD: Final = rf"[A-Za-z0-9_.+/=@:%~\\{_DASHES}-]{{0,{EDGE}}}+"
 _EDGE_GROUP: Final = r"[^\S\n][xX]?[A-Z0-9]{1,8}+[xX]?(?![A-Za-z0-9])"
 _EDGE: Final = re.compile(rf"{_EDGE_WORD}(?:{_EDGE_GROUP}){{0,8}}+")
 """A word and the groups of a number behind it, or, read backwards, before it."""
+_SILENT: Final = frozenset({"role", "content", "text", "type"})
+"""Names of most texts. They tell nothing, and hold nothing."""
 _TELLING: Final = re.compile(r"(?i:key|token|secret|passw|pwd|authoriz)")
 
 
@@ -251,15 +253,13 @@ def _without_edges(value: Any) -> Any:
 
 def _collect(value: Any, together: list[str]) -> bool:
     """Put everything that is searched into `together`, line by line. True if there are texts that were cut."""
-    if _is_cut(value):
-        together += value.head, "\n", value.tail, "\n"
-        return True
-    if isinstance(value, str):
-        together += value, "\n"
-    elif isinstance(value, dict):
+    if isinstance(value, dict):
         cuts = False
         for name, item in value.items():
             if isinstance(item, str):
+                if name in _SILENT:
+                    together += item, "\n"
+                    continue
                 if isinstance(name, str) and _is_telling(name):
                     together += name, '="', item, '"\n'
                 else:
@@ -269,10 +269,16 @@ def _collect(value: Any, together: list[str]) -> bool:
             if isinstance(name, str) and len(name) >= _SHORTEST:
                 together += name, "\n"
         return cuts
+    if isinstance(value, str):
+        together += value, "\n"
+    elif _is_cut(value):
+        together += value.head, "\n", value.tail, "\n"
+        return True
     elif isinstance(value, (list, tuple)):
-        texts = [text for item in value if (text := _text_of(item)) is not None]
-        if len(texts) > 1:
-            together += *texts, "\n"
+        if len(value) > 1:
+            texts = [text for item in value if (text := _text_of(item)) is not None]
+            if len(texts) > 1:
+                together += *texts, "\n"
         cuts = False
         for item in value:
             cuts |= _collect(item, together)
