@@ -21,7 +21,7 @@ MOST_CALLS: Final = 500
 _BUSY: Final = 0.5  # of a processor
 _LATE_S: Final = 0.002  # somebody else had the lock, or the machine has no processor to spare
 _PIECE_S: Final = 250e-6
-_LARGEST_PIECE_S: Final = 2e-3  # of work that nobody seems to mind
+_LARGEST_PIECE_S: Final = 4e-3  # of work that nobody seems to mind
 _PAUSE_S: Final = 10e-6
 """What the kernel makes of it is some 60 µs: enough for another thread to wake up and take the lock."""
 _TAKEN_S: Final = 200e-6
