@@ -15,14 +15,12 @@ and logged (`incidents.py`).
 
 from __future__ import annotations
 
-import inspect
-
 
 class LlmctxError(Exception):
     """Something went wrong in llmctx. See the log for details."""
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or inspect.cleandoc(type(self).__doc__ or ""))
+        super().__init__(message or " ".join((type(self).__doc__ or "").split()))
 
 
 class ConfigError(LlmctxError, ValueError):

@@ -7,7 +7,6 @@ filed, so that a call that loses its context is known by its thread or task.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 from llmctx import elsewhere
@@ -84,7 +83,7 @@ def node_scope(
         conflict = None not in (base.user_id, found.user_id) and base.user_id != found.user_id
         # State that is older than this scope belongs to whoever used the thread before.
         if ours and outer is not None and persisted and thread is not None and thread.first < outer.serial:
-            found = replace(found, session_id=None, user_id=None)
+            found = found.without_people()
         elif conflict:
             base = EMPTY  # two people are never mixed into one identity
     identity = base.overlay(found) if found is not EMPTY else base
@@ -113,7 +112,7 @@ def _in_the_lost(
 ) -> Scope:
     """The scope of a node where the one around is lost. What the node is given now tells whose it is; old state not."""
     if persisted:
-        found = replace(found, session_id=None, user_id=None)
+        found = found.without_people()
     scope = Scope(found, "node", outer)
     if found.user_id is None:
         doubt(thread_id, task)

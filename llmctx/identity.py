@@ -1,10 +1,12 @@
-"""Who a call belongs to: a frozen value, and ids that are fit to be stored."""
+"""Who a call belongs to: a frozen value, and ids that are fit to be stored.
+
+It is written out: `import dataclasses` takes as long as all else that `import llmctx` does.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from llmctx.incidents import incidents
 
@@ -12,7 +14,9 @@ ID_LIMIT: Final = 256
 """Longest id, in characters, that is stored as it is."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+ID_FIELDS: Final = ("session_id", "user_id", "trace_id", "conversation_id", "agent_key", "thread_id")
+
+
 class CallContext:
     """Who an LLM call belongs to. `None` means unknown.
 
@@ -21,19 +25,60 @@ class CallContext:
     so that two different ids stay different; it is counted and logged.
     """
 
-    session_id: str | None = None
-    user_id: str | None = None
-    trace_id: str | None = None
-    conversation_id: str | None = None
-    agent_key: str | None = None
-    thread_id: str | None = None
-    attributes: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    __slots__ = ("agent_key", "attributes", "conversation_id", "session_id", "thread_id", "trace_id", "user_id")
+    __match_args__ = ()
 
-    def __post_init__(self) -> None:
-        for name in ID_FIELDS:
-            value = getattr(self, name)
+    session_id: str | None
+    user_id: str | None
+    trace_id: str | None
+    conversation_id: str | None
+    agent_key: str | None
+    thread_id: str | None
+    attributes: Mapping[str, Any]
+
+    def __init__(
+        self,
+        *,
+        session_id: object = None,
+        user_id: object = None,
+        trace_id: object = None,
+        conversation_id: object = None,
+        agent_key: object = None,
+        thread_id: object = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
+        put = object.__setattr__
+        for name, value in zip(
+            ID_FIELDS, (session_id, user_id, trace_id, conversation_id, agent_key, thread_id), strict=True
+        ):
             if value is not None and not (type(value) is str and 0 < len(value) <= ID_LIMIT and value.isprintable()):
-                object.__setattr__(self, name, clean_id(value, name))
+                value = clean_id(value, name)
+            put(self, name, value)
+        put(self, "attributes", {} if attributes is None else attributes)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"a CallContext is never changed: amend({name}=…) puts another one into its place")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"a CallContext is never changed: {name} cannot be taken away")
+
+    def _ids(self) -> tuple[str | None, ...]:
+        return tuple([getattr(self, name) for name in ID_FIELDS])
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, CallContext):
+            return NotImplemented
+        return self is other or (self._ids() == other._ids() and self.attributes == other.attributes)
+
+    def __hash__(self) -> int:
+        return hash(self._ids())
+
+    def __repr__(self) -> str:
+        known = [*zip(ID_FIELDS, self._ids(), strict=True), ("attributes", self.attributes or None)]
+        return f"CallContext({', '.join(f'{name}={value!r}' for name, value in known if value is not None)})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (dict(zip(ID_FIELDS, self._ids(), strict=True)), self.attributes)
 
     def __bool__(self) -> bool:
         """True when the session or the user is known."""
@@ -44,6 +89,11 @@ class CallContext:
         return (self.user_id is None or other.user_id is None or self.user_id == other.user_id) and (
             self.session_id is None or other.session_id is None or self.session_id == other.session_id
         )
+
+    def without_people(self) -> CallContext:
+        """This identity without its session and its user."""
+        ids = {name: getattr(self, name) for name in ID_FIELDS if name not in ("session_id", "user_id")}
+        return CallContext(**ids, attributes=self.attributes)
 
     def overlay(self, over: CallContext) -> CallContext:
         """This identity with every field that `over` knows taken from `over`."""
@@ -56,7 +106,10 @@ class CallContext:
         return CallContext(**ids, attributes=attributes)
 
 
-ID_FIELDS: Final = tuple(f.name for f in fields(CallContext) if f.name != "attributes")
+def _again(ids: dict[str, str | None], attributes: Mapping[str, Any]) -> CallContext:
+    return CallContext(**ids, attributes=attributes)
+
+
 EMPTY: Final = CallContext()
 
 

@@ -274,7 +274,7 @@ def _inside(
         new = {name: value for name, value in ids.items() if getattr(who, name) != value} if ids else None
         if new and ("user_id" in new or "session_id" in new):
             return None
-        scope = Scope(replace(who, **new) if new else who, "node", outer)
+        scope = Scope(who.overlay(CallContext(**new)) if new else who, "node", outer)
     if thread_id is not None:
         if outer is not None:
             scope.threads = outer.threads  # which knows it already: see above
