@@ -19,6 +19,7 @@ from llmctx.cleaning import IDS, shortened, shortened_id, storable_json
 
 _PARAMETERS: Final = re.compile(r"\((\d+)(?:,(\d+))?\)")
 _INTEGERS: Final = {"smallint": 2**15, "integer": 2**31, "bigint": 2**63}
+_WHOLE: Final = re.compile(r"0|-?[1-9][0-9]*")
 Converter = Callable[[Any], Any]
 
 
@@ -110,6 +111,8 @@ def _to_numeric(name: str, kind: str, size: int | None, scale: int) -> Converter
     step = Decimal(1).scaleb(-scale)
 
     def convert(value: Any) -> Decimal:
+        if name in IDS and (scale or not _WHOLE.fullmatch(str(value))):  # "007", "7.0" and "7" are three users
+            raise Lossy
         try:
             given = number = Decimal(str(value))
             if size is not None:
@@ -129,6 +132,8 @@ def _to_float(name: str, kind: str, size: int | None, scale: int) -> Converter:
     bound = 3.4e38 if kind == "real" else 1.7e308
 
     def convert(value: Any) -> float:
+        if name in IDS:  # of two large ones it makes the same
+            raise Lossy
         try:
             number = float(value)
         except (TypeError, ValueError, OverflowError):

@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 from uuid import UUID
 
-from sqlalchemy import Boolean, Double, Float, Integer, Numeric, Table, func, select
+from sqlalchemy import Boolean, ColumnElement, Double, Float, Integer, Numeric, func, select
 from sqlalchemy.types import TypeDecorator
 
 from llmctx.database import engine, explained, probe, reading
 from llmctx.errors import ConfigError, LlmctxError
 from llmctx.filters import Filters
-from llmctx.reflection import reflect
+from llmctx.reflection import everything, reflect
 from llmctx.settings import Settings
 
 Format = Literal["jsonl", "csv", "parquet", "sqlite"]
@@ -40,6 +40,7 @@ SUFFIXES: Final[dict[str, Format]] = {
 _AT_ONCE: Final = 100  # a row may hold megabytes
 _BYTES_AT_ONCE: Final = 8 * 1024 * 1024
 _Row = Sequence[Any]
+_Columns = Sequence[ColumnElement[Any]]
 
 
 class Writer(Protocol):
@@ -79,8 +80,9 @@ async def export(
             if settings.is_postgresql:
                 await connection.execution_options(postgresql_readonly=True, isolation_level="REPEATABLE READ")
             table = await reflect(connection, settings)
-            wanted = select(table).where(filters.clause(table)).order_by(table.c.created_at, table.c.call_id)
-            with _opened(to, form, table) as writer:
+            columns = everything(table)
+            wanted = select(*columns).where(filters.clause(table)).order_by(table.c.created_at, table.c.call_id)
+            with _opened(to, form, table.name, columns) as writer:
                 async with connection.stream(wanted.execution_options(yield_per=_AT_ONCE)) as rows:
                     some: list[_Row] = []
                     size = 0
@@ -103,10 +105,10 @@ async def export(
 
 
 @contextmanager
-def _opened(to: Path | None, form: Format, table: Table) -> Iterator[Writer]:
+def _opened(to: Path | None, form: Format, name: str, columns: _Columns) -> Iterator[Writer]:
     """A writer of a file that gets its name when all is in it; readable by its owner alone: there are prompts in it."""
     if to is None:
-        yield _TEXTS[form](sys.stdout, table)
+        yield _TEXTS[form](sys.stdout, columns)
         return
     if to.exists():
         raise LlmctxError(f"{to} is there already. Nothing was written: choose another name, or take it away.")
@@ -119,11 +121,11 @@ def _opened(to: Path | None, form: Format, table: Table) -> Iterator[Writer]:
     try:
         with contextlib.ExitStack() as stack:
             if form == "sqlite":
-                yield stack.enter_context(_Database(partial, table))
+                yield stack.enter_context(_Database(partial, name, columns))
             elif form == "parquet":
-                yield stack.enter_context(_Parquet(partial, table))
+                yield stack.enter_context(_Parquet(partial, columns))
             else:
-                yield _TEXTS[form](stack.enter_context(partial.open("w", encoding="utf-8", newline="")), table)
+                yield _TEXTS[form](stack.enter_context(partial.open("w", encoding="utf-8", newline="")), columns)
         try:
             os.link(partial, to)  # unlike a rename this never takes the place of another file
         except FileExistsError:
@@ -157,8 +159,8 @@ def _flat(value: Any) -> Any:
 class _Lines:
     """One JSON document a line."""
 
-    def __init__(self, file: Any, table: Table) -> None:
-        self._file, self._names = file, table.c.keys()
+    def __init__(self, file: Any, columns: _Columns) -> None:
+        self._file, self._names = file, [column.name for column in columns]
 
     def write(self, rows: Sequence[_Row]) -> None:
         for row in rows:
@@ -169,26 +171,26 @@ class _Lines:
 class _Csv:
     """A line of titles, then one a row; NULL is nothing, an empty text is ""."""
 
-    def __init__(self, file: Any, table: Table) -> None:
+    def __init__(self, file: Any, columns: _Columns) -> None:
         self._writer = csv.writer(file, quoting=csv.QUOTE_MINIMAL)
-        self._writer.writerow(table.c.keys())
+        self._writer.writerow(column.name for column in columns)
 
     def write(self, rows: Sequence[_Row]) -> None:
         self._writer.writerows([_flat(value) for value in row] for row in rows)
 
 
-_TEXTS: Final[dict[str, Callable[[Any, Table], Writer]]] = {"jsonl": _Lines, "csv": _Csv}
+_TEXTS: Final[dict[str, Callable[[Any, _Columns], Writer]]] = {"jsonl": _Lines, "csv": _Csv}
 
 
 class _Database:
     """A SQLite file with one table, of the same name and columns."""
 
-    def __init__(self, path: Path, table: Table) -> None:
+    def __init__(self, path: Path, name: str, columns: _Columns) -> None:
         self._connection = sqlite3.connect(path)
-        columns = ", ".join(f"{_quoted(column.name)} {_affinity(column.type)}" for column in table.c)
-        self._connection.execute(f"CREATE TABLE {_quoted(table.name)} ({columns})")
-        marks = ", ".join("?" * len(table.c))
-        self._statement = f"INSERT INTO {_quoted(table.name)} VALUES ({marks})"  # noqa: S608  quoted
+        made = ", ".join(f"{_quoted(column.name)} {_affinity(column.type)}" for column in columns)
+        self._connection.execute(f"CREATE TABLE {_quoted(name)} ({made})")
+        marks = ", ".join("?" * len(columns))
+        self._statement = f"INSERT INTO {_quoted(name)} VALUES ({marks})"  # noqa: S608  quoted
 
     def write(self, rows: Sequence[_Row]) -> None:
         self._connection.executemany(self._statement, ([_flat(value) for value in row] for row in rows))
@@ -216,12 +218,12 @@ def _affinity(kind: Any) -> str:
 class _Parquet:
     """Columns of their own types; JSON and exact numbers as text."""
 
-    def __init__(self, path: Path, table: Table) -> None:
+    def __init__(self, path: Path, columns: _Columns) -> None:
         import pyarrow
         import pyarrow.parquet
 
         self._arrow = pyarrow
-        self._schema = pyarrow.schema([(column.name, self._kind(column.type)) for column in table.c])
+        self._schema = pyarrow.schema([(column.name, self._kind(column.type)) for column in columns])
         self._file = pyarrow.parquet.ParquetWriter(path, self._schema, compression="zstd")
 
     def _kind(self, kind: Any) -> Any:

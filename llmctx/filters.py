@@ -9,7 +9,7 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, String, Table, Text, and_, cast, false, or_, true
 
-from llmctx.reflection import equals, of
+from llmctx.reflection import aside, equals, held_in, lacks, of
 
 SNAPSHOTS: Final = ("prompt_snapshot", "response_snapshot", "reasoning_snapshot")
 _IDS: Final = {"user": "user_id", "session": "session_id", "thread": "thread_id", "trace": "trace_id"}
@@ -63,8 +63,15 @@ class Filters:
 
 
 def lacking(table: Table) -> ColumnElement[bool]:
-    """The condition of the partial index, word for word, so that the planner recognises it."""
-    return or_(of(table, "session_id").is_(None), of(table, "user_id").is_(None))
+    """The condition of the partial index, word for word, so that the planner recognises it.
+
+    Where ids stand in one of two columns, that index holds more rows than are lacking one.
+    """
+    names = ("session_id", "user_id")
+    wanted = or_(*(lacks(table, name) for name in names))
+    if not any(aside(table, name) is not None for name in names):
+        return wanted
+    return and_(or_(*(held_in(table, name)[0].is_(None) for name in names if name in table.c)), wanted)
 
 
 def _ended(table: Table, status: str) -> ColumnElement[bool]:

@@ -3,12 +3,19 @@
 Everything that reads rows or changes them later asks here once, and is then the same for a fresh table and for
 somebody's own. Times without a zone are UTC. `of` gives a column that may be missing, `equals` compares an id with one
 of any type, `fitted` makes a value that a column takes.
+
+An adopted table may keep one id in two columns: numbers stand in its own, other ids in the text column that
+`llmctx migrate` has put beside it. Only this module knows: `of` is the id, whichever column holds it, `lacks` that
+neither does, `placed` says into which a value goes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import re
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
@@ -18,6 +25,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     DateTime,
+    Float,
     Integer,
     MetaData,
     Numeric,
@@ -29,6 +37,7 @@ from sqlalchemy import (
     bindparam,
     cast,
     false,
+    func,
     inspect,
     null,
     or_,
@@ -38,7 +47,7 @@ from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from llmctx.cleaning import shortened_id, storable_id
+from llmctx.cleaning import IDS, shortened_id, storable_id
 from llmctx.database import where
 from llmctx.errors import MigrationsPending, NotACallLog
 from llmctx.settings import Settings
@@ -109,10 +118,37 @@ def _type(dialect: Dialect, found: TypeEngine[Any], ours: Column[Any] | None) ->
     return ours.type if isinstance(found, DateTime) else found
 
 
-def of(table: Table, name: str) -> ColumnElement[Any]:
-    """The column `name` of `table`, or a NULL of its type where the table has none."""
+def aside(table: Table, name: str) -> Column[Any] | None:
+    """The column beside the id `name` for what does not fit there; None where every id does, or there is none."""
     column = table.c.get(name)
-    return cast(null(), call_log_table().c[name].type).label(name) if column is None else column
+    if name not in IDS or column is None or _is_text(column):
+        return None
+    return table.c.get(f"llmctx_{name}")
+
+
+def held_in(table: Table, name: str) -> list[Column[Any]]:
+    """The columns in which `name` may stand: none, one, or for an id two."""
+    return [column for column in (table.c.get(name), aside(table, name)) if column is not None]
+
+
+def of(table: Table, name: str) -> ColumnElement[Any]:
+    """The column `name` of `table`, or a NULL of its type where the table has none; an id in two columns as text."""
+    column, beside = table.c.get(name), aside(table, name)
+    if column is None:
+        return cast(null(), call_log_table().c[name].type).label(name)
+    return column if beside is None else func.coalesce(beside, as_text(column), type_=Text()).label(name)
+
+
+def lacks(table: Table, name: str) -> ColumnElement[bool]:
+    """Whether a row has no `name`, in conditions that indexes know."""
+    columns = held_in(table, name)
+    return and_(*(column.is_(None) for column in columns)) if columns else of(table, name).is_(None)
+
+
+def everything(table: Table) -> list[ColumnElement[Any]]:
+    """What the table holds, in its order, each id once."""
+    besides = {beside.name for name in IDS if (beside := aside(table, name)) is not None}
+    return [of(table, name) if name in IDS else column for name, column in table.c.items() if name not in besides]
 
 
 def key_of(table: Table) -> Sequence[Column[Any]]:
@@ -139,9 +175,7 @@ def fitted(column: ColumnElement[Any], value: str) -> Any:
     kind = column.type
     if isinstance(kind, Integer):
         bound = _INTEGERS.get(str(kind).upper(), 2**31)
-        digits = value.removeprefix("-")
-        # "007" is another user than "7"; and digits of other scripts are no number in SQL
-        if not (digits.isascii() and digits.isdigit() and len(digits) < 20 and str(int(value)) == value):
+        if not _is_number(value) or len(value) > 20:
             raise Unfit(f"{value!r} is no number")
         if not -bound <= int(value) < bound:
             raise Unfit(f"{value} is too large")
@@ -152,10 +186,30 @@ def fitted(column: ColumnElement[Any], value: str) -> Any:
         except ValueError:
             raise Unfit(f"{value!r} is no UUID") from None
     if isinstance(kind, Numeric):
-        raise Unfit("a number with decimals is no id")
+        if isinstance(kind, Float) or kind.scale or not _is_number(value):
+            raise Unfit(f"{value!r} is no number, or would not be told from another there")
+        if kind.precision is not None and len(value.removeprefix("-")) > kind.precision:
+            raise Unfit(f"{value} is too large")
+        return Decimal(value)
     if isinstance(kind, String) and kind.length is not None and len(value) > kind.length:
         raise Unfit(f"{value[:20]!r}… is longer than {kind.length}")
     return value
+
+
+def _is_number(value: str) -> bool:
+    """ "007" is another user than "7"; and digits of other scripts are no number in SQL."""
+    return re.fullmatch(r"0|-?[1-9][0-9]*", value) is not None
+
+
+def placed(table: Table, name: str, value: str) -> dict[str, Any]:
+    """The id `value` as it is stored: in its column, or else in the one beside. Raises `Unfit`."""
+    column, beside = table.c[name], aside(table, name)
+    try:
+        return {name: fitted(column, value)}
+    except Unfit:
+        if beside is None:
+            raise
+        return {beside.name: value}
 
 
 def equals(table: Table, name: str, value: str) -> ColumnElement[bool]:
@@ -164,7 +218,8 @@ def equals(table: Table, name: str, value: str) -> ColumnElement[bool]:
     if column is None:
         return false()
     value = storable_id(value) or value
-    found: list[ColumnElement[bool]] = []
+    beside = aside(table, name)
+    found: list[ColumnElement[bool]] = [] if beside is None else [beside == value]
     try:
         found.append(column == fitted(column, value))
     except Unfit:
@@ -172,11 +227,33 @@ def equals(table: Table, name: str, value: str) -> ColumnElement[bool]:
         if length is not None:
             found.append(column == shortened_id(value, length))
         attributes = table.c.get("attributes")
-        if attributes is not None and isinstance(attributes.type, JSON):
+        # where there is a column beside, nothing is put there; and no index knows what is
+        if beside is None and attributes is not None and isinstance(attributes.type, JSON):
             found.append(attributes[UNFIT, name].as_string() == value)
     return or_(false(), *found)
 
 
+def among(table: Table, name: str, values: Collection[str]) -> ColumnElement[bool]:
+    """Whether a row's id is one of `values`, as `of` has them."""
+    column, beside = table.c.get(name), aside(table, name)
+    if column is None:
+        return false()
+    found = [column.in_(_fitting(column, values))]
+    return or_(*found, beside.in_(values)) if beside is not None else found[0]
+
+
+def _fitting(column: Column[Any], values: Iterable[str]) -> list[Any]:
+    found = []
+    for value in values:
+        with contextlib.suppress(Unfit):
+            found.append(fitted(column, value))
+    return found
+
+
 def as_text(column: ColumnElement[Any]) -> ColumnElement[str]:
     """An id of any type as text."""
-    return column if isinstance(column.type, (String, Text)) else cast(column, Text)
+    return column if _is_text(column) else cast(column, Text)
+
+
+def _is_text(column: ColumnElement[Any]) -> bool:
+    return isinstance(column.type, (String, Text))

@@ -32,7 +32,7 @@ from llmctx.backfill.undo import COLUMNS, UndoFile, default_path, lines
 from llmctx.database import changing, reading
 from llmctx.errors import ConfigError, LlmctxError
 from llmctx.filters import lacking
-from llmctx.reflection import Unfit, as_text, fitted, is_row, key_of, key_values, of, reflect
+from llmctx.reflection import Unfit, as_text, held_in, is_row, key_of, key_values, lacks, of, placed, reflect
 from llmctx.settings import Settings
 
 __all__ = ["RULES", "Report", "Sample", "backfill", "default_path", "undo"]
@@ -139,19 +139,19 @@ class _Run:
     async def run(self, progress: Callable[[int, int], None]) -> None:
         log = self._log
         key = key_of(log)
-        links = {name: as_text(log.c[name]).label(f"in_{name}") for name in LINKS if name in log.c}
+        links = {name: as_text(of(log, name)).label(f"in_{name}") for name in LINKS if name in log.c}
         mapped_by = self._facts.mapped_by
         if mapped_by is not None:
             if mapped_by not in log.c:
                 raise ConfigError(f"The mapping finds rows by {mapped_by}, and {log.name} has no such column.")
-            links[f"{MAPPING}:{mapped_by}"] = as_text(log.c[mapped_by]).label("in_mapping")
+            links[f"{MAPPING}:{mapped_by}"] = as_text(of(log, mapped_by)).label("in_mapping")
         columns = [
             *key,
             *links.values(),
-            as_text(log.c.user_id).label("the_user"),
-            as_text(log.c.session_id).label("the_session"),
-            log.c.user_id.is_(None).label("no_user"),
-            log.c.session_id.is_(None).label("no_session"),
+            as_text(of(log, "user_id")).label("the_user"),
+            as_text(of(log, "session_id")).label("the_session"),
+            lacks(log, "user_id").label("no_user"),
+            lacks(log, "session_id").label("no_session"),
             of(log, "identity_source").label("the_source"),
             of(log, "identity_reason").label("the_reason"),
             log.c.call_id.label("the_call"),
@@ -187,7 +187,7 @@ class _Run:
         for names in {tuple(new) for _, new, _ in changes}:
             some = [(key, new, old) for key, new, old in changes if tuple(new) == names]
             values = {name: bindparam(f"new_{name}", type_=self._log.c[name].type) for name in names}
-            still = [self._log.c[name].is_(None) for name in ("user_id", "session_id") if name in names]
+            still = [lacks(self._log, name) for name in _GAPS if self._is_in(names, name)]
             statement = update(self._log).where(is_row(self._log), *still).values(values)
             await self._connection.execute(
                 statement, [{**key, **{f"new_{name}": value for name, value in new.items()}} for key, new, _ in some]
@@ -213,14 +213,14 @@ class _Run:
         new: dict[str, Any] = {}
         try:
             if filling.user is not None and row["no_user"]:
-                new["user_id"] = fitted(log.c.user_id, filling.user)
+                new |= placed(log, "user_id", filling.user)
             if filling.session is not None and row["no_session"]:
-                new["session_id"] = fitted(log.c.session_id, filling.session)
+                new |= placed(log, "session_id", filling.session)
         except Unfit:
             return None
         if not new:
             return None
-        complete = all(row[has_none] is False or name in new for name, has_none in _GAPS.items())
+        complete = all(not row[has_none] or self._is_in(new, name) for name, has_none in _GAPS.items())
         if "identity_source" in log.c:
             new["identity_source"] = filling.source
         if "identity_reason" in log.c and complete:
@@ -228,12 +228,16 @@ class _Run:
         was = {"identity_source": row["the_source"], "identity_reason": row["the_reason"]}
         return key_values(log, row), new, {name: was.get(name) for name in new}
 
+    def _is_in(self, names: Collection[str], name: str) -> bool:
+        """Whether one of `names` is a column for that id."""
+        return any(column.name in names for column in held_in(self._log, name))
+
     def _count(self, row: Dict[str, Any], filling: Filling, new: Dict[str, Any]) -> None:
         report = self._report
         name = "+".join(filling.rules)
         report.filled[name] += 1
-        report.users += "user_id" in new
-        report.sessions += "session_id" in new
+        report.users += self._is_in(new, "user_id")
+        report.sessions += self._is_in(new, "session_id")
         samples = report.samples.setdefault(name, [])
         if len(samples) < _SAMPLES:
             samples.append(Sample(str(row["the_call"]), row["at"], filling.user, filling.session))

@@ -79,7 +79,7 @@ class Collected:
         await connection.run_sync(_metadata.create_all, checkfirst=False)
         kinds = [name for name in LINKS if name in log.c]
         for kind in kinds:
-            value = as_text(log.c[kind])
+            value = as_text(of(log, kind))
             gaps = select(literal(kind), value).where(lacking(log), value.is_not(None), func.trim(value) != "")
             await connection.execute(_wanted.insert().from_select(["kind", "value"], gaps.distinct()))
         await self._analyze(_wanted)

@@ -18,7 +18,9 @@ from llmctx.errors import ConfigError, LlmctxError
 from llmctx.reflection import key_of
 
 _KIND: Final = "llmctx backfill"
-COLUMNS: Final = ("user_id", "session_id", "identity_source", "identity_reason")
+COLUMNS: Final = (
+    "user_id", "session_id", "llmctx_user_id", "llmctx_session_id", "identity_source", "identity_reason",
+)  # fmt: skip
 
 
 def default_path() -> Path:

@@ -20,7 +20,6 @@ from sqlalchemy import (
     null,
     or_,
     select,
-    true,
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -29,7 +28,7 @@ from llmctx.erase.traces import GONE, LINKS, Subject, Traces, without
 from llmctx.errors import LlmctxError
 from llmctx.evidence import KEY
 from llmctx.hanging import Child
-from llmctx.reflection import UNFIT, as_text, equals, is_row, key_of, key_values
+from llmctx.reflection import UNFIT, among, as_text, equals, held_in, is_row, key_of, key_values, lacks, of
 
 _AT_ONCE: Final = 1000
 _IN: Final = 500  # ids in one condition
@@ -58,16 +57,16 @@ async def traces(connection: AsyncConnection, log: Table, subject: Subject) -> T
     own: dict[str, set[str]] = {}
     theirs = named(log, subject)
     for name in LINKS:
-        link = log.c.get(name)
-        if link is None or (name == "session_id" and subject.user is None):
+        if name not in log.c or (name == "session_id" and subject.user is None):
             continue
-        values = select(as_text(link)).where(theirs, link.is_not(None)).distinct()
+        link = as_text(of(log, name))
+        values = select(link).where(theirs, link.is_not(None)).distinct()
         used = {value for value in await connection.scalars(values) if value and value.strip()}
         taken: set[str] = set()
         if "user_id" in log.c or "identity_reason" in log.c:
             for some in _chunks(sorted(used)):
                 others = _of_others(log, subject, name)
-                taken.update(await connection.scalars(select(as_text(link)).where(as_text(link).in_(some), others)))
+                taken.update(await connection.scalars(select(link).where(among(log, name, some), others)))
         own[name] = used - taken
     return Traces(subject, own)
 
@@ -75,22 +74,26 @@ async def traces(connection: AsyncConnection, log: Table, subject: Subject) -> T
 def _of_others(log: Table, subject: Subject, name: str) -> ColumnElement[bool]:
     """Rows by which somebody else has used the session, thread, …"""
     found: list[ColumnElement[bool]] = []
-    whose = log.c.get("user_id" if subject.user is not None else "session_id")
+    kind = _kind(subject)
     given = subject.user if subject.user is not None else subject.session
     assert given is not None
-    if whose is not None:
-        found.append(and_(whose.is_not(None), as_text(whose) != "", ~equals(log, whose.name, given)))
+    if kind in log.c:
+        whose = as_text(of(log, kind))
+        found.append(and_(whose != "", ~func.coalesce(equals(log, kind, given), false())))
     if name == "thread_id" and "identity_reason" in log.c:  # the registry knew of somebody of whom no row tells
         found.append(log.c.identity_reason.in_(_SHARED))
     return or_(false(), *found)
 
 
+def _kind(subject: Subject) -> str:
+    return "user_id" if subject.user is not None else "session_id"
+
+
 def nobodys(log: Table, known: Traces) -> list[ColumnElement[bool]]:
     """Rows that name nobody, and lie in what theirs alone have used: in conditions that are small enough."""
-    whose = log.c.get("user_id" if known.subject.user is not None else "session_id")
-    unnamed = true() if whose is None else whose.is_(None)
+    unnamed = lacks(log, _kind(known.subject))
     return [
-        and_(unnamed, as_text(log.c[name]).in_(some), ~func.coalesce(named(log, known.subject), false()))
+        and_(unnamed, among(log, name, some), ~func.coalesce(named(log, known.subject), false()))
         for name, values in known.own.items()
         for some in _chunks(sorted(values))
     ]
@@ -226,12 +229,13 @@ class Work:
 
     def _blanking(self) -> Any:
         log = self._log
-        stuck = [name for name in _PERSONAL if name in log.c and not log.c[name].nullable]
+        personal = [column for name in _PERSONAL for column in held_in(log, name)]
+        stuck = [column.name for column in personal if not column.nullable]
         if stuck:
             raise LlmctxError(
                 f"{', '.join(stuck)} of {log.name} may not be NULL, so rows cannot be blanked. Erase without --blank."
             )
-        values: dict[str, Any] = {name: null() for name in _PERSONAL if name in log.c}
+        values: dict[str, Any] = {column.name: null() for column in personal}
         if "identity_reason" in log.c:
             values["identity_reason"] = ERASED
         return update(log).values(values)

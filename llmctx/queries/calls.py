@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from llmctx.errors import LlmctxError
 from llmctx.filters import SNAPSHOTS, Filters
 from llmctx.record import COLUMNS
-from llmctx.reflection import as_text, equals, of
+from llmctx.reflection import as_text, equals, everything, of
 
 Row = dict[str, Any]
 
@@ -34,7 +34,7 @@ class AmbiguousCall(LlmctxError):
 def _columns(table: Table, *, whole: bool) -> list[ColumnElement[Any]]:
     """All of ours, as far as the table has them; and if `whole` the texts, the attributes, and what is its own."""
     hidden = () if whole else (*SNAPSHOTS, "attributes")
-    own = [column for column in table.c if column.name not in COLUMNS] if whole else []
+    own = [column for column in everything(table) if column.name not in COLUMNS] if whole else []
     return [*(of(table, name) for name in COLUMNS if name not in hidden), *own]
 
 

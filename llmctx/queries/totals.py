@@ -137,11 +137,11 @@ async def _used(
         return []
     await _with_room(connection)
     at, kind = table.c.created_at, table.c.created_at.type
-    cost, theirs = of(table, "cost_usd"), of(table, other)
+    cost, own, theirs = of(table, "cost_usd"), of(table, name), of(table, other)
     # by pairs first: counting different ones directly would sort every row
     pairs = (
         select(
-            table.c[name].label("key"),
+            own.label("key"),
             theirs.label("other"),
             func.count().label("calls"),
             func.count(case((of(table, "success").is_(False), 1))).label("errors"),
@@ -150,8 +150,8 @@ async def _used(
             func.min(at, type_=kind).label("first"),
             func.max(at, type_=kind).label("last"),
         )
-        .where((filters or Filters()).clause(table), table.c[name].is_not(None))
-        .group_by(table.c[name], *([table.c[other]] if other in table.c else []))
+        .where((filters or Filters()).clause(table), own.is_not(None))
+        .group_by(own, *([theirs] if other in table.c else []))
         .subquery()
     )
     p = pairs.c
