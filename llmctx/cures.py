@@ -101,6 +101,7 @@ _CURE_OF: Final[Mapping[str, str]] = {
     Reason.EXPIRED_SCOPE: "bind() in the task",
     Reason.INVALID_HANDOVER: "hand_over",
     Reason.INTERNAL_ERROR: "a report",
+    Reason.ERASED: "nothing to cure",
 }
 _HOW: Final[Mapping[str, str]] = {
     "wrap_graph": "Each node then reads its ids from the state or from configurable, and each task testifies for its "
@@ -118,6 +119,7 @@ _HOW: Final[Mapping[str, str]] = {
     "bind() in the task": "Open a scope in the task that outlives its request; or set LLMCTX_LATE_S.",
     "hand_over": "The same LLMCTX_HANDOVER_KEY in every process, and a ttl_s longer than jobs wait.",
     "a report": "llmctx failed where it was to find out whose the calls are: the log of that time says how.",
+    "nothing to cure": "Somebody was forgotten: the ids were taken out on purpose.",
     "something else": "The rows do not say why: they were not written by llmctx.",
 }
 

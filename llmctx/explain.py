@@ -40,7 +40,7 @@ REASONS: Final[Mapping[str, str]] = {
     "the log of that time, and please report it.",
     Reason.PARTIAL: "The witness knew only one of user and session. Give both where the scope is opened.",
     Reason.CONFLICT: "Witnesses named different users; the strongest was believed.",
-    "erased": "Ids and texts were taken out of the row (`llmctx erase --blank`); its figures are still counted.",
+    Reason.ERASED: "Ids and texts were taken out of the row (`llmctx erase --blank`); its figures are still counted.",
     "executor_without_context": "A thread or executor was started without the scope. Hand it carry(fn).",
 }
 

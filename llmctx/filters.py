@@ -9,6 +9,7 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, String, Table, Text, and_, cast, false, or_, true
 
+from llmctx.record import Reason
 from llmctx.reflection import aside, equals, held_in, lacks, of
 
 SNAPSHOTS: Final = ("prompt_snapshot", "response_snapshot", "reasoning_snapshot")
@@ -35,7 +36,7 @@ class Filters:
     errors: bool = False
     """Only calls that did not end well."""
     unattributed: bool = False
-    """Only rows without a session or without a user."""
+    """Only rows without a session or without a user; not those that were blanked to forget somebody."""
     text: str | None = None
     """Only rows whose prompt, response or error holds this, in any case."""
 
@@ -56,7 +57,7 @@ class Filters:
         if self.errors:
             given.append(of(table, "success").is_(False))
         if self.unattributed:
-            given.append(lacking(table))
+            given.append(unattributed(table))
         if self.text is not None:
             given.append(_holding(table, self.text))
         return and_(true(), *given)
@@ -72,6 +73,11 @@ def lacking(table: Table) -> ColumnElement[bool]:
     if not any(aside(table, name) is not None for name in names):
         return wanted
     return and_(or_(*(held_in(table, name)[0].is_(None) for name in names if name in table.c)), wanted)
+
+
+def unattributed(table: Table) -> ColumnElement[bool]:
+    """Rows that lack an id which they should have: they do not where somebody was forgotten."""
+    return and_(lacking(table), of(table, "identity_reason").is_distinct_from(Reason.ERASED.value))
 
 
 def _ended(table: Table, status: str) -> ColumnElement[bool]:

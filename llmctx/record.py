@@ -54,6 +54,7 @@ class Reason(StrEnum):
     INTERNAL_ERROR = "internal_error"  # llmctx failed where it was to find out, or to note, whose the call is
     PARTIAL = "partial"  # the witness knows the user or the session, not both
     CONFLICT = "conflict"  # witnesses name different users; the strongest was believed
+    ERASED = "erased"  # somebody was forgotten: ids and texts were taken out, the figures left
 
 
 @dataclass(slots=True, kw_only=True)

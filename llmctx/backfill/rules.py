@@ -12,13 +12,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from llmctx.record import Reason
+
 LINKS: Final = ("trace_id", "thread_id", "conversation_id", "session_id")
 """Columns by which rows belong together, the most certain first."""
 CHECKPOINT: Final = "checkpoint"
 """What LangGraph keeps of a thread."""
 MAPPING: Final = "mapping"
 RULES: Final = ("mapping", "trace", "thread", "conversation", "session", "checkpoint")
-ON_PURPOSE: Final = frozenset({"shared_thread", "shared_job", "conflict", "erased"})
+ON_PURPOSE: Final = frozenset({Reason.SHARED_THREAD, Reason.SHARED_JOB, Reason.CONFLICT, Reason.ERASED})
 """Reasons for which llmctx itself left a row without its ids: it knew of several."""
 CROWD: Final = 200
 """Facts from which on a thing says nothing of anybody: a session named `default`."""

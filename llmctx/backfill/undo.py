@@ -6,12 +6,13 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 from uuid import UUID
 
-from sqlalchemy import Column, DateTime, Table, Uuid
+from sqlalchemy import Column, DateTime, Numeric, Table, Uuid
 from sqlalchemy.types import TypeDecorator
 
 from llmctx.errors import ConfigError, LlmctxError
@@ -89,8 +90,12 @@ def lines(path: Path, table: Table) -> Iterator[tuple[dict[str, Any], dict[str, 
                 if not {"key", "set", "was"} <= told.keys() or len(told["key"]) != len(columns):
                     raise ConfigError(f"{path} does not fit the table: has its primary key changed?")
                 pairs = zip(columns, told["key"], strict=True)
-                key = {f"key_{n}": _of(column, value) for n, (column, value) in enumerate(pairs)}
-                yield key, told["set"], told["was"]
+                try:
+                    key = {f"key_{n}": _of(column, value) for n, (column, value) in enumerate(pairs)}
+                    new, old = _typed(table, told["set"]), _typed(table, told["was"])
+                except (ValueError, TypeError, ArithmeticError, AttributeError):
+                    raise ConfigError(f"{path} does not fit the table: has a column's type changed?") from None
+                yield key, new, old
     except OSError as problem:
         raise ConfigError(f"{path}: {problem.strerror}.") from None
     except UnicodeDecodeError:
@@ -105,10 +110,19 @@ def _read(text: str) -> dict[str, Any] | None:
     return told if isinstance(told, dict) else None
 
 
+def _typed(table: Table, values: Mapping[str, Any]) -> dict[str, Any]:
+    """As the columns have them; a name that the table has not stays for whoever asked to refuse."""
+    return {name: _of(table.c[name], value) if name in table.c else value for name, value in values.items()}
+
+
 def _of(column: Column[Any], value: Any) -> Any:
     kind = column.type.impl if isinstance(column.type, TypeDecorator) else column.type
+    if value is None:
+        return None
     if isinstance(kind, Uuid):
         return UUID(value)
+    if isinstance(kind, Numeric):
+        return Decimal(value)
     if isinstance(kind, DateTime):
         return datetime.fromisoformat(value)
     return value

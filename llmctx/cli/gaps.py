@@ -16,6 +16,8 @@ _GROUPS: Final = 10
 
 def show_coverage(found: Coverage) -> None:
     """Print it; nothing more than the first two tables when every row has both ids."""
+    if found.erased:
+        output.say(f"{found.erased:,} rows were blanked by `llmctx erase`, and do not count.")
     if found.share is None:
         output.say("No rows.")
         return

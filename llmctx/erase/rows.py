@@ -28,6 +28,7 @@ from llmctx.erase.traces import GONE, LINKS, Subject, Traces, without
 from llmctx.errors import LlmctxError
 from llmctx.evidence import KEY
 from llmctx.hanging import Child
+from llmctx.record import Reason
 from llmctx.reflection import UNFIT, among, as_text, equals, held_in, is_row, key_of, key_values, lacks, of
 
 _AT_ONCE: Final = 1000
@@ -35,8 +36,6 @@ _IN: Final = 500  # ids in one condition
 TEXTS: Final = ("error_message", "prompt_snapshot", "response_snapshot", "reasoning_snapshot")
 _PERSONAL: Final = (*LINKS, "user_id", *TEXTS, "attributes", "run_id", "parent_run_id")
 _SHARED: Final = ("shared_thread", "shared_job", "conflict")
-ERASED: Final = "erased"
-"""What `identity_reason` says of a row that was blanked."""
 
 
 # -- finding ----------------------------------------------------------------------------------------------------------
@@ -237,7 +236,7 @@ class Work:
             )
         values: dict[str, Any] = {column.name: null() for column in personal}
         if "identity_reason" in log.c:
-            values["identity_reason"] = ERASED
+            values["identity_reason"] = Reason.ERASED.value
         return update(log).values(values)
 
     def _replacing(self) -> Any:

@@ -10,7 +10,8 @@ from sqlalchemy import JSON, ColumnElement, Table, Text, and_, case, cast, func,
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.evidence import KEY
-from llmctx.filters import Filters, lacking
+from llmctx.filters import Filters, unattributed
+from llmctx.record import Reason
 from llmctx.reflection import of
 
 Row = dict[str, Any]
@@ -22,6 +23,8 @@ class Coverage:
 
     rows: int
     with_both: int
+    erased: int = 0
+    """Rows that were blanked when somebody was forgotten. They are no loss, and counted nowhere else."""
     by_source: Sequence[Row]
     by_reason: Sequence[Row]
     misses: Sequence[Row]
@@ -42,11 +45,13 @@ async def coverage(
     where = (filters or Filters()).clause(table)
     by_witness = await _by_witness(connection, table, where)
     by_place = await _misses(connection, table, where, limit)
+    kept = [row for row in by_witness if row["identity_reason"] != Reason.ERASED]
     return Coverage(
-        rows=sum(row["rows"] for row in by_witness),
-        with_both=sum(row["with_both"] for row in by_witness),
-        by_source=_summed(by_witness, "identity_source"),
-        by_reason=_summed(by_witness, "identity_reason"),
+        rows=sum(row["rows"] for row in kept),
+        with_both=sum(row["with_both"] for row in kept),
+        erased=sum(row["rows"] for row in by_witness) - sum(row["rows"] for row in kept),
+        by_source=_summed(kept, "identity_source"),
+        by_reason=_summed(kept, "identity_reason"),
         misses=_together(by_place, ("identity_reason", "node", "agent_key", "route")),
         by_place=by_place,
     )
@@ -78,7 +83,7 @@ async def _misses(connection: AsyncConnection, table: Table, where: ColumnElemen
     missing = (
         select(of(table, "identity_reason"), of(table, "node"), of(table, "agent_key"), table.c.created_at)
         .add_columns(*(_told(table, name).label(name) for name in _TOLD))
-        .where(where, lacking(table))
+        .where(where, unattributed(table))
         .subquery()
     )
     keys = [column for column in missing.c if column.name != "created_at"]

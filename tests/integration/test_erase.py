@@ -224,3 +224,29 @@ def test_on_the_command_line(
     told = json.loads(out)
     assert (code, told["found"], told["left"], told["done"]) == (0, 1, 0, True)
     assert "Nothing is known" in llmctx("--user", EVE)[2]
+
+
+def test_a_blanked_row_says_so_and_is_no_loss(
+    any_database: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`show` explains it; `coverage` and `calls --unattributed` take it for no miss; `stats` counts its tokens."""
+    monkeypatch.setenv("COLUMNS", "80")
+    one = of_eve(identity_source="context", total_tokens=7)
+    asyncio.run(store(load(database_url=any_database), one, record(user_id="ada", identity_source="context")))
+
+    def llmctx(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        return cli.run(["--database-url", any_database, *arguments]), *capsys.readouterr()
+
+    assert llmctx("erase", "--user", EVE, "--blank", "--yes")[0] == 0
+    shown = llmctx("show", str(one.call_id))[1]
+    assert "Ids and texts were taken out of the row" in " ".join(shown.split())
+    assert "(context, erased)" in shown
+    code, out, err = llmctx("coverage", "--fail-under", "100")
+    assert code == 0
+    assert "100.00 % of 1 rows" in out
+    assert "1 rows were blanked" in err
+    told = json.loads(llmctx("coverage", "--json")[1])
+    assert (told["rows"], told["erased"], told["misses"], told["cures"]) == (1, 1, [], [])
+    assert json.loads(llmctx("calls", "--unattributed", "--json")[1]) == []
+    assert sum(row["total_tokens"] or 0 for row in json.loads(llmctx("stats", "--json")[1])) == 7
