@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
@@ -275,6 +276,19 @@ async def test_stats_add_up_and_leave_the_unknown_unknown(connection: AsyncConne
     assert (small["calls"], small["cost_usd"], small["avg_ms"], small["p95_ms"]) == (2, None, 8, 8)
 
 
+async def test_percentiles_are_right_to_a_hundredth(connection: AsyncConnection) -> None:
+    """Of every group never less than 95 % of its latencies, and at most 1 % above the smallest such."""
+    chance = random.Random(95)
+    typical = {"a": 3, "b": 8, "c": 14}
+    made = {name: [int(chance.lognormvariate(mean, 1)) for _ in range(150)] for name, mean in typical.items()}
+    every = [(name, ms) for name, some in made.items() for ms in some]
+    await insert(connection, *(row(n, model=name, latency_ms=ms) for n, (name, ms) in enumerate(every)))
+    for group in await queries.stats(connection, TABLE, "model"):
+        exact = sorted(made[group["model"]])[-(-150 * 95 // 100) - 1]
+        assert exact <= group["p95_ms"] <= exact * 1.01
+        assert group["p95_ms"] in made[group["model"]]
+
+
 @pytest.mark.parametrize("by", list(queries.GROUPS))
 async def test_stats_group_by_each_dimension(connection: AsyncConnection, by: queries.Group) -> None:
     """Every group holds every row once; rows without the value are a group of their own."""
@@ -399,6 +413,10 @@ async def test_a_large_table_is_read_by_its_indexes(database: str) -> None:
             for statement in await explained(opened, question):
                 read = [int(rows) for rows in re.findall(r"Seq Scan on \S+ .*?rows=(\d+)", statement)]
                 assert max(read, default=0) < 1000, (number, statement)  # a partition may be empty
+        for by in ("day", "model", "agent", "node", "status"):
+            (plan,) = await explained(opened, lambda c, by=by: queries.stats(c, TABLE, by))  # type: ignore[misc]
+            sorted_rows = [int(rows) for rows in re.findall(r"(?<!Merge )Sort  \(.*?rows=(\d+)", plan)]
+            assert max(sorted_rows) < 50_000, f"by {by} every row is sorted:\n{plan}"
 
 
 async def explained(opened: AsyncConnection, question: Callable[[AsyncConnection], Any]) -> list[str]:
