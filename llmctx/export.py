@@ -71,7 +71,7 @@ async def export(
     if to is None and form in ("parquet", "sqlite"):
         raise ConfigError(f"{form} cannot be written to a terminal or a pipe: name a file with --to.")
     if form == "parquet" and find_spec("pyarrow") is None:
-        raise ConfigError("Parquet needs one more package: pip install pyarrow. Or choose jsonl, csv or sqlite.")
+        raise ConfigError('Parquet needs an extra: pip install "llmctx[parquet]". Or choose jsonl, csv or sqlite.')
     source = engine(settings, patience_s=None)
     done = 0
     try:
@@ -142,7 +142,9 @@ def plain(value: Any) -> Any:
     """`value` as JSON has it: times as ISO 8601, ids and exact numbers as text."""
     if isinstance(value, (datetime, date)):
         return value.isoformat()
-    if isinstance(value, (UUID, Decimal)):
+    if isinstance(value, Decimal):
+        return f"{value:f}"  # 0.000000001, not 1E-9
+    if isinstance(value, UUID):
         return str(value)
     if isinstance(value, (bytes, memoryview)):
         return bytes(value).hex()

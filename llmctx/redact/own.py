@@ -1,7 +1,8 @@
 """The team's own patterns and functions: never trusted with our time.
 
-A pattern runs through google-re2, which is linear by design, where that is installed. Otherwise it runs on pieces of
-4,096 characters, and is refused at construction if it repeats what repeats, or proves slow on a few hostile texts.
+A pattern runs through google-re2, which is linear by design, where that is installed (the extra `patterns`).
+Otherwise it runs on pieces of 4,096 characters, and is refused at construction if it repeats what repeats, or proves
+slow on a few hostile texts.
 
 A function runs in a thread of its own, with a deadline. If it raises or returns no text, that text is withheld; one
 that has missed its deadline is never called again, and everything it should have seen is withheld.
@@ -29,7 +30,7 @@ OVERLAP: Final = 512
 _TOO_SLOW_S: Final = 0.01
 _MANY: Final = 64  # a repeat of more than that counts as endless
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
-_REMEDY: Final = "Write it without a repeat inside of a repeat, or install google-re2"
+_REMEDY: Final = 'Write it without a repeat inside of a repeat, or pip install "llmctx[patterns]"'
 
 
 class Withheld(Exception):

@@ -109,7 +109,27 @@ def test_what_cannot_be_written_is_said_beforehand(
     assert llmctx("--to", str(tmp_path / "a.csv"))[0] == 0
 
 
-ANY_PYARROW = "error: Parquet needs one more package: pip install pyarrow. Or choose jsonl, csv or sqlite.\n"
+ANY_PYARROW = 'error: Parquet needs an extra: pip install "llmctx[parquet]". Or choose jsonl, csv or sqlite.\n'
+
+
+async def test_parquet_has_the_types_of_the_columns(any_database: str, tmp_path: Path) -> None:
+    """Numbers, flags and times are what they are, exact money and JSON are text, and odd text survives."""
+    import pyarrow.parquet
+
+    await filled(any_database)
+    assert await export.export(load(database_url=any_database), Filters(), tmp_path / "a.parquet", "parquet") == 3
+    found = pyarrow.parquet.read_table(tmp_path / "a.parquet")
+    kinds = {field.name: str(field.type) for field in found.schema}
+    assert kinds["created_at"] == "timestamp[us, tz=UTC]"
+    assert (kinds["latency_ms"], kinds["temperature"], kinds["success"], kinds["cost_usd"]) == (
+        "int64", "double", "bool", "string",
+    )  # fmt: skip
+    rows = {row["user_id"]: row for row in found.to_pylist()}
+    ada = rows["ada"]
+    assert (ada["error_message"], json.loads(ada["attributes"])) == (ODD, {"a": [1, None, ODD]})
+    assert (ada["cost_usd"], ada["temperature"], ada["streamed"]) == ("0.000000001", 0.5, True)
+    assert ada["created_at"].tzinfo is not None
+    assert (rows["o'hara"]["prompt_snapshot"], rows["bob"]["prompt_snapshot"]) == ("", None)
 
 
 def test_memory_does_not_grow_with_the_rows(database: str, tmp_path: Path) -> None:

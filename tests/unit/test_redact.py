@@ -7,6 +7,7 @@ import hashlib
 import json
 import random
 import re
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -342,8 +343,11 @@ def test_time_is_linear_whatever_the_text(unit: str) -> None:
 # -- the team's own ---------------------------------------------------------------------------------------------------
 
 
-def test_own_patterns_are_replaced_by_their_name() -> None:
-    """Everywhere in a long text, across parts, and only once."""
+@pytest.mark.parametrize("extra", [True, False])
+def test_own_patterns_are_replaced_by_their_name(extra: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everywhere in a long text, across parts, and only once; with google-re2 and without."""
+    if not extra:
+        monkeypatch.setitem(sys.modules, "re2", None)
     own = Redactor(patterns={"employee": r"EMP-\d{6}"})
     text = "x" * 4090 + " EMP-123456 " + "y" * 9000 + " EMP-654321"
     shown = own.redact(text)
@@ -354,18 +358,21 @@ def test_own_patterns_are_replaced_by_their_name() -> None:
     assert greedy.redact("bob@example.com hi") == greedy.redact(greedy.redact("bob@example.com hi"))
 
 
-@pytest.mark.parametrize(
-    "pattern", [r"(a+)+$", r"(?:x*y*)*z", r"([a-zA-Z]+)*@", r"(\w+\s?)*$", r".*.*.*=.*", r"(a|aa)+$"]
-)
-def test_patterns_that_may_take_for_ever_are_refused(pattern: str) -> None:
-    """By their looks, or because they prove slow; with google-re2 they are not slow."""
-    try:
-        import re2  # noqa: F401
-    except ImportError:
-        with pytest.raises(ConfigError, match="mine"):
-            Redactor(patterns={"mine": pattern})
-    else:
-        Redactor(patterns={"mine": pattern}).redact("a" * 100_000)
+ENDLESS = [r"(a+)+$", r"(?:x*y*)*z", r"([a-zA-Z]+)*@", r"(\w+\s?)*$", r".*.*.*=.*", r"(a|aa)+$"]
+
+
+@pytest.mark.parametrize("pattern", ENDLESS)
+def test_patterns_that_may_take_for_ever_are_refused(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their looks, or because they prove slow; the error names the extra with which they are not."""
+    monkeypatch.setitem(sys.modules, "re2", None)
+    with pytest.raises(ConfigError, match=r"mine.*llmctx\[patterns\]"):
+        Redactor(patterns={"mine": pattern})
+
+
+@pytest.mark.parametrize("pattern", ENDLESS)
+def test_with_the_extra_no_pattern_takes_for_ever(pattern: str) -> None:
+    """google-re2 is linear by design."""
+    Redactor(patterns={"mine": pattern}).redact("a" * 100_000)
 
 
 def test_what_cannot_be_used_is_refused_at_once() -> None:
