@@ -23,6 +23,7 @@ from llmctx.capture import (
     prompt_of_text,
 )
 from llmctx.failures import Failure, error_fields, failure_of
+from llmctx.record import CACHE_WRITTEN, CACHE_WRITTEN_1H
 from llmctx.redact import Redactor
 from llmctx.snapshot import LIMIT, fitted, text_of
 from llmctx.usage import INT_MAX, UNKNOWN, Stream, Usage, usage_of
@@ -111,7 +112,7 @@ def fields_of(
         "cached": answer.cached if answer is not None and answer.choices else None,
         "node": node,
         "agent_key": _clean_word(metadata.get("lc_agent_name")) or node,
-        "attributes": _attributes(tags, redactor),
+        "attributes": _attributes(tags, redactor, usage),
     }
     if failure is not None:
         fields.update(error_fields(failure, redactor))
@@ -198,12 +199,15 @@ def snapshot_of(kept: Any, limit: int, redactor: Redactor | None) -> str:
     return fitted(kept if redactor is None else redactor.redact_tree(kept), limit)
 
 
-def _attributes(tags: Sequence[str] | None, redactor: Redactor | None) -> dict[str, Any] | None:
-    """The team's tags, without those that LangChain gives to every step."""
+def _attributes(tags: Sequence[str] | None, redactor: Redactor | None, usage: Usage) -> dict[str, Any] | None:
+    """The team's tags, without those that LangChain gives to every step; and the figures that have no column."""
     own = [tag for tag in tags or () if isinstance(tag, str) and not tag.startswith(_OWN_TAGS)][:32]
     if redactor is not None:
         own = [redactor.redact(tag) for tag in own]
-    return {"tags": [text_of(tag, WORD_LIMIT) for tag in own]} if own else None
+    kept: dict[str, Any] = {"tags": [text_of(tag, WORD_LIMIT) for tag in own]} if own else {}
+    figures = ((CACHE_WRITTEN, usage.cache_written), (CACHE_WRITTEN_1H, usage.cache_written_1h))
+    kept.update((name, figure) for name, figure in figures if figure)
+    return kept or None
 
 
 def _prompt_shown(prompt: Prompt) -> list[Any]:

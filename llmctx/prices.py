@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 from llmctx.errors import ConfigError
 from llmctx.incidents import incidents
 from llmctx.journal import place
-from llmctx.record import CallRecord
+from llmctx.record import CACHE_WRITTEN, CACHE_WRITTEN_1H, CallRecord
 
 _MILLION: Final = Decimal(1_000_000)
 _NANO: Final = Decimal("0.000000001")
@@ -34,7 +34,7 @@ _ALIASES: Final = {
     "zhipu": "zhipuai", "moonshot": "moonshotai",
 }  # fmt: skip
 """LangChain's names of providers, and those of genai-prices."""
-_FIELDS: Final = {"model", "provider", "input", "output", "cached", "since", "note"}
+_FIELDS: Final = {"model", "provider", "input", "output", "cached", "cache_write", "since", "note"}
 
 
 class Price(NamedTuple):
@@ -43,9 +43,34 @@ class Price(NamedTuple):
     input: Decimal
     output: Decimal
     cached: Decimal
+    written: Decimal
+    """Put into the provider's cache."""
+    written_1h: Decimal
+    """The same for an hour."""
     call: Decimal
     """For the call itself."""
     origin: str
+
+
+class Tokens(NamedTuple):
+    """What a call used. `cached` were read from the provider's cache and `written` put there, `written_1h` of them for
+    an hour: all of them are among `prompt`.
+    """
+
+    prompt: int | None
+    completion: int | None
+    cached: int | None = None
+    written: int | None = None
+    written_1h: int | None = None
+
+    def settled(self) -> Tokens | None:
+        """Figures that can be reckoned with; None where the price would be a guess."""
+        prompt, completion = self.prompt, self.completion
+        if prompt is None or completion is None or prompt < 0 or completion < 0:
+            return None
+        read = min(max(self.cached or 0, 0), prompt)
+        written = min(max(self.written or 0, 0), prompt - read)
+        return Tokens(prompt, completion, read, written, min(max(self.written_1h or 0, 0), written))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +90,8 @@ class _Line:
 
 def load_file(path: Path) -> list[_Line]:
     """A JSON list of objects with `model` (`*` stands for anything), `input` and `output` in USD for a million tokens,
-    and perhaps `cached`, `provider`, `since`. The first one that covers a call counts; of several dates, the newest.
+    and perhaps `cached`, `cache_write`, `provider`, `since`. The first one that covers a call counts; of several dates,
+    the newest.
 
     Raises `ConfigError`, naming the line's number.
     """
@@ -88,8 +114,8 @@ def _line(told: Any, origin: str) -> _Line:
     if strange := set(told) - _FIELDS:
         raise ConfigError(f"{origin}: {', '.join(sorted(strange))} is unknown. There are {', '.join(sorted(_FIELDS))}.")
     per_token: dict[str, Decimal] = {}
-    for name in ("input", "output", "cached"):
-        value = told.get(name, told.get("input") if name == "cached" else None)
+    for name in ("input", "output", "cached", "cache_write"):
+        value = told.get(name, None if name == "output" else told.get("input"))
         try:
             number = Decimal(value) if not isinstance(value, bool) else None
         except (InvalidOperation, TypeError, ValueError):
@@ -102,7 +128,10 @@ def _line(told: Any, origin: str) -> _Line:
     except (ValueError, TypeError):
         raise ConfigError(f"{origin}: `since` must be a date such as 2026-11-01.") from None
     since = since.replace(tzinfo=UTC) if since is not None and since.tzinfo is None else since
-    price = Price(per_token["input"], per_token["output"], per_token["cached"], Decimal(0), "price file")
+    written = per_token["cache_write"]
+    price = Price(
+        per_token["input"], per_token["output"], per_token["cached"], written, written, Decimal(0), "price file"
+    )
     return _Line(told["model"], told.get("provider"), price, since)
 
 
@@ -137,11 +166,14 @@ class Prices:
         """`record` with what it cost, where that is known and does not stand there yet. Never raises."""
         try:
             if record.cost_usd is None:
-                record.cost_usd = self.cost(
-                    record.model, record.provider, record.created_at, prompt=record.prompt_tokens,
-                    completion=record.completion_tokens, cached=record.cached_tokens,
-                    answered_by_cache=bool(record.cached),
+                noted = record.attributes or {}
+                tokens = Tokens(
+                    record.prompt_tokens, record.completion_tokens, record.cached_tokens,
+                    noted.get(CACHE_WRITTEN), noted.get(CACHE_WRITTEN_1H),
                 )  # fmt: skip
+                record.cost_usd = self.cost(
+                    record.model, record.provider, record.created_at, tokens, answered_by_cache=bool(record.cached)
+                )
         except Exception as problem:  # noqa: BLE001  the row is worth more than its price
             incidents.note("price_failed", "a call could not be priced", exc=problem)
         return record
@@ -151,25 +183,23 @@ class Prices:
         model: str,
         provider: str | None,
         at: datetime,
+        tokens: Tokens,
         *,
-        prompt: int | None,
-        completion: int | None,
-        cached: int | None = None,
         answered_by_cache: bool = False,
     ) -> Decimal | None:
-        """What that many tokens cost; `cached` are among `prompt`."""
+        """What that many tokens cost."""
         if answered_by_cache:
             return Decimal(0).quantize(_NANO)
-        if prompt is None or completion is None or prompt < 0 or completion < 0:
+        used = tokens.settled()
+        price = None if used is None else self.price(model, provider, at)
+        if used is None or price is None:
             return None
-        price = self.price(model, provider, at)
-        if price is None:
-            return None
-        read = min(max(cached or 0, 0), prompt)
+        prompt, completion, read, written, hour = (figure or 0 for figure in used)
         if price.origin == "price file" or max(prompt, completion) < _NO_TIERS_BELOW:
-            cost = price.call + (prompt - read) * price.input + read * price.cached + completion * price.output
+            cost = price.call + (prompt - read - written) * price.input + read * price.cached
+            cost += (written - hour) * price.written + hour * price.written_1h + completion * price.output
         else:
-            found = self._calculated(model, provider, at, prompt, completion, read)
+            found = self._calculated(model, provider, at, used)
             if found is None:
                 return None
             cost = found
@@ -188,24 +218,28 @@ class Prices:
         own = next((line.price for line in self._lines if line.covers(model, provider, at)), None)
         if own is not None:
             return own
-        call = self._calculated(model, provider, at, 0, 0, 0)
+        call = self._calculated(model, provider, at, Tokens(0, 0))
         if call is None:
             return None
-        kinds = ((1000, 0, 0), (0, 1000, 0), (1000, 0, 1000))
-        found = [self._calculated(model, provider, at, *kind) or Decimal(0) for kind in kinds]
+        kinds = (
+            Tokens(1000, 0), Tokens(0, 1000), Tokens(1000, 0, cached=1000), Tokens(1000, 0, written=1000),
+            Tokens(1000, 0, written=1000, written_1h=1000),
+        )  # fmt: skip
+        found = [self._calculated(model, provider, at, kind) or Decimal(0) for kind in kinds]
         each = [(total - call) / 1000 for total in found]
         if not any(each):  # a price of nothing is a price that nobody knows
             return None
-        return Price(each[0], each[1], each[2], call, "genai-prices")
+        return Price(each[0], each[1], each[2], each[3], each[4], call, "genai-prices")
 
-    def _calculated(
-        self, model: str, provider: str | None, at: datetime, prompt: int, completion: int, cached: int
-    ) -> Decimal | None:
+    def _calculated(self, model: str, provider: str | None, at: datetime, used: Tokens) -> Decimal | None:
         if self._snapshot is None:
             return None
         from genai_prices import Usage
 
-        usage = Usage(input_tokens=prompt, output_tokens=completion, cache_read_tokens=cached)
+        usage = Usage(
+            input_tokens=used.prompt, output_tokens=used.completion, cache_read_tokens=used.cached,
+            cache_write_tokens=used.written, cache_write_1h_tokens=used.written_1h,
+        )  # fmt: skip
         named = None if provider is None else _ALIASES.get(provider.lower(), provider.lower())
         try:
             return Decimal(self._snapshot.calc(usage, model, named, None, at).total_price)

@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from sqlalchemy import Table, bindparam, func, select, tuple_, update
+from sqlalchemy import JSON, ColumnElement, Table, Text, bindparam, cast, func, null, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.database import changing
 from llmctx.errors import LlmctxError
 from llmctx.filters import Filters
-from llmctx.prices import Price, Prices
+from llmctx.prices import Price, Prices, Tokens
+from llmctx.record import CACHE_WRITTEN, CACHE_WRITTEN_1H
 from llmctx.reflection import is_row, key_of, key_values, of, reflect
 from llmctx.settings import Settings
 
@@ -75,7 +76,9 @@ async def recompute(
         log = await reflect(connection, settings)
         if "cost_usd" not in log.c:
             raise LlmctxError(f"Table {log.name} has no column cost_usd. Run `llmctx migrate` first.")
-        wanted = select(*dict.fromkeys([*key_of(log), log.c.created_at, *(of(log, name) for name in _USED)]))
+        wanted = select(
+            *dict.fromkeys([*key_of(log), log.c.created_at, *(of(log, name) for name in _USED), *_noted(log)])
+        )
         wanted = wanted.where(filters.clause(log)).order_by(*key_of(log)).limit(_AT_ONCE)
         if not again:
             wanted = wanted.where(log.c.cost_usd.is_(None))
@@ -84,11 +87,13 @@ async def recompute(
         while rows := await _some(connection, log, wanted, after):
             changes = []
             for row in rows:
-                cost = prices.cost(
-                    row["model"], row["provider"], row["created_at"], prompt=row["prompt_tokens"],
-                    completion=row["completion_tokens"], cached=row["cached_tokens"],
-                    answered_by_cache=bool(row["cached"]),
+                tokens = Tokens(
+                    row["prompt_tokens"], row["completion_tokens"], row["cached_tokens"],
+                    _figure(row[CACHE_WRITTEN]), _figure(row[CACHE_WRITTEN_1H]),
                 )  # fmt: skip
+                cost = prices.cost(
+                    row["model"], row["provider"], row["created_at"], tokens, answered_by_cache=bool(row["cached"])
+                )
                 report.before += row["cost_usd"] or 0
                 report.after += cost if cost is not None else row["cost_usd"] or 0
                 report.unknown += cost is None
@@ -103,6 +108,20 @@ async def recompute(
             progress(len(rows), total or 0)
             after = [rows[-1][column.name] for column in key_of(log)]
     return report
+
+
+def _noted(log: Table) -> list[ColumnElement[Any]]:
+    """The figures that have no column."""
+    attributes = log.c.get("attributes")
+    names = (CACHE_WRITTEN, CACHE_WRITTEN_1H)
+    if attributes is None or not isinstance(attributes.type, JSON):
+        return [cast(null(), Text).label(name) for name in names]
+    return [attributes[name].as_string().label(name) for name in names]
+
+
+def _figure(noted: Any) -> int | None:
+    """`attributes` are the team's as well: anything may stand there."""
+    return int(noted) if str(noted).isdecimal() else None
 
 
 async def _some(connection: AsyncConnection, log: Table, wanted: Any, after: Any) -> list[dict[str, Any]]:

@@ -14,6 +14,10 @@ from typing import Any, Final, Protocol
 from uuid import UUID
 
 DEFAULT_TABLE: Final = "biz_agent_llm_call_logs"
+CACHE_WRITTEN: Final = "llmctx_cache_written"
+"""The key of `attributes` for prompt tokens that went into the provider's cache: they cost more, and have no column."""
+CACHE_WRITTEN_1H: Final = "llmctx_cache_written_1h"
+"""Those of them that are kept for an hour, and cost more still."""
 SNAPSHOTS: Final = ("prompt_snapshot", "response_snapshot", "reasoning_snapshot")
 
 

@@ -21,7 +21,9 @@ _EMPTY_ZEROS: Final = ("google", "vertex", "bedrock", "amazon")
 
 
 class Usage(NamedTuple):
-    """Tokens of one call; None is unknown. `cached` are read from the provider's cache, `cache_written` put there."""
+    """Tokens of one call; None is unknown. `cached` are read from the provider's cache, `cache_written` put there, of
+    them `cache_written_1h` for an hour.
+    """
 
     prompt: int | None = None
     completion: int | None = None
@@ -29,6 +31,7 @@ class Usage(NamedTuple):
     cached: int | None = None
     reasoning: int | None = None
     cache_written: int | None = None
+    cache_written_1h: int | None = None
 
 
 UNKNOWN: Final = Usage()
@@ -105,6 +108,7 @@ def reported(usage: Any) -> Usage:
         _detail(inputs, "cache_read") if inputs else None,
         _detail(outputs, "reasoning") if outputs else None,
         _written(inputs) if inputs else None,
+        _first(inputs, "ephemeral_1h_input_tokens") if inputs else None,
     )
 
 
@@ -138,6 +142,8 @@ def usage_of(metadata: Any, raw: Any, *, stream: Stream | None, provider: str) -
         usage = usage._replace(prompt=own.prompt, completion=own.completion, total=own.total)
     if usage.cached is None and own.cached is not None:
         usage = usage._replace(cached=own.cached)
+    if usage.cache_written is None and own.cache_written is not None:
+        usage = usage._replace(cache_written=own.cache_written)
     if usage.reasoning is None and own.reasoning is not None:
         usage = usage._replace(reasoning=own.reasoning)
     return usage

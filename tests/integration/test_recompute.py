@@ -5,14 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 from decimal import Decimal
+from typing import Any
 
 import pytest
+from genai_prices import Usage, calc_price
+from langchain_core.language_models.fake_chat_models import FakeMessagesListChatModel
+from langchain_core.messages import AIMessage
 
 from llmctx import cli
 from llmctx.calllog import CallLog
+from llmctx.filters import Filters
+from llmctx.prices import Prices
+from llmctx.recompute import recompute
 from llmctx.record import DEFAULT_TABLE
 from llmctx.settings import load
-from tests.rows import query, record
+from tests.rows import do, query, record
 from tests.stored import store
 
 
@@ -29,6 +36,32 @@ async def test_a_call_is_written_with_its_cost(any_database: str) -> None:
         ("gpt-4o", Decimal("0.0035")),
         ("my-own", None),
     ]
+
+
+async def test_what_went_into_the_providers_cache_costs_more(any_database: str) -> None:
+    """Anthropic's surcharge, as the call is written and as it is computed anew; the figures stand in the row."""
+
+    class Claude(FakeMessagesListChatModel):
+        def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
+            return {"ls_provider": "anthropic", "ls_model_name": "claude-sonnet-4-5", "ls_model_type": "chat"}
+
+    told = {"cache_read": 100, "cache_creation": 0, "ephemeral_5m_input_tokens": 600, "ephemeral_1h_input_tokens": 200}
+    usage: Any = {"input_tokens": 1000, "output_tokens": 10, "total_tokens": 1010, "input_token_details": told}
+    async with CallLog(any_database, linger_ms=0) as call_log:
+        await Claude(responses=[AIMessage("hi", usage_metadata=usage)]).ainvoke("hello")
+        assert await call_log.aflush(20) == 0
+        settings = call_log.settings
+    theirs = Usage(
+        input_tokens=1000, output_tokens=10, cache_read_tokens=100, cache_write_tokens=800, cache_write_1h_tokens=200
+    )
+    expected = calc_price(theirs, "claude-sonnet-4-5", provider_id="anthropic").total_price
+    asked = f"SELECT cost_usd FROM {DEFAULT_TABLE}"
+    ((cost,),) = await query(any_database, asked)
+    assert Decimal(str(cost)) == expected
+    await do(any_database, f"UPDATE {DEFAULT_TABLE} SET cost_usd = NULL")
+    assert (await recompute(settings, Prices(), Filters(), do=True)).changed == 1
+    ((cost,),) = await query(any_database, asked)
+    assert Decimal(str(cost)) == expected
 
 
 def test_prices_and_recompute(any_database: str, capsys: pytest.CaptureFixture[str], tmp_path: object) -> None:

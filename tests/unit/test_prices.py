@@ -12,13 +12,14 @@ import pytest
 from genai_prices import Usage, calc_price
 
 from llmctx.errors import ConfigError
-from llmctx.prices import Prices
+from llmctx.prices import Prices, Tokens
 
 AT = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
 def cost(prices: Prices, model: str, provider: str | None, prompt: Any, completion: Any, **more: Any) -> Decimal | None:
-    return prices.cost(model, provider, more.pop("at", AT), prompt=prompt, completion=completion, **more)
+    at, cache = more.pop("at", AT), more.pop("answered_by_cache", False)
+    return prices.cost(model, provider, at, Tokens(prompt, completion, **more), answered_by_cache=cache)
 
 
 @pytest.mark.parametrize(
@@ -31,15 +32,25 @@ def cost(prices: Prices, model: str, provider: str | None, prompt: Any, completi
         ("mistral-large-latest", "mistralai", "mistral"),
     ],
 )
-@pytest.mark.parametrize("tokens", [(0, 0, 0), (7, 3, 0), (15_999, 999, 5000), (40_000, 20_000, 0), (250_000, 9, 7)])
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        (0, 0, 0, 0, 0), (7, 3, 0, 0, 0), (15_999, 999, 5000, 0, 0), (40_000, 20_000, 0, 0, 0), (250_000, 9, 7, 0, 0),
+        (15_000, 20, 4000, 3000, 0), (15_000, 20, 4000, 3000, 1000), (40_000, 20, 0, 40_000, 40_000),
+        (250_000, 9, 7, 100_000, 5),
+    ],
+)  # fmt: skip
 def test_remembered_prices_are_those_of_genai_prices(
-    model: str, provider: str, theirs: str, tokens: tuple[int, int, int]
+    model: str, provider: str, theirs: str, tokens: tuple[int, int, int, int, int]
 ) -> None:
-    """Small calls, tiers, cached tokens, and LangChain's names of providers."""
-    prompt, completion, cached = tokens
-    usage = Usage(input_tokens=prompt, output_tokens=completion, cache_read_tokens=cached)
+    """Small calls, tiers, tokens read from the cache or put there, and LangChain's names of providers."""
+    prompt, completion, cached, written, hour = tokens
+    usage = Usage(
+        input_tokens=prompt, output_tokens=completion, cache_read_tokens=cached, cache_write_tokens=written,
+        cache_write_1h_tokens=hour,
+    )  # fmt: skip
     expected = calc_price(usage, model, provider_id=theirs, genai_request_timestamp=AT).total_price
-    found = cost(Prices(), model, provider, prompt, completion, cached=cached)
+    found = cost(Prices(), model, provider, prompt, completion, cached=cached, written=written, written_1h=hour)
     assert found is not None
     assert abs(found - expected) <= Decimal("0.000000001")
 
@@ -68,11 +79,14 @@ def test_the_teams_own_prices_come_first(tmp_path: Path) -> None:
     """By name or pattern, by provider, from a date on."""
     file = [
         {"model": "qwen-*", "input": 0.4, "output": 1.2, "cached": 0.1},
+        {"model": "own-*", "input": 1, "output": 1, "cache_write": 1.25},
         {"model": "gpt-4o", "provider": "azure", "input": 1, "output": 2, "since": "2026-01-01"},
         {"model": "gpt-4o", "provider": "azure", "input": 3, "output": 4, "since": "2026-06-01"},
     ]
     prices = Prices(written(tmp_path / "prices.json", file))
     assert cost(prices, "Qwen-Max", None, 1_000_000, 100_000, cached=500_000) == Decimal("0.37")
+    assert cost(prices, "own-1", None, 2_000_000, 0, written=1_000_000) == Decimal("2.25")
+    assert cost(prices, "qwen-max", None, 1_000_000, 0, written=1_000_000) == Decimal("0.4")
     assert cost(prices, "gpt-4o", "azure", 1_000_000, 0) == 3
     assert cost(prices, "gpt-4o", "azure", 1_000_000, 0, at=AT - timedelta(days=200)) == 1
     assert cost(prices, "gpt-4o", "openai", 1000, 100) == Decimal("0.0035")

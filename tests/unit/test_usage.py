@@ -106,6 +106,10 @@ def test_tokens_written_to_the_cache_are_known_to_the_price() -> None:
     }
     usage = tokens_of(answer_of(result(AIMessage("x", usage_metadata=details))))
     assert (usage.cache_written, usage.cached) == (4, 0)
+    details["input_token_details"]["ephemeral_1h_input_tokens"] = 2
+    kept = row(AIMessage("x", usage_metadata=details), tags=["mine"])["attributes"]
+    assert kept == {"tags": ["mine"], "llmctx_cache_written": 6, "llmctx_cache_written_1h": 2}
+    assert row(AIMessage("x", usage_metadata=USAGE))["attributes"] is None
 
 
 def test_a_completion_stream_has_no_usage() -> None:
