@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmctx.cli import output
-from llmctx.cli.common import Json, settings_of
+from llmctx.cli.common import Json, Yes, settings_of
 
 if TYPE_CHECKING:
     from llmctx.backfill import Report
@@ -37,7 +37,7 @@ def backfill(
         Path | None, typer.Option("--undo-file", metavar="FILE", help="Where the way back is noted.")
     ] = None,
     undo: Annotated[Path | None, typer.Option("--undo", metavar="FILE", help="Take back what this file notes.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do what would otherwise only be shown.")] = False,
+    yes: Yes = False,
     json: Json = False,
 ) -> None:
     """Fill missing users and sessions of old rows, where they are certain."""

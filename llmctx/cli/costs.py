@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmctx.cli import output
-from llmctx.cli.common import Json, Model, Since, Until, User, settings_of
+from llmctx.cli.common import Json, Yes, filtered, settings_of
 
 if TYPE_CHECKING:
+    from llmctx.filters import Filters
     from llmctx.recompute import Priced
 
 
@@ -21,10 +22,10 @@ def add_to(app: typer.Typer) -> None:
         app.command()(verb)
 
 
-def prices(ctx: typer.Context, since: Since = None, until: Until = None, json: Json = False) -> None:
+@filtered("since", "until")
+def prices(ctx: typer.Context, filters: Filters, json: Json = False) -> None:
     """List the models in use and their prices, those without one first."""
     from llmctx.database import reading
-    from llmctx.filters import Filters
     from llmctx.prices import Prices
     from llmctx.recompute import models
     from llmctx.reflection import reflect
@@ -34,9 +35,7 @@ def prices(ctx: typer.Context, since: Since = None, until: Until = None, json: J
 
     async def ask() -> list[Priced]:
         async with reading(settings) as connection:
-            return await models(
-                connection, await reflect(connection, settings), known, Filters(since=since, until=until)
-            )
+            return await models(connection, await reflect(connection, settings), known, filters)
 
     found = asyncio.run(ask())
     if json:
@@ -66,23 +65,20 @@ def _per_million(price: Decimal) -> str:
     return f"{(price * 1_000_000).normalize():f}"
 
 
+@filtered("user", "model", "since", "until")
 def recompute(
     ctx: typer.Context,
     again: Annotated[bool, typer.Option("--all", help="Also rows that have a cost already.")] = False,
-    user: User = None,
-    model: Model = None,
-    since: Since = None,
-    until: Until = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do what would otherwise only be shown.")] = False,
+    *,
+    filters: Filters,
+    yes: Yes = False,
     json: Json = False,
 ) -> None:
     """Compute the cost of rows that have none."""
-    from llmctx.filters import Filters
     from llmctx.prices import Prices
     from llmctx.recompute import recompute as work
 
     settings = settings_of(ctx)
-    filters = Filters(user=user, model=model, since=since, until=until)
     with output.progress() as progress:
         report = asyncio.run(
             work(

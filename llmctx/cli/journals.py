@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from llmctx.cli import output
-from llmctx.cli.common import Json, settings_of
+from llmctx.cli.common import Json, Yes, settings_of
 
 if TYPE_CHECKING:
     from llmctx.journal import Survey
@@ -44,7 +44,7 @@ def journal(ctx: typer.Context, json: Json = False) -> None:
 @group.command()
 def replay(
     ctx: typer.Context,
-    yes: Annotated[bool, typer.Option("--yes", help="Do what would otherwise only be shown.")] = False,
+    yes: Yes = False,
     json: Json = False,
 ) -> None:
     """Write what was refused, once its cause is gone, and what dead processes left."""

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmctx.cli import output
-from llmctx.cli.common import Agent, Json, Model, Node, Session, Since, Until, User, settings_of
+from llmctx.cli.common import MOST, Json, Yes, filtered, settings_of
 
 if TYPE_CHECKING:
     from llmctx.erase import Receipt
-
-Yes = Annotated[bool, typer.Option("--yes", help="Do what would otherwise only be shown.")]
+    from llmctx.filters import Filters
 
 
 def add_to(app: typer.Typer) -> None:
@@ -33,23 +32,18 @@ class Form(StrEnum):
     SQLITE = "sqlite"
 
 
+@filtered(*MOST)
 def export(
     ctx: typer.Context,
     to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="A new file; without it to stdout.")] = None,
     form: Annotated[Form | None, typer.Option("--format", help="Unless the file's name says it: jsonl.")] = None,
-    user: User = None,
-    session: Session = None,
-    agent: Agent = None,
-    model: Model = None,
-    node: Node = None,
-    since: Since = None,
-    until: Until = None,
+    *,
+    filters: Filters,
     json: Json = False,
 ) -> None:
     """Hand out rows, whole: to a user who asks, or to other tools."""
     from llmctx.export import SUFFIXES, count
     from llmctx.export import export as write
-    from llmctx.filters import Filters
 
     settings = settings_of(ctx)
     if form is not None:
@@ -60,7 +54,6 @@ def export(
             raise typer.BadParameter(f"{to} does not say what it is to be: add --format jsonl, csv, parquet or sqlite")
     if json and to is None:
         raise typer.BadParameter("--json tells how many rows were written to a file: name one with --to")
-    filters = Filters(user=user, session=session, agent=agent, model=model, node=node, since=since, until=until)
 
     async def work() -> int:
         total = await count(settings, filters) if output.is_watched() else None
@@ -119,8 +112,8 @@ def retain(
 
 def erase(
     ctx: typer.Context,
-    user: User = None,
-    session: Session = None,
+    user: Annotated[str | None, typer.Option("--user", metavar="ID")] = None,
+    session: Annotated[str | None, typer.Option("--session", metavar="ID")] = None,
     blank: Annotated[
         bool, typer.Option("--blank", help="Keep the rows for their figures; take ids and texts.")
     ] = False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from llmctx.cli import following, gaps, output, totals, whole
-from llmctx.cli.common import Agent, Csv, Json, Model, Node, Session, Since, Until, User, settings_of
+from llmctx.cli.common import MOST, Csv, Json, Number, filtered, settings_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Table
     from sqlalchemy.ext.asyncio import AsyncConnection
 
+    from llmctx.filters import Filters
 
 T = TypeVar("T")
 
@@ -52,24 +53,14 @@ def _ask(ctx: typer.Context, question: Callable[[AsyncConnection, Table], Awaita
     return asyncio.run(ask())
 
 
+@filtered(
+    "user", "session", "agent", "model", "node", "status", "errors", "unattributed", "text", "since", "until"
+)  # fmt: skip
 def calls(
     ctx: typer.Context,
     number: Annotated[int, typer.Option("-n", metavar="N", min=1, max=10_000, help="How many.")] = 20,
-    user: User = None,
-    session: Session = None,
-    agent: Agent = None,
-    model: Model = None,
-    node: Node = None,
-    status: Annotated[
-        str | None, typer.Option("--status", metavar="WORD", help="ok, error, cancelled, abandoned, lost.")
-    ] = None,
-    errors: Annotated[bool, typer.Option("--errors", help="Only what did not end well.")] = False,
-    unattributed: Annotated[bool, typer.Option("--unattributed", help="Only without user or session.")] = False,
-    text: Annotated[
-        str | None, typer.Option("--text", metavar="TEXT", help="Only with this in prompt, answer or error.")
-    ] = None,
-    since: Since = None,
-    until: Until = None,
+    *,
+    filters: Filters,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with those that end from now on.")] = False,
     json: Json = False,
     csv: Csv = False,
@@ -77,10 +68,6 @@ def calls(
     """List the latest calls."""
     from llmctx import queries
 
-    filters = queries.Filters(
-        since=since, until=until, user=user, session=session, agent=agent, model=model,
-        node=node, status=status, errors=errors, unattributed=unattributed, text=text,
-    )  # fmt: skip
     rows = _ask(ctx, lambda connection, table: queries.calls(connection, table, filters, limit=number))
     if follow:
         following.follow(settings_of(ctx), filters, list(reversed(rows)), json=json, csv=csv)
@@ -112,17 +99,14 @@ def show(
         whole.show_call(row)
 
 
+@filtered("user", "agent", "model", "node", "since", "until")
 def coverage(
     ctx: typer.Context,
     fail_under: Annotated[
         float | None, typer.Option("--fail-under", min=0, max=100, metavar="PERCENT", help="Exit 1 below this.")
     ] = None,
-    user: User = None,
-    agent: Agent = None,
-    model: Model = None,
-    node: Node = None,
-    since: Since = None,
-    until: Until = None,
+    *,
+    filters: Filters,
     json: Json = False,
 ) -> None:
     """Say how many rows have their ids.
@@ -131,7 +115,6 @@ def coverage(
     """
     from llmctx import cures, queries
 
-    filters = queries.Filters(user=user, agent=agent, model=model, node=node, since=since, until=until)
     found = _ask(ctx, lambda connection, table: queries.coverage(connection, table, filters))
     if json:
         said = {"in_common": cures.in_common(found.by_place), "cures": cures.cures(found.misses)}
@@ -143,26 +126,19 @@ def coverage(
         raise typer.Exit(1)
 
 
+@filtered(*MOST)
 def stats(
     ctx: typer.Context,
     by: Annotated[By, typer.Option("--by", help="What a line stands for.")] = By.MODEL,
-    number: Annotated[int, typer.Option("-n", metavar="N", min=1, max=10_000, help="How many lines.")] = 50,
-    user: User = None,
-    session: Session = None,
-    agent: Agent = None,
-    model: Model = None,
-    node: Node = None,
-    since: Since = None,
-    until: Until = None,
+    number: Number = 50,
+    *,
+    filters: Filters,
     json: Json = False,
     csv: Csv = False,
 ) -> None:
     """Add up calls, errors, tokens, cost and latency."""
     from llmctx import queries
 
-    filters = queries.Filters(
-        user=user, session=session, agent=agent, model=model, node=node, since=since, until=until
-    )  # fmt: skip
     rows = _ask(ctx, lambda connection, table: queries.stats(connection, table, by.value, filters, limit=number))
     if output.for_programs(rows, json=json, csv=csv):
         return
@@ -172,51 +148,43 @@ def stats(
     totals.show_stats(by.value, rows)
 
 
+_OF_PEOPLE = ("user", "agent", "model", "since", "until")
+
+
+@filtered(*_OF_PEOPLE)
 def sessions(
     ctx: typer.Context,
     session: Annotated[str | None, typer.Argument(metavar="SESSION", help="What was said in this one.")] = None,
-    number: Annotated[int, typer.Option("-n", metavar="N", min=1, max=10_000, help="How many lines.")] = 20,
-    user: User = None,
-    agent: Agent = None,
-    model: Model = None,
-    since: Since = None,
-    until: Until = None,
+    number: Number = 20,
+    *,
+    filters: Filters,
     json: Json = False,
     csv: Csv = False,
 ) -> None:
     """List the sessions used last, or say what was said in one."""
     from llmctx import queries
 
-    if session is not None:
-        rows = _ask(ctx, lambda connection, table: queries.conversation(connection, table, session, limit=number))
-        if not output.for_programs(rows, json=json, csv=csv):
-            totals.show_conversation(session, rows)
+    if session is None:
+        _list("session", ctx, filters, number, json=json, csv=csv)
         return
-    filters = queries.Filters(
-        user=user, agent=agent, model=model, since=since or (None if user else totals.lately()), until=until
-    )
-    rows = _ask(ctx, lambda connection, table: queries.sessions(connection, table, filters, limit=number))
+    rows = _ask(ctx, lambda connection, table: queries.conversation(connection, table, session, limit=number))
     if not output.for_programs(rows, json=json, csv=csv):
-        totals.show_used("session", rows, lately=since is None and user is None)
+        totals.show_conversation(session, rows)
 
 
-def users(
-    ctx: typer.Context,
-    number: Annotated[int, typer.Option("-n", metavar="N", min=1, max=10_000, help="How many lines.")] = 20,
-    user: User = None,
-    agent: Agent = None,
-    model: Model = None,
-    since: Since = None,
-    until: Until = None,
-    json: Json = False,
-    csv: Csv = False,
-) -> None:
+@filtered(*_OF_PEOPLE)
+def users(ctx: typer.Context, number: Number = 20, *, filters: Filters, json: Json = False, csv: Csv = False) -> None:
     """List the users seen last, and what they cost."""
+    _list("user", ctx, filters, number, json=json, csv=csv)
+
+
+def _list(what: str, ctx: typer.Context, filters: Filters, number: int, *, json: bool, csv: bool) -> None:
     from llmctx import queries
 
-    filters = queries.Filters(
-        user=user, agent=agent, model=model, since=since or (None if user else totals.lately()), until=until
-    )
-    rows = _ask(ctx, lambda connection, table: queries.users(connection, table, filters, limit=number))
+    lately = filters.since is None and filters.user is None
+    if lately:
+        filters = replace(filters, since=totals.lately())
+    question = queries.sessions if what == "session" else queries.users
+    rows = _ask(ctx, lambda connection, table: question(connection, table, filters, limit=number))
     if not output.for_programs(rows, json=json, csv=csv):
-        totals.show_used("user", rows, lately=since is None and user is None)
+        totals.show_used(what, rows, lately=lately)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmctx.cli import output
-from llmctx.cli.common import Json, settings_of
+from llmctx.cli.common import Json, Yes, settings_of
 
 if TYPE_CHECKING:
     from llmctx.migrate import Plan
@@ -39,7 +39,7 @@ def migrate(
     drop_foreign_keys: Annotated[
         bool, typer.Option("--drop-foreign-keys", help="With --partition: untie tables that refer to it.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do what would otherwise only be shown.")] = False,
+    yes: Yes = False,
     json: Json = False,
 ) -> None:
     """Make the table, or adopt the one that is there."""
