@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Table, text
+from sqlalchemy import Table, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.database import reading
@@ -23,6 +23,7 @@ from llmctx.retain.partitions import Partition
 from llmctx.settings import Settings
 
 _LARGE: Final = 1_000_000  # rows from which on a missing index, or partitions, are felt
+_AHEAD_DAYS: Final = 365  # so much sooner one is told
 _SERVED: Final = {
     "created_at": ("every question about a time reads all rows", "USING brin (created_at)"),
     "session_id": ("what a session said is found by reading all rows", "(session_id, created_at)"),
@@ -53,8 +54,7 @@ async def table(settings: Settings) -> list[Finding]:
     checks: Sequence[Callable[[_Seen], list[Finding]]] = (_months, _astray, _indexes, _rights, _statistics, _growth)
     found = [finding for check in checks for finding in check(seen)]
     if not found:
-        size = f"{max(seen.facts['rows'], 0):,} rows, {_size(seen.facts['bytes'])}"
-        found.append(Finding("table", True, f"healthy: {size}", where=settings.table))
+        found.append(Finding("table", True, f"healthy: {_grown(seen.facts)}", where=settings.table))
     return found
 
 
@@ -65,15 +65,28 @@ async def _look(connection: AsyncConnection, settings: Settings) -> _Seen:
     await connection.execute(text("SET LOCAL timezone = 'UTC'"))
     parts = await partitions.of(connection, log)
     indexes = (await connection.execute(text(_INDEXES), {"name": name})).all()
-    return _Seen(log, name, dict(facts), parts, indexes, settings)
+    rights = (await connection.execute(text(_RIGHTS), {"name": name})).mappings().one()
+    daily = await _daily(connection, log) if rights["may_select"] else 0
+    return _Seen(log, name, {**facts, **rights, "daily": daily}, parts, indexes, settings)
+
+
+async def _daily(connection: AsyncConnection, log: Table) -> int:
+    """About how many rows a day brings, by the last seven: as the planner guesses, without reading one."""
+    now = datetime.now(UTC)
+    week = select(log.c.created_at).where(log.c.created_at.between(now - timedelta(days=7), now))
+    asked = week.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True})
+    plan = await connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {asked}")
+    return int(plan.scalar_one()[0]["Plan"]["Plan Rows"]) // 7
 
 
 _FACTS: Final = """
 WITH leaves AS (
-  SELECT c.oid, c.reltuples, c.relpages, s.last_analyze, s.last_autoanalyze, s.n_live_tup, s.n_dead_tup
+  SELECT c.oid, c.reltuples, c.relpages, s.last_analyze, s.last_autoanalyze, s.n_live_tup, s.n_dead_tup,
+         s.n_mod_since_analyze
   FROM pg_partition_tree(to_regclass(:name)) t JOIN pg_class c ON c.oid = t.relid
   LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid WHERE c.relkind = 'r'
-  UNION SELECT c.oid, c.reltuples, c.relpages, s.last_analyze, s.last_autoanalyze, s.n_live_tup, s.n_dead_tup
+  UNION SELECT c.oid, c.reltuples, c.relpages, s.last_analyze, s.last_autoanalyze, s.n_live_tup, s.n_dead_tup,
+         s.n_mod_since_analyze
   FROM pg_class c LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid
   WHERE c.oid = to_regclass(:name) AND c.relkind = 'r'
 )
@@ -81,12 +94,27 @@ SELECT coalesce(sum(greatest(reltuples, n_live_tup, 0)), 0)::bigint AS rows,
        coalesce(sum(pg_total_relation_size(oid)), 0)::bigint AS bytes,
        coalesce(sum(n_dead_tup), 0)::bigint AS dead,
        count(*) FILTER (WHERE n_live_tup > 10000 AND last_analyze IS NULL AND last_autoanalyze IS NULL) AS unknown,
-       current_user AS role, pg_get_userbyid((SELECT relowner FROM pg_class WHERE oid = to_regclass(:name))) AS owner,
-       has_table_privilege(to_regclass(:name), 'INSERT') AS may_insert,
-       has_table_privilege(to_regclass(:name), 'UPDATE') AS may_update,
-       has_table_privilege(to_regclass(:name), 'DELETE') AS may_delete,
-       (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS is_super
+       count(*) FILTER (WHERE n_live_tup > 100000 AND n_mod_since_analyze > n_live_tup / 2) AS stale
 FROM leaves
+"""
+
+_RIGHTS: Final = """
+WITH log AS (SELECT oid, relowner, relacl FROM pg_class WHERE oid = to_regclass(:name)),
+used AS MATERIALIZED (  -- sequences of its defaults, from which an INSERT takes numbers
+  SELECT d.refobjid AS oid FROM pg_attrdef a JOIN log ON a.adrelid = log.oid
+  JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = a.oid AND d.refclassid = 'pg_class'::regclass
+  JOIN pg_class s ON s.oid = d.refobjid AND s.relkind = 'S'
+)
+SELECT quote_ident(current_user) AS role,
+       (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) OR pg_has_role(log.relowner, 'USAGE') AS is_owner,
+       has_table_privilege(log.oid, 'INSERT') AS may_insert, has_table_privilege(log.oid, 'SELECT') AS may_select,
+       has_table_privilege(log.oid, 'UPDATE') AS may_update, has_table_privilege(log.oid, 'DELETE') AS may_delete,
+       ARRAY(SELECT DISTINCT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END
+             FROM aclexplode(log.relacl) a WHERE a.privilege_type IN ('UPDATE', 'DELETE')
+             AND CASE WHEN a.grantee = 0 THEN true ELSE pg_has_role(a.grantee, 'USAGE') END) AS by,
+       ARRAY(SELECT oid::regclass::text FROM used WHERE NOT has_sequence_privilege(oid, 'USAGE')
+             AND NOT has_sequence_privilege(oid, 'UPDATE')) AS no_numbers
+FROM log
 """
 
 _INDEXES: Final = """
@@ -176,24 +204,43 @@ def _indexes(seen: _Seen) -> list[Finding]:
 def _rights(seen: _Seen) -> list[Finding]:
     """The application needs INSERT and nothing else; whoever owns the table may well ask from his own account."""
     facts = seen.facts
-    if facts["is_super"] or facts["role"] == facts["owner"] or not (facts["may_update"] or facts["may_delete"]):
+    role = facts["role"]
+    if facts["is_owner"]:
         return []
-    more = [word for word, has in (("UPDATE", facts["may_update"]), ("DELETE", facts["may_delete"])) if has]
-    return [
+    lacking = [] if facts["may_insert"] else [("INSERT into it", f"GRANT INSERT ON {seen.name} TO {role};")]
+    lacking += [
+        (f"take numbers from {name}, as an INSERT does", f"GRANT USAGE ON SEQUENCE {name} TO {role};")
+        for name in facts["no_numbers"]
+    ]
+    findings = [
         Finding(
-            "rights", False, f"the role {facts['role']} may {' and '.join(more)}",
-            "Rows are written once: an application that is broken into could change them.",
-            f"REVOKE {', '.join(more)} ON {seen.name} FROM {facts['role']};", seen.settings.table,
+            "rights", False, f"the role {role} may not {what}",
+            "An application with this role stores no row: they wait on disk. (A person who reads needs no such right.)",
+            grant, seen.settings.table,
         )
+        for what, grant in lacking
     ]  # fmt: skip
+    more = [word for word, has in (("UPDATE", facts["may_update"]), ("DELETE", facts["may_delete"])) if has]
+    if more:
+        revokes = [f"REVOKE {', '.join(more)} ON {seen.name} FROM {whom};" for whom in facts["by"]]
+        findings.append(
+            Finding(
+                "rights", False, f"the role {role} may {' and '.join(more)}",
+                "Rows are written once: an application that is broken into could change them.",
+                " ".join(revokes) or f"REVOKE pg_write_all_data FROM {role};", seen.settings.table,
+            )
+        )  # fmt: skip
+    return findings
 
 
 def _statistics(seen: _Seen) -> list[Finding]:
-    if not seen.facts["unknown"]:
+    facts = seen.facts
+    if not facts["unknown"] and not facts["stale"]:
         return []
+    cause = "PostgreSQL has never analysed the rows" if facts["unknown"] else "more than half of the rows are new to it"
     return [
         Finding(
-            "statistics", False, "PostgreSQL has never analysed the rows", "Its plans are guesses.",
+            "statistics", False, cause, "PostgreSQL's plans are guesses. Is autovacuum on?",
             f"ANALYZE {seen.name};", seen.settings.table,
         )
     ]  # fmt: skip
@@ -202,10 +249,10 @@ def _statistics(seen: _Seen) -> list[Finding]:
 def _growth(seen: _Seen) -> list[Finding]:
     facts = seen.facts
     findings = []
-    if facts["rows"] >= 10 * _LARGE and seen.parts is None:
+    if facts["rows"] + _AHEAD_DAYS * facts["daily"] >= 10 * _LARGE and seen.parts is None:
         findings.append(
             Finding(
-                "growth", False, f"{facts['rows']:,} rows, {_size(facts['bytes'])}, and no partitions",
+                "growth", False, f"{_grown(facts)}, and no partitions",
                 "Taking away what has expired means deleting row by row.",
                 "llmctx retain --rows DAYS --yes, from cron; for good llmctx migrate --partition", seen.settings.table,
             )
@@ -221,7 +268,16 @@ def _growth(seen: _Seen) -> list[Finding]:
     return findings
 
 
-def _size(number: int) -> str:
+def _grown(facts: dict[str, Any]) -> str:
+    """How large it is, and what a day adds."""
+    rows = max(facts["rows"], 0)
+    size = f"{rows:,} rows, {_size(facts['bytes'])}"
+    if not rows or not facts["daily"]:
+        return size
+    return f"{size}, about {facts['daily']:,} rows and {_size(facts['bytes'] * facts['daily'] / rows)} more a day"
+
+
+def _size(number: float) -> str:
     size = float(number)
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1024:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
+from sqlalchemy import make_url
 
 from llmctx import migrate
 from llmctx.doctor.finding import Finding
@@ -13,12 +18,15 @@ from llmctx.doctor.table import table
 from llmctx.record import DEFAULT_TABLE
 from llmctx.settings import load
 from tests import older
-from tests.rows import do, record
+from tests.conftest import execute
+from tests.rows import do, query, record
 from tests.stored import store
 
 
 async def looked(url: str, **settings: str) -> dict[str, Finding]:
-    return {finding.name: finding for finding in await table(load(database_url=url, **settings)) if not finding.ok}
+    found = await table(load(database_url=url, **settings))
+    assert not any("not looked at" in finding.cause for finding in found), found
+    return {finding.name: finding for finding in found if not finding.ok}
 
 
 async def test_a_fresh_table_is_healthy(any_empty_database: str) -> None:
@@ -40,8 +48,6 @@ async def test_a_missing_month_is_found_and_mended(empty_database: str) -> None:
 
 
 async def names(url: str) -> list[str]:
-    from tests.rows import query
-
     found = await query(
         url, f"SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = '{DEFAULT_TABLE}'::regclass"
     )
@@ -90,3 +96,80 @@ async def test_a_large_table_needs_indexes_statistics_and_fewer_rights(empty_dat
         f"UPDATE pg_class SET reltuples = 2000000, relpages = 100000 WHERE oid = '{DEFAULT_TABLE}'::regclass",
     )
     assert "indexes" not in await looked(empty_database)
+
+
+@contextmanager
+def role(url: str) -> Iterator[tuple[str, str]]:
+    """A role that may log in and nothing else, with a name that wants quotes; and the URL of its connection."""
+    name = f"an App {os.urandom(4).hex()}"
+    execute(url, f'CREATE ROLE "{name}" LOGIN', "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    try:
+        yield f'"{name}"', make_url(url).set(username=name).render_as_string(hide_password=False)
+    finally:
+        execute(url, f'DROP OWNED BY "{name}"', f'DROP ROLE "{name}"')
+
+
+async def mended(url: str, role_url: str, name: str) -> list[str]:
+    """Run the SQL of the findings of that name, as the owner; they are gone then. Returns what they said."""
+    found = [finding for finding in await table(load(database_url=role_url)) if finding.name == name]
+    for finding in found:
+        await do(url, *filter(None, map(str.strip, finding.fix.split(";"))))
+    assert name not in await looked(role_url)
+    return [finding.cause for finding in found]
+
+
+def test_a_role_needs_the_right_to_insert_and_no_other(empty_database: str) -> None:
+    """Also to the sequence of a serial key; whoever else was given too much by PUBLIC or a group is found as well."""
+    execute(empty_database, *older.made("numbered"))
+    with role(empty_database) as (name, url):
+        said = asyncio.run(mended(empty_database, url, "rights"))
+        assert len(said) == 2
+        assert "may not INSERT" in said[0]
+        assert "_id_seq" in said[1]
+        insert = f"INSERT INTO {DEFAULT_TABLE} (call_id, model, created_at) VALUES ('a', 'm', now())"
+        execute(url, insert)
+        with role(empty_database) as (group, _):
+            execute(
+                empty_database, f"GRANT {group} TO {name}", f"GRANT UPDATE ON {DEFAULT_TABLE} TO {group}",
+                f"GRANT DELETE ON {DEFAULT_TABLE} TO PUBLIC",
+            )  # fmt: skip
+            (said,) = asyncio.run(mended(empty_database, url, "rights"))
+            assert "may UPDATE and DELETE" in said
+        execute(empty_database, f"GRANT pg_write_all_data TO {name}")
+        assert len(asyncio.run(mended(empty_database, url, "rights"))) == 1
+        execute(url, insert.replace("'a'", "'b'"))
+        assert asyncio.run(looked(empty_database)) == {}, "its owner may do everything"
+
+
+async def test_statistics_and_growth_of_a_large_table(empty_database: str) -> None:
+    """Never analysed; ten millions within a year, which is too many for one table; then all of them changed."""
+    url = empty_database
+    await do(
+        url, *older.made("named"), f"ALTER TABLE {DEFAULT_TABLE} SET (autovacuum_enabled = off)",
+        f"INSERT INTO {DEFAULT_TABLE} (id, call_id, model, created_at) "
+        "SELECT n::text, n::text, 'm', now() AT TIME ZONE 'UTC' - n * interval '3 s' FROM generate_series(1, 200000) n",
+    )  # fmt: skip
+    await counted(url, "n_live_tup >= 200000")
+    (cause,) = await mended(url, url, "statistics")
+    assert "never analysed" in cause
+    growth = (await looked(url))["growth"]
+    assert re.fullmatch(
+        r"200,000 rows, \d+ MB, about 2\d,\d\d\d rows and \d MB more a day, and no partitions", growth.cause
+    )
+    assert "--partition" in growth.fix
+
+    await do(url, f"UPDATE {DEFAULT_TABLE} SET success = true")
+    await counted(url, "n_mod_since_analyze >= 200000 AND n_dead_tup >= 200000")
+    (cause,) = await mended(url, url, "statistics")
+    assert "more than half" in cause
+    (dead,) = [one for one in await table(load(database_url=url)) if "dead rows" in one.cause]
+    await do(url, dead.fix.rstrip(";"))
+    assert not [one for one in await table(load(database_url=url)) if "dead rows" in one.cause]
+
+
+async def counted(url: str, condition: str) -> None:
+    """PostgreSQL counts after a while."""
+    deadline = time.monotonic() + 20
+    while not await query(url, f"SELECT 1 FROM pg_stat_all_tables WHERE relname = '{DEFAULT_TABLE}' AND {condition}"):
+        assert time.monotonic() < deadline, condition
+        await asyncio.sleep(0.05)
