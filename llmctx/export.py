@@ -82,8 +82,9 @@ async def export(
             table = await reflect(connection, settings)
             columns = everything(table)
             wanted = select(*columns).where(filters.clause(table)).order_by(table.c.created_at, table.c.call_id)
-            with _opened(to, form, table.name, columns) as writer:
-                async with connection.stream(wanted.execution_options(yield_per=_AT_ONCE)) as rows:
+            # what the database refuses, it refuses before anything is written
+            async with connection.stream(wanted.execution_options(yield_per=_AT_ONCE)) as rows:
+                with _opened(to, form, table.name, columns) as writer:
                     some: list[_Row] = []
                     size = 0
                     async for row in rows:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmctx.cli import output
-from llmctx.cli.common import Json, Yes, settings_of
+from llmctx.cli.common import Json, Yes, settings_of, worked
 
 if TYPE_CHECKING:
     from llmctx.backfill import Report
@@ -52,11 +52,12 @@ def backfill(
         raise typer.BadParameter(f"there is no rule {strange[0]!r}: {', '.join(RULES)}")
     mapped = ["mapping"] if csv is not None or query is not None else []
     with output.progress() as progress:
-        report = asyncio.run(
+        report = worked(
             fill(
                 settings_of(ctx), do=yes, rules=[*rule, *mapped] if rule else RULES, csv=csv, query=query,
                 undo_file=undo_file, progress=lambda more, total: progress.add("rows", more, total),
-            )
+            ),
+            changes=yes,
         )  # fmt: skip
     if json:
         output.show_json({**asdict(report), "filled": dict(report.filled), "refused": dict(report.refused)})

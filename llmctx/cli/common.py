@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any, Final, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_type_hints
 
 import typer
 
+from llmctx.cli import output
+
 if TYPE_CHECKING:
     from llmctx.settings import Settings
+
+T = TypeVar("T")
 
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _AGO: Final = re.compile(r"(\d{1,6})([smhdw])")
@@ -28,6 +33,19 @@ def settings_of(ctx: typer.Context) -> Settings:
     from llmctx.settings import load
 
     return load(database_url=ctx.find_root().obj)
+
+
+def worked(work: Coroutine[Any, Any, T], *, changes: bool) -> T:
+    """Do longer `work`; Ctrl-C ends it between two steps, and says how things stand. `changes`: it is more than a look.
+
+    Raises `KeyboardInterrupt` then.
+    """
+    try:
+        return asyncio.run(work)
+    except KeyboardInterrupt:
+        done = "What was done stays: run it again to go on." if changes else "Nothing was changed."
+        output.say(f"Interrupted. {done}")
+        raise
 
 
 def moment(text: str) -> datetime:

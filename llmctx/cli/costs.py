@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmctx.cli import output
-from llmctx.cli.common import Json, Yes, filtered, settings_of
+from llmctx.cli.common import Json, Yes, filtered, settings_of, worked
 
 if TYPE_CHECKING:
     from llmctx.filters import Filters
@@ -80,11 +80,12 @@ def recompute(
 
     settings = settings_of(ctx)
     with output.progress() as progress:
-        report = asyncio.run(
+        report = worked(
             work(
                 settings, Prices(settings.price_file), filters, again=again, do=yes,
                 progress=lambda more, total: progress.add("rows", more, total),
-            )
+            ),
+            changes=yes,
         )  # fmt: skip
     if json:
         output.show_json(asdict(report))

@@ -40,11 +40,12 @@ def show_coverage(found: Coverage) -> None:
 def _show_misses(found: Coverage) -> None:
     output.show(f"\nwhat the {found.rows - found.with_both:,} others have in common")
     keys = [key for key in ("identity_reason", "node", "agent_key", "route") if _anywhere(found, key)]
+    time = output.format_of(row["last"] for row in found.misses[:_GROUPS])
     names = {"identity_reason": "reason", "agent_key": "agent"}
     output.table(
         [Column("rows", "right"), *(Column(names.get(key, key), cut="end") for key in keys), Column("last UTC")],
         (
-            [text_of(row["rows"]), *(row[key] or "-" for key in keys), f"{row['last']:%m-%d %H:%M}"]
+            [text_of(row["rows"]), *(row[key] or "-" for key in keys), f"{row['last']:{time}}"]
             for row in found.misses[:_GROUPS]
         ),
         indent=2,

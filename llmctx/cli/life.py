@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmctx.cli import output
-from llmctx.cli.common import MOST, Json, Yes, filtered, settings_of
+from llmctx.cli.common import MOST, Json, Yes, filtered, settings_of, worked
 
 if TYPE_CHECKING:
     from llmctx.erase import Receipt
@@ -60,7 +59,7 @@ def export(
         with output.progress() as progress:
             return await write(settings, filters, to, chosen, progress=lambda more: progress.add("rows", more, total))  # type: ignore[arg-type]  # one of FORMATS
 
-    rows = asyncio.run(work())
+    rows = worked(work(), changes=False)
     if json:
         output.show_json({"rows": rows, "file": str(to), "format": chosen})
     output.say(f"{rows:,} rows" + (f" in {to}." if to is not None else "."))
@@ -96,7 +95,7 @@ def retain(
         errors=errors or settings.retain_error_days, ahead=ahead, detach=detach, exact=exact,
     )  # fmt: skip
     with output.progress() as progress:
-        report = asyncio.run(work(settings, policy, do=yes, progress=progress.add))
+        report = worked(work(settings, policy, do=yes, progress=progress.add), changes=yes)
     if json:
         output.show_json(asdict(report))
     else:
@@ -141,10 +140,11 @@ def erase(
         raise typer.BadParameter("say whom: --user ID, --session ID, or both for what this user did in this session")
     subject = Subject(user=user, session=session)
     with output.progress() as progress:
-        receipt = asyncio.run(
+        receipt = worked(
             forget(
                 settings_of(ctx), subject, do=yes, blank=blank, mentions=mentions, wait_s=wait, progress=progress.add
-            )
+            ),
+            changes=yes,
         )
     if json:
         output.show_json({**asdict(receipt), "found": receipt.found, "left": receipt.left})

@@ -184,6 +184,13 @@ def text_of(value: object) -> str:
     return time_of(value) if isinstance(value, datetime) else str(value)
 
 
+def format_of(times: Iterable[datetime]) -> str:
+    """How to show them beside each other: with the year where it is not this one for all."""
+    now = datetime.now(UTC)
+    years = {time.astimezone(UTC).year for time in times}
+    return "%m-%d %H:%M" if years <= {now.year} else "%Y-%m-%d %H:%M"
+
+
 def time_of(value: datetime) -> str:
     """A time to the second, in UTC."""
     return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"

@@ -77,7 +77,8 @@ def calls(
         output.say("No calls yet." if filters == queries.Filters() else "No calls match.")
         return
     today = all(row["created_at"].date() == datetime.now(UTC).date() for row in rows)
-    cells = [following.cells(row, "%H:%M:%S" if today else "%m-%d %H:%M") for row in rows]
+    time = "%H:%M:%S" if today else output.format_of(row["created_at"] for row in rows)
+    cells = [following.cells(row, time) for row in rows]
     output.table(following.columns(cells), cells, gap=1)
     output.say(f"One of them, whole, and why this user: llmctx show {queries.handle(rows[0]['call_id'])}")
 

@@ -43,19 +43,20 @@ def show_used(what: str, rows: Sequence[Mapping[str, Any]], *, lately: bool) -> 
             Column(what, cut="middle"), Column(other, cut="middle") if what == "session" else Column(other, "right"),
             *(Column(title, "right") for title in ("calls", "errors", "tokens", "USD")), Column("last UTC"),
         ]  # fmt: skip
-        output.table(columns, (_used(what, row) for row in rows))
+        time = output.format_of(row["last"] for row in rows)
+        output.table(columns, (_used(what, row, time) for row in rows))
     if lately:
         output.say(f"Of the last {_LATELY.days} days; --since says otherwise.")
     if rows and what == "session":
         output.say("What was said in one: llmctx sessions ID")
 
 
-def _used(what: str, row: Mapping[str, Any]) -> list[str]:
+def _used(what: str, row: Mapping[str, Any], time: str) -> list[str]:
     other = text_of(row["sessions"]) if what == "user" else text_of(row["user_id"])
     if what == "session" and row["users"] > 1:
         other = f"{row['users']} users"
     sums = [_known(row[name]) for name in ("calls", "errors", "total_tokens", "cost_usd")]
-    return [text_of(row[f"{what}_id"]), other, *sums, f"{row['last']:%m-%d %H:%M}"]
+    return [text_of(row[f"{what}_id"]), other, *sums, f"{row['last'].astimezone(UTC):{time}}"]
 
 
 def show_conversation(session: str, rows: Sequence[Mapping[str, Any]]) -> None:

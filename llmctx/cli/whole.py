@@ -26,6 +26,7 @@ _MODEL: Final = (
     "streamed",
     "cached",
 )
+_RATIOS: Final = ("temperature", "top_p")
 _TOKENS: Final = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens")
 _RUN: Final = ("run_id", "parent_run_id")
 _MADE: Final = {"route": "route", "where": "made at"}
@@ -107,7 +108,9 @@ def _heading(title: str) -> None:
 def _fields(row: Mapping[str, Any], names: tuple[str, ...]) -> None:
     for name in names:
         if row[name] is not None or name in _ALWAYS:
-            _field(name, text_of(row[name]))
+            value = row[name]
+            # somebody's numeric(4,2) as a number, not as money
+            _field(name, f"{float(value):g}" if name in _RATIOS and value is not None else text_of(value))
 
 
 def _field(name: str, value: str) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
 from decimal import Decimal
 from typing import Any
 
@@ -19,8 +22,10 @@ from llmctx.prices import Prices
 from llmctx.recompute import recompute
 from llmctx.record import DEFAULT_TABLE
 from llmctx.settings import load
+from tests.conftest import ROOT, execute
 from tests.rows import do, query, record
 from tests.stored import store
+from tests.support import wait_until
 
 
 async def test_a_call_is_written_with_its_cost(any_database: str) -> None:
@@ -93,3 +98,28 @@ def test_prices_and_recompute(any_database: str, capsys: pytest.CaptureFixture[s
     assert asyncio.run(query(any_database, costs)) == [(2,)]
     again = json.loads(llmctx("recompute", "--all", "--yes", "--json"))
     assert (again["changed"], round(again["after"], 6)) == (1, 0.007)
+
+
+def test_ctrl_c_says_how_things_stand(database: str) -> None:
+    """What was done stays, and the rest is done the next time."""
+    asyncio.run(store(load(database_url=database), record(model="gpt-4o", prompt_tokens=1, completion_tokens=1)))
+    execute(
+        database,
+        f"INSERT INTO {DEFAULT_TABLE} (call_id, created_at, model, provider, prompt_tokens, "
+        "completion_tokens) SELECT gen_random_uuid(), now(), 'gpt-4o', 'openai', 1, 1 FROM generate_series(1, 12000)",
+    )
+    command = [sys.executable, "-m", "llmctx", "--database-url", database, "recompute", "--yes"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=ROOT)
+    priced = f"SELECT count(cost_usd) FROM {DEFAULT_TABLE}"
+    try:
+        wait_until(lambda: asyncio.run(query(database, priced))[0][0] > 0, "the first rows", 40)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=40)[1]
+    finally:
+        process.kill()
+        process.wait(20)
+    ((done,),) = asyncio.run(query(database, priced))
+    assert process.returncode == 130, said
+    assert "Interrupted. What was done stays: run it again to go on." in said
+    assert 0 < done < 12_001
+    assert asyncio.run(recompute(load(database_url=database), Prices(), Filters())).rows == 12_001 - done
