@@ -90,6 +90,7 @@ async def test_each_reader_sees_one_id(settings: Settings, tmp_path: Path) -> No
     assert line["user_id"] == QUOTED
 
 
+@pytest.mark.parametrize("settings", ["numbers and uuids"], indirect=True)
 async def test_an_index_finds_the_rows_of_a_user(settings: Settings) -> None:
     """Either column's, whatever the id looks like; and the rows that lack one."""
     url = settings.database_url
@@ -121,6 +122,7 @@ async def columns(url: str) -> set[str]:
 
 
 @pytest.mark.parametrize("blank", [False, True])
+@pytest.mark.parametrize("settings", ["numbers and uuids"], indirect=True)
 async def test_a_user_is_forgotten_by_either_column(settings: Settings, blank: bool) -> None:
     """Also the nameless rows of sessions that were his alone; what others have used stays, whichever column says so."""
     eve = "eve '0042'"
