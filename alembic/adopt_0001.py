@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import sqlalchemy as sa
 from alembic.util import load_python_file
 
 _look = load_python_file(Path(__file__).parent, "look_0001.py")
@@ -113,6 +112,14 @@ def _problems(found: Found, widen: bool) -> Iterator[str]:
         for name in strange_ids(found):
             if name in found.refers:
                 yield f"{name} refers to {found.refers[name]}: with that foreign key it cannot become text"
+            if uses := found.uses.get(name):
+                yield f"{' and '.join(uses)} use {name}, which cannot become text so: drop them, make them again later"
+    if any(name not in found.columns for name in COLUMNS):
+        for name, function in found.copying.items():
+            yield (
+                f"the trigger {name} copies whole rows to another table (NEW.* in {function}): with columns that are "
+                "added here each insert would fail. Name the columns there, and run this again"
+            )
 
 
 def strange_ids(found: Found) -> list[str]:
@@ -137,11 +144,11 @@ def _default(found: Found, column: Column) -> str | None:
         return "(gen_random_uuid())::text" if size >= UUID_LENGTH else f"left({bare}, {size})" if size >= 20 else None
     if column.family in ("integer", "bigint"):
         # below zero, where the application's own numbers do not come
-        return f"nextval('{_sequence(found, column.name)}'::regclass)"
+        return f"nextval('{sequence(found, column.name)}'::regclass)"
     return None
 
 
-def _sequence(found: Found, column: str) -> str:
+def sequence(found: Found, column: str) -> str:
     name = quote(f"llmctx_{found.name}_{column}_seq")
     return f"{quote(found.schema)}.{name}" if found.schema else name
 
@@ -151,7 +158,7 @@ def _leftovers(found: Found) -> Iterator[Step]:
         if not key.valid and found.kind == "r":
             yield Step(
                 f"drop index {key.name}, which a break left unfinished",
-                (f"DROP INDEX CONCURRENTLY IF EXISTS {_beside(found, key.name)}",),
+                (f"DROP INDEX CONCURRENTLY IF EXISTS {beside(found, key.name)}",),
                 "none",
                 concurrently=True,
             )
@@ -185,9 +192,13 @@ def _alterations(found: Found, widen: bool) -> Iterator[Step]:
             default = _default(found, column)
             make: tuple[str, ...] = ()
             if default is not None and default.startswith("nextval"):
-                sequence = _sequence(found, column.name)
-                owned = f"OWNED BY {found.sql}.{quote(column.name)}"
-                make = (f"CREATE SEQUENCE IF NOT EXISTS {sequence} INCREMENT BY -1 START WITH -1 {owned}",)
+                made = sequence(found, column.name)
+                make = (
+                    f"CREATE SEQUENCE IF NOT EXISTS {made} INCREMENT BY -1 START WITH -1",
+                    f"ALTER SEQUENCE {made} OWNER TO {quote(found.owner)}",  # else it cannot be the column's
+                    f"ALTER SEQUENCE {made} OWNED BY {found.sql}.{quote(column.name)}",
+                    *(f"GRANT USAGE ON SEQUENCE {made} TO {role}" for role in found.inserting),
+                )
             yield Step(
                 f"give {column.name} a default for rows of llmctx: {default}",
                 (
@@ -262,7 +273,7 @@ def _on_each(found: Found, name: str, tail: str, words: str, *, unique: bool) ->
         what = f"the same on {part}"
         beside = f"{make}CONCURRENTLY IF NOT EXISTS {quote(own)} ON {part}{tail}"
         yield Step(what, (beside,), "none", max(1, found.rows // INDEXED_PER_S), concurrently=True)
-        join = f"ALTER INDEX {_beside(found, name)} ATTACH PARTITION {_beside(found, own)}"
+        join = f"ALTER INDEX {beside(found, name)} ATTACH PARTITION {beside(found, own)}"
         yield Step(f"join {own} to {name}", (join,), "a moment")
 
 
@@ -302,7 +313,7 @@ def _plain(condition: str | None) -> str:
     return re.sub(r"[()\s]", "", condition or "").lower()
 
 
-def _beside(found: Found, name: str) -> str:
+def beside(found: Found, name: str) -> str:
     return f"{quote(found.schema)}.{quote(name)}" if found.schema else quote(name)
 
 
@@ -335,64 +346,3 @@ def _notes(found: Found, widen: bool) -> Iterator[str]:
 
 def _is_ours(column: Column) -> bool:
     return column.name == "created_at" or column.name in COLUMNS
-
-
-# -- the way back -----------------------------------------------------------------------------------------------------
-
-
-def full(bind: sa.Connection, found: Found) -> set[str]:
-    """Columns that may be NULL since the adoption, and are in some row."""
-    asked = [name for name in found.facts["nullable"] if name in found.columns]
-    exists = "SELECT EXISTS (SELECT FROM {} WHERE {} IS NULL)"
-    return {name for name in asked if bind.scalar(sa.text(exists.format(found.sql, quote(name))))}
-
-
-def way_back(found: Found, full: set[str]) -> Plan:
-    """Take away what was added. `full`: columns that may be NULL since then, and are somewhere."""
-    if found.kind not in ("r", "p"):
-        return Plan([], [], [])
-    if any(part.endswith((f"{found.name}_before", f'{found.name}_before"')) for part in found.partitions):
-        return Plan([], [], ["its partitions come first: `llmctx migrate --partition --downgrade --yes`"])
-    alter = f"ALTER TABLE {found.sql} "
-    steps, notes = [], []
-    for key in found.added:
-        how = " CONCURRENTLY" if found.kind == "r" else ""
-        statement = f"DROP INDEX{how} IF EXISTS {_beside(found, key.name)}"
-        lock = "none" if how else "a moment"
-        steps.append(Step(f"drop index {key.name}", (statement,), lock, concurrently=bool(how)))
-    facts = found.facts
-    there = found.columns
-    for name in facts["defaults"]:
-        if name not in there or there[name].required:
-            continue  # taken away before a break
-        drop = f"DROP SEQUENCE IF EXISTS {_sequence(found, name)}"
-        steps.append(
-            Step(
-                f"{name} has no default any more", (f"{alter}ALTER COLUMN {quote(name)} DROP DEFAULT", drop), "a moment"
-            )
-        )
-    for name in facts["nullable"]:
-        if name not in there or there[name].not_null:
-            continue
-        if name in full:
-            notes.append(f"{name} is NULL in some rows, so it may stay so")
-            continue
-        check = quote(f"llmctx_{found.name}_{name}")[:63]
-        add = f"DROP CONSTRAINT IF EXISTS {check}, ADD CONSTRAINT {check} CHECK ({quote(name)} IS NOT NULL) NOT VALID"
-        last = f"ALTER COLUMN {quote(name)} SET NOT NULL, DROP CONSTRAINT {check}"
-        steps.append(Step(f"{name} has to have a value from now on", (alter + add,), "a moment"))
-        steps.append(Step("see that it has one everywhere", (f"{alter}VALIDATE CONSTRAINT {check}",), "none"))
-        steps.append(Step(f"{name} is NOT NULL again", (alter + last,), "a moment"))
-    marked = [column.name for column in found.marked]
-    if marked:
-        columns = ", ".join(f"DROP COLUMN {quote(name)}" for name in marked)
-        steps.append(
-            Step(
-                f"drop {len(marked)} columns with what is in them: {', '.join(marked)}", (alter + columns,), "a moment"
-            )
-        )
-    if steps and not found.mine:
-        return Plan(
-            steps, notes, [f"table {found.sql} belongs to the role {found.owner}: {found.me} may not change it"]
-        )
-    return Plan(steps, notes, [])

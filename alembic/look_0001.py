@@ -33,6 +33,8 @@ class Column(NamedTuple):
     """NOT NULL, and nothing but the insert could give it a value."""
     not_null: bool
     comment: str | None
+    generated: bool = False
+    """The database computes it from others."""
 
     @property
     def family(self) -> str:
@@ -81,6 +83,12 @@ class Found(NamedTuple):
     referred: list[str]
     """Tables with a foreign key to this one."""
     partitions: list[str]
+    uses: dict[str, list[str]]
+    """Column -> views, policies, triggers, … that keep its type from being changed."""
+    copying: dict[str, str]
+    """Triggers that copy whole rows somewhere, and their functions."""
+    inserting: list[str]
+    """Roles that may insert, besides the owner."""
 
     @property
     def sql(self) -> str:
@@ -121,7 +129,7 @@ SELECT a.attname::text AS name,
             ELSE pg_catalog.format_type(a.atttypid, a.atttypmod) END AS type,
        a.attnotnull AS not_null,
        a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AS required,
-       pg_catalog.col_description(a.attrelid, a.attnum) AS comment
+       pg_catalog.col_description(a.attrelid, a.attnum) AS comment, a.attgenerated <> '' AS generated
 FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
 WHERE a.attrelid = :oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
 """
@@ -143,6 +151,28 @@ SELECT conrelid = :oid AS own, (CASE WHEN conrelid = :oid THEN confrelid ELSE co
 FROM pg_catalog.pg_constraint WHERE contype = 'f' AND conparentid = 0 AND (conrelid = :oid OR confrelid = :oid)
 """
 _PARTITIONS = "SELECT inhrelid::regclass::text FROM pg_catalog.pg_inherits WHERE inhparent = :oid ORDER BY 1"
+_USES = """
+SELECT DISTINCT a.attname::text AS "column", pg_catalog.pg_describe_object(d.classid, d.objid, 0) AS what
+FROM pg_catalog.pg_depend d
+JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+LEFT JOIN pg_catalog.pg_attrdef f ON d.classid = 'pg_attrdef'::regclass AND f.oid = d.objid
+WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = :oid
+  AND (d.classid IN ('pg_rewrite'::regclass, 'pg_policy'::regclass, 'pg_trigger'::regclass, 'pg_proc'::regclass)
+       OR f.adnum <> a.attnum)
+ORDER BY 1, 2
+"""
+_TRIGGERS = """
+SELECT t.tgname::text AS name, p.oid::regprocedure::text AS function, p.prosrc AS source
+FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+WHERE t.tgrelid = :oid AND NOT t.tgisinternal ORDER BY 1
+"""
+_INSERTING = """
+SELECT DISTINCT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END
+FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a
+WHERE c.oid = :oid AND a.privilege_type = 'INSERT' AND a.grantee <> c.relowner ORDER BY 1
+"""
+_AS_JSON = re.compile(r"\b(?!values\b)\w+\s*\(\s*(?:new|old)\s*(?:\.\s*\*)?\s*\)", re.IGNORECASE)
+_COPY = re.compile(r"insert\s+into\b[^;]*\b(?:values|select)\b[^;]*?\b(?:new|old)\b\s*\)?\s*\.\s*\*", re.IGNORECASE)
 
 
 def look(bind: sa.Connection, name: str, schema: str | None) -> Found | None:
@@ -155,7 +185,9 @@ def look(bind: sa.Connection, name: str, schema: str | None) -> Found | None:
     def ask(question: str) -> list[Any]:
         return list(bind.execute(sa.text(question), {"oid": table.oid}))
 
-    columns = [Column(row.name, row.type, row.required, row.not_null, row.comment) for row in ask(_COLUMNS)]
+    columns = [
+        Column(row.name, row.type, row.required, row.not_null, row.comment, row.generated) for row in ask(_COLUMNS)
+    ]
     keys = [
         Key(
             row.name, () if row.expressions else tuple(row.columns), row.unique, row.primary, row.valid,
@@ -170,8 +202,14 @@ def look(bind: sa.Connection, name: str, schema: str | None) -> Found | None:
         else:
             referred.append(row.other)
     parts = [row[0] for row in ask(_PARTITIONS)]
+    uses: dict[str, list[str]] = {}
+    for row in ask(_USES):
+        uses.setdefault(row.column, []).append(row.what)
+    copying = {row.name: row.function for row in ask(_TRIGGERS) if _COPY.search(_AS_JSON.sub("", row.source))}
+    inserting = [row[0] for row in ask(_INSERTING)]
     rows = int(table.rows) if table.rows >= 0 else table.bytes // 1000  # nobody has counted them yet
     return Found(
         name, schema, table.kind, table.owner, table.me, table.mine, rows, table.bytes,
         {column.name: column for column in columns}, keys, refers, referred, parts,
+        uses, copying, inserting,
     )  # fmt: skip

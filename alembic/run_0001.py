@@ -1,7 +1,8 @@
 """How llmctx_0001 changes a table that others write to all the while.
 
 Each step is a transaction of its own, which waits for its lock for a moment only: whoever comes behind us in the
-queue waits no longer than that. If it does not get it, it lets everybody pass and tries again. Indexes are built
+queue waits no longer than that. If it does not get it, it lets everybody pass and tries again. A step is sent as one
+statement, so that no lock is held while the network carries words, or after our machine has died. Indexes are built
 beside the writers, outside of any transaction. For llmctx_0001 alone: see adopt_0001.py.
 """
 
@@ -21,6 +22,9 @@ from sqlalchemy.exc import DBAPIError
 
 LOCK_MS = 300
 """How long a step waits for its lock, and with it everybody who comes after it."""
+VACUUM_MS = 2500
+"""How long it waits for an autovacuum of the table, which gives way to those who wait for longer than deadlock_timeout
+(1 s). Nobody waits behind us meanwhile: the lock is one that readers and writers do not mind."""
 PATIENCE_S = 600.0
 """How long it tries."""
 SMALL_BYTES = 64 * 2**20
@@ -63,7 +67,7 @@ def carry_out(
             if step.concurrently:
                 _retried(connection, lambda step=step: _beside(connection, step), step, table, patience_s)
             else:
-                _retried(connection, lambda step=step: _at_once(connection, step), step, table, patience_s)
+                _retried(connection, lambda step=step: _at_once(connection, step, table), step, table, patience_s)
             say(step.what)
 
 
@@ -116,17 +120,18 @@ def _unhurried(connection: sa.Connection) -> Iterator[None]:
                 connection.exec_driver_sql(f"RESET {name}")
 
 
-def _at_once(connection: sa.Connection, step: Any) -> None:
-    connection.exec_driver_sql("BEGIN")
-    try:
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_MS}ms'")
-        for statement in step.sql:
-            connection.execute(_text(statement))
-        connection.exec_driver_sql("COMMIT")
-    except BaseException:
-        if not connection.invalidated:
-            connection.exec_driver_sql("ROLLBACK")
-        raise
+def _at_once(connection: sa.Connection, step: Any, table: Any) -> None:
+    first = [f"LOCK TABLE {table.sql} IN SHARE UPDATE EXCLUSIVE MODE"] if table.kind in ("r", "p") else []
+    connection.execute(_text(as_one([*first, f"SET LOCAL lock_timeout = '{LOCK_MS}ms'", *step.sql])))
+
+
+def as_one(statements: Sequence[str]) -> str:
+    """`statements` as one, which takes one trip to the server: a transaction of its own, where none is open."""
+    each = "".join(f"  EXECUTE $llmctx_one${statement}$llmctx_one$;\n" for statement in statements)
+    return (
+        "DO $llmctx_all$ BEGIN\n"
+        f"  PERFORM pg_catalog.set_config('lock_timeout', '{VACUUM_MS}ms', true);\n{each}END $llmctx_all$"
+    )
 
 
 def _beside(connection: sa.Connection, step: Any) -> None:

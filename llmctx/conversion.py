@@ -8,6 +8,7 @@ read from the catalogue, so that after a break the next run goes on, or leads ba
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
 from llmctx.errors import LlmctxError
 from llmctx.settings import Settings
@@ -60,6 +62,19 @@ FROM pg_index i WHERE i.indrelid = to_regclass(:table) AND i.indisvalid ORDER BY
 _DONE: Final = """
 SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(:table) AND tgname = 'llmctx_ahead') AS leads,
        (SELECT convalidated FROM pg_constraint WHERE conrelid = to_regclass(:table) AND conname = :check) AS promises
+"""
+_CONFLICTS: Final = r"""
+SELECT DISTINCT 'the function ' || p.oid::regprocedure FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND p.prosrc ~* 'on\s+conflict\s*(\(|on\s)'
+  AND strpos(p.prosrc, :bare) > 0
+"""
+_STATEMENTS: Final = r"""
+SELECT DISTINCT 'the statement ' || left(regexp_replace(query, '\s+', ' ', 'g'), 200) FROM pg_stat_statements
+WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND query ~* 'on\s+conflict\s*(\(|on\s)' AND strpos(query, :bare) > 0 LIMIT 20
+"""
+_PUBLISHED: Final = """
+SELECT p.pubname FROM pg_publication p WHERE p.puballtables AND NOT p.pubviaroot
 """
 _FOREIGN: Final = """
 SELECT conrelid::regclass::text AS child, conname::text AS name, pg_get_constraintdef(oid) AS definition
@@ -111,6 +126,10 @@ class Conversion:
         self.connection.rollback()
         return found
 
+    def columns(self) -> list[str]:
+        """Those that a row is copied by, as they stand in a statement: the others the database computes."""
+        return [self.adopt.quote(column.name) for column in self.look().columns.values() if not column.generated]
+
     # -- there --------------------------------------------------------------------------------------------------------
 
     def problems(self, *, drop_foreign_keys: bool) -> list[str]:
@@ -134,6 +153,28 @@ class Conversion:
                 "with --drop-foreign-keys that tie is dropped (the way back ties it again)"
             )
         return found
+
+    def notes(self) -> Iterator[str]:
+        """What one should know before: which statements fail or mean something else afterwards."""
+        if self.standing().kind != "r":
+            return
+        lost = [row for row in self.ask(_INDEXES) if row.unique and "created_at" not in row.columns and row.columns]
+        for row in lost:
+            key, rest = ", ".join(row.columns), f" WHERE {row.predicate}" if row.predicate else ""
+            yield (
+                f"the key ({key}){rest} becomes ({key}, created_at): {key} alone may be double from then on, and "
+                f"ON CONFLICT ({key}) fails. Let statements say ON CONFLICT DO NOTHING, or ({key}, created_at); "
+                "ON CONFLICT ON CONSTRAINT fails, too"
+            )
+        seen = [row[0] for row in self.ask(_CONFLICTS, bare=self.settings.table)] if lost else []
+        if lost and self.ask("SELECT to_regclass('pg_stat_statements') IS NOT NULL")[0][0]:
+            with contextlib.suppress(DBAPIError):  # installed, and not loaded
+                seen += [row[0] for row in self.ask(_STATEMENTS, bare=self.settings.table)]
+        self.connection.rollback()
+        yield from (f"this would fail: {what}" for what in seen)
+        for row in self.ask(_PUBLISHED):
+            yield f"the publication {row[0]} of all tables will send its partitions, not itself"
+        yield "COPY … TO does not read a partitioned table: COPY (SELECT …) TO does"
 
     def there(self, *, drop_foreign_keys: bool = False) -> Iterator[Any]:
         """The steps that are left until the table is partitioned."""
@@ -169,9 +210,9 @@ class Conversion:
                 make = definition.format(name=f" CONCURRENTLY {self.adopt.quote(name)}", table=table)
                 yield step(f"a key with created_at in it, {name}", (drop, make), "none", seconds, concurrently=True)
         at = self._moment(bound)
-        names = ", ".join(map(self.adopt.quote, self.look().columns))
-        values = ", ".join(f"NEW.{self.adopt.quote(name)}" for name in self.look().columns)
-        ahead = self._in_schema("llmctx_ahead")
+        columns = self.columns()
+        names, values = ", ".join(columns), ", ".join(f"NEW.{name}" for name in columns)
+        ahead = self._ahead
         lead = f"INSERT INTO {making} ({names}) VALUES ({values}) ON CONFLICT DO NOTHING; RETURN NULL;"
         function = f"FUNCTION {ahead}() RETURNS trigger LANGUAGE plpgsql AS $llmctx$ BEGIN {lead} END $llmctx$"
         when = f"BEFORE INSERT ON {table} FOR EACH ROW WHEN (NEW.created_at >= {at})"
@@ -206,13 +247,16 @@ class Conversion:
         like = "DEFAULTS INCLUDING COMMENTS INCLUDING CONSTRAINTS INCLUDING GENERATED INCLUDING STORAGE"
         yield f"CREATE TABLE {making} (LIKE {table} INCLUDING {like}) PARTITION BY RANGE (created_at)"
         yield f"COMMENT ON TABLE {making} IS '{json.dumps(facts).replace(chr(39), chr(39) * 2)}'"
-        yield f"ALTER TABLE {making} OWNER TO {self.adopt.quote(self.look().owner)}"
+        owner = f"OWNER TO {self.adopt.quote(self.look().owner)}"
+        yield f"ALTER TABLE {making} {owner}"
         yield from (row[0] for row in self.ask(_RIGHTS.format(to=making)))
         yield f"CREATE TABLE {self.named('_default')} PARTITION OF {making} DEFAULT"
+        yield f"ALTER TABLE {self.named('_default')} {owner}"
         for ahead in range(MONTHS_AHEAD):
             first, after = self._moment(_month(bound, ahead)), self._moment(_month(bound, ahead + 1))
             part = self.named(f"_p{_month(bound, ahead):%Y_%m}")
             yield f"CREATE TABLE {part} PARTITION OF {making} FOR VALUES FROM ({first}) TO ({after})"
+            yield f"ALTER TABLE {part} {owner}"
         for name, definition, _ in indexes:
             yield definition.format(
                 name=f" {self.adopt.quote(name.replace('llmctx_part', 'llmctx_whole', 1))}", table=making
@@ -240,7 +284,7 @@ class Conversion:
         table, before = self.named(), self.named("_before")
         yield f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"
         yield f"DROP TRIGGER llmctx_ahead ON {table}"
-        yield f"DROP FUNCTION {self._in_schema('llmctx_ahead')}()"
+        yield f"DROP FUNCTION {self._ahead}()"
         yield f"ALTER TABLE {table} RENAME TO {self.adopt.quote(self.settings.table + '_before')}"
         yield f"ALTER TABLE {making} RENAME TO {self.adopt.quote(self.settings.table)}"
         yield f"ALTER TABLE {table} ATTACH PARTITION {before} FOR VALUES FROM (MINVALUE) TO ({at})"
@@ -280,7 +324,7 @@ class Conversion:
         elif standing.making:
             undo = (
                 f"DROP TRIGGER IF EXISTS llmctx_ahead ON {table}",
-                f"DROP FUNCTION IF EXISTS {self._in_schema('llmctx_ahead')}()",
+                f"DROP FUNCTION IF EXISTS {self._ahead}()",
                 f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {_CHECK}",
             )
             yield step("let it hold every month again", undo, "a moment")
@@ -292,7 +336,7 @@ class Conversion:
 
     def move(self, part: str) -> int:
         """Move some rows of `part` back, and say how many."""
-        names = ", ".join(map(self.adopt.quote, self.look().columns))
+        names = ", ".join(self.columns())
         some = f"DELETE FROM {part} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {part} LIMIT {BATCH})) RETURNING {names}"
         done = self.connection.execute(
             text(f"WITH gone AS ({some}) INSERT INTO {self.named()} ({names}) SELECT {names} FROM gone")
@@ -323,6 +367,11 @@ class Conversion:
     def _moment(self, at: datetime) -> str:
         zone = "+00" if self.look().columns["created_at"].type.endswith("with time zone") else ""
         return f"'{at:%Y-%m-%d} 00:00:00{zone}'"
+
+    @property
+    def _ahead(self) -> str:
+        """The function of the trigger that leads rows to their partitions before the swap."""
+        return self._in_schema(f"llmctx_ahead_{self.settings.table}")
 
     def _in_schema(self, name: str) -> str:
         quote, schema = self.adopt.quote, self.schema or self.settings.db_schema

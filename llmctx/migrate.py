@@ -27,6 +27,7 @@ from llmctx.standing import (
     config_of,
     foreign,
     head,
+    leading_back,
     look,
     one_at_a_time,
     running,
@@ -104,7 +105,7 @@ def _plan(connection: Connection, settings: Settings, *, down: bool, widen: bool
             if found.table != "ours":
                 return Plan()
             return Plan([Step(f"drop table {settings.table} with every row in it", "everybody, for a moment")])
-        back = adopting().way_back(table, adopting().full(connection, table))
+        back = leading_back().way_back(table, leading_back().full(connection, table))
         if back.problems:
             raise LlmctxError(f"{sentence(back.problems)} Nothing was changed in {where(settings)}.")
         return Plan([step_of(step) for step in back.steps], back.notes, adopts=True)
@@ -252,4 +253,4 @@ def _repeatable(script: str, versions: str) -> str:
 
 def _seen(connection: Connection, settings: Settings) -> tuple[Any, set[str]]:
     table = look(connection, settings)
-    return (None, set()) if table is None else (table._replace(mine=True), adopting().full(connection, table))
+    return (None, set()) if table is None else (table._replace(mine=True), leading_back().full(connection, table))

@@ -42,6 +42,11 @@ def plan(settings: Settings, *, back: bool = False, drop_foreign_keys: bool = Fa
     return asking(settings, look)
 
 
+def notes(settings: Settings) -> list[str]:
+    """What one should know before: which statements fail afterwards."""
+    return asking(settings, lambda connection: list(_open(connection, settings).notes()))
+
+
 def partition(
     settings: Settings, *, back: bool = False, drop_foreign_keys: bool = False, say: Say | None = None
 ) -> None:
@@ -78,7 +83,7 @@ def rehearse(settings: Settings, *, rows: int = 10_000, say: Say | None = None) 
         table = real.look()
         seen = _open(connection, settings, schema=REHEARSAL, say=say or (lambda _: None))
         share = min(100.0, 120.0 * rows / max(1, table.rows))
-        names = ", ".join(map(seen.adopt.quote, table.columns))
+        names = ", ".join(real.columns())
         sample = f"SELECT {names} FROM {real.named()} TABLESAMPLE SYSTEM ({share}) LIMIT {rows}"
         try:
             for statement in (
@@ -108,7 +113,7 @@ def rehearse(settings: Settings, *, rows: int = 10_000, say: Say | None = None) 
 
 def _digest(seen: Conversion) -> tuple[Any, ...]:
     """The number of rows and a sum over all that stands in them."""
-    names = ", ".join(map(seen.adopt.quote, seen.look().columns))
+    names = ", ".join(seen.columns())
     sums = f"SELECT count(*), sum(('x' || substr(md5(ROW({names})::text), 1, 15))::bit(60)::bigint) FROM {seen.named()}"
     return tuple(seen.ask(sums)[0])
 

@@ -151,6 +151,13 @@ def adopting() -> Any:
 
 
 @cache
+def leading_back() -> Any:
+    from alembic.util import load_python_file
+
+    return load_python_file(scripts(), "back_0001.py")
+
+
+@cache
 def running() -> Any:
     from alembic.util import load_python_file
 

@@ -57,7 +57,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     name, schema = _name()
-    adopt, run = _part("adopt"), _part("run")
+    adopt, back, run = _part("adopt"), _part("back"), _part("run")
     found = _given("found")
     if found is None and not context.is_offline_mode() and context.get_context().dialect.name == "postgresql":
         found = adopt.look(op.get_bind(), name, schema)
@@ -65,11 +65,11 @@ def downgrade() -> None:
             return
     if found is None or found.made_by_us:
         if found is None and context.get_context().dialect.name == "postgresql":
-            op.execute(_part("run").only_ours(name, schema, adopt.quote))  # nobody has looked at it
+            op.execute(run.only_ours(name, schema, adopt.quote))  # nobody has looked at it
         op.drop_table(name, schema=schema)  # its partitions go with it
         return
-    full = _given("full") or (set() if context.is_offline_mode() else adopt.full(op.get_bind(), found))
-    plan = adopt.way_back(found, full)
+    full = _given("full") or (set() if context.is_offline_mode() else back.full(op.get_bind(), found))
+    plan = back.way_back(found, full)
     if plan.problems:
         raise CommandError(f"{'; '.join(plan.problems)}. Nothing was changed.")
     run.carry_out(context.get_context(), plan.steps, found, say=_given("say"), **_patience())

@@ -125,10 +125,11 @@ def _partition(settings: Settings, *, down: bool, untie: bool, doing: bool, json
     from llmctx.database import where
     from llmctx.migrate import Plan, step_of
 
-    wanted = Plan([step_of(step) for step in partitioning.plan(settings, back=down, drop_foreign_keys=untie)])
+    steps = [step_of(step) for step in partitioning.plan(settings, back=down, drop_foreign_keys=untie)]
+    wanted = Plan(steps, partitioning.notes(settings) if steps and not down else [])
     doing = doing and bool(wanted.steps)
-    if not json and not doing:
-        _show(wanted, only_notes=False)
+    if not json:
+        _show(wanted, only_notes=doing)
     if doing:
         try:
             partitioning.partition(settings, back=down, drop_foreign_keys=untie, say=None if json else _tell)
@@ -136,7 +137,8 @@ def _partition(settings: Settings, *, down: bool, untie: bool, doing: bool, json
             output.say(_INTERRUPTED)
             raise
     if json:
-        output.show_json({"database": where(settings), "table": settings.table, "steps": wanted.steps, "done": doing})
+        said = {"steps": wanted.steps, "notes": wanted.notes, "done": doing}
+        output.show_json({"database": where(settings), "table": settings.table, **said})
     elif not wanted.steps:
         output.say(f"Nothing to do in {where(settings)}.")
     elif doing:

@@ -29,6 +29,6 @@ def psql(url: str, script: str) -> str:
 
 def dumped(url: str) -> list[str]:
     """The whole schema, statement by statement, without our note of its version."""
-    said = _run("pg_dump", url, "--schema-only", "--no-owner", "-T", "*alembic_version*")
+    said = _run("pg_dump", url, "--schema-only", "--no-owner", "-T", "*.*alembic_version*")
     lines = [line for line in said.splitlines() if line and not line.startswith(("--", "\\", "SET ", "SELECT "))]
     return "\n".join(lines).split(";\n")

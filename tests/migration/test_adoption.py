@@ -111,6 +111,25 @@ def test_a_row_is_stored_once(empty_database: str, shape: str) -> None:
         execute(empty_database, f"INSERT INTO {T} (id, call_id, model, created_at) VALUES ('b', 'x', 'm', now())")
 
 
+def test_numbers_that_the_application_gave_out_itself(empty_database: str) -> None:
+    """Another role owns the table: the sequence for rows of llmctx is his, and the application may use it."""
+    url = empty_database
+    owner, application = "llmctx_test_owner", "llmctx_test_app"
+    drop = [f"DROP ROLE IF EXISTS {name}" for name in (owner, application)]
+    execute(url, *drop, f"CREATE ROLE {owner}", f"CREATE ROLE {application} LOGIN",
+            f"CREATE TABLE {T} (id bigint PRIMARY KEY, {PLAIN})", f"ALTER TABLE {T} OWNER TO {owner}",
+            f"GRANT INSERT ON {T} TO {application}")  # fmt: skip
+    try:
+        before = dumped(url)
+        adopt(url)
+        call(make_url(url).set(username=application).render_as_string(hide_password=False))
+        assert psql(url, f"SELECT id FROM {T}").strip() == "-1"
+        migrate.downgrade(load(database_url=url))
+        assert dumped(url) == before
+    finally:
+        execute(url, *[f"DROP OWNED BY {name} CASCADE" for name in (owner, application)], *drop)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_an_empty_table_by_each_way(empty_database: str, shape: str) -> None:
     """`llmctx migrate`, the SQL it prints for this table, and the SQL for a table it has not seen come to the same."""
@@ -331,6 +350,35 @@ def test_what_cannot_be_adopted_is_left_alone(empty_database: str, statements: l
         with pytest.raises(NotACallLog, match=f"(?i){said}"):
             attempt(settings)
     assert dumped(empty_database) == before
+
+
+def test_what_keeps_an_id_from_becoming_text_is_said_before(empty_database: str) -> None:
+    """A view, a policy, a computed column: named, and nothing is changed."""
+    asyncio.run(fill(empty_database, "numbers", 10))
+    execute(empty_database, f"CREATE VIEW costs AS SELECT user_id FROM {T}",
+            f"ALTER TABLE {T} ADD COLUMN twice integer GENERATED ALWAYS AS (user_id * 2) STORED")  # fmt: skip
+    before = dumped(empty_database)
+    with pytest.raises(NotACallLog, match=r"(?i)column twice.*view costs.*use user_id"):
+        adopt(empty_database, widen=True)
+    assert dumped(empty_database) == before
+    adopt(empty_database)
+
+
+def test_a_trigger_that_copies_whole_rows(empty_database: str) -> None:
+    """With more columns its insert would fail, and the application's with it: so they are named first."""
+    asyncio.run(fill(empty_database, "texts", 10))
+    body = "BEGIN INSERT INTO copies SELECT now(), {}; RETURN NULL; END"
+    define = "CREATE OR REPLACE FUNCTION copied() RETURNS trigger LANGUAGE plpgsql AS '" + body + "'"
+    execute(empty_database, f"CREATE TABLE copies AS SELECT now() AS at, * FROM {T}", define.format("NEW.*"),
+            f"CREATE TRIGGER copies AFTER INSERT ON {T} FOR EACH ROW EXECUTE FUNCTION copied()")  # fmt: skip
+    with pytest.raises(NotACallLog, match="The trigger copies copies whole rows"):
+        migrate.plan(load(database_url=empty_database))
+    execute(empty_database, define.format("to_jsonb(NEW.*)"))
+    migrate.plan(load(database_url=empty_database))
+    execute(empty_database, define.format("NEW.id, NEW.call_id"))
+    adopt(empty_database)
+    call(empty_database, session_id="s")
+    assert psql(empty_database, "SELECT count(*) FROM copies").strip() == "11"
 
 
 def test_a_table_of_another_role(empty_database: str) -> None:

@@ -146,6 +146,42 @@ def test_a_rehearsal_touches_nothing(
     assert tied == 1
 
 
+def test_columns_that_the_database_computes(empty_database: str) -> None:
+    """Rows are copied without them, ahead, in the rehearsal and back."""
+    url, settings = empty_database, load(database_url=empty_database)
+    asyncio.run(fill(url, "unkeyed", 5_001))  # one is of the future
+    execute(url, f"ALTER TABLE {T} ADD COLUMN twice integer GENERATED ALWAYS AS (latency_ms * 2) STORED")
+    migrate.upgrade(settings)
+    before = dumped(url)
+    assert partitioning.rehearse(settings)["rows"] > 1000
+    partitioning.partition(settings)
+    assert psql(url, f"SELECT sum(twice) = 2 * sum(latency_ms), count(*) FROM {T}_default").strip() == "t|1"
+    partitioning.partition(settings, back=True)
+    assert dumped(url) == before
+    assert psql(url, f"SELECT sum(twice) = 2 * sum(latency_ms), count(*) FROM {T}").strip() == "t|5001"
+
+
+def test_statements_that_will_fail_are_said_before(
+    empty_database: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No key of a partitioned table is over call_id alone: what would miss it is named where it is known."""
+    url, settings = empty_database, load(database_url=empty_database)
+    asyncio.run(fill(url, "texts", 10))
+    insert = f"INSERT INTO {T} (id, call_id, model, created_at) VALUES ($1, $1, $1, now()) ON CONFLICT (call_id)"
+    body = f"AS 'BEGIN {insert} DO NOTHING; END'"
+    execute(url, f"CREATE FUNCTION noted(text) RETURNS void LANGUAGE plpgsql {body}", "SELECT noted('a')")
+    migrate.upgrade(settings)
+    monkeypatch.setenv("COLUMNS", "300")
+    assert cli.run(["--database-url", url, "migrate", "--partition", "--drop-foreign-keys", "--plan"]) == 0
+    said = capsys.readouterr().out
+    assert "ON CONFLICT (call_id) fails" in said
+    assert "this would fail: the function noted(text)" in said
+    partitioning.partition(settings, drop_foreign_keys=True)
+    with pytest.raises(Exception, match="no unique or exclusion constraint"):
+        execute(url, "SELECT noted('b')")
+    assert partitioning.notes(settings) == []
+
+
 def test_what_cannot_be_carried_over_is_said(empty_database: str) -> None:
     """A view, a trigger, a nullable time: nothing is changed."""
     url, settings = empty_database, load(database_url=empty_database)
