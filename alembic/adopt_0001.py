@@ -271,8 +271,8 @@ def _on_each(found: Found, name: str, tail: str, words: str, *, unique: bool) ->
     for at, part in enumerate(found.partitions):
         own = f"{name}_{at}"
         what = f"the same on {part}"
-        beside = f"{make}CONCURRENTLY IF NOT EXISTS {quote(own)} ON {part}{tail}"
-        yield Step(what, (beside,), "none", max(1, found.rows // INDEXED_PER_S), concurrently=True)
+        build = f"{make}CONCURRENTLY IF NOT EXISTS {quote(own)} ON {part}{tail}"
+        yield Step(what, (build,), "none", max(1, found.rows // INDEXED_PER_S), concurrently=True)
         join = f"ALTER INDEX {beside(found, name)} ATTACH PARTITION {beside(found, own)}"
         yield Step(f"join {own} to {name}", (join,), "a moment")
 

@@ -17,6 +17,16 @@ class Child:
     name: str
     column: str
     ours: str
+    indexed: bool = True
+    """What belongs to a call is found without reading all of it."""
+
+    @property
+    def slow(self) -> str:
+        """What to do where it is not."""
+        return (
+            f"{self.name} has no index on {self.column}, so every call that goes makes the database read all of it: "
+            f"CREATE INDEX CONCURRENTLY ON {self.name} ({self.column});"
+        )
 
     @property
     def table(self) -> TableClause:
@@ -31,7 +41,7 @@ async def children(connection: AsyncConnection, log: Table) -> list[Child]:
     name = preparer.format_table(log)
     stem = log.name.removesuffix("s").removesuffix("_log")
     found = await connection.execute(text(_CHILDREN), {"table": name, "like": f"{stem.replace('_', chr(92) + '_')}%"})
-    return [Child(row.name, row.child, row.ours) for row in found]
+    return [Child(row.name, row.child, row.ours, row.indexed) for row in found]
 
 
 _CHILDREN: Final = """
@@ -49,6 +59,8 @@ linked AS (
   WHERE t.relkind IN ('r', 'p') AND NOT t.relispartition AND t.relname LIKE :like
     AND t.oid NOT IN (SELECT oid FROM linked) AND t.relname LIKE '%message%'
 )
-SELECT found.oid::pg_catalog.regclass::text AS name, found.child, found.ours
+SELECT found.oid::pg_catalog.regclass::text AS name, found.child, found.ours, EXISTS (
+  SELECT FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a ON a.attrelid = found.oid AND a.attnum = i.indkey[0]
+  WHERE i.indrelid = found.oid AND a.attname = found.child AND i.indpred IS NULL AND i.indisvalid) AS indexed
 FROM (SELECT * FROM linked UNION SELECT * FROM named) AS found ORDER BY 1
 """

@@ -101,6 +101,8 @@ def retain(
     else:
         for step in report.steps:
             output.paragraph(step, lead="done: " if yes else "would: ")
+        for note in report.notes:
+            output.paragraph(note, lead="note:  ", lead_style="yellow")
     if not report.steps:
         output.say("Nothing to do.")
     elif not yes:

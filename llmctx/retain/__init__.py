@@ -2,9 +2,11 @@
 
 Rows are kept for some days, their texts perhaps for fewer, errors perhaps for more. Of a partitioned table whole months
 are dropped or detached, which costs nothing; what lies in the default partition, and in a table without partitions,
-goes in small deletes that lock nothing and can be broken off at any time.
+goes in small deletes that lock nothing and can be broken off at any time. Where pg_partman manages the table, its
+partitions are left to it.
 
     partitions.py   the months: which there are, making and dropping them
+    partman.py      what pg_partman does for the table
     sweep.py        small deletes, and texts taken out of rows
     keeper.py       the same, done by one of the running processes
 """
@@ -24,6 +26,7 @@ from llmctx.hanging import Child, children
 from llmctx.reflection import reflect
 from llmctx.retain import partitions
 from llmctx.retain.partitions import Partition
+from llmctx.retain.partman import Managed, managing
 from llmctx.retain.sweep import Sweep
 from llmctx.settings import Settings
 
@@ -71,6 +74,8 @@ class Report:
     """Rows deleted one by one; those of a partition that was dropped are not counted."""
     snapshots: int = 0
     """Rows whose texts were taken out."""
+    notes: list[str] = field(default_factory=list)
+    """What the team should know, and could do."""
 
 
 async def retain(
@@ -104,17 +109,32 @@ class _Work:
         log = await reflect(connection, self._settings)
         hanging = await children(connection, log)
         parts: list[Partition] | None = None
+        managed: Managed | None = None
         if self._settings.is_postgresql:
             await connection.execute(text("SET timezone = 'UTC'"))  # bounds are read as text
             parts = await partitions.of(connection, log)
+            managed = await managing(connection, log)
         await connection.commit()
-        if parts is None:
-            await self._sweep(log, hanging, partitions.plain(connection, log))
-        else:
+        if self._policy.rows is not None:
+            self._report.notes += [child.slow for child in hanging if not child.indexed]
+        if managed is not None:
+            await self._leave_to(managed)
+            parts = parts and await partitions.of(connection, log)
+        elif parts is not None:
             await self._prepare(log, parts)
-            for part in parts:
-                await self._expire(log, hanging, part)
+        for part in [partitions.plain(connection, log)] if parts is None else parts:
+            await self._expire(log, hanging, part, droppable=parts is not None and managed is None)
         return self._report
+
+    async def _leave_to(self, managed: Managed) -> None:
+        if managed.works:
+            self._report.steps.append(managed.step)
+        else:
+            self._report.notes.append(f"{managed.step[:1].upper()}{managed.step[1:]}.")
+        if self._policy.rows is not None and managed.retention is None:
+            self._report.notes.append(managed.expiring(self._policy.rows))
+        if self._report.done and managed.works:
+            await partitions.patiently(self._connection, [managed.maintenance])
 
     async def _prepare(self, log: Table, parts: list[Partition]) -> None:
         default = next((part for part in parts if part.is_default), None)
@@ -124,13 +144,14 @@ class _Work:
             if self._report.done:
                 await partitions.make(self._connection, log, month, default)
 
-    async def _expire(self, log: Table, hanging: list[Child], part: Partition) -> None:
+    async def _expire(self, log: Table, hanging: list[Child], part: Partition, *, droppable: bool) -> None:
         """A partition that has expired as a whole goes as a whole, unless errors in it are kept, or rows hang on it."""
         rows, errors = self._cut(self._policy.rows), self._cut(self._policy.errors or self._policy.rows)
-        if part.upper is None or errors is None or part.upper > errors or hanging:
-            exact = self._policy.exact or bool(hanging) or part.is_default or part.upper is None
+        if not droppable or part.upper is None or errors is None or part.upper > errors or hanging:
+            exact = self._policy.exact or bool(hanging) or not part.is_short
             expired = rows is not None and part.upper is not None and part.upper <= rows
-            await self._sweep(log, hanging, part, rows=exact or expired)
+            for leaf in await partitions.leaves(self._connection, part):
+                await self._sweep(log, hanging, leaf, rows=exact or expired)
             return
         word = "detach" if self._policy.detach else "drop"
         self._report.steps.append(f"{word} partition {part.name}, about {max(part.rows, 0):,} rows")

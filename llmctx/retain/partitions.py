@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from sqlalchemy import Table, text
@@ -24,6 +24,9 @@ from llmctx.trouble import sqlstate
 _LOCK_S: Final = 0.5
 _TRIES: Final = 20
 _PAUSE_S: Final = 0.5
+_VACUUM_S: Final = 2.5
+"""An autovacuum gives way to whoever waits for longer than deadlock_timeout, 1 s."""
+_SHORT: Final = timedelta(days=32)
 _LOCKED: Final = "55P03"
 _BOUND: Final = re.compile(r"FOR VALUES FROM \((.*)\) TO \((.*)\)")
 
@@ -38,6 +41,11 @@ class Partition:
     is_default: bool = False
     rows: int = 0
     """About."""
+
+    @property
+    def is_short(self) -> bool:
+        """It holds no more than a month, so that nothing in it expires long before it does as a whole."""
+        return self.lower is not None and self.upper is not None and self.upper - self.lower <= _SHORT
 
 
 def plain(connection: AsyncConnection, log: Table) -> Partition:
@@ -63,6 +71,22 @@ _PARTITIONS: Final = """
 SELECT c.oid::regclass::text AS name, pg_get_expr(c.relpartbound, c.oid) AS bound, c.reltuples AS rows
 FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
 WHERE i.inhparent = to_regclass(:name) AND NOT i.inhdetachpending
+"""
+
+
+async def leaves(connection: AsyncConnection, part: Partition) -> list[Partition]:
+    """`part`, or what it is cut into itself: rows are in these only."""
+    if connection.dialect.name != "postgresql":
+        return [part]
+    found = await connection.scalars(text(_LEAVES), {"name": part.name})
+    names = list(found)
+    await connection.rollback()
+    return [replace(part, name=name) for name in names] or [part]
+
+
+_LEAVES: Final = """
+SELECT t.relid::text FROM pg_partition_tree(to_regclass(:name)) t JOIN pg_class c ON c.oid = t.relid
+WHERE c.relkind = 'r' ORDER BY 1
 """
 
 
@@ -106,39 +130,62 @@ async def make(connection: AsyncConnection, log: Table, month: datetime, default
     zone = "" if isinstance(log.c.created_at.type, NaiveUtc) else "+00"
     first, after = (f"'{time:%Y-%m-%d} 00:00:00{zone}'" for time in (month, _month(month, 1)))
     inside = f"created_at >= {first} AND created_at < {after}"
+    names = ", ".join(await _columns(connection, log))
     statements = [
         # made apart and then attached: this stops nobody who reads or writes
-        f"CREATE TABLE {part} (LIKE {parent} INCLUDING ALL)",
+        f"CREATE TABLE {part} (LIKE {parent} INCLUDING ALL EXCLUDING IDENTITY)",
+        f"ALTER TABLE {part} OWNER TO {await connection.scalar(text(_OWNER), {'name': parent})}",
         f"ALTER TABLE {part} ADD CONSTRAINT llmctx_month CHECK (created_at IS NOT NULL AND {inside})",
     ]
     if default is not None:
-        moved = f"WITH moved AS (DELETE FROM {default.name} WHERE {inside} RETURNING *)"  # noqa: S608  quoted
+        moved = f"WITH moved AS (DELETE FROM {default.name} WHERE {inside} RETURNING {names})"  # noqa: S608  quoted
         statements += [
             f"LOCK TABLE {default.name} IN SHARE ROW EXCLUSIVE MODE",
-            f"{moved} INSERT INTO {part} SELECT * FROM moved",  # noqa: S608
+            f"{moved} INSERT INTO {part} ({names}) SELECT {names} FROM moved",  # noqa: S608
         ]
     statements += [
         f"ALTER TABLE {parent} ATTACH PARTITION {part} FOR VALUES FROM ({first}) TO ({after})",
         f"ALTER TABLE {part} DROP CONSTRAINT llmctx_month",
     ]
-    await _patiently(connection, statements)
+    await patiently(connection, statements, default.name if default else parent)
+
+
+_OWNER: Final = "SELECT quote_ident(pg_get_userbyid(relowner)) FROM pg_class WHERE oid = to_regclass(:name)"
+_COPIED: Final = """
+SELECT quote_ident(attname) FROM pg_attribute
+WHERE attrelid = to_regclass(:name) AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum
+"""
+
+
+async def _columns(connection: AsyncConnection, log: Table) -> list[str]:
+    """Those that a row is copied by: the others the database computes."""
+    name = connection.dialect.identifier_preparer.format_table(log)
+    return list(await connection.scalars(text(_COPIED), {"name": name}))
 
 
 async def remove(connection: AsyncConnection, log: Table, part: Partition, *, keep: bool) -> None:
     """Take a partition off the table, and away, unless it is to be kept."""
     parent = connection.dialect.identifier_preparer.format_table(log)
-    await _patiently(connection, [f"ALTER TABLE {parent} DETACH PARTITION {part.name}"])
+    await patiently(connection, [f"ALTER TABLE {parent} DETACH PARTITION {part.name}"], parent)
     if not keep:
-        await _patiently(connection, [f"DROP TABLE {part.name}"])
+        await patiently(connection, [f"DROP TABLE {part.name}"])
 
 
-async def _patiently(connection: AsyncConnection, statements: Sequence[str]) -> None:
-    """Run `statements` in one transaction, again and again while somebody holds a lock that they need."""
+async def patiently(connection: AsyncConnection, statements: Sequence[str], table: str | None = None) -> None:
+    """Run `statements` in one transaction, again and again while somebody holds a lock that they need.
+
+    They are sent as one: no lock is held while words travel. With `table`, its autovacuum is waited for first, behind a
+    lock that readers and writers do not mind.
+    """
+    first = [f"LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE"] if table else []
+    each = "".join(
+        f"EXECUTE $llmctx_one${statement}$llmctx_one$;\n"
+        for statement in (*first, f"SET LOCAL lock_timeout = '{_LOCK_S}s'", *statements)
+    )
+    whole = f"DO $llmctx_all$ BEGIN PERFORM set_config('lock_timeout', '{_VACUUM_S}s', true);\n{each}END $llmctx_all$"
     for left in reversed(range(_TRIES)):
         try:
-            await connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_S}s'"))
-            for statement in statements:
-                await connection.exec_driver_sql(statement)
+            await connection.exec_driver_sql(whole)
             await connection.commit()
         except DBAPIError as problem:
             await connection.rollback()

@@ -135,6 +135,75 @@ async def test_sqlite_loses_what_has_expired(sqlite_url: str) -> None:
     assert await query(sqlite_url, f"SELECT count(*) FROM {DEFAULT_TABLE}") == [(2,)]
 
 
+async def test_what_was_there_before_the_partitions_expires_to_the_day(empty_database: str) -> None:
+    """Years may lie in one partition: of an adopted table, of a default, of parts that are cut once more."""
+    log, at = DEFAULT_TABLE, "TIMESTAMPTZ '2031-03-15 12:00:00+00' - n * INTERVAL '1 day'"
+    await do(
+        empty_database,
+        f"""CREATE TABLE {log} (call_id uuid, model text, created_at timestamptz NOT NULL, success boolean)
+            PARTITION BY RANGE (created_at)""",
+        f"""CREATE TABLE {log}_before PARTITION OF {log} FOR VALUES FROM (MINVALUE) TO ('2031-03-01')
+            PARTITION BY HASH (call_id)""",
+        *[f"CREATE TABLE cut_{n} PARTITION OF {log}_before FOR VALUES WITH (MODULUS 2, REMAINDER {n})" for n in (0, 1)],
+        f"CREATE TABLE {log}_p2031_03 PARTITION OF {log} FOR VALUES FROM ('2031-03-01') TO ('2031-04-01')",
+        f"INSERT INTO {log} SELECT gen_random_uuid(), 'm', {at} FROM generate_series(1, 900) n",
+    )
+    settings = load(database_url=empty_database)
+    report = await retain(settings, Policy(rows=90, ahead=0), do=True, now=NOW)
+    assert report.rows == 900 - 90
+    assert await query(empty_database, f"SELECT count(*) FROM {log}") == [(90,)]
+
+
+async def test_a_table_that_its_team_cut_by_something_else(empty_database: str) -> None:
+    """Its parts are looked through one by one; none is made, none is dropped."""
+    at = "TIMESTAMPTZ '2031-03-15 12:00:00+00' - n * INTERVAL '1 day'"
+    await do(
+        empty_database,
+        f"CREATE TABLE {DEFAULT_TABLE} (call_id uuid, model text, created_at timestamptz) PARTITION BY LIST (model)",
+        *[f"CREATE TABLE of_{name} PARTITION OF {DEFAULT_TABLE} FOR VALUES IN ('{name}')" for name in "ab"],
+        f"INSERT INTO {DEFAULT_TABLE} SELECT gen_random_uuid(), 'a', {at} FROM generate_series(1, 100) n",
+    )
+    report = await retain(load(database_url=empty_database), Policy(rows=30), do=True, now=NOW)
+    assert report.rows == 70
+    assert await query(empty_database, f"SELECT count(*) FROM {DEFAULT_TABLE}") == [(30,)]
+
+
+@pytest.mark.parametrize("works", [True, False])
+async def test_pg_partman_looks_after_its_own_tables(empty_database: str, works: bool) -> None:
+    """It is asked to, or left alone: llmctx neither makes nor drops a partition, and rows expire all the same."""
+    settings = await fresh(empty_database)
+    maintenance = f"""CREATE FUNCTION partman.run_maintenance(p_parent_table text, p_analyze boolean DEFAULT false)
+        RETURNS void LANGUAGE plpgsql AS $$ BEGIN ASSERT p_parent_table = 'public.{DEFAULT_TABLE}';
+        CREATE TABLE theirs PARTITION OF {DEFAULT_TABLE} FOR VALUES FROM ('2031-03-01') TO ('2031-04-01'); END $$"""
+    await do(
+        empty_database,
+        "CREATE SCHEMA partman",
+        "CREATE TABLE partman.part_config (parent_table text PRIMARY KEY, premake int DEFAULT 4, retention text)",
+        *([maintenance] if works else []),
+        f"CREATE TABLE old PARTITION OF {DEFAULT_TABLE} FOR VALUES FROM ('2030-01-01') TO ('2030-02-01')",
+    )
+    before = await partitions(settings)
+    of_us = await retain(settings, Policy(rows=90), now=NOW)
+    assert any("drop partition old" in step for step in of_us.steps)  # no row of part_config names our table
+    await do(empty_database, f"INSERT INTO partman.part_config VALUES ('public.{DEFAULT_TABLE}')")
+    await store(settings, record(created_at=datetime(2030, 1, 15, tzinfo=UTC)))
+    report = await retain(settings, Policy(rows=90), do=True, now=NOW)
+    assert await partitions(settings) == before | ({"theirs"} if works else set())
+    assert any("SET retention = '90 days'" in note for note in report.notes)
+    assert "pg_partman" in str(report.steps if works else report.notes)
+    assert report.rows == 1
+
+
+async def test_tables_in_which_every_call_is_looked_for_in_all_of_it(empty_database: str) -> None:
+    """The index that they lack is named."""
+    await do(empty_database, *older.made("named"), older.row("named", 1))
+    settings = load(database_url=empty_database)
+    (note,) = (await retain(settings, Policy(rows=30), now=NOW)).notes
+    assert f"CREATE INDEX CONCURRENTLY ON {older.CHILD} (call_id);" in note
+    await do(empty_database, f"CREATE INDEX ON {older.CHILD} (call_id)")
+    assert (await retain(settings, Policy(rows=30), now=NOW)).notes == []
+
+
 async def test_one_of_the_processes_does_it(empty_database: str) -> None:
     """The one that holds the lock; when it goes, the next one does."""
     settings = load(database_url=empty_database, retain="on", retain_days=30)
