@@ -15,8 +15,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -49,6 +50,10 @@ def engine(settings: Settings, *, patience_s: float | None = READ_PATIENCE_S) ->
             "timeout": settings.connect_timeout_s,
             "command_timeout": patience_s,
             "server_settings": {"application_name": "llmctx"},
+            # a pooler may lend us another server for each transaction: no statement outlives one, none is named twice
+            "statement_cache_size": 0,
+            "prepared_statement_cache_size": 0,
+            "prepared_statement_name_func": lambda: f"llmctx_{uuid4().hex}",
         }
     return create_async_engine(settings.database_url, poolclass=NullPool, connect_args=arguments, hide_parameters=True)
 
@@ -78,26 +83,43 @@ async def reading(settings: Settings) -> AsyncIterator[AsyncConnection]:
 async def changing(settings: Settings) -> AsyncIterator[AsyncConnection]:
     """A connection that writes, whose statements may take as long as they need; its user commits.
 
-    No statement waits for a lock longer than `LOCK_PATIENCE_S`. Failures are those of `reading`.
+    No statement waits for a lock longer than `LOCK_PATIENCE_S`, and none is shown only some of the rows: where policies
+    would hide some from the role, that is an error. Failures are those of `reading`.
     """
     file = sqlite_file(settings)
     if file is not None and not file.exists():
         raise DatabaseUnavailable(f"There is no {where(settings)}. Correct LLMCTX_DATABASE_URL.")
     source = engine(settings, patience_s=None)
+    if settings.is_postgresql:
+        event.listen(source.sync_engine, "begin", _begin)
     try:
         probe(settings)
         async with source.connect() as connection:
-            if settings.is_postgresql:
-                await connection.execute(text(f"SET lock_timeout = '{LOCK_PATIENCE_S:.0f}s'"))
-            else:
+            if not settings.is_postgresql:
                 await connection.execute(text("PRAGMA busy_timeout = 30000"))
                 await connection.execute(text("PRAGMA secure_delete = ON"))  # what goes is to be gone from the file
-            await connection.commit()
+                await connection.commit()
             yield connection
     except Exception as problem:
         raise explained(problem, settings) from problem
     finally:
         await source.dispose()
+
+
+def _begin(connection: Connection) -> None:
+    """Of the transaction, not of the session: that may be another client's next time."""
+    connection.exec_driver_sql(
+        "SELECT pg_catalog.set_config('lock_timeout', $1, true), pg_catalog.set_config('row_security', 'off', true)",
+        (f"{LOCK_PATIENCE_S:.0f}s",),
+    )
+
+
+async def is_pooled(connection: AsyncConnection) -> bool:
+    """Whether somebody such as pgbouncer stands between, so that another transaction may meet another server."""
+    if connection.dialect.name != "postgresql":
+        return False
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    return bool(await connection.scalar(text("SELECT pg_catalog.pg_backend_pid()")) != driver.get_server_pid())
 
 
 def compact(file: Path) -> None:
@@ -179,6 +201,11 @@ def explained(problem: Exception, settings: Settings) -> Exception:
         return MigrationsPending(f"{reason[:1].upper()}{reason[1:]} in {where(settings)}. Run `llmctx migrate`.")
     if state == "55P03":
         return LlmctxError(f"Somebody holds a lock in {where(settings)} for too long. Nothing waits now: try again.")
+    if state == "42501" and "row-level security" in reason:
+        return LlmctxError(
+            f"{reason[:1].upper()}{reason[1:]} in {where(settings)}: this role sees only some of the rows. Use the "
+            "table's owner, or a role with BYPASSRLS. Nothing was changed."
+        )
     if state == "42501":
         return LlmctxError(f"{reason} in {where(settings)}. Grant the right to the role, or use another role.")
     if isinstance(problem, TypeError) and "unexpected keyword argument" in reason:

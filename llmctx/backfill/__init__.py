@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from collections.abc import Mapping as Dict
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +30,7 @@ from llmctx.backfill.facts import Collected, checkpoints_of
 from llmctx.backfill.mapping import Mapping, from_csv, plain_id
 from llmctx.backfill.rules import CHECKPOINT, LINKS, MAPPING, RULES, Filling, Gap, decide
 from llmctx.backfill.undo import COLUMNS, UndoFile, default_path, lines
-from llmctx.database import changing, reading
+from llmctx.database import changing, is_pooled, reading
 from llmctx.errors import ConfigError, LlmctxError
 from llmctx.filters import lacking
 from llmctx.reflection import Unfit, as_text, held_in, is_row, key_of, key_values, lacks, of, placed, reflect
@@ -89,7 +90,7 @@ async def backfill(
     """
     mapping = await _mapping(settings, csv, query)
     report = Report(do)
-    async with changing(settings) as connection:
+    async with changing(settings) as connection, AsyncExitStack() as stack:
         log = await reflect(connection, settings)
         for name in ("user_id", "session_id"):
             if name not in log.c:
@@ -97,7 +98,12 @@ async def backfill(
         if "identity_source" not in log.c:
             report.notes.append(f"{log.name} has no column identity_source: rows will not say by which rule.")
         checkpoints = await checkpoints_of(connection, settings.db_schema)
-        facts = Collected(connection, log)
+        pooled = await is_pooled(connection)
+        await connection.rollback()
+        if pooled:  # what is temporary lasts for a transaction there: the facts get a connection of their own
+            report.notes.append("A pooler stands between: until the end, changes to the table's schema have to wait.")
+        knowing = await stack.enter_async_context(changing(settings)) if pooled else connection
+        facts = Collected(knowing, log, within_one=pooled)
         await facts.collect(mapping, checkpoints)
         if mapping is not None and mapping.blank:
             report.notes.append(f"{mapping.blank} lines of the mapping say nothing, and were passed over.")

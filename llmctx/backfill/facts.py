@@ -66,10 +66,14 @@ Index("llmctx_facts_by_value", _facts.c.kind, _facts.c.value)
 
 
 class Collected:
-    """Facts about everything that rows with gaps belong to, in this connection."""
+    """Facts about everything that rows with gaps belong to, in this connection.
 
-    def __init__(self, connection: AsyncConnection, log: Table) -> None:
+    With `within_one`, nothing is committed: the facts last for as long as its transaction.
+    """
+
+    def __init__(self, connection: AsyncConnection, log: Table, *, within_one: bool = False) -> None:
         self._connection = connection
+        self._within_one = within_one
         self._log = log
         self.mapped_by: str | None = None
 
@@ -96,7 +100,8 @@ class Collected:
             offered = select(_facts.c.session_id).where(_facts.c.session_id.is_not(None))
             await self._insert(self._rows("session_id", _wanted_of("session_id").union(offered)))
         await self._analyze(_facts)
-        await connection.commit()
+        if not self._within_one:
+            await connection.commit()
 
     async def _insert(self, rows: Select[Any]) -> None:
         await self._connection.execute(_facts.insert().from_select([column.name for column in _facts.c], rows))

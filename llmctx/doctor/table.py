@@ -62,7 +62,6 @@ async def _look(connection: AsyncConnection, settings: Settings) -> _Seen:
     log = await reflect(connection, settings)
     name = connection.dialect.identifier_preparer.format_table(log)
     facts = (await connection.execute(text(_FACTS), {"name": name})).mappings().one()
-    await connection.execute(text("SET LOCAL timezone = 'UTC'"))
     parts = await partitions.of(connection, log)
     indexes = (await connection.execute(text(_INDEXES), {"name": name})).all()
     rights = (await connection.execute(text(_RIGHTS), {"name": name})).mappings().one()

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Table, text
+from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.database import changing
@@ -111,7 +111,6 @@ class _Work:
         parts: list[Partition] | None = None
         managed: Managed | None = None
         if self._settings.is_postgresql:
-            await connection.execute(text("SET timezone = 'UTC'"))  # bounds are read as text
             parts = await partitions.of(connection, log)
             managed = await managing(connection, log)
         await connection.commit()

@@ -16,7 +16,7 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from llmctx.database import changing
+from llmctx.database import changing, is_pooled
 from llmctx.incidents import incidents
 from llmctx.retain import Policy, retain
 from llmctx.settings import Settings
@@ -38,21 +38,28 @@ async def keep(settings: Settings, *, first_s: float = _FIRST_S, look_s: float =
     while True:
         try:
             async with changing(settings) as connection:
-                if await _held(connection, settings):
-                    await _rule(connection, settings, look_s)
+                pooled = await is_pooled(connection)
+                await connection.rollback()
+                if await _held(connection, settings, pooled=pooled):
+                    await _rule(connection, settings, look_s, pooled=pooled)
         except Exception as problem:  # noqa: BLE001  the database, or a role without the right
             incidents.note("retain_failed", "retention failed: %s It is tried again.", problem)
         await asyncio.sleep(look_s * (0.5 + random.random()))  # noqa: S311
 
 
-async def _held(connection: AsyncConnection, settings: Settings) -> bool:
+async def _held(connection: AsyncConnection, settings: Settings, *, pooled: bool) -> bool:
+    """Behind a pooler only a transaction keeps its server: it is left open, and holds nothing but the lock."""
     key = _LOCK + zlib.crc32(f"{settings.db_schema}.{settings.table}".encode())
-    held = await connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": key})
-    await connection.commit()
-    return bool(held)
+    if pooled:
+        await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+    lock = f"SELECT pg_try_advisory{'_xact' if pooled else ''}_lock(:key)"
+    held = bool(await connection.scalar(text(lock), {"key": key}))
+    if not (held and pooled):
+        await connection.commit()
+    return held
 
 
-async def _rule(connection: AsyncConnection, settings: Settings, look_s: float) -> None:
+async def _rule(connection: AsyncConnection, settings: Settings, look_s: float, *, pooled: bool) -> None:
     """Do it every day, for as long as the connection holds the lock."""
     due = time.monotonic()
     while True:
@@ -62,5 +69,6 @@ async def _rule(connection: AsyncConnection, settings: Settings, look_s: float) 
             if report.steps:
                 logging.getLogger("llmctx").info("llmctx: retention: %s", "; ".join(report.steps))
         await connection.execute(text("SELECT 1"))
-        await connection.commit()
+        if not pooled:
+            await connection.commit()
         await asyncio.sleep(look_s)

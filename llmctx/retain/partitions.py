@@ -60,6 +60,7 @@ async def of(connection: AsyncConnection, log: Table) -> list[Partition] | None:
     if key != "RANGE (created_at)":
         return None
     found = []
+    await connection.execute(text("SET LOCAL timezone = 'UTC'"))  # bounds are read as text
     for row in await connection.execute(text(_PARTITIONS), {"name": name}):
         bound = _BOUND.fullmatch(row.bound)
         lower, upper = (_time(bound[1]), _time(bound[2])) if bound else (None, None)

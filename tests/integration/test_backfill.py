@@ -16,6 +16,7 @@ from llmctx.errors import ConfigError
 from llmctx.record import DEFAULT_TABLE, CallRecord
 from llmctx.settings import Settings, load
 from tests import older
+from tests.faults.pooler import Pooler
 from tests.rows import do, query, record
 from tests.stored import store
 
@@ -224,7 +225,7 @@ def migrated(url: str) -> None:
 async def test_a_break_leaves_whole_steps_and_the_next_run_goes_on(database: str, tmp_path: Path) -> None:
     """Ctrl-C after the first thousand rows."""
     settings = load(database_url=database)
-    await store(settings, record(user_id="ada", session_id="s-1"), *(nobody(session_id="s-1") for _ in range(1500)))
+    await store(settings, record(user_id="ada", session_id="s-1"), *(nobody(session_id="s-1") for _ in range(300)))
 
     def interrupt(more: int, total: int) -> None:
         raise KeyboardInterrupt
@@ -265,3 +266,21 @@ def test_on_the_command_line(
     assert llmctx(*command[1:])[0] == 0
     assert json.loads(llmctx("--json")[1])["filled"] == {"session": 1}
     assert llmctx("--undo", "missing.jsonl")[0] == 2
+
+
+async def test_behind_a_pooler(database: str, tmp_path: Path) -> None:
+    """Each transaction meets another server: what is known is kept all the same, and nothing is left behind there."""
+    settings = load(database_url=database)
+    gaps = [nobody(trace_id=f"t-{n}") for n in range(300)]
+    await store(settings, *gaps, *(record(user_id=f"u-{n}", trace_id=f"t-{n}") for n in range(300)))
+    one = Pooler(database, servers=3)
+    await one.open()
+    try:
+        behind = load(database_url=one.url)
+        report = await backfill(behind, do=True, undo_file=tmp_path / "undo")
+        assert report.filled == {"trace": 300}
+        assert await who(settings, gaps[7]) == ("u-7", "s", "backfill:trace", None)
+        assert await undo(behind, tmp_path / "undo", do=True) == 300
+        assert {row[0] for row in [(await query(one.url, "SHOW lock_timeout"))[0] for _ in range(3)]} == {"0"}
+    finally:
+        await one.close()
