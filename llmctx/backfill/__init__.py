@@ -7,6 +7,7 @@ objects, the row is his. Otherwise it stays as it is: ambiguity is never guessed
     rules.py       the decisions, without a database
     facts.py       what is known, collected once
     mapping.py     what the team knows
+    together.py    many rows in one statement
     undo.py        the way back
 
 Rows are filled a thousand at a time, each step a transaction of its own, noted in the undo file before: after a break
@@ -23,17 +24,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Table, and_, bindparam, func, select, tuple_, update
+from sqlalchemy import Table, bindparam, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.backfill.facts import Collected, checkpoints_of
 from llmctx.backfill.mapping import Mapping, from_csv, plain_id
 from llmctx.backfill.rules import CHECKPOINT, LINKS, MAPPING, RULES, Filling, Gap, decide
+from llmctx.backfill.together import Change, fill, take_back
 from llmctx.backfill.undo import COLUMNS, UndoFile, default_path, lines
 from llmctx.database import changing, is_pooled, reading
 from llmctx.errors import ConfigError, LlmctxError
 from llmctx.filters import lacking
-from llmctx.reflection import Unfit, as_text, held_in, is_row, key_of, key_values, lacks, of, placed, reflect
+from llmctx.reflection import Unfit, as_text, held_in, key_of, key_values, lacks, of, placed, reflect
 from llmctx.settings import Settings
 
 __all__ = ["RULES", "Report", "Sample", "backfill", "default_path", "undo"]
@@ -190,14 +192,7 @@ class _Run:
             await self._connection.rollback()
             return
         self._back.note(changes)
-        for names in {tuple(new) for _, new, _ in changes}:
-            some = [(key, new, old) for key, new, old in changes if tuple(new) == names]
-            values = {name: bindparam(f"new_{name}", type_=self._log.c[name].type) for name in names}
-            still = [lacks(self._log, name) for name in _GAPS if self._is_in(names, name)]
-            statement = update(self._log).where(is_row(self._log), *still).values(values)
-            await self._connection.execute(
-                statement, [{**key, **{f"new_{name}": value for name, value in new.items()}} for key, new, _ in some]
-            )
+        await fill(self._connection, self._log, changes)
         await self._connection.commit()
 
     def _gap(self, row: Dict[str, Any], links: Dict[str, str]) -> Gap:
@@ -211,9 +206,7 @@ class _Run:
             belongs[CHECKPOINT] = thread
         return Gap(_named(row["the_user"]), _named(row["the_session"]), row["the_reason"], belongs)
 
-    def _change(
-        self, row: Dict[str, Any], filling: Filling
-    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]] | None:
+    def _change(self, row: Dict[str, Any], filling: Filling) -> Change | None:
         """The key, the new values and the old ones; None where there is nothing to fill, or no room for it."""
         log = self._log
         new: dict[str, Any] = {}
@@ -266,7 +259,7 @@ async def undo(settings: Settings, path: Path, *, do: bool = False) -> int:
     found = 0
     async with changing(settings) as connection:
         log = await reflect(connection, settings)
-        batch: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = []
+        batch: list[Change] = []
         for line in lines(path, log):
             batch.append(line)
             if len(batch) >= _AT_ONCE:
@@ -276,22 +269,10 @@ async def undo(settings: Settings, path: Path, *, do: bool = False) -> int:
     return found
 
 
-async def _take_back(
-    connection: AsyncConnection,
-    log: Table,
-    batch: Sequence[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]],
-    *,
-    do: bool,
-) -> int:
-    found = 0
-    for key, new, old in batch:
+async def _take_back(connection: AsyncConnection, log: Table, batch: Sequence[Change], *, do: bool) -> int:
+    for _, new, old in batch:
         if not set(new) | set(old) <= set(COLUMNS) & set(log.c.keys()):
             raise ConfigError("The undo file names columns that the table has not. Nothing more was changed.")
-        same = [log.c[name].is_(None) if value is None else log.c[name] == value for name, value in new.items()]
-        where = and_(is_row(log), *same)
-        if do:
-            found += (await connection.execute(update(log).where(where).values(old), key)).rowcount
-        else:
-            found += await connection.scalar(select(func.count()).select_from(log).where(where), key) or 0
+    found = await take_back(connection, log, batch, do=do)
     await connection.commit()
     return found

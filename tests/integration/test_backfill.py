@@ -225,7 +225,7 @@ def migrated(url: str) -> None:
 async def test_a_break_leaves_whole_steps_and_the_next_run_goes_on(database: str, tmp_path: Path) -> None:
     """Ctrl-C after the first thousand rows."""
     settings = load(database_url=database)
-    await store(settings, record(user_id="ada", session_id="s-1"), *(nobody(session_id="s-1") for _ in range(300)))
+    await store(settings, record(user_id="ada", session_id="s-1"), *(nobody(session_id="s-1") for _ in range(1500)))
 
     def interrupt(more: int, total: int) -> None:
         raise KeyboardInterrupt
