@@ -59,14 +59,19 @@ def engine(settings: Settings, *, patience_s: float | None = READ_PATIENCE_S) ->
 
 
 @asynccontextmanager
-async def reading(settings: Settings) -> AsyncIterator[AsyncConnection]:
-    """A connection that only reads, with every failure as one of `errors.py`."""
+async def reading(settings: Settings, *, whole: bool = False) -> AsyncIterator[AsyncConnection]:
+    """A connection that only reads, with every failure as one of `errors.py`.
+
+    With `whole`, it is an error where policies would hide some rows from the role.
+    """
     file = sqlite_file(settings)
     if file is not None and not file.exists():  # connecting would leave an empty file behind
         raise DatabaseUnavailable(
             f"There is no {where(settings)}. Run `llmctx migrate` to make it, or correct LLMCTX_DATABASE_URL."
         )
     source = engine(settings)
+    if whole and settings.is_postgresql:
+        event.listen(source.sync_engine, "begin", _begin)
     try:
         probe(settings)
         async with source.connect() as connection:
@@ -120,6 +125,26 @@ async def is_pooled(connection: AsyncConnection) -> bool:
         return False
     driver: Any = (await connection.get_raw_connection()).driver_connection
     return bool(await connection.scalar(text("SELECT pg_catalog.pg_backend_pid()")) != driver.get_server_pid())
+
+
+async def refuse_lent(connection: AsyncConnection, settings: Settings) -> None:
+    """Raise `LlmctxError` where each transaction may meet another server: what is kept for a session is lost there."""
+    if not settings.is_postgresql or not await is_pooled(connection):
+        return
+    ask, met = text("SELECT pg_catalog.pg_backend_pid()"), set()
+    async with reading(settings) as other:
+        await other.commit()
+        for number in range(4):
+            if number == 2:  # it takes the server that a pool would give us again
+                await other.execute(ask)
+            met.add(await connection.scalar(ask))
+            await connection.rollback()
+    if len(met) > 1:
+        raise LlmctxError(
+            f"A pooler in transaction mode stands before {where(settings)}: this needs a session of its own. Put the "
+            "server's own address, or that of a pool in session mode, into LLMCTX_DATABASE_URL for this command. "
+            "Nothing was changed."
+        )
 
 
 def compact(file: Path) -> None:

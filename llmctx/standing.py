@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from sqlalchemy import Connection, inspect, text
 
-from llmctx.database import end_turn, engine, explained, probe, reading, sqlite_file, take_turns, where
+from llmctx.database import end_turn, engine, explained, probe, reading, refuse_lent, sqlite_file, take_turns, where
 from llmctx.errors import LlmctxError, NotACallLog
 from llmctx.settings import Settings
 
@@ -194,6 +194,8 @@ def changing(settings: Settings, change: Callable[[Connection, Config], T], **at
         try:
             probe(settings)
             async with source.connect() as connection:
+                await refuse_lent(connection, settings)
+                await connection.rollback() if settings.is_postgresql else None
                 config = config_of(settings, **{f"llmctx_{name}": value for name, value in attributes.items()})
 
                 def inside(sync: Connection) -> T:

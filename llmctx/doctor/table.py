@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from sqlalchemy import Table, select, text
@@ -141,10 +141,10 @@ def _months(seen: _Seen) -> list[Finding]:
     )
     return [
         Finding(
-            "partitions", False, f"no partition for {names(f'{month:%Y-%m}' for month in gone)}", consequence,
+            "partitions", False, f"no partition for {names(f'{month.first:%Y-%m}' for month in gone)}", consequence,
             "llmctx retain --yes, from cron; or LLMCTX_RETAIN=on. As SQL: " + " ".join(
-                f"CREATE TABLE {partitions.qualified(seen.log, month)} PARTITION OF {seen.name} "
-                f"FOR VALUES FROM ('{month:%Y-%m-%d}') TO ('{(month + timedelta(days=31)).replace(day=1):%Y-%m-%d}');"
+                f"CREATE TABLE {partitions.qualified(seen.log, month.first)} PARTITION OF {seen.name} "
+                f"FOR VALUES FROM ('{month.first:%Y-%m-%d}') TO ('{month.after:%Y-%m-%d}');"
                 for month in gone
             ),
             seen.settings.table,

@@ -77,13 +77,13 @@ async def erase(
         mentions: take the id out of the texts of other people's rows as well. Reads every text there is.
         wait_s: how long living processes are waited for, to bring what they hold of theirs to the database.
     """
-    async with reading(settings) as connection:
+    async with reading(settings, whole=True) as connection:
         table = await reflect(connection, settings)
         traces = await rows.traces(connection, table, subject)
         hanging = await children(connection, table)
 
     async def look() -> list[Place]:
-        async with reading(settings) as connection:
+        async with reading(settings, whole=True) as connection:
             found = await rows.count(connection, table, traces, hanging, mentions=mentions)
         return await _places(settings, traces, found)
 

@@ -6,6 +6,7 @@ goes in small deletes that lock nothing and can be broken off at any time. Where
 partitions are left to it.
 
     partitions.py   the months: which there are, making and dropping them
+    crowded.py      a month where the default partition is too big to be held
     partman.py      what pg_partman does for the table
     sweep.py        small deletes, and texts taken out of rows
     keeper.py       the same, done by one of the running processes
@@ -24,7 +25,7 @@ from llmctx.database import changing
 from llmctx.errors import ConfigError
 from llmctx.hanging import Child, children
 from llmctx.reflection import reflect
-from llmctx.retain import partitions
+from llmctx.retain import crowded, partitions
 from llmctx.retain.partitions import Partition
 from llmctx.retain.partman import Managed, managing
 from llmctx.retain.sweep import Sweep
@@ -137,10 +138,21 @@ class _Work:
 
     async def _prepare(self, log: Table, parts: list[Partition]) -> None:
         default = next((part for part in parts if part.is_default), None)
-        for month in partitions.missing(parts, self._now, self._policy.ahead):
-            name = partitions.name_of(log, month)
-            self._report.steps.append(f"make partition {name} for {month:%Y-%m}")
-            if self._report.done:
+        for whole in partitions.missing(parts, self._now, self._policy.ahead):
+            month, is_crowded = await crowded.plan(self._connection, log, whole, default, self._now)
+            if month is None:
+                self._report.notes.append(
+                    f"{whole.first:%Y-%m} stays in the default partition, which holds too much of it to be cut under "
+                    "its writers."
+                )
+                continue
+            rest = "" if month == whole else f", from {month.first:%Y-%m-%d} on"
+            self._report.steps.append(
+                f"make partition {partitions.name_of(log, month.first)} for {month.first:%Y-%m}{rest}"
+            )
+            if self._report.done and is_crowded and default is not None:
+                await crowded.make(self._connection, log, month, default)
+            elif self._report.done:
                 await partitions.make(self._connection, log, month, default)
 
     async def _expire(self, log: Table, hanging: list[Child], part: Partition, *, droppable: bool) -> None:

@@ -48,6 +48,23 @@ class Partition:
         return self.lower is not None and self.upper is not None and self.upper - self.lower <= _SHORT
 
 
+@dataclass(frozen=True, slots=True)
+class Month:
+    """A month, or the rest of one."""
+
+    first: datetime
+    after: datetime
+
+    def bounds(self, log: Table) -> tuple[str, str]:
+        """As they stand in a statement."""
+        zone = "" if isinstance(log.c.created_at.type, NaiveUtc) else "+00"
+        return f"'{self.first:%Y-%m-%d} 00:00:00{zone}'", f"'{self.after:%Y-%m-%d} 00:00:00{zone}'"
+
+    def condition(self, log: Table, of: str = "") -> str:
+        first, after = self.bounds(log)
+        return f"{of}created_at >= {first} AND {of}created_at < {after}"
+
+
 def plain(connection: AsyncConnection, log: Table) -> Partition:
     """A table without partitions as its only one."""
     return Partition(connection.dialect.identifier_preparer.format_table(log))
@@ -103,15 +120,15 @@ def _month(time: datetime, ahead: int) -> datetime:
     return datetime(time.year + years, month + 1, 1, tzinfo=UTC)
 
 
-def missing(parts: Sequence[Partition], now: datetime, ahead: int) -> list[datetime]:
+def missing(parts: Sequence[Partition], now: datetime, ahead: int) -> list[Month]:
     """The months, from the present one on, that no partition has any part of."""
-    months = [(_month(now, number), _month(now, number + 1)) for number in range(ahead + 1)]
-    return [first for first, after in months if not any(_has_part_of(part, first, after) for part in parts)]
+    months = [Month(_month(now, number), _month(now, number + 1)) for number in range(ahead + 1)]
+    return [month for month in months if not any(_has_part_of(part, month) for part in parts)]
 
 
-def _has_part_of(part: Partition, first: datetime, after: datetime) -> bool:
-    begins_before = part.lower is None or part.lower < after
-    return not part.is_default and begins_before and (part.upper is None or part.upper > first)
+def _has_part_of(part: Partition, month: Month) -> bool:
+    begins_before = part.lower is None or part.lower < month.after
+    return not part.is_default and begins_before and (part.upper is None or part.upper > month.first)
 
 
 def name_of(log: Table, month: datetime) -> str:
@@ -120,35 +137,52 @@ def name_of(log: Table, month: datetime) -> str:
 
 def qualified(log: Table, month: datetime) -> str:
     """The same, ready for statements."""
+    return beside(log, name_of(log, month))
+
+
+def beside(log: Table, name: str) -> str:
+    """Something of that name in the table's schema, ready for statements."""
     quote = postgresql.dialect().identifier_preparer.quote  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it bare
-    return (f"{quote(log.schema)}." if log.schema else "") + quote(name_of(log, month))
+    return (f"{quote(log.schema)}." if log.schema else "") + quote(name)
 
 
-async def make(connection: AsyncConnection, log: Table, month: datetime, default: Partition | None) -> None:
+async def make(connection: AsyncConnection, log: Table, month: Month, default: Partition | None) -> None:
     """Make the partition of `month`; rows of it that lie in the default partition move there."""
     parent = connection.dialect.identifier_preparer.format_table(log)
-    part = qualified(log, month)
-    zone = "" if isinstance(log.c.created_at.type, NaiveUtc) else "+00"
-    first, after = (f"'{time:%Y-%m-%d} 00:00:00{zone}'" for time in (month, _month(month, 1)))
-    inside = f"created_at >= {first} AND created_at < {after}"
-    names = ", ".join(await _columns(connection, log))
-    statements = [
-        # made apart and then attached: this stops nobody who reads or writes
+    part, inside = qualified(log, month.first), month.condition(log)
+    statements = await apart(connection, log, part, inside)
+    if default is not None:
+        names = await columns(connection, log)
+        lock = f"LOCK TABLE {default.name} IN SHARE ROW EXCLUSIVE MODE"
+        statements += [lock, moving(default, part, inside, names)]
+    statements += attaching(parent, part, month.bounds(log))
+    await patiently(connection, statements, default.name if default else parent)
+
+
+async def apart(connection: AsyncConnection, log: Table, part: str, inside: str) -> list[str]:
+    """Makes a partition that is attached later: this stops nobody who reads or writes."""
+    parent = connection.dialect.identifier_preparer.format_table(log)
+    owner = await connection.scalar(text(_OWNER), {"name": parent})
+    await connection.rollback()
+    return [
         f"CREATE TABLE {part} (LIKE {parent} INCLUDING ALL EXCLUDING IDENTITY)",
-        f"ALTER TABLE {part} OWNER TO {await connection.scalar(text(_OWNER), {'name': parent})}",
+        f"ALTER TABLE {part} OWNER TO {owner}",
         f"ALTER TABLE {part} ADD CONSTRAINT llmctx_month CHECK (created_at IS NOT NULL AND {inside})",
     ]
-    if default is not None:
-        moved = f"WITH moved AS (DELETE FROM {default.name} WHERE {inside} RETURNING {names})"  # noqa: S608  quoted
-        statements += [
-            f"LOCK TABLE {default.name} IN SHARE ROW EXCLUSIVE MODE",
-            f"{moved} INSERT INTO {part} ({names}) SELECT {names} FROM moved",  # noqa: S608
-        ]
-    statements += [
-        f"ALTER TABLE {parent} ATTACH PARTITION {part} FOR VALUES FROM ({first}) TO ({after})",
+
+
+def moving(default: Partition, part: str, inside: str, names: Sequence[str]) -> str:
+    """Moves rows out of the default partition."""
+    listed = ", ".join(names)
+    moved = f"WITH moved AS (DELETE FROM {default.name} WHERE {inside} RETURNING {listed})"  # noqa: S608  quoted
+    return f"{moved} INSERT INTO {part} ({listed}) SELECT {listed} FROM moved"  # noqa: S608
+
+
+def attaching(parent: str, part: str, bounds: tuple[str, str]) -> list[str]:
+    return [
+        f"ALTER TABLE {parent} ATTACH PARTITION {part} FOR VALUES FROM ({bounds[0]}) TO ({bounds[1]})",
         f"ALTER TABLE {part} DROP CONSTRAINT llmctx_month",
     ]
-    await patiently(connection, statements, default.name if default else parent)
 
 
 _OWNER: Final = "SELECT quote_ident(pg_get_userbyid(relowner)) FROM pg_class WHERE oid = to_regclass(:name)"
@@ -158,10 +192,12 @@ WHERE attrelid = to_regclass(:name) AND attnum > 0 AND NOT attisdropped AND attg
 """
 
 
-async def _columns(connection: AsyncConnection, log: Table) -> list[str]:
+async def columns(connection: AsyncConnection, log: Table) -> list[str]:
     """Those that a row is copied by: the others the database computes."""
     name = connection.dialect.identifier_preparer.format_table(log)
-    return list(await connection.scalars(text(_COPIED), {"name": name}))
+    found = list(await connection.scalars(text(_COPIED), {"name": name}))
+    await connection.rollback()
+    return found
 
 
 async def remove(connection: AsyncConnection, log: Table, part: Partition, *, keep: bool) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 
 from llmctx import cli
 from llmctx.calllog import CallLog
 from llmctx.context import bind, current_scope
 from llmctx.erase import Subject, erase
+from llmctx.errors import LlmctxError
 from llmctx.evidence import KEY
 from llmctx.journal import Journal
 from llmctx.record import DEFAULT_TABLE, CallRecord
@@ -250,3 +252,23 @@ def test_a_blanked_row_says_so_and_is_no_loss(
     assert (told["rows"], told["erased"], told["misses"], told["cures"]) == (1, 1, [], [])
     assert json.loads(llmctx("calls", "--unattributed", "--json")[1]) == []
     assert sum(row["total_tokens"] or 0 for row in json.loads(llmctx("stats", "--json")[1])) == 7
+
+
+async def test_rows_that_a_policy_hides_are_not_passed_over(empty_database: str) -> None:
+    """A role that sees some of the rows cannot say that nothing is left: it is told which role can."""
+    await do(empty_database, *older.made("named"), older.row("named", 1, user_id="ada"), older.row("named", 2))
+    role = "llmctx_test_tenant"
+    await do(
+        empty_database, f"DROP ROLE IF EXISTS {role}", f"CREATE ROLE {role} LOGIN",
+        f"GRANT ALL ON {DEFAULT_TABLE}, {older.CHILD} TO {role}",
+        f"ALTER TABLE {DEFAULT_TABLE} ENABLE ROW LEVEL SECURITY",
+        f"CREATE POLICY bobs ON {DEFAULT_TABLE} TO {role} USING (user_id = 'bob')",
+    )  # fmt: skip
+    try:
+        url = make_url(empty_database).set(username=role).render_as_string(hide_password=False)
+        for act in (False, True):
+            with pytest.raises(LlmctxError, match="BYPASSRLS"):
+                await erase(load(database_url=url), Subject(user="ada"), do=act, wait_s=0)
+        assert (await erase(load(database_url=empty_database), Subject(user="ada"), do=True, wait_s=0)).left == 0
+    finally:
+        await do(empty_database, f"DROP OWNED BY {role} CASCADE", f"DROP ROLE {role}")

@@ -267,10 +267,11 @@ class Clinic:
             values = self._values()
             try:
                 async with connection.transaction():
-                    await self._waited("insert in a long transaction", connection.fetchval(self._insert(), *values))
+                    insert = connection.fetchval(self._insert(), *values)
+                    key = await self._waited("insert in a long transaction", insert)
                     await self._pause(LONG_S)
-                    update = f"UPDATE {self._odd.table} SET finished_at = created_at WHERE call_id = $1"
-                    await self._waited("update in a long transaction", connection.execute(update, values[0]))
+                    update = f"UPDATE {self._odd.table} SET finished_at = created_at WHERE id = $1"
+                    await self._waited("update in a long transaction", connection.execute(update, key))
             except asyncpg.PostgresError as problem:
                 self.failed.append(f"{type(problem).__name__}: {problem}")
             else:

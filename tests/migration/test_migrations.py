@@ -29,6 +29,7 @@ from llmctx.record import COLUMNS, DEFAULT_TABLE
 from llmctx.settings import Settings, load
 from llmctx.tables import call_log_table
 from tests.conftest import execute
+from tests.faults.pooler import Pooler
 
 ROOT = Path(__file__).parents[2]
 VERSIONS = sorted((ROOT / "alembic" / "versions").glob("*.py"))
@@ -366,3 +367,16 @@ def test_migrations_are_numbered_without_a_gap_and_the_folder_is_no_package() ->
     assert [path.name[:4] for path in VERSIONS] == [f"{n:04}" for n in range(1, len(VERSIONS) + 1)]
     assert not (ROOT / "alembic" / "__init__.py").exists()
     assert not (ROOT / "alembic" / "versions" / "__init__.py").exists()
+
+
+async def test_a_pooler_in_transaction_mode_is_refused(empty_database: str) -> None:
+    """Locks and settings of a session would stay with its servers: nothing is done, and one knows where to go."""
+    one = Pooler(empty_database, servers=2)
+    await one.open()
+    try:
+        behind = load(database_url=one.url)
+        with pytest.raises(LlmctxError, match="pooler in transaction mode"):
+            await asyncio.to_thread(migrate.upgrade, behind)
+        assert (await asyncio.to_thread(migrate.state, behind)).table == "missing"
+    finally:
+        await one.close()
