@@ -41,8 +41,14 @@ LATE_S: Final = 600.0
 
 
 class Hearing:
-    """The witnesses of one call, as they were at its start."""
+    """The witnesses of one call, as they were at its start. What is the same for most calls is kept by the class."""
 
+    scope: Scope | None = None
+    scope_open = False
+    explicit: CallContext = EMPTY
+    carried: Scope | None = None
+    started = 0.0
+    """Monotonic seconds."""
     here: Scope | None = None
     """The innermost scope. The one that testifies, `scope`, may lie further out."""
     sent: CallContext = EMPTY
@@ -58,20 +64,6 @@ class Hearing:
     """Whether they answered. None: they were not asked yet."""
     lost: bool = False
     """Whether llmctx has failed in finding out whose it is. Once it has, no weaker witness is heard."""
-
-    # What is the same for most calls stands above: a hearing is made at each start.
-    def __init__(
-        self,
-        scope: Scope | None = None,
-        scope_open: bool = False,
-        explicit: CallContext = EMPTY,
-        carried: Scope | None = None,
-    ) -> None:
-        self.scope = scope
-        self.scope_open = scope_open
-        self.explicit = explicit
-        self.carried = carried
-        self.started = time.monotonic()
 
 
 @dataclass(slots=True)
@@ -106,24 +98,22 @@ def hear(
     here = scope = current_scope()
     if scope is not None:
         scope.anchor.used = True
-        if scope.kind == "node":
-            scope = telling_scope(scope)
-    hearing = Hearing(scope, scope is not None and scope.closed_at is None, explicit, carried)
-    hearing.here = here
+        scope = telling_scope(scope)
+    hearing = Hearing()
+    hearing.here, hearing.scope, hearing.explicit, hearing.carried = here, scope, explicit, carried
+    hearing.scope_open = scope is not None and scope.closed_at is None
+    hearing.started = time.monotonic()
     thread_id: object = child_thread_id
     if metadata:
-        told = metadata.get("thread_id")
-        if told is not None and told != "":
+        if (told := metadata.get("thread_id")) is not None and told != "":
             thread_id = told
-        if (task := metadata.get("langgraph_checkpoint_ns")) is not None:
-            hearing.task = as_text(task)
+        hearing.task = as_text(metadata.get("langgraph_checkpoint_ns"))
         if CARRIED_KEY in metadata:
             hearing.sent = unpack(metadata[CARRIED_KEY])
         if not _EXPLICIT.isdisjoint(metadata):
             named = {name: metadata[key] for key, name in EXPLICIT_KEYS.items() if key in metadata}
             hearing.explicit = explicit.overlay(CallContext(**named))
-    if thread_id is not None:
-        hearing.thread_id = as_text(thread_id)
+    hearing.thread_id = as_text(thread_id)
     if scope is not None and scope.refresh is not None and scope.identity.user_id is None:
         refresh(scope)
     return hearing
