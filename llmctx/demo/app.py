@@ -285,8 +285,6 @@ def add_jobs(app: FastAPI, clinic: Clinic) -> None:
 
     @app.post("/letter/task", status_code=202)
     async def letter_by_task(visit: VisitId) -> None:
-        if clinic.worker is None:
-            clinic.worker = asyncio.create_task(clinic.work_in_a_task())
         clinic.task_jobs.put_nowait(visit)
 
     @app.get("/idle")
@@ -299,6 +297,8 @@ def add_graph_endpoints(app: FastAPI, clinic: Clinic) -> None:
 
     @app.post("/graph")
     async def run(said: Question, visit: VisitId) -> str:
+        if clinic.worker is None:
+            clinic.worker = asyncio.create_task(clinic.work_in_a_task())
         state = await clinic.graph.ainvoke(said.visit(), clinic.config(visit))
         return str(state["answer"])
 
