@@ -99,7 +99,7 @@ def test_every_call_is_one_right_row_and_the_textbook_shows_why_that_is_news(pla
     assert found["calls"] >= 3 * 30
     ledger = found["ledger"]
     assert ledger["started"] == ledger["written"] == found["rows"]
-    assert before["wrong"] == 2, "the first patient's context, for the two others"
+    assert before["wrong"] >= 2, "the context of the first visit, for all others"
     assert before["unattributed"] >= 4 * 3
     assert before["lost"] >= 2 * 3
     assert before["right"] < before["rows"] < before["calls"]
