@@ -6,8 +6,8 @@ Where that scope fails they run in one that is lost: whoever has used the thread
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable
-from typing import Any, ParamSpec, TypeGuard, TypeVar, cast
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, cast
 
 from llmctx.context import EMPTY, LOST, Scope, current_scope, enter, leave, lost, suspend
 from llmctx.guard import guarded
@@ -38,15 +38,11 @@ async def _arun_lost(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> An
         suspend(token)
 
 
-def _is_async(fn: Callable[..., Any]) -> TypeGuard[Callable[..., Awaitable[Any]]]:
-    import inspect  # late: `import llmctx` stays quick
-
-    return inspect.iscoroutinefunction(fn)
-
-
 def _of_nobody(fn: Callable[P, R]) -> Callable[P, R]:
     """`fn` without the scope that could not be carried, nor that of whoever has used its thread before."""
-    run: Any = functools.partial(_arun_lost if _is_async(fn) else run_lost, fn)
+    import inspect  # late, as below: `import llmctx` stays quick
+
+    run: Any = functools.partial(_arun_lost if inspect.iscoroutinefunction(fn) else run_lost, fn)
     return cast("Callable[P, R]", functools.update_wrapper(run, fn))
 
 
@@ -59,9 +55,11 @@ def carry(fn: Callable[P, R]) -> Callable[P, R]:
     Each call runs in a scope of its own with the identity that the scope has by then, and leaves nothing behind in
     the thread. Works for functions and coroutine functions.
     """
+    import inspect
+
     outer = current_scope()
 
-    if _is_async(fn):
+    if inspect.iscoroutinefunction(fn):
 
         @functools.wraps(fn)
         async def run_async(*args: P.args, **kwargs: P.kwargs) -> Any:
