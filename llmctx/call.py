@@ -28,6 +28,8 @@ class OpenCall:
     """The task, or the number of the thread, in which it started."""
     task: asyncio.Task[Any] | None = None
     """The task that awaits it, where that is certain."""
+    inside: list[OpenCall] | None = None
+    """The open calls of the scope in which it started, itself among them."""
     look_ns = 0
     """When to look whether it does so still."""
     is_stream = False

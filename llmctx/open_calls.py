@@ -56,7 +56,6 @@ class OpenCalls:
         self._by_run: dict[object, OpenCall] = {}
         self._twins: dict[OpenCall, UUID] = {}  # further open calls with a run_id that is in `_by_run`
         self._by_task: dict[asyncio.Task[Any], list[OpenCall]] = {}
-        self._by_scope: dict[Scope, list[OpenCall]] = {}
         self._manual: set[OpenCall] = set()
         self._ending: set[OpenCall] = set()
         """Those that somebody was about to end at the last sweep."""
@@ -128,13 +127,17 @@ class OpenCalls:
                 call.task = task
         scope = call.scope
         if scope is not None and scope.closed_at is None:
-            calls = self._by_scope.get(scope)
-            if calls is None:
-                scope.on_close.append(self._scope_closed)
-                calls = self._by_scope.setdefault(scope, [])
-            calls.append(call)
+            for watcher in scope.on_close:
+                if type(watcher) is _InScope and watcher.of is self:
+                    inside = watcher
+                    break
+            else:
+                inside = _InScope(self)
+                scope.on_close.append(inside)
+            call.inside = inside
+            inside.append(call)
             if not scope.is_open:  # meanwhile, in another thread
-                self._scope_closed(scope)
+                inside(scope)
 
     def has(self, run_id: UUID) -> bool:
         """Whether a call of that run is open."""
@@ -209,7 +212,7 @@ class OpenCalls:
             self._by_run.pop(call.key, None)
         else:
             self._twins.pop(call, None)
-        for calls in (self._by_task.get(call.home), self._by_scope.get(call.scope)):  # type: ignore[arg-type, call-overload]
+        for calls in (self._by_task.get(call.home), call.inside):  # type: ignore[call-overload]  # a thread's number
             if calls:
                 try:
                     calls.remove(call)
@@ -223,12 +226,12 @@ class OpenCalls:
         for call in self._by_task.pop(task, ()):
             self.end(call, Status.CANCELLED)
 
-    def _scope_closed(self, scope: Scope) -> None:
-        calls = self._by_scope.pop(scope, None)
+    def scope_closed(self, calls: list[OpenCall]) -> None:
+        """The scope in which `calls` have started is over."""
         if not calls:
             return
         here = asyncio.current_task() if asyncio._get_running_loop() is not None else None
-        for call in calls:
+        for call in list(calls):
             # What another task still awaits goes on: a fire-and-forget call outlives its request.
             if call.home is here or (call.task is not None and call.task.done()):
                 self.end(call, Status.CANCELLED)
@@ -271,10 +274,8 @@ class OpenCalls:
         for call in ending & self._ending:
             self._finish(call)
         self._ending = ending
-        for task in [task for task in list(self._by_task) if task.done()]:
-            self._task_done(task)
-        for scope in [scope for scope in list(self._by_scope) if not scope.is_open]:
-            self._scope_closed(scope)
+        for task in [task for task in list(self._by_task) if task.done() or task.get_loop().is_closed()]:
+            self._task_done(task)  # a closed loop tells nobody
 
     @guarded("look_failed", "%s failed: an open call could not be looked after")  # this runs in the host's loop
     def _look_at(self, calls: list[OpenCall]) -> None:
@@ -308,6 +309,17 @@ class OpenCalls:
         if oldest is not None:
             incidents.note("open_calls_full", "more than %d calls are open; the oldest is given up", self._limit)
             self.end(oldest, Status.ABANDONED)
+
+
+class _InScope(list[OpenCall]):
+    """The open calls of one scope, which holds them and tells them of its end: they need no table that could leak."""
+
+    def __init__(self, of: OpenCalls) -> None:
+        super().__init__()
+        self.of = of
+
+    def __call__(self, scope: Scope) -> None:
+        self.of.scope_closed(self)
 
 
 def _nobody(call: OpenCall) -> None:

@@ -22,6 +22,7 @@ from langchain_core.language_models import BaseChatModel, BaseLLM
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, Generation, LLMResult
 
+from llmctx.open_calls import OpenCalls
 from llmctx.record import CallRecord
 
 MARK = re.compile(r"\[call (\d+)\]")
@@ -40,6 +41,25 @@ hanging = threading.Semaphore(0)
 
 def _latency() -> float:
     return _random.uniform(0.0005, 0.006)
+
+
+def _is_over(task: asyncio.Task[Any]) -> bool:
+    return task.done() or task.get_loop().is_closed()
+
+
+def kept_by(open_calls: OpenCalls) -> list[str]:
+    """The tables of open calls in which something is left. A task that goes on may stand there, without a call."""
+    tables = {
+        "runs": open_calls._by_run,
+        "twins": open_calls._twins,
+        "by hand": open_calls._manual,
+        "tasks": [
+            task
+            for task, calls in list(open_calls._by_task.items())
+            if calls or task.done() or task.get_loop().is_closed()
+        ],
+    }
+    return [f"{len(left)} {name}" for name, left in tables.items() if left]
 
 
 class Talker(BaseChatModel):

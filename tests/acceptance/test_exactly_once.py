@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import threading
+import time
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, TypedDict, cast
@@ -28,13 +29,14 @@ from starlette.routing import Route
 
 from llmctx import CallContext, bind
 from llmctx.calllog import CallLog
+from llmctx.context import current_scope, enter, opened, suspend
 from llmctx.graph import wrap_graph
 from llmctx.handler import CallLogHandler
 from llmctx.middleware import ContextMiddleware
 from llmctx.record import CallRecord
 from llmctx.testing import MemorySink
 from tests.serving import served
-from tests.support import MARK, Book, Completer, PlainTalker, ProviderDown, Talker, User, hanging, wait_for
+from tests.support import MARK, Book, Completer, PlainTalker, ProviderDown, Talker, User, hanging, kept_by, wait_for
 
 ME = User("u", "s", "t")
 model = Talker()
@@ -587,24 +589,51 @@ async def test_nothing_is_kept_of_two_thousand_cancelled_calls(here: Here) -> No
     del tasks, task
     await here.settled()
     calls = here.log._recorder.open_calls
-    assert not calls
-    assert not calls._by_task
-    assert sum(map(len, calls._by_scope.values())) == 0
+    assert kept_by(calls) == []
     await asyncio.sleep(0)
     gc.collect()
     assert not [reference for reference in references if reference() is not None]
 
 
 async def test_nothing_is_kept_of_two_thousand_scopes() -> None:
-    """A scope's calls go with it."""
+    """A scope's calls go with it, and a scope that nobody closes can go all the same."""
     here = Here()
+    scopes: list[weakref.ref[Any]] = []
     async with here.log:
-        for _ in range(2000):
+        for number in range(2000):
             with bind(user_id="u", session_id="s"):
                 await PlainLiar().ainvoke(here.ok())
+                if number % 2:
+                    inner = opened("bind", CallContext(user_id="u", session_id="s"), current_scope())
+                    token = enter(inner)
+                    await PlainLiar().ainvoke(here.ok())
+                    suspend(token)
+                    scopes.append(weakref.ref(inner))
+        del inner
         await here.settled()
+        assert kept_by(here.log._recorder.open_calls) == []
+        gc.collect()
+        assert [scope for scope in scopes if scope() is not None] == []
+
+
+def test_nothing_is_kept_of_loops_that_end_in_the_middle() -> None:
+    """A loop that is closed while calls hang in it never tells what became of its tasks."""
+    here = Here()
+    with here.log:
+        for _ in range(20):
+            loop = asyncio.new_event_loop()
+            task = loop.create_task(model.ainvoke(here.hanging()))
+            loop.run_until_complete(begun())
+            loop.close()
+            task._log_destroy_pending = False
+        del task, loop
         calls = here.log._recorder.open_calls
-        assert not calls._by_scope
+        deadline = time.monotonic() + 20.0
+        while kept_by(calls) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert kept_by(calls) == []
+        here.log.flush(10.0)
+    assert [record.status for record in here.sink.records] == ["cancelled"] * 20
 
 
 def test_threads_that_start_calls_at_once_lose_none() -> None:

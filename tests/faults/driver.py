@@ -21,6 +21,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from tests.faults.book import Call, Pen
+from tests.support import kept_by
 
 WAYS: Final = ("ainvoke", "ainvoke", "astream", "astream", "to_thread", "thread", "graph", "http", "sse")
 CANCELLABLE: Final = ("ainvoke", "astream", "graph", "http", "sse")
@@ -246,7 +247,8 @@ class _Driver:
 
     async def on_stats(self) -> dict[str, Any]:
         stats = asdict(self._log.stats())
-        return {**stats, "incidents": dict(stats["incidents"]), "balanced": self._log.stats().balanced}
+        told = {"incidents": dict(stats["incidents"]), "balanced": self._log.stats().balanced}
+        return {**stats, **told, "kept": kept_by(self._log._recorder.open_calls)}
 
     async def on_flush(self, seconds: float) -> int:
         return await self._log.aflush(seconds)

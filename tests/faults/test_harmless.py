@@ -32,6 +32,7 @@ from llmctx.settings import load
 from tests.faults.innocent import APPLICATIONS, carried, contested
 from tests.faults.kit import MODEL, Kit, surroundings
 from tests.faults.lines import GUARDED_BY_HAND, Line, Lines
+from tests.support import kept_by
 
 AT_ONCE: Final = 30  # lines of one application in `make test`
 FUNCTIONS: Final = 8  # and functions
@@ -120,9 +121,8 @@ class Rows:
         deadline = time.monotonic() + 30.0
         while self._call_log.flush(5.0) and time.monotonic() < deadline:  # its thread may have died, and starts again
             time.sleep(0.05)
-        assert not open_calls._by_task
-        assert not any(open_calls._by_scope.values())  # a worker's last scope stays open where its close has failed
-        assert len(open_calls) == 0
+        assert kept_by(open_calls) == []
+        assert not open_calls._by_task  # the application's have all ended
         assert self._call_log.stats().balanced, self._call_log.stats()
         with sqlite3.connect(self._path) as database:
             found = database.execute(

@@ -191,7 +191,7 @@ class World:
             verdict.missing.clear()
             verdict.odd.clear()
             verdict.wrong = [one for one in verdict.wrong if not _SAYS_LESS.search(one)]  # never somebody else's
-        elif not stats["balanced"] or stats["waiting"] or stats["dropped"]:
+        elif not stats["balanced"] or stats["waiting"] or stats["dropped"] or stats["kept"]:
             verdict.odd.append(f"the ledger: {stats}")
         if left := self._left():
             verdict.odd.append(f"left in the journal: {left}")
@@ -213,7 +213,7 @@ class World:
         deadline = time.monotonic() + patience_s
         while True:
             stats: dict[str, Any] = await life.ask("stats")
-            if not stats["waiting"] or time.monotonic() > deadline:
+            if (not stats["waiting"] and not stats["kept"]) or time.monotonic() > deadline:
                 return stats
             await asyncio.sleep(0.1)
 
