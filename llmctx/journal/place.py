@@ -18,6 +18,7 @@ import os
 import secrets
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,7 @@ from llmctx.errors import JournalUnavailable
 LOCK: Final = "lock"
 QUARANTINE: Final = "quarantine"
 _NEW: Final = ".new-"
+_MADE_S: Final = 3600.0  # longer than it takes to make a directory or a file, whatever its process waits for
 _SETTLE: Final = ".settle"
 not_forking = threading.RLock()
 """Held between taking a lock and noting that it is held: a child that inherits one unawares would keep it for ever."""
@@ -189,15 +191,32 @@ def folders_in(root: int) -> Iterator[tuple[str, int]]:
 
 def clear(name: str, folder: int, root: int) -> None:
     """Take a directory away, its lock last. Never raises: what is left is found by the next one."""
-    for file in [*(file for file in names_in(folder) if file != LOCK), LOCK]:
-        try:
-            os.unlink(file, dir_fd=folder)
-        except OSError:  # the others may still go
-            continue
-    try:
+    with contextlib.suppress(OSError):  # with what was being made when its process was killed
+        for file in sorted(os.listdir(folder), key=LOCK.__eq__):
+            with contextlib.suppress(OSError):  # the others may still go
+                os.unlink(file, dir_fd=folder)
+    with contextlib.suppress(OSError):
         os.rmdir(name, dir_fd=root)
-    except OSError:
-        return
+
+
+def sweep(folder: int) -> None:
+    """Take away what somebody was making an hour ago, and was killed over. Never raises."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            if not name.startswith(_NEW):
+                continue
+            with contextlib.suppress(OSError):  # gone meanwhile, or no business of ours
+                found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                if found.st_mtime > time.time() - _MADE_S:
+                    continue
+                if not stat.S_ISDIR(found.st_mode):
+                    os.unlink(name, dir_fd=folder)
+                    continue
+                inside = open_inside(name, folder)
+                try:
+                    clear(name, inside, folder)
+                finally:
+                    os.close(inside)
 
 
 def boot_id() -> str:

@@ -103,6 +103,8 @@ class Journal:
         try:
             self.quarantine = Quarantine(self._root)
             opened.append(self.quarantine.folder)
+            for folder in opened:
+                place.sweep(folder)
             self.name, self._folder, self._lock = place.make_home(self._root)
             opened += self._folder, self._lock
             self._markers = Markers(

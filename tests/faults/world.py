@@ -227,6 +227,8 @@ class World:
     def _left(self) -> list[str]:
         """What dead processes have left, that nobody has taken over yet."""
         homes = [path for path in self.journal.glob("*/*") if path.name != "quarantine"]
+        # what a process was making when it was killed, before there was anything in it
+        homes = [path for path in homes if not path.name.startswith(".new-") or {*os.listdir(path)} - {"lock"}]
         ours = [f"{life.pid}-" for life in (self.life, self.company) if life is not None]
         left = [path for path in homes if not path.name.startswith(tuple(ours))]
         return [f"{path.name}: {[file.name for file in path.glob('*')]}" for path in left]

@@ -250,6 +250,26 @@ def test_what_a_dead_process_left_is_adopted(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["quarantine"]
 
 
+def test_what_was_being_made_when_its_process_was_killed_goes_as_well(tmp_path: Path) -> None:
+    """Directories that nobody has named yet, and files half written; in time those of the living would be older."""
+    dead = Journal(tmp_path)
+    dead.append([record()])
+    (tmp_path / dead.name / ".new-0123").write_bytes(b"half")
+    (tmp_path / "quarantine" / ".new-4567").write_bytes(b"half")
+    (tmp_path / ".new-89ab").mkdir()
+    (tmp_path / ".new-7-cdef").mkdir()
+    (tmp_path / ".new-7-cdef" / "lock").touch()
+    (tmp_path / ".new-being-made").mkdir()
+    for path in tmp_path.rglob(".new-[0-9]*"):
+        os.utime(path, (time.time() - 7200,) * 2)
+    die(dead)
+    living = Journal(tmp_path)
+    assert len(taken(living)[0]) == 1
+    living.close()
+    assert sorted(os.listdir(tmp_path)) == [".new-being-made", "quarantine"]
+    assert os.listdir(tmp_path / "quarantine") == []
+
+
 def test_a_living_process_is_left_alone(tmp_path: Path) -> None:
     """Also one of the same process, and by itself."""
     one, other = Journal(tmp_path), Journal(tmp_path)
