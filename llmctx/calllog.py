@@ -18,6 +18,7 @@ from llmctx.byhand import Recording
 from llmctx.context import EMPTY, CallContext
 from llmctx.everywhere import hear_everything, hear_nothing
 from llmctx.forkgate import ForkGate
+from llmctx.guard import guarded
 from llmctx.handler import CallLogHandler, Recorder
 from llmctx.handler import active as active_recorders
 from llmctx.incidents import incidents
@@ -35,6 +36,21 @@ __all__ = ["CallLog", "Recording", "Stats"]
 _STOP_S: Final = 1.0  # for what is left to go into the journal, and for the connections to be closed
 
 
+@guarded("life_failed", "%s failed: a part of a call log could not be started, or stopped")
+def _attempt(step: Callable[..., object], *args: object) -> None:
+    """One of several steps, of which each is worth taking where another fails."""
+    step(*args)
+
+
+def _remove(among: list[Any], one: object) -> None:
+    if one in among:
+        among.remove(one)
+
+
+def _all_that_wait(call_log: CallLog, *_: object) -> int:
+    return call_log._pipeline.waiting
+
+
 class CallLog:
     """Records the LLM calls of this process.
 
@@ -48,8 +64,8 @@ class CallLog:
         redact_functions: the team's own; each gets a text and returns it without what must not be kept.
         settings: any of `llmctx.settings.Settings`, by name.
 
-    Raises `ConfigError` for a setting that cannot be used. A database that is away, a table that is missing, a journal
-    that cannot be written are no errors: rows wait, and the log says why.
+    Raises `ConfigError` for a setting that cannot be used, here and nowhere else. A database that is away, a table that
+    is missing, a journal that cannot be written are no errors: rows wait, and the log says why.
     """
 
     def __init__(
@@ -103,39 +119,56 @@ class CallLog:
     # -- life -------------------------------------------------------------------------------------------------------
 
     def start(self) -> Self:
-        """Start recording. Starting what is started does nothing; each `start` wants its `close`."""
-        self._starts += 1
-        if self._started:
-            return self
-        self._pipeline.start()
-        self._started = True
-        self._recorder.enabled = True
-        active_recorders.append(self._recorder)
-        active_registries.append(self.registry)
-        if self.settings.capture == "all":
-            hear_everything(self._recorder, self.handler)
-        if self.settings.carry:
-            carrying.install(self)
-        handover.configure(self.settings.handover_key, self.settings.handover_invalid)
-        lifecycle.alive.add(self)
+        """Start recording. Starting what is started does nothing; each `start` wants its `close`. Never raises."""
+        self._start()
         return self
 
+    @guarded("start_failed", "%s failed: calls are recorded in part, or not at all, until it is started again")
+    def _start(self) -> None:
+        self._starts += 1
+        if self._started:
+            return
+        self._started = True
+        _attempt(self._pipeline.start)
+        self._recorder.enabled = True
+        _attempt(active_recorders.append, self._recorder)
+        _attempt(active_registries.append, self.registry)
+        _attempt(lifecycle.alive.add, self)
+        _attempt(handover.configure, self.settings.handover_key, self.settings.handover_invalid)
+        if self.settings.capture == "all":
+            _attempt(hear_everything, self._recorder, self.handler)
+        if self.settings.carry:
+            _attempt(carrying.install, self)
+
     def close(self, timeout: float | None = None) -> int:
-        """Stop recording, wait for what is on its way, at most `timeout` seconds. Returns the calls left."""
+        """Stop recording, wait for what is on its way, at most `timeout` seconds in all. Returns the calls left.
+
+        Never raises, and leaves the pipeline's thread stopped on every way out.
+        """
+        return self._leave(self._for_database(timeout))
+
+    def _leave(self, database_s: float) -> int:
         if not self._stop_hearing():
             return 0
-        left = self.flush(timeout)
-        self._pipeline.stop(_STOP_S)
+        left = 0
+        try:
+            left = self.flush(database_s)
+        finally:
+            _attempt(self._pipeline.stop, _STOP_S)
         return self._closed(left)
 
     async def aclose(self, timeout: float | None = None) -> int:  # noqa: ASYNC109  it is what close() has
         """`close` for coroutines: waits without holding up the event loop."""
         if not self._stop_hearing():
             return 0
-        left = await self.aflush(timeout)
-        await self._pipeline.astop(_STOP_S)
+        left = 0
+        try:
+            left = await self.aflush(self._for_database(timeout))
+        finally:
+            await self._pipeline.astop(_STOP_S)
         return self._closed(left)
 
+    @guarded("close_failed", "%s failed; the application is not affected", otherwise=lambda self: True)
     def _stop_hearing(self) -> bool:
         """True for the last of as many `close` as there were `start`."""
         if not self._started:
@@ -143,18 +176,18 @@ class CallLog:
         self._starts -= 1
         if self._starts > 0:
             return False
+        self._starts = 0
         self._started = False
         self._recorder.enabled = False
-        if self._recorder in active_recorders:
-            active_recorders.remove(self._recorder)
-        if self.registry in active_registries:
-            active_registries.remove(self.registry)
-        hear_nothing(self._recorder)
-        carrying.remove(self)
-        self._recorder.open_calls.close()
-        lifecycle.alive.discard(self)
+        _attempt(_remove, active_recorders, self._recorder)
+        _attempt(_remove, active_registries, self.registry)
+        _attempt(hear_nothing, self._recorder)
+        _attempt(carrying.remove, self)
+        _attempt(self._recorder.open_calls.close)
+        _attempt(lifecycle.alive.discard, self)
         return True
 
+    @guarded("close_failed", "%s failed; the application is not affected", otherwise=lambda self, left: left)
     def _closed(self, left: int) -> int:
         if left:
             kept = " yet: the next process writes them" if getattr(self._pipeline.sink, "keeps", False) else ""
@@ -183,6 +216,7 @@ class CallLog:
 
     # -- waiting, and counting ----------------------------------------------------------------------------------------
 
+    @guarded("flush_failed", "%s failed: rows go on being written", otherwise=_all_that_wait)
     def flush(self, timeout: float | None = None) -> int:
         """Wait until every call that has ended is in the database. Returns how many are not when time is up.
 
@@ -199,14 +233,21 @@ class CallLog:
 
     async def aflush(self, timeout: float | None = None) -> int:  # noqa: ASYNC109  it is what flush() has
         """`flush` for coroutines."""
-        timeout = self.settings.shutdown_timeout_s if timeout is None else timeout
+        patience = self.settings.shutdown_timeout_s if timeout is None else timeout
+        draining = self._begin_drain(patience)
+        if draining is not None:
+            await asyncio.wait({draining}, timeout=patience + 1.0)
+        return self._drained(draining)
+
+    @guarded("flush_failed", "%s failed: rows go on being written")
+    def _begin_drain(self, timeout: float) -> asyncio.Future[int] | None:
         draining = self._pipeline.drain(timeout)
-        if draining is None:
-            return self._pipeline.waiting
-        done, _ = await asyncio.wait({asyncio.wrap_future(draining)}, timeout=timeout + 1.0)
-        for future in done:
-            if not future.cancelled() and future.exception() is None:
-                return future.result()
+        return None if draining is None else asyncio.wrap_future(draining)
+
+    @guarded("flush_failed", "%s failed: rows go on being written", otherwise=_all_that_wait)
+    def _drained(self, draining: asyncio.Future[int] | None) -> int:
+        if draining is not None and draining.done() and not draining.cancelled() and draining.exception() is None:
+            return draining.result()
         return self._pipeline.waiting
 
     def stats(self) -> Stats:
@@ -229,17 +270,17 @@ class CallLog:
 
     def flush_at_exit(self, spent_s: float) -> None:
         """Before the interpreter ends, while threads and connections can still be made."""
-        self.flush(self._left_of_exit(spent_s + _STOP_S))
+        self.flush(max(0.0, self._for_database() - spent_s))
 
     def close_at_exit(self, spent_s: float) -> None:
         """The interpreter ends, of whose patience so much is spent."""
         self._starts = 1
-        self.close(self._left_of_exit(spent_s + _STOP_S))
+        self._leave(max(0.0, self._for_database() - spent_s))
 
-    def _left_of_exit(self, spent_s: float) -> float:
-        """For the database; the rest is for the journal. Half, where there is not much."""
-        whole = self.settings.shutdown_timeout_s
-        return max(0.0, whole - spent_s, whole / 2 - spent_s + _STOP_S)
+    def _for_database(self, whole_s: float | None = None) -> float:
+        """How much of `whole_s` the database gets; the rest is for the journal. Half, where there is not much."""
+        whole_s = self.settings.shutdown_timeout_s if whole_s is None else whole_s
+        return max(whole_s - _STOP_S, whole_s / 2)
 
     @property
     def fork_gate(self) -> ForkGate | None:

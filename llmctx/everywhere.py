@@ -64,8 +64,8 @@ def hear_everything(recorder: Recorder, handler: CallLogHandler) -> None:
     hook = next((free for free in _hooks if free.recorder is None), None)
     if hook is None:
         hook = _Hook(len(_hooks))
-        _hooks.append(hook)
         register_configure_hook(hook, inheritable=True)  # type: ignore[arg-type]  # only `get` is called on it
+        _hooks.append(hook)  # afterwards: one that LangChain does not know of would be used again, and never hear
     hook.plain = handler
     hook.lost = CallLogHandler(recorder=recorder, scope=LOST)
     hook.recorder = recorder

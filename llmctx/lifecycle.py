@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from llmctx.forkgate import ForkGate
-from llmctx.guard import swallow
+from llmctx.guard import guarded, swallow
 
 
 class Living(Protocol):
@@ -80,6 +80,7 @@ getattr(threading, "_register_atexit", atexit.register)(_flush_before_exit)
 atexit.register(_each_alive, _close)
 
 
+@guarded("lifecycle_failed", "%s failed; the application is not affected")
 def _before_fork() -> None:
     """Wait until nobody is in the middle of something that does not survive a fork, at most a second."""
     for living in list(alive):
@@ -88,11 +89,13 @@ def _before_fork() -> None:
             _closed_gates.append(gate)
 
 
+@guarded("lifecycle_failed", "%s failed; the application is not affected")
 def _after_fork_in_parent() -> None:
     while _closed_gates:
         _closed_gates.pop().release()
 
 
+@guarded("lifecycle_failed", "%s failed; the application is not affected")
 def _after_fork_in_child() -> None:
     _closed_gates.clear()
     _each_alive(lambda living: living.restart_in_child())

@@ -22,6 +22,7 @@ from llmctx.asking import ask
 from llmctx.attribution import UNDECIDED, reconsider
 from llmctx.cleaning import clean
 from llmctx.courtesy import Courtesy, give_way
+from llmctx.guard import guarded
 from llmctx.inbox import LEAST_BYTES, Inbox
 from llmctx.incidents import incidents
 from llmctx.open_calls import OpenCall, OpenCalls
@@ -36,6 +37,7 @@ _HOUSEKEEPING_S: Final = 1.0
 _LEDGER_S: Final = 60.0
 _RESTART_S: Final = 0.5
 _CHUNK: Final = 50  # records between two looks at everything else that runs in the loop
+_READY_S: Final = 5.0  # for the journal to be begun; the disk may have hung up, and the application is starting
 _SILENT_S: Final = 3.0  # it says something at least once per housekeeping
 _ASKED: Final = 500  # calls of which a shared registry is asked at once
 
@@ -68,18 +70,15 @@ class Pipeline:
         self._work: asyncio.Event | None = None
         self._urgent: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
-        self._idle = False
+        self._idle = self._stopping = self._asleep = False
         self._hurry = 0
-        self._stopping = False
-        self._asleep = False
         self._ready = threading.Event()
         self._starting = threading.RLock()  # a forked child's first calls may come from two threads at once
         self.open_calls: OpenCalls | None = None
         self.on_ledger: Callable[[], None] | None = None
         self.on_first_call: Callable[[], None] | None = None
         """Told when the thread is started by a call, in a forked child."""
-        self.taken = 0
-        self.refused = 0
+        self.taken = self.refused = 0
 
     # -- from any thread --------------------------------------------------------------------------------------------
 
@@ -104,10 +103,11 @@ class Pipeline:
     def look_after(self) -> None:
         """Start the thread again if it has died without a word."""
         with self._starting:
-            if self._beat and not self._stopping and not self._asleep and not self.running:
+            self._beat, beaten = time.monotonic(), self._beat
+            if beaten and not self._stopping and not self._asleep and not self.running:
                 incidents.note("pipeline_died", "the pipeline's thread has died and is started again")
-                self.start(wait=False)
-            self._beat = time.monotonic()
+                with contextlib.suppress(RuntimeError):  # no thread is to be had: whoever comes next tries again
+                    self.start(wait=False)
 
     def start(self, *, wait: bool = True) -> None:
         """Start the thread; once it runs, return."""
@@ -117,7 +117,7 @@ class Pipeline:
         self._thread = threading.Thread(target=self._main, args=(ready,), name="llmctx-pipeline", daemon=True)
         self._thread.start()
         if wait:
-            ready.wait()
+            ready.wait(_READY_S)
 
     def start_when_needed(self) -> None:
         """Start with the first call, without waiting for the thread: a forked child may never make one."""
@@ -160,16 +160,17 @@ class Pipeline:
             thread.join(timeout_s)
 
     async def astop(self, timeout_s: float) -> None:
-        """`stop` for coroutines."""
+        """`stop` for coroutines. Never raises."""
         thread = self._ask_to_stop()
         deadline = time.monotonic() + timeout_s
         # polled: waiting in a thread would take one of the application's
         while thread is not None and thread.is_alive() and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.002)
 
+    @guarded("close_failed", "%s failed; the application is not affected")
     def _ask_to_stop(self) -> threading.Thread | None:
-        thread, loop, self._thread = self._thread, self._loop, None
         self._stopping = True
+        thread, loop, self._thread = self._thread, self._loop, None
         if thread is not None and loop is not None and thread.is_alive():
             with contextlib.suppress(RuntimeError):  # the loop has just closed by itself
                 loop.call_soon_threadsafe(self._hasten)

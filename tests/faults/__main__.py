@@ -78,13 +78,24 @@ def _plays(asked: argparse.Namespace) -> list[tuple[str, int, dict[str, Any], Pl
         ("forks", f"{asked.forks} forks", asked.first, {}, partial(scenarios.forks, count=asked.forks, say=_say))
     )
     plays.append(("forks", "no descriptors", asked.first, {}, scenarios.no_descriptors))
-    commands = {"uvicorn": scenarios.UVICORN, "gunicorn": scenarios.GUNICORN}
+    commands = {
+        "uvicorn": scenarios.UVICORN,
+        "uvicorn with workers": scenarios.UVICORN_WORKERS,
+        "gunicorn": scenarios.GUNICORN,
+    }
     for server, command in commands.items():
         for how in ("idle", "busy", "endless"):
             leaves = partial(scenarios.leaves, command=command, how=how)
             plays.append(("servers", f"SIGTERM for {server}, {how}", asked.first, {}, leaves))
         hole = partial(scenarios.leaves, command=command, how="busy", black_hole=True)
         plays.append(("servers", f"SIGTERM for {server}, busy, the database a black hole", asked.first, {}, hole))
+    for how in ("idle", "busy"):
+        preloaded = partial(scenarios.leaves, command=scenarios.GUNICORN_PRELOADS, how=how, started="at import")
+        plays.append(("servers", f"SIGTERM for gunicorn with --preload, {how}", asked.first, {}, preloaded))
+    for server, command in {"uvicorn": scenarios.UVICORN_RECYCLES, "gunicorn": scenarios.GUNICORN_RECYCLES}.items():
+        recycled = partial(scenarios.recycled, command=command)
+        plays.append(("servers", f"workers of {server} that leave after some requests", asked.first, {}, recycled))
+    plays.append(("servers", "uvicorn with --reload", asked.first, {}, scenarios.reloaded))
     impatient = partial(scenarios.leaves, command=scenarios.UVICORN_IMPATIENT, how="endless")
     plays.append(("servers", "SIGTERM for uvicorn with a limit to its patience, endless", asked.first, {}, impatient))
     plays.append(("servers", "gunicorn loses patience with a worker: SIGABRT", asked.first, {}, scenarios.aborted))

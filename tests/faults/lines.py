@@ -39,7 +39,22 @@ SURROUNDING: Final = {
         "Recording.__enter__",
         "Recording.__exit__",
     },
-    "calllog.py": {"CallLog.record"},
+    "calllog.py": {
+        "CallLog.__init__",  # a setting that cannot be used is a ConfigError
+        "CallLog.record",
+        "CallLog.start",
+        "CallLog.close",
+        "CallLog._leave",
+        "CallLog._for_database",
+        "CallLog.aclose",
+        "CallLog.aflush",
+        "CallLog.lifespan",
+        "CallLog.__enter__",
+        "CallLog.__exit__",
+        "CallLog.__aenter__",
+        "CallLog.__aexit__",
+    },
+    "pipeline.py": {"Pipeline.astop"},
     "middleware.py": {"ContextMiddleware.__init__", "ContextMiddleware.__call__", "ContextMiddleware._ask"},
     "handler.py": {"CallLogHandler.run_inline", "CallLogHandler.ignore_chain"},
     "graph/__init__.py": {"wrap_graph", "wrap_node", "_compiling.<locals>.compile"},  # what is no graph is a TypeError
@@ -109,10 +124,11 @@ class Lines:
         return [code for code, name in self._ours.items() if name is not None]
 
     @contextmanager
-    def traced(self) -> Iterator[None]:
+    def traced(self, *, threads: bool = True) -> Iterator[None]:
         """Follow this thread, and those that it starts."""
         before = sys.gettrace()
-        threading.settrace(self._called)
+        if threads:
+            threading.settrace(self._called)
         sys.settrace(self._called)
         try:
             yield

@@ -175,9 +175,15 @@ class Server:
             "PYTHONPATH": str(ROOT),
             **environment,
         }
-        arguments = [part.format(port=self.port) for part in command]
+        (world.folder / "watched").mkdir(exist_ok=True)
+        arguments = [part.format(port=self.port, folder=world.folder) for part in command]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", *arguments], env=env, cwd=world.folder, stdout=self.log, stderr=self.log
+            [sys.executable, "-m", *arguments],
+            env=env,
+            cwd=world.folder,
+            stdout=self.log,
+            stderr=self.log,
+            start_new_session=True,  # so that its workers can be ended as well
         )
         self.http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
         self._rng = random.Random(world.seed)
@@ -216,18 +222,33 @@ class Server:
             self.pen.harmed(f"{path}: {answer.status_code} {answer.text[:100]}")
         return answer.text
 
+    async def posts(self, count: int, ms: int = 20) -> list[str]:
+        """So many at once."""
+        return await asyncio.gather(*(self.post("/chat", self.call("http", "ok", ms)) for _ in range(count)))
+
+    async def worker(self) -> int:
+        """The process id of one that answers; 0 while none does."""
+        try:
+            return int((await self.http.get("/")).json()["pid"])
+        except httpx.HTTPError:
+            return 0
+
     async def gone(self, patience_s: float) -> float:
         began = time.monotonic()
         while self.process.poll() is None:
             if time.monotonic() > began + patience_s:
-                self.process.kill()
+                self.kill()
             await asyncio.sleep(0.01)
         return time.monotonic() - began
 
+    def kill(self) -> None:
+        """With its workers."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
     async def remove(self) -> None:
         await self.http.aclose()
-        if self.process.poll() is None:
-            self.process.kill()
+        self.kill()
         self.process.wait(30)
         self.log.close()
 
@@ -249,21 +270,30 @@ async def serving(world: World, command: list[str], **environment: str) -> Async
 
 UVICORN: Final = ["uvicorn", "tests.faults.server:app", "--port", "{port}", "--log-level", "warning"]
 UVICORN_IMPATIENT: Final = [*UVICORN, "--timeout-graceful-shutdown", "2"]
+UVICORN_WORKERS: Final = [*UVICORN, "--workers", "2"]
+UVICORN_RELOADS: Final = [*UVICORN, "--reload", "--reload-dir", "{folder}/watched"]
+UVICORN_RECYCLES: Final = [*UVICORN_WORKERS, "--limit-max-requests", "15"]
+GUNICORN_PATIENCE_S: Final = 3.0
 GUNICORN: Final = [
     *("gunicorn", "tests.faults.server:app", "-b", "127.0.0.1:{port}", "--log-level", "warning"),
-    *("-w", "2", "--graceful-timeout", "3", "-k", "uvicorn.workers.UvicornWorker"),
+    *("-w", "2", "--graceful-timeout", f"{GUNICORN_PATIENCE_S:.0f}", "-k", "uvicorn.workers.UvicornWorker"),
 ]
+GUNICORN_PRELOADS: Final = [*GUNICORN, "--preload"]
+GUNICORN_RECYCLES: Final = [*GUNICORN, "--max-requests", "15", "--max-requests-jitter", "5"]
 
 
-async def leaves(world: World, command: list[str], how: str, *, black_hole: bool = False) -> Verdict:
-    """SIGTERM for a server that is idle, busy, or has an endless stream open; SIGKILL when it would not go."""
-    async with serving(world, command) as server:
-        answers = await asyncio.gather(*(server.post("/chat", server.call("http", "ok", 20)) for _ in range(20)))
+async def leaves(world: World, command: list[str], how: str, *, black_hole: bool = False, started: str = "") -> Verdict:
+    """SIGTERM for a server that is idle, busy, or has an endless stream open; SIGKILL when it would not go.
+
+    `started="at import"`: the call log, rather than with the lifespan.
+    """
+    async with serving(world, command, FAULTS_STARTED=started) as server:
+        answers = await server.posts(20)
         assert all(answer.startswith("answer to") for answer in answers), answers[:3]
         tasks: list[asyncio.Task[Any]] = []
         if black_hole:
             world.proxy.flowing.clear()
-            await asyncio.gather(*(server.post("/chat", server.call("http", "ok", 20)) for _ in range(20)))
+            await server.posts(20)
         if how == "busy":
             tasks = [asyncio.create_task(server.post("/chat", server.call("http", "ok", 300))) for _ in range(20)]
         elif how == "endless":
@@ -277,10 +307,11 @@ async def leaves(world: World, command: list[str], how: str, *, black_hole: bool
         server.process.send_signal(signal.SIGTERM)
         patience = 12.0 if how == "endless" else LEAVE_S + 8.0
         took = await server.gone(patience)
-        if took >= patience:
+        if took >= patience or (how == "endless" and command[0] == "gunicorn"):  # which kills what would not go
             world.killed.add("server")
-            if how != "endless":
-                world.notes.append(f"the server would not leave: {server.said}")
+        # what it waits for is its own affair; for us it waits as long as we have said, and a busy machine takes more
+        if how != "endless" and took > LEAVE_S + 4:
+            world.notes.append(f"the server took {took:.1f} s to leave: {server.said}")
         for task in tasks:
             await task
         assert began == world.numbers
@@ -304,13 +335,54 @@ async def aborted(world: World) -> Verdict:
     """gunicorn loses patience with a worker that holds up its loop: SIGABRT, and no hook of any kind runs."""
     command = [part if part != "2" else "1" for part in GUNICORN] + ["--timeout", "2"]
     async with serving(world, command) as server:
-        await asyncio.gather(*(server.post("/chat", server.call("http", "ok", 20)) for _ in range(20)))
+        await server.posts(20)
         world.killed.add("server")
         told = await server.post("/block", server.call("here", "ok"))
         assert told == "RemoteProtocolError", told
         await server.up()
-        await asyncio.gather(*(server.post("/chat", server.call("http", "ok", 20)) for _ in range(5)))
+        await server.posts(5)
         server.process.send_signal(signal.SIGTERM)
         await server.gone(20)
     world.begin_life(users=5)
     return await world.settled()
+
+
+async def recycled(world: World, command: list[str]) -> Verdict:
+    """Workers that leave after some requests, and others that take their places, under load."""
+    async with serving(world, command) as server:
+        workers: set[int] = set()
+        deadline = time.monotonic() + 60
+        while len(workers - {0}) < 5:
+            assert time.monotonic() < deadline, f"{workers}: {server.said}"
+            await server.posts(10, 5)
+            workers.add(await server.worker())
+        server.process.send_signal(signal.SIGTERM)
+        took = await server.gone(LEAVE_S + 8)
+        if took > LEAVE_S + 4:
+            world.notes.append(f"the server took {took:.1f} s to leave: {server.said}")
+    world.begin_life(users=5)
+    verdict = await world.settled()
+    verdict.left_s = took
+    return verdict
+
+
+async def reloaded(world: World, times: int = 2) -> Verdict:
+    """A developer's server: it begins anew when a file changes, in the middle of what it does."""
+    async with serving(world, UVICORN_RELOADS) as server:
+        for number in range(times):
+            before = await server.worker()
+            busy = asyncio.create_task(server.posts(20, 300))
+            (world.folder / "watched" / f"changed_{number}.py").touch()
+            deadline = time.monotonic() + 60
+            while await server.worker() in (0, before):
+                assert time.monotonic() < deadline, server.said
+                await asyncio.sleep(0.05)
+            await busy
+        server.process.send_signal(signal.SIGTERM)
+        took = await server.gone(LEAVE_S + 8)
+        if took > LEAVE_S + 4:
+            world.notes.append(f"the server took {took:.1f} s to leave: {server.said}")
+    world.begin_life(users=5)
+    verdict = await world.settled()
+    verdict.left_s = took
+    return verdict

@@ -1,6 +1,6 @@
 """The application behind a real uvicorn or gunicorn: `uvicorn tests.faults.server:app`.
 
-What it is told stands in the environment: FAULTS_BOOK, and llmctx's own LLMCTX_*.
+What it is told stands in the environment: FAULTS_BOOK, FAULTS_STARTED, and llmctx's own LLMCTX_*.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from tests.faults.book import Call, Pen
 
 application = Application(Pen(os.environ["FAULTS_BOOK"]))
 call_log = CallLog()
+if os.environ.get("FAULTS_STARTED") == "at import":  # with gunicorn's --preload that is before the fork
+    call_log.start()
 
 
 @contextlib.asynccontextmanager
@@ -84,7 +86,7 @@ async def block(request: Request) -> Response:
 
 
 async def stats(request: Request) -> Response:
-    return JSONResponse({"balanced": call_log.stats().balanced})
+    return JSONResponse({"balanced": call_log.stats().balanced, "pid": os.getpid()})
 
 
 _PATHS: dict[str, Any] = {"/chat": chat, "/stream": stream, "/endless": endless, "/block": block}

@@ -1,0 +1,131 @@
+"""A call log that cannot start, flush or close as it should: the application starts and ends all the same.
+
+As in `test_harmless.py`, a failure is raised at single lines of llmctx; here while an application begins and ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import pytest
+
+from llmctx import carrying
+from llmctx.calllog import CallLog
+from llmctx.incidents import incidents
+from llmctx.testing import MemorySink
+from tests.faults.kit import MODEL
+from tests.faults.lines import Line, Lines
+from tests.faults.test_harmless import PROBLEMS
+from tests.support import kept_by
+
+AT_ONCE: Final = 25  # lines of one way of life in `make test`
+
+
+def by_hand(call_log: CallLog | None) -> list[Any]:
+    """`start` and `close`, nested; `with`; `flush`."""
+    told: list[Any] = []
+    if call_log is not None:
+        told.append(call_log.start() is call_log)
+        call_log.start()
+    told.append(MODEL.invoke("of ada: one").content)
+    if call_log is not None:
+        told += [type(call_log.flush(10.0)), type(call_log.close())]
+        told.append(type(call_log.close(10.0)))
+    told.append(MODEL.invoke("of ada: two").content)
+    if call_log is not None:
+        with call_log as entered:
+            told.append(entered is call_log)
+            told.append(MODEL.invoke("of ada: three").content)
+        call_log.close()
+    return told
+
+
+def as_lifespan(call_log: CallLog | None) -> list[Any]:
+    """What a server does with an application: its lifespan begins, requests come, its lifespan ends."""
+
+    @asynccontextmanager
+    async def nothing(app: Any) -> AsyncIterator[None]:
+        yield
+
+    async def serve() -> list[Any]:
+        told: list[Any] = []
+        lifespan = nothing if call_log is None else call_log.lifespan
+        async with lifespan(None):
+            told.append((await MODEL.ainvoke("of ada: one")).content)
+            if call_log is not None:
+                told.append(type(await call_log.aflush(10.0)))
+        if call_log is not None:
+            told += [type(await call_log.aclose(10.0)), type(await call_log.aflush(10.0))]
+        task = asyncio.current_task()
+        return [*told, task is None or task.cancelling()]
+
+    return asyncio.run(serve())
+
+
+LIVES: Final = (by_hand, as_lifespan)
+
+
+def _lived(life: Callable[[CallLog | None], list[Any]], lines: Lines) -> tuple[object, CallLog]:
+    call_log = CallLog(sink=MemorySink(), carry=True, linger_ms=1)
+    try:
+        with lines.traced(threads=False):
+            told: object = life(call_log)
+    except BaseException as problem:
+        told = f"raised {problem!r}"
+    return told, call_log
+
+
+def _healthy() -> list[str]:
+    """The users of a call that is made with another call log, in what the process has become."""
+    sink = MemorySink()
+    with CallLog(sink=sink, linger_ms=1) as call_log:
+        MODEL.invoke("of ada: and now?")
+        assert call_log.flush(10.0) == 0
+        assert call_log.stats().balanced
+        assert kept_by(call_log._recorder.open_calls) == []
+    return [record.status for record in sink.records]
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("life", LIVES, ids=lambda life: life.__name__)
+def test_a_failure_while_it_starts_or_ends_is_not_noticed(
+    life: Callable[[CallLog | None], list[Any]], pytestconfig: pytest.Config
+) -> None:
+    """At any line of start, flush and close: nothing raised, the same answers, a count; the next call log is whole."""
+    survey = Lines()
+    expected, _ = _lived(life, survey)
+    assert [one for one in expected if isinstance(one, str)] == life(None)[: 3 if life is by_hand else 1] + [  # type: ignore[attr-defined]
+        "heard of ada: three"
+    ] * (life is by_hand)
+    choice = random.Random(life.__name__)
+    points: list[tuple[Line, int]] = [(line, choice.randint(1, min(times, 50))) for line, times in survey.runs.items()]
+    if pytestconfig.getoption("--every-line"):
+        points = [(line, 1) for line in survey.runs] + points
+    else:
+        points = choice.sample(points, AT_ONCE)
+    wrong: list[str] = []
+    struck = 0
+    for number, (line, nth) in enumerate(points):
+        kind = PROBLEMS[number % len(PROBLEMS)]
+        noted = Counter(incidents.seen())
+        lines = Lines(line, nth, lambda kind=kind: kind("injected"))  # type: ignore[misc]
+        told, call_log = _lived(life, lines)
+        struck += lines.raised
+        if told != expected:
+            wrong.append(f"{told}, not {expected}")
+        if lines.raised and not Counter(incidents.seen()) - noted:
+            wrong.append("it is not counted")
+        if (statuses := _healthy()) != ["ok"]:
+            wrong.append(f"the next call came out as {statuses}")
+        call_log.start().close()  # the second time it does all of it
+        if carrying.installed() or call_log._pipeline.running or kept_by(call_log._recorder.open_calls):
+            wrong.append("it has left something behind")
+        wrong[:] = [what if " at " in what else f"{kind.__name__} at {line} run {nth}: {what}" for what in wrong]
+    print(f"{len(survey.runs)} lines, {struck} of {len(points)} struck")
+    assert struck > 0.8 * len(points)
+    assert wrong == [], f"{len(wrong)} differences:\n" + "\n".join(wrong[:40])
