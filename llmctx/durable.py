@@ -222,7 +222,12 @@ class Durable:
                 return
             if self._reading is None:
                 self._reading, begun_now = journal.waiting(), True
-            record, self._read = self._read or next(self._reading, None), None
+            try:
+                record, self._read = self._read or next(self._reading, None), None
+            except OSError as problem:  # no descriptor is left, say
+                incidents.note("journal_failed", "the journal cannot be read now: %s", problem)
+                self._reading = None
+                return
             if record is None:
                 self._reading = None
                 if begun_now:  # all of it was read, and nothing is there

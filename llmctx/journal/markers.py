@@ -42,7 +42,12 @@ class Markers:
         self._full = False
         self._closed = False
         self.dirty = False
-        self._name, self._fd = new_file("starts")
+        self._nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)  # now: later there may be no descriptor
+        try:
+            self._name, self._fd = new_file("starts")
+        except BaseException:
+            os.close(self._nowhere)
+            raise
 
     def start(self, call_id: bytes, created_s: float, fields: Mapping[str, Any] | bytes) -> bool:
         """Note that a call has started. False if it could not be noted. Never raises, waits for nothing.
@@ -123,9 +128,8 @@ class Markers:
     def close(self) -> None:
         """The callers' descriptor stays, and leads nowhere: one of them may be about to use it."""
         self._closed = True
-        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-        os.dup2(nowhere, self._fd, inheritable=False)
-        os.close(nowhere)
+        os.dup2(self._nowhere, self._fd, inheritable=False)
+        os.close(self._nowhere)
         weakref.finalize(self, _close, self._fd)
 
 

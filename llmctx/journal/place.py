@@ -82,18 +82,22 @@ def create(name: str, folder: int) -> int:
 
 
 def read_file(name: str, folder: int) -> bytes:
-    """All that can be read of a file; nothing of one that has gone, or is none. Never raises."""
+    """All that can be read of a file; nothing of one that has gone, or is none.
+
+    Raises OSError where it is this process that cannot read now: what it takes for empty it would throw away.
+    """
     try:
         fd = os.open(name, os.O_RDONLY | _SAFE, dir_fd=folder)
-    except OSError:
+    except OSError as problem:
+        _pass_on_if_it_is_ours(problem)
         return b""
     pieces = []
     try:
         if stat.S_ISREG(os.fstat(fd).st_mode):
             while piece := os.read(fd, 1 << 20):
                 pieces.append(piece)
-    except OSError:  # the disk: what it gave so far counts
-        pass
+    except OSError as problem:  # the disk: what it gave so far counts
+        _pass_on_if_it_is_ours(problem)
     finally:
         os.close(fd)
     return b"".join(pieces)
@@ -134,11 +138,18 @@ def called_to_settle(root: int) -> int:
 
 
 def names_in(folder: int) -> list[str]:
-    """What lies in an open directory, in order, but for what is being made. Never raises."""
+    """What lies in an open directory, in order, but for what is being made. Raises OSError as `read_file` does."""
     try:
         return sorted(name for name in os.listdir(folder) if not name.startswith("."))
-    except OSError:
+    except OSError as problem:
+        _pass_on_if_it_is_ours(problem)
         return []
+
+
+def _pass_on_if_it_is_ours(problem: OSError) -> None:
+    """No descriptor or no memory is left to this process, or to the machine: that says nothing of the file."""
+    if problem.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        raise problem
 
 
 def lock(folder: int, name: str = LOCK) -> int | None:
@@ -162,7 +173,11 @@ def make_home(root: int) -> tuple[str, int, int]:
     """A new directory for this process: its name, a descriptor, and one that holds its lock. Raises OSError."""
     name = f"{os.getpid()}-{boot_id()[:8]}-{secrets.token_hex(8)}"
     os.mkdir(_NEW + name, 0o700, dir_fd=root)
-    folder = open_inside(_NEW + name, root)
+    try:
+        folder = open_inside(_NEW + name, root)
+    except OSError:
+        os.rmdir(_NEW + name, dir_fd=root)
+        raise
     held = lock(folder)
     if held is None:
         clear(_NEW + name, folder, root)

@@ -113,7 +113,11 @@ class Journal:
             self.start = self._markers.start
             self._records = -1
             self._settled_at = place.called_to_settle(self._root)
-            self._begin_segment()
+            try:
+                self._begin_segment()
+            except OSError:
+                self._markers.close()
+                raise
         except OSError as problem:
             for fd in opened:
                 os.close(fd)

@@ -332,6 +332,83 @@ def test_a_limit_on_files_neither_kills_nor_loses(tmp_path: Path) -> None:
     assert len(lost) == 1
 
 
+FEW_DESCRIPTORS = """
+import contextlib, gc, resource
+from llmctx.errors import JournalUnavailable
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+
+def count():
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+
+@contextlib.contextmanager
+def only(free):
+    held = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(free):
+            os.close(held.pop())
+        yield
+    finally:
+        for fd in held:
+            os.close(fd)
+
+living = Journal(directory)
+waits = [record(uuid_utils.uuid7().bytes, 10) for _ in range(5)]
+living.append(waits)
+for free in range(16):
+    ids = [uuid_utils.uuid7().bytes for _ in range(3)]
+    dead = Journal(directory)
+    dead.append([record(i, 10) for i in ids])
+    say(b"W", *ids)
+    dead._leave_to_parent()
+    dead = None
+    before = count()
+    with only(free):
+        try:
+            fresh = Journal(directory)
+        except JournalUnavailable:
+            fresh = None
+        else:
+            assert fresh.append([record(ids[0], 10)]) == 1
+            fresh.done([ids[0]])
+            fresh.close()
+            fresh = None
+        try:
+            for adopted in living.adopt():
+                with adopted:
+                    say(b"T", *(row.call_id.bytes for row in adopted.rows()))
+                    adopted.finish()
+        except OSError:
+            pass
+        adopted = None
+        try:
+            assert list(living.waiting()) == waits
+        except OSError:
+            pass
+    assert count() == before, (free, count(), before)
+assert list(living.waiting()) == waits
+for adopted in living.adopt():
+    with adopted:
+        say(b"T", *(row.call_id.bytes for row in adopted.rows()))
+        adopted.finish()
+living.done([row.call_id.bytes for row in waits])
+living.close()
+"""
+
+
+def test_no_descriptors_cost_nothing(tmp_path: Path) -> None:
+    """With any number of them left: what cannot be read now is not taken for empty, and none is leaked."""
+    process = run(FEW_DESCRIPTORS, tmp_path)
+    told = said(process)
+    assert process.returncode == 0, process.stderr
+    assert len(told["W"]) == 48
+    assert set(told["T"]) >= set(told["W"])
+    assert os.listdir(tmp_path) == ["quarantine"]
+
+
 def mounted(directory: Path) -> bool:
     """Whether a disk of 300 kB could be mounted there: that needs root."""
     command = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(directory)]
