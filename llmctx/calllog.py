@@ -51,6 +51,13 @@ def _all_that_wait(call_log: CallLog, *_: object) -> int:
     return call_log._pipeline.waiting
 
 
+def _let_go(call_log: CallLog) -> bool:
+    """Where not even that could be found out whether it was the last `close`: it was, and can be started again."""
+    call_log._starts = 0
+    call_log._started = call_log._recorder.enabled = False
+    return True
+
+
 class CallLog:
     """Records the LLM calls of this process.
 
@@ -168,15 +175,12 @@ class CallLog:
             await self._pipeline.astop(_STOP_S)
         return self._closed(left)
 
-    @guarded("close_failed", "%s failed; the application is not affected", otherwise=lambda self: True)
+    @guarded("close_failed", "%s failed; the application is not affected", otherwise=_let_go)
     def _stop_hearing(self) -> bool:
         """True for the last of as many `close` as there were `start`."""
-        if not self._started:
+        self._starts = max(0, self._starts - 1)
+        if self._starts or not self._started:
             return False
-        self._starts -= 1
-        if self._starts > 0:
-            return False
-        self._starts = 0
         self._started = False
         self._recorder.enabled = False
         _attempt(_remove, active_recorders, self._recorder)

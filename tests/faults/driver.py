@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import faulthandler
 import multiprocessing
 import os
 import random
@@ -90,11 +91,12 @@ class Life:
 
     async def ask(self, what: str, *told: Any, patience_s: float = 60.0) -> Any:
         """Let it do something, and say what came of it."""
-        self._pipe.send((what, *told))
+        with contextlib.suppress(BrokenPipeError):  # it has died: said below
+            self._pipe.send((what, *told))
         deadline = time.monotonic() + patience_s
         while not self._pipe.poll():
             if not self.alive or time.monotonic() > deadline:
-                raise TimeoutError(f"life {self.name} did not answer to {what}")
+                raise TimeoutError(f"life {self.name} did not answer to {what}; its exit code: {self.exit_code}")
             await asyncio.sleep(0.01)
         answer = self._pipe.recv()
         if isinstance(answer, Exception):
@@ -124,6 +126,7 @@ class Life:
 
 def main(plan: Plan, pipe: Connection) -> None:
     """One life."""
+    faulthandler.enable()  # should it end in somebody's C
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     asyncio.run(_Driver(plan, pipe).live())

@@ -5,7 +5,7 @@ threads, tasks and contexts, changes nothing for the application. Left out (`SUR
 stand on the stack around the application's own code, or are called by name by the application and raise on purpose:
 their own lines are `try`, `finally`, `return`, an assignment, and calls of what is guarded. None of those can fail of
 itself. (A signal or a full stack can strike there, as it can in the application's own next line.) What they call is not
-left out. Nor does a bare `try:` fail anywhere: it is no code at all.
+left out. Nor does a bare `try:` or `return` fail anywhere: no `except` around it would be asked.
 """
 
 from __future__ import annotations
@@ -100,6 +100,8 @@ GUARDED_BY_HAND: Final = {
 }
 """Hooks that are nothing but `try` and `except`: their lines fail as any other's, but never the hook as a whole."""
 
+_NO_CODE: Final = frozenset({"try:", "return"})
+
 Line = tuple[str, str, int]
 """A file of llmctx, the function's qualified name, the number of the line."""
 
@@ -153,7 +155,7 @@ class Lines:
         name = self._ours[frame.f_code]
         if event == "line" and name is not None and not self.raised:
             line = (*name, frame.f_lineno)
-            if linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip() == "try:":
+            if linecache.getline(frame.f_code.co_filename, frame.f_lineno).partition("#")[0].strip() in _NO_CODE:
                 return self._stepped
             with self._lock:
                 self.runs[line] += 1

@@ -123,8 +123,9 @@ def test_a_failure_while_it_starts_or_ends_is_not_noticed(
         if (statuses := _healthy()) != ["ok"]:
             wrong.append(f"the next call came out as {statuses}")
         call_log.start().close()  # the second time it does all of it
-        if carrying.installed() or call_log._pipeline.running or kept_by(call_log._recorder.open_calls):
-            wrong.append("it has left something behind")
+        left = [*carrying._users, *(["its thread"] if call_log._pipeline.running else ())]
+        if left := left + kept_by(call_log._recorder.open_calls):
+            wrong.append(f"it has left behind: {left}")
         wrong[:] = [what if " at " in what else f"{kind.__name__} at {line} run {nth}: {what}" for what in wrong]
     print(f"{len(survey.runs)} lines, {struck} of {len(points)} struck")
     assert struck > 0.8 * len(points)

@@ -74,8 +74,7 @@ def test_reports_in_any_order(seed: int) -> None:
     with CallLog(sink=sink, capture="explicit", linger_ms=0) as call_log:
 
         def some(own: random.Random) -> None:
-            for _ in range(own.randrange(20)):
-                reports.append(_report(call_log, own, run_ids))
+            reports.extend(_report(call_log, own, run_ids) for _ in range(own.randrange(20)))
 
         async def task(own: random.Random) -> None:
             with bind(user_id="u") if own.random() < 0.7 else contextlib.nullcontext():
