@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from llmctx.demo.postgres import make_directory
-from tests.faults import scenarios
+from tests.faults import scenarios, surroundings
 from tests.faults.cluster import Cluster
 from tests.faults.innocent import APPLICATIONS
 from tests.faults.judge import Verdict
@@ -28,7 +28,7 @@ from tests.faults.seeds import tormented
 from tests.faults.world import World, world
 
 _MIB = 1024 * 1024
-PARTS = ("seeds", "kills", "kills at commit", "forks", "servers", "outage", "lines")
+PARTS = ("seeds", "kills", "kills at commit", "forks", "servers", "surroundings", "outage", "lines")
 Play = Callable[[World], Awaitable[Verdict]]
 _SETTINGS: list[dict[str, Any]] = [{}, {}, {"durability": "fsync"}, {"memory_bytes": _MIB}, {"batch_rows": 7}]
 """Of the seeds, in turn."""
@@ -100,6 +100,14 @@ def _plays(asked: argparse.Namespace) -> list[tuple[str, int, dict[str, Any], Pl
     impatient = partial(scenarios.leaves, command=scenarios.UVICORN_IMPATIENT, how="endless")
     plays.append(("servers", "SIGTERM for uvicorn with a limit to its patience, endless", asked.first, {}, impatient))
     plays.append(("servers", "gunicorn loses patience with a worker: SIGABRT", asked.first, {}, scenarios.aborted))
+    for name, play in {
+        "a full disk": surroundings.disk_full,
+        "the journal removed": surroundings.journal_removed,
+        "the journal out of reach": surroundings.journal_out_of_reach,
+        "stopped for a minute": surroundings.stopped_for_long,
+        "a clock that jumps": surroundings.clock_jumps,
+    }.items():
+        plays.append(("surroundings", name, asked.first, {}, play))
     outage = partial(
         scenarios.outage, minutes=asked.outage_minutes, calls_per_s=500, size=20_000, cap_bytes=64 * _MIB, say=_say
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import faulthandler
 import multiprocessing
 import os
@@ -281,7 +280,12 @@ class _Driver:
         for call in calls:
             call.life, call.way = f"{self._plan.name}, a child that leaves by {how}", "here"
             call.end = "ok" if call.end == "cancel" else call.end
-        if how == "thread":
+        if how == "while flushing":
+            flushing = asyncio.create_task(asyncio.to_thread(self._log.flush, 1.0))
+            await asyncio.sleep(self._extra.random() / 100)
+            pid = self._fork(how, calls)
+            await flushing
+        elif how == "thread":
             pid = await asyncio.to_thread(self._fork, how, calls)
         else:
             pid = self._fork(how, calls)
@@ -319,11 +323,31 @@ class _Driver:
             loop.call_soon_threadsafe(loop.stop)
 
     async def on_kill_thread(self) -> None:
-        """llmctx's own thread ends."""
-        thread = self._log._pipeline._thread
-        if thread is not None and thread.ident is not None:
-            raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
-            raise_in(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+        """What runs in llmctx's own thread ends. (Not by an exception out of the blue: asyncpg's C dies of those.)"""
+
+        def leave() -> None:
+            raise SystemExit
+
+        loop: Any = self._log._pipeline._loop
+        if loop is not None:
+            loop.call_soon_threadsafe(leave)
+
+    async def on_disk_full(self, seconds: float) -> int:
+        """The journal's disk has no room for that long, nor an inode. Returns how often it said so."""
+        from tests.faults.disk import full_disk
+
+        with full_disk() as refused:
+            await asyncio.sleep(seconds)
+        return len(refused)
+
+    async def on_clock(self, jump_s: float, seconds: float) -> None:
+        """The time of day is another one for that long."""
+        clock = time.time
+        time.time = lambda: clock() + jump_s
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            time.time = clock
 
     async def on_descriptors(self, seconds: float) -> int:
         """None are left for that long."""

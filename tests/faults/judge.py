@@ -19,7 +19,7 @@ from tests.rows import query
 
 COLUMNS: Final = (
     "call_id, run_id, user_id, session_id, status, success, model, prompt_snapshot, response_snapshot,"
-    " identity_source, identity_reason, attributes"
+    " identity_source, identity_reason, attributes, latency_ms, created_at, finished_at"
 )
 _TERMINAL: Final = frozenset({"ok", "error", "cancelled", "abandoned", "lost"})
 
@@ -108,6 +108,8 @@ def _compare(call: Call, row: Any, verdict: Verdict, *, lost: bool, texts: bool)
         if not lost:
             verdict.odd.append(f"{name} is lost, though nobody killed its process")
         return
+    if row.latency_ms < 0 or row.finished_at < row.created_at:
+        verdict.odd.append(f"{name} took {row.latency_ms} ms, from {row.created_at} to {row.finished_at}")
     if call.ended and row.status not in call.statuses:
         verdict.odd.append(f"{name} is {row.status}")
     if row.status not in _TERMINAL or row.success is not (row.status == "ok"):

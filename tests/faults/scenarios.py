@@ -126,8 +126,8 @@ async def forks(world: World, count: int, say: Progress = _silent) -> Verdict:
     life = world.begin_life(users=20, pause_ms=30)
     await life.ask("stats")
     for number in range(count):
-        how = rng.choice(["flush", "at once", "kill", "thread", "grandchild"])
-        if how in ("at once", "kill", "thread", "grandchild"):
+        how = rng.choice(["flush", "at once", "kill", "thread", "grandchild", "while flushing"])
+        if how != "flush":
             world.killed.add(f"{life.name}, a child that leaves by {how}")
         began = time.monotonic()
         status = await life.ask("fork", how, rng.randint(0, 4), patience_s=30)

@@ -1,0 +1,55 @@
+"""A disk that is full, below the journal of this process alone: a real one would need root, and would hit the book."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from typing import Any, Final
+
+from llmctx.journal import markers, place, quarantine, segments
+
+_WRITERS: Final[tuple[Any, ...]] = (markers, place, quarantine, segments)
+
+
+class _Full:
+    """Stands where those modules have `os`: what is there can be read and removed, nothing can be made or grow."""
+
+    def __init__(self) -> None:
+        self.refused: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def write(self, fd: int, data: bytes | memoryview) -> int:
+        """A part at first, as a real one does."""
+        if len(data) > 1 and len(self.refused) % 3 == 0:
+            self.refused.append("part")
+            return os.write(fd, data[: len(data) // 2])
+        raise self._no_space("write")
+
+    def open(self, path: Any, flags: int, *args: Any, **how: Any) -> int:
+        if flags & os.O_EXCL:
+            raise self._no_space("open")
+        return os.open(path, flags, *args, **how)
+
+    def mkdir(self, path: Any, *args: Any, **how: Any) -> None:
+        raise self._no_space("mkdir")
+
+    def _no_space(self, what: str) -> OSError:
+        self.refused.append(what)
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[list[str]]:
+    """As long as this lasts. Yields what was refused so far."""
+    full = _Full()
+    for module in _WRITERS:
+        module.os = full
+    try:
+        yield full.refused
+    finally:
+        for module in _WRITERS:
+            module.os = os
