@@ -142,6 +142,7 @@ async def _played(cluster: Cluster, name: str, seed: int, settings: dict[str, An
             verdict = await play(one)
     except Exception as problem:  # a server never comes up, say: the others are still to be seen
         print(f"  FOUND  {name}: {problem!r}"[:3000], flush=True)
+        await asyncio.to_thread(cluster.revive)
         return 1
     statuses = ", ".join(f"{count} {status}" for status, count in verdict.statuses.most_common())
     left = f", gone in {verdict.left_s:.1f} s" if verdict.left_s else ""

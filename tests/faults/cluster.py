@@ -6,11 +6,12 @@ import contextlib
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 
 import psutil
 
-from llmctx.demo.postgres import Server, make_directory
+from llmctx.demo.postgres import NoPostgres, Server, make_directory
 
 
 class Cluster(Server):
@@ -23,13 +24,26 @@ class Cluster(Server):
         self._process.wait(30)
 
     def start_again(self) -> None:
+        """As soon as nothing of the last one is left: its children may outlive it, and hold its memory."""
         assert self._process is not None
-        (self.data / "postmaster.pid").unlink(missing_ok=True)
-        with (self.home / "postgres.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                self._process.args, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.home, **self._as
-            )
-        self._wait()
+        deadline = time.monotonic() + 30
+        while True:
+            (self.data / "postmaster.pid").unlink(missing_ok=True)
+            with (self.home / "postgres.log").open("ab") as log:
+                self._process = subprocess.Popen(
+                    self._process.args, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.home, **self._as
+                )
+            try:
+                return self._wait()
+            except NoPostgres:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+
+    def revive(self) -> None:
+        """Start it again if it has ended."""
+        if self._process is not None and self._process.poll() is not None:
+            self.start_again()
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:

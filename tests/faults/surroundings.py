@@ -65,7 +65,8 @@ async def journal_out_of_reach(world: World) -> Verdict:
 
 async def stopped_for_long(world: World, seconds: float = 60.0) -> Verdict:
     """As a virtual machine that is moved: the server has given the connection up meanwhile; its company goes on."""
-    life = world.begin_life(pause_ms=60)
+    ways = ("ainvoke", "astream", "to_thread", "thread", "graph")  # a client that waits for an answer would give up
+    life = world.begin_life(pause_ms=60, ways=ways)
     world.begin_company()
     await world.busy(40)
     life.signal(signal.SIGSTOP)
