@@ -26,11 +26,12 @@ from llmctx.attribution import pack
 from llmctx.context import EMPTY, CallContext, Scope, carries, current, current_scope, enter, leave, lost, opened
 from llmctx.guard import guarded
 from llmctx.jobs import carry, run_lost
+from llmctx.mutex import Mutex
 
 _POOLS: Final = ("concurrent.futures.thread", "concurrent.futures.process", "multiprocessing.pool")
 """Where the targets of threads and processes that work for everybody stand."""
 
-_lock: Final = threading.Lock()
+_lock: Final = Mutex()
 _users: Final = carries
 _undo: Final[list[Callable[[], None]]] = []
 

@@ -25,6 +25,7 @@ from llmctx.courtesy import Courtesy, give_way
 from llmctx.guard import guarded
 from llmctx.inbox import LEAST_BYTES, Inbox
 from llmctx.incidents import incidents
+from llmctx.mutex import Mutex
 from llmctx.open_calls import OpenCall, OpenCalls
 from llmctx.prices import Prices
 from llmctx.record import CallRecord, Sink, Source, without_snapshots
@@ -37,7 +38,6 @@ _HOUSEKEEPING_S: Final = 1.0
 _LEDGER_S: Final = 60.0
 _RESTART_S: Final = 0.5
 _CHUNK: Final = 50  # records between two looks at everything else that runs in the loop
-_READY_S: Final = 5.0  # for the journal to be begun; the disk may have hung up, and the application is starting
 _SILENT_S: Final = 3.0  # it says something at least once per housekeeping
 _ASKED: Final = 500  # calls of which a shared registry is asked at once
 
@@ -73,7 +73,7 @@ class Pipeline:
         self._idle = self._stopping = self._asleep = False
         self._hurry = 0
         self._ready = threading.Event()
-        self._starting = threading.RLock()  # a forked child's first calls may come from two threads at once
+        self._starting = Mutex(lost_s=30.0)  # a forked child's first calls may come from two threads at once
         self.open_calls: OpenCalls | None = None
         self.on_ledger: Callable[[], None] | None = None
         self.on_first_call: Callable[[], None] | None = None
@@ -117,7 +117,7 @@ class Pipeline:
         self._thread = threading.Thread(target=self._main, args=(ready,), name="llmctx-pipeline", daemon=True)
         self._thread.start()
         if wait:
-            ready.wait(_READY_S)
+            ready.wait(5.0)  # and no longer, whatever the disk does: the application is starting
 
     def start_when_needed(self) -> None:
         """Start with the first call, without waiting for the thread: a forked child may never make one."""
