@@ -6,8 +6,14 @@ the one who wants to fork; here the one who forks goes first.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from typing import Final
+
+from llmctx.incidents import incidents
+
+_LOST_S: Final = 5.0  # longer than a fork takes: an exception may strike in the middle of it
 
 
 class ForkGate:
@@ -25,12 +31,17 @@ class ForkGate:
             self._wanted -= 1
 
     def release(self) -> None:
-        self._lock.release()
+        with contextlib.suppress(RuntimeError):  # it was given up meanwhile
+            self._lock.release()
 
     def __enter__(self) -> None:
-        while self._wanted:
+        deadline = time.monotonic() + _LOST_S
+        while self._wanted and time.monotonic() < deadline:
             time.sleep(0.0005)
-        self._lock.acquire()
+        if not self._lock.acquire(timeout=_LOST_S):
+            incidents.note("lock_lost", "whoever forked has not opened the gate again; there is a new one")
+            self._lock, self._wanted = threading.Lock(), 0
+            self._lock.acquire()
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        self.release()

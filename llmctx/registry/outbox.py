@@ -6,7 +6,6 @@ One that was told before its user or session was known is told again when they a
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import OrderedDict  # its oldest goes in one step; a dict looks for it among the gone
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import Final, NamedTuple
 
 from llmctx.context import CallContext, Scope
 from llmctx.incidents import incidents
+from llmctx.mutex import Mutex
 
 LIMIT: Final = 10_000
 Claims = OrderedDict[tuple[str, str | None], tuple[Scope, float]]
@@ -42,7 +42,7 @@ class Outbox:
     def __init__(self) -> None:
         # For steps in memory; never held while Redis is waited for. Reentrant: the garbage collector may end somebody's
         # stream in the middle of one.
-        self._lock = threading.RLock()
+        self._lock = Mutex()
         self._news: OrderedDict[tuple[str | None, ...], News] = OrderedDict()
         self._claims: Claims = OrderedDict()
         self._unsettled: OrderedDict[tuple[str, Scope], CallContext] = OrderedDict()

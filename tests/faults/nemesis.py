@@ -140,22 +140,22 @@ async def crash(world: World, rng: random.Random) -> AsyncIterator[None]:
 
 @fault("server")
 async def crash_often(world: World, rng: random.Random) -> AsyncIterator[None]:
+    enough = asyncio.Event()
+
     async def go_on() -> None:
-        while True:
+        while not enough.is_set():  # not cancelled: its thread would go on, and start a second server
             await asyncio.to_thread(world.cluster.crash)
             await asyncio.sleep(rng.uniform(0, 0.3))
             await asyncio.to_thread(world.cluster.start_again)
-            await asyncio.sleep(rng.uniform(0.2, 2.0))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(enough.wait(), rng.uniform(0.2, 2.0))
 
     task = asyncio.create_task(go_on())
     try:
         yield
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-        await asyncio.to_thread(world.cluster.crash)
-        await asyncio.to_thread(world.cluster.start_again)
+        enough.set()
+        await task
 
 
 @fault("server")
