@@ -51,7 +51,7 @@ class _Segment:
     def __init__(self, name: str, size: int) -> None:
         self.name = name
         self.size = self.empty_size = size
-        self.pending: set[bytes] = set()
+        self.pending: dict[bytes, None] = {}  # of as many as wait: smaller than a set, and there is no other index
 
 
 class Journal:
@@ -89,8 +89,6 @@ class Journal:
         self._segment_bytes = segment_bytes if self._file_limit is None else min(segment_bytes, self._file_limit)
         self._numbers = itertools.count(1)
         self._segments: list[_Segment] = []
-        self._where: dict[bytes, _Segment] = {}
-        """Which file has the record of a call that is not done."""
         self._closed = False
         self.trouble: str | None = None
         """Why the last append did not fit, in a sentence; None while all is well."""
@@ -139,7 +137,7 @@ class Journal:
     @property
     def pending(self) -> int:
         """Records that are in the journal and not done."""
-        return len(self._where)
+        return sum(len(segment.pending) for segment in self._segments)
 
     def append(self, records: Sequence[CallRecord]) -> int:
         """Append `records`, in order. Returns how many of them, from the first, are in the journal now.
@@ -171,7 +169,7 @@ class Journal:
         size = 0
         for record in paced(itertools.islice(records, at, None)):
             call_id = record.call_id.bytes
-            made = b"" if call_id in self._where else frame(Kind.RECORD, pack_record(record))
+            made = b"" if self._holding(call_id) is not None else frame(Kind.RECORD, pack_record(record))
             if size + len(made) > room:
                 if by_file < by_all and not frames and segment.size > segment.empty_size and self._rotate():
                     return self._append_some(records, at)
@@ -185,8 +183,7 @@ class Journal:
         fitted = self._write(segment, frames)
         for call_id, made in frames[:fitted]:
             if made:
-                segment.pending.add(call_id)
-                self._where[call_id] = segment
+                segment.pending[call_id] = None
             self._markers.answered(call_id)
         return len(frames), fitted
 
@@ -227,14 +224,21 @@ class Journal:
         """Note that the rows of these calls are in the database, or in quarantine, or that there will be none."""
         gone = []
         for call_id in call_ids:
-            segment = self._where.pop(call_id, None)
+            segment = self._holding(call_id)
             if segment is not None:
-                segment.pending.discard(call_id)
+                segment.pending.pop(call_id, None)
             if self._markers.answered(call_id) or segment is not None:
                 gone.append(call_id)
         if gone and not self._closed:
             # If this cannot be written they are delivered once more after a crash, which is harmless.
             self._note(frame(Kind.DONE, done_payload(gone)))
+
+    def _holding(self, call_id: bytes) -> _Segment | None:
+        """The file that has the record of a call that is not done."""
+        for segment in self._segments:  # the oldest first: its rows are done next
+            if call_id in segment.pending:
+                return segment
+        return None
 
     def _note(self, made: bytes) -> None:
         segment = self._segments[-1]
@@ -318,13 +322,13 @@ class Journal:
 
     def pending_ids(self) -> list[bytes]:
         """The calls whose records are in the journal and not done."""
-        return list(self._where)
+        return [call_id for segment in self._segments for call_id in segment.pending]
 
     def close(self) -> int:
         """End it. Returns how many records, and calls without one, are left for whoever adopts them."""
         if self._closed:
             return 0
-        left = len(self._where) + len(self._markers)
+        left = self.pending + len(self._markers)
         if left:
             self._note(frame(Kind.END, b""))
             with contextlib.suppress(OSError):

@@ -204,7 +204,7 @@ def test_daemon_threads_that_call_until_the_very_end(database: str) -> None:
         capture_output=True,
         text=True,
         timeout=60,
-        env=dict(os.environ),
+        env={**os.environ, "LLMCTX_SHUTDOWN_TIMEOUT_S": "2"},
     )
     assert (done.returncode, done.stdout) == (0, "")
     assert "Traceback" not in done.stderr, done.stderr
