@@ -656,8 +656,8 @@ def test_a_kind_that_does_not_exist_is_a_config_error() -> None:
 
     with pytest.raises(ConfigError, match="email"):
         CallLog("sqlite:///x.db", redact="emial")
-    with pytest.raises(ConfigError, match="repeats"):
-        CallLog("sqlite:///x.db", redact_patterns={"own": "(a+)+$"})
+    with pytest.raises(ConfigError, match="'own' for redaction cannot be used"):
+        CallLog("sqlite:///x.db", redact_patterns={"own": "(a"})
 
 
 async def test_the_teams_own_pattern(database: str) -> None:
