@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from sqlalchemy import JSON, ColumnElement, Table, Text, bindparam, cast, func, null, select, tuple_, update
+from sqlalchemy import JSON, ColumnElement, Table, Text, bindparam, cast, func, null, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.database import changing
@@ -18,8 +19,8 @@ from llmctx.prices import Price, Prices, Tokens
 from llmctx.record import CACHE_WRITTEN, CACHE_WRITTEN_1H
 from llmctx.reflection import is_row, key_of, key_values, of, reflect
 from llmctx.settings import Settings
+from llmctx.walking import walked
 
-_AT_ONCE: Final = 1000
 _USED: Final = ("model", "provider", "prompt_tokens", "completion_tokens", "cached_tokens", "cached", "cost_usd")
 
 
@@ -79,35 +80,37 @@ async def recompute(
         wanted = select(
             *dict.fromkeys([*key_of(log), log.c.created_at, *(of(log, name) for name in _USED), *_noted(log)])
         )
-        wanted = wanted.where(filters.clause(log)).order_by(*key_of(log)).limit(_AT_ONCE)
+        wanted = wanted.where(filters.clause(log))
         if not again:
             wanted = wanted.where(log.c.cost_usd.is_(None))
-        total = await connection.scalar(select(func.count()).select_from(wanted.limit(None).order_by(None).subquery()))
-        after: Any = None
-        while rows := await _some(connection, log, wanted, after):
-            changes = []
-            for row in rows:
-                tokens = Tokens(
-                    row["prompt_tokens"], row["completion_tokens"], row["cached_tokens"],
-                    _figure(row[CACHE_WRITTEN]), _figure(row[CACHE_WRITTEN_1H]),
-                )  # fmt: skip
-                cost = prices.cost(
-                    row["model"], row["provider"], row["created_at"], tokens, answered_by_cache=bool(row["cached"])
-                )
-                report.before += row["cost_usd"] or 0
-                report.after += cost if cost is not None else row["cost_usd"] or 0
-                report.unknown += cost is None
-                if cost is not None and cost != row["cost_usd"]:
-                    changes.append({**key_values(log, row), "cost": cost})
-            report.rows += len(rows)
-            report.changed += len(changes)
-            if do and changes:
-                cost_of = bindparam("cost", type_=log.c.cost_usd.type)
-                await connection.execute(update(log).where(is_row(log)).values(cost_usd=cost_of), changes)
-                await connection.commit()
-            progress(len(rows), total or 0)
-            after = [rows[-1][column.name] for column in key_of(log)]
+        total = await connection.scalar(select(func.count()).select_from(wanted.subquery()))
+        async with aclosing(walked(connection, settings, log, wanted)) as steps:
+            async for rows in steps:
+                changes = []
+                for row in rows:
+                    cost, before = _cost(prices, row), row["cost_usd"]
+                    report.before += before or 0
+                    report.after += cost if cost is not None else before or 0
+                    report.unknown += cost is None
+                    if cost is not None and cost != before:
+                        changes.append({**key_values(log, row), "cost": cost})
+                report.rows += len(rows)
+                report.changed += len(changes)
+                if do and changes:
+                    cost_of = bindparam("cost", type_=log.c.cost_usd.type)
+                    await connection.execute(update(log).where(is_row(log)).values(cost_usd=cost_of), changes)
+                    await connection.commit()
+                progress(len(rows), total or 0)
     return report
+
+
+def _cost(prices: Prices, row: dict[str, Any]) -> Decimal | None:
+    tokens = Tokens(
+        row["prompt_tokens"], row["completion_tokens"], row["cached_tokens"],
+        _figure(row[CACHE_WRITTEN]), _figure(row[CACHE_WRITTEN_1H]),
+    )  # fmt: skip
+    at = row["created_at"] or datetime.now(UTC)
+    return prices.cost(row["model"], row["provider"], at, tokens, answered_by_cache=bool(row["cached"]))
 
 
 def _noted(log: Table) -> list[ColumnElement[Any]]:
@@ -122,10 +125,3 @@ def _noted(log: Table) -> list[ColumnElement[Any]]:
 def _figure(noted: Any) -> int | None:
     """`attributes` are the team's as well: anything may stand there."""
     return int(noted) if str(noted).isdecimal() else None
-
-
-async def _some(connection: AsyncConnection, log: Table, wanted: Any, after: Any) -> list[dict[str, Any]]:
-    if after is not None:
-        values = [bindparam(None, v, type_=column.type) for column, v in zip(key_of(log), after, strict=True)]
-        wanted = wanted.where(tuple_(*key_of(log)) > tuple_(*values))
-    return [dict(row) for row in (await connection.execute(wanted)).mappings()]

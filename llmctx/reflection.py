@@ -42,10 +42,12 @@ from sqlalchemy import (
     null,
     or_,
 )
+from sqlalchemy import column as named_column
+from sqlalchemy.dialects.postgresql import OID
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.types import TypeDecorator, TypeEngine
+from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
 from llmctx.cleaning import IDS, shortened_id, storable_id
 from llmctx.database import where
@@ -55,6 +57,7 @@ from llmctx.tables import call_log_table
 
 UNFIT: Final = "llmctx_unfit"
 """The key of `attributes` under which the writer keeps ids that do not fit their columns."""
+_PLACE: Final = "place"
 _NEEDED: Final = frozenset({"call_id", "created_at", "model"})
 _INTEGERS: Final = {"SMALLINT": 2**15, "INTEGER": 2**31, "BIGINT": 2**63}
 
@@ -70,6 +73,15 @@ class NaiveUtc(TypeDecorator[datetime]):
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         return None if value is None else value.replace(tzinfo=UTC)
+
+
+class _Tid(UserDefinedType[tuple[int, int]]):
+    """Page and line of a row in PostgreSQL."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "tid"
 
 
 async def reflect(connection: AsyncConnection, settings: Settings) -> Table:
@@ -101,7 +113,13 @@ def _reflect(connection: Connection, settings: Settings) -> Table:
         )
         for column in columns
     ]
-    return Table(name, MetaData(), *made, schema=schema)
+    table = Table(name, MetaData(), *made, schema=schema)
+    if not key:
+        kinds: dict[str, TypeEngine[Any]] = {"rowid": Integer()}
+        if connection.dialect.name == "postgresql":
+            kinds = {"tableoid": OID(), "ctid": _Tid()}
+        table.info[_PLACE] = [named_column(name, kind, _selectable=table) for name, kind in kinds.items()]
+    return table
 
 
 def _type(dialect: Dialect, found: TypeEngine[Any], ours: Column[Any] | None) -> TypeEngine[Any]:
@@ -151,14 +169,34 @@ def everything(table: Table) -> list[ColumnElement[Any]]:
     return [of(table, name) if name in IDS else column for name, column in table.c.items() if name not in besides]
 
 
-def key_of(table: Table) -> Sequence[Column[Any]]:
-    """What tells its rows apart: the primary key, or else call_id and created_at."""
+def place_of(table: Table) -> Sequence[ColumnElement[Any]]:
+    """Where a row stands, until somebody changes it, if the table has no primary key; else nothing."""
+    return list(table.info.get(_PLACE, ()))
+
+
+def lasting_key(table: Table) -> Sequence[Column[Any]]:
+    """What is known of a row later: the primary key, or call_id and created_at, which may be NULL or there twice."""
     return list(table.primary_key.columns) or [table.c.call_id, table.c.created_at]
+
+
+def key_of(table: Table) -> Sequence[ColumnElement[Any]]:
+    """What tells its rows apart: the primary key; or where a row stands, and what stood there when one looked."""
+    return [*place_of(table), *lasting_key(table)]
 
 
 def is_row(table: Table) -> ColumnElement[bool]:
     """The condition that a row is the one of the parameters `key_0`, `key_1`, …"""
-    return and_(*(column == bindparam(f"key_{n}", type_=column.type) for n, column in enumerate(key_of(table))))
+    return same(table, [bindparam(f"key_{n}", type_=column.type) for n, column in enumerate(key_of(table))])
+
+
+def same(table: Table, values: Sequence[ColumnElement[Any]]) -> ColumnElement[bool]:
+    """The condition that a row is the one whose key has `values`."""
+    pairs = list(zip(key_of(table), values, strict=True))
+    sure = len(place_of(table)) or len(pairs)  # what is no key may be NULL
+    return and_(
+        *(column == value for column, value in pairs[:sure]),
+        *(column.is_not_distinct_from(value) for column, value in pairs[sure:]),
+    )
 
 
 def key_values(table: Table, row: Any) -> dict[str, Any]:

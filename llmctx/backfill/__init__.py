@@ -19,12 +19,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from collections.abc import Mapping as Dict
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Table, bindparam, func, select, tuple_
+from sqlalchemy import Select, Table, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.backfill.facts import Collected, checkpoints_of
@@ -35,12 +35,14 @@ from llmctx.backfill.undo import COLUMNS, UndoFile, default_path, lines
 from llmctx.database import changing, is_pooled, reading
 from llmctx.errors import ConfigError, LlmctxError
 from llmctx.filters import lacking
-from llmctx.reflection import Unfit, as_text, held_in, key_of, key_values, lacks, of, placed, reflect
+from llmctx.reflection import Unfit, as_text, held_in, key_of, key_values, lacks, of, place_of, placed, reflect
 from llmctx.settings import Settings
+from llmctx.walking import walked
 
 __all__ = ["RULES", "Report", "Sample", "backfill", "default_path", "undo"]
 
 _AT_ONCE: Final = 1000
+_AT_ONCE_UNKEYED: Final = 20_000  # each time, all rows are looked through
 _SAMPLES: Final = 3
 _UNFIT: Final = "the column has no room for it"
 
@@ -111,7 +113,11 @@ async def backfill(
             report.notes.append(f"{mapping.blank} lines of the mapping say nothing, and were passed over.")
         report.rows = await connection.scalar(select(func.count()).select_from(log).where(lacking(log))) or 0
         with UndoFile(undo_file or default_path(), log) as back:
-            await _Run(connection, log, facts, rules, report, back).run(progress)
+            run = _Run(connection, log, facts, rules, report, back)
+            async with aclosing(walked(connection, settings, log, run.wanted())) as steps:
+                async for rows in steps:
+                    await run.step(rows)
+                    progress(len(rows), report.rows)
             if do and report.filled:
                 report.undo_file = str(back.path)
     return report
@@ -130,7 +136,7 @@ async def _mapping(settings: Settings, csv: Path | None, query: str | None) -> M
 
 
 class _Run:
-    """One walk over all rows with a gap, in the order of their key."""
+    """What becomes of rows with a gap, step by step."""
 
     def __init__(
         self,
@@ -143,18 +149,20 @@ class _Run:
     ) -> None:
         self._connection, self._log, self._facts = connection, log, facts
         self._rules, self._report, self._back = rules, report, back
+        self._links: dict[str, str] = {}
 
-    async def run(self, progress: Callable[[int, int], None]) -> None:
+    def wanted(self) -> Select[Any]:
+        """The rows with a gap. Raises `ConfigError` where the mapping does not fit the table."""
         log = self._log
-        key = key_of(log)
         links = {name: as_text(of(log, name)).label(f"in_{name}") for name in LINKS if name in log.c}
         mapped_by = self._facts.mapped_by
         if mapped_by is not None:
             if mapped_by not in log.c:
                 raise ConfigError(f"The mapping finds rows by {mapped_by}, and {log.name} has no such column.")
             links[f"{MAPPING}:{mapped_by}"] = as_text(of(log, mapped_by)).label("in_mapping")
+        self._links = {kind: column.name for kind, column in links.items()}
         columns = [
-            *key,
+            *key_of(log),
             *links.values(),
             as_text(of(log, "user_id")).label("the_user"),
             as_text(of(log, "session_id")).label("the_session"),
@@ -165,19 +173,11 @@ class _Run:
             log.c.call_id.label("the_call"),
             log.c.created_at.label("at"),
         ]
-        wanted = select(*dict.fromkeys(columns)).where(lacking(log)).order_by(*key).limit(_AT_ONCE)
-        after: Any = None
-        while True:
-            step = wanted if after is None else wanted.where(tuple_(*key) > tuple_(*(_bound(key, after))))
-            rows = [dict(row) for row in (await self._connection.execute(step)).mappings()]
-            if not rows:
-                break
-            await self._step(rows, {kind: column.name for kind, column in links.items()})
-            progress(len(rows), self._report.rows)
-            after = [rows[-1][column.name] for column in key]
+        return select(*dict.fromkeys(columns)).where(lacking(log))
 
-    async def _step(self, rows: Sequence[dict[str, Any]], links: Dict[str, str]) -> None:
-        gaps = [self._gap(row, links) for row in rows]
+    async def step(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Decide on each of `rows`, and if that is wanted fill them: a transaction."""
+        gaps = [self._gap(row) for row in rows]
         facts = await self._facts.about({(kind, value) for gap in gaps for kind, value in gap.belongs.items()})
         changes = []
         for row, gap in zip(rows, gaps, strict=True):
@@ -195,9 +195,9 @@ class _Run:
         await fill(self._connection, self._log, changes)
         await self._connection.commit()
 
-    def _gap(self, row: Dict[str, Any], links: Dict[str, str]) -> Gap:
+    def _gap(self, row: Dict[str, Any]) -> Gap:
         belongs = {}
-        for kind, name in links.items():
+        for kind, name in self._links.items():
             value = row[name]
             if value is not None and value.strip():
                 belongs[kind] = plain_id(value) if kind in _UUIDS else value
@@ -250,19 +250,16 @@ def _named(name: str | None) -> str | None:
     return name if name and name.strip() else None
 
 
-def _bound(key: Sequence[Any], values: Sequence[Any]) -> list[Any]:
-    return [bindparam(None, value, type_=column.type) for column, value in zip(key, values, strict=True)]
-
-
 async def undo(settings: Settings, path: Path, *, do: bool = False) -> int:
     """Take back what `path` notes, where rows are still as they were left. Returns how many rows that concerns."""
     found = 0
     async with changing(settings) as connection:
         log = await reflect(connection, settings)
         batch: list[Change] = []
+        at_once = _AT_ONCE_UNKEYED if place_of(log) else _AT_ONCE
         for line in lines(path, log):
             batch.append(line)
-            if len(batch) >= _AT_ONCE:
+            if len(batch) >= at_once:
                 found += await _take_back(connection, log, batch, do=do)
                 batch = []
         found += await _take_back(connection, log, batch, do=do)

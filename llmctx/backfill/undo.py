@@ -12,11 +12,12 @@ from types import TracebackType
 from typing import Any, Final, Self
 from uuid import UUID
 
-from sqlalchemy import Column, DateTime, Numeric, Table, Uuid
+from sqlalchemy import Column, DateTime, Integer, Numeric, String, Table, Uuid
 from sqlalchemy.types import TypeDecorator
 
+from llmctx.cleaning import IDS
 from llmctx.errors import ConfigError, LlmctxError
-from llmctx.reflection import key_of
+from llmctx.reflection import aside, lasting_key, place_of
 
 _KIND: Final = "llmctx backfill"
 COLUMNS: Final = (
@@ -44,8 +45,9 @@ class UndoFile:
                 fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
                 self._file = os.fdopen(fd, "w", encoding="utf-8")
                 self._file.write(_line({"undo": _KIND, "table": self._table.fullname, "at": datetime.now(UTC)}))
+            passing = len(place_of(self._table))
             for key, new, old in rows:
-                self._file.write(_line({"key": list(key.values()), "set": new, "was": old}))
+                self._file.write(_line({"key": list(key.values())[passing:], "set": new, "was": old}))
             self._file.flush()
             os.fdatasync(self._file.fileno())
         except OSError as problem:
@@ -86,13 +88,13 @@ def lines(path: Path, table: Table) -> Iterator[tuple[dict[str, Any], dict[str, 
                 told = _read(text)
                 if told is None:
                     continue
-                columns = key_of(table)
+                columns = lasting_key(table)
                 if not {"key", "set", "was"} <= told.keys() or len(told["key"]) != len(columns):
                     raise ConfigError(f"{path} does not fit the table: has its primary key changed?")
                 pairs = zip(columns, told["key"], strict=True)
                 try:
                     key = {f"key_{n}": _of(column, value) for n, (column, value) in enumerate(pairs)}
-                    new, old = _typed(table, told["set"]), _typed(table, told["was"])
+                    new, old = (_typed(table, _where_now(table, told[name])) for name in ("set", "was"))
                 except (ValueError, TypeError, ArithmeticError, AttributeError):
                     raise ConfigError(f"{path} does not fit the table: has a column's type changed?") from None
                 yield key, new, old
@@ -110,6 +112,18 @@ def _read(text: str) -> dict[str, Any] | None:
     return told if isinstance(told, dict) else None
 
 
+def _where_now(table: Table, values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` by the columns of today: what stood beside a number is in the column itself since that became text."""
+    found = dict(values)
+    for name in IDS:
+        beside = f"llmctx_{name}"
+        if beside in found and name in table.c and aside(table, name) is None:
+            found[name] = found[beside]
+            if beside not in table.c:
+                del found[beside]
+    return found
+
+
 def _typed(table: Table, values: Mapping[str, Any]) -> dict[str, Any]:
     """As the columns have them; a name that the table has not stays for whoever asked to refuse."""
     return {name: _of(table.c[name], value) if name in table.c else value for name, value in values.items()}
@@ -125,4 +139,8 @@ def _of(column: Column[Any], value: Any) -> Any:
         return Decimal(value)
     if isinstance(kind, DateTime):
         return datetime.fromisoformat(value)
+    if isinstance(kind, Integer):
+        return int(value)
+    if isinstance(kind, String):
+        return str(value)
     return value

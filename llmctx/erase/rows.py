@@ -29,7 +29,7 @@ from llmctx.errors import LlmctxError
 from llmctx.evidence import KEY
 from llmctx.hanging import Child
 from llmctx.record import Reason
-from llmctx.reflection import UNFIT, among, as_text, equals, held_in, is_row, key_of, key_values, lacks, of
+from llmctx.reflection import UNFIT, among, as_text, equals, held_in, is_row, key_of, key_values, lacks, of, place_of
 
 _AT_ONCE: Final = 1000
 _IN: Final = 500  # ids in one condition
@@ -214,8 +214,12 @@ class Work:
         links = [log.c[child.ours] for child in self._children] if with_children else []
         wanted = select(*dict.fromkeys([*key_of(log), *links])).where(condition).limit(_AT_ONCE)
         before: list[dict[str, Any]] = []
+        most, seen = 0, 0
+        if place_of(log):  # a row that a trigger changes back stands elsewhere then
+            most = 2 * (await connection.scalar(select(func.count()).select_from(log).where(condition)) or 0) + _AT_ONCE
         while rows := [dict(row) for row in (await connection.execute(wanted)).mappings()]:
-            if rows == before:
+            seen += len(rows)
+            if rows == before or 0 < most < seen:
                 raise LlmctxError(f"Rows of {log.name} do not change: look for a trigger or a rule on it.")
             before = rows
             for child in self._children if with_children else ():

@@ -39,7 +39,10 @@ def _columns(table: Table, *, whole: bool) -> list[ColumnElement[Any]]:
 
 
 def _newest_first(table: Table) -> Sequence[ColumnElement[Any]]:
-    return table.c.created_at.desc(), table.c.call_id.desc()
+    return (
+        table.c.created_at.desc().nulls_last() if table.c.created_at.nullable else table.c.created_at.desc(),
+        table.c.call_id.desc(),
+    )
 
 
 async def calls(
@@ -62,13 +65,17 @@ async def _windows(connection: AsyncConnection, table: Table, filters: Filters) 
     a span quickly and sorts nothing. One, where another index has the rows in their order, or none would help.
     """
     sorted_by = filters.user, filters.session, filters.unattributed or None
+    at = table.c.created_at
+    # PostgreSQL takes what has no time for the newest
+    timeless = [at.is_(None)] if at.nullable and filters.since is None and filters.until is None else []
+    whole = [at.is_not(None), *timeless] if at.nullable else [true()]
     if connection.dialect.name != "postgresql" or any(one is not None for one in sorted_by):
-        return [true()]
+        return whole
     name = connection.dialect.identifier_preparer.format_table(table)
     if set(await connection.scalars(text(_INDEXED), {"name": name})) != {"brin"}:
-        return [true()]
+        return whole
     newest = min(filters.until or datetime.max.replace(tzinfo=UTC), await _newest(connection, table))
-    return list(_spans(table, newest, filters.since))
+    return [*_spans(table, newest, filters.since), *timeless]
 
 
 _INDEXED: Final = """

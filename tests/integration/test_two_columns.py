@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
@@ -183,3 +184,25 @@ async def test_gaps_are_filled_where_there_is_room(settings: Settings, tmp_path:
     assert (await backfill(settings)).rows == 0
     assert await undo(settings, undo_file, do=True) == 3
     assert len(await asked(settings, calls, Filters(unattributed=True))) == 3
+
+
+@pytest.mark.parametrize("settings", ["numbers and uuids"], indirect=True)
+async def test_the_way_back_leads_over_a_widening(settings: Settings, tmp_path: Path) -> None:
+    """What was filled beside a number stands in the column itself since that became text, and is taken back there."""
+    gap = {"user_id": None, "session_id": None, "identity_source": "none", "identity_reason": "no_scope"}
+    await store(
+        settings,
+        record(user_id=QUOTED, session_id="s-text", trace_id="t-1"),
+        record(**gap, trace_id="t-1"),
+        record(user_id="7", session_id=SESSION, trace_id="t-2"),
+        record(**gap, trace_id="t-2"),
+    )
+    await backfill(settings, do=True, undo_file=tmp_path / "undo.jsonl")
+    assert await asked(settings, calls, Filters(unattributed=True)) == []
+    await asyncio.to_thread(migrate.upgrade, settings, widen=True)
+    assert await undo(settings, tmp_path / "undo.jsonl") == 2
+    assert await undo(settings, tmp_path / "undo.jsonl", do=True) == 2
+    found = await asked(settings, calls, Filters(unattributed=True))
+    assert [(row["user_id"], row["session_id"], row["identity_reason"]) for row in found] == [
+        (None, None, "no_scope")
+    ] * 2
