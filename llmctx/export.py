@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 from uuid import UUID
 
-from sqlalchemy import Boolean, ColumnElement, Double, Float, Integer, Numeric, func, select
+import orjson
+from sqlalchemy import Boolean, ColumnElement, Double, Float, Integer, Numeric, String, func, select
 from sqlalchemy.types import TypeDecorator
 
 from llmctx.database import engine, explained, probe, reading
@@ -37,8 +38,8 @@ SUFFIXES: Final[dict[str, Format]] = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet",
     ".sqlite": "sqlite", ".db": "sqlite", ".sqlite3": "sqlite",
 }  # fmt: skip
-_AT_ONCE: Final = 100  # a row may hold megabytes
-_BYTES_AT_ONCE: Final = 8 * 1024 * 1024
+_FEWEST, _MOST = 20, 500  # rows at a time: one may hold megabytes
+_CHARACTERS_AT_ONCE: Final = 2 * 1024 * 1024
 _Row = Sequence[Any]
 _Columns = Sequence[ColumnElement[Any]]
 
@@ -64,7 +65,10 @@ async def export(
     *,
     progress: Callable[[int], None] = lambda more: None,
 ) -> int:
-    """Write the rows that `filters` names, oldest first, to a new file, or to stdout. Returns how many there were.
+    """Write the rows that `filters` names to a new file, or to stdout. Returns how many there were.
+
+    Oldest first, month by month; within a month as they came in, which is hardly another order, unless it is about
+    somebody: to sort what an index has not sorted, the database would write all of it down once more.
 
     Raises `ConfigError` for what cannot be written, `LlmctxError` where a file is in the way.
     """
@@ -81,23 +85,20 @@ async def export(
                 await connection.execution_options(postgresql_readonly=True, isolation_level="REPEATABLE READ")
             table = await reflect(connection, settings)
             columns = everything(table)
-            wanted = select(*columns).where(filters.clause(table)).order_by(table.c.created_at, table.c.call_id)
+            wanted = select(*columns).where(filters.clause(table))
+            if not settings.is_postgresql or any((filters.user, filters.session, filters.thread, filters.trace)):
+                wanted = wanted.order_by(table.c.created_at, table.c.call_id)
             # what the database refuses, it refuses before anything is written
-            async with connection.stream(wanted.execution_options(yield_per=_AT_ONCE)) as rows:
+            async with connection.stream(wanted.execution_options(max_row_buffer=_FEWEST)) as rows:
                 with _opened(to, form, table.name, columns) as writer:
-                    some: list[_Row] = []
-                    size = 0
-                    async for row in rows:
-                        some.append(row)
-                        size += sum(len(value) for value in row if type(value) is str)
-                        if len(some) >= _AT_ONCE or size > _BYTES_AT_ONCE:
-                            writer.write(some)
-                            done += len(some)
-                            progress(len(some))
-                            some, size = [], 0
-                    writer.write(some)
-                    done += len(some)
-                    progress(len(some))
+                    number = _FEWEST
+                    while some := await rows.fetchmany(number):
+                        writer.write(some)
+                        done += len(some)
+                        progress(len(some))
+                        seen = some[:: 1 + len(some) // 50]
+                        size = sum(len(value) for row in seen for value in row if type(value) is str)
+                        number = max(_FEWEST, min(_MOST, 2 * number, _CHARACTERS_AT_ONCE * len(seen) // (size + 1)))
     except Exception as problem:
         raise explained(problem, settings) from problem
     finally:
@@ -159,27 +160,53 @@ def _flat(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value
 
 
+class _Flattened:
+    """Rows whose values are texts and numbers: only columns of other types are looked at."""
+
+    def __init__(self, columns: _Columns) -> None:
+        self._others = [n for n, column in enumerate(columns) if not _is_flat(column.type)]
+
+    def __call__(self, rows: Sequence[_Row]) -> Iterator[list[Any]]:
+        for row in rows:
+            values = list(row)
+            for n in self._others:
+                if values[n] is not None:
+                    values[n] = _flat(values[n])
+            yield values
+
+
+def _is_flat(kind: Any) -> bool:
+    exact = isinstance(kind, Numeric) and kind.asdecimal
+    return isinstance(kind, (String, Integer, Boolean, Float, Double)) and not exact
+
+
 class _Lines:
     """One JSON document a line."""
 
     def __init__(self, file: Any, columns: _Columns) -> None:
-        self._file, self._names = file, [column.name for column in columns]
+        self._file, self._names = file, [str(column.name) for column in columns]  # orjson wants no others
 
     def write(self, rows: Sequence[_Row]) -> None:
-        for row in rows:
-            told = dict(zip(self._names, map(plain, row), strict=True))
-            self._file.write(json.dumps(told, ensure_ascii=False, default=str) + "\n")
+        names = self._names
+        self._file.write("".join([_line(dict(zip(names, row, strict=True))) for row in rows]))
+
+
+def _line(told: dict[str, Any]) -> str:
+    try:
+        return orjson.dumps(told, default=plain, option=orjson.OPT_APPEND_NEWLINE).decode()
+    except TypeError:  # a number of more than 64 bits, or half of a surrogate pair
+        return json.dumps({name: plain(value) for name, value in told.items()}, ensure_ascii=False, default=str) + "\n"
 
 
 class _Csv:
     """A line of titles, then one a row; NULL is nothing, an empty text is ""."""
 
     def __init__(self, file: Any, columns: _Columns) -> None:
-        self._writer = csv.writer(file, quoting=csv.QUOTE_MINIMAL)
+        self._writer, self._flat = csv.writer(file, quoting=csv.QUOTE_MINIMAL), _Flattened(columns)
         self._writer.writerow(column.name for column in columns)
 
     def write(self, rows: Sequence[_Row]) -> None:
-        self._writer.writerows([_flat(value) for value in row] for row in rows)
+        self._writer.writerows(self._flat(rows))
 
 
 _TEXTS: Final[dict[str, Callable[[Any, _Columns], Writer]]] = {"jsonl": _Lines, "csv": _Csv}
@@ -189,14 +216,14 @@ class _Database:
     """A SQLite file with one table, of the same name and columns."""
 
     def __init__(self, path: Path, name: str, columns: _Columns) -> None:
-        self._connection = sqlite3.connect(path)
+        self._connection, self._flat = sqlite3.connect(path), _Flattened(columns)
         made = ", ".join(f"{_quoted(column.name)} {_affinity(column.type)}" for column in columns)
         self._connection.execute(f"CREATE TABLE {_quoted(name)} ({made})")
         marks = ", ".join("?" * len(columns))
         self._statement = f"INSERT INTO {_quoted(name)} VALUES ({marks})"  # noqa: S608  quoted
 
     def write(self, rows: Sequence[_Row]) -> None:
-        self._connection.executemany(self._statement, ([_flat(value) for value in row] for row in rows))
+        self._connection.executemany(self._statement, self._flat(rows))
 
     def __enter__(self) -> Writer:
         return self

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
+import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine, event
 
 from llmctx import cli, export
 from llmctx.filters import Filters
@@ -169,3 +174,57 @@ async def test_a_break_leaves_no_file(database: str, tmp_path: Path) -> None:
         await export.export(load(database_url=database), Filters(), tmp_path / "a.csv", "csv", progress=interrupt)
     assert list(tmp_path.iterdir()) == []
     assert len(await query(database, f"SELECT 1 FROM {DEFAULT_TABLE}")) == 3
+
+
+async def test_a_kill_leaves_no_file_that_looks_whole(database: str, tmp_path: Path) -> None:
+    """The next run takes what is left away."""
+    await filled(database)
+    program = (
+        "import asyncio, os, signal, sys\nfrom pathlib import Path\nfrom llmctx import export\n"
+        "from llmctx.filters import Filters\nfrom llmctx.settings import load\n"
+        "def die(more): os.kill(os.getpid(), 9)\n"
+        "settings = load(database_url=sys.argv[1])\n"
+        "asyncio.run(export.export(settings, Filters(), Path(sys.argv[2]), 'csv', progress=die))\n"
+    )
+    to = tmp_path / "a.csv"
+    killed = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", program, database, str(to)], timeout=60, cwd=ROOT, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert [path.name for path in tmp_path.iterdir()] == [".a.csv.partial"]
+    assert await export.export(load(database_url=database), Filters(), to, "csv") == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+async def test_all_of_a_table_is_not_sorted(database: str, tmp_path: Path) -> None:
+    """The database would write all of it down once more; what one user did is in its order."""
+    seen: list[str] = []
+    times = [datetime(2026, 11, day, tzinfo=UTC) for day in (3, 1, 2)]
+    await store(load(database_url=database), *(record(user_id="ada", created_at=time) for time in times))
+    with listening(seen):
+        await export.export(load(database_url=database), Filters(), tmp_path / "all.jsonl", "jsonl")
+        await export.export(load(database_url=database), Filters(user="ada"), tmp_path / "ada.jsonl", "jsonl")
+    assert ["ORDER BY" in statement for statement in seen if "prompt_snapshot" in statement] == [False, True]
+    told = [row["created_at"] for row in rows_of(tmp_path / "ada.jsonl", "jsonl")]
+    assert told == [time.isoformat() for time in sorted(times)]
+
+
+@contextmanager
+def listening(seen: list[str]) -> Iterator[None]:
+    """All statements that any engine sends."""
+
+    def note(connection: object, cursor: object, statement: str, *rest: object) -> None:
+        seen.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
+def test_numbers_that_no_machine_word_holds_are_written_out(tmp_path: Path) -> None:
+    """As JSON has them, whatever else stands in the row."""
+    told = {"n": 2**70, "at": datetime(2026, 1, 2, tzinfo=UTC), "cost": Decimal("1E-9"), "half": "\ud83d"}
+    back = json.loads(export._line(told))
+    assert back == {"n": 2**70, "at": "2026-01-02T00:00:00+00:00", "cost": "0.000000001", "half": "\ud83d"}
