@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from enum import Enum
 from hashlib import sha256
+from itertools import islice
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -44,6 +46,7 @@ _LIMITS: Final = {
     **dict.fromkeys(("prompt_snapshot", "response_snapshot", "reasoning_snapshot"), 32 * 1024 * 1024),
 }
 _DEPTH: Final = 64
+_NOTE, _NOTES = 8192, 7  # characters of what llmctx notes under one key, and how many such keys
 _NODES: Final = 10_000
 _MARK: Final = 16  # hexadecimal digits
 
@@ -77,7 +80,7 @@ def clean(record: CallRecord) -> CallRecord:
         if lossy:
             changed.append("attributes")
     if attributes and len(text := storable_json(attributes) or "") > ATTRIBUTES_LIMIT:
-        attributes = {"llmctx_cut": f"{len(text)} characters of attributes, too many to keep"}
+        attributes = cut_attributes(attributes, len(text))
         changed.append("attributes")
     record.attributes = told(attributes, changed)
     return record
@@ -196,8 +199,26 @@ def storable_json(value: Any) -> str | None:
     return orjson.dumps(value if _is_plain(value) else _Plain().of(value, _DEPTH)).decode()
 
 
+def cut_attributes(attributes: dict[str, Any], length: int) -> dict[str, Any]:
+    """What stays of `length` characters, too many to keep: what llmctx itself has noted, as far as that is small."""
+    kept = {
+        name: value
+        for name, value in attributes.items()
+        if _is_ours(name) and len(name) < _NAME and len(storable_json({name: value}) or "") <= _NOTE
+    }
+    few = dict(islice(kept.items(), _NOTES))
+    return {**few, "llmctx_cut": f"{length} characters of attributes, too many to keep"}
+
+
+def _is_ours(name: Any) -> bool:
+    return type(name) is str and (name == "llmctx" or name.startswith("llmctx_"))
+
+
 def _plain_attributes(value: Any) -> tuple[dict[str, Any] | None, bool]:
     plain = _Plain()
+    if type(value) is dict:  # ours first: for the others there may be no room
+        with suppress(Exception):  # keys may be objects of the host's
+            value = dict(sorted(value.copy().items(), key=lambda item: not _is_ours(item[0])))
     made = plain.of(value, _DEPTH)
     return (made, plain.lossy) if isinstance(made, dict) else ({"value": made}, True)
 

@@ -14,7 +14,7 @@ from uuid import UUID
 import orjson
 
 from llmctx.capture import WORD_LIMIT
-from llmctx.cleaning import ATTRIBUTES_LIMIT, storable_json
+from llmctx.cleaning import ATTRIBUTES_LIMIT, cut_attributes, storable_json
 from llmctx.context import CallContext
 from llmctx.evidence import KEY as EVIDENCE
 from llmctx.evidence import evidence
@@ -222,9 +222,10 @@ def _own_attributes(call: OpenCall, texts: Texts) -> dict[str, Any]:
 def _redacted(attributes: Any, redactor: Redactor) -> Any:
     """As they will be stored, for an object's own words count as well."""
     text = storable_json(dict(attributes))
-    if text is None or len(text) > ATTRIBUTES_LIMIT:
-        return {} if text is None else {"llmctx_cut": f"{len(text)} characters of attributes, too many to keep"}
-    return redactor.redact_tree(orjson.loads(text))
+    if text is None:
+        return {}
+    kept = orjson.loads(text)
+    return redactor.redact_tree(kept if len(text) <= ATTRIBUTES_LIMIT else cut_attributes(kept, len(text)))
 
 
 def _identity(call: OpenCall, fields: dict[str, Any], attributes: dict[str, Any] | None) -> dict[str, Any]:

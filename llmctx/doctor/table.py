@@ -17,12 +17,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from llmctx.database import reading
 from llmctx.doctor.finding import Finding, names
 from llmctx.errors import LlmctxError
-from llmctx.reflection import reflect
+from llmctx.hanging import Child, children
+from llmctx.reflection import aside, reflect
 from llmctx.retain import partitions
 from llmctx.retain.partitions import Partition
 from llmctx.settings import Settings
 
 _LARGE: Final = 1_000_000  # rows from which on a missing index, or partitions, are felt
+_MANY: Final = 100_000  # rows of a table beside from which on reading all of it for one call is felt
 _AHEAD_DAYS: Final = 365  # so much sooner one is told
 _SERVED: Final = {
     "created_at": ("every question about a time reads all rows", "USING brin (created_at)"),
@@ -39,6 +41,8 @@ class _Seen:
     facts: dict[str, Any]
     parts: Sequence[Partition] | None
     indexes: Sequence[Any]
+    hanging: Sequence[Child]
+    """Tables that refer to it and are large, without an index for that."""
     settings: Settings
 
 
@@ -50,8 +54,16 @@ async def table(settings: Settings) -> list[Finding]:
         async with reading(settings) as connection:
             seen = await _look(connection, settings)
     except LlmctxError as problem:
-        return [Finding("table", True, f"not looked at: {problem}", where=settings.table)]
-    checks: Sequence[Callable[[_Seen], list[Finding]]] = (_months, _astray, _indexes, _rights, _statistics, _growth)
+        return [
+            Finding(
+                "table", False, f"not looked at: {problem}",
+                "What it lacks, and how it grows, is not known.", "llmctx doctor, as a role that may look at it.",
+                settings.table,
+            )
+        ]  # fmt: skip
+    checks: Sequence[Callable[[_Seen], list[Finding]]] = (
+        _months, _astray, _indexes, _children, _rights, _statistics, _growth,
+    )  # fmt: skip
     found = [finding for check in checks for finding in check(seen)]
     if not found:
         found.append(Finding("table", True, f"healthy: {_grown(seen.facts)}", where=settings.table))
@@ -65,8 +77,13 @@ async def _look(connection: AsyncConnection, settings: Settings) -> _Seen:
     parts = await partitions.of(connection, log)
     indexes = (await connection.execute(text(_INDEXES), {"name": name})).all()
     rights = (await connection.execute(text(_RIGHTS), {"name": name})).mappings().one()
+    hanging = [
+        child
+        for child in await children(connection, log)
+        if not child.indexed and (await connection.scalar(text(_ROWS), {"name": child.name}) or 0) >= _MANY
+    ]
     daily = await _daily(connection, log) if rights["may_select"] else 0
-    return _Seen(log, name, {**facts, **rights, "daily": daily}, parts, indexes, settings)
+    return _Seen(log, name, {**facts, **rights, "daily": daily}, parts, indexes, hanging, settings)
 
 
 async def _daily(connection: AsyncConnection, log: Table) -> int:
@@ -97,6 +114,13 @@ SELECT coalesce(sum(greatest(reltuples, n_live_tup, 0)), 0)::bigint AS rows,
 FROM leaves
 """
 
+_ROWS: Final = """
+SELECT coalesce(sum(greatest(c.reltuples, s.n_live_tup, 0)), 0)::bigint
+FROM pg_class c LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid
+WHERE c.relkind = 'r' AND (c.oid = to_regclass(:name)
+                           OR c.oid IN (SELECT relid FROM pg_partition_tree(to_regclass(:name))))
+"""
+
 _RIGHTS: Final = """
 WITH log AS (SELECT oid, relowner, relacl FROM pg_class WHERE oid = to_regclass(:name)),
 used AS MATERIALIZED (  -- sequences of its defaults, from which an INSERT takes numbers
@@ -118,7 +142,7 @@ FROM log
 
 _INDEXES: Final = """
 SELECT c.oid::regclass::text AS name, i.indisvalid AS valid, m.amname AS kind, i.indisunique AS is_unique,
-       i.indpred IS NOT NULL AS partial,
+       i.indpred IS NOT NULL AS partial, pg_get_expr(i.indpred, i.indrelid) AS only,
        ARRAY(SELECT a.attname::text FROM unnest(i.indkey) WITH ORDINALITY k(attnum, n)
              JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum ORDER BY k.n) AS columns
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
@@ -188,6 +212,16 @@ def _indexes(seen: _Seen) -> list[Finding]:
             for column, (consequence, how) in _SERVED.items()
             if column in seen.log.c and column not in leading
         ]  # fmt: skip
+        findings += [
+            Finding(
+                "indexes", False, f"no index begins with {beside.name}",
+                f"At this size {_SERVED[name][0]}: it holds what does not fit into {name}.",
+                f"CREATE INDEX {at_once}ON {seen.name} ({beside.name}, created_at) WHERE {beside.name} IS NOT NULL;",
+                seen.settings.table,
+            )
+            for name in ("session_id", "user_id")
+            if (beside := aside(seen.log, name)) is not None and beside.name not in leading | _beside(seen)
+        ]  # fmt: skip
     if not any(index.is_unique and "call_id" in index.columns and index.valid for index in seen.indexes):
         findings.append(
             Finding(
@@ -198,6 +232,26 @@ def _indexes(seen: _Seen) -> list[Finding]:
             )
         )  # fmt: skip
     return findings
+
+
+def _beside(seen: _Seen) -> set[str]:
+    """Columns that an index begins with in which all is that is not NULL there."""
+    return {
+        index.columns[0]
+        for index in seen.indexes
+        if index.valid and index.columns and index.only == f"({index.columns[0]} IS NOT NULL)"
+    }
+
+
+def _children(seen: _Seen) -> list[Finding]:
+    return [
+        Finding(
+            "indexes", False, f"{child.name} has no index on {child.column}, which refers to a call",
+            f"With every call that goes, by retain or erase, all of {child.name} is read.",
+            f"CREATE INDEX CONCURRENTLY ON {child.name} ({child.column});", seen.settings.table,
+        )
+        for child in seen.hanging
+    ]  # fmt: skip
 
 
 def _rights(seen: _Seen) -> list[Finding]:

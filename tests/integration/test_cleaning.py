@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmctx.cleaning import CLEANED, clean, shortened_id, storable_id, storable_json
-from llmctx.record import COLUMNS, DEFAULT_TABLE, CallRecord
+from llmctx.cleaning import ATTRIBUTES_LIMIT, CLEANED, clean, shortened_id, storable_id, storable_json
+from llmctx.record import CACHE_WRITTEN, CACHE_WRITTEN_1H, COLUMNS, DEFAULT_TABLE, CallRecord
 from tests.rows import PATIENCE, query, record, stored, writing
 
 
@@ -248,3 +248,14 @@ async def test_whatever_was_thought_of_is_stored(any_database: str) -> None:
         assert await one.drain(PATIENCE) == 0, one.trouble
         assert (one.written, one.quarantined) == (len(rows), 0), one.refused
     assert await stored(any_database) == len(rows)
+
+
+@pytest.mark.parametrize("huge", [{"x": "y" * 100_000}, {f"k{n}": [n] * 10 for n in range(20_000)}, {"x": {1, 2}}])
+def test_what_llmctx_notes_itself_stays_when_attributes_are_cut(huge: dict[str, Any]) -> None:
+    """Prompt tokens that went into the provider's cache: a cost computed later needs them."""
+    row = clean(record(attributes={**huge, CACHE_WRITTEN: 7, CACHE_WRITTEN_1H: 3, "llmctx": {"said": "by whom"}}))
+    assert row.attributes is not None
+    assert (row.attributes[CACHE_WRITTEN], row.attributes[CACHE_WRITTEN_1H]) == (7, 3)
+    assert row.attributes["llmctx"] == {"said": "by whom"}
+    assert len(storable_json(row.attributes) or "") <= ATTRIBUTES_LIMIT
+    assert "attributes" in row.attributes[CLEANED]

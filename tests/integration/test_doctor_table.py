@@ -173,3 +173,34 @@ async def counted(url: str, condition: str) -> None:
     while not await query(url, f"SELECT 1 FROM pg_stat_all_tables WHERE relname = '{DEFAULT_TABLE}' AND {condition}"):
         assert time.monotonic() < deadline, condition
         await asyncio.sleep(0.05)
+
+
+async def test_what_hangs_on_it_and_what_stands_beside_need_indexes(empty_database: str) -> None:
+    """A child table whose foreign key has none, and the columns for ids that do not fit; the SQL makes them."""
+    await do(empty_database, *older.made("numbered"))
+    await asyncio.to_thread(migrate.upgrade, load(database_url=empty_database))
+    await do(empty_database, f"DROP INDEX llmctx_{DEFAULT_TABLE}_user_text")
+    grown = [
+        f"UPDATE pg_class SET reltuples = 2000000, relpages = 100000 WHERE oid = '{name}'::regclass"
+        for name in (DEFAULT_TABLE, older.CHILD)
+    ]
+    await do(empty_database, *grown)
+    found = [finding for finding in await table(load(database_url=empty_database)) if finding.name == "indexes"]
+    assert [finding.cause for finding in found] == [
+        "no index begins with llmctx_user_id",
+        f"{older.CHILD} has no index on call_id, which refers to a call",
+    ]
+    await do(empty_database, *(finding.fix.rstrip(";") for finding in found), *grown)
+    assert "indexes" not in await looked(empty_database)
+    made = "SELECT indexdef FROM pg_indexes WHERE indexdef LIKE '%llmctx_user_id%'"
+    assert (
+        "(llmctx_user_id, created_at) WHERE (llmctx_user_id IS NOT NULL)" in (await query(empty_database, made))[0][0]
+    )
+
+
+def test_a_table_that_could_not_be_looked_at_is_not_well(empty_database: str) -> None:
+    """Nothing is said of it that nobody has seen."""
+    execute(empty_database, "CREATE TABLE only_theirs (a integer)")
+    (finding,) = asyncio.run(table(load(database_url=empty_database, table="only_theirs")))
+    assert not finding.ok
+    assert "not looked at" in finding.cause
