@@ -67,7 +67,7 @@ def plan(found: Found, *, widen: bool = False) -> Plan:
     problems = list(_problems(found, widen))
     if problems:
         return Plan([], [], problems)
-    steps = [*_leftovers(found), *_alterations(found, widen), *_indexes(found, widen)]
+    steps = [*_leftovers(found, widen), *_alterations(found, widen), *_indexes(found, widen)]
     if steps and not found.mine:
         mine = (
             f"table {found.sql} belongs to the role {found.owner}, and {found.me} may not change it: let {found.owner} "
@@ -153,7 +153,7 @@ def sequence(found: Found, column: str) -> str:
     return f"{quote(found.schema)}.{name}" if found.schema else name
 
 
-def _leftovers(found: Found) -> Iterator[Step]:
+def _leftovers(found: Found, widen: bool) -> Iterator[Step]:
     for key in found.added:
         if not key.valid and found.kind == "r":
             yield Step(
@@ -162,6 +162,27 @@ def _leftovers(found: Found) -> Iterator[Step]:
                 "none",
                 concurrently=True,
             )
+    name = f"llmctx_{found.name}_unattributed"
+    if _is_outdated(found, name, widen):
+        at_once = "CONCURRENTLY " if found.kind == "r" else ""
+        yield Step(
+            f"drop index {name}, which knows of columns that are no longer asked",
+            (f"DROP INDEX {at_once}IF EXISTS {beside(found, name)}",),
+            "none" if at_once else "a moment",
+            concurrently=bool(at_once),
+        )
+
+
+def _is_outdated(found: Found, name: str, widen: bool) -> bool:
+    """Whether that index was made while an id stood in two columns, and no longer does."""
+    wanted = without_an_id(found, widen)
+    return any(
+        key.name == name
+        and key.valid
+        and "llmctx_" in (key.predicate or "")
+        and _plain(key.predicate) != _plain(wanted)
+        for key in found.keys
+    )
 
 
 def _alterations(found: Found, widen: bool) -> Iterator[Step]:
@@ -226,9 +247,17 @@ def _alterations(found: Found, widen: bool) -> Iterator[Step]:
         )
 
 
+def without_an_id(found: Found, widen: bool) -> str:
+    """Which rows lack an id: it may stand in either of two columns."""
+    two = [] if widen else strange_ids(found)
+    return " OR ".join(
+        f"({name} IS NULL AND llmctx_{name} IS NULL)" if name in two else f"{name} IS NULL"
+        for name in ("session_id", "user_id")
+    )
+
+
 def _indexes(found: Found, widen: bool) -> Iterator[Step]:
     took = max(1, found.rows // INDEXED_PER_S)
-    nobody = "session_id IS NULL OR user_id IS NULL"
     wanted: list[tuple[str, tuple[str, ...], str | None, str]] = []
     if not _has_key(found):
         columns = ("call_id",) if found.kind == "r" else ("call_id", "created_at")
@@ -237,7 +266,7 @@ def _indexes(found: Found, widen: bool) -> Iterator[Step]:
         ("session", ("session_id", "created_at"), None, "what did this session say"),
         ("user", ("user_id", "created_at"), None, "what did this user do"),
         ("created", ("created_at",), None, "what happened then"),
-        ("unattributed", ("created_at",), nobody, "which rows lack an id"),
+        ("unattributed", ("created_at",), without_an_id(found, widen), "which rows lack an id"),
     ]
     if not widen:
         wanted += [
@@ -252,7 +281,8 @@ def _indexes(found: Found, widen: bool) -> Iterator[Step]:
         ]
     for suffix, columns, condition, why in wanted:
         name = f"llmctx_{found.name}_{suffix}"
-        if any(key.name == name and key.valid for key in found.keys) or _is_served(found, columns, condition, suffix):
+        is_there = any(key.name == name and key.valid for key in found.keys) and not _is_outdated(found, name, widen)
+        if is_there or _is_served(found, columns, condition, suffix):
             continue
         unique, over = suffix == "key", ", ".join(map(quote, columns))
         words = f"index {name} on ({over}){' where ' + condition if condition else ''}: {why}"

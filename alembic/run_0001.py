@@ -193,12 +193,13 @@ def unseen(name: str, schema: str | None, shape: str, adopt: Any) -> list[str]:
         re.sub(r"<(\w+)>", lambda found: known[found[1]], block).strip() for block in (_ADD, _DEFAULT, _LEFTOVERS)
     ]
     made = [f"SET lock_timeout = '{LOCK_MS}ms'", *blocks, "SET lock_timeout = 0"]
+    nobody = "(user_id IS NULL AND llmctx_user_id IS NULL)" if shape == "numbers" else "user_id IS NULL"
     indexes = (
         *([("UNIQUE INDEX", "key", "(call_id) WHERE status IS NOT NULL")] if shape == "unkeyed" else []),
         ("INDEX", "session", "(session_id, created_at)"),
         ("INDEX", "user", "(user_id, created_at)"),
         ("INDEX", "created", "(created_at)"),
-        ("INDEX", "unattributed", "(created_at) WHERE session_id IS NULL OR user_id IS NULL"),
+        ("INDEX", "unattributed", f"(created_at) WHERE session_id IS NULL OR {nobody}"),
         *([("INDEX", "user_text", _USER_TEXT)] if shape == "numbers" else []),
     )
     for kind, suffix, tail in indexes:

@@ -10,7 +10,7 @@ from typing import Final
 from sqlalchemy import ColumnElement, String, Table, Text, and_, cast, false, or_, true
 
 from llmctx.record import Reason
-from llmctx.reflection import aside, equals, held_in, lacks, of
+from llmctx.reflection import equals, lacks, of
 
 SNAPSHOTS: Final = ("prompt_snapshot", "response_snapshot", "reasoning_snapshot")
 _IDS: Final = {"user": "user_id", "session": "session_id", "thread": "thread_id", "trace": "trace_id"}
@@ -64,15 +64,8 @@ class Filters:
 
 
 def lacking(table: Table) -> ColumnElement[bool]:
-    """The condition of the partial index, word for word, so that the planner recognises it.
-
-    Where ids stand in one of two columns, that index holds more rows than are lacking one.
-    """
-    names = ("session_id", "user_id")
-    wanted = or_(*(lacks(table, name) for name in names))
-    if not any(aside(table, name) is not None for name in names):
-        return wanted
-    return and_(or_(*(held_in(table, name)[0].is_(None) for name in names if name in table.c)), wanted)
+    """The condition of the partial index, word for word, so that the planner recognises it."""
+    return or_(*(lacks(table, name) for name in ("session_id", "user_id")))
 
 
 def unattributed(table: Table) -> ColumnElement[bool]:

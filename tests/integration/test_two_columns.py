@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql
 
 from llmctx import migrate
@@ -115,6 +116,27 @@ async def test_an_index_finds_the_rows_of_a_user(settings: Settings) -> None:
             lines = "\n".join(row[0] for row in plan)
             assert "Seq Scan" not in lines, lines
             assert "Index" in lines
+    await does_unattributed_know(settings, table)
+
+
+async def does_unattributed_know(settings: Settings, table: Table) -> None:
+    """The index of rows without an id holds those alone, also when the columns have become text."""
+    url, name = settings.database_url, f"llmctx_{DEFAULT_TABLE}_unattributed"
+    await do(url, f"INSERT INTO {DEFAULT_TABLE} (call_id, model, created_at) VALUES ('nobody', 'm', now())")
+    for _ in range(2):
+        await do(url, f"REINDEX INDEX {name}", f"ANALYZE {DEFAULT_TABLE}")
+        clause = (
+            Filters(unattributed=True)
+            .clause(table)
+            .compile(dialect=postgresql.asyncpg.dialect(), compile_kwargs={"literal_binds": True})
+        )
+        plan = await query(url, f"EXPLAIN SELECT * FROM {DEFAULT_TABLE} WHERE {clause}")
+        assert any(name in row[0] for row in plan), plan
+        ((size,),) = await query(url, f"SELECT pg_relation_size('{name}')")
+        assert size <= 2 * 8192, "one row of 60,004"
+        await asyncio.to_thread(migrate.upgrade, settings, widen=True)
+        async with reading(settings) as connection:
+            table = await reflect(connection, settings)
 
 
 async def columns(url: str) -> set[str]:
