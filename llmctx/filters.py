@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
 from sqlalchemy import ColumnElement, String, Table, Text, and_, cast, false, or_, true
 
 from llmctx.record import Reason
-from llmctx.reflection import equals, lacks, of
+from llmctx.reflection import either, equals, lacks, of
 
 SNAPSHOTS: Final = ("prompt_snapshot", "response_snapshot", "reasoning_snapshot")
 _IDS: Final = {"user": "user_id", "session": "session_id", "thread": "thread_id", "trace": "trace_id"}
@@ -39,6 +39,18 @@ class Filters:
     """Only rows without a session or without a user; not those that were blanked to forget somebody."""
     text: str | None = None
     """Only rows whose prompt, response or error holds this, in any case."""
+
+    def clauses(self, table: Table) -> list[ColumnElement[bool]]:
+        """As conditions of which a row meets one at most, where an id may stand in either of two columns.
+
+        An index of each column has its rows in the order of time; all rows of both would have to be sorted.
+        """
+        for name in ("user", "session"):
+            value = getattr(self, name)
+            if value is not None:
+                others = (replace(self, user=None) if name == "user" else replace(self, session=None)).clause(table)
+                return [and_(one, others) for one in either(table, _IDS[name], value)]
+        return [self.clause(table)]
 
     def clause(self, table: Table) -> ColumnElement[bool]:
         """As a condition on `table`."""

@@ -271,6 +271,16 @@ def equals(table: Table, name: str, value: str) -> ColumnElement[bool]:
     return or_(false(), *found)
 
 
+def either(table: Table, name: str, value: str) -> list[ColumnElement[bool]]:
+    """`equals` in conditions of which a row meets one at most, and an index serves each: in their order of time."""
+    column, beside = table.c.get(name), aside(table, name)
+    value = storable_id(value) or value
+    if column is not None and beside is not None:
+        with contextlib.suppress(Unfit):
+            return [beside == value, and_(column == fitted(column, value), beside.is_distinct_from(value))]
+    return [equals(table, name, value)]
+
+
 def among(table: Table, name: str, values: Collection[str]) -> ColumnElement[bool]:
     """Whether a row's id is one of `values`, as `of` has them."""
     column, beside = table.c.get(name), aside(table, name)

@@ -7,13 +7,27 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, String, Table, Uuid, and_, cast, func, select, text, true
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Select,
+    String,
+    Table,
+    Uuid,
+    and_,
+    cast,
+    func,
+    select,
+    text,
+    true,
+    union_all,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.errors import LlmctxError
 from llmctx.filters import SNAPSHOTS, Filters
 from llmctx.record import COLUMNS
-from llmctx.reflection import as_text, equals, everything, of
+from llmctx.reflection import as_text, either, everything, of
 
 Row = dict[str, Any]
 
@@ -38,11 +52,21 @@ def _columns(table: Table, *, whole: bool) -> list[ColumnElement[Any]]:
     return [*(of(table, name) for name in COLUMNS if name not in hidden), *own]
 
 
-def _newest_first(table: Table) -> Sequence[ColumnElement[Any]]:
-    return (
-        table.c.created_at.desc().nulls_last() if table.c.created_at.nullable else table.c.created_at.desc(),
-        table.c.call_id.desc(),
-    )
+def _newest_first(rows: FromClause, *, nullable: bool) -> Sequence[ColumnElement[Any]]:
+    at = rows.c.created_at.desc()
+    return at.nulls_last() if nullable else at, rows.c.call_id.desc()
+
+
+def _latest(
+    table: Table, conditions: Sequence[ColumnElement[bool]], limit: int, *, whole: bool, timeless: bool = False
+) -> Select[Any]:
+    """The newest rows that meet one of `conditions`, no row two of them; with `timeless` those without a time last."""
+    columns, order = _columns(table, whole=whole), _newest_first(table, nullable=timeless)
+    each = [select(*columns).where(condition).order_by(*order).limit(limit) for condition in conditions]
+    if len(each) == 1:
+        return each[0]
+    union = union_all(*(select(one.subquery()) for one in each)).subquery()
+    return select(union).order_by(*_newest_first(union, nullable=timeless)).limit(limit)
 
 
 async def calls(
@@ -50,10 +74,10 @@ async def calls(
 ) -> list[Row]:
     """The latest calls, newest first; without their texts and attributes, unless `whole`."""
     filters = filters or Filters()
-    wanted = select(*_columns(table, whole=whole)).where(filters.clause(table)).order_by(*_newest_first(table))
     found: list[Row] = []
     for window in await _windows(connection, table, filters):
-        rows = await connection.execute(wanted.where(window).limit(limit - len(found)))
+        conditions = [and_(condition, window) for condition in filters.clauses(table)]
+        rows = await connection.execute(_latest(table, conditions, limit - len(found), whole=whole))
         found += [dict(row) for row in rows.mappings()]
         if len(found) >= limit:
             break
@@ -165,8 +189,8 @@ def handle(call_id: UUID | str) -> str:
 
 async def conversation(connection: AsyncConnection, table: Table, session: str, *, limit: int = 200) -> list[Row]:
     """The calls of a session, whole, in their order; of a longer one the last."""
-    wanted = select(*_columns(table, whole=True)).where(equals(table, "session_id", session))
-    rows = await connection.execute(wanted.order_by(*_newest_first(table)).limit(limit))
+    conditions, timeless = either(table, "session_id", session), bool(table.c.created_at.nullable)
+    rows = await connection.execute(_latest(table, conditions, limit, whole=True, timeless=timeless))
     return [dict(row) for row in reversed(rows.mappings().all())]
 
 

@@ -20,6 +20,7 @@ from llmctx.erase import Subject, erase
 from llmctx.export import export
 from llmctx.filters import Filters
 from llmctx.queries import call, calls, conversation, coverage, sessions, stats, users
+from llmctx.queries.calls import _latest as latest
 from llmctx.record import DEFAULT_TABLE
 from llmctx.reflection import reflect
 from llmctx.settings import Settings, load
@@ -117,6 +118,29 @@ async def test_an_index_finds_the_rows_of_a_user(settings: Settings) -> None:
             assert "Seq Scan" not in lines, lines
             assert "Index" in lines
     await does_unattributed_know(settings, table)
+
+
+async def test_the_latest_calls_of_one_who_has_many_are_not_sorted(settings: Settings) -> None:
+    """Each column's index has them in their order, and no row comes twice."""
+    url = settings.database_url
+    await do(
+        url,
+        f"INSERT INTO {DEFAULT_TABLE} (call_id, model, created_at, user_id, llmctx_user_id) "
+        "SELECT 'c-' || n, 'm', timestamp '2026-01-01' + n * interval '1 s', CASE WHEN n % 2 = 0 THEN 77 END, "
+        "CASE WHEN n % 3 = 0 THEN '77' END FROM generate_series(1, 20000) n",
+        f"ANALYZE {DEFAULT_TABLE}",
+    )
+    async with reading(settings) as connection:
+        table = await reflect(connection, settings)
+        found = await calls(connection, table, Filters(user="77"), limit=5)
+        assert [row["call_id"] for row in found] == [f"c-{n}" for n in (20000, 19998, 19996, 19995, 19994)]
+        assert {row["user_id"] for row in found} == {"77"}
+        wanted = latest(table, Filters(user="77").clauses(table), 5, whole=False).compile(
+            dialect=postgresql.asyncpg.dialect(), compile_kwargs={"literal_binds": True}
+        )
+        plan = "\n".join(row[0] for row in await query(url, f"EXPLAIN (COSTS OFF) {wanted}"))
+    assert "Bitmap" not in plan, plan
+    assert plan.count("Backward") == 2, plan
 
 
 async def does_unattributed_know(settings: Settings, table: Table) -> None:
