@@ -173,7 +173,7 @@ def test_text_ids_where_users_are_numbers(empty_database: str) -> None:
     call(empty_database, session_id="s", user_id="7")
     widening = migrate.plan(settings, widen=True)
     # the index of rows without an id knows of the column beside: it is made anew
-    assert [step.lock for step in widening.steps] == ["none", "everybody", "none"]
+    assert [step.lock for step in widening.steps] == ["nobody", "everybody", "nobody"]
     adopt(empty_database, widen=True)
     found = asyncio.run(query(empty_database, f"SELECT user_id FROM {T} WHERE model = 'gpt-5' ORDER BY created_at"))
     assert [row[0] for row in found] == ["007", "7"]
