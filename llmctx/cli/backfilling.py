@@ -80,7 +80,7 @@ def _show(report: Report) -> None:
                 [
                     name,
                     one.call_id,
-                    f"{one.created_at:%Y-%m-%d %H:%M}",
+                    output.time_of(one.created_at, "%Y-%m-%d %H:%M"),
                     one.user_id or "(has one)",
                     one.session_id or "",
                 ]

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from llmctx.cli import output
-from llmctx.cli.output import Column, text_of
+from llmctx.cli.output import Column, text_of, time_of
 
 if TYPE_CHECKING:
     from llmctx.filters import Filters
@@ -29,8 +29,14 @@ def cells(row: dict[str, Any], time: str) -> list[str]:
     status = row["status"] or {True: "ok", False: "error"}.get(row["success"])
     ended = text_of(row["latency_ms"]) if status in {"ok", None} else status
     ids = [text_of(row[name]) for name in ("user_id", "session_id")]
-    made_at = row["created_at"].astimezone(UTC)
-    return [f"{made_at:{time}}", str(handle(row["call_id"])), *ids, row["agent_key"] or "", row["model"] or "", ended]
+    return [
+        time_of(row["created_at"], time),
+        str(handle(row["call_id"])),
+        *ids,
+        row["agent_key"] or "",
+        row["model"] or "",
+        ended,
+    ]
 
 
 def columns(lines: Sequence[Sequence[str]]) -> list[Column]:

@@ -184,16 +184,16 @@ def text_of(value: object) -> str:
     return time_of(value) if isinstance(value, datetime) else str(value)
 
 
-def format_of(times: Iterable[datetime]) -> str:
+def format_of(times: Iterable[datetime | None]) -> str:
     """How to show them beside each other: with the year where it is not this one for all."""
     now = datetime.now(UTC)
-    years = {time.astimezone(UTC).year for time in times}
+    years = {time.astimezone(UTC).year for time in times if time is not None}
     return "%m-%d %H:%M" if years <= {now.year} else "%Y-%m-%d %H:%M"
 
 
-def time_of(value: datetime) -> str:
-    """A time to the second, in UTC."""
-    return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+def time_of(value: datetime | None, form: str = "%Y-%m-%d %H:%M:%S") -> str:
+    """A time in UTC, to the second; somebody's own table may lack it."""
+    return "(no time)" if value is None else f"{value.astimezone(UTC):{form}}"
 
 
 class Progress:

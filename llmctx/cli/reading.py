@@ -76,7 +76,7 @@ def calls(
     if not rows:
         output.say("No calls yet." if filters == queries.Filters() else "No calls match.")
         return
-    today = all(row["created_at"].date() == datetime.now(UTC).date() for row in rows)
+    today = all(row["created_at"] and row["created_at"].date() == datetime.now(UTC).date() for row in rows)
     time = "%H:%M:%S" if today else output.format_of(row["created_at"] for row in rows)
     cells = [following.cells(row, time) for row in rows]
     output.table(following.columns(cells), cells, gap=1)

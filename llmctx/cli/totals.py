@@ -56,7 +56,7 @@ def _used(what: str, row: Mapping[str, Any], time: str) -> list[str]:
     if what == "session" and row["users"] > 1:
         other = f"{row['users']} users"
     sums = [_known(row[name]) for name in ("calls", "errors", "total_tokens", "cost_usd")]
-    return [text_of(row[f"{what}_id"]), other, *sums, f"{row['last'].astimezone(UTC):{time}}"]
+    return [text_of(row[f"{what}_id"]), other, *sums, time_of(row["last"], time)]
 
 
 def show_conversation(session: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from llmctx import cli
 from llmctx.backfill import backfill, undo
 from llmctx.database import reading
 from llmctx.erase import Subject, erase
@@ -26,15 +28,16 @@ COLUMNS = "call_id, created_at, model, user_id, session_id, trace_id, prompt_tok
 
 
 @pytest.fixture
-async def unkeyed(any_empty_database: str) -> str:
+def unkeyed(any_empty_database: str) -> str:
     """1,040 rows, hardly one of which can be told from another; of half of them it is known who they are of."""
     url = any_empty_database
     kind = "timestamptz" if url.startswith("postgresql") else "timestamp"
-    await do(
-        url,
-        f"CREATE TABLE {DEFAULT_TABLE} (call_id varchar(64), created_at {kind}, model text, user_id text, "
-        "session_id text, trace_id text, prompt_tokens integer, completion_tokens integer, prompt_snapshot text, "
-        "cost_usd numeric(18, 9), identity_source text)",
+    statements = [
+        (
+            f"CREATE TABLE {DEFAULT_TABLE} (call_id varchar(64), created_at {kind}, model text, user_id text, "
+            "session_id text, trace_id text, prompt_tokens integer, completion_tokens integer, prompt_snapshot text, "
+            "cost_usd numeric(18, 9), identity_source text)"
+        ),
         *(
             f"INSERT INTO {DEFAULT_TABLE} ({COLUMNS}) WITH RECURSIVE n (n) AS "
             "(SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 130) "
@@ -43,7 +46,8 @@ async def unkeyed(any_empty_database: str) -> str:
             for time in TIMES
             for user in ("'u-' || n", "NULL")
         ),
-    )
+    ]
+    asyncio.run(do(url, *statements))
     return url
 
 
@@ -98,3 +102,12 @@ async def test_what_has_expired_goes_and_the_rest_is_read(unkeyed: str) -> None:
         table = await reflect(connection, settings)
         assert (await calls(connection, table, limit=2))[0]["call_id"] == "last"
         assert (await call(connection, table, "same"))["created_at"] is None
+
+
+@pytest.mark.parametrize(
+    "verb", ["calls", "show same", "users --since 2025-01-01", "stats --by day", "coverage", "backfill"]
+)
+def test_it_can_be_read(unkeyed: str, verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever a row lacks."""
+    assert cli.run(["--database-url", unkeyed, *verb.split()]) == 0
+    assert capsys.readouterr().out
