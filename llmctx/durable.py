@@ -35,6 +35,7 @@ from llmctx.writer import Writer
 T = TypeVar("T")
 
 _SEGMENT: Final = 8 * 1024 * 1024
+_INDEX_ENTRY: Final = 110  # bytes of memory for each row that waits in the journal
 _CHECKPOINT_S: Final = 1.0
 _ADOPT_S: Final = 3.0
 _TRY_AGAIN_S: Final = 5.0  # to begin a journal where none could be begun
@@ -65,9 +66,8 @@ class Durable:
         self._reading: Iterator[CallRecord] | None = None
         self._read: CallRecord | None = None
         self._progress = asyncio.Event()
-        # half is for calls on their way here (`inbox.py`), and the journal's index takes memory as well
-        self._room = settings.memory_bytes // 4
-        self._strip_at = settings.journal_bytes * 3 // 4
+        self._room = settings.memory_bytes // 4  # half is for calls on their way here, and the index takes its share
+        self._strip_at = settings.journal_bytes // 2  # what is left holds ten times as many rows without their texts
         self._unreadable = 0
         self._try_again_at = 0.0
 
@@ -170,6 +170,8 @@ class Durable:
                 self._held.add(record.call_id.bytes)
             else:
                 self._spilled += 1
+        if noted < len(records):
+            self._writer.cap_bytes = max(self._room, 2 * self._room - _INDEX_ENTRY * journal.pending)
         for record in records[noted:]:
             if not self._writer.submit(record):
                 refused += 1

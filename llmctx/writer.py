@@ -68,6 +68,8 @@ class Writer:
         """For these the table has no place yet. The others need not wait for it."""
         self._aside_until = 0.0
         self._bytes = 0
+        self.cap_bytes = settings.memory_bytes // 2
+        """Of what waits here. The other half is for calls on their way (`inbox.py`)."""
         self._limit = settings.batch_rows
         self._careful = 0
         self._more = asyncio.Event()
@@ -109,7 +111,7 @@ class Writer:
 
     def submit(self, record: CallRecord) -> bool:
         """Queue `record`. When memory is short its snapshots go first; then it is refused."""
-        cap = self._settings.memory_bytes
+        cap = self.cap_bytes
         if self.offer(record, cap):
             return True
         without_snapshots(record, "memory was full")

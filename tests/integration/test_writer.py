@@ -300,12 +300,12 @@ async def test_memory_is_bounded(nowhere: str, bulk: str) -> None:
     value: Any = {"a": "x" * 9000} if bulk == "attributes" else "x" * 9000
     async with writing(nowhere, memory_bytes=cap) as one:
         taken = sum(one.submit(record(**{bulk: value})) for _ in range(2000))
-        assert one.waiting_bytes <= cap
+        assert one.waiting_bytes <= cap // 2  # the other half is for calls on their way to the writer
         assert (one.waiting, one.dropped) == (taken, 2000 - taken)
         assert one.dropped > 0
         if bulk == "prompt_snapshot":
             whole = sum(waiting.record.prompt_snapshot is not None for waiting in one._queue)
-            assert 50 < whole < taken
+            assert 25 < whole < taken
             assert one.snapshots_dropped >= taken - whole - len(one._batch)
 
 
