@@ -79,9 +79,8 @@ async def outage(
     world: World, minutes: float, calls_per_s: float, size: int, cap_bytes: int, say: Progress = _silent
 ) -> Verdict:
     """The database is away: memory stays bounded, the journal fills, texts go, rows stay, the newest are refused."""
-    settings = {"memory_bytes": cap_bytes, "journal_bytes": 16 * cap_bytes}  # as they are to one another by default
     life = world.begin_life(
-        users=0, calls_per_s=calls_per_s, sizes=(size,), ms=20, ways=("ainvoke",), settings=settings
+        users=0, calls_per_s=calls_per_s, sizes=(size,), ms=20, ways=("ainvoke",), settings={"memory_bytes": cap_bytes}
     )
     await asyncio.sleep(3.0)
     await life.ask("quiet")
