@@ -53,8 +53,8 @@ def _calls(found: dict[str, Any]) -> Iterator[Line]:
     for way in calls.WAYS:
         one = found[way]
         wall, cpu = one["added_us"], one["added_cpu_us"]
-        times = one["times_deque"]
-        yield f"added to a call, {way}", f"{wall['llmctx']:.0f} µs, deque {wall['deque']:.0f}", "1.5 x", times <= 1.5
+        met = 0 < one["times_deque"] <= 1.5
+        yield f"added to a call, {way}", f"{wall['llmctx']:.0f} µs, deque {wall['deque']:.0f}", "1.5 x", met
         yield (
             "  CPU of all threads, until in PostgreSQL",
             f"{cpu['llmctx']:.0f} µs, deque {cpu['deque']:.0f}",

@@ -21,10 +21,11 @@ MOST_CALLS: Final = 500
 _BUSY: Final = 0.5  # of a processor
 _LATE_S: Final = 0.002  # somebody else had the lock, or the machine has no processor to spare
 _PIECE_S: Final = 250e-6
-_LARGEST_PIECE_S: Final = 4e-3  # of work that nobody seems to mind
+_LARGEST_PIECE_S: Final = 4e-3  # of work that nobody is there to mind
+_LOOK_S: Final = 0.02
+_AWAKE: Final = 0.02  # of a processor
 _PAUSE_S: Final = 10e-6
 """What the kernel makes of it is some 60 µs: enough for another thread to wake up and take the lock."""
-_TAKEN_S: Final = 200e-6
 _STRIDE: Final = 8  # items of a few microseconds each, between two looks at the clock
 
 
@@ -54,24 +55,29 @@ class Courtesy:
 
 
 class _Pace:
-    """How the pauses went so far. Shared by the call logs of a process, and unlocked: a pause too many does no harm."""
+    """Of the pauses so far. Shared by the call logs of a process, and unlocked: a pause too many does no harm."""
 
     since = 0.0
     piece_s = _PIECE_S
+    looked = 0.0
+    others = 0.0
 
 
 def give_way() -> None:
     """Offer the interpreter, behind each piece of work of a fraction of a millisecond. Not for an event loop's thread.
 
     `sleep(0)` would let go of it and take it again before another thread has woken up, and he who waits for it would
-    begin to wait anew. If nobody takes it the pieces become longer.
+    begin to wait anew. Where nobody else does anything the pieces are longer.
     """
     now = time.monotonic()
     if now - _Pace.since < _Pace.piece_s:
         return
     time.sleep(_PAUSE_S)
-    _Pace.since = back = time.monotonic()
-    _Pace.piece_s = _PIECE_S if back - now > _TAKEN_S else min(2 * _Pace.piece_s, _LARGEST_PIECE_S)
+    _Pace.since = now = time.monotonic()
+    if (past := now - _Pace.looked) > _LOOK_S:
+        others = time.process_time() - time.thread_time()
+        _Pace.piece_s = _PIECE_S if others - _Pace.others > _AWAKE * past else _LARGEST_PIECE_S
+        _Pace.looked, _Pace.others = now, others
 
 
 def paced(items: Iterable[T]) -> Iterator[T]:
