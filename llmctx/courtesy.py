@@ -35,7 +35,7 @@ class Courtesy:
     def __init__(self, linger_s: float) -> None:
         self._patience_s = _PATIENCE * linger_s
         self._since = 0.0
-        self._wall = self._all = self._own = 0.0
+        self._wall = self._others = 0.0
 
     def begin(self) -> None:
         """Calls have come. From now on it is measured what the other threads do."""
@@ -49,9 +49,14 @@ class Courtesy:
 
     def _look(self) -> bool:
         """Whether the others have used much of a processor since the last look."""
-        before = self._wall, self._all - self._own
-        self._wall, self._all, self._own = time.monotonic(), time.process_time(), time.thread_time()
-        return self._all - self._own - before[1] > _BUSY * (self._wall - before[0])
+        before = self._wall, self._others
+        self._wall, self._others = time.monotonic(), _used_by_others()
+        return self._others - before[1] > _BUSY * (self._wall - before[0])
+
+
+def _used_by_others() -> float:
+    """Seconds of processor that the other threads of this process have used."""
+    return time.process_time() - time.thread_time()
 
 
 class _Pace:
@@ -75,7 +80,7 @@ def give_way() -> None:
     time.sleep(_PAUSE_S)
     _Pace.since = now = time.monotonic()
     if (past := now - _Pace.looked) > _LOOK_S:
-        others = time.process_time() - time.thread_time()
+        others = _used_by_others()
         _Pace.piece_s = _PIECE_S if others - _Pace.others > _AWAKE * past else _LARGEST_PIECE_S
         _Pace.looked, _Pace.others = now, others
 

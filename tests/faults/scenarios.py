@@ -347,6 +347,23 @@ async def aborted(world: World) -> Verdict:
     return await world.settled()
 
 
+async def _sent_away(world: World, server: Server) -> float:
+    """SIGTERM. Returns how many seconds the server took to leave; a note if they are too many."""
+    server.process.send_signal(signal.SIGTERM)
+    took = await server.gone(LEAVE_S + 8)
+    if took > LEAVE_S + 4:
+        world.notes.append(f"the server took {took:.1f} s to leave: {server.said}")
+    return took
+
+
+async def _settled_after(world: World, took: float) -> Verdict:
+    """What another life finds when the server has left."""
+    world.begin_life(users=5)
+    verdict = await world.settled()
+    verdict.left_s = took
+    return verdict
+
+
 async def recycled(world: World, command: list[str]) -> Verdict:
     """Workers that leave after some requests, and others that take their places, under load."""
     async with serving(world, command) as server:
@@ -356,14 +373,8 @@ async def recycled(world: World, command: list[str]) -> Verdict:
             assert time.monotonic() < deadline, f"{workers}: {server.said}"
             await server.posts(10, 5)
             workers.add(await server.worker())
-        server.process.send_signal(signal.SIGTERM)
-        took = await server.gone(LEAVE_S + 8)
-        if took > LEAVE_S + 4:
-            world.notes.append(f"the server took {took:.1f} s to leave: {server.said}")
-    world.begin_life(users=5)
-    verdict = await world.settled()
-    verdict.left_s = took
-    return verdict
+        took = await _sent_away(world, server)
+    return await _settled_after(world, took)
 
 
 async def reloaded(world: World, times: int = 2) -> Verdict:
@@ -378,11 +389,5 @@ async def reloaded(world: World, times: int = 2) -> Verdict:
                 (world.folder / "watched" / "changed.py").touch()
                 await asyncio.sleep(1.0)
             await busy
-        server.process.send_signal(signal.SIGTERM)
-        took = await server.gone(LEAVE_S + 8)
-        if took > LEAVE_S + 4:
-            world.notes.append(f"the server took {took:.1f} s to leave: {server.said}")
-    world.begin_life(users=5)
-    verdict = await world.settled()
-    verdict.left_s = took
-    return verdict
+        took = await _sent_away(world, server)
+    return await _settled_after(world, took)
