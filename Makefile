@@ -45,8 +45,8 @@ build: $(VENV)/dev.stamp  ## sdist and wheel in dist/
 	$(BIN)/python -m hatchling build
 
 lock:  ## renew the hashed requirements (needs uv on the PATH)
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --all-extras --group dev pyproject.toml -o requirements/dev.lock
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --extra demo --group build -c requirements/dev.lock pyproject.toml -o requirements/demo.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --no-strip-extras --all-extras --group dev pyproject.toml -o requirements/dev.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --no-strip-extras --extra demo --group build -c requirements/dev.lock pyproject.toml -o requirements/demo.lock
 
 clean:
 	rm -rf $(VENV) dist
