@@ -95,27 +95,33 @@ def hear(
     `explicit` is what the handler was made with, `carried` the scope that rode in with it, `child_thread_id` the
     thread_id of langchain-core's child config, for chains outside of LangGraph.
     """
+    hearing = Hearing()
     here = scope = current_scope()
     if scope is not None:
         scope.anchor.used = True
-        scope = telling_scope(scope)
-    hearing = Hearing()
-    hearing.here, hearing.scope, hearing.explicit, hearing.carried = here, scope, explicit, carried
-    hearing.scope_open = scope is not None and scope.closed_at is None
+        if scope.kind == "node":
+            scope = telling_scope(scope)
+        hearing.here, hearing.scope, hearing.scope_open = here, scope, scope is not None and scope.closed_at is None
+        if scope is not None and scope.refresh is not None and scope.identity.user_id is None:
+            refresh(scope)
     hearing.started = time.monotonic()
+    if explicit is not EMPTY:
+        hearing.explicit = explicit
+    if carried is not None:
+        hearing.carried = carried
     thread_id: object = child_thread_id
     if metadata:
         if (told := metadata.get("thread_id")) is not None and told != "":
             thread_id = told
-        hearing.task = as_text(metadata.get("langgraph_checkpoint_ns"))
+        if (task := metadata.get("langgraph_checkpoint_ns")) is not None:
+            hearing.task = as_text(task)
         if CARRIED_KEY in metadata:
             hearing.sent = unpack(metadata[CARRIED_KEY])
         if not _EXPLICIT.isdisjoint(metadata):
             named = {name: metadata[key] for key, name in EXPLICIT_KEYS.items() if key in metadata}
             hearing.explicit = explicit.overlay(CallContext(**named))
-    hearing.thread_id = as_text(thread_id)
-    if scope is not None and scope.refresh is not None and scope.identity.user_id is None:
-        refresh(scope)
+    if thread_id is not None:
+        hearing.thread_id = as_text(thread_id)
     return hearing
 
 

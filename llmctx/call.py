@@ -57,22 +57,16 @@ class OpenCall:
         self.key = run_id.int if type(run_id) is UUID else key_of(run_id)
         self.hearing = hearing
         self.verdict = verdict
-        self._unclaimed = [True]
+        self.unclaimed = [True]
+        """Whoever takes it out may end the call: the first who asks, in any thread."""
 
     @property
     def is_claimed(self) -> bool:
         """Whether somebody has ended it, or is about to."""
-        return not self._unclaimed
+        return not self.unclaimed
 
     def mark_first_token(self) -> None:
         self.first_token_ns = time.perf_counter_ns()
-
-    def claim(self) -> bool:
-        """True for the first who asks, in any thread: the one who may end the call."""
-        try:
-            return self._unclaimed.pop()
-        except IndexError:
-            return False
 
 
 def key_of(run_id: object) -> object:

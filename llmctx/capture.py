@@ -21,6 +21,7 @@ from llmctx.snapshot import LIMIT, Cut, Room, cut, joined, keep
 
 MESSAGES: Final = 96  # messages kept of one prompt: the first, and the latest
 BLOCKS: Final = 4096  # blocks of an answer that are looked at
+FEW: Final = 4  # messages, none of which is left out
 SHORT: Final = 1024  # characters of a message that is kept whole, whatever the room
 BLOCKS_KEPT: Final = 32  # blocks kept of either end of a message
 CHOICES: Final = 8
@@ -78,9 +79,13 @@ class Answer(NamedTuple):
 def prompt_of_messages(messages: Sequence[BaseMessage], limit: int = LIMIT) -> Prompt:
     """Keep what a snapshot of `messages` may need: the first one, and the latest as far as there is room."""
     try:
-        room = Room(limit)
         count = len(messages)
-        if count <= 4:
+        if count <= FEW:
+            usual = _usual(messages)
+            if usual is not None:
+                return Prompt(usual)
+        room = Room(limit)
+        if count <= FEW:
             return Prompt(tuple([_message(message.__dict__, room) for message in messages]))
         first = _message(messages[0].__dict__, room)
         kept: list[Message] = []
@@ -171,6 +176,18 @@ def _answer(
         usage is not None and "total_cost" in usage,  # `BaseChatModel._convert_cached_generations` leaves this
         info == {} and not meta and not usage and choices == (Choice(),),
     )
+
+
+def _usual(messages: Sequence[BaseMessage]) -> tuple[Message, ...] | None:
+    """A few short texts of people, as most prompts are; None for any other. As `_message` keeps them."""
+    kept = []
+    for message in messages:
+        fields = message.__dict__
+        content, role = fields["content"], _CONTENT_ONLY.get(fields["type"])
+        if role is None or type(content) is not str or len(content) >= SHORT or fields.get("name") is not None:
+            return None
+        kept.append((role, content, None))
+    return tuple(kept)
 
 
 # Both take a message's `__dict__`: it holds every field, and pydantic takes microseconds to say that one is missing.

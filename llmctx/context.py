@@ -156,9 +156,8 @@ def _here() -> object:
 _current: Final[ContextVar[Scope | None]] = ContextVar("llmctx_scope", default=None)
 
 
-def current_scope() -> Scope | None:
-    """The innermost scope of this context, open or closed."""
-    return _current.get()
+current_scope: Final[Callable[[], Scope | None]] = _current.get
+"""The innermost scope of this context, open or closed."""
 
 
 def current() -> CallContext:

@@ -3,21 +3,22 @@
 Synchronous and `run_inline`: it runs in the caller's thread, task and context, which is where the identity can be
 read. Other shapes lose starts, run on copies of the context, or wait for busy executors. It awaits nothing, does no
 I/O, and no failure of its own ever leaves it.
+
+Its hooks run at each start, token and end, between code of LangChain's that leaves ours no warm caches: what they call
+is spelled out where that saves a function call.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from sys import _getframe, exc_info
-from types import CodeType, FrameType
+from sys import exc_info
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 from uuid import UUID
 
-from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables.config import var_child_runnable_config
 
 from llmctx import elsewhere
@@ -38,6 +39,7 @@ from llmctx.extract import (
 from llmctx.filing import use
 from llmctx.guard import guarded, is_from_outside, stop, swallow
 from llmctx.incidents import incidents
+from llmctx.inline import beware, watch
 from llmctx.open_calls import OpenCall, OpenCalls
 from llmctx.record import Source, Status
 from llmctx.registry.base import Registry, file_under
@@ -92,10 +94,8 @@ class CallLogHandler(BaseCallbackHandler):
         problem = exc_info()[1]
         return problem is not None and is_from_outside(problem)
 
-    @property
-    def run_inline(self) -> bool:  # type: ignore[override]  # LangChain only ever reads it
-        """True: in the caller's thread, task and context; but not at the price of somebody else's events."""
-        return id(_getframe(1).f_code) not in _STARTS_COMPLETIONS or _alone_or_among_inline(_getframe(1))
+    run_inline = True
+    """In the caller's thread, task and context; but not at the price of somebody else's events (`inline.py`)."""
 
     def __init__(
         self, *, context: CallContext | None = None, recorder: Recorder | None = None, scope: Scope | None = None
@@ -105,6 +105,7 @@ class CallLogHandler(BaseCallbackHandler):
         self._any_recorder = recorder is None
         self._scope = scope
         """The scope in which the run began, when the handler rides along with its callbacks."""
+        watch(CallLogHandler)
 
     # LangChain asks these before each event. Chains matter only while a call is open that might have lost its end.
     ignore_agent = ignore_retriever = ignore_retry = ignore_custom_event = True
@@ -155,6 +156,7 @@ class CallLogHandler(BaseCallbackHandler):
     def on_llm_start(
         self, serialized: dict[str, Any] | None, prompts: list[str], *, run_id: UUID, **kwargs: Any
     ) -> None:
+        beware()
         recorder = self._listener()
         if recorder is None or (recorder.open_calls.has(run_id) and self._again(recorder, run_id, kwargs)):
             return
@@ -302,25 +304,6 @@ class CallLogHandler(BaseCallbackHandler):
         recorder = self._recorder
         if recorder is not None:
             recorder.open_calls.parent_ended(run_id)
-
-
-# `AsyncCallbackManager.on_llm_start` tells the handlers that are not inline nothing as soon as one is: they lose the
-# starts of completion models, and stumble over the rest (langchain#39633). To it alone we are not inline; where it then
-# hands the event on we are, and run first.
-_ON_LLM_START: Final = inspect.unwrap(AsyncCallbackManager.on_llm_start).__code__
-_STARTS_COMPLETIONS: Final = frozenset(
-    {id(_ON_LLM_START), *(id(part) for part in _ON_LLM_START.co_consts if isinstance(part, CodeType))}
-)
-"""By id: to hash code takes as long as all else that is asked of us."""
-
-
-@guarded("handler_failed", "%s failed; the application is not affected", otherwise=lambda frame: True)
-def _alone_or_among_inline(frame: FrameType | None) -> bool:
-    while frame is not None and frame.f_code is not _ON_LLM_START:
-        frame = frame.f_back
-    manager = None if frame is None else frame.f_locals.get("self")
-    others = [other for other in getattr(manager, "handlers", ()) if not isinstance(other, CallLogHandler)]
-    return not others or any(other.run_inline for other in others)
 
 
 def _read(reader: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:

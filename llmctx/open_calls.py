@@ -3,7 +3,7 @@
 LangChain does not report every end: an `ainvoke` that is cancelled, times out, or falls with a failing sibling node
 fires a start and then nothing, ever. So each open call is watched: by a done-callback on its task (one per task), by
 the exit of the scope it started in, by the end of its parent run, by the next call of its task, by a look at what its
-task awaits, by a time limit, and at shutdown. Whoever ends it first wins (`claim`); the others find it ended.
+task awaits, by a time limit, and at shutdown. Whoever ends it first wins (`unclaimed`); the others find it ended.
 
 A call made by `stream` or `astream` is not bound to the task that started it: the stream may be handed on and read
 elsewhere. It ends by LangChain's own word, by the time limit, or at shutdown.
@@ -118,10 +118,8 @@ class OpenCalls:
                 task.add_done_callback(self._task_done)  # first: a list without it would never be asked for
                 self._by_task[task] = [call]
             else:
-                for other in list(calls):
-                    # This task goes on elsewhere: what it awaited before, and does not now, was cut off in it.
-                    if other.task is task and not _is_sibling(other, call) and not is_on_stack(other.run_id):
-                        self.end(other, Status.CANCELLED)
+                if calls:
+                    self._end_cut_off(task, calls, call)
                 calls.append(call)
             if known or not name:
                 call.task = task
@@ -139,9 +137,15 @@ class OpenCalls:
             if not scope.is_open:  # meanwhile, in another thread
                 inside(scope)
 
+    def _end_cut_off(self, task: asyncio.Task[Any], calls: list[OpenCall], new: OpenCall) -> None:
+        """`task` goes on with `new`: what it awaited before, and does not now, was cut off in it."""
+        for other in list(calls):
+            if other.task is task and not _is_sibling(other, new) and not is_on_stack(other.run_id):
+                self.end(other, Status.CANCELLED)
+
     def has(self, run_id: UUID) -> bool:
         """Whether a call of that run is open."""
-        return key_of(run_id) in self._by_run or bool(self._twins)
+        return (run_id.int if type(run_id) is UUID else key_of(run_id)) in self._by_run or bool(self._twins)
 
     def seen(self, run_id: UUID, handler: object, params: object) -> OpenCall | None:
         """The open call of `run_id` if another handler has reported it: one call, heard twice.
@@ -158,7 +162,7 @@ class OpenCalls:
     def get(self, run_id: UUID, parent_run_id: UUID | None = None) -> OpenCall | None:
         """The open call of `run_id`. Of several, the one that started in the same chain, task or thread, and scope."""
         if not self._twins:
-            return self._by_run.get(key_of(run_id))
+            return self._by_run.get(run_id.int if type(run_id) is UUID else key_of(run_id))
         calls = self._with(run_id)
         if len(calls) < 2:
             return calls[0] if calls else None
@@ -188,7 +192,9 @@ class OpenCalls:
         failure: Failure | None = None,
     ) -> bool:
         """End `call` and deliver it. False if somebody else has ended it before."""
-        if not call.claim():
+        try:
+            call.unclaimed.pop()
+        except IndexError:
             return False
         call.ended_ns = time.perf_counter_ns()
         call.status = status

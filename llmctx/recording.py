@@ -104,12 +104,12 @@ def marker_of(call: OpenCall) -> bytes:
     """
     verdict = call.verdict
     metadata, params = call.metadata or _NOTHING, call.params or _NOTHING
+    model = metadata.get("ls_model_name")
     about = (
         call.hearing.thread_id,
-        metadata.get("ls_model_name"),
         metadata.get("langgraph_node"),
         metadata.get("lc_agent_name"),
-        *map(params.get, MODEL_NAMES),
+        model if type(model) is str and model else tuple(map(params.get, MODEL_NAMES)),
     )
     known = verdict.noted
     if call.fields is not None:

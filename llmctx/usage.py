@@ -40,10 +40,9 @@ UNKNOWN: Final = Usage()
 class Stream:
     """Watches the usage that the chunks of one stream report. Fed once per token, so it does next to nothing."""
 
-    __slots__ = ("_falling", "_prompt", "_prompts", "_reasoning", "_varied", "last", "tokens")
+    __slots__ = ("_falling", "_prompt", "_prompts", "_reasoning", "_varied", "last")
 
     def __init__(self) -> None:
-        self.tokens = 0  # chunks seen
         self.last: Mapping[str, Any] | None = None  # the latest usage that says anything
         self._prompt = 0  # input tokens of the first chunk that had some
         self._prompts = 0  # chunks that had some
@@ -53,12 +52,10 @@ class Stream:
 
     def feed(self, chunk: Any) -> None:
         """Look at the `chunk` of an `on_llm_new_token`. Never raises."""
-        self.tokens += 1
         try:
             # not `chunk.message`: asked for a field that it lacks, pydantic takes ten times as long as all of this
-            message = chunk.__dict__.get("message")
-            usage = None if message is None else message.__dict__.get("usage_metadata")
-        except AttributeError:  # no chunk at all, or something with slots
+            usage = chunk.__dict__["message"].__dict__["usage_metadata"]
+        except (AttributeError, KeyError):  # a completion model's, no chunk at all, or something with slots
             return
         if usage:
             self._note(usage)

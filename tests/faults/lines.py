@@ -56,7 +56,8 @@ SURROUNDING: Final = {
     },
     "pipeline.py": {"Pipeline.astop"},
     "middleware.py": {"ContextMiddleware.__init__", "ContextMiddleware.__call__", "ContextMiddleware._ask"},
-    "handler.py": {"CallLogHandler.run_inline", "CallLogHandler.ignore_chain"},
+    "handler.py": {"CallLogHandler.ignore_chain"},
+    "inline.py": {"_is_inline"},
     "graph/__init__.py": {"wrap_graph", "wrap_node", "_compiling.<locals>.compile"},  # what is no graph is a TypeError
     "graph/plan.py": {"Plan.made"},  # as is what is no argument for it
     "graph/runnables.py": {
@@ -96,7 +97,8 @@ SURROUNDING: Final = {
 """File -> qualified names of the functions whose own lines are left out."""
 
 GUARDED_BY_HAND: Final = {
-    f"CallLogHandler.{name}" for name in ("on_chat_model_start", "on_llm_new_token", "on_llm_end")
+    "_Watch.get",
+    *(f"CallLogHandler.{name}" for name in ("on_chat_model_start", "on_llm_new_token", "on_llm_end")),
 }
 """Hooks that are nothing but `try` and `except`: their lines fail as any other's, but never the hook as a whole."""
 
