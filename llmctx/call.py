@@ -13,7 +13,6 @@ from llmctx.attribution import Hearing, Verdict
 from llmctx.context import Scope
 from llmctx.extract import Answer, Failure, Held, Prompt, Stream
 from llmctx.record import Status
-from llmctx.stack import Origin
 
 
 class OpenCall:
@@ -22,7 +21,9 @@ class OpenCall:
     ended_ns = 0
     parent_run_id: UUID | None = None
     handler: object = None
-    origin: Origin = Origin()
+    method = ""
+    known = False
+    """By which method of a model it was begun, and whether that is LangChain's (`stack.Origin`)."""
     scope: Scope | None = None
     home: object = None
     """The task, or the number of the thread, in which it started."""
@@ -57,8 +58,9 @@ class OpenCall:
         self.key = run_id.int if type(run_id) is UUID else key_of(run_id)
         self.hearing = hearing
         self.verdict = verdict
-        self.unclaimed = [True]
-        """Whoever takes it out may end the call: the first who asks, in any thread."""
+        self.unclaimed = bytearray(1)
+        """Whoever takes it out may end the call: the first who asks, in any thread. No list: each of those is visited
+        by the garbage collector."""
 
     @property
     def is_claimed(self) -> bool:

@@ -113,13 +113,15 @@ def prompt_of_text(text: str, limit: int = LIMIT) -> Prompt:
 class Held(NamedTuple):
     """A plain, short answer as it came, to be read in the pipeline: nothing in it can change, or is large."""
 
-    fields: dict[str, Any]  # of its message
+    text: str
+    meta: dict[str, Any]
+    usage: dict[str, Any] | None
     info: dict[str, Any] | None
     output: dict[str, Any] | None
-    limit: int
 
     def read(self) -> Answer:
-        return _answer((_choice(self.fields, self.limit),), self.fields, self.info, self.output)
+        fields = {"response_metadata": self.meta, "usage_metadata": self.usage}
+        return _answer((Choice(self.text),), fields, self.info, self.output)
 
 
 def hold_answer(result: LLMResult, limit: int = LIMIT) -> Held | Answer:
@@ -131,11 +133,14 @@ def hold_answer(result: LLMResult, limit: int = LIMIT) -> Held | Answer:
         text = fields["content"]
         plain = type(text) is str and len(text) <= limit
         if plain and not (fields["additional_kwargs"] or fields["tool_calls"] or fields["invalid_tool_calls"]):
-            fields = fields.copy()
-            fields["response_metadata"] = fields["response_metadata"].copy()
-            if (usage := fields["usage_metadata"]) is not None:
-                fields["usage_metadata"] = usage.copy()
-            return Held(fields, held["generation_info"], result.llm_output, limit)
+            usage = fields["usage_metadata"]
+            return Held(
+                text,
+                fields["response_metadata"].copy(),
+                None if usage is None else usage.copy(),
+                held["generation_info"],
+                result.llm_output,
+            )
     except (ValueError, KeyError, AttributeError, TypeError):  # it is of another kind
         pass
     return answer_of(result, limit)

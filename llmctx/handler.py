@@ -188,12 +188,12 @@ class CallLogHandler(BaseCallbackHandler):
         hearing, verdict = self._whose(recorder, metadata, made)
         call = OpenCall(run_id, hearing, verdict)
         call.handler = self
-        call.origin = made
+        call.method, call.known = made.method, made.known  # and not its config, which would be kept alive
         call.scope = scope = hearing.here
         call.parent_run_id = told.get("parent_run_id")
         call.metadata = metadata
         call.params = told.get("invocation_params")
-        call.tags = told.get("tags")
+        call.tags = told.get("tags") or None
         call.prompt = prompt
         if verdict.identity.user_id is None or verdict.identity.session_id is None:
             call.found = _read(whereabouts, hearing.scope)

@@ -74,7 +74,7 @@ class OpenCalls:
     # -- start ----------------------------------------------------------------------------------------------------
 
     def start(self, call: OpenCall) -> None:
-        """Watch a call that LangChain has reported. Its `handler`, `scope`, `run_id` and `origin` are set."""
+        """Watch a call that LangChain has reported. Its `handler`, `scope`, `run_id` and `method` are set."""
         self.announce(call)
         run_id = call.run_id
         assert run_id is not None
@@ -96,7 +96,7 @@ class OpenCalls:
 
     def _watch(self, call: OpenCall) -> None:
         """Bind an awaited call to its task and to its scope."""
-        name, known, _ = call.origin
+        name, known = call.method, call.known
         task = asyncio.current_task()
         if not name and task is not None:
             # Completion models report their starts from helper tasks; then it is the one who waits for them that
