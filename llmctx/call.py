@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from typing import Any
 from uuid import UUID
@@ -13,6 +14,10 @@ from llmctx.attribution import Hearing, Verdict
 from llmctx.context import Scope
 from llmctx.extract import Answer, Failure, Held, Prompt, Stream
 from llmctx.record import Status
+
+# A forked child would go on with its parent's random numbers, and mint its parent's call_ids. Since 0.14 the library
+# sees to it by itself.
+os.register_at_fork(after_in_child=uuid_utils.reseed_rng)
 
 
 class OpenCall:
