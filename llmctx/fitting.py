@@ -6,13 +6,17 @@ to), and again when a row is refused: what has changed under load is seen as a `
 
 A batch goes in by COPY, in one transaction that fails if one of its rows is there already; then, and whenever
 that is likely, by INSERT with a bare ON CONFLICT DO NOTHING. Both want the right to INSERT and no other.
+
+Such an INSERT also passes over a row that meets another unique key of the host's: a sequence that has fallen behind
+its table, one call for each trace. Where there are such keys nothing is passed over, and a row that is refused is there
+already only if the key that it met is the call's.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from operator import attrgetter
 from typing import Any, Final, Protocol
@@ -33,7 +37,7 @@ from llmctx.record import COLUMNS, CallRecord
 from llmctx.tables import call_log_table
 from llmctx.trouble import sqlstate
 
-_DUPLICATE: Final = "23505"
+_MEETS_A_KEY: Final = ("23505", "23P01")
 _LOOK: Final = """
 SELECT a.attname AS name,
        CASE WHEN t.typtype = 'd' THEN pg_catalog.format_type(t.typbasetype, t.typtypmod)
@@ -44,6 +48,22 @@ FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
 WHERE c.oid = pg_catalog.to_regclass($1)
+"""
+_LOOK_AT_KEYS: Final = """
+WITH RECURSIVE parts AS (
+    SELECT pg_catalog.to_regclass($1)::oid AS oid
+    UNION SELECT inhrelid FROM pg_catalog.pg_inherits JOIN parts ON inhparent = parts.oid
+)
+SELECT k.relname AS name, i.indimmediate AS usable, array_remove(array_agg(a.attname::text), NULL) AS columns,
+       COALESCE(bool_or(a.attname = 'call_id'), false)
+       OR COALESCE(pg_catalog.pg_get_expr(i.indexprs, i.indrelid) ~ '\\mcall_id\\M', false) AS own
+FROM pg_catalog.pg_index i
+JOIN parts ON parts.oid = i.indrelid
+JOIN pg_catalog.pg_class k ON k.oid = i.indexrelid
+LEFT JOIN pg_catalog.pg_attribute a
+    ON a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
+WHERE i.indisunique OR i.indisexclusion
+GROUP BY k.relname, i.indexrelid, i.indrelid, i.indimmediate, i.indexprs
 """
 _NATIVE: Final = {
     "Uuid": "uuid", "UtcTime": "timestamp with time zone", "Text": "text", "Double": "double precision",
@@ -71,6 +91,12 @@ class Fit:
     """Of those of our columns that it has, as PostgreSQL names them; SQLite has none."""
     plain: bool = False
     """Nothing stands there that would treat COPY unlike INSERT: no rule, no policy."""
+    keys: frozenset[str] = frozenset()
+    """The names of the call's own unique keys."""
+    theirs: frozenset[str] = frozenset()
+    """Columns of others."""
+    is_strict: bool = False
+    """There are others, or such as ON CONFLICT cannot use."""
     columns: tuple[str, ...] = field(init=False, compare=False)
     statement: str = field(init=False, compare=False)
     _converters: tuple[tuple[int, str, Converter], ...] = field(init=False, compare=False)
@@ -85,7 +111,8 @@ class Fit:
         quote = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it bare
         quoted = ", ".join(quote.quote(name) for name in columns)
         values = ", ".join(placeholder(at, self.types[name]) for at, name in enumerate(columns, 1))
-        put(self, "statement", f"INSERT INTO {self.table} ({quoted}) VALUES ({values}) ON CONFLICT DO NOTHING")  # noqa: S608
+        passing = "" if self.is_strict else " ON CONFLICT DO NOTHING"
+        put(self, "statement", f"INSERT INTO {self.table} ({quoted}) VALUES ({values}){passing}")  # noqa: S608
         put(self, "_converters", tuple(self._strange()))
         put(self, "_values", attrgetter(*(_ASIDE.get(name, name) for name in columns if name != "attributes")))
 
@@ -105,6 +132,15 @@ class Fit:
     @property
     def missing(self) -> list[str]:
         return [name for name in COLUMNS if name not in self.types]
+
+    def is_of_the_call(self, problem: Exception) -> bool:
+        """Whether a row was refused because its call is there already."""
+        return getattr(problem, "constraint_name", None) in self.keys
+
+    def without_theirs(self, record: CallRecord) -> CallRecord:
+        """`record` as far as it meets no key but its call's."""
+        nothing: dict[str, Any] = dict.fromkeys(self.theirs.intersection(COLUMNS))
+        return replace(record, **nothing)
 
     @property
     def by_copy(self) -> bool:
@@ -157,6 +193,7 @@ async def look(link: Link, table: Table) -> Fit:
     quote = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it bare
     name: str = quote.format_table(table)
     plain = False
+    keys: dict[str, Any] = {}
     async with link.connection() as connection:
         session = await link.session(connection)
         if session is None:
@@ -165,6 +202,7 @@ async def look(link: Link, table: Table) -> Fit:
         else:
             async with session.transaction():
                 found = await session.driver.fetch(_LOOK, name)
+                keys = _keys(await session.driver.fetch(_LOOK_AT_KEYS, name))
             types = {
                 row["name"]: row["type"]
                 for row in found
@@ -173,7 +211,17 @@ async def look(link: Link, table: Table) -> Fit:
             plain = bool(found) and found[0]["plain"]
     if not types.keys() >= {"call_id", "created_at"}:  # no table, or another one of that name
         raise MigrationsPending
-    return Fit(name, types, plain)
+    return Fit(name, types, plain, **keys)
+
+
+def _keys(found: Sequence[Any]) -> dict[str, Any]:
+    """What `Fit` wants to know of the unique keys."""
+    theirs = [key for key in found if not key["own"]]
+    return {
+        "keys": frozenset(key["name"] for key in found if key["own"]),
+        "theirs": frozenset(column for key in theirs for column in key["columns"]),
+        "is_strict": bool(theirs) or not all(key["usable"] for key in found),
+    }
 
 
 def _columns_there(connection: Any, table: Table) -> set[str]:
@@ -184,12 +232,18 @@ def _columns_there(connection: Any, table: Table) -> set[str]:
 
 
 async def store(link: Link, fit: Fit, table: Table, items: Sequence[Item], *, by_copy: bool) -> bool:
-    """Store `items`, all or none; those that are there already stay as they are. Returns whether there were some."""
+    """Store `items`, all or none; those that are there already stay as they are. Returns whether there were some.
+
+    Where the host has keys of its own, some may be stored when it raises: given again, they are there already.
+    """
     async with link.connection() as connection:
         session = await link.session(connection)
         if session is None:
             await _insert_sqlite(connection, fit, table, items)
             await connection.commit()
+            return False
+        if fit.is_strict:
+            await _store_strictly(session, fit, items)
             return False
         rows = fit.rows(items)
         # asyncpg's COPY leaves a prepared statement behind, which a pooler would show to others
@@ -197,16 +251,43 @@ async def store(link: Link, fit: Fit, table: Table, items: Sequence[Item], *, by
             try:
                 await _copy(session, fit, rows)
             except Exception as problem:
-                if sqlstate(problem) != _DUPLICATE:
+                if not fit.is_of_the_call(problem):  # or it may be a key that has come since the last look
                     raise
             else:
                 return False
-        if session.pooled:
-            async with session.transaction():
-                await session.driver.executemany(fit.statement, rows)
-        else:
-            await (await session.prepare(fit.statement)).executemany(rows)
+        await _insert(session, fit, rows)
         return by_copy and fit.by_copy and not session.pooled
+
+
+async def _store_strictly(session: Session, fit: Fit, items: Sequence[Item]) -> None:
+    """Pass over nothing but what is there already: whoever is refused for another reason is not stored, and raises."""
+    rows = fit.rows(items)
+    if len(rows) > 1:
+        try:
+            await (_copy if fit.by_copy and not session.pooled else _insert)(session, fit, rows)
+        except Exception as problem:
+            if not fit.is_of_the_call(problem):
+                raise
+        else:
+            return
+    # those before one that raises are stored, and will be found to be there
+    for row, item in zip(rows, items, strict=True):
+        try:
+            await _insert(session, fit, [row])
+        except Exception as problem:
+            if fit.is_of_the_call(problem):
+                continue
+            if sqlstate(problem) not in _MEETS_A_KEY or not await _is_there(session, fit, item):
+                raise
+
+
+async def _is_there(session: Session, fit: Fit, item: Item) -> bool:
+    """Whether the table has this call. A role that may only INSERT learns it by inserting what meets no other key."""
+    try:
+        await _try(session, fit, [_Bare(fit.without_theirs(item.record), item.json)])
+    except Exception as problem:  # noqa: BLE001  whatever else it is, the row's own refusal is passed on
+        return fit.is_of_the_call(problem)
+    return False
 
 
 async def attempt(link: Link, fit: Fit, table: Table, items: Sequence[Item]) -> None:
@@ -217,14 +298,32 @@ async def attempt(link: Link, fit: Fit, table: Table, items: Sequence[Item]) -> 
             await _insert_sqlite(connection, fit, table, items)
             await connection.rollback()
             return
-        with contextlib.suppress(_Back):
-            async with session.transaction():
-                await session.driver.executemany(fit.statement, fit.rows(items))
-                raise _Back
+        await _try(session, fit, items)
+
+
+async def _try(session: Session, fit: Fit, items: Sequence[Item]) -> None:
+    with contextlib.suppress(_Back):
+        async with session.transaction():
+            await session.driver.executemany(fit.statement, fit.rows(items))
+            raise _Back
 
 
 class _Back(Exception):
     """Take it back."""
+
+
+@dataclass(slots=True)
+class _Bare:
+    record: CallRecord
+    json: str | None
+
+
+async def _insert(session: Session, fit: Fit, rows: list[tuple[Any, ...]]) -> None:
+    if session.pooled:
+        async with session.transaction():
+            await session.driver.executemany(fit.statement, rows)
+    else:
+        await (await session.prepare(fit.statement)).executemany(rows)
 
 
 async def _copy(session: Session, fit: Fit, rows: list[tuple[Any, ...]]) -> None:

@@ -332,6 +332,8 @@ class Writer:
         """Why a row beyond suspicion would be refused now; None if it would not. Nothing of it stays."""
         specimen = self._good or CallRecord(call_id=uuid4(), created_at=datetime.now(UTC), model="llmctx", success=True)
         specimen = replace(specimen, call_id=uuid4(), created_at=datetime.now(UTC))
+        if self._fit is not None:  # its twin is there, with the same values
+            specimen = self._fit.without_theirs(specimen)
         try:
             await self._try(specimen)
         except Exception as problem:  # noqa: BLE001  that is the answer
