@@ -276,6 +276,8 @@ class Writer:
         """Next time less at once: a server may be too slow for so much. A single row lets the others pass."""
         self._careful = _CAREFUL  # nobody knows what of it was stored
         self._limit = max(1, len(self._batch) // 2)
+        if trouble.kind == "reconnect":  # or the probe would meet what is left of the connection
+            await self._link.close(cut=True)
         if len(self._batch) == 1 and self._queue and await self._probe() is None:
             self._put_aside(self._batch[0], trouble)
             return None

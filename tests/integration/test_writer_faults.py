@@ -380,6 +380,27 @@ async def test_a_row_that_never_ends_lets_the_others_pass(own: str, monkeypatch:
     assert await stored(own) == 10
 
 
+async def test_a_row_that_ends_its_connection_lets_the_others_pass(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time it is tried: an extension of the host's that falls over it, say."""
+    monkeypatch.setattr(writer, "_ASIDE_S", 1.0)
+    async with writing(own) as one:
+        put(one, 1)
+        assert await one.drain(PATIENCE) == 0, one.trouble
+        ends = "IF NEW.model = 'bad' THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF; RETURN NEW;"
+        await do(
+            own,
+            f"CREATE FUNCTION host_trigger() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {ends} END $$",
+            f"CREATE TRIGGER host_trigger BEFORE INSERT ON {T} FOR EACH ROW EXECUTE FUNCTION host_trigger()",
+        )
+        put(one, 1, model="bad")
+        put(one, 20)
+        await wait_for(lambda: one.written == 21, "the others")
+        assert (one.waiting, one.quarantined) == (1, 0)
+        await do(own, f"DROP TRIGGER host_trigger ON {T}")
+        assert await one.drain(PATIENCE) == 0, one.trouble
+    assert await stored(own) == 22
+
+
 # -- rows that somebody objects to ----------------------------------------------------------------------------------
 
 OBJECTIONS = {
