@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 LOG_EVERY_S = 60.0
 
@@ -46,6 +47,12 @@ class Incidents:
             log.warning("%s", line if self.redact is None else self.redact(line), extra={"llmctx_cause": cause})
         except Exception:  # noqa: BLE001  a broken log handler of the host's is not a reason to disturb the host
             self.counts["log_failed"] += 1
+
+    def note_of_loop(self, loop: object, context: dict[str, Any]) -> None:
+        """For `loop.set_exception_handler`: a driver's failure that nobody waits for is no line of asyncio's."""
+        problem = context.get("exception")
+        told = problem if isinstance(problem, BaseException) else None
+        self.note("loop_failed", "in the pipeline's event loop: %s", context.get("message"), exc=told)
 
     def seen(self) -> dict[str, int]:
         """How often what went wrong, by cause."""

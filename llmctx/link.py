@@ -115,12 +115,18 @@ class Link:
         if cut:
             self._cut()
         engine, self._engine = self._engine, None
-        if engine is not None:
+        try:
+            # by ourselves: of one that does not answer SQLAlchemy would log an error, with a traceback
+            await asyncio.gather(
+                *(driver.close(timeout=_GIVE_UP_S) for driver in self._drivers), return_exceptions=True
+            )
+        finally:
+            self._cut()
+            if engine is not None and self._settings.is_postgresql:
+                engine.sync_engine.dispose(close=False)
+        if engine is not None and not self._settings.is_postgresql:
             with contextlib.suppress(Exception):
-                # what has been cut is not closed once more: that would fail, and be logged
-                polite = bool(self._drivers) or not self._settings.is_postgresql
-                await asyncio.wait_for(engine.dispose(close=polite), _GIVE_UP_S)
-        self._cut()
+                await asyncio.wait_for(engine.dispose(), _GIVE_UP_S)
 
     def renew(self) -> None:
         """The password was refused: next time use the URL that stands in the environment by now, if ours stood there.

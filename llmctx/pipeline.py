@@ -217,8 +217,8 @@ class Pipeline:
     async def _run(self, ready: threading.Event) -> None:
         self._work, self._urgent = asyncio.Event(), asyncio.Event()
         self._recover()
-        sink = self._open_sink()
-        self._loop = asyncio.get_running_loop()
+        sink, self._loop = self._open_sink(), asyncio.get_running_loop()
+        self._loop.set_exception_handler(incidents.note_of_loop)
         run = getattr(sink, "run", None)
         background = None if run is None else asyncio.create_task(run(), name="llmctx-sink")
         talking = None if self._shared is None else asyncio.create_task(self._shared.run(), name="llmctx-registry")

@@ -480,6 +480,32 @@ class Dying(MemorySink):
         return super().submit(record)
 
 
+class Careless(MemorySink):
+    """Leaves a failure behind that nobody waits for, as a driver does whose connection is cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.been = threading.Event()
+
+    async def run(self) -> None:
+        asyncio.get_running_loop().create_future().set_exception(ValueError("refused: o.hara@example.com"))
+        self.been.set()
+        await asyncio.Event().wait()
+
+
+def test_what_fails_in_its_loop_unseen_is_told_in_its_own_words(caplog: pytest.LogCaptureFixture) -> None:
+    """Once, under its own name, and without what must not be in a log; asyncio has nothing to say."""
+    sink = Careless()
+    incidents.counts.pop("loop_failed", None)
+    incidents._logged_at.pop("loop_failed", None)
+    with CallLog(sink=sink):
+        assert sink.been.wait(10)
+        wait_until(lambda: incidents.counts["loop_failed"] > 0, "the failure to be noted")
+    assert {line.name for line in caplog.records} == {"llmctx"}
+    assert "refused" in caplog.text
+    assert "o.hara" not in caplog.text
+
+
 def test_a_pipeline_that_dies_is_started_again() -> None:
     """Whatever ends the thread, the calls after it are recorded."""
     sink = Dying()

@@ -167,6 +167,15 @@ async def test_a_server_that_hangs(server: Cluster) -> None:
     assert await stored(server.url) == 110
 
 
+async def test_a_server_that_does_not_answer_in_the_end(proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever leaves then leaves in silence: nobody's log has a word of ours that is not llmctx's."""
+    async with writing(proxy.url) as one:
+        put(one, 5)
+        assert await one.drain(PATIENCE) == 0, one.trouble
+        proxy.flowing.clear()
+    assert [line.getMessage() for line in caplog.records if line.name != "llmctx"] == []
+
+
 async def test_a_server_that_crashes_twenty_times(server: Cluster) -> None:
     """In the middle of batches: nothing is lost, nothing is double."""
     started = 0
