@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import IntEnum
+from itertools import islice
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 from zlib import crc32
@@ -26,6 +27,7 @@ from llmctx.record import COLUMNS, CallRecord
 MAGIC: Final = b"\xff\xabJ1"
 LARGEST: Final = 64 * 1024 * 1024  # bytes of a payload; what claims to be more is damaged
 ID_BYTES: Final = 16
+_MOST: Final = 10_000  # pieces of a value that had to be tamed
 _PATIENCE: Final = 64  # how often a file is read over, at most, in search of whole frames
 
 _HEAD: Final = struct.Struct("<4sIBI")
@@ -208,18 +210,23 @@ def as_json(value: Any) -> bytes:
         return orjson.dumps(_tamed(value), default=_shown)
 
 
-def _tamed(value: Any, depth: int = 0) -> Any:
-    """`value` without what JSON has no way to say."""
+def _tamed(value: Any, depth: int = 0, left: list[int] | None = None) -> Any:
+    """`value` without what JSON has no way to say, and of no more than `_MOST` pieces: what contains itself twice
+    would double with each step down.
+    """
+    left = [_MOST] if left is None else left
     if isinstance(value, CallRecord):
-        return {name: _tamed(getattr(value, name), 1) for name in COLUMNS}
+        return {name: _tamed(getattr(value, name), 1, left) for name in COLUMNS}
+    left[0] -= 1
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if depth > 32:
+    if depth > 32 or left[0] <= 0:
         return "…"
     if isinstance(value, Mapping):
-        return {_tamed(_shown(name)): _tamed(item, depth + 1) for name, item in value.items()}
+        items = islice(value.items(), left[0])
+        return {_tamed(_shown(name)): _tamed(item, depth + 1, left) for name, item in items}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_tamed(item, depth + 1) for item in value]
+        return [_tamed(item, depth + 1, left) for item in islice(value, left[0])]
     if isinstance(value, int) and value.bit_length() > 63:
         return str(value) if value.bit_length() < 4096 else "…"
     if value is None or isinstance(value, (bool, int, float, datetime, UUID, Decimal)):
