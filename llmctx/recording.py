@@ -14,7 +14,7 @@ from uuid import UUID
 import orjson
 
 from llmctx.capture import WORD_LIMIT
-from llmctx.cleaning import ATTRIBUTES_LIMIT, cut_attributes, storable_json
+from llmctx.cleaning import ATTRIBUTES_LIMIT, UNKNOWN_MODEL, cut_attributes, storable_json, storable_text
 from llmctx.context import CallContext
 from llmctx.evidence import KEY as EVIDENCE
 from llmctx.evidence import evidence
@@ -82,6 +82,7 @@ def bare_record_of(call: OpenCall) -> CallRecord:
     """The row of a call of which nothing else could be read: whose it was, when, and how it ended."""
     created = datetime.fromtimestamp(call.created_s, UTC)
     took_ns = max(0, call.ended_ns - call.started_ns)
+    model = (call.metadata or {}).get("ls_model_name")
     return CallRecord(
         call_id=UUID(int=call.call_id.int),
         created_at=created,
@@ -89,7 +90,7 @@ def bare_record_of(call: OpenCall) -> CallRecord:
         latency_ms=round(took_ns / _NANO),
         status=call.status.value,
         success=call.status is Status.OK,
-        model=str((call.metadata or {}).get("ls_model_name") or "unknown"),
+        model=model if type(model) is str else UNKNOWN_MODEL,  # it may be what could not be read
         run_id=call.run_id,
         parent_run_id=call.parent_run_id,
         **_identity(call, {}, {}),
@@ -193,7 +194,8 @@ def _by_hand(given: dict[str, Any], texts: Texts) -> dict[str, Any]:
     elif texts.redactor is not None:
         for name in _OF_TEXT:
             if (value := fields.get(name)) is not None:
-                fields[name] = _redacted(value, texts.redactor) if name == "attributes" else texts.redactor(str(value))
+                redactor = texts.redactor
+                fields[name] = _redacted(value, redactor) if name == "attributes" else redactor(storable_text(value))
     if texts.content != "none":
         if response is not None:
             shown = bounded({"role": "assistant", "content": response}, texts.limit)

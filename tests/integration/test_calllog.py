@@ -677,3 +677,38 @@ async def test_content_that_cannot_be_read_costs_the_texts_and_no_rows(monkeypat
             await model.ainvoke("hello")
     (row,) = sink.records
     assert (row.user_id, row.status, row.model) == ("u", "ok", "talker")
+
+
+class Mute(str):
+    """Text of somebody's own kind, which fails whoever looks at it."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        raise RuntimeError("not a word")
+
+    def __len__(self) -> int:
+        return -1
+
+
+async def test_what_has_no_words_costs_itself_alone() -> None:
+    """An error without them leaves the prompt; a model's name without them leaves the row."""
+    sink = MemorySink()
+    async with CallLog(sink=sink) as call_log:
+        for odd in (Mute("x"), 10**5000):
+            with call_log.record(model="m", prompt="how are you?", error_message=odd):
+                pass
+        await model.ainvoke("hello", {"metadata": {"ls_model_name": Mute("m")}})
+        with bind(user_id="u"):
+            await NamedMute().ainvoke("hello")
+    assert [row.model for row in sink.records[:2]] == ["m", "m"]
+    assert all("how are you?" in str(row.prompt_snapshot) for row in sink.records[:2])
+    assert len(sink.records) == 4
+    assert (sink.records[3].user_id, sink.records[3].status) == ("u", "ok")
+
+
+class NamedMute(Talker):
+    """Its name has no words."""
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
+        return {**super()._get_ls_params(stop, **kwargs), "ls_model_name": Mute("m")}
