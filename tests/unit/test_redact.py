@@ -123,6 +123,13 @@ FOUND = [
     ("iban", "DE89 3704 0044 0532 0130 00", "3704 0044"),
     ("iban", "GB82 WEST 1234 5698 7654 32 BIC WESTGB22", "GB82 WEST"),
     ("iban", "NL91 ABNA 0417 1643 00", "0417 1643"),
+    ("email", "https://h/?to=ann.o%2Bx%40example.com%26a%3Db", "ann.o%2Bx%40example.com"),
+    ("email", "https://h/?u=https%3A%2F%2Fi%2F%3Fto%3Dann%2540example.com", "ann%2540example.com"),
+    ("api_key", "https://h/?u=https%3A%2F%2Fi%2F%3Fkey%3Dsk-proj-abcdEFGH1234567890abcd", "sk-proj-abcdEFGH1234567890"),
+    ("api_key", "%7B%22api_key%22%3A%22f00ba4f00ba4f00ba4%22%7D", "f00ba4f00ba4f00ba4"),
+    ("password", "https://h/?u=q%3fpassword%3dcorrect7horse%26x%3d1", "correct7horse"),
+    ("phone", "https://h/?tel=%2B8613812345678%26x", "13812345678"),
+    ("resident_id", "https://h/?id%3D11010519491231002X%26x", "11010519491231002X"),
 ]
 
 
@@ -167,6 +174,7 @@ ORDINARY = [
     "gpt-4o-mini-2024-07-18 claude-sonnet-4-5-20250929 text-embedding-3-large ft:gpt-3.5:org::7p4lURel",
     "ABCDEFGHIJKLMNOPQRSTUVWXYZ 0123456789 AA0000000000000000 DE00370400440532013000",
     "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----",
+    "https://h/a%20b%2Fc?x=%E4%BD%A0%E5%A5%BD%3D1%26y=2%40 and 40%20more, LIKE '%40%', '%-10s %3d'",
 ]
 
 
@@ -313,7 +321,7 @@ HOSTILE = [
     "api_key=", "token:", "password is ", "secret_", "://", "://a:", "://a:b@", "1 ", "4111 ", "4111111111111112 ",
     "13812345678 ", "AA00", "DE89 ", "DE89370400440532013001 ", "\\n", "\\u4e2d", "bearer ", "Abcdefghijklmnop ",
     "你好", "密码", "[redacted:email]", "350503670401001 ", "x@" + "a" * 63 + ".", "authorization: ", " ", "\n", "-",
-    "AKIA",
+    "AKIA", "%40", "%3D", "%2540", "a%40a.", "api_key%3D",
 ]  # fmt: skip
 
 
