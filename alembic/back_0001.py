@@ -56,6 +56,9 @@ def way_back(found: Any, full: set[str]) -> Any:
         steps.append(_adopt.Step("see that it has one everywhere", (f"{alter}VALIDATE CONSTRAINT {check}",), "none"))
         steps.append(_adopt.Step(f"{name} is NOT NULL again", (alter + last,), "a moment"))
     marked = [column.name for column in found.marked]
+    if users := {what for name in marked for what in found.uses.get(name, ())}:
+        problem = f"{' and '.join(sorted(users))} use what llmctx has added: drop them, make them again later"
+        return _adopt.Plan([], [], [problem])
     if marked:
         columns = ", ".join(f"DROP COLUMN {quote(name)}" for name in marked)
         steps.append(

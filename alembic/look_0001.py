@@ -89,6 +89,16 @@ class Found(NamedTuple):
     """Triggers that copy whole rows somewhere, and their functions."""
     inserting: list[str]
     """Roles that may insert, besides the owner."""
+    rules: list[str]
+    """Rules on INSERT or UPDATE."""
+    checks: dict[str, tuple[str, list[str]]]
+    """Check constraint -> what it says, and of which columns."""
+    labels: dict[str, list[str]]
+    """Column of an enumerated type -> its values."""
+    sent: list[str]
+    """Publications that send whole rows of it."""
+    fixed: str | None
+    """Why it can be given no columns, if so."""
 
     @property
     def sql(self) -> str:
@@ -103,7 +113,10 @@ class Found(NamedTuple):
     def facts(self) -> dict[str, list[str]]:
         """What was done to columns that are not ours: stands in the comment of the first that is."""
         said = (self.marked[0].comment or "")[len(MARK) :] if self.marked else ""
-        facts = json.loads(said or "{}")
+        try:
+            facts = json.loads(said or "{}")
+        except ValueError:  # somebody has written more into it
+            facts = {}
         return {"defaults": facts.get("defaults", []), "nullable": facts.get("nullable", [])}
 
     @property
@@ -120,7 +133,9 @@ class Found(NamedTuple):
 _TABLE = """
 SELECT c.oid::bigint AS oid, c.relkind::text AS kind, pg_catalog.pg_get_userbyid(c.relowner)::text AS owner,
        current_user::text AS me, pg_catalog.pg_has_role(c.relowner, 'USAGE') AS mine, c.reltuples::float8 AS rows,
-       pg_catalog.pg_total_relation_size(c.oid) AS bytes
+       pg_catalog.pg_total_relation_size(c.oid) AS bytes,
+       CASE WHEN c.relispartition THEN 'is itself a partition of another table'
+            WHEN c.reloftype <> 0 THEN 'was made OF a type' END AS fixed
 FROM pg_catalog.pg_class c WHERE c.oid = pg_catalog.to_regclass(:name)
 """
 _COLUMNS = """
@@ -150,7 +165,10 @@ SELECT conrelid = :oid AS own, (CASE WHEN conrelid = :oid THEN confrelid ELSE co
              WHERE a.attrelid = conrelid AND a.attnum = ANY (conkey)) AS columns
 FROM pg_catalog.pg_constraint WHERE contype = 'f' AND conparentid = 0 AND (conrelid = :oid OR confrelid = :oid)
 """
-_PARTITIONS = "SELECT inhrelid::regclass::text FROM pg_catalog.pg_inherits WHERE inhparent = :oid ORDER BY 1"
+_PARTITIONS = """
+SELECT inhrelid::regclass::text AS name, c.relkind = 'p' AS divided
+FROM pg_catalog.pg_inherits JOIN pg_catalog.pg_class c ON c.oid = inhrelid WHERE inhparent = :oid ORDER BY 1
+"""
 _USES = """
 SELECT DISTINCT a.attname::text AS "column", pg_catalog.pg_describe_object(d.classid, d.objid, 0) AS what
 FROM pg_catalog.pg_depend d
@@ -162,7 +180,8 @@ WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = :oid
 ORDER BY 1, 2
 """
 _TRIGGERS = """
-SELECT t.tgname::text AS name, p.oid::regprocedure::text AS function, p.prosrc AS source
+SELECT t.tgname::text AS name, p.oid::regprocedure::text AS function, p.prosrc AS source,
+       ARRAY[t.tgnewtable::text, t.tgoldtable::text] AS transition
 FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
 WHERE t.tgrelid = :oid AND NOT t.tgisinternal ORDER BY 1
 """
@@ -171,8 +190,45 @@ SELECT DISTINCT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_catalo
 FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a
 WHERE c.oid = :oid AND a.privilege_type = 'INSERT' AND a.grantee <> c.relowner ORDER BY 1
 """
+_RULES = "SELECT rulename::text FROM pg_catalog.pg_rewrite WHERE ev_class = :oid AND ev_type IN ('2', '3') ORDER BY 1"
+_CHECKS = """
+SELECT conname::text AS name, pg_catalog.pg_get_constraintdef(oid) AS says,
+       ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
+             WHERE a.attrelid = conrelid AND a.attnum = ANY (conkey) ORDER BY a.attnum) AS columns
+FROM pg_catalog.pg_constraint WHERE contype = 'c' AND conrelid = :oid ORDER BY 1
+"""
+_LABELS = """
+SELECT a.attname::text AS "column", array_agg(e.enumlabel::text ORDER BY e.enumsortorder) AS labels
+FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_enum e ON e.enumtypid = a.atttypid
+WHERE a.attrelid = :oid AND NOT a.attisdropped GROUP BY a.attname ORDER BY 1
+"""
+_SENT = """
+SELECT DISTINCT p.pubname::text FROM pg_catalog.pg_publication p
+JOIN LATERAL pg_catalog.pg_get_publication_tables(p.pubname) t ON t.relid = :oid OR t.relid IN
+  (SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = :oid)
+LEFT JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = t.relid
+WHERE pg_catalog.to_jsonb(r) -> 'prattrs' IS NULL OR pg_catalog.to_jsonb(r) -> 'prattrs' = 'null' ORDER BY 1
+"""
+_COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 _AS_JSON = re.compile(r"\b(?!values\b)\w+\s*\(\s*(?:new|old)\s*(?:\.\s*\*)?\s*\)", re.IGNORECASE)
-_COPY = re.compile(r"insert\s+into\b[^;]*\b(?:values|select)\b[^;]*?\b(?:new|old)\b\s*\)?\s*\.\s*\*", re.IGNORECASE)
+
+
+def copies(source: str, transition: list[str | None]) -> bool:
+    """Whether a trigger's function puts whole rows into another table: with one column more, that fails.
+
+    By NEW.*, by a variable that holds NEW, by EXECUTE … USING NEW, or from a transition table.
+    """
+    code = _AS_JSON.sub("", _COMMENTS.sub(" ", source)).lower()
+    rows = ["new", "old", *re.findall(r"\b(\w+)\s*:?=\s*(?:new|old)\s*;", code)]
+    if re.search(rf"\busing\b[^;]*\b(?:{'|'.join(rows)})\b(?!\s*\.\s*\w)", code):
+        rows.append(r"\$\d+")
+    for name in filter(None, transition):
+        tables = rf"\b(?:from|join)\s+\"?{re.escape(name.lower())}\"?"
+        if re.search(rf"insert\s+into\b[^;]*\bselect\b(?:[^;]*,|\s+distinct)?\s*\*[^;]*{tables}", code):
+            return True
+        rows += [re.escape(name.lower()), *re.findall(tables + r"\s+(?:as\s+)?(\w+)", code)]
+    whole = rf"(?<![\w.])\(?\s*(?:{'|'.join(rows)})\s*\)?\s*\.\s*\*"
+    return re.search(rf"insert\s+into\b[^;]*\b(?:values|select)\b[^;]*?{whole}", code) is not None
 
 
 def look(bind: sa.Connection, name: str, schema: str | None) -> Found | None:
@@ -201,15 +257,18 @@ def look(bind: sa.Connection, name: str, schema: str | None) -> Found | None:
             refers.update(dict.fromkeys(row.columns, row.other))
         else:
             referred.append(row.other)
-    parts = [row[0] for row in ask(_PARTITIONS)]
+    parts = ask(_PARTITIONS)
+    divided = [row.name for row in parts if row.divided]
+    fixed = table.fixed or (f"has a partition that is divided again, {divided[0]}" if divided else None)
     uses: dict[str, list[str]] = {}
     for row in ask(_USES):
         uses.setdefault(row.column, []).append(row.what)
-    copying = {row.name: row.function for row in ask(_TRIGGERS) if _COPY.search(_AS_JSON.sub("", row.source))}
-    inserting = [row[0] for row in ask(_INSERTING)]
+    copying = {row.name: row.function for row in ask(_TRIGGERS) if copies(row.source, row.transition)}
     rows = int(table.rows) if table.rows >= 0 else table.bytes // 1000  # nobody has counted them yet
     return Found(
         name, schema, table.kind, table.owner, table.me, table.mine, rows, table.bytes,
-        {column.name: column for column in columns}, keys, refers, referred, parts,
-        uses, copying, inserting,
+        {column.name: column for column in columns}, keys, refers, referred, [row.name for row in parts],
+        uses, copying, [row[0] for row in ask(_INSERTING)], [row[0] for row in ask(_RULES)],
+        {row.name: (row.says, row.columns) for row in ask(_CHECKS)},
+        {row.column: row.labels for row in ask(_LABELS)}, [row[0] for row in ask(_SENT)], fixed,
     )  # fmt: skip

@@ -259,7 +259,7 @@ BEGIN
     ELSIF EXISTS (SELECT FROM pg_attribute WHERE attrelid = t AND attnum = c.num AND NOT atthasdef
                   AND attidentity = '') THEN
       d := CASE WHEN c.kind = 'uuid' THEN 'gen_random_uuid()'
-                WHEN c.kind IN ('text', 'character varying') AND (c.size < 0 OR c.size >= 36)
+                WHEN c.kind IN ('text', 'character varying', 'character') AND (c.size < 0 OR c.size >= 36)
                 THEN '(gen_random_uuid())::text' END;
       IF d IS NULL OR NOT EXISTS (SELECT FROM pg_index WHERE indrelid = t AND indisunique
                                   AND indkey::text = c.num::text) THEN

@@ -13,6 +13,8 @@ def main() -> None:
         if (missing.name or "").partition(".")[0] not in {"typer", "rich", "click"}:
             raise
         sys.exit('The command line needs two more packages: pip install "llmctx[cli]"')
+    except KeyboardInterrupt:  # before anything was begun
+        sys.exit(130)
     sys.exit(run())
 
 

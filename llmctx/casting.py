@@ -7,7 +7,7 @@ or left out, and `Lossy` says so.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -50,6 +50,17 @@ def converter(name: str, kind: str) -> Converter:
     numbers = _PARAMETERS.search(kind)
     size = int(numbers[1]) if numbers and is_known(kind) else None
     return make(name, kind, size, int(numbers[2] or 0) if numbers else 0)
+
+
+def one_of(values: Collection[str]) -> Converter:
+    """For a column of an enumerated type, or of one that no text of ours could be: then there are none."""
+
+    def convert(value: Any) -> str:
+        if not isinstance(value, str) or value not in values:
+            raise Lossy
+        return str(value)  # of an enum of ours, its value
+
+    return convert
 
 
 def unfit(convert: Converter) -> Converter:

@@ -27,7 +27,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from llmctx.casting import Converter, Lossy, converter, is_known, nothing, placeholder, quietly, unfit
+from llmctx.casting import Converter, Lossy, converter, is_known, nothing, one_of, placeholder, quietly, unfit
 from llmctx.cleaning import IDS, storable_json, told
 from llmctx.courtesy import paced
 from llmctx.errors import MigrationsPending
@@ -42,11 +42,13 @@ _LOOK: Final = """
 SELECT a.attname AS name,
        CASE WHEN t.typtype = 'd' THEN pg_catalog.format_type(t.typbasetype, t.typtypmod)
             ELSE pg_catalog.format_type(a.atttypid, a.atttypmod) END AS type,
-       a.attgenerated <> '' OR a.attidentity = 'a' AS computed,
+       a.attgenerated <> '' OR a.attidentity = 'a' AS computed, b.typcategory = 'S' AS texts,
+       ARRAY(SELECT e.enumlabel::text FROM pg_catalog.pg_enum e WHERE e.enumtypid = b.oid) AS labels,
        c.relkind IN ('r', 'p') AND NOT c.relhasrules AND NOT c.relrowsecurity AS plain
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+JOIN pg_catalog.pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
 WHERE c.oid = pg_catalog.to_regclass($1)
 """
 _LOOK_AT_KEYS: Final = """
@@ -97,6 +99,8 @@ class Fit:
     """Columns of others."""
     is_strict: bool = False
     """There are others, or such as ON CONFLICT cannot use."""
+    only: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Of columns whose type is neither known here nor a kind of text: the values of an enumerated one, else none."""
     columns: tuple[str, ...] = field(init=False, compare=False)
     statement: str = field(init=False, compare=False)
     _converters: tuple[tuple[int, str, Converter], ...] = field(init=False, compare=False)
@@ -123,7 +127,7 @@ class Fit:
                 if of != name:  # the id itself is text, and holds them all
                     yield at, name, nothing
                 continue
-            convert = converter(of, self.types[of])
+            convert = one_of(self.only[of]) if of in self.only else converter(of, self.types[of])
             if of != name:
                 yield at, name, unfit(convert)
             else:
@@ -192,7 +196,7 @@ async def look(link: Link, table: Table) -> Fit:
     """See what the table looks like. Raises `MigrationsPending` if there is none."""
     quote = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it bare
     name: str = quote.format_table(table)
-    plain = False
+    plain, only = False, {}
     keys: dict[str, Any] = {}
     async with link.connection() as connection:
         session = await link.session(connection)
@@ -209,9 +213,12 @@ async def look(link: Link, table: Table) -> Fit:
                 if row["name"] in {**_ours(), **_ASIDE} and not row["computed"]
             }
             plain = bool(found) and found[0]["plain"]
+            for row in found:
+                if row["name"] in types and not is_known(row["type"]) and not row["texts"]:
+                    only[row["name"]] = tuple(row["labels"])
     if not types.keys() >= {"call_id", "created_at"}:  # no table, or another one of that name
         raise MigrationsPending
-    return Fit(name, types, plain, **keys)
+    return Fit(name, types, plain, only=only, **keys)
 
 
 def _keys(found: Sequence[Any]) -> dict[str, Any]:
