@@ -23,6 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from llmctx.beyond import admit
 from llmctx.errors import ConfigError, DatabaseUnavailable, LlmctxError, MigrationsPending
 from llmctx.settings import Settings
 from llmctx.trouble import sqlstate
@@ -55,7 +56,10 @@ def engine(settings: Settings, *, patience_s: float | None = READ_PATIENCE_S) ->
             "prepared_statement_cache_size": 0,
             "prepared_statement_name_func": lambda: f"llmctx_{uuid4().hex}",
         }
-    return create_async_engine(settings.database_url, poolclass=NullPool, connect_args=arguments, hide_parameters=True)
+    made = create_async_engine(settings.database_url, poolclass=NullPool, connect_args=arguments, hide_parameters=True)
+    if settings.is_postgresql:
+        event.listen(made.sync_engine, "connect", lambda connection, _: connection.run_async(admit))
+    return made
 
 
 @asynccontextmanager

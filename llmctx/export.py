@@ -18,6 +18,8 @@ from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
 from importlib.util import find_spec
+from itertools import chain
+from itertools import count as counting
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 from uuid import UUID
@@ -217,7 +219,12 @@ class _Database:
 
     def __init__(self, path: Path, name: str, columns: _Columns) -> None:
         self._connection, self._flat = sqlite3.connect(path), _Flattened(columns)
-        made = ", ".join(f"{_quoted(column.name)} {_affinity(column.type)}" for column in columns)
+        names = list[str]()
+        for column in columns:  # SQLite does not tell "ID" from "id"
+            taken = {one.lower() for one in names}
+            others = (f"{column.name}_{number}" for number in counting(2))
+            names.append(next(one for one in chain((column.name,), others) if one.lower() not in taken))
+        made = ", ".join(f"{_quoted(one)} {_affinity(column.type)}" for one, column in zip(names, columns, strict=True))
         self._connection.execute(f"CREATE TABLE {_quoted(name)} ({made})")
         marks = ", ".join("?" * len(columns))
         self._statement = f"INSERT INTO {_quoted(name)} VALUES ({marks})"  # noqa: S608  quoted

@@ -180,7 +180,7 @@ class Prices:
 
     def cost(
         self,
-        model: str,
+        model: str | None,
         provider: str | None,
         at: datetime,
         tokens: Tokens,
@@ -191,8 +191,7 @@ class Prices:
         if answered_by_cache:
             return Decimal(0).quantize(_NANO)
         used = tokens.settled()
-        price = None if used is None else self.price(model, provider, at)
-        if used is None or price is None:
+        if used is None or not model or (price := self.price(model, provider, at)) is None:
             return None
         prompt, completion, read, written, hour = (figure or 0 for figure in used)
         if price.origin == "price file" or max(prompt, completion) < _NO_TIERS_BELOW:
@@ -205,8 +204,13 @@ class Prices:
             cost = found
         return cost.quantize(_NANO)
 
-    def price(self, model: str, provider: str | None, at: datetime) -> Price | None:
-        """The price of a token of each kind in a small call; None for a model that nobody knows."""
+    def price(self, model: str | None, provider: str | None, at: datetime) -> Price | None:
+        """The price of a token of each kind in a small call; None for a model that nobody knows.
+
+        A table that is not ours may have rows without a model.
+        """
+        if not model:
+            return None
         key = (model, provider, int(at.timestamp()) // 1800)
         if key not in self._known:
             if len(self._known) >= _REMEMBERED:

@@ -43,7 +43,7 @@ async def models(connection: AsyncConnection, log: Table, prices: Prices, filter
     counted = select(model, provider, func.count(), func.count(of(log, "cost_usd"))).where(filters.clause(log))
     now = datetime.now(UTC)
     found = [
-        Priced(name, maker, calls, calls - with_cost, prices.price(name, maker, now))
+        Priced(name or "", maker, calls, calls - with_cost, prices.price(name, maker, now))
         for name, maker, calls, with_cost in await connection.execute(counted.group_by(*groups))
     ]
     return sorted(found, key=lambda one: (one.price is not None, -one.calls, one.model))

@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -228,3 +228,16 @@ def test_numbers_that_no_machine_word_holds_are_written_out(tmp_path: Path) -> N
     told = {"n": 2**70, "at": datetime(2026, 1, 2, tzinfo=UTC), "cost": Decimal("1E-9"), "half": "\ud83d"}
     back = json.loads(export._line(told))
     assert back == {"n": 2**70, "at": "2026-01-02T00:00:00+00:00", "cost": "0.000000001", "half": "\ud83d"}
+
+
+def test_columns_that_differ_by_case_alone(empty_database: str, tmp_path: Path) -> None:
+    """SQLite takes them for one: the second is numbered, and its values are there."""
+    execute(
+        empty_database,
+        'CREATE TABLE biz_agent_llm_call_logs (call_id text, model text, created_at timestamptz, "Model" text)',
+        "INSERT INTO biz_agent_llm_call_logs VALUES ('a', 'm', now(), 'M')",
+    )
+    path = tmp_path / "all.sqlite"
+    asyncio.run(export.export(load(database_url=empty_database), Filters(), path, "sqlite"))
+    with closing(sqlite3.connect(path)) as made:
+        assert made.execute("SELECT model, Model_2 FROM biz_agent_llm_call_logs").fetchall() == [("m", "M")]

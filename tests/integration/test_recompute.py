@@ -15,7 +15,7 @@ from genai_prices import Usage, calc_price
 from langchain_core.language_models.fake_chat_models import FakeMessagesListChatModel
 from langchain_core.messages import AIMessage
 
-from llmctx import cli
+from llmctx import cli, migrate
 from llmctx.calllog import CallLog
 from llmctx.filters import Filters
 from llmctx.prices import Prices
@@ -23,6 +23,7 @@ from llmctx.recompute import recompute
 from llmctx.record import DEFAULT_TABLE
 from llmctx.settings import load
 from tests.conftest import ROOT, execute
+from tests.migration.psql import psql
 from tests.rows import do, query, record
 from tests.stored import store
 from tests.support import wait_until
@@ -123,3 +124,19 @@ def test_ctrl_c_says_how_things_stand(database: str) -> None:
     assert "Interrupted. What was done stays: run it again to go on." in said
     assert 0 < done < 12_001
     assert asyncio.run(recompute(load(database_url=database), Prices(), Filters())).rows == 12_001 - done
+
+
+def test_rows_without_a_model(empty_database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A table that is not ours may have such: they have no price, and keep nobody else's from being said."""
+    execute(
+        empty_database,
+        "CREATE TABLE biz_agent_llm_call_logs (call_id varchar(64) UNIQUE, model text, created_at timestamptz, "
+        "prompt_tokens integer, completion_tokens integer)",
+        "INSERT INTO biz_agent_llm_call_logs VALUES ('a', NULL, now(), 10, 10), ('b', '', now(), 10, 10), "
+        "('c', 'gpt-4o', now(), 10, 10)",
+    )
+    migrate.upgrade(load(database_url=empty_database))
+    assert cli.run(["--database-url", empty_database, "prices"]) == 0
+    assert "gpt-4o" in capsys.readouterr().out
+    assert cli.run(["--database-url", empty_database, "recompute", "--yes"]) == 0
+    assert psql(empty_database, "SELECT call_id FROM biz_agent_llm_call_logs WHERE cost_usd > 0").strip() == "c"
