@@ -10,15 +10,28 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Column, Connection, MetaData, Table, Text
+from sqlalchemy import (
+    Column,
+    Connection,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    func,
+)
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from llmctx import migrate
+from llmctx import migrate, partitioning
 from llmctx.record import DEFAULT_TABLE
 from llmctx.settings import load
 from tests.migration.psql import dumped, psql
@@ -157,3 +170,37 @@ def test_inside_of_a_transaction_of_the_hosts(empty_database: str) -> None:
 
     asyncio.run(run())
     assert migrate.check(settings).is_current
+
+
+@pytest.mark.parametrize("child", ["a_message", "z_message"])
+def test_autogenerate_sees_nothing_of_partitions(empty_database: str, child: str) -> None:
+    """The host's indexes, keys and foreign keys stand there in another form; what it adds to its model is proposed."""
+    metadata = MetaData()
+    model = Table(
+        T, metadata, Column("id", Integer, primary_key=True), Column("call_id", String(64), unique=True, index=True),
+        Column("session_id", String(64)), Column("user_id", Integer), Column("model", Text),
+        Column("created_at", DateTime(timezone=True), nullable=False),
+    )  # fmt: skip
+    Index("ix_newest", model.c.created_at.desc())
+    Index("ix_lower", func.lower(model.c.session_id))
+    Table(child, metadata, Column("id", Integer, primary_key=True), Column("call_id", ForeignKey(model.c.call_id)))
+
+    async def on(what: Callable[[Connection], Any]) -> Any:
+        engine = create_async_engine(empty_database, poolclass=NullPool)
+        async with engine.begin() as connection:
+            return await connection.run_sync(what)
+
+    def proposed(connection: Connection) -> Any:
+        options = {"include_object": migrate.include_object, "target_metadata": metadata}
+        return compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
+
+    asyncio.run(on(metadata.create_all))
+    settings = load(database_url=empty_database)
+    migrate.upgrade(settings)
+    assert asyncio.run(on(proposed)) == []
+    partitioning.partition(settings, drop_foreign_keys=True)
+    assert asyncio.run(on(proposed)) == []
+    Index("ix_more", model.c.user_id, model.c.session_id)
+    assert [change[0] for change in asyncio.run(on(proposed))] == ["add_index"]
+    partitioning.partition(settings, back=True)
+    assert [change[0] for change in asyncio.run(on(proposed))] == ["add_index"]
