@@ -27,6 +27,8 @@ FITTING = {
     "numeric(18, 9)": ("numeric", "double precision", "real"),
     "jsonb": ("jsonb", "json", *TEXTS),
 }
+SUFFIXES = ("key", "session", "user", "created", "unattributed", "session_text", "user_text")
+"""Of the indexes that are added."""
 UUID_LENGTH = 36
 REWRITTEN_PER_S = 30_000_000
 """Bytes of a table that a modest server rewrites in a second, its indexes included."""
@@ -54,6 +56,13 @@ def problems(found: Found, widen: bool) -> Iterator[str]:
             f"{found.sql} has rules on INSERT or UPDATE ({', '.join(found.rules)}), and PostgreSQL refuses ON CONFLICT "
             "there, which llmctx needs: make triggers of them"
         )
+    for suffix in SUFFIXES:
+        name = f"llmctx_{found.name}_{suffix}"
+        if name in found.taken:
+            yield (
+                f"an index of {found.taken[name]} bears the name {name} already, as of a table that was renamed: "
+                f"ALTER INDEX {quote(name)} RENAME TO …"
+            )
     for key in found.keys:
         if key.unique and key.deferrable:
             yield f"the unique key {key.name} is deferrable, which ON CONFLICT refuses: make it immediate"
@@ -184,7 +193,7 @@ def notes(found: Found, widen: bool) -> Iterator[str]:
             yield f"{name} is {_told(found, column)}, not {kind}: what does not fit is left out, and the row says so"
     for name, (says, columns) in found.checks.items():
         if {*columns} & {"call_id", "created_at", *COLUMNS}:
-            yield f"{name} says {says}: a call that does not meet it is refused, and kept in quarantine"
+            yield f"the constraint {name} says {says}: a call that does not meet it is refused, and kept in quarantine"
     for key in found.keys:
         if key.unique and (not key.columns or (_swallows(key) and key.predicate is not None)):
             yield f"the unique key {key.name}: a call that is alike there is taken for one that is stored already"

@@ -97,6 +97,8 @@ class Found(NamedTuple):
     """Column of an enumerated type -> its values."""
     sent: list[str]
     """Publications that send whole rows of it."""
+    taken: dict[str, str]
+    """Names of indexes that other tables have, beginning as ours would -> the table."""
     fixed: str | None
     """Why it can be given no columns, if so."""
 
@@ -202,6 +204,12 @@ SELECT a.attname::text AS "column", array_agg(e.enumlabel::text ORDER BY e.enums
 FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_enum e ON e.enumtypid = a.atttypid
 WHERE a.attrelid = :oid AND NOT a.attisdropped GROUP BY a.attname ORDER BY 1
 """
+_TAKEN = """
+SELECT c.relname::text AS name, i.indrelid::regclass::text AS "on" FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid JOIN pg_catalog.pg_class t ON t.oid = :oid
+WHERE c.relnamespace = t.relnamespace AND starts_with(c.relname, 'llmctx_' || t.relname || '_') AND i.indrelid <> t.oid
+ORDER BY 1
+"""
 _SENT = """
 SELECT DISTINCT p.pubname::text FROM pg_catalog.pg_publication p
 JOIN LATERAL pg_catalog.pg_get_publication_tables(p.pubname) t ON t.relid = :oid OR t.relid IN
@@ -270,5 +278,6 @@ def look(bind: sa.Connection, name: str, schema: str | None) -> Found | None:
         {column.name: column for column in columns}, keys, refers, referred, [row.name for row in parts],
         uses, copying, [row[0] for row in ask(_INSERTING)], [row[0] for row in ask(_RULES)],
         {row.name: (row.says, row.columns) for row in ask(_CHECKS)},
-        {row.column: row.labels for row in ask(_LABELS)}, [row[0] for row in ask(_SENT)], fixed,
+        {row.column: row.labels for row in ask(_LABELS)}, [row[0] for row in ask(_SENT)],
+        {row.name: row.on for row in ask(_TAKEN)}, fixed,
     )  # fmt: skip

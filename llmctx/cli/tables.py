@@ -164,7 +164,7 @@ def _tell(what: str) -> None:
 
 def _conclusion(database: str, wanted: Plan, *, doing: bool, down: bool) -> str:
     if not wanted.steps:
-        return f"Nothing to do: {'there is no table' if down else 'the table is there and current'} in {database}."
+        return f"Nothing to do: {'nothing of llmctx is' if down else 'the table is there and current'} in {database}."
     if not doing:
         return f"Nothing was changed in {database}." + (" Add --yes to do it." if down or wanted.adopts else "")
     if wanted.adopts:

@@ -118,7 +118,9 @@ def test_what_will_be_refused_or_left_out_is_said_beforehand(empty_database: str
         f"CREATE PUBLICATION partial FOR TABLE {T} (call_id, model)",
     )
     notes = "\n".join(migrate.plan(load(database_url=empty_database)).notes)
-    assert "known says CHECK ((agent_key <> 'x'::text)): a call that does not meet it is refused" in notes
+    assert (
+        "the constraint known says CHECK ((agent_key <> 'x'::text)): a call that does not meet it is refused" in notes
+    )
     assert "status is outcome (success, failed), not text: what does not fit is left out" in notes
     assert "the unique key calm: a call that is alike there" in notes
     assert "the publication everywhere sends its rows" in notes
@@ -179,3 +181,21 @@ def test_a_view_over_what_was_added_is_named_before_the_way_back(empty_database:
         with pytest.raises(LlmctxError, match="view costs"):
             attempt()
     assert dumped(empty_database) == before
+
+
+def test_a_table_that_was_renamed_and_made_anew(empty_database: str) -> None:
+    """The indexes of the old one bear the names still: that is said, where nothing would have been built under them."""
+    execute(empty_database, f"CREATE TABLE {T} ({UNKEYED})", f"CREATE TABLE {T}_archive ({PLAIN})")
+    settings = load(database_url=empty_database)
+    migrate.upgrade(load(database_url=empty_database, table=f"{T}_archive"))
+    migrate.upgrade(settings)
+    execute(empty_database, f"ALTER TABLE {T} RENAME TO calls_of_last_year", f"CREATE TABLE {T} ({UNKEYED})")
+    before = dumped(empty_database)
+    with pytest.raises(NotACallLog, match=f"An index of calls_of_last_year bears the name llmctx_{T}_key"):
+        migrate.upgrade(settings)
+    assert dumped(empty_database) == before
+    renamed = [f"ALTER INDEX llmctx_{T}_{one} RENAME TO last_year_{one}" for one in
+               ("key", "session", "user", "created", "unattributed")]  # fmt: skip
+    execute(empty_database, *renamed)
+    migrate.upgrade(settings)
+    assert migrate.check(settings).is_current
