@@ -42,6 +42,11 @@ def _attempt(step: Callable[..., object], *args: object) -> None:
     step(*args)
 
 
+def _add(among: list[Any], one: object) -> None:
+    if one not in among:
+        among.append(one)
+
+
 def _remove(among: list[Any], one: object) -> None:
     if one in among:
         among.remove(one)
@@ -133,13 +138,16 @@ class CallLog:
     @guarded("start_failed", "%s failed: calls are recorded in part, or not at all, until it is started again")
     def _start(self) -> None:
         self._starts += 1
-        if self._started:
-            return
-        self._started = True
+        if not self._started:
+            self._started = True
+            self._begin()
+
+    def _begin(self) -> None:
+        """Every step may be taken again."""
         _attempt(self._pipeline.start)
         self._recorder.enabled = True
-        _attempt(active_recorders.append, self._recorder)
-        _attempt(active_registries.append, self.registry)
+        _attempt(_add, active_recorders, self._recorder)
+        _attempt(_add, active_registries, self.registry)
         _attempt(lifecycle.alive.add, self)
         _attempt(handover.configure, self.settings.handover_key, self.settings.handover_invalid)
         if self.settings.capture == "all":
@@ -162,6 +170,7 @@ class CallLog:
             left = self.flush(database_s)
         finally:
             _attempt(self._pipeline.stop, _STOP_S)
+            self._begin_again()
         return self._closed(left)
 
     async def aclose(self, timeout: float | None = None) -> int:  # noqa: ASYNC109  it is what close() has
@@ -173,7 +182,14 @@ class CallLog:
             left = await self.aflush(self._for_database(timeout))
         finally:
             await self._pipeline.astop(_STOP_S)
+            self._begin_again()
         return self._closed(left)
+
+    @guarded("start_failed", "%s failed: calls are recorded in part, or not at all, until it is started again")
+    def _begin_again(self) -> None:
+        """Somebody has started it while it was closed: another thread, or a handler of a signal."""
+        if self._started:
+            self._begin()
 
     @guarded("close_failed", "%s failed; the application is not affected", otherwise=_let_go)
     def _stop_hearing(self) -> bool:

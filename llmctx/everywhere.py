@@ -61,7 +61,8 @@ _ASKING_S: Final = 5.0  # longer than LangChain takes to ask twice
 
 def hear_everything(recorder: Recorder, handler: CallLogHandler) -> None:
     """Let `recorder` hear every LLM call of this process, in whatever thread, task or loop."""
-    hook = next((free for free in _hooks if free.recorder is None), None)
+    known = [hook for hook in _hooks if hook.recorder is recorder] or [hook for hook in _hooks if hook.recorder is None]
+    hook = known[0] if known else None
     if hook is None:
         hook = _Hook(len(_hooks))
         register_configure_hook(hook, inheritable=True)  # type: ignore[arg-type]  # only `get` is called on it

@@ -70,15 +70,15 @@ class Pipeline:
         self._work: asyncio.Event | None = None
         self._urgent: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
+        self._last: threading.Thread | None = None  # it may be about to end
         self._idle = self._stopping = self._asleep = False
-        self._hurry = 0
         self._ready = threading.Event()
         self._starting = Mutex(lost_s=30.0)  # a forked child's first calls may come from two threads at once
         self.open_calls: OpenCalls | None = None
         self.on_ledger: Callable[[], None] | None = None
         self.on_first_call: Callable[[], None] | None = None
         """Told when the thread is started by a call, in a forked child."""
-        self.taken = self.refused = 0
+        self._hurry = self.taken = self.refused = 0
 
     # -- from any thread --------------------------------------------------------------------------------------------
 
@@ -111,10 +111,16 @@ class Pipeline:
 
     def start(self, *, wait: bool = True) -> None:
         """Start the thread; once it runs, return."""
+        if (last := self._last) is not None:
+            last.join(_RESTART_S if self._stopping else 0.0)
+            if last.is_alive():  # two would be in each other's way
+                self._thread, self._stopping = last, False
+                return
         ready = self._ready = threading.Event()
         self._beat = time.monotonic()
         self._stopping = self._asleep = False
-        self._thread = threading.Thread(target=self._main, args=(ready,), name="llmctx-pipeline", daemon=True)
+        self._last = threading.Thread(target=self._main, args=(ready,), name="llmctx-pipeline", daemon=True)
+        self._thread = self._last
         self._thread.start()
         if wait:
             ready.wait(5.0)  # and no longer, whatever the disk does: the application is starting
@@ -173,7 +179,7 @@ class Pipeline:
         thread, loop, self._thread = self._thread, self._loop, None
         if thread is not None and loop is not None and thread.is_alive():
             with contextlib.suppress(RuntimeError):  # the loop has just closed by itself
-                loop.call_soon_threadsafe(self._hasten)
+                loop.call_soon_threadsafe(self._set_work, self._urgent)
         return thread
 
     def _wake(self) -> None:
@@ -197,9 +203,6 @@ class Pipeline:
     def _set_work(self, *others: asyncio.Event | None) -> None:
         for event in filter(None, (self._work, *others)):
             event.set()
-
-    def _hasten(self) -> None:
-        self._set_work(self._urgent)
 
     def _main(self, ready: threading.Event) -> None:
         while not self._stopping:
@@ -278,14 +281,10 @@ class Pipeline:
     def _recover(self) -> None:
         """The thread has died, or begins: calls that it had in hand come first, unless they are what kills it."""
         guilty = [call for call in self._in_hand if call in self._suspects]
-        self._refuse(len(guilty))
+        self.taken, self.refused = self.taken + len(guilty), self.refused + len(guilty)
         self._suspects = [call for call in self._in_hand if call not in guilty]
         self._queue.extendleft(reversed(self._suspects))
         self._in_hand = []
-
-    def _refuse(self, calls: int) -> None:
-        self.taken += calls
-        self.refused += calls
 
     async def _linger(self) -> None:
         """Wait for company, and while the application needs the interpreter; but not while somebody waits for us."""
@@ -333,7 +332,8 @@ class Pipeline:
     def _take(self, sink: Sink, most: int) -> int:
         """Make records of at most so many calls, and give them to the sink. Returns how many there were."""
         queue, calls = self._queue, self._in_hand
-        self._refuse(queue.let_go(getattr(sink, "forget", None)))
+        gone = queue.let_go(getattr(sink, "forget", None))
+        self.taken, self.refused = self.taken + gone, self.refused + gone
         is_ours = hasattr(sink, "submit_all")
         if self._suspects or not is_ours:
             most = 1  # whichever it is that kills the thread, it shall not take others along
@@ -387,7 +387,7 @@ class Pipeline:
         deadline = time.monotonic() + timeout_s
         self._hurry += 1
         try:
-            self._hasten()
+            self._set_work(self._urgent)
             # polled: the deque is filled by other threads, which set no event
             while (self._queue or self._in_hand) and time.monotonic() < deadline:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)

@@ -480,6 +480,37 @@ class Dying(MemorySink):
         return super().submit(record)
 
 
+class Patient(MemorySink):
+    """Lets whoever drains it wait, until it is told to go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.go_on = threading.Event(), threading.Event()
+
+    async def drain(self, timeout: float) -> int:
+        self.asked.set()
+        while not self.go_on.is_set():
+            await asyncio.sleep(0.001)
+        return 0
+
+
+def test_started_again_while_it_closes() -> None:
+    """By another thread, or a signal's handler: it records, whoever was first."""
+    sink = Patient()
+    call_log = CallLog(sink=sink).start()
+    closing = threading.Thread(target=call_log.close)
+    closing.start()
+    assert sink.asked.wait(10)
+    call_log.start()
+    sink.go_on.set()
+    closing.join(20)
+    with bind(user_id="u"):
+        model.invoke("hello")
+    assert call_log.close() == 0
+    assert [row.user_id for row in sink.records] == ["u"]
+    assert call_log.stats().balanced
+
+
 class Careless(MemorySink):
     """Leaves a failure behind that nobody waits for, as a driver does whose connection is cut."""
 
