@@ -17,7 +17,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 
 from llmctx.incidents import incidents
-from llmctx.snapshot import LIMIT, Cut, Room, cut, joined, keep
+from llmctx.snapshot import LIMIT, Cut, Pieces, Room, cut, joined, keep
 
 MESSAGES: Final = 96  # messages kept of one prompt: the first, and the latest
 BLOCKS: Final = 4096  # blocks of an answer that are looked at
@@ -56,8 +56,8 @@ class Prompt(NamedTuple):
 class Choice(NamedTuple):
     """What is kept of one generation."""
 
-    text: str | Cut = ""
-    reasoning: str | Cut = ""
+    text: str | Cut | Pieces = ""
+    reasoning: str | Cut | Pieces = ""
     refusal: str | Cut | None = None
     calls: tuple[dict[str, Any], ...] = ()
     call_count: int = 0
@@ -235,9 +235,9 @@ def _blocks(content: Any, room: Room) -> Any:
 
 def _choice(fields: dict[str, Any], limit: int) -> Choice:
     content = fields["content"]
-    reasoning: str | Cut = ""
+    reasoning: str | Cut | Pieces = ""
     if isinstance(content, str):
-        text = cut(content, limit)
+        text: str | Cut | Pieces = cut(content, limit)
     else:
         text, reasoning = _text_and_reasoning(content, limit)
     calls: tuple[dict[str, Any], ...] = ()
@@ -269,7 +269,7 @@ def _calls(valid: Sequence[Any], invalid: Sequence[Any], room: Room) -> list[dic
     return kept
 
 
-def _text_and_reasoning(content: Iterable[Any], limit: int) -> tuple[str | Cut, str | Cut]:
+def _text_and_reasoning(content: Iterable[Any], limit: int) -> tuple[str | Cut | Pieces, str | Cut | Pieces]:
     """The visible text of content blocks, and the thinking beside it."""
     visible: list[str] = []
     thinking: list[str] = []

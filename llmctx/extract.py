@@ -45,6 +45,7 @@ __all__ = [
     "prompt_of_text",
     "snapshot_of",
     "tokens_of",
+    "word_of",
 ]
 
 _MAX_TOKENS: Final = (
@@ -94,10 +95,10 @@ def fields_of(
     settings = _settings(params) if params else _NOWHERE
     usage = tokens_of(answer, stream=stream, metadata=metadata)
     first = answer.choices[0] if answer is not None and answer.choices else None
-    node = _clean_word(metadata.get("langgraph_node"))
+    node = word_of(metadata.get("langgraph_node"))
     fields: dict[str, Any] = {
         "model": _model(answer, params, metadata),
-        "provider": _clean_word(metadata.get("ls_provider") or (answer.client if answer else None)),
+        "provider": word_of(metadata.get("ls_provider") or (answer.client if answer else None)),
         "temperature": _number(_param(settings, _TEMPERATURE, metadata.get("ls_temperature"))),
         "top_p": _number(_param(settings, _TOP_P, None)),
         "max_tokens": _whole(_param(settings, _MAX_TOKENS, metadata.get("ls_max_tokens"))),
@@ -107,11 +108,11 @@ def fields_of(
         "cached_tokens": usage.cached,
         "reasoning_tokens": usage.reasoning,
         "usage_source": "provider" if any(figure is not None for figure in usage) else None,
-        "finish_reason": _once(_clean_word(answer.finish)) if answer is not None else None,
+        "finish_reason": _once(word_of(answer.finish)) if answer is not None else None,
         "tool_calls": first.call_count if first is not None else None,
         "cached": answer.cached if answer is not None and answer.choices else None,
         "node": node,
-        "agent_key": _clean_word(metadata.get("lc_agent_name")) or node,
+        "agent_key": word_of(metadata.get("lc_agent_name")) or node,
         "attributes": _attributes(tags, redactor, usage),
     }
     if failure is not None:
@@ -147,7 +148,7 @@ def _model(answer: Answer | None, params: Mapping[str, Any], metadata: Mapping[s
     """The model as the answer names it, else as it was asked for; "unknown" if nobody says."""
     asked = [metadata.get("ls_model_name")]
     asked += [params.get(name) for name in MODEL_NAMES]
-    named = _clean_word(answer.model) if answer is not None else None
+    named = word_of(answer.model) if answer is not None else None
     if named is not None:
         return named if named in asked else _once(named) or "unknown"
     return model_asked_for(params, metadata)
@@ -190,7 +191,8 @@ def _whole(value: Any) -> int | None:
     return int(value) if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= INT_MAX else None
 
 
-def _clean_word(value: Any) -> str | None:
+def word_of(value: Any) -> str | None:
+    """A name, clean and bounded; None for what is none."""
     return text_of(value, WORD_LIMIT) if isinstance(value, str) and value else None
 
 
@@ -237,10 +239,10 @@ def _shown(choice: Choice) -> dict[str, Any]:
 
 def model_asked_for(params: Mapping[str, Any] | None, metadata: Mapping[str, Any] | None) -> str:
     """The model as far as it is known when the call starts."""
-    if metadata and (word := _clean_word(metadata.get("ls_model_name"))):
+    if metadata and (word := word_of(metadata.get("ls_model_name"))):
         return word.removeprefix("models/")
     if params:
         for name in MODEL_NAMES:
-            if (value := params.get(name)) is not None and (word := _clean_word(value)):
+            if (value := params.get(name)) is not None and (word := word_of(value)):
                 return word.removeprefix("models/")
     return "unknown"

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from functools import partial
 from typing import Final
 
 from llmctx import elsewhere
@@ -29,7 +28,7 @@ from llmctx.mutex import Mutex
 from llmctx.open_calls import OpenCall, OpenCalls
 from llmctx.prices import Prices
 from llmctx.record import CallRecord, Sink, Source, without_snapshots
-from llmctx.recording import Texts, bare_record_of, record_of
+from llmctx.recording import Texts, bare_record_of, record_of, record_of_prompt
 from llmctx.redact import Redactor
 from llmctx.registry.base import Registry, SharedRegistry
 from llmctx.settings import Settings
@@ -373,9 +372,9 @@ class Pipeline:
             if call.verdict.source is Source.THREAD:  # others, who were to be asked, may have used it as well
                 call.verdict = UNDECIDED
             incidents.note("registry_failed", "the registry failed: a row says what its start knew", exc=problem)
-        for make in (partial(record_of, texts=self._texts), bare_record_of):
+        for make in (record_of, record_of_prompt, bare_record_of):
             try:
-                record = self._prices.priced(clean(make(call)))
+                record = self._prices.priced(clean(make(call, self._texts)))
                 if bare:
                     without_snapshots(record, "calls came faster than they could be made into rows")
                 return record

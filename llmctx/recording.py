@@ -18,7 +18,15 @@ from llmctx.cleaning import ATTRIBUTES_LIMIT, UNKNOWN_MODEL, cut_attributes, sto
 from llmctx.context import CallContext
 from llmctx.evidence import KEY as EVIDENCE
 from llmctx.evidence import evidence
-from llmctx.extract import MODEL_NAMES, Failure, Held, fields_of, model_asked_for, snapshot_of
+from llmctx.extract import (
+    MODEL_NAMES,
+    Failure,
+    Held,
+    fields_of,
+    model_asked_for,
+    snapshot_of,
+    word_of,
+)
 from llmctx.journal.frames import as_json
 from llmctx.open_calls import OpenCall
 from llmctx.record import COLUMNS, CallRecord, Status
@@ -78,7 +86,13 @@ def _record_of(call: OpenCall, texts: Texts) -> CallRecord:
     )
 
 
-def bare_record_of(call: OpenCall) -> CallRecord:
+def record_of_prompt(call: OpenCall, texts: Texts) -> CallRecord:
+    """The row of a call whose answer could not be read."""
+    call.answer = call.stream = None
+    return record_of(call, texts)
+
+
+def bare_record_of(call: OpenCall, texts: Texts) -> CallRecord:
     """The row of a call of which nothing else could be read: whose it was, when, and how it ended."""
     created = datetime.fromtimestamp(call.created_s, UTC)
     took_ns = max(0, call.ended_ns - call.started_ns)
@@ -139,7 +153,7 @@ def _noted(call: OpenCall, metadata: dict[str, Any], params: dict[str, Any]) -> 
     model = metadata.get("ls_model_name") if call.fields is None else call.fields.get("model")
     if type(model) is not str or not 0 < len(model) <= WORD_LIMIT:
         model = model_asked_for(params, metadata)
-    node, verdict = metadata.get("langgraph_node"), call.verdict
+    node, verdict = word_of(metadata.get("langgraph_node")), call.verdict
     identity = verdict.identity
     fields = {
         "model": model,
@@ -150,8 +164,8 @@ def _noted(call: OpenCall, metadata: dict[str, Any], params: dict[str, Any]) -> 
         "trace_id": identity.trace_id,
         "conversation_id": identity.conversation_id,
         "thread_id": call.hearing.thread_id or identity.thread_id,
-        "node": None if node is None else str(node),
-        "agent_key": identity.agent_key or metadata.get("lc_agent_name") or node,
+        "node": node,
+        "agent_key": identity.agent_key or word_of(metadata.get("lc_agent_name")) or node,
     }
     return as_json({name: value for name, value in fields.items() if value is not None})[:-1]
 

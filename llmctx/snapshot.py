@@ -46,6 +46,12 @@ class Cut(NamedTuple):
     length: int
 
 
+class Pieces(NamedTuple):
+    """A text that came in pieces, each of which may begin with what nobody would recognise in the middle of a word."""
+
+    pieces: tuple[str, ...]
+
+
 def cut(text: str, limit: int) -> str | Cut:
     """`text`, or both of its ends if it is longer than `limit` characters."""
     length = len(text)
@@ -55,13 +61,14 @@ def cut(text: str, limit: int) -> str | Cut:
     return Cut(text[: limit - half], text[length - half :] if half else "", length)
 
 
-def joined(parts: list[str], limit: int) -> str | Cut:
+def joined(parts: list[str], limit: int) -> str | Cut | Pieces:
     """`cut` of the parts put together, without putting together more than is kept."""
+    parts = [part for part in parts if part]
     if len(parts) < 2:
         return cut(parts[0], limit) if parts else ""
     length = sum(map(len, parts))
     if length <= limit:
-        return "".join(parts)
+        return Pieces(tuple(map(str.__str__, parts)))
     half = limit // 2
     tail = _first(reversed(parts), half, from_end=True)
     return Cut(_first(parts, limit - half), tail, length)
@@ -252,6 +259,8 @@ def _plain(value: Any) -> Any:
     """What orjson takes, with clean texts that are still whole."""
     if isinstance(value, str):
         return clean(value)
+    if isinstance(value, Pieces):
+        return clean("".join(value.pieces))
     if isinstance(value, Cut):
         head, tail = _plain(value.head), _plain(value.tail)
         return Cut(head, tail, max(value.length, len(head) + len(tail)))

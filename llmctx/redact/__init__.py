@@ -117,8 +117,9 @@ class Redactor:
     def redact_tree(self, value: Any) -> Any:
         """`value`, redacted: texts, numbers that are one, and lists and dicts of such.
 
-        A tuple with `head` and `tail` is a text that was cut. The texts of a list's blocks are parts of one text. In
-        dicts the key tells what a text is: `{"password": "…"}`. Returns the same object if there is nothing to redact.
+        A tuple with `head` and `tail` is a text that was cut, one with `pieces` a text that came in pieces. The texts
+        of a list's blocks are parts of one text. In dicts the key tells what a text is: `{"password": "…"}`. Returns
+        the same object if there is nothing to redact.
         """
         together: list[str] = []
         has_cuts = _collect(value, together)
@@ -137,6 +138,8 @@ class Redactor:
         if _is_cut(value):
             head, tail = self.redact_cut(value.head, value.tail)
             return value._replace(head=head, tail=tail)
+        if _is_in_pieces(value):
+            return "".join(self.redact_parts(value.pieces))
         if isinstance(value, (list, tuple)):
             return self._list(value)
         if type(value) is int and _A_NUMBER <= abs(value) < _NO_NUMBER:
@@ -244,6 +247,8 @@ def _without_edges(value: Any) -> Any:
     if _is_cut(value):
         head, tail = _trimmed(value.head, value.tail)
         return value._replace(head=head, tail=tail)
+    if _is_in_pieces(value):
+        return value
     if isinstance(value, dict):
         return {name: _without_edges(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -274,6 +279,8 @@ def _collect(value: Any, together: list[str]) -> bool:
     elif _is_cut(value):
         together += value.head, "\n", value.tail, "\n"
         return True
+    elif _is_in_pieces(value):
+        together += *value.pieces, "\n", "\n".join(value.pieces), "\n"
     elif isinstance(value, (list, tuple)):
         if len(value) > 1:
             texts = [text for item in value if (text := _text_of(item)) is not None]
@@ -290,6 +297,10 @@ def _collect(value: Any, together: list[str]) -> bool:
 
 def _is_cut(value: Any) -> bool:
     return isinstance(value, tuple) and hasattr(value, "head")
+
+
+def _is_in_pieces(value: Any) -> bool:
+    return isinstance(value, tuple) and hasattr(value, "pieces")
 
 
 def _text_of(item: Any) -> str | None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from langchain_core.outputs import ChatResult
 from sqlalchemy import make_url, text
 from starlette.testclient import TestClient
 
@@ -743,3 +744,31 @@ class NamedMute(Talker):
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
         return {**super()._get_ls_params(stop, **kwargs), "ls_model_name": Mute("m")}
+
+
+class Uncountable(int):
+    """A figure that fails whoever compares it."""
+
+    def __le__(self, other: object) -> bool:
+        raise RuntimeError("no figure")
+
+    __ge__ = __lt__ = __gt__ = __le__
+
+
+class Miscounting(Talker):
+    """Its answer's usage cannot be read."""
+
+    async def _agenerate(self, *args: Any, **kwargs: Any) -> ChatResult:
+        result = await super()._agenerate(*args, **kwargs)
+        result.generations[0].message.__dict__["usage_metadata"] = {"input_tokens": Uncountable(1)}
+        return result
+
+
+async def test_an_answer_that_cannot_be_read_costs_itself_alone() -> None:
+    """The prompt stays, and so do the parameters."""
+    sink = MemorySink()
+    async with CallLog(sink=sink):
+        await Miscounting().ainvoke("how are you?", tag="mine", temperature=0.5)
+    (row,) = sink.records
+    assert (row.status, row.model, row.response_snapshot) == ("ok", "talker", None)
+    assert "how are you?" in str(row.prompt_snapshot)

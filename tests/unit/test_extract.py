@@ -32,6 +32,7 @@ from llmctx.extract import (
     prompt_of_text,
 )
 from llmctx.record import COLUMNS
+from llmctx.redact import Redactor
 
 LIMIT = 32 * 1024
 USAGE = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
@@ -169,6 +170,18 @@ def test_text_thinking_and_calls_of_content_blocks_are_told_apart() -> None:
         "content": "It is four",
         "tool_calls": [{"name": "f", "args": {"a": 1}, "id": "1"}],
     }
+
+
+def test_what_begins_a_block_is_no_part_of_the_word_before() -> None:
+    """Blocks are put together as they are; secrets are looked for in each of them, and across them."""
+    key, half = "sk-proj-" + "aB3dE6gH9" * 5, "ann@exam"
+    for kind, name in (("thinking", "thinking"), ("text", "text")):
+        content: list[Any] = [
+            {"type": kind, name: piece} for piece in ("id 11010519491231002X", f"{key} ", half, "ple.com")
+        ]
+        kept = "".join(str(text) for text in row(AIMessage(content), redactor=Redactor()).values())
+        assert "id [redacted:resident_id][redacted:api_key] [redacted:email]" in kept
+        assert key not in kept
 
 
 @pytest.mark.parametrize(
