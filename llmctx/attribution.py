@@ -104,24 +104,18 @@ def hear(
         hearing.here, hearing.scope, hearing.scope_open = here, scope, scope is not None and scope.closed_at is None
         if scope is not None and scope.refresh is not None and scope.identity.user_id is None:
             refresh(scope)
-    hearing.started = time.monotonic()
-    if explicit is not EMPTY:
-        hearing.explicit = explicit
-    if carried is not None:
-        hearing.carried = carried
+    hearing.explicit, hearing.carried, hearing.started = explicit, carried, time.monotonic()
     thread_id: object = child_thread_id
     if metadata:
         if (told := metadata.get("thread_id")) is not None and told != "":
             thread_id = told
-        if (task := metadata.get("langgraph_checkpoint_ns")) is not None:
-            hearing.task = as_text(task)
+        hearing.task = None if (task := metadata.get("langgraph_checkpoint_ns")) is None else as_text(task)
         if CARRIED_KEY in metadata:
             hearing.sent = unpack(metadata[CARRIED_KEY])
         if not _EXPLICIT.isdisjoint(metadata):
             named = {name: metadata[key] for key, name in EXPLICIT_KEYS.items() if key in metadata}
             hearing.explicit = explicit.overlay(CallContext(**named))
-    if thread_id is not None:
-        hearing.thread_id = as_text(thread_id)
+    hearing.thread_id = None if thread_id is None else as_text(thread_id)
     return hearing
 
 
