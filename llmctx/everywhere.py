@@ -8,7 +8,7 @@ from typing import Any, Final
 from langchain_core.tracers.context import register_configure_hook
 
 from llmctx.context import LOST, current_scope
-from llmctx.guard import guarded
+from llmctx.guard import stop
 from llmctx.handler import CallLogHandler, Recorder
 
 
@@ -30,29 +30,29 @@ class _Hook:
         self.deaf_from = 0.0
         """Monotonic seconds. LangChain asks twice, and must not be told of nobody the second time only."""
 
-    def _lost(self, default: Any = None) -> CallLogHandler | None:
-        return self.lost if self.recorder is not None else self.plain
-
-    @guarded("handler_failed", "%s failed; the application is not affected", otherwise=_lost)
     def get(self, default: Any = None) -> CallLogHandler | None:
-        recorder = self.recorder
-        if recorder is None:
-            if self.plain is not None and time.monotonic() > self.deaf_from:
-                self.plain = None
-            return self.plain
-        scope = current_scope()
-        if scope is None or not scope.is_open:
-            return self.plain
-        anchor = scope.anchor
-        if not anchor.is_open or anchor.kind == "node":
-            return self.plain
-        handlers = anchor.handlers
-        if handlers is None:
-            handlers = anchor.handlers = {}
-        handler = handlers.get(self.number)
-        if handler is None or handler._recorder is not recorder:
-            handler = handlers[self.number] = CallLogHandler(recorder=recorder, scope=anchor)
-        return handler
+        """The handler for the scope at hand. LangChain asks twice before each run: `guarded` is spelled out."""
+        try:
+            recorder, scope = self.recorder, current_scope()
+            if recorder is None:
+                if self.plain is not None and time.monotonic() > self.deaf_from:
+                    self.plain = None
+                return self.plain
+            if scope is None or scope.closed_at is not None:
+                return self.plain
+            anchor = scope.anchor
+            if anchor.closed_at is not None or anchor.kind == "node":
+                return self.plain
+            handlers = anchor.handlers
+            if handlers is None:
+                handlers = anchor.handlers = {}
+            handler = handlers.get(self.number)
+            if handler is None or handler._recorder is not recorder:
+                handler = handlers[self.number] = CallLogHandler(recorder=recorder, scope=anchor)
+            return handler
+        except BaseException as problem:  # noqa: BLE001  this is the guard
+            stop("handler_failed", "%s failed; the application is not affected", problem, "_Hook.get")
+            return self.lost if self.recorder is not None else self.plain
 
 
 _hooks: Final[list[_Hook]] = []

@@ -97,6 +97,7 @@ SURROUNDING: Final = {
 """File -> qualified names of the functions whose own lines are left out."""
 
 GUARDED_BY_HAND: Final = {
+    "_Hook.get",
     "_Watch.get",
     *(f"CallLogHandler.{name}" for name in ("on_chat_model_start", "on_llm_new_token", "on_llm_end")),
 }
