@@ -1,9 +1,9 @@
 """`make bench`: every bar of the design that is a figure, each a ratio of things measured side by side in one run.
 
-    python -m bench [--json] [calls streams nodes rows lag server startup]
+    python -m bench [--json] [calls streams nodes rows lag server memory startup]
 
-Needs an idle machine: on a busy one the absolute times are noise, and so, in part, are the ratios. The bound on memory
-in a long outage is one of the faults: `make faults`.
+Needs an idle machine: on a busy one the absolute times are noise, and so, in part, are the ratios. Ten minutes of
+outage are one of the faults: `make faults`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from bench import calls, lag, nodes, rows, server, startup, streams
+from bench import calls, lag, memory, nodes, rows, server, startup, streams
 from llmctx import migrate
 from llmctx.demo.postgres import make_directory
 from llmctx.settings import load
@@ -32,6 +32,7 @@ PARTS: Final[dict[str, Callable[[Cluster], dict[str, Any]]]] = {
     "rows": lambda database: rows.run(database.url),
     "lag": lag.run,
     "server": lambda database: server.run(database.url),
+    "memory": lambda database: memory.run(),
     "startup": lambda database: startup.run(),
 }
 
@@ -107,6 +108,13 @@ def _server(found: dict[str, Any]) -> Iterator[Line]:
     )
 
 
+def _memory(found: dict[str, Any]) -> Iterator[Line]:
+    grown, cap = found["grown_mib"], found["cap_mib"]
+    what = f"memory, {found['calls']} calls, no database"
+    much = f"{grown:+.0f} MiB, deque {found['deque_mib']:+.0f}"
+    yield what, much, f"{cap} + 20 %", grown - found["deque_mib"] <= 1.2 * cap and not found["dropped"]
+
+
 def _startup(found: dict[str, Any]) -> Iterator[Line]:
     others = ", ".join(found["third_party"]) or "nothing third-party"
     fine = found["import_ms"] < 30 and not found["third_party"]
@@ -121,6 +129,7 @@ _TABLES: Final[dict[str, Callable[[dict[str, Any]], Iterator[Line]]]] = {
     "rows": _rows,
     "lag": _lag,
     "server": _server,
+    "memory": _memory,
     "startup": _startup,
 }
 
