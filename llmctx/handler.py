@@ -212,6 +212,7 @@ class CallLogHandler(BaseCallbackHandler):
 
     def _whose(self, recorder: Recorder, metadata: dict[str, Any] | None, made: Origin) -> tuple[Hearing, Verdict]:
         """Whose call it is. What goes wrong in finding out costs the ids, not the row."""
+        hearing = None
         try:
             child_thread_id = _thread_id_of(made.config)
             if child_thread_id is not None and metadata:
@@ -220,13 +221,14 @@ class CallLogHandler(BaseCallbackHandler):
                     # A worker that was started in a node has inherited that node's metadata, not that of its job.
                     metadata = {key: value for key, value in metadata.items() if key in EXPLICIT_KEYS}
             hearing = hear(metadata, explicit=self._explicit, carried=self._scope, child_thread_id=child_thread_id)
-        except BaseException as problem:  # noqa: BLE001  it reads the application's objects
+            return hearing, decide(hearing, recorder.registry, late_s=recorder.late_s)
+        except BaseException as problem:  # noqa: BLE001  it reads the application's objects, and the team's registry
+            if hearing is None:
+                hearing = Hearing()
+                hearing.here = current_scope()
+            hearing.lost = True  # nobody must be asked again where other tasks run
             swallow(problem, "handler_failed", "whose call it is could not be found out")
-            hearing = Hearing()
-            hearing.here = current_scope()
-            hearing.lost = True
             return hearing, UNDECIDED
-        return hearing, self._decided(hearing, recorder)
 
     def _decided(self, hearing: Hearing, recorder: Recorder) -> Verdict:
         try:
