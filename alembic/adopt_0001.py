@@ -57,6 +57,12 @@ def plan(found: Found, *, widen: bool = False) -> Plan:
             "run the output of `llmctx migrate --sql`, or `llmctx migrate` itself"
         )
         return Plan(steps, [], [mine])
+    if steps and found.closed:
+        room = (
+            f"the role {found.me} may make no index in the schema {found.closed}: "
+            f"GRANT CREATE ON SCHEMA {found.closed} TO {quote(found.me)}"
+        )
+        return Plan(steps, [], [room])
     return Plan(steps, list(_fits.notes(found, widen)), [])
 
 

@@ -76,6 +76,11 @@ def problems(found: Found, widen: bool) -> Iterator[str]:
             "call_id has no unique key, and status and identity_source are columns of your own, so that no key could "
             "be over rows of llmctx alone: make call_id unique"
         )
+    if found.keyless and not has_key(found):
+        yield (
+            f"{found.sql} is partitioned by {found.keyless}, so that no unique key can be over call_id and created_at "
+            "alone, which llmctx needs: partition it by RANGE (created_at), or choose another name with LLMCTX_TABLE"
+        )
     for column in found.columns.values():
         if (
             column.required
@@ -187,9 +192,17 @@ def notes(found: Found, widen: bool) -> Iterator[str]:
     for name, table in found.refers.items():
         if name in COLUMNS:
             yield f"{name} refers to {table}: a call whose {name} is not there is refused, and kept in quarantine"
+    if found.homeless:
+        yield (
+            f"no partition of {found.sql} takes in the calls of now: they wait on disk until there is one, such as "
+            f"{found.homeless}"
+        )
+    computed = [c.name for c in found.columns.values() if c.generated and _is_ours(c)]
+    if computed:
+        yield f"{' and '.join(computed)}: computed by the database, so llmctx puts nothing there"
     for name, kind in COLUMNS.items():
         column = found.columns.get(name)
-        if column is not None and name not in IDS and column.family not in FITTING[kind]:
+        if column is not None and name not in (*IDS, *computed) and column.family not in FITTING[kind]:
             yield f"{name} is {_told(found, column)}, not {kind}: what does not fit is left out, and the row says so"
     for name, (says, columns) in found.checks.items():
         if {*columns} & {"call_id", "created_at", *COLUMNS}:

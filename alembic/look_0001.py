@@ -74,6 +74,8 @@ class Found(NamedTuple):
     owner: str
     me: str
     mine: bool
+    closed: str | None
+    """Its schema, where the role may make nothing there: indexes, for one."""
     rows: int
     bytes: int
     columns: dict[str, Column]
@@ -101,6 +103,10 @@ class Found(NamedTuple):
     """Names of indexes that other tables have, beginning as ours would -> the table."""
     fixed: str | None
     """Why it can be given no columns, if so."""
+    keyless: str | None
+    """By what it is partitioned, where no key over call_id and created_at can be because of that."""
+    homeless: str | None
+    """A partition that would take in calls of now, as a statement, where there is none."""
 
     @property
     def sql(self) -> str:
@@ -134,20 +140,28 @@ class Found(NamedTuple):
 
 _TABLE = """
 SELECT c.oid::bigint AS oid, c.relkind::text AS kind, pg_catalog.pg_get_userbyid(c.relowner)::text AS owner,
-       current_user::text AS me, pg_catalog.pg_has_role(c.relowner, 'USAGE') AS mine, c.reltuples::float8 AS rows,
-       pg_catalog.pg_total_relation_size(c.oid) AS bytes,
+       current_user::text AS me, pg_catalog.pg_has_role(c.relowner, 'USAGE') AS mine,
+       CASE WHEN NOT pg_catalog.has_schema_privilege(c.relnamespace, 'CREATE')
+            THEN c.relnamespace::regnamespace::text END AS closed,
+       c.reltuples::float8 AS rows, pg_catalog.pg_total_relation_size(c.oid) AS bytes,
        CASE WHEN c.relispartition THEN 'is itself a partition of another table'
             WHEN c.reloftype <> 0 THEN 'was made OF a type' END AS fixed
 FROM pg_catalog.pg_class c WHERE c.oid = pg_catalog.to_regclass(:name)
 """
 _COLUMNS = """
 SELECT a.attname::text AS name,
-       CASE WHEN t.typtype = 'd' THEN pg_catalog.format_type(t.typbasetype, t.typtypmod)
-            ELSE pg_catalog.format_type(a.atttypid, a.atttypmod) END AS type,
+       pg_catalog.format_type(b.oid, b.mod) AS type,
        a.attnotnull AS not_null,
        a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AS required,
        pg_catalog.col_description(a.attrelid, a.attnum) AS comment, a.attgenerated <> '' AS generated
-FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+FROM pg_catalog.pg_attribute a, LATERAL (  -- domains are what they are made of, through and through
+    WITH RECURSIVE made AS (
+        SELECT a.atttypid AS oid, a.atttypmod AS mod
+        UNION ALL SELECT t.typbasetype, t.typtypmod
+        FROM made JOIN pg_catalog.pg_type t ON t.oid = made.oid AND t.typtype = 'd'
+    )
+    SELECT made.oid, made.mod FROM made JOIN pg_catalog.pg_type t ON t.oid = made.oid AND t.typtype <> 'd'
+) b
 WHERE a.attrelid = :oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
 """
 _KEYS = """
@@ -201,7 +215,8 @@ FROM pg_catalog.pg_constraint WHERE contype = 'c' AND conrelid = :oid ORDER BY 1
 """
 _LABELS = """
 SELECT a.attname::text AS "column", array_agg(e.enumlabel::text ORDER BY e.enumsortorder) AS labels
-FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_enum e ON e.enumtypid = a.atttypid
+FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+JOIN pg_catalog.pg_enum e ON e.enumtypid IN (t.oid, t.typbasetype)
 WHERE a.attrelid = :oid AND NOT a.attisdropped GROUP BY a.attname ORDER BY 1
 """
 _TAKEN = """
@@ -216,6 +231,19 @@ JOIN LATERAL pg_catalog.pg_get_publication_tables(p.pubname) t ON t.relid = :oid
   (SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = :oid)
 LEFT JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = t.relid
 WHERE pg_catalog.to_jsonb(r) -> 'prattrs' IS NULL OR pg_catalog.to_jsonb(r) -> 'prattrs' = 'null' ORDER BY 1
+"""
+_DIVIDED = """
+SELECT p.partstrat::text AS how, p.partdefid <> 0 AS rest,
+       CASE WHEN p.partexprs IS NOT NULL OR EXISTS (
+                SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = p.partrelid
+                AND a.attnum = ANY (p.partattrs::int2[]) AND a.attname NOT IN ('call_id', 'created_at'))
+            THEN pg_catalog.pg_get_partkeydef(p.partrelid) END AS keyless,
+       ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
+             WHERE a.attrelid = p.partrelid AND a.attnum = ANY (p.partattrs::int2[])) = ARRAY['created_at']
+       AND p.partexprs IS NULL AS by_time,
+       ARRAY(SELECT pg_catalog.pg_get_partition_constraintdef(inhrelid) FROM pg_catalog.pg_inherits
+             WHERE inhparent = p.partrelid) AS taking
+FROM pg_catalog.pg_partitioned_table p WHERE p.partrelid = :oid
 """
 _COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 _AS_JSON = re.compile(r"\b(?!values\b)\w+\s*\(\s*(?:new|old)\s*(?:\.\s*\*)?\s*\)", re.IGNORECASE)
@@ -239,9 +267,24 @@ def copies(source: str, transition: list[str | None]) -> bool:
     return re.search(rf"insert\s+into\b[^;]*\b(?:values|select)\b[^;]*?{whole}", code) is not None
 
 
+def _homeless(bind: sa.Connection, divided: Any, found: Found) -> str | None:
+    """What `Found` says of it. Of partitions by something else than the time of a call it is not known."""
+    takes_none = not divided.taking
+    if not takes_none and divided.by_time and not divided.rest and divided.how == "r":
+        now = "now() AT TIME ZONE 'UTC'" if "without" in found.columns["created_at"].type else "now()"
+        question = f"SELECT {' OR '.join(divided.taking)} FROM (SELECT {now} AS created_at) one"  # noqa: S608
+        takes_none = not bind.exec_driver_sql(question).scalar()
+    if not takes_none or divided.how == "h":
+        return None
+    rest = quote(f"{found.name}_default")
+    return f"CREATE TABLE {f'{quote(found.schema)}.' if found.schema else ''}{rest} PARTITION OF {found.sql} DEFAULT"
+
+
 def look(bind: sa.Connection, name: str, schema: str | None) -> Found | None:
     """The table of that name, if there is one. Changes nothing."""
     qualified = f"{quote(schema)}.{quote(name)}" if schema else quote(name)
+    # until the transaction ends the catalog says `text`, and not `"text"`: types and conditions are compared by name
+    bind.execute(sa.text("SELECT pg_catalog.set_config('quote_all_identifiers', 'off', true)"))
     table = bind.execute(sa.text(_TABLE), {"name": qualified}).one_or_none()
     if table is None:
         return None
@@ -272,12 +315,16 @@ def look(bind: sa.Connection, name: str, schema: str | None) -> Found | None:
     for row in ask(_USES):
         uses.setdefault(row.column, []).append(row.what)
     copying = {row.name: row.function for row in ask(_TRIGGERS) if copies(row.source, row.transition)}
+    divided = ask(_DIVIDED)
     rows = int(table.rows) if table.rows >= 0 else table.bytes // 1000  # nobody has counted them yet
-    return Found(
-        name, schema, table.kind, table.owner, table.me, table.mine, rows, table.bytes,
+    found = Found(
+        name, schema, table.kind, table.owner, table.me, table.mine, table.closed, rows, table.bytes,
         {column.name: column for column in columns}, keys, refers, referred, [row.name for row in parts],
         uses, copying, [row[0] for row in ask(_INSERTING)], [row[0] for row in ask(_RULES)],
         {row.name: (row.says, row.columns) for row in ask(_CHECKS)},
         {row.column: row.labels for row in ask(_LABELS)}, [row[0] for row in ask(_SENT)],
-        {row.name: row.on for row in ask(_TAKEN)}, fixed,
+        {row.name: row.on for row in ask(_TAKEN)}, fixed, None, None,
     )  # fmt: skip
+    if not divided:
+        return found
+    return found._replace(keyless=divided[0].keyless, homeless=_homeless(bind, divided[0], found))

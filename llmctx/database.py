@@ -59,6 +59,7 @@ def engine(settings: Settings, *, patience_s: float | None = READ_PATIENCE_S) ->
     made = create_async_engine(settings.database_url, poolclass=NullPool, connect_args=arguments, hide_parameters=True)
     if settings.is_postgresql:
         event.listen(made.sync_engine, "connect", lambda connection, _: connection.run_async(admit))
+        event.listen(made.sync_engine, "begin", _plainly)
     return made
 
 
@@ -113,6 +114,11 @@ async def changing(settings: Settings) -> AsyncIterator[AsyncConnection]:
         raise explained(problem, settings) from problem
     finally:
         await source.dispose()
+
+
+def _plainly(connection: Connection) -> None:
+    """The catalog says `text`, and not `"text"`, whatever a database or a role has set: types are compared by name."""
+    connection.exec_driver_sql("SELECT pg_catalog.set_config('quote_all_identifiers', 'off', true)")
 
 
 def _begin(connection: Connection) -> None:

@@ -40,15 +40,21 @@ from llmctx.trouble import sqlstate
 _MEETS_A_KEY: Final = ("23505", "23P01")
 _LOOK: Final = """
 SELECT a.attname AS name,
-       CASE WHEN t.typtype = 'd' THEN pg_catalog.format_type(t.typbasetype, t.typtypmod)
-            ELSE pg_catalog.format_type(a.atttypid, a.atttypmod) END AS type,
-       a.attgenerated <> '' OR a.attidentity = 'a' AS computed, b.typcategory = 'S' AS texts,
+       pg_catalog.format_type(b.oid, b.mod) AS type,
+       a.attgenerated <> '' OR a.attidentity = 'a' AS computed, t.typcategory = 'S' AS texts,
        ARRAY(SELECT e.enumlabel::text FROM pg_catalog.pg_enum e WHERE e.enumtypid = b.oid) AS labels,
        c.relkind IN ('r', 'p') AND NOT c.relhasrules AND NOT c.relrowsecurity AS plain
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
-JOIN pg_catalog.pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
+CROSS JOIN LATERAL (  -- domains are what they are made of, through and through
+    WITH RECURSIVE made AS (
+        SELECT a.atttypid AS oid, a.atttypmod AS mod
+        UNION ALL SELECT t.typbasetype, t.typtypmod
+        FROM made JOIN pg_catalog.pg_type t ON t.oid = made.oid AND t.typtype = 'd'
+    )
+    SELECT made.oid, made.mod FROM made JOIN pg_catalog.pg_type t ON t.oid = made.oid AND t.typtype <> 'd'
+) b
+JOIN pg_catalog.pg_type t ON t.oid = b.oid
 WHERE c.oid = pg_catalog.to_regclass($1)
 """
 _LOOK_AT_KEYS: Final = """
@@ -99,6 +105,8 @@ class Fit:
     """Columns of others."""
     is_strict: bool = False
     """There are others, or such as ON CONFLICT cannot use."""
+    computed: frozenset[str] = frozenset()
+    """Those of our columns that the database fills by itself."""
     only: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Of columns whose type is neither known here nor a kind of text: the values of an enumerated one, else none."""
     columns: tuple[str, ...] = field(init=False, compare=False)
@@ -135,7 +143,7 @@ class Fit:
 
     @property
     def missing(self) -> list[str]:
-        return [name for name in COLUMNS if name not in self.types]
+        return [name for name in COLUMNS if name not in self.types and name not in self.computed]
 
     def is_of_the_call(self, problem: Exception) -> bool:
         """Whether a row was refused because its call is there already."""
@@ -196,7 +204,7 @@ async def look(link: Link, table: Table) -> Fit:
     """See what the table looks like. Raises `MigrationsPending` if there is none."""
     quote = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it bare
     name: str = quote.format_table(table)
-    plain, only = False, {}
+    plain, only, computed = False, {}, frozenset[str]()
     keys: dict[str, Any] = {}
     async with link.connection() as connection:
         session = await link.session(connection)
@@ -205,6 +213,7 @@ async def look(link: Link, table: Table) -> Fit:
             types = {column: kind for column, kind in _ours().items() if column in there}
         else:
             async with session.transaction():
+                await session.driver.execute("SET LOCAL quote_all_identifiers = off")  # types are compared by name
                 found = await session.driver.fetch(_LOOK, name)
                 keys = _keys(await session.driver.fetch(_LOOK_AT_KEYS, name))
             types = {
@@ -213,12 +222,13 @@ async def look(link: Link, table: Table) -> Fit:
                 if row["name"] in {**_ours(), **_ASIDE} and not row["computed"]
             }
             plain = bool(found) and found[0]["plain"]
+            computed = frozenset(row["name"] for row in found if row["computed"])
             for row in found:
                 if row["name"] in types and not is_known(row["type"]) and not row["texts"]:
                     only[row["name"]] = tuple(row["labels"])
     if not types.keys() >= {"call_id", "created_at"}:  # no table, or another one of that name
         raise MigrationsPending
-    return Fit(name, types, plain, only=only, **keys)
+    return Fit(name, types, plain, computed=computed, only=only, **keys)
 
 
 def _keys(found: Sequence[Any]) -> dict[str, Any]:

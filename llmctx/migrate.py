@@ -228,7 +228,7 @@ def sql(
     if table is not None and table.made_by_us:
         table = None
     if table is not None and not down:
-        wanted = adopting().plan(table._replace(mine=True), widen=widen)
+        wanted = adopting().plan(table._replace(mine=True, closed=None), widen=widen)
         if wanted.problems:
             raise NotACallLog(f"{sentence(wanted.problems)} Nothing can be done in {where(settings)}.")
     output = io.StringIO()
@@ -253,4 +253,8 @@ def _repeatable(script: str, versions: str) -> str:
 
 def _seen(connection: Connection, settings: Settings) -> tuple[Any, set[str]]:
     table = look(connection, settings)
-    return (None, set()) if table is None else (table._replace(mine=True), leading_back().full(connection, table))
+    return (
+        (None, set())
+        if table is None
+        else (table._replace(mine=True, closed=None), leading_back().full(connection, table))
+    )
