@@ -30,6 +30,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from llmctx.casting import Converter, Lossy, converter, is_known, nothing, one_of, placeholder, quietly, unfit
 from llmctx.cleaning import IDS, storable_json, told
 from llmctx.courtesy import paced
+from llmctx.encoding import characters, storable
 from llmctx.errors import MigrationsPending
 from llmctx.incidents import incidents
 from llmctx.link import Link, Session
@@ -107,6 +108,8 @@ class Fit:
     """There are others, or such as ON CONFLICT cannot use."""
     computed: frozenset[str] = frozenset()
     """Those of our columns that the database fills by itself."""
+    characters: frozenset[str] | None = None
+    """Those that the database can store, where these are not all."""
     only: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Of columns whose type is neither known here nor a kind of text: the values of an enumerated one, else none."""
     columns: tuple[str, ...] = field(init=False, compare=False)
@@ -166,9 +169,29 @@ class Fit:
             made = [(*values(item.record), item.json) for item in items]
         else:
             made = [values(item.record) for item in items]
-        if not self._converters:
-            return made
-        return [self._converted(row, item) for row, item in zip(made, paced(items), strict=True)]
+        if self._converters:
+            made = [self._converted(row, item) for row, item in zip(made, paced(items), strict=True)]
+        return made if self.characters is None else [self._encoded(row, self.characters) for row in paced(made)]
+
+    def _encoded(self, row: tuple[Any, ...], known: frozenset[str]) -> tuple[Any, ...]:
+        fitted = list(row)
+        changed: list[str] = []
+        for at, (name, value) in enumerate(zip(self.columns, row, strict=True)):
+            if isinstance(value, str) and not value.isascii():
+                fitted[at], same = storable(name, self.types[name], value, known)
+                if not same:
+                    changed.append(name)
+        if changed:
+            incidents.note(
+                "values_cut",
+                "characters in %s of %s are unknown to the database's encoding: each is a question mark there.",
+                ", ".join(changed),
+                self.table,
+            )
+            if self.types.get("attributes") in ("json", "jsonb"):
+                fitted[-1] = storable_json(told(orjson.loads(fitted[-1] or "{}"), changed))
+                fitted[-1], _ = storable("attributes", "jsonb", fitted[-1] or "", known)
+        return tuple(fitted)
 
     def _converted(self, row: tuple[Any, ...], item: Item) -> tuple[Any, ...]:
         fitted = list(row)
@@ -205,6 +228,7 @@ async def look(link: Link, table: Table) -> Fit:
     quote = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it bare
     name: str = quote.format_table(table)
     plain, only, computed = False, {}, frozenset[str]()
+    known: frozenset[str] | None = None
     keys: dict[str, Any] = {}
     async with link.connection() as connection:
         session = await link.session(connection)
@@ -216,6 +240,7 @@ async def look(link: Link, table: Table) -> Fit:
                 await session.driver.execute("SET LOCAL quote_all_identifiers = off")  # types are compared by name
                 found = await session.driver.fetch(_LOOK, name)
                 keys = _keys(await session.driver.fetch(_LOOK_AT_KEYS, name))
+            known = await characters(session)
             types = {
                 row["name"]: row["type"]
                 for row in found
@@ -228,7 +253,7 @@ async def look(link: Link, table: Table) -> Fit:
                     only[row["name"]] = tuple(row["labels"])
     if not types.keys() >= {"call_id", "created_at"}:  # no table, or another one of that name
         raise MigrationsPending
-    return Fit(name, types, plain, computed=computed, only=only, **keys)
+    return Fit(name, types, plain, computed=computed, characters=known, only=only, **keys)
 
 
 def _keys(found: Sequence[Any]) -> dict[str, Any]:
