@@ -11,8 +11,9 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from sqlalchemy import Column
+from sqlalchemy import TEXT, Column, String
 
+from llmctx.identity import ID_FIELDS
 from llmctx.record import COLUMNS
 from llmctx.settings import load
 
@@ -85,13 +86,15 @@ def _over(expressions: Any) -> tuple[str | None, ...]:
 
 
 def _eased(ours: Any, there: Any) -> bool:
-    """Whether a column of the host's may be NULL, or has a default, only because llmctx needs it so."""
+    """Whether a column of the host's may be NULL, has a default, or is text, only because llmctx needs it so."""
     if there is None:
         return False
     nullable = ours.name in COLUMNS and not ours.nullable and there.nullable
     default = getattr(getattr(there, "server_default", None), "arg", None)
     made = ours.server_default is None and default is not None and any(part in str(default) for part in _DEFAULTS)
-    return bool(nullable or made)
+    # by `llmctx migrate --widen`: back would rewrite the table, and fail at the first id that is no number
+    widened = ours.name in ID_FIELDS and type(there.type) is TEXT and not isinstance(ours.type, String)
+    return bool(nullable or made or widened)
 
 
 def include_object(thing: Any, name: str | None, kind: str, reflected: bool, compare_to: Any) -> bool:

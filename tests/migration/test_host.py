@@ -204,3 +204,32 @@ def test_autogenerate_sees_nothing_of_partitions(empty_database: str, child: str
     assert [change[0] for change in asyncio.run(on(proposed))] == ["add_index"]
     partitioning.partition(settings, back=True)
     assert [change[0] for change in asyncio.run(on(proposed))] == ["add_index"]
+
+
+def test_autogenerate_leaves_ids_that_have_become_text(empty_database: str) -> None:
+    """After `--widen` a model that still says Integer proposes no way back, and one that says Text is what there is."""
+
+    def model(kind: Any) -> MetaData:
+        made = MetaData()
+        Table(
+            T, made, Column("id", Integer, primary_key=True), Column("call_id", String(64), unique=True),
+            Column("session_id", String(64)), Column("user_id", kind), Column("model", Text),
+            Column("created_at", DateTime(timezone=True), nullable=False),
+        )  # fmt: skip
+        return made
+
+    async def on(what: Callable[[Connection], Any]) -> Any:
+        engine = create_async_engine(empty_database, poolclass=NullPool)
+        async with engine.begin() as connection:
+            found = await connection.run_sync(what)
+        await engine.dispose()
+        return found
+
+    def proposed(connection: Connection) -> Any:
+        options = {"include_object": migrate.include_object, "compare_type": True}
+        context = MigrationContext.configure(connection, opts=options)
+        return [compare_metadata(context, model(kind)) for kind in (Integer, Text)]
+
+    asyncio.run(on(model(Integer).create_all))
+    migrate.upgrade(load(database_url=empty_database), widen=True)
+    assert asyncio.run(on(proposed)) == [[], []]
