@@ -14,6 +14,7 @@ from llmctx.errors import LlmctxError
 from llmctx.record import CallRecord
 from llmctx.settings import Settings, shown_url
 from llmctx.testing import MemorySink
+from llmctx.trouble import classify
 from llmctx.writer import Writer
 
 
@@ -62,7 +63,9 @@ async def _trial_insert(settings: Settings) -> Finding:
             False,
             f"{type(problem).__name__}: {problem}".splitlines()[0],
             "No row can be written.",
-            f"GRANT INSERT ON {settings.table} TO the application's role.",
+            f"CREATE TABLE {settings.table}_default PARTITION OF {settings.table} DEFAULT;"
+            if classify(problem).no_partition
+            else f"GRANT INSERT ON {settings.table} TO the application's role.",
             settings.table,
         )
     return Finding("insert", True, "a row can be inserted (tried, and rolled back)", where=settings.table)

@@ -14,6 +14,7 @@ from llmctx import bind, migrate
 from llmctx.backfill import backfill
 from llmctx.calllog import CallLog
 from llmctx.database import reading
+from llmctx.doctor import examine
 from llmctx.erase import Subject, erase
 from llmctx.errors import NotACallLog
 from llmctx.filters import Filters
@@ -145,6 +146,9 @@ def test_partitions_that_take_in_no_call_of_now_are_told_of(empty_database: str,
     (note,) = [note for note in migrate.plan(settings).notes if "wait on disk" in note]
     mend = f"CREATE TABLE {T}_default PARTITION OF {T} DEFAULT"
     assert mend in note
+    migrate.upgrade(settings)
+    (insert,) = [finding for finding in examine(settings) if finding.name == "insert"]
+    assert mend in insert.fix
     execute(empty_database, mend)
     assert not [note for note in migrate.plan(settings).notes if "wait on disk" in note]
     migrate.upgrade(settings)
