@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from llmctx import migrate, writer
+from llmctx.cleaning import CLEANED
 from llmctx.incidents import incidents
 from llmctx.record import DEFAULT_TABLE, CallRecord
 from llmctx.settings import load
@@ -637,14 +638,16 @@ async def test_somebody_elses_table(empty_database: str) -> None:
 
 
 async def test_a_column_of_a_type_that_we_do_not_know(own: str) -> None:
-    """The database reads the text itself."""
+    """The database reads the text itself; of an enumerated type, what it does not know is left out."""
     await do(own, "CREATE TYPE host_mood AS ENUM ('ok', 'sad')")
     await do(own, f"ALTER TABLE {T} ALTER COLUMN status TYPE host_mood USING NULL")
     async with writing(own) as one:
         put(one, 20)
         put(one, 1, status="furious")
         assert await one.drain(PATIENCE) == 0, one.trouble
-        assert (one.written, one.quarantined) == (20, 1)
+        assert (one.written, one.quarantined) == (21, 0)
+    ((said,),) = await query(own, f"SELECT attributes FROM {T} WHERE status IS NULL")
+    assert said == {CLEANED: ["status"]}
 
 
 async def test_a_name_that_wants_quotes(empty_database: str) -> None:
