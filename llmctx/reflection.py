@@ -25,6 +25,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     DateTime,
+    Enum,
     Float,
     Integer,
     MetaData,
@@ -43,7 +44,7 @@ from sqlalchemy import (
     or_,
 )
 from sqlalchemy import column as named_column
-from sqlalchemy.dialects.postgresql import OID
+from sqlalchemy.dialects.postgresql import DOMAIN, OID
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -58,6 +59,7 @@ from llmctx.tables import call_log_table
 UNFIT: Final = "llmctx_unfit"
 """The key of `attributes` under which the writer keeps ids that do not fit their columns."""
 _PLACE: Final = "place"
+_WORDS: Final = ("status", "identity_source", "identity_reason", "model", "node", "provider")
 _NEEDED: Final = frozenset({"call_id", "created_at", "model"})
 _INTEGERS: Final = {"SMALLINT": 2**15, "INTEGER": 2**31, "BIGINT": 2**63}
 
@@ -126,6 +128,8 @@ def _type(dialect: Dialect, found: TypeEngine[Any], ours: Column[Any] | None) ->
     """Ours where it is the same in the database, for the sake of what it does on the way; else the one found."""
     if ours is None:
         return found
+    if isinstance(found, DOMAIN):
+        return _type(dialect, found.data_type, ours)
     try:
         if ours.type.compile(dialect) == found.compile(dialect):
             return ours.type
@@ -150,10 +154,15 @@ def held_in(table: Table, name: str) -> list[Column[Any]]:
 
 
 def of(table: Table, name: str) -> ColumnElement[Any]:
-    """The column `name` of `table`, or a NULL of its type where the table has none; an id in two columns as text."""
+    """The column `name` of `table`, or a NULL of its type where the table has none; an id in two columns as text.
+
+    So is what we ask in words, such as a reason, where the host's column is a number or an enumerated type.
+    """
     column, beside = table.c.get(name), aside(table, name)
     if column is None:
         return cast(null(), call_log_table().c[name].type).label(name)
+    if name in _WORDS:
+        return column if _is_text(column) else cast(column, Text).label(name)
     return column if beside is None else func.coalesce(beside, as_text(column), type_=Text()).label(name)
 
 
@@ -229,6 +238,10 @@ def fitted(column: ColumnElement[Any], value: str) -> Any:
         if kind.precision is not None and len(value.removeprefix("-")) > kind.precision:
             raise Unfit(f"{value} is too large")
         return Decimal(value)
+    if isinstance(kind, Enum):
+        if value not in kind.enums:
+            raise Unfit(f"{value!r} is none of the values of {kind.name}")
+        return value
     if isinstance(kind, String) and kind.length is not None and len(value) > kind.length:
         raise Unfit(f"{value[:20]!r}… is longer than {kind.length}")
     return value
@@ -248,6 +261,15 @@ def placed(table: Table, name: str, value: str) -> dict[str, Any]:
         if beside is None:
             raise
         return {beside.name: value}
+
+
+def noted(table: Table, name: str, value: str | None) -> dict[str, Any]:
+    """A word of ours as it is stored in the column `name`: nothing where there is none, or it has another meaning."""
+    column = table.c.get(name)
+    if column is None or not _is_text(column):
+        return {}
+    length = getattr(column.type, "length", None)
+    return {} if value is not None and length is not None and len(value) > length else {name: value}
 
 
 def equals(table: Table, name: str, value: str) -> ColumnElement[bool]:
@@ -304,4 +326,4 @@ def as_text(column: ColumnElement[Any]) -> ColumnElement[str]:
 
 
 def _is_text(column: ColumnElement[Any]) -> bool:
-    return isinstance(column.type, (String, Text))
+    return isinstance(column.type, (String, Text)) and not isinstance(column.type, Enum)

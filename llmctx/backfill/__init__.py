@@ -35,7 +35,7 @@ from llmctx.backfill.undo import COLUMNS, UndoFile, default_path, lines
 from llmctx.database import changing, is_pooled, reading
 from llmctx.errors import ConfigError, LlmctxError
 from llmctx.filters import lacking
-from llmctx.reflection import Unfit, as_text, held_in, key_of, key_values, lacks, of, place_of, placed, reflect
+from llmctx.reflection import Unfit, as_text, held_in, key_of, key_values, lacks, noted, of, place_of, placed, reflect
 from llmctx.settings import Settings
 from llmctx.walking import walked
 
@@ -99,8 +99,9 @@ async def backfill(
         for name in ("user_id", "session_id"):
             if name not in log.c:
                 raise LlmctxError(f"Table {log.name} has no column {name}. Run `llmctx migrate` first.")
-        if "identity_source" not in log.c:
-            report.notes.append(f"{log.name} has no column identity_source: rows will not say by which rule.")
+        if not noted(log, "identity_source", None):
+            why = "has no column identity_source" if "identity_source" not in log.c else "has its own identity_source"
+            report.notes.append(f"{log.name} {why}: rows will not say by which rule.")
         checkpoints = await checkpoints_of(connection, settings.db_schema)
         pooled = await is_pooled(connection)
         await connection.rollback()
@@ -220,10 +221,9 @@ class _Run:
         if not new:
             return None
         complete = all(not row[has_none] or self._is_in(new, name) for name, has_none in _GAPS.items())
-        if "identity_source" in log.c:
-            new["identity_source"] = filling.source
-        if "identity_reason" in log.c and complete:
-            new["identity_reason"] = None
+        new |= noted(log, "identity_source", filling.source)
+        if complete:
+            new |= noted(log, "identity_reason", None)
         was = {"identity_source": row["the_source"], "identity_reason": row["the_reason"]}
         return key_values(log, row), new, {name: was.get(name) for name in new}
 

@@ -29,7 +29,20 @@ from llmctx.errors import LlmctxError
 from llmctx.evidence import KEY
 from llmctx.hanging import Child
 from llmctx.record import Reason
-from llmctx.reflection import UNFIT, among, as_text, equals, held_in, is_row, key_of, key_values, lacks, of, place_of
+from llmctx.reflection import (
+    UNFIT,
+    among,
+    as_text,
+    equals,
+    held_in,
+    is_row,
+    key_of,
+    key_values,
+    lacks,
+    noted,
+    of,
+    place_of,
+)
 
 _AT_ONCE: Final = 1000
 _IN: Final = 500  # ids in one condition
@@ -80,7 +93,7 @@ def _of_others(log: Table, subject: Subject, name: str) -> ColumnElement[bool]:
         whose = as_text(of(log, kind))
         found.append(and_(whose != "", ~func.coalesce(equals(log, kind, given), false())))
     if name == "thread_id" and "identity_reason" in log.c:  # the registry knew of somebody of whom no row tells
-        found.append(log.c.identity_reason.in_(_SHARED))
+        found.append(of(log, "identity_reason").in_(_SHARED))
     return or_(false(), *found)
 
 
@@ -239,8 +252,7 @@ class Work:
                 f"{', '.join(stuck)} of {log.name} may not be NULL, so rows cannot be blanked. Erase without --blank."
             )
         values: dict[str, Any] = {column.name: null() for column in personal}
-        if "identity_reason" in log.c:
-            values["identity_reason"] = Reason.ERASED.value
+        values |= noted(log, "identity_reason", Reason.ERASED.value)
         return update(log).values(values)
 
     def _replacing(self) -> Any:
