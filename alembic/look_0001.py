@@ -223,6 +223,7 @@ _TAKEN = """
 SELECT c.relname::text AS name, i.indrelid::regclass::text AS "on" FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid JOIN pg_catalog.pg_class t ON t.oid = :oid
 WHERE c.relnamespace = t.relnamespace AND starts_with(c.relname, 'llmctx_' || t.relname || '_') AND i.indrelid <> t.oid
+AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhrelid = i.indrelid AND h.inhparent = t.oid)
 ORDER BY 1
 """
 _SENT = """
