@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain, islice, repeat
-from typing import Final, TypeVar
+from typing import Final
 
+from llmctx.beside import beside
 from llmctx.cleaning import clean
 from llmctx.errors import JournalUnavailable
 from llmctx.forkgate import ForkGate
@@ -31,8 +31,6 @@ from llmctx.record import CallRecord, without_snapshots
 from llmctx.recording import marker_of
 from llmctx.settings import Settings
 from llmctx.writer import Writer
-
-T = TypeVar("T")
 
 _SEGMENT: Final = 8 * 1024 * 1024
 _INDEX_ENTRY: Final = 110  # bytes of memory for each row that waits in the journal
@@ -119,17 +117,19 @@ class Durable:
     # -- taking ---------------------------------------------------------------------------------------------------
 
     def open(self) -> bool:
-        """Begin a journal, if one is wanted and none is there. False if there is nothing new.
+        """Begin a journal, if one is wanted and none is where it should be. False if there is nothing new.
 
-        Asked again and again: a directory that could not be used may have been mended.
+        Asked again and again: a directory that could not be used may have been mended, another may have been moved.
         """
-        settings = self._settings
-        if settings.durability == "memory" or self._journal is not None or time.monotonic() < self._try_again_at:
+        settings, old = self._settings, self._journal
+        if settings.durability == "memory" or time.monotonic() < self._try_again_at:
+            return False
+        if old is not None and not old.is_astray:
             return False
         problem: Exception | None = None
         for place in settings.journal_places:
             try:
-                self._journal = Journal(
+                new = Journal(
                     place,
                     limit_bytes=settings.journal_bytes,
                     segment_bytes=min(_SEGMENT, settings.journal_bytes // 16),
@@ -138,9 +138,16 @@ class Durable:
             except (JournalUnavailable, OSError) as found:
                 problem = problem or found
             else:
-                self._try_again_at = 0.0
-                return True
+                if old is None or self._move(old, new):
+                    self._journal = new
+                    self._try_again_at = 0.0
+                    return True
         self._try_again_at = time.monotonic() + _TRY_AGAIN_S
+        if old is not None:
+            incidents.note(
+                "journal_astray", "the journal in %s was moved, and none can be begun there: %s", old.directory, problem
+            )
+            return False
         incidents.note(
             "journal_unavailable", "%s Until then rows wait in memory, and are lost with the process.", problem
         )
@@ -302,6 +309,28 @@ class Durable:
             journal.sync()
             self._read_back()
 
+    def _move(self, old: Journal, new: Journal) -> bool:
+        """Write what waits in `old`, whose directory was moved away, into `new`. False: it does not fit, `old` stays.
+
+        Where `old` lies now, nobody would ever look.
+        """
+        rows = old.waiting()
+        try:
+            while some := list(islice(rows, _ADOPT_AT_ONCE)):
+                if new.append(some) < len(some):
+                    break
+        except OSError as problem:
+            incidents.note("journal_failed", "the journal cannot be read now: %s", problem)
+        else:
+            if not some:
+                new.sync(now=True)
+                self._reading = self._read = None
+                incidents.note("journal_moved", "the journal in %s was moved: another one is begun", old.directory)
+                old.close(discard=True)
+                return True
+        new.close(discard=True)
+        return False
+
     def _lose(self, journal: Journal) -> None:
         """Somebody has removed the files of our journal. What is in memory is written; `open` begins another one."""
         incidents.note(
@@ -330,7 +359,7 @@ class Durable:
 
     async def _adopt_all(self, journal: Journal) -> None:
         dead = journal.adopt()
-        while (adopted := await _aside(partial(next, dead, None))) is not None:
+        while (adopted := await beside(partial(next, dead, None))) is not None:
             with adopted:
                 await self._take_over(adopted)
 
@@ -340,7 +369,7 @@ class Durable:
         again: set[bytes] = set()
         # a record may be one of ours; a call that is lost was never counted as waiting
         rows = chain(zip(adopted.records(), repeat(True)), zip(map(clean, adopted.lost()), repeat(False)))
-        while some := await _aside(lambda: list(islice(rows, _ADOPT_AT_ONCE))):
+        while some := await beside(lambda: list(islice(rows, _ADOPT_AT_ONCE))):
             for record, whole in some:
                 call_id = record.call_id.bytes
                 if call_id in self._theirs:  # from before we had to restart
@@ -366,32 +395,3 @@ class Durable:
     async def _wait(self) -> None:
         self._progress.clear()
         await self._progress.wait()
-
-
-async def _aside(work: Callable[[], T]) -> T:
-    """`work` in a thread of its own, for what reads much. Not in an executor: the interpreter would wait for it."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def tell(result: T | None, problem: BaseException | None) -> None:
-        if future.cancelled():
-            return
-        if problem is not None:
-            future.set_exception(problem)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]  # there was no problem, so it is one
-
-    def run() -> None:
-        result: T | None = None
-        problem: BaseException | None = None
-        try:
-            result = work()
-        except Exception as found:  # noqa: BLE001  whoever waits gets it
-            problem = found
-        try:
-            loop.call_soon_threadsafe(tell, result, problem)
-        except RuntimeError:  # nobody waits any more
-            return
-
-    threading.Thread(target=run, name="llmctx-aside", daemon=True).start()
-    return await future

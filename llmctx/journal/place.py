@@ -103,6 +103,26 @@ def read_file(name: str, folder: int) -> bytes:
     return b"".join(pieces)
 
 
+def append(fd: int, data: bytes) -> tuple[int, str]:
+    """How much of `data` was written, and why not all. A full disk first writes a part, and only then says so."""
+    written = 0
+    view = memoryview(data)
+    try:
+        while written < len(data):
+            written += os.write(fd, view[written:])
+    except OSError as problem:
+        return written, os.strerror(problem.errno or 0)
+    return written, ""
+
+
+def leads_to(path: str | os.PathLike[str], fd: int, root: int | None = None) -> bool:
+    """Whether `path` is still the way to the open directory `fd`: it may have been moved, or another put over it."""
+    try:
+        return os.path.samestat(os.stat(path, dir_fd=root, follow_symlinks=False), os.fstat(fd))
+    except OSError:
+        return False
+
+
 def replace(name: str, folder: int, data: bytes) -> None:
     """Give a file other contents, all or nothing. Raises OSError."""
     new = f"{_NEW}{secrets.token_hex(8)}"

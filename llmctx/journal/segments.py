@@ -190,7 +190,8 @@ class Journal:
     def _write(self, segment: _Segment, frames: list[tuple[bytes, bytes]]) -> int:
         """Append `frames` to `segment`, the current one. Returns how many are there, whole; nothing else is."""
         whole = b"".join(made for _, made in frames)
-        written, why = self._write_all(whole)
+        self._dirty = True
+        written, why = place.append(self._records, whole)
         if written == len(whole):
             segment.size += written
             return len(frames)
@@ -207,18 +208,6 @@ class Journal:
         self.trouble = f"the journal cannot be written: {why}"
         incidents.note("journal_failed", "the journal cannot be written: %s. Rows wait in memory.", why)
         return fitted
-
-    def _write_all(self, data: bytes) -> tuple[int, str]:
-        """How much of `data` was written, and why not all. A full disk first writes a part, and only then says so."""
-        written = 0
-        view = memoryview(data)
-        self._dirty = True
-        try:
-            while written < len(data):
-                written += os.write(self._records, view[written:])
-        except OSError as problem:
-            return written, os.strerror(problem.errno or 0)
-        return written, ""
 
     def done(self, call_ids: Iterable[bytes]) -> None:
         """Note that the rows of these calls are in the database, or in quarantine, or that there will be none."""
@@ -244,7 +233,8 @@ class Journal:
         segment = self._segments[-1]
         if self._file_limit is not None and segment.size + len(made) > self._file_limit:
             return
-        written, why = self._write_all(made)
+        self._dirty = True
+        written, why = place.append(self._records, made)
         if written < len(made):
             with contextlib.suppress(OSError):
                 os.ftruncate(self._records, segment.size)
@@ -320,15 +310,24 @@ class Journal:
             return False
         return self._markers.has_vanished or any(os.fstat(fd).st_nlink == 0 for fd in (self._lock, self._records))
 
+    @property
+    def is_astray(self) -> bool:
+        """Does its directory's name lead elsewhere by now? Nobody would look for it where it lies."""
+        here = place.leads_to(self.directory, self._root) and place.leads_to(self.name, self._folder, self._root)
+        return not self._closed and not here
+
     def pending_ids(self) -> list[bytes]:
         """The calls whose records are in the journal and not done."""
         return [call_id for segment in self._segments for call_id in segment.pending]
 
-    def close(self) -> int:
-        """End it. Returns how many records, and calls without one, are left for whoever adopts them."""
+    def close(self, *, discard: bool = False) -> int:
+        """End it. Returns how many records, and calls without one, are left for whoever adopts them.
+
+        With `discard` nothing is left: all of it is in another journal.
+        """
         if self._closed:
             return 0
-        left = self.pending + len(self._markers)
+        left = 0 if discard else self.pending + len(self._markers)
         if left:
             self._note(frame(Kind.END, b""))
             with contextlib.suppress(OSError):

@@ -317,6 +317,57 @@ def test_a_journal_that_is_removed_is_begun_anew(switch: Switch) -> None:
     assert Counter(row.status for row in rows_of(switch.url)) == {"ok": 10, "lost": 1}
 
 
+@pytest.mark.parametrize("what", ["all journals", "the directory in between", "this process's own"])
+def test_a_journal_that_is_moved_away_is_begun_anew(switch: Switch, what: str) -> None:
+    """Also by a mount over its directory: what waits in it is where the next process looks, and in it alone."""
+    body = """
+    from pathlib import Path
+    from llmctx.incidents import incidents
+    with bind(user_id="u", session_id="s"):
+        for _ in range(60):
+            Talker().invoke("before " + "x" * 20_000)
+        call_log.flush(0.1)
+        stream = Talker().stream("open meanwhile")
+        next(stream)
+        top = Path(os.environ["LLMCTX_JOURNAL_DIR"])
+        database, = top.iterdir()
+        own, = database.glob(f"{os.getpid()}-*")
+        moved = {"all journals": top, "the directory in between": database}.get(os.environ["WHAT"], own)
+        aside = moved.rename(top.with_name(top.name + "-moved"))
+        while not incidents.counts.get("journal_moved"):
+            time.sleep(0.01)
+        for _ in range(10):
+            Talker().invoke("after")
+        call_log.flush(0.1)
+        assert call_log.stats().waiting == 71 and call_log.stats().balanced
+        assert not list(aside.rglob("records-*"))
+    pause()
+    """
+    kill(start(body, switch.url, WHAT=what, LLMCTX_MEMORY_BYTES="1000000"))
+    switch.on()
+    with CallLog(switch.url) as call_log:
+        wait_until(lambda: call_log.stats().adopted == 71, "the adoption")
+    assert Counter(row.status for row in rows_of(switch.url)) == {"ok": 70, "lost": 1}
+
+
+def test_a_journal_that_is_moved_and_finds_no_place_goes_on(switch: Switch) -> None:
+    """Nothing of it is lost to this process, and it comes back when there is room."""
+    place = Path(os.environ["LLMCTX_JOURNAL_DIR"])
+    with CallLog(switch.url, memory_bytes=1_000_000) as call_log:
+        for _ in range(60):
+            Talker().invoke("x" * 20_000)
+        call_log.flush(0.1)
+        moved = place.rename(place.with_name(place.name + "-moved"))
+        place.write_text("a file, where a directory is wanted")
+        wait_until(lambda: bool(incidents.counts.get("journal_astray")), "the move to be noticed")
+        Talker().invoke("after")
+        switch.on()
+        assert call_log.flush(20) == 0
+        assert call_log.stats().balanced
+    assert len(rows_of(switch.url)) == 61
+    assert not list(moved.rglob("records-*"))
+
+
 def test_a_directory_that_is_mended(switch: Switch, tmp_path: Path) -> None:
     """Until then rows wait in memory; from then on the journal keeps them."""
     place = tmp_path / "mended"
