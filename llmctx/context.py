@@ -53,8 +53,9 @@ class Scope:
     while the user is unknown (authentication that runs further in than the middleware). `route` tells which of the
     application's routes a request has come to. `owner` is the task that opened it, or the number of the thread; it
     tells the scope's own work from a worker that it started. `displaced` is, for what a worker runs, the scope that the
-    worker was started in. `used` says that something was done in it, or handed on. `lost` says that llmctx has failed,
-    here or around it, and that nobody is believed before somebody says outright whose this is.
+    worker was started in. `redacts` says that one of the team's functions for redaction is at work in it. `used` says
+    that something was done in it, or handed on. `lost` says that llmctx has failed, here or around it, and that nobody
+    is believed before somebody says outright whose this is.
     """
 
     __slots__ = (
@@ -72,6 +73,7 @@ class Scope:
         "packed",
         "parent",
         "reason",
+        "redacts",
         "refresh",
         "request",
         "route",
@@ -86,6 +88,7 @@ class Scope:
         self.kind = kind
         self.parent = parent
         self.request: bool = kind == "request" or (parent is not None and parent.closed_at is None and parent.request)
+        self.redacts: bool = kind == "redaction" or (parent is not None and parent.redacts)
         self.serial = next_serial()
         self.closed_at: float | None = None  # monotonic seconds
         self.conflict = False

@@ -44,16 +44,18 @@ class Texts(NamedTuple):
     content: str = "full"
     limit: int = LIMIT
     redactor: Redactor | None = None
-    withheld: bool = False
-    """Nothing at all, for the redactor has failed."""
+    withheld: str = ""
+    """Why nothing at all may be kept."""
 
 
 def record_of(call: OpenCall, texts: Texts) -> CallRecord:
     """The row of `call`. Times come from its start and a monotonic clock, never from now."""
+    if call.scope is not None and call.scope.redacts:  # or each of its calls would lead to another
+        return _record_of(call, Texts("none", texts.limit, withheld="a redaction made this call"))
     try:
         return _record_of(call, texts)
     except Withheld:
-        return _record_of(call, Texts("none", texts.limit, withheld=True))
+        return _record_of(call, Texts("none", texts.limit, withheld="a redaction failed"))
 
 
 def _record_of(call: OpenCall, texts: Texts) -> CallRecord:
@@ -227,7 +229,7 @@ _OF_TEXT: Final = ("error_code", "error_message", "attributes")
 def _own_attributes(call: OpenCall, texts: Texts) -> dict[str, Any]:
     """What the team has bound beyond the ids."""
     if texts.withheld:
-        return {WITHHELD: "withheld: a redaction failed"}
+        return {WITHHELD: f"withheld: {texts.withheld}"}
     own = call.verdict.identity.attributes
     if not own or texts.redactor is None:
         return dict(own)

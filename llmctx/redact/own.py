@@ -5,7 +5,8 @@ Otherwise it runs on pieces of 4,096 characters, and is refused at construction 
 slow on a few hostile texts.
 
 A function runs in a thread of its own, with a deadline. If it raises or returns no text, that text is withheld; one
-that has missed its deadline is never called again, and everything it should have seen is withheld.
+that has missed its deadline is never called again, and everything it should have seen is withheld. It works in a scope
+of its own: a call of a model that it makes is told from others, and is not redacted by it again.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from llmctx.context import enter, opened
 from llmctx.errors import ConfigError
 from llmctx.incidents import incidents
 from llmctx.redact.found import Span
@@ -168,6 +170,7 @@ class OwnFunction:
 
 
 def _work(function: Function, jobs: queue.SimpleQueue[tuple[str, queue.SimpleQueue[object]]]) -> None:
+    enter(opened("redaction"))
     while True:
         text, answer = jobs.get()
         try:

@@ -701,6 +701,27 @@ def test_a_redaction_that_fails_costs_the_texts_and_no_row(
     assert "swordfish" not in caplog.text
 
 
+def test_a_redaction_that_calls_a_model(database: str) -> None:
+    """Each of its calls is a row as well, without texts, and leads to no further one."""
+
+    def own(text: str) -> str:
+        with bind(attributes={"by": "own"}):
+            Talker().invoke("is there a secret in it?")
+        return text
+
+    with CallLog(database, redact_functions=[own]) as call_log:
+        with bind(user_id="u", session_id="s"):
+            Talker().invoke("hello")
+        wait_until(lambda: call_log.flush(5) == 0 and call_log.stats().waiting == 0, "all rows")
+        stats = call_log.stats()
+    rows = rows_of(database)
+    assert (len(rows), stats.balanced) == (stats.written, True)
+    (asked,) = [row for row in rows if row.user_id == "u"]
+    assert "hello" in asked.prompt_snapshot
+    assert all("made this call" in str(row.attributes) for row in rows if row is not asked)
+    assert not [row for row in rows if row is not asked and row.prompt_snapshot is not None]
+
+
 def test_a_kind_that_does_not_exist_is_a_config_error() -> None:
     """At once, and it says which there are."""
     from llmctx.errors import ConfigError
