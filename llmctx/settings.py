@@ -14,6 +14,7 @@ import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
+from urllib.parse import urlencode
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -37,6 +38,7 @@ _DRIVERS: Final = {
 _WHAT_TO_WRITE: Final = (
     "Write postgresql+asyncpg://user:password@host:5432/dbname, or sqlite+aiosqlite:///path/to/file.db"
 )
+_TLS: Final = frozenset({"sslrootcert", "sslcert", "sslkey", "sslcrl", "sslpassword", "sslnegotiation"})
 # Tables of the same name with suffixes are ours too (partitions, indexes, versions); PostgreSQL cuts names at 63.
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
 
@@ -236,7 +238,7 @@ def normal_url(value: str) -> str:
     """`value` as a URL of one of the two async drivers; `ConfigError` for anything else.
 
     libpq's `sslmode` becomes asyncpg's `ssl`, and `channel_binding`, which asyncpg does not know, is left out: that
-    is how hosted databases print their URLs.
+    is how hosted databases print their URLs. libpq's files of certificates and keys go where asyncpg looks for them.
     """
     from sqlalchemy.engine import make_url  # late, as above
     from sqlalchemy.exc import ArgumentError
@@ -260,6 +262,8 @@ def normal_url(value: str) -> str:
     if "sslmode" in query:
         query.setdefault("ssl", query.pop("sslmode"))
     query.pop("channel_binding", None)
+    if files := {name: query.pop(name) for name in list(query) if name in _TLS}:
+        query["dsn"] = f"postgresql:///?{urlencode(files)}"  # asyncpg reads them there, and nowhere else
     return url.set(query=query).render_as_string(hide_password=False)
 
 
@@ -286,7 +290,7 @@ def shown_url(value: str) -> str:
 
     try:
         url = make_url(value)
-        secret = {key: "***" for key in url.query if "password" in key.lower()}
+        secret = {key: "***" for key, told in url.query.items() if "password" in f"{key} {told}".lower()}
         return url.update_query_dict(secret).render_as_string(hide_password=True)
     except Exception:  # noqa: BLE001  what cannot be read cannot be cut, so nothing of it is shown
         return "<not a database URL>"

@@ -40,6 +40,10 @@ def test_environment_and_arguments_are_the_same_names(monkeypatch: pytest.Monkey
         ("postgresql://u:p@h:6543/d", "postgresql+asyncpg://u:p@h:6543/d"),
         ("postgresql+asyncpg://u:p%40x@h/d", "postgresql+asyncpg://u:p%40x@h/d"),
         ("postgresql://u@h/d?sslmode=require&channel_binding=require", "postgresql+asyncpg://u@h/d?ssl=require"),
+        (
+            "postgresql://u@h/d?sslmode=verify-full&sslrootcert=/ca.pem",
+            "postgresql+asyncpg://u@h/d?dsn=postgresql%3A%2F%2F%2F%3Fsslrootcert%3D%252Fca.pem&ssl=verify-full",
+        ),
         ("postgresql://u@/d?host=/run/pg", "postgresql+asyncpg://u@/d?host=%2Frun%2Fpg"),
         (" sqlite:///x.db\n", "sqlite+aiosqlite:///x.db"),
         ("sqlite:////abs/x.db", "sqlite+aiosqlite:////abs/x.db"),
