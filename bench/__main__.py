@@ -55,7 +55,8 @@ def _calls(found: dict[str, Any]) -> Iterator[Line]:
         one = found[way]
         wall, cpu = one["added_us"], one["added_cpu_us"]
         met = 0 < one["times_deque"] <= 1.5
-        yield f"added to a call, {way}", f"{wall['llmctx']:.0f} µs, deque {wall['deque']:.0f}", "1.5 x", met
+        much = f"{wall['llmctx']:.0f} µs, noting {wall['noting']:.0f}, deque {wall['deque']:.0f}"
+        yield f"added to a call, {way}", much, "1.5 x", met
         yield (
             "  CPU of all threads, until in PostgreSQL",
             f"{cpu['llmctx']:.0f} µs, deque {cpu['deque']:.0f}",

@@ -1,4 +1,4 @@
-"""What recording adds to a call, against a handler that does nothing and one that appends to a deque.
+"""What recording adds to a call, against handlers that do nothing, append to a deque, or note each start in a file.
 
 The same fake model that answers at once, called in three ways: one call after another, 200 at once in LangGraph, and
 from four threads. Interleaved rounds; a round's figure is the mean of its calls, a handler's the median of its rounds.
@@ -8,15 +8,20 @@ Wall time is that of the calls; CPU is that of all threads until the rows are in
 from __future__ import annotations
 
 import asyncio
+import os
 import statistics
+import struct
 import tempfile
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
+from zlib import crc32
 
+import uuid_utils
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
@@ -25,7 +30,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.graph import MessagesState, StateGraph
 
 from llmctx.calllog import CallLog
-from llmctx.context import bind
+from llmctx.context import bind, current_scope
 from llmctx.jobs import carry
 
 ROUNDS: Final = 24
@@ -76,6 +81,24 @@ class DequeHandler(BaseCallbackHandler):
 
     def on_llm_end(self, response: Any, **kwargs: Any) -> None:
         self.events.append((time.time(), kwargs["run_id"]))
+
+
+class NotingHandler(DequeHandler):
+    """Notes each start in a file, with an id and the current scope: the least that survives `kill -9`."""
+
+    def __init__(self, file: int) -> None:
+        super().__init__()
+        self.file = file
+        self.open: dict[int, Any] = {}
+
+    def on_chat_model_start(self, serialized: Any, messages: Any, **kwargs: Any) -> None:
+        call_id, scope, now, run_id = uuid_utils.uuid7(), current_scope(), time.time(), kwargs["run_id"].int
+        self.open[run_id] = call_id, now, time.perf_counter_ns(), scope, messages, kwargs
+        frame = struct.pack("<16sd", call_id.bytes, now) + b" " * 100
+        os.write(self.file, frame + struct.pack("<I", crc32(frame)))
+
+    def on_llm_end(self, response: Any, **kwargs: Any) -> None:
+        self.events.append((self.open.pop(kwargs["run_id"].int), response, time.perf_counter_ns()))
 
 
 @dataclass
@@ -160,12 +183,13 @@ def run(database_url: str, **settings: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"rounds": ROUNDS, "calls_a_round": CALLS}
     with tempfile.TemporaryDirectory(prefix="llmctx-bench-") as journal:
         call_log = CallLog(database_url, **{"capture": "explicit", "journal_dir": journal, **settings})
-        with call_log:
+        with call_log, (Path(journal) / "noted").open("ab", buffering=0) as file:
             for name, way in WAYS.items():
                 ways = [
                     Series("none"),
                     Series("empty", EmptyHandler()),
                     Series("deque", DequeHandler()),
+                    Series("noting", NotingHandler(file.fileno())),
                     Series("llmctx", call_log.handler),
                 ]
                 asyncio.run(_measure(call_log, way(model), ways))

@@ -122,9 +122,11 @@ class Durable:
         Asked again and again: a directory that could not be used may have been mended, another may have been moved.
         """
         settings, old = self._settings, self._journal
-        if settings.durability == "memory" or time.monotonic() < self._try_again_at:
-            return False
-        if old is not None and not old.is_astray:
+        if (
+            settings.durability == "memory"
+            or time.monotonic() < self._try_again_at
+            or not (old is None or old.is_astray)
+        ):
             return False
         problem: Exception | None = None
         for place in settings.journal_places:
@@ -141,6 +143,9 @@ class Durable:
                 if old is None or self._move(old, new):
                     self._journal = new
                     self._try_again_at = 0.0
+                    # what was in memory alone, for want of a journal; others' rows are in theirs
+                    here = [one for one in self._writer.in_memory() if one.call_id.bytes not in self._theirs]
+                    self._held.update(one.call_id.bytes for one in here[: new.append(here)])
                     return True
         self._try_again_at = time.monotonic() + _TRY_AGAIN_S
         if old is not None:

@@ -107,6 +107,10 @@ class Writer:
     def waiting_bytes(self) -> int:
         return self._bytes
 
+    def in_memory(self) -> list[CallRecord]:
+        """The rows that wait."""
+        return [waiting.record for waiting in (*self._batch, *self._queue, *self._aside)]
+
     # -- taking ---------------------------------------------------------------------------------------------------
 
     def submit(self, record: CallRecord) -> bool:
