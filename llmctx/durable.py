@@ -122,11 +122,9 @@ class Durable:
         Asked again and again: a directory that could not be used may have been mended, another may have been moved.
         """
         settings, old = self._settings, self._journal
-        if (
-            settings.durability == "memory"
-            or time.monotonic() < self._try_again_at
-            or not (old is None or old.is_astray)
-        ):
+        if settings.durability == "memory" or time.monotonic() < self._try_again_at:
+            return False
+        if old is not None and not old.is_astray:
             return False
         problem: Exception | None = None
         for place in settings.journal_places:
