@@ -68,6 +68,7 @@ class Durable:
         self._strip_at = settings.journal_bytes // 2  # what is left holds ten times as many rows without their texts
         self._unreadable = 0
         self._try_again_at = 0.0
+        self._begun = False
 
     # -- what the ledger wants to know ----------------------------------------------------------------------------
 
@@ -128,6 +129,8 @@ class Durable:
             return False
         problem: Exception | None = None
         for place in settings.journal_places:
+            if self._begun and not place.parent.parent.is_dir():  # who has taken even that away wants nothing there
+                continue
             try:
                 new = Journal(
                     place,
@@ -140,20 +143,17 @@ class Durable:
             else:
                 if old is None or self._move(old, new):
                     self._journal = new
-                    self._try_again_at = 0.0
+                    self._try_again_at, self._begun = 0.0, True
                     # what was in memory alone, for want of a journal; others' rows are in theirs
                     here = [one for one in self._writer.in_memory() if one.call_id.bytes not in self._theirs]
                     self._held.update(one.call_id.bytes for one in here[: new.append(here)])
                     return True
         self._try_again_at = time.monotonic() + _TRY_AGAIN_S
         if old is not None:
-            incidents.note(
-                "journal_astray", "the journal in %s was moved, and none can be begun there: %s", old.directory, problem
-            )
+            incidents.note("journal_astray", "the journal was moved, and none can be begun there: %s", problem)
             return False
-        incidents.note(
-            "journal_unavailable", "%s Until then rows wait in memory, and are lost with the process.", problem
-        )
+        told = problem or "Where the journal was there is nothing any more: set LLMCTX_JOURNAL_DIR."
+        incidents.note("journal_unavailable", "%s Until then rows wait in memory, and go with the process.", told)
         return False
 
     def submit(self, record: CallRecord) -> bool:
