@@ -15,9 +15,9 @@ from alembic import context
 from sqlalchemy import Connection
 from sqlalchemy.schema import CreateSchema
 
-from llmctx.database import engine, take_turns
 from llmctx.settings import Settings, load
-from llmctx.tables import call_log_table
+from llmctx.storage.engine import engine, take_turns
+from llmctx.storage.table import call_log_table
 
 config = context.config
 if config.config_file_name is not None:  # the plain command, which has an ini file

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench import calls, lag, memory, nodes, rows, server, startup, streams
-from llmctx import migrate
-from llmctx.demo.postgres import make_directory
+from llmctx.cli.demo.postgres import make_directory
+from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from tests.faults.cluster import Cluster
 

@@ -30,8 +30,8 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.graph import MessagesState, StateGraph
 
 from llmctx.calllog import CallLog
-from llmctx.context import bind, current_scope
-from llmctx.jobs import carry
+from llmctx.identity.carry import carry
+from llmctx.identity.scope import bind, current_scope
 
 ROUNDS: Final = 24
 CALLS: Final = 200

@@ -18,9 +18,9 @@ from typing import Any, Final
 from langchain_core.runnables import RunnableConfig
 
 from bench.calls import MESSAGES, DequeHandler, InstantModel
-from llmctx import migrate
 from llmctx.calllog import CallLog
-from llmctx.context import bind
+from llmctx.identity.scope import bind
+from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from tests.faults.cluster import Cluster
 

@@ -14,11 +14,11 @@ from typing import Any, TypedDict
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import START, StateGraph
 
-from llmctx.attribution import decide, hear
-from llmctx.context import bind
 from llmctx.graph import wrap_graph
-from llmctx.registry import MemoryRegistry
-from llmctx.registry.base import active
+from llmctx.identity.registry import MemoryRegistry
+from llmctx.identity.registry.base import active
+from llmctx.identity.resolution import decide, hear
+from llmctx.identity.scope import bind
 
 NODES = 20
 RUNS = 20

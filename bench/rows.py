@@ -14,10 +14,10 @@ import asyncpg
 import uuid_utils
 from sqlalchemy.engine import make_url
 
-from llmctx.cleaning import storable_json
-from llmctx.record import COLUMNS, CallRecord
+from llmctx.core.record import COLUMNS, CallRecord
+from llmctx.delivery.writer.writer import Writer
 from llmctx.settings import Settings, load
-from llmctx.writer import Writer
+from llmctx.storage.sanitize import storable_json
 
 ROUNDS = 20
 ROWS = 2000

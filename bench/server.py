@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from bench.calls import MESSAGES, InstantModel
 from llmctx.calllog import CallLog
-from llmctx.context import CallContext
+from llmctx.identity.scope import CallContext
 from llmctx.middleware import ContextMiddleware
 
 ROUNDS: Final = 20

@@ -14,7 +14,7 @@ from langchain_core.outputs import ChatGenerationChunk
 
 from bench.calls import DequeHandler, EmptyHandler, InstantModel, Series
 from llmctx.calllog import CallLog
-from llmctx.context import bind
+from llmctx.identity.scope import bind
 
 ROUNDS: Final = 24
 TOKENS: Final = 400

@@ -4,10 +4,36 @@ Importing this module loads nothing but the standard library. What needs a frame
 module: `llmctx.calllog`, `llmctx.middleware`, `llmctx.graph`.
 """
 
-from llmctx.context import CallContext, amend, bind, current
-from llmctx.handover import hand_over, take_over
-from llmctx.jobs import carry
+from llmctx.core.errors import (
+    ConfigError,
+    DatabaseUnavailable,
+    InvalidToken,
+    JournalUnavailable,
+    LlmctxError,
+    MigrationsPending,
+    NotACallLog,
+)
+from llmctx.identity.carry import carry
+from llmctx.identity.handover import hand_over, take_over
+from llmctx.identity.scope import CallContext, amend, bind, current
 
 __version__ = "0.1.0"
 
-__all__ = ["CallContext", "amend", "bind", "carry", "current", "hand_over", "take_over"]
+__path__ += [f"{path}/_deprecated" for path in __path__]  # former paths, until 0.3: llmctx.errors, .record, .registry
+
+__all__ = [
+    "CallContext",
+    "ConfigError",
+    "DatabaseUnavailable",
+    "InvalidToken",
+    "JournalUnavailable",
+    "LlmctxError",
+    "MigrationsPending",
+    "NotACallLog",
+    "amend",
+    "bind",
+    "carry",
+    "current",
+    "hand_over",
+    "take_over",
+]

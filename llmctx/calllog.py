@@ -13,22 +13,25 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Final, Self
 
-from llmctx import carrying, handover, lifecycle
-from llmctx.byhand import Recording
-from llmctx.context import EMPTY, CallContext
-from llmctx.everywhere import hear_everything, hear_nothing
-from llmctx.forkgate import ForkGate
-from llmctx.guard import guarded
-from llmctx.handler import CallLogHandler, Recorder
-from llmctx.handler import active as active_recorders
-from llmctx.incidents import incidents
-from llmctx.ledger import Stats, log_trouble, taken_stock
-from llmctx.open_calls import OpenCalls
-from llmctx.pipeline import Pipeline
-from llmctx.record import Sink
-from llmctx.redact import Redactor
-from llmctx.registry import Registry, registry_of
-from llmctx.registry.base import active as active_registries
+from llmctx.capture.global_hook import hear_everything, hear_nothing
+from llmctx.capture.handler import CallLogHandler
+from llmctx.capture.manual import Recording
+from llmctx.capture.open_calls import OpenCalls
+from llmctx.capture.recorder import Recorder
+from llmctx.capture.recorder import active as active_recorders
+from llmctx.core import process as lifecycle
+from llmctx.core.diagnostics import incidents
+from llmctx.core.guard import guarded
+from llmctx.core.locks import ForkGate
+from llmctx.core.record import Sink
+from llmctx.delivery.ledger import Stats, log_trouble, taken_stock
+from llmctx.delivery.pipeline import Pipeline
+from llmctx.delivery.redact import Redactor
+from llmctx.identity import handover
+from llmctx.identity.propagation import threads as carrying
+from llmctx.identity.registry import Registry, registry_of
+from llmctx.identity.registry.base import active as active_registries
+from llmctx.identity.scope import EMPTY, CallContext
 from llmctx.settings import Settings, load, shown_url
 
 __all__ = ["CallLog", "Recording", "Stats"]
@@ -124,7 +127,7 @@ class CallLog:
     def _make_sink(self) -> Sink:
         if self._sink is not None:
             return self._sink
-        from llmctx.durable import Durable  # late: a call log with a sink of its own needs no database driver
+        from llmctx.delivery.spool import Durable  # late: a call log with a sink of its own needs no database driver
 
         return Durable(self.settings)
 

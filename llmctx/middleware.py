@@ -17,10 +17,10 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
 
-from llmctx.context import EMPTY, CallContext, Scope, enter, leave, lost
-from llmctx.guard import guarded, is_from_outside
-from llmctx.incidents import incidents
-from llmctx.record import Reason
+from llmctx.core.diagnostics import incidents
+from llmctx.core.guard import guarded, is_from_outside
+from llmctx.core.record import Reason
+from llmctx.identity.scope import EMPTY, CallContext, Scope, enter, leave, lost
 
 Identify = Callable[[HTTPConnection], CallContext | Awaitable[CallContext | None] | None]
 

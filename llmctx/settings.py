@@ -18,8 +18,8 @@ from urllib.parse import urlencode
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from llmctx.errors import ConfigError
-from llmctx.record import DEFAULT_TABLE
+from llmctx.core.errors import ConfigError
+from llmctx.core.record import DEFAULT_TABLE
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -60,7 +60,7 @@ class Settings(BaseModel):
 
     Error messages, tags and attributes are redacted unless this is "full". Ids never are: they are what one asks by."""
     redact: str | None = None
-    """What is redacted, comma-separated, of `llmctx.redact.KINDS`; None is all of them."""
+    """What is redacted, comma-separated, of `llmctx.delivery.redact.KINDS`; None is all of them."""
     redact_patterns: dict[str, str] = Field(default_factory=dict, repr=False)
     """The team's own: name -> regular expression. In the environment a JSON object."""
     snapshot_bytes: int = Field(default=32 * _KIB, ge=64, le=16 * _MIB)

@@ -20,9 +20,9 @@ from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from llmctx import migrate
-from llmctx.record import DEFAULT_TABLE
-from llmctx.registry.base import _DOUBTED
+from llmctx.core.record import DEFAULT_TABLE
+from llmctx.identity.registry.base import _DOUBTED
+from llmctx.migrate import commands as migrate
 from llmctx.settings import load, normal_url
 from tests.redisserver import RedisServer
 
@@ -71,7 +71,7 @@ def postgres_url() -> Iterator[str]:
         yield normal_url(given)
         return
     server = subprocess.Popen(
-        [sys.executable, "-m", "llmctx.demo.postgres"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "llmctx.cli.demo.postgres"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert server.stdin is not None
     assert server.stdout is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from llmctx.record import DEFAULT_TABLE
+from llmctx.core.record import DEFAULT_TABLE
 
 Shape = Literal["numbered", "named", "loose"]
 SHAPES: tuple[Shape, ...] = ("numbered", "named", "loose")

@@ -15,9 +15,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from llmctx.record import DEFAULT_TABLE, CallRecord
+from llmctx.core.record import DEFAULT_TABLE, CallRecord
+from llmctx.delivery.writer.writer import Writer
 from llmctx.settings import load
-from llmctx.writer import Writer
 from tests.conftest import execute
 
 PATIENCE = 20.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmctx.record import CallRecord
+from llmctx.core.record import CallRecord
 from llmctx.settings import Settings
 from tests.rows import writing
 

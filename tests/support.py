@@ -22,8 +22,8 @@ from langchain_core.language_models import BaseChatModel, BaseLLM
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, Generation, LLMResult
 
-from llmctx.open_calls import OpenCalls
-from llmctx.record import CallRecord
+from llmctx.capture.open_calls import OpenCalls
+from llmctx.core.record import CallRecord
 
 MARK = re.compile(r"\[call (\d+)\]")
 WORDS = ("one ", "two ", "three")

@@ -11,8 +11,16 @@ from typing import Annotated
 
 import typer
 
-from llmctx.cli import backfilling, checks, costs, demonstration, journals, life, output, reading, tables
-from llmctx.errors import ConfigError, DatabaseUnavailable, LlmctxError
+from llmctx.cli import backfill as backfilling
+from llmctx.cli import doctor as checks
+from llmctx.cli import export_retain_erase as life
+from llmctx.cli import journal as journals
+from llmctx.cli import migrate as tables
+from llmctx.cli import output
+from llmctx.cli import prices as costs
+from llmctx.cli import read as reading
+from llmctx.cli.demo import command as demonstration
+from llmctx.core.errors import ConfigError, DatabaseUnavailable, LlmctxError
 
 app = typer.Typer(
     name="llmctx",

@@ -19,10 +19,10 @@ from langchain_core.runnables import Runnable, RunnableBinding, RunnableParallel
 from langgraph.graph import START, StateGraph
 from langgraph.pregel import Pregel
 
-from llmctx.graph.functions import in_scope
-from llmctx.graph.plan import MARK, Identify, Plan
-from llmctx.graph.runnables import instrument, subclass
-from llmctx.guard import guarded, swallow
+from llmctx.core.guard import guarded, swallow
+from llmctx.graph.node_functions import in_scope
+from llmctx.graph.node_identity import MARK, Identify, Plan
+from llmctx.graph.node_runnables import instrument, subclass
 
 __all__ = ["Identify", "wrap_graph", "wrap_node"]
 

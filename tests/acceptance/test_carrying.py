@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from langchain_core.language_models.fake_chat_models import FakeListChatModel
 
-from llmctx import CallContext, bind, carrying, current
+from llmctx import CallContext, bind, current
 from llmctx.calllog import CallLog
-from llmctx.testing import MemorySink
+from llmctx.delivery.memory_sink import MemorySink
+from llmctx.identity.propagation import threads as carrying
 
 A = CallContext(user_id="a", session_id="s-a")
 B = CallContext(user_id="b", session_id="s-b")

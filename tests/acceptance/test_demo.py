@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
-from llmctx.demo import run
-from llmctx.demo.judge import Score, judge, read_rows
-from llmctx.demo.ways import VISITS, WAYS, ways_of
+from llmctx.cli.demo import run
+from llmctx.cli.demo.compare import Score, judge, read_rows
+from llmctx.cli.demo.scenarios import VISITS, WAYS, ways_of
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -29,12 +29,12 @@ from starlette.routing import Route
 
 from llmctx import CallContext, bind
 from llmctx.calllog import CallLog
-from llmctx.context import current_scope, enter, opened, suspend
+from llmctx.capture.handler import CallLogHandler
+from llmctx.core.record import CallRecord
+from llmctx.delivery.memory_sink import MemorySink
 from llmctx.graph import wrap_graph
-from llmctx.handler import CallLogHandler
+from llmctx.identity.scope import current_scope, enter, opened, suspend
 from llmctx.middleware import ContextMiddleware
-from llmctx.record import CallRecord
-from llmctx.testing import MemorySink
 from tests.serving import served
 from tests.support import MARK, Book, Completer, PlainTalker, ProviderDown, Talker, User, hanging, kept_by, wait_for
 

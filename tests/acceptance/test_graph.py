@@ -33,12 +33,12 @@ from langgraph.types import Command, RetryPolicy, Send, StreamWriter, interrupt
 from pydantic import BaseModel
 
 from llmctx import CallContext, bind, current
-from llmctx.attribution import CARRIED_KEY, pack
-from llmctx.context import Scope, current_scope
+from llmctx.core.diagnostics import incidents
 from llmctx.graph import wrap_graph, wrap_node
-from llmctx.incidents import incidents
-from llmctx.registry import MemoryRegistry
-from llmctx.registry.base import active
+from llmctx.identity.registry import MemoryRegistry
+from llmctx.identity.registry.base import active
+from llmctx.identity.resolution import CARRIED_KEY, pack
+from llmctx.identity.scope import Scope, current_scope
 
 ANN = CallContext(session_id="s-ann", user_id="ann")
 BOB = CallContext(session_id="s-bob", user_id="bob")

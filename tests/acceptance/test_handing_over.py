@@ -14,10 +14,11 @@ import httpx
 import pytest
 from sqlalchemy import create_engine, text
 
-from llmctx import bind, handover
+from llmctx import bind
 from llmctx.calllog import CallLog
-from llmctx.demo.processes import clean_environment
-from llmctx.testing import MemorySink
+from llmctx.cli.demo.processes import clean_environment
+from llmctx.delivery.memory_sink import MemorySink
+from llmctx.identity import handover
 from tests.support import wait_until
 
 DOC = (Path(__file__).parent.parent.parent / "docs" / "handing-over.md").read_text(encoding="utf-8")

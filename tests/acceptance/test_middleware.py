@@ -28,10 +28,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from llmctx import CallContext, bind, current
 from llmctx.calllog import CallLog
-from llmctx.context import Scope, current_scope
-from llmctx.incidents import incidents
+from llmctx.core.diagnostics import incidents
+from llmctx.delivery.memory_sink import MemorySink
+from llmctx.identity.scope import Scope, current_scope
 from llmctx.middleware import ContextMiddleware
-from llmctx.testing import MemorySink
 from tests.support import Talker
 
 model = Talker()

@@ -16,9 +16,9 @@ from typing import Any
 import httpx
 import pytest
 
-from llmctx.demo.processes import Child, clean_environment
+from llmctx.cli.demo.processes import Child, clean_environment
+from llmctx.delivery.memory_sink import MemorySink
 from llmctx.settings import Settings, load
-from llmctx.testing import MemorySink
 
 # one loop for all: LangChain's OpenAI client keeps its connections for whoever comes next
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -34,7 +34,7 @@ def blocks(language: str) -> list[str]:
 @pytest.fixture(scope="module")
 def provider() -> Iterator[str]:
     """The base URL of the demo's provider."""
-    child = Child("provider", "llmctx.demo.provider", "--speed", "1000", log=None, env=clean_environment())
+    child = Child("provider", "llmctx.cli.demo.provider", "--speed", "1000", log=None, env=clean_environment())
     try:
         yield f"http://127.0.0.1:{child.says(30)['port']}/readme/v1"
     finally:

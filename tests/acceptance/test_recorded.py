@@ -19,8 +19,8 @@ import pytest
 
 from llmctx import bind
 from llmctx.calllog import CallLog
-from llmctx.record import COLUMNS
-from llmctx.testing import MemorySink
+from llmctx.core.record import COLUMNS
+from llmctx.delivery.memory_sink import MemorySink
 
 pytestmark = [
     # the clients warn about recordings that their models do not quite fit, and leave connections open

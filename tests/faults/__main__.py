@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
-from llmctx.demo.postgres import make_directory
+from llmctx.cli.demo.postgres import make_directory
 from tests.faults import scenarios, surroundings
 from tests.faults.cluster import Cluster
 from tests.faults.innocent import APPLICATIONS

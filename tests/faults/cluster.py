@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import psutil
 
-from llmctx.demo.postgres import NoPostgres, Server, make_directory
+from llmctx.cli.demo.postgres import NoPostgres, Server, make_directory
 
 
 class Cluster(Server):

@@ -8,7 +8,10 @@ import os
 from collections.abc import Iterator
 from typing import Any, Final
 
-from llmctx.journal import markers, place, quarantine, segments
+from llmctx.delivery.journal import dead_letters as quarantine
+from llmctx.delivery.journal import directory as place
+from llmctx.delivery.journal import segments
+from llmctx.delivery.journal import start_markers as markers
 
 _WRITERS: Final[tuple[Any, ...]] = (markers, place, quarantine, segments)
 

@@ -30,7 +30,7 @@ CUT_SHORT: Final = ("sibling", "step")
 _IMPORTED: Final = [
     "__main__",
     *("tests.faults.driver", "tests.faults.application", "tests.faults.breaking", "tests.serving"),
-    *("llmctx.calllog", "llmctx.durable", "asyncpg", "uvicorn", "uvicorn.protocols.http.auto"),
+    *("llmctx.calllog", "llmctx.delivery.spool", "asyncpg", "uvicorn", "uvicorn.protocols.http.auto"),
 ]
 _AT_ONCE: Final = 200  # calls, where it is their pace that counts
 _FORKED: Final = multiprocessing.get_context("forkserver")

@@ -24,7 +24,7 @@ from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, interrupt
 
-from llmctx.context import CallContext
+from llmctx.identity.scope import CallContext
 from tests.faults.kit import MODEL, Broken, Completer, Kit, Listener, State, app_view, own
 from tests.faults.served import request, requests
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from llmctx.record import DEFAULT_TABLE
+from llmctx.core.record import DEFAULT_TABLE
 from tests.faults.book import SECRET, Book, Call, answer_to
 from tests.rows import query
 

@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from llmctx.record import DEFAULT_TABLE as T
+from llmctx.core.record import DEFAULT_TABLE as T
 from tests.faults.proxy import COMMITS
 from tests.faults.world import ROLE, World
 

@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from langchain_core.runnables import RunnableLambda
 from langgraph.graph import START, StateGraph
 
-from llmctx.context import CallContext
+from llmctx.identity.scope import CallContext
 from tests.faults.kit import MODEL, Broken, Kit, State, app_view
 
 

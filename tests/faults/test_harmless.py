@@ -25,9 +25,10 @@ from typing import Any, Final
 
 import pytest
 
-from llmctx import bind, migrate
+from llmctx import bind
 from llmctx.calllog import CallLog
-from llmctx.incidents import incidents
+from llmctx.core.diagnostics import incidents
+from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from tests.faults.innocent import APPLICATIONS, carried, contested
 from tests.faults.kit import MODEL, Kit, surroundings

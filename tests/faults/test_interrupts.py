@@ -19,10 +19,10 @@ from langchain_core.callbacks.manager import CallbackManager
 
 from llmctx import bind
 from llmctx.calllog import CallLog
-from llmctx.context import current_scope
-from llmctx.incidents import incidents
-from llmctx.registry import MemoryRegistry
-from llmctx.testing import MemorySink
+from llmctx.core.diagnostics import incidents
+from llmctx.delivery.memory_sink import MemorySink
+from llmctx.identity.registry import MemoryRegistry
+from llmctx.identity.scope import current_scope
 from tests.faults.kit import MODEL, Kit, State
 
 

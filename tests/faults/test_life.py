@@ -17,12 +17,12 @@ from typing import Any, Final
 
 import pytest
 
-from llmctx import carrying
 from llmctx.calllog import CallLog
-from llmctx.incidents import incidents
-from llmctx.journal import read
-from llmctx.journal.frames import Kind
-from llmctx.testing import MemorySink
+from llmctx.core.diagnostics import incidents
+from llmctx.delivery.journal import read
+from llmctx.delivery.journal.frames import Kind
+from llmctx.delivery.memory_sink import MemorySink
+from llmctx.identity.propagation import threads as carrying
 from tests.faults.kit import MODEL
 from tests.faults.lines import Line, Lines
 from tests.faults.test_harmless import PROBLEMS

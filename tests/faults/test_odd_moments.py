@@ -23,8 +23,8 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, LLMResul
 
 from llmctx import bind
 from llmctx.calllog import CallLog
-from llmctx.open_calls import OpenCalls
-from llmctx.testing import MemorySink
+from llmctx.capture.open_calls import OpenCalls
+from llmctx.delivery.memory_sink import MemorySink
 from tests.conftest import ROOT
 from tests.faults.kit import MODEL
 from tests.integration.test_calllog import rows_of

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from llmctx.record import DEFAULT_TABLE as T
+from llmctx.core.record import DEFAULT_TABLE as T
 from tests.faults import scenarios
 from tests.faults.cluster import Cluster, cluster
 from tests.faults.judge import Verdict

@@ -22,8 +22,8 @@ from typing import Any, Final
 
 from sqlalchemy import make_url
 
-from llmctx import migrate
-from llmctx.record import DEFAULT_TABLE as T
+from llmctx.core.record import DEFAULT_TABLE as T
+from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from tests.faults import book
 from tests.faults.cluster import Cluster

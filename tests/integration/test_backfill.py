@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from llmctx import cli
-from llmctx.backfill import backfill, undo
-from llmctx.errors import ConfigError
-from llmctx.record import DEFAULT_TABLE, CallRecord
+from llmctx.core.errors import ConfigError
+from llmctx.core.record import DEFAULT_TABLE, CallRecord
+from llmctx.ops.backfill import backfill, undo
 from llmctx.settings import Settings, load
 from tests import older
 from tests.faults.pooler import Pooler
@@ -215,7 +215,7 @@ async def test_a_wrong_mapping_changes_nothing(sqlite_url: str, tmp_path: Path, 
 def migrated(url: str) -> None:
     import threading
 
-    from llmctx import migrate
+    from llmctx.migrate import commands as migrate
 
     thread = threading.Thread(target=migrate.upgrade, args=(load(database_url=url),))
     thread.start()

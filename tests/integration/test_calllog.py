@@ -22,14 +22,16 @@ from langchain_core.outputs import ChatResult
 from sqlalchemy import make_url, text
 from starlette.testclient import TestClient
 
-from llmctx import CallContext, bind, current, migrate, recording
+from llmctx import CallContext, bind, current
 from llmctx.calllog import CallLog
-from llmctx.errors import ConfigError
-from llmctx.incidents import incidents
+from llmctx.core.diagnostics import incidents
+from llmctx.core.errors import ConfigError
+from llmctx.core.record import DEFAULT_TABLE, CallRecord
+from llmctx.delivery import row as recording
+from llmctx.delivery.memory_sink import MemorySink
 from llmctx.middleware import ContextMiddleware
-from llmctx.record import DEFAULT_TABLE, CallRecord
+from llmctx.migrate import commands as migrate
 from llmctx.settings import load
-from llmctx.testing import MemorySink
 from tests.conftest import ROOT
 from tests.support import Completer, PlainTalker, ProviderDown, Talker, wait_until
 
@@ -552,7 +554,7 @@ def test_a_pipeline_that_dies_is_started_again() -> None:
 @pytest.mark.parametrize("problem", [ValueError, RecursionError, MemoryError])
 async def test_a_failure_inside_of_the_handler(problem: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever goes wrong in there is counted, and the call goes on."""
-    from llmctx import handler
+    from llmctx.capture import handler
 
     def broken(*_: object, **__: object) -> Any:
         raise problem
@@ -572,7 +574,7 @@ async def test_a_failure_inside_of_the_handler(problem: type[Exception], monkeyp
 
 async def test_an_end_that_cannot_be_read_is_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A row without the answer is better than a call that stays open."""
-    from llmctx import handler
+    from llmctx.capture import handler
 
     def broken(*_: object, **__: object) -> Any:
         raise ValueError

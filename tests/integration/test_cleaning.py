@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmctx.cleaning import ATTRIBUTES_LIMIT, CLEANED, clean, shortened_id, storable_id, storable_json
-from llmctx.record import CACHE_WRITTEN, CACHE_WRITTEN_1H, COLUMNS, DEFAULT_TABLE, CallRecord
+from llmctx.core.record import CACHE_WRITTEN, CACHE_WRITTEN_1H, COLUMNS, DEFAULT_TABLE, CallRecord
+from llmctx.storage.sanitize import ATTRIBUTES_LIMIT, CLEANED, clean, shortened_id, storable_id, storable_json
 from tests.rows import PATIENCE, query, record, stored, writing
 
 

@@ -16,12 +16,14 @@ from uuid import UUID
 
 import pytest
 
-from llmctx import cli, cures, migrate
-from llmctx.database import engine
-from llmctx.evidence import KEY
-from llmctx.record import DEFAULT_TABLE, Reason, Source, Status
+from llmctx import cli
+from llmctx.core.record import DEFAULT_TABLE, Reason, Source, Status
+from llmctx.identity.explanation import KEY
+from llmctx.migrate import commands as migrate
 from llmctx.settings import load
-from llmctx.tables import call_log_table
+from llmctx.storage.engine import engine
+from llmctx.storage.queries import coverage_advice as cures
+from llmctx.storage.table import call_log_table
 from tests.conftest import execute
 
 TABLE = call_log_table()
@@ -347,7 +349,7 @@ def test_show_has_a_reason_for_each_witness(
 @pytest.mark.parametrize("reason", [None, *Reason])
 def test_every_witness_and_reason_has_its_sentence(source: Source, reason: Reason | None) -> None:
     """No code is ever answered with the code."""
-    from llmctx.explain import STATUSES, why
+    from llmctx.identity.reasons import STATUSES, why
 
     said = why({"identity_source": str(source), "identity_reason": reason and str(reason)})
     assert len(said) == (1 if reason is None else 2)

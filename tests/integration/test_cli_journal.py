@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from llmctx import migrate
 from llmctx.cli import run
-from llmctx.journal import Journal
-from llmctx.record import DEFAULT_TABLE
+from llmctx.core.record import DEFAULT_TABLE
+from llmctx.delivery.journal import Journal
+from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from tests.conftest import execute
 from tests.integration.test_calllog import rows_of

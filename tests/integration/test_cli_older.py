@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from llmctx import cli
-from llmctx.record import DEFAULT_TABLE
+from llmctx.core.record import DEFAULT_TABLE
 from llmctx.settings import load
 from tests import older
 from tests.conftest import ROOT, execute

@@ -17,17 +17,17 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 
-from llmctx.demo.clinic import Service, ask
-from llmctx.demo.processes import Child, clean_environment
-from llmctx.demo.provider import NO_HURRY
-from llmctx.demo.ways import MARKER
+from llmctx.cli.demo.assistant import Service, ask
+from llmctx.cli.demo.processes import Child, clean_environment
+from llmctx.cli.demo.provider import NO_HURRY
+from llmctx.cli.demo.scenarios import MARKER
 
 TRUTH = MARKER.format(patient="p-07", visit="v-07-2")
 MODELS = ("openai", "anthropic")
 
 
 def _provider(log: Path, *args: str) -> Iterator[str]:
-    child = Child("the provider", "llmctx.demo.provider", *args, log=log, env=clean_environment())
+    child = Child("the provider", "llmctx.cli.demo.provider", *args, log=log, env=clean_environment())
     try:
         yield f"http://127.0.0.1:{child.says(60)['port']}"
     finally:

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from llmctx import carrying, cli, handler, migrate
-from llmctx.doctor import Finding, examine
-from llmctx.errors import ConfigError
+from llmctx import cli
+from llmctx.capture import recorder
+from llmctx.core.errors import ConfigError
+from llmctx.identity.propagation import threads as carrying
+from llmctx.migrate import commands as migrate
+from llmctx.ops.doctor import Finding, examine
 from llmctx.settings import load
 
 _numbers = itertools.count(1)
@@ -113,7 +116,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Check]:
         monkeypatch.chdir(root)
         monkeypatch.syspath_prepend(root)
         findings = examine(load(database_url=url), app=f"{shop}.main:app")
-        assert handler.active == []
+        assert recorder.active == []
         assert not carrying.installed()
         return findings if everything else [finding for finding in findings if not finding.ok]
 

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import make_url
 
-from llmctx import migrate
-from llmctx.doctor.finding import Finding
-from llmctx.doctor.table import table
-from llmctx.record import DEFAULT_TABLE
+from llmctx.core.record import DEFAULT_TABLE
+from llmctx.migrate import commands as migrate
+from llmctx.ops.doctor.finding import Finding
+from llmctx.ops.doctor.table_checks import table
 from llmctx.settings import load
 from tests import older
 from tests.conftest import execute

@@ -21,9 +21,9 @@ from sqlalchemy import make_url
 
 from llmctx import bind
 from llmctx.calllog import CallLog
-from llmctx.courtesy import MOST_CALLS
-from llmctx.incidents import incidents
-from llmctx.journal import read
+from llmctx.core.diagnostics import incidents
+from llmctx.core.scheduling import MOST_CALLS
+from llmctx.delivery.journal import read
 from llmctx.settings import load
 from tests.conftest import ROOT
 from tests.integration.test_calllog import rows_of
@@ -295,7 +295,7 @@ def test_a_journal_that_is_removed_is_begun_anew(switch: Switch) -> None:
     """Somebody tidies up below a living process. What it has in memory, or calls from then on, survives its death."""
     body = """
     import shutil
-    from llmctx.incidents import incidents
+    from llmctx.core.diagnostics import incidents
     with bind(user_id="u", session_id="s"):
         Talker().invoke("before")
         call_log.flush(0.1)
@@ -322,7 +322,7 @@ def test_a_journal_that_is_moved_away_is_begun_anew(switch: Switch, what: str) -
     """Also by a mount over its directory: what waits in it is where the next process looks, and in it alone."""
     body = """
     from pathlib import Path
-    from llmctx.incidents import incidents
+    from llmctx.core.diagnostics import incidents
     with bind(user_id="u", session_id="s"):
         for _ in range(60):
             Talker().invoke("before " + "x" * 20_000)
@@ -644,7 +644,7 @@ def test_the_quarantine_holds_no_secret(database: str) -> None:
         assert call_log.flush() == 0
         sink: Any = call_log._pipeline.sink
         (row,) = rows_of(database)
-        from llmctx.record import CallRecord
+        from llmctx.core.record import CallRecord
 
         record = CallRecord(
             call_id=row.call_id, created_at=row.created_at, model="m", prompt_snapshot=row.prompt_snapshot
@@ -724,7 +724,7 @@ def test_a_redaction_that_calls_a_model(database: str) -> None:
 
 def test_a_kind_that_does_not_exist_is_a_config_error() -> None:
     """At once, and it says which there are."""
-    from llmctx.errors import ConfigError
+    from llmctx.core.errors import ConfigError
 
     with pytest.raises(ConfigError, match="email"):
         CallLog("sqlite:///x.db", redact="emial")

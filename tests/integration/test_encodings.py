@@ -9,10 +9,10 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import make_url
 
-from llmctx import migrate
-from llmctx.cleaning import CLEANED
-from llmctx.record import DEFAULT_TABLE
+from llmctx.core.record import DEFAULT_TABLE
+from llmctx.migrate import commands as migrate
 from llmctx.settings import load
+from llmctx.storage.sanitize import CLEANED
 from tests.conftest import execute
 from tests.rows import PATIENCE, query, record, writing
 

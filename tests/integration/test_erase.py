@@ -12,13 +12,13 @@ from sqlalchemy import make_url
 
 from llmctx import cli
 from llmctx.calllog import CallLog
-from llmctx.context import bind, current_scope
-from llmctx.erase import Subject, erase
-from llmctx.errors import LlmctxError
-from llmctx.evidence import KEY
-from llmctx.journal import Journal
-from llmctx.record import DEFAULT_TABLE, CallRecord
-from llmctx.registry.redis import RedisRegistry
+from llmctx.core.errors import LlmctxError
+from llmctx.core.record import DEFAULT_TABLE, CallRecord
+from llmctx.delivery.journal import Journal
+from llmctx.identity.explanation import KEY
+from llmctx.identity.registry.redis import RedisRegistry
+from llmctx.identity.scope import bind, current_scope
+from llmctx.ops.erase import Subject, erase
 from llmctx.settings import Settings, load
 from tests import older
 from tests.rows import do, query, record

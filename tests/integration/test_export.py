@@ -19,10 +19,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event
 
-from llmctx import cli, export
-from llmctx.filters import Filters
-from llmctx.record import COLUMNS, DEFAULT_TABLE
+from llmctx import cli
+from llmctx.core.record import COLUMNS, DEFAULT_TABLE
+from llmctx.ops import export
 from llmctx.settings import load
+from llmctx.storage.filters import Filters
 from tests import older
 from tests.conftest import ROOT, execute
 from tests.rows import do, query, record
@@ -147,7 +148,7 @@ def test_memory_does_not_grow_with_the_rows(database: str, tmp_path: Path) -> No
     )
     program = (
         "import asyncio, resource, sys\nfrom pathlib import Path\nfrom llmctx import export\n"
-        "from llmctx.filters import Filters\nfrom llmctx.settings import load\n"
+        "from llmctx.storage.filters import Filters\nfrom llmctx.settings import load\n"
         "settings = load(database_url=sys.argv[1])\n"
         "peaks = []\n"
         "def note(more): peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
@@ -181,7 +182,7 @@ async def test_a_kill_leaves_no_file_that_looks_whole(database: str, tmp_path: P
     await filled(database)
     program = (
         "import asyncio, os, signal, sys\nfrom pathlib import Path\nfrom llmctx import export\n"
-        "from llmctx.filters import Filters\nfrom llmctx.settings import load\n"
+        "from llmctx.storage.filters import Filters\nfrom llmctx.settings import load\n"
         "def die(more): os.kill(os.getpid(), 9)\n"
         "settings = load(database_url=sys.argv[1])\n"
         "asyncio.run(export.export(settings, Filters(), Path(sys.argv[2]), 'csv', progress=die))\n"

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from llmctx import cli, migrate
-from llmctx.record import DEFAULT_TABLE
+from llmctx import cli
+from llmctx.core.record import DEFAULT_TABLE
+from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from tests.conftest import execute
 from tests.migration.psql import psql

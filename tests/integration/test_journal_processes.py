@@ -17,16 +17,16 @@ from uuid import UUID
 
 import pytest
 
-from llmctx.journal import Journal
-from llmctx.record import CallRecord
+from llmctx.core.record import CallRecord
+from llmctx.delivery.journal import Journal
 
 HEAD = """
 import os, signal, sys, threading, time
 from datetime import UTC, datetime
 from uuid import UUID
 import uuid_utils
-from llmctx.journal import Journal
-from llmctx.record import CallRecord
+from llmctx.delivery.journal import Journal
+from llmctx.core.record import CallRecord
 
 def record(call_id, size=500):
     return CallRecord(call_id=UUID(bytes=call_id), created_at=datetime.fromtimestamp(1e9 + call_id[15] / 7, UTC),
@@ -334,7 +334,7 @@ def test_a_limit_on_files_neither_kills_nor_loses(tmp_path: Path) -> None:
 
 FEW_DESCRIPTORS = """
 import contextlib, gc, resource
-from llmctx.errors import JournalUnavailable
+from llmctx.core.errors import JournalUnavailable
 resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
 
 def count():

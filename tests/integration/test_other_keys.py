@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from llmctx import migrate
-from llmctx.record import DEFAULT_TABLE
+from llmctx.core.record import DEFAULT_TABLE
+from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from tests.faults.pooler import Pooler
 from tests.integration.test_writer_faults import put, role

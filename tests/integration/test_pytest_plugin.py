@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from langchain_core.language_models.fake_chat_models import FakeListChatModel
 
-from llmctx import bind, hand_over, handover, take_over
+from llmctx import bind, hand_over, take_over
 from llmctx.calllog import CallLog
-from llmctx.testing import MemorySink, captured_calls, first_words
+from llmctx.delivery.memory_sink import MemorySink, first_words
+from llmctx.identity import handover
+from llmctx.testing.captured import captured_calls
 
 pytest_plugins = ["pytester"]
 pytestmark = pytest.mark.filterwarnings("default")
@@ -42,7 +44,7 @@ def suite(pytester: pytest.Pytester) -> pytest.Pytester:
 
 
 # by its entry point in an installation; by name here, where there may be an older one
-OPTIONS = ("-p", "no:llmctx", "-p", "llmctx.pytest_plugin", "-p", "no:cacheprovider", "-W", "error")
+OPTIONS = ("-p", "no:llmctx", "-p", "llmctx.testing.pytest_plugin", "-p", "no:cacheprovider", "-W", "error")
 OPTIONS = (*OPTIONS, "-o", "asyncio_default_fixture_loop_scope=function")
 
 
@@ -236,7 +238,7 @@ def test_several_workers_at_once(suite: pytest.Pytester) -> None:
 def test_it_is_loaded_by_its_entry_point() -> None:
     """Whoever has llmctx has the plugin, without a line in conftest.py."""
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
-    assert project["project"]["entry-points"]["pytest11"] == {"llmctx": "llmctx.pytest_plugin"}
+    assert project["project"]["entry-points"]["pytest11"] == {"llmctx": "llmctx.testing.pytest_plugin"}
 
 
 # -- without pytest ---------------------------------------------------------------------------------------------------

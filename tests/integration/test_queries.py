@@ -14,14 +14,14 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from llmctx import queries
-from llmctx.database import engine, reading
-from llmctx.errors import MigrationsPending
-from llmctx.evidence import KEY
-from llmctx.queries import AmbiguousCall, Filters, NoSuchCall
-from llmctx.reflection import reflect
+from llmctx.core.errors import MigrationsPending
+from llmctx.identity.explanation import KEY
 from llmctx.settings import load
-from llmctx.tables import call_log_table
+from llmctx.storage import queries
+from llmctx.storage.engine import engine, reading
+from llmctx.storage.queries import AmbiguousCall, Filters, NoSuchCall
+from llmctx.storage.reflection import reflect
+from llmctx.storage.table import call_log_table
 
 TABLE = call_log_table()
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)

@@ -15,13 +15,14 @@ from genai_prices import Usage, calc_price
 from langchain_core.language_models.fake_chat_models import FakeMessagesListChatModel
 from langchain_core.messages import AIMessage
 
-from llmctx import cli, migrate
+from llmctx import cli
 from llmctx.calllog import CallLog
-from llmctx.filters import Filters
-from llmctx.prices import Prices
-from llmctx.recompute import recompute
-from llmctx.record import DEFAULT_TABLE
+from llmctx.core.record import DEFAULT_TABLE
+from llmctx.delivery.pricing import Prices
+from llmctx.migrate import commands as migrate
+from llmctx.ops.recompute import recompute
 from llmctx.settings import load
+from llmctx.storage.filters import Filters
 from tests.conftest import ROOT, execute
 from tests.migration.psql import psql
 from tests.rows import do, query, record

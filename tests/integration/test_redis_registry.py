@@ -24,14 +24,14 @@ from langchain_core.runnables import RunnableConfig
 
 from llmctx import CallContext, bind
 from llmctx.calllog import CallLog
-from llmctx.context import EMPTY, Scope, amend_scope, enter, leave
-from llmctx.errors import ConfigError
-from llmctx.incidents import incidents
-from llmctx.record import CallRecord
-from llmctx.registry import MemoryRegistry, registry_of
-from llmctx.registry.redis import RedisRegistry
+from llmctx.core.diagnostics import incidents
+from llmctx.core.errors import ConfigError
+from llmctx.core.record import CallRecord
+from llmctx.delivery.memory_sink import MemorySink
+from llmctx.identity.registry import MemoryRegistry, registry_of
+from llmctx.identity.registry.redis import RedisRegistry
+from llmctx.identity.scope import EMPTY, Scope, amend_scope, enter, leave
 from llmctx.settings import load
-from llmctx.testing import MemorySink
 from tests.conftest import ROOT
 from tests.redisserver import RedisServer
 from tests.shapes.world import graph, in_thread
@@ -152,7 +152,7 @@ def test_real_processes_learn_from_each_other(redis_url: str, prefix: str, tmp_p
         import sys, threading
         from llmctx import bind
         from llmctx.calllog import CallLog
-        from llmctx.context import current_scope
+        from llmctx.identity.scope import current_scope
         from llmctx.testing import MemorySink
         log = CallLog(sink=MemorySink()).start()
         with bind(user_id="a", session_id="s-a"):
@@ -652,7 +652,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_driver_is_loaded_late() -> None:
     """Who has no shared registry does not pay for one."""
-    program = "import sys, llmctx.registry, llmctx.calllog; print('redis' in sys.modules)"
+    program = "import sys, llmctx.identity.registry, llmctx.calllog; print('redis' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "False"
 

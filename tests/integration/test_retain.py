@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
-from llmctx import cli, migrate
-from llmctx.errors import ConfigError
-from llmctx.incidents import incidents
-from llmctx.record import DEFAULT_TABLE
-from llmctx.retain import Policy, crowded, retain
-from llmctx.retain import partitions as partitions_module
-from llmctx.retain.keeper import keep
+from llmctx import cli
+from llmctx.core.diagnostics import incidents
+from llmctx.core.errors import ConfigError
+from llmctx.core.record import DEFAULT_TABLE
+from llmctx.migrate import commands as migrate
 from llmctx.settings import Settings, load
+from llmctx.storage.retention import Policy, retain
+from llmctx.storage.retention import large_default as crowded
+from llmctx.storage.retention import partitions as partitions_module
+from llmctx.storage.retention.scheduler import keep
 from tests import older
 from tests.rows import do, query, record
 from tests.stored import store

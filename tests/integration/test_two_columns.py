@@ -13,17 +13,17 @@ import pytest
 from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql
 
-from llmctx import migrate
-from llmctx.backfill import backfill, undo
-from llmctx.database import reading
-from llmctx.erase import Subject, erase
-from llmctx.export import export
-from llmctx.filters import Filters
-from llmctx.queries import call, calls, conversation, coverage, sessions, stats, users
-from llmctx.queries.calls import _latest as latest
-from llmctx.record import DEFAULT_TABLE
-from llmctx.reflection import reflect
+from llmctx.core.record import DEFAULT_TABLE
+from llmctx.migrate import commands as migrate
+from llmctx.ops.backfill import backfill, undo
+from llmctx.ops.erase import Subject, erase
+from llmctx.ops.export import export
 from llmctx.settings import Settings, load
+from llmctx.storage.engine import reading
+from llmctx.storage.filters import Filters
+from llmctx.storage.queries import call, calls, conversation, coverage, sessions, stats, users
+from llmctx.storage.queries.calls import _latest as latest
+from llmctx.storage.reflection import reflect
 from tests import older
 from tests.rows import do, query, record
 from tests.stored import store

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 from llmctx import cli
-from llmctx.backfill import backfill, undo
-from llmctx.database import reading
-from llmctx.erase import Subject, erase
-from llmctx.filters import Filters
-from llmctx.prices import Prices
-from llmctx.queries import call, calls
-from llmctx.recompute import recompute
-from llmctx.record import DEFAULT_TABLE
-from llmctx.reflection import reflect
-from llmctx.retain import Policy, retain
+from llmctx.core.record import DEFAULT_TABLE
+from llmctx.delivery.pricing import Prices
+from llmctx.ops.backfill import backfill, undo
+from llmctx.ops.erase import Subject, erase
+from llmctx.ops.recompute import recompute
 from llmctx.settings import load
+from llmctx.storage.engine import reading
+from llmctx.storage.filters import Filters
+from llmctx.storage.queries import call, calls
+from llmctx.storage.reflection import reflect
+from llmctx.storage.retention import Policy, retain
 from tests.rows import do, query
 
 TIMES = ("'2026-01-02 03:04:05.000000'", "NULL")

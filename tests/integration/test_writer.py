@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
-from llmctx import migrate, writer
-from llmctx.record import DEFAULT_TABLE
+from llmctx.core.record import DEFAULT_TABLE
+from llmctx.delivery.writer import writer
+from llmctx.delivery.writer.writer import Writer
+from llmctx.migrate import commands as migrate
 from llmctx.settings import load
-from llmctx.writer import Writer
 from tests.faults.proxy import Proxy
 from tests.rows import PATIENCE, do, query, record, stored, writing
 from tests.support import wait_for

@@ -24,12 +24,13 @@ from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from llmctx import migrate, writer
-from llmctx.cleaning import CLEANED
-from llmctx.incidents import incidents
-from llmctx.record import DEFAULT_TABLE, CallRecord
+from llmctx.core.diagnostics import incidents
+from llmctx.core.record import DEFAULT_TABLE, CallRecord
+from llmctx.delivery.writer import writer
+from llmctx.delivery.writer.writer import Writer
+from llmctx.migrate import commands as migrate
 from llmctx.settings import load
-from llmctx.writer import Writer
+from llmctx.storage.sanitize import CLEANED
 from tests.faults.cluster import Cluster, cluster
 from tests.faults.pooler import Pooler
 from tests.faults.proxy import COMMITS, Proxy

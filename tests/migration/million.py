@@ -21,10 +21,11 @@ from uuid import uuid4
 
 from sqlalchemy import make_url
 
-from llmctx import migrate, partitioning
-from llmctx.record import DEFAULT_TABLE
-from llmctx.retain import Policy, retain
+from llmctx.core.record import DEFAULT_TABLE
+from llmctx.migrate import commands as migrate
+from llmctx.migrate import partition as partitioning
 from llmctx.settings import Settings, load
+from llmctx.storage.retention import Policy, retain
 from tests.conftest import execute
 from tests.migration.filling import CHILD, SHAPES, OldWriter, connect, digest, fill
 from tests.migration.odd import OWNER, Clinic, Odd, furnish, sum_of
@@ -149,7 +150,7 @@ async def odd_one(url: str, shape: str, rows: int) -> bool:
 
 def main(rows: int, shapes: list[str]) -> int:
     server = subprocess.Popen(
-        [sys.executable, "-m", "llmctx.demo.postgres"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "llmctx.cli.demo.postgres"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert server.stdin is not None
     assert server.stdout is not None

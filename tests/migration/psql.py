@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
-from llmctx.demo.postgres import programs
+from llmctx.cli.demo.postgres import programs
 
 
 def _run(program: str, url: str, *arguments: str, given: str | None = None) -> str:

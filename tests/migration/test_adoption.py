@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
-from llmctx import bind, migrate
+from llmctx import bind
 from llmctx.calllog import CallLog
-from llmctx.errors import LlmctxError, MigrationsPending, NotACallLog
-from llmctx.record import DEFAULT_TABLE
+from llmctx.core.errors import LlmctxError, MigrationsPending, NotACallLog
+from llmctx.core.record import DEFAULT_TABLE
+from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from tests.conftest import execute
 from tests.migration.filling import CHILD, SHAPES, OldWriter, connect, digest, fill

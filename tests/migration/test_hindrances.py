@@ -6,10 +6,11 @@ import asyncio
 
 import pytest
 
-from llmctx import bind, migrate
+from llmctx import bind
 from llmctx.calllog import CallLog
-from llmctx.errors import LlmctxError, NotACallLog
-from llmctx.record import DEFAULT_TABLE
+from llmctx.core.errors import LlmctxError, NotACallLog
+from llmctx.core.record import DEFAULT_TABLE
+from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from tests.conftest import execute
 from tests.migration.filling import fill

@@ -31,8 +31,9 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from llmctx import migrate, partitioning
-from llmctx.record import DEFAULT_TABLE
+from llmctx.core.record import DEFAULT_TABLE
+from llmctx.migrate import commands as migrate
+from llmctx.migrate import partition as partitioning
 from llmctx.settings import load
 from tests.migration.psql import dumped, psql
 

@@ -23,11 +23,11 @@ from sqlalchemy import Connection, inspect, select, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from llmctx import migrate
-from llmctx.errors import DatabaseUnavailable, LlmctxError, MigrationsPending, NotACallLog
-from llmctx.record import COLUMNS, DEFAULT_TABLE
+from llmctx.core.errors import DatabaseUnavailable, LlmctxError, MigrationsPending, NotACallLog
+from llmctx.core.record import COLUMNS, DEFAULT_TABLE
+from llmctx.migrate import commands as migrate
 from llmctx.settings import Settings, load
-from llmctx.tables import call_log_table
+from llmctx.storage.table import call_log_table
 from tests.conftest import execute
 from tests.faults.pooler import Pooler
 

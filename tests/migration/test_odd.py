@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from llmctx import bind, cli, migrate, partitioning
+from llmctx import bind, cli
 from llmctx.calllog import CallLog
+from llmctx.migrate import commands as migrate
+from llmctx.migrate import partition as partitioning
 from llmctx.settings import load
 from tests.conftest import execute
 from tests.migration.odd import APPLICATION, OWNER, READER, Clinic, Odd, columns_of, furnish, sum_of

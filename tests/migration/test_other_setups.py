@@ -10,18 +10,19 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
-from llmctx import bind, migrate
-from llmctx.backfill import backfill
+from llmctx import bind
 from llmctx.calllog import CallLog
-from llmctx.database import reading
-from llmctx.doctor import examine
-from llmctx.erase import Subject, erase
-from llmctx.errors import NotACallLog
-from llmctx.filters import Filters
-from llmctx.queries import calls, coverage, sessions, stats
-from llmctx.record import DEFAULT_TABLE
-from llmctx.reflection import reflect
+from llmctx.core.errors import NotACallLog
+from llmctx.core.record import DEFAULT_TABLE
+from llmctx.migrate import commands as migrate
+from llmctx.ops.backfill import backfill
+from llmctx.ops.doctor import examine
+from llmctx.ops.erase import Subject, erase
 from llmctx.settings import Settings, load
+from llmctx.storage.engine import reading
+from llmctx.storage.filters import Filters
+from llmctx.storage.queries import calls, coverage, sessions, stats
+from llmctx.storage.reflection import reflect
 from tests.conftest import execute
 from tests.migration.psql import dumped, psql
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from llmctx import bind, cli, migrate, partitioning
+from llmctx import bind, cli
 from llmctx.calllog import CallLog
-from llmctx.errors import LlmctxError
-from llmctx.record import DEFAULT_TABLE
+from llmctx.core.errors import LlmctxError
+from llmctx.core.record import DEFAULT_TABLE
+from llmctx.migrate import commands as migrate
+from llmctx.migrate import partition as partitioning
 from llmctx.settings import load
 from tests.conftest import execute
 from tests.migration.filling import CHILD, OldWriter, connect, digest, fill

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROGRAM = """
 import sys
 before = set(sys.modules)
@@ -39,3 +41,24 @@ def test_importing_llmctx_takes_less_than_30_ms(tmp_path: Path) -> None:
         min(times) for times in zip(*((took("llmctx"), took("dataclasses")) for _ in range(7)), strict=True)
     )
     assert ours < max(0.030, 3 * theirs)
+
+
+@pytest.mark.parametrize("former", ["errors", "record", "registry", "registry.redis"])
+def test_a_path_of_the_first_release_still_works_and_warns(former: str) -> None:
+    """Whoever imports from a former path gets the same objects, and is told where they are now."""
+    names = {
+        "errors": "LlmctxError",
+        "record": "CallRecord",
+        "registry": "MemoryRegistry",
+        "registry.redis": "RedisRegistry",
+    }
+    name = names[former]
+    program = (
+        f"import warnings; warnings.simplefilter('error')\n"
+        f"try:\n    import llmctx.{former}\nexcept DeprecationWarning as warning:\n    print(warning)\n"
+        f"warnings.simplefilter('ignore')\nfrom llmctx.{former} import {name}; print({name}.__module__)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    said, module = done.stdout.splitlines()
+    assert "has moved" in said
+    assert module.startswith(("llmctx.core.", "llmctx.identity."))

@@ -14,7 +14,7 @@ from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
 from langchain_core.globals import get_llm_cache, set_llm_cache
 
 from llmctx import CallContext
-from llmctx.handler import CallLogHandler
+from llmctx.capture.handler import CallLogHandler
 from tests.shapes import shape
 from tests.shapes.graphs import drained
 from tests.shapes.models import StreamingCompleter, another_log, failing

@@ -21,10 +21,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from llmctx import CallContext, amend, bind
+from llmctx.capture.handler import CallLogHandler
+from llmctx.core.record import CallRecord
 from llmctx.graph import wrap_graph
-from llmctx.handler import CallLogHandler
 from llmctx.middleware import ContextMiddleware
-from llmctx.record import CallRecord
 from tests.serving import served
 from tests.shapes import enter, shape
 from tests.shapes.http import asker, refused, turned

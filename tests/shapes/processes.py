@@ -24,10 +24,12 @@ from typing import Any, Literal
 from langchain_core.runnables import RunnableConfig
 from sqlalchemy import create_engine, text
 
-from llmctx import bind, hand_over, handover, migrate, take_over
+from llmctx import bind, hand_over, take_over
 from llmctx.calllog import CallLog
+from llmctx.identity import handover
+from llmctx.migrate import commands as migrate
 from llmctx.settings import load
-from llmctx.testing import captured_calls
+from llmctx.testing.captured import captured_calls
 from tests.shapes import Shape, enter, shape
 from tests.shapes.offcontext import of_a_wrapped_graph, small, with_thread_id
 from tests.shapes.world import World, model

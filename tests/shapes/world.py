@@ -23,9 +23,9 @@ from starlette.routing import Route
 
 from llmctx import CallContext
 from llmctx.calllog import CallLog
+from llmctx.delivery.memory_sink import MemorySink
 from llmctx.graph import wrap_graph
 from llmctx.middleware import ContextMiddleware
-from llmctx.testing import MemorySink
 from tests.support import Book, Known, Talker, User, hanging, users, wait_for
 
 T = TypeVar("T")

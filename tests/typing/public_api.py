@@ -11,12 +11,13 @@ from starlette.requests import HTTPConnection
 
 from llmctx import CallContext, amend, bind, carry, current, hand_over, take_over
 from llmctx.calllog import CallLog, Stats
+from llmctx.capture.handler import CallLogHandler
+from llmctx.core.record import CallRecord
+from llmctx.delivery.memory_sink import MemorySink
 from llmctx.graph import wrap_graph, wrap_node
-from llmctx.handler import CallLogHandler
+from llmctx.identity.registry import Entry, MemoryRegistry, Registry
 from llmctx.middleware import ContextMiddleware
-from llmctx.record import CallRecord
-from llmctx.registry import Entry, MemoryRegistry, Registry
-from llmctx.testing import CapturedCalls, MemorySink, captured_calls
+from llmctx.testing.captured import CapturedCalls, captured_calls
 
 sink = MemorySink()
 registry: Registry = MemoryRegistry(entries=10, ttl_s=60.0)

@@ -8,11 +8,11 @@ import contextvars
 import pytest
 
 from llmctx import CallContext, bind
-from llmctx.attribution import CARRIED_KEY, Verdict, decide, hear, pack, reconsider
-from llmctx.context import EMPTY, Scope, current, current_scope, enter, leave
-from llmctx.filing import node_scope, register
-from llmctx.record import Reason, Source
-from llmctx.registry import MemoryRegistry
+from llmctx.core.record import Reason, Source
+from llmctx.identity.registration import node_scope, register
+from llmctx.identity.registry import MemoryRegistry
+from llmctx.identity.resolution import CARRIED_KEY, Verdict, decide, hear, pack, reconsider
+from llmctx.identity.scope import EMPTY, Scope, current, current_scope, enter, leave
 
 A = CallContext(user_id="a", session_id="s-a")
 B = CallContext(user_id="b", session_id="s-b")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmctx.backfill.rules import AMBIGUOUS, CONTRADICTION, CROWD, DELIBERATE, NOTHING, Fact, Filling, Gap, decide
+from llmctx.ops.backfill.rules import AMBIGUOUS, CONTRADICTION, CROWD, DELIBERATE, NOTHING, Fact, Filling, Gap, decide
 
 A, B = Fact("a", "s1"), Fact("b", "s2")
 TRACE, THREAD, SESSION = ("trace_id", "t"), ("thread_id", "h"), ("session_id", "s1")

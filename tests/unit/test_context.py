@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmctx import CallContext, amend, bind, carry, current
-from llmctx.context import EMPTY, ID_LIMIT, clean_id, current_scope
-from llmctx.incidents import incidents
+from llmctx.core.diagnostics import incidents
+from llmctx.identity.scope import EMPTY, ID_LIMIT, clean_id, current_scope
 
 
 def test_nothing_is_known_outside_of_any_scope() -> None:

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from llmctx.calllog import CallLog
-from llmctx.courtesy import MOST_CALLS, Courtesy
-from llmctx.record import CallRecord
+from llmctx.core.record import CallRecord
+from llmctx.core.scheduling import MOST_CALLS, Courtesy
 from tests.support import Talker, wait_until
 
 

@@ -22,17 +22,12 @@ from langchain_core.messages import (
 )
 from langchain_core.outputs import ChatGeneration, Generation, LLMResult
 
-from llmctx.extract import (
-    Answer,
-    Stream,
-    answer_of,
-    failure_of,
-    fields_of,
-    prompt_of_messages,
-    prompt_of_text,
-)
-from llmctx.record import COLUMNS
-from llmctx.redact import Redactor
+from llmctx.capture.payload.failures import failure_of
+from llmctx.capture.payload.messages import Answer, answer_of, prompt_of_messages, prompt_of_text
+from llmctx.capture.payload.usage import Stream
+from llmctx.core.record import COLUMNS
+from llmctx.delivery.columns import fields_of
+from llmctx.delivery.redact import Redactor
 
 LIMIT = 32 * 1024
 USAGE = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}

@@ -16,7 +16,8 @@ from botocore.exceptions import ClientError
 from google.genai import errors as google_errors
 from langchain_core.exceptions import OutputParserException
 
-from llmctx.failures import MESSAGE_LIMIT, Failure, error_fields, failure_of
+from llmctx.capture.payload.failures import MESSAGE_LIMIT, Failure, failure_of
+from llmctx.delivery.columns import error_fields
 
 BODY: dict[str, Any] = {
     "message": "Too fast.",

@@ -7,12 +7,12 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmctx.attribution import CARRIED_KEY, pack
-from llmctx.context import EMPTY, CallContext, Scope, enter, suspend
-from llmctx.filing import node_scope
-from llmctx.graph.plan import _inside
-from llmctx.registry import Entry, MemoryRegistry
-from llmctx.registry.base import active
+from llmctx.graph.node_identity import _inside
+from llmctx.identity.registration import node_scope
+from llmctx.identity.registry import Entry, MemoryRegistry
+from llmctx.identity.registry.base import active
+from llmctx.identity.resolution import CARRIED_KEY, pack
+from llmctx.identity.scope import EMPTY, CallContext, Scope, enter, suspend
 
 ids = st.sampled_from([None, "a", "b"])
 people = st.builds(CallContext, user_id=ids, session_id=ids)

@@ -24,8 +24,8 @@ from langgraph.types import CachePolicy, Command, interrupt
 from typing_extensions import TypedDict
 
 from llmctx import bind
-from llmctx.attribution import CARRIED_KEY
 from llmctx.graph import wrap_graph, wrap_node
+from llmctx.identity.resolution import CARRIED_KEY
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -321,7 +321,7 @@ def test_a_wrapped_runnable_is_of_its_own_kind() -> None:
 
 def test_a_wrapped_sequence_runs_whole() -> None:
     """LangGraph takes sequences apart; one wrapped by `wrap_node` runs as one, in one scope."""
-    from llmctx.context import current_scope
+    from llmctx.identity.scope import current_scope
 
     scopes: list[Any] = []
 

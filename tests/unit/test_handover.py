@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from llmctx import CallContext, bind, current, hand_over, handover, take_over
-from llmctx.errors import ConfigError, InvalidToken
-from llmctx.incidents import incidents
+from llmctx import CallContext, bind, current, hand_over, take_over
+from llmctx.core.diagnostics import incidents
+from llmctx.core.errors import ConfigError, InvalidToken
+from llmctx.identity import handover
 
 A = CallContext(user_id="a", session_id="s-a", thread_id="t-1", agent_key="triage")
 

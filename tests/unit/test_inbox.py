@@ -7,10 +7,10 @@ from uuid import uuid4
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 
-from llmctx.attribution import UNDECIDED, Hearing
-from llmctx.extract import answer_of, prompt_of_messages
-from llmctx.inbox import FEW, Inbox
-from llmctx.open_calls import OpenCall
+from llmctx.capture.open_calls import OpenCall
+from llmctx.capture.payload.messages import answer_of, prompt_of_messages
+from llmctx.delivery.call_queue import FEW, Inbox
+from llmctx.identity.resolution import UNDECIDED, Hearing
 
 KIB = 1024
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llmctx.isolation import isolate
-from llmctx.trouble import Trouble
+from llmctx.delivery.writer.bisect import isolate
+from llmctx.storage.db_errors import Trouble
 
 DRIFT = Trouble("config", "23502", "a new column must not be empty")
 

@@ -20,11 +20,11 @@ import uuid_utils
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmctx import journal as package
-from llmctx.errors import JournalUnavailable
-from llmctx.journal import Damage, Frame, Journal, Kind, erase, frames_in, pack_record, read, unpack_record
-from llmctx.journal.frames import frame, start_frame
-from llmctx.record import COLUMNS, CallRecord
+from llmctx.core.errors import JournalUnavailable
+from llmctx.core.record import COLUMNS, CallRecord
+from llmctx.delivery import journal as package
+from llmctx.delivery.journal import Damage, Frame, Journal, Kind, erase, frames_in, pack_record, read, unpack_record
+from llmctx.delivery.journal.frames import frame, start_frame
 
 WHO = {"session_id": "s", "user_id": "u", "model": "m"}
 

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 
 from llmctx import CallContext, amend, bind, current
-from llmctx.attribution import CARRIED_KEY, UNDECIDED, Verdict, decide, hear, pack
 from llmctx.calllog import CallLog
-from llmctx.context import EMPTY, LOST, Scope, current_scope, enter, leave, lost
-from llmctx.filing import node_scope, register
-from llmctx.incidents import incidents
-from llmctx.jobs import run_lost
-from llmctx.record import Source
-from llmctx.registry import MemoryRegistry
-from llmctx.registry.base import Entry, doubt, is_doubted
-from llmctx.testing import MemorySink
+from llmctx.core.diagnostics import incidents
+from llmctx.core.record import Source
+from llmctx.delivery.memory_sink import MemorySink
+from llmctx.identity.carry import run_lost
+from llmctx.identity.registration import node_scope, register
+from llmctx.identity.registry import MemoryRegistry
+from llmctx.identity.registry.base import Entry, doubt, is_doubted
+from llmctx.identity.resolution import CARRIED_KEY, UNDECIDED, Verdict, decide, hear, pack
+from llmctx.identity.scope import EMPTY, LOST, Scope, current_scope, enter, leave, lost
 from tests.faults.kit import MODEL
 
 A = CallContext(user_id="a", session_id="s-a")

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from genai_prices import Usage, calc_price
 
-from llmctx.errors import ConfigError
-from llmctx.prices import Prices, Tokens
+from llmctx.core.errors import ConfigError
+from llmctx.delivery.pricing import Prices, Tokens
 
 AT = datetime(2026, 11, 20, 12, tzinfo=UTC)
 

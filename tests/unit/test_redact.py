@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmctx.errors import ConfigError
-from llmctx.redact import EDGE, KINDS, Redactor, Withheld
+from llmctx.core.errors import ConfigError
+from llmctx.delivery.redact import EDGE, KINDS, Redactor, Withheld
 
 redactor = Redactor()
 rng = random.Random(7)

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from llmctx import CallContext
-from llmctx.context import Scope
-from llmctx.registry import Entry, MemoryRegistry
+from llmctx.identity.registry import Entry, MemoryRegistry
+from llmctx.identity.scope import Scope
 
 A = CallContext(user_id="a", session_id="s-a")
 B = CallContext(user_id="b", session_id="s-b")

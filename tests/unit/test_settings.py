@@ -8,7 +8,7 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from llmctx.errors import ConfigError
+from llmctx.core.errors import ConfigError
 from llmctx.settings import Settings, load, shown_url
 
 

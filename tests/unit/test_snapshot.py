@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmctx.snapshot import LIMIT, Cut, Pieces, Room, clean, cut, joined, keep, snapshot, text_of
+from llmctx.capture.payload.snapshot import LIMIT, Cut, Pieces, Room, clean, cut, joined, keep, snapshot, text_of
 
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -13,8 +13,8 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 
-from llmctx import stack
-from llmctx.stack import Origin, origin
+from llmctx.capture import callstack as stack
+from llmctx.capture.callstack import Origin, origin
 
 CONFIG: RunnableConfig = {"configurable": {"thread_id": "t-1"}}
 

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, GenerationChunk, LLMResult
 
-from llmctx.extract import Stream, answer_of, fields_of, tokens_of
+from llmctx.capture.payload.messages import answer_of
+from llmctx.capture.payload.usage import Stream
+from llmctx.delivery.columns import fields_of, tokens_of
 
 USAGE = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
 

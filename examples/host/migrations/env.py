@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from llmctx.migrate import include_object
+from llmctx.migrate.commands import include_object
 
 URL = os.environ["DATABASE_URL"]
 

@@ -1,0 +1,7 @@
+"""The former path of `llmctx.core.record`, whose public names `llmctx.delivery` exports."""
+
+from warnings import warn
+
+from llmctx.core.record import *  # noqa: F403
+
+warn("llmctx.record has moved: import CallRecord and Sink from llmctx.delivery", DeprecationWarning, stacklevel=2)

@@ -1,0 +1,1 @@
+"""What LangChain tells of a call: handler, open calls, payloads."""

@@ -1,0 +1,152 @@
+"""Where a call stands in LangChain's code: by which method it was made, and whether that method still runs.
+
+LangChain's callbacks do not say; the frames of threads, and the chains of awaits of suspended tasks, do. They are
+looked at, never changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from types import CodeType, FrameType
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from langchain_core.language_models import BaseChatModel
+
+from llmctx.identity.await_graph import awaiting_task
+
+_OF_A_MODEL: Final = frozenset({"invoke", "ainvoke", "stream", "astream"})
+STREAMED: Final = frozenset({"astream", "stream"})
+_BEGINS: Final = frozenset({"agenerate", "generate"}) | STREAMED
+_TELLING: Final = _BEGINS | _OF_A_MODEL
+_DEEP: Final = 20
+
+
+class Origin(NamedTuple):
+    """How a call was made."""
+
+    method: str = ""
+    """The method of a model that has begun it: agenerate, generate, astream, stream."""
+    known: bool = False
+    """Whether that is LangChain's."""
+    config: dict[str, Any] | None = None
+    """The config that the model's own `invoke`, `stream`, … was called with, merged with the one around it.
+
+    What a call is told lacks it: LangChain keeps `configurable` out of the metadata, which a task or thread that was
+    started in a node inherits from there.
+    """
+
+
+def origin(depth: int) -> Origin:
+    """How the call was made of whose start LangChain tells the function `depth` frames above: callbacks do not say."""
+    # Nearly always LangChain's own methods stand where they always do. Only what is looked at becomes an object.
+    try:
+        begun = sys._getframe(depth + 4)
+        usual = _USUAL.get(id(begun.f_code))
+        if usual is None:
+            begun = sys._getframe(depth + 3)  # one frame fewer where nothing is awaited
+            usual = _USUAL.get(id(begun.f_code))
+        if usual is not None:
+            method, straight, models_own = usual
+            asked = begun if straight else begun.f_back.f_back  # type: ignore[union-attr]
+            if id(asked.f_code) == models_own:  # type: ignore[union-attr]
+                config = asked.f_locals.get("config")  # type: ignore[union-attr]
+                return Origin(method, True, config if isinstance(config, dict) else None)
+    except (ValueError, AttributeError):  # the stack is not that deep
+        pass
+    return _searched(sys._getframe(depth + 1))
+
+
+_USUAL: Final[dict[int, tuple[str, bool, int]]] = {
+    id(getattr(BaseChatModel, name).__code__): (name, name == own, id(getattr(BaseChatModel, own).__code__))
+    for name, own in (("agenerate", "ainvoke"), ("generate", "invoke"), ("astream", "astream"), ("stream", "stream"))
+}
+"""By the id of the code of LangChain's method that begins a run: its name, whether it is the model's own or stands two
+frames above that, and the id of the model's own. By id, for to hash code takes longer than the rest."""
+
+
+def _searched(frame: FrameType | None) -> Origin:
+    method, known = "", False
+    own: FrameType | None = None
+    for _ in range(_DEEP):
+        if frame is None:
+            break
+        code = frame.f_code
+        name = code.co_name
+        if name in _TELLING:
+            if not method and name in _BEGINS:
+                method, known = name, "langchain_core" in code.co_filename
+            if _is_models_own(code):
+                own = frame
+                break
+        frame = frame.f_back
+    if frame is None and asyncio._get_running_loop() is not None:  # a helper task of a completion model
+        task = awaiting_task()
+        frames = [] if task is None else frames_of(task)
+        own = next((one for one in frames if _is_models_own(one.f_code)), None)
+    config = None if own is None else own.f_locals.get("config")
+    return Origin(method, known, config if isinstance(config, dict) else None)
+
+
+def _is_models_own(code: CodeType) -> bool:
+    return code.co_name in _OF_A_MODEL and "language_models" in code.co_filename
+
+
+def is_helper(task: asyncio.Task[Any]) -> bool:
+    """Whether LangChain made `task` to tell a handler of something."""
+    return "langchain_core" in getattr(getattr(task.get_coro(), "cr_code", None), "co_filename", "")
+
+
+def frames_of(task: asyncio.Task[Any]) -> list[FrameType]:
+    """The frames of a suspended task, innermost first, as far as its chain of awaits can be followed."""
+    found: list[FrameType] = []
+    step: Any = task.get_coro()
+    while step is not None:
+        frame = getattr(step, "cr_frame", None)
+        if frame is None:
+            break
+        found.append(frame)
+        step = step.cr_await
+    found.reverse()
+    return found
+
+
+def is_awaiting_a_model(task: asyncio.Task[Any]) -> bool:
+    """Whether a suspended task awaits an `agenerate`, as far as can be seen."""
+    return any(frame.f_code.co_name == "agenerate" for frame in frames_of(task))
+
+
+def is_on_stack(run_id: UUID | None) -> bool:
+    """Whether the code that runs was called by the `agenerate` of the run."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "agenerate" and _has_manager(frame, run_id):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _has_manager(frame: FrameType, run_id: UUID | None) -> bool:
+    managers = frame.f_locals.get("run_managers")
+    return managers is None or any(getattr(manager, "run_id", None) == run_id for manager in managers)
+
+
+def is_awaited(task: asyncio.Task[Any], run_id: UUID | None) -> bool:
+    """Whether `task` may still be inside of the run, as far as its chain of awaits can be followed.
+
+    A coroutine shows what it awaits; an async generator does not. Where the chain ends in the dark the answer is
+    yes: a call is only ended when it is certain that nobody awaits it.
+    """
+    if task.done():
+        return False
+    step: Any = task.get_coro()
+    while step is not None:
+        frame = getattr(step, "cr_frame", None) or getattr(step, "gi_frame", None)
+        if frame is None:
+            # A future is the honest end of a chain; anything else hides what is inside of it.
+            return type(step).__name__ != "FutureIter"
+        if frame.f_code.co_name == "agenerate" and _has_manager(frame, run_id):
+            return True
+        step = getattr(step, "cr_await", None) or getattr(step, "gi_yieldfrom", None)
+    return False

@@ -1,0 +1,86 @@
+"""How a started call log hears every LLM call of its process: by a hook of langchain-core's."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from langchain_core.tracers.context import register_configure_hook
+
+from llmctx.capture.handler import CallLogHandler
+from llmctx.capture.recorder import Recorder
+from llmctx.core.guard import stop
+from llmctx.identity.scope import LOST, current_scope
+
+
+class _Hook:
+    """Stands where langchain-core wants a context variable, and answers with the handler for the scope at hand.
+
+    A plain ContextVar with the handler as its default would be found everywhere too, but could not carry the scope in
+    which a run begins: this answers with a handler that holds it, and that travels with the callbacks wherever
+    `config` is handed. Only `get` is ever called. There is no way to unregister: a slot is reused when its call log
+    has been closed.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.recorder: Recorder | None = None
+        self.plain: CallLogHandler | None = None
+        self.lost: CallLogHandler | None = None
+        """Says that whose scope it was could not be found out."""
+        self.deaf_from = 0.0
+        """Monotonic seconds. LangChain asks twice, and must not be told of nobody the second time only."""
+
+    def get(self, default: Any = None) -> CallLogHandler | None:
+        """The handler for the scope at hand. LangChain asks twice before each run: `guarded` is spelled out."""
+        try:
+            recorder, scope = self.recorder, current_scope()
+            if recorder is None:
+                if self.plain is not None and time.monotonic() > self.deaf_from:
+                    self.plain = None
+                return self.plain
+            if scope is None or scope.closed_at is not None:
+                return self.plain
+            anchor = scope.anchor
+            if anchor.closed_at is not None or anchor.kind == "node":
+                return self.plain
+            handlers = anchor.handlers
+            if handlers is None:
+                handlers = anchor.handlers = {}
+            handler = handlers.get(self.number)
+            if handler is None or handler._recorder is not recorder:
+                handler = handlers[self.number] = CallLogHandler(recorder=recorder, scope=anchor)
+            return handler
+        except BaseException as problem:  # noqa: BLE001  this is the guard
+            stop("handler_failed", "%s failed; the application is not affected", problem, "_Hook.get")
+            return self.lost if self.recorder is not None else self.plain
+
+
+_hooks: Final[list[_Hook]] = []
+_ASKING_S: Final = 5.0  # longer than LangChain takes to ask twice
+
+
+def hear_everything(recorder: Recorder, handler: CallLogHandler) -> None:
+    """Let `recorder` hear every LLM call of this process, in whatever thread, task or loop."""
+    known = [hook for hook in _hooks if hook.recorder is recorder] or [hook for hook in _hooks if hook.recorder is None]
+    hook = known[0] if known else None
+    if hook is None:
+        hook = _Hook(len(_hooks))
+        register_configure_hook(hook, inheritable=True)  # type: ignore[arg-type]  # only `get` is called on it
+        _hooks.append(hook)  # afterwards: one that LangChain does not know of would be used again, and never hear
+    hook.plain = handler
+    hook.lost = CallLogHandler(recorder=recorder, scope=LOST)
+    hook.recorder = recorder
+
+
+def hear_nothing(recorder: Recorder) -> None:
+    """Undo `hear_everything`."""
+    for hook in _hooks:
+        if hook.recorder is recorder:
+            hook.deaf_from = time.monotonic() + _ASKING_S
+            hook.recorder = None
+
+
+def hears_everything(recorder: Recorder) -> bool:
+    """Whether `recorder` is registered globally."""
+    return any(hook.recorder is recorder for hook in _hooks)

@@ -1,0 +1,325 @@
+"""CallLogHandler: hears of every LLM call from LangChain, asks whose it is, and hands it on.
+
+Synchronous and `run_inline`: it runs in the caller's thread, task and context, which is where the identity can be
+read. Other shapes lose starts, run on copies of the context, or wait for busy executors. It awaits nothing, does no
+I/O, and no failure of its own ever leaves it.
+
+Its hooks run at each start, token and end, between code of LangChain's that leaves ours no warm caches: what they call
+is spelled out where that saves a function call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from sys import exc_info
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.runnables.config import var_child_runnable_config
+
+from llmctx.capture.callstack import Origin, origin
+from llmctx.capture.open_calls import OpenCall
+from llmctx.capture.payload.failures import failure_of
+from llmctx.capture.payload.messages import (
+    Answer,
+    Held,
+    Prompt,
+    answer_of,
+    hold_answer,
+    prompt_of_messages,
+    prompt_of_text,
+)
+from llmctx.capture.payload.usage import Stream
+from llmctx.capture.recorder import Recorder, active
+from llmctx.capture.run_inline import beware, watch
+from llmctx.core.diagnostics import incidents
+from llmctx.core.guard import guarded, is_from_outside, stop, swallow
+from llmctx.core.record import Source, Status
+from llmctx.identity import remote as elsewhere
+from llmctx.identity.explanation import whereabouts
+from llmctx.identity.registration import use
+from llmctx.identity.registry.base import file_under
+from llmctx.identity.resolution import EXPLICIT_KEYS, UNDECIDED, Hearing, Verdict, decide, hear
+from llmctx.identity.scope import EMPTY, CallContext, Scope, current_scope
+
+if TYPE_CHECKING:
+    from langchain_core.messages import BaseMessage
+    from langchain_core.outputs import LLMResult
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+_FAILED: Final = "handler_failed", "%s failed; the application is not affected"
+_hook = guarded(*_FAILED)
+"""Around everything that LangChain calls."""
+_stop = partial(stop, *_FAILED)
+
+
+class CallLogHandler(BaseCallbackHandler):
+    """Records the LLM calls it hears of.
+
+    Usually nobody makes one: a started `CallLog` hears every call of the process. Made by hand it goes into
+    `callbacks=`, and with `context` it says outright whose calls those are:
+
+        model = ChatOpenAI(callbacks=[CallLogHandler(context=CallContext(user_id="nightly-report"))])
+
+    Args:
+        context: the identity of every call that this handler hears, before all other witnesses.
+        recorder: the call log to record into; by default the one that was started last.
+    """
+
+    @property
+    @_hook
+    def raise_error(self) -> bool:  # type: ignore[override]  # LangChain only ever reads it
+        """Asked by LangChain about an exception that left a hook: True for the application's own (`guard.py`)."""
+        problem = exc_info()[1]
+        return problem is not None and is_from_outside(problem)
+
+    run_inline = True
+    """In the caller's thread, task and context; but not at the price of somebody else's events (`inline.py`)."""
+
+    def __init__(
+        self, *, context: CallContext | None = None, recorder: Recorder | None = None, scope: Scope | None = None
+    ) -> None:
+        self._explicit = context or EMPTY
+        self._recorder = recorder
+        self._any_recorder = recorder is None
+        self._scope = scope
+        """The scope in which the run began, when the handler rides along with its callbacks."""
+        watch(CallLogHandler)
+
+    # LangChain asks these before each event. Chains matter only while a call is open that might have lost its end.
+    ignore_agent = ignore_retriever = ignore_retry = ignore_custom_event = True
+
+    @property
+    @_hook
+    def ignore_chain(self) -> bool:
+        recorder = self._recorder
+        return recorder is None or not recorder.open_calls
+
+    def _listener(self) -> Recorder | None:
+        recorder = self._recorder
+        if recorder is None or (self._any_recorder and not recorder.enabled):
+            if not active:
+                incidents.note("no_call_log", "a call was made before any CallLog was started: it is not recorded")
+                return None
+            recorder = self._recorder = active[-1]
+        return recorder if recorder.enabled else None
+
+    # -- start ----------------------------------------------------------------------------------------------------
+
+    # `_hook` is spelled out where it matters: it would pack the arguments once more, at each start, token and end.
+
+    def on_chat_model_start(
+        self,
+        serialized: dict[str, Any] | None,
+        messages: list[list[BaseMessage]],
+        *,
+        run_id: UUID,
+        **told: Any,
+    ) -> None:
+        try:
+            recorder = self._recorder
+            if recorder is None or not recorder.enabled:
+                recorder = self._listener()
+            if recorder is None or (recorder.open_calls.has(run_id) and self._again(recorder, run_id, told)):
+                return
+            prompt: Prompt | None = None
+            try:  # `_read` is spelled out as well
+                prompt = prompt_of_messages(messages[0], recorder.snapshot_bytes)
+            except BaseException as problem:  # noqa: BLE001
+                _unread(problem, prompt_of_messages)
+            self._start(recorder, prompt, run_id, told, origin(1))
+        except BaseException as problem:  # noqa: BLE001
+            _stop(problem, "CallLogHandler.on_chat_model_start")
+
+    @_hook
+    def on_llm_start(
+        self, serialized: dict[str, Any] | None, prompts: list[str], *, run_id: UUID, **kwargs: Any
+    ) -> None:
+        beware()
+        recorder = self._listener()
+        if recorder is None or (recorder.open_calls.has(run_id) and self._again(recorder, run_id, kwargs)):
+            return
+        prompt = _read(prompt_of_text, prompts[0], recorder.snapshot_bytes)
+        self._start(recorder, prompt, run_id, kwargs, origin(2))
+
+    def _again(self, recorder: Recorder, run_id: UUID, told: dict[str, Any]) -> bool:
+        """Whether another handler has reported this call. The scope that rides with the later one is the nearer one."""
+        known = recorder.open_calls.seen(run_id, self, told.get("invocation_params"))
+        if known is None:
+            return False
+        mine, theirs = self._scope, known.hearing.carried
+        here = current_scope()
+        around = None if here is None else here.anchor  # whose handler was not carried here, but found here
+        if self._explicit:
+            known.hearing.explicit = self._explicit
+        elif mine is None or mine is around or (theirs not in (None, around) and theirs.serial >= mine.serial):
+            return True
+        else:
+            known.hearing.carried = mine
+        known.verdict = self._decided(known.hearing, recorder)
+        recorder.open_calls.announce(known)
+        return True
+
+    def _start(
+        self, recorder: Recorder, prompt: Prompt | None, run_id: UUID, told: dict[str, Any], made: Origin
+    ) -> None:
+        metadata: dict[str, Any] | None = told.get("metadata")
+        hearing, verdict = self._whose(recorder, metadata, made)
+        call = OpenCall(run_id, hearing, verdict)
+        call.handler = self
+        call.method, call.known = made.method, made.known  # and not its config, which would be kept alive
+        call.scope = scope = hearing.here
+        call.parent_run_id = told.get("parent_run_id")
+        call.metadata = metadata
+        call.params = told.get("invocation_params")
+        call.tags = told.get("tags") or None
+        call.prompt = prompt
+        if verdict.identity.user_id is None or verdict.identity.session_id is None:
+            call.found = _read(whereabouts, hearing.scope)
+        recorder.open_calls.start(call)
+        thread_id = hearing.thread_id
+        if thread_id is None:
+            return
+        if hearing.own is not True and hearing.scope is not None:
+            elsewhere.claim(hearing.scope, (recorder.registry,), thread_id=thread_id)
+        elif verdict.source is Source.CONTEXT and scope is not None:
+            # A graph that is not wrapped registers its thread here, by its first call.
+            telling = hearing.scope
+            if telling is not None and thread_id not in telling.threads:
+                use(telling, thread_id)
+                file_under((recorder.registry,), telling, thread_id, None)
+
+    def _whose(self, recorder: Recorder, metadata: dict[str, Any] | None, made: Origin) -> tuple[Hearing, Verdict]:
+        """Whose call it is. What goes wrong in finding out costs the ids, not the row."""
+        hearing = None
+        try:
+            child_thread_id = _thread_id_of(made.config)
+            if child_thread_id is not None and metadata:
+                told = metadata.get("thread_id")
+                if told is not None and child_thread_id not in (str(told), _thread_id_of(None)):
+                    # A worker that was started in a node has inherited that node's metadata, not that of its job.
+                    metadata = {key: value for key, value in metadata.items() if key in EXPLICIT_KEYS}
+            hearing = hear(metadata, explicit=self._explicit, carried=self._scope, child_thread_id=child_thread_id)
+            return hearing, decide(hearing, recorder.registry, late_s=recorder.late_s)
+        except BaseException as problem:  # noqa: BLE001  it reads the application's objects, and the team's registry
+            if hearing is None:
+                hearing = Hearing()
+                hearing.here = current_scope()
+            hearing.lost = True  # nobody must be asked again where other tasks run
+            swallow(problem, "handler_failed", "whose call it is could not be found out")
+            return hearing, UNDECIDED
+
+    def _decided(self, hearing: Hearing, recorder: Recorder) -> Verdict:
+        try:
+            return decide(hearing, recorder.registry, late_s=recorder.late_s)
+        except BaseException as problem:  # noqa: BLE001  a registry may be the team's own
+            hearing.lost = True  # it must not be asked again where other tasks run
+            swallow(problem, "handler_failed", "whose call it is could not be found out")
+            return UNDECIDED
+
+    # -- in between -----------------------------------------------------------------------------------------------
+
+    def on_llm_new_token(
+        self, token: Any, *, chunk: Any = None, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+    ) -> None:
+        try:
+            recorder = self._recorder
+            call = None if recorder is None else recorder.open_calls.get(run_id, parent_run_id)
+            if call is None:
+                return
+            stream = call.stream
+            if stream is None:
+                stream = call.stream = Stream()
+                call.mark_first_token()
+            if chunk is not None:
+                stream.feed(chunk)
+        except BaseException as problem:  # noqa: BLE001
+            _stop(problem, "CallLogHandler.on_llm_new_token")
+
+    @_hook
+    def on_stream_event(self, event: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any) -> None:
+        recorder = self._recorder
+        call = None if recorder is None else recorder.open_calls.get(run_id, parent_run_id)
+        if call is not None and call.stream is None:
+            call.stream = Stream()
+            call.mark_first_token()
+
+    # -- end ------------------------------------------------------------------------------------------------------
+
+    def on_llm_end(
+        self, response: LLMResult, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+    ) -> None:
+        try:
+            recorder = self._recorder
+            call = None if recorder is None else recorder.open_calls.get(run_id, parent_run_id)
+            if recorder is None or call is None:
+                return
+            answer: Answer | Held | None = None
+            try:
+                answer = hold_answer(response, recorder.snapshot_bytes)
+            except BaseException as problem:  # noqa: BLE001
+                _unread(problem, hold_answer)
+            recorder.open_calls.end(call, Status.OK, answer=answer)
+        except BaseException as problem:  # noqa: BLE001
+            _stop(problem, "CallLogHandler.on_llm_end")
+
+    @_hook
+    def on_llm_error(
+        self, error: BaseException, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+    ) -> None:
+        recorder = self._recorder
+        call = None if recorder is None else recorder.open_calls.get(run_id, parent_run_id)
+        if recorder is None or call is None:
+            return
+        partial = kwargs.get("response")
+        answer = None if partial is None else _read(answer_of, partial, recorder.snapshot_bytes)
+        if _is_cancelled(error):
+            recorder.open_calls.end(call, Status.CANCELLED, answer=answer)
+        else:
+            failure = _read(failure_of, error)
+            recorder.open_calls.end(call, Status.ERROR, answer=answer, failure=failure)
+            recorder.open_calls.sibling_failed(call)
+
+    @_hook
+    def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        recorder = self._recorder
+        if recorder is not None:
+            recorder.open_calls.parent_ended(run_id)
+
+
+def _read(reader: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
+    """What `reader` makes of a payload. One that cannot be read costs its text, not the row, nor its end."""
+    try:
+        return reader(*args, **kwargs)
+    except BaseException as problem:  # noqa: BLE001  payloads are the host's and the provider's
+        _unread(problem, reader)
+        return None
+
+
+def _unread(problem: BaseException, reader: Callable[..., object]) -> None:
+    swallow(problem, "handler_failed", "%s failed; the row goes without", reader.__name__)
+
+
+_CONTROL_FLOW: Final = frozenset({"GraphBubbleUp", "GraphInterrupt", "ParentCommand"})
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether the caller went away, rather than the call going wrong: cancelled, stream left, graph interrupted."""
+    if isinstance(error, (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)):
+        return True
+    return any(cls.__name__ in _CONTROL_FLOW for cls in type(error).__mro__)
+
+
+def _thread_id_of(config: dict[str, Any] | None) -> str | None:
+    """The thread_id in a config, or in langchain-core's child config, which holds for what runs inside of a chain."""
+    if config is None:
+        config = var_child_runnable_config.get()  # type: ignore[assignment]
+    configurable = config.get("configurable") if config else None
+    thread_id = configurable.get("thread_id") if configurable else None
+    return None if thread_id is None or thread_id == "" else str(thread_id)

@@ -1,0 +1,86 @@
+"""Calls that LangChain does not make, recorded by hand: `with call_log.record(model=…, prompt=…) as call:`."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Any, Final, Self
+
+from llmctx.capture.open_calls import OpenCall
+from llmctx.capture.payload.failures import failure_of
+from llmctx.capture.payload.messages import prompt_of_text
+from llmctx.capture.recorder import Recorder
+from llmctx.core.diagnostics import incidents
+from llmctx.core.guard import guarded
+from llmctx.core.record import COLUMNS, Status
+from llmctx.identity.resolution import decide, hear
+from llmctx.identity.scope import ID_FIELDS, CallContext, current_scope
+
+
+class Recording:
+    """A call recorded by hand. Use it as a context manager; see `CallLog.record`."""
+
+    def __init__(self, recorder: Recorder, identity: CallContext, fields: dict[str, Any], prompt: str | None) -> None:
+        self._recorder = recorder
+        self._identity = identity
+        self._fields: dict[str, Any] = {}
+        self._prompt = prompt
+        self._call: OpenCall | None = None
+        self.set(**fields)
+
+    def set(self, **fields: Any) -> None:
+        """Set columns of the row: `response="…"`, `prompt_tokens=12`, `finish_reason="stop"`, …
+
+        A name that is no column is a TypeError. `response` and `reasoning` are texts and become snapshots.
+        """
+        for name, value in fields.items():
+            if name in _WITNESSED:
+                raise TypeError(
+                    f"{name!r} is part of the identity: give record(identity=CallContext(…)), or use bind()"
+                )
+            if name not in _SETTABLE:
+                raise TypeError(f"{name!r} is no column of a call; there are: {', '.join(sorted(_SETTABLE))}")
+            self._fields[name] = value
+
+    def __enter__(self) -> Self:
+        self._begin()
+        return self
+
+    @guarded("record_failed", "%s failed: a call that is recorded by hand has no row")
+    def _begin(self) -> None:
+        recorder = self._recorder
+        if recorder.enabled:
+            hearing = hear(None, explicit=self._identity)
+            call = OpenCall(None, hearing, decide(hearing, recorder.registry, late_s=recorder.late_s))
+            call.scope = current_scope()
+            if self._prompt is not None:
+                call.prompt = prompt_of_text(self._prompt, recorder.snapshot_bytes)
+            call.fields = self._fields
+            recorder.open_calls.start_manual(call)
+            self._call = call  # what was never counted must not end
+        else:
+            incidents.note("no_call_log", "a call was recorded before its CallLog was started: it has no row")
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._finish(error)
+
+    @guarded("record_failed", "%s failed; the application is not affected")
+    def _finish(self, error: BaseException | None) -> None:
+        call = self._call
+        if call is None:
+            return
+        if error is None:
+            self._recorder.open_calls.end(call, Status.OK)
+        elif isinstance(error, (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)):
+            self._recorder.open_calls.end(call, Status.CANCELLED)
+        else:
+            failure = failure_of(error)
+            self._recorder.open_calls.end(call, Status.ERROR, failure=failure)
+
+
+_MINTED: Final = frozenset(
+    {"call_id", "created_at", "finished_at", "status", "success", "latency_ms", "run_id", "parent_run_id"}
+)
+_BOUNDED: Final = frozenset({"prompt_snapshot", "response_snapshot", "reasoning_snapshot"})  # made from the texts
+_WITNESSED: Final = frozenset({"identity_source", "identity_reason", *ID_FIELDS})
+_SETTABLE: Final = (frozenset(COLUMNS) - _MINTED - _BOUNDED - _WITNESSED) | {"response", "reasoning"}

@@ -1,0 +1,1 @@
+"""Prompts, answers, token figures and errors, as providers spell them."""

@@ -1,0 +1,136 @@
+"""What an exception says about a failed call: the provider's code, type, status and own words.
+
+Clients of one family build their exceptions alike, so they are read by what they carry, not by their names: a body
+as JSON (openai, anthropic, groq, cohere), `response["Error"]` (botocore), `details` (google), `error` (ollama), or
+the HTTP response alone (mistral, httpx). Exceptions that wrap others are followed to the first that says something.
+
+The exception itself is never kept: its traceback holds the frames of the application.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from llmctx.capture.payload.snapshot import Cut, cut
+from llmctx.core.diagnostics import incidents
+
+CHAIN: Final = 6  # exceptions that wrap each other
+BODY_LIMIT: Final = 64 * 1024  # bytes of a response that is still to be read
+CODE_LIMIT: Final = 200
+MESSAGE_LIMIT: Final = 8 * 1024
+
+_MESSAGES: Final = ("message", "Message", "detail", "msg", "error_description", "error")
+
+
+class Failure(NamedTuple):
+    """What is known of a failed call. `message` is the provider's, `text` what the exception says of itself."""
+
+    name: str
+    code: str | None = None
+    kind: str | None = None
+    status: int | None = None
+    message: str | Cut | None = None
+    text: str | Cut | None = None
+    body: bytes | None = None  # unread, for the pipeline
+
+
+def failure_of(error: BaseException, limit: int = MESSAGE_LIMIT) -> Failure:
+    """Read `error`, bounded, on the caller's thread. Never raises."""
+    name = type(error).__name__
+    try:
+        found = _told_by_chain(error, limit)
+        if found is None:
+            return Failure(name, text=_text_of(error, limit))
+        text = None if found.message else _text_of(error, limit)
+        return found._replace(name=name, text=text)
+    except Exception as problem:  # noqa: BLE001  an exception that cannot be read still has its class
+        incidents.note("failure_unreadable", "an error could not be read; the row has its class and text", exc=problem)
+        return Failure(name, text=_text_of(error, limit))
+
+
+def _told_by_chain(error: BaseException, limit: int) -> Failure | None:
+    """The first of `error` and what it wraps that carries a provider's words."""
+    current: BaseException | None = error
+    status_only: Failure | None = None
+    for _ in range(CHAIN):
+        # CancelledError, GeneratorExit and their like come from outside; what they interrupted says nothing
+        if not isinstance(current, Exception):
+            break
+        found = _told_by(current, limit)
+        if found is not None and (found.code or found.kind or found.message or found.body):
+            return found
+        status_only = status_only or found
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+    return status_only
+
+
+def _told_by(error: Exception, limit: int) -> Failure | None:
+    response = getattr(error, "response", None)
+    status = _status(error, response)
+    own_code, own_kind = getattr(error, "code", None), getattr(error, "type", None)
+    for body in (
+        getattr(error, "body", None),
+        getattr(error, "details", None),
+        response,
+        getattr(error, "error", None),
+    ):
+        told = _told_by_body(body, limit)
+        if told is not None:
+            return told._replace(code=told.code or _word(own_code), kind=told.kind or _word(own_kind), status=status)
+    # httpx and requests alike; asking for `.content` might read from the network
+    raw = getattr(response, "_content", None)
+    raw = raw[:BODY_LIMIT] if isinstance(raw, bytes) and raw else None
+    if status is None and raw is None:
+        return None
+    return Failure("", _word(own_code) if raw is None else None, _word(own_kind), status, body=raw)
+
+
+def _told_by_body(body: Any, limit: int) -> Failure | None:
+    """An error as the common APIs spell it, or None."""
+    if isinstance(body, (list, tuple)) and body:
+        body = body[0]
+    if isinstance(body, str) and body:
+        return Failure("", message=cut(body, limit))
+    if not isinstance(body, dict):
+        return None
+    inner = body.get("error") or body.get("Error") or body
+    if not isinstance(inner, dict):
+        inner = body
+    code = _word(inner.get("code")) or _word(inner.get("Code"))
+    kind = _word(inner.get("type")) or _word(inner.get("status"))
+    message = next((found for key in _MESSAGES if (found := _sentence(inner.get(key)))), None)
+    if not (code or kind or message):
+        return None
+    return Failure("", code, kind, message=cut(message, limit) if message else None)
+
+
+def _sentence(value: Any) -> str | None:
+    """A message, also out of the list of complaints that FastAPI's servers send."""
+    if isinstance(value, (list, tuple)) and value:
+        value = value[0]
+    if isinstance(value, dict):
+        value = value.get("msg") or value.get("message")
+    return value if isinstance(value, str) and value else None
+
+
+def _word(value: Any) -> str | None:
+    if isinstance(value, str):
+        return value[:CODE_LIMIT] or None
+    return str(int(value)) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**9 else None
+
+
+def _status(error: Exception, response: Any) -> int | None:
+    if isinstance(response, dict):  # botocore
+        meta = response.get("ResponseMetadata")
+        found = meta.get("HTTPStatusCode") if isinstance(meta, dict) else None
+    else:
+        found = getattr(error, "status_code", None) or getattr(response, "status_code", None)
+    return found if isinstance(found, int) and 100 <= found < 1000 else None
+
+
+def _text_of(error: BaseException, limit: int) -> str | Cut | None:
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001  a `__str__` of somebody else's
+        return None
+    return cut(text, limit) if text else None

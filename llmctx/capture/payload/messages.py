@@ -1,0 +1,320 @@
+"""What is kept of a prompt and of an answer, taken on the caller's thread.
+
+Microseconds, no serialisation, no walk without end, nothing raised. What is kept are immutable texts and small
+copies: no reference to a message stays behind, for the application may change it, it may hold a megabyte, and the
+garbage collector would have to visit it.
+
+Providers differ in where they put things, not in what they say, so each is looked for in every place known for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any, Final, NamedTuple
+
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import LLMResult
+
+from llmctx.capture.payload.snapshot import LIMIT, Cut, Pieces, Room, cut, joined, keep
+from llmctx.core.diagnostics import incidents
+
+MESSAGES: Final = 96  # messages kept of one prompt: the first, and the latest
+BLOCKS: Final = 4096  # blocks of an answer that are looked at
+FEW: Final = 4  # messages, none of which is left out
+SHORT: Final = 1024  # characters of a message that is kept whole, whatever the room
+BLOCKS_KEPT: Final = 32  # blocks kept of either end of a message
+CHOICES: Final = 8
+CALLS: Final = 64  # tool calls that are kept; all are counted
+WORD_LIMIT: Final = 256  # model, finish reason, ids, names
+
+_ROLES: Final = {
+    "human": "user",
+    "HumanMessageChunk": "user",
+    "ai": "assistant",
+    "AIMessageChunk": "assistant",
+    "SystemMessageChunk": "system",
+    "ToolMessageChunk": "tool",
+}
+_CONTENT_ONLY: Final = {"human": "user", "system": "system"}  # kinds that have nothing else, but for a name
+_REASONING_BLOCKS: Final = frozenset({"thinking", "reasoning", "reasoning_content"})
+_REASONING_PARTS: Final = ("thinking", "reasoning", "reasoning_content", "summary", "content")
+
+
+Message = tuple[str, Any, dict[str, Any] | None]
+"""Role, content, further keys."""
+
+
+class Prompt(NamedTuple):
+    """What is kept of a prompt, and how many messages were left out after the first."""
+
+    messages: tuple[Message, ...] = ()
+    left_out: int = 0
+    text: Any = None  # of a completion model
+
+
+class Choice(NamedTuple):
+    """What is kept of one generation."""
+
+    text: str | Cut | Pieces = ""
+    reasoning: str | Cut | Pieces = ""
+    refusal: str | Cut | None = None
+    calls: tuple[dict[str, Any], ...] = ()
+    call_count: int = 0
+
+
+class Answer(NamedTuple):
+    """What is kept of the answer to the first prompt of a call."""
+
+    choices: tuple[Choice, ...] = ()
+    usage: dict[str, Any] | None = None  # usage_metadata
+    raw: dict[str, Any] | None = None  # the provider's own usage object
+    model: Any = None
+    client: Any = None  # LangChain's name for the client that read the answer
+    finish: Any = None
+    cached: bool = False  # by LangChain's own cache
+    blank: bool = False  # the client found nothing at all in the provider's answer
+
+
+def prompt_of_messages(messages: Sequence[BaseMessage], limit: int = LIMIT) -> Prompt:
+    """Keep what a snapshot of `messages` may need: the first one, and the latest as far as there is room."""
+    try:
+        count = len(messages)
+        if count <= FEW:
+            usual = _usual(messages)
+            if usual is not None:
+                return Prompt(usual)
+        room = Room(limit)
+        if count <= FEW:
+            return Prompt(tuple([_message(message.__dict__, room) for message in messages]))
+        first = _message(messages[0].__dict__, room)
+        kept: list[Message] = []
+        index = count
+        while index > 1 and room.chars > 0 and len(kept) < MESSAGES:
+            index -= 1
+            kept.append(_message(messages[index].__dict__, room))
+        kept.append(first)
+        kept.reverse()
+        return Prompt(tuple(kept), index - 1)
+    except Exception as problem:  # noqa: BLE001  a prompt that cannot be read is no reason to disturb the call
+        incidents.note("prompt_unreadable", "a prompt could not be read; the row goes without it", exc=problem)
+        return Prompt()
+
+
+def prompt_of_text(text: str, limit: int = LIMIT) -> Prompt:
+    """Keep the prompt of a completion model, or what a hand-made call says is one."""
+    try:
+        return Prompt(text=cut(text, limit) if isinstance(text, str) else keep(text, Room(limit)))
+    except Exception as problem:  # noqa: BLE001  as above
+        incidents.note("prompt_unreadable", "a prompt could not be read; the row goes without it", exc=problem)
+        return Prompt()
+
+
+class Held(NamedTuple):
+    """A plain, short answer as it came, to be read in the pipeline: nothing in it can change, or is large."""
+
+    text: str
+    meta: dict[str, Any]
+    usage: dict[str, Any] | None
+    info: dict[str, Any] | None
+    output: dict[str, Any] | None
+
+    def read(self) -> Answer:
+        fields = {"response_metadata": self.meta, "usage_metadata": self.usage}
+        return _answer((Choice(self.text),), fields, self.info, self.output)
+
+
+def hold_answer(result: LLMResult, limit: int = LIMIT) -> Held | Answer:
+    """`answer_of`, or what it needs: most answers are one text, and then that is all that the caller's thread does."""
+    try:
+        ((generation,),) = result.generations
+        held = generation.__dict__
+        fields = held["message"].__dict__
+        text = fields["content"]
+        plain = type(text) is str and len(text) <= limit
+        if plain and not (fields["additional_kwargs"] or fields["tool_calls"] or fields["invalid_tool_calls"]):
+            usage = fields["usage_metadata"]
+            return Held(
+                text,
+                fields["response_metadata"].copy(),
+                None if usage is None else usage.copy(),
+                held["generation_info"],
+                result.llm_output,
+            )
+    except (ValueError, KeyError, AttributeError, TypeError):  # it is of another kind
+        pass
+    return answer_of(result, limit)
+
+
+def answer_of(result: LLMResult, limit: int = LIMIT) -> Answer:
+    """Keep what a row needs of the first prompt's generations; also of the partial result of a broken stream."""
+    try:
+        if not result.generations or not result.generations[0]:
+            return Answer()
+        generations = result.generations[0][:CHOICES]
+        first = generations[0].__dict__
+        info = first.get("generation_info")
+        if first.get("message") is None:
+            choices = tuple([Choice(cut(generation.text or "", limit)) for generation in generations])
+            return _answer(choices, {}, info, result.llm_output)
+        messages = [generation.__dict__["message"].__dict__ for generation in generations]
+        choices = tuple([_choice(fields, limit) for fields in messages])
+        return _answer(choices, messages[0], info, result.llm_output)
+    except Exception as problem:  # noqa: BLE001  as above
+        incidents.note("answer_unreadable", "an answer could not be read; the row goes without it", exc=problem)
+        return Answer()
+
+
+def _answer(
+    choices: tuple[Choice, ...], fields: dict[str, Any], info: dict[str, Any] | None, output: dict[str, Any] | None
+) -> Answer:
+    meta = fields.get("response_metadata") or info or {}
+    usage = fields.get("usage_metadata")
+    output = output or {}
+    return Answer(
+        choices,
+        dict(usage) if usage else None,
+        _raw_usage(meta, output),
+        meta.get("model_name") or meta.get("model") or output.get("model_name"),
+        meta.get("model_provider"),
+        _finish(meta) or (_finish(info) if info else None),
+        usage is not None and "total_cost" in usage,  # `BaseChatModel._convert_cached_generations` leaves this
+        info == {} and not meta and not usage and choices == (Choice(),),
+    )
+
+
+def _usual(messages: Sequence[BaseMessage]) -> tuple[Message, ...] | None:
+    """A few short texts of people, as most prompts are; None for any other. As `_message` keeps them."""
+    kept = []
+    for message in messages:
+        fields = message.__dict__
+        content, role = fields["content"], _CONTENT_ONLY.get(fields["type"])
+        if role is None or type(content) is not str or len(content) >= SHORT or fields.get("name") is not None:
+            return None
+        kept.append((role, content, None))
+    return tuple(kept)
+
+
+# Both take a message's `__dict__`: it holds every field, and pydantic takes microseconds to say that one is missing.
+
+
+def _message(fields: dict[str, Any], room: Room) -> Message:
+    content = fields["content"]
+    if type(content) is str and len(content) < SHORT:
+        kept: Any = content
+        room.chars -= len(content) + 16
+    else:
+        kept = room.text(content) if isinstance(content, str) else _blocks(content, room)
+    kind: str = fields["type"]
+    name = fields.get("name")
+    if name is None and kind in _CONTENT_ONLY:
+        return _CONTENT_ONLY[kind], kept, None
+    role = _ROLES.get(kind, kind)
+    more: dict[str, Any] = {}
+    if kind == "chat":
+        role = str(fields.get("role", kind))
+    calls, invalid = fields.get("tool_calls"), fields.get("invalid_tool_calls")
+    if calls or invalid:
+        more["tool_calls"] = _calls(calls or (), invalid or (), room)
+    elif (extra := fields.get("additional_kwargs")) and (call := extra.get("function_call")):
+        more["function_call"] = keep(call, room)
+    if call_id := fields.get("tool_call_id"):
+        more["tool_call_id"] = cut(str(call_id), WORD_LIMIT)
+    if name is not None:
+        more["name"] = cut(name, WORD_LIMIT)
+    return role, kept, more or None
+
+
+def _blocks(content: Any, room: Room) -> Any:
+    """Content that is a list of blocks, mostly texts: both of its ends."""
+    if not isinstance(content, list) or len(content) <= 2 * BLOCKS_KEPT:
+        return keep(content, room)
+    note = f"…[{len(content) - 2 * BLOCKS_KEPT} blocks cut]…"
+    return [*keep(content[:BLOCKS_KEPT], room), note, *keep(content[-BLOCKS_KEPT:], room)]
+
+
+def _choice(fields: dict[str, Any], limit: int) -> Choice:
+    content = fields["content"]
+    reasoning: str | Cut | Pieces = ""
+    if isinstance(content, str):
+        text: str | Cut | Pieces = cut(content, limit)
+    else:
+        text, reasoning = _text_and_reasoning(content, limit)
+    calls: tuple[dict[str, Any], ...] = ()
+    valid, invalid = fields.get("tool_calls") or (), fields.get("invalid_tool_calls") or ()
+    count = len(valid) + len(invalid)
+    if count:
+        calls = tuple(_calls(valid, invalid, Room(limit)))
+    extra = fields.get("additional_kwargs")
+    if not extra:
+        return Choice(text, reasoning, None, calls, count)
+    if not reasoning and (found := extra.get("reasoning_content") or extra.get("reasoning") or extra.get("thinking")):
+        reasoning = joined(list(_texts(found)), limit)
+    call = extra.get("function_call")
+    if not count and isinstance(call, dict) and call.get("name"):
+        # shown like one, but not counted: providers do not count OpenAI's old single-call form among tool calls
+        calls = (keep({"name": call["name"], "args": call.get("arguments")}, Room(limit)),)
+    refusal = extra.get("refusal")
+    return Choice(text, reasoning, cut(refusal, limit) if isinstance(refusal, str) and refusal else None, calls, count)
+
+
+def _calls(valid: Sequence[Any], invalid: Sequence[Any], room: Room) -> list[dict[str, Any]]:
+    """Tool calls without the keys that say nothing, bounded."""
+    kept = []
+    for call in (*valid[:CALLS], *invalid[: max(0, CALLS - len(valid))]):
+        one = {"name": call.get("name"), "args": call.get("args"), "id": call.get("id")}
+        if error := call.get("error"):
+            one["error"] = error
+        kept.append(keep(one, room))
+    return kept
+
+
+def _text_and_reasoning(content: Iterable[Any], limit: int) -> tuple[str | Cut | Pieces, str | Cut | Pieces]:
+    """The visible text of content blocks, and the thinking beside it."""
+    visible: list[str] = []
+    thinking: list[str] = []
+    for block in islice(content, BLOCKS):
+        if isinstance(block, str):
+            visible.append(block)
+        elif isinstance(block, dict):
+            kind = block.get("type")
+            if kind == "text":
+                text = block.get("text")
+                if isinstance(text, str):
+                    visible.append(text)
+                thinking.extend(_texts(block.get("reasoning")))  # v1 output of older Anthropic streams mixes the two
+            elif kind in _REASONING_BLOCKS:
+                for part in _REASONING_PARTS:
+                    thinking.extend(_texts(block.get(part)))
+    return joined(visible, limit), joined(thinking, limit)
+
+
+def _texts(value: Any, depth: int = 0) -> Iterable[str]:
+    """Every text in a string, a block with `text`, `summary` or `content`, or a list of such."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict) and depth < 4:
+        for key in ("text", "reasoning_text", "summary", "content"):
+            yield from _texts(value.get(key), depth + 1)
+    elif isinstance(value, list) and depth < 4:
+        for item in islice(value, BLOCKS):
+            yield from _texts(item, depth + 1)
+
+
+def _raw_usage(meta: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The provider's own usage object, where the client has kept it."""
+    raw = meta.get("token_usage") or meta.get("usage") or output.get("token_usage") or output.get("usage")
+    if isinstance(raw, dict):
+        return raw.copy()
+    if "eval_count" in meta:  # Ollama's figures lie beside the rest
+        return {"prompt_eval_count": meta.get("prompt_eval_count"), "eval_count": meta.get("eval_count")}
+    return None
+
+
+def _finish(meta: Mapping[str, Any]) -> Any:
+    """Why the provider stopped, in its own word."""
+    found = meta.get("finish_reason") or meta.get("stop_reason") or meta.get("stopReason") or meta.get("done_reason")
+    if found is None and "status" in meta:  # OpenAI's Responses
+        details = meta.get("incomplete_details")
+        found = (details.get("reason") if isinstance(details, dict) else None) or meta.get("status")
+    return found

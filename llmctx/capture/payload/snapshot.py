@@ -1,0 +1,363 @@
+"""Texts and JSON that fit: what is kept of a prompt or an answer, bounded twice.
+
+On the caller's thread `cut` and `keep` take what a snapshot can hold at most and let go of the rest at once: a
+megabyte of prompt costs two slices, a structure without end costs its first nodes. What they return is immutable
+or ours alone, so that the application may change its messages afterwards.
+
+In the pipeline `fitted` turns that into JSON text of at most `limit` bytes, and `snapshot` does both for any value.
+It is cut inside of its longest texts, each of which says how much is missing, so that it stays valid JSON. It never
+raises, and what it returns is accepted by PostgreSQL: no NUL, no lone surrogates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from datetime import date, time
+from decimal import Decimal
+from enum import Enum
+from itertools import repeat
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+import orjson
+
+from llmctx.core.diagnostics import incidents
+
+LIMIT: Final = 32 * 1024
+NODES: Final = 512  # values kept of one structure: arguments of a tool, blocks of a message
+DEPTH: Final = 16
+KEY_LIMIT: Final = 128  # characters of a key
+BINARY_MIN: Final = 256  # a shorter string is kept even if it may be base64
+NOTE_ROOM: Final = 40  # what a note may take, in bytes
+
+_BINARY_KEYS: Final = frozenset({"data", "base64", "bytes", "file_data", "b64_json", "image_data", "blob"})
+_MIME_KEYS: Final = ("mime_type", "media_type", "mimeType", "mediaType", "format")
+_BASE64: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_\r\n")
+
+Above = tuple[dict[Any, Any], Any] | None  # a dict, and what is above it in turn
+
+
+class Cut(NamedTuple):
+    """A text of which only both ends were kept."""
+
+    head: str
+    tail: str
+    length: int
+
+
+class Pieces(NamedTuple):
+    """A text that came in pieces, each of which may begin with what nobody would recognise in the middle of a word."""
+
+    pieces: tuple[str, ...]
+
+
+def cut(text: str, limit: int) -> str | Cut:
+    """`text`, or both of its ends if it is longer than `limit` characters."""
+    length = len(text)
+    if length <= limit:
+        return text if type(text) is str else str.__str__(text)  # a subclass may carry anything
+    half = limit // 2
+    return Cut(text[: limit - half], text[length - half :] if half else "", length)
+
+
+def joined(parts: list[str], limit: int) -> str | Cut | Pieces:
+    """`cut` of the parts put together, without putting together more than is kept."""
+    parts = [part for part in parts if part]
+    if len(parts) < 2:
+        return cut(parts[0], limit) if parts else ""
+    length = sum(map(len, parts))
+    if length <= limit:
+        return Pieces(tuple(map(str.__str__, parts)))
+    half = limit // 2
+    tail = _first(reversed(parts), half, from_end=True)
+    return Cut(_first(parts, limit - half), tail, length)
+
+
+def _first(parts: Iterable[str], room: int, *, from_end: bool = False) -> str:
+    kept: list[str] = []
+    for part in parts:
+        if room <= 0:
+            break
+        piece = part[-room:] if from_end else part[:room]
+        kept.append(piece)
+        room -= len(piece)
+    return "".join(reversed(kept) if from_end else kept)
+
+
+class Room:
+    """How much of a structure may still be kept. One is shared by all parts of a message list."""
+
+    __slots__ = ("chars", "nodes", "text_limit")
+
+    def __init__(self, text_limit: int, nodes: int = NODES) -> None:
+        self.text_limit = text_limit
+        self.chars = 2 * text_limit
+        self.nodes = nodes
+
+    def text(self, text: str) -> str | Cut:
+        """`text` as far as there is room; a little of every text is kept, so that none vanishes without a trace."""
+        length = len(text) + 16  # what stands around it
+        limit = self.text_limit if self.chars > self.text_limit else max(self.chars, 64)
+        self.chars -= length if length < limit else limit
+        return cut(text, limit)
+
+
+def keep(value: Any, room: Room, *, depth: int = 0, key: str = "", above: Above = None) -> Any:
+    """A bounded copy of `value` that is ours alone: texts, numbers, lists and dicts, with notes for the rest.
+
+    `key` and `above`, the dicts around `value`, tell what kind of binary it is.
+    """
+    room.nodes -= 1
+    if isinstance(value, str):
+        if len(value) > BINARY_MIN and (note := _base64_note(value, key, above)):
+            return note
+        return room.text(value)
+    if value is None or isinstance(value, (bool, int, float, Cut)):
+        return value
+    if isinstance(value, (dict, list, tuple, set, frozenset)):
+        if depth >= DEPTH:
+            return f"…[nested deeper than {DEPTH} levels]…"
+        return _keep_dict(value, room, depth, above) if isinstance(value, dict) else _keep_list(value, room, depth)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return f"<{_mime(above)}, {value.nbytes if isinstance(value, memoryview) else len(value)} bytes>"
+    if isinstance(value, Enum):
+        return keep(value.value, room, depth=depth + 1)
+    if isinstance(value, (date, time, UUID, Decimal)):
+        return str(value)
+    return f"<{type(value).__name__}>"  # its own words might take for ever, or hold what is nobody's business
+
+
+def _keep_dict(value: dict[Any, Any], room: Room, depth: int, above: Above) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    around = (value, above)
+    for name, item in value.items():
+        if room.nodes <= 0:
+            break
+        label = name if type(name) is str and len(name) <= KEY_LIMIT else _label(name)
+        if type(item) is str and len(item) <= BINARY_MIN:  # most are: spare them the call
+            room.nodes -= 1
+            room.chars -= len(item)
+            kept[label] = item
+        else:
+            kept[label] = keep(item, room, depth=depth + 1, key=label, above=around)
+    if len(kept) < len(value):
+        kept["…"] = f"[{len(value) - len(kept)} more keys cut]"
+    return kept
+
+
+def _keep_list(value: Any, room: Room, depth: int) -> list[Any]:
+    kept: list[Any] = []
+    for item in value:
+        if room.nodes <= 0:
+            break
+        kept.append(keep(item, room, depth=depth + 1))
+    if len(kept) < len(value):
+        kept.append(f"…[{len(value) - len(kept)} more items cut]…")
+    return kept
+
+
+def _label(name: Any) -> str:
+    if isinstance(name, str):
+        return name[:KEY_LIMIT]
+    return str(name)[:KEY_LIMIT] if _is_scalar(name) else f"<{type(name).__name__}>"
+
+
+def _is_scalar(value: object) -> bool:
+    return value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and value.bit_length() < 256)
+
+
+def _base64_note(text: str, key: str, above: Above) -> str | None:
+    """What stands for base64: its type and size. None for everything else."""
+    if text.startswith("data:") and (comma := text.find(";base64,", 0, 200)) > 0:
+        return f"<{text[5:comma] or 'binary'}, {(len(text) - comma - 8) * 3 // 4} bytes>"
+    if key in _BINARY_KEYS and _BASE64.issuperset(text[:BINARY_MIN]):
+        return f"<{_mime(above)}, {len(text) * 3 // 4} bytes>"
+    return None
+
+
+def _mime(above: Above) -> str:
+    """The type that is named beside a binary, or one level further out."""
+    for _ in range(2):
+        if above is None:
+            break
+        for name in _MIME_KEYS:
+            found = above[0].get(name)
+            if isinstance(found, str) and 0 < len(found) < 100:
+                return found
+        above = above[1]
+    return "binary"
+
+
+def clean(text: str) -> str:
+    """`text` without NUL and lone surrogates, which PostgreSQL refuses. Halves of a character that meet are joined."""
+    if "\0" in text:
+        text = text.replace("\0", "\ufffd")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def snapshot(value: Any, limit: int = LIMIT) -> str:
+    """JSON text of any value, at most `limit` bytes, cut inside of its longest texts. Never raises."""
+    return fitted(bounded(value, limit), limit)
+
+
+def bounded(value: Any, limit: int = LIMIT) -> Any:
+    """`keep` for a single value of any kind. Never raises."""
+    try:
+        return keep(value, Room(limit, 4 * NODES))
+    except Exception as problem:  # noqa: BLE001  a value that cannot be read is no reason to lose the row
+        return _unreadable(problem)
+
+
+def fitted(kept: Any, limit: int = LIMIT) -> str:
+    """JSON text of what `keep` and `cut` returned."""
+    try:
+        whole = orjson.dumps(kept)
+        if len(whole) <= limit and b"\\u0000" not in whole and b"null" not in whole:  # which may have been a NaN
+            return whole.decode()
+    except TypeError:  # it was cut, or holds what JSON does not know
+        pass
+    try:
+        plain = _plain(kept)
+        texts = list(_texts(plain))
+        if sum(map(len, texts)) <= limit and len(dumped := _dumped(plain)) <= limit:
+            return dumped.decode()
+        return _squeezed(plain, texts, limit)
+    except Exception as problem:  # noqa: BLE001  as above
+        return f'"{_unreadable(problem)}"'
+
+
+def text_of(text: str | Cut, limit: int) -> str:
+    """A plain text of at most `limit` bytes, clean, that says what was cut. Never raises."""
+    if type(text) is str and len(text) <= limit and text.isascii() and "\0" not in text:
+        return text
+    try:
+        plain = _plain(text)
+    except Exception as problem:  # noqa: BLE001  as above
+        plain = _unreadable(problem)
+    found = _shortened(plain, None)
+    room = len(found)
+    while (size := len(found.encode())) > limit:
+        room = min(room - 1, int(room * limit / size), limit - NOTE_ROOM)
+        if room <= 0:
+            return found.encode()[:limit].decode(errors="ignore")
+        found = _shortened(plain, room)
+    return found
+
+
+def _unreadable(problem: Exception) -> str:
+    incidents.note("snapshot_failed", "a snapshot could not be made; the row has a note instead", exc=problem)
+    return "…[unreadable]…"
+
+
+def _plain(value: Any) -> Any:
+    """What orjson takes, with clean texts that are still whole."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, Pieces):
+        return clean("".join(value.pieces))
+    if isinstance(value, Cut):
+        head, tail = _plain(value.head), _plain(value.tail)
+        return Cut(head, tail, max(value.length, len(head) + len(tail)))
+    if isinstance(value, dict):
+        return {clean(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(float(value))  # subclasses are unknown to orjson
+    if isinstance(value, int) and value.bit_length() > 63:
+        return str(value) if value.bit_length() < 4096 else f"<integer of {value.bit_length()} bits>"
+    return value
+
+
+def _squeezed(plain: Any, texts: list[str], limit: int) -> str:
+    """`plain` as JSON with the longest texts brought down to one level, lower and lower until it fits."""
+    sizes = [_size(text) for text in texts]
+    level = _level(sorted(sizes), limit - len(_dumped(plain, repeat(-1))))
+    while level > 0:
+        # by characters, for the text itself: a text of n bytes may keep the same share of its characters
+        rooms = (
+            len(text) if size <= level else len(text) * level // size for text, size in zip(texts, sizes, strict=True)
+        )
+        found = _dumped(plain, rooms)
+        if len(found) <= limit:
+            return found.decode()
+        level = min(level * 4 // 5, int(level * limit / len(found)))
+    return _thinned(plain, limit)
+
+
+def _level(sizes: list[int], room: int) -> int:
+    """The highest level at which texts of these sizes, the shorter ones whole, take `room` bytes at most."""
+    for index, size in enumerate(sizes):
+        left = len(sizes) - index
+        if size * left > room:
+            return max(0, room // left - NOTE_ROOM)
+        room -= size
+    return sizes[-1] if sizes else 0
+
+
+def _thinned(plain: Any, limit: int) -> str:
+    """The last resort, for what is large without long texts: a dict's largest entry goes, or a list's middle."""
+    for _ in range(64):
+        if isinstance(plain, dict) and len(plain) > 1:
+            largest = max(plain, key=lambda name: len(_dumped(plain[name])))
+            plain = {**plain, largest: f"…[{len(_dumped(plain[largest]))} bytes cut]…"}
+        elif isinstance(plain, list) and len(plain) > 3:
+            third = len(plain) // 3
+            plain = [*plain[:third], f"…[{len(plain) - 2 * third} items cut]…", *plain[-third:]]
+        else:
+            break
+        found = _dumped(plain, repeat(NOTE_ROOM))
+        if len(found) <= limit:
+            return found.decode()
+    note = _dumped(f"…[{len(_dumped(plain))} bytes cut]…")
+    return note.decode() if len(note) <= limit else '""'
+
+
+def _texts(plain: Any) -> Iterator[str]:
+    """Every text of `plain`, in the order in which `_leveled` meets them."""
+    if isinstance(plain, (str, Cut)):
+        yield _shortened(plain, None)
+    elif isinstance(plain, (dict, list)):
+        for item in plain.values() if isinstance(plain, dict) else plain:
+            yield from _texts(item)
+
+
+def _size(text: str) -> int:
+    return len(orjson.dumps(text)) - 2
+
+
+def _dumped(plain: Any, rooms: Iterator[int] | None = None) -> bytes:
+    return orjson.dumps(_leveled(plain, rooms))
+
+
+def _leveled(plain: Any, rooms: Iterator[int] | None) -> Any:
+    """`plain` with texts alone, each with no more characters than the next of `rooms` says."""
+    if isinstance(plain, (str, Cut)):
+        return _shortened(plain, None if rooms is None else next(rooms))
+    if isinstance(plain, dict):
+        return {name: _leveled(item, rooms) for name, item in plain.items()}
+    if isinstance(plain, list):
+        return [_leveled(item, rooms) for item in plain]
+    return plain
+
+
+def _shortened(text: str | Cut, room: int | None) -> str:
+    """`text` with at most `room` of its characters, and a note on what is missing; nothing at all for less than 0."""
+    if room is not None and room < 0:
+        return ""
+    if isinstance(text, str):
+        if room is None or len(text) <= room:
+            return text
+        head, tail, length = text, text, len(text)
+    else:
+        head, tail, length = text
+    if room is not None and (isinstance(text, str) or len(head) + len(tail) > room):
+        half = min(room // 2, len(tail))
+        head, tail = head[: room - half], tail[len(tail) - half :]
+    return f"{head}…[{length - len(head) - len(tail)} characters cut]…{tail}"

@@ -1,0 +1,25 @@
+"""What a handler needs of its call log, and those that run in this process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from llmctx.capture.open_calls import OpenCalls
+from llmctx.identity.registry.base import Registry
+from llmctx.identity.resolution import LATE_S
+
+
+@dataclass(slots=True)
+class Recorder:
+    """What a handler needs of its call log."""
+
+    open_calls: OpenCalls
+    registry: Registry
+    enabled: bool = False
+    snapshot_bytes: int = 32_768
+    late_s: float = LATE_S
+
+
+active: Final[list[Recorder]] = []
+"""The captures of the call logs that run in this process, for handlers that were made without one."""

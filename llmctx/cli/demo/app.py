@@ -1,0 +1,378 @@
+"""The clinic's web application: FastAPI, bearer tokens, one endpoint for each way in which a call leaves its request.
+
+The code is the same for both runs of the demo; `record_before` and `record_after` are all the difference. The latter
+is what a team adds for llmctx: three lines.
+
+    python -m llmctx.cli.demo.app      and one JSON line on stdin: databases, provider, secret
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import os
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any
+
+from anthropic import AnthropicError
+from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, WebSocket
+from fastapi.responses import JSONResponse, StreamingResponse
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import StateGraph
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.types import Command
+from openai import OpenAIError
+from pydantic import BaseModel
+from starlette.authentication import AuthCredentials, AuthenticationBackend, SimpleUser
+from starlette.middleware.authentication import AuthenticationMiddleware
+from starlette.requests import HTTPConnection, Request
+
+from llmctx.cli.demo.assistant import Assistant, Service, Visit, ask, text_of
+from llmctx.cli.demo.processes import hear, say
+from llmctx.cli.demo.serve import serve
+from llmctx.cli.demo.tokens import patient_of
+from llmctx.identity.scope import CallContext
+
+logger = logging.getLogger("clinic")
+
+# -- who is asking ------------------------------------------------------------------------------------------------
+
+
+class Patient(SimpleUser):
+    """An authenticated user; starlette leaves open what its identity is."""
+
+    @property
+    def identity(self) -> str:
+        return self.username
+
+
+class BearerTokens(AuthenticationBackend):
+    """Believes tokens that carry our signature, for requests and websockets alike."""
+
+    def __init__(self, secret: str) -> None:
+        self.secret = secret
+
+    async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, Patient] | None:
+        scheme, _, token = conn.headers.get("authorization", "").partition(" ")
+        patient = patient_of(token, self.secret) if scheme.lower() == "bearer" else None
+        return None if patient is None else (AuthCredentials(["patient"]), Patient(patient))
+
+
+async def own_visit(connection: HTTPConnection) -> str:
+    """The visit that the request is about; it must be the patient's own."""
+    if not connection.user.is_authenticated:
+        raise HTTPException(401, "sign in first")
+    visit = connection.headers.get("x-visit", "")
+    if not visit.startswith(f"v-{connection.user.identity.removeprefix('p-')}-"):
+        raise HTTPException(403, "this is not your visit")
+    return visit
+
+
+VisitId = Annotated[str, Depends(own_visit)]
+
+
+def who(conn: HTTPConnection) -> CallContext | None:
+    """Whose calls they are, for llmctx: the patient who has signed in, and the visit."""
+    if not conn.user.is_authenticated:
+        return None
+    return CallContext(user_id=conn.user.identity, session_id=conn.headers.get("x-visit"))
+
+
+# -- the only difference between the two runs ---------------------------------------------------------------------
+
+
+@dataclass
+class Recorded:
+    """An application with its recorder."""
+
+    app: FastAPI
+    graph: CompiledStateGraph[Any]
+    callbacks: list[Any]
+    ledger: Callable[[], dict[str, Any]]
+
+
+def record_before(url: str, builder: StateGraph[Any]) -> Recorded:
+    """With the textbook handler, which goes along in every config."""
+    from llmctx.cli.demo.naive_handler import Textbook
+
+    textbook = Textbook(url)
+    app = FastAPI(lifespan=textbook.lifespan)
+    app.middleware("http")(textbook.remember)
+    graph = builder.compile(checkpointer=InMemorySaver())
+    return Recorded(app, graph, [textbook.handler], dict)
+
+
+def record_after(url: str, builder: StateGraph[Any]) -> Recorded:
+    """With llmctx."""
+    from llmctx.calllog import CallLog  # late: the run before must not have a trace of it
+    from llmctx.graph import wrap_graph
+    from llmctx.middleware import ContextMiddleware
+
+    call_log = CallLog(url)
+    app = FastAPI(lifespan=call_log.lifespan)
+    app.add_middleware(ContextMiddleware, identify=who)
+    graph = wrap_graph(builder).compile(checkpointer=InMemorySaver())
+    return Recorded(app, graph, [], lambda: _numbers(call_log.stats()))
+
+
+def _numbers(stats: Any) -> dict[str, Any]:
+    """The ledger as JSON."""
+    values = ((field.name, getattr(stats, field.name)) for field in fields(stats))
+    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values}
+
+
+# -- the application ----------------------------------------------------------------------------------------------
+
+
+class Question(BaseModel):
+    """What the patient says."""
+
+    question: str
+    desk: str = ""
+    """Which agent, if the patient chose one from the menu; else the assistant finds out."""
+
+    def visit(self) -> Visit:
+        return {"question": self.question, "intent": self.desk}
+
+
+class Clinic:
+    """What the endpoints share: the graph, and jobs that are nobody's request any more."""
+
+    def __init__(self, assistant: Assistant, recorded: Recorded) -> None:
+        self.assistant = assistant
+        self.graph = recorded.graph
+        self.callbacks = recorded.callbacks
+        self.letters = self._letter_chain()
+        self.running: dict[str, asyncio.Task[str]] = {}
+        self.detached: set[asyncio.Task[None]] = set()  # asyncio itself keeps no task alive
+        self.thread_jobs: queue.Queue[str | None] = queue.Queue()
+        self.task_jobs: asyncio.Queue[str] = asyncio.Queue()
+        self.worker: asyncio.Task[None] | None = None
+        threading.Thread(target=self._work_in_a_thread, name="letters", daemon=True).start()
+
+    def config(self, thread_id: str | None = None) -> RunnableConfig:
+        """What each call is given: the recorder's callbacks, if it has any, and the thread."""
+        config: RunnableConfig = {"callbacks": list(self.callbacks)}
+        if thread_id is not None:
+            config["configurable"] = {"thread_id": thread_id}
+        return config
+
+    async def say(self, task: str, question: str) -> str:
+        """One call of a model, outside of the graph."""
+        return text_of(await self.assistant.openai.ainvoke(ask(task, question), self.config()))
+
+    def _letter_chain(self) -> Runnable[str, str]:
+        prompt: Runnable[str, Any] = RunnableLambda(lambda question: ask("letter", question))
+        return prompt | self.assistant.openai | RunnableLambda(text_of)
+
+    def heard(self, visit: str) -> str:
+        """What the patient said in a visit, from the checkpoint: all that a worker has is the thread_id."""
+        return str(self.graph.get_state(self.config(visit)).values["question"])
+
+    def _work_in_a_thread(self) -> None:
+        """A worker as old as the process: it never saw a request."""
+        while (visit := self.thread_jobs.get()) is not None:
+            try:
+                self.letters.invoke(self.heard(visit), self.config(visit))
+            except Exception:
+                logger.exception("no letter for %s", visit)
+            finally:
+                self.thread_jobs.task_done()
+
+    async def work_in_a_task(self) -> None:
+        """A worker that the first request starts, whose context it inherits for good."""
+        while True:
+            visit = await self.task_jobs.get()
+            try:
+                await self.graph.ainvoke({"question": self.heard(visit), "intent": "letter"}, self.config(visit))
+            except Exception:
+                logger.exception("no letter for %s", visit)
+            finally:
+                self.task_jobs.task_done()
+
+    async def idle(self) -> None:
+        """Until no job is left."""
+        while self.detached:
+            await asyncio.wait(self.detached)
+        await asyncio.to_thread(self.thread_jobs.join)
+        await self.task_jobs.join()
+
+
+def add_plain_endpoints(app: FastAPI, clinic: Clinic) -> None:
+    """Calls that are made without the graph."""
+    openai = clinic.assistant.openai
+
+    @app.post("/direct")
+    async def direct(said: Question, visit: VisitId) -> str:
+        return await clinic.say("answer", said.question)
+
+    @app.post("/sync")
+    def sync(said: Question, visit: VisitId) -> str:
+        return text_of(openai.invoke(ask("answer", said.question), clinic.config()))
+
+    @app.post("/gather")
+    async def gather(said: Question, visit: VisitId) -> list[str]:
+        return await asyncio.gather(*(clinic.say(task, said.question) for task in ("answer", "advice")))
+
+    @app.post("/batch")
+    async def batch(said: Question, visit: VisitId) -> list[str]:
+        prompts: list[Any] = [ask(task, said.question) for task in ("answer", "advice")]
+        return [text_of(answer) for answer in await clinic.assistant.anthropic.abatch(prompts, clinic.config())]
+
+    @app.post("/fallback")
+    async def fallback(said: Question, visit: VisitId) -> str:
+        model = clinic.assistant.anthropic.with_fallbacks([openai])
+        return text_of(await model.ainvoke(ask("answer", said.question), clinic.config()))
+
+    @app.post("/stream")
+    async def stream(said: Question, visit: VisitId) -> StreamingResponse:
+        async def words() -> AsyncIterator[str]:
+            async for chunk in openai.astream(ask("advice", said.question), clinic.config()):
+                yield f"data: {json.dumps(text_of(chunk))}\n\n"
+
+        return StreamingResponse(words(), media_type="text/event-stream")
+
+    @app.websocket("/chat")
+    async def chat(socket: WebSocket, visit: VisitId) -> None:
+        await socket.accept()
+        async for question in socket.iter_text():
+            await socket.send_text(await clinic.say("answer", question))
+
+
+def add_jobs(app: FastAPI, clinic: Clinic) -> None:
+    """Calls that outlive their request, or end before their time."""
+
+    @app.post("/background")
+    async def background(said: Question, visit: VisitId, tasks: BackgroundTasks) -> str:
+        tasks.add_task(clinic.say, "summary", said.question)
+        return "We will put a note into your file."
+
+    @app.post("/later")
+    async def later(said: Question, visit: VisitId) -> str:
+        async def summarise() -> None:
+            await asyncio.sleep(0.1)  # the request has ended by now
+            await clinic.say("summary", said.question)
+
+        task = asyncio.create_task(summarise())
+        clinic.detached.add(task)
+        task.add_done_callback(clinic.detached.discard)
+        return "You will hear from us."
+
+    @app.post("/stoppable")
+    async def stoppable(said: Question, visit: VisitId) -> str:
+        task = clinic.running[visit] = asyncio.create_task(clinic.say("advice", said.question))
+        try:
+            return await task
+        except asyncio.CancelledError:
+            return "Stopped."
+        finally:
+            clinic.running.pop(visit, None)
+
+    @app.post("/stop")
+    async def stop(visit: VisitId) -> bool:
+        task = clinic.running.get(visit)
+        return task is not None and task.cancel()
+
+    @app.post("/letter/thread", status_code=202)
+    async def letter_by_thread(visit: VisitId) -> None:
+        clinic.thread_jobs.put(visit)
+
+    @app.post("/letter/task", status_code=202)
+    async def letter_by_task(visit: VisitId) -> None:
+        clinic.task_jobs.put_nowait(visit)
+
+    @app.get("/idle")
+    async def idle() -> None:
+        await clinic.idle()
+
+
+def add_graph_endpoints(app: FastAPI, clinic: Clinic) -> None:
+    """The assistant."""
+
+    @app.post("/graph")
+    async def run(said: Question, visit: VisitId) -> str:
+        if clinic.worker is None:
+            clinic.worker = asyncio.create_task(clinic.work_in_a_task())
+        state = await clinic.graph.ainvoke(said.visit(), clinic.config(visit))
+        return str(state["answer"])
+
+    @app.post("/graph/resume")
+    async def resume(said: Question, visit: VisitId) -> str:
+        config = clinic.config(visit)
+        if clinic.graph.get_state(config).next:
+            await clinic.graph.ainvoke(Command(resume=said.question), config)
+        return str(clinic.graph.get_state(config).values.get("answer", ""))
+
+    @app.post("/graph/stream")
+    async def stream(said: Question, visit: VisitId) -> StreamingResponse:
+        async def steps() -> AsyncIterator[str]:
+            async for step in clinic.graph.astream(said.visit(), clinic.config(visit), stream_mode="updates"):
+                yield f"data: {json.dumps(list(step))}\n\n"
+
+        return StreamingResponse(steps(), media_type="text/event-stream")
+
+
+async def provider_failed(request: Request, problem: Exception) -> JSONResponse:
+    """A provider's error is not ours: say so, and keep the connection."""
+    return JSONResponse({"detail": f"the assistant is not available: {type(problem).__name__}"}, 502)
+
+
+def make(run: str, database: str, service: Service, secret: str) -> tuple[FastAPI, Callable[[], dict[str, Any]]]:
+    """The application and its ledger, for run "before" or "after"."""
+    assistant = Assistant(service)
+    record = {"before": record_before, "after": record_after}[run]
+    recorded = record(database, assistant.graph())
+    app = recorded.app
+    clinic = Clinic(assistant, recorded)
+    add_plain_endpoints(app, clinic)
+    add_jobs(app, clinic)
+    add_graph_endpoints(app, clinic)
+    for error in (AnthropicError, OpenAIError):
+        app.add_exception_handler(error, provider_failed)
+    # Added last, so outermost: whoever records must be able to see who has signed in.
+    app.add_middleware(AuthenticationMiddleware, backend=BearerTokens(secret))
+    return app, recorded.ledger
+
+
+def attend(run: str, told: Mapping[str, Any]) -> None:
+    """Be one of the two clinics until the parent goes, then say what the ledger says."""
+    service = Service(base_url=f"{told['provider']}/{run}")
+    if told["model"]:
+        service = replace(service, openai_model=told["model"], anthropic_model=None, key=told["key"])
+    try:
+        app, ledger = make(run, told[run], service, told["secret"])
+        serve(app, run)
+        say(name=run, ledger=ledger())
+    except Exception as problem:
+        say(name=run, failed=str(problem) or type(problem).__name__)
+        raise
+
+
+def main() -> None:
+    """Both clinics, each in a process of its own, forked after the import: that takes longer than all the rest."""
+    told = hear()
+    # Hundreds of thousands of objects of the clients' modules live as long as the process: looking through them again
+    # and again would take a quarter of its time.
+    gc.collect()
+    gc.freeze()
+    if (other := os.fork()) == 0:
+        code = 1
+        try:
+            attend("before", told)
+            code = 0
+        finally:
+            os._exit(code)
+    try:
+        attend("after", told)
+    finally:
+        os.waitpid(other, 0)
+
+
+if __name__ == "__main__":
+    main()

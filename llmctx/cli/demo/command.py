@@ -1,0 +1,30 @@
+"""`llmctx demo`: what does it do? In one minute, without a key and without a server."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from llmctx.cli.options import Json
+from llmctx.core.errors import LlmctxError
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(demo)
+
+
+def demo(
+    json: Json = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the database, for `llmctx calls`.")] = False,
+    users: Annotated[int | None, typer.Option("--users", metavar="N", help="How many at once; 20.")] = None,
+    speed: Annotated[float, typer.Option("--speed", metavar="F", help="How much faster than a real model.")] = 10.0,
+) -> None:
+    """See it work: a small application, 20 users, before and after."""
+    try:
+        from llmctx.cli.demo import run
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").startswith("llmctx"):
+            raise
+        raise LlmctxError(f'The demo needs {missing.name}: pip install "llmctx[demo]"') from missing
+    raise typer.Exit(run(json_output=json, keep=keep, users=users, speed=speed))

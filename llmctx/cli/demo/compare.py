@@ -1,0 +1,122 @@
+"""Hold the rows against the provider's log: how many calls were really made, for whom, and what became of them.
+
+Rows and calls are matched by what stands in the prompt: patient, visit, task. Neither recorder has a say in that.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from llmctx.cli.demo.provider_protocol import TASK, TRUTH
+from llmctx.cli.demo.scenarios import WAYS, Way, way_of
+
+Key = tuple[str, str, str]
+"""Patient, visit and task: a call, or a few equal ones."""
+Row = Mapping[str, Any]
+
+
+@dataclass(slots=True, kw_only=True)
+class Score:
+    """What became of `calls`, the requests that the provider saw: `rows + lost == calls + duplicates + unsent`."""
+
+    calls: int = 0
+    rows: int = 0
+    right: int = 0
+    """Rows whose session_id and user_id are the true ones."""
+    wrong: int = 0
+    """Rows that name somebody else."""
+    unattributed: int = 0
+    """Rows that lack an id."""
+    duplicates: int = 0
+    """Rows beyond one for a call."""
+    lost: int = 0
+    """Calls without a row."""
+    unsent: int = 0
+    """Rows of calls that failed, or were cancelled, before they reached the provider. Nothing is wrong with those."""
+
+    @property
+    def clean(self) -> bool:
+        """Whether every call is exactly one row with the right ids."""
+        return not (self.wrong or self.unattributed or self.duplicates or self.lost)
+
+    @property
+    def share(self) -> float:
+        """Of the calls, how many are rows with the right ids; a call without a row counts as one without ids."""
+        return self.right / max(1, self.rows + self.lost)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """One run, judged: as a whole, and way by way."""
+
+    total: Score
+    ways: Mapping[str, Score]
+
+
+def key_of(row: Row) -> Key | None:
+    """Whose call a row is about, by its prompt."""
+    prompt = str(row["prompt_snapshot"] or "")
+    task, truth = TASK.search(prompt), TRUTH.findall(prompt)
+    return (*truth[-1], task[1]) if task and truth else None
+
+
+def judge(log: Iterable[Mapping[str, Any]], rows: Iterable[Row]) -> Verdict:
+    """Match the rows of one run with the provider's log of it."""
+    called = Counter((entry["patient"], entry["visit"], entry["task"]) for entry in log)
+    found: dict[Key | None, list[Row]] = {}
+    for row in rows:
+        found.setdefault(key_of(row), []).append(row)
+    total, ways = Score(), {way.key: Score() for way in WAYS}
+    for key in called.keys() | found.keys():
+        scores = (total,) if key is None else (total, ways[way_of(key[1], key[2]).key])
+        for score in scores:
+            _add(score, key, called[key] if key else 0, found.get(key, ()))
+    return Verdict(total=total, ways=ways)
+
+
+def _add(score: Score, key: Key | None, calls: int, rows: Sequence[Row]) -> None:
+    score.calls += calls
+    score.rows += len(rows)
+    score.lost += max(0, calls - len(rows))
+    extra = max(0, len(rows) - calls)
+    unsent = min(extra, sum(not row["success"] for row in rows)) if calls == 0 else 0
+    score.unsent += unsent
+    score.duplicates += extra - unsent
+    for row in rows:
+        ids = row["user_id"], row["session_id"]
+        truth = key[:2] if key else (None, None)
+        if any(known is not None and known != true for known, true in zip(ids, truth, strict=True)):
+            score.wrong += 1
+        elif None in ids:
+            score.unattributed += 1
+        else:
+            score.right += 1
+
+
+def rows_on(rows: Iterable[Row], way: Way) -> list[Row]:
+    """Rows of the calls that went that way."""
+    keys = ((row, key_of(row)) for row in rows)
+    return [row for row, key in keys if key and key[2].split()[0] in way.tasks and way_of(key[1], key[2]) is way]
+
+
+def patient_of(row: Row) -> str:
+    """Who the row's call was really for."""
+    key = key_of(row)
+    return key[0] if key else ""
+
+
+async def read_rows(url: str, table: str) -> list[Row]:
+    """All rows of a table of the demo's own database."""
+    engine = create_async_engine(url)
+    try:
+        async with engine.connect() as connection:
+            # the table's name is one of our two constants
+            return [dict(row) for row in (await connection.execute(text(f"SELECT * FROM {table}"))).mappings()]
+    finally:
+        await engine.dispose()

@@ -1,0 +1,53 @@
+"""`llmctx doctor`: why are ids missing, what is not set up right? Cause, consequence, fix."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmctx.cli import output
+from llmctx.cli.options import Json, settings_of
+
+if TYPE_CHECKING:
+    from llmctx.ops.doctor import Finding
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(doctor)
+
+
+def doctor(
+    ctx: typer.Context,
+    app: Annotated[
+        str | None, typer.Option("--app", metavar="MODULE:APP", help="Your application, as uvicorn takes it.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Find out what is not set up right, and how to mend it."""
+    from llmctx.ops.doctor import examine
+
+    findings = examine(settings_of(ctx), app=app)
+    wrong = [finding for finding in findings if not finding.ok]
+    if json:
+        output.show_json({"ok": not wrong, "findings": findings})
+    else:
+        for finding in findings:
+            _show(finding)
+    output.say(f"{len(wrong)} of {len(findings)} checks found something." if wrong else "Everything is set up right.")
+    raise typer.Exit(1 if wrong else 0)
+
+
+def _show(finding: Finding) -> None:
+    if finding.ok:
+        output.paragraph(f"{finding.name}: {finding.cause}", lead="ok    ", lead_style="green")
+        return
+    output.paragraph(finding.name, lead="wrong ", lead_style="bold red", style="bold")
+    for word, said in (
+        ("why", finding.cause),
+        ("so", finding.consequence),
+        ("do", finding.fix),
+        ("where", finding.where),
+    ):
+        if said:
+            output.paragraph(said, lead=f"      {word:<6}")

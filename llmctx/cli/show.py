@@ -1,0 +1,139 @@
+"""One call as a page: who, why, what it cost, what was said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from rich.text import Text
+
+from llmctx.cli import output
+from llmctx.cli.output import plain, text_of, time_of
+from llmctx.identity import reasons as explain
+from llmctx.identity.explanation import KEY
+
+_WHO: Final = ("user_id", "session_id", "conversation_id", "thread_id", "trace_id", "agent_key", "node")
+_ALWAYS: Final = ("user_id", "session_id")
+_MODEL: Final = (
+    "model",
+    "provider",
+    "temperature",
+    "top_p",
+    "max_tokens",
+    "finish_reason",
+    "tool_calls",
+    "streamed",
+    "cached",
+)
+_RATIOS: Final = ("temperature", "top_p")
+_TOKENS: Final = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens")
+_RUN: Final = ("run_id", "parent_run_id")
+_MADE: Final = {"route": "route", "where": "made at"}
+_TEXTS: Final = {"prompt_snapshot": "prompt", "reasoning_snapshot": "reasoning", "response_snapshot": "answer"}
+
+
+def show_call(row: Mapping[str, Any]) -> None:
+    """Print `row` whole. What it does not know is left out, apart from user and session."""
+    status = row["status"] or ("ok" if row["success"] else "error")
+    output.show(Text.assemble(("call ", "dim"), (str(row["call_id"]), "bold")))
+    after = "" if row["latency_ms"] is None else f" after {row['latency_ms']:,} ms"
+    first = "" if row["ttft_ms"] is None else f" (first token after {row['ttft_ms']:,} ms)"
+    output.paragraph(f"{time_of(row['created_at'])} UTC, {status}{after}{first}", style="" if status == "ok" else "red")
+    _heading("who")
+    _fields(row, _WHO)
+    told, attributes = apart(row)
+    if attributes:
+        _field("attributes", json.dumps(attributes, ensure_ascii=False))
+    for name, title in _MADE.items():
+        if told.get(name):
+            _field(title, str(told[name]))
+    _heading("why")
+    for sentence in explain.why(row):
+        output.paragraph(sentence, lead="  ")
+    if not told and explain.was_plain(row):
+        output.paragraph(explain.ALONE, lead="  ")
+    codes = [str(code) for code in (row["identity_source"], row["identity_reason"]) if code]
+    if codes:
+        output.show(Text(f"  ({plain(', '.join(codes))})", "dim"))
+    _show_witnesses(explain.testimonies(row, told))
+    _heading("what")
+    _fields(row, _MODEL)
+    _fields(row, _TOKENS)
+    _fields(row, ("usage_source", "cost_usd", *_RUN))
+    if status != "ok":
+        _heading("what went wrong")
+        _field("status", f"{status}: {explain.STATUSES.get(status, '')}")
+        _fields(row, ("error_code", "error_message"))
+    for column, title in _TEXTS.items():
+        if row[column]:
+            _heading(title)
+            output.block(readable(row[column]))
+
+
+def apart(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """What the row keeps of its hearing, and the team's own attributes."""
+    attributes = dict(row["attributes"] or {})
+    told = attributes.get(KEY)
+    if not isinstance(told, Mapping):
+        return {}, attributes
+    del attributes[KEY]
+    return told, attributes
+
+
+def as_json(row: Mapping[str, Any]) -> dict[str, Any]:
+    """`row` whole, with the reasons, for programs."""
+    told, attributes = apart(row)
+    made = {name: told.get(name) for name in _MADE}
+    said = explain.testimonies(row, told)
+    return {**row, "attributes": attributes or None, **made, "why": explain.why(row), "witnesses": said}
+
+
+def _show_witnesses(said: Sequence[explain.Testimony]) -> None:
+    """One line for each: who, what he said, what became of it."""
+    if not said:
+        return
+    output.show()
+    for one in said:
+        ids = [f"{name} {value}" for name, value in (("user", one.user_id), ("session", one.session_id)) if value]
+        words = f"{', '.join(ids) or 'nobody'}. {one.verdict[:1].upper()}{one.verdict[1:]}."
+        output.paragraph(words, lead=f"  {plain(one.source):<10}", style="bold" if one.believed else "")
+
+
+def _heading(title: str) -> None:
+    output.show()
+    output.show(Text(title, "bold"))
+
+
+def _fields(row: Mapping[str, Any], names: tuple[str, ...]) -> None:
+    for name in names:
+        if row[name] is not None or name in _ALWAYS:
+            value = row[name]
+            # somebody's numeric(4,2) as a number, not as money
+            _field(name, f"{float(value):g}" if name in _RATIOS and value is not None else text_of(value))
+
+
+def _field(name: str, value: str) -> None:
+    output.paragraph(value, lead=f"  {name:<18}", style="bold red" if value == output.NULL else "")
+
+
+def readable(snapshot: str) -> str:
+    """A snapshot for reading: messages as `role: text`, other JSON indented, anything else as it is."""
+    try:
+        value = json.loads(snapshot)
+    except ValueError:
+        return snapshot
+    if isinstance(value, list) and value and all(isinstance(item, dict) and "content" in item for item in value):
+        return "\n".join(map(_message, value))
+    if isinstance(value, dict) and "content" in value:
+        return _message(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
+
+
+def _message(message: Mapping[str, Any]) -> str:
+    content = message["content"]
+    text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, indent=2)
+    role = message.get("role") or message.get("type")
+    rest = {key: value for key, value in message.items() if key not in {"role", "type", "content"} and value}
+    more = "\n" + json.dumps(rest, ensure_ascii=False, indent=2) if rest else ""
+    return (f"{role}: {text}" if role else text) + more

@@ -1,0 +1,1 @@
+"""The ground: errors, the row, the guard, locks. Standard library only."""

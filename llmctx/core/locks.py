@@ -1,0 +1,67 @@
+"""A lock that a failure cannot leave closed for ever: an exception may strike between a block's end and its release."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import Final
+
+from llmctx.core.diagnostics import incidents
+
+_LOST_S: Final = 1.0  # what is done under most of these takes microseconds
+
+
+class Mutex:
+    """Reentrant, for the garbage collector may run somebody else's code in the middle of a block.
+
+    After `lost_s` seconds whoever waits for it takes it for lost: longer than what is done under it can last.
+    """
+
+    def __init__(self, lost_s: float = _LOST_S) -> None:
+        self._lost_s = lost_s
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(timeout=self._lost_s):
+            incidents.note("lock_lost", "a lock was not released in time, and is given up for a new one")
+            self._lock = threading.RLock()
+            self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(RuntimeError):  # it was given up meanwhile
+            self._lock.release()
+
+
+_FORK_S: Final = 5.0  # longer than a fork takes: an exception may strike in the middle of it
+
+
+class ForkGate:
+    """A context manager for the work; `acquire` and `release` for whoever forks."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wanted = 0
+
+    def acquire(self, timeout: float) -> bool:
+        self._wanted += 1
+        try:
+            return self._lock.acquire(timeout=timeout)
+        finally:
+            self._wanted -= 1
+
+    def release(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it was given up meanwhile
+            self._lock.release()
+
+    def __enter__(self) -> None:
+        deadline = time.monotonic() + _FORK_S
+        while self._wanted and time.monotonic() < deadline:
+            time.sleep(0.0005)
+        if not self._lock.acquire(timeout=_FORK_S):
+            incidents.note("lock_lost", "whoever forked has not opened the gate again; there is a new one")
+            self._lock, self._wanted = threading.Lock(), 0
+            self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()

@@ -1,0 +1,272 @@
+"""LangChain's payloads become the columns of a row.
+
+This is the pipeline's half: `fields_of` turns into columns what was kept on the caller's thread (`capture.py`,
+`failures.py`, and the `Stream` of `usage.py`). Nothing else in the package knows LangChain's shapes; what the other
+modules need of these four stands in `__all__` here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import orjson
+
+from llmctx.capture.payload.failures import CODE_LIMIT, MESSAGE_LIMIT, Failure, _told_by_body, failure_of
+from llmctx.capture.payload.messages import (
+    WORD_LIMIT,
+    Answer,
+    Choice,
+    Held,
+    Prompt,
+    answer_of,
+    hold_answer,
+    prompt_of_messages,
+    prompt_of_text,
+)
+from llmctx.capture.payload.snapshot import LIMIT, fitted, text_of
+from llmctx.capture.payload.usage import INT_MAX, UNKNOWN, Stream, Usage, usage_of
+from llmctx.core.record import CACHE_WRITTEN, CACHE_WRITTEN_1H
+from llmctx.delivery.redact import Redactor
+
+__all__ = [
+    "MODEL_NAMES",
+    "Answer",
+    "Failure",
+    "Held",
+    "Prompt",
+    "Stream",
+    "Usage",
+    "answer_of",
+    "failure_of",
+    "fields_of",
+    "hold_answer",
+    "model_asked_for",
+    "prompt_of_messages",
+    "prompt_of_text",
+    "snapshot_of",
+    "tokens_of",
+    "word_of",
+]
+
+_MAX_TOKENS: Final = (
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "max_tokens_to_sample",
+    "max_new_tokens",
+    "maxTokens",
+    "num_predict",
+)
+_TEMPERATURE: Final = ("temperature",)
+_TOP_P: Final = ("top_p", "topP")
+_PARAMS: Final = frozenset(_MAX_TOKENS + _TEMPERATURE + _TOP_P)
+MODEL_NAMES: Final = ("model", "model_name", "model_id", "azure_deployment", "deployment_name")
+_NESTED: Final = ("options", "model_kwargs", "generation_config", "inferenceConfig")
+_PLACES: Final = _PARAMS.union(_NESTED)
+_NOWHERE: Final[tuple[Mapping[str, Any], ...]] = ()
+_OWN_TAGS: Final = ("seq:step:", "graph:step:", "map:key:", "branch:", "condition:", "langsmith:")
+
+
+def fields_of(
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    params: Mapping[str, Any] | None = None,
+    tags: Sequence[str] | None = None,
+    prompt: Prompt | None = None,
+    answer: Answer | None = None,
+    failure: Failure | None = None,
+    stream: Stream | None = None,
+    content: str = "full",
+    limit: int = LIMIT,
+    redactor: Redactor | None = None,
+) -> dict[str, Any]:
+    """The columns of a `CallRecord` that follow from what LangChain handed over.
+
+    Args:
+        metadata: The callback's `metadata`.
+        params: The callback's `invocation_params`.
+        content: "none" leaves prompt, response and reasoning NULL.
+        limit: Bytes of each snapshot.
+        redactor: Sees everything that goes into a snapshot before it is cut to size, the error's words, and tags.
+
+    Raises `Withheld` if the redactor failed.
+    """
+    metadata, params = metadata or {}, params or {}
+    settings = _settings(params) if params else _NOWHERE
+    usage = tokens_of(answer, stream=stream, metadata=metadata)
+    first = answer.choices[0] if answer is not None and answer.choices else None
+    node = word_of(metadata.get("langgraph_node"))
+    fields: dict[str, Any] = {
+        "model": _model(answer, params, metadata),
+        "provider": word_of(metadata.get("ls_provider") or (answer.client if answer else None)),
+        "temperature": _number(_param(settings, _TEMPERATURE, metadata.get("ls_temperature"))),
+        "top_p": _number(_param(settings, _TOP_P, None)),
+        "max_tokens": _whole(_param(settings, _MAX_TOKENS, metadata.get("ls_max_tokens"))),
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.completion,
+        "total_tokens": usage.total,
+        "cached_tokens": usage.cached,
+        "reasoning_tokens": usage.reasoning,
+        "usage_source": "provider" if any(figure is not None for figure in usage) else None,
+        "finish_reason": _once(word_of(answer.finish)) if answer is not None else None,
+        "tool_calls": first.call_count if first is not None else None,
+        "cached": answer.cached if answer is not None and answer.choices else None,
+        "node": node,
+        "agent_key": word_of(metadata.get("lc_agent_name")) or node,
+        "attributes": _attributes(tags, redactor, usage),
+    }
+    if failure is not None:
+        fields.update(error_fields(failure, redactor))
+    elif answer is not None and answer.blank:
+        fields.update(error_code="empty_answer", error_message="LangChain's client found nothing in the answer")
+    if content != "none":
+        kept: dict[str, Any] = {}
+        if prompt is not None and (prompt.messages or prompt.text is not None):
+            kept["prompt_snapshot"] = _prompt_shown(prompt)
+        if answer is not None and first is not None and not (failure is not None and first == Choice()):
+            kept["response_snapshot"] = _response_shown(answer)
+            if first.reasoning:
+                kept["reasoning_snapshot"] = first.reasoning
+        if redactor is not None:  # all at once: most calls hold nothing, and that is seen in one pass
+            kept = redactor.redact_tree(kept)
+        for name, value in kept.items():
+            fields[name] = fitted(value, limit)
+    return fields
+
+
+def tokens_of(
+    answer: Answer | None, *, stream: Stream | None = None, metadata: Mapping[str, Any] | None = None
+) -> Usage:
+    """All token figures of a call, also the one that has no column (`cache_written`), for its price."""
+    if answer is None:
+        return UNKNOWN
+    client = answer.client or (metadata or {}).get("ls_provider")
+    return usage_of(answer.usage, answer.raw, stream=stream, provider=client if isinstance(client, str) else "")
+
+
+def _model(answer: Answer | None, params: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
+    """The model as the answer names it, else as it was asked for; "unknown" if nobody says."""
+    asked = [metadata.get("ls_model_name")]
+    asked += [params.get(name) for name in MODEL_NAMES]
+    named = word_of(answer.model) if answer is not None else None
+    if named is not None:
+        return named if named in asked else _once(named) or "unknown"
+    return model_asked_for(params, metadata)
+
+
+def _once(word: str | None) -> str | None:
+    """`word` once, where LangChain has put it together from several chunks ("stopstop")."""
+    if word is None:
+        return None
+    period = (word + word).find(word, 1)
+    return word[:period] if 3 <= period < len(word) else word
+
+
+def _settings(params: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Where a parameter may stand: in `params`, or one level further in. Without those that hold none of them."""
+    if _PLACES.isdisjoint(params):
+        return _NOWHERE
+    places = [params, *[inner for name in _NESTED if isinstance(inner := params.get(name), dict)]]
+    return [place for place in places if not _PARAMS.isdisjoint(place)]
+
+
+def _param(places: Sequence[Mapping[str, Any]], names: tuple[str, ...], otherwise: Any) -> Any:
+    """The first of `names` that is set."""
+    for place in places:
+        for name in names:
+            if (value := place.get(name)) is not None:
+                return value
+    return otherwise
+
+
+def _number(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > 1e9 or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _whole(value: Any) -> int | None:
+    return int(value) if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= INT_MAX else None
+
+
+def word_of(value: Any) -> str | None:
+    """A name, clean and bounded; None for what is none."""
+    return text_of(value, WORD_LIMIT) if isinstance(value, str) and value else None
+
+
+def snapshot_of(kept: Any, limit: int, redactor: Redactor | None) -> str:
+    """What was kept of a text or structure, as bounded JSON without what must not be in it. Raises `Withheld`."""
+    return fitted(kept if redactor is None else redactor.redact_tree(kept), limit)
+
+
+def _attributes(tags: Sequence[str] | None, redactor: Redactor | None, usage: Usage) -> dict[str, Any] | None:
+    """The team's tags, without those that LangChain gives to every step; and the figures that have no column."""
+    own = [tag for tag in tags or () if isinstance(tag, str) and not tag.startswith(_OWN_TAGS)][:32]
+    if redactor is not None:
+        own = [redactor.redact(tag) for tag in own]
+    kept: dict[str, Any] = {"tags": [text_of(tag, WORD_LIMIT) for tag in own]} if own else {}
+    figures = ((CACHE_WRITTEN, usage.cache_written), (CACHE_WRITTEN_1H, usage.cache_written_1h))
+    kept.update((name, figure) for name, figure in figures if figure)
+    return kept or None
+
+
+def _prompt_shown(prompt: Prompt) -> list[Any]:
+    if prompt.text is not None:
+        return [{"role": "user", "content": prompt.text}]
+    shown: list[Any] = [{"role": role, "content": kept, **(more or {})} for role, kept, more in prompt.messages]
+    if prompt.left_out:
+        shown.insert(1, {"role": "…", "content": f"…[{prompt.left_out} messages cut]…"})
+    return shown
+
+
+def _response_shown(answer: Answer) -> dict[str, Any]:
+    shown: dict[str, Any] = {"role": "assistant", **_shown(answer.choices[0])}
+    if len(answer.choices) > 1:
+        shown["other_choices"] = [_shown(choice) for choice in answer.choices[1:]]
+    return shown
+
+
+def _shown(choice: Choice) -> dict[str, Any]:
+    shown: dict[str, Any] = {"content": choice.text}
+    if choice.calls:
+        shown["tool_calls"] = list(choice.calls)
+    if choice.refusal:
+        shown["refusal"] = choice.refusal
+    return shown
+
+
+def model_asked_for(params: Mapping[str, Any] | None, metadata: Mapping[str, Any] | None) -> str:
+    """The model as far as it is known when the call starts."""
+    if metadata and (word := word_of(metadata.get("ls_model_name"))):
+        return word.removeprefix("models/")
+    if params:
+        for name in MODEL_NAMES:
+            if (value := params.get(name)) is not None and (word := word_of(value)):
+                return word.removeprefix("models/")
+    return "unknown"
+
+
+def error_fields(failure: Failure, redactor: Redactor | None = None) -> dict[str, str | None]:
+    """error_code and error_message of the row, in the pipeline. Raises `Withheld` if the redactor failed."""
+    code, kind, message = failure.code, failure.kind, failure.message
+    if failure.body and not message:
+        try:
+            told = _told_by_body(orjson.loads(failure.body), MESSAGE_LIMIT)
+        except ValueError:  # a gateway's page, or cut short
+            told = None
+        if told is not None:
+            code, kind, message = code or told.code, kind or told.kind, told.message
+    message = message or failure.text
+    code = code or kind or failure.name
+    if redactor is not None:
+        # a word of that length was cut, perhaps inside of what must not be kept
+        code = redactor.redact(code) if len(code) < CODE_LIMIT else redactor.redact_cut(code, "")[0]
+        message = redactor.redact_tree(message)
+    return {
+        "error_code": text_of(code, CODE_LIMIT),
+        "error_message": text_of(message, MESSAGE_LIMIT) if message else None,
+    }

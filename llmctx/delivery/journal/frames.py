@@ -1,0 +1,241 @@
+"""How things lie in a file: frames of magic, length, kind, CRC and payload, one behind the other.
+
+A reader believes nothing. Where a frame is not whole it looks for the next beginning of one, so that a torn tail, a
+flipped bit or a page of zeros costs what it hit and no more. The magic begins with a byte that no UTF-8 text
+contains: what users write can never pass for a frame.
+
+Nothing in a frame can be executed: ids are bytes, everything else is JSON.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import IntEnum
+from itertools import islice
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+from zlib import crc32
+
+import orjson
+
+from llmctx.core.record import COLUMNS, CallRecord
+
+MAGIC: Final = b"\xff\xabJ1"
+LARGEST: Final = 64 * 1024 * 1024  # bytes of a payload; what claims to be more is damaged
+ID_BYTES: Final = 16
+_MOST: Final = 10_000  # pieces of a value that had to be tamed
+_PATIENCE: Final = 64  # how often a file is read over, at most, in search of whole frames
+
+_HEAD: Final = struct.Struct("<4sIBI")
+_START: Final = struct.Struct("<16sd")
+_TIMES: Final = ("created_at", "finished_at")
+_IDS: Final = ("call_id", "run_id", "parent_run_id")
+_KNOWN: Final = frozenset(COLUMNS)
+
+
+class Kind(IntEnum):
+    """What a frame says."""
+
+    OPENED = 0  # by which process this file was begun
+    START = 1  # a call has started
+    RECORD = 2  # the whole row of a call
+    DONE = 3  # these calls are in the database, or in quarantine
+    END = 4  # the process closed its journal
+    REFUSED = 5  # a row that the database will never take, and why
+
+
+_KIND_START: Final = int(Kind.START)
+
+
+class Frame(NamedTuple):
+    kind: int
+    payload: bytes
+
+
+class Start(NamedTuple):
+    """A call's marker."""
+
+    call_id: bytes
+    created_s: float
+    fields: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Damage:
+    """What could not be read."""
+
+    places: int = 0
+    bytes: int = 0
+
+
+def frame(kind: int, payload: bytes) -> bytes:
+    length = len(payload)
+    return _HEAD.pack(MAGIC, length, kind, _sum(length, kind, payload)) + payload
+
+
+def frames_in(data: bytes, damage: Damage | None = None) -> Iterator[Frame]:
+    """Every whole frame of `data`. What lies between them is added to `damage`. Never raises, never stands still."""
+    at, size = 0, len(data)
+    patience = _PATIENCE * size
+    while at < size:
+        found = _frame_at(data, at)
+        if isinstance(found, Frame):
+            yield found
+            at += _HEAD.size + len(found.payload)
+            continue
+        # the next beginning of a whole frame: a length that was hit must not swallow what follows it
+        patience -= found
+        next_at = data.find(MAGIC, at + 1)
+        while next_at >= 0 and not isinstance(found := _frame_at(data, next_at), Frame):
+            patience -= found
+            next_at = data.find(MAGIC, next_at + 1) if patience > 0 else -1
+        if damage is not None:
+            damage.places += 1
+            damage.bytes += (size if next_at < 0 else next_at) - at
+        if next_at < 0:
+            return
+        at = next_at
+
+
+def _frame_at(data: bytes, at: int) -> Frame | int:
+    """The frame that begins there; if none does, how many bytes it took to see that."""
+    if len(data) - at < _HEAD.size:
+        return 0
+    magic, length, kind, told = _HEAD.unpack_from(data, at)
+    begin = at + _HEAD.size
+    if magic != MAGIC or length > LARGEST or length > len(data) - begin:
+        return 0
+    payload = data[begin : begin + length]
+    return Frame(kind, payload) if _sum(length, kind, payload) == told else length
+
+
+def _sum(length: int, kind: int, payload: bytes) -> int:
+    return crc32(payload, (length << 8 | kind) & 0xFFFFFFFF)
+
+
+# -- payloads ---------------------------------------------------------------------------------------------------------
+
+
+def start_frame(call_id: bytes, created_s: float, fields: Mapping[str, Any] | bytes) -> bytes:
+    """A whole frame in one step: it is made on the caller's thread. `fields` may be JSON already."""
+    payload = _START.pack(call_id, created_s) + (fields if type(fields) is bytes else as_json(fields))
+    length = len(payload)
+    return _HEAD.pack(MAGIC, length, _KIND_START, crc32(payload, (length << 8 | _KIND_START) & 0xFFFFFFFF)) + payload
+
+
+def start_of(payload: bytes) -> Start:
+    """Raises ValueError for what is none."""
+    if len(payload) < _START.size:
+        raise ValueError("too short for a start")
+    call_id, created_s = _START.unpack_from(payload)
+    fields = orjson.loads(payload[_START.size :])
+    if not isinstance(fields, dict):
+        raise ValueError("a start without fields")
+    return Start(call_id, created_s, fields)
+
+
+def pack_record(record: CallRecord) -> bytes:
+    """`record` as bytes: its call_id, then JSON. `unpack_record` gives the same record back."""
+    return record.call_id.bytes + as_json(record)
+
+
+def unpack_record(payload: bytes) -> CallRecord:
+    """What `pack_record` packed, perhaps in another version: unknown columns are left out, missing ones are None.
+
+    Raises ValueError for what is no record.
+    """
+    try:
+        return record_of(orjson.loads(payload[ID_BYTES:]))
+    except (KeyError, TypeError, AttributeError, ArithmeticError) as problem:
+        raise ValueError(f"no record: {problem!r}") from None
+
+
+def record_of(told: Mapping[str, Any]) -> CallRecord:
+    """A record from its JSON."""
+    fields = {name: value for name, value in told.items() if value is not None and name in _KNOWN}
+    for name in _TIMES:
+        if name in fields:
+            at = datetime.fromisoformat(fields[name])
+            fields[name] = at if at.tzinfo is None else at.astimezone(UTC)
+    for name in _IDS:
+        if name in fields:
+            fields[name] = UUID(fields[name])
+    if "cost_usd" in fields:
+        fields["cost_usd"] = Decimal(fields["cost_usd"])
+    fields.setdefault("model", "unknown")
+    return CallRecord(**fields)
+
+
+def columns_of(found: Frame) -> dict[str, Any] | None:
+    """What a frame says of a call, by column; None for one that says nothing of any."""
+    try:
+        if found.kind == Kind.START:
+            return start_of(found.payload).fields
+        if found.kind in (Kind.RECORD, Kind.REFUSED):
+            told = orjson.loads(found.payload[ID_BYTES:])
+            told = told.get("record", told)
+            return told if isinstance(told, dict) else None
+    except (ValueError, AttributeError):
+        pass
+    return None
+
+
+def with_columns(found: Frame, columns: Mapping[str, Any]) -> bytes:
+    """The payload of a frame that has `columns_of`, with others."""
+    if found.kind == Kind.START:
+        start = start_of(found.payload)
+        return _START.pack(start.call_id, start.created_s) + as_json(columns)
+    told = orjson.loads(found.payload[ID_BYTES:])
+    return found.payload[:ID_BYTES] + as_json({**told, "record": columns} if found.kind == Kind.REFUSED else columns)
+
+
+def done_payload(call_ids: list[bytes]) -> bytes:
+    return b"".join(call_ids)
+
+
+def ids_of(payload: bytes) -> Iterator[bytes]:
+    for at in range(0, len(payload) - ID_BYTES + 1, ID_BYTES):
+        yield payload[at : at + ID_BYTES]
+
+
+def as_json(value: Any) -> bytes:
+    """`value` as JSON, whatever it is."""
+    try:
+        return orjson.dumps(value, default=_shown)
+    except (TypeError, ValueError, RecursionError):  # a key that is no text, a lone surrogate, a huge number, a circle
+        return orjson.dumps(_tamed(value), default=_shown)
+
+
+def _tamed(value: Any, depth: int = 0, left: list[int] | None = None) -> Any:
+    """`value` without what JSON has no way to say, and of no more than `_MOST` pieces: what contains itself twice
+    would double with each step down.
+    """
+    left = [_MOST] if left is None else left
+    if isinstance(value, CallRecord):
+        return {name: _tamed(getattr(value, name), 1, left) for name in COLUMNS}
+    left[0] -= 1
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if depth > 32 or left[0] <= 0:
+        return "…"
+    if isinstance(value, Mapping):
+        items = islice(value.items(), left[0])
+        return {_tamed(_shown(name)): _tamed(item, depth + 1, left) for name, item in items}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_tamed(item, depth + 1, left) for item in islice(value, left[0])]
+    if isinstance(value, int) and value.bit_length() > 63:
+        return str(value) if value.bit_length() < 4096 else "…"
+    if value is None or isinstance(value, (bool, int, float, datetime, UUID, Decimal)):
+        return value
+    return _tamed(_shown(value))
+
+
+def _shown(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001  an object of the host's
+        return f"<{type(value).__name__}>"

@@ -1,0 +1,231 @@
+"""What dead processes have left: each journal is taken over by exactly one living process.
+
+Whoever gets the lock of a directory whose process has died reads all of its files before deciding anything: only a
+call of which no file knows more than its start is lost. The directory goes when its adopter has everything in its own
+journal, or in the database (`finish`); an adopter that dies before that leaves it to the next one. So a row may be
+delivered twice, which is harmless: its key, call_id and created_at, comes from the journal each time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Final, Self
+from uuid import UUID
+
+from llmctx.core.diagnostics import incidents
+from llmctx.core.record import COLUMNS, CallRecord, Status
+from llmctx.delivery.journal import directory as place
+from llmctx.delivery.journal.frames import (
+    ID_BYTES,
+    Damage,
+    Kind,
+    Start,
+    columns_of,
+    frame,
+    frames_in,
+    ids_of,
+    record_of,
+    start_of,
+    unpack_record,
+    with_columns,
+)
+
+_OF_THE_MARKER: Final = frozenset(COLUMNS) - {"call_id", "created_at", "status", "success"}
+
+
+class Adopted:
+    """The journal of one dead process. Ours until `finish` or `release`; leaving the `with` block releases it.
+
+    for adopted in journal.adopt():
+        with adopted:
+            if all of adopted.rows() are safe:
+                adopted.finish()
+    """
+
+    def __init__(self, name: str, root: int, folder: int, lock: int) -> None:
+        self.name = name
+        self._root, self._folder, self._lock = root, folder, lock
+        self._held = True
+        self.damage = Damage()
+        """What could not be read."""
+        self.clean = False
+        """The process had closed its journal."""
+        self._starts: dict[bytes, Start] = {}
+        self._recorded: set[bytes] = set()
+        self._done: set[bytes] = set()
+        _held.add(self)
+
+    def __len__(self) -> int:
+        return len(self._recorded - self._done) + len(self._lost_ids())
+
+    def rows(self) -> Iterator[CallRecord]:
+        """Every row that must still be written: records that are not done, then the calls that are lost."""
+        yield from self.records()
+        yield from self.lost()
+
+    def records(self) -> Iterator[CallRecord]:
+        """Records that are not known to be in the database, each once; read as they are asked for."""
+        given: set[bytes] = set()
+        for name in place.names_in(self._folder):
+            for found in frames_in(place.read_file(name, self._folder)):
+                call_id = found.payload[:ID_BYTES]
+                if found.kind == Kind.RECORD and call_id not in self._done and call_id not in given:
+                    try:
+                        record = unpack_record(found.payload)
+                    except ValueError as problem:  # whole, and yet no record: of a version to come?
+                        incidents.note("journal_damaged", "a journal holds a record that cannot be read", exc=problem)
+                        continue
+                    given.add(call_id)
+                    yield record
+
+    def lost(self) -> Iterator[CallRecord]:
+        """Rows of the calls that were open when the process died: identity and model, status `lost`."""
+        for call_id in self._lost_ids():
+            start = self._starts[call_id]
+            fields = {name: value for name, value in start.fields.items() if name in _OF_THE_MARKER}
+            try:
+                record = record_of(fields | _born(start))
+            except (ValueError, TypeError, AttributeError, ArithmeticError, OverflowError):
+                record = record_of(_born(start))
+            yield record
+
+    def finish(self) -> None:
+        """Everything is safe elsewhere: take the directory away."""
+        if self._held:
+            place.clear(self.name, self._folder, self._root)
+            self.release()
+
+    def release(self) -> None:
+        """Leave it to the next who asks."""
+        if self._held:
+            self._held = False
+            os.close(self._lock)
+            os.close(self._folder)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.release()
+
+    def look(self) -> None:
+        """Read what is there: before anything else."""
+        for name in place.names_in(self._folder):
+            for found in frames_in(place.read_file(name, self._folder), self.damage):
+                if found.kind == Kind.RECORD:
+                    self._recorded.add(found.payload[:ID_BYTES])
+                elif found.kind == Kind.DONE:
+                    self._done.update(ids_of(found.payload))
+                elif found.kind == Kind.END:
+                    self.clean = True
+                elif found.kind == Kind.START:
+                    try:
+                        start = start_of(found.payload)
+                    except ValueError:
+                        self.damage.places += 1
+                    else:
+                        self._starts[start.call_id] = start
+        if self.damage.places:
+            incidents.note(
+                "journal_damaged",
+                "%d places (%d bytes) of a dead process's journal could not be read",
+                self.damage.places,
+                self.damage.bytes,
+            )
+
+    def _lost_ids(self) -> list[bytes]:
+        return [call_id for call_id in self._starts if call_id not in self._recorded and call_id not in self._done]
+
+
+_held: Final[weakref.WeakSet[Adopted]] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    """A child shares its parent's locks: what the parent adopts would be held until both have died."""
+    for adopted in list(_held):
+        with contextlib.suppress(OSError):
+            adopted.release()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _born(start: Start) -> dict[str, Any]:
+    # as `recording.py` makes created_at of the same number
+    created = datetime.fromtimestamp(start.created_s, UTC)
+    return {
+        "call_id": str(UUID(bytes=start.call_id)),
+        "created_at": created.isoformat(),
+        "status": Status.LOST.value,
+        "success": False,
+        "error_code": "process_lost",
+        "error_message": "the process ended before the call did",
+    }
+
+
+def adopt(root: int) -> Iterator[Adopted]:
+    """Every journal in `root` whose process has died and that nobody else has got hold of. Closes `root`."""
+    try:
+        for name, folder in place.folders_in(root):
+            with place.not_forking:
+                lock = place.lock(folder)
+                if lock is None:
+                    os.close(folder)
+                    continue
+                adopted = Adopted(name, root, folder, lock)
+            try:
+                adopted.look()
+                yield adopted
+            finally:
+                adopted.release()
+    finally:
+        os.close(root)
+
+
+Keep = Callable[[dict[str, Any]], "bool | dict[str, Any]"]
+"""Asked of the columns of a row: whether it stays, or what takes their place."""
+
+
+def erase(root: int, keep: Keep) -> tuple[int, int]:
+    """Remove the frames of dead processes for whose columns `keep` says False, or change them.
+
+    Returns for how many, and how many journals belong to living processes, which write theirs themselves.
+    """
+    removed = living = 0
+    for _, folder in place.folders_in(root):
+        lock = place.lock(folder)
+        try:
+            if lock is None:
+                living += 1
+                continue
+            for file in place.names_in(folder):
+                if file != place.LOCK:
+                    removed += rewrite(file, folder, keep)
+        finally:
+            os.close(folder)
+            if lock is not None:
+                os.close(lock)
+    return removed, living
+
+
+def rewrite(name: str, folder: int, keep: Keep) -> int:
+    """Leave out of a file what `keep` does not want, in one step. Returns how many frames have gone, or changed."""
+    touched = 0
+    kept: list[bytes] = []
+    for found in frames_in(place.read_file(name, folder)):
+        columns = columns_of(found)
+        wanted = True if columns is None else keep(columns)
+        if wanted is not True:
+            touched += 1
+        if isinstance(wanted, dict):
+            kept.append(frame(found.kind, with_columns(found, wanted)))
+        elif wanted:
+            kept.append(frame(found.kind, found.payload))
+    if touched:
+        place.replace(name, folder, b"".join(kept))
+    return touched

@@ -1,0 +1,138 @@
+"""Start markers: that a call has begun, noted before anybody can know how it ends.
+
+Appended by the callers' threads, one `write` of one frame each, without a lock and without waiting for the disk. The
+kernel keeps appends to one file apart, so frames of several threads never mix.
+
+The file is begun anew now and then (`rewrite`) with the markers of the calls that are still open: the others are
+forgotten, and a call that stays open for an hour pins a few hundred bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from llmctx.core.diagnostics import incidents
+from llmctx.delivery.journal.frames import start_frame
+
+_LOOK_EVERY: Final = 256  # starts between two looks at the size of their file
+
+NewFile = Callable[[str], tuple[str, int]]
+
+
+class Markers:
+    """The markers of one process. `start` may be called by any thread, everything else by one."""
+
+    def __init__(self, new_file: NewFile, folder: int, limit: int, file_limit: int | None, fsync: bool) -> None:
+        """Raises OSError if the file cannot be made."""
+        self._new_file = new_file
+        self._folder = folder
+        self._fsync = fsync
+        self._limit = limit if file_limit is None else min(limit, file_limit)
+        # beyond a limit of the process's a write is a signal that kills, where the host has left it at its default
+        self._look_every = _LOOK_EVERY if file_limit is None else 1
+        self._looks = itertools.count(1)
+        self._open: dict[bytes, bytes] = {}
+        self._stale: list[str] = []  # files whose markers could not be written again yet
+        self._carried = 0  # bytes of those that were written again last
+        self._full = False
+        self._closed = False
+        self.dirty = False
+        self._nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)  # now: later there may be no descriptor
+        try:
+            self._name, self._fd = new_file("starts")
+        except BaseException:
+            os.close(self._nowhere)
+            raise
+
+    def start(self, call_id: bytes, created_s: float, fields: Mapping[str, Any] | bytes) -> bool:
+        """Note that a call has started. False if it could not be noted. Never raises, waits for nothing.
+
+        `fields` are columns by name, or their JSON: the identity, and the model. Without a record they become the row.
+        """
+        try:
+            if self._closed:
+                return False
+            marker = start_frame(call_id, created_s, fields)
+            self._open[call_id] = marker  # before it is written: `rewrite` relies on it
+            if next(self._looks) % self._look_every == 0:
+                self._full = self.size + len(marker) > self._limit
+            if self._full:
+                incidents.note("journal_full", "the journal has no room for further starts")
+                return False
+            written = os.write(self._fd, marker)
+        except Exception as problem:  # noqa: BLE001  the host's call must go on, whatever the disk says
+            incidents.note("journal_start_failed", "a start could not be noted in the journal", exc=problem)
+            return False
+        self.dirty = True
+        if written < len(marker):
+            # Others may have appended meanwhile, so the torn frame stays; readers pass over it.
+            incidents.note("journal_start_failed", "a start could not be noted in the journal: the disk is full")
+        return written == len(marker)
+
+    def __len__(self) -> int:
+        """Calls that have started and have neither a record nor are done."""
+        return len(self._open)
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self._fd).st_size
+
+    @property
+    def has_vanished(self) -> bool:
+        """Whether somebody has removed the file."""
+        return os.fstat(self._fd).st_nlink == 0
+
+    def answered(self, call_id: bytes) -> bool:
+        """The call has a record now, or needs none. True if it was open."""
+        return self._open.pop(call_id, None) is not None
+
+    def is_overgrown(self, size: int) -> bool:
+        """Is it time to begin anew: does the file hold far more than what is open?"""
+        return self._full or bool(self._stale) or self.size > max(size, 2 * self._carried)
+
+    def rewrite(self) -> None:
+        """Begin a new file, with the markers of the calls that are still open, and remove the old one. Raises OSError.
+
+        Callers go on appending meanwhile. `dup2` exchanges the file behind their descriptor in one step, so none of
+        them ever writes into a file that is closed. A marker is in `_open` before it is written: one that went into
+        the old file is in the list that is taken after the exchange.
+        """
+        name, fd = self._new_file("starts")
+        try:
+            os.dup2(fd, self._fd, inheritable=False)
+        finally:
+            os.close(fd)
+        self._stale.append(self._name)
+        self._name = name
+        markers = memoryview(b"".join(list(self._open.values())))
+        self._carried = len(markers)
+        self._full = False
+        while markers:
+            markers = markers[os.write(self._fd, markers) :]
+        if self._fsync:
+            os.fdatasync(self._fd)
+        while self._stale:
+            os.unlink(self._stale[-1], dir_fd=self._folder)
+            self._stale.pop()
+
+    def sync(self) -> None:
+        """Wait for the disk. Raises OSError."""
+        self.dirty = False
+        os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        """The callers' descriptor stays, and leads nowhere: one of them may be about to use it."""
+        self._closed = True
+        os.dup2(self._nowhere, self._fd, inheritable=False)
+        os.close(self._nowhere)
+        weakref.finalize(self, _close, self._fd)
+
+
+def _close(fd: int) -> None:
+    with contextlib.suppress(OSError):
+        os.close(fd)

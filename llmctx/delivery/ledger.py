@@ -1,0 +1,68 @@
+"""The ledger: what became of every call that has started. `call_log.stats()`, logged once a minute when it must be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from llmctx.capture.open_calls import OpenCalls
+from llmctx.core.diagnostics import incidents
+from llmctx.delivery.pipeline import Pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The ledger, and what went wrong. At rest `started == written + waiting + quarantined + dropped`."""
+
+    started: int
+    """Calls that have started, ever."""
+    written: int
+    """Rows that the database has."""
+    waiting: int
+    """Calls that are open, or on their way."""
+    quarantined: int
+    """Rows that the database refuses for what is in them."""
+    dropped: int
+    """Calls that have no row and will have none."""
+    open: int
+    """Of the waiting ones, those that have not ended yet."""
+    adopted: int = 0
+    """Beside all that: rows of processes that have died, written by this one."""
+    trouble: str | None = None
+    """Why rows wait for the database; None while all is well."""
+    incidents: Mapping[str, int] = field(default_factory=dict)
+    """How often what went wrong, by cause."""
+
+    @property
+    def balanced(self) -> bool:
+        return self.started == self.written + self.waiting + self.quarantined + self.dropped
+
+
+def taken_stock(pipeline: Pipeline, calls: OpenCalls) -> Stats:
+    """The ledger as it stands. Exact at rest; while calls are on their way, counts may be one apart."""
+    sink = pipeline.sink
+    waiting = pipeline.waiting
+    written = getattr(sink, "written", None)
+    still_open = len(calls)
+    return Stats(
+        started=calls.started,
+        written=pipeline.taken - pipeline.refused if written is None else written,
+        waiting=waiting + still_open,
+        quarantined=getattr(sink, "quarantined", 0),
+        dropped=pipeline.refused + getattr(sink, "given_up", 0),
+        open=still_open,
+        adopted=getattr(sink, "adopted", 0),
+        trouble=getattr(sink, "trouble", None),
+        incidents=incidents.seen(),
+    )
+
+
+def log_trouble(stats: Stats) -> None:
+    """One line, but only while something is wrong."""
+    if stats.trouble or stats.dropped or stats.quarantined:
+        incidents.note(
+            "ledger",
+            "%d calls started, %d written, %d waiting, %d quarantined, %d dropped%s",
+            *(stats.started, stats.written, stats.waiting, stats.quarantined, stats.dropped),
+            f"; {stats.trouble}" if stats.trouble else "",
+        )

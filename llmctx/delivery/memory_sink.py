@@ -1,0 +1,41 @@
+"""A sink that keeps records in memory, for tests and for canaries."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any, Final
+
+from llmctx.core.record import CallRecord
+
+_WORDS: Final = 70  # characters of a prompt that are enough to recognise it
+
+
+class MemorySink:
+    """Keeps the records it is given, in `records`. Refuses when `full`."""
+
+    def __init__(self, *, full: bool = False) -> None:
+        self.records: list[CallRecord] = []
+        self.full = full
+        self._lock = threading.Lock()
+
+    def submit(self, record: CallRecord) -> bool:
+        if self.full:
+            return False
+        with self._lock:
+            self.records.append(record)
+        return True
+
+
+def first_words(snapshot: str | None) -> str:
+    """The beginning of what was said last, on one line."""
+    try:
+        said: Any = json.loads(snapshot or '""')
+    except ValueError:
+        said = snapshot
+    if isinstance(said, list) and said:
+        said = said[-1]
+    if isinstance(said, dict):
+        said = said.get("content", said)
+    text = " ".join((said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)).split())
+    return text if len(text) <= _WORDS else text[: _WORDS - 1] + "…"

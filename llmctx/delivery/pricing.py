@@ -1,0 +1,251 @@
+"""What a call cost, in US dollars: by the team's own price file, or else by genai-prices (the extra `prices`), offline.
+
+A model without a price costs NULL, never 0; what a cache of LangChain's answered cost nothing. genai-prices takes half
+a millisecond a call, so what it says of a model is remembered as a price for each kind of token, as long as the call
+is small enough for no tier to begin, and for half an hour of the call's own time: some prices depend on the hour.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from fnmatch import fnmatchcase
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from llmctx.core.diagnostics import incidents
+from llmctx.core.errors import ConfigError
+from llmctx.core.record import CACHE_WRITTEN, CACHE_WRITTEN_1H, CallRecord
+from llmctx.delivery.journal import directory as place
+
+_MILLION: Final = Decimal(1_000_000)
+_NANO: Final = Decimal("0.000000001")
+_NO_TIERS_BELOW: Final = 16_000  # tokens; the lowest tier of any model begins at 32,000
+_REMEMBERED: Final = 10_000
+_ALIASES: Final = {
+    "google_genai": "google", "google_vertexai": "google", "vertexai": "google", "gemini": "google",
+    "amazon_bedrock": "aws", "bedrock": "aws", "bedrock_converse": "aws", "azure_openai": "azure", "azure_ai": "azure",
+    "mistralai": "mistral", "xai": "x-ai", "fireworks_ai": "fireworks", "together_ai": "together",
+    "zhipu": "zhipuai", "moonshot": "moonshotai",
+}  # fmt: skip
+"""LangChain's names of providers, and those of genai-prices."""
+_FIELDS: Final = {"model", "provider", "input", "output", "cached", "cache_write", "since", "note"}
+
+
+class Price(NamedTuple):
+    """US dollars for one token of each kind, and where that stands."""
+
+    input: Decimal
+    output: Decimal
+    cached: Decimal
+    written: Decimal
+    """Put into the provider's cache."""
+    written_1h: Decimal
+    """The same for an hour."""
+    call: Decimal
+    """For the call itself."""
+    origin: str
+
+
+class Tokens(NamedTuple):
+    """What a call used. `cached` were read from the provider's cache and `written` put there, `written_1h` of them for
+    an hour: all of them are among `prompt`.
+    """
+
+    prompt: int | None
+    completion: int | None
+    cached: int | None = None
+    written: int | None = None
+    written_1h: int | None = None
+
+    def settled(self) -> Tokens | None:
+        """Figures that can be reckoned with; None where the price would be a guess."""
+        prompt, completion = self.prompt, self.completion
+        if prompt is None or completion is None or prompt < 0 or completion < 0:
+            return None
+        read = min(max(self.cached or 0, 0), prompt)
+        written = min(max(self.written or 0, 0), prompt - read)
+        return Tokens(prompt, completion, read, written, min(max(self.written_1h or 0, 0), written))
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One line of the price file."""
+
+    model: str
+    provider: str | None
+    price: Price
+    since: datetime | None
+
+    def covers(self, model: str, provider: str | None, at: datetime) -> bool:
+        is_model = fnmatchcase(model.lower(), self.model.lower())
+        is_provider = self.provider is None or (provider or "").lower() == self.provider.lower()
+        return is_model and is_provider and (self.since is None or at >= self.since)
+
+
+def load_file(path: Path) -> list[_Line]:
+    """A JSON list of objects with `model` (`*` stands for anything), `input` and `output` in USD for a million tokens,
+    and perhaps `cached`, `cache_write`, `provider`, `since`. The first one that covers a call counts; of several dates,
+    the newest.
+
+    Raises `ConfigError`, naming the line's number.
+    """
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"), parse_float=Decimal, parse_int=Decimal)
+    except OSError as problem:
+        raise ConfigError(f"LLMCTX_PRICE_FILE {path}: {problem.strerror}.") from None
+    except ValueError as problem:
+        raise ConfigError(f"LLMCTX_PRICE_FILE {path} is no JSON: {problem}.") from None
+    if not isinstance(told, list):
+        raise ConfigError(f'LLMCTX_PRICE_FILE {path}: write a list, [{{"model": "…", "input": 1.2, "output": 4.8}}].')
+    lines = [_line(one, f"LLMCTX_PRICE_FILE {path}, entry {number}") for number, one in enumerate(told, 1)]
+    # stable: lines without a date keep their order, behind those that have begun later
+    return sorted(lines, key=lambda line: -(line.since.timestamp() if line.since else 0))
+
+
+def _line(told: Any, origin: str) -> _Line:
+    if not isinstance(told, Mapping) or not isinstance(told.get("model"), str):
+        raise ConfigError(f"{origin}: it must be an object with a `model`.")
+    if strange := set(told) - _FIELDS:
+        raise ConfigError(f"{origin}: {', '.join(sorted(strange))} is unknown. There are {', '.join(sorted(_FIELDS))}.")
+    per_token: dict[str, Decimal] = {}
+    for name in ("input", "output", "cached", "cache_write"):
+        value = told.get(name, None if name == "output" else told.get("input"))
+        try:
+            number = Decimal(value) if not isinstance(value, bool) else None
+        except (InvalidOperation, TypeError, ValueError):
+            number = None
+        if number is None or not number.is_finite() or number < 0:
+            raise ConfigError(f"{origin}: `{name}` must be US dollars for a million tokens, not {value!r}.")
+        per_token[name] = number / _MILLION
+    try:
+        since = None if told.get("since") is None else datetime.fromisoformat(told["since"])
+    except (ValueError, TypeError):
+        raise ConfigError(f"{origin}: `since` must be a date such as 2026-11-01.") from None
+    since = since.replace(tzinfo=UTC) if since is not None and since.tzinfo is None else since
+    written = per_token["cache_write"]
+    price = Price(
+        per_token["input"], per_token["output"], per_token["cached"], written, written, Decimal(0), "price file"
+    )
+    return _Line(told["model"], told.get("provider"), price, since)
+
+
+class Prices:
+    """The prices of models. Belongs to one thread.
+
+    Args:
+        file: the team's own, which comes first. Raises `ConfigError` if it cannot be used.
+    """
+
+    def __init__(self, file: str | None = None) -> None:
+        self._lines: Sequence[_Line] = [] if file is None else load_file(Path(file).expanduser())
+        self._known: dict[tuple[str, str | None, int], Price | None] = {}
+
+    @property
+    def has_list(self) -> bool:
+        """Whether the list of the usual models' prices is installed."""
+        return find_spec("genai_prices") is not None
+
+    @cached_property
+    def _snapshot(self) -> Any:
+        """genai-prices' own data, as it was installed; None without the extra. Late: it takes a third of a second."""
+        if not self.has_list:
+            return None
+        with place.not_forking:  # a child that is forked meanwhile would wait for the lock of this import for ever
+            from genai_prices.data import providers
+            from genai_prices.data_snapshot import DataSnapshot
+
+        return DataSnapshot(providers=providers, from_auto_update=False)
+
+    def priced(self, record: CallRecord) -> CallRecord:
+        """`record` with what it cost, where that is known and does not stand there yet. Never raises."""
+        try:
+            if record.cost_usd is None:
+                noted = record.attributes or {}
+                tokens = Tokens(
+                    record.prompt_tokens, record.completion_tokens, record.cached_tokens,
+                    noted.get(CACHE_WRITTEN), noted.get(CACHE_WRITTEN_1H),
+                )  # fmt: skip
+                record.cost_usd = self.cost(
+                    record.model, record.provider, record.created_at, tokens, answered_by_cache=bool(record.cached)
+                )
+        except Exception as problem:  # noqa: BLE001  the row is worth more than its price
+            incidents.note("price_failed", "a call could not be priced", exc=problem)
+        return record
+
+    def cost(
+        self,
+        model: str | None,
+        provider: str | None,
+        at: datetime,
+        tokens: Tokens,
+        *,
+        answered_by_cache: bool = False,
+    ) -> Decimal | None:
+        """What that many tokens cost."""
+        if answered_by_cache:
+            return Decimal(0).quantize(_NANO)
+        used = tokens.settled()
+        if used is None or not model or (price := self.price(model, provider, at)) is None:
+            return None
+        prompt, completion, read, written, hour = (figure or 0 for figure in used)
+        if price.origin == "price file" or max(prompt, completion) < _NO_TIERS_BELOW:
+            cost = price.call + (prompt - read - written) * price.input + read * price.cached
+            cost += (written - hour) * price.written + hour * price.written_1h + completion * price.output
+        else:
+            found = self._calculated(model, provider, at, used)
+            if found is None:
+                return None
+            cost = found
+        return cost.quantize(_NANO)
+
+    def price(self, model: str | None, provider: str | None, at: datetime) -> Price | None:
+        """The price of a token of each kind in a small call; None for a model that nobody knows.
+
+        A table that is not ours may have rows without a model.
+        """
+        if not model:
+            return None
+        key = (model, provider, int(at.timestamp()) // 1800)
+        if key not in self._known:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[key] = self._look_up(model, provider, at)
+        return self._known[key]
+
+    def _look_up(self, model: str, provider: str | None, at: datetime) -> Price | None:
+        own = next((line.price for line in self._lines if line.covers(model, provider, at)), None)
+        if own is not None:
+            return own
+        call = self._calculated(model, provider, at, Tokens(0, 0))
+        if call is None:
+            return None
+        kinds = (
+            Tokens(1000, 0), Tokens(0, 1000), Tokens(1000, 0, cached=1000), Tokens(1000, 0, written=1000),
+            Tokens(1000, 0, written=1000, written_1h=1000),
+        )  # fmt: skip
+        found = [self._calculated(model, provider, at, kind) or Decimal(0) for kind in kinds]
+        each = [(total - call) / 1000 for total in found]
+        if not any(each):  # a price of nothing is a price that nobody knows
+            return None
+        return Price(each[0], each[1], each[2], each[3], each[4], call, "genai-prices")
+
+    def _calculated(self, model: str, provider: str | None, at: datetime, used: Tokens) -> Decimal | None:
+        if self._snapshot is None:
+            return None
+        from genai_prices import Usage
+
+        usage = Usage(
+            input_tokens=used.prompt, output_tokens=used.completion, cache_read_tokens=used.cached,
+            cache_write_tokens=used.written, cache_write_1h_tokens=used.written_1h,
+        )  # fmt: skip
+        named = None if provider is None else _ALIASES.get(provider.lower(), provider.lower())
+        try:
+            return Decimal(self._snapshot.calc(usage, model, named, None, at).total_price)
+        except (LookupError, ValueError, ArithmeticError):
+            return None

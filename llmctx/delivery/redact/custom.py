@@ -1,0 +1,180 @@
+"""The team's own patterns and functions: never trusted with our time.
+
+A pattern runs through google-re2, which is linear by design, where that is installed (the extra `patterns`).
+Otherwise it runs on pieces of 4,096 characters, and is refused at construction if it repeats what repeats, or proves
+slow on a few hostile texts.
+
+A function runs in a thread of its own, with a deadline. If it raises or returns no text, that text is withheld; one
+that has missed its deadline is never called again, and everything it should have seen is withheld. It works in a scope
+of its own: a call of a model that it makes is told from others, and is not redacted by it again.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import queue
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from llmctx.core.diagnostics import incidents
+from llmctx.core.errors import ConfigError
+from llmctx.delivery.redact.spans import Span
+from llmctx.identity.scope import enter, opened
+
+Function = Callable[[str], str]
+
+PIECE: Final = 4096
+OVERLAP: Final = 512
+_TOO_SLOW_S: Final = 0.01
+_MANY: Final = 64  # a repeat of more than that counts as endless
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_REMEDY: Final = 'Write it without a repeat inside of a repeat, or pip install "llmctx[patterns]"'
+
+
+class Withheld(Exception):
+    """A text could not be redacted, so nobody may keep it. Store the row without its texts."""
+
+
+class OwnPattern:
+    """One of the team's regular expressions. `name` stands in the placeholder."""
+
+    def __init__(self, name: str, pattern: str) -> None:
+        if _NAME.fullmatch(name) is None:
+            raise ConfigError(
+                f"A pattern for redaction is named {name!r}. Use lower case letters, digits, underscores."
+            )
+        self.name = name
+        self._linear = True
+        try:
+            self._finds: Any = importlib.import_module("re2").compile(pattern)
+        except ImportError:
+            self._linear = False
+            self._finds = _checked(name, pattern)
+        except Exception as problem:  # noqa: BLE001  re2's own error, and whatever it thinks of what is no text
+            raise ConfigError(f"The pattern {name!r} for redaction cannot be used: {problem}. Correct it.") from None
+
+    def find(self, text: str) -> Iterator[Span]:
+        if self._linear or len(text) <= PIECE:
+            matches = iter(self._finds.finditer(text))
+        else:
+            matches = (
+                match
+                for start in range(0, len(text) - OVERLAP, PIECE - OVERLAP)
+                for match in self._finds.finditer(text, start, start + PIECE)
+            )
+        for match in matches:
+            start, end = match.span()
+            if start < end:
+                yield start, end, self.name
+
+
+def _checked(name: str, pattern: str) -> re.Pattern[str]:
+    try:
+        compiled = re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as problem:
+        raise ConfigError(f"The pattern {name!r} for redaction cannot be used: {problem}. Correct it.") from None
+    if _repeats_repeats(importlib.import_module("re._parser").parse(pattern)):
+        raise ConfigError(
+            f"The pattern {name!r} for redaction repeats what repeats, which may take for ever. {_REMEDY}."
+        )
+    if _is_slow(compiled):
+        raise ConfigError(f"The pattern {name!r} for redaction takes too long on hostile texts. {_REMEDY}.")
+    return compiled
+
+
+def _repeats_repeats(parsed: Any, inside: bool = False) -> bool:
+    """Is there an endless repeat inside of an endless one? `parsed` is what the standard library's parser made."""
+    for op, argument in parsed:
+        name = str(op)
+        if name in ("MAX_REPEAT", "MIN_REPEAT"):
+            least, most, what = argument
+            endless = most > _MANY and most != least
+            if (endless and inside) or _repeats_repeats(what, inside or most > _MANY):
+                return True
+        elif any(_repeats_repeats(part, inside) for part in _parts_of(argument)):
+            return True
+    return False
+
+
+def _parts_of(argument: Any) -> Iterator[Any]:
+    """The patterns inside of a group, an assertion or an alternative."""
+    if hasattr(argument, "data"):
+        yield argument
+    elif isinstance(argument, (tuple, list)):
+        for part in argument:
+            yield from _parts_of(part)
+
+
+def _is_slow(pattern: re.Pattern[str]) -> bool:
+    """Try `pattern` on texts made to be almost right, shorter ones first: what explodes does so early."""
+    signs = dict.fromkeys([*"aA0 .@-_/:\n", *[sign for sign in pattern.pattern if sign.isalnum()][:16]])
+    for sign in [*signs, "a1", "a ", "a.", "a@", "1 ", "ab"]:
+        for length in (8, 12, 16, 20, 24, 28, 32, 64, 128, 256, 512, 1024, 2048, PIECE):
+            text = (sign * length)[:length] + "\x00"
+            began = time.perf_counter()
+            pattern.search(text)
+            if time.perf_counter() - began > _TOO_SLOW_S:
+                began = time.perf_counter()  # once more: the machine may have been busy
+                pattern.search(text)
+                if time.perf_counter() - began > _TOO_SLOW_S:
+                    return True
+    return False
+
+
+class OwnFunction:
+    """One of the team's functions, kept at arm's length."""
+
+    def __init__(self, function: Function, deadline_s: float) -> None:
+        if not callable(function):
+            raise ConfigError(f"A function for redaction is {function!r}, which cannot be called. Give a function.")
+        self._function = function
+        self._deadline_s = deadline_s
+        self._hangs = False
+        self._mine = threading.local()  # a thread of its own for each thread that asks: nobody waits for others
+
+    def __call__(self, text: str) -> str:
+        if self._hangs:
+            raise Withheld
+        jobs, pid = getattr(self._mine, "jobs", (None, 0))
+        if jobs is None or pid != os.getpid():  # threads do not survive a fork
+            jobs = queue.SimpleQueue()
+            self._mine.jobs = jobs, os.getpid()
+            threading.Thread(target=_work, args=(self._function, jobs), name="llmctx-redact", daemon=True).start()
+        answer: queue.SimpleQueue[object] = queue.SimpleQueue()
+        jobs.put((text, answer))
+        try:
+            found = answer.get(timeout=self._deadline_s)
+        except queue.Empty:
+            self._hangs = True
+            incidents.note(
+                "redaction_hangs",
+                "%r took more than %g s to redact a text: it is not called again, rows go without their texts",
+                self._function,
+                self._deadline_s,
+            )
+            raise Withheld from None
+        if type(found) is not str:
+            # not the exception itself: it may quote the text that nobody was to see
+            incidents.note(
+                "redaction_failed",
+                "%r did not redact (%s): a row goes without its texts",
+                self._function,
+                type(found).__name__,
+            )
+            raise Withheld from None
+        return found
+
+
+def _work(function: Function, jobs: queue.SimpleQueue[tuple[str, queue.SimpleQueue[object]]]) -> None:
+    enter(opened("redaction"))
+    while True:
+        text, answer = jobs.get()
+        try:
+            answer.put(function(text))
+        except BaseException as problem:  # noqa: BLE001  it is the team's own, and whoever waits wants to know
+            answer.put(problem)
+        del text, answer

@@ -1,0 +1,258 @@
+"""From an ended call to its row: `record_of`, in the pipeline's thread; and from one that has begun to its marker.
+
+What must not be kept is taken out here, before the row meets the journal, the database or a log: of prompts, answers,
+reasoning, tool arguments, errors, tags and the team's attributes. Ids are left alone: they are what one asks by, and
+so are names (model, node, agent). A redaction that fails costs the row all of those texts, and the row says so.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+import orjson
+
+from llmctx.capture.open_calls import OpenCall
+from llmctx.capture.payload.failures import Failure
+from llmctx.capture.payload.messages import WORD_LIMIT, Held
+from llmctx.capture.payload.snapshot import LIMIT, bounded
+from llmctx.core.record import COLUMNS, CallRecord, Status
+from llmctx.delivery.columns import MODEL_NAMES, fields_of, model_asked_for, snapshot_of, word_of
+from llmctx.delivery.journal.frames import as_json
+from llmctx.delivery.redact import Redactor, Withheld
+from llmctx.identity.explanation import KEY as EVIDENCE
+from llmctx.identity.explanation import evidence
+from llmctx.identity.scope import CallContext
+from llmctx.storage.sanitize import ATTRIBUTES_LIMIT, UNKNOWN_MODEL, cut_attributes, storable_json, storable_text
+
+_NANO: Final = 1_000_000
+WITHHELD: Final = "llmctx_content"
+"""The key of `attributes` that says why a row has no texts."""
+
+
+class Texts(NamedTuple):
+    """What may be kept of a call's texts."""
+
+    content: str = "full"
+    limit: int = LIMIT
+    redactor: Redactor | None = None
+    withheld: str = ""
+    """Why nothing at all may be kept."""
+
+
+def record_of(call: OpenCall, texts: Texts) -> CallRecord:
+    """The row of `call`. Times come from its start and a monotonic clock, never from now."""
+    if call.scope is not None and call.scope.redacts:  # or each of its calls would lead to another
+        return _record_of(call, Texts("none", texts.limit, withheld="a redaction made this call"))
+    try:
+        return _record_of(call, texts)
+    except Withheld:
+        return _record_of(call, Texts("none", texts.limit, withheld="a redaction failed"))
+
+
+def _record_of(call: OpenCall, texts: Texts) -> CallRecord:
+    created = datetime.fromtimestamp(call.created_s, UTC)
+    took_ns = max(0, call.ended_ns - call.started_ns)
+    fields = _told(call, texts)
+    if call.fields is not None:
+        given = _by_hand(call.fields, texts)
+        fields.update({name: value for name, value in given.items() if name in _TOLD or name == "attributes"})
+    attributes = dict(fields.pop("attributes", None) or {})
+    attributes = {**_own_attributes(call, texts), **attributes}
+    fields.update(_identity(call, fields, attributes))
+    status = call.status
+    if status is Status.CANCELLED:
+        fields["error_code"] = fields.get("error_code") or "cancelled"
+    elif status is Status.OK and fields.get("error_code"):
+        status = Status.ERROR  # LangChain reports no error, and yet there is no answer
+    return CallRecord(
+        call_id=UUID(int=call.call_id.int),
+        created_at=created,
+        finished_at=created + timedelta(microseconds=took_ns // 1000),
+        latency_ms=round(took_ns / _NANO),
+        ttft_ms=round((call.first_token_ns - call.started_ns) / _NANO) if call.first_token_ns else None,
+        status=status.value,
+        success=status is Status.OK,
+        run_id=call.run_id,
+        parent_run_id=call.parent_run_id,
+        attributes=attributes or None,
+        **fields,
+    )
+
+
+def record_of_prompt(call: OpenCall, texts: Texts) -> CallRecord:
+    """The row of a call whose answer could not be read."""
+    call.answer = call.stream = None
+    return record_of(call, texts)
+
+
+def bare_record_of(call: OpenCall, texts: Texts) -> CallRecord:
+    """The row of a call of which nothing else could be read: whose it was, when, and how it ended."""
+    created = datetime.fromtimestamp(call.created_s, UTC)
+    took_ns = max(0, call.ended_ns - call.started_ns)
+    model = (call.metadata or {}).get("ls_model_name")
+    return CallRecord(
+        call_id=UUID(int=call.call_id.int),
+        created_at=created,
+        finished_at=created + timedelta(microseconds=took_ns // 1000),
+        latency_ms=round(took_ns / _NANO),
+        status=call.status.value,
+        success=call.status is Status.OK,
+        model=model if type(model) is str else UNKNOWN_MODEL,  # it may be what could not be read
+        run_id=call.run_id,
+        parent_run_id=call.parent_run_id,
+        **_identity(call, {}, {}),
+    )
+
+
+def marker_of(call: OpenCall) -> bytes:
+    """What the journal notes of a call that starts, as JSON: enough for a row, should the process die.
+
+    No texts and no attributes: it is made on the caller's thread, where nothing is redacted, and in a microsecond. All
+    but the run's ids is the same for many a call, and kept with the verdict.
+    """
+    verdict = call.verdict
+    metadata, params = call.metadata or _NOTHING, call.params or _NOTHING
+    model = metadata.get("ls_model_name")
+    about = (
+        call.hearing.thread_id,
+        metadata.get("langgraph_node"),
+        metadata.get("lc_agent_name"),
+        model if type(model) is str and model else tuple(map(params.get, MODEL_NAMES)),
+    )
+    known = verdict.noted
+    if call.fields is not None:
+        known = about, _noted(call, metadata, params)
+    elif known is None or known[0] != about:
+        verdict.noted = known = about, _noted(call, metadata, params)
+    run_id, parent_run_id = call.run_id, call.parent_run_id
+    if not isinstance(run_id, UUID):  # made by hand; or a text, from somebody's config
+        run_id = _uuid_of(run_id)
+    if run_id is None:
+        return known[1] + b"}"
+    if not isinstance(parent_run_id, UUID):
+        return b'%b,"run_id":"%032x"}' % (known[1], run_id.int)
+    return b'%b,"run_id":"%032x","parent_run_id":"%032x"}' % (known[1], run_id.int, parent_run_id.int)
+
+
+def _uuid_of(text: object) -> UUID | None:
+    try:
+        return UUID(str(text))
+    except ValueError:
+        return None
+
+
+def _noted(call: OpenCall, metadata: dict[str, Any], params: dict[str, Any]) -> bytes:
+    """The part of a marker that many calls have in common, without its last brace."""
+    model = metadata.get("ls_model_name") if call.fields is None else call.fields.get("model")
+    if type(model) is not str or not 0 < len(model) <= WORD_LIMIT:
+        model = model_asked_for(params, metadata)
+    node, verdict = word_of(metadata.get("langgraph_node")), call.verdict
+    identity = verdict.identity
+    fields = {
+        "model": model,
+        "identity_source": verdict.source,
+        "identity_reason": verdict.reason,
+        "session_id": identity.session_id,
+        "user_id": identity.user_id,
+        "trace_id": identity.trace_id,
+        "conversation_id": identity.conversation_id,
+        "thread_id": call.hearing.thread_id or identity.thread_id,
+        "node": node,
+        "agent_key": identity.agent_key or word_of(metadata.get("lc_agent_name")) or node,
+    }
+    return as_json({name: value for name, value in fields.items() if value is not None})[:-1]
+
+
+_NOTHING: Final[dict[str, Any]] = {}
+_OURS: Final = frozenset(
+    {"call_id", "created_at", "finished_at", "latency_ms", "ttft_ms", "status", "success", "run_id"}
+)
+_TOLD: Final = frozenset(COLUMNS) - _OURS - {"parent_run_id", "attributes"}
+
+
+def _told(call: OpenCall, texts: Texts) -> dict[str, Any]:
+    """What LangChain told of the call, as columns."""
+    answer, failure = call.answer, call.failure
+    if texts.withheld and failure is not None:
+        failure = Failure(failure.name, status=failure.status)
+    fields = fields_of(
+        metadata=call.metadata,
+        params=call.params,
+        tags=None if texts.withheld else call.tags,
+        prompt=call.prompt,
+        answer=answer.read() if isinstance(answer, Held) else answer,
+        failure=failure,
+        stream=call.stream,
+        content=texts.content,
+        limit=texts.limit,
+        redactor=texts.redactor,
+    )
+    fields["streamed"] = call.is_stream or call.stream is not None
+    return fields
+
+
+def _by_hand(given: dict[str, Any], texts: Texts) -> dict[str, Any]:
+    """What `CallLog.record` was given, as columns: `response` and `reasoning` become snapshots."""
+    fields = dict(given)
+    response, reasoning = fields.pop("response", None), fields.pop("reasoning", None)
+    if texts.withheld:
+        for name in _OF_TEXT:
+            fields.pop(name, None)
+    elif texts.redactor is not None:
+        for name in _OF_TEXT:
+            if (value := fields.get(name)) is not None:
+                redactor = texts.redactor
+                fields[name] = _redacted(value, redactor) if name == "attributes" else redactor(storable_text(value))
+    if texts.content != "none":
+        if response is not None:
+            shown = bounded({"role": "assistant", "content": response}, texts.limit)
+            fields["response_snapshot"] = snapshot_of(shown, texts.limit, texts.redactor)
+        if reasoning is not None:
+            fields["reasoning_snapshot"] = snapshot_of(bounded(reasoning, texts.limit), texts.limit, texts.redactor)
+    if any(fields.get(name) is not None for name in ("prompt_tokens", "completion_tokens", "total_tokens")):
+        fields.setdefault("usage_source", "provider")
+    return fields
+
+
+_OF_TEXT: Final = ("error_code", "error_message", "attributes")
+
+
+def _own_attributes(call: OpenCall, texts: Texts) -> dict[str, Any]:
+    """What the team has bound beyond the ids."""
+    if texts.withheld:
+        return {WITHHELD: f"withheld: {texts.withheld}"}
+    own = call.verdict.identity.attributes
+    if not own or texts.redactor is None:
+        return dict(own)
+    redacted: dict[str, Any] = _redacted(own, texts.redactor)
+    return redacted
+
+
+def _redacted(attributes: Any, redactor: Redactor) -> Any:
+    """As they will be stored, for an object's own words count as well."""
+    text = storable_json(dict(attributes))
+    if text is None:
+        return {}
+    kept = orjson.loads(text)
+    return redactor.redact_tree(kept if len(text) <= ATTRIBUTES_LIMIT else cut_attributes(kept, len(text)))
+
+
+def _identity(call: OpenCall, fields: dict[str, Any], attributes: dict[str, Any] | None) -> dict[str, Any]:
+    """Whose call it is, as columns; what was said of it goes into `attributes`."""
+    verdict = call.verdict
+    identity: CallContext = verdict.identity
+    said = None if attributes is None else evidence(verdict, call.hearing, call.found)
+    if said is not None and attributes is not None:
+        attributes[EVIDENCE] = said
+    return {
+        "session_id": identity.session_id,
+        "user_id": identity.user_id,
+        "trace_id": identity.trace_id,
+        "conversation_id": identity.conversation_id,
+        "agent_key": identity.agent_key or fields.get("agent_key"),
+        "thread_id": call.hearing.thread_id or identity.thread_id,
+        "identity_source": verdict.source.value,
+        "identity_reason": None if verdict.reason is None else verdict.reason.value,
+    }

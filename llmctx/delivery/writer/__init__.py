@@ -1,0 +1,1 @@
+"""Batches into PostgreSQL or SQLite."""

@@ -1,0 +1,346 @@
+"""How a wrapped node finds out whose it is, and opens its scope.
+
+Asked in this order: the `identify` callable, the state, `config["configurable"]`, `Runtime.context`,
+`Runtime.server_info.user`. The first that knows something is believed, and filled by the others as far as they agree
+with it. Everything that can be known beforehand is worked out when the graph is wrapped: `enter` runs in each node.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Final, cast
+from uuid import UUID
+
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import var_child_runnable_config
+
+from llmctx.core.diagnostics import incidents
+from llmctx.core.guard import guarded, swallow
+from llmctx.core.record import Reason
+from llmctx.identity.registration import node_scope
+from llmctx.identity.registry.base import active, doubt
+from llmctx.identity.resolution import CARRIED_KEY, pack
+from llmctx.identity.scope import EMPTY, ID_FIELDS, LOST, CallContext, Entry, Scope, current_scope, enter
+
+Identify = Callable[[Any, RunnableConfig], CallContext | None]
+Entered = tuple[Scope, Entry, RunnableConfig | None]
+"""A scope, what restores the one before, and the config that the node is to get."""
+
+MARK: Final = "__llmctx__"
+"""On a wrapped runnable, builder or function: its plan. Named so that pydantic passes it over."""
+
+FIELDS: Final = ("session_id", "user_id", "trace_id", "conversation_id", "agent_key")
+"""What a node may know of its identity. Not thread_id: that one is LangGraph's own."""
+
+# LangGraph's names for what it puts into config["configurable"] and into a task's path; its constants are private.
+_RUNTIME: Final = "__pregel_runtime"
+_READ: Final = "__pregel_read"
+_PUSH: Final = "__pregel_push"
+_TYPE: Final = "__type"
+
+NO_STATE: Final = object()
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+_NO_IDS: Final[dict[str, Any]] = {}
+_FIELDS: Final = frozenset(FIELDS)
+_SAME_NAMES: Final = tuple((name, name) for name in FIELDS)
+_OPAQUE: Final = (str, bytes, int, float, list, tuple, set, frozenset, type(None))
+"""States without fields to look at."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """The arguments of `wrap_graph` or `wrap_node`, made ready."""
+
+    identify: Identify | None = None
+    fields: Mapping[str, str] | None = None
+    agent: dict[str, Any] = field(default_factory=dict)
+    """agent_key, if it was given."""
+    pairs: tuple[tuple[str, str], ...] = _SAME_NAMES
+    """(identity field, key in the state)."""
+    keys: frozenset[str] = frozenset((*FIELDS, _TYPE))
+    """Keys in the state that may tell of an identity."""
+    channels: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    """Those keys that are channels of the graph -> identity field."""
+    unseen: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    """Those channels that the node is not handed: its input schema is narrower than the state."""
+    sends: bool = True
+    """Whether the identity is to be sent along. Not into a bare subgraph, whose nodes do it themselves."""
+    sequence: bool = False
+    """Whether this is LangGraph's sequence of a node and its writers."""
+    inside: Any = None
+    outside: Callable[[], Any] | None = None
+    """Where a function was wrapped: it, and a reference to what it became."""
+
+    @classmethod
+    def made(cls, identify: Identify | None, fields: Mapping[str, str] | None, agent_key: str | None) -> Plan:
+        if identify is not None and (not callable(identify) or inspect.iscoroutinefunction(identify)):
+            raise TypeError("identify must be a plain function identify(state, config) -> CallContext | None")
+        if unknown := sorted(set(fields or ()) - set(FIELDS)):
+            raise TypeError(f"fields maps {', '.join(FIELDS)} to keys of the state; unknown: {', '.join(unknown)}")
+        return _made(identify, dict(fields or {}), agent_key)
+
+    @classmethod
+    def _of(cls, identify: Identify | None, names: dict[str, str], agent_key: str | None) -> Plan:
+        pairs = tuple((name, names.get(name, name)) for name in FIELDS)
+        agent = {} if agent_key is None else {"agent_key": agent_key}
+        return cls(identify, names or None, agent, pairs, frozenset((*(key for _, key in pairs), _TYPE)))
+
+    def __deepcopy__(self, memo: object) -> Plan:
+        return self  # immutable; copies of a builder share it
+
+    def _alone(self, other: Plan) -> Plan:
+        return self
+
+    @guarded("node_not_wrapped", "%s failed: what a graph was wrapped with before does not count", otherwise=_alone)
+    def over(self, other: Plan) -> Plan:
+        """This plan, with `other` for whatever it does not say."""
+        return replace(
+            self,
+            identify=self.identify or other.identify,
+            fields=self.fields or other.fields,
+            agent=self.agent or other.agent,
+            pairs=self.pairs if self.fields else other.pairs,
+            keys=self.keys if self.fields else other.keys,
+        )
+
+    def lost(self, state: Any, config: RunnableConfig | Scope | None) -> Entered:
+        """Where a node's own scope fails, the one around is not believed in its place, nor whoever used its thread."""
+        entered = LOST, enter(LOST), None if isinstance(config, Scope) else config
+        _doubt(entered[2])
+        return entered
+
+    @guarded("node_scope_failed", "%s failed: what a node does is recorded without ids", otherwise=lost)
+    def enter(self, state: Any, config: RunnableConfig | Scope | None) -> Entered | None:
+        """Open the scope of a node that starts here and now. `state` or `config` is `LOST` where it was not found."""
+        if state is LOST or isinstance(config, Scope):
+            return self.lost(state, config)
+        around = var_child_runnable_config.get() if config is None or "metadata" not in config else None
+        given: Mapping[str, Any] = config if config is not None else around or _NOTHING
+        metadata: Mapping[str, Any] = given.get("metadata") or (around or _NOTHING).get("metadata") or _NOTHING
+        scope = self._open(state, given, given.get("configurable") or _NOTHING, metadata)
+        who = scope.identity
+        if self.sends and (who.user_id is not None or who.session_id is not None):
+            # A config may be handed to a bare thread, or pickled: the identity goes with it. Nothing is added
+            # where nobody is known, and nothing twice.
+            packed = scope.anchor.packed
+            if packed is None or packed[0] is not who:
+                packed = scope.anchor.packed = (who, pack(who))
+            sent = packed[1]
+            if metadata.get(CARRIED_KEY) != sent:
+                metadata = {**metadata, CARRIED_KEY: sent}
+                if self.sequence:
+                    sending = _Sending(given)
+                    sending.metadata = metadata
+                    config = cast("RunnableConfig", sending)
+                else:
+                    config = cast("RunnableConfig", {**given, "metadata": metadata})
+        return scope, enter(scope), config
+
+    def _open(
+        self, state: Any, config: Mapping[str, Any], configurable: Mapping[str, Any], metadata: Mapping[str, Any]
+    ) -> Scope:
+        answer, failed = EMPTY, False
+        if self.identify is not None:
+            answer, failed = self._ask(self.identify, state, config)
+        if self._nothing_to_find(state, configurable, metadata):
+            ids, persisted = self.agent, False
+        else:
+            ids, persisted = self._find(answer, state, configurable, metadata)
+        thread_id: Any = configurable.get("thread_id")
+        if thread_id is not None and type(thread_id) is not str:
+            thread_id = str(thread_id)
+        task = metadata.get("langgraph_checkpoint_ns")
+        scope = None if answer.attributes else _inside(ids, metadata, thread_id or None, task)
+        if scope is None:
+            found = CallContext(**ids, attributes=answer.attributes) if ids or answer.attributes else EMPTY
+            scope = node_scope(
+                found,
+                persisted=persisted,
+                metadata=metadata,
+                thread_id=thread_id or None,
+                task=task,
+                registries=active,
+            )
+        if failed and scope.identity.user_id is None:
+            scope.reason = Reason.IDENTIFY_FAILED
+        return scope
+
+    def _nothing_to_find(self, state: Any, configurable: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
+        """Whether nothing tells of an identity: a few looks, instead of a search."""
+        runtime = configurable.get(_RUNTIME)
+        return (
+            self.identify is None
+            and type(state) is dict
+            and self.keys.isdisjoint(state)
+            and not (self.channels and self._hidden(metadata.get("langgraph_path")))
+            and _FIELDS.isdisjoint(configurable)
+            and (runtime is None or (runtime.context is None and getattr(runtime, "server_info", None) is None))
+        )
+
+    def _find(
+        self, answer: CallContext, state: Any, configurable: Mapping[str, Any], metadata: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], bool]:
+        """The ids that the node knows, and whether they may be older than this request."""
+        ids, persisted = _NO_IDS, False
+        if answer is not EMPTY:
+            ids = {name: value for name in ID_FIELDS if (value := getattr(answer, name)) is not None}
+            # `identify` tells what it has read, not where. A user who stands in the state was read there, maybe of old.
+            persisted = isinstance(state, Mapping) and any(
+                type(value) is str and value == answer.user_id for value in state.values()
+            )
+        if of_state := self._of_state(state, configurable, metadata.get("langgraph_path")):
+            ids, before = _filled(ids, of_state), ids
+            persisted = persisted or any(name in of_state and name not in before for name in ("user_id", "session_id"))
+        if not configurable.keys().isdisjoint(FIELDS):
+            ids = _filled(ids, _ids(configurable, _SAME_NAMES))
+        runtime = configurable.get(_RUNTIME)
+        if runtime is not None:
+            if runtime.context is not None:
+                ids = _filled(ids, _ids(runtime.context, _SAME_NAMES))
+            server = getattr(runtime, "server_info", None)  # younger than the rest of Runtime
+            if server is not None and server.user is not None and _is_id(server.user.identity):
+                ids = _filled(ids, {"user_id": server.user.identity})
+        return ({**ids, **self.agent} if self.agent else ids), persisted
+
+    def _ask(self, identify: Identify, state: Any, config: Mapping[str, Any]) -> tuple[CallContext, bool]:
+        """The answer of `identify`, and whether it failed."""
+        try:
+            answer: object = identify(None if state is NO_STATE else state, cast("RunnableConfig", config))
+        except BaseException as problem:  # noqa: BLE001  the team's code, about state of any age
+            swallow(problem, "node_identify_failed", "identify raised in a node")
+            return EMPTY, True
+        if answer is None:
+            return EMPTY, False
+        if not isinstance(answer, CallContext):
+            incidents.note("node_identify_failed", "identify must return a CallContext, not %s", type(answer).__name__)
+            return EMPTY, True
+        return answer, False
+
+    def _hidden(self, path: Any) -> Mapping[str, str]:
+        """The channels that the node was not handed. A Send hands over what it was given, of whatever kind."""
+        return self.channels if path is not None and path[0] == _PUSH else self.unseen
+
+    def _of_state(self, state: Any, configurable: Mapping[str, Any], path: Any) -> dict[str, Any]:
+        ids: dict[str, Any]
+        if type(state) is dict:
+            if state.get(_TYPE) == "tool_call_with_context":
+                return self._of_state(state.get("state"), configurable, path)  # what create_agent sends to its tools
+            ids = _NO_IDS if state.keys().isdisjoint(self.keys) else _ids(state, self.pairs)
+        else:
+            ids = _ids(state, self.pairs)
+        # The graph may know more than it hands to this node.
+        channels = self._hidden(path)
+        if channels and ("user_id" not in ids or "session_id" not in ids):
+            read = configurable.get(_READ)
+            if read is not None:
+                known = {channels[key]: value for key, value in read(list(channels), False).items()}
+                ids = _filled(ids, {name: value for name, value in known.items() if _is_id(value)})
+        return ids
+
+
+def _plain(identify: Identify | None, names: dict[str, str], agent_key: str | None) -> Plan:
+    return Plan()
+
+
+@guarded("node_not_wrapped", "%s failed: nodes are wrapped as if no arguments were given", otherwise=_plain)
+def _made(identify: Identify | None, names: dict[str, str], agent_key: str | None) -> Plan:
+    return Plan._of(identify, names, agent_key)
+
+
+def _inside(
+    ids: Mapping[str, Any], metadata: Mapping[str, Any], thread_id: str | None, task: str | None
+) -> Scope | None:
+    """The scope of a node of which the scope around has nothing new to learn; None if that takes a judge.
+
+    The common case, and what `attribution.node_scope` would come to. It spares the node a look into the registries.
+    """
+    outer = current_scope()
+    if outer is None:
+        if CARRIED_KEY in metadata:
+            return None
+        new = None
+        scope = Scope(CallContext(**ids) if ids else EMPTY, "node")
+    else:
+        who = outer.identity
+        if outer.closed_at is not None or outer.lost or (thread_id is not None and thread_id not in outer.threads):
+            return None
+        if CARRIED_KEY in metadata and metadata[CARRIED_KEY].get("user_id", who.user_id) != who.user_id:
+            return None
+        if outer.kind == "node" and outer.parent is not None and not who:
+            return None
+        new = {name: value for name, value in ids.items() if getattr(who, name) != value} if ids else None
+        if new and ("user_id" in new or "session_id" in new):
+            return None
+        scope = Scope(who.overlay(CallContext(**new)) if new else who, "node", outer)
+    if thread_id is not None:
+        if outer is not None:
+            scope.threads = outer.threads  # which knows it already: see above
+        else:
+            scope.threads.add(thread_id)
+    if active:
+        known = scope.identity.user_id is not None or scope.identity.session_id is not None
+        # The scope around stands for its nodes, as long as they are of one person: a registry then keeps one scope of
+        # a request, not one of each node that it ever ran.
+        party = scope if outer is None or (new and known) else outer
+        anchor = party.anchor
+        if anchor.identity is party.identity and anchor.closed_at is None:
+            party = anchor
+        if known or party.anonymous:
+            try:  # `file_under`, spelled out: each node comes by here
+                for registry in active:
+                    registry.put(party, thread_id=thread_id, task=task if known else None)
+            except BaseException as problem:  # noqa: BLE001  a registry may be the team's own
+                doubt(thread_id, task)
+                swallow(problem, "registry_failed", "a node could not be filed: its thread testifies to nobody")
+    return scope
+
+
+@guarded("node_scope_failed", "%s failed: a thread may testify to somebody else")
+def _doubt(config: RunnableConfig | None) -> None:
+    """The thread and the task of a node whose scope could not be opened."""
+    given: Any = config or var_child_runnable_config.get() or {}
+    thread_id = (given.get("configurable") or {}).get("thread_id")
+    doubt(None if thread_id is None else str(thread_id), (given.get("metadata") or {}).get("langgraph_checkpoint_ns"))
+
+
+class _Sending(dict[str, Any]):
+    """A node's config whose *copies* have other metadata.
+
+    LangGraph's sequence reports the node to the callbacks with the config it is given, and gives a copy to the node's
+    code. So the code has the identity to hand on, and the node's own run shows nothing of it: metadata of runs is
+    what `stream_mode="messages"` gives to clients.
+    """
+
+    __slots__ = ("metadata",)
+
+    metadata: dict[str, Any]
+
+    @guarded("node_scope_failed", "%s failed: a node's identity is not handed on", otherwise=dict.copy)
+    def copy(self) -> dict[str, Any]:
+        return {**self, "metadata": self.metadata}
+
+
+def _is_id(value: object) -> bool:
+    return type(value) is str or (isinstance(value, (str, int, UUID)) and not isinstance(value, bool))
+
+
+def _ids(source: Any, pairs: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    """What `source` (a mapping, dataclass, pydantic model, any object) has under the keys of `pairs`."""
+    if type(source) is dict or isinstance(source, Mapping):
+        return {name: value for name, key in pairs if (value := source.get(key)) is not None and _is_id(value)}
+    if isinstance(source, _OPAQUE):
+        return {}
+    return {name: value for name, key in pairs if (value := getattr(source, key, None)) is not None and _is_id(value)}
+
+
+def _filled(found: dict[str, Any], ids: dict[str, Any]) -> dict[str, Any]:
+    """`found`, filled by the next witness if both may speak of the same person."""
+    if not found or not ids:
+        return found or ids
+    for name in ("user_id", "session_id"):
+        if name in found and name in ids and str(found[name]) != str(ids[name]):
+            return found
+    return {**ids, **found}

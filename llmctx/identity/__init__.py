@@ -1,0 +1,1 @@
+"""Whose call it is: scopes, registry, resolution, and how a scope travels."""

@@ -1,0 +1,186 @@
+"""Whether what runs here is part of somebody's flow: his task, or something that his task waits for.
+
+A task that was created inside a request inherits its context, whether it serves the request (`gather`, a task group,
+a streaming body) or is a worker that the request happened to start. The context cannot tell the two apart. Who waits
+for whom can: a worker is waited for by nobody, or not by the request.
+
+asyncio keeps this in the callbacks of its futures. It is followed there, never changed; where it cannot be followed
+the answer is "cannot be told". Asked only when witnesses differ, so it costs the usual call nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures.thread
+import functools
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextvars import Context
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+from llmctx.identity.scope import Scope
+
+_STEPS: Final = 500
+_HERE: Final = f"{Path(__file__).parents[1]}{os.sep}"
+
+
+def belongs_to(scope: Scope) -> bool | None:
+    """Whether what runs here and now is part of the flow that opened `scope`. None: cannot be told."""
+    around: Scope | None = scope
+    while around is not None and around.owner is None:
+        around = around.parent
+    if around is None:
+        return None
+    try:
+        return _is_part_of(around.owner)
+    except Exception:  # noqa: BLE001  these are other people's objects: what cannot be read cannot be told
+        return None
+
+
+def is_waited_for_by(task: asyncio.Future[Any], owner: object) -> bool:
+    """Whether `owner` waits for `task`, directly or through others."""
+    return any(found is owner for found in _waiting(task))
+
+
+def _is_part_of(owner: object) -> bool | None:
+    here = threading.get_ident()
+    work: asyncio.Future[Any] | concurrent.futures.Future[Any] | None
+    if asyncio._get_running_loop() is not None:
+        work = asyncio.current_task()
+    elif owner == here:
+        return True
+    elif type(threading.current_thread()).__module__.startswith("anyio."):
+        return True  # starlette's sync endpoints, dependencies, bodies: one short job for a waiting task
+    else:
+        work = _job_of_a_pool()
+    if work is None:
+        return None
+    in_the_dark = False
+    for found in _waiting(work):
+        if found is owner:
+            return True
+        if found is _MAIN:  # the loop's main task: whoever runs the loop waits for it
+            return True if owner == here else None
+        in_the_dark = in_the_dark or found is _A_THREAD
+    return None if in_the_dark else False
+
+
+def _job_of_a_pool() -> concurrent.futures.Future[Any] | None:
+    """The future of the job that this thread of an executor runs; None if it is no such thread."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is _RUN_JOB:
+            future = getattr(frame.f_locals.get("self"), "future", None)
+            return future if isinstance(future, concurrent.futures.Future) else None
+        frame = frame.f_back
+    return None
+
+
+def context_that_waits(names: tuple[str, ...]) -> tuple[bool, Context | None]:
+    """Whether a task or a job of a pool was made for nothing but the method that runs here, which has one of those
+    `names` (`wait_for(jobs.get(), 5)`, `to_thread(jobs.get)`), and the context of the task that waits for it.
+    """
+    work: object = None
+    if asyncio._get_running_loop() is not None:
+        task = asyncio.current_task()
+        code = None if task is None else getattr(task.get_coro(), "cr_code", None)
+        work = task if code is not None and code.co_name in names else None
+    else:
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame.f_code.co_filename.startswith(_HERE):
+            frame = frame.f_back
+        if frame is not None and frame.f_code is _RUN_JOB:
+            work = getattr(frame.f_locals.get("self"), "future", None)
+        elif frame is not None and type(threading.current_thread()).__module__.startswith("anyio."):
+            work = frame.f_locals.get("future")
+    found = [work]
+    for one in found:  # grows meanwhile
+        for callback, context in _callbacks(one):
+            if getattr(callback, "__name__", "").endswith("wakeup"):
+                return True, context
+            if len(found) < _STEPS:
+                found += [waiting for waiting in _behind(callback) if all(waiting is not known for known in found)]
+    return work is not None, None
+
+
+def awaiting_task() -> asyncio.Task[Any] | None:
+    """The task that waits for the one that runs, directly or by a `gather`; None if there is none."""
+    task = asyncio.current_task()
+    if task is None:
+        return None
+    return next((found for found in _waiting(task) if isinstance(found, asyncio.Task) and found is not task), None)
+
+
+_MAIN: Final = object()
+_A_THREAD: Final = object()
+_RUN_JOB: Final = concurrent.futures.thread._WorkItem.run.__code__
+
+
+def _waiting(work: asyncio.Future[Any] | concurrent.futures.Future[Any]) -> Iterator[object]:
+    """`work`, and everything that waits for it: futures, tasks, `_MAIN`, `_A_THREAD` (one that may block on it)."""
+    found: list[object] = [work]
+    seen = {id(work)}
+    for one in found:  # grows meanwhile
+        yield one
+        if len(found) > _STEPS:
+            continue
+        for waiting in _told_by(one):
+            if id(waiting) not in seen:
+                seen.add(id(waiting))
+                found.append(waiting)
+
+
+def _told_by(one: object) -> Iterator[object]:
+    """Who waits for `one`, if it is a future."""
+    told = [list(_behind(callback)) for callback, _ in _callbacks(one)]
+    if isinstance(one, asyncio.Future):
+        for waiting in told:
+            yield from waiting
+    elif isinstance(one, concurrent.futures.Future):
+        for waiting in told:
+            yield from waiting
+        if not all(told) or not told or getattr(one, "_waiters", None):
+            yield _A_THREAD
+
+
+def _callbacks(one: object) -> list[tuple[Any, Context | None]]:
+    """Whom a future tells that it is done, and the context in which it does."""
+    if isinstance(one, asyncio.Future):
+        return [(callback, context) for callback, context in getattr(one, "_callbacks", None) or ()]
+    if isinstance(one, concurrent.futures.Future):
+        return [(call, None) for call in list(getattr(one, "_done_callbacks", ())) if not _only_cancels(call)]
+    return []
+
+
+def _only_cancels(callback: Any) -> bool:
+    """Whether this is a chained future that tells its source of being cancelled; it does not wait for it."""
+    return getattr(callback, "__name__", "") == "_call_check_cancel"
+
+
+def _behind(callback: Any) -> Iterator[object]:
+    """Who is told by `callback` that a future is done."""
+    if _only_cancels(callback):
+        return
+    parts: list[Any] = [getattr(callback, "__self__", None)]
+    if isinstance(callback, functools.partial):  # wait_for
+        parts += callback.args
+    for cell in getattr(callback, "__closure__", None) or ():  # gather, wait, shield, anyio's task groups
+        try:
+            parts.append(cell.cell_contents)
+        except ValueError:  # not filled yet
+            continue
+    if getattr(callback, "__name__", "") == "_run_until_complete_cb":
+        yield _MAIN
+    for part in parts:
+        if isinstance(part, (asyncio.Future, concurrent.futures.Future)):
+            yield part
+        elif type(part).__module__.startswith(("asyncio.", "anyio.")):
+            host = getattr(part, "_parent_task", None) or getattr(
+                getattr(part, "cancel_scope", None), "_host_task", None
+            )
+            if isinstance(host, asyncio.Future):
+                yield host

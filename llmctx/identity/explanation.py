@@ -1,0 +1,84 @@
+"""What a row keeps of how its identity was found, where that is not plain: for `show`, `coverage`, the pytest plugin.
+
+A call in an open scope that knows everything, and that nobody contradicts, needs no words: `identity_source` says it
+all. Of the others, `attributes["llmctx"]` holds what each witness said, and of calls whose ids are missing also the
+route of their request and the line of the application from which they were made.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+from llmctx.identity.resolution import Hearing, Verdict
+from llmctx.identity.scope import Scope
+
+KEY: Final = "llmctx"
+"""The key of `attributes` under which it stands."""
+
+_FRAMES: Final = 80
+_OURS: Final = f"{Path(__file__).parents[1]}{os.sep}"
+_PACKAGES: Final = tuple({sysconfig.get_path(name) + os.sep for name in ("purelib", "platlib")})
+_STANDARD: Final = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})
+
+
+def where_called() -> str | None:
+    """`file.py:12`, the application's innermost line that leads to the call which starts here; None if there is none.
+
+    Relative to the working directory, where the file is below it. An application that is itself installed as a
+    package is met where no line of its own directory leads here.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    packaged: str | None = None
+    for _ in range(_FRAMES):
+        if frame is None:
+            break
+        name = frame.f_code.co_filename
+        if name.startswith(_PACKAGES):
+            if packaged is None and not name.startswith(_FRAMEWORKS):
+                packaged = f"{name}:{frame.f_lineno}"
+        elif not name.startswith((_OURS, "<", *_STANDARD)):
+            return f"{name.removeprefix(f'{Path.cwd()}{os.sep}')}:{frame.f_lineno}"
+        frame = frame.f_back
+    return packaged
+
+
+_FRAMEWORKS: Final = tuple(
+    path + name
+    for path in _PACKAGES
+    for name in ("langchain", "langgraph", "starlette", "fastapi", "uvicorn", "anyio", "pytest", "_pytest", "pluggy")
+)
+
+
+def route_of(scope: Scope | None) -> str | None:
+    """`GET /chat/{id}`: the route of the request around `scope`, if it is still open."""
+    while scope is not None:
+        if scope.route is not None:
+            return scope.route()
+        scope = scope.parent
+    return None
+
+
+def whereabouts(scope: Scope | None) -> dict[str, str]:
+    """The route and the line of a call that starts here."""
+    found = {"route": route_of(scope), "where": where_called()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def evidence(verdict: Verdict, hearing: Hearing, found: dict[str, str] | None) -> dict[str, Any] | None:
+    """What the row keeps; None where there is nothing to explain. `found` is the call's route and line."""
+    if len(verdict.heard) < 2 and not found:
+        return None
+    said: dict[str, Any] = {
+        "witnesses": [
+            {"source": source.value, "user_id": identity.user_id, "session_id": identity.session_id}
+            for source, identity in verdict.heard
+        ]
+    }
+    if hearing.astray is not False:
+        said["inherited"] = "unclear" if hearing.astray is None else "not believed"
+    return {**said, **(found or {})}

@@ -1,0 +1,112 @@
+"""Signed tokens that take an identity to another process: `hand_over` there, `take_over` here.
+
+For jobs (Celery, arq, RQ, a plain queue) and for HTTP between services. A token is short, expires, and names nobody
+unless its signature is ours: whoever can put a job into the queue cannot put somebody else's name into it. The key
+is `LLMCTX_HANDOVER_KEY`, the same for all processes; several, separated by commas, while keys are being changed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from llmctx.core.diagnostics import incidents
+from llmctx.core.errors import ConfigError, InvalidToken
+from llmctx.identity.scope import EMPTY, ID_FIELDS, CallContext, current, enter, leave, opened
+
+if TYPE_CHECKING:
+    from itsdangerous import URLSafeSerializer
+
+_SHORT: Final = dict(zip("sutcah", ID_FIELDS, strict=True))  # one letter an id: tokens travel in headers
+_SALT: Final = "llmctx.identity.handover.1"
+
+OnInvalid = Literal["raise", "anonymous"]
+
+_keys: list[str] = []
+_on_invalid: list[OnInvalid] = ["raise"]
+
+
+def configure(key: str | None, on_invalid: OnInvalid) -> None:
+    """What a starting `CallLog` has in its settings. The newest key signs, the others still verify."""
+    _keys[:] = [part for part in (part.strip() for part in (key or "").split(",")) if part]
+    _on_invalid[:] = [on_invalid]
+
+
+def hand_over(*, ttl_s: float = 86_400.0) -> str:
+    """The identity of the current scope as a signed text of some 100 to 300 characters, good for `ttl_s` seconds.
+
+        queue.enqueue(job, text, identity=hand_over())
+
+    Raises `ConfigError` when no key is set.
+    """
+    identity = current()
+    ids = {letter: value for letter, name in _SHORT.items() if (value := getattr(identity, name)) is not None}
+    return str(_serializer().dumps({"e": int(time.time() + ttl_s), **ids}))
+
+
+@contextmanager
+def take_over(token: str | None, *, on_invalid: OnInvalid | None = None) -> Iterator[CallContext]:
+    """Open a scope with the identity in `token`, in a worker or in another service.
+
+        with take_over(job.identity):
+            graph.invoke(...)
+
+    A forged, broken or expired token raises `InvalidToken`, or opens an anonymous scope where `on_invalid`, or else
+    `LLMCTX_HANDOVER_INVALID`, says "anonymous". The worker's own context is not inherited.
+    """
+    reason: str | None = None
+    try:
+        identity = read(token)
+    except InvalidToken as problem:
+        incidents.note("invalid_handover", "a handed-over identity was refused: %s", problem)
+        if (on_invalid or _on_invalid[0]) == "raise":
+            raise
+        from llmctx.core.record import Reason  # late, as itsdangerous is: `import llmctx` stays quick
+
+        identity, reason = EMPTY, Reason.INVALID_HANDOVER
+    scope = opened("job", identity)
+    if reason is not None and not scope.lost:
+        scope.reason = reason
+    previous = enter(scope)
+    try:
+        yield identity
+    finally:
+        leave(scope, previous)
+
+
+def read(token: str | None) -> CallContext:
+    """The identity in `token`; `InvalidToken` if it is not ours, or too old. For an `identify` that reads a header."""
+    from itsdangerous import BadData
+
+    if not token:
+        raise InvalidToken("There is no token. Call hand_over() where the job is made.")
+    try:
+        said: Any = _serializer().loads(token)
+        if said.pop("e") < time.time():
+            raise InvalidToken("The token has expired. Give hand_over() a longer ttl_s if jobs wait that long.")
+        return CallContext(**{_SHORT[letter]: value for letter, value in said.items()})
+    except (BadData, KeyError, TypeError, AttributeError) as problem:
+        raise InvalidToken from problem
+
+
+def _serializer() -> URLSafeSerializer:
+    from itsdangerous import URLSafeSerializer
+
+    keys = _keys or _from_environment()
+    return URLSafeSerializer(list(reversed(keys)), salt=_SALT, signer_kwargs={"key_derivation": "hmac"})
+
+
+def _from_environment() -> list[str]:
+    """The key, in a process that hands over without recording anything itself."""
+    from llmctx.settings import load
+
+    settings = load()
+    configure(settings.handover_key, settings.handover_invalid)
+    if not _keys:
+        raise ConfigError(
+            "LLMCTX_HANDOVER_KEY is not set: hand_over() and take_over() need the same secret in every process. "
+            "Make one with `python -c 'import secrets; print(secrets.token_urlsafe(32))'`."
+        )
+    return _keys

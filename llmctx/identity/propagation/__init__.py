@@ -1,0 +1,1 @@
+"""How a scope goes along: threads, executors, queues."""

@@ -1,0 +1,238 @@
+"""`carry=True`: threads, executors and queues hand the scope on, for code that cannot be changed.
+
+- `Thread.start`, `Process.start`, `submit` of the standard executors and the pools of multiprocessing carry the scope
+  in which they were called, for that one thread or job: ours only, not the whole context. The threads of a pool are
+  nobody's: they work for whoever submits. A thread that has inherited its scope so may be a worker: what it is handed
+  with a job (a config, a thread_id) comes before it.
+- An item taken from a queue brings the scope of whoever put it, so that a long-lived worker is in the scope of its
+  present job, or in none (`queues.py`).
+
+Opt-in, because it changes classes of the standard library for the whole process. Idempotent and removable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import multiprocessing.pool
+import multiprocessing.process
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from typing import Any, Final
+
+from llmctx.core.guard import guarded
+from llmctx.core.locks import Mutex
+from llmctx.identity.carry import carry, run_lost
+from llmctx.identity.propagation import queues
+from llmctx.identity.resolution import pack
+from llmctx.identity.scope import EMPTY, CallContext, Scope, carries, current, current_scope, enter, leave, lost, opened
+
+_POOLS: Final = ("concurrent.futures.thread", "concurrent.futures.process", "multiprocessing.pool")
+"""Where the targets of threads and processes that work for everybody stand."""
+
+_lock: Final = Mutex()
+_users: Final = carries
+_undo: Final[list[Callable[[], None]]] = []
+
+
+def install(user: object) -> None:
+    """Begin to carry, for `user`. Doing it twice is doing it once."""
+    with _lock:
+        if user in _users:
+            return
+        _users.append(user)
+        if len(_users) == 1:
+            _patch(threading.Thread, "start", _start)
+            _patch(ThreadPoolExecutor, "submit", _submit_to_thread)
+            _patch(ProcessPoolExecutor, "submit", _submit_to_process)
+            _patch(multiprocessing.process.BaseProcess, "start", _start_process)
+            for name in ("apply_async", "_map_async", "imap", "imap_unordered"):
+                _patch(multiprocessing.pool.Pool, name, _pool)
+            _patch(asyncio.BaseEventLoop, "create_task", _create_task)
+            queues.install(_patch)
+
+
+def remove(user: object) -> None:
+    """Stop carrying for `user`; with the last one the standard library is as it was."""
+    with _lock:
+        if user not in _users:
+            return
+        _users.remove(user)
+        if not _users:
+            while _undo:
+                _undo.pop()()
+
+
+def installed() -> bool:
+    return bool(_users)
+
+
+def _patch(kind: Any, name: str, make: Callable[[Any], Any]) -> None:
+    """Replace `kind.name`, if the class or module defines it itself."""
+    original = vars(kind).get(name)
+    if original is None:
+        return
+    replacement = make(original)
+    if not isinstance(replacement, type):
+        functools.update_wrapper(replacement, original)
+    setattr(kind, name, replacement)
+
+    def undo() -> None:
+        if vars(kind).get(name) is replacement:  # otherwise somebody has wrapped us, and still calls us
+            setattr(kind, name, original)
+
+    _undo.append(undo)
+
+
+# -- threads and executors --------------------------------------------------------------------------------------------
+
+
+def _start(original: Any) -> Any:
+    def start(self: threading.Thread) -> None:
+        _give_scope(self)
+        original(self)
+
+    return start
+
+
+def _give_none(thread: threading.Thread) -> None:
+    thread.run = functools.partial(run_lost, thread.run)  # type: ignore[method-assign]
+
+
+@guarded("carry_failed", "%s failed: what a thread does is recorded without ids", otherwise=_give_none)
+def _give_scope(thread: threading.Thread) -> None:
+    outer = current_scope() if _users else None
+    if outer is not None and not _is_pooled(thread):
+        thread.run = _inheriting(thread.run, outer)  # type: ignore[method-assign]  # this one's, whatever its class
+
+
+def _inheriting(run: Callable[[], None], outer: Scope) -> Callable[[], None]:
+    """`run` in a scope that is only inherited: the thread may turn out to be a worker that works for everybody."""
+
+    @functools.wraps(run)
+    def inherit() -> None:
+        scope = opened("thread", outer.identity, outer)
+        token = enter(scope)
+        try:
+            run()
+        finally:
+            leave(scope, token)
+
+    return inherit
+
+
+def _is_pooled(thread: threading.Thread) -> bool:
+    """Whether it is a thread of a pool, started by chance in somebody's request, that will work for all."""
+    target = getattr(thread, "_target", None)
+    kind = type(thread).__module__
+    return getattr(target, "__module__", None) in _POOLS or kind in _POOLS or kind.startswith("anyio.")
+
+
+def _submit_to_thread(original: Any) -> Any:
+    def submit(self: ThreadPoolExecutor, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        fn = _carried(fn)
+        future: Future[Any] = original(self, fn, *args, **kwargs)
+        return future
+
+    return submit
+
+
+def _create_task(original: Any) -> Any:
+    def create_task(self: asyncio.BaseEventLoop, *args: Any, **kwargs: Any) -> asyncio.Task[Any]:
+        _note_use()
+        task: asyncio.Task[Any] = original(self, *args, **kwargs)
+        return task
+
+    return create_task
+
+
+@guarded("carry_failed", "%s failed; the application is not affected")
+def _note_use() -> None:
+    scope = current_scope()
+    if scope is not None:
+        scope.anchor.used = True  # a worker that starts a task for each item does not collect them
+
+
+def _of_nobody(fn: Any, **_: Any) -> Any:
+    return functools.partial(run_lost, fn) if callable(fn) else fn
+
+
+@guarded("carry_failed", "%s failed: what a job does is recorded without ids", otherwise=_of_nobody)
+def _carried(fn: Any, *, to_process: bool = False) -> Any:
+    """`fn` as a job. Also without a scope: a pooled thread must not keep what a job took from a queue, and a forked
+    worker has inherited somebody's.
+    """
+    if not _users or not callable(fn):
+        return fn
+    return _InProcess(fn, current()) if to_process else carry(fn)
+
+
+class _InProcess:
+    """A function and an identity, as they travel to another process."""
+
+    def __init__(self, fn: Callable[..., Any], identity: CallContext) -> None:
+        self.fn = fn
+        self.ids: dict[str, Any] = pack(identity)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        scope = self._opened()
+        token = enter(scope)
+        try:
+            return self.fn(*args, **kwargs)
+        finally:
+            leave(scope, token)
+
+    @guarded("carry_failed", "%s failed: what a job does is recorded without ids", otherwise=lambda self: lost("job"))
+    def _opened(self) -> Scope:
+        scope = Scope(CallContext(**self.ids), "job")
+        inherited = current_scope()
+        if inherited is not None and inherited.kind == "fork":
+            scope.displaced = inherited.anchor
+        return scope
+
+
+def _submit_to_process(original: Any) -> Any:
+    def submit(self: ProcessPoolExecutor, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        fn = _carried(fn, to_process=True)
+        future: Future[Any] = original(self, fn, *args, **kwargs)
+        return future
+
+    return submit
+
+
+def _pool(original: Any) -> Any:
+    """A method of `multiprocessing.pool.Pool` whose first argument is a function."""
+
+    def method(self: multiprocessing.pool.Pool, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        func = _carried(func, to_process=not isinstance(self, multiprocessing.pool.ThreadPool))
+        return original(self, func, *args, **kwargs)
+
+    return method
+
+
+def _start_process(original: Any) -> Any:
+    def start(self: multiprocessing.process.BaseProcess) -> None:
+        target = getattr(self, "_target", None)
+        _give_identity(self)
+        try:
+            original(self)
+        except BaseException:
+            if target is not None:
+                self._target = target  # type: ignore[attr-defined]
+            raise
+
+    return start
+
+
+def _give_nobody(process: Any) -> None:
+    target = getattr(process, "_target", None)
+    if target is not None and getattr(target, "__module__", None) not in _POOLS:
+        process._target = functools.partial(run_lost, target)
+
+
+@guarded("carry_failed", "%s failed: what a process does is recorded without ids", otherwise=_give_nobody)
+def _give_identity(process: Any) -> None:
+    target = getattr(process, "_target", None)
+    if _users and target is not None and getattr(target, "__module__", None) not in _POOLS and current() is not EMPTY:
+        process._target = _InProcess(target, current())

@@ -1,0 +1,125 @@
+"""The codes of a row in words: why this user, and why an id is missing. For people, never for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from llmctx.core.record import Reason, Source, Status
+
+SOURCES: Final[Mapping[str, str]] = {
+    Source.EXPLICIT: "The call itself was given its identity, on its handler or in its config's metadata.",
+    Source.CONTEXT: "The scope that was open around the call (request, bind() or node) named them.",
+    Source.CARRIED: "The scope in which the run began rode along with the callbacks, into another thread or process.",
+    Source.TASK: "The registry knows whom the LangGraph task of this call works for.",
+    Source.THREAD: "The registry knows the one user of the call's thread_id.",
+    Source.LATE: "The scope had closed a short time before; the call is of a task that outlived its request.",
+    Source.NONE: "No witness testified, so nobody was guessed.",
+}
+
+REASONS: Final[Mapping[str, str]] = {
+    Reason.NO_SCOPE: "There was no scope, no thread_id, nothing carried along. Wrap the work in bind(), or carry() it "
+    "into its thread.",
+    Reason.ANONYMOUS_REQUEST: "The request had no authenticated user. Check `identify` and the order of the "
+    "middlewares, or amend() once the user is known.",
+    Reason.IDENTIFY_FAILED: "The application's `identify` raised an exception: see the log of that time.",
+    Reason.INVALID_HANDOVER: "The identity that was handed over with the job was forged, or had expired: see the log "
+    "of that time.",
+    Reason.UNKNOWN_THREAD: "The thread_id is not in the registry: never seen in this process, or forgotten. Use "
+    "wrap_graph, and a shared registry for several processes.",
+    Reason.SHARED_THREAD: "Several users have used this thread, so it testifies to none of them. Use wrap_graph: "
+    "tasks testify, each for its own user.",
+    Reason.REGISTRY_AWAY: "Only another process could know, and the shared registry did not answer. Check "
+    "LLMCTX_REGISTRY_URL, and the log of that time.",
+    Reason.SHARED_JOB: "A worker had taken the items of several users from its queue before it made the call. Hand "
+    "each item's config or thread_id on, or use bind() for each.",
+    Reason.EXPIRED_SCOPE: "The scope had closed too long ago to be believed (LLMCTX_LATE_S). Open one in the task "
+    "itself, with bind().",
+    Reason.INTERNAL_ERROR: "llmctx itself failed where it was to find out whose the call is, and guessed nobody: see "
+    "the log of that time, and please report it.",
+    Reason.PARTIAL: "The witness knew only one of user and session. Give both where the scope is opened.",
+    Reason.CONFLICT: "Witnesses named different users; the strongest was believed.",
+    Reason.ERASED: "Ids and texts were taken out of the row (`llmctx erase --blank`); its figures are still counted.",
+    "executor_without_context": "A thread or executor was started without the scope. Hand it carry(fn).",
+}
+
+STATUSES: Final[Mapping[str, str]] = {
+    Status.OK: "It ended well.",
+    Status.ERROR: "It failed.",
+    Status.CANCELLED: "Its task was cancelled, it timed out, or a sibling failed.",
+    Status.ABANDONED: "Nobody ever read it to the end.",
+    Status.LOST: "The process died while it was open.",
+}
+
+
+def why(row: Mapping[str, Any]) -> list[str]:
+    """Why this row belongs to whom it belongs to, or to nobody: one sentence or two."""
+    source, reason = row.get("identity_source"), row.get("identity_reason")
+    if source is None and reason is None:
+        return ["The row does not say: it was not written by llmctx."]
+    said = [SOURCES.get(source, f"By {source}.")] if source else []
+    if reason:
+        said.append(REASONS.get(reason, f"Reason: {reason}."))
+    return said
+
+
+ALONE: Final = "No other witness was needed, and none said anything else."
+"""Of a row that keeps nothing of its hearing: what the one in `identity_source` said was enough."""
+
+
+def was_plain(row: Mapping[str, Any]) -> bool:
+    """Whether one witness knew everything, so that the row keeps no more of it than its name."""
+    known = row.get("user_id") is not None and row.get("session_id") is not None
+    return known and row.get("identity_source") not in (None, Source.NONE) and not row.get("identity_reason")
+
+
+@dataclass(frozen=True, slots=True)
+class Testimony:
+    """What one witness said of a call, and what became of it."""
+
+    source: str
+    user_id: str | None
+    session_id: str | None
+    believed: bool
+    verdict: str
+    """Why it was believed, or was not."""
+
+
+def testimonies(row: Mapping[str, Any], told: Mapping[str, Any]) -> list[Testimony]:
+    """What each witness said of the call `row`; `told` is what the row keeps of the hearing."""
+    said = [one for one in told.get("witnesses") or () if isinstance(one, Mapping)]
+    winner = next((one for one in said if one.get("source") == row.get("identity_source")), None)
+    found = []
+    for one in said:
+        verdict = _WINNER if one is winner else _verdict(one, winner, row, told)
+        note = one.get("note")
+        user_id, session_id = one.get("user_id"), one.get("session_id")
+        source = str(one.get("source"))
+        found.append(Testimony(source, user_id, session_id, one is winner, f"{verdict} ({note})" if note else verdict))
+    return found
+
+
+_WINNER: Final = "believed"
+_RANK: Final[Mapping[str, int]] = {source.value: rank for rank, source in enumerate(Source)}
+
+
+def _verdict(
+    one: Mapping[str, Any], winner: Mapping[str, Any] | None, row: Mapping[str, Any], told: Mapping[str, Any]
+) -> str:
+    """Why `one` was not the witness who was believed."""
+    if one.get("user_id") is None and one.get("session_id") is None:
+        return "knew neither user nor session"
+    if winner is None:
+        return "not believed: " + ("its scope may be another's" if told.get("inherited") else "not certain enough")
+    kinds = [name for name in ("user_id", "session_id") if None not in (one.get(name), winner.get(name))]
+    other = next((name for name in kinds if one[name] != winner[name]), None)
+    if other is None:
+        filled = [name for name in ("user_id", "session_id") if winner.get(name) is None and one.get(name) is not None]
+        given = [name for name in filled if row.get(name) == one[name]]
+        return f"agrees, and gave the {' and '.join(given)}" if given else "agrees"
+    what = "another user" if other == "user_id" else "another session"
+    mine, theirs = str(one.get("source")), str(winner.get("source"))
+    if _RANK.get(mine, 0) < _RANK.get(theirs, 0):
+        return f"not believed: names {what}; the scope was inherited from whoever started the worker"
+    return f"not believed: names {what}, and {theirs} comes before {mine}"

@@ -1,0 +1,31 @@
+"""thread_id (and LangGraph task) -> identity: what a call that has lost its context can still be known by."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from llmctx.identity.registry.base import Entry, Registry, SharedRegistry
+from llmctx.identity.registry.memory import MemoryRegistry
+
+__all__ = ["Entry", "MemoryRegistry", "Registry", "SharedRegistry", "registry_of"]
+
+
+class _Settings(Protocol):
+    @property
+    def registry_entries(self) -> int: ...
+    @property
+    def registry_ttl_s(self) -> float: ...
+    @property
+    def registry_url(self) -> str | None: ...
+    @property
+    def registry_prefix(self) -> str: ...
+
+
+def registry_of(settings: _Settings) -> Registry:
+    """The registry that `settings` ask for: in memory, or in the Redis of `registry_url`."""
+    entries, ttl_s = settings.registry_entries, settings.registry_ttl_s
+    if not settings.registry_url:
+        return MemoryRegistry(entries=entries, ttl_s=ttl_s)
+    from llmctx.identity.registry.redis import RedisRegistry  # late: an extra, and a third of a second
+
+    return RedisRegistry(settings.registry_url, prefix=settings.registry_prefix, entries=entries, ttl_s=ttl_s)

@@ -1,0 +1,341 @@
+"""Whose call it is: the identity, the scopes to which it belongs, and the one context variable of the package.
+
+The variable holds a small `Scope`, not the identity itself. A synchronous FastAPI dependency runs in another
+thread on a *copy* of the context: what it sets there is lost, but what it changes on the shared scope is seen
+(`amend`). The identity is a frozen value that is replaced, never edited, so whoever has read it keeps what was
+true at that moment.
+
+A scope is open until the end of its request or block and closed afterwards. Tasks and threads may outlive it and
+still carry it; a closed scope is a weaker witness than an open one (`attribution.py`).
+
+Where llmctx itself fails to find out whose the code is that runs, that code is in a scope that is `lost`: it belongs to
+nobody, and no weaker witness is heard there, for he may speak of somebody else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import sys
+import time
+from _thread import get_ident
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar, Token
+from typing import Any, Final, ParamSpec, TypeVar
+
+from llmctx.core.diagnostics import incidents
+from llmctx.core.guard import guarded, swallow
+from llmctx.identity.call_context import EMPTY as EMPTY  # these are part of what stands here
+from llmctx.identity.call_context import ID_FIELDS as ID_FIELDS
+from llmctx.identity.call_context import ID_LIMIT as ID_LIMIT
+from llmctx.identity.call_context import CallContext as CallContext
+from llmctx.identity.call_context import clean_id as clean_id
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_NAMES: Final = frozenset((*ID_FIELDS, "attributes"))
+
+carries: Final[list[object]] = []
+"""The call logs for which scopes are carried into threads, jobs and queues (`carrying.py`): workers are told apart."""
+
+next_serial: Final = itertools.count(1).__next__
+"""Numbers scopes and registrations on one counter, so that their order can be asked."""
+
+
+class Scope:
+    """The span of code to which an identity belongs. Open until `close`, closed for ever afterwards.
+
+    `kind` says what opened it: "request", "bind", "node", "job", "item", or "thread" and "fork" for one that a thread
+    or a process has merely inherited from where it was started. `reason` is the code of a row when this scope knows
+    nobody. `threads` are the LangGraph threads that ran inside it. `refresh`, if any, is asked again for an identity
+    while the user is unknown (authentication that runs further in than the middleware). `route` tells which of the
+    application's routes a request has come to. `owner` is the task that opened it, or the number of the thread; it
+    tells the scope's own work from a worker that it started. `displaced` is, for what a worker runs, the scope that the
+    worker was started in. `redacts` says that one of the team's functions for redaction is at work in it. `used` says
+    that something was done in it, or handed on. `lost` says that llmctx has failed, here or around it, and that nobody
+    is believed before somebody says outright whose this is.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "anchor",
+        "closed_at",
+        "conflict",
+        "displaced",
+        "handlers",
+        "identity",
+        "kind",
+        "lost",
+        "on_close",
+        "owner",
+        "packed",
+        "parent",
+        "reason",
+        "redacts",
+        "refresh",
+        "request",
+        "route",
+        "serial",
+        "threads",
+        "used",
+        "verdict",
+    )
+
+    def __init__(self, identity: CallContext, kind: str, parent: Scope | None = None) -> None:
+        self.identity = identity
+        self.kind = kind
+        self.parent = parent
+        self.request: bool = kind == "request" or (parent is not None and parent.closed_at is None and parent.request)
+        self.redacts: bool = kind == "redaction" or (parent is not None and parent.redacts)
+        self.serial = next_serial()
+        self.closed_at: float | None = None  # monotonic seconds
+        self.conflict = False
+        self.reason: str | None = None
+        self.displaced: Scope | None = None if parent is None else parent.displaced
+        self.threads: set[str] = set() if identity.thread_id is None else {identity.thread_id}
+        self.owner: object = None if kind in ("node", "thread") else _here()
+        self.refresh: Callable[[], CallContext | None] | None = None
+        self.route: Callable[[], str | None] | None = None
+        self.on_close: list[Callable[[Scope], None]] = []
+        self.handlers: dict[int, Any] | None = None
+        self.lost: bool = parent is not None and parent.lost and None in (identity.user_id, identity.session_id)
+        # The scope on whose behalf callbacks are carried: scopes of one identity share it, so that a run which
+        # passes through all of them meets one handler, not one per scope.
+        anchor = self
+        if (
+            parent is not None
+            and parent.anchor.closed_at is None
+            and not parent.lost
+            and (kind == "node" or parent.identity.agrees(identity))
+        ):
+            anchor = parent.anchor
+        self.anchor: Scope = anchor
+        self.used = False
+        self.verdict: Any = None  # what its word alone amounts to (`attribution.decide`)
+        self.packed: tuple[CallContext, dict[str, str]] | None = None  # its identity as it travels in metadata
+        if parent is not None:
+            parent.anchor.used = True
+
+    @property
+    def is_open(self) -> bool:
+        return self.closed_at is None
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether this is (part of) a request whose user is not known."""
+        return self.request and self.identity.user_id is None
+
+    def _shut(self) -> None:
+        self.closed_at = self.closed_at or time.monotonic()
+
+    @guarded("scope_failed", "%s failed; the application is not affected", otherwise=_shut)
+    def close(self) -> None:
+        """Close it and tell whoever asked to know. Closing twice is closing once. Never raises."""
+        if self.closed_at is not None or self is LOST:
+            return
+        self.closed_at = time.monotonic()
+        # they lead to the request's objects, which must not live on here
+        self.refresh = self.route = self.handlers = self.owner = None
+        if self.identity or self.kind != "node":
+            self.parent = None  # contexts that breed contexts would grow a chain without end
+        watchers, self.on_close = self.on_close, []
+        for watcher in watchers:
+            try:
+                watcher(self)
+            except BaseException as problem:  # noqa: BLE001  the others are to be told all the same
+                swallow(problem, "scope_watcher_failed", "a watcher of a closing scope failed")
+
+
+def _here() -> object:
+    """The task that runs, or else the thread's number. asyncio is not imported for it: `import llmctx` stays quick."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None and asyncio._get_running_loop() is not None:
+        return asyncio.current_task() or get_ident()
+    return get_ident()
+
+
+_current: Final[ContextVar[Scope | None]] = ContextVar("llmctx_scope", default=None)
+
+
+current_scope: Final[Callable[[], Scope | None]] = _current.get
+"""The innermost scope of this context, open or closed."""
+
+
+def current() -> CallContext:
+    """The identity of the current scope; an empty one where nothing is known."""
+    scope = _current.get()
+    return EMPTY if scope is None else scope.identity
+
+
+# What surrounds the application's own code is made of these. None of them ever raises. Where one fails, the code runs
+# in a scope that is lost; never in the one around, nor in none.
+
+Entry = Token[Scope | None] | None
+"""What restores the scope that was current before; None if that is the current one still."""
+
+LOST: Final = Scope(EMPTY, "lost")
+"""Where not even a scope can be made any more. Everybody's, so it never closes and takes no identity."""
+LOST.lost, LOST.owner = True, None
+_NOT_FOUND: Final = "scope_failed", "%s failed: what runs here is recorded without ids"
+
+
+@guarded(*_NOT_FOUND, otherwise=lambda kind: LOST)
+def lost(kind: str) -> Scope:
+    """A new scope of nobody, for code whose own could not be opened. `amend` may still say whose it is."""
+    scope = Scope(EMPTY, kind)
+    scope.lost = True
+    return scope
+
+
+@guarded(*_NOT_FOUND, otherwise=lambda kind, identity=EMPTY, parent=None: LOST)
+def opened(kind: str, identity: CallContext = EMPTY, parent: Scope | None = None) -> Scope:
+    """A new scope, which is not current yet."""
+    return Scope(identity, kind, parent)
+
+
+@guarded(*_NOT_FOUND, otherwise=lambda scope: _current.set(LOST))
+def enter(scope: Scope | None) -> Entry:
+    """Make `scope` the current one; `LOST`, if there is none. Give the token to `leave` in a `finally`."""
+    return _current.set(LOST if scope is None else scope)
+
+
+def _restore(token: Entry) -> None:
+    if token is not None:
+        with contextlib.suppress(ValueError, RuntimeError):  # another context; or it has been restored before it failed
+            _current.reset(token)
+
+
+@guarded("scope_failed", "%s failed; the application is not affected", otherwise=_restore)
+def suspend(token: Entry) -> None:
+    """Restore what was current before `enter`; the scope stays open. For generators, between two steps."""
+    if token is not None:
+        _current.reset(token)
+
+
+def _drop(scope: Scope | None, token: Entry) -> None:
+    _restore(token)
+    if scope is not None:
+        scope.close()
+
+
+@guarded("scope_failed", "%s failed; the application is not affected", otherwise=_drop)
+def leave(scope: Scope | None, token: Entry) -> None:
+    """Close `scope` and restore what was current before."""
+    try:
+        if token is not None:
+            _current.reset(token)
+    except ValueError:
+        _restore(token)  # it need not have been that which failed
+        # Another context: a generator that held the scope open was closed by somebody else's task. The token is
+        # useless there, and the context that it belongs to has gone.
+        incidents.note("scope_left_elsewhere", "a scope was left in another context; do not hold bind() across a yield")
+    if scope is not None:
+        scope.close()
+
+
+@contextlib.contextmanager
+def bind(identity: CallContext | None = None, /, **ids: Any) -> Iterator[CallContext]:
+    """Open a scope inside the current one; ids that are not named are inherited.
+
+        with bind(session_id="s-7", user_id=user.id):
+            graph.invoke(...)
+
+    Takes the fields of `CallContext` by name, or a whole `CallContext` first. A name that is no field is a
+    TypeError. Do not hold it open across a `yield` of an async generator: open it inside, around each step.
+    """
+    _check_names(ids)
+    if identity is not None and not isinstance(identity, CallContext):
+        raise TypeError(f"bind() takes a CallContext, or its fields by name, not {type(identity).__name__}")
+    scope = _bound(identity, ids)
+    token = enter(scope)
+    try:
+        yield EMPTY if scope is None else scope.identity
+    finally:
+        leave(scope, token)
+
+
+def _check_names(ids: dict[str, Any]) -> None:
+    if unknown := ids.keys() - _NAMES:
+        raise TypeError(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join((*ID_FIELDS, 'attributes'))}")
+
+
+# Whoever the scope around belongs to, this code belongs to somebody else.
+@guarded(*_NOT_FOUND, otherwise=lambda identity, ids: lost("bind"))
+def _bound(identity: CallContext | None, ids: dict[str, Any]) -> Scope | None:
+    over = CallContext(**ids)
+    if identity is not None:
+        over = identity.overlay(over)
+    outer = _current.get()
+    # A closed scope is a weak witness; what is bound inside of it must not make its ids strong again.
+    inherited = outer.identity if outer is not None and outer.is_open else EMPTY
+    return Scope(inherited.overlay(over), "bind", outer)
+
+
+def amend(**ids: Any) -> CallContext:
+    """Change the *current* scope, for everybody in it, and return its new identity.
+
+    For what is known late: authentication in a FastAPI dependency, synchronous ones included. Turning one user
+    into another is counted as a conflict; calls that have started keep the user they started with. Outside of any
+    scope nothing happens, apart from a line in the log.
+    """
+    _check_names(ids)
+    return _amended(ids)
+
+
+def _doubtful(ids: dict[str, Any]) -> CallContext:
+    """Where an amendment has failed: what the scope does not know without it, nobody else may say."""
+    scope = _current.get()
+    if scope is not None and scope is not LOST:
+        scope.lost = True
+        if ids.get("user_id") not in (None, scope.identity.user_id):
+            scope.identity = EMPTY
+    return current()
+
+
+@guarded("amend_failed", "%s failed: the scope stays as it was", otherwise=_doubtful)
+def _amended(ids: dict[str, Any]) -> CallContext:
+    over = CallContext(**ids)
+    scope = _current.get()
+    if scope is None:
+        incidents.note("amend_without_scope", "amend() outside of any scope: add ContextMiddleware, or use bind()")
+        return EMPTY
+    amend_scope(scope, over)
+    return scope.identity
+
+
+def amend_scope(scope: Scope, over: CallContext) -> None:
+    """`amend` for a given scope."""
+    if scope is LOST:
+        return
+    before = scope.identity
+    if before.user_id is not None and over.user_id is not None and over.user_id != before.user_id:
+        scope.conflict = True
+        incidents.note("amended_into_another_user", "amend() turned one user into another; open a scope with bind()")
+    scope.identity = before.overlay(over)
+    around = scope.parent
+    if scope.kind == "node" and around is not None and around.is_open and around.identity.agrees(before):
+        amend_scope(around, over)  # a node is a part of it: wrapping must make no difference
+
+
+def change_job(scope: Scope | None) -> None:
+    """Let this task or thread, a worker, be in `scope` from here on, or in none. Its previous job's scope is over."""
+    before = _current.get()
+    if before is not None and before.kind == "item":
+        before.close()
+    _current.set(scope)
+
+
+@guarded(*_NOT_FOUND, otherwise=lambda: _current.set(LOST))
+def _forked() -> None:
+    """In a forked child: what it has inherited is its parent's, and may be the request of whoever caused the fork."""
+    scope = _current.get()
+    while scope is not None:
+        scope.on_close, parent = [], scope.parent  # those who watch are the parent process's
+        scope.close()
+        scope.kind = "fork"
+        scope = parent
+
+
+os.register_at_fork(after_in_child=_forked)

@@ -1,0 +1,125 @@
+"""`llmctx migrate --partition`: plan, rehearsal, the way there and the way back. How it is done: `conversion.py`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from sqlalchemy import Connection, text
+
+from llmctx.core.errors import LlmctxError
+from llmctx.migrate.partition_steps import Conversion, Say
+from llmctx.migrate.state import adopting, asking, changing, running
+from llmctx.settings import Settings
+from llmctx.storage.engine import where
+
+REHEARSAL: Final = "llmctx_rehearsal"
+"""A schema that is there for as long as a rehearsal."""
+
+
+def _open(connection: Connection, settings: Settings, **more: Any) -> Conversion:
+    if not settings.is_postgresql:
+        raise LlmctxError(f"{where(settings)} has no partitions.")
+    return Conversion(connection, settings, adopting(), running(), **more)
+
+
+def plan(settings: Settings, *, back: bool = False, drop_foreign_keys: bool = False) -> list[Any]:
+    """What `partition` would do now: steps with `what`, `lock`, `takes_s` and `sql`."""
+
+    def look(connection: Connection) -> list[Any]:
+        seen = _open(connection, settings)
+        if not back:
+            return list(seen.there(drop_foreign_keys=drop_foreign_keys))
+        steps = list(seen.back())
+        if steps or seen.standing().making:
+            move = seen.adopt.Step("move rows of the months since back into it, 5,000 at a time", (), "none")
+            tidy = seen.adopt.Step(
+                "drop what was made for the partitions, and tie again what was untied", (), "a moment"
+            )
+            steps += [move, tidy]
+        return steps
+
+    return asking(settings, look)
+
+
+def notes(settings: Settings) -> list[str]:
+    """What one should know before: which statements fail afterwards."""
+    return asking(settings, lambda connection: list(_open(connection, settings).notes()))
+
+
+def partition(
+    settings: Settings, *, back: bool = False, drop_foreign_keys: bool = False, say: Say | None = None
+) -> None:
+    """Partition the table, or lead it back. Nobody waits for more than a moment; after a break, run it again."""
+
+    def change(connection: Connection, _: Any) -> None:
+        seen = _open(connection, settings, say=say or (lambda _: None))
+        if back:
+            lead_back(seen)
+        else:
+            _carry(seen, list(seen.there(drop_foreign_keys=drop_foreign_keys)))
+
+    changing(settings, change)
+
+
+def lead_back(seen: Conversion) -> None:
+    """All of the way back."""
+    _carry(seen, list(seen.back()))
+    for part in seen.parts():
+        moved = 0
+        while some := seen.move(part):
+            moved += some
+            seen.say(f"moved {moved:,} rows of {part} back")
+    _carry(seen, list(seen.tidy()))
+
+
+def rehearse(settings: Settings, *, rows: int = 10_000, say: Say | None = None) -> dict[str, Any]:
+    """Partition a copy of some rows in a schema of its own, lead it back, and compare. Touches nothing else."""
+
+    def change(connection: Connection, _: Any) -> dict[str, Any]:
+        real = _open(connection, settings)
+        if problems := real.problems(drop_foreign_keys=True):
+            raise LlmctxError(f"{real.named()} cannot be partitioned: {'; '.join(problems)}. Nothing was changed.")
+        table = real.look()
+        seen = _open(connection, settings, schema=REHEARSAL, say=say or (lambda _: None))
+        share = min(100.0, 120.0 * rows / max(1, table.rows))
+        names = ", ".join(real.columns())
+        sample = f"SELECT {names} FROM {real.named()} TABLESAMPLE SYSTEM ({share}) LIMIT {rows}"
+        try:
+            for statement in (
+                f"DROP SCHEMA IF EXISTS {REHEARSAL} CASCADE",
+                f"CREATE SCHEMA {REHEARSAL}",
+                f"CREATE TABLE {seen.named()} (LIKE {real.named()} INCLUDING ALL)",
+                f"INSERT INTO {seen.named()} ({names}) {sample}",
+            ):
+                connection.execute(text(statement))
+            connection.commit()
+            digests, took = [_digest(seen)], list[float]()
+            for back in (False, True):
+                began = time.monotonic()
+                lead_back(seen) if back else _carry(seen, list(seen.there(drop_foreign_keys=True)))
+                took.append(round(time.monotonic() - began, 2))
+                digests.append(_digest(seen))
+        finally:
+            connection.rollback()
+            connection.execute(text(f"DROP SCHEMA IF EXISTS {REHEARSAL} CASCADE"))
+            connection.commit()
+        if len(set(digests)) != 1:
+            raise LlmctxError("The rehearsal did not come to the same rows. Do not partition this table; tell us.")
+        return {"rows": digests[0][0], "there_s": took[0], "back_s": took[1], "of": table.rows}
+
+    return changing(settings, change)
+
+
+def _digest(seen: Conversion) -> tuple[Any, ...]:
+    """The number of rows and a sum over all that stands in them."""
+    names = ", ".join(seen.columns())
+    sums = f"SELECT count(*), sum(('x' || substr(md5(ROW({names})::text), 1, 15))::bit(60)::bigint) FROM {seen.named()}"
+    return tuple(seen.ask(sums)[0])
+
+
+def _carry(seen: Conversion, steps: list[Any]) -> None:
+    from alembic.migration import MigrationContext
+
+    seen.connection.rollback()
+    seen.run.carry_out(MigrationContext.configure(seen.connection), steps, seen.look(), say=seen.say)

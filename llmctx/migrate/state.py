@@ -1,0 +1,233 @@
+"""What stands in the database, seen through the very scripts that would change it; and the way to change it.
+
+The scripts travel in the wheel as `llmctx/migrations`; in a checkout they stand in `alembic/`. Everything here is
+synchronous and runs an event loop of its own, so call it from a thread that has none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+
+from sqlalchemy import Connection, inspect, text
+
+from llmctx.core.errors import LlmctxError, NotACallLog
+from llmctx.settings import Settings
+from llmctx.storage.engine import (
+    end_turn,
+    engine,
+    explained,
+    probe,
+    reading,
+    refuse_lent,
+    sqlite_file,
+    take_turns,
+    where,
+)
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+T = TypeVar("T")
+
+one_at_a_time: Final = threading.Lock()
+"""Alembic's `context` and `op` are the process's, not the thread's."""
+HOSTS_VERSIONS: Final = "alembic_version"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What stands in the database, and what this version of llmctx wants."""
+
+    head: str
+    current: str | None
+    table: Literal["missing", "ours", "adoptable", "foreign"]
+    """"ours" was made or adopted by llmctx, "adoptable" may be, "foreign" is no call log."""
+    lacks: tuple[str, ...] = ()
+    """What is still to be done to a table that is there, in words."""
+    problem: str | None = None
+    """Why a table is foreign."""
+    by_host: bool = False
+    """The version is noted in the host's own alembic."""
+
+    @property
+    def is_current(self) -> bool:
+        return self.table == "ours" and self.current == self.head and not self.lacks
+
+
+def scripts() -> Path:
+    """The folder with `env.py` and `versions/`: packaged, or else the checkout's."""
+    here = Path(__file__).parents[1]
+    for folder in (here / "migrations", here.parent / "alembic"):
+        if (folder / "env.py").is_file():
+            return folder
+    raise LlmctxError("The migrations are missing from this installation. Reinstall llmctx.")
+
+
+def state(settings: Settings) -> State:
+    """Look, and change nothing. A SQLite file that is not there yet counts as an empty database."""
+    file = sqlite_file(settings)
+    if file is not None and not file.exists():
+        return State(head=head(settings), current=None, table="missing")
+
+    return asking(settings, lambda connection: state_in(connection, settings))
+
+
+def config_of(settings: Settings, **attributes: Any) -> Config:
+    """Alembic's configuration, without a file: the URL never passes through its ini, which would trip over a `%`."""
+    from alembic.config import Config
+
+    config = Config(output_buffer=attributes.pop("output", None), stdout=io.StringIO())
+    config.set_main_option("script_location", str(scripts()).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes.update(settings=settings, **attributes)
+    return config
+
+
+def head(settings: Settings) -> str:
+    from alembic.script import ScriptDirectory
+
+    head = ScriptDirectory.from_config(config_of(settings)).get_current_head()
+    assert head is not None
+    return head
+
+
+def state_in(connection: Connection, settings: Settings, *, widen: bool = False) -> State:
+    """`state`, through a connection; with `widen`, ids of another type are lacking too."""
+    from alembic.migration import MigrationContext
+
+    # The table first: another process may be making it just now, and commits its version together with it.
+    exists = inspect(connection).has_table(settings.table, settings.db_schema)
+    table = look(connection, settings)
+    newest = head(settings)
+    if _may_read(connection, settings, settings.version_table):
+        options = {"version_table": settings.version_table, "version_table_schema": settings.db_schema}
+        current = MigrationContext.configure(connection, opts=options).get_current_revision()
+    else:  # a role that may only insert: what it sees has to do
+        current = newest
+    by_host = current is None and (current := _noted_by_host(connection, settings)) is not None
+    if table is None:
+        kind: Any = "missing" if not exists else "ours" if current is not None else "foreign"
+        return State(head=newest, current=current, table=kind, by_host=by_host)
+    if table.made_by_us:
+        return State(head=newest, current=current, table="ours" if current else "adoptable", by_host=by_host)
+    wanted = adopting().plan(table, widen=widen)
+    if wanted.problems:
+        # of what is adopted and whole nothing is left to do, whoever asks
+        return State(head=newest, current=current, table="foreign", problem=sentence(wanted.problems), by_host=by_host)
+    lacks = tuple(step.what for step in wanted.steps)
+    kind = "ours" if current is not None else "adoptable"
+    return State(head=newest, current=current, table=kind, lacks=lacks, by_host=by_host)
+
+
+def _noted_by_host(connection: Connection, settings: Settings) -> str | None:
+    """Our version, where the host's own alembic has run our scripts as a branch of its tree."""
+    if not settings.is_postgresql or not inspect(connection).has_table(HOSTS_VERSIONS):
+        return None
+    if not _may_read(connection, settings, HOSTS_VERSIONS):
+        return None
+    question = f"SELECT version_num FROM {HOSTS_VERSIONS} WHERE starts_with(version_num, 'llmctx_')"  # noqa: S608
+    noted = connection.scalars(text(question))
+    return noted.first()
+
+
+def _may_read(connection: Connection, settings: Settings, table: str) -> bool:
+    """Whether the role may see what stands in `table`, if there is one."""
+    if not settings.is_postgresql:
+        return True
+    quote = connection.dialect.identifier_preparer.quote
+    schema = settings.db_schema if table == settings.version_table else None
+    name = f"{quote(schema)}.{quote(table)}" if schema else quote(table)
+    question = text("SELECT coalesce(has_table_privilege(pg_catalog.to_regclass(:name)::oid, 'SELECT'), true)")
+    return bool(connection.scalar(question, {"name": name}))
+
+
+def look(connection: Connection, settings: Settings) -> Any:
+    """The table as the migration sees it; None if there is none, and for SQLite, where nothing is adopted."""
+    return adopting().look(connection, settings.table, settings.db_schema) if settings.is_postgresql else None
+
+
+@cache
+def adopting() -> Any:
+    from alembic.util import load_python_file
+
+    return load_python_file(scripts(), "adopt_0001.py")
+
+
+@cache
+def leading_back() -> Any:
+    from alembic.util import load_python_file
+
+    return load_python_file(scripts(), "back_0001.py")
+
+
+@cache
+def running() -> Any:
+    from alembic.util import load_python_file
+
+    return load_python_file(scripts(), "run_0001.py")
+
+
+def sentence(problems: list[str]) -> str:
+    text = "; ".join(problems)
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def foreign(settings: Settings, found: State) -> NotACallLog:
+    why = found.problem or (
+        f"Table {settings.table} exists already, and llmctx did not make it; it adopts tables of PostgreSQL only. "
+        "Choose another name with LLMCTX_TABLE."
+    )
+    return NotACallLog(f"{why} Nothing was changed in {where(settings)}.")
+
+
+def asking(settings: Settings, question: Callable[[Connection], T]) -> T:
+    async def ask() -> T:
+        async with reading(settings) as connection:
+            return await connection.run_sync(question)
+
+    return asyncio.run(ask())
+
+
+def changing(settings: Settings, change: Callable[[Connection, Config], T], **attributes: Any) -> T:
+    """Run `change` while no other process does, in an event loop of its own."""
+    from alembic.util import CommandError
+
+    async def run() -> T:
+        source = engine(settings, patience_s=None)
+        try:
+            probe(settings)
+            async with source.connect() as connection:
+                await refuse_lent(connection, settings)
+                await connection.rollback() if settings.is_postgresql else None
+                config = config_of(settings, **{f"llmctx_{name}": value for name, value in attributes.items()})
+
+                def inside(sync: Connection) -> T:
+                    take_turns(sync)
+                    try:
+                        config.attributes["connection"] = sync
+                        return change(sync, config)
+                    finally:
+                        end_turn(sync)
+
+                done = await connection.run_sync(inside)
+                await connection.commit()
+                return done
+        except Exception as problem:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # Ctrl-C; a connection that is cut complains as well
+                raise asyncio.CancelledError from problem
+            if isinstance(problem, CommandError):  # a version that these scripts do not know, for one
+                raise LlmctxError(f"{problem} ({where(settings)})") from problem
+            raise explained(problem, settings) from problem
+        finally:
+            await source.dispose()
+
+    with one_at_a_time:
+        return asyncio.run(run())

@@ -1,0 +1,1 @@
+"""What people do with the rows that are there: backfill, erase, export, recompute, doctor."""

@@ -1,0 +1,93 @@
+"""What the team itself knows: a CSV file, or the answer to a query, from one of a row's ids to its user and session."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from llmctx.core.errors import ConfigError
+
+KEYS: Final = ("call_id", "run_id", "trace_id", "thread_id", "conversation_id", "session_id")
+"""What a row can be found by."""
+VALUES: Final = ("user_id", "session_id")
+_HOW: Final = (
+    "Write one column to find rows by (call_id, run_id, trace_id, thread_id, conversation_id or session_id) and "
+    "user_id, session_id or both"
+)
+
+
+class Mapped(NamedTuple):
+    """One line: what to find rows by, and what they get."""
+
+    key: str
+    user: str | None
+    session: str | None
+
+
+class Mapping:
+    """Lines with their titles. Raises `ConfigError` for titles that make no sense."""
+
+    def __init__(self, titles: Sequence[str], lines: Iterable[Sequence[Any]], origin: str) -> None:
+        names = [title.strip().lower() for title in titles]
+        strange = [name or '""' for name in names if name not in (*KEYS, *VALUES)]
+        if strange or len(set(names)) != len(names):
+            raise ConfigError(f"{origin} has the columns {', '.join(names) or 'none'}. {_HOW}.")
+        others = [name for name in names if name in KEYS and name != "session_id"]
+        keys = others or [name for name in names if name == "session_id"]
+        values = [name for name in names if name in VALUES and name not in keys]
+        if len(keys) != 1 or not values:
+            raise ConfigError(f"{origin} has the columns {', '.join(names)}. {_HOW}.")
+        self.key = keys[0]
+        self._names = names
+        self._lines = lines
+        self._origin = origin
+        self.blank = 0
+        """Lines that say nothing."""
+
+    def __iter__(self) -> Iterator[Mapped]:
+        for number, line in enumerate(self._lines, 2):
+            if len(line) != len(self._names):
+                raise ConfigError(
+                    f"{self._origin}, line {number}: {len(line)} values for {len(self._names)} columns. "
+                    "Nothing was changed: mend the line."
+                )
+            told = dict(zip(self._names, map(_text, line), strict=True))
+            key, user = told[self.key], told.get("user_id")
+            session = told.get("session_id") if self.key != "session_id" else None
+            if key is None or (user is None and session is None):
+                self.blank += 1
+            else:
+                yield Mapped(plain_id(key) if self.key in ("call_id", "run_id") else key, user, session)
+
+
+def _text(value: Any) -> str | None:
+    text = "" if value is None else str(value)
+    return text if text.strip() else None
+
+
+def plain_id(text: str) -> str:
+    """A UUID in one spelling; anything else as it is."""
+    try:
+        return str(UUID(text.strip()))
+    except ValueError:
+        return text
+
+
+def from_csv(path: Path) -> Mapping:
+    """Raises `ConfigError` for a file that is missing, empty or no CSV in UTF-8."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as problem:
+        raise ConfigError(f"--map {path}: {problem.strerror}.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"--map {path} is not text in UTF-8.") from None
+    try:
+        lines = list(csv.reader(text.splitlines(keepends=True), strict=True))
+    except csv.Error as problem:
+        raise ConfigError(f"--map {path} is no CSV: {problem}.") from None
+    if not lines:
+        raise ConfigError(f"--map {path} is empty. {_HOW}.")
+    return Mapping(lines[0], [line for line in lines[1:] if line], f"--map {path}")

@@ -1,0 +1,220 @@
+"""Calls of a fake model, sent down the paths that a call of the application takes: do they arrive, once, as whose?
+
+They go through the real handler and pipeline into memory. Nothing of the application's own code runs: middleware that
+is not starlette's or llmctx's is stood in for, where its kind is what matters, or left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from langchain_core.language_models.fake_chat_models import FakeListChatModel
+from langsmith import tracing_context
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from llmctx.calllog import CallLog
+from llmctx.capture.recorder import active
+from llmctx.core.record import CallRecord
+from llmctx.delivery.memory_sink import MemorySink, first_words
+from llmctx.identity.scope import CallContext, bind
+from llmctx.middleware import ContextMiddleware
+from llmctx.ops.doctor.app_inspection import Layer
+from llmctx.ops.doctor.finding import Finding, names
+
+_PATIENCE_S: Final = 15.0
+_WHO: Final = CallContext(session_id="canary-session", user_id="canary-user")
+_SAFE: Final = (CORSMiddleware, GZipMiddleware)
+"""Middleware of starlette's that does nothing but pass a request on, and may see a canary."""
+
+Sender = Callable[[Any], Awaitable[None]]
+
+
+async def call() -> Finding:
+    """One call without any wiring: is it heard, once, with its ids?"""
+    sink = MemorySink()
+    with _alone():
+        async with CallLog(sink=sink, capture="all") as call_log:
+            with bind(_WHO):
+                await _model().ainvoke("are you there?")
+            await call_log.aflush(5.0)
+    seen = [(record.session_id, record.user_id) for record in sink.records]
+    if seen == [(_WHO.session_id, _WHO.user_id)]:
+        return Finding("canary call", True, "heard once, with its session and user")
+    return Finding(
+        "canary call",
+        False,
+        f"{len(seen)} rows instead of one" if len(seen) != 1 else f"its ids were {seen[0]}",
+        "Calls are missing, doubled, or without ids.",
+        "Look for code that replaces langchain-core's callbacks (other tracers), and report it.",
+    )
+
+
+async def requests(layers: Sequence[Layer], where: str | None) -> Finding:
+    """Calls inside of requests, through middleware of the same kinds and order: do they get what `identify` says?"""
+    stack, left_out = _stand_ins(layers)
+    sink = MemorySink()
+    application = Starlette(routes=_ROUTES, middleware=stack)
+    problem = ""
+    with _alone():
+        async with CallLog(sink=sink, capture="all") as call_log:
+            try:
+                async with asyncio.timeout(_PATIENCE_S):
+                    for path in _PATHS:
+                        await _get(application, f"/{path}")
+                    await _talk(application)
+            except Exception as failure:  # noqa: BLE001  a stack that breaks on a canary is the finding
+                problem = f"{type(failure).__name__}: {failure}".splitlines()[0]
+            await call_log.aflush(5.0)
+    heard = {first_words(record.prompt_snapshot): record for record in sink.records}
+    lost = [path for path in (*_PATHS, _SOCKET) if not _is_whose(heard.get(path))]
+    if not lost and not problem:
+        said = f"{len(_PATHS) + 1} of {len(_PATHS) + 1} calls in requests got what identify says"
+        return Finding("canary requests", True, said + (f"; left out: {names(left_out)}" if left_out else ""))
+    return Finding(
+        "canary requests",
+        False,
+        problem or f"calls made in {names(lost)} did not get the identity that identify gives",
+        "Such calls have no session_id and user_id, or another's.",
+        "Add ContextMiddleware last, so that it runs first, apart from authentication; and report it.",
+        where,
+    )
+
+
+def _is_whose(record: CallRecord | None) -> bool:
+    return record is not None and (record.session_id, record.user_id) == (_WHO.session_id, _WHO.user_id)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """No canary in the application's own call log, should one run already, nor in LangSmith."""
+    running = [recorder for recorder in active if recorder.enabled]
+    for recorder in running:
+        recorder.enabled = False
+    try:
+        with tracing_context(enabled=False):
+            yield
+    finally:
+        for recorder in running:
+            recorder.enabled = True
+
+
+def _stand_ins(layers: Sequence[Layer]) -> tuple[list[Middleware], list[str]]:
+    """Middleware of the same kinds in the same order, and the names of what has to be left out."""
+    stack: list[Middleware] = []
+    left_out: list[str] = []
+    for layer in layers:
+        if layer.is_ours:
+            stack.append(Middleware(ContextMiddleware, identify=_who))
+        elif layer.is_base:
+            stack.append(Middleware(BaseHTTPMiddleware, dispatch=_pass_on))
+        elif layer.cls in _SAFE:
+            stack.append(Middleware(layer.cls, *layer.args, **layer.kwargs))
+        else:
+            left_out.append(layer.name)
+    return stack, left_out
+
+
+def _who(_: Any) -> CallContext:
+    return _WHO
+
+
+async def _pass_on(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    return await call_next(request)
+
+
+# -- endpoints that call a model --------------------------------------------------------------------------------------
+
+
+def _model() -> FakeListChatModel:
+    return FakeListChatModel(responses=["tweet"])
+
+
+async def _async(request: Request) -> Response:
+    await _model().ainvoke("an async endpoint")
+    return PlainTextResponse("")
+
+
+def _sync(request: Request) -> Response:
+    _model().invoke("a sync endpoint")
+    return PlainTextResponse("")
+
+
+async def _stream(request: Request) -> Response:
+    async def body() -> Any:
+        yield (await _model().ainvoke("a streamed answer")).text
+
+    return StreamingResponse(body())
+
+
+async def _background(request: Request) -> Response:
+    return PlainTextResponse("", background=BackgroundTask(_model().ainvoke, "a background task"))
+
+
+async def _socket(socket: WebSocket) -> None:
+    await socket.accept()
+    await _model().ainvoke(_SOCKET)
+    await socket.close()
+
+
+_SOCKET: Final = "a websocket"
+_PATHS: Final = {
+    "an async endpoint": _async,
+    "a sync endpoint": _sync,
+    "a streamed answer": _stream,
+    "a background task": _background,
+}
+_ROUTES: Final = [
+    *(Route(f"/{path}", endpoint) for path, endpoint in _PATHS.items()),
+    WebSocketRoute(f"/{_SOCKET}", _socket),
+]
+
+
+# -- a server, as small as can be -------------------------------------------------------------------------------------
+
+
+async def _get(application: Starlette, path: str) -> None:
+    await _send(application, {"type": "http", "method": "GET"}, path, {"type": "http.request", "body": b""})
+
+
+async def _talk(application: Starlette) -> None:
+    await _send(application, {"type": "websocket", "subprotocols": []}, f"/{_SOCKET}", {"type": "websocket.connect"})
+
+
+async def _send(application: Starlette, connection: dict[str, Any], path: str, first: dict[str, Any]) -> None:
+    coming = [first]
+
+    async def receive() -> dict[str, Any]:
+        if coming:
+            return coming.pop()
+        await asyncio.Event().wait()  # the client says no more, and stays
+        raise AssertionError
+
+    async def send(message: Any) -> None:
+        return None
+
+    scope = {
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"host", b"canary")],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 80),
+        **connection,
+    }
+    await application(scope, receive, send)

@@ -1,0 +1,79 @@
+"""What every installation needs, whatever the application: a database that is there, the table, the right to insert.
+
+The trial insert is rolled back.
+"""
+
+from __future__ import annotations
+
+from llmctx.calllog import CallLog
+from llmctx.core.errors import LlmctxError
+from llmctx.core.record import CallRecord
+from llmctx.delivery.memory_sink import MemorySink
+from llmctx.delivery.writer.writer import Writer
+from llmctx.identity.scope import bind
+from llmctx.migrate import commands as migrate
+from llmctx.ops.doctor import table_checks as table
+from llmctx.ops.doctor.finding import Finding
+from llmctx.settings import Settings, shown_url
+from llmctx.storage.db_errors import classify
+
+
+async def database(settings: Settings, state: migrate.State | LlmctxError) -> list[Finding]:
+    """Whether rows can be written. `state` is what `migrate.state` said or raised."""
+    where = shown_url(settings.database_url)
+    if isinstance(state, LlmctxError):
+        return [
+            Finding(
+                "database",
+                False,
+                str(state),
+                "Rows wait in memory, and are lost when the process ends.",
+                "Start the database, or correct LLMCTX_DATABASE_URL.",
+                where,
+            )
+        ]
+    findings = [Finding("database", True, "reachable", where=where)]
+    if not state.is_current:
+        cause = f"at {state.current or 'no version'}, this llmctx wants {state.head}"
+        findings.append(
+            Finding("migration", False, cause, "Rows wait, or lack columns.", "llmctx migrate", settings.table)
+        )
+        return findings
+    findings.append(Finding("migration", True, f"at head ({state.head})", where=settings.table))
+    findings.append(await _trial_insert(settings))
+    return [*findings, *await table.table(settings)]
+
+
+def state_of(settings: Settings) -> migrate.State | LlmctxError:
+    """What is known of the table, or why nothing is."""
+    try:
+        return migrate.state(settings)
+    except LlmctxError as problem:
+        return problem
+
+
+async def _trial_insert(settings: Settings) -> Finding:
+    """Insert a row the way the writer does, and roll it back."""
+    writer = Writer(settings)
+    try:
+        await writer.trial(_specimen())
+    except Exception as problem:  # noqa: BLE001  whatever it is, it is the finding
+        return Finding(
+            "insert",
+            False,
+            f"{type(problem).__name__}: {problem}".splitlines()[0],
+            "No row can be written.",
+            f"CREATE TABLE {settings.table}_default PARTITION OF {settings.table} DEFAULT;"
+            if classify(problem).no_partition
+            else f"GRANT INSERT ON {settings.table} TO the application's role.",
+            settings.table,
+        )
+    return Finding("insert", True, "a row can be inserted (tried, and rolled back)", where=settings.table)
+
+
+def _specimen() -> CallRecord:
+    sink = MemorySink()
+    call_log = CallLog(sink=sink, capture="explicit")
+    with call_log, bind(session_id="doctor", user_id="doctor"), call_log.record(model="canary"):
+        pass
+    return sink.records[0]

@@ -1,0 +1,277 @@
+"""Where an application's source gives work away, and whether the scope goes along: executors, threads, workers, jobs.
+
+A job counts only if it can be followed to an LLM call, and neither brings a scope along nor opens one.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from llmctx.ops.doctor.source import Function, Module, Source, is_bare_call, is_of_graph
+
+Kind = Literal["executor", "process pool", "thread", "process", "queue", "job"]
+
+_EXECUTORS: Final[dict[str, Kind]] = {
+    "concurrent.futures.ThreadPoolExecutor": "executor",
+    "concurrent.futures.thread.ThreadPoolExecutor": "executor",
+    "concurrent.futures.Executor": "executor",
+    "concurrent.futures.ProcessPoolExecutor": "process pool",
+    "concurrent.futures.process.ProcessPoolExecutor": "process pool",
+}
+_STARTED: Final = frozenset({"threading.Thread", "multiprocessing.Process", "multiprocessing.context.Process"})
+_FOLLOW: Final = 2
+_CARRYING: Final = frozenset({"llmctx.carry", "llmctx.identity.scope.carry"})
+_TASKS: Final = frozenset({"celery", "dramatiq", "huey", "taskiq", "procrastinate"})
+_ENQUEUE: Final = frozenset({"enqueue", "enqueue_call", "enqueue_in", "enqueue_at"})
+_STARTS: Final = frozenset({"create_task", "ensure_future", "start_soon"})
+_TAKES: Final = frozenset({"get", "get_nowait", "blpop", "brpop", "xreadgroup", "receive"})
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A place where a scope is left behind."""
+
+    kind: Kind
+    what: str
+    where: str
+
+
+def given_away(source: Source) -> Iterator[Loss]:
+    """Executors, threads and processes that get a job without its scope."""
+    for module in source.loaded:
+        pools = _pools(source, module)
+        for function, call in module.calls:
+            for kind, job, given in _jobs(module, call, pools):
+                if _loses(source, job, function, module, given):
+                    name = call.func.attr if isinstance(call.func, ast.Attribute) else ast.unparse(call.func)
+                    yield Loss(kind, f"{name}({_short(job)})", module.at(call))
+        for cls in module.classes.values():
+            bases = {module.dotted(base) for base in cls.bases}
+            run = module.index.get(("run", cls.name, None))
+            if run is not None and bases & _STARTED and source.calls_models(run) and not source.knows_whose(run):
+                yield Loss("thread" if "threading.Thread" in bases else "process", f"{cls.name}.run", run.where)
+
+
+def _jobs(module: Module, call: ast.Call, pools: dict[str, Kind]) -> list[tuple[Kind, ast.expr, list[ast.expr]]]:
+    """What `call` gives away, to what, and with which arguments."""
+    keywords = {keyword.arg: keyword.value for keyword in call.keywords}
+    dotted = module.dotted(call.func) or ""
+    if dotted in _STARTED:
+        target = keywords.get("target")
+        args = getattr(keywords.get("args"), "elts", [])
+        return [] if target is None else [("thread" if "Thread" in dotted else "process", target, args)]
+    if dotted == "threading.Timer":
+        target = keywords.get("function") or (call.args[1] if len(call.args) > 1 else None)
+        return [] if target is None else [("thread", target, [])]
+    if not isinstance(call.func, ast.Attribute):
+        return []
+    if call.func.attr == "run_in_executor":
+        return [("executor", call.args[1], call.args[2:])] if len(call.args) > 1 else []
+    if call.func.attr in {"submit", "map"} and call.args:
+        kind = _pool_kind(module, call.func.value, pools)
+        return [] if kind is None else [(kind, call.args[0], call.args[1:])]
+    return []
+
+
+def _loses(
+    source: Source,
+    job: ast.expr,
+    inside: Function | None,
+    module: Module,
+    given: Sequence[ast.expr] = (),
+    keywords: Sequence[ast.keyword] = (),
+    follow: int = _FOLLOW,
+) -> bool:
+    """Whether `job` makes LLM calls without a scope of its own."""
+    if isinstance(job, ast.Call):
+        name = module.dotted(job.func) or ""
+        if name in _CARRYING:
+            return False
+        if name.endswith("partial") and job.args:
+            return _loses(source, job.args[0], inside, module, [*job.args[1:], *given], job.keywords, follow)
+    if isinstance(job, ast.Attribute) and job.attr == "run":
+        return False  # of a copied context
+    if isinstance(job, ast.Name) and _is_carried(job.id, inside, module):
+        return False
+    found = source.resolve(job, inside, module)
+    if found is not None:
+        return source.calls_models(found) and not source.knows_whose(found)
+    if isinstance(job, ast.Attribute):
+        return is_bare_call(ast.Call(job, list(given), list(keywords)))
+    if isinstance(job, ast.Name) and inside is not None and job.id in inside.parameters and follow:
+        return _is_given_model_calls(source, inside, follow - 1)
+    return False
+
+
+def _is_carried(name: str, inside: Function | None, module: Module) -> bool:
+    """Whether the local `name` was made by carry(), or is a method of a copied context."""
+    nodes = module.tree.body if inside is None else inside.nodes()
+    for node in nodes:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+            if isinstance(node.value, ast.Call) and module.dotted(node.value.func) in _CARRYING:
+                return True
+            if any(isinstance(part, ast.Attribute) and part.attr == "run" for part in ast.walk(node.value)):
+                return True
+    return False
+
+
+def _is_given_model_calls(source: Source, helper: Function, follow: int) -> bool:
+    """Whether somebody gives `helper` something to run that makes LLM calls."""
+    for module in source.loaded:
+        for function, call in module.calls:
+            if source.resolve(call.func, function, module) is helper:
+                given = [*call.args, *(keyword.value for keyword in call.keywords)]
+                if any(_loses(source, one, function, module, follow=follow) for one in given if not _is_call(one)):
+                    return True
+    return False
+
+
+def _is_call(expression: ast.expr) -> bool:
+    return isinstance(expression, ast.Call)
+
+
+# -- pools ------------------------------------------------------------------------------------------------------------
+
+
+def _pools(source: Source, module: Module) -> dict[str, Kind]:
+    """The names that stand for executors in `module`: variables, attributes, parameters, and what it imports."""
+    found: dict[str, Kind] = {}
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Assign):
+            kind = _made(module, node.value)
+            found |= {_last(target): kind for target in node.targets} if kind is not None else {}
+        elif isinstance(node, ast.AnnAssign):
+            kind = _annotated(module, node.annotation) or (_made(module, node.value) if node.value else None)
+            found |= {_last(node.target): kind} if kind is not None else {}
+        elif isinstance(node, ast.withitem) and node.optional_vars is not None:
+            kind = _made(module, node.context_expr)
+            found |= {_last(node.optional_vars): kind} if kind is not None else {}
+        elif isinstance(node, ast.arg) and node.annotation is not None:
+            kind = _annotated(module, node.annotation)
+            found |= {node.arg: kind} if kind is not None else {}
+    for local, dotted in module.imports.items():
+        owner, _, name = dotted.rpartition(".")
+        home = next((other for other in source.modules if other.name == owner and other is not module), None)
+        for node in [] if home is None else home.tree.body:
+            if isinstance(node, ast.Assign) and name in map(_last, node.targets) and home is not None:
+                kind = _made(home, node.value)
+                found |= {local: kind} if kind is not None else {}
+    return found
+
+
+def _made(module: Module, value: ast.expr) -> Kind | None:
+    return _kind_of(module.dotted(value.func)) if isinstance(value, ast.Call) else None
+
+
+def _annotated(module: Module, annotation: ast.expr) -> Kind | None:
+    parts = (node for node in ast.walk(annotation) if isinstance(node, (ast.Name, ast.Attribute)))
+    return next((kind for part in parts if (kind := _kind_of(module.dotted(part))) is not None), None)
+
+
+def _kind_of(dotted: str | None) -> Kind | None:
+    return _EXECUTORS.get(dotted or "")
+
+
+def _pool_kind(module: Module, receiver: ast.expr, pools: dict[str, Kind]) -> Kind | None:
+    if isinstance(receiver, ast.Call):
+        return _made(module, receiver)
+    return pools.get(_last(receiver))
+
+
+def _last(expression: ast.AST) -> str:
+    if isinstance(expression, ast.Attribute):
+        return expression.attr
+    return expression.id if isinstance(expression, ast.Name) else ""
+
+
+# -- workers ----------------------------------------------------------------------------------------------------------
+
+
+def workers(source: Source, inside: Sequence[Function], *, graphs_count: bool) -> Iterator[Loss]:
+    """Workers that read a queue, started by one of `inside`, or by what those call.
+
+    Without `graphs_count`, calls of graphs are no matter: a wrapped one finds its ids in its state or its thread.
+    """
+    seen: set[ast.AST] = set()
+    for start in inside:
+        for function in source.reach(start, 3):
+            for call in function.calls():
+                worker = _started(source, function, call)
+                if worker is None or call in seen or not _is_worker(source, worker, graphs_count):
+                    continue
+                seen.add(call)
+                yield Loss("queue", worker.name, function.module.at(call))
+
+
+def _started(source: Source, function: Function, call: ast.Call) -> Function | None:
+    """The function that `call` starts in the background."""
+    module = function.module
+    if _last(call.func) in _STARTS and call.args:
+        first = call.args[0]
+        return source.resolve(first.func if isinstance(first, ast.Call) else first, function, module)
+    if module.dotted(call.func) == "threading.Thread":
+        target = next((keyword.value for keyword in call.keywords if keyword.arg == "target"), None)
+        return None if target is None else source.resolve(target, function, module)
+    return None
+
+
+def _is_worker(source: Source, function: Function, graphs_count: bool) -> bool:
+    """Whether it takes one job after the other, and makes LLM calls for them without asking whose they are."""
+    loops = [node for node in function.nodes(nested=False) if isinstance(node, (ast.While, ast.AsyncFor))]
+    takes = any(_takes(call) for loop in loops for call in ast.walk(loop) if isinstance(call, ast.Call))
+    made = (call for each in source.reach(function) for call in each.calls() if is_bare_call(call))
+    return takes and any(graphs_count or not is_of_graph(call) for call in made) and not source.knows_whose(function)
+
+
+def _takes(call: ast.Call) -> bool:
+    """`queue.get()`, rather than `mapping.get(key)`."""
+    if not isinstance(call.func, ast.Attribute) or call.func.attr not in _TAKES:
+        return False
+    constant = all(isinstance(argument, ast.Constant) and not isinstance(argument.value, str) for argument in call.args)
+    return constant or call.func.attr not in {"get", "get_nowait"}
+
+
+# -- other processes --------------------------------------------------------------------------------------------------
+
+
+def queued(source: Source) -> Iterator[Loss]:
+    """Jobs of Celery, RQ, arq and the like, which run in another process and do not say for whom."""
+    imported = {dotted.partition(".")[0] for module in source.modules for dotted in module.imports.values()}
+    tasks = imported & _TASKS
+    for module in source.modules:
+        for function in module.functions:
+            decorators = [(_last(node), dotted) for node, dotted in function.decorators()]
+            if tasks and any(
+                name in {"task", "shared_task", "actor", "periodic_task"} and not dotted.startswith("langgraph")
+                for name, dotted in decorators
+            ):
+                yield from _job(source, function, "/".join(sorted(tasks)))
+        if "rq" in imported:
+            for function_around, call in module.calls:
+                if _last(call.func) in _ENQUEUE and call.args:
+                    yield from _job(source, source.resolve(call.args[0], function_around, module), "rq")
+        if (settings := module.classes.get("WorkerSettings")) is not None:
+            for job in _arq_jobs(settings):
+                yield from _job(source, source.resolve(job, None, module), "arq")
+
+
+def _job(source: Source, function: Function | None, by: str) -> Iterator[Loss]:
+    if function is not None and source.calls_models(function) and not source.knows_whose(function):
+        yield Loss("job", f"{function.name} ({by})", function.where)
+
+
+def _arq_jobs(settings: ast.ClassDef) -> Iterator[ast.expr]:
+    for node in settings.body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        value = getattr(node, "value", None)
+        if target is not None and _last(target) == "functions" and isinstance(value, (ast.List, ast.Tuple)):
+            for item in value.elts:
+                yield item.args[0] if isinstance(item, ast.Call) and item.args else item
+
+
+def _short(expression: ast.expr) -> str:
+    text = ast.unparse(expression)
+    return text if len(text) <= 40 else text[:39] + "…"

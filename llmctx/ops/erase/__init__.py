@@ -1,0 +1,134 @@
+"""Forgets a user, or a session: in the table, in what hangs on it, in the journals, the quarantine, and in Redis.
+
+Theirs are the rows that name them, and the rows that name nobody but lie in a session, thread, conversation or trace
+that theirs alone have used. Other people's rows stay, without what their evidence says of them. Nothing is done before
+`erase(…, do=True)`; what was done is looked up again in every place, and what is left is said.
+
+    rows.py        the table, and tables that hang on it
+    traces.py      whose the ids are, and what JSON looks like without them
+    disk.py        journals, of the dead and of the living, and the quarantine
+    shared.py      Redis
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from llmctx.ops.erase import journals as disk
+from llmctx.ops.erase import registry as shared
+from llmctx.ops.erase import table as rows
+from llmctx.ops.erase.subject import Subject, Traces
+from llmctx.settings import Settings
+from llmctx.storage.dependents import Child, children
+from llmctx.storage.engine import changing, compact, reading, sqlite_file, where
+from llmctx.storage.reflection import reflect
+
+__all__ = ["Place", "Receipt", "Subject", "erase"]
+
+Progress = Callable[[str, int], None]
+"""Told of how many rows more something is done, and of what kind they are."""
+
+
+@dataclass(slots=True)
+class Place:
+    """One place where something of theirs was looked for."""
+
+    name: str
+    where: str
+    found: int
+    left: int | None = None
+    """Afterwards; None in a rehearsal."""
+
+
+@dataclass(slots=True)
+class Receipt:
+    """What was found where, and what became of it."""
+
+    subject: Subject
+    blank: bool
+    done: bool
+    places: list[Place] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def found(self) -> int:
+        return sum(place.found for place in self.places)
+
+    @property
+    def left(self) -> int:
+        """Of what nobody may keep; 0 is the proof."""
+        return sum(place.left or 0 for place in self.places)
+
+
+async def erase(
+    settings: Settings,
+    subject: Subject,
+    *,
+    do: bool = False,
+    blank: bool = False,
+    mentions: bool = False,
+    wait_s: float = 20.0,
+    progress: Progress = lambda what, more: None,
+) -> Receipt:
+    """Forget `subject`, or say what would be done.
+
+    Args:
+        blank: keep the rows for their figures, without ids and texts.
+        mentions: take the id out of the texts of other people's rows as well. Reads every text there is.
+        wait_s: how long living processes are waited for, to bring what they hold of theirs to the database.
+    """
+    async with reading(settings, whole=True) as connection:
+        table = await reflect(connection, settings)
+        traces = await rows.traces(connection, table, subject)
+        hanging = await children(connection, table)
+
+    async def look() -> list[Place]:
+        async with reading(settings, whole=True) as connection:
+            found = await rows.count(connection, table, traces, hanging, mentions=mentions)
+        return await _places(settings, traces, found)
+
+    receipt = Receipt(subject, blank, do)
+    _explain(receipt, hanging, mentions)
+    if do:
+        await disk.drain(settings, traces, wait_s)
+    receipt.places = await look()
+    if do:
+        disk.erase(settings, traces)
+        async with changing(settings) as connection:
+            work = rows.Work(connection, table, traces, hanging, progress)
+            await work.erase(blank=blank, mentions=mentions)
+        if (file := sqlite_file(settings)) is not None:
+            await asyncio.to_thread(compact, file)
+        if shared.place(settings) is not None:
+            await shared.forget(settings, traces)
+        left = {place.name: place.found for place in await look()}
+        for place in receipt.places:
+            place.left = left.get(place.name, 0)
+    return receipt
+
+
+async def _places(settings: Settings, traces: Traces, found: dict[str, int]) -> list[Place]:
+    database, redis = where(settings), shared.place(settings)
+    places = [Place(name, database, count) for name, count in found.items()]
+    lying = disk.look(settings, traces)
+    said = ", ".join(lying.directories)
+    places += [
+        Place("journals of dead processes", said, lying.dead),
+        Place("journals of living processes", ", ".join(lying.living_processes) or said, lying.living),
+        Place("quarantine", said, lying.quarantined),
+    ]
+    if redis is not None:
+        places.append(Place("registry", redis, await shared.count(settings, traces)))
+    return places
+
+
+def _explain(receipt: Receipt, hanging: Sequence[Child], mentions: bool) -> None:
+    if hanging:
+        names = ", ".join(child.name for child in hanging)
+        receipt.notes.append(f"Rows of {names} go with the calls that they belong to, also with --blank.")
+    receipt.notes += [child.slow for child in hanging if not child.indexed]
+    if not mentions:
+        receipt.notes.append("Texts of other people's rows are not searched for the id: --mentions does.")
+    receipt.notes.append("Journals of other machines, backups and exported files are out of reach: see to them.")

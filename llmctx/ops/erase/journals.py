@@ -1,0 +1,82 @@
+"""What lies on this machine's disk: journals of the dead, which can be rewritten, journals of the living, whose owners
+are asked to bring what they hold to the database and to begin new files, and the quarantine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from llmctx.delivery import journal
+from llmctx.ops.erase.subject import Traces, without
+from llmctx.settings import Settings
+
+_POLL_S: Final = 0.2
+Wanted = Callable[[Mapping[str, Any]], bool]
+"""Whether a row of these columns says anything of them."""
+
+
+@dataclass(slots=True)
+class Found:
+    """How many frames of theirs lie where."""
+
+    directories: list[str] = field(default_factory=list)
+    dead: int = 0
+    quarantined: int = 0
+    living: int = 0
+    living_processes: list[str] = field(default_factory=list)
+
+
+def says_something(traces: Traces) -> Wanted:
+    """Rows of theirs, and rows of others whose evidence names them."""
+    ids = traces.ids
+
+    def wanted(columns: Mapping[str, Any]) -> bool:
+        return traces.are_in(columns) or without(columns.get("attributes"), ids)[1]
+
+    return wanted
+
+
+def look(settings: Settings, traces: Traces) -> Found:
+    """What is there now."""
+    found = Found()
+    wanted = says_something(traces)
+    for directory in settings.journal_places:
+        found.directories.append(str(directory))
+        seen = journal.search(directory, wanted)
+        found.dead += seen.dead
+        found.quarantined += seen.quarantined
+        found.living += sum(seen.living.values())
+        found.living_processes += [f"process {pid}" for pid in seen.living]
+    return found
+
+
+async def drain(settings: Settings, traces: Traces, wait_s: float) -> None:
+    """Wait until living processes hold nothing of theirs any more, at most for so long."""
+    deadline = time.monotonic() + wait_s
+    asked = False
+    while look(settings, traces).living and time.monotonic() < deadline:
+        if not asked:
+            asked = True
+            for directory in settings.journal_places:
+                if directory.is_dir():
+                    journal.settle(directory)
+        await asyncio.sleep(_POLL_S)
+
+
+def erase(settings: Settings, traces: Traces) -> None:
+    """Take theirs from the journals of the dead and from the quarantine; of others' rows what names them."""
+    ids = traces.ids
+
+    def keep(columns: dict[str, Any]) -> bool | dict[str, Any]:
+        if traces.are_in(columns):
+            return False
+        attributes, changed = without(columns.get("attributes"), ids)
+        return {**columns, "attributes": attributes} if changed else True
+
+    for directory in settings.journal_places:
+        if directory.is_dir():
+            journal.erase(directory, keep)

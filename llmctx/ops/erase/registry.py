@@ -1,0 +1,99 @@
+"""What the shared registry, a Redis, remembers of them. Other processes' memory of it expires within a minute."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from llmctx.core.errors import LlmctxError
+from llmctx.identity.registry.redis_keys import shown
+from llmctx.ops.erase.subject import Traces
+from llmctx.settings import Settings
+
+if TYPE_CHECKING:
+    from llmctx.identity.registry.redis import RedisRegistry
+
+_AT_ONCE: Final = 500
+
+
+def place(settings: Settings) -> str | None:
+    """Which Redis, for eyes; None where none is in use."""
+    return None if settings.registry_url is None else shown(settings.registry_url)
+
+
+async def count(settings: Settings, traces: Traces) -> int:
+    """How many keys name them."""
+    return len(await _keys(settings, traces))
+
+
+async def forget(settings: Settings, traces: Traces) -> int:
+    """Take them away. Returns how many keys there were."""
+    subject = traces.subject
+    registry = _registry(settings)
+    gone = 0
+    try:
+        if subject.user is not None and subject.session is None:
+            gone += await registry.aforget(user_id=subject.user)
+        for thread_id in traces.own.get("thread_id", ()):
+            gone += await registry.aforget(thread_id=thread_id)
+    except Exception as problem:
+        raise _away(settings, problem) from problem
+    left = await _keys(settings, traces)  # such as a session's, which has no index
+    if left:
+        gone += await _with_client(settings, lambda client: client.delete(*left))
+    return gone
+
+
+async def _keys(settings: Settings, traces: Traces) -> list[bytes]:
+    """Keys under our prefix whose values hold one of the ids. Reads all of them, a few hundred at a time."""
+    import orjson
+
+    # as they stand in a value, which is JSON
+    marks = [orjson.dumps(one) for one in traces.ids]
+
+    async def scan(client: Any) -> list[bytes]:
+        found: list[bytes] = []
+        for kind in ("t:", "k:"):
+            cursor: int | None = None
+            while cursor != 0:
+                pattern = _escaped(settings.registry_prefix) + kind + "*"
+                cursor, keys = await client.scan(cursor or 0, match=pattern, count=_AT_ONCE)
+                if not keys:
+                    continue
+                pipe = client.pipeline(transaction=False)
+                for key in keys:
+                    pipe.execute_command(*(("HVALS", key) if kind == "t:" else ("GET", key)))
+                for key, value in zip(keys, await pipe.execute(raise_on_error=False), strict=True):
+                    text = b"\n".join(value) if isinstance(value, list) else value if isinstance(value, bytes) else b""
+                    if any(mark in text for mark in marks):
+                        found.append(key)
+        return found
+
+    return list(await _with_client(settings, scan))
+
+
+def _escaped(prefix: str) -> str:
+    return "".join(f"\\{char}" if char in "*?[]\\" else char for char in prefix)
+
+
+async def _with_client(settings: Settings, work: Any) -> Any:
+    from redis.asyncio import Redis
+
+    assert settings.registry_url is not None
+    client = Redis.from_url(settings.registry_url, socket_connect_timeout=settings.connect_timeout_s)
+    try:
+        return await work(client)
+    except Exception as problem:
+        raise _away(settings, problem) from problem
+    finally:
+        await client.aclose()
+
+
+def _registry(settings: Settings) -> RedisRegistry:
+    from llmctx.identity.registry.redis import RedisRegistry
+
+    assert settings.registry_url is not None
+    return RedisRegistry(settings.registry_url, prefix=settings.registry_prefix)
+
+
+def _away(settings: Settings, problem: Exception) -> LlmctxError:
+    return LlmctxError(f"{place(settings)} does not serve: {problem}. Check LLMCTX_REGISTRY_URL, and run this again.")

@@ -1,0 +1,91 @@
+"""Whose the ids are, and what is left of a row's JSON without them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from llmctx.storage.sanitize import storable_id
+
+LINKS: Final = ("session_id", "conversation_id", "thread_id", "trace_id")
+"""Columns by which rows belong together."""
+GONE: Final = "[erased]"
+_LONG_ENOUGH: Final = 4  # of an id, to be looked for inside of texts: "7" is in all of them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """Who, or what, is to be forgotten: a user, a session, or what this user did in this session."""
+
+    user: str | None = None
+    session: str | None = None
+
+    def __str__(self) -> str:
+        said = [f"user {self.user}"] if self.user is not None else []
+        return " in ".join([*said, *([f"session {self.session}"] if self.session is not None else [])])
+
+
+@dataclass(frozen=True, slots=True)
+class Traces:
+    """The subject, and the ids that nobody else has used."""
+
+    subject: Subject
+    own: dict[str, set[str]] = field(default_factory=dict)
+    """By column: sessions, threads, … in which no other user has been seen."""
+
+    @property
+    def ids(self) -> set[str]:
+        """Everything that names the subject and nobody else."""
+        found = {value for values in self.own.values() for value in values}
+        given = self.subject.user if self.subject.session is None else None
+        alone = self.subject.session if self.subject.user is None else None
+        for one in (given, alone):
+            if one is not None:
+                found |= {one, storable_id(one) or one}
+        return found
+
+    def are_in(self, columns: Mapping[str, Any]) -> bool:
+        """Whether a row of these columns is theirs."""
+        user, session = (_text(columns.get(name)) for name in ("user_id", "session_id"))
+        subject = self.subject
+        names_user = subject.user is None or user in (subject.user, storable_id(subject.user))
+        names_session = subject.session is None or session in (subject.session, storable_id(subject.session))
+        if names_user and names_session:
+            return True
+        return user is None and any(_text(columns.get(name)) in self.own.get(name, ()) for name in LINKS)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def without(value: Any, ids: set[str]) -> tuple[Any, bool]:
+    """`value`, which is JSON, without any of `ids`; and whether it had some.
+
+    Whole texts go, names of members with what they name, and longer ids also from inside of texts.
+    """
+    if isinstance(value, str):
+        if value in ids:
+            return None, True
+        text = value
+        for one in ids:
+            if len(one) >= _LONG_ENOUGH and one in text:
+                text = text.replace(one, GONE)
+        return text, text != value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return (None, True) if str(value) in ids and len(str(value)) >= _LONG_ENOUGH else (value, False)
+    if isinstance(value, Mapping):
+        changed = False
+        kept: dict[str, Any] = {}
+        for name, item in value.items():
+            if name in ids:
+                changed = True
+                continue
+            kept[name], other = without(item, ids)
+            changed |= other
+        return kept, changed
+    if isinstance(value, (list, tuple)):
+        pairs = [without(item, ids) for item in value]
+        return [item for item, _ in pairs], any(other for _, other in pairs)
+    return value, False

@@ -1,0 +1,113 @@
+"""What a failure of the database means, by its SQLSTATE where it has one.
+
+- *reconnect*: the connection is of no use: the server has gone, or may only be read. Drop the pool, wait, try again.
+- *transient*: the database is busy or full. Wait with backoff, try again.
+- *config*: the table or a column is missing, rights are missing. Keep, say so once, loudly, try again.
+- *poison*: seems to follow the row; whatever is not known to be something else, for a trigger may raise any code.
+
+The last two say what to look into, not whom to blame: `isolation.py` finds out whether it is the rows or the table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy.exc import DBAPIError
+
+from llmctx.core.errors import MigrationsPending
+
+# 26 and 42P05: a pooler has moved us to another server, which does not know our prepared statement, or knows another's
+_RECONNECT: Final = ("08", "57P", "25", "26", "42P05")
+_TRANSIENT: Final = ("53", "40", "55", "57", "58")
+_CONFIG: Final = ("42", "28", "3D", "3F", "0A")
+_NO_PARTITION: Final = "no partition of relation"
+
+
+@dataclass(slots=True, frozen=True)
+class Trouble:
+    """What a failed statement means. `kind`: reconnect, transient, config or poison."""
+
+    kind: str
+    code: str
+    text: str
+    """The database's words. They may quote what stood in the row: not for the log unless `kind` is another."""
+    name: str = ""
+    """What kind of failure, and of which constraint, without a word of the row's."""
+    no_partition: bool = False
+    """The table has no partition for this row yet."""
+
+    @property
+    def is_outage(self) -> bool:
+        """Whether it says nothing about the rows or the table."""
+        return self.kind in ("reconnect", "transient")
+
+    @property
+    def shown(self) -> str:
+        """For the log."""
+        return f"{self.name if self.kind == 'poison' else self.text} [{self.code}]"
+
+
+def classify(problem: BaseException) -> Trouble:
+    """What a failure of the database means, by its SQLSTATE where it has one."""
+    if isinstance(problem, MigrationsPending):
+        return Trouble("config", "42P01", "the table is missing or behind")
+    original = problem.orig if isinstance(problem, DBAPIError) and problem.orig is not None else problem
+    code = sqlstate(original)
+    driver = original.__cause__ if getattr(original.__cause__, "sqlstate", None) else original  # SQLAlchemy wraps it
+    text = (str(original) or type(original).__name__).strip().splitlines()[0][:300]
+    kind = _kind(code) if code else _kind_without_code(original, text.lower())
+    return Trouble(kind, code or type(original).__name__, text, _name(driver), _lacks_partition(code, driver, text))
+
+
+def _kind(code: str) -> str:
+    for kind, starts in (("reconnect", _RECONNECT), ("transient", _TRANSIENT), ("config", _CONFIG)):
+        if code.startswith(starts):
+            return kind
+    return "poison"
+
+
+def _name(problem: BaseException | None) -> str:
+    about = [
+        str(value)
+        for field in ("table_name", "column_name", "constraint_name")
+        if (value := getattr(problem, field, None))
+    ]
+    return " ".join([type(problem).__name__, *about])
+
+
+def _lacks_partition(code: str, problem: BaseException | None, text: str) -> bool:
+    # the server may speak any language, but its functions have one name
+    where = getattr(problem, "server_source_function", None)
+    return code == "23514" and (where == "ExecFindPartition" or _NO_PARTITION in text)
+
+
+def sqlstate(problem: BaseException) -> str:
+    """The SQLSTATE of `problem`, from the driver's error or from those around it; empty without one."""
+    seen = 0
+    current: BaseException | None = problem
+    while current is not None and seen < 5:
+        code = getattr(current, "sqlstate", None)
+        if isinstance(code, str) and code:
+            return code
+        current, seen = getattr(current, "orig", None) or current.__cause__, seen + 1
+    return ""
+
+
+def _kind_without_code(problem: BaseException, text: str) -> str:
+    """SQLite's errors, and those of sockets and drivers, have no SQLSTATE."""
+    name = type(problem).__name__
+    if any(said in text for said in ("no such table", "no column named", "readonly database")):
+        return "config"
+    if "unable to open" in text or "not a database" in text:
+        return "config"
+    if "locked" in text or "busy" in text or "disk is full" in text:
+        return "transient"
+    if isinstance(problem, (OSError, TimeoutError, asyncio.TimeoutError, EOFError)):
+        return "reconnect"
+    if isinstance(problem, (ValueError, TypeError, ArithmeticError, RecursionError)):
+        return "poison"
+    if name in ("IntegrityError", "DataError") or "binding parameter" in text:
+        return "poison"
+    return "reconnect"

@@ -1,0 +1,270 @@
+"""The way to the database for everything but the writer: an engine from `Settings`, and errors that say what to do.
+
+Migrations and the reading side share it. Its engines keep no pool: a command runs a few statements and ends, and an
+engine that is used from a second event loop breaks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any, Final
+from uuid import uuid4
+
+from sqlalchemy import Connection, event, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from llmctx.core.errors import ConfigError, DatabaseUnavailable, LlmctxError, MigrationsPending
+from llmctx.settings import Settings
+from llmctx.storage.db_errors import sqlstate
+from llmctx.storage.pg_timestamps import admit
+
+logger: Final = logging.getLogger("llmctx")
+
+READ_PATIENCE_S: Final = 60.0
+LOCK_PATIENCE_S: Final = 5.0
+_CHECK: Final = "Check that it runs and that LLMCTX_DATABASE_URL points to it."
+
+_LOCK: Final = 0x6C6C6D637478  # "llmctx", as PostgreSQL's advisory lock
+_SQLITE: Final = {
+    "unable to open database file": "Check that LLMCTX_DATABASE_URL names a file in a folder that exists.",
+    "file is not a database": "Correct LLMCTX_DATABASE_URL.",
+    "readonly database": "Check who may write to the file and its folder.",
+    "database is locked": "Another process has held it for too long: try again.",
+}
+
+
+def engine(settings: Settings, *, patience_s: float | None = READ_PATIENCE_S) -> AsyncEngine:
+    """An engine without a pool. No statement waits longer than `patience_s`; None waits for ever (migrations)."""
+    arguments: dict[str, Any] = {}
+    if settings.is_postgresql:
+        arguments = {
+            "timeout": settings.connect_timeout_s,
+            "command_timeout": patience_s,
+            "server_settings": {"application_name": "llmctx"},
+            # a pooler may lend us another server for each transaction: no statement outlives one, none is named twice
+            "statement_cache_size": 0,
+            "prepared_statement_cache_size": 0,
+            "prepared_statement_name_func": lambda: f"llmctx_{uuid4().hex}",
+        }
+    made = create_async_engine(settings.database_url, poolclass=NullPool, connect_args=arguments, hide_parameters=True)
+    if settings.is_postgresql:
+        event.listen(made.sync_engine, "connect", lambda connection, _: connection.run_async(admit))
+        event.listen(made.sync_engine, "begin", _plainly)
+    return made
+
+
+@asynccontextmanager
+async def reading(settings: Settings, *, whole: bool = False) -> AsyncIterator[AsyncConnection]:
+    """A connection that only reads, with every failure as one of `errors.py`.
+
+    With `whole`, it is an error where policies would hide some rows from the role.
+    """
+    file = sqlite_file(settings)
+    if file is not None and not file.exists():  # connecting would leave an empty file behind
+        raise DatabaseUnavailable(
+            f"There is no {where(settings)}. Run `llmctx migrate` to make it, or correct LLMCTX_DATABASE_URL."
+        )
+    source = engine(settings)
+    if whole and settings.is_postgresql:
+        event.listen(source.sync_engine, "begin", _begin)
+    try:
+        probe(settings)
+        async with source.connect() as connection:
+            if settings.is_postgresql:
+                await connection.execution_options(postgresql_readonly=True)
+            yield connection
+    except Exception as problem:
+        raise explained(problem, settings) from problem
+    finally:
+        await source.dispose()
+
+
+@asynccontextmanager
+async def changing(settings: Settings) -> AsyncIterator[AsyncConnection]:
+    """A connection that writes, whose statements may take as long as they need; its user commits.
+
+    No statement waits for a lock longer than `LOCK_PATIENCE_S`, and none is shown only some of the rows: where policies
+    would hide some from the role, that is an error. Failures are those of `reading`.
+    """
+    file = sqlite_file(settings)
+    if file is not None and not file.exists():
+        raise DatabaseUnavailable(f"There is no {where(settings)}. Correct LLMCTX_DATABASE_URL.")
+    source = engine(settings, patience_s=None)
+    if settings.is_postgresql:
+        event.listen(source.sync_engine, "begin", _begin)
+    try:
+        probe(settings)
+        async with source.connect() as connection:
+            if not settings.is_postgresql:
+                await connection.execute(text("PRAGMA busy_timeout = 30000"))
+                await connection.execute(text("PRAGMA secure_delete = ON"))  # what goes is to be gone from the file
+                await connection.commit()
+            yield connection
+    except Exception as problem:
+        raise explained(problem, settings) from problem
+    finally:
+        await source.dispose()
+
+
+def _plainly(connection: Connection) -> None:
+    """The catalog says `text`, and not `"text"`, whatever a database or a role has set: types are compared by name."""
+    connection.exec_driver_sql("SELECT pg_catalog.set_config('quote_all_identifiers', 'off', true)")
+
+
+def _begin(connection: Connection) -> None:
+    """Of the transaction, not of the session: that may be another client's next time."""
+    connection.exec_driver_sql(
+        "SELECT pg_catalog.set_config('lock_timeout', $1, true), pg_catalog.set_config('row_security', 'off', true)",
+        (f"{LOCK_PATIENCE_S:.0f}s",),
+    )
+
+
+async def is_pooled(connection: AsyncConnection) -> bool:
+    """Whether somebody such as pgbouncer stands between, so that another transaction may meet another server."""
+    if connection.dialect.name != "postgresql":
+        return False
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    return bool(await connection.scalar(text("SELECT pg_catalog.pg_backend_pid()")) != driver.get_server_pid())
+
+
+async def refuse_lent(connection: AsyncConnection, settings: Settings) -> None:
+    """Raise `LlmctxError` where each transaction may meet another server: what is kept for a session is lost there."""
+    if not settings.is_postgresql or not await is_pooled(connection):
+        return
+    ask, met = text("SELECT pg_catalog.pg_backend_pid()"), set()
+    async with reading(settings) as other:
+        await other.commit()
+        for number in range(4):
+            if number == 2:  # it takes the server that a pool would give us again
+                await other.execute(ask)
+            met.add(await connection.scalar(ask))
+            await connection.rollback()
+    if len(met) > 1:
+        raise LlmctxError(
+            f"A pooler in transaction mode stands before {where(settings)}: this needs a session of its own. Put the "
+            "server's own address, or that of a pool in session mode, into LLMCTX_DATABASE_URL for this command. "
+            "Nothing was changed."
+        )
+
+
+def compact(file: Path) -> None:
+    """Write a SQLite file anew, without what was deleted; left for another time while somebody else holds it."""
+    with closing(sqlite3.connect(file, timeout=5.0)) as connection, contextlib.suppress(sqlite3.OperationalError):
+        connection.execute("VACUUM")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def probe(settings: Settings) -> None:
+    """Open a SQLite file once, in this thread: where that fails, aiosqlite's own thread would outlive the loop."""
+    file = sqlite_file(settings)
+    if file is not None:
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute("PRAGMA schema_version")
+
+
+def take_turns(connection: Connection) -> None:
+    """Wait until no other process of ours migrates. Asking twice is asking once; the end of the connection is the end.
+
+    On PostgreSQL the lock is the connection's, and nothing waits for it inside of a statement: building an index beside
+    its writers waits for every statement that runs, and would wait for one that waits for us. On SQLite it is a
+    transaction.
+    """
+    if connection.dialect.name == "postgresql":
+        told, within = False, connection.in_transaction()  # somebody's own, which is not ours to end
+        while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK}):
+            if not within:
+                connection.rollback()
+            if not told:
+                logger.warning("llmctx: another process migrates this database: waiting for it")
+                told = True
+            time.sleep(0.1)
+        if not within:
+            connection.commit()
+        return
+    driver = connection.connection.driver_connection
+    if driver is not None and not driver.in_transaction:
+        connection.exec_driver_sql("PRAGMA busy_timeout = 30000")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # the driver itself begins nothing before DDL
+
+
+def end_turn(connection: Connection) -> None:
+    """Let the next one in, also where a pooler keeps the connection."""
+    if connection.dialect.name == "postgresql" and not connection.invalidated:
+        connection.rollback()
+        connection.execute(text("SELECT pg_advisory_unlock_all()"))
+        connection.commit()
+
+
+def where(settings: Settings) -> str:
+    """The database in words, without the password: for messages."""
+    url = make_url(settings.database_url)
+    if not settings.is_postgresql:
+        return f"SQLite file {url.database}"
+    return f'PostgreSQL at {_address(url)}, database "{url.database}"'
+
+
+def _address(url: URL) -> str:
+    query = url.query.get("host", url.host or "localhost")
+    host = query if isinstance(query, str) else ", ".join(query)
+    return f"socket {host}" if host.startswith("/") else host if ":" in host else f"{host}:{url.port or 5432}"
+
+
+def sqlite_file(settings: Settings) -> Path | None:
+    """The file of a SQLite database; None for PostgreSQL."""
+    database = make_url(settings.database_url).database or ""
+    return None if settings.is_postgresql or database.startswith("file:") else Path(database)
+
+
+def explained(problem: Exception, settings: Settings) -> Exception:
+    """`problem` as an error that says what to do, or itself when it is none of the database's."""
+    if isinstance(problem, LlmctxError):
+        return problem
+    state = sqlstate(problem)
+    said = str(getattr(problem, "orig", None) or problem).strip().partition("\n")[0]
+    reason = said.rpartition(": ")[2] if said.startswith("<class") else said  # SQLAlchemy puts the class in front
+    if state in {"42P01", "42703"} or reason.startswith(("no such table", "no such column")):
+        return MigrationsPending(f"{reason[:1].upper()}{reason[1:]} in {where(settings)}. Run `llmctx migrate`.")
+    if state == "55P03":
+        return LlmctxError(f"Somebody holds a lock in {where(settings)} for too long. Nothing waits now: try again.")
+    if state == "42501" and "row-level security" in reason:
+        return LlmctxError(
+            f"{reason[:1].upper()}{reason[1:]} in {where(settings)}: this role sees only some of the rows. Use the "
+            "table's owner, or a role with BYPASSRLS. Nothing was changed."
+        )
+    if state == "42501":
+        return LlmctxError(f"{reason} in {where(settings)}. Grant the right to the role, or use another role.")
+    if isinstance(problem, TypeError) and "unexpected keyword argument" in reason:
+        return ConfigError(f"LLMCTX_DATABASE_URL has a parameter that asyncpg does not know: {reason}. Take it out.")
+    remedy = _remedy(problem, state, settings)
+    if remedy is None:
+        known = isinstance(problem, (DBAPIError, sqlite3.Error))
+        return LlmctxError(f"{where(settings)} refused: {reason}.") if known else problem
+    if isinstance(problem, TimeoutError):
+        reason = f"no answer within {settings.connect_timeout_s:g} s"
+    return DatabaseUnavailable(f"Cannot use {where(settings)}: {reason or type(problem).__name__}. {remedy}")
+
+
+def _remedy(problem: Exception, state: str, settings: Settings) -> str | None:
+    """What to do about a database that is not there; None if it is there and something else went wrong."""
+    if state == "3D000":
+        name = make_url(settings.database_url).database
+        return f"Create it (`createdb {name}`), or correct LLMCTX_DATABASE_URL."
+    if state.startswith("28"):
+        return "Check user and password in LLMCTX_DATABASE_URL."
+    if isinstance(problem, socket.gaierror):
+        return "Check the host's name in LLMCTX_DATABASE_URL."
+    if isinstance(problem, OSError) or state.startswith(("08", "53", "57P")):
+        return _CHECK
+    if isinstance(problem, DBAPIError) and problem.connection_invalidated:
+        return _CHECK
+    return next((remedy for said, remedy in _SQLITE.items() if said in str(problem)), None)

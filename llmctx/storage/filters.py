@@ -1,0 +1,104 @@
+"""Which rows: one frozen value, and the condition that it is on a table, fresh or adopted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import ColumnElement, String, Table, Text, and_, cast, false, or_, true
+
+from llmctx.core.record import Reason
+from llmctx.storage.reflection import either, equals, lacks, of
+
+SNAPSHOTS: Final = ("prompt_snapshot", "response_snapshot", "reasoning_snapshot")
+_IDS: Final = {"user": "user_id", "session": "session_id", "thread": "thread_id", "trace": "trace_id"}
+_WORDS: Final = {"agent": "agent_key", "model": "model", "node": "node"}
+_BEFORE_US: Final = {"ok": True, "error": False}
+"""What `success` says of rows that have no status: they are older than llmctx."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filters:
+    """Which rows; what is None does not narrow. `since` is inclusive, `until` is not; both are aware."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    user: str | None = None
+    session: str | None = None
+    thread: str | None = None
+    trace: str | None = None
+    agent: str | None = None
+    model: str | None = None
+    node: str | None = None
+    status: str | None = None
+    errors: bool = False
+    """Only calls that did not end well."""
+    unattributed: bool = False
+    """Only rows without a session or without a user; not those that were blanked to forget somebody."""
+    text: str | None = None
+    """Only rows whose prompt, response or error holds this, in any case."""
+
+    def clauses(self, table: Table) -> list[ColumnElement[bool]]:
+        """As conditions of which a row meets one at most, where an id may stand in either of two columns.
+
+        An index of each column has its rows in the order of time; all rows of both would have to be sorted.
+        """
+        for name in ("user", "session"):
+            value = getattr(self, name)
+            if value is not None:
+                others = (replace(self, user=None) if name == "user" else replace(self, session=None)).clause(table)
+                return [and_(one, others) for one in either(table, _IDS[name], value)]
+        return [self.clause(table)]
+
+    def clause(self, table: Table) -> ColumnElement[bool]:
+        """As a condition on `table`."""
+        given = [
+            equals(table, column, value) for name, column in _IDS.items() if (value := getattr(self, name)) is not None
+        ]
+        given += [
+            of(table, column) == value for name, column in _WORDS.items() if (value := getattr(self, name)) is not None
+        ]
+        if self.status is not None:
+            given.append(_ended(table, self.status))
+        if self.since is not None:
+            given.append(table.c.created_at >= self.since)
+        if self.until is not None:
+            given.append(table.c.created_at < self.until)
+        if self.errors:
+            given.append(of(table, "success").is_(False))
+        if self.unattributed:
+            given.append(unattributed(table))
+        if self.text is not None:
+            given.append(_holding(table, self.text))
+        return and_(true(), *given)
+
+
+def lacking(table: Table) -> ColumnElement[bool]:
+    """The condition of the partial index, word for word, so that the planner recognises it."""
+    return or_(*(lacks(table, name) for name in ("session_id", "user_id")))
+
+
+def unattributed(table: Table) -> ColumnElement[bool]:
+    """Rows that lack an id which they should have: they do not where somebody was forgotten."""
+    return and_(lacking(table), of(table, "identity_reason").is_distinct_from(Reason.ERASED.value))
+
+
+def _ended(table: Table, status: str) -> ColumnElement[bool]:
+    column = of(table, "status")
+    if status not in _BEFORE_US:
+        return column == status
+    return or_(column == status, and_(column.is_(None), of(table, "success").is_(_BEFORE_US[status])))
+
+
+def _holding(table: Table, text: str) -> ColumnElement[bool]:
+    # Snapshots hold JSON, where a quote or a line break is written with a backslash; older ones may be plain.
+    forms = dict.fromkeys((json.dumps(text, ensure_ascii=False)[1:-1], text))
+    found: list[ColumnElement[bool]] = []
+    for name in (*SNAPSHOTS, "error_message"):
+        column = table.c.get(name)
+        if column is not None:
+            written = column if isinstance(column.type, (String, Text)) else cast(column, Text)
+            found += [written.icontains(form, autoescape=True) for form in forms]
+    return or_(false(), *found)

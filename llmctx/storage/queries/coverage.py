@@ -1,0 +1,116 @@
+"""How many rows have their ids, by which witness, and what the others have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import JSON, ColumnElement, Table, Text, and_, case, cast, func, null, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from llmctx.core.record import Reason
+from llmctx.identity.explanation import KEY
+from llmctx.storage.filters import Filters, unattributed
+from llmctx.storage.reflection import of
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """How many rows have both ids, by which witness, and what the others have in common."""
+
+    rows: int
+    with_both: int
+    erased: int = 0
+    """Rows that were blanked when somebody was forgotten. They are no loss, and counted nowhere else."""
+    by_source: Sequence[Row]
+    by_reason: Sequence[Row]
+    misses: Sequence[Row]
+    """The rows without both ids, grouped by reason, node, agent and route; most frequent first."""
+    by_place: Sequence[Row] = ()
+    """The same, and by `where`: the line of the application from which they were made, as far as the rows say."""
+
+    @property
+    def share(self) -> float | None:
+        """Percent of rows with both ids; None when there are no rows."""
+        return 100.0 * self.with_both / self.rows if self.rows else None
+
+
+async def coverage(
+    connection: AsyncConnection, table: Table, filters: Filters | None = None, *, limit: int = 10_000
+) -> Coverage:
+    """Which share of the rows has its session and its user."""
+    where = (filters or Filters()).clause(table)
+    by_witness = await _by_witness(connection, table, where)
+    by_place = await _misses(connection, table, where, limit)
+    kept = [row for row in by_witness if row["identity_reason"] != Reason.ERASED]
+    return Coverage(
+        rows=sum(row["rows"] for row in kept),
+        with_both=sum(row["with_both"] for row in kept),
+        erased=sum(row["rows"] for row in by_witness) - sum(row["rows"] for row in kept),
+        by_source=_summed(kept, "identity_source"),
+        by_reason=_summed(kept, "identity_reason"),
+        misses=_together(by_place, ("identity_reason", "node", "agent_key", "route")),
+        by_place=by_place,
+    )
+
+
+async def _by_witness(connection: AsyncConnection, table: Table, where: ColumnElement[bool]) -> list[Row]:
+    """All rows, in one pass, by who testified and what was odd."""
+    keys = [of(table, name) for name in ("identity_source", "identity_reason")]
+    both = and_(of(table, "session_id").is_not(None), of(table, "user_id").is_not(None))
+    counted = select(*keys, func.count().label("rows"), func.count(case((both, 1))).label("with_both"))
+    # a column that the table lacks is the same for all of its rows
+    found = await connection.execute(counted.where(where).group_by(*(key for key in keys if key.name in table.c)))
+    return [dict(row) for row in found.mappings() if row["rows"]]
+
+
+def _summed(groups: Sequence[Row], key: str) -> list[Row]:
+    """`groups` by one key, most rows first."""
+    found: dict[Any, Row] = {}
+    for group in groups:
+        one = found.setdefault(group[key], {key: group[key], "rows": 0, "with_both": 0})
+        one["rows"] += group["rows"]
+        one["with_both"] += group["with_both"]
+    return sorted(found.values(), key=lambda one: (-one["rows"], one[key] is None, str(one[key])))
+
+
+async def _misses(connection: AsyncConnection, table: Table, where: ColumnElement[bool], limit: int) -> list[Row]:
+    """The rows without both ids, grouped by all that may tell what they have in common."""
+    # a subquery, so that a path into the JSON is one parameter: PostgreSQL would not group by another one
+    missing = (
+        select(of(table, "identity_reason"), of(table, "node"), of(table, "agent_key"), table.c.created_at)
+        .add_columns(*(_told(table, name).label(name) for name in _TOLD))
+        .where(where, unattributed(table))
+        .subquery()
+    )
+    keys = [column for column in missing.c if column.name != "created_at"]
+    last = func.max(missing.c.created_at, type_=table.c.created_at.type).label("last")
+    statement = select(*keys, func.count().label("rows"), last).group_by(*keys)
+    found = await connection.execute(statement.order_by(func.count().desc(), *keys).limit(limit))
+    return [dict(row) for row in found.mappings()]
+
+
+def _told(table: Table, name: str) -> ColumnElement[str | None]:
+    """What llmctx keeps of a hearing: tables that are older than it may have no column for it."""
+    attributes = table.c.get("attributes")
+    if attributes is None or not isinstance(attributes.type, JSON):
+        return cast(null(), Text)
+    told: ColumnElement[str | None] = attributes[KEY, name].as_string()
+    return told
+
+
+def _together(groups: Sequence[Row], keys: Sequence[str]) -> list[Row]:
+    """`groups` by fewer keys, most rows first."""
+    found: dict[tuple[Any, ...], Row] = {}
+    for group in groups:
+        key = tuple(group[name] for name in keys)
+        known = found.setdefault(key, {**dict(zip(keys, key, strict=True)), "rows": 0, "last": group["last"]})
+        known["rows"] += group["rows"]
+        known["last"] = max(known["last"], group["last"])
+    return sorted(found.values(), key=lambda group: -group["rows"])
+
+
+_TOLD: Final = ("route", "where")

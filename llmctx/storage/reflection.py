@@ -1,0 +1,329 @@
+"""The table as it stands: an adopted one has other types than ours, lacks columns of ours, and has columns of its own.
+
+Everything that reads rows or changes them later asks here once, and is then the same for a fresh table and for
+somebody's own. Times without a zone are UTC. `of` gives a column that may be missing, `equals` compares an id with one
+of any type, `fitted` makes a value that a column takes.
+
+An adopted table may keep one id in two columns: numbers stand in its own, other ids in the text column that
+`llmctx migrate` has put beside it. Only this module knows: `of` is the id, whichever column holds it, `lacks` that
+neither does, `placed` says into which a value goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import (
+    JSON,
+    Column,
+    ColumnElement,
+    Connection,
+    DateTime,
+    Enum,
+    Float,
+    Integer,
+    MetaData,
+    Numeric,
+    String,
+    Table,
+    Text,
+    Uuid,
+    and_,
+    bindparam,
+    cast,
+    false,
+    func,
+    inspect,
+    null,
+    or_,
+)
+from sqlalchemy import column as named_column
+from sqlalchemy.dialects.postgresql import DOMAIN, OID
+from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import NoSuchTableError
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
+
+from llmctx.core.errors import MigrationsPending, NotACallLog
+from llmctx.settings import Settings
+from llmctx.storage.engine import where
+from llmctx.storage.sanitize import IDS, shortened_id, storable_id
+from llmctx.storage.table import call_log_table
+
+UNFIT: Final = "llmctx_unfit"
+"""The key of `attributes` under which the writer keeps ids that do not fit their columns."""
+_PLACE: Final = "place"
+_WORDS: Final = ("status", "identity_source", "identity_reason", "model", "node", "provider")
+_NEEDED: Final = frozenset({"call_id", "created_at", "model"})
+_INTEGERS: Final = {"SMALLINT": 2**15, "INTEGER": 2**31, "BIGINT": 2**63}
+
+
+class NaiveUtc(TypeDecorator[datetime]):
+    """A time without a zone in the table, which is UTC; aware on both ways here."""
+
+    impl = DateTime(timezone=False)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+class _Tid(UserDefinedType[tuple[int, int]]):
+    """Page and line of a row in PostgreSQL."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "tid"
+
+
+async def reflect(connection: AsyncConnection, settings: Settings) -> Table:
+    """The call log as it stands. Raises `MigrationsPending` if there is none, `NotACallLog` if it is something else."""
+    return await connection.run_sync(_reflect, settings)
+
+
+def _reflect(connection: Connection, settings: Settings) -> Table:
+    inspector = inspect(connection)
+    name, schema = settings.table, settings.db_schema
+    try:
+        columns = inspector.get_columns(name, schema)
+        key = inspector.get_pk_constraint(name, schema)["constrained_columns"]
+    except NoSuchTableError:
+        raise MigrationsPending(f"There is no table {name} in {where(settings)}. Run `llmctx migrate`.") from None
+    lacking = _NEEDED - {column["name"] for column in columns}
+    if lacking:
+        raise NotACallLog(
+            f"Table {name} in {where(settings)} is not a call log: it has no {', '.join(sorted(lacking))}. "
+            "Nothing was changed. Choose another name with LLMCTX_TABLE."
+        )
+    ours = call_log_table(name, schema)
+    made = [
+        Column(
+            column["name"],
+            _type(connection.dialect, column["type"], ours.c.get(column["name"])),
+            primary_key=column["name"] in key,
+            nullable=column["nullable"],
+        )
+        for column in columns
+    ]
+    table = Table(name, MetaData(), *made, schema=schema)
+    if not key:
+        kinds: dict[str, TypeEngine[Any]] = {"rowid": Integer()}
+        if connection.dialect.name == "postgresql":
+            kinds = {"tableoid": OID(), "ctid": _Tid()}
+        table.info[_PLACE] = [named_column(name, kind, _selectable=table) for name, kind in kinds.items()]
+    return table
+
+
+def _type(dialect: Dialect, found: TypeEngine[Any], ours: Column[Any] | None) -> TypeEngine[Any]:
+    """Ours where it is the same in the database, for the sake of what it does on the way; else the one found."""
+    if ours is None:
+        return found
+    if isinstance(found, DOMAIN):
+        return _type(dialect, found.data_type, ours)
+    try:
+        if ours.type.compile(dialect) == found.compile(dialect):
+            return ours.type
+    except Exception:  # noqa: BLE001  a type that SQLAlchemy has no name for
+        return Text()
+    if isinstance(found, DateTime) and not found.timezone:
+        return NaiveUtc()
+    return ours.type if isinstance(found, DateTime) else found
+
+
+def aside(table: Table, name: str) -> Column[Any] | None:
+    """The column beside the id `name` for what does not fit there; None where every id does, or there is none."""
+    column = table.c.get(name)
+    if name not in IDS or column is None or _is_text(column):
+        return None
+    return table.c.get(f"llmctx_{name}")
+
+
+def held_in(table: Table, name: str) -> list[Column[Any]]:
+    """The columns in which `name` may stand: none, one, or for an id two."""
+    return [column for column in (table.c.get(name), aside(table, name)) if column is not None]
+
+
+def of(table: Table, name: str) -> ColumnElement[Any]:
+    """The column `name` of `table`, or a NULL of its type where the table has none; an id in two columns as text.
+
+    So is what we ask in words, such as a reason, where the host's column is a number or an enumerated type.
+    """
+    column, beside = table.c.get(name), aside(table, name)
+    if column is None:
+        return cast(null(), call_log_table().c[name].type).label(name)
+    if name in _WORDS:
+        return column if _is_text(column) else cast(column, Text).label(name)
+    return column if beside is None else func.coalesce(beside, as_text(column), type_=Text()).label(name)
+
+
+def lacks(table: Table, name: str) -> ColumnElement[bool]:
+    """Whether a row has no `name`, in conditions that indexes know."""
+    columns = held_in(table, name)
+    return and_(*(column.is_(None) for column in columns)) if columns else of(table, name).is_(None)
+
+
+def everything(table: Table) -> list[ColumnElement[Any]]:
+    """What the table holds, in its order, each id once."""
+    besides = {beside.name for name in IDS if (beside := aside(table, name)) is not None}
+    return [of(table, name) if name in IDS else column for name, column in table.c.items() if name not in besides]
+
+
+def place_of(table: Table) -> Sequence[ColumnElement[Any]]:
+    """Where a row stands, until somebody changes it, if the table has no primary key; else nothing."""
+    return list(table.info.get(_PLACE, ()))
+
+
+def lasting_key(table: Table) -> Sequence[Column[Any]]:
+    """What is known of a row later: the primary key, or call_id and created_at, which may be NULL or there twice."""
+    return list(table.primary_key.columns) or [table.c.call_id, table.c.created_at]
+
+
+def key_of(table: Table) -> Sequence[ColumnElement[Any]]:
+    """What tells its rows apart: the primary key; or where a row stands, and what stood there when one looked."""
+    return [*place_of(table), *lasting_key(table)]
+
+
+def is_row(table: Table) -> ColumnElement[bool]:
+    """The condition that a row is the one of the parameters `key_0`, `key_1`, …"""
+    return same(table, [bindparam(f"key_{n}", type_=column.type) for n, column in enumerate(key_of(table))])
+
+
+def same(table: Table, values: Sequence[ColumnElement[Any]]) -> ColumnElement[bool]:
+    """The condition that a row is the one whose key has `values`."""
+    pairs = list(zip(key_of(table), values, strict=True))
+    sure = len(place_of(table)) or len(pairs)  # what is no key may be NULL
+    return and_(
+        *(column == value for column, value in pairs[:sure]),
+        *(column.is_not_distinct_from(value) for column, value in pairs[sure:]),
+    )
+
+
+def key_values(table: Table, row: Any) -> dict[str, Any]:
+    """The parameters of `is_row` for a mapping with the key's columns."""
+    return {f"key_{n}": row[column.name] for n, column in enumerate(key_of(table))}
+
+
+class Unfit(ValueError):
+    """The column has no room for that value."""
+
+
+def fitted(column: ColumnElement[Any], value: str) -> Any:
+    """`value`, an id, as `column` takes it: whole, or not at all. Raises `Unfit`."""
+    kind = column.type
+    if isinstance(kind, Integer):
+        bound = _INTEGERS.get(str(kind).upper(), 2**31)
+        if not _is_number(value) or len(value) > 20:
+            raise Unfit(f"{value!r} is no number")
+        if not -bound <= int(value) < bound:
+            raise Unfit(f"{value} is too large")
+        return int(value)
+    if isinstance(kind, Uuid):
+        try:
+            return UUID(value)
+        except ValueError:
+            raise Unfit(f"{value!r} is no UUID") from None
+    if isinstance(kind, Numeric):
+        if isinstance(kind, Float) or kind.scale or not _is_number(value):
+            raise Unfit(f"{value!r} is no number, or would not be told from another there")
+        if kind.precision is not None and len(value.removeprefix("-")) > kind.precision:
+            raise Unfit(f"{value} is too large")
+        return Decimal(value)
+    if isinstance(kind, Enum):
+        if value not in kind.enums:
+            raise Unfit(f"{value!r} is none of the values of {kind.name}")
+        return value
+    if isinstance(kind, String) and kind.length is not None and len(value) > kind.length:
+        raise Unfit(f"{value[:20]!r}… is longer than {kind.length}")
+    return value
+
+
+def _is_number(value: str) -> bool:
+    """ "007" is another user than "7"; and digits of other scripts are no number in SQL."""
+    return re.fullmatch(r"0|-?[1-9][0-9]*", value) is not None
+
+
+def placed(table: Table, name: str, value: str) -> dict[str, Any]:
+    """The id `value` as it is stored: in its column, or else in the one beside. Raises `Unfit`."""
+    column, beside = table.c[name], aside(table, name)
+    try:
+        return {name: fitted(column, value)}
+    except Unfit:
+        if beside is None:
+            raise
+        return {beside.name: value}
+
+
+def noted(table: Table, name: str, value: str | None) -> dict[str, Any]:
+    """A word of ours as it is stored in the column `name`: nothing where there is none, or it has another meaning."""
+    column = table.c.get(name)
+    if column is None or not _is_text(column):
+        return {}
+    length = getattr(column.type, "length", None)
+    return {} if value is not None and length is not None and len(value) > length else {name: value}
+
+
+def equals(table: Table, name: str, value: str) -> ColumnElement[bool]:
+    """Whether a row's id is `value`: also where the writer had to shorten it, or to keep it beside the column."""
+    column = table.c.get(name)
+    if column is None:
+        return false()
+    value = storable_id(value) or value
+    beside = aside(table, name)
+    found: list[ColumnElement[bool]] = [] if beside is None else [beside == value]
+    try:
+        found.append(column == fitted(column, value))
+    except Unfit:
+        length = getattr(column.type, "length", None)
+        if length is not None:
+            found.append(column == shortened_id(value, length))
+        attributes = table.c.get("attributes")
+        # where there is a column beside, nothing is put there; and no index knows what is
+        if beside is None and attributes is not None and isinstance(attributes.type, JSON):
+            found.append(attributes[UNFIT, name].as_string() == value)
+    return or_(false(), *found)
+
+
+def either(table: Table, name: str, value: str) -> list[ColumnElement[bool]]:
+    """`equals` in conditions of which a row meets one at most, and an index serves each: in their order of time."""
+    column, beside = table.c.get(name), aside(table, name)
+    value = storable_id(value) or value
+    if column is not None and beside is not None:
+        with contextlib.suppress(Unfit):
+            return [beside == value, and_(column == fitted(column, value), beside.is_distinct_from(value))]
+    return [equals(table, name, value)]
+
+
+def among(table: Table, name: str, values: Collection[str]) -> ColumnElement[bool]:
+    """Whether a row's id is one of `values`, as `of` has them."""
+    column, beside = table.c.get(name), aside(table, name)
+    if column is None:
+        return false()
+    found = [column.in_(_fitting(column, values))]
+    return or_(*found, beside.in_(values)) if beside is not None else found[0]
+
+
+def _fitting(column: Column[Any], values: Iterable[str]) -> list[Any]:
+    found = []
+    for value in values:
+        with contextlib.suppress(Unfit):
+            found.append(fitted(column, value))
+    return found
+
+
+def as_text(column: ColumnElement[Any]) -> ColumnElement[str]:
+    """An id of any type as text."""
+    return column if _is_text(column) else cast(column, Text)
+
+
+def _is_text(column: ColumnElement[Any]) -> bool:
+    return isinstance(column.type, (String, Text)) and not isinstance(column.type, Enum)

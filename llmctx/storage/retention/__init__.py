@@ -1,0 +1,191 @@
+"""Keeps the table healthy as it grows: partitions for the months to come, and what has expired goes.
+
+Rows are kept for some days, their texts perhaps for fewer, errors perhaps for more. Of a partitioned table whole months
+are dropped or detached, which costs nothing; what lies in the default partition, and in a table without partitions,
+goes in small deletes that lock nothing and can be broken off at any time. Where pg_partman manages the table, its
+partitions are left to it.
+
+    partitions.py   the months: which there are, making and dropping them
+    crowded.py      a month where the default partition is too big to be held
+    partman.py      what pg_partman does for the table
+    sweep.py        small deletes, and texts taken out of rows
+    keeper.py       the same, done by one of the running processes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import Table
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from llmctx.core.errors import ConfigError
+from llmctx.settings import Settings
+from llmctx.storage.dependents import Child, children
+from llmctx.storage.engine import changing
+from llmctx.storage.reflection import reflect
+from llmctx.storage.retention import large_default as crowded
+from llmctx.storage.retention import partitions
+from llmctx.storage.retention.batch_delete import Sweep
+from llmctx.storage.retention.partitions import Partition
+from llmctx.storage.retention.partman import Managed, managing
+
+__all__ = ["Policy", "Report", "retain"]
+
+Progress = Callable[[str, int, int | None], None]
+"""Told how much more is done, of what, of how much in all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """For how many days what is kept; None is for ever."""
+
+    rows: int | None = None
+    snapshots: int | None = None
+    errors: int | None = None
+    """At least as long as rows; None is as long."""
+    ahead: int = 2
+    """Months for which partitions are made beforehand, after the present one."""
+    detach: bool = False
+    """Expired partitions become tables of their own instead of being dropped."""
+    exact: bool = False
+    """Also of a month that has not expired as a whole, the days that have."""
+
+    def __post_init__(self) -> None:
+        if self.errors is not None and self.rows is None:
+            raise ConfigError("Errors cannot expire while rows do not: say how long rows are kept as well.")
+        if self.errors is not None and self.rows is not None and self.errors < self.rows:
+            raise ConfigError(f"Errors ({self.errors} days) cannot be kept for less than rows ({self.rows} days).")
+
+    @classmethod
+    def of(cls, settings: Settings) -> Policy:
+        return cls(
+            rows=settings.retain_days, snapshots=settings.retain_snapshot_days, errors=settings.retain_error_days
+        )
+
+
+@dataclass(slots=True)
+class Report:
+    """What was done, or would be."""
+
+    done: bool
+    steps: list[str] = field(default_factory=list)
+    rows: int = 0
+    """Rows deleted one by one; those of a partition that was dropped are not counted."""
+    snapshots: int = 0
+    """Rows whose texts were taken out."""
+    notes: list[str] = field(default_factory=list)
+    """What the team should know, and could do."""
+
+
+async def retain(
+    settings: Settings,
+    policy: Policy,
+    *,
+    do: bool = False,
+    now: datetime | None = None,
+    progress: Progress = lambda what, more, total: None,
+) -> Report:
+    """Make what is to come, take away what has expired, or say so."""
+    async with changing(settings) as connection:
+        return await _Work(connection, settings, policy, now or datetime.now(UTC), Report(do), progress).run()
+
+
+class _Work:
+    def __init__(
+        self,
+        connection: AsyncConnection,
+        settings: Settings,
+        policy: Policy,
+        now: datetime,
+        report: Report,
+        progress: Progress,
+    ) -> None:
+        self._connection, self._settings, self._policy = connection, settings, policy
+        self._now, self._report, self._progress = now, report, progress
+
+    async def run(self) -> Report:
+        connection = self._connection
+        log = await reflect(connection, self._settings)
+        hanging = await children(connection, log)
+        parts: list[Partition] | None = None
+        managed: Managed | None = None
+        if self._settings.is_postgresql:
+            parts = await partitions.of(connection, log)
+            managed = await managing(connection, log)
+        await connection.commit()
+        if self._policy.rows is not None:
+            self._report.notes += [child.slow for child in hanging if not child.indexed]
+        if managed is not None:
+            await self._leave_to(managed)
+            parts = parts and await partitions.of(connection, log)
+        elif parts is not None:
+            await self._prepare(log, parts)
+        for part in [partitions.plain(connection, log)] if parts is None else parts:
+            await self._expire(log, hanging, part, droppable=parts is not None and managed is None)
+        return self._report
+
+    async def _leave_to(self, managed: Managed) -> None:
+        if managed.works:
+            self._report.steps.append(managed.step)
+        else:
+            self._report.notes.append(f"{managed.step[:1].upper()}{managed.step[1:]}.")
+        if self._policy.rows is not None and managed.retention is None:
+            self._report.notes.append(managed.expiring(self._policy.rows))
+        if self._report.done and managed.works:
+            await partitions.patiently(self._connection, [managed.maintenance])
+
+    async def _prepare(self, log: Table, parts: list[Partition]) -> None:
+        default = next((part for part in parts if part.is_default), None)
+        for whole in partitions.missing(parts, self._now, self._policy.ahead):
+            month, is_crowded = await crowded.plan(self._connection, log, whole, default, self._now)
+            if month is None:
+                self._report.notes.append(
+                    f"{whole.first:%Y-%m} stays in the default partition, which holds too much of it to be cut under "
+                    "its writers."
+                )
+                continue
+            rest = "" if month == whole else f", from {month.first:%Y-%m-%d} on"
+            self._report.steps.append(
+                f"make partition {partitions.name_of(log, month.first)} for {month.first:%Y-%m}{rest}"
+            )
+            if self._report.done and is_crowded and default is not None:
+                await crowded.make(self._connection, log, month, default)
+            elif self._report.done:
+                await partitions.make(self._connection, log, month, default)
+
+    async def _expire(self, log: Table, hanging: list[Child], part: Partition, *, droppable: bool) -> None:
+        """A partition that has expired as a whole goes as a whole, unless errors in it are kept, or rows hang on it."""
+        rows, errors = self._cut(self._policy.rows), self._cut(self._policy.errors or self._policy.rows)
+        if not droppable or part.upper is None or errors is None or part.upper > errors or hanging:
+            exact = self._policy.exact or bool(hanging) or not part.is_short
+            expired = rows is not None and part.upper is not None and part.upper <= rows
+            for leaf in await partitions.leaves(self._connection, part):
+                await self._sweep(log, hanging, leaf, rows=exact or expired)
+            return
+        word = "detach" if self._policy.detach else "drop"
+        self._report.steps.append(f"{word} partition {part.name}, about {max(part.rows, 0):,} rows")
+        if self._report.done:
+            await partitions.remove(self._connection, log, part, keep=self._policy.detach)
+
+    async def _sweep(self, log: Table, hanging: list[Child], part: Partition, *, rows: bool = True) -> None:
+        sweep = Sweep(self._connection, log, part, hanging, self._progress)
+        oldest = part.lower or datetime.min.replace(tzinfo=UTC)
+        cut, errors, texts = (
+            self._cut(days) for days in (self._policy.rows, self._policy.errors, self._policy.snapshots)
+        )
+        if rows and cut is not None and oldest < cut and (count := await sweep.expired(cut, errors or cut)):
+            self._report.steps.append(f"delete {count:,} rows of {part.name} from before {cut:%Y-%m-%d}")
+            if self._report.done:
+                self._report.rows += await sweep.delete(cut, errors or cut)
+        if texts is not None and oldest < texts and (count := await sweep.spoken(texts)):
+            self._report.steps.append(
+                f"take the texts out of {count:,} rows of {part.name} from before {texts:%Y-%m-%d}"
+            )
+            if self._report.done:
+                self._report.snapshots += await sweep.silence(texts)
+
+    def _cut(self, days: int | None) -> datetime | None:
+        return None if days is None else self._now - timedelta(days=days)

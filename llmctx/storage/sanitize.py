@@ -1,0 +1,364 @@
+"""What a database refuses, taken out before it meets one. A cleaned record says so in its attributes.
+
+PostgreSQL refuses NUL and lone surrogates in text, NaN in JSON, numbers out of range; one such value would cost the
+whole batch. Cleaning costs microseconds, finding the culprit afterwards milliseconds. Nothing here raises, whatever
+the objects of the host are like, and cleaning twice is cleaning once.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from contextlib import suppress
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from enum import Enum
+from hashlib import sha256
+from itertools import islice
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+import orjson
+
+from llmctx.core.record import CallRecord
+
+_UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
+_INT4: Final = 2**31 - 1
+_INT8: Final = 2**63 - 1
+_TEXT: Final = (
+    "model", "error_code", "error_message", "prompt_snapshot", "response_snapshot", "node", "provider",
+    "finish_reason", "reasoning_snapshot", "status", "identity_source", "identity_reason", "usage_source",
+)  # fmt: skip
+IDS: Final = ("trace_id", "session_id", "conversation_id", "user_id", "agent_key", "thread_id")
+_INTEGERS: Final = (
+    "max_tokens", "prompt_tokens", "completion_tokens", "total_tokens", "latency_ms", "cached_tokens",
+    "reasoning_tokens", "ttft_ms", "tool_calls",
+)  # fmt: skip
+UNKNOWN_MODEL: Final = "unknown"
+CLEANED: Final = "llmctx_cleaned"
+ATTRIBUTES_LIMIT: Final = 65_536
+_DEAREST: Final = Decimal(10**9)  # numeric(18, 9) ends there
+_NAME: Final = 1024
+# snapshots have bounds of their own; these keep a statement far below the gigabyte that looks like an outage
+_LIMITS: Final = {
+    **dict.fromkeys(_TEXT, _NAME),
+    "error_message": 65_536,
+    **dict.fromkeys(("prompt_snapshot", "response_snapshot", "reasoning_snapshot"), 32 * 1024 * 1024),
+}
+_DEPTH: Final = 64
+_NOTE, _NOTES = 8192, 7  # characters of what llmctx notes under one key, and how many such keys
+_NODES: Final = 10_000
+_MARK: Final = 16  # hexadecimal digits
+
+
+def clean(record: CallRecord) -> CallRecord:
+    """Make every value of `record` storable, in place. What was changed is listed under `llmctx_cleaned`."""
+    changed: list[str] = []
+    for name in _TEXT:
+        value = getattr(record, name)
+        if value is not None:
+            limit = _LIMITS[name]
+            if type(value) is not str or len(value) > limit or not _is_storable(value):
+                setattr(record, name, shortened(storable_text(value), limit))
+                changed.append(name)
+    for name in IDS:
+        value = getattr(record, name)
+        if value is not None and not (type(value) is str and len(value) <= _NAME and _is_storable(value)):
+            setattr(record, name, storable_id(value))
+            changed.append(name)
+    for name in _INTEGERS:
+        number = getattr(record, name)
+        if number is not None and not (type(number) is int and -_INT4 <= number <= _INT4):
+            setattr(record, name, _as_int4(number))
+            changed.append(name)
+    if not record.model:
+        record.model = UNKNOWN_MODEL
+    _clean_others(record, changed)
+    attributes = record.attributes
+    if attributes is not None and not (type(attributes) is dict and _is_plain(attributes)):
+        attributes, lossy = _plain_attributes(attributes)
+        if lossy:
+            changed.append("attributes")
+    if attributes and len(text := storable_json(attributes) or "") > ATTRIBUTES_LIMIT:
+        attributes = cut_attributes(attributes, len(text))
+        changed.append("attributes")
+    record.attributes = told(attributes, changed)
+    return record
+
+
+def _clean_others(record: CallRecord, changed: list[str]) -> None:
+    for name in ("temperature", "top_p"):
+        value = getattr(record, name)
+        if value is not None and not (type(value) is float and math.isfinite(value)):
+            made = _as_float(value)
+            setattr(record, name, made)
+            if made is None or type(value) is not int:
+                changed.append(name)
+    for name in ("success", "streamed", "cached"):
+        flag = getattr(record, name)
+        if flag is not None and type(flag) is not bool:
+            setattr(record, name, _as_flag(flag))
+            changed.append(name)
+    for name in ("created_at", "finished_at"):
+        at = getattr(record, name)
+        if type(at) is not datetime or at.tzinfo is not UTC:
+            if at is None and name != "created_at":
+                continue
+            utc, faithful = _as_utc(at)
+            if utc is None and name == "created_at":
+                utc = datetime.now(UTC)  # a row without a time is no row
+            setattr(record, name, utc)
+            if not faithful:
+                changed.append(name)
+    if record.call_id is None:
+        record.call_id = uuid4()  # type: ignore[unreachable]  # whatever the types say
+        changed.append("call_id")
+    for name in ("call_id", "run_id", "parent_run_id"):
+        uuid = getattr(record, name)
+        if uuid is not None and type(uuid) is not UUID:
+            setattr(record, name, _as_uuid(uuid, at_any_cost=name == "call_id"))
+            changed.append(name)
+    if record.cost_usd is not None and not _is_price(record.cost_usd):
+        record.cost_usd = _as_price(record.cost_usd)
+        changed.append("cost_usd")
+
+
+def told(attributes: dict[str, Any] | None, changed: list[str]) -> dict[str, Any] | None:
+    """`attributes` that say which columns were changed."""
+    if not changed:
+        return attributes
+    before = (attributes or {}).get(CLEANED)
+    known = [name for name in before if isinstance(name, str)] if isinstance(before, list) else []
+    return {**(attributes or {}), CLEANED: list(dict.fromkeys([*known, *changed]))}
+
+
+# -- text -----------------------------------------------------------------------------------------------------------
+
+
+def storable_text(value: object) -> str:
+    """`value` as text that PostgreSQL takes: the same object if nothing had to be changed."""
+    text = value if type(value) is str else _said(value)
+    return text if _is_storable(text) else _UNSTORABLE.sub("\ufffd", text)
+
+
+def _is_storable(text: str) -> bool:
+    if "\x00" in text:
+        return False
+    if text.isascii():
+        return True
+    try:
+        text.encode()  # ten times faster than looking for surrogates
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shortened(text: str, limit: int) -> str:
+    """`text`, cut to `limit` characters, and saying so if there is room for it."""
+    if len(text) <= limit:
+        return text
+    note = f"…[{len(text) - limit + 24} cut]"
+    return f"{text[: limit - 24]}{note}" if limit > 48 else text[:limit]
+
+
+def storable_id(value: object) -> str | None:
+    """An id as text that PostgreSQL takes; None if it has none.
+
+    Two ids that had to be changed are still two: they end with a mark that was made of the whole.
+    """
+    try:
+        text = value if type(value) is str else str(value)
+    except Exception:  # noqa: BLE001  an object of the host's
+        return None
+    if len(text) <= _NAME and _is_storable(text):
+        return text
+    return shortened_id(text, _NAME)
+
+
+def shortened_id(text: str, limit: int) -> str:
+    """`text` in at most `limit` characters, not to be mistaken for another that begins alike."""
+    mark = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[: min(_MARK, limit)]
+    kept = max(0, limit - len(mark) - 1)
+    return (_UNSTORABLE.sub("\ufffd", text[:kept]) + "~" + mark)[-limit:]
+
+
+def _said(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001  an object of the host's; or an int of too many digits
+        return f"<{type(value).__name__}>"
+
+
+# -- JSON -----------------------------------------------------------------------------------------------------------
+
+
+def storable_json(value: Any) -> str | None:
+    """`value` as JSON text that PostgreSQL's jsonb takes; None for nothing. Never raises."""
+    if value is None or value == {}:
+        return None
+    return orjson.dumps(value if _is_plain(value) else _Plain().of(value, _DEPTH)).decode()
+
+
+def cut_attributes(attributes: dict[str, Any], length: int) -> dict[str, Any]:
+    """What stays of `length` characters, too many to keep: what llmctx itself has noted, as far as that is small."""
+    kept = {
+        name: value
+        for name, value in attributes.items()
+        if _is_ours(name) and len(name) < _NAME and len(storable_json({name: value}) or "") <= _NOTE
+    }
+    few = dict(islice(kept.items(), _NOTES))
+    return {**few, "llmctx_cut": f"{length} characters of attributes, too many to keep"}
+
+
+def _is_ours(name: Any) -> bool:
+    return type(name) is str and (name == "llmctx" or name.startswith("llmctx_"))
+
+
+def _plain_attributes(value: Any) -> tuple[dict[str, Any] | None, bool]:
+    plain = _Plain()
+    if type(value) is dict:  # ours first: for the others there may be no room
+        with suppress(Exception):  # keys may be objects of the host's
+            value = dict(sorted(value.copy().items(), key=lambda item: not _is_ours(item[0])))
+    made = plain.of(value, _DEPTH)
+    return (made, plain.lossy) if isinstance(made, dict) else ({"value": made}, True)
+
+
+def _is_plain(value: Any, depth: int = _DEPTH) -> bool:
+    """Whether `value` is JSON already, and nothing in it would be refused."""
+    kind = type(value)
+    if kind is str:
+        return _is_storable(value)
+    if value is None or kind is bool:
+        return True
+    if kind is int:
+        return bool(-_INT8 <= value <= _INT8)
+    if kind is float:
+        return math.isfinite(value)
+    if depth == 0:
+        return False
+    if kind is dict:
+        for key in value:
+            if type(key) is not str or not _is_storable(key):
+                return False
+        value = value.values()
+    elif kind is not list:
+        return False
+    for item in value:  # noqa: SIM110  a generator costs more than the look at most items
+        if not _is_plain(item, depth - 1):
+            return False
+    return True
+
+
+class _Plain:
+    """Makes JSON of anything: bounded in depth and size, so that what contains itself ends."""
+
+    def __init__(self) -> None:
+        self.lossy = False
+        self._left = _NODES
+
+    def of(self, value: Any, depth: int) -> Any:
+        self._left -= 1
+        if isinstance(value, Enum):
+            value = value.value
+        if value is None or type(value) is bool:
+            return value
+        if isinstance(value, str):
+            return self._text(value)
+        if isinstance(value, int) and -_INT8 <= value <= _INT8:
+            return int(value)
+        if isinstance(value, float):
+            if math.isfinite(value):
+                return float(value)
+            self.lossy = True
+            return None
+        if isinstance(value, (date, time, UUID, Decimal)):
+            return self._text(value)
+        self.lossy |= not isinstance(value, (dict, list, tuple))
+        if depth <= 0 or self._left <= 0:
+            self.lossy = True
+            return f"<{type(value).__name__}: too deep or too big>"
+        try:
+            if isinstance(value, dict):
+                return self._dict(value, depth)
+            if isinstance(value, (list, tuple, set, frozenset)):
+                return [self.of(item, depth - 1) for item in value]
+        except Exception:  # noqa: BLE001  an object of the host's
+            self.lossy = True
+        return self._text(value)
+
+    def _dict(self, value: dict[Any, Any], depth: int) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for key, item in value.items():
+            if self._left <= 0:
+                self.lossy = True
+                break
+            name = self._text(key)
+            if name in made:  # two keys that look alike now
+                self.lossy = True
+                name = f"{name}~{len(made)}"
+            made[name] = self.of(item, depth - 1)
+        return made
+
+    def _text(self, value: Any) -> str:
+        said = value if type(value) is str else _said(value)
+        text = shortened(storable_text(said), ATTRIBUTES_LIMIT)
+        self.lossy |= text is not said
+        return text
+
+
+# -- numbers, times -------------------------------------------------------------------------------------------------
+
+
+def _is_price(value: Any) -> bool:
+    return type(value) is Decimal and value.is_finite() and 0 <= value < _DEAREST
+
+
+def _as_price(value: Any) -> Decimal | None:
+    try:
+        price = Decimal(str(value))
+        return price if _is_price(price) else None
+    except Exception:  # noqa: BLE001  an object of the host's
+        return None
+
+
+def _as_int4(value: Any) -> int | None:
+    try:
+        number = int(value)
+    except Exception:  # noqa: BLE001  an object of the host's
+        return None
+    return number if -_INT4 <= number <= _INT4 else None
+
+
+def _as_float(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except Exception:  # noqa: BLE001  an object of the host's
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _as_flag(value: Any) -> bool | None:
+    try:
+        return bool(value)
+    except Exception:  # noqa: BLE001  an object of the host's
+        return None
+
+
+def _as_utc(value: Any) -> tuple[datetime | None, bool]:
+    """A time in UTC, and whether it is the same. Without a zone it is UTC; the drivers would take it for local."""
+    if not isinstance(value, datetime):
+        return None, False
+    try:
+        if value.tzinfo is not None:
+            return value.astimezone(UTC), True
+    except Exception:  # noqa: BLE001, S110  at the ends of the calendar, or a zone of the host's
+        pass
+    return value.replace(tzinfo=UTC), False
+
+
+def _as_uuid(value: Any, *, at_any_cost: bool) -> UUID | None:
+    said = _said(value)
+    try:
+        return UUID(said)
+    except Exception:  # noqa: BLE001  not an id
+        return UUID(bytes=sha256(said.encode("utf-8", "surrogatepass")).digest()[:16]) if at_any_cost else None

@@ -1,0 +1,147 @@
+"""The table: `biz_agent_llm_call_logs` as llmctx makes it, for PostgreSQL and for SQLite.
+
+SQLAlchemy Core, no ORM classes. The columns are the fields of `CallRecord`, in their order. The migrations do not
+import this module; a test compares what they make with what stands here.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Final
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    DateTime,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    Numeric,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    Uuid,
+    or_,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from llmctx.core.record import DEFAULT_TABLE
+
+_NANO: Final = Decimal("0.000000001")
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """An aware time, in UTC on both ways. SQLite keeps no zone, so what stands there is UTC without saying so.
+
+    A naive time is refused: drivers would take it for local time without a word.
+    """
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"a time without a zone, {value!r}: use datetime.now(UTC)")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is UTC:
+            return value
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Money(TypeDecorator[Decimal]):
+    """Exact in PostgreSQL; in SQLite, which has no decimals, a float that is read back to nine places."""
+
+    impl = Numeric(18, 9)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "sqlite":
+            return dialect.type_descriptor(Numeric(18, 9, asdecimal=False))
+        return dialect.type_descriptor(Numeric(18, 9))
+
+    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
+        return float(value) if value is not None and dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
+        return Decimal(repr(value)).quantize(_NANO) if isinstance(value, float) else value
+
+
+# none_as_null: an unknown is NULL, never the JSON word null
+_JSON: Final[TypeEngine[Any]] = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+def call_log_table(name: str = DEFAULT_TABLE, schema: str | None = None, metadata: MetaData | None = None) -> Table:
+    """The table under the given name, in `metadata` or in one of its own."""
+    table = Table(
+        name,
+        MetaData() if metadata is None else metadata,
+        Column("call_id", Uuid(), nullable=False),
+        Column("created_at", UtcTime(), nullable=False),
+        Column("model", Text(), nullable=False),
+        Column("trace_id", Text()),
+        Column("session_id", Text()),
+        Column("conversation_id", Text()),
+        Column("user_id", Text()),
+        Column("agent_key", Text()),
+        Column("temperature", Double()),
+        Column("top_p", Double()),
+        Column("max_tokens", Integer()),
+        Column("prompt_tokens", Integer()),
+        Column("completion_tokens", Integer()),
+        Column("total_tokens", Integer()),
+        Column("latency_ms", Integer()),
+        Column("success", Boolean()),
+        Column("error_code", Text()),
+        Column("error_message", Text()),
+        Column("prompt_snapshot", Text()),
+        Column("response_snapshot", Text()),
+        Column("finished_at", UtcTime()),
+        Column("thread_id", Text()),
+        Column("node", Text()),
+        Column("provider", Text()),
+        Column("run_id", Uuid()),
+        Column("parent_run_id", Uuid()),
+        Column("status", Text()),
+        Column("identity_source", Text()),
+        Column("identity_reason", Text()),
+        Column("usage_source", Text()),
+        Column("finish_reason", Text()),
+        Column("reasoning_snapshot", Text()),
+        Column("cached_tokens", Integer()),
+        Column("reasoning_tokens", Integer()),
+        Column("ttft_ms", Integer()),
+        Column("tool_calls", Integer()),
+        Column("cost_usd", Money()),
+        Column("streamed", Boolean()),
+        Column("cached", Boolean()),
+        Column("attributes", _JSON),
+        # call_id alone would do, but a partitioned table's key must hold the partition key
+        PrimaryKeyConstraint("call_id", "created_at", name=f"pk_{name}"),
+        schema=schema,
+        postgresql_partition_by="RANGE (created_at)",
+    )
+    _indexes(table)
+    return table
+
+
+def _indexes(table: Table) -> None:
+    """Each states the question it serves; one more index is paid for by every insert."""
+    c, name = table.c, table.name
+    Index(f"ix_{name}_session", c.session_id, c.created_at)  # what did this session say, in order?
+    Index(f"ix_{name}_user", c.user_id, c.created_at)  # what did this user do, and cost, since then?
+    Index(f"ix_{name}_created", c.created_at, postgresql_using="brin")  # what happened between then and then?
+    nobody = or_(c.session_id.is_(None), c.user_id.is_(None))
+    Index(  # which rows lack an id? (`coverage`, `calls --unattributed`, `backfill`)
+        f"ix_{name}_unattributed", c.created_at, postgresql_where=nobody, sqlite_where=nobody
+    )
