@@ -17,7 +17,7 @@ from langgraph.graph import START, StateGraph
 from llmctx.graph import wrap_graph
 from llmctx.identity.registry import MemoryRegistry
 from llmctx.identity.registry.base import active
-from llmctx.identity.resolution import decide, hear
+from llmctx.identity.resolution import decide, gather
 from llmctx.identity.scope import bind
 
 NODES = 20
@@ -70,7 +70,7 @@ def _call(registry: MemoryRegistry) -> float:
     metadata = {"thread_id": "t-1", "langgraph_checkpoint_ns": "n:1", "langgraph_node": "n"}
     start = time.thread_time()
     for _ in range(CALLS):
-        decide(hear(metadata), registry)
+        decide(gather(metadata), registry)
     return (time.thread_time() - start) / CALLS * 1e6
 
 

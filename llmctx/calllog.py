@@ -13,18 +13,18 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Final, Self
 
-from llmctx.capture.global_hook import hear_everything, hear_nothing
+from llmctx.capture.global_hook import install, uninstall
 from llmctx.capture.handler import CallLogHandler
 from llmctx.capture.manual import Recording
 from llmctx.capture.open_calls import OpenCalls
 from llmctx.capture.recorder import Recorder
 from llmctx.capture.recorder import active as active_recorders
 from llmctx.core import process as lifecycle
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guarded
 from llmctx.core.locks import ForkGate
 from llmctx.core.record import Sink
-from llmctx.delivery.ledger import Stats, log_trouble, taken_stock
+from llmctx.delivery.ledger import Stats, compute_stats, log_trouble
 from llmctx.delivery.pipeline import Pipeline
 from llmctx.delivery.redact import Redactor
 from llmctx.identity import handover
@@ -120,16 +120,16 @@ class CallLog:
     def _make_redactor(self, functions: Sequence[Callable[[str], str]]) -> Redactor | None:
         settings = self.settings
         # logs are nobody's place for secrets, whatever the rows may hold; the team's functions are for its own thread
-        incidents.redact = Redactor(patterns=settings.redact_patterns).redact
+        diagnostics.redact = Redactor(patterns=settings.redact_patterns).redact
         redactor = Redactor(settings.redact_kinds, patterns=settings.redact_patterns, functions=functions)
         return None if settings.content == "full" else redactor
 
     def _make_sink(self) -> Sink:
         if self._sink is not None:
             return self._sink
-        from llmctx.delivery.spool import Durable  # late: a call log with a sink of its own needs no database driver
+        from llmctx.delivery.spool import Spool  # late: a call log with a sink of its own needs no database driver
 
-        return Durable(self.settings)
+        return Spool(self.settings)
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -151,10 +151,10 @@ class CallLog:
         self._recorder.enabled = True
         _attempt(_add, active_recorders, self._recorder)
         _attempt(_add, active_registries, self.registry)
-        _attempt(lifecycle.alive.add, self)
+        _attempt(lifecycle.running.add, self)
         _attempt(handover.configure, self.settings.handover_key, self.settings.handover_invalid)
         if self.settings.capture == "all":
-            _attempt(hear_everything, self._recorder, self.handler)
+            _attempt(install, self._recorder, self.handler)
         if self.settings.carry:
             _attempt(carrying.install, self)
 
@@ -204,17 +204,19 @@ class CallLog:
         self._recorder.enabled = False
         _attempt(_remove, active_recorders, self._recorder)
         _attempt(_remove, active_registries, self.registry)
-        _attempt(hear_nothing, self._recorder)
+        _attempt(uninstall, self._recorder)
         _attempt(carrying.remove, self)
         _attempt(self._recorder.open_calls.close)
-        _attempt(lifecycle.alive.discard, self)
+        _attempt(lifecycle.running.discard, self)
         return True
 
     @guarded("close_failed", "%s failed; the application is not affected", otherwise=lambda self, left: left)
     def _closed(self, left: int) -> int:
         if left:
             kept = " yet: the next process writes them" if getattr(self._pipeline.sink, "keeps", False) else ""
-            incidents.note("closed_with_rows_left", "closed, and %d calls have not reached the database%s", left, kept)
+            diagnostics.count(
+                "closed_with_rows_left", "closed, and %d calls have not reached the database%s", left, kept
+            )
         return left
 
     def __enter__(self) -> Self:
@@ -275,7 +277,7 @@ class CallLog:
 
     def stats(self) -> Stats:
         """The ledger as it stands. Exact at rest; while calls are on their way, counts may be one apart."""
-        return taken_stock(self._pipeline, self._recorder.open_calls)
+        return compute_stats(self._pipeline, self._recorder.open_calls)
 
     # -- by hand ------------------------------------------------------------------------------------------------------
 
@@ -311,7 +313,7 @@ class CallLog:
         gate: ForkGate | None = getattr(self._pipeline.sink, "fork_gate", None)
         return gate
 
-    def restart_in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
         """After a fork: the parent's rows are the parent's; the child begins with nothing, on its first call."""
         self._pipeline, open_calls = self._make_pipeline()
         self._pipeline.start_when_needed()

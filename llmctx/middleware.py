@@ -17,10 +17,10 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
 
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guarded, is_from_outside
 from llmctx.core.record import Reason
-from llmctx.identity.scope import EMPTY, CallContext, Scope, enter, leave, lost
+from llmctx.identity.scope import EMPTY, CallContext, Scope, enter, failed_scope, leave
 
 Identify = Callable[[HTTPConnection], CallContext | Awaitable[CallContext | None] | None]
 
@@ -56,7 +56,7 @@ class ContextMiddleware:
             leave(scope, token)
 
     def _of_nobody(self, connection: Connection, identity: CallContext, reason: str | None) -> Scope:
-        return lost("request")
+        return failed_scope("request")
 
     @guarded("request_scope_failed", "%s failed: the request's calls are recorded without ids", otherwise=_of_nobody)
     def _opened(self, connection: Connection, identity: CallContext, reason: str | None) -> Scope:
@@ -113,7 +113,7 @@ def _is_cancelled(problem: BaseException) -> bool:
 
 @guarded("identify_failed", "identify failed, and so did %s", otherwise=lambda problem: (EMPTY, None))
 def _unidentified(problem: BaseException) -> tuple[CallContext, str | None]:
-    incidents.note(
+    diagnostics.count(
         "identify_failed",
         "identify raised %s: the request goes on, its calls are recorded without ids. "
         "Return None for requests that nobody is known for.",

@@ -14,7 +14,7 @@ from llmctx.capture.payload.failures import Failure
 from llmctx.capture.payload.messages import Answer, Held, Prompt
 from llmctx.capture.payload.usage import Stream
 from llmctx.core.record import Status
-from llmctx.identity.resolution import Hearing, Verdict
+from llmctx.identity.resolution import Attribution, Candidates
 from llmctx.identity.scope import Scope
 
 # A forked child would go on with its parent's random numbers, and mint its parent's call_ids. Since 0.14 the library
@@ -57,14 +57,14 @@ class OpenCall:
     """It has reached the pipeline."""
 
     # What is the same for most calls stands above: to make one takes a microsecond less.
-    def __init__(self, run_id: UUID | None, hearing: Hearing, verdict: Verdict) -> None:
+    def __init__(self, run_id: UUID | None, candidates: Candidates, attribution: Attribution) -> None:
         self.call_id: uuid_utils.UUID = uuid_utils.uuid7()
         self.created_s = time.time()
         self.started_ns = time.perf_counter_ns()
         self.run_id = run_id
         self.key = run_id.int if type(run_id) is UUID else key_of(run_id)
-        self.hearing = hearing
-        self.verdict = verdict
+        self.candidates = candidates
+        self.attribution = attribution
         self.unclaimed = bytearray(1)
         """Whoever takes it out may end the call: the first who asks, in any thread. No list: each of those is visited
         by the garbage collector."""

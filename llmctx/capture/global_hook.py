@@ -10,7 +10,7 @@ from langchain_core.tracers.context import register_configure_hook
 from llmctx.capture.handler import CallLogHandler
 from llmctx.capture.recorder import Recorder
 from llmctx.core.guard import stop
-from llmctx.identity.scope import LOST, current_scope
+from llmctx.identity.scope import FAILED_SCOPE, current_scope
 
 
 class _Hook:
@@ -26,7 +26,7 @@ class _Hook:
         self.number = number
         self.recorder: Recorder | None = None
         self.plain: CallLogHandler | None = None
-        self.lost: CallLogHandler | None = None
+        self.failed: CallLogHandler | None = None
         """Says that whose scope it was could not be found out."""
         self.deaf_from = 0.0
         """Monotonic seconds. LangChain asks twice, and must not be told of nobody the second time only."""
@@ -53,14 +53,14 @@ class _Hook:
             return handler
         except BaseException as problem:  # noqa: BLE001  this is the guard
             stop("handler_failed", "%s failed; the application is not affected", problem, "_Hook.get")
-            return self.lost if self.recorder is not None else self.plain
+            return self.failed if self.recorder is not None else self.plain
 
 
 _hooks: Final[list[_Hook]] = []
 _ASKING_S: Final = 5.0  # longer than LangChain takes to ask twice
 
 
-def hear_everything(recorder: Recorder, handler: CallLogHandler) -> None:
+def install(recorder: Recorder, handler: CallLogHandler) -> None:
     """Let `recorder` hear every LLM call of this process, in whatever thread, task or loop."""
     known = [hook for hook in _hooks if hook.recorder is recorder] or [hook for hook in _hooks if hook.recorder is None]
     hook = known[0] if known else None
@@ -69,12 +69,12 @@ def hear_everything(recorder: Recorder, handler: CallLogHandler) -> None:
         register_configure_hook(hook, inheritable=True)  # type: ignore[arg-type]  # only `get` is called on it
         _hooks.append(hook)  # afterwards: one that LangChain does not know of would be used again, and never hear
     hook.plain = handler
-    hook.lost = CallLogHandler(recorder=recorder, scope=LOST)
+    hook.failed = CallLogHandler(recorder=recorder, scope=FAILED_SCOPE)
     hook.recorder = recorder
 
 
-def hear_nothing(recorder: Recorder) -> None:
-    """Undo `hear_everything`."""
+def uninstall(recorder: Recorder) -> None:
+    """Undo `install`."""
     for hook in _hooks:
         if hook.recorder is recorder:
             hook.deaf_from = time.monotonic() + _ASKING_S

@@ -35,14 +35,14 @@ from llmctx.capture.payload.messages import (
 from llmctx.capture.payload.usage import Stream
 from llmctx.capture.recorder import Recorder, active
 from llmctx.capture.run_inline import beware, watch
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guarded, is_from_outside, stop, swallow
 from llmctx.core.record import Source, Status
-from llmctx.identity import remote as elsewhere
-from llmctx.identity.explanation import whereabouts
+from llmctx.identity import remote
+from llmctx.identity.explanation import call_site
 from llmctx.identity.registration import use
-from llmctx.identity.registry.base import file_under
-from llmctx.identity.resolution import EXPLICIT_KEYS, UNDECIDED, Hearing, Verdict, decide, hear
+from llmctx.identity.registry.base import register_in_all
+from llmctx.identity.resolution import EXPLICIT_KEYS, UNDECIDED, Attribution, Candidates, decide, gather
 from llmctx.identity.scope import EMPTY, CallContext, Scope, current_scope
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class CallLogHandler(BaseCallbackHandler):
         recorder = self._recorder
         if recorder is None or (self._any_recorder and not recorder.enabled):
             if not active:
-                incidents.note("no_call_log", "a call was made before any CallLog was started: it is not recorded")
+                diagnostics.count("no_call_log", "a call was made before any CallLog was started: it is not recorded")
                 return None
             recorder = self._recorder = active[-1]
         return recorder if recorder.enabled else None
@@ -153,16 +153,16 @@ class CallLogHandler(BaseCallbackHandler):
         known = recorder.open_calls.seen(run_id, self, told.get("invocation_params"))
         if known is None:
             return False
-        mine, theirs = self._scope, known.hearing.carried
+        mine, theirs = self._scope, known.candidates.carried
         here = current_scope()
         around = None if here is None else here.anchor  # whose handler was not carried here, but found here
         if self._explicit:
-            known.hearing.explicit = self._explicit
+            known.candidates.explicit = self._explicit
         elif mine is None or mine is around or (theirs not in (None, around) and theirs.serial >= mine.serial):
             return True
         else:
-            known.hearing.carried = mine
-        known.verdict = self._decided(known.hearing, recorder)
+            known.candidates.carried = mine
+        known.attribution = self._decided(known.candidates, recorder)
         recorder.open_calls.announce(known)
         return True
 
@@ -170,34 +170,36 @@ class CallLogHandler(BaseCallbackHandler):
         self, recorder: Recorder, prompt: Prompt | None, run_id: UUID, told: dict[str, Any], made: Origin
     ) -> None:
         metadata: dict[str, Any] | None = told.get("metadata")
-        hearing, verdict = self._whose(recorder, metadata, made)
-        call = OpenCall(run_id, hearing, verdict)
+        candidates, attribution = self._whose(recorder, metadata, made)
+        call = OpenCall(run_id, candidates, attribution)
         call.handler = self
         call.method, call.known = made.method, made.known  # and not its config, which would be kept alive
-        call.scope = scope = hearing.here
+        call.scope = scope = candidates.here
         call.parent_run_id = told.get("parent_run_id")
         call.metadata = metadata
         call.params = told.get("invocation_params")
         call.tags = told.get("tags") or None
         call.prompt = prompt
-        if verdict.identity.user_id is None or verdict.identity.session_id is None:
-            call.found = _read(whereabouts, hearing.scope)
+        if attribution.identity.user_id is None or attribution.identity.session_id is None:
+            call.found = _read(call_site, candidates.scope)
         recorder.open_calls.start(call)
-        thread_id = hearing.thread_id
+        thread_id = candidates.thread_id
         if thread_id is None:
             return
-        if hearing.own is not True and hearing.scope is not None:
-            elsewhere.claim(hearing.scope, (recorder.registry,), thread_id=thread_id)
-        elif verdict.source is Source.CONTEXT and scope is not None:
+        if candidates.is_own_work is not True and candidates.scope is not None:
+            remote.claim(candidates.scope, (recorder.registry,), thread_id=thread_id)
+        elif attribution.source is Source.CONTEXT and scope is not None:
             # A graph that is not wrapped registers its thread here, by its first call.
-            telling = hearing.scope
+            telling = candidates.scope
             if telling is not None and thread_id not in telling.threads:
                 use(telling, thread_id)
-                file_under((recorder.registry,), telling, thread_id, None)
+                register_in_all((recorder.registry,), telling, thread_id, None)
 
-    def _whose(self, recorder: Recorder, metadata: dict[str, Any] | None, made: Origin) -> tuple[Hearing, Verdict]:
+    def _whose(
+        self, recorder: Recorder, metadata: dict[str, Any] | None, made: Origin
+    ) -> tuple[Candidates, Attribution]:
         """Whose call it is. What goes wrong in finding out costs the ids, not the row."""
-        hearing = None
+        candidates = None
         try:
             child_thread_id = _thread_id_of(made.config)
             if child_thread_id is not None and metadata:
@@ -205,21 +207,21 @@ class CallLogHandler(BaseCallbackHandler):
                 if told is not None and child_thread_id not in (str(told), _thread_id_of(None)):
                     # A worker that was started in a node has inherited that node's metadata, not that of its job.
                     metadata = {key: value for key, value in metadata.items() if key in EXPLICIT_KEYS}
-            hearing = hear(metadata, explicit=self._explicit, carried=self._scope, child_thread_id=child_thread_id)
-            return hearing, decide(hearing, recorder.registry, late_s=recorder.late_s)
+            candidates = gather(metadata, explicit=self._explicit, carried=self._scope, child_thread_id=child_thread_id)
+            return candidates, decide(candidates, recorder.registry, late_s=recorder.late_s)
         except BaseException as problem:  # noqa: BLE001  it reads the application's objects, and the team's registry
-            if hearing is None:
-                hearing = Hearing()
-                hearing.here = current_scope()
-            hearing.lost = True  # nobody must be asked again where other tasks run
+            if candidates is None:
+                candidates = Candidates()
+                candidates.here = current_scope()
+            candidates.failed = True  # nobody must be asked again where other tasks run
             swallow(problem, "handler_failed", "whose call it is could not be found out")
-            return hearing, UNDECIDED
+            return candidates, UNDECIDED
 
-    def _decided(self, hearing: Hearing, recorder: Recorder) -> Verdict:
+    def _decided(self, candidates: Candidates, recorder: Recorder) -> Attribution:
         try:
-            return decide(hearing, recorder.registry, late_s=recorder.late_s)
+            return decide(candidates, recorder.registry, late_s=recorder.late_s)
         except BaseException as problem:  # noqa: BLE001  a registry may be the team's own
-            hearing.lost = True  # it must not be asked again where other tasks run
+            candidates.failed = True  # it must not be asked again where other tasks run
             swallow(problem, "handler_failed", "whose call it is could not be found out")
             return UNDECIDED
 

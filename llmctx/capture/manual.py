@@ -10,10 +10,10 @@ from llmctx.capture.open_calls import OpenCall
 from llmctx.capture.payload.failures import failure_of
 from llmctx.capture.payload.messages import prompt_of_text
 from llmctx.capture.recorder import Recorder
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guarded
 from llmctx.core.record import COLUMNS, Status
-from llmctx.identity.resolution import decide, hear
+from llmctx.identity.resolution import decide, gather
 from llmctx.identity.scope import ID_FIELDS, CallContext, current_scope
 
 
@@ -50,8 +50,8 @@ class Recording:
     def _begin(self) -> None:
         recorder = self._recorder
         if recorder.enabled:
-            hearing = hear(None, explicit=self._identity)
-            call = OpenCall(None, hearing, decide(hearing, recorder.registry, late_s=recorder.late_s))
+            candidates = gather(None, explicit=self._identity)
+            call = OpenCall(None, candidates, decide(candidates, recorder.registry, late_s=recorder.late_s))
             call.scope = current_scope()
             if self._prompt is not None:
                 call.prompt = prompt_of_text(self._prompt, recorder.snapshot_bytes)
@@ -59,7 +59,7 @@ class Recording:
             recorder.open_calls.start_manual(call)
             self._call = call  # what was never counted must not end
         else:
-            incidents.note("no_call_log", "a call was recorded before its CallLog was started: it has no row")
+            diagnostics.count("no_call_log", "a call was recorded before its CallLog was started: it has no row")
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._finish(error)

@@ -30,7 +30,7 @@ from llmctx.capture.call import key_of
 from llmctx.capture.callstack import STREAMED, is_awaited, is_awaiting_a_model, is_helper, is_on_stack
 from llmctx.capture.payload.failures import Failure
 from llmctx.capture.payload.messages import Answer, Held
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guarded
 from llmctx.core.record import Status
 from llmctx.identity.await_graph import awaiting_task, is_waited_for_by
@@ -314,7 +314,7 @@ class OpenCalls:
     def _evict(self) -> None:
         oldest = next(iter(list(self._by_run.values())), None)
         if oldest is not None:
-            incidents.note("open_calls_full", "more than %d calls are open; the oldest is given up", self._limit)
+            diagnostics.count("open_calls_full", "more than %d calls are open; the oldest is given up", self._limit)
             self.end(oldest, Status.ABANDONED)
 
 

@@ -12,7 +12,7 @@ from llmctx.cli import output
 from llmctx.cli.options import Json, Yes, settings_of
 
 if TYPE_CHECKING:
-    from llmctx.delivery.journal import Survey
+    from llmctx.delivery.journal import JournalDirectory
     from llmctx.settings import Settings
 
 group = typer.Typer(invoke_without_command=True, help="What waits on disk for the database.")
@@ -78,13 +78,13 @@ def replay(
     raise typer.Exit(1 if again else 0)
 
 
-def _surveys(settings: Settings) -> list[Survey]:
-    from llmctx.delivery.journal import survey
+def _surveys(settings: Settings) -> list[JournalDirectory]:
+    from llmctx.delivery.journal import inspect_directory
 
-    return [survey(place) for place in settings.journal_places]
+    return [inspect_directory(place) for place in settings.journal_places]
 
 
-def _told(one: Survey) -> dict[str, object]:
+def _told(one: JournalDirectory) -> dict[str, object]:
     refused = [
         {"call_id": row.record.call_id, "sqlstate": row.sqlstate, "reason": row.reason, "at": row.at}
         for row in one.quarantined
@@ -92,7 +92,7 @@ def _told(one: Survey) -> dict[str, object]:
     return {"directory": one.directory, "processes": one.homes, "quarantined": refused}
 
 
-def _show(one: Survey) -> None:
+def _show(one: JournalDirectory) -> None:
     output.show(output.plain(one.directory))
     columns = [output.Column(title) for title in ("process", "state")]
     columns += [output.Column(title, "right") for title in ("rows", "open calls", "bytes")]

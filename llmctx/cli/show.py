@@ -56,7 +56,7 @@ def show_call(row: Mapping[str, Any]) -> None:
     codes = [str(code) for code in (row["identity_source"], row["identity_reason"]) if code]
     if codes:
         output.show(Text(f"  ({plain(', '.join(codes))})", "dim"))
-    _show_witnesses(explain.testimonies(row, told))
+    _show_witnesses(explain.candidate_outcomes(row, told))
     _heading("what")
     _fields(row, _MODEL)
     _fields(row, _TOKENS)
@@ -85,11 +85,11 @@ def as_json(row: Mapping[str, Any]) -> dict[str, Any]:
     """`row` whole, with the reasons, for programs."""
     told, attributes = apart(row)
     made = {name: told.get(name) for name in _MADE}
-    said = explain.testimonies(row, told)
+    said = explain.candidate_outcomes(row, told)
     return {**row, "attributes": attributes or None, **made, "why": explain.why(row), "witnesses": said}
 
 
-def _show_witnesses(said: Sequence[explain.Testimony]) -> None:
+def _show_witnesses(said: Sequence[explain.CandidateOutcome]) -> None:
     """One line for each: who, what he said, what became of it."""
     if not said:
         return

@@ -1,6 +1,6 @@
 """Trouble that must neither reach the host application nor stay silent: counted, and logged once per cause.
 
-Everything that llmctx swallows goes through `note`: the count grows each time, the log line comes at most once
+Everything that llmctx swallows goes through `count`: the count grows each time, the log line comes at most once
 a minute for one cause, so that a fault in a hot path can never flood the host's log.
 
 Errors quote what they stumbled over: prompts, addresses with keys in them. So what is logged goes through `redact`
@@ -17,18 +17,18 @@ from typing import Any
 LOG_EVERY_S = 60.0
 
 
-class Incidents:
-    """Counts by cause. `note` never raises; losing a count to a race between threads is acceptable, blocking is not."""
+class Diagnostics:
+    """Counts by cause. `count` never raises; it may lose one to a race between threads, but never blocks."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        self.unsaid = 0
+        self.unlogged = 0
         """What could not even be noted: no stack or memory was left to do so."""
         self._logged_at: dict[str, float] = {}
         self.redact: Callable[[str], str] | None = None
         """Takes out of a line what must not be in a log; set by the first `CallLog`."""
 
-    def note(self, cause: str, message: str, *args: object, exc: BaseException | None = None) -> None:
+    def count(self, cause: str, message: str, *args: object, exc: BaseException | None = None) -> None:
         """Count `cause`, and log `message % args` unless the same cause was logged within the last minute."""
         try:
             self.counts[cause] += 1
@@ -48,16 +48,16 @@ class Incidents:
         except Exception:  # noqa: BLE001  a broken log handler of the host's is not a reason to disturb the host
             self.counts["log_failed"] += 1
 
-    def note_of_loop(self, loop: object, context: dict[str, Any]) -> None:
+    def count_loop_failure(self, loop: object, context: dict[str, Any]) -> None:
         """For `loop.set_exception_handler`: a driver's failure that nobody waits for is no line of asyncio's."""
         problem = context.get("exception")
         told = problem if isinstance(problem, BaseException) else None
-        self.note("loop_failed", "in the pipeline's event loop: %s", context.get("message"), exc=told)
+        self.count("loop_failed", "in the pipeline's event loop: %s", context.get("message"), exc=told)
 
-    def seen(self) -> dict[str, int]:
+    def by_cause(self) -> dict[str, int]:
         """How often what went wrong, by cause."""
-        return {**self.counts, "unsaid": self.unsaid} if self.unsaid else dict(self.counts)
+        return {**self.counts, "unsaid": self.unlogged} if self.unlogged else dict(self.counts)
 
 
-incidents = Incidents()
+diagnostics = Diagnostics()
 """The process's own: contexts are process-wide, so what goes wrong with them is counted here."""

@@ -10,7 +10,7 @@
 
 They reach whoever calls llmctx on purpose (constructors, the command line, migrations). Nothing here is
 ever raised into a host application from a callback, a middleware or a graph: there, trouble is counted
-and logged (`incidents.py`).
+and logged (`diagnostics.py`).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from types import CodeType, TracebackType
 from typing import Any, Final, TypeVar, cast
 
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -25,7 +25,7 @@ def guarded(cause: str, message: str, *, otherwise: Callable[..., Any] | None = 
     """Let nothing that goes wrong in a function leave it. Costs 0.1 µs as long as nothing does.
 
     Args:
-        cause: the name under which failures are counted (`Incidents.note`).
+        cause: the name under which failures are counted (`Diagnostics.count`).
         message: the line in the log; `%s` in it is the name of the function.
         otherwise: asked, with the same arguments, for what is returned then; None without it.
     """
@@ -40,7 +40,7 @@ def guarded(cause: str, message: str, *, otherwise: Callable[..., Any] | None = 
                 try:
                     result = None if otherwise is None else otherwise(*args, **kwargs)
                 except BaseException:  # noqa: BLE001  where a stack is full, there is no room for this either
-                    incidents.unsaid += 1
+                    diagnostics.unlogged += 1
                 stop(cause, message, problem, work.__qualname__)
                 return result
 
@@ -53,7 +53,7 @@ def swallow(problem: BaseException, cause: str, message: str, *args: object) -> 
     """For `except BaseException` within what is guarded: note `problem`. The application's own passes."""
     if is_from_outside(problem):
         raise problem
-    incidents.note(cause, message, *args, exc=problem)
+    diagnostics.count(cause, message, *args, exc=problem)
 
 
 def stop(cause: str, message: str, problem: BaseException, name: str) -> None:
@@ -62,9 +62,9 @@ def stop(cause: str, message: str, problem: BaseException, name: str) -> None:
     try:
         passes = is_from_outside(problem)
         if not passes:
-            incidents.note(cause, message % name if "%s" in message else message, exc=problem)
+            diagnostics.count(cause, message % name if "%s" in message else message, exc=problem)
     except BaseException:  # noqa: BLE001  where a stack is full, there is no room for this either
-        incidents.unsaid += 1
+        diagnostics.unlogged += 1
     if passes:
         raise problem
 
@@ -83,7 +83,7 @@ def is_from_outside(problem: BaseException) -> bool:
     try:
         return _has_struck(problem)
     except BaseException:  # noqa: BLE001  it is asked where something has gone wrong already
-        incidents.unsaid += 1
+        diagnostics.unlogged += 1
         return False
 
 

@@ -7,12 +7,12 @@ import threading
 import time
 from typing import Final
 
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 
 _LOST_S: Final = 1.0  # what is done under most of these takes microseconds
 
 
-class Mutex:
+class RecoverableLock:
     """Reentrant, for the garbage collector may run somebody else's code in the middle of a block.
 
     After `lost_s` seconds whoever waits for it takes it for lost: longer than what is done under it can last.
@@ -24,7 +24,7 @@ class Mutex:
 
     def __enter__(self) -> None:
         if not self._lock.acquire(timeout=self._lost_s):
-            incidents.note("lock_lost", "a lock was not released in time, and is given up for a new one")
+            diagnostics.count("lock_lost", "a lock was not released in time, and is given up for a new one")
             self._lock = threading.RLock()
             self._lock.acquire()
 
@@ -59,7 +59,7 @@ class ForkGate:
         while self._wanted and time.monotonic() < deadline:
             time.sleep(0.0005)
         if not self._lock.acquire(timeout=_FORK_S):
-            incidents.note("lock_lost", "whoever forked has not opened the gate again; there is a new one")
+            diagnostics.count("lock_lost", "whoever forked has not opened the gate again; there is a new one")
             self._lock, self._wanted = threading.Lock(), 0
             self._lock.acquire()
 

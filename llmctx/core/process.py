@@ -21,32 +21,32 @@ from llmctx.core.guard import guarded, swallow
 from llmctx.core.locks import ForkGate
 
 
-class Living(Protocol):
+class ProcessHooks(Protocol):
     """What is asked of a call log."""
 
     def flush_at_exit(self, spent_s: float) -> None: ...
     def close_at_exit(self, spent_s: float) -> None: ...
-    def restart_in_child(self) -> None: ...
+    def after_fork_in_child(self) -> None: ...
     @property
     def fork_gate(self) -> ForkGate | None: ...
 
 
-alive: Final[weakref.WeakSet[Living]] = weakref.WeakSet()
+running: Final[weakref.WeakSet[ProcessHooks]] = weakref.WeakSet()
 """The call logs that have been started and not closed."""
 
 _spent_s = 0.0
 _closed_gates: Final[list[ForkGate]] = []
 
 
-def close_with_the_child(living: Living) -> None:
+def close_with_the_child(living: ProcessHooks) -> None:
     """A child of `multiprocessing` ends without `atexit`, but not without this."""
     util = sys.modules.get("multiprocessing.util")
     if util is not None:
         util.Finalize(None, _close, args=(living,), exitpriority=100)
 
 
-def _each_alive(do: Callable[[Living], None]) -> None:
-    for living in list(alive):
+def _each_alive(do: Callable[[ProcessHooks], None]) -> None:
+    for living in list(running):
         try:
             do(living)
         except BaseException as problem:  # noqa: BLE001  the interpreter is ending, or has just forked
@@ -63,11 +63,11 @@ def _timed(do: Callable[[float], None]) -> None:
         _spent_s += time.monotonic() - began
 
 
-def _flush(living: Living) -> None:
+def _flush(living: ProcessHooks) -> None:
     _timed(living.flush_at_exit)
 
 
-def _close(living: Living) -> None:
+def _close(living: ProcessHooks) -> None:
     _timed(living.close_at_exit)
 
 
@@ -83,7 +83,7 @@ atexit.register(_each_alive, _close)
 @guarded("lifecycle_failed", "%s failed; the application is not affected")
 def _before_fork() -> None:
     """Wait until nobody is in the middle of something that does not survive a fork, at most a second."""
-    for living in list(alive):
+    for living in list(running):
         gate = living.fork_gate
         if gate is not None and gate.acquire(timeout=1.0):
             _closed_gates.append(gate)
@@ -98,7 +98,7 @@ def _after_fork_in_parent() -> None:
 @guarded("lifecycle_failed", "%s failed; the application is not affected")
 def _after_fork_in_child() -> None:
     _closed_gates.clear()
-    _each_alive(lambda living: living.restart_in_child())
+    _each_alive(lambda living: living.after_fork_in_child())
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -4,7 +4,7 @@ All threads of a process share one interpreter lock. What the pipeline does whil
 application waits for, however little it is; what it does while models are awaited costs nobody anything. So a busy
 application is left alone, ten times as long as the pipeline lingers anyway, or until `MOST_CALLS` wait: they are
 bounded, and on disk they are no more than markers. Then the work is done in small pieces, with a pause behind each in
-which the lock changes hands (`give_way`): in the pipeline, in the journal, and while rows are made ready for the
+which the lock changes hands (`yield_gil`): in the pipeline, in the journal, and while rows are made ready for the
 database. Otherwise an event loop would stand still for the five milliseconds after which Python takes the lock away.
 """
 
@@ -29,7 +29,7 @@ _PAUSE_S: Final = 10e-6
 _STRIDE: Final = 8  # items of a few microseconds each, between two looks at the clock
 
 
-class Courtesy:
+class ApplicationLoad:
     """For one thread, the pipeline's."""
 
     def __init__(self, linger_s: float) -> None:
@@ -59,7 +59,7 @@ def _used_by_others() -> float:
     return time.process_time() - time.thread_time()
 
 
-class _Pace:
+class _Pauses:
     """Of the pauses so far. Shared by the call logs of a process, and unlocked: a pause too many does no harm."""
 
     since = 0.0
@@ -68,26 +68,26 @@ class _Pace:
     others = 0.0
 
 
-def give_way() -> None:
+def yield_gil() -> None:
     """Offer the interpreter, behind each piece of work of a fraction of a millisecond. Not for an event loop's thread.
 
     `sleep(0)` would let go of it and take it again before another thread has woken up, and he who waits for it would
     begin to wait anew. Where nobody else does anything the pieces are longer.
     """
     now = time.monotonic()
-    if now - _Pace.since < _Pace.piece_s:
+    if now - _Pauses.since < _Pauses.piece_s:
         return
     time.sleep(_PAUSE_S)
-    _Pace.since = now = time.monotonic()
-    if (past := now - _Pace.looked) > _LOOK_S:
+    _Pauses.since = now = time.monotonic()
+    if (past := now - _Pauses.looked) > _LOOK_S:
         others = _used_by_others()
-        _Pace.piece_s = _PIECE_S if others - _Pace.others > _AWAKE * past else _LARGEST_PIECE_S
-        _Pace.looked, _Pace.others = now, others
+        _Pauses.piece_s = _PIECE_S if others - _Pauses.others > _AWAKE * past else _LARGEST_PIECE_S
+        _Pauses.looked, _Pauses.others = now, others
 
 
-def paced(items: Iterable[T]) -> Iterator[T]:
+def yielding(items: Iterable[T]) -> Iterator[T]:
     """`items`, with pauses between them."""
     for number, item in enumerate(items, 1):
         yield item
         if number % _STRIDE == 0:
-            give_way()
+            yield_gil()

@@ -15,7 +15,7 @@ from typing import Final
 
 from llmctx.capture.open_calls import OpenCall
 from llmctx.capture.payload.messages import Held
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 
 LEAST_BYTES: Final = 4 * 1024 * 1024
 """Less is no use: a second of a busy application."""
@@ -26,7 +26,7 @@ _BARE_BYTES: Final = 4096  # a call without its texts, with all that belongs to 
 _PIECES: Final = 64  # of one call that are weighed
 
 
-class Inbox(deque[OpenCall]):
+class CallQueue(deque[OpenCall]):
     """`put` may be called by any thread; calls are taken from the left, by one."""
 
     def __init__(self, limit_bytes: int) -> None:
@@ -34,9 +34,9 @@ class Inbox(deque[OpenCall]):
         self._limit = limit_bytes
         self._most = max(FEW, self._limit // _BARE_BYTES)
         self._looks = 0
-        self.crowded = False
+        self.overloaded = False
         """What waits weighs too much."""
-        self.bare: set[OpenCall] = set()
+        self.without_texts: set[OpenCall] = set()
         """Those of which the texts were let go."""
         self.refused: deque[OpenCall] = deque()
         """The pipeline counts them."""
@@ -44,8 +44,8 @@ class Inbox(deque[OpenCall]):
     def put(self, call: OpenCall) -> None:
         """Take `call`, or refuse it. Either way it is `delivered`."""
         if len(self) < FEW:
-            if self.crowded:
-                self.crowded = False
+            if self.overloaded:
+                self.overloaded = False
             # on one line, so that no failure comes between: what has been delivered must not be delivered again
             call.delivered = self.append(call) is None  # type: ignore[func-returns-value]  # None it is
             return
@@ -53,14 +53,14 @@ class Inbox(deque[OpenCall]):
         if self._looks % _LOOK_EVERY == 0:
             self._look()
         if len(self) < self._most:
-            if self.crowded:
+            if self.overloaded:
                 self._strip(call)
             call.delivered = self.append(call) is None  # type: ignore[func-returns-value]
         else:
-            incidents.note("calls_refused", "%d calls wait to be made into rows: the newest are lost", len(self))
+            diagnostics.count("calls_refused", "%d calls wait to be made into rows: the newest are lost", len(self))
             call.delivered = self.refused.append(call) is None  # type: ignore[func-returns-value]
 
-    def let_go(self, forget: Callable[[list[bytes]], None] | None) -> int:
+    def drain_refused(self, forget: Callable[[list[bytes]], None] | None) -> int:
         """Take the refused ones out, and tell `forget` that no rows will come. Returns how many there were."""
         if not self.refused:
             return 0
@@ -69,11 +69,11 @@ class Inbox(deque[OpenCall]):
             forget([call.call_id.bytes for call in gone])
         return len(gone)
 
-    def is_bare(self, call: OpenCall) -> bool:
+    def is_without_texts(self, call: OpenCall) -> bool:
         """Whether the texts of `call` were let go. It is asked once."""
-        if call not in self.bare:
+        if call not in self.without_texts:
             return False
-        self.bare.discard(call)
+        self.without_texts.discard(call)
         return True
 
     def _look(self) -> None:
@@ -84,16 +84,16 @@ class Inbox(deque[OpenCall]):
                 weights.append(_weight(self[at]))
             except IndexError:  # the pipeline has taken some meanwhile
                 break
-        self.crowded = bool(weights) and sum(weights) / len(weights) * count > self._limit
+        self.overloaded = bool(weights) and sum(weights) / len(weights) * count > self._limit
 
     def _strip(self, call: OpenCall) -> None:
-        self.bare.add(call)
+        self.without_texts.add(call)
         call.prompt = None
         answer = call.answer.read() if isinstance(call.answer, Held) else call.answer
         if answer is not None:
             choices = [one._replace(text="", reasoning="", refusal=None, calls=()) for one in answer.choices]
             call.answer = answer._replace(choices=tuple(choices))
-        incidents.note("snapshots_dropped", "calls come faster than they can be made into rows: texts are left out")
+        diagnostics.count("snapshots_dropped", "calls come faster than they can be made into rows: texts are left out")
 
 
 def _weight(call: OpenCall) -> int:

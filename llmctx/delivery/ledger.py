@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from llmctx.capture.open_calls import OpenCalls
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.delivery.pipeline import Pipeline
 
 
@@ -38,7 +38,7 @@ class Stats:
         return self.started == self.written + self.waiting + self.quarantined + self.dropped
 
 
-def taken_stock(pipeline: Pipeline, calls: OpenCalls) -> Stats:
+def compute_stats(pipeline: Pipeline, calls: OpenCalls) -> Stats:
     """The ledger as it stands. Exact at rest; while calls are on their way, counts may be one apart."""
     sink = pipeline.sink
     waiting = pipeline.waiting
@@ -53,14 +53,14 @@ def taken_stock(pipeline: Pipeline, calls: OpenCalls) -> Stats:
         open=still_open,
         adopted=getattr(sink, "adopted", 0),
         trouble=getattr(sink, "trouble", None),
-        incidents=incidents.seen(),
+        incidents=diagnostics.by_cause(),
     )
 
 
 def log_trouble(stats: Stats) -> None:
     """One line, but only while something is wrong."""
     if stats.trouble or stats.dropped or stats.quarantined:
-        incidents.note(
+        diagnostics.count(
             "ledger",
             "%d calls started, %d written, %d waiting, %d quarantined, %d dropped%s",
             *(stats.started, stats.written, stats.waiting, stats.quarantined, stats.dropped),

@@ -17,17 +17,17 @@ from concurrent.futures import Future
 from typing import Final
 
 from llmctx.capture.open_calls import OpenCall, OpenCalls
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guarded
-from llmctx.core.locks import Mutex
+from llmctx.core.locks import RecoverableLock
 from llmctx.core.record import CallRecord, Sink, Source, without_snapshots
-from llmctx.core.scheduling import Courtesy, give_way
-from llmctx.delivery.call_queue import LEAST_BYTES, Inbox
+from llmctx.core.scheduling import ApplicationLoad, yield_gil
+from llmctx.delivery.call_queue import LEAST_BYTES, CallQueue
 from llmctx.delivery.pricing import Prices
 from llmctx.delivery.redact import Redactor
-from llmctx.delivery.registry_lookup import ask
+from llmctx.delivery.registry_lookup import lookup_remote
 from llmctx.delivery.row import Texts, bare_record_of, record_of, record_of_prompt
-from llmctx.identity import remote as elsewhere
+from llmctx.identity import remote
 from llmctx.identity.registry.base import Registry, SharedRegistry
 from llmctx.identity.resolution import UNDECIDED, reconsider
 from llmctx.settings import Settings
@@ -56,10 +56,10 @@ class Pipeline:
         self._prices = Prices(settings.price_file)
         self._registry = registry
         self._make_sink = make_sink
-        self._shared: SharedRegistry | None = registry if elsewhere.is_shared(registry) else None
-        self._queue = Inbox(max(LEAST_BYTES, settings.memory_bytes // 2))
+        self._shared: SharedRegistry | None = registry if remote.is_shared(registry) else None
+        self._queue = CallQueue(max(LEAST_BYTES, settings.memory_bytes // 2))
         self._in_hand: list[OpenCall] = []
-        self._courtesy = Courtesy(settings.linger_ms / 1000)
+        self._load = ApplicationLoad(settings.linger_ms / 1000)
         self._suspects: list[OpenCall] = []
         """Calls over which the thread has died once. If it does so again they are dropped."""
         self._beat = 0.0
@@ -72,7 +72,7 @@ class Pipeline:
         self._last: threading.Thread | None = None  # it may be about to end
         self._idle = self._stopping = self._asleep = False
         self._ready = threading.Event()
-        self._starting = Mutex(lost_s=30.0)  # a forked child's first calls may come from two threads at once
+        self._starting = RecoverableLock(lost_s=30.0)  # a forked child's first calls may come from two threads at once
         self.open_calls: OpenCalls | None = None
         self.on_ledger: Callable[[], None] | None = None
         self.on_first_call: Callable[[], None] | None = None
@@ -89,7 +89,7 @@ class Pipeline:
             if self._mark is not None:
                 self._mark(call)
         except Exception as problem:  # noqa: BLE001  the call must go on
-            incidents.note("journal_start_failed", "a start could not be noted in the journal", exc=problem)
+            diagnostics.count("journal_start_failed", "a start could not be noted in the journal", exc=problem)
 
     def put(self, call: OpenCall) -> None:
         """Take an ended call. Waits for nothing."""
@@ -104,7 +104,7 @@ class Pipeline:
         with self._starting:
             self._beat, beaten = time.monotonic(), self._beat
             if beaten and not self._stopping and not self._asleep and not self.running:
-                incidents.note("pipeline_died", "the pipeline's thread has died and is started again")
+                diagnostics.count("pipeline_died", "the pipeline's thread has died and is started again")
                 with contextlib.suppress(RuntimeError):  # no thread is to be had: whoever comes next tries again
                     self.start(wait=False)
 
@@ -208,7 +208,7 @@ class Pipeline:
             try:
                 asyncio.run(self._run(ready))
             except BaseException as problem:  # noqa: BLE001  a thread has nobody to raise to, and nobody else writes
-                incidents.note("pipeline_died", "the pipeline stopped and is started again", exc=problem)
+                diagnostics.count("pipeline_died", "the pipeline stopped and is started again", exc=problem)
                 time.sleep(_RESTART_S)
             finally:
                 self._loop = None
@@ -220,7 +220,7 @@ class Pipeline:
         self._work, self._urgent = asyncio.Event(), asyncio.Event()
         self._recover()
         sink, self._loop = self._open_sink(), asyncio.get_running_loop()
-        self._loop.set_exception_handler(incidents.note_of_loop)
+        self._loop.set_exception_handler(diagnostics.count_loop_failure)
         run = getattr(sink, "run", None)
         background = None if run is None else asyncio.create_task(run(), name="llmctx-sink")
         talking = None if self._shared is None else asyncio.create_task(self._shared.run(), name="llmctx-registry")
@@ -289,20 +289,20 @@ class Pipeline:
         """Wait for company, and while the application needs the interpreter; but not while somebody waits for us."""
         assert self._urgent is not None
         linger_s = self._settings.linger_ms / 1000
-        self._courtesy.begin()
+        self._load.begin()
         while not self._hurry and not self._stopping:
             self._urgent.clear()
             due = time.monotonic() + linger_s
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._urgent.wait(), linger_s)
             self._beat = now = time.monotonic()
-            if self._queue.crowded or not self._courtesy.waits(len(self._queue), now - due):
+            if self._queue.overloaded or not self._load.waits(len(self._queue), now - due):
                 return
 
     @staticmethod
     def _report(task: asyncio.Task[None], what: str = "writer") -> None:
         problem = None if task.cancelled() else task.exception()
-        incidents.note(f"{what}_died", "the %s stopped and is started again", what, exc=problem)
+        diagnostics.count(f"{what}_died", "the %s stopped and is started again", what, exc=problem)
 
     async def _rest(self) -> None:
         """Sleep until a call comes, or until it is time to look after the open ones."""
@@ -322,16 +322,16 @@ class Pipeline:
             if self._shared is not None:
                 if done == asked:
                     asked += min(len(queue), _ASKED)
-                    await ask(self._shared, [queue[number] for number in range(asked - done)])
+                    await lookup_remote(self._shared, [queue[number] for number in range(asked - done)])
                 most = min(most, asked - done)
             done += self._take(sink, most)
             await asyncio.sleep(0)
-        queue.crowded = False
+        queue.overloaded = False
 
     def _take(self, sink: Sink, most: int) -> int:
         """Make records of at most so many calls, and give them to the sink. Returns how many there were."""
         queue, calls = self._queue, self._in_hand
-        gone = queue.let_go(getattr(sink, "forget", None))
+        gone = queue.drain_refused(getattr(sink, "forget", None))
         self.taken, self.refused = self.taken + gone, self.refused + gone
         is_ours = hasattr(sink, "submit_all")
         if self._suspects or not is_ours:
@@ -342,7 +342,7 @@ class Pipeline:
         for call in calls:
             if (record := self._record(call)) is not None:
                 records.append(record)
-            give_way()
+            yield_gil()
         # ours takes no call twice; and what is in nobody's hand would be lost with the thread
         self._in_hand = calls if is_ours else []
         handed = self._submitted(sink, records)
@@ -361,17 +361,19 @@ class Pipeline:
                 return len(records) - int(sink.submit_all(records))
             return sum(sink.submit(record) for record in records)
         except Exception as problem:  # noqa: BLE001  it may be the team's own
-            incidents.note("sink_failed", "the sink raised: calls are lost", exc=problem)
+            diagnostics.count("sink_failed", "the sink raised: calls are lost", exc=problem)
             return 0
 
     def _record(self, call: OpenCall) -> CallRecord | None:
-        bare = self._queue.is_bare(call)
+        bare = self._queue.is_without_texts(call)
         try:
-            call.verdict = reconsider(call.verdict, call.hearing, self._registry, late_s=self._settings.late_s)
+            call.attribution = reconsider(
+                call.attribution, call.candidates, self._registry, late_s=self._settings.late_s
+            )
         except Exception as problem:  # noqa: BLE001  a registry may be the team's own
-            if call.verdict.source is Source.THREAD:  # others, who were to be asked, may have used it as well
-                call.verdict = UNDECIDED
-            incidents.note("registry_failed", "the registry failed: a row says what its start knew", exc=problem)
+            if call.attribution.source is Source.THREAD:  # others, who were to be asked, may have used it as well
+                call.attribution = UNDECIDED
+            diagnostics.count("registry_failed", "the registry failed: a row says what its start knew", exc=problem)
         for make in (record_of, record_of_prompt, bare_record_of):
             try:
                 record = self._prices.priced(clean(make(call, self._texts)))
@@ -379,7 +381,7 @@ class Pipeline:
                     without_snapshots(record, "calls came faster than they could be made into rows")
                 return record
             except Exception as problem:  # noqa: BLE001  one call must not stop the others
-                incidents.note("record_failed", "a call could not be made into a row", exc=problem)
+                diagnostics.count("record_failed", "a call could not be made into a row", exc=problem)
         return None
 
     async def _drain(self, timeout_s: float) -> int:

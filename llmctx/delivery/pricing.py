@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError
 from llmctx.core.record import CACHE_WRITTEN, CACHE_WRITTEN_1H, CallRecord
 from llmctx.delivery.journal import directory as place
@@ -175,7 +175,7 @@ class Prices:
                     record.model, record.provider, record.created_at, tokens, answered_by_cache=bool(record.cached)
                 )
         except Exception as problem:  # noqa: BLE001  the row is worth more than its price
-            incidents.note("price_failed", "a call could not be priced", exc=problem)
+            diagnostics.count("price_failed", "a call could not be priced", exc=problem)
         return record
 
     def cost(

@@ -5,32 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmctx.capture.open_calls import OpenCall
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.core.record import Source
 from llmctx.identity.registry.base import SharedRegistry
-from llmctx.identity.resolution import Hearing, Verdict
+from llmctx.identity.resolution import Attribution, Candidates
 
 
-async def ask(registry: SharedRegistry, calls: Sequence[OpenCall]) -> None:
+async def lookup_remote(registry: SharedRegistry, calls: Sequence[OpenCall]) -> None:
     """Let `registry` learn from other processes what these calls lack, in one round trip."""
-    unknown = [call.hearing for call in calls if _others_may_tell(call.verdict, call.hearing)]
+    unknown = [call.candidates for call in calls if _others_may_tell(call.attribution, call.candidates)]
     if not unknown:
         return
-    threads = {hearing.thread_id for hearing in unknown if hearing.thread_id is not None}
-    tasks = {hearing.task for hearing in unknown if hearing.task is not None}
-    since = max((hearing.started for hearing in unknown if hearing.own is not True), default=0.0)
+    threads = {candidates.thread_id for candidates in unknown if candidates.thread_id is not None}
+    tasks = {candidates.task for candidates in unknown if candidates.task is not None}
+    since = max((candidates.started for candidates in unknown if candidates.is_own_work is not True), default=0.0)
     try:
         answered = await registry.exchange(threads=threads, tasks=tasks, since=since)
     except Exception as problem:  # noqa: BLE001  a registry may be the team's own
-        incidents.note("registry_failed", "the shared registry failed: rows do without", exc=problem)
+        diagnostics.count("registry_failed", "the shared registry failed: rows do without", exc=problem)
         answered = False
-    for hearing in unknown:
-        hearing.answered = answered
+    for candidates in unknown:
+        candidates.registry_answered = answered
 
 
-def _others_may_tell(verdict: Verdict, hearing: Hearing) -> bool:
+def _others_may_tell(attribution: Attribution, candidates: Candidates) -> bool:
     """Whether other processes may know what is missing, or object to what only this one says of the thread."""
-    if hearing.thread_id is None and hearing.task is None:
+    if candidates.thread_id is None and candidates.task is None:
         return False
-    who = verdict.identity
-    return who.user_id is None or who.session_id is None or verdict.source is Source.THREAD
+    who = attribution.identity
+    return who.user_id is None or who.session_id is None or attribution.source is Source.THREAD

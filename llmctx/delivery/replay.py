@@ -56,7 +56,7 @@ async def _write(
         refused.add(record.call_id)
         return keep(record, sqlstate, reason)
 
-    writer.keep_refused = kept
+    writer.on_rejected = kept
     running = asyncio.create_task(writer.run())
     try:
         for at in range(0, len(records), _AT_ONCE):

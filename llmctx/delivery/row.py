@@ -22,7 +22,7 @@ from llmctx.delivery.columns import MODEL_NAMES, fields_of, model_asked_for, sna
 from llmctx.delivery.journal.frames import as_json
 from llmctx.delivery.redact import Redactor, Withheld
 from llmctx.identity.explanation import KEY as EVIDENCE
-from llmctx.identity.explanation import evidence
+from llmctx.identity.explanation import explanation
 from llmctx.identity.scope import CallContext
 from llmctx.storage.sanitize import ATTRIBUTES_LIMIT, UNKNOWN_MODEL, cut_attributes, storable_json, storable_text
 
@@ -112,20 +112,20 @@ def marker_of(call: OpenCall) -> bytes:
     No texts and no attributes: it is made on the caller's thread, where nothing is redacted, and in a microsecond. All
     but the run's ids is the same for many a call, and kept with the verdict.
     """
-    verdict = call.verdict
+    attribution = call.attribution
     metadata, params = call.metadata or _NOTHING, call.params or _NOTHING
     model = metadata.get("ls_model_name")
     about = (
-        call.hearing.thread_id,
+        call.candidates.thread_id,
         metadata.get("langgraph_node"),
         metadata.get("lc_agent_name"),
         model if type(model) is str and model else tuple(map(params.get, MODEL_NAMES)),
     )
-    known = verdict.noted
+    known = attribution.noted
     if call.fields is not None:
         known = about, _noted(call, metadata, params)
     elif known is None or known[0] != about:
-        verdict.noted = known = about, _noted(call, metadata, params)
+        attribution.noted = known = about, _noted(call, metadata, params)
     run_id, parent_run_id = call.run_id, call.parent_run_id
     if not isinstance(run_id, UUID):  # made by hand; or a text, from somebody's config
         run_id = _uuid_of(run_id)
@@ -148,17 +148,17 @@ def _noted(call: OpenCall, metadata: dict[str, Any], params: dict[str, Any]) -> 
     model = metadata.get("ls_model_name") if call.fields is None else call.fields.get("model")
     if type(model) is not str or not 0 < len(model) <= WORD_LIMIT:
         model = model_asked_for(params, metadata)
-    node, verdict = word_of(metadata.get("langgraph_node")), call.verdict
-    identity = verdict.identity
+    node, attribution = word_of(metadata.get("langgraph_node")), call.attribution
+    identity = attribution.identity
     fields = {
         "model": model,
-        "identity_source": verdict.source,
-        "identity_reason": verdict.reason,
+        "identity_source": attribution.source,
+        "identity_reason": attribution.reason,
         "session_id": identity.session_id,
         "user_id": identity.user_id,
         "trace_id": identity.trace_id,
         "conversation_id": identity.conversation_id,
-        "thread_id": call.hearing.thread_id or identity.thread_id,
+        "thread_id": call.candidates.thread_id or identity.thread_id,
         "node": node,
         "agent_key": identity.agent_key or word_of(metadata.get("lc_agent_name")) or node,
     }
@@ -223,7 +223,7 @@ def _own_attributes(call: OpenCall, texts: Texts) -> dict[str, Any]:
     """What the team has bound beyond the ids."""
     if texts.withheld:
         return {WITHHELD: f"withheld: {texts.withheld}"}
-    own = call.verdict.identity.attributes
+    own = call.attribution.identity.attributes
     if not own or texts.redactor is None:
         return dict(own)
     redacted: dict[str, Any] = _redacted(own, texts.redactor)
@@ -241,9 +241,9 @@ def _redacted(attributes: Any, redactor: Redactor) -> Any:
 
 def _identity(call: OpenCall, fields: dict[str, Any], attributes: dict[str, Any] | None) -> dict[str, Any]:
     """Whose call it is, as columns; what was said of it goes into `attributes`."""
-    verdict = call.verdict
-    identity: CallContext = verdict.identity
-    said = None if attributes is None else evidence(verdict, call.hearing, call.found)
+    attribution = call.attribution
+    identity: CallContext = attribution.identity
+    said = None if attributes is None else explanation(attribution, call.candidates, call.found)
     if said is not None and attributes is not None:
         attributes[EVIDENCE] = said
     return {
@@ -252,7 +252,7 @@ def _identity(call: OpenCall, fields: dict[str, Any], attributes: dict[str, Any]
         "trace_id": identity.trace_id,
         "conversation_id": identity.conversation_id,
         "agent_key": identity.agent_key or fields.get("agent_key"),
-        "thread_id": call.hearing.thread_id or identity.thread_id,
-        "identity_source": verdict.source.value,
-        "identity_reason": None if verdict.reason is None else verdict.reason.value,
+        "thread_id": call.candidates.thread_id or identity.thread_id,
+        "identity_source": attribution.source.value,
+        "identity_reason": None if attribution.reason is None else attribution.reason.value,
     }

@@ -1,6 +1,6 @@
 """Rows on their way through the journal: on disk before they are in the database, on disk alone when memory is short.
 
-The pipeline gives records to `Durable` as to any sink. They are appended to the journal, then offered to the writer;
+The pipeline gives records to `Spool` as to any sink. They are appended to the journal, then offered to the writer;
 what the writer has no room for stays in the journal and is read back, oldest first, when it has. Rows leave the journal
 when the database has them, when it will never take them (quarantine), or when nobody could keep them (counted).
 
@@ -21,12 +21,12 @@ from itertools import chain, islice, repeat
 from typing import Final
 
 from llmctx.capture.open_calls import OpenCall
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import JournalUnavailable
 from llmctx.core.locks import ForkGate
 from llmctx.core.record import CallRecord, without_snapshots
-from llmctx.core.threads import beside
-from llmctx.delivery.journal import Adopted, Journal
+from llmctx.core.threads import run_in_daemon_thread
+from llmctx.delivery.journal import DeadJournal, Journal
 from llmctx.delivery.row import marker_of
 from llmctx.delivery.writer.writer import Writer
 from llmctx.settings import Settings
@@ -41,24 +41,24 @@ _READ_AT_ONCE: Final = 1000  # records between two looks at everything else that
 _ADOPT_AT_ONCE: Final = 200
 
 
-class Durable:
+class Spool:
     """Journal and writer as one sink. Everything but `mark` belongs to the pipeline's thread."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._writer = writer = Writer(settings)
         writer.on_done = self._done
-        self._remember = writer.keep_refused
-        writer.keep_refused = self._keep_refused
+        self._remember = writer.on_rejected
+        writer.on_rejected = self._keep_refused
         self._journal: Journal | None = None
         self._held: set[bytes] = set()
         """Calls whose rows are in the journal and in the writer's memory."""
-        self._spilled = 0
+        self._on_disk_only = 0
         """Rows that are in the journal alone."""
-        self._left = 0
+        self._left_at_close = 0
         """Rows that were in the journal alone when it was closed: with the others' until they are taken over."""
-        self._former: set[str] = set()
-        self._theirs: set[bytes] = set()
+        self._previous_journals: set[str] = set()
+        self._recovered_ids: set[bytes] = set()
         """Calls of dead processes whose rows are in the writer's memory."""
         self._their_written = self._their_quarantined = self._their_given_up = 0
         self._reading: Iterator[CallRecord] | None = None
@@ -74,7 +74,7 @@ class Durable:
 
     @property
     def waiting(self) -> int:
-        return max(0, self._writer.waiting - len(self._theirs)) + self._spilled + self._left
+        return max(0, self._writer.waiting - len(self._recovered_ids)) + self._on_disk_only + self._left_at_close
 
     @property
     def written(self) -> int:
@@ -105,7 +105,7 @@ class Durable:
     @property
     def keeps(self) -> bool:
         """Whether what is left survives the process."""
-        return self._journal is not None or bool(self._former)
+        return self._journal is not None or bool(self._previous_journals)
 
     # -- from any thread ------------------------------------------------------------------------------------------
 
@@ -125,7 +125,7 @@ class Durable:
         settings, old = self._settings, self._journal
         if settings.durability == "memory" or time.monotonic() < self._try_again_at:
             return False
-        if old is not None and not old.is_astray:
+        if old is not None and not old.is_displaced:
             return False
         problem: Exception | None = None
         for place in settings.journal_places:
@@ -145,15 +145,15 @@ class Durable:
                     self._journal = new
                     self._try_again_at, self._begun = 0.0, True
                     # what was in memory alone, for want of a journal; others' rows are in theirs
-                    here = [one for one in self._writer.in_memory() if one.call_id.bytes not in self._theirs]
+                    here = [one for one in self._writer.in_memory() if one.call_id.bytes not in self._recovered_ids]
                     self._held.update(one.call_id.bytes for one in here[: new.append(here)])
                     return True
         self._try_again_at = time.monotonic() + _TRY_AGAIN_S
         if old is not None:
-            incidents.note("journal_astray", "the journal was moved, and none can be begun there: %s", problem)
+            diagnostics.count("journal_astray", "the journal was moved, and none can be begun there: %s", problem)
             return False
         told = problem or "Where the journal was there is nothing any more: set LLMCTX_JOURNAL_DIR."
-        incidents.note("journal_unavailable", "%s Until then rows wait in memory, and go with the process.", told)
+        diagnostics.count("journal_unavailable", "%s Until then rows wait in memory, and go with the process.", told)
         return False
 
     def submit(self, record: CallRecord) -> bool:
@@ -176,10 +176,10 @@ class Durable:
         journal.sync()
         refused = 0
         for record in records[:noted]:
-            if not self._spilled and self._writer.offer(record, self._room):
+            if not self._on_disk_only and self._writer.offer(record, self._room):
                 self._held.add(record.call_id.bytes)
             else:
-                self._spilled += 1
+                self._on_disk_only += 1
         if noted < len(records):
             self._writer.cap_bytes = max(self._room, 2 * self._room - _INDEX_ENTRY * journal.pending)
         for record in records[noted:]:
@@ -196,29 +196,29 @@ class Durable:
     def _strip(self, records: Sequence[CallRecord]) -> None:
         for record in records:
             without_snapshots(record, "the journal was full")
-        incidents.note("snapshots_dropped", "the journal is nearly full: rows go without snapshots")
+        diagnostics.count("snapshots_dropped", "the journal is nearly full: rows go without snapshots")
 
     # -- what the writer says -------------------------------------------------------------------------------------
 
     def _done(self, records: Sequence[CallRecord]) -> None:
         call_ids = [record.call_id.bytes for record in records]
-        if self._theirs:
-            theirs = self._theirs.intersection(call_ids)
+        if self._recovered_ids:
+            theirs = self._recovered_ids.intersection(call_ids)
             self._their_written += len(theirs)
-            self._theirs -= theirs
+            self._recovered_ids -= theirs
         self._held.difference_update(call_ids)
         self._progress.set()
         if self._journal is not None:
             self._journal.done(call_ids)
-            if self._spilled:
+            if self._on_disk_only:
                 self._read_back()
 
     def _keep_refused(self, record: CallRecord, sqlstate: str, reason: str) -> bool:
         if self._journal is None:
             return self._remember(record, sqlstate, reason)
         kept = self._journal.quarantine.append(record, sqlstate, reason)
-        if record.call_id.bytes in self._theirs:
-            self._theirs.remove(record.call_id.bytes)
+        if record.call_id.bytes in self._recovered_ids:
+            self._recovered_ids.remove(record.call_id.bytes)
             self._their_quarantined += kept
             self._their_given_up += not kept
         return kept
@@ -230,14 +230,14 @@ class Durable:
             return
         begun_now = False
         for _ in range(_READ_AT_ONCE):
-            if not self._spilled:
+            if not self._on_disk_only:
                 return
             if self._reading is None:
                 self._reading, begun_now = journal.waiting(), True
             try:
                 record, self._read = self._read or next(self._reading, None), None
             except OSError as problem:  # no descriptor is left, say
-                incidents.note("journal_failed", "the journal cannot be read now: %s", problem)
+                diagnostics.count("journal_failed", "the journal cannot be read now: %s", problem)
                 self._reading = None
                 return
             if record is None:
@@ -253,13 +253,13 @@ class Durable:
                 self._read = record
                 return
             self._held.add(call_id)
-            self._spilled -= 1
+            self._on_disk_only -= 1
 
     def _give_up(self, journal: Journal) -> None:
-        incidents.note("journal_damaged", "%d rows in the journal cannot be read any more", self._spilled)
+        diagnostics.count("journal_damaged", "%d rows in the journal cannot be read any more", self._on_disk_only)
         journal.done([call_id for call_id in journal.pending_ids() if call_id not in self._held])
-        self._unreadable += self._spilled
-        self._spilled = 0
+        self._unreadable += self._on_disk_only
+        self._on_disk_only = 0
 
     # -- in the background ----------------------------------------------------------------------------------------
 
@@ -283,7 +283,7 @@ class Durable:
             self._read_back()
             left = max(0.0, deadline - time.monotonic())
             # in short steps where more is to come, or where others' rows would be waited for
-            await self._writer.drain(min(left, 0.1) if self._spilled or self._theirs else left)
+            await self._writer.drain(min(left, 0.1) if self._on_disk_only or self._recovered_ids else left)
             if not self.waiting or time.monotonic() >= deadline:
                 return self.waiting
 
@@ -292,12 +292,12 @@ class Durable:
         journal, self._journal = self._journal, None
         if journal is None:
             return
-        self._left += self._spilled
-        self._spilled = 0
+        self._left_at_close += self._on_disk_only
+        self._on_disk_only = 0
         self._reading = self._read = None
         journal.sync(now=True)
         if journal.close():
-            self._former.add(journal.name)
+            self._previous_journals.add(journal.name)
 
     async def _tidy(self) -> None:
         while True:
@@ -323,12 +323,12 @@ class Durable:
                 if new.append(some) < len(some):
                     break
         except OSError as problem:
-            incidents.note("journal_failed", "the journal cannot be read now: %s", problem)
+            diagnostics.count("journal_failed", "the journal cannot be read now: %s", problem)
         else:
             if not some:
                 new.sync(now=True)
                 self._reading = self._read = None
-                incidents.note("journal_moved", "the journal in %s was moved: another one is begun", old.directory)
+                diagnostics.count("journal_moved", "the journal in %s was moved: another one is begun", old.directory)
                 old.close(discard=True)
                 return True
         new.close(discard=True)
@@ -336,15 +336,15 @@ class Durable:
 
     def _lose(self, journal: Journal) -> None:
         """Somebody has removed the files of our journal. What is in memory is written; `open` begins another one."""
-        incidents.note(
+        diagnostics.count(
             "journal_vanished",
             "the journal in %s was removed: %d rows that were in it alone are lost. Another one is begun.",
             journal.directory,
-            self._spilled,
+            self._on_disk_only,
         )
         self._journal = None
-        self._unreadable += self._spilled
-        self._spilled = 0
+        self._unreadable += self._on_disk_only
+        self._on_disk_only = 0
         self._reading = self._read = None
         journal.close()
 
@@ -357,43 +357,43 @@ class Durable:
                 if journal is not None and journal.has_company:
                     await self._adopt_all(journal)
             except Exception as problem:  # noqa: BLE001  the disk; the next round tries again
-                incidents.note("adoption_failed", "what a dead process left could not be taken over", exc=problem)
+                diagnostics.count("adoption_failed", "what a dead process left could not be taken over", exc=problem)
             await asyncio.sleep(_ADOPT_S * (0.5 + random.random()))  # noqa: S311  spread: workers die together
 
     async def _adopt_all(self, journal: Journal) -> None:
         dead = journal.adopt()
-        while (adopted := await beside(partial(next, dead, None))) is not None:
+        while (adopted := await run_in_daemon_thread(partial(next, dead, None))) is not None:
             with adopted:
                 await self._take_over(adopted)
 
-    async def _take_over(self, adopted: Adopted) -> None:
+    async def _take_over(self, adopted: DeadJournal) -> None:
         """Give the writer everything of a dead process's, wait until all of it is done, then take its files away."""
-        ours = adopted.name in self._former
+        ours = adopted.name in self._previous_journals
         again: set[bytes] = set()
         # a record may be one of ours; a call that is lost was never counted as waiting
         rows = chain(zip(adopted.records(), repeat(True)), zip(map(clean, adopted.lost()), repeat(False)))
-        while some := await beside(lambda: list(islice(rows, _ADOPT_AT_ONCE))):
+        while some := await run_in_daemon_thread(lambda: list(islice(rows, _ADOPT_AT_ONCE))):
             for record, whole in some:
                 call_id = record.call_id.bytes
-                if call_id in self._theirs:  # from before we had to restart
+                if call_id in self._recovered_ids:  # from before we had to restart
                     continue
                 if call_id in self._held:  # from before we were closed
                     again.add(call_id)
                     continue
                 while not self._writer.offer(record, self._room // 2):
                     await self._wait()
-                if ours and whole and self._left:
-                    self._left -= 1
+                if ours and whole and self._left_at_close:
+                    self._left_at_close -= 1
                     self._held.add(call_id)
                     again.add(call_id)
                 else:
-                    self._theirs.add(call_id)
-        while self._theirs or not again.isdisjoint(self._held):
+                    self._recovered_ids.add(call_id)
+        while self._recovered_ids or not again.isdisjoint(self._held):
             await self._wait()
         if len(adopted):
-            incidents.note("journal_adopted", "%d calls of a process that has ended were taken over", len(adopted))
+            diagnostics.count("journal_adopted", "%d calls of a process that has ended were taken over", len(adopted))
         adopted.finish()
-        self._former.discard(adopted.name)
+        self._previous_journals.discard(adopted.name)
 
     async def _wait(self) -> None:
         self._progress.clear()

@@ -22,7 +22,7 @@ from langchain_core.runnables.config import var_child_runnable_config
 from llmctx.core.guard import guarded
 from llmctx.graph.node_identity import MARK, NO_STATE, Plan
 from llmctx.graph.node_runnables import asteps, steps
-from llmctx.identity.scope import LOST, Entry, Scope, leave
+from llmctx.identity.scope import FAILED_SCOPE, Entry, Scope, leave
 
 
 def _as_it_is(original: Any, plan: Plan) -> Any:
@@ -88,18 +88,20 @@ class _Stay:
         self.config_token: Token[RunnableConfig | None] | None = None
 
 
-def _in_the_lost(plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Stay:
+def _resolve_in_failed_scope(plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Stay:
     stay = _Stay()
-    stay.scope, stay.token, _ = plan.lost(None, kwargs.get("config"))
+    stay.scope, stay.token, _ = plan.enter_failed(None, kwargs.get("config"))
     return stay
 
 
-@guarded("node_scope_failed", "%s failed: what a node does is recorded without ids", otherwise=_in_the_lost)
+@guarded("node_scope_failed", "%s failed: what a node does is recorded without ids", otherwise=_resolve_in_failed_scope)
 def _arrive(plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Stay:
     """Enter the scope of a call that begins."""
     stay, config = _Stay(), _given(args, kwargs)
     try:
-        stay.scope, stay.token, sent = plan.enter(args[0] if args else NO_STATE, config) or plan.lost(None, config)
+        stay.scope, stay.token, sent = plan.enter(args[0] if args else NO_STATE, config) or plan.enter_failed(
+            None, config
+        )
         if sent is not config:
             stay.config_token = var_child_runnable_config.set(sent)
             if "config" in kwargs:
@@ -134,13 +136,17 @@ def _starting(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
 # Where these fail, the node is not to go by what else is known of it: `Plan.enter` knows their answer.
 
 
-@guarded("node_scope_failed", "%s failed: what a node does is recorded without ids", otherwise=lambda args: LOST)
+@guarded(
+    "node_scope_failed", "%s failed: what a node does is recorded without ids", otherwise=lambda args: FAILED_SCOPE
+)
 def _state(args: tuple[Any, ...]) -> Any:
     return args[0] if args else NO_STATE
 
 
 @guarded(
-    "node_scope_failed", "%s failed: what a node does is recorded without ids", otherwise=lambda args, kwargs: LOST
+    "node_scope_failed",
+    "%s failed: what a node does is recorded without ids",
+    otherwise=lambda args, kwargs: FAILED_SCOPE,
 )
 def _config(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return _given(args, kwargs)

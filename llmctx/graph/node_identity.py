@@ -17,13 +17,22 @@ from uuid import UUID
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guarded, swallow
 from llmctx.core.record import Reason
 from llmctx.identity.registration import node_scope
-from llmctx.identity.registry.base import active, doubt
+from llmctx.identity.registry.base import active, mark_unreliable
 from llmctx.identity.resolution import CARRIED_KEY, pack
-from llmctx.identity.scope import EMPTY, ID_FIELDS, LOST, CallContext, Entry, Scope, current_scope, enter
+from llmctx.identity.scope import (
+    EMPTY,
+    FAILED_SCOPE,
+    ID_FIELDS,
+    CallContext,
+    Entry,
+    Scope,
+    current_scope,
+    enter,
+)
 
 Identify = Callable[[Any, RunnableConfig], CallContext | None]
 Entered = tuple[Scope, Entry, RunnableConfig | None]
@@ -106,17 +115,17 @@ class Plan:
             keys=self.keys if self.fields else other.keys,
         )
 
-    def lost(self, state: Any, config: RunnableConfig | Scope | None) -> Entered:
+    def enter_failed(self, state: Any, config: RunnableConfig | Scope | None) -> Entered:
         """Where a node's own scope fails, the one around is not believed in its place, nor whoever used its thread."""
-        entered = LOST, enter(LOST), None if isinstance(config, Scope) else config
+        entered = FAILED_SCOPE, enter(FAILED_SCOPE), None if isinstance(config, Scope) else config
         _doubt(entered[2])
         return entered
 
-    @guarded("node_scope_failed", "%s failed: what a node does is recorded without ids", otherwise=lost)
+    @guarded("node_scope_failed", "%s failed: what a node does is recorded without ids", otherwise=enter_failed)
     def enter(self, state: Any, config: RunnableConfig | Scope | None) -> Entered | None:
-        """Open the scope of a node that starts here and now. `state` or `config` is `LOST` where it was not found."""
-        if state is LOST or isinstance(config, Scope):
-            return self.lost(state, config)
+        """Open the scope of a node that starts here and now. What was not found is `FAILED_SCOPE`."""
+        if state is FAILED_SCOPE or isinstance(config, Scope):
+            return self.enter_failed(state, config)
         around = var_child_runnable_config.get() if config is None or "metadata" not in config else None
         given: Mapping[str, Any] = config if config is not None else around or _NOTHING
         metadata: Mapping[str, Any] = given.get("metadata") or (around or _NOTHING).get("metadata") or _NOTHING
@@ -215,7 +224,9 @@ class Plan:
         if answer is None:
             return EMPTY, False
         if not isinstance(answer, CallContext):
-            incidents.note("node_identify_failed", "identify must return a CallContext, not %s", type(answer).__name__)
+            diagnostics.count(
+                "node_identify_failed", "identify must return a CallContext, not %s", type(answer).__name__
+            )
             return EMPTY, True
         return answer, False
 
@@ -265,7 +276,7 @@ def _inside(
         scope = Scope(CallContext(**ids) if ids else EMPTY, "node")
     else:
         who = outer.identity
-        if outer.closed_at is not None or outer.lost or (thread_id is not None and thread_id not in outer.threads):
+        if outer.closed_at is not None or outer.failed or (thread_id is not None and thread_id not in outer.threads):
             return None
         if CARRIED_KEY in metadata and metadata[CARRIED_KEY].get("user_id", who.user_id) != who.user_id:
             return None
@@ -289,11 +300,11 @@ def _inside(
         if anchor.identity is party.identity and anchor.closed_at is None:
             party = anchor
         if known or party.anonymous:
-            try:  # `file_under`, spelled out: each node comes by here
+            try:  # `register_in_all`, spelled out: each node comes by here
                 for registry in active:
                     registry.put(party, thread_id=thread_id, task=task if known else None)
             except BaseException as problem:  # noqa: BLE001  a registry may be the team's own
-                doubt(thread_id, task)
+                mark_unreliable(thread_id, task)
                 swallow(problem, "registry_failed", "a node could not be filed: its thread testifies to nobody")
     return scope
 
@@ -303,7 +314,9 @@ def _doubt(config: RunnableConfig | None) -> None:
     """The thread and the task of a node whose scope could not be opened."""
     given: Any = config or var_child_runnable_config.get() or {}
     thread_id = (given.get("configurable") or {}).get("thread_id")
-    doubt(None if thread_id is None else str(thread_id), (given.get("metadata") or {}).get("langgraph_checkpoint_ns"))
+    mark_unreliable(
+        None if thread_id is None else str(thread_id), (given.get("metadata") or {}).get("langgraph_checkpoint_ns")
+    )
 
 
 class _Sending(dict[str, Any]):

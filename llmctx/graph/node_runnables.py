@@ -16,7 +16,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 
 from llmctx.core.guard import guarded
 from llmctx.graph.node_identity import MARK, NO_STATE, Plan
-from llmctx.identity.scope import LOST, enter, leave, suspend
+from llmctx.identity.scope import FAILED_SCOPE, enter, leave, suspend
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ def _scoped(base: Any, body: dict[str, Any]) -> None:
 def _invoke(inherited: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(inherited)
     def invoke(self: Any, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
-        scope, token, config = self.__llmctx__.enter(input, config) or (LOST, None, config)
+        scope, token, config = self.__llmctx__.enter(input, config) or (FAILED_SCOPE, None, config)
         try:
             return inherited(self, input, config, **kwargs)
         finally:
@@ -75,7 +75,7 @@ def _invoke(inherited: Callable[..., Any]) -> Callable[..., Any]:
 def _ainvoke(inherited: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(inherited)
     async def ainvoke(self: Any, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
-        scope, token, config = self.__llmctx__.enter(input, config) or (LOST, None, config)
+        scope, token, config = self.__llmctx__.enter(input, config) or (FAILED_SCOPE, None, config)
         try:
             return await inherited(self, input, config, **kwargs)
         finally:
@@ -114,7 +114,7 @@ _METHODS: Final = {
 
 def steps(start: Callable[[Any], Iterator[T]], plan: Plan, state: Any, config: RunnableConfig | None) -> Iterator[T]:
     """Iterate in a scope that is current only while a step runs: what runs between two steps is somebody else's."""
-    scope, token, config = plan.enter(state, config) or (LOST, None, config)
+    scope, token, config = plan.enter(state, config) or (FAILED_SCOPE, None, config)
     suspend(token)
     iterator: Any = None
     try:
@@ -140,7 +140,7 @@ async def asteps(
     start: Callable[[Any], AsyncIterator[T]], plan: Plan, state: Any, config: RunnableConfig | None
 ) -> AsyncGenerator[T, None]:
     """`steps`, asynchronous. Closing it from another task is safe: no token outlives the step that made it."""
-    scope, token, config = plan.enter(state, config) or (LOST, None, config)
+    scope, token, config = plan.enter(state, config) or (FAILED_SCOPE, None, config)
     suspend(token)
     iterator: Any = None
     try:

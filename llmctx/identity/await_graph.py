@@ -28,7 +28,7 @@ _STEPS: Final = 500
 _HERE: Final = f"{Path(__file__).parents[1]}{os.sep}"
 
 
-def belongs_to(scope: Scope) -> bool | None:
+def is_part_of(scope: Scope) -> bool | None:
     """Whether what runs here and now is part of the flow that opened `scope`. None: cannot be told."""
     around: Scope | None = scope
     while around is not None and around.owner is None:
@@ -103,7 +103,7 @@ def context_that_waits(names: tuple[str, ...]) -> tuple[bool, Context | None]:
             if getattr(callback, "__name__", "").endswith("wakeup"):
                 return True, context
             if len(found) < _STEPS:
-                found += [waiting for waiting in _behind(callback) if all(waiting is not known for known in found)]
+                found += [waiting for waiting in _targets_of(callback) if all(waiting is not known for known in found)]
     return work is not None, None
 
 
@@ -128,15 +128,15 @@ def _waiting(work: asyncio.Future[Any] | concurrent.futures.Future[Any]) -> Iter
         yield one
         if len(found) > _STEPS:
             continue
-        for waiting in _told_by(one):
+        for waiting in _waiters_of(one):
             if id(waiting) not in seen:
                 seen.add(id(waiting))
                 found.append(waiting)
 
 
-def _told_by(one: object) -> Iterator[object]:
+def _waiters_of(one: object) -> Iterator[object]:
     """Who waits for `one`, if it is a future."""
-    told = [list(_behind(callback)) for callback, _ in _callbacks(one)]
+    told = [list(_targets_of(callback)) for callback, _ in _callbacks(one)]
     if isinstance(one, asyncio.Future):
         for waiting in told:
             yield from waiting
@@ -161,7 +161,7 @@ def _only_cancels(callback: Any) -> bool:
     return getattr(callback, "__name__", "") == "_call_check_cancel"
 
 
-def _behind(callback: Any) -> Iterator[object]:
+def _targets_of(callback: Any) -> Iterator[object]:
     """Who is told by `callback` that a future is done."""
     if _only_cancels(callback):
         return

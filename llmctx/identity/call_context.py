@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 
 ID_LIMIT: Final = 256
 """Longest id, in characters, that is stored as it is."""
@@ -126,7 +126,7 @@ def clean_id(value: object, name: str = "id") -> str | None:
     if not bad and len(text) <= ID_LIMIT:
         return text
     what = f"{len(text)} characters long (limit {ID_LIMIT})" if len(text) > ID_LIMIT else "with control characters"
-    incidents.note("cleaned_id", "%s is %s: stored cleaned, with a hash. Pass a short, printable id.", name, what)
+    diagnostics.count("cleaned_id", "%s is %s: stored cleaned, with a hash. Pass a short, printable id.", name, what)
     import hashlib  # late: most processes never clean an id, and `import llmctx` stays quick
 
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()

@@ -10,28 +10,28 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, cast
 
 from llmctx.core.guard import guarded
-from llmctx.identity.scope import EMPTY, LOST, Scope, current_scope, enter, leave, lost, suspend
+from llmctx.identity.scope import EMPTY, FAILED_SCOPE, Scope, current_scope, enter, failed_scope, leave, suspend
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def run_lost(fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+def run_in_failed_scope(fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
     """Call `fn` where nobody is believed: as a job that could not be given its scope."""
-    token = enter(LOST)
+    token = enter(FAILED_SCOPE)
     try:
         return fn(*args, **kwargs)
     finally:
         suspend(token)
 
 
-@guarded("carry_failed", "%s failed: a job is recorded without ids", otherwise=lambda outer: lost("job"))
+@guarded("carry_failed", "%s failed: a job is recorded without ids", otherwise=lambda outer: failed_scope("job"))
 def _job(outer: Scope | None) -> Scope:
     return Scope(EMPTY if outer is None else outer.identity, "job", outer)
 
 
-async def _arun_lost(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    token = enter(LOST)
+async def _arun_in_failed_scope(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    token = enter(FAILED_SCOPE)
     try:
         return await fn(*args, **kwargs)
     finally:
@@ -42,7 +42,7 @@ def _of_nobody(fn: Callable[P, R]) -> Callable[P, R]:
     """`fn` without the scope that could not be carried, nor that of whoever has used its thread before."""
     import inspect  # late, as below: `import llmctx` stays quick
 
-    run: Any = functools.partial(_arun_lost if inspect.iscoroutinefunction(fn) else run_lost, fn)
+    run: Any = functools.partial(_arun_in_failed_scope if inspect.iscoroutinefunction(fn) else run_in_failed_scope, fn)
     return cast("Callable[P, R]", functools.update_wrapper(run, fn))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-from llmctx.identity.resolution import Hearing, Verdict
+from llmctx.identity.resolution import Attribution, Candidates
 from llmctx.identity.scope import Scope
 
 KEY: Final = "llmctx"
@@ -26,7 +26,7 @@ _PACKAGES: Final = tuple({sysconfig.get_path(name) + os.sep for name in ("pureli
 _STANDARD: Final = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})
 
 
-def where_called() -> str | None:
+def application_line() -> str | None:
     """`file.py:12`, the application's innermost line that leads to the call which starts here; None if there is none.
 
     Relative to the working directory, where the file is below it. An application that is itself installed as a
@@ -63,22 +63,24 @@ def route_of(scope: Scope | None) -> str | None:
     return None
 
 
-def whereabouts(scope: Scope | None) -> dict[str, str]:
+def call_site(scope: Scope | None) -> dict[str, str]:
     """The route and the line of a call that starts here."""
-    found = {"route": route_of(scope), "where": where_called()}
+    found = {"route": route_of(scope), "where": application_line()}
     return {name: value for name, value in found.items() if value is not None}
 
 
-def evidence(verdict: Verdict, hearing: Hearing, found: dict[str, str] | None) -> dict[str, Any] | None:
+def explanation(
+    attribution: Attribution, candidates: Candidates, found: dict[str, str] | None
+) -> dict[str, Any] | None:
     """What the row keeps; None where there is nothing to explain. `found` is the call's route and line."""
-    if len(verdict.heard) < 2 and not found:
+    if len(attribution.heard) < 2 and not found:
         return None
     said: dict[str, Any] = {
         "witnesses": [
             {"source": source.value, "user_id": identity.user_id, "session_id": identity.session_id}
-            for source, identity in verdict.heard
+            for source, identity in attribution.heard
         ]
     }
-    if hearing.astray is not False:
-        said["inherited"] = "unclear" if hearing.astray is None else "not believed"
+    if candidates.inherited_by_worker is not False:
+        said["inherited"] = "unclear" if candidates.inherited_by_worker is None else "not believed"
     return {**said, **(found or {})}

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError, InvalidToken
 from llmctx.identity.scope import EMPTY, ID_FIELDS, CallContext, current, enter, leave, opened
 
@@ -60,14 +60,14 @@ def take_over(token: str | None, *, on_invalid: OnInvalid | None = None) -> Iter
     try:
         identity = read(token)
     except InvalidToken as problem:
-        incidents.note("invalid_handover", "a handed-over identity was refused: %s", problem)
+        diagnostics.count("invalid_handover", "a handed-over identity was refused: %s", problem)
         if (on_invalid or _on_invalid[0]) == "raise":
             raise
         from llmctx.core.record import Reason  # late, as itsdangerous is: `import llmctx` stays quick
 
         identity, reason = EMPTY, Reason.INVALID_HANDOVER
     scope = opened("job", identity)
-    if reason is not None and not scope.lost:
+    if reason is not None and not scope.failed:
         scope.reason = reason
     previous = enter(scope)
     try:

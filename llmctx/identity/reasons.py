@@ -75,7 +75,7 @@ def was_plain(row: Mapping[str, Any]) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Testimony:
+class CandidateOutcome:
     """What one witness said of a call, and what became of it."""
 
     source: str
@@ -86,7 +86,7 @@ class Testimony:
     """Why it was believed, or was not."""
 
 
-def testimonies(row: Mapping[str, Any], told: Mapping[str, Any]) -> list[Testimony]:
+def candidate_outcomes(row: Mapping[str, Any], told: Mapping[str, Any]) -> list[CandidateOutcome]:
     """What each witness said of the call `row`; `told` is what the row keeps of the hearing."""
     said = [one for one in told.get("witnesses") or () if isinstance(one, Mapping)]
     winner = next((one for one in said if one.get("source") == row.get("identity_source")), None)
@@ -96,7 +96,9 @@ def testimonies(row: Mapping[str, Any], told: Mapping[str, Any]) -> list[Testimo
         note = one.get("note")
         user_id, session_id = one.get("user_id"), one.get("session_id")
         source = str(one.get("source"))
-        found.append(Testimony(source, user_id, session_id, one is winner, f"{verdict} ({note})" if note else verdict))
+        found.append(
+            CandidateOutcome(source, user_id, session_id, one is winner, f"{verdict} ({note})" if note else verdict)
+        )
     return found
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.core.record import Reason
-from llmctx.identity import remote as elsewhere
-from llmctx.identity.registry.base import Registry, doubt, file_under
-from llmctx.identity.resolution import CARRIED_KEY, as_text, is_astray, telling_scope, unpack
+from llmctx.identity import remote
+from llmctx.identity.registry.base import Registry, mark_unreliable, register_in_all
+from llmctx.identity.resolution import CARRIED_KEY, as_text, effective_scope, is_inherited_by_worker, unpack
 from llmctx.identity.scope import EMPTY, CallContext, Scope, current_scope
 
 _THREADS_OF_A_SCOPE: Final = 4096
@@ -31,10 +31,10 @@ def register(scope: Scope, registries: Sequence[Registry], *, thread_id: str | N
         while around is not None and around.is_open:
             use(around, thread_id)
             around = around.parent
-    party = telling_scope(scope)
+    party = effective_scope(scope)
     if party is None or not (party.identity or party.anonymous) or not party.is_open:
         return
-    file_under(registries, party, thread_id, task if party.identity else None)
+    register_in_all(registries, party, thread_id, task if party.identity else None)
 
 
 def use(scope: Scope, thread_id: str) -> None:
@@ -63,20 +63,20 @@ def node_scope(
     thread; over the identity that rode in on the metadata otherwise.
     """
     thread_id = as_text(thread_id)
-    outer = telling_scope(current_scope())
-    if outer is not None and outer.lost:
-        return _in_the_lost(outer, found, persisted, thread_id, task, registries)
+    outer = effective_scope(current_scope())
+    if outer is not None and outer.failed:
+        return _resolve_in_failed_scope(outer, found, persisted, thread_id, task, registries)
     thread = next((e for r in registries if thread_id is not None and (e := r.get(thread_id=thread_id))), None)
     sent = unpack((metadata or {}).get(CARRIED_KEY))
-    astray = False if outer is None else is_astray(outer, thread_id, thread, sent, None)
-    if outer is not None and thread_id is not None and astray is False:
-        own = elsewhere.is_own(outer, thread_id, sent, registries)
+    inherited_by_worker = False if outer is None else is_inherited_by_worker(outer, thread_id, thread, sent, None)
+    if outer is not None and thread_id is not None and inherited_by_worker is False:
+        own = remote.is_own_work(outer, thread_id, sent, registries)
         if own is not True and not (found and found.user_id == outer.identity.user_id):
-            astray = None
+            inherited_by_worker = None
             if not found and not sent:  # each call in it is told whose it is when the others have answered
-                elsewhere.claim(outer, registries, thread_id=thread_id, task=task)
+                remote.claim(outer, registries, thread_id=thread_id, task=task)
                 return Scope(found, "node", outer)
-    ours = outer is not None and outer.is_open and astray is False
+    ours = outer is not None and outer.is_open and inherited_by_worker is False
     base = outer.identity if ours and outer is not None else sent
     conflict = False
     if not base.agrees(found):
@@ -88,26 +88,26 @@ def node_scope(
             base = EMPTY  # two people are never mixed into one identity
     identity = base.overlay(found) if found is not EMPTY else base
     # The scope that a worker was started in is none of its business: it is not the parent of what the worker runs.
-    scope = Scope(identity, "node", outer if astray is False else None)
+    scope = Scope(identity, "node", outer if inherited_by_worker is False else None)
     scope.conflict = conflict
-    if outer is not None and astray is not False:
+    if outer is not None and inherited_by_worker is not False:
         scope.displaced = outer.anchor
     if conflict:
-        incidents.note("node_conflict", "a node's own ids name another user than the scope around it")
-    if astray is None and not identity:
+        diagnostics.count("node_conflict", "a node's own ids name another user than the scope around it")
+    if inherited_by_worker is None and not identity:
         scope.request, scope.reason = True, Reason.SHARED_THREAD  # nobody, and the thread may lend it no name
         return scope
     if not ours and outer is not None and thread_id is not None:
         # The scope around belongs to somebody else's request; it must not be marked as a user of this thread.
         use(scope, thread_id)
         if scope.identity:
-            file_under(registries, scope, thread_id, task)
+            register_in_all(registries, scope, thread_id, task)
         return scope
     register(scope, registries, thread_id=thread_id, task=task)
     return scope
 
 
-def _in_the_lost(
+def _resolve_in_failed_scope(
     outer: Scope, found: CallContext, persisted: bool, thread_id: str | None, task: str | None, rs: Sequence[Registry]
 ) -> Scope:
     """The scope of a node where the one around is lost. What the node is given now tells whose it is; old state not."""
@@ -115,9 +115,9 @@ def _in_the_lost(
         found = found.without_people()
     scope = Scope(found, "node", outer)
     if found.user_id is None:
-        doubt(thread_id, task)
+        mark_unreliable(thread_id, task)
         return scope
     if thread_id is not None:
         use(scope, thread_id)
-    file_under(rs, scope, thread_id, task)
+    register_in_all(rs, scope, thread_id, task)
     return scope

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from typing import TypeGuard
 
 from llmctx.core.guard import guarded
-from llmctx.identity.await_graph import belongs_to
-from llmctx.identity.registry.base import ELSEWHERE, Entry, Registry, SharedRegistry, doubt
+from llmctx.identity.await_graph import is_part_of
+from llmctx.identity.registry.base import ELSEWHERE, Entry, Registry, SharedRegistry, mark_unreliable
 from llmctx.identity.scope import CallContext, Scope
 
 
@@ -24,7 +24,7 @@ def is_shared(registry: Registry) -> TypeGuard[SharedRegistry]:
     return getattr(registry, "exchange", None) is not None
 
 
-def is_own(scope: Scope, thread_id: str | None, sent: CallContext, registries: Sequence[Registry]) -> bool | None:
+def is_own_work(scope: Scope, thread_id: str | None, sent: CallContext, registries: Sequence[Registry]) -> bool | None:
     """Whether `scope` may speak here and now for the thread, whatever other processes know of it.
 
     False where it is a worker's call, or may be one: the scope has closed. None: cannot be told.
@@ -35,10 +35,12 @@ def is_own(scope: Scope, thread_id: str | None, sent: CallContext, registries: S
         return True  # it has nothing to say
     if sent.user_id is not None and sent.agrees(scope.identity):
         return True  # the call's own metadata says the same
-    return belongs_to(scope) if scope.is_open else False
+    return is_part_of(scope) if scope.is_open else False
 
 
-def is_astray(scope: Scope, was_open: bool, own: bool | None, thread: Entry | None, *, answered: bool) -> bool | None:
+def is_inherited_by_worker(
+    scope: Scope, was_open: bool, own: bool | None, thread: Entry | None, *, answered: bool
+) -> bool | None:
     """`attribution._astray` again, for a call that waited for other processes. `thread` is what all know by now."""
     if thread is not None and scope.identity.user_id is not None and thread.identity.user_id == scope.identity.user_id:
         return False
@@ -52,7 +54,7 @@ def is_astray(scope: Scope, was_open: bool, own: bool | None, thread: Entry | No
 
 
 def _not_claimed(scope: Scope, registries: Sequence[Registry], *, thread_id: str, task: str | None = None) -> None:
-    doubt(thread_id, task)
+    mark_unreliable(thread_id, task)
 
 
 @guarded("registry_failed", "%s failed: a thread testifies to nobody from here on", otherwise=_not_claimed)

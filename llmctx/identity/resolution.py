@@ -8,10 +8,10 @@ ids stay None, with a reason.
 One exception. A worker that was started inside user A's request has inherited A's scope, and works for B now. When
 others have registered the call's thread and A's scope never has, it matters who waits for whom (`flow.py`): what A's
 request itself does, or waits for, is A's, whoever else uses that thread; what it does not wait for is a worker, and the
-thread is believed before the scope. Where that cannot be told, neither is believed (`astray`). Likewise a scope that
-was handed on with the callbacks, and was opened after the one that is merely current, comes before it (`_outranked`).
+thread is believed before the scope. Where that cannot be told, neither is believed (`inherited_by_worker`). Likewise
+a scope that was handed on with the callbacks, and was opened after the one that is merely current, comes before it.
 
-`Hearing` holds what the witnesses were when the call started; `decide` is pure and may be asked again later, when
+`Candidates` holds what the witnesses were when the call started; `decide` is pure and may be asked again later, when
 the registry or an amended scope knows more.
 """
 
@@ -25,9 +25,9 @@ from typing import Any, Final
 
 from llmctx.core.guard import swallow
 from llmctx.core.record import Reason, Source
-from llmctx.identity import remote as elsewhere
-from llmctx.identity.await_graph import belongs_to
-from llmctx.identity.registry.base import Entry, Registry, is_doubted
+from llmctx.identity import remote
+from llmctx.identity.await_graph import is_part_of
+from llmctx.identity.registry.base import Entry, Registry, is_unreliable
 from llmctx.identity.scope import (
     EMPTY,
     ID_FIELDS,
@@ -50,7 +50,7 @@ _EXPLICIT: Final = frozenset(EXPLICIT_KEYS)
 LATE_S: Final = 600.0
 
 
-class Hearing:
+class Candidates:
     """The witnesses of one call, as they were at its start. What is the same for most calls is kept by the class."""
 
     scope: Scope | None = None
@@ -65,19 +65,19 @@ class Hearing:
     """What rode in on the metadata (`CARRIED_KEY`)."""
     thread_id: str | None = None
     task: str | None = None
-    astray: bool | None = False
+    inherited_by_worker: bool | None = False
     """Whether this is a worker's call, not the scope's own. None: cannot be told. Found out where the call starts."""
-    weighed: bool = False
-    own: bool | None = True
-    """Unless True, the scope may speak only after other processes were asked (`elsewhere.py`)."""
-    answered: bool | None = None
+    decided_at_start: bool = False
+    is_own_work: bool | None = True
+    """Unless True, the scope may speak only after other processes were asked (`remote.py`)."""
+    registry_answered: bool | None = None
     """Whether they answered. None: they were not asked yet."""
-    lost: bool = False
+    failed: bool = False
     """Whether llmctx has failed in finding out whose it is. Once it has, no weaker witness is heard."""
 
 
 @dataclass(slots=True)
-class Verdict:
+class Attribution:
     """Whose call it is. `conflict` means that another witness named somebody else."""
 
     identity: CallContext
@@ -90,43 +90,47 @@ class Verdict:
     """What the journal notes of a call of whom this is said, and what else that depends on (`recording.marker_of`)."""
 
 
-UNDECIDED: Final = Verdict(EMPTY, Source.NONE, Reason.INTERNAL_ERROR)
+UNDECIDED: Final = Attribution(EMPTY, Source.NONE, Reason.INTERNAL_ERROR)
 
 
-def hear(
+def gather(
     metadata: Mapping[str, Any] | None,
     *,
     explicit: CallContext = EMPTY,
     carried: Scope | None = None,
     child_thread_id: str | None = None,
-) -> Hearing:
+) -> Candidates:
     """Gather the witnesses of a call that starts here and now.
 
     `explicit` is what the handler was made with, `carried` the scope that rode in with it, `child_thread_id` the
     thread_id of langchain-core's child config, for chains outside of LangGraph.
     """
-    hearing = Hearing()
+    candidates = Candidates()
     here = scope = current_scope()
     if scope is not None:
         scope.anchor.used = True
         if scope.kind == "node":
-            scope = telling_scope(scope)
-        hearing.here, hearing.scope, hearing.scope_open = here, scope, scope is not None and scope.closed_at is None
+            scope = effective_scope(scope)
+        candidates.here, candidates.scope, candidates.scope_open = (
+            here,
+            scope,
+            scope is not None and scope.closed_at is None,
+        )
         if scope is not None and scope.refresh is not None and scope.identity.user_id is None:
             refresh(scope)
-    hearing.explicit, hearing.carried, hearing.started = explicit, carried, time.monotonic()
+    candidates.explicit, candidates.carried, candidates.started = explicit, carried, time.monotonic()
     thread_id: object = child_thread_id
     if metadata:
         if (told := metadata.get("thread_id")) is not None and told != "":
             thread_id = told
-        hearing.task = None if (task := metadata.get("langgraph_checkpoint_ns")) is None else as_text(task)
+        candidates.task = None if (task := metadata.get("langgraph_checkpoint_ns")) is None else as_text(task)
         if CARRIED_KEY in metadata:
-            hearing.sent = unpack(metadata[CARRIED_KEY])
+            candidates.sent = unpack(metadata[CARRIED_KEY])
         if not _EXPLICIT.isdisjoint(metadata):
             named = {name: metadata[key] for key, name in EXPLICIT_KEYS.items() if key in metadata}
-            hearing.explicit = explicit.overlay(CallContext(**named))
-    hearing.thread_id = None if thread_id is None else as_text(thread_id)
-    return hearing
+            candidates.explicit = explicit.overlay(CallContext(**named))
+    candidates.thread_id = None if thread_id is None else as_text(thread_id)
+    return candidates
 
 
 def refresh(scope: Scope) -> None:
@@ -141,59 +145,65 @@ def refresh(scope: Scope) -> None:
         amend_scope(scope, learned)
 
 
-def decide(hearing: Hearing, registry: Registry, *, late_s: float = LATE_S) -> Verdict:
-    """Whose call it is, by the witnesses of `hearing` and what `registry` knows by now."""
-    scope = hearing.scope
+def decide(candidates: Candidates, registry: Registry, *, late_s: float = LATE_S) -> Attribution:
+    """Whose call it is, by the witnesses of `candidates` and what `registry` knows by now."""
+    scope = candidates.scope
     if (
-        hearing.scope_open
+        candidates.scope_open
         and scope is not None
         and scope.identity.user_id is not None
         and scope.identity.session_id is not None
-        and (hearing.explicit is EMPTY or not hearing.explicit)
-        and (hearing.thread_id is None or hearing.thread_id in scope.threads)
-        and (hearing.sent is EMPTY or hearing.sent.agrees(scope.identity))
-        and (hearing.carried is None or hearing.carried.identity.agrees(scope.identity))
+        and (candidates.explicit is EMPTY or not candidates.explicit)
+        and (candidates.thread_id is None or candidates.thread_id in scope.threads)
+        and (candidates.sent is EMPTY or candidates.sent.agrees(scope.identity))
+        and (candidates.carried is None or candidates.carried.identity.agrees(scope.identity))
     ):
         # The common case: an open scope that knows everything, and nobody who could object.
-        known: Verdict | None = scope.verdict
+        known: Attribution | None = scope.attribution
         if known is None or known.identity is not scope.identity or known.conflict is not scope.conflict:
             reason = Reason.CONFLICT if scope.conflict else None
-            scope.verdict = known = Verdict(scope.identity, Source.CONTEXT, reason, scope.conflict)
+            scope.attribution = known = Attribution(scope.identity, Source.CONTEXT, reason, scope.conflict)
         return known
-    if hearing.lost or (scope.lost if scope is not None else hearing.carried is not None and hearing.carried.lost):
-        return _in_the_lost(hearing)
-    return _weigh(hearing, registry, late_s)
+    if candidates.failed or (
+        scope.failed if scope is not None else candidates.carried is not None and candidates.carried.failed
+    ):
+        return _resolve_in_failed_scope(candidates)
+    return _weigh(candidates, registry, late_s)
 
 
-def _in_the_lost(hearing: Hearing) -> Verdict:
+def _resolve_in_failed_scope(candidates: Candidates) -> Attribution:
     """Whose call it is where llmctx has failed: his who says so outright, or nobody's."""
-    if hearing.lost:
+    if candidates.failed:
         return UNDECIDED
-    scope = hearing.scope
-    amended = scope.identity if scope is not None and hearing.scope_open else EMPTY
-    source = Source.EXPLICIT if hearing.explicit else Source.CONTEXT
-    identity = hearing.explicit or amended
+    scope = candidates.scope
+    amended = scope.identity if scope is not None and candidates.scope_open else EMPTY
+    source = Source.EXPLICIT if candidates.explicit else Source.CONTEXT
+    identity = candidates.explicit or amended
     if not identity:
         return UNDECIDED
     known = identity.user_id is not None and identity.session_id is not None
-    return Verdict(identity, source, None if known else Reason.INTERNAL_ERROR, scope is not None and scope.conflict)
+    return Attribution(identity, source, None if known else Reason.INTERNAL_ERROR, scope is not None and scope.conflict)
 
 
-def _weigh(hearing: Hearing, registry: Registry, late_s: float) -> Verdict:
-    thread = registry.get(thread_id=hearing.thread_id) if hearing.thread_id is not None else None
-    scope = hearing.scope
-    if scope is not None and not hearing.weighed:  # only here and now is it the caller's task that runs
-        hearing.astray = is_astray(scope, hearing.thread_id, thread, hearing.sent, hearing.carried)
-        if hearing.astray is False:
-            hearing.own = elsewhere.is_own(scope, hearing.thread_id, hearing.sent, (registry,))
-            hearing.astray = False if hearing.own is True else None
-    elif scope is not None and hearing.own is not True and hearing.answered is not None:
-        answered = hearing.answered
-        hearing.astray = elsewhere.is_astray(scope, hearing.scope_open, hearing.own, thread, answered=answered)
-    hearing.weighed = True
-    witnesses = _witnesses(hearing, registry, thread, late_s)
+def _weigh(candidates: Candidates, registry: Registry, late_s: float) -> Attribution:
+    thread = registry.get(thread_id=candidates.thread_id) if candidates.thread_id is not None else None
+    scope = candidates.scope
+    if scope is not None and not candidates.decided_at_start:  # only here and now is it the caller's task that runs
+        candidates.inherited_by_worker = is_inherited_by_worker(
+            scope, candidates.thread_id, thread, candidates.sent, candidates.carried
+        )
+        if candidates.inherited_by_worker is False:
+            candidates.is_own_work = remote.is_own_work(scope, candidates.thread_id, candidates.sent, (registry,))
+            candidates.inherited_by_worker = False if candidates.is_own_work is True else None
+    elif scope is not None and candidates.is_own_work is not True and candidates.registry_answered is not None:
+        answered = candidates.registry_answered
+        candidates.inherited_by_worker = remote.is_inherited_by_worker(
+            scope, candidates.scope_open, candidates.is_own_work, thread, answered=answered
+        )
+    candidates.decided_at_start = True
+    witnesses = _witnesses(candidates, registry, thread, late_s)
     if not witnesses:
-        return Verdict(EMPTY, Source.NONE, _why_nobody(hearing, thread))
+        return Attribution(EMPTY, Source.NONE, _why_nobody(candidates, thread))
     source, identity = witnesses[0]
     conflict = scope is not None and scope.conflict and source is Source.CONTEXT
     for other_source, other in witnesses[1:]:
@@ -202,61 +212,69 @@ def _weigh(hearing: Hearing, registry: Registry, late_s: float) -> Verdict:
         elif other_source is not Source.LATE:
             # A closed scope that differs from the registry is a worker doing its next job, not a contradiction.
             conflict = conflict or other.user_id != identity.user_id
-    return Verdict(identity, source, _why_odd(identity, hearing, conflict), conflict, witnesses)
+    return Attribution(identity, source, _why_odd(identity, candidates, conflict), conflict, witnesses)
 
 
 def _witnesses(
-    hearing: Hearing, registry: Registry, thread: Entry | None, late_s: float
+    candidates: Candidates, registry: Registry, thread: Entry | None, late_s: float
 ) -> list[tuple[Source, CallContext]]:
     """Those who testify, strongest first."""
     found: list[tuple[Source, CallContext]] = []
-    scope, carried = hearing.scope, hearing.carried
-    at_home = scope is not None and hearing.astray is False
-    if hearing.explicit:
-        found.append((Source.EXPLICIT, hearing.explicit))
-    if hearing.scope_open and scope is not None and scope.identity and at_home and not _outranked(scope, carried):
+    scope, carried = candidates.scope, candidates.carried
+    at_home = scope is not None and candidates.inherited_by_worker is False
+    if candidates.explicit:
+        found.append((Source.EXPLICIT, candidates.explicit))
+    if (
+        candidates.scope_open
+        and scope is not None
+        and scope.identity
+        and at_home
+        and not _is_carried_nearer(scope, carried)
+    ):
         found.append((Source.CONTEXT, scope.identity))
-    if hearing.sent and (scope is None or not _came_along(hearing.sent, scope, hearing.astray)):
-        found.append((Source.CARRIED, hearing.sent))
-    if carried is not None and carried.identity and not _is_stale(carried, hearing, thread):
+    if candidates.sent and (
+        scope is None or not _was_inherited_together(candidates.sent, scope, candidates.inherited_by_worker)
+    ):
+        found.append((Source.CARRIED, candidates.sent))
+    if carried is not None and carried.identity and not _is_stale(carried, candidates, thread):
         found.append((Source.CARRIED, carried.identity))
-    doubted = is_doubted(hearing.thread_id, hearing.task)
-    task = registry.get(task=hearing.task) if hearing.task is not None else None
+    doubted = is_unreliable(candidates.thread_id, candidates.task)
+    task = registry.get(task=candidates.task) if candidates.task is not None else None
     if task is not None and task.identity and not doubted:
         found.append((Source.TASK, task.identity))
     # An anonymous request must not borrow somebody's name by naming his thread.
-    anonymous = hearing.scope_open and at_home and scope is not None and scope.anonymous
+    anonymous = candidates.scope_open and at_home and scope is not None and scope.anonymous
     if (
         thread is not None
         and thread.identity
         and not doubted
         and not anonymous
-        and hearing.astray is not None
+        and candidates.inherited_by_worker is not None
         and not (at_home and scope is not None and _is_older(thread, scope))
     ):
         found.append((Source.THREAD, thread.identity))
     if (
         scope is not None
-        and not hearing.scope_open
+        and not candidates.scope_open
         and scope.identity
         and at_home
         and scope.closed_at is not None
-        and hearing.started - scope.closed_at <= late_s
+        and candidates.started - scope.closed_at <= late_s
         # a forked process may be one of a pool, that works for others than the one who caused it
-        and (scope.kind != "fork" or hearing.thread_id is None or hearing.thread_id in scope.threads)
+        and (scope.kind != "fork" or candidates.thread_id is None or candidates.thread_id in scope.threads)
     ):
         found.append((Source.LATE, scope.identity))
     return found
 
 
-def is_astray(
+def is_inherited_by_worker(
     scope: Scope, thread_id: str | None, thread: Entry | None, sent: CallContext, carried: Scope | None
 ) -> bool | None:
     """Whether a worker that has only inherited `scope` works here: on a thread of others, or with the config of
     somebody else's call. None: cannot be told, and so neither is believed.
     """
-    if is_doubted(thread_id, None) and thread_id not in scope.threads:  # others may have used it
-        return False if scope.is_open and belongs_to(scope) else None
+    if is_unreliable(thread_id, None) and thread_id not in scope.threads:  # others may have used it
+        return False if scope.is_open and is_part_of(scope) else None
     user_id = scope.identity.user_id
     of_others = (
         thread is not None
@@ -271,7 +289,7 @@ def is_astray(
     handed_on = not sent.agrees(scope.identity) or (carried is not None and not carried.identity.agrees(scope.identity))
     if not of_others and not handed_on:
         return False
-    own = belongs_to(scope)
+    own = is_part_of(scope)
     if own is None:
         return None if registered_since else False
     unclear = not registered_since and not handed_on  # used by others before this scope only: as above
@@ -280,11 +298,11 @@ def is_astray(
     return None if unclear else True
 
 
-def _came_along(sent: CallContext, scope: Scope, astray: bool | None) -> bool:
+def _was_inherited_together(sent: CallContext, scope: Scope, inherited_by_worker: bool | None) -> bool:
     """Whether a worker has inherited this together with the scope of its start, and it counts no more than that."""
     if scope.displaced is not None and sent.user_id == scope.displaced.identity.user_id:
         return True
-    return astray is not False and sent.agrees(scope.identity)
+    return inherited_by_worker is not False and sent.agrees(scope.identity)
 
 
 def _is_older(thread: Entry, scope: Scope) -> bool:
@@ -299,7 +317,7 @@ def _outlives_its_request(scope: Scope) -> bool:
     return scope.kind == "thread" and (scope.parent is None or not scope.parent.is_open)
 
 
-def _outranked(scope: Scope, carried: Scope | None) -> bool:
+def _is_carried_nearer(scope: Scope, carried: Scope | None) -> bool:
     """Whether a scope that was handed on with the callbacks is the nearer one: opened later, for somebody else.
 
     A worker inside of A's open request is given B's config: callbacks are handed on by hand, contexts inherited.
@@ -317,40 +335,44 @@ def _is_around(outer: Scope, scope: Scope | None) -> bool:
     return scope is not None
 
 
-def _is_stale(carried: Scope, hearing: Hearing, thread: Entry | None) -> bool:
+def _is_stale(carried: Scope, candidates: Candidates, thread: Entry | None) -> bool:
     """Whether a carried scope has nothing to say: it is the scope of a worker's start, or others use the thread now."""
-    scope = hearing.scope
+    scope = candidates.scope
     if scope is not None and (
-        scope.displaced is carried or (hearing.astray is not False and carried.anchor is scope.anchor)
+        scope.displaced is carried or (candidates.inherited_by_worker is not False and carried.anchor is scope.anchor)
     ):
         return True
-    return thread is not None and hearing.thread_id not in carried.threads and thread.last > carried.serial
+    return thread is not None and candidates.thread_id not in carried.threads and thread.last > carried.serial
 
 
-def _why_nobody(hearing: Hearing, thread: Entry | None) -> Reason:
-    scope = hearing.scope
-    if is_doubted(hearing.thread_id, hearing.task):
+def _why_nobody(candidates: Candidates, thread: Entry | None) -> Reason:
+    scope = candidates.scope
+    if is_unreliable(candidates.thread_id, candidates.task):
         return Reason.INTERNAL_ERROR
-    if hearing.answered is False and thread is None and (scope is None or hearing.astray is not False):
+    if (
+        candidates.registry_answered is False
+        and thread is None
+        and (scope is None or candidates.inherited_by_worker is not False)
+    ):
         return Reason.REGISTRY_AWAY
-    if hearing.astray is None or (thread is not None and thread.shared):
+    if candidates.inherited_by_worker is None or (thread is not None and thread.shared):
         return Reason.SHARED_THREAD
-    if scope is not None and not hearing.astray:
+    if scope is not None and not candidates.inherited_by_worker:
         if scope.reason is not None:
             return Reason(scope.reason)
         if scope.anonymous:
             return Reason.ANONYMOUS_REQUEST
-        if scope.identity and not hearing.scope_open:
+        if scope.identity and not candidates.scope_open:
             return Reason.EXPIRED_SCOPE
-    return Reason.UNKNOWN_THREAD if hearing.thread_id is not None else Reason.NO_SCOPE
+    return Reason.UNKNOWN_THREAD if candidates.thread_id is not None else Reason.NO_SCOPE
 
 
-def _why_odd(identity: CallContext, hearing: Hearing, conflict: bool) -> Reason | None:
+def _why_odd(identity: CallContext, candidates: Candidates, conflict: bool) -> Reason | None:
     if conflict:
         return Reason.CONFLICT
     if identity.user_id is not None and identity.session_id is not None:
         return None
-    scope = hearing.scope
+    scope = candidates.scope
     if identity.user_id is None and scope is not None:
         if scope.reason is not None:
             return Reason(scope.reason)
@@ -359,29 +381,37 @@ def _why_odd(identity: CallContext, hearing: Hearing, conflict: bool) -> Reason 
     return Reason.PARTIAL
 
 
-def reconsider(verdict: Verdict, hearing: Hearing, registry: Registry, *, late_s: float = LATE_S) -> Verdict:
+def reconsider(
+    attribution: Attribution, candidates: Candidates, registry: Registry, *, late_s: float = LATE_S
+) -> Attribution:
     """Fill what was unknown at the start and is known by now. What was known never changes."""
-    if verdict.source is Source.THREAD and hearing.answered:  # this process alone said so; others may have used it too
-        later = decide(hearing, registry, late_s=late_s)
-        return later if later.identity.agrees(verdict.identity) else Verdict(EMPTY, Source.NONE, Reason.SHARED_THREAD)
-    if verdict.identity.user_id is not None and verdict.identity.session_id is not None:
-        return verdict
-    later = decide(hearing, registry, late_s=late_s)
-    if not later.identity or not later.identity.agrees(verdict.identity):
-        return verdict if verdict.identity or hearing.answered is None else later
-    identity = later.identity.overlay(verdict.identity)
-    source = verdict.source if verdict.identity else later.source
-    conflict = verdict.conflict or later.conflict
-    return Verdict(identity, source, _why_odd(identity, hearing, conflict), conflict, later.heard)
+    if (
+        attribution.source is Source.THREAD and candidates.registry_answered
+    ):  # this process alone said so; others may have used it too
+        later = decide(candidates, registry, late_s=late_s)
+        return (
+            later
+            if later.identity.agrees(attribution.identity)
+            else Attribution(EMPTY, Source.NONE, Reason.SHARED_THREAD)
+        )
+    if attribution.identity.user_id is not None and attribution.identity.session_id is not None:
+        return attribution
+    later = decide(candidates, registry, late_s=late_s)
+    if not later.identity or not later.identity.agrees(attribution.identity):
+        return attribution if attribution.identity or candidates.registry_answered is None else later
+    identity = later.identity.overlay(attribution.identity)
+    source = attribution.source if attribution.identity else later.source
+    conflict = attribution.conflict or later.conflict
+    return Attribution(identity, source, _why_odd(identity, candidates, conflict), conflict, later.heard)
 
 
-def telling_scope(scope: Scope | None) -> Scope | None:
+def effective_scope(scope: Scope | None) -> Scope | None:
     """The scope that testifies: a node that knows nothing of its own leaves the word to the scope around it."""
     while (
         scope is not None
         and scope.kind == "node"
         and not scope.identity
-        and not scope.lost
+        and not scope.failed
         and scope.parent is not None
     ):
         scope = scope.parent

@@ -8,8 +8,8 @@ true at that moment.
 A scope is open until the end of its request or block and closed afterwards. Tasks and threads may outlive it and
 still carry it; a closed scope is a weaker witness than an open one (`attribution.py`).
 
-Where llmctx itself fails to find out whose the code is that runs, that code is in a scope that is `lost`: it belongs to
-nobody, and no weaker witness is heard there, for he may speak of somebody else.
+Where llmctx itself fails to find out whose the code is that runs, that code is in a scope that is `failed`: it
+belongs to nobody, and no weaker witness is heard there, for he may speak of somebody else.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar, Token
 from typing import Any, Final, ParamSpec, TypeVar
 
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guarded, swallow
 from llmctx.identity.call_context import EMPTY as EMPTY  # these are part of what stands here
 from llmctx.identity.call_context import ID_FIELDS as ID_FIELDS
@@ -54,20 +54,21 @@ class Scope:
     application's routes a request has come to. `owner` is the task that opened it, or the number of the thread; it
     tells the scope's own work from a worker that it started. `displaced` is, for what a worker runs, the scope that the
     worker was started in. `redacts` says that one of the team's functions for redaction is at work in it. `used` says
-    that something was done in it, or handed on. `lost` says that llmctx has failed, here or around it, and that nobody
+    that something was done in it, or handed on. `failed` says that llmctx has failed, here or around it: nobody
     is believed before somebody says outright whose this is.
     """
 
     __slots__ = (
         "__weakref__",
         "anchor",
+        "attribution",
         "closed_at",
         "conflict",
         "displaced",
+        "failed",
         "handlers",
         "identity",
         "kind",
-        "lost",
         "on_close",
         "owner",
         "packed",
@@ -80,7 +81,6 @@ class Scope:
         "serial",
         "threads",
         "used",
-        "verdict",
     )
 
     def __init__(self, identity: CallContext, kind: str, parent: Scope | None = None) -> None:
@@ -100,20 +100,20 @@ class Scope:
         self.route: Callable[[], str | None] | None = None
         self.on_close: list[Callable[[Scope], None]] = []
         self.handlers: dict[int, Any] | None = None
-        self.lost: bool = parent is not None and parent.lost and None in (identity.user_id, identity.session_id)
+        self.failed: bool = parent is not None and parent.failed and None in (identity.user_id, identity.session_id)
         # The scope on whose behalf callbacks are carried: scopes of one identity share it, so that a run which
         # passes through all of them meets one handler, not one per scope.
         anchor = self
         if (
             parent is not None
             and parent.anchor.closed_at is None
-            and not parent.lost
+            and not parent.failed
             and (kind == "node" or parent.identity.agrees(identity))
         ):
             anchor = parent.anchor
         self.anchor: Scope = anchor
         self.used = False
-        self.verdict: Any = None  # what its word alone amounts to (`attribution.decide`)
+        self.attribution: Any = None  # what its word alone amounts to (`attribution.decide`)
         self.packed: tuple[CallContext, dict[str, str]] | None = None  # its identity as it travels in metadata
         if parent is not None:
             parent.anchor.used = True
@@ -133,7 +133,7 @@ class Scope:
     @guarded("scope_failed", "%s failed; the application is not affected", otherwise=_shut)
     def close(self) -> None:
         """Close it and tell whoever asked to know. Closing twice is closing once. Never raises."""
-        if self.closed_at is not None or self is LOST:
+        if self.closed_at is not None or self is FAILED_SCOPE:
             return
         self.closed_at = time.monotonic()
         # they lead to the request's objects, which must not live on here
@@ -175,30 +175,30 @@ def current() -> CallContext:
 Entry = Token[Scope | None] | None
 """What restores the scope that was current before; None if that is the current one still."""
 
-LOST: Final = Scope(EMPTY, "lost")
+FAILED_SCOPE: Final = Scope(EMPTY, "lost")
 """Where not even a scope can be made any more. Everybody's, so it never closes and takes no identity."""
-LOST.lost, LOST.owner = True, None
+FAILED_SCOPE.failed, FAILED_SCOPE.owner = True, None
 _NOT_FOUND: Final = "scope_failed", "%s failed: what runs here is recorded without ids"
 
 
-@guarded(*_NOT_FOUND, otherwise=lambda kind: LOST)
-def lost(kind: str) -> Scope:
+@guarded(*_NOT_FOUND, otherwise=lambda kind: FAILED_SCOPE)
+def failed_scope(kind: str) -> Scope:
     """A new scope of nobody, for code whose own could not be opened. `amend` may still say whose it is."""
     scope = Scope(EMPTY, kind)
-    scope.lost = True
+    scope.failed = True
     return scope
 
 
-@guarded(*_NOT_FOUND, otherwise=lambda kind, identity=EMPTY, parent=None: LOST)
+@guarded(*_NOT_FOUND, otherwise=lambda kind, identity=EMPTY, parent=None: FAILED_SCOPE)
 def opened(kind: str, identity: CallContext = EMPTY, parent: Scope | None = None) -> Scope:
     """A new scope, which is not current yet."""
     return Scope(identity, kind, parent)
 
 
-@guarded(*_NOT_FOUND, otherwise=lambda scope: _current.set(LOST))
+@guarded(*_NOT_FOUND, otherwise=lambda scope: _current.set(FAILED_SCOPE))
 def enter(scope: Scope | None) -> Entry:
-    """Make `scope` the current one; `LOST`, if there is none. Give the token to `leave` in a `finally`."""
-    return _current.set(LOST if scope is None else scope)
+    """Make `scope` the current one; `FAILED_SCOPE`, if there is none. Give the token to `leave` in a `finally`."""
+    return _current.set(FAILED_SCOPE if scope is None else scope)
 
 
 def _restore(token: Entry) -> None:
@@ -230,7 +230,9 @@ def leave(scope: Scope | None, token: Entry) -> None:
         _restore(token)  # it need not have been that which failed
         # Another context: a generator that held the scope open was closed by somebody else's task. The token is
         # useless there, and the context that it belongs to has gone.
-        incidents.note("scope_left_elsewhere", "a scope was left in another context; do not hold bind() across a yield")
+        diagnostics.count(
+            "scope_left_elsewhere", "a scope was left in another context; do not hold bind() across a yield"
+        )
     if scope is not None:
         scope.close()
 
@@ -262,7 +264,7 @@ def _check_names(ids: dict[str, Any]) -> None:
 
 
 # Whoever the scope around belongs to, this code belongs to somebody else.
-@guarded(*_NOT_FOUND, otherwise=lambda identity, ids: lost("bind"))
+@guarded(*_NOT_FOUND, otherwise=lambda identity, ids: failed_scope("bind"))
 def _bound(identity: CallContext | None, ids: dict[str, Any]) -> Scope | None:
     over = CallContext(**ids)
     if identity is not None:
@@ -287,8 +289,8 @@ def amend(**ids: Any) -> CallContext:
 def _doubtful(ids: dict[str, Any]) -> CallContext:
     """Where an amendment has failed: what the scope does not know without it, nobody else may say."""
     scope = _current.get()
-    if scope is not None and scope is not LOST:
-        scope.lost = True
+    if scope is not None and scope is not FAILED_SCOPE:
+        scope.failed = True
         if ids.get("user_id") not in (None, scope.identity.user_id):
             scope.identity = EMPTY
     return current()
@@ -299,7 +301,7 @@ def _amended(ids: dict[str, Any]) -> CallContext:
     over = CallContext(**ids)
     scope = _current.get()
     if scope is None:
-        incidents.note("amend_without_scope", "amend() outside of any scope: add ContextMiddleware, or use bind()")
+        diagnostics.count("amend_without_scope", "amend() outside of any scope: add ContextMiddleware, or use bind()")
         return EMPTY
     amend_scope(scope, over)
     return scope.identity
@@ -307,12 +309,12 @@ def _amended(ids: dict[str, Any]) -> CallContext:
 
 def amend_scope(scope: Scope, over: CallContext) -> None:
     """`amend` for a given scope."""
-    if scope is LOST:
+    if scope is FAILED_SCOPE:
         return
     before = scope.identity
     if before.user_id is not None and over.user_id is not None and over.user_id != before.user_id:
         scope.conflict = True
-        incidents.note("amended_into_another_user", "amend() turned one user into another; open a scope with bind()")
+        diagnostics.count("amended_into_another_user", "amend() turned one user into another; open a scope with bind()")
     scope.identity = before.overlay(over)
     around = scope.parent
     if scope.kind == "node" and around is not None and around.is_open and around.identity.agrees(before):
@@ -327,7 +329,7 @@ def change_job(scope: Scope | None) -> None:
     _current.set(scope)
 
 
-@guarded(*_NOT_FOUND, otherwise=lambda: _current.set(LOST))
+@guarded(*_NOT_FOUND, otherwise=lambda: _current.set(FAILED_SCOPE))
 def _forked() -> None:
     """In a forked child: what it has inherited is its parent's, and may be the request of whoever caused the fork."""
     scope = _current.get()

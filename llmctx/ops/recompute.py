@@ -18,7 +18,7 @@ from llmctx.delivery.pricing import Price, Prices, Tokens
 from llmctx.settings import Settings
 from llmctx.storage.engine import changing
 from llmctx.storage.filters import Filters
-from llmctx.storage.paging import walked
+from llmctx.storage.paging import iter_batches
 from llmctx.storage.reflection import is_row, key_of, key_values, of, reflect
 
 _USED: Final = ("model", "provider", "prompt_tokens", "completion_tokens", "cached_tokens", "cached", "cost_usd")
@@ -84,7 +84,7 @@ async def recompute(
         if not again:
             wanted = wanted.where(log.c.cost_usd.is_(None))
         total = await connection.scalar(select(func.count()).select_from(wanted.subquery()))
-        async with aclosing(walked(connection, settings, log, wanted)) as steps:
+        async with aclosing(iter_batches(connection, settings, log, wanted)) as steps:
             async for rows in steps:
                 changes = []
                 for row in rows:

@@ -26,7 +26,7 @@ _NO_PARTITION: Final = "no partition of relation"
 
 
 @dataclass(slots=True, frozen=True)
-class Trouble:
+class DatabaseFailure:
     """What a failed statement means. `kind`: reconnect, transient, config or poison."""
 
     kind: str
@@ -49,16 +49,18 @@ class Trouble:
         return f"{self.name if self.kind == 'poison' else self.text} [{self.code}]"
 
 
-def classify(problem: BaseException) -> Trouble:
+def classify(problem: BaseException) -> DatabaseFailure:
     """What a failure of the database means, by its SQLSTATE where it has one."""
     if isinstance(problem, MigrationsPending):
-        return Trouble("config", "42P01", "the table is missing or behind")
+        return DatabaseFailure("config", "42P01", "the table is missing or behind")
     original = problem.orig if isinstance(problem, DBAPIError) and problem.orig is not None else problem
     code = sqlstate(original)
     driver = original.__cause__ if getattr(original.__cause__, "sqlstate", None) else original  # SQLAlchemy wraps it
     text = (str(original) or type(original).__name__).strip().splitlines()[0][:300]
     kind = _kind(code) if code else _kind_without_code(original, text.lower())
-    return Trouble(kind, code or type(original).__name__, text, _name(driver), _lacks_partition(code, driver, text))
+    return DatabaseFailure(
+        kind, code or type(original).__name__, text, _name(driver), _lacks_partition(code, driver, text)
+    )
 
 
 def _kind(code: str) -> str:

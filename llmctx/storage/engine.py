@@ -26,7 +26,7 @@ from sqlalchemy.pool import NullPool
 from llmctx.core.errors import ConfigError, DatabaseUnavailable, LlmctxError, MigrationsPending
 from llmctx.settings import Settings
 from llmctx.storage.db_errors import sqlstate
-from llmctx.storage.pg_timestamps import admit
+from llmctx.storage.pg_timestamps import register_codecs
 
 logger: Final = logging.getLogger("llmctx")
 
@@ -58,7 +58,7 @@ def engine(settings: Settings, *, patience_s: float | None = READ_PATIENCE_S) ->
         }
     made = create_async_engine(settings.database_url, poolclass=NullPool, connect_args=arguments, hide_parameters=True)
     if settings.is_postgresql:
-        event.listen(made.sync_engine, "connect", lambda connection, _: connection.run_async(admit))
+        event.listen(made.sync_engine, "connect", lambda connection, _: connection.run_async(register_codecs))
         event.listen(made.sync_engine, "begin", _plainly)
     return made
 

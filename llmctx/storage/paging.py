@@ -20,7 +20,7 @@ from llmctx.storage.reflection import lasting_key, place_of
 _AT_ONCE: Final = 1000
 
 
-async def walked(
+async def iter_batches(
     connection: AsyncConnection, settings: Settings, log: Table, wanted: Select[Any]
 ) -> AsyncGenerator[list[dict[str, Any]], None]:
     """The rows of `wanted`, which selects the columns of `key_of` as well. In between, `connection` may commit."""

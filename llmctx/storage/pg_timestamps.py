@@ -16,24 +16,24 @@ _DAY_ZERO: Final = date(2000, 1, 1).toordinal()
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
-class Beyond(datetime):
+class OutOfRangeDatetime(datetime):
     """A moment outside of Python's calendar, which looks like the end of it."""
 
     microseconds: int
     """Since 2000, as PostgreSQL counts."""
 
     @classmethod
-    def of(cls, microseconds: int, zone: tzinfo | None) -> Beyond:
+    def of(cls, microseconds: int, zone: tzinfo | None) -> OutOfRangeDatetime:
         end = datetime.max if microseconds > 0 else datetime.min
         made = cls.combine(end.date(), end.time(), zone)
         made.microseconds = microseconds
         return made
 
-    def astimezone(self, tz: tzinfo | None = None) -> Beyond:
-        return Beyond.of(self.microseconds, tz)
+    def astimezone(self, tz: tzinfo | None = None) -> OutOfRangeDatetime:
+        return OutOfRangeDatetime.of(self.microseconds, tz)
 
-    def replace(self, **how: Any) -> Beyond:  # type: ignore[override]  # nothing else of it can be replaced
-        return Beyond.of(self.microseconds, how.get("tzinfo", self.tzinfo))
+    def replace(self, **how: Any) -> OutOfRangeDatetime:  # type: ignore[override]  # nothing else of it can be replaced
+        return OutOfRangeDatetime.of(self.microseconds, how.get("tzinfo", self.tzinfo))
 
 
 def _times(zone: tzinfo | None) -> Callable[[tuple[int]], datetime]:
@@ -43,13 +43,13 @@ def _times(zone: tzinfo | None) -> Callable[[tuple[int]], datetime]:
         try:
             return zero + timedelta(microseconds=raw[0])
         except OverflowError:
-            return Beyond.of(raw[0], zone)
+            return OutOfRangeDatetime.of(raw[0], zone)
 
     return time
 
 
 def _microseconds(value: datetime) -> tuple[int]:
-    if isinstance(value, Beyond):
+    if isinstance(value, OutOfRangeDatetime):
         return (value.microseconds,)
     return ((value.replace(tzinfo=None) - _ZERO) // _MICROSECOND,)
 
@@ -80,7 +80,7 @@ def _days(value: Any) -> tuple[int]:
     return (value.toordinal() - _DAY_ZERO,)
 
 
-async def admit(driver: Any) -> None:
+async def register_codecs(driver: Any) -> None:
     """Have a connection of asyncpg's understand every time there is."""
     how = {"schema": "pg_catalog", "format": "tuple"}
     await driver.set_type_codec("timestamptz", encoder=_moment, decoder=_times(UTC), **how)

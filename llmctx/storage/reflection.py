@@ -140,7 +140,7 @@ def _type(dialect: Dialect, found: TypeEngine[Any], ours: Column[Any] | None) ->
     return ours.type if isinstance(found, DateTime) else found
 
 
-def aside(table: Table, name: str) -> Column[Any] | None:
+def overflow_column(table: Table, name: str) -> Column[Any] | None:
     """The column beside the id `name` for what does not fit there; None where every id does, or there is none."""
     column = table.c.get(name)
     if name not in IDS or column is None or _is_text(column):
@@ -150,7 +150,7 @@ def aside(table: Table, name: str) -> Column[Any] | None:
 
 def held_in(table: Table, name: str) -> list[Column[Any]]:
     """The columns in which `name` may stand: none, one, or for an id two."""
-    return [column for column in (table.c.get(name), aside(table, name)) if column is not None]
+    return [column for column in (table.c.get(name), overflow_column(table, name)) if column is not None]
 
 
 def of(table: Table, name: str) -> ColumnElement[Any]:
@@ -158,7 +158,7 @@ def of(table: Table, name: str) -> ColumnElement[Any]:
 
     So is what we ask in words, such as a reason, where the host's column is a number or an enumerated type.
     """
-    column, beside = table.c.get(name), aside(table, name)
+    column, beside = table.c.get(name), overflow_column(table, name)
     if column is None:
         return cast(null(), call_log_table().c[name].type).label(name)
     if name in _WORDS:
@@ -174,7 +174,7 @@ def lacks(table: Table, name: str) -> ColumnElement[bool]:
 
 def everything(table: Table) -> list[ColumnElement[Any]]:
     """What the table holds, in its order, each id once."""
-    besides = {beside.name for name in IDS if (beside := aside(table, name)) is not None}
+    besides = {beside.name for name in IDS if (beside := overflow_column(table, name)) is not None}
     return [of(table, name) if name in IDS else column for name, column in table.c.items() if name not in besides]
 
 
@@ -254,7 +254,7 @@ def _is_number(value: str) -> bool:
 
 def placed(table: Table, name: str, value: str) -> dict[str, Any]:
     """The id `value` as it is stored: in its column, or else in the one beside. Raises `Unfit`."""
-    column, beside = table.c[name], aside(table, name)
+    column, beside = table.c[name], overflow_column(table, name)
     try:
         return {name: fitted(column, value)}
     except Unfit:
@@ -278,7 +278,7 @@ def equals(table: Table, name: str, value: str) -> ColumnElement[bool]:
     if column is None:
         return false()
     value = storable_id(value) or value
-    beside = aside(table, name)
+    beside = overflow_column(table, name)
     found: list[ColumnElement[bool]] = [] if beside is None else [beside == value]
     try:
         found.append(column == fitted(column, value))
@@ -295,7 +295,7 @@ def equals(table: Table, name: str, value: str) -> ColumnElement[bool]:
 
 def either(table: Table, name: str, value: str) -> list[ColumnElement[bool]]:
     """`equals` in conditions of which a row meets one at most, and an index serves each: in their order of time."""
-    column, beside = table.c.get(name), aside(table, name)
+    column, beside = table.c.get(name), overflow_column(table, name)
     value = storable_id(value) or value
     if column is not None and beside is not None:
         with contextlib.suppress(Unfit):
@@ -305,7 +305,7 @@ def either(table: Table, name: str, value: str) -> list[ColumnElement[bool]]:
 
 def among(table: Table, name: str, values: Collection[str]) -> ColumnElement[bool]:
     """Whether a row's id is one of `values`, as `of` has them."""
-    column, beside = table.c.get(name), aside(table, name)
+    column, beside = table.c.get(name), overflow_column(table, name)
     if column is None:
         return false()
     found = [column.in_(_fitting(column, values))]

@@ -33,7 +33,7 @@ from langgraph.types import Command, RetryPolicy, Send, StreamWriter, interrupt
 from pydantic import BaseModel
 
 from llmctx import CallContext, bind, current
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.graph import wrap_graph, wrap_node
 from llmctx.identity.registry import MemoryRegistry
 from llmctx.identity.registry.base import active
@@ -87,9 +87,9 @@ def registry() -> Iterator[MemoryRegistry]:
 @pytest.fixture(autouse=True)
 def _no_incident() -> Iterator[None]:
     """No test may stumble inside llmctx without noticing."""
-    before = incidents.counts["node_scope_failed"] + incidents.counts["scope_left_elsewhere"]
+    before = diagnostics.counts["node_scope_failed"] + diagnostics.counts["scope_left_elsewhere"]
     yield
-    assert incidents.counts["node_scope_failed"] + incidents.counts["scope_left_elsewhere"] == before
+    assert diagnostics.counts["node_scope_failed"] + diagnostics.counts["scope_left_elsewhere"] == before
 
 
 def model(*texts: str) -> Model:
@@ -221,11 +221,11 @@ def test_an_identify_that_fails_does_not_disturb_the_node(answer: Any) -> None:
         return answer
 
     reasons: list[str | None] = []
-    before = incidents.counts["node_identify_failed"]
+    before = diagnostics.counts["node_identify_failed"]
     graph = wrap_graph(one_node(lambda s: reasons.append(current_scope().reason)), identify=identify).compile()  # type: ignore[union-attr]
     graph.invoke({"text": "hi"})
     assert reasons == ["identify_failed"]
-    assert incidents.counts["node_identify_failed"] == before + 1
+    assert diagnostics.counts["node_identify_failed"] == before + 1
 
 
 def test_a_state_that_resists_does_not_disturb_the_node() -> None:
@@ -236,10 +236,10 @@ def test_a_state_that_resists_does_not_disturb_the_node() -> None:
         def user_id(self) -> str:
             raise RuntimeError("do not touch")
 
-    before = incidents.counts["node_scope_failed"]
+    before = diagnostics.counts["node_scope_failed"]
     assert wrap_node(lambda state: "ran")(Thorny()) == "ran"
-    assert incidents.counts["node_scope_failed"] == before + 1
-    incidents.counts["node_scope_failed"] = before
+    assert diagnostics.counts["node_scope_failed"] == before + 1
+    diagnostics.counts["node_scope_failed"] = before
 
 
 def test_the_scope_around_holds_where_the_node_knows_nothing() -> None:

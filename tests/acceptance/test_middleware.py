@@ -28,7 +28,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from llmctx import CallContext, bind, current
 from llmctx.calllog import CallLog
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.delivery.memory_sink import MemorySink
 from llmctx.identity.scope import Scope, current_scope
 from llmctx.middleware import ContextMiddleware
@@ -119,10 +119,10 @@ async def raises_async(connection: HTTPConnection) -> CallContext:
 )
 async def test_an_identify_that_fails_does_not_fail_the_request(identify: Any) -> None:
     """The request goes on without ids, its calls say why, and it is counted."""
-    before = incidents.counts["identify_failed"]
+    before = diagnostics.counts["identify_failed"]
     told = await ask(app_with(ours(identify)))
     assert told == {"user": None, "session": None, "reason": "identify_failed"}
-    assert incidents.counts["identify_failed"] == before + 1
+    assert diagnostics.counts["identify_failed"] == before + 1
 
 
 async def test_a_row_says_that_identify_failed() -> None:

@@ -25,15 +25,26 @@ import llmctx
 HOME: Final = str(Path(llmctx.__file__).parent)
 
 SURROUNDING: Final = {
-    "guard.py": {"guarded.<locals>.guard.<locals>.run", "is_from_outside"},
-    "context.py": {
+    "core/guard.py": {"guarded.<locals>.guard.<locals>.run", "is_from_outside"},
+    "identity/scope.py": {
         "bind",  # a generator, with the application's block in the middle
         "amend",
         "_check_names",  # what is no name of an id is a TypeError
     },
-    "jobs.py": {"run_lost", "_arun_lost", "carry.<locals>.run", "carry.<locals>.run_async"},
-    "handover.py": {"take_over", "hand_over", "read", "_serializer", "_from_environment"},  # they raise on purpose
-    "byhand.py": {
+    "identity/carry.py": {
+        "run_in_failed_scope",
+        "_arun_in_failed_scope",
+        "carry.<locals>.run",
+        "carry.<locals>.run_async",
+    },
+    "identity/handover.py": {
+        "take_over",
+        "hand_over",
+        "read",
+        "_serializer",
+        "_from_environment",
+    },  # they raise on purpose
+    "capture/manual.py": {
         "Recording.__init__",
         "Recording.set",  # what is no name of a column is a TypeError
         "Recording.__enter__",
@@ -54,13 +65,13 @@ SURROUNDING: Final = {
         "CallLog.__aenter__",
         "CallLog.__aexit__",
     },
-    "pipeline.py": {"Pipeline.astop"},
+    "delivery/pipeline.py": {"Pipeline.astop"},
     "middleware.py": {"ContextMiddleware.__init__", "ContextMiddleware.__call__", "ContextMiddleware._ask"},
-    "handler.py": {"CallLogHandler.ignore_chain"},
-    "inline.py": {"_is_inline"},
+    "capture/handler.py": {"CallLogHandler.ignore_chain"},
+    "capture/run_inline.py": {"_is_inline"},
     "graph/__init__.py": {"wrap_graph", "wrap_node", "_compiling.<locals>.compile"},  # what is no graph is a TypeError
-    "graph/plan.py": {"Plan.made"},  # as is what is no argument for it
-    "graph/runnables.py": {
+    "graph/node_identity.py": {"Plan.made"},  # as is what is no argument for it
+    "graph/node_runnables.py": {
         "_invoke.<locals>.invoke",
         "_ainvoke.<locals>.ainvoke",
         "_stream.<locals>.stream",
@@ -70,8 +81,8 @@ SURROUNDING: Final = {
         "steps",
         "asteps",
     },
-    "graph/functions.py": {"in_scope.<locals>.run", "_starting", "_starting.<locals>.<lambda>"},
-    "carrying.py": {
+    "graph/node_functions.py": {"in_scope.<locals>.run", "_starting", "_starting.<locals>.<lambda>"},
+    "identity/propagation/threads.py": {
         "_start.<locals>.start",
         "_inheriting.<locals>.inherit",
         "_submit_to_thread.<locals>.submit",
@@ -81,7 +92,7 @@ SURROUNDING: Final = {
         "_pool.<locals>.method",
         "_InProcess.__call__",
     },
-    "queues.py": {
+    "identity/propagation/queues.py": {
         "_put.<locals>.put",
         "_send.<locals>.send",
         "_get.<locals>.get",

@@ -27,7 +27,7 @@ import pytest
 
 from llmctx import bind
 from llmctx.calllog import CallLog
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from tests.faults.innocent import APPLICATIONS, carried, contested
@@ -197,7 +197,7 @@ def test_a_failure_at_any_line_is_not_noticed(
     struck = 0
     for number, (line, nth) in enumerate(points):
         kind = PROBLEMS[number % len(PROBLEMS)]
-        noted = Counter(incidents.seen())
+        noted = Counter(diagnostics.by_cause())
         lines = Lines(line, nth, lambda kind=kind: kind("injected"))  # type: ignore[misc]
         outcome = run(application, kit, lines)
         with bind(user_id="probe"):
@@ -207,7 +207,7 @@ def test_a_failure_at_any_line_is_not_noticed(
         if [row[0] for row in probes] != ["probe"]:
             wrong.append(f"{kind.__name__} at {line}: the next call came out as {probes}")
         struck += lines.raised
-        counted = sum((Counter(incidents.seen()) - noted).values()) if lines.raised else 1
+        counted = sum((Counter(diagnostics.by_cause()) - noted).values()) if lines.raised else 1
         others = [row for row in found if row not in probes]
         for what in _what_is_wrong(expected, outcome, len(usual), others, counted):
             wrong.append(f"{kind.__name__} at {line} run {nth}: {what}")
@@ -270,11 +270,11 @@ def test_a_function_that_always_fails_is_not_noticed(
     wrong: list[str] = []
     for number, code in enumerate(plain):
         kind = PROBLEMS[number % len(PROBLEMS)]
-        noted = Counter(incidents.seen())
+        noted = Counter(diagnostics.by_cause())
         with always_failing(code, kind):
             outcome = run(application, kit)
         found = rows.new()
-        counted = sum((Counter(incidents.seen()) - noted).values())
+        counted = sum((Counter(diagnostics.by_cause()) - noted).values())
         problems = list(_what_is_wrong(expected, outcome, len(found), found, 1))
         if len(found) > len(usual) or (len(found) < len(usual) and not counted):
             problems.append(f"{len(found)} rows of {len(usual)}")

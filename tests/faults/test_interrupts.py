@@ -19,7 +19,7 @@ from langchain_core.callbacks.manager import CallbackManager
 
 from llmctx import bind
 from llmctx.calllog import CallLog
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.delivery.memory_sink import MemorySink
 from llmctx.identity.registry import MemoryRegistry
 from llmctx.identity.scope import current_scope
@@ -201,7 +201,7 @@ def test_a_log_that_makes_calls_itself_comes_to_an_end() -> None:
             raise ValueError("the registry fails")
 
     sink, handler = MemorySink(), Asking()
-    incidents._logged_at.clear()
+    diagnostics._logged_at.clear()
     logging.getLogger("llmctx").addHandler(handler)
     try:
         with CallLog(sink=sink, registry=Failing()) as call_log:
@@ -220,7 +220,7 @@ def test_a_log_handler_that_raises_disturbs_nobody() -> None:
             raise Killed
 
     handler = Raising()
-    incidents._logged_at.clear()
+    diagnostics._logged_at.clear()
     logging.getLogger("llmctx").addHandler(handler)
 
     def fail() -> None:

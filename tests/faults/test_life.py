@@ -18,7 +18,7 @@ from typing import Any, Final
 import pytest
 
 from llmctx.calllog import CallLog
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.delivery.journal import read
 from llmctx.delivery.journal.frames import Kind
 from llmctx.delivery.memory_sink import MemorySink
@@ -120,13 +120,13 @@ def test_a_failure_while_it_starts_or_ends_is_not_noticed(
     struck = 0
     for number, (line, nth) in enumerate(points):
         kind = PROBLEMS[number % len(PROBLEMS)]
-        noted = Counter(incidents.seen())
+        noted = Counter(diagnostics.by_cause())
         lines = Lines(line, nth, lambda kind=kind: kind("injected"))  # type: ignore[misc]
         told, call_log, rows = _lived(life, lines)
         struck += lines.raised
         if told != expected:
             wrong.append(f"{told}, not {expected}")
-        if rows < usual and not Counter(incidents.seen()) - noted:
+        if rows < usual and not Counter(diagnostics.by_cause()) - noted:
             wrong.append("a call has no row, and that is not counted")
         if (statuses := _healthy()) != ["ok"]:
             wrong.append(f"the next call came out as {statuses}")

@@ -24,7 +24,7 @@ from starlette.testclient import TestClient
 
 from llmctx import CallContext, bind, current
 from llmctx.calllog import CallLog
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError
 from llmctx.core.record import DEFAULT_TABLE, CallRecord
 from llmctx.delivery import row as recording
@@ -530,11 +530,11 @@ class Careless(MemorySink):
 def test_what_fails_in_its_loop_unseen_is_told_in_its_own_words(caplog: pytest.LogCaptureFixture) -> None:
     """Once, under its own name, and without what must not be in a log; asyncio has nothing to say."""
     sink = Careless()
-    incidents.counts.pop("loop_failed", None)
-    incidents._logged_at.pop("loop_failed", None)
+    diagnostics.counts.pop("loop_failed", None)
+    diagnostics._logged_at.pop("loop_failed", None)
     with CallLog(sink=sink):
         assert sink.been.wait(10)
-        wait_until(lambda: incidents.counts["loop_failed"] > 0, "the failure to be noted")
+        wait_until(lambda: diagnostics.counts["loop_failed"] > 0, "the failure to be noted")
     assert {line.name for line in caplog.records} == {"llmctx"}
     assert "refused" in caplog.text
     assert "o.hara" not in caplog.text
@@ -559,9 +559,9 @@ async def test_a_failure_inside_of_the_handler(problem: type[Exception], monkeyp
     def broken(*_: object, **__: object) -> Any:
         raise problem
 
-    for name in ("hear", "decide", "prompt_of_messages", "answer_of", "failure_of"):
+    for name in ("gather", "decide", "prompt_of_messages", "answer_of", "failure_of"):
         sink = MemorySink()
-        before = incidents.counts["handler_failed"]
+        before = diagnostics.counts["handler_failed"]
         with monkeypatch.context() as patch:
             patch.setattr(handler, name, broken)
             async with CallLog(sink=sink):
@@ -569,7 +569,7 @@ async def test_a_failure_inside_of_the_handler(problem: type[Exception], monkeyp
                 assert model.invoke("hello").content == "heard hello"
                 with pytest.raises(ProviderDown):
                     await model.ainvoke("[fail]")
-        assert incidents.counts["handler_failed"] > before, name
+        assert diagnostics.counts["handler_failed"] > before, name
 
 
 async def test_an_end_that_cannot_be_read_is_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -631,7 +631,7 @@ def test_a_wrong_database_url(bad: str, monkeypatch: pytest.MonkeyPatch) -> None
 def test_passwords_do_not_show(caplog: pytest.LogCaptureFixture, nowhere: str) -> None:
     """Not in a repr, not in the log when the database is away."""
     url = make_url(nowhere).set(password="hunter2").render_as_string(hide_password=False)
-    incidents._logged_at.clear()
+    diagnostics._logged_at.clear()
     with caplog.at_level(logging.DEBUG), CallLog(url, shutdown_timeout_s=0.1) as call_log:
         model.invoke("hello")
         wait_until(lambda: call_log.stats().trouble is not None, "the writer to notice")
@@ -644,7 +644,7 @@ def test_passwords_do_not_show(caplog: pytest.LogCaptureFixture, nowhere: str) -
 
 def test_a_missing_table_says_what_to_do(any_empty_database: str, caplog: pytest.LogCaptureFixture) -> None:
     """The application works, and the log names the command."""
-    incidents._logged_at.clear()
+    diagnostics._logged_at.clear()
     with caplog.at_level(logging.WARNING), CallLog(any_empty_database, shutdown_timeout_s=0.1) as call_log:
         assert model.invoke("hello").content == "heard hello"
         wait_until(lambda: call_log.stats().trouble is not None, "the writer to notice")

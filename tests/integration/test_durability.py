@@ -21,7 +21,7 @@ from sqlalchemy import make_url
 
 from llmctx import bind
 from llmctx.calllog import CallLog
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.core.scheduling import MOST_CALLS
 from llmctx.delivery.journal import read
 from llmctx.settings import load
@@ -283,7 +283,7 @@ def test_closed_and_started_again_with_rows_left(switch: Switch) -> None:
 def test_a_directory_that_cannot_be_used(database: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The application starts, rows are written, and the log says so once."""
     (tmp_path / "file").write_text("")
-    incidents._logged_at.clear()
+    diagnostics._logged_at.clear()
     with caplog.at_level(logging.WARNING), CallLog(database, journal_dir=tmp_path / "file" / "no") as call_log:
         model.invoke("hello")
         assert call_log.flush() == 0
@@ -295,14 +295,14 @@ def test_a_journal_that_is_removed_is_begun_anew(switch: Switch) -> None:
     """Somebody tidies up below a living process. What it has in memory, or calls from then on, survives its death."""
     body = """
     import shutil
-    from llmctx.core.diagnostics import incidents
+    from llmctx.core.diagnostics import diagnostics
     with bind(user_id="u", session_id="s"):
         Talker().invoke("before")
         call_log.flush(0.1)
         stream = Talker().stream("open meanwhile")
         next(stream)
         shutil.rmtree(os.environ["LLMCTX_JOURNAL_DIR"])
-        while not incidents.counts.get("journal_vanished") or call_log._pipeline.sink._journal is None:
+        while not diagnostics.counts.get("journal_vanished") or call_log._pipeline.sink._journal is None:
             time.sleep(0.01)
         for _ in range(10):
             Talker().invoke("after")
@@ -322,7 +322,7 @@ def test_a_journal_that_is_moved_away_is_begun_anew(switch: Switch, what: str) -
     """Also by a mount over its directory: what waits in it is where the next process looks, and in it alone."""
     body = """
     from pathlib import Path
-    from llmctx.core.diagnostics import incidents
+    from llmctx.core.diagnostics import diagnostics
     with bind(user_id="u", session_id="s"):
         for _ in range(60):
             Talker().invoke("before " + "x" * 20_000)
@@ -334,7 +334,7 @@ def test_a_journal_that_is_moved_away_is_begun_anew(switch: Switch, what: str) -
         own, = database.glob(f"{os.getpid()}-*")
         moved = {"all journals": top, "the directory in between": database}.get(os.environ["WHAT"], own)
         aside = moved.rename(top.with_name(top.name + "-moved"))
-        while not incidents.counts.get("journal_moved"):
+        while not diagnostics.counts.get("journal_moved"):
             time.sleep(0.01)
         for _ in range(10):
             Talker().invoke("after")
@@ -359,7 +359,7 @@ def test_a_journal_that_is_moved_and_finds_no_place_goes_on(switch: Switch) -> N
         call_log.flush(0.1)
         moved = place.rename(place.with_name(place.name + "-moved"))
         place.write_text("a file, where a directory is wanted")
-        wait_until(lambda: bool(incidents.counts.get("journal_astray")), "the move to be noticed")
+        wait_until(lambda: bool(diagnostics.counts.get("journal_astray")), "the move to be noticed")
         Talker().invoke("after")
         switch.on()
         assert call_log.flush(20) == 0
@@ -604,7 +604,7 @@ def _leak(call_log: CallLog) -> None:
             call.set(response=text, reasoning=text, attributes={"more": text})
         with pytest.raises(ProviderFails), call_log.record(model="m", prompt=text):
             raise ProviderFails(f"POST https://x/v1?key={CANARIES['api_key']} failed: {text}")
-        incidents.note("canary", "while reading %s", text, exc=ProviderFails(text))
+        diagnostics.count("canary", "while reading %s", text, exc=ProviderFails(text))
 
 
 def _everything(folder: Path) -> bytes:
@@ -614,7 +614,7 @@ def _everything(folder: Path) -> bytes:
 @pytest.mark.parametrize("content", ["redacted", "none"])
 def test_no_secret_is_found_anywhere(content: str, database: str, away: str, caplog: pytest.LogCaptureFixture) -> None:
     """Not in the rows, not in the journal, not in the quarantine, not in the log."""
-    incidents._logged_at.clear()
+    diagnostics._logged_at.clear()
     folder = Path(os.environ["LLMCTX_JOURNAL_DIR"])
     with caplog.at_level(logging.DEBUG, "llmctx"):
         with CallLog(away, content=content, shutdown_timeout_s=0.2) as call_log:
@@ -668,7 +668,7 @@ def test_a_redaction_that_fails_costs_the_texts_and_no_row(
     problem: str, database: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The row says so, its identity is as it should be, and nothing of the texts is anywhere."""
-    incidents._logged_at.clear()
+    diagnostics._logged_at.clear()
     stuck = threading.Event()
 
     def own(text: str) -> str:

@@ -24,7 +24,7 @@ from langchain_core.runnables import RunnableConfig
 
 from llmctx import CallContext, bind
 from llmctx.calllog import CallLog
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError
 from llmctx.core.record import CallRecord
 from llmctx.delivery.memory_sink import MemorySink
@@ -388,7 +388,7 @@ def test_redis_away_from_the_start_costs_ids_of_others_alone(own_redis: RedisSer
         assert (ids(row), why(row)) == (("a", "s-a"), ("thread", None))
         row = here.lost_call("b's")
         assert (ids(row), why(row)) == (NOBODY, ("none", "registry_away"))
-        assert incidents.counts["registry_away"] > 0
+        assert diagnostics.counts["registry_away"] > 0
         own_redis.start()
         use_elsewhere(own_redis.url, prefix, "b's", B)
         wait_until(lambda: ids(here.lost_call("b's")) == ("b", "s-b"), "the registry to heal")

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import make_url
 
 from llmctx import cli
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError
 from llmctx.core.record import DEFAULT_TABLE
 from llmctx.migrate import commands as migrate
@@ -286,7 +286,7 @@ async def test_one_of_the_processes_does_it(empty_database: str) -> None:
             one.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await one
-    assert not incidents.counts["retain_failed"]
+    assert not diagnostics.counts["retain_failed"]
 
 
 async def wait_for_rows(url: str, statement: str, number: int) -> None:

@@ -24,7 +24,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.core.record import DEFAULT_TABLE, CallRecord
 from llmctx.delivery.writer import writer
 from llmctx.delivery.writer.writer import Writer
@@ -491,7 +491,7 @@ async def test_a_quarantine_that_cannot_keep_a_row(own: str) -> None:
         raise OSError(28, "No space left on device")
 
     async with writing(own) as one:
-        one.keep_refused, one.on_done = broken, done.extend
+        one.on_rejected, one.on_done = broken, done.extend
         put(one, 5)
         put(one, 1, model="bad")
         assert await one.drain(PATIENCE) == 0, one.trouble
@@ -670,7 +670,7 @@ async def test_a_refusal_does_not_show_the_row(own: str, caplog: pytest.LogCaptu
     """Drivers and databases quote the value that they refuse: that stays with the row, and out of the log."""
     secret = "sk-canary-4711"
     await do(own, f"ALTER TABLE {T} ADD CONSTRAINT later CHECK (model::bigint > 0) NOT VALID")
-    incidents._logged_at.clear()
+    diagnostics._logged_at.clear()
     async with writing(own) as one:
         put(one, 1, model=secret)
         put(one, 5, model="7")

@@ -410,7 +410,7 @@ async def events_of_others_that_come_by_a_queue(world: World) -> None:
         for _ in range(2 * EVENTS):
             queues[other.user_id].put_nowait(str((await model.ainvoke(world.prompt(user))).content))
 
-    async def hear(user: User) -> None:
+    async def gather(user: User) -> None:
         for _ in range(EVENTS):
             await queues[user.user_id].get()
             await model.ainvoke(world.prompt(user))
@@ -421,7 +421,7 @@ async def events_of_others_that_come_by_a_queue(world: World) -> None:
             await model.ainvoke(world.prompt(user))
 
     telling = asyncio.create_task(answering(world, tell, rounds=1))
-    await answering(world, hear, rounds=1)
+    await answering(world, gather, rounds=1)
     await answering(world, lambda user: sse(body(user)), rounds=1)
     await telling
 
@@ -436,7 +436,7 @@ async def events_of_others_that_come_by_a_thread_safe_queue(world: World) -> Non
         for _ in range(2 * EVENTS):
             queues[other.user_id].put(str((await model.ainvoke(world.prompt(user))).content))
 
-    def hear(user: User) -> None:
+    def gather(user: User) -> None:
         for _ in range(EVENTS):
             queues[user.user_id].get(timeout=20)
             model.invoke(world.prompt(user))
@@ -447,7 +447,7 @@ async def events_of_others_that_come_by_a_thread_safe_queue(world: World) -> Non
             model.invoke(world.prompt(user))
 
     telling = asyncio.create_task(answering(world, tell, rounds=1))
-    await answering(world, hear, rounds=1)
+    await answering(world, gather, rounds=1)
     await answering(world, lambda user: sse(body(user)), rounds=1)
     await telling
 

@@ -11,7 +11,7 @@ from llmctx import CallContext, bind
 from llmctx.core.record import Reason, Source
 from llmctx.identity.registration import node_scope, register
 from llmctx.identity.registry import MemoryRegistry
-from llmctx.identity.resolution import CARRIED_KEY, Verdict, decide, hear, pack, reconsider
+from llmctx.identity.resolution import CARRIED_KEY, Attribution, decide, gather, pack, reconsider
 from llmctx.identity.scope import EMPTY, Scope, current, current_scope, enter, leave
 
 A = CallContext(user_id="a", session_id="s-a")
@@ -27,21 +27,21 @@ def known(thread: CallContext | None = None, task: CallContext | None = None) ->
     return registry
 
 
-def ask(registry: MemoryRegistry | None = None, **told: object) -> Verdict:
+def ask(registry: MemoryRegistry | None = None, **told: object) -> Attribution:
     metadata = {key: value for key, value in told.items() if key not in ("explicit", "carried")}
     explicit = told.get("explicit", EMPTY)
     carried = told.get("carried")
     assert isinstance(explicit, CallContext)
     assert carried is None or isinstance(carried, Scope)
-    hearing = hear(metadata, explicit=explicit, carried=carried)
-    return decide(hearing, registry or MemoryRegistry())
+    candidates = gather(metadata, explicit=explicit, carried=carried)
+    return decide(candidates, registry or MemoryRegistry())
 
 
 def test_an_open_scope_is_believed() -> None:
     """The usual case: the call is made inside of the request."""
     with bind(A):
         verdict = ask()
-    assert verdict == Verdict(A, Source.CONTEXT)
+    assert verdict == Attribution(A, Source.CONTEXT)
 
 
 def test_the_order_of_witnesses() -> None:
@@ -55,29 +55,29 @@ def test_the_order_of_witnesses() -> None:
         assert ask(carried=carried, **sent).source is Source.CONTEXT
         late = contextvars.copy_context()
     assert ask(everything, carried=carried).source is Source.CARRIED
-    assert ask(everything, **sent) == Verdict(A, Source.CARRIED)
+    assert ask(everything, **sent) == Attribution(A, Source.CARRIED)
     assert ask(everything, thread_id="t", langgraph_checkpoint_ns="n:1").source is Source.TASK
-    assert ask(everything, thread_id="t") == Verdict(B, Source.THREAD)
-    assert late.run(ask) == Verdict(B, Source.LATE)
-    assert ask() == Verdict(EMPTY, Source.NONE, Reason.NO_SCOPE)
+    assert ask(everything, thread_id="t") == Attribution(B, Source.THREAD)
+    assert late.run(ask) == Attribution(B, Source.LATE)
+    assert ask() == Attribution(EMPTY, Source.NONE, Reason.NO_SCOPE)
 
 
 def test_a_closed_scope_yields_to_the_registry() -> None:
     """A worker that was started in A's request, which has ended, works on B's thread."""
     with bind(A):
         worker = contextvars.copy_context()
-    assert worker.run(ask, known(thread=B), thread_id="t") == Verdict(B, Source.THREAD)
+    assert worker.run(ask, known(thread=B), thread_id="t") == Attribution(B, Source.THREAD)
 
 
 def test_a_closed_scope_testifies_for_a_limited_time_only() -> None:
     """A context that has been closed for long says nothing about the present."""
     with bind(A):
         context = contextvars.copy_context()
-    hearing = context.run(hear, {})
-    assert decide(hearing, MemoryRegistry(), late_s=0.0).reason is Reason.EXPIRED_SCOPE
+    candidates = context.run(gather, {})
+    assert decide(candidates, MemoryRegistry(), late_s=0.0).reason is Reason.EXPIRED_SCOPE
 
 
-async def asked_in_a_task(registry: MemoryRegistry) -> Verdict:
+async def asked_in_a_task(registry: MemoryRegistry) -> Attribution:
     return ask(registry, thread_id="t")
 
 
@@ -94,9 +94,9 @@ async def test_a_worker_started_in_an_open_request_works_for_somebody_else(regis
             registry.put(Scope(B, "bind"), thread_id="t")
         while not worker.done():
             await asyncio.sleep(0)
-        since = Verdict(B, Source.THREAD)
+        since = Attribution(B, Source.THREAD)
         assert worker.result() == (
-            since if registered == "since" else Verdict(EMPTY, Source.NONE, Reason.SHARED_THREAD)
+            since if registered == "since" else Attribution(EMPTY, Source.NONE, Reason.SHARED_THREAD)
         )
 
 
@@ -122,7 +122,7 @@ async def test_where_nobody_can_tell_nobody_is_named() -> None:
     with bind(A):
         registry.put(Scope(B, "bind"), thread_id="t")
         verdict = await asyncio.to_thread(ask, registry, thread_id="t")
-    assert verdict == Verdict(EMPTY, Source.NONE, Reason.SHARED_THREAD)
+    assert verdict == Attribution(EMPTY, Source.NONE, Reason.SHARED_THREAD)
 
 
 def test_an_anonymous_request_borrows_nobodys_name_from_a_thread_in_use() -> None:
@@ -144,7 +144,7 @@ def test_a_request_that_runs_on_somebody_elses_thread_keeps_its_own_name() -> No
         assert scope is not None
         register(scope, [registry], thread_id="t")
         assert ask(registry, thread_id="t").identity == A
-    assert ask(registry, thread_id="t") == Verdict(EMPTY, Source.NONE, Reason.SHARED_THREAD)
+    assert ask(registry, thread_id="t") == Attribution(EMPTY, Source.NONE, Reason.SHARED_THREAD)
 
 
 def test_an_anonymous_request_borrows_nobodys_name() -> None:
@@ -174,18 +174,20 @@ def test_a_witness_that_agrees_fills_what_is_empty() -> None:
         scope = current_scope()
         assert scope is not None
         scope.threads.add("t")
-        assert ask(known(thread=A), thread_id="t") == Verdict(A, Source.CONTEXT)
+        assert ask(known(thread=A), thread_id="t") == Attribution(A, Source.CONTEXT)
 
 
 def test_what_was_unknown_may_be_learned_later_and_what_was_known_stays() -> None:
     """The registry learns the thread, or the scope is amended, while the call is on its way."""
     registry = MemoryRegistry()
-    hearing = hear({"thread_id": "t"})
-    verdict = decide(hearing, registry)
+    candidates = gather({"thread_id": "t"})
+    verdict = decide(candidates, registry)
     assert verdict.reason is Reason.UNKNOWN_THREAD
     registry.put(Scope(A, "bind"), thread_id="t")
-    assert reconsider(verdict, hearing, registry) == Verdict(A, Source.THREAD)
-    assert reconsider(Verdict(CallContext(user_id="b"), Source.CONTEXT), hearing, registry).identity.user_id == "b"
+    assert reconsider(verdict, candidates, registry) == Attribution(A, Source.THREAD)
+    assert (
+        reconsider(Attribution(CallContext(user_id="b"), Source.CONTEXT), candidates, registry).identity.user_id == "b"
+    )
 
 
 def test_a_scope_that_learns_its_user_late_is_asked_again() -> None:
@@ -240,6 +242,6 @@ def test_a_node_registers_thread_and_task() -> None:
 
 def test_hearing_keeps_no_thread_that_is_not_there() -> None:
     """An empty thread_id is none, a number is a text."""
-    assert hear({"thread_id": ""}).thread_id is None
-    assert hear({"thread_id": 7}).thread_id == "7"
-    assert hear(None).thread_id is None
+    assert gather({"thread_id": ""}).thread_id is None
+    assert gather({"thread_id": 7}).thread_id == "7"
+    assert gather(None).thread_id is None

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmctx import CallContext, amend, bind, carry, current
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.identity.scope import EMPTY, ID_LIMIT, clean_id, current_scope
 
 
@@ -69,18 +69,18 @@ def test_amend_is_seen_by_everybody_in_the_scope() -> None:
 
 def test_amending_one_user_into_another_is_counted() -> None:
     """It is done, for the newest authentication counts, but never in silence."""
-    before = incidents.counts["amended_into_another_user"]
+    before = diagnostics.counts["amended_into_another_user"]
     with bind(user_id="a"):
         amend(user_id="b")
         assert current().user_id == "b"
-    assert incidents.counts["amended_into_another_user"] == before + 1
+    assert diagnostics.counts["amended_into_another_user"] == before + 1
 
 
 def test_amend_outside_of_a_scope_disturbs_nobody() -> None:
     """Without a middleware there is nothing to amend: counted, not raised."""
-    before = incidents.counts["amend_without_scope"]
+    before = diagnostics.counts["amend_without_scope"]
     assert amend(user_id="u") == EMPTY
-    assert incidents.counts["amend_without_scope"] == before + 1
+    assert diagnostics.counts["amend_without_scope"] == before + 1
 
 
 def test_carry_takes_the_scope_into_an_executor_and_leaves_nothing_there() -> None:
@@ -135,12 +135,12 @@ def test_a_long_id_is_kept_whole_up_to_the_limit() -> None:
 @pytest.mark.parametrize("bad", ["a\x00b", "a\nb", "\x1b[31mred", "x" * 10_000, "\ud800"])
 def test_an_odd_id_is_cleaned_and_counted(bad: str) -> None:
     """Control characters and ten thousand characters are stored in a form that is safe, and say so in the log."""
-    before = incidents.counts["cleaned_id"]
+    before = diagnostics.counts["cleaned_id"]
     stored = CallContext(user_id=bad).user_id
     assert stored is not None
     assert len(stored) <= ID_LIMIT
     assert stored.isprintable()
-    assert incidents.counts["cleaned_id"] == before + 1
+    assert diagnostics.counts["cleaned_id"] == before + 1
 
 
 @given(st.text(min_size=1), st.text(min_size=1))

@@ -10,7 +10,7 @@ import pytest
 
 from llmctx.calllog import CallLog
 from llmctx.core.record import CallRecord
-from llmctx.core.scheduling import MOST_CALLS, Courtesy
+from llmctx.core.scheduling import MOST_CALLS, ApplicationLoad
 from tests.support import Talker, wait_until
 
 
@@ -30,7 +30,7 @@ def busy() -> Iterator[None]:
     thread.join()
 
 
-def _waited(courtesy: Courtesy, waiting: int, most_s: float) -> float:
+def _waited(courtesy: ApplicationLoad, waiting: int, most_s: float) -> float:
     """For how long `courtesy` lets so many calls wait."""
     begin = time.monotonic()
     courtesy.begin()
@@ -42,19 +42,19 @@ def _waited(courtesy: Courtesy, waiting: int, most_s: float) -> float:
 
 
 def test_an_idle_application_is_not_waited_for() -> None:
-    assert _waited(Courtesy(0.5), 1, 30) < 5
+    assert _waited(ApplicationLoad(0.5), 1, 30) < 5
 
 
 @pytest.mark.usefixtures("busy")
 def test_a_busy_one_is_but_not_for_ever() -> None:
     """On a machine that has no processor to spare it may not look busy for a moment, so the best of some counts."""
-    assert max(_waited(Courtesy(0.03), 1, 30) for _ in range(10)) > 0.25
-    assert _waited(Courtesy(0.03), 1, 30) < 10
+    assert max(_waited(ApplicationLoad(0.03), 1, 30) for _ in range(10)) > 0.25
+    assert _waited(ApplicationLoad(0.03), 1, 30) < 10
 
 
 @pytest.mark.usefixtures("busy")
 def test_nor_while_many_calls_wait() -> None:
-    courtesy = Courtesy(60)
+    courtesy = ApplicationLoad(60)
     courtesy.begin()
     assert not courtesy.waits(MOST_CALLS)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from llmctx import CallContext, bind, current, hand_over, take_over
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError, InvalidToken
 from llmctx.identity import handover
 
@@ -67,10 +67,10 @@ def test_an_expired_token_is_refused() -> None:
 
 def test_an_invalid_token_may_open_an_anonymous_scope_instead() -> None:
     """For workers that must work all the same: no ids, counted, and a reason for the rows."""
-    before = incidents.counts["invalid_handover"]
+    before = diagnostics.counts["invalid_handover"]
     with take_over("rubbish", on_invalid="anonymous") as identity:
         assert identity == current() == CallContext()
-    assert incidents.counts["invalid_handover"] == before + 1
+    assert diagnostics.counts["invalid_handover"] == before + 1
     handover.configure("a-secret", "anonymous")
     with take_over(None):
         assert not current()

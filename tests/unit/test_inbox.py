@@ -9,49 +9,49 @@ from langchain_core.outputs import ChatGeneration, LLMResult
 
 from llmctx.capture.open_calls import OpenCall
 from llmctx.capture.payload.messages import answer_of, prompt_of_messages
-from llmctx.delivery.call_queue import FEW, Inbox
-from llmctx.identity.resolution import UNDECIDED, Hearing
+from llmctx.delivery.call_queue import FEW, CallQueue
+from llmctx.identity.resolution import UNDECIDED, Candidates
 
 KIB = 1024
 
 
 def call(size: int) -> OpenCall:
-    made = OpenCall(uuid4(), Hearing(), UNDECIDED)
+    made = OpenCall(uuid4(), Candidates(), UNDECIDED)
     made.prompt = prompt_of_messages([HumanMessage("x" * size)])
     made.answer = answer_of(LLMResult(generations=[[ChatGeneration(message=AIMessage("y" * size))]]))
     return made
 
 
-def texts(inbox: Inbox) -> int:
+def texts(inbox: CallQueue) -> int:
     return sum(str(one.prompt).count("x") + str(one.answer).count("y") for one in inbox)
 
 
 def test_a_few_calls_are_left_alone() -> None:
     """However long they are."""
-    inbox = Inbox(64 * KIB)
+    inbox = CallQueue(64 * KIB)
     for _ in range(FEW):
         inbox.put(call(30 * KIB))
-    assert not inbox.bare
-    assert not inbox.crowded
+    assert not inbox.without_texts
+    assert not inbox.overloaded
 
 
 def test_texts_go_before_calls() -> None:
     """Beyond what is allowed calls lose their texts, and none is refused."""
-    inbox = Inbox(4096 * KIB)
+    inbox = CallQueue(4096 * KIB)
     for _ in range(500):
         inbox.put(call(10 * KIB))
     assert len(inbox) == 500
-    assert inbox.crowded
+    assert inbox.overloaded
     assert texts(inbox) < 2 * 4096 * KIB
-    bare = [one for one in inbox if inbox.is_bare(one)]
+    bare = [one for one in inbox if inbox.is_without_texts(one)]
     assert all(one.prompt is None for one in bare)
     assert 200 < len(bare) < 480
-    assert not inbox.bare
+    assert not inbox.without_texts
 
 
 def test_the_newest_are_refused_and_told_of() -> None:
     """When even without texts there are too many."""
-    inbox = Inbox(512 * KIB)
+    inbox = CallQueue(512 * KIB)
     calls = [call(10) for _ in range(1000)]
     for one in calls:
         inbox.put(one)
@@ -59,20 +59,20 @@ def test_the_newest_are_refused_and_told_of() -> None:
     assert list(inbox) == calls[: len(inbox)]
     assert all(one.delivered for one in calls)
     told: list[bytes] = []
-    assert inbox.let_go(told.extend) == 1000 - len(inbox)
+    assert inbox.drain_refused(told.extend) == 1000 - len(inbox)
     assert told == [one.call_id.bytes for one in calls[len(inbox) :]]
     assert not inbox.refused
 
 
 def test_it_recovers() -> None:
     """With room again texts are kept again."""
-    inbox = Inbox(512 * KIB)
+    inbox = CallQueue(512 * KIB)
     for _ in range(200):
         inbox.put(call(20 * KIB))
-    assert inbox.crowded
+    assert inbox.overloaded
     while inbox:
-        inbox.is_bare(inbox.popleft())
+        inbox.is_without_texts(inbox.popleft())
     for _ in range(100):
         inbox.put(call(100))
-    assert not inbox.crowded
+    assert not inbox.overloaded
     assert inbox[-1].prompt is not None

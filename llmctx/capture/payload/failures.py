@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from llmctx.capture.payload.snapshot import Cut, cut
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 
 CHAIN: Final = 6  # exceptions that wrap each other
 BODY_LIMIT: Final = 64 * 1024  # bytes of a response that is still to be read
@@ -44,7 +44,9 @@ def failure_of(error: BaseException, limit: int = MESSAGE_LIMIT) -> Failure:
         text = None if found.message else _text_of(error, limit)
         return found._replace(name=name, text=text)
     except Exception as problem:  # noqa: BLE001  an exception that cannot be read still has its class
-        incidents.note("failure_unreadable", "an error could not be read; the row has its class and text", exc=problem)
+        diagnostics.count(
+            "failure_unreadable", "an error could not be read; the row has its class and text", exc=problem
+        )
         return Failure(name, text=_text_of(error, limit))
 
 

@@ -17,7 +17,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 
 from llmctx.capture.payload.snapshot import LIMIT, Cut, Pieces, Room, cut, joined, keep
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 
 MESSAGES: Final = 96  # messages kept of one prompt: the first, and the latest
 BLOCKS: Final = 4096  # blocks of an answer that are looked at
@@ -97,7 +97,7 @@ def prompt_of_messages(messages: Sequence[BaseMessage], limit: int = LIMIT) -> P
         kept.reverse()
         return Prompt(tuple(kept), index - 1)
     except Exception as problem:  # noqa: BLE001  a prompt that cannot be read is no reason to disturb the call
-        incidents.note("prompt_unreadable", "a prompt could not be read; the row goes without it", exc=problem)
+        diagnostics.count("prompt_unreadable", "a prompt could not be read; the row goes without it", exc=problem)
         return Prompt()
 
 
@@ -106,7 +106,7 @@ def prompt_of_text(text: str, limit: int = LIMIT) -> Prompt:
     try:
         return Prompt(text=cut(text, limit) if isinstance(text, str) else keep(text, Room(limit)))
     except Exception as problem:  # noqa: BLE001  as above
-        incidents.note("prompt_unreadable", "a prompt could not be read; the row goes without it", exc=problem)
+        diagnostics.count("prompt_unreadable", "a prompt could not be read; the row goes without it", exc=problem)
         return Prompt()
 
 
@@ -161,7 +161,7 @@ def answer_of(result: LLMResult, limit: int = LIMIT) -> Answer:
         choices = tuple([_choice(fields, limit) for fields in messages])
         return _answer(choices, messages[0], info, result.llm_output)
     except Exception as problem:  # noqa: BLE001  as above
-        incidents.note("answer_unreadable", "an answer could not be read; the row goes without it", exc=problem)
+        diagnostics.count("answer_unreadable", "an answer could not be read; the row goes without it", exc=problem)
         return Answer()
 
 

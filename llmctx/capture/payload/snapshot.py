@@ -22,7 +22,7 @@ from uuid import UUID
 
 import orjson
 
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 
 LIMIT: Final = 32 * 1024
 NODES: Final = 512  # values kept of one structure: arguments of a tool, blocks of a message
@@ -251,7 +251,7 @@ def text_of(text: str | Cut, limit: int) -> str:
 
 
 def _unreadable(problem: Exception) -> str:
-    incidents.note("snapshot_failed", "a snapshot could not be made; the row has a note instead", exc=problem)
+    diagnostics.count("snapshot_failed", "a snapshot could not be made; the row has a note instead", exc=problem)
     return "…[unreadable]…"
 
 

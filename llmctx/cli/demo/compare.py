@@ -52,7 +52,7 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Comparison:
     """One run, judged: as a whole, and way by way."""
 
     total: Score
@@ -66,7 +66,7 @@ def key_of(row: Row) -> Key | None:
     return (*truth[-1], task[1]) if task and truth else None
 
 
-def judge(log: Iterable[Mapping[str, Any]], rows: Iterable[Row]) -> Verdict:
+def judge(log: Iterable[Mapping[str, Any]], rows: Iterable[Row]) -> Comparison:
     """Match the rows of one run with the provider's log of it."""
     called = Counter((entry["patient"], entry["visit"], entry["task"]) for entry in log)
     found: dict[Key | None, list[Row]] = {}
@@ -77,7 +77,7 @@ def judge(log: Iterable[Mapping[str, Any]], rows: Iterable[Row]) -> Verdict:
         scores = (total,) if key is None else (total, ways[way_of(key[1], key[2]).key])
         for score in scores:
             _add(score, key, called[key] if key else 0, found.get(key, ()))
-    return Verdict(total=total, ways=ways)
+    return Comparison(total=total, ways=ways)
 
 
 def _add(score: Score, key: Key | None, calls: int, rows: Sequence[Row]) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Final
 import httpx
 from rich.console import Console
 
-from llmctx.cli.demo.compare import Row, Verdict, judge, read_rows
+from llmctx.cli.demo.compare import Comparison, Row, judge, read_rows
 from llmctx.cli.demo.load import drive
 from llmctx.cli.demo.postgres import make_directory
 from llmctx.cli.demo.processes import Child, clean_environment, uninterrupted
@@ -66,7 +66,7 @@ class Outcome:
     directory: Path
     problem: str | None
     """Why it is SQLite, when it is."""
-    verdicts: Mapping[str, Verdict]
+    verdicts: Mapping[str, Comparison]
     rows: Mapping[str, list[Row]]
     ledger: Mapping[str, Any]
     seconds: float

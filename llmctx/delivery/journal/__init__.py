@@ -6,8 +6,8 @@ living ones adopts what it left (`Journal.adopt`): rows that the database may la
 ended become rows with status `lost`. Bounded in bytes, private to the user, harmless when the disk is full or broken.
 
 The package knows files and `CallRecord`s, and neither the pipeline nor the database: `frames.py` how things lie in a
-file, `place.py` where files lie and who is alive, `segments.py` and `markers.py` the process's own, `adoption.py`
-those of the dead, `quarantine.py` the rows that no database takes, `survey.py` what people want to know of all that.
+file, `directory.py` where files lie and who is alive, `segments.py` and `start_markers.py` the process's own,
+`recovery.py` those of the dead, `dead_letters.py` the rows that no database takes, `inspect.py` what people ask.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from pathlib import Path
 from llmctx.delivery.journal import directory as place
 from llmctx.delivery.journal.dead_letters import Quarantine, Quarantined
 from llmctx.delivery.journal.frames import Damage, Frame, Kind, frames_in, pack_record, unpack_record
-from llmctx.delivery.journal.inspect import Home, Sighting, Survey, search, survey
-from llmctx.delivery.journal.recovery import Adopted, Keep
+from llmctx.delivery.journal.inspect import Home, JournalDirectory, Matches, inspect_directory, search
+from llmctx.delivery.journal.recovery import DeadJournal, Keep
 from llmctx.delivery.journal.recovery import erase as _erase
 from llmctx.delivery.journal.segments import Journal
 
 __all__ = [
-    "Adopted",
     "Damage",
+    "DeadJournal",
     "Frame",
     "Home",
     "Journal",
+    "JournalDirectory",
     "Kind",
+    "Matches",
     "Quarantine",
     "Quarantined",
-    "Sighting",
-    "Survey",
     "erase",
+    "inspect_directory",
     "pack_record",
     "read",
     "search",
     "settle",
-    "survey",
     "unpack_record",
 ]
 
@@ -85,6 +85,6 @@ def settle(directory: str | os.PathLike[str]) -> None:
     """
     root = place.open_private(directory)
     try:
-        place.call_to_settle(root)
+        place.request_rotation(root)
     finally:
         os.close(root)

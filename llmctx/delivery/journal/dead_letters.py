@@ -17,7 +17,7 @@ from uuid import UUID
 
 import orjson
 
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.core.record import CallRecord
 from llmctx.delivery.journal import directory as place
 from llmctx.delivery.journal.frames import ID_BYTES, Kind, frame, frames_in, pack_record, record_of
@@ -59,7 +59,7 @@ class Quarantine:
             with place.not_forking, self._locked():
                 return self._append(made)
         except OSError as problem:
-            incidents.note("quarantine_failed", "a row that was refused could not be kept: %s", problem)
+            diagnostics.count("quarantine_failed", "a row that was refused could not be kept: %s", problem)
             return False
 
     def _append(self, made: bytes) -> bool:
@@ -70,12 +70,12 @@ class Quarantine:
         try:
             size = os.fstat(fd).st_size
             if size + len(made) > self._limit:
-                incidents.note("quarantine_full", "the quarantine is full (%d bytes): a row is lost", self._limit)
+                diagnostics.count("quarantine_full", "the quarantine is full (%d bytes): a row is lost", self._limit)
                 return False
             try:
                 if os.write(fd, made) == len(made):
                     return True
-                incidents.note("quarantine_failed", "a row that was refused could not be kept: the disk is full")
+                diagnostics.count("quarantine_failed", "a row that was refused could not be kept: the disk is full")
             except OSError:
                 os.ftruncate(fd, size)
                 raise

@@ -140,7 +140,7 @@ def replace(name: str, folder: int, data: bytes) -> None:
         os.close(fd)
 
 
-def call_to_settle(root: int) -> None:
+def request_rotation(root: int) -> None:
     """Ask every living process to begin new files. Raises OSError."""
     fd = os.open(_SETTLE, os.O_WRONLY | os.O_CREAT | _SAFE, 0o600, dir_fd=root)
     try:

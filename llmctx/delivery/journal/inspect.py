@@ -41,7 +41,7 @@ class Home:
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class JournalDirectory:
     """What lies in one directory."""
 
     directory: str
@@ -49,10 +49,10 @@ class Survey:
     quarantined: list[Quarantined] = field(default_factory=list)
 
 
-def survey(directory: str | os.PathLike[str]) -> Survey:
+def inspect_directory(directory: str | os.PathLike[str]) -> JournalDirectory:
     """What lies in `directory`; nothing if it is not there, or not ours."""
     path = Path(directory)
-    found = Survey(str(path))
+    found = JournalDirectory(str(path))
     try:
         root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
@@ -76,7 +76,7 @@ def survey(directory: str | os.PathLike[str]) -> Survey:
 
 
 @dataclass(slots=True)
-class Sighting:
+class Matches:
     """How many frames of some rows lie where."""
 
     dead: int = 0
@@ -85,9 +85,9 @@ class Sighting:
     quarantined: int = 0
 
 
-def search(directory: str | os.PathLike[str], wanted: Callable[[dict[str, Any]], bool]) -> Sighting:
+def search(directory: str | os.PathLike[str], wanted: Callable[[dict[str, Any]], bool]) -> Matches:
     """Where rows lie of whose columns `wanted` says True: also those that are done, as long as their file is there."""
-    found = Sighting()
+    found = Matches()
     try:
         root = os.open(Path(directory), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:

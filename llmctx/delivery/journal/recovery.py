@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 from uuid import UUID
 
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.core.record import COLUMNS, CallRecord, Status
 from llmctx.delivery.journal import directory as place
 from llmctx.delivery.journal.frames import (
@@ -38,7 +38,7 @@ from llmctx.delivery.journal.frames import (
 _OF_THE_MARKER: Final = frozenset(COLUMNS) - {"call_id", "created_at", "status", "success"}
 
 
-class Adopted:
+class DeadJournal:
     """The journal of one dead process. Ours until `finish` or `release`; leaving the `with` block releases it.
 
     for adopted in journal.adopt():
@@ -78,7 +78,9 @@ class Adopted:
                     try:
                         record = unpack_record(found.payload)
                     except ValueError as problem:  # whole, and yet no record: of a version to come?
-                        incidents.note("journal_damaged", "a journal holds a record that cannot be read", exc=problem)
+                        diagnostics.count(
+                            "journal_damaged", "a journal holds a record that cannot be read", exc=problem
+                        )
                         continue
                     given.add(call_id)
                     yield record
@@ -131,7 +133,7 @@ class Adopted:
                     else:
                         self._starts[start.call_id] = start
         if self.damage.places:
-            incidents.note(
+            diagnostics.count(
                 "journal_damaged",
                 "%d places (%d bytes) of a dead process's journal could not be read",
                 self.damage.places,
@@ -142,7 +144,7 @@ class Adopted:
         return [call_id for call_id in self._starts if call_id not in self._recorded and call_id not in self._done]
 
 
-_held: Final[weakref.WeakSet[Adopted]] = weakref.WeakSet()
+_held: Final[weakref.WeakSet[DeadJournal]] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
@@ -168,7 +170,7 @@ def _born(start: Start) -> dict[str, Any]:
     }
 
 
-def adopt(root: int) -> Iterator[Adopted]:
+def adopt(root: int) -> Iterator[DeadJournal]:
     """Every journal in `root` whose process has died and that nobody else has got hold of. Closes `root`."""
     try:
         for name, folder in place.folders_in(root):
@@ -177,7 +179,7 @@ def adopt(root: int) -> Iterator[Adopted]:
                 if lock is None:
                     os.close(folder)
                     continue
-                adopted = Adopted(name, root, folder, lock)
+                adopted = DeadJournal(name, root, folder, lock)
             try:
                 adopted.look()
                 yield adopted

@@ -22,13 +22,13 @@ from typing import Any, Final
 
 import orjson
 
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.core.record import CallRecord
-from llmctx.core.scheduling import paced
+from llmctx.core.scheduling import yielding
 from llmctx.delivery.journal import directory as place
 from llmctx.delivery.journal.dead_letters import Quarantine
 from llmctx.delivery.journal.frames import Kind, done_payload, frame, frames_in, pack_record, unpack_record
-from llmctx.delivery.journal.recovery import Adopted, adopt
+from llmctx.delivery.journal.recovery import DeadJournal, adopt
 from llmctx.delivery.journal.start_markers import Markers
 
 _MIB: Final = 1024 * 1024
@@ -160,14 +160,14 @@ class Journal:
         room = min(by_all, by_file)
         frames: list[tuple[bytes, bytes]] = []
         size = 0
-        for record in paced(itertools.islice(records, at, None)):
+        for record in yielding(itertools.islice(records, at, None)):
             call_id = record.call_id.bytes
             made = b"" if self._holding(call_id) is not None else frame(Kind.RECORD, pack_record(record))
             if size + len(made) > room:
                 if by_file < by_all and not frames and segment.size > segment.empty_size and self._rotate():
                     return self._append_some(records, at)
                 self.trouble = f"the journal is full: {self._limit} bytes"
-                incidents.note("journal_full", "the journal is full (%d bytes): rows do not fit", self._limit)
+                diagnostics.count("journal_full", "the journal is full (%d bytes): rows do not fit", self._limit)
                 break
             frames.append((call_id, made))
             size += len(made)
@@ -199,7 +199,7 @@ class Journal:
             written = end
         segment.size += written
         self.trouble = f"the journal cannot be written: {why}"
-        incidents.note("journal_failed", "the journal cannot be written: %s. Rows wait in memory.", why)
+        diagnostics.count("journal_failed", "the journal cannot be written: %s. Rows wait in memory.", why)
         return fitted
 
     def done(self, call_ids: Iterable[bytes]) -> None:
@@ -232,7 +232,7 @@ class Journal:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._records, segment.size)
                 written = 0
-            incidents.note("journal_failed", "the journal cannot be written: %s", why)
+            diagnostics.count("journal_failed", "the journal cannot be written: %s", why)
         segment.size += written
 
     def waiting(self) -> Iterator[CallRecord]:
@@ -257,7 +257,7 @@ class Journal:
             if settle or self._markers.is_overgrown(self._segment_bytes) or self._over():
                 self._markers.rewrite()
         except OSError as problem:
-            incidents.note("journal_failed", "the journal could not be tidied: %s", problem)
+            diagnostics.count("journal_failed", "the journal could not be tidied: %s", problem)
         # Also with a disk that is too full for new markers: only this makes room. Then markers may outlive their
         # records: after a crash such calls are delivered as lost once more, and the database has them already.
         for segment in self._over():
@@ -282,10 +282,10 @@ class Journal:
             self._markers.sync()
         except OSError as problem:
             self._dirty = True
-            incidents.note("journal_failed", "the journal could not be synced: %s", problem)
+            diagnostics.count("journal_failed", "the journal could not be synced: %s", problem)
 
-    def adopt(self) -> Iterator[Adopted]:
-        """The journals of processes that have died, each given to one of those who ask. See `Adopted`.
+    def adopt(self) -> Iterator[DeadJournal]:
+        """The journals of processes that have died, each given to one of those who ask. See `DeadJournal`.
 
         Any thread may do this, one at a time. A large one takes a second to read: do not do it in an event loop.
         """
@@ -304,7 +304,7 @@ class Journal:
         return self._markers.has_vanished or any(os.fstat(fd).st_nlink == 0 for fd in (self._lock, self._records))
 
     @property
-    def is_astray(self) -> bool:
+    def is_displaced(self) -> bool:
         """Does its directory's name lead elsewhere by now? Nobody would look for it where it lies."""
         here = place.leads_to(self.directory, self._root) and place.leads_to(self.name, self._folder, self._root)
         return not self._closed and not here
@@ -362,7 +362,7 @@ class Journal:
             self._begin_segment()
         except OSError as problem:
             self.trouble = f"the journal cannot be written: {os.strerror(problem.errno or 0)}"
-            incidents.note("journal_failed", "the journal cannot begin a new file: %s", problem)
+            diagnostics.count("journal_failed", "the journal cannot begin a new file: %s", problem)
             return False
         return True
 

@@ -22,7 +22,7 @@ from llmctx.core.errors import ConfigError
 from llmctx.delivery.redact.custom import Function, OwnFunction, OwnPattern, Withheld
 from llmctx.delivery.redact.pii import Personal
 from llmctx.delivery.redact.secrets import Credentials
-from llmctx.delivery.redact.spans import Span, View, merged, placeholder, replaced
+from llmctx.delivery.redact.spans import SearchText, Span, merged, placeholder, replaced
 
 __all__ = ["EDGE", "KINDS", "Redactor", "Withheld"]
 
@@ -172,7 +172,7 @@ class Redactor:
     def _spans(self, text: str) -> list[Span]:
         spans: list[Span] = []
         if len(text) >= _SHORTEST:
-            view = View(text)
+            view = SearchText(text)
             for find in self._finders:
                 find(view, spans)
         for pattern in self._patterns:

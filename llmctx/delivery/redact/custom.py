@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError
 from llmctx.delivery.redact.spans import Span
 from llmctx.identity.scope import enter, opened
@@ -150,7 +150,7 @@ class OwnFunction:
             found = answer.get(timeout=self._deadline_s)
         except queue.Empty:
             self._hangs = True
-            incidents.note(
+            diagnostics.count(
                 "redaction_hangs",
                 "%r took more than %g s to redact a text: it is not called again, rows go without their texts",
                 self._function,
@@ -159,7 +159,7 @@ class OwnFunction:
             raise Withheld from None
         if type(found) is not str:
             # not the exception itself: it may quote the text that nobody was to see
-            incidents.note(
+            diagnostics.count(
                 "redaction_failed",
                 "%r did not redact (%s): a row goes without its texts",
                 self._function,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from datetime import date
 from typing import Final
 
-from llmctx.delivery.redact.spans import Span, View, begins, behind_escape
+from llmctx.delivery.redact.spans import SearchText, Span, after_escape, begins
 
 _MAIL: Final = re.compile(
     rb"@(?<=[A-Za-z0-9_%+-]@)(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62}+)\.){1,8}[A-Za-z][A-Za-z-]{1,30}+(?![A-Za-z0-9_(])"
@@ -89,7 +89,7 @@ class Personal:
         self._kinds = kinds
         self._numbers = bool(kinds & {"card", "phone", "resident_id"})
 
-    def find(self, view: View, spans: list[Span]) -> None:
+    def find(self, view: SearchText, spans: list[Span]) -> None:
         """Append to `spans` what is found."""
         raw, kinds = view.raw, self._kinds
         if "email" in kinds and b"@" in raw:
@@ -146,7 +146,7 @@ def _find_mails(raw: bytes, spans: list[Span]) -> None:
     for match in _MAIL.finditer(raw):
         at, end = match.span()
         local = raw[max(last, at - 64) : at]
-        start = behind_escape(raw, at - len(local) + len(local.rstrip(_LOCAL)))
+        start = after_escape(raw, at - len(local) + len(local.rstrip(_LOCAL)))
         last = end
         if raw.endswith(_FILES, at, end) or raw[start:at] == b"git":
             continue  # icon@2x.png, git@github.com:…

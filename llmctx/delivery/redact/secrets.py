@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from llmctx.delivery.redact.spans import Span, View, begins
+from llmctx.delivery.redact.spans import SearchText, Span, begins
 
 _LONG: Final = 15
 # letters, digits and dashes are one word; those that give a key away, digits and capitals, are "B", others "a"
@@ -159,7 +159,7 @@ class Credentials:
         ]
         self._assigned = [entry for entry in _ASSIGNED if entry[1] in kinds]
 
-    def find(self, view: View, spans: list[Span]) -> None:
+    def find(self, view: SearchText, spans: list[Span]) -> None:
         """Append to `spans` what is found."""
         raw, kinds = view.raw, self._kinds
         if told := _telling_words(raw):

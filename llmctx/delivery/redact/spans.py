@@ -1,7 +1,8 @@
 """What detectors share: how a finding looks, how findings become a text, and where a word may begin.
 
-Detectors search a `View` of a text: its characters as single bytes, anything beyond ASCII as "?", so that a position
-in one is the same position in the other, searching is as fast as the C library, and lower case never changes length.
+Detectors search a `SearchText` of a text: its characters as single bytes, anything beyond ASCII as "?", so that a
+position in one is the same position in the other, searching is as fast as the C library, and lower case never
+changes length.
 
 A word begins where no letter or digit stands before it, and also behind an escape: texts often hold JSON, and the "n"
 of a `\\n`, or the hex digits of a `\\u4e2d`, belong to the escape and not to the telephone number behind it. What a URL
@@ -28,7 +29,7 @@ _SIGNS: Final = [
 address has fillers that may do so as well."""
 
 
-class View:
+class SearchText:
     """A text for searching: `raw` and `low` have one byte for each of its characters."""
 
     def __init__(self, text: str) -> None:
@@ -49,7 +50,7 @@ def begins(prefix: str) -> str:
 _ESCAPE: Final = re.compile(rb"(?<=\\)(?:[nrtbf]|u[0-9a-fA-F]{4})")
 
 
-def behind_escape(raw: bytes, start: int) -> int:
+def after_escape(raw: bytes, start: int) -> int:
     """`start`, or what follows the escape whose letter stands there."""
     if start and raw[start - 1] == 0x5C and (escape := _ESCAPE.match(raw, start)):
         return escape.end()

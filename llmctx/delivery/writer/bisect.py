@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
-from llmctx.storage.db_errors import Trouble, classify
+from llmctx.storage.db_errors import DatabaseFailure, classify
 
 _SAMPLE: Final = 8  # so many refused in a row ask for a probe
 
@@ -21,49 +21,49 @@ Row = TypeVar("Row")
 
 
 @dataclass(slots=True)
-class Verdict(Generic[Row]):
+class BisectResult(Generic[Row]):
     """Who is to blame, and for what. With `trouble` the search was given up: the rest must be kept."""
 
-    to_blame: list[tuple[Row, Trouble]] = field(default_factory=list)
-    trouble: Trouble | None = None
+    poison_rows: list[tuple[Row, DatabaseFailure]] = field(default_factory=list)
+    trouble: DatabaseFailure | None = None
 
 
 async def isolate(
     rows: list[Row],
     store: Callable[[list[Row]], Awaitable[None]],
-    probe: Callable[[], Awaitable[Trouble | None]],
-) -> Verdict[Row]:
+    probe: Callable[[], Awaitable[DatabaseFailure | None]],
+) -> BisectResult[Row]:
     """Store what can be stored of `rows`, which were refused together.
 
     `store` takes all that it is given, or raises and takes nothing. `probe` says why a row beyond suspicion would be
     refused now; None if it would not.
     """
-    verdict = await _search(rows, store, probe)
-    if verdict.trouble is not None or not verdict.to_blame:
-        verdict.to_blame.clear()
-        return verdict
-    again: Verdict[Row] = Verdict()
-    for row, _ in verdict.to_blame:
+    result = await _search(rows, store, probe)
+    if result.trouble is not None or not result.poison_rows:
+        result.poison_rows.clear()
+        return result
+    again: BisectResult[Row] = BisectResult()
+    for row, _ in result.poison_rows:
         try:
             await store([row])
         except Exception as problem:  # noqa: BLE001  sorted by what it says
             trouble = classify(problem)
             if trouble.is_outage:
-                return Verdict(trouble=trouble)
-            again.to_blame.append((row, trouble))
-    if again.to_blame and (refused := await probe()) is not None:
-        return Verdict(trouble=refused)
+                return BisectResult(trouble=trouble)
+            again.poison_rows.append((row, trouble))
+    if again.poison_rows and (refused := await probe()) is not None:
+        return BisectResult(trouble=refused)
     return again
 
 
 async def _search(
     rows: list[Row],
     store: Callable[[list[Row]], Awaitable[None]],
-    probe: Callable[[], Awaitable[Trouble | None]],
-) -> Verdict[Row]:
+    probe: Callable[[], Awaitable[DatabaseFailure | None]],
+) -> BisectResult[Row]:
     """Who seems to blame."""
-    verdict: Verdict[Row] = Verdict()
-    suspects: list[tuple[Row, Trouble]] = []
+    result: BisectResult[Row] = BisectResult()
+    suspects: list[tuple[Row, DatabaseFailure]] = []
     todo = _halves(rows)
     while todo:
         part = todo.pop()
@@ -72,8 +72,8 @@ async def _search(
         except Exception as problem:  # noqa: BLE001  sorted by what it says
             trouble = classify(problem)
             if trouble.is_outage:
-                verdict.trouble = trouble
-                return verdict
+                result.trouble = trouble
+                return result
             if len(part) > 1:
                 todo += _halves(part)
                 continue
@@ -82,11 +82,11 @@ async def _search(
                 continue
             refused = await probe()
             if refused is not None:
-                verdict.trouble = refused if refused.is_outage else trouble
-                return verdict
-        verdict.to_blame += suspects
+                result.trouble = refused if refused.is_outage else trouble
+                return result
+        result.poison_rows += suspects
         suspects.clear()
-    return verdict
+    return result
 
 
 def _halves(rows: list[Row]) -> list[list[Row]]:

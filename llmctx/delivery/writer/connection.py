@@ -57,7 +57,7 @@ class Session:
         return self.prepared[statement]
 
 
-class Link:
+class Connection:
     """Connections that can be let go of. Belongs to one event loop at a time; `forget` before another."""
 
     def __init__(self, settings: Settings) -> None:
@@ -97,7 +97,7 @@ class Link:
         raw.info["llmctx"] = session
         return session
 
-    async def bounded(self, work: Coroutine[Any, Any, Any], seconds: float) -> Any:
+    async def with_deadline(self, work: Coroutine[Any, Any, Any], seconds: float) -> Any:
         """The result of `work`, or TimeoutError: then what it was doing, and every connection, has been cut."""
         task = asyncio.ensure_future(work)
         try:
@@ -128,7 +128,7 @@ class Link:
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(engine.dispose(), _GIVE_UP_S)
 
-    def renew(self) -> None:
+    def reload_credentials(self) -> None:
         """The password was refused: next time use the URL that stands in the environment by now, if ours stood there.
 
         Not one of another database: the journal's rows belong to this one.

@@ -52,7 +52,7 @@ def converter(name: str, kind: str) -> Converter:
     return make(name, kind, size, int(numbers[2] or 0) if numbers else 0)
 
 
-def one_of(values: Collection[str]) -> Converter:
+def enum_value(values: Collection[str]) -> Converter:
     """For a column of an enumerated type, or of one that no text of ours could be: then there are none."""
 
     def convert(value: Any) -> str:
@@ -63,7 +63,7 @@ def one_of(values: Collection[str]) -> Converter:
     return convert
 
 
-def unfit(convert: Converter) -> Converter:
+def only_overflow(convert: Converter) -> Converter:
     """For the column beside one that `convert` fills: what does not fit there, else nothing."""
 
     def rest(value: Any) -> Any:
@@ -76,7 +76,7 @@ def unfit(convert: Converter) -> Converter:
     return rest
 
 
-def quietly(convert: Converter) -> Converter:
+def lossless(convert: Converter) -> Converter:
     """`convert` for a column beside which stands what does not fit: nothing is lost then."""
 
     def fitting(value: Any) -> Any:
@@ -88,7 +88,7 @@ def quietly(convert: Converter) -> Converter:
     return fitting
 
 
-def nothing(value: Any) -> None:
+def discard(value: Any) -> None:
     """For a column that is not needed any more."""
 
 

@@ -2,7 +2,7 @@
 
 Somebody's table may lack columns of ours, have them in other types, or be written to by rules, triggers and policies.
 It is asked once, through `pg_catalog`, which every role may read (`information_schema` shows only what one has rights
-to), and again when a row is refused: what has changed under load is seen as a `Fit` that differs.
+to), and again when a row is refused: what has changed under load is seen as a `TableShape` that differs.
 
 A batch goes in by COPY, in one transaction that fails if one of its rows is there already; then, and whenever
 that is likely, by INSERT with a bare ON CONFLICT DO NOTHING. Both want the right to INSERT and no other.
@@ -27,22 +27,22 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import MigrationsPending
 from llmctx.core.record import COLUMNS, CallRecord
-from llmctx.core.scheduling import paced
+from llmctx.core.scheduling import yielding
 from llmctx.delivery.writer.charset import characters, storable
-from llmctx.delivery.writer.connection import Link, Session
+from llmctx.delivery.writer.connection import Connection, Session
 from llmctx.delivery.writer.convert import (
     Converter,
     Lossy,
     converter,
+    discard,
+    enum_value,
     is_known,
-    nothing,
-    one_of,
+    lossless,
+    only_overflow,
     placeholder,
-    quietly,
-    unfit,
 )
 from llmctx.storage.db_errors import sqlstate
 from llmctx.storage.sanitize import IDS, storable_json, told
@@ -101,7 +101,7 @@ class Item(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
+class TableShape:
     """What the table looks like. Two that are equal want the same insert."""
 
     table: str
@@ -112,9 +112,9 @@ class Fit:
     """Nothing stands there that would treat COPY unlike INSERT: no rule, no policy."""
     keys: frozenset[str] = frozenset()
     """The names of the call's own unique keys."""
-    theirs: frozenset[str] = frozenset()
+    host_key_columns: frozenset[str] = frozenset()
     """Columns of others."""
-    is_strict: bool = False
+    has_host_keys: bool = False
     """There are others, or such as ON CONFLICT cannot use."""
     computed: frozenset[str] = frozenset()
     """Those of our columns that the database fills by itself."""
@@ -128,15 +128,15 @@ class Fit:
     _values: Callable[[CallRecord], tuple[Any, ...]] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        aside = [name for name, of in _ASIDE.items() if name in self.types and of in self.types]
-        names = [*COLUMNS[:-1], *aside, COLUMNS[-1]]  # `attributes` is the last of them
+        overflow_columns = [name for name, of in _ASIDE.items() if name in self.types and of in self.types]
+        names = [*COLUMNS[:-1], *overflow_columns, COLUMNS[-1]]  # `attributes` is the last of them
         columns = tuple(name for name in names if name in self.types)
         put = object.__setattr__
         put(self, "columns", columns)
         quote = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it bare
         quoted = ", ".join(quote.quote(name) for name in columns)
         values = ", ".join(placeholder(at, self.types[name]) for at, name in enumerate(columns, 1))
-        passing = "" if self.is_strict else " ON CONFLICT DO NOTHING"
+        passing = "" if self.has_host_keys else " ON CONFLICT DO NOTHING"
         put(self, "statement", f"INSERT INTO {self.table} ({quoted}) VALUES ({values}){passing}")  # noqa: S608
         put(self, "_converters", tuple(self._strange()))
         put(self, "_values", attrgetter(*(_ASIDE.get(name, name) for name in columns if name != "attributes")))
@@ -146,13 +146,13 @@ class Fit:
             of = _ASIDE.get(name, name)
             if self.types[of] == _ours()[of]:
                 if of != name:  # the id itself is text, and holds them all
-                    yield at, name, nothing
+                    yield at, name, discard
                 continue
-            convert = one_of(self.only[of]) if of in self.only else converter(of, self.types[of])
+            convert = enum_value(self.only[of]) if of in self.only else converter(of, self.types[of])
             if of != name:
-                yield at, name, unfit(convert)
+                yield at, name, only_overflow(convert)
             else:
-                yield at, name, quietly(convert) if f"llmctx_{name}" in self.columns else convert
+                yield at, name, lossless(convert) if f"llmctx_{name}" in self.columns else convert
 
     @property
     def missing(self) -> list[str]:
@@ -164,7 +164,7 @@ class Fit:
 
     def without_theirs(self, record: CallRecord) -> CallRecord:
         """`record` as far as it meets no key but its call's."""
-        nothing: dict[str, Any] = dict.fromkeys(self.theirs.intersection(COLUMNS))
+        nothing: dict[str, Any] = dict.fromkeys(self.host_key_columns.intersection(COLUMNS))
         return replace(record, **nothing)
 
     @property
@@ -180,8 +180,8 @@ class Fit:
         else:
             made = [values(item.record) for item in items]
         if self._converters:
-            made = [self._converted(row, item) for row, item in zip(made, paced(items), strict=True)]
-        return made if self.characters is None else [self._encoded(row, self.characters) for row in paced(made)]
+            made = [self._converted(row, item) for row, item in zip(made, yielding(items), strict=True)]
+        return made if self.characters is None else [self._encoded(row, self.characters) for row in yielding(made)]
 
     def _encoded(self, row: tuple[Any, ...], known: frozenset[str]) -> tuple[Any, ...]:
         fitted = list(row)
@@ -192,7 +192,7 @@ class Fit:
                 if not same:
                     changed.append(name)
         if changed:
-            incidents.note(
+            diagnostics.count(
                 "values_cut",
                 "characters in %s of %s are unknown to the database's encoding: each is a question mark there.",
                 ", ".join(changed),
@@ -215,7 +215,7 @@ class Fit:
                     fitted[at] = lossy.instead
                     changed[name] = value
         if changed:
-            incidents.note(
+            diagnostics.count(
                 "values_cut",
                 "values of %s do not fit the columns of %s: they are cut or left out. Run `llmctx migrate`.",
                 ", ".join(changed),
@@ -233,7 +233,7 @@ def _ours() -> dict[str, str]:
     return {column.name: _NATIVE[type(column.type).__name__] for column in call_log_table().c}
 
 
-async def look(link: Link, table: Table) -> Fit:
+async def look(link: Connection, table: Table) -> TableShape:
     """See what the table looks like. Raises `MigrationsPending` if there is none."""
     quote = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it bare
     name: str = quote.format_table(table)
@@ -265,16 +265,16 @@ async def look(link: Link, table: Table) -> Fit:
         await link.close()  # a server's process that has looked up so much stores a tenth slower from then on
     if not types.keys() >= {"call_id", "created_at"}:  # no table, or another one of that name
         raise MigrationsPending
-    return Fit(name, types, plain, computed=computed, characters=known, only=only, **keys)
+    return TableShape(name, types, plain, computed=computed, characters=known, only=only, **keys)
 
 
 def _keys(found: Sequence[Any]) -> dict[str, Any]:
-    """What `Fit` wants to know of the unique keys."""
+    """What `TableShape` wants to know of the unique keys."""
     theirs = [key for key in found if not key["own"]]
     return {
         "keys": frozenset(key["name"] for key in found if key["own"]),
-        "theirs": frozenset(column for key in theirs for column in key["columns"]),
-        "is_strict": bool(theirs) or not all(key["usable"] for key in found),
+        "host_key_columns": frozenset(column for key in theirs for column in key["columns"]),
+        "has_host_keys": bool(theirs) or not all(key["usable"] for key in found),
     }
 
 
@@ -285,7 +285,7 @@ def _columns_there(connection: Any, table: Table) -> set[str]:
         raise MigrationsPending from None
 
 
-async def store(link: Link, fit: Fit, table: Table, items: Sequence[Item], *, by_copy: bool) -> bool:
+async def store(link: Connection, fit: TableShape, table: Table, items: Sequence[Item], *, by_copy: bool) -> bool:
     """Store `items`, all or none; those that are there already stay as they are. Returns whether there were some.
 
     Where the host has keys of its own, some may be stored when it raises: given again, they are there already.
@@ -296,7 +296,7 @@ async def store(link: Link, fit: Fit, table: Table, items: Sequence[Item], *, by
             await _insert_sqlite(connection, fit, table, items)
             await connection.commit()
             return False
-        if fit.is_strict:
+        if fit.has_host_keys:
             await _store_strictly(session, fit, items)
             return False
         rows = fit.rows(items)
@@ -313,7 +313,7 @@ async def store(link: Link, fit: Fit, table: Table, items: Sequence[Item], *, by
         return by_copy and fit.by_copy and not session.pooled
 
 
-async def _store_strictly(session: Session, fit: Fit, items: Sequence[Item]) -> None:
+async def _store_strictly(session: Session, fit: TableShape, items: Sequence[Item]) -> None:
     """Pass over nothing but what is there already: whoever is refused for another reason is not stored, and raises."""
     rows = fit.rows(items)
     if len(rows) > 1:
@@ -335,7 +335,7 @@ async def _store_strictly(session: Session, fit: Fit, items: Sequence[Item]) -> 
                 raise
 
 
-async def _is_there(session: Session, fit: Fit, item: Item) -> bool:
+async def _is_there(session: Session, fit: TableShape, item: Item) -> bool:
     """Whether the table has this call. A role that may only INSERT learns it by inserting what meets no other key."""
     try:
         await _try(session, fit, [_Bare(fit.without_theirs(item.record), item.json)])
@@ -344,7 +344,7 @@ async def _is_there(session: Session, fit: Fit, item: Item) -> bool:
     return False
 
 
-async def attempt(link: Link, fit: Fit, table: Table, items: Sequence[Item]) -> None:
+async def attempt(link: Connection, fit: TableShape, table: Table, items: Sequence[Item]) -> None:
     """Insert `items` and take them back. Raises what the database says."""
     async with link.connection() as connection:
         session = await link.session(connection)
@@ -355,7 +355,7 @@ async def attempt(link: Link, fit: Fit, table: Table, items: Sequence[Item]) -> 
         await _try(session, fit, items)
 
 
-async def _try(session: Session, fit: Fit, items: Sequence[Item]) -> None:
+async def _try(session: Session, fit: TableShape, items: Sequence[Item]) -> None:
     with contextlib.suppress(_Back):
         async with session.transaction():
             await session.driver.executemany(fit.statement, fit.rows(items))
@@ -372,7 +372,7 @@ class _Bare:
     json: str | None
 
 
-async def _insert(session: Session, fit: Fit, rows: list[tuple[Any, ...]]) -> None:
+async def _insert(session: Session, fit: TableShape, rows: list[tuple[Any, ...]]) -> None:
     if session.pooled:
         async with session.transaction():
             await session.driver.executemany(fit.statement, rows)
@@ -380,14 +380,14 @@ async def _insert(session: Session, fit: Fit, rows: list[tuple[Any, ...]]) -> No
         await (await session.prepare(fit.statement)).executemany(rows)
 
 
-async def _copy(session: Session, fit: Fit, rows: list[tuple[Any, ...]]) -> None:
+async def _copy(session: Session, fit: TableShape, rows: list[tuple[Any, ...]]) -> None:
     schema, _, name = fit.table.rpartition(".")
     await session.driver.copy_records_to_table(
-        name.strip('"'), schema_name=schema.strip('"') or None, records=paced(rows), columns=fit.columns
+        name.strip('"'), schema_name=schema.strip('"') or None, records=yielding(rows), columns=fit.columns
     )
 
 
-async def _insert_sqlite(connection: AsyncConnection, fit: Fit, table: Table, items: Sequence[Item]) -> None:
+async def _insert_sqlite(connection: AsyncConnection, fit: TableShape, table: Table, items: Sequence[Item]) -> None:
     rows = [{name: getattr(item.record, name) for name in fit.columns} for item in items]
     if "attributes" in fit.types:
         for row, item in zip(rows, items, strict=True):

@@ -19,15 +19,15 @@ from datetime import UTC, datetime
 from typing import Final
 from uuid import uuid4
 
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.core.locks import ForkGate
 from llmctx.core.record import SNAPSHOTS, CallRecord, without_snapshots
 from llmctx.delivery.writer import insert as fitting
 from llmctx.delivery.writer.bisect import isolate
-from llmctx.delivery.writer.connection import Link
-from llmctx.delivery.writer.insert import Fit
+from llmctx.delivery.writer.connection import Connection
+from llmctx.delivery.writer.insert import TableShape
 from llmctx.settings import Settings, shown_url
-from llmctx.storage.db_errors import Trouble, classify
+from llmctx.storage.db_errors import DatabaseFailure, classify
 from llmctx.storage.sanitize import storable_json
 from llmctx.storage.table import call_log_table
 
@@ -56,11 +56,11 @@ class Writer:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.keep_refused: Callable[[CallRecord, str, str], bool] = self._remember
+        self.on_rejected: Callable[[CallRecord, str, str], bool] = self._remember
         """Keeps a row that the database will never take, with SQLSTATE and reason. False: it could not, and the row is
         given up. As long as nobody sets it, the last thousand stand in `refused`, without their snapshots."""
         self.on_done: Callable[[Sequence[CallRecord]], None] | None = None
-        """Told, in the loop, of rows that need us no more: stored, kept by `keep_refused`, or given up."""
+        """Told, in the loop, of rows that need us no more: stored, kept by `on_rejected`, or given up."""
         self._queue: deque[_Waiting] = deque()
         self._batch: list[_Waiting] = []
         """In hand; what is done leaves it."""
@@ -77,8 +77,8 @@ class Writer:
         self._hurry = asyncio.Event()
         self._hurried = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._link = Link(settings)
-        self._fit: Fit | None = None
+        self._link = Connection(settings)
+        self._fit: TableShape | None = None
         self._look_again_at = 0.0
         self._good: CallRecord | None = None
         """One that the database took: the specimen for a probe."""
@@ -120,11 +120,11 @@ class Writer:
             return True
         without_snapshots(record, "memory was full")
         self.snapshots_dropped += 1
-        incidents.note("snapshots_dropped", "%d bytes wait for the database: rows go without snapshots", cap)
+        diagnostics.count("snapshots_dropped", "%d bytes wait for the database: rows go without snapshots", cap)
         if self.offer(record, cap):
             return True
         self.dropped += 1
-        incidents.note("rows_dropped", "%d bytes wait for the database: the newest calls are lost", cap)
+        diagnostics.count("rows_dropped", "%d bytes wait for the database: the newest calls are lost", cap)
         return False
 
     def offer(self, record: CallRecord, room: int, *, adopted: bool = False) -> bool:
@@ -220,7 +220,7 @@ class Writer:
         self._queue.extendleft(reversed(self._batch))
         self._batch.clear()
 
-    async def _store(self) -> Trouble | None:
+    async def _store(self) -> DatabaseFailure | None:
         """Store what is in hand, all but what nobody could store. With a trouble, what is left must be kept."""
         looked = False
         while True:
@@ -248,14 +248,14 @@ class Writer:
         known = trouble.kind == "config" and not trouble.no_partition and self._good is not None
         if known and await self._probe() is not None:  # a row that was good is refused as well: no need to search
             return trouble
-        verdict = await isolate(list(self._batch), self._insert, self._probe)
-        for waiting, blamed in verdict.to_blame:
+        result = await isolate(list(self._batch), self._insert, self._probe)
+        for waiting, blamed in result.poison_rows:
             self._blame(waiting, blamed)
-        return verdict.trouble
+        return result.trouble
 
     async def _insert(self, part: list[_Waiting]) -> None:
         self.tries += 1
-        await self._link.bounded(self._insert_into_table(part), self._settings.statement_timeout_s)
+        await self._link.with_deadline(self._insert_into_table(part), self._settings.statement_timeout_s)
         self.written += len(part)
         if part[-1].size < _SPECIMEN_BYTES:
             self._good = part[-1].record
@@ -272,49 +272,51 @@ class Writer:
             try:
                 self.on_done([waiting.record for waiting in part])
             except Exception as problem:  # noqa: BLE001  the row is stored, whatever becomes of the note of it
-                incidents.note("on_done_failed", "rows that are stored could not be ticked off", exc=problem)
+                diagnostics.count("on_done_failed", "rows that are stored could not be ticked off", exc=problem)
 
     # -- what goes wrong ------------------------------------------------------------------------------------------
 
-    async def _stuck(self, trouble: Trouble) -> Trouble | None:
+    async def _stuck(self, trouble: DatabaseFailure) -> DatabaseFailure | None:
         """Next time less at once: a server may be too slow for so much. A single row lets the others pass."""
         self._careful = _CAREFUL  # nobody knows what of it was stored
         self._limit = max(1, len(self._batch) // 2)
         if trouble.kind == "reconnect":  # or the probe would meet what is left of the connection
             await self._link.close(cut=True)
         if len(self._batch) == 1 and self._queue and await self._probe() is None:
-            self._put_aside(self._batch[0], trouble)
+            self._defer(self._batch[0], trouble)
             return None
         return trouble
 
-    async def _failed(self, trouble: Trouble) -> None:
+    async def _failed(self, trouble: DatabaseFailure) -> None:
         where = shown_url(self._settings.database_url)
         self.trouble = trouble.shown
         if trouble.is_outage:
-            incidents.note("database_away", "%s cannot be reached: %s. Rows are kept.", where, trouble.shown)
+            diagnostics.count("database_away", "%s cannot be reached: %s. Rows are kept.", where, trouble.shown)
         else:
             remedy = "run `llmctx migrate`, or `llmctx doctor`"
-            incidents.note("database_config", "%s refuses rows: %s; %s. They are kept.", where, trouble.shown, remedy)
+            diagnostics.count(
+                "database_config", "%s refuses rows: %s; %s. They are kept.", where, trouble.shown, remedy
+            )
         # look at the table again next time, through a new connection: somebody may have mended the one or the other
         self._fit = None
         await self._link.close(cut=trouble.kind == "reconnect")
         if trouble.code.startswith("28"):
-            self._link.renew()
+            self._link.reload_credentials()
 
-    def _blame(self, waiting: _Waiting, trouble: Trouble) -> None:
+    def _blame(self, waiting: _Waiting, trouble: DatabaseFailure) -> None:
         if trouble.no_partition:
-            self._put_aside(waiting, trouble)
+            self._defer(waiting, trouble)
             return
         record = waiting.record
         try:
-            kept = bool(self.keep_refused(record, trouble.code, trouble.text))
+            kept = bool(self.on_rejected(record, trouble.code, trouble.text))
         except Exception as problem:  # noqa: BLE001  one row must not stop the others
-            incidents.note("quarantine_failed", "a row that was refused could not be kept", exc=problem)
+            diagnostics.count("quarantine_failed", "a row that was refused could not be kept", exc=problem)
             kept = False
         self.quarantined += kept
         self.dropped += not kept
         self.given_up += not kept
-        incidents.note(
+        diagnostics.count(
             "row_quarantined" if kept else "rows_dropped",
             "the database refuses call %s: %s. The others of its batch are stored.",
             record.call_id,
@@ -322,11 +324,11 @@ class Writer:
         )
         self._done([waiting])
 
-    def _put_aside(self, waiting: _Waiting, trouble: Trouble) -> None:
+    def _defer(self, waiting: _Waiting, trouble: DatabaseFailure) -> None:
         self._batch.remove(waiting)
         self._aside.append(waiting)
         self._aside_until = time.monotonic() + _ASIDE_S
-        incidents.note("row_waits", "call %s waits: %s. Others are stored.", waiting.record.call_id, trouble.shown)
+        diagnostics.count("row_waits", "call %s waits: %s. Others are stored.", waiting.record.call_id, trouble.shown)
 
     def _remember(self, record: CallRecord, code: str, reason: str) -> bool:
         bare = replace(record)
@@ -334,7 +336,7 @@ class Writer:
         self.refused.append((bare, code, reason))
         return True
 
-    async def _probe(self) -> Trouble | None:
+    async def _probe(self) -> DatabaseFailure | None:
         """Why a row beyond suspicion would be refused now; None if it would not. Nothing of it stays."""
         specimen = self._good or CallRecord(call_id=uuid4(), created_at=datetime.now(UTC), model="llmctx", success=True)
         specimen = replace(specimen, call_id=uuid4(), created_at=datetime.now(UTC))
@@ -351,11 +353,13 @@ class Writer:
     async def _look(self) -> bool:
         """Connect, see what the table looks like, and compile the insert for that. False: it is as it was."""
         before, self._fit = self._fit, None
-        fit: Fit = await self._link.bounded(fitting.look(self._link, self._table), self._settings.connect_timeout_s + 1)
+        fit: TableShape = await self._link.with_deadline(
+            fitting.look(self._link, self._table), self._settings.connect_timeout_s + 1
+        )
         # columns that are missing may be added while we run, and a rule, which COPY would pass by
         self._look_again_at = time.monotonic() + (_LOOK_AGAIN_S if fit.missing else _LOOK_SELDOM_S)
         if fit.missing:
-            incidents.note(
+            diagnostics.count(
                 "columns_missing",
                 "the table %s lacks %s: those values are left out. Run `llmctx migrate`.",
                 self._settings.table,
@@ -373,7 +377,7 @@ class Writer:
 
     async def _try(self, record: CallRecord) -> None:
         assert self._fit is not None
-        await self._link.bounded(
+        await self._link.with_deadline(
             fitting.attempt(self._link, self._fit, self._table, [_weighed(record)]),
             self._settings.statement_timeout_s,
         )

@@ -22,10 +22,10 @@ from contextvars import Context, ContextVar
 from typing import Any, Final
 
 from llmctx.core.guard import guarded
-from llmctx.core.locks import Mutex
+from llmctx.core.locks import RecoverableLock
 from llmctx.core.record import Reason
-from llmctx.identity.await_graph import belongs_to, context_that_waits
-from llmctx.identity.scope import EMPTY, LOST, CallContext, Scope, change_job, current_scope
+from llmctx.identity.await_graph import context_that_waits, is_part_of
+from llmctx.identity.scope import EMPTY, FAILED_SCOPE, CallContext, Scope, change_job, current_scope
 
 Patch = Callable[[Any, str, Callable[[Any], Any]], None]
 
@@ -37,7 +37,7 @@ _REPLACEABLE: Final = ("item", "job", "thread")  # a worker's: by its present it
 
 _SUSPENDS_S: Final = 0.02
 
-_noting: Final = Mutex()
+_noting: Final = RecoverableLock()
 _inside: Final[ContextVar[bool]] = ContextVar("llmctx_inside_a_queue", default=False)
 """Whether a method of a queue runs that calls another one which is patched as well."""
 
@@ -89,7 +89,7 @@ def _taken(jobs: Any, item: Any, *, newest: bool = False) -> tuple[bool, Scope |
         notes = getattr(jobs, _NOTES, None) or {}
         kept = notes.get(id(item))
         if not kept:
-            return (True, LOST) if getattr(jobs, _UNSURE, False) else (False, None)
+            return (True, FAILED_SCOPE) if getattr(jobs, _UNSURE, False) else (False, None)
         scope: Scope | None = (kept.pop() if newest else kept.popleft())[1]
         if not kept:
             del notes[id(item)]
@@ -245,7 +245,7 @@ def _forsake(*_: Any) -> None:
     here = current_scope()
     while here is not None:
         if isinstance(here, _Item):
-            here.identity, here.lost = EMPTY, True
+            here.identity, here.failed = EMPTY, True
         here = here.parent
 
 
@@ -267,7 +267,7 @@ def _do(place: _Place | None, asking: Callable[..., None], jobs: Any, patient: b
 def _take_none(place: _Place | None, jobs: Any, item: Any) -> None:
     if not type(_home(jobs)).__module__.startswith(_INTERNAL):
         _forsake()  # the worker may be in another context, with a copy of this one
-        change_job(LOST)
+        change_job(FAILED_SCOPE)
 
 
 @guarded("carry_failed", "%s failed: what a worker does is recorded without ids", otherwise=_take_none)
@@ -307,7 +307,7 @@ class _Item(Scope):
 
 def _works(here: Scope) -> bool:
     """Whether whoever is in the scope `here` and reads from a queue is a worker."""
-    return here.kind in _REPLACEABLE or not here.is_open or belongs_to(here) is not True
+    return here.kind in _REPLACEABLE or not here.is_open or is_part_of(here) is not True
 
 
 def _asking(jobs: Any, patient: bool) -> None:
@@ -330,7 +330,7 @@ def _take_up(jobs: Any, scope: Scope | None) -> None:
     setattr(jobs, _GIVES_OUT, True)
     identity = EMPTY if scope is None else scope.identity
     item = _Item(identity, id(jobs))
-    item.lost = scope is not None and scope.lost
+    item.failed = scope is not None and scope.failed
     if isinstance(here, _Item) and here.jobs == id(jobs) and not here.used and not _is_same(here.identity, identity):
         item.identity, item.reason = EMPTY, Reason.SHARED_JOB
     change_job(item)

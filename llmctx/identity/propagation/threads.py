@@ -22,16 +22,27 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any, Final
 
 from llmctx.core.guard import guarded
-from llmctx.core.locks import Mutex
-from llmctx.identity.carry import carry, run_lost
+from llmctx.core.locks import RecoverableLock
+from llmctx.identity.carry import carry, run_in_failed_scope
 from llmctx.identity.propagation import queues
 from llmctx.identity.resolution import pack
-from llmctx.identity.scope import EMPTY, CallContext, Scope, carries, current, current_scope, enter, leave, lost, opened
+from llmctx.identity.scope import (
+    EMPTY,
+    CallContext,
+    Scope,
+    carries,
+    current,
+    current_scope,
+    enter,
+    failed_scope,
+    leave,
+    opened,
+)
 
 _POOLS: Final = ("concurrent.futures.thread", "concurrent.futures.process", "multiprocessing.pool")
 """Where the targets of threads and processes that work for everybody stand."""
 
-_lock: Final = Mutex()
+_lock: Final = RecoverableLock()
 _users: Final = carries
 _undo: Final[list[Callable[[], None]]] = []
 
@@ -97,7 +108,7 @@ def _start(original: Any) -> Any:
 
 
 def _give_none(thread: threading.Thread) -> None:
-    thread.run = functools.partial(run_lost, thread.run)  # type: ignore[method-assign]
+    thread.run = functools.partial(run_in_failed_scope, thread.run)  # type: ignore[method-assign]
 
 
 @guarded("carry_failed", "%s failed: what a thread does is recorded without ids", otherwise=_give_none)
@@ -155,7 +166,7 @@ def _note_use() -> None:
 
 
 def _of_nobody(fn: Any, **_: Any) -> Any:
-    return functools.partial(run_lost, fn) if callable(fn) else fn
+    return functools.partial(run_in_failed_scope, fn) if callable(fn) else fn
 
 
 @guarded("carry_failed", "%s failed: what a job does is recorded without ids", otherwise=_of_nobody)
@@ -183,7 +194,9 @@ class _InProcess:
         finally:
             leave(scope, token)
 
-    @guarded("carry_failed", "%s failed: what a job does is recorded without ids", otherwise=lambda self: lost("job"))
+    @guarded(
+        "carry_failed", "%s failed: what a job does is recorded without ids", otherwise=lambda self: failed_scope("job")
+    )
     def _opened(self) -> Scope:
         scope = Scope(CallContext(**self.ids), "job")
         inherited = current_scope()
@@ -228,7 +241,7 @@ def _start_process(original: Any) -> Any:
 def _give_nobody(process: Any) -> None:
     target = getattr(process, "_target", None)
     if target is not None and getattr(target, "__module__", None) not in _POOLS:
-        process._target = functools.partial(run_lost, target)
+        process._target = functools.partial(run_in_failed_scope, target)
 
 
 @guarded("carry_failed", "%s failed: what a process does is recorded without ids", otherwise=_give_nobody)

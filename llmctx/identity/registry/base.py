@@ -89,41 +89,41 @@ active: Final[list[Registry]] = []
 
 # -- filing, which may fail --------------------------------------------------------------------------------------------
 
-_DOUBTED: Final[set[str | None]] = set()
+_UNRELIABLE: Final[set[str | None]] = set()
 """Threads and tasks that a registry could not be told of: what it says of them may be of somebody else."""
 _EVERYTHING: Final = None
 _DOUBTS: Final = 10_000
 
 
-def doubt(thread_id: str | None, task: str | None = None) -> None:
+def mark_unreliable(thread_id: str | None, task: str | None = None) -> None:
     """Believe no registry any more about these: a use of them could not be filed. For as long as the process lives."""
-    if len(_DOUBTED) >= _DOUBTS:
-        _DOUBTED.add(_EVERYTHING)
+    if len(_UNRELIABLE) >= _DOUBTS:
+        _UNRELIABLE.add(_EVERYTHING)
         return
     for name in (thread_id, task):
         if name is not None:
-            _DOUBTED.add(name)
+            _UNRELIABLE.add(name)
 
 
-def is_doubted(thread_id: str | None, task: str | None) -> bool:
+def is_unreliable(thread_id: str | None, task: str | None) -> bool:
     """Whether what registries know of a thread, or of a task and those around it, may lack a use."""
-    if not _DOUBTED:
+    if not _UNRELIABLE:
         return False
-    if _EVERYTHING in _DOUBTED or (thread_id is not None and thread_id in _DOUBTED):
+    if _EVERYTHING in _UNRELIABLE or (thread_id is not None and thread_id in _UNRELIABLE):
         return True
     while task:
-        if task in _DOUBTED:
+        if task in _UNRELIABLE:
             return True
         task = task.rpartition("|")[0]
     return False
 
 
 def _not_filed(registries: Sequence[Registry], scope: Scope, thread_id: str | None, task: str | None) -> None:
-    doubt(thread_id, task)
+    mark_unreliable(thread_id, task)
 
 
 @guarded("registry_failed", "%s failed: a thread testifies to nobody from here on", otherwise=_not_filed)
-def file_under(registries: Sequence[Registry], scope: Scope, thread_id: str | None, task: str | None) -> None:
+def register_in_all(registries: Sequence[Registry], scope: Scope, thread_id: str | None, task: str | None) -> None:
     """Tell all `registries` that `scope` uses the thread, or runs the task."""
     for registry in registries:
         registry.put(scope, thread_id=thread_id, task=task)

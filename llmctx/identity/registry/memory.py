@@ -14,7 +14,7 @@ from typing import Final
 
 from cachebox import TTLCache
 
-from llmctx.core.locks import Mutex
+from llmctx.core.locks import RecoverableLock
 from llmctx.identity.registry.base import Entry
 from llmctx.identity.scope import EMPTY, CallContext, Scope, next_serial
 
@@ -50,7 +50,7 @@ class MemoryRegistry:
         self._tasks: TTLCache[str, tuple[Scope, int]] = TTLCache(entries, ttl_s)
         # Writers only: read, change, replace must be one step. Reentrant, for the garbage collector may end somebody's
         # stream in the middle of it.
-        self._lock = Mutex()
+        self._lock = RecoverableLock()
         _all.add(self)
 
     def put(self, scope: Scope, *, thread_id: str | None = None, task: str | None = None) -> None:
@@ -158,7 +158,7 @@ def task_lineage(task: str) -> list[str]:
 def _fresh_locks() -> None:
     """In a forked child: a lock that another thread held at that moment would never be released."""
     for registry in list(_all):
-        registry._lock = Mutex()
+        registry._lock = RecoverableLock()
 
 
 os.register_at_fork(after_in_child=_fresh_locks)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
-from llmctx.core.diagnostics import incidents
-from llmctx.core.locks import Mutex
+from llmctx.core.diagnostics import diagnostics
+from llmctx.core.locks import RecoverableLock
 from llmctx.identity.scope import CallContext, Scope
 
 LIMIT: Final = 10_000
@@ -42,7 +42,7 @@ class Outbox:
     def __init__(self) -> None:
         # For steps in memory; never held while Redis is waited for. Reentrant: the garbage collector may end somebody's
         # stream in the middle of one.
-        self._lock = Mutex()
+        self._lock = RecoverableLock()
         self._news: OrderedDict[tuple[str | None, ...], News] = OrderedDict()
         self._claims: Claims = OrderedDict()
         self._unsettled: OrderedDict[tuple[str, Scope], CallContext] = OrderedDict()
@@ -59,7 +59,7 @@ class Outbox:
     def add(self, news: News) -> None:
         with self._lock:
             if len(self._news) >= LIMIT:
-                incidents.note("registry_full", "more registrations wait for Redis than are kept: the oldest go")
+                diagnostics.count("registry_full", "more registrations wait for Redis than are kept: the oldest go")
                 self._news.popitem(last=False)
             self._news[news.key] = news
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cachebox import TTLCache
 
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError
 from llmctx.identity.registry.base import ELSEWHERE, Entry
 from llmctx.identity.registry.memory import PARTIES, MemoryRegistry, judge, task_lineage
@@ -301,7 +301,7 @@ class RedisRegistry:
         self._rest_until = time.monotonic() + min(longest, first * 2 ** min(self._failures, 10))
         self._failures += 1
         what = "no answer in time" if isinstance(problem, TimeoutError) else f"{type(problem).__name__}: {problem}"
-        incidents.note(
+        diagnostics.count(
             "registry_away", "%s does not serve (%s): calls keep what this process knows", shown(self._url), what
         )
 
@@ -356,7 +356,9 @@ class _Link:
                 if isinstance(answer, Exception):
                     if "WRONGTYPE" not in str(answer):  # loading, full, read-only, refused
                         raise answer
-                    incidents.note("registry_key_taken", "a key of the registry is in use for something else in Redis")
+                    diagnostics.count(
+                        "registry_key_taken", "a key of the registry is in use for something else in Redis"
+                    )
             self._is_proven = True
             return answers[len(puts) :]
 

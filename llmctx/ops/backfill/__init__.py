@@ -36,7 +36,7 @@ from llmctx.ops.backfill.undo import COLUMNS, UndoFile, default_path, lines
 from llmctx.settings import Settings
 from llmctx.storage.engine import changing, is_pooled, reading
 from llmctx.storage.filters import lacking
-from llmctx.storage.paging import walked
+from llmctx.storage.paging import iter_batches
 from llmctx.storage.reflection import (
     Unfit,
     as_text,
@@ -127,7 +127,7 @@ async def backfill(
         report.rows = await connection.scalar(select(func.count()).select_from(log).where(lacking(log))) or 0
         with UndoFile(undo_file or default_path(), log) as back:
             run = _Run(connection, log, facts, rules, report, back)
-            async with aclosing(walked(connection, settings, log, run.wanted())) as steps:
+            async with aclosing(iter_batches(connection, settings, log, run.wanted())) as steps:
                 async for rows in steps:
                     await run.step(rows)
                     progress(len(rows), report.rows)

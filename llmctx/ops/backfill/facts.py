@@ -117,14 +117,14 @@ class Collected:
         reason, source = of(log, "identity_reason"), of(log, "identity_source")
         open_on_purpose = and_(reason.is_not(None), reason.in_(sorted(ON_PURPOSE)))
         filled = and_(source.is_not(None), source.startswith("backfill:"))
-        spoils = and_(reason.is_not(None), reason.in_(_SPOILING)) if kind == "thread_id" else false()
-        proves = case((or_(open_on_purpose, filled), false()), else_=true())
+        blocks = and_(reason.is_not(None), reason.in_(_SPOILING)) if kind == "thread_id" else false()
+        is_proof = case((or_(open_on_purpose, filled), false()), else_=true())
         rows = (
             select(
                 literal(kind).label("kind"), value.label("value"), user.label("user_id"), session.label("session_id"),
-                proves.label("proves"), case((spoils, true()), else_=false()).label("spoils"),
+                is_proof.label("proves"), case((blocks, true()), else_=false()).label("spoils"),
             )
-            .where(value.in_(wanted), or_(user.is_not(None), session.is_not(None), spoils))
+            .where(value.in_(wanted), or_(user.is_not(None), session.is_not(None), blocks))
             .distinct()
         )  # fmt: skip
         return _few(rows)
@@ -139,10 +139,10 @@ class Collected:
         found: dict[tuple[str, str], list[Fact]] = defaultdict(list)
         for some in _batches(sorted(asked)):
             wanted = select(_facts).where(tuple_(_facts.c.kind, _facts.c.value).in_(some))
-            for kind, value, user, session, proves, spoils in await self._connection.execute(wanted):
+            for kind, value, user, session, is_proof, blocks in await self._connection.execute(wanted):
                 # a name of blanks is no name
                 user, session = (name if name and name.strip() else None for name in (user, session))
-                found[kind, value].append(Fact(user, session, proves, spoils))
+                found[kind, value].append(Fact(user, session, is_proof, blocks))
         return dict(found)
 
 

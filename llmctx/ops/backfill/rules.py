@@ -31,9 +31,9 @@ class Fact(NamedTuple):
 
     user: str | None
     session: str | None
-    proves: bool = True
+    is_proof: bool = True
     """It may be believed; else it can only object."""
-    spoils: bool = False
+    blocks: bool = False
     """Nothing can be concluded from this thing: several have used it, of whom rows may not tell."""
 
 
@@ -94,7 +94,7 @@ def decide(gap: Gap, facts: Facts, rules: Collection[str] = RULES) -> Filling:
         if not known:
             return DELIBERATE
     silent = {kind for kind, _ in known if rule_of(kind) not in rules}
-    spoiled = {kind for kind, found in known if any(fact.spoils for fact in found)}
+    spoiled = {kind for kind, found in known if any(fact.blocks for fact in found)}
     if "thread_id" in spoiled:
         spoiled.add(CHECKPOINT)
     user, by_user, refusal = (gap.user, None, None) if gap.user else _user(known, spoiled | silent)
@@ -133,7 +133,9 @@ def _user(known: Sequence[tuple[str, Sequence[Fact]]], silent: set[str]) -> _Fou
     votes = {
         kind: next(iter(users))
         for kind, found in known
-        if kind not in silent and len(users := _users(found)) == 1 and any(fact.user and fact.proves for fact in found)
+        if kind not in silent
+        and len(users := _users(found)) == 1
+        and any(fact.user and fact.is_proof for fact in found)
     }
     return _elected(votes, [_users(found) for _, found in known])
 
@@ -147,7 +149,7 @@ def _session(known: Sequence[tuple[str, Sequence[Fact]]], silent: set[str], user
             continue
         if user and users and user not in users:
             continue
-        if any(fact.session and fact.proves for fact in found):
+        if any(fact.session and fact.is_proof for fact in found):
             votes[kind] = next(iter(sessions))
     return _elected(votes, [_sessions(found) for kind, found in known if kind != "session_id"])
 

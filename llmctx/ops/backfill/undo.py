@@ -16,7 +16,7 @@ from sqlalchemy import Column, DateTime, Integer, Numeric, String, Table, Uuid
 from sqlalchemy.types import TypeDecorator
 
 from llmctx.core.errors import ConfigError, LlmctxError
-from llmctx.storage.reflection import aside, lasting_key, place_of
+from llmctx.storage.reflection import lasting_key, overflow_column, place_of
 from llmctx.storage.sanitize import IDS
 
 _KIND: Final = "llmctx backfill"
@@ -117,7 +117,7 @@ def _where_now(table: Table, values: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(values)
     for name in IDS:
         beside = f"llmctx_{name}"
-        if beside in found and name in table.c and aside(table, name) is None:
+        if beside in found and name in table.c and overflow_column(table, name) is None:
             found[name] = found[beside]
             if beside not in table.c:
                 del found[beside]

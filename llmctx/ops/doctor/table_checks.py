@@ -19,7 +19,7 @@ from llmctx.ops.doctor.finding import Finding, names
 from llmctx.settings import Settings
 from llmctx.storage.dependents import Child, children
 from llmctx.storage.engine import reading
-from llmctx.storage.reflection import aside, reflect
+from llmctx.storage.reflection import overflow_column, reflect
 from llmctx.storage.retention import partitions
 from llmctx.storage.retention.partitions import Partition
 
@@ -220,7 +220,7 @@ def _indexes(seen: _Seen) -> list[Finding]:
                 seen.settings.table,
             )
             for name in ("session_id", "user_id")
-            if (beside := aside(seen.log, name)) is not None and beside.name not in leading | _beside(seen)
+            if (beside := overflow_column(seen.log, name)) is not None and beside.name not in leading | _beside(seen)
         ]  # fmt: skip
     if not any(index.is_unique and "call_id" in index.columns and index.valid for index in seen.indexes):
         findings.append(

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from llmctx.ops.erase import journals as disk
 from llmctx.ops.erase import registry as shared
 from llmctx.ops.erase import table as rows
-from llmctx.ops.erase.subject import Subject, Traces
+from llmctx.ops.erase.subject import Subject, SubjectIds
 from llmctx.settings import Settings
 from llmctx.storage.dependents import Child, children
 from llmctx.storage.engine import changing, compact, reading, sqlite_file, where
@@ -109,7 +109,7 @@ async def erase(
     return receipt
 
 
-async def _places(settings: Settings, traces: Traces, found: dict[str, int]) -> list[Place]:
+async def _places(settings: Settings, traces: SubjectIds, found: dict[str, int]) -> list[Place]:
     database, redis = where(settings), shared.place(settings)
     places = [Place(name, database, count) for name, count in found.items()]
     lying = disk.look(settings, traces)

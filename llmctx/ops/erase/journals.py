@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from llmctx.delivery import journal
-from llmctx.ops.erase.subject import Traces, without
+from llmctx.ops.erase.subject import SubjectIds, without
 from llmctx.settings import Settings
 
 _POLL_S: Final = 0.2
@@ -30,7 +30,7 @@ class Found:
     living_processes: list[str] = field(default_factory=list)
 
 
-def says_something(traces: Traces) -> Wanted:
+def says_something(traces: SubjectIds) -> Wanted:
     """Rows of theirs, and rows of others whose evidence names them."""
     ids = traces.ids
 
@@ -40,7 +40,7 @@ def says_something(traces: Traces) -> Wanted:
     return wanted
 
 
-def look(settings: Settings, traces: Traces) -> Found:
+def look(settings: Settings, traces: SubjectIds) -> Found:
     """What is there now."""
     found = Found()
     wanted = says_something(traces)
@@ -54,7 +54,7 @@ def look(settings: Settings, traces: Traces) -> Found:
     return found
 
 
-async def drain(settings: Settings, traces: Traces, wait_s: float) -> None:
+async def drain(settings: Settings, traces: SubjectIds, wait_s: float) -> None:
     """Wait until living processes hold nothing of theirs any more, at most for so long."""
     deadline = time.monotonic() + wait_s
     asked = False
@@ -67,7 +67,7 @@ async def drain(settings: Settings, traces: Traces, wait_s: float) -> None:
         await asyncio.sleep(_POLL_S)
 
 
-def erase(settings: Settings, traces: Traces) -> None:
+def erase(settings: Settings, traces: SubjectIds) -> None:
     """Take theirs from the journals of the dead and from the quarantine; of others' rows what names them."""
     ids = traces.ids
 

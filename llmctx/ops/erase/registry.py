@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llmctx.core.errors import LlmctxError
 from llmctx.identity.registry.redis_keys import shown
-from llmctx.ops.erase.subject import Traces
+from llmctx.ops.erase.subject import SubjectIds
 from llmctx.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,12 +20,12 @@ def place(settings: Settings) -> str | None:
     return None if settings.registry_url is None else shown(settings.registry_url)
 
 
-async def count(settings: Settings, traces: Traces) -> int:
+async def count(settings: Settings, traces: SubjectIds) -> int:
     """How many keys name them."""
     return len(await _keys(settings, traces))
 
 
-async def forget(settings: Settings, traces: Traces) -> int:
+async def forget(settings: Settings, traces: SubjectIds) -> int:
     """Take them away. Returns how many keys there were."""
     subject = traces.subject
     registry = _registry(settings)
@@ -43,7 +43,7 @@ async def forget(settings: Settings, traces: Traces) -> int:
     return gone
 
 
-async def _keys(settings: Settings, traces: Traces) -> list[bytes]:
+async def _keys(settings: Settings, traces: SubjectIds) -> list[bytes]:
     """Keys under our prefix whose values hold one of the ids. Reads all of them, a few hundred at a time."""
     import orjson
 

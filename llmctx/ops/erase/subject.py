@@ -27,7 +27,7 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
-class Traces:
+class SubjectIds:
     """The subject, and the ids that nobody else has used."""
 
     subject: Subject

@@ -27,7 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from llmctx.core.errors import LlmctxError
 from llmctx.core.record import Reason
 from llmctx.identity.explanation import KEY
-from llmctx.ops.erase.subject import GONE, LINKS, Subject, Traces, without
+from llmctx.ops.erase.subject import GONE, LINKS, Subject, SubjectIds, without
 from llmctx.storage.dependents import Child
 from llmctx.storage.reflection import (
     UNFIT,
@@ -64,7 +64,7 @@ def named(log: Table, subject: Subject) -> ColumnElement[bool]:
     return and_(*found) if found else false()
 
 
-async def traces(connection: AsyncConnection, log: Table, subject: Subject) -> Traces:
+async def traces(connection: AsyncConnection, log: Table, subject: Subject) -> SubjectIds:
     """Sessions, threads, … that lead to them and to nobody else."""
     own: dict[str, set[str]] = {}
     theirs = named(log, subject)
@@ -80,7 +80,7 @@ async def traces(connection: AsyncConnection, log: Table, subject: Subject) -> T
                 others = _of_others(log, subject, name)
                 taken.update(await connection.scalars(select(link).where(among(log, name, some), others)))
         own[name] = used - taken
-    return Traces(subject, own)
+    return SubjectIds(subject, own)
 
 
 def _of_others(log: Table, subject: Subject, name: str) -> ColumnElement[bool]:
@@ -101,7 +101,7 @@ def _kind(subject: Subject) -> str:
     return "user_id" if subject.user is not None else "session_id"
 
 
-def nobodys(log: Table, known: Traces) -> list[ColumnElement[bool]]:
+def nobodys(log: Table, known: SubjectIds) -> list[ColumnElement[bool]]:
     """Rows that name nobody, and lie in what theirs alone have used: in conditions that are small enough."""
     unnamed = lacks(log, _kind(known.subject))
     return [
@@ -128,7 +128,7 @@ def evident(log: Table, ids: set[str]) -> ColumnElement[bool]:
     return and_(attributes.is_not(None), or_(*(written.contains(mark, autoescape=True) for mark in sorted(marks))))
 
 
-def mentioning(log: Table, known: Traces) -> ColumnElement[bool]:
+def mentioning(log: Table, known: SubjectIds) -> ColumnElement[bool]:
     """Rows with the id in a text."""
     given = [one for one in (known.subject.user, known.subject.session) if one is not None]
     written = {form for one in given for form in (one, json.dumps(one, ensure_ascii=False)[1:-1])}
@@ -137,7 +137,7 @@ def mentioning(log: Table, known: Traces) -> ColumnElement[bool]:
 
 
 async def count(
-    connection: AsyncConnection, log: Table, known: Traces, hanging: Sequence[Child], *, mentions: bool
+    connection: AsyncConnection, log: Table, known: SubjectIds, hanging: Sequence[Child], *, mentions: bool
 ) -> dict[str, int]:
     """How many rows there are of each kind."""
 
@@ -157,12 +157,12 @@ async def count(
     return found
 
 
-def _all_theirs(log: Table, known: Traces) -> ColumnElement[bool]:
+def _all_theirs(log: Table, known: SubjectIds) -> ColumnElement[bool]:
     # a condition on a NULL is unknown, and so would be its contrary
     return func.coalesce(or_(named(log, known.subject), *nobodys(log, known)), false())
 
 
-async def _evidence(connection: AsyncConnection, log: Table, known: Traces) -> list[dict[str, Any]]:
+async def _evidence(connection: AsyncConnection, log: Table, known: SubjectIds) -> list[dict[str, Any]]:
     """Rows of others whose attributes name them: the key, and the attributes without."""
     if "attributes" not in log.c:
         return []
@@ -194,7 +194,7 @@ class Work:
         self,
         connection: AsyncConnection,
         log: Table,
-        known: Traces,
+        known: SubjectIds,
         hanging: Sequence[Child],
         progress: Callable[[str, int], None],
     ) -> None:

@@ -28,7 +28,7 @@ _ALL: Final = 0.8  # and the share of those from which on they have one thing mo
 
 
 @dataclass(frozen=True, slots=True)
-class Cure:
+class Remedy:
     """One change, and how many rows at most would have had their ids with it."""
 
     name: str
@@ -73,12 +73,12 @@ def _shared(groups: Sequence[Group]) -> tuple[tuple[list[Group], list[str]] | No
     return (inside, said), [group for group in groups if not any(group is one for one in inside)]
 
 
-def cures(misses: Sequence[Group]) -> list[Cure]:
+def cures(misses: Sequence[Group]) -> list[Remedy]:
     """What would cure them, most rows first. Each row counts once."""
     found: Counter[str] = Counter()
     for group in misses:
         found[_cure_of(group)] += group["rows"]
-    return [Cure(name, rows, _HOW[name]) for name, rows in found.most_common()]
+    return [Remedy(name, rows, _HOW[name]) for name, rows in found.most_common()]
 
 
 def _cure_of(group: Group) -> str:

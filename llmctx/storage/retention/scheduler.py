@@ -16,7 +16,7 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from llmctx.core.diagnostics import incidents
+from llmctx.core.diagnostics import diagnostics
 from llmctx.settings import Settings
 from llmctx.storage.engine import changing, is_pooled
 from llmctx.storage.retention import Policy, retain
@@ -30,7 +30,7 @@ _LOCK: Final = 0x6C6C6D63 << 32  # "llmc", and the table
 async def keep(settings: Settings, *, first_s: float = _FIRST_S, look_s: float = _LOOK_S) -> None:
     """Retain once a day, if nobody else does, until cancelled. Never raises."""
     if not settings.is_postgresql:
-        incidents.note(
+        diagnostics.count(
             "retain_failed", "LLMCTX_RETAIN=on needs PostgreSQL: run `llmctx retain --yes` from cron instead"
         )
         return
@@ -43,7 +43,7 @@ async def keep(settings: Settings, *, first_s: float = _FIRST_S, look_s: float =
                 if await _held(connection, settings, pooled=pooled):
                     await _rule(connection, settings, look_s, pooled=pooled)
         except Exception as problem:  # noqa: BLE001  the database, or a role without the right
-            incidents.note("retain_failed", "retention failed: %s It is tried again.", problem)
+            diagnostics.count("retain_failed", "retention failed: %s It is tried again.", problem)
         await asyncio.sleep(look_s * (0.5 + random.random()))  # noqa: S311
 
 
