@@ -16,8 +16,8 @@ test: $(VENV)/dev.stamp  ## every test; ARGS="-k name" passes on
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 shapes: $(VENV)/dev.stamp  ## every shape in which a call can be made, twice; the second time on a busy machine
-	$(BIN)/python -m pytest tests/acceptance/test_shapes.py --all-shapes $(ARGS)
-	$(BIN)/python -m pytest tests/acceptance/test_shapes.py --all-shapes --busy --timeout 600 $(ARGS)
+	$(BIN)/python -m pytest tests/promises/test_attribution.py --all-shapes $(ARGS)
+	$(BIN)/python -m pytest tests/promises/test_attribution.py --all-shapes --busy --timeout 600 $(ARGS)
 
 faults: $(VENV)/dev.stamp  ## everything that is to be survived, at length; ARGS="--seeds 50 --seconds 60"
 	$(BIN)/python -m tests.faults $(ARGS)
@@ -36,7 +36,7 @@ check: $(VENV)/dev.stamp  ## style, types, floors, changelog
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m tests.changelog
+	$(BIN)/python -m tests.packaging.changelog
 
 bench: $(VENV)/dev.stamp  ## what llmctx costs, as ratios in one run
 	$(BIN)/python -m bench $(ARGS)

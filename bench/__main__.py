@@ -21,7 +21,7 @@ from bench import calls, lag, memory, nodes, rows, server, startup, streams
 from llmctx.cli.demo.postgres import make_directory
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
-from tests.faults.cluster import Cluster
+from tests.kit.cluster import Cluster
 
 PACKAGES: Final = ("llmctx", "langchain-core", "langgraph", "SQLAlchemy", "asyncpg")
 OUT: Final = Path(__file__).resolve().parent.parent / "bench.json"

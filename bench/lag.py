@@ -22,7 +22,7 @@ from llmctx.calllog import CallLog
 from llmctx.identity.scope import bind
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
-from tests.faults.cluster import Cluster
+from tests.kit.cluster import Cluster
 
 ROUNDS: Final = 5
 ROUND_S: Final = 2.0

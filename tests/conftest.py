@@ -24,7 +24,7 @@ from llmctx.core.record import DEFAULT_TABLE
 from llmctx.identity.registry.base import _UNRELIABLE
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load, normal_url
-from tests.redisserver import RedisServer
+from tests.kit.redis_server import RedisServer
 
 ROOT = Path(__file__).parent.parent
 TEST_URL = "LLMCTX_TEST_DATABASE_URL"

@@ -20,12 +20,12 @@ from typing import Any
 
 from llmctx.cli.demo.postgres import make_directory
 from tests.faults import scenarios, surroundings
-from tests.faults.cluster import Cluster
 from tests.faults.innocent import APPLICATIONS
 from tests.faults.judge import Verdict
 from tests.faults.nemesis import FAULTS
 from tests.faults.seeds import tormented
 from tests.faults.world import World, world
+from tests.kit.cluster import Cluster
 
 _MIB = 1024 * 1024
 PARTS = ("seeds", "kills", "kills at commit", "forks", "servers", "surroundings", "outage", "lines")
@@ -123,7 +123,7 @@ def _every_line() -> int:
     print("a failure at every line ...", flush=True)
     findings = 0
     for application in APPLICATIONS:
-        which = ["tests/faults/test_harmless.py", "--every-line", "-qs", "-k", f"[{application.__name__}]"]
+        which = ["tests/promises/test_harmless.py", "--every-line", "-qs", "-k", f"[{application.__name__}]"]
         failed = subprocess.run([sys.executable, "-m", "pytest", *which], check=False).returncode != 0
         print(f"  {'FOUND' if failed else 'ok':6} every line of {application.__name__}", flush=True)
         findings += failed

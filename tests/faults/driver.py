@@ -22,14 +22,14 @@ from typing import Any, Final
 from uuid import UUID
 
 from tests.faults.book import Call, Pen
-from tests.support import kept_by
+from tests.kit.support import kept_by
 
 WAYS: Final = ("ainvoke", "ainvoke", "astream", "astream", "to_thread", "thread", "graph", "http", "sse")
 CANCELLABLE: Final = ("ainvoke", "astream", "graph", "http", "sse")
 CUT_SHORT: Final = ("sibling", "step")
 _IMPORTED: Final = [
     "__main__",
-    *("tests.faults.driver", "tests.faults.application", "tests.faults.breaking", "tests.serving"),
+    *("tests.faults.driver", "tests.faults.application", "tests.faults.breaking", "tests.kit.uvicorn_server"),
     *("llmctx.calllog", "llmctx.delivery.spool", "asyncpg", "uvicorn", "uvicorn.protocols.http.auto"),
 ]
 _AT_ONCE: Final = 200  # calls, where it is their pace that counts
@@ -173,7 +173,7 @@ class _Driver:
             return
         import httpx
 
-        from tests.serving import served
+        from tests.kit.uvicorn_server import served
 
         limits = httpx.Limits(max_connections=200, max_keepalive_connections=0)  # a pause ends them, in mid-request
         async with served(self._app.asgi()) as url, httpx.AsyncClient(base_url=url, limits=limits) as self._app.http:
@@ -336,7 +336,7 @@ class _Driver:
 
     async def on_disk_full(self, seconds: float) -> int:
         """The journal's disk has no room for that long, nor an inode. Returns how often it said so."""
-        from tests.faults.disk import full_disk
+        from tests.kit.disk import full_disk
 
         with full_disk() as refused:
             await asyncio.sleep(seconds)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from llmctx.core.record import DEFAULT_TABLE
 from tests.faults.book import SECRET, Book, Call, answer_to
-from tests.rows import query
+from tests.kit.rows import query
 
 COLUMNS: Final = (
     "call_id, run_id, user_id, session_id, status, success, model, prompt_snapshot, response_snapshot,"

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from llmctx.core.record import DEFAULT_TABLE as T
-from tests.faults.proxy import COMMITS
 from tests.faults.world import ROLE, World
+from tests.kit.proxy import COMMITS
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,8 @@ import httpx
 
 from tests.faults.book import Call, Pen, answer_to
 from tests.faults.judge import Verdict
-from tests.faults.proxy import COMMITS
 from tests.faults.world import LEAVE_S, World
+from tests.kit.proxy import COMMITS
 
 Progress = Callable[[str], None]
 ROOT: Final = Path(__file__).resolve().parent.parent.parent

@@ -25,8 +25,8 @@ from llmctx.delivery.memory_sink import MemorySink
 from llmctx.identity.propagation import threads as carrying
 from tests.faults.kit import MODEL
 from tests.faults.lines import Line, Lines
-from tests.faults.test_harmless import PROBLEMS
-from tests.support import kept_by
+from tests.kit.support import kept_by
+from tests.promises.test_harmless import PROBLEMS
 
 AT_ONCE: Final = 25  # lines of one way of life in `make test`
 

@@ -28,7 +28,7 @@ from llmctx.delivery.memory_sink import MemorySink
 from tests.conftest import ROOT
 from tests.faults.kit import MODEL
 from tests.integration.test_calllog import rows_of
-from tests.support import Talker, kept_by
+from tests.kit.support import Talker, kept_by
 
 RESULT = LLMResult(generations=[[ChatGeneration(message=AIMessage("heard"))]])
 
@@ -172,7 +172,7 @@ def test_a_clock_that_jumps(database: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 ENDS = """
 import asyncio, sys, threading, time
-from tests.support import Talker
+from tests.kit.support import Talker
 from llmctx import bind
 from llmctx.calllog import CallLog
 

@@ -26,11 +26,11 @@ from llmctx.core.record import DEFAULT_TABLE as T
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from tests.faults import book
-from tests.faults.cluster import Cluster
 from tests.faults.driver import Life, Plan
 from tests.faults.judge import Verdict, judge, rows_of
-from tests.faults.proxy import Proxy
-from tests.rows import do, query
+from tests.kit.cluster import Cluster
+from tests.kit.proxy import Proxy
+from tests.kit.rows import do, query
 
 ROLE: Final = "app"
 _SAYS_LESS: Final = re.compile(r" under (None, None|(\S+), None instead of \2,)")

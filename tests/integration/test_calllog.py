@@ -33,7 +33,7 @@ from llmctx.middleware import ContextMiddleware
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from tests.conftest import ROOT
-from tests.support import Completer, PlainTalker, ProviderDown, Talker, wait_until
+from tests.kit.support import Completer, PlainTalker, ProviderDown, Talker, wait_until
 
 model = Talker()
 
@@ -304,7 +304,7 @@ def test_content_none_keeps_texts_out() -> None:
 
 SCRIPT = """
 import asyncio, sys
-from tests.support import Talker
+from tests.kit.support import Talker
 from llmctx import bind
 from llmctx.calllog import CallLog
 

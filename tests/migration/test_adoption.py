@@ -22,10 +22,10 @@ from llmctx.core.record import DEFAULT_TABLE
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from tests.conftest import execute
+from tests.kit.rows import query
+from tests.kit.support import wait_for
 from tests.migration.filling import CHILD, SHAPES, OldWriter, connect, digest, fill
 from tests.migration.psql import dumped, psql
-from tests.rows import query
-from tests.support import wait_for
 
 ROOT = Path(__file__).parents[2]
 T = DEFAULT_TABLE

@@ -29,7 +29,7 @@ from llmctx.migrate import commands as migrate
 from llmctx.settings import Settings, load
 from llmctx.storage.table import call_log_table
 from tests.conftest import execute
-from tests.faults.pooler import Pooler
+from tests.kit.pooler import Pooler
 
 ROOT = Path(__file__).parents[2]
 VERSIONS = sorted((ROOT / "alembic" / "versions").glob("*.py"))

@@ -15,9 +15,9 @@ from llmctx.migrate import commands as migrate
 from llmctx.migrate import partition as partitioning
 from llmctx.settings import load
 from tests.conftest import execute
+from tests.kit.support import wait_for
 from tests.migration.odd import APPLICATION, OWNER, READER, Clinic, Odd, columns_of, furnish, sum_of
 from tests.migration.psql import dumped, psql
-from tests.support import wait_for
 
 ROWS = 6_000
 

@@ -1,0 +1,95 @@
+"""`llmctx journal`: what waits on disk, and what writes it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from llmctx.cli import run
+from llmctx.core.record import DEFAULT_TABLE
+from llmctx.delivery.journal import Journal
+from llmctx.migrate import commands as migrate
+from llmctx.settings import load
+from tests.conftest import execute
+from tests.integration.test_calllog import rows_of
+from tests.kit.rows import record
+from tests.promises.test_durability import KILLED, kill, start
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
+    capsys.readouterr()
+    code = run(arguments)
+    return code, json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture
+def url(database: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("LLMCTX_DATABASE_URL", database)
+    return database
+
+
+def test_nothing_waits(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 0, also where there is no directory yet."""
+    assert run(["journal"]) == 0
+    assert "Nothing waits" in capsys.readouterr().err
+    assert run(["journal", "replay"]) == 0
+
+
+def test_what_was_left_is_shown_and_replayed(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """By process: alive or not, rows, open calls, bytes; by reason: what was refused. `--yes` writes all of it."""
+    directory = load().journal_places[0]
+    kill(start(KILLED.replace("call_log.flush(0.3)", ""), url))
+    living = Journal(directory)
+    refused = record(prompt_snapshot='"once refused"')
+    assert living.quarantine.append(refused, "22P02", "it was no uuid")
+    code, (one,) = told(capsys, "journal", "--json")
+    assert code == 1
+    assert sorted(home["alive"] for home in one["processes"]) == [False, True]
+    dead = next(home for home in one["processes"] if not home["alive"])
+    assert dead["open"] >= 2
+    assert dead["oldest"]
+    assert [(row["sqlstate"], row["reason"]) for row in one["quarantined"]] == [("22P02", "it was no uuid")]
+    assert run(["journal"]) == 1
+    out = capsys.readouterr().out
+    assert "ended" in out
+    assert "1 refused [22P02]: it was no uuid" in out
+    before = len(rows_of(url))
+    code, plan = told(capsys, "journal", "replay", "--json")
+    assert (code, plan["done"], plan["refused"]) == (0, False, 1)
+    assert len(rows_of(url)) == before
+    code, done = told(capsys, "journal", "replay", "--yes", "--json")
+    assert (code, done["stored"], done["refused_again"]) == (0, 1, 0)
+    assert done["adopted"] == plan["of_the_dead"] >= 2
+    rows = rows_of(url)
+    assert len(rows) == len({row.call_id for row in rows}) == 23
+    living.close()
+    assert run(["journal"]) == 0
+
+
+def test_what_is_refused_again_stays(
+    empty_database: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the command says so."""
+    monkeypatch.setenv("LLMCTX_DATABASE_URL", empty_database)
+    migrate.upgrade(load())
+    execute(empty_database, f"ALTER TABLE {DEFAULT_TABLE} ADD CONSTRAINT good CHECK (model <> 'bad')")
+    living = Journal(load().journal_places[0])
+    for model in ("good", "bad"):
+        assert living.quarantine.append(record(model=model), "23514", "violates a check")
+    living.close()
+    code, done = told(capsys, "journal", "replay", "--yes", "--json")
+    assert (code, done["stored"], done["refused_again"]) == (1, 1, 1)
+    code, (one,) = told(capsys, "journal", "--json")
+    assert (code, len(one["quarantined"])) == (1, 1)
+    execute(empty_database, f"ALTER TABLE {DEFAULT_TABLE} DROP CONSTRAINT good")
+    assert run(["journal", "replay", "--yes"]) == 0
+    assert run(["journal"]) == 0
+    assert len(rows_of(empty_database)) == 2
+
+
+def test_a_database_that_is_away(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking needs none."""
+    monkeypatch.setenv("LLMCTX_DATABASE_URL", "postgresql://u@127.0.0.1:1/d")
+    assert run(["journal"]) == 0
