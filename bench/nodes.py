@@ -15,9 +15,10 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.graph import START, StateGraph
 
 from llmctx.graph import wrap_graph
+from llmctx.identity.candidates import gather
 from llmctx.identity.registry import MemoryRegistry
 from llmctx.identity.registry.base import active
-from llmctx.identity.resolution import decide, gather
+from llmctx.identity.resolution import decide
 from llmctx.identity.scope import bind
 
 NODES = 20

@@ -14,7 +14,8 @@ from llmctx.capture.payload.failures import Failure
 from llmctx.capture.payload.messages import Answer, Held, Prompt
 from llmctx.capture.payload.usage import Stream
 from llmctx.core.record import Status
-from llmctx.identity.resolution import Attribution, Candidates
+from llmctx.identity.candidates import Candidates
+from llmctx.identity.resolution import Attribution
 from llmctx.identity.scope import Scope
 
 # A forked child would go on with its parent's random numbers, and mint its parent's call_ids. Since 0.14 the library

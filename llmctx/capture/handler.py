@@ -39,10 +39,11 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guarded, is_from_outside, stop, swallow
 from llmctx.core.record import Source, Status
 from llmctx.identity import remote
+from llmctx.identity.candidates import EXPLICIT_KEYS, Candidates, gather
 from llmctx.identity.explanation import call_site
 from llmctx.identity.registration import use
 from llmctx.identity.registry.base import register_in_all
-from llmctx.identity.resolution import EXPLICIT_KEYS, UNDECIDED, Attribution, Candidates, decide, gather
+from llmctx.identity.resolution import UNDECIDED, Attribution, decide
 from llmctx.identity.scope import EMPTY, CallContext, Scope, current_scope
 
 if TYPE_CHECKING:

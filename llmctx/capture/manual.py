@@ -13,7 +13,8 @@ from llmctx.capture.recorder import Recorder
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guarded
 from llmctx.core.record import COLUMNS, Status
-from llmctx.identity.resolution import decide, gather
+from llmctx.identity.candidates import gather
+from llmctx.identity.resolution import decide
 from llmctx.identity.scope import ID_FIELDS, CallContext, current_scope
 
 

@@ -32,7 +32,7 @@ class Status(StrEnum):
 
 
 class Source(StrEnum):
-    """Which witness was believed, strongest first."""
+    """Which source was believed. Their order is that of `identity.sources`."""
 
     EXPLICIT = "explicit"
     CONTEXT = "context"

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from llmctx.capture.open_calls import OpenCall
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.record import Source
+from llmctx.identity.candidates import Candidates
 from llmctx.identity.registry.base import SharedRegistry
-from llmctx.identity.resolution import Attribution, Candidates
+from llmctx.identity.resolution import Attribution
 
 
 async def lookup_remote(registry: SharedRegistry, calls: Sequence[OpenCall]) -> None:

@@ -121,11 +121,11 @@ def marker_of(call: OpenCall) -> bytes:
         metadata.get("lc_agent_name"),
         model if type(model) is str and model else tuple(map(params.get, MODEL_NAMES)),
     )
-    known = attribution.noted
+    known = attribution.marker
     if call.fields is not None:
         known = about, _noted(call, metadata, params)
     elif known is None or known[0] != about:
-        attribution.noted = known = about, _noted(call, metadata, params)
+        attribution.marker = known = about, _noted(call, metadata, params)
     run_id, parent_run_id = call.run_id, call.parent_run_id
     if not isinstance(run_id, UUID):  # made by hand; or a text, from somebody's config
         run_id = _uuid_of(run_id)

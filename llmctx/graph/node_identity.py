@@ -20,9 +20,9 @@ from langchain_core.runnables.config import var_child_runnable_config
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guarded, swallow
 from llmctx.core.record import Reason
+from llmctx.identity.candidates import CARRIED_KEY, pack
 from llmctx.identity.registration import node_scope
 from llmctx.identity.registry.base import active, mark_unreliable
-from llmctx.identity.resolution import CARRIED_KEY, pack
 from llmctx.identity.scope import (
     EMPTY,
     FAILED_SCOPE,

@@ -14,7 +14,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-from llmctx.identity.resolution import Attribution, Candidates
+from llmctx.identity.candidates import Candidates
+from llmctx.identity.resolution import Attribution
 from llmctx.identity.scope import Scope
 
 KEY: Final = "llmctx"
@@ -73,12 +74,12 @@ def explanation(
     attribution: Attribution, candidates: Candidates, found: dict[str, str] | None
 ) -> dict[str, Any] | None:
     """What the row keeps; None where there is nothing to explain. `found` is the call's route and line."""
-    if len(attribution.heard) < 2 and not found:
+    if len(attribution.answers) < 2 and not found:
         return None
     said: dict[str, Any] = {
         "witnesses": [
             {"source": source.value, "user_id": identity.user_id, "session_id": identity.session_id}
-            for source, identity in attribution.heard
+            for source, identity in attribution.answers
         ]
     }
     if candidates.inherited_by_worker is not False:

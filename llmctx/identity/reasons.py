@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from llmctx.core.record import Reason, Source, Status
+from llmctx.identity.sources import RANK
 
 SOURCES: Final[Mapping[str, str]] = {
     Source.EXPLICIT: "The call itself was given its identity, on its handler or in its config's metadata.",
@@ -103,7 +104,6 @@ def candidate_outcomes(row: Mapping[str, Any], told: Mapping[str, Any]) -> list[
 
 
 _WINNER: Final = "believed"
-_RANK: Final[Mapping[str, int]] = {source.value: rank for rank, source in enumerate(Source)}
 
 
 def _verdict(
@@ -122,6 +122,6 @@ def _verdict(
         return f"agrees, and gave the {' and '.join(given)}" if given else "agrees"
     what = "another user" if other == "user_id" else "another session"
     mine, theirs = str(one.get("source")), str(winner.get("source"))
-    if _RANK.get(mine, 0) < _RANK.get(theirs, 0):
+    if RANK.get(mine, 0) < RANK.get(theirs, 0):
         return f"not believed: names {what}; the scope was inherited from whoever started the worker"
     return f"not believed: names {what}, and {theirs} comes before {mine}"

@@ -12,8 +12,9 @@ from typing import Any, Final
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.record import Reason
 from llmctx.identity import remote
+from llmctx.identity.candidates import CARRIED_KEY, as_text, effective_scope, unpack
+from llmctx.identity.inheritance import is_inherited_by_worker
 from llmctx.identity.registry.base import Registry, mark_unreliable, register_in_all
-from llmctx.identity.resolution import CARRIED_KEY, as_text, effective_scope, is_inherited_by_worker, unpack
 from llmctx.identity.scope import EMPTY, CallContext, Scope, current_scope
 
 _THREADS_OF_A_SCOPE: Final = 4096

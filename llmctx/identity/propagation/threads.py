@@ -23,9 +23,9 @@ from typing import Any, Final
 
 from llmctx.core.guard import guarded
 from llmctx.core.locks import RecoverableLock
+from llmctx.identity.candidates import pack
 from llmctx.identity.carry import carry, run_in_failed_scope
 from llmctx.identity.propagation import queues
-from llmctx.identity.resolution import pack
 from llmctx.identity.scope import (
     EMPTY,
     CallContext,

@@ -35,9 +35,9 @@ from pydantic import BaseModel
 from llmctx import CallContext, bind, current
 from llmctx.core.diagnostics import diagnostics
 from llmctx.graph import wrap_graph, wrap_node
+from llmctx.identity.candidates import CARRIED_KEY, pack
 from llmctx.identity.registry import MemoryRegistry
 from llmctx.identity.registry.base import active
-from llmctx.identity.resolution import CARRIED_KEY, pack
 from llmctx.identity.scope import Scope, current_scope
 
 ANN = CallContext(session_id="s-ann", user_id="ann")

@@ -10,7 +10,8 @@ from langchain_core.outputs import ChatGeneration, LLMResult
 from llmctx.capture.open_calls import OpenCall
 from llmctx.capture.payload.messages import answer_of, prompt_of_messages
 from llmctx.delivery.call_queue import FEW, CallQueue
-from llmctx.identity.resolution import UNDECIDED, Candidates
+from llmctx.identity.candidates import Candidates
+from llmctx.identity.resolution import UNDECIDED
 
 KIB = 1024
 

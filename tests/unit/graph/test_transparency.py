@@ -25,7 +25,7 @@ from typing_extensions import TypedDict
 
 from llmctx import bind
 from llmctx.graph import wrap_graph, wrap_node
-from llmctx.identity.resolution import CARRIED_KEY
+from llmctx.identity.candidates import CARRIED_KEY
 
 pytestmark = pytest.mark.filterwarnings("error")
 

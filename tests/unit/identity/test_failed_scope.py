@@ -14,11 +14,12 @@ from llmctx.calllog import CallLog
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.record import Source
 from llmctx.delivery.memory_sink import MemorySink
+from llmctx.identity.candidates import CARRIED_KEY, gather, pack
 from llmctx.identity.carry import run_in_failed_scope
 from llmctx.identity.registration import node_scope, register
 from llmctx.identity.registry import MemoryRegistry
 from llmctx.identity.registry.base import Entry, is_unreliable, mark_unreliable
-from llmctx.identity.resolution import CARRIED_KEY, UNDECIDED, Attribution, decide, gather, pack
+from llmctx.identity.resolution import UNDECIDED, Attribution, decide
 from llmctx.identity.scope import EMPTY, FAILED_SCOPE, Scope, current_scope, enter, failed_scope, leave
 from tests.faults.kit import MODEL
 

@@ -9,9 +9,10 @@ import pytest
 
 from llmctx import CallContext, bind
 from llmctx.core.record import Reason, Source
+from llmctx.identity.candidates import CARRIED_KEY, gather, pack
 from llmctx.identity.registration import node_scope, register
 from llmctx.identity.registry import MemoryRegistry
-from llmctx.identity.resolution import CARRIED_KEY, Attribution, decide, gather, pack, reconsider
+from llmctx.identity.resolution import Attribution, decide, reconsider
 from llmctx.identity.scope import EMPTY, Scope, current, current_scope, enter, leave
 
 A = CallContext(user_id="a", session_id="s-a")

@@ -1,0 +1,53 @@
+"""Whether a scope is the call's own, or was inherited by a worker that works for others.
+
+A worker that was started inside user A's request has inherited A's scope, and works for B now. When others have
+registered the call's thread and A's scope never has, it matters who waits for whom (`await_graph.py`): what A's request
+itself does, or waits for, is A's, whoever else uses that thread; what it does not wait for is a worker's. `remote.py`
+asks the same where only another process may know that others use the thread.
+"""
+
+from __future__ import annotations
+
+from llmctx.identity.await_graph import is_part_of
+from llmctx.identity.registry.base import Entry, is_unreliable
+from llmctx.identity.scope import CallContext, Scope, carries
+
+
+def is_inherited_by_worker(
+    scope: Scope, thread_id: str | None, thread: Entry | None, sent: CallContext, carried: Scope | None
+) -> bool | None:
+    """Return whether a worker that has only inherited `scope` works here: on a thread of others, or with the config of
+    somebody else's call. None: cannot be told, and so neither is believed.
+    """
+    if is_unreliable(thread_id, None) and thread_id not in scope.threads:  # others may have used it
+        return False if scope.is_open and is_part_of(scope) else None
+    user_id = scope.identity.user_id
+    of_others = (
+        thread is not None
+        and thread_id not in scope.threads
+        and (user_id is None or thread.identity.user_id != user_id)
+    )
+    registered_since = of_others and thread is not None and thread.last > scope.serial
+    if not scope.is_open or _outlives_its_request(scope):
+        # What is left of a request yields to a thread that others have used since, as a worker does. If they used it
+        # before only, it may as well be the request's own work on somebody else's thread.
+        return registered_since or (None if of_others and not carries else False)
+    handed_on = not sent.agrees(scope.identity) or (carried is not None and not carried.identity.agrees(scope.identity))
+    if not of_others and not handed_on:
+        return False
+    own = is_part_of(scope)
+    if own is None:
+        return None if registered_since else False
+    unclear = not registered_since and not handed_on  # used by others before this scope only: as above
+    if own or (unclear and carries):
+        return False
+    return None if unclear else True
+
+
+def _outlives_its_request(scope: Scope) -> bool:
+    """Return whether a thread has inherited `scope` when it was started (`propagation.threads`), from a request that is
+    over.
+    """
+    while scope.kind == "node" and scope.parent is not None:
+        scope = scope.parent
+    return scope.kind == "thread" and (scope.parent is None or not scope.parent.is_open)

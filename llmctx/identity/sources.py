@@ -1,0 +1,141 @@
+"""The sources of a call's identity, in the one order in which they are believed: `SOURCES`.
+
+To add a source: a function here and its line in `SOURCES`, a member of `core.record.Source`, a sentence in
+`reasons.SOURCES`. Everything else follows this list: what `decide` believes, what fills and what contradicts it, what a
+row keeps of it, and how `llmctx show` explains it.
+
+Each function returns the identity by which its source names the call's owner; None, or an empty one, where it does not
+know, or must not be believed about this call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from llmctx.core.record import Source
+from llmctx.identity.candidates import Candidates
+from llmctx.identity.registry.base import Entry, Registry, is_unreliable
+from llmctx.identity.scope import EMPTY, CallContext, Scope
+
+
+def _explicit(candidates: Candidates, registry: Registry, late_s: float) -> CallContext | None:
+    """The identity that this very call was given."""
+    return None if candidates.explicit is EMPTY else candidates.explicit
+
+
+def _context(candidates: Candidates, registry: Registry, late_s: float) -> CallContext | None:
+    """The open scope, unless one that was handed on is nearer."""
+    scope = candidates.own_scope
+    if scope is None or not candidates.scope_open or _is_nearer(candidates.carried, scope):
+        return None
+    return scope.identity
+
+
+def _sent(candidates: Candidates, registry: Registry, late_s: float) -> CallContext | None:
+    """The identity in the call's metadata, unless a worker has inherited it together with the scope of its start."""
+    scope, sent = candidates.scope, candidates.sent
+    if sent is EMPTY:
+        return None
+    if scope is not None:
+        if scope.displaced is not None and sent.user_id == scope.displaced.identity.user_id:
+            return None
+        if candidates.inherited_by_worker is not False and sent.agrees(scope.identity):
+            return None
+    return sent
+
+
+def _carried(candidates: Candidates, registry: Registry, late_s: float) -> CallContext | None:
+    """The scope that rode in on the callbacks, unless it is that of a worker's start, or others use the thread now."""
+    scope, carried, thread = candidates.scope, candidates.carried, candidates.thread
+    if carried is None:
+        return None
+    if scope is not None and (
+        scope.displaced is carried or (candidates.inherited_by_worker is not False and carried.anchor is scope.anchor)
+    ):
+        return None
+    if thread is not None and candidates.thread_id not in carried.threads and thread.last > carried.serial:
+        return None
+    return carried.identity
+
+
+def _task(candidates: Candidates, registry: Registry, late_s: float) -> CallContext | None:
+    """The registry, by LangGraph's task."""
+    if candidates.task is None or is_unreliable(candidates.thread_id, candidates.task):
+        return None
+    entry = registry.get(task=candidates.task)
+    return None if entry is None else entry.identity
+
+
+def _thread(candidates: Candidates, registry: Registry, late_s: float) -> CallContext | None:
+    """The registry, by thread_id. An anonymous request must not borrow a user's name by naming that user's thread."""
+    thread, own = candidates.thread, candidates.own_scope
+    if thread is None or candidates.inherited_by_worker is None or is_unreliable(candidates.thread_id, candidates.task):
+        return None
+    if own is not None and ((candidates.scope_open and own.anonymous) or _is_older(thread, own)):
+        return None
+    return thread.identity
+
+
+def _late(candidates: Candidates, registry: Registry, late_s: float) -> CallContext | None:
+    """The scope, if it has closed not long ago."""
+    scope = candidates.own_scope
+    if scope is None or candidates.scope_open or scope.closed_at is None:
+        return None
+    if candidates.started - scope.closed_at > late_s:
+        return None
+    # a forked process may be one of a pool, that works for others than the one who caused it
+    if scope.kind == "fork" and candidates.thread_id is not None and candidates.thread_id not in scope.threads:
+        return None
+    return scope.identity
+
+
+class Rule(NamedTuple):
+    """One source, and how its answer is found."""
+
+    source: Source
+    find: Callable[[Candidates, Registry, float], CallContext | None]
+
+
+SOURCES: Final = (
+    Rule(Source.EXPLICIT, _explicit),
+    Rule(Source.CONTEXT, _context),
+    Rule(Source.CARRIED, _sent),
+    Rule(Source.CARRIED, _carried),
+    Rule(Source.TASK, _task),
+    Rule(Source.THREAD, _thread),
+    Rule(Source.LATE, _late),
+)
+"""Strongest first. The fast paths `resolution.decide` and `graph.node_identity` take what this list would come to."""
+
+RANK: Final = {str(source): rank for rank, source in enumerate(dict.fromkeys(rule.source for rule in SOURCES))}
+"""The place of each source in that order, by its name in rows."""
+
+
+def answers(candidates: Candidates, registry: Registry, late_s: float) -> list[tuple[Source, CallContext]]:
+    """Return what each source says of the call, strongest first, without those that know neither user nor session."""
+    return [
+        (source, who)
+        for source, find in SOURCES
+        if (who := find(candidates, registry, late_s)) is not None and (who.user_id or who.session_id)
+    ]
+
+
+def _is_nearer(carried: Scope | None, scope: Scope) -> bool:
+    """Return whether a scope that was handed on with the callbacks is nearer: opened later, for somebody else.
+
+    A worker inside of A's open request is given B's config: callbacks are handed on by hand, contexts inherited.
+    """
+    if carried is None or not carried.identity or carried.identity.agrees(scope.identity):
+        return False
+    if scope.kind == "thread":
+        around: Scope | None = scope
+        while around is not None and around is not carried:
+            around = around.parent
+        return around is None
+    return carried.serial > scope.serial and scope.kind != "node"
+
+
+def _is_older(thread: Entry, scope: Scope) -> bool:
+    """Return whether others used the thread before a request that is over, and whose own work goes on there."""
+    return not scope.is_open and thread.last < scope.serial and thread.identity.user_id != scope.identity.user_id
