@@ -34,7 +34,8 @@ model = Talker()
 HEAD = """
 import asyncio, os, signal, sys, threading, time
 from tests.kit.support import PlainTalker, Talker
-from llmctx import bind, pipeline
+from llmctx import bind
+from llmctx.delivery import pipeline
 from llmctx.calllog import CallLog
 
 call_log = CallLog(sys.argv[1])
@@ -536,7 +537,8 @@ def test_a_loop_that_is_stopped_is_started_again(database: str) -> None:
 
 
 GUNICORN = """
-from llmctx import bind, pipeline
+from llmctx import bind
+from llmctx.delivery import pipeline
 from llmctx.calllog import CallLog
 from tests.kit.support import Talker
 

@@ -147,7 +147,7 @@ def test_memory_does_not_grow_with_the_rows(database: str, tmp_path: Path) -> No
         "FROM generate_series(1, 10000) n",
     )
     program = (
-        "import asyncio, resource, sys\nfrom pathlib import Path\nfrom llmctx import export\n"
+        "import asyncio, resource, sys\nfrom pathlib import Path\nfrom llmctx.ops import export\n"
         "from llmctx.storage.filters import Filters\nfrom llmctx.settings import load\n"
         "settings = load(database_url=sys.argv[1])\n"
         "peaks = []\n"
@@ -181,7 +181,7 @@ async def test_a_kill_leaves_no_file_that_looks_whole(database: str, tmp_path: P
     """The next run takes what is left away."""
     await filled(database)
     program = (
-        "import asyncio, os, signal, sys\nfrom pathlib import Path\nfrom llmctx import export\n"
+        "import asyncio, os, signal, sys\nfrom pathlib import Path\nfrom llmctx.ops import export\n"
         "from llmctx.storage.filters import Filters\nfrom llmctx.settings import load\n"
         "def die(more): os.kill(os.getpid(), 9)\n"
         "settings = load(database_url=sys.argv[1])\n"

@@ -180,7 +180,7 @@ def test_a_suite_that_never_uses_it_does_not_notice(suite: pytest.Pytester) -> N
         import sys
         import pytest
 
-        HEAVY = {"langchain_core", "langgraph", "sqlalchemy", "starlette", "llmctx.calllog", "llmctx.testing"}
+        HEAVY = {"langchain_core", "langgraph", "sqlalchemy", "starlette", "llmctx.calllog", "llmctx.testing.captured"}
 
         def test_nothing_heavy():
             assert not HEAVY & set(sys.modules)
