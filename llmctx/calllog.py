@@ -21,8 +21,7 @@ from llmctx.capture.recorder import Recorder
 from llmctx.capture.recorder import active as active_recorders
 from llmctx.core import process as lifecycle
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.guard import guarded
-from llmctx.core.locks import ForkGate
+from llmctx.core.guard import guarded, harmless
 from llmctx.core.record import Sink
 from llmctx.delivery.ledger import Stats, compute_stats, log_trouble
 from llmctx.delivery.pipeline import Pipeline
@@ -194,7 +193,7 @@ class CallLog:
         if self._started:
             self._begin()
 
-    @guarded("close_failed", "%s failed; the application is not affected", otherwise=_let_go)
+    @harmless("close_failed", otherwise=_let_go)
     def _stop_hearing(self) -> bool:
         """True for the last of as many `close` as there were `start`."""
         self._starts = max(0, self._starts - 1)
@@ -210,7 +209,7 @@ class CallLog:
         _attempt(lifecycle.running.discard, self)
         return True
 
-    @guarded("close_failed", "%s failed; the application is not affected", otherwise=lambda self, left: left)
+    @harmless("close_failed", otherwise=lambda self, left: left)
     def _closed(self, left: int) -> int:
         if left:
             kept = " yet: the next process writes them" if getattr(self._pipeline.sink, "keeps", False) else ""
@@ -306,12 +305,6 @@ class CallLog:
         """How much of `whole_s` the database gets; the rest is for the journal. Half, where there is not much."""
         whole_s = self.settings.shutdown_timeout_s if whole_s is None else whole_s
         return max(whole_s - _STOP_S, whole_s / 2)
-
-    @property
-    def fork_gate(self) -> ForkGate | None:
-        """Whoever forks takes it."""
-        gate: ForkGate | None = getattr(self._pipeline.sink, "fork_gate", None)
-        return gate
 
     def after_fork_in_child(self) -> None:
         """After a fork: the parent's rows are the parent's; the child begins with nothing, on its first call."""

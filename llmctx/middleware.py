@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
 
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.guard import guarded, is_from_outside
+from llmctx.core.guard import guarded, harmless, is_from_outside, without_ids
 from llmctx.core.record import Reason
 from llmctx.identity.scope import EMPTY, CallContext, Scope, enter, failed_scope, leave
 
@@ -58,7 +58,7 @@ class ContextMiddleware:
     def _of_nobody(self, connection: Connection, identity: CallContext, reason: str | None) -> Scope:
         return failed_scope("request")
 
-    @guarded("request_scope_failed", "%s failed: the request's calls are recorded without ids", otherwise=_of_nobody)
+    @without_ids("request_scope_failed", otherwise=_of_nobody)
     def _opened(self, connection: Connection, identity: CallContext, reason: str | None) -> Scope:
         """The scope of a request."""
         outer = connection.get(_KEY)
@@ -102,7 +102,7 @@ def _may_be(problem: BaseException) -> bool:
     return isinstance(problem, asyncio.CancelledError)
 
 
-@guarded("identify_failed", "%s failed; the application is not affected", otherwise=_may_be)
+@harmless("identify_failed", otherwise=_may_be)
 def _is_cancelled(problem: BaseException) -> bool:
     """Whether the request was cancelled while it waited for `identify`, rather than something that this waited for."""
     if not isinstance(problem, asyncio.CancelledError):

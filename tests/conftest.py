@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from llmctx.core.record import DEFAULT_TABLE
-from llmctx.identity.registry.base import _UNRELIABLE
+from llmctx.identity.registry.base import believe_again
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load, normal_url
 from tests.kit.redis_server import RedisServer
@@ -46,7 +46,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest
     for name in [name for name in os.environ if name.startswith("LLMCTX_") and name not in OF_TESTS]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("LLMCTX_JOURNAL_DIR", str(tmp_path_factory.mktemp("journal")))
-    _UNRELIABLE.clear()
+    believe_again()
 
 
 def execute(url: str, *statements: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from typing import Any
 from uuid import UUID
@@ -13,6 +12,7 @@ import uuid_utils
 from llmctx.capture.payload.failures import Failure
 from llmctx.capture.payload.messages import Answer, Held, Prompt
 from llmctx.capture.payload.usage import Stream
+from llmctx.core.process import ForkStage, in_forked_child
 from llmctx.core.record import Status
 from llmctx.identity.candidates import Candidates
 from llmctx.identity.resolution import Attribution
@@ -20,7 +20,7 @@ from llmctx.identity.scope import Scope
 
 # A forked child would go on with its parent's random numbers, and mint its parent's call_ids. Since 0.14 the library
 # sees to it by itself.
-os.register_at_fork(after_in_child=uuid_utils.reseed_rng)
+in_forked_child(ForkStage.CALL_IDS)(uuid_utils.reseed_rng)
 
 
 class OpenCall:

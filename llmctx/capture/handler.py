@@ -36,7 +36,7 @@ from llmctx.capture.payload.usage import Stream
 from llmctx.capture.recorder import Recorder, active
 from llmctx.capture.run_inline import beware, watch
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.guard import guarded, is_from_outside, stop, swallow
+from llmctx.core.guard import HARMLESS, harmless, is_from_outside, stop, swallow
 from llmctx.core.record import Source, Status
 from llmctx.identity import remote
 from llmctx.identity.candidates import EXPLICIT_KEYS, Candidates, gather
@@ -54,10 +54,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-_FAILED: Final = "handler_failed", "%s failed; the application is not affected"
-_hook = guarded(*_FAILED)
+_hook = harmless("handler_failed")
 """Around everything that LangChain calls."""
-_stop = partial(stop, *_FAILED)
+_stop = partial(stop, "handler_failed", HARMLESS)
 
 
 class CallLogHandler(BaseCallbackHandler):

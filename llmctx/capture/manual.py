@@ -11,7 +11,7 @@ from llmctx.capture.payload.failures import failure_of
 from llmctx.capture.payload.messages import prompt_of_text
 from llmctx.capture.recorder import Recorder
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.guard import guarded
+from llmctx.core.guard import guarded, harmless
 from llmctx.core.record import COLUMNS, Status
 from llmctx.identity.candidates import gather
 from llmctx.identity.resolution import decide
@@ -65,7 +65,7 @@ class Recording:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._finish(error)
 
-    @guarded("record_failed", "%s failed; the application is not affected")
+    @harmless("record_failed")
     def _finish(self, error: BaseException | None) -> None:
         call = self._call
         if call is None:

@@ -31,7 +31,7 @@ from llmctx.capture.callstack import STREAMED, is_awaited, is_awaiting_a_model, 
 from llmctx.capture.payload.failures import Failure
 from llmctx.capture.payload.messages import Answer, Held
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.guard import guarded
+from llmctx.core.guard import guarded, harmless
 from llmctx.core.record import Status
 from llmctx.identity.await_graph import awaiting_task, is_waited_for_by
 from llmctx.identity.scope import Scope, current_scope
@@ -228,7 +228,7 @@ class OpenCalls:
 
     # -- ends that LangChain does not report ----------------------------------------------------------------------
 
-    @guarded("end_failed", "%s failed; the application is not affected")
+    @harmless("end_failed")
     def _task_done(self, task: asyncio.Task[Any]) -> None:
         for call in self._by_task.pop(task, ()):
             self.end(call, Status.CANCELLED)

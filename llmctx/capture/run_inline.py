@@ -21,7 +21,7 @@ from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler
 from langchain_core.language_models import BaseLLM
 from langchain_core.tracers.context import register_configure_hook
 
-from llmctx.core.guard import guarded, stop
+from llmctx.core.guard import HARMLESS, harmless, stop
 
 _ON_LLM_START: Final = inspect.unwrap(AsyncCallbackManager.on_llm_start).__code__
 _STARTS_COMPLETIONS: Final = frozenset(
@@ -35,7 +35,7 @@ _ASKER: Final = 3  # frames above `get`: LangChain's _configure, configure, and 
 
 _ours: Final[list[type[BaseCallbackHandler]]] = []
 _unaware: Final[list[bool]] = [True]
-_stop = partial(stop, "handler_failed", "%s failed; the application is not affected")
+_stop = partial(stop, "handler_failed", HARMLESS)
 
 
 class _Watch:
@@ -73,7 +73,7 @@ def _is_inline(handler: BaseCallbackHandler) -> bool:
     return id(_getframe(1).f_code) not in _STARTS_COMPLETIONS or _alone_or_among_inline(_getframe(1))
 
 
-@guarded("handler_failed", "%s failed; the application is not affected", otherwise=lambda frame: True)
+@harmless("handler_failed", otherwise=lambda frame: True)
 def _alone_or_among_inline(frame: FrameType | None) -> bool:
     while frame is not None and frame.f_code is not _ON_LLM_START:
         frame = frame.f_back

@@ -28,6 +28,12 @@ class Diagnostics:
         self.redact: Callable[[str], str] | None = None
         """Takes out of a line what must not be in a log; set by the first `CallLog`."""
 
+    def reset(self) -> None:
+        """Begin anew: nothing is counted, and every cause is logged when it comes next. For tests."""
+        self.counts.clear()
+        self._logged_at.clear()
+        self.unlogged = 0
+
     def count(self, cause: str, message: str, *args: object, exc: BaseException | None = None) -> None:
         """Count `cause`, and log `message % args` unless the same cause was logged within the last minute."""
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import weakref
 from typing import Final
 
 from llmctx.core.diagnostics import diagnostics
@@ -36,12 +37,37 @@ class RecoverableLock:
 _FORK_S: Final = 5.0  # longer than a fork takes: an exception may strike in the middle of it
 
 
+class ForkLock:
+    """A context manager for the work, reentrant; `acquire` and `release` for the fork, `renew` for the child."""
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Forget who held it: a thread that is not there any more."""
+        self._lock = threading.RLock()
+
+    def acquire(self, timeout: float = -1) -> bool:
+        return self._lock.acquire(timeout=timeout)
+
+    def release(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it was renewed meanwhile
+            self._lock.release()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
 class ForkGate:
-    """A context manager for the work; `acquire` and `release` for whoever forks."""
+    """A `ForkLock` for long work: a fork that waits comes first, and one that never ends is given up."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._wanted = 0
+        gates.add(self)
 
     def acquire(self, timeout: float) -> bool:
         self._wanted += 1
@@ -65,3 +91,7 @@ class ForkGate:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+gates: Final[weakref.WeakSet[ForkGate]] = weakref.WeakSet()
+"""All of them; a fork closes each."""

@@ -1,9 +1,12 @@
-"""What call logs do when their process ends or forks.
+"""What happens when the process ends, and when it forks: in one place, in one declared order.
 
 A script that ends without close() still gets its rows written. Servers end through their lifespan instead. What has
 ended is in the journal soon; the database gets what is left of `shutdown_timeout_s`, once for the whole process.
 
-A forked child starts afresh: what it inherited is the parent's.
+A forked child starts afresh: what it inherited is the parent's. Whatever must be made anew in a child says so here
+(`in_forked_child`, `Forkable`), with its place in `ForkStage`. `os.register_at_fork` is called nowhere else.
+
+`threading._register_atexit` may go once Python has a public hook that comes before it refuses to start threads.
 """
 
 from __future__ import annotations
@@ -15,46 +18,118 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Final, Protocol
+from enum import IntEnum
+from typing import Final, Generic, Protocol, TypeVar
 
-from llmctx.core.guard import guarded, swallow
-from llmctx.core.locks import ForkGate
+from llmctx.core.guard import harmless, swallow
+from llmctx.core.locks import ForkGate, ForkLock, gates
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[[], object])
+
+
+class ForkStage(IntEnum):
+    """What a forked child makes anew, first to last. Each may rely on those before it."""
+
+    CALL_IDS = 1  # random numbers: it would mint its parent's
+    SCOPE = 2  # the scope that was current is the parent's
+    REGISTRY = 3  # locks that other threads of the parent held
+    SHARED_REGISTRY = 4  # connections
+    JOURNAL = 5  # files and their locks, which must end with the parent
+    DEAD_JOURNAL = 6  # those that the parent was about to recover
+    CALL_LOG = 7  # pipelines, which use all of the above
+
+
+_hooks: Final[list[tuple[ForkStage, Callable[[], object]]]] = []
+not_forking: Final = ForkLock()
+"""Held for moments that a forked child must not inherit half done: a lock that is taken but not noted, an import."""
+_PATIENCE_S: Final = 1.0  # of a fork: the disk may have hung up
+_closed: Final[list[ForkGate | ForkLock]] = []
+
+
+def in_forked_child(stage: ForkStage) -> Callable[[F], F]:
+    """Run the function in each forked child, in the order of the stages."""
+
+    def register(hook: F) -> F:
+        _hooks.append((stage, hook))
+        return hook
+
+    return register
+
+
+class Forkable(Generic[T]):
+    """The living objects of one kind: in a forked child `renew` is called with each. Holds them weakly."""
+
+    def __init__(self, stage: ForkStage, renew: Callable[[T], object]) -> None:
+        self._all: weakref.WeakSet[T] = weakref.WeakSet()
+        self.add = self._all.add
+        self.discard = self._all.discard
+        in_forked_child(stage)(lambda: self.each(renew))
+
+    def each(self, do: Callable[[T], object]) -> None:
+        """Call `do` with each, also where it fails for others."""
+        for one in list(self._all):
+            try:
+                do(one)
+            except BaseException as problem:  # noqa: BLE001  the interpreter is ending, or has just forked
+                swallow(problem, "lifecycle_failed", "a %s could not follow the process", type(one).__name__)
+
+
+@harmless("lifecycle_failed")
+def _before_fork() -> None:
+    """Wait until no thread is in the middle of something that does not survive a fork, at most a second for each."""
+    all_gates: list[ForkGate | ForkLock] = [*gates, not_forking]
+    for gate in all_gates:
+        if gate.acquire(timeout=_PATIENCE_S):
+            _closed.append(gate)
+
+
+@harmless("lifecycle_failed")
+def _after_fork_in_parent() -> None:
+    while _closed:
+        _closed.pop().release()
+
+
+@harmless("lifecycle_failed")
+def _after_fork_in_child() -> None:
+    _closed.clear()
+    gates.clear()  # those who would open them are threads of the parent
+    not_forking.renew()
+    for _, hook in sorted(_hooks, key=lambda one: one[0]):
+        try:
+            hook()
+        except BaseException as problem:  # noqa: BLE001  the others are to run all the same
+            swallow(problem, "lifecycle_failed", "a part of llmctx could not follow a fork")
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+
+
+# -- the end ------------------------------------------------------------------------------------------------------
 
 
 class ProcessHooks(Protocol):
-    """What is asked of a call log."""
+    """What is asked of a call log. `spent_s` are the seconds that the end of the process has taken so far."""
 
     def flush_at_exit(self, spent_s: float) -> None: ...
     def close_at_exit(self, spent_s: float) -> None: ...
     def after_fork_in_child(self) -> None: ...
-    @property
-    def fork_gate(self) -> ForkGate | None: ...
 
 
-running: Final[weakref.WeakSet[ProcessHooks]] = weakref.WeakSet()
+running: Final[Forkable[ProcessHooks]] = Forkable(ForkStage.CALL_LOG, lambda call_log: call_log.after_fork_in_child())
 """The call logs that have been started and not closed."""
 
 _spent_s = 0.0
-_closed_gates: Final[list[ForkGate]] = []
 
 
-def close_with_the_child(living: ProcessHooks) -> None:
-    """A child of `multiprocessing` ends without `atexit`, but not without this."""
+def close_with_the_child(call_log: ProcessHooks) -> None:
+    """Close `call_log` with a child of `multiprocessing`, which ends without `atexit`, but not without this."""
     util = sys.modules.get("multiprocessing.util")
     if util is not None:
-        util.Finalize(None, _close, args=(living,), exitpriority=100)
-
-
-def _each_alive(do: Callable[[ProcessHooks], None]) -> None:
-    for living in list(running):
-        try:
-            do(living)
-        except BaseException as problem:  # noqa: BLE001  the interpreter is ending, or has just forked
-            swallow(problem, "lifecycle_failed", "a call log could not follow the process")
+        util.Finalize(None, _close, args=(call_log,), exitpriority=100)
 
 
 def _timed(do: Callable[[float], None]) -> None:
-    """Let `do` know how much time the end of the process has taken so far."""
     global _spent_s
     began = time.monotonic()
     try:
@@ -63,42 +138,14 @@ def _timed(do: Callable[[float], None]) -> None:
         _spent_s += time.monotonic() - began
 
 
-def _flush(living: ProcessHooks) -> None:
-    _timed(living.flush_at_exit)
-
-
-def _close(living: ProcessHooks) -> None:
-    _timed(living.close_at_exit)
+def _close(call_log: ProcessHooks) -> None:
+    _timed(call_log.close_at_exit)
 
 
 def _flush_before_exit() -> None:
-    _each_alive(_flush)
+    running.each(lambda call_log: _timed(call_log.flush_at_exit))
 
 
 # The first hook comes while a connection can still be made: later no thread starts, and asyncio cannot look up a host.
 getattr(threading, "_register_atexit", atexit.register)(_flush_before_exit)
-atexit.register(_each_alive, _close)
-
-
-@guarded("lifecycle_failed", "%s failed; the application is not affected")
-def _before_fork() -> None:
-    """Wait until nobody is in the middle of something that does not survive a fork, at most a second."""
-    for living in list(running):
-        gate = living.fork_gate
-        if gate is not None and gate.acquire(timeout=1.0):
-            _closed_gates.append(gate)
-
-
-@guarded("lifecycle_failed", "%s failed; the application is not affected")
-def _after_fork_in_parent() -> None:
-    while _closed_gates:
-        _closed_gates.pop().release()
-
-
-@guarded("lifecycle_failed", "%s failed; the application is not affected")
-def _after_fork_in_child() -> None:
-    _closed_gates.clear()
-    _each_alive(lambda living: living.after_fork_in_child())
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+atexit.register(running.each, _close)

@@ -18,7 +18,7 @@ from typing import Final
 
 from llmctx.capture.open_calls import OpenCall, OpenCalls
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.guard import guarded
+from llmctx.core.guard import harmless
 from llmctx.core.locks import RecoverableLock
 from llmctx.core.record import CallRecord, Sink, Source, without_snapshots
 from llmctx.core.scheduling import ApplicationLoad, yield_gil
@@ -172,7 +172,7 @@ class Pipeline:
         while thread is not None and thread.is_alive() and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.002)
 
-    @guarded("close_failed", "%s failed; the application is not affected")
+    @harmless("close_failed")
     def _ask_to_stop(self) -> threading.Thread | None:
         self._stopping = True
         thread, loop, self._thread = self._thread, self._loop, None

@@ -20,8 +20,8 @@ from typing import Any, Final, NamedTuple
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError
+from llmctx.core.process import not_forking
 from llmctx.core.record import CACHE_WRITTEN, CACHE_WRITTEN_1H, CallRecord
-from llmctx.delivery.journal import directory as place
 
 _MILLION: Final = Decimal(1_000_000)
 _NANO: Final = Decimal("0.000000001")
@@ -156,7 +156,7 @@ class Prices:
         """genai-prices' own data, as it was installed; None without the extra. Late: it takes a third of a second."""
         if not self.has_list:
             return None
-        with place.not_forking:  # a child that is forked meanwhile would wait for the lock of this import for ever
+        with not_forking:  # a child that is forked meanwhile would wait for the lock of this import for ever
             from genai_prices.data import providers
             from genai_prices.data_snapshot import DataSnapshot
 

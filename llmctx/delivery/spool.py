@@ -23,7 +23,6 @@ from typing import Final
 from llmctx.capture.open_calls import OpenCall
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import JournalUnavailable
-from llmctx.core.locks import ForkGate
 from llmctx.core.record import CallRecord, without_snapshots
 from llmctx.core.threads import run_in_daemon_thread
 from llmctx.delivery.journal import DeadJournal, Journal
@@ -97,10 +96,6 @@ class Spool:
     @property
     def trouble(self) -> str | None:
         return self._writer.trouble or (None if self._journal is None else self._journal.trouble)
-
-    @property
-    def fork_gate(self) -> ForkGate | None:
-        return self._writer.fork_gate
 
     @property
     def keeps(self) -> bool:

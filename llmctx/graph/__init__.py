@@ -19,9 +19,9 @@ from langchain_core.runnables import Runnable, RunnableBinding, RunnableParallel
 from langgraph.graph import START, StateGraph
 from langgraph.pregel import Pregel
 
-from llmctx.core.guard import guarded, swallow
+from llmctx.core.guard import swallow
 from llmctx.graph.node_functions import in_scope
-from llmctx.graph.node_identity import MARK, Identify, Plan
+from llmctx.graph.node_identity import MARK, Identify, Plan, unwrapped
 from llmctx.graph.node_runnables import instrument, subclass
 
 __all__ = ["Identify", "wrap_graph", "wrap_node"]
@@ -100,7 +100,7 @@ def wrap_node(
     return cast("T", in_scope(inside, plan))
 
 
-@guarded("node_not_wrapped", "%s failed: a graph could not be wrapped")
+@unwrapped()
 def _wrap_builder(builder: Any, plan: Plan) -> None:
     """Wrap whatever `builder` compiles to, when it does."""
     known: Plan | None = getattr(builder, MARK, None)
@@ -119,7 +119,7 @@ def _compiling(base: Any, body: dict[str, Any]) -> None:
     body["compile"] = compile
 
 
-@guarded("node_not_wrapped", "%s failed: a graph could not be wrapped")
+@unwrapped()
 def _wrap_compiled(graph: Pregel[Any, Any, Any, Any], plan: Plan, *, strong: bool, seen: set[int]) -> None:
     """Wrap all nodes of `graph`, and of the graphs in it. `strong`: `plan` counts before what is known already."""
     if id(graph) in seen:

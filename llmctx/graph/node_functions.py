@@ -19,8 +19,8 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
-from llmctx.core.guard import guarded
-from llmctx.graph.node_identity import MARK, NO_STATE, Plan
+from llmctx.core.guard import harmless, without_ids
+from llmctx.graph.node_identity import MARK, NO_STATE, Plan, unwrapped
 from llmctx.graph.node_runnables import asteps, steps
 from llmctx.identity.scope import FAILED_SCOPE, Entry, Scope, leave
 
@@ -29,7 +29,7 @@ def _as_it_is(original: Any, plan: Plan) -> Any:
     return original
 
 
-@guarded("node_not_wrapped", "%s failed: a node could not be wrapped", otherwise=_as_it_is)
+@unwrapped(otherwise=_as_it_is)
 def in_scope(original: Any, plan: Plan) -> Any:
     """`original` so that it runs in a scope: a function of the same kind, name and signature."""
     fn: Any = original
@@ -94,7 +94,7 @@ def _resolve_in_failed_scope(plan: Plan, args: tuple[Any, ...], kwargs: dict[str
     return stay
 
 
-@guarded("node_scope_failed", "%s failed: what a node does is recorded without ids", otherwise=_resolve_in_failed_scope)
+@without_ids("node_scope_failed", otherwise=_resolve_in_failed_scope)
 def _arrive(plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Stay:
     """Enter the scope of a call that begins."""
     stay, config = _Stay(), _given(args, kwargs)
@@ -120,7 +120,7 @@ def _restore(stay: _Stay | None) -> None:
                 var_child_runnable_config.reset(stay.config_token)
 
 
-@guarded("node_scope_failed", "%s failed; the application is not affected", otherwise=_restore)
+@harmless("node_scope_failed", otherwise=_restore)
 def _depart(stay: _Stay | None) -> None:
     if stay is not None:
         if stay.config_token is not None:
@@ -136,16 +136,13 @@ def _starting(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
 # Where these fail, the node is not to go by what else is known of it: `Plan.enter` knows their answer.
 
 
-@guarded(
-    "node_scope_failed", "%s failed: what a node does is recorded without ids", otherwise=lambda args: FAILED_SCOPE
-)
+@without_ids("node_scope_failed", otherwise=lambda args: FAILED_SCOPE)
 def _state(args: tuple[Any, ...]) -> Any:
     return args[0] if args else NO_STATE
 
 
-@guarded(
+@without_ids(
     "node_scope_failed",
-    "%s failed: what a node does is recorded without ids",
     otherwise=lambda args, kwargs: FAILED_SCOPE,
 )
 def _config(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

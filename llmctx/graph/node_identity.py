@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, cast
 from uuid import UUID
@@ -18,7 +19,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.guard import guarded, swallow
+from llmctx.core.guard import guarded, swallow, without_ids
 from llmctx.core.record import Reason
 from llmctx.identity.candidates import CARRIED_KEY, pack
 from llmctx.identity.registration import node_scope
@@ -37,6 +38,9 @@ from llmctx.identity.scope import (
 Identify = Callable[[Any, RunnableConfig], CallContext | None]
 Entered = tuple[Scope, Entry, RunnableConfig | None]
 """A scope, what restores the one before, and the config that the node is to get."""
+
+unwrapped: Final = partial(guarded, "node_not_wrapped", "%s failed: a graph runs as if it were not wrapped")
+"""Guard what wraps."""
 
 MARK: Final = "__llmctx__"
 """On a wrapped runnable, builder or function: its plan. Named so that pydantic passes it over."""
@@ -103,7 +107,7 @@ class Plan:
     def _alone(self, other: Plan) -> Plan:
         return self
 
-    @guarded("node_not_wrapped", "%s failed: what a graph was wrapped with before does not count", otherwise=_alone)
+    @unwrapped(otherwise=_alone)
     def over(self, other: Plan) -> Plan:
         """This plan, with `other` for whatever it does not say."""
         return replace(
@@ -121,7 +125,7 @@ class Plan:
         _doubt(entered[2])
         return entered
 
-    @guarded("node_scope_failed", "%s failed: what a node does is recorded without ids", otherwise=enter_failed)
+    @without_ids("node_scope_failed", otherwise=enter_failed)
     def enter(self, state: Any, config: RunnableConfig | Scope | None) -> Entered | None:
         """Open the scope of a node that starts here and now. What was not found is `FAILED_SCOPE`."""
         if state is FAILED_SCOPE or isinstance(config, Scope):
@@ -256,7 +260,7 @@ def _plain(identify: Identify | None, names: dict[str, str], agent_key: str | No
     return Plan()
 
 
-@guarded("node_not_wrapped", "%s failed: nodes are wrapped as if no arguments were given", otherwise=_plain)
+@unwrapped(otherwise=_plain)
 def _made(identify: Identify | None, names: dict[str, str], agent_key: str | None) -> Plan:
     return Plan._of(identify, names, agent_key)
 
@@ -309,7 +313,7 @@ def _inside(
     return scope
 
 
-@guarded("node_scope_failed", "%s failed: a thread may testify to somebody else")
+@without_ids("node_scope_failed")
 def _doubt(config: RunnableConfig | None) -> None:
     """The thread and the task of a node whose scope could not be opened."""
     given: Any = config or var_child_runnable_config.get() or {}
@@ -331,7 +335,7 @@ class _Sending(dict[str, Any]):
 
     metadata: dict[str, Any]
 
-    @guarded("node_scope_failed", "%s failed: a node's identity is not handed on", otherwise=dict.copy)
+    @without_ids("node_scope_failed", otherwise=dict.copy)
     def copy(self) -> dict[str, Any]:
         return {**self, "metadata": self.metadata}
 

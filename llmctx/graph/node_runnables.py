@@ -14,8 +14,7 @@ from typing import Any, Final, TypeVar
 
 from langchain_core.runnables import Runnable, RunnableConfig
 
-from llmctx.core.guard import guarded
-from llmctx.graph.node_identity import MARK, NO_STATE, Plan
+from llmctx.graph.node_identity import MARK, NO_STATE, Plan, unwrapped
 from llmctx.identity.scope import FAILED_SCOPE, enter, leave, suspend
 
 T = TypeVar("T")
@@ -25,7 +24,7 @@ def _as_it_is(runnable: Any, plan: Plan) -> Any:
     return runnable
 
 
-@guarded("node_not_wrapped", "%s failed: a node could not be wrapped", otherwise=_as_it_is)
+@unwrapped(otherwise=_as_it_is)
 def instrument(runnable: Any, plan: Plan) -> Any:
     """A shallow copy of `runnable` that runs in a scope."""
     twin = copy.copy(runnable)

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, cast
 
-from llmctx.core.guard import guarded
+from llmctx.core.guard import without_ids
 from llmctx.identity.scope import EMPTY, FAILED_SCOPE, Scope, current_scope, enter, failed_scope, leave, suspend
 
 P = ParamSpec("P")
@@ -25,7 +25,7 @@ def run_in_failed_scope(fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
         suspend(token)
 
 
-@guarded("carry_failed", "%s failed: a job is recorded without ids", otherwise=lambda outer: failed_scope("job"))
+@without_ids("carry_failed", otherwise=lambda outer: failed_scope("job"))
 def _job(outer: Scope | None) -> Scope:
     return Scope(EMPTY if outer is None else outer.identity, "job", outer)
 
@@ -46,7 +46,7 @@ def _of_nobody(fn: Callable[P, R]) -> Callable[P, R]:
     return cast("Callable[P, R]", functools.update_wrapper(run, fn))
 
 
-@guarded("carry_failed", "%s failed: what the function does is recorded without ids", otherwise=_of_nobody)
+@without_ids("carry_failed", otherwise=_of_nobody)
 def carry(fn: Callable[P, R]) -> Callable[P, R]:
     """Return `fn` bound to the scope in which `carry` was called, for executors, threads and tasks.
 

@@ -24,14 +24,19 @@ _SALT: Final = "llmctx.identity.handover.1"
 
 OnInvalid = Literal["raise", "anonymous"]
 
-_keys: list[str] = []
-_on_invalid: list[OnInvalid] = ["raise"]
+_configured: list[tuple[str | None, OnInvalid]] = [(None, "raise")]
 
 
 def configure(key: str | None, on_invalid: OnInvalid) -> None:
-    """What a starting `CallLog` has in its settings. The newest key signs, the others still verify."""
-    _keys[:] = [part for part in (part.strip() for part in (key or "").split(",")) if part]
-    _on_invalid[:] = [on_invalid]
+    """Use the settings of a starting `CallLog`. `key` may be several, separated by commas: the first signs, the others
+    still verify.
+    """
+    _configured[0] = key, on_invalid
+
+
+def configuration() -> tuple[str | None, OnInvalid]:
+    """Return the arguments of the last `configure`."""
+    return _configured[0]
 
 
 def hand_over(*, ttl_s: float = 86_400.0) -> str:
@@ -61,7 +66,7 @@ def take_over(token: str | None, *, on_invalid: OnInvalid | None = None) -> Iter
         identity = read(token)
     except InvalidToken as problem:
         diagnostics.count("invalid_handover", "a handed-over identity was refused: %s", problem)
-        if (on_invalid or _on_invalid[0]) == "raise":
+        if (on_invalid or _configured[0][1]) == "raise":
             raise
         from llmctx.core.record import Reason  # late, as itsdangerous is: `import llmctx` stays quick
 
@@ -94,8 +99,12 @@ def read(token: str | None) -> CallContext:
 def _serializer() -> URLSafeSerializer:
     from itsdangerous import URLSafeSerializer
 
-    keys = _keys or _from_environment()
+    keys = _keys() or _from_environment()
     return URLSafeSerializer(list(reversed(keys)), salt=_SALT, signer_kwargs={"key_derivation": "hmac"})
+
+
+def _keys() -> list[str]:
+    return [part for part in (part.strip() for part in (_configured[0][0] or "").split(",")) if part]
 
 
 def _from_environment() -> list[str]:
@@ -104,9 +113,10 @@ def _from_environment() -> list[str]:
 
     settings = load()
     configure(settings.handover_key, settings.handover_invalid)
-    if not _keys:
+    keys = _keys()
+    if not keys:
         raise ConfigError(
             "LLMCTX_HANDOVER_KEY is not set: hand_over() and take_over() need the same secret in every process. "
             "Make one with `python -c 'import secrets; print(secrets.token_urlsafe(32))'`."
         )
-    return _keys
+    return keys

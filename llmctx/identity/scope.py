@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import sys
 import time
 from _thread import get_ident
@@ -25,7 +24,8 @@ from contextvars import ContextVar, Token
 from typing import Any, Final, ParamSpec, TypeVar
 
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.guard import guarded, swallow
+from llmctx.core.guard import guarded, harmless, swallow, without_ids
+from llmctx.core.process import ForkStage, in_forked_child
 from llmctx.identity.call_context import EMPTY as EMPTY  # these are part of what stands here
 from llmctx.identity.call_context import ID_FIELDS as ID_FIELDS
 from llmctx.identity.call_context import ID_LIMIT as ID_LIMIT
@@ -130,7 +130,7 @@ class Scope:
     def _shut(self) -> None:
         self.closed_at = self.closed_at or time.monotonic()
 
-    @guarded("scope_failed", "%s failed; the application is not affected", otherwise=_shut)
+    @harmless("scope_failed", otherwise=_shut)
     def close(self) -> None:
         """Close it and tell whoever asked to know. Closing twice is closing once. Never raises."""
         if self.closed_at is not None or self is FAILED_SCOPE:
@@ -178,10 +178,9 @@ Entry = Token[Scope | None] | None
 FAILED_SCOPE: Final = Scope(EMPTY, "lost")
 """Where not even a scope can be made any more. Everybody's, so it never closes and takes no identity."""
 FAILED_SCOPE.failed, FAILED_SCOPE.owner = True, None
-_NOT_FOUND: Final = "scope_failed", "%s failed: what runs here is recorded without ids"
 
 
-@guarded(*_NOT_FOUND, otherwise=lambda kind: FAILED_SCOPE)
+@without_ids("scope_failed", otherwise=lambda kind: FAILED_SCOPE)
 def failed_scope(kind: str) -> Scope:
     """A new scope of nobody, for code whose own could not be opened. `amend` may still say whose it is."""
     scope = Scope(EMPTY, kind)
@@ -189,13 +188,13 @@ def failed_scope(kind: str) -> Scope:
     return scope
 
 
-@guarded(*_NOT_FOUND, otherwise=lambda kind, identity=EMPTY, parent=None: FAILED_SCOPE)
+@without_ids("scope_failed", otherwise=lambda kind, identity=EMPTY, parent=None: FAILED_SCOPE)
 def opened(kind: str, identity: CallContext = EMPTY, parent: Scope | None = None) -> Scope:
     """A new scope, which is not current yet."""
     return Scope(identity, kind, parent)
 
 
-@guarded(*_NOT_FOUND, otherwise=lambda scope: _current.set(FAILED_SCOPE))
+@without_ids("scope_failed", otherwise=lambda scope: _current.set(FAILED_SCOPE))
 def enter(scope: Scope | None) -> Entry:
     """Make `scope` the current one; `FAILED_SCOPE`, if there is none. Give the token to `leave` in a `finally`."""
     return _current.set(FAILED_SCOPE if scope is None else scope)
@@ -207,7 +206,7 @@ def _restore(token: Entry) -> None:
             _current.reset(token)
 
 
-@guarded("scope_failed", "%s failed; the application is not affected", otherwise=_restore)
+@harmless("scope_failed", otherwise=_restore)
 def suspend(token: Entry) -> None:
     """Restore what was current before `enter`; the scope stays open. For generators, between two steps."""
     if token is not None:
@@ -220,7 +219,7 @@ def _drop(scope: Scope | None, token: Entry) -> None:
         scope.close()
 
 
-@guarded("scope_failed", "%s failed; the application is not affected", otherwise=_drop)
+@harmless("scope_failed", otherwise=_drop)
 def leave(scope: Scope | None, token: Entry) -> None:
     """Close `scope` and restore what was current before."""
     try:
@@ -264,7 +263,7 @@ def _check_names(ids: dict[str, Any]) -> None:
 
 
 # Whoever the scope around belongs to, this code belongs to somebody else.
-@guarded(*_NOT_FOUND, otherwise=lambda identity, ids: failed_scope("bind"))
+@without_ids("scope_failed", otherwise=lambda identity, ids: failed_scope("bind"))
 def _bound(identity: CallContext | None, ids: dict[str, Any]) -> Scope | None:
     over = CallContext(**ids)
     if identity is not None:
@@ -329,7 +328,8 @@ def change_job(scope: Scope | None) -> None:
     _current.set(scope)
 
 
-@guarded(*_NOT_FOUND, otherwise=lambda: _current.set(FAILED_SCOPE))
+@in_forked_child(ForkStage.SCOPE)
+@without_ids("scope_failed", otherwise=lambda: _current.set(FAILED_SCOPE))
 def _forked() -> None:
     """In a forked child: what it has inherited is its parent's, and may be the request of whoever caused the fork."""
     scope = _current.get()
@@ -338,6 +338,3 @@ def _forked() -> None:
         scope.close()
         scope.kind = "fork"
         scope = parent
-
-
-os.register_at_fork(after_in_child=_forked)

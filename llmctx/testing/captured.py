@@ -70,11 +70,11 @@ class CapturedCalls:
 
         # The file is never made: a call log with a sink of its own has no writer.
         chosen = {"database_url": "sqlite+aiosqlite:///captured.db", "capture": "all", "content": "full"}
-        keys, invalid = list(handover._keys), list(handover._on_invalid)
-        beside_another = bool(active)
+        before = handover.configuration()
+        is_beside_another = bool(active)
         self._call_log = CallLog(sink=self._sink, **{**chosen, **self._settings}).start()
-        if beside_another:  # the application's own keys stay
-            handover._keys[:], handover._on_invalid[:] = keys, invalid
+        if is_beside_another:
+            handover.configure(*before)  # the application's own keys stay
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

@@ -42,6 +42,7 @@ SURROUNDING: Final = {
         "hand_over",
         "read",
         "_serializer",
+        "_keys",
         "_from_environment",
     },  # they raise on purpose
     "capture/manual.py": {

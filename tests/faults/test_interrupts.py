@@ -201,7 +201,7 @@ def test_a_log_that_makes_calls_itself_comes_to_an_end() -> None:
             raise ValueError("the registry fails")
 
     sink, handler = MemorySink(), Asking()
-    diagnostics._logged_at.clear()
+    diagnostics.reset()
     logging.getLogger("llmctx").addHandler(handler)
     try:
         with CallLog(sink=sink, registry=Failing()) as call_log:
@@ -220,7 +220,7 @@ def test_a_log_handler_that_raises_disturbs_nobody() -> None:
             raise Killed
 
     handler = Raising()
-    diagnostics._logged_at.clear()
+    diagnostics.reset()
     logging.getLogger("llmctx").addHandler(handler)
 
     def fail() -> None:

@@ -530,8 +530,7 @@ class Careless(MemorySink):
 def test_what_fails_in_its_loop_unseen_is_told_in_its_own_words(caplog: pytest.LogCaptureFixture) -> None:
     """Once, under its own name, and without what must not be in a log; asyncio has nothing to say."""
     sink = Careless()
-    diagnostics.counts.pop("loop_failed", None)
-    diagnostics._logged_at.pop("loop_failed", None)
+    diagnostics.reset()
     with CallLog(sink=sink):
         assert sink.been.wait(10)
         wait_until(lambda: diagnostics.counts["loop_failed"] > 0, "the failure to be noted")
@@ -631,7 +630,7 @@ def test_a_wrong_database_url(bad: str, monkeypatch: pytest.MonkeyPatch) -> None
 def test_passwords_do_not_show(caplog: pytest.LogCaptureFixture, nowhere: str) -> None:
     """Not in a repr, not in the log when the database is away."""
     url = make_url(nowhere).set(password="hunter2").render_as_string(hide_password=False)
-    diagnostics._logged_at.clear()
+    diagnostics.reset()
     with caplog.at_level(logging.DEBUG), CallLog(url, shutdown_timeout_s=0.1) as call_log:
         model.invoke("hello")
         wait_until(lambda: call_log.stats().trouble is not None, "the writer to notice")
@@ -644,7 +643,7 @@ def test_passwords_do_not_show(caplog: pytest.LogCaptureFixture, nowhere: str) -
 
 def test_a_missing_table_says_what_to_do(any_empty_database: str, caplog: pytest.LogCaptureFixture) -> None:
     """The application works, and the log names the command."""
-    diagnostics._logged_at.clear()
+    diagnostics.reset()
     with caplog.at_level(logging.WARNING), CallLog(any_empty_database, shutdown_timeout_s=0.1) as call_log:
         assert model.invoke("hello").content == "heard hello"
         wait_until(lambda: call_log.stats().trouble is not None, "the writer to notice")

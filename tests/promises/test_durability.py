@@ -284,7 +284,7 @@ def test_closed_and_started_again_with_rows_left(switch: Switch) -> None:
 def test_a_directory_that_cannot_be_used(database: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The application starts, rows are written, and the log says so once."""
     (tmp_path / "file").write_text("")
-    diagnostics._logged_at.clear()
+    diagnostics.reset()
     with caplog.at_level(logging.WARNING), CallLog(database, journal_dir=tmp_path / "file" / "no") as call_log:
         model.invoke("hello")
         assert call_log.flush() == 0
@@ -616,7 +616,7 @@ def _everything(folder: Path) -> bytes:
 @pytest.mark.parametrize("content", ["redacted", "none"])
 def test_no_secret_is_found_anywhere(content: str, database: str, away: str, caplog: pytest.LogCaptureFixture) -> None:
     """Not in the rows, not in the journal, not in the quarantine, not in the log."""
-    diagnostics._logged_at.clear()
+    diagnostics.reset()
     folder = Path(os.environ["LLMCTX_JOURNAL_DIR"])
     with caplog.at_level(logging.DEBUG, "llmctx"):
         with CallLog(away, content=content, shutdown_timeout_s=0.2) as call_log:
@@ -670,7 +670,7 @@ def test_a_redaction_that_fails_costs_the_texts_and_no_row(
     problem: str, database: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The row says so, its identity is as it should be, and nothing of the texts is anywhere."""
-    diagnostics._logged_at.clear()
+    diagnostics.reset()
     stuck = threading.Event()
 
     def own(text: str) -> str:

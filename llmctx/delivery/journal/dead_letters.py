@@ -18,6 +18,7 @@ from uuid import UUID
 import orjson
 
 from llmctx.core.diagnostics import diagnostics
+from llmctx.core.process import not_forking
 from llmctx.core.record import CallRecord
 from llmctx.delivery.journal import directory as place
 from llmctx.delivery.journal.frames import ID_BYTES, Kind, frame, frames_in, pack_record, record_of
@@ -56,7 +57,7 @@ class Quarantine:
         whole = payload[:ID_BYTES] + b'{"record":' + payload[ID_BYTES:] + b"," + told[1:]
         made = frame(Kind.REFUSED, whole)
         try:
-            with place.not_forking, self._locked():
+            with not_forking, self._locked():
                 return self._append(made)
         except OSError as problem:
             diagnostics.count("quarantine_failed", "a row that was refused could not be kept: %s", problem)
@@ -103,7 +104,7 @@ class Quarantine:
 
     def erase(self, keep: Keep) -> int:
         """Forget the rows of whose columns `keep` says False, or change them. Returns how many. Raises OSError."""
-        with place.not_forking, self._locked():
+        with not_forking, self._locked():
             return rewrite(_FILE, self.folder, keep)
 
     def close(self) -> None:

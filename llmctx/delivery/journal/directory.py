@@ -17,7 +17,6 @@ import fcntl
 import os
 import secrets
 import stat
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,8 +29,6 @@ QUARANTINE: Final = "quarantine"
 _NEW: Final = ".new-"
 _MADE_S: Final = 3600.0  # longer than it takes to make a directory or a file, whatever its process waits for
 _SETTLE: Final = ".settle"
-not_forking = threading.RLock()
-"""Held between taking a lock and noting that it is held: a child that inherits one unawares would keep it for ever."""
 _SAFE: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
@@ -260,25 +257,3 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").replace("-", "").strip()
     except OSError:
         return "0" * 32
-
-
-_PATIENCE_S: Final = 1.0  # of a fork: the disk may have hung up
-
-
-def _before_fork() -> None:
-    global _gate_is_closed
-    _gate_is_closed = not_forking.acquire(timeout=_PATIENCE_S)
-
-
-def _after_fork_in_parent() -> None:
-    if _gate_is_closed:
-        not_forking.release()
-
-
-def _after_fork_in_child() -> None:
-    global not_forking  # whoever held it is not there any more
-    not_forking = threading.RLock()
-
-
-_gate_is_closed = False
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

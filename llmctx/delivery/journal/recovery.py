@@ -8,9 +8,7 @@ delivered twice, which is harmless: its key, call_id and created_at, comes from 
 
 from __future__ import annotations
 
-import contextlib
 import os
-import weakref
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from types import TracebackType
@@ -18,6 +16,7 @@ from typing import Any, Final, Self
 from uuid import UUID
 
 from llmctx.core.diagnostics import diagnostics
+from llmctx.core.process import Forkable, ForkStage, not_forking
 from llmctx.core.record import COLUMNS, CallRecord, Status
 from llmctx.delivery.journal import directory as place
 from llmctx.delivery.journal.frames import (
@@ -144,17 +143,8 @@ class DeadJournal:
         return [call_id for call_id in self._starts if call_id not in self._recorded and call_id not in self._done]
 
 
-_held: Final[weakref.WeakSet[DeadJournal]] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    """A child shares its parent's locks: what the parent adopts would be held until both have died."""
-    for adopted in list(_held):
-        with contextlib.suppress(OSError):
-            adopted.release()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
+_held: Final = Forkable(ForkStage.DEAD_JOURNAL, DeadJournal.release)
+"""A child shares its parent's locks: what the parent recovers would be held until both have died."""
 
 
 def _born(start: Start) -> dict[str, Any]:
@@ -174,7 +164,7 @@ def adopt(root: int) -> Iterator[DeadJournal]:
     """Every journal in `root` whose process has died and that nobody else has got hold of. Closes `root`."""
     try:
         for name, folder in place.folders_in(root):
-            with place.not_forking:
+            with not_forking:
                 lock = place.lock(folder)
                 if lock is None:
                     os.close(folder)

@@ -15,7 +15,6 @@ import itertools
 import os
 import resource
 import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +22,7 @@ from typing import Any, Final
 import orjson
 
 from llmctx.core.diagnostics import diagnostics
+from llmctx.core.process import Forkable, ForkStage, not_forking
 from llmctx.core.record import CallRecord
 from llmctx.core.scheduling import yielding
 from llmctx.delivery.journal import directory as place
@@ -32,8 +32,6 @@ from llmctx.delivery.journal.recovery import DeadJournal, adopt
 from llmctx.delivery.journal.start_markers import Markers
 
 _MIB: Final = 1024 * 1024
-
-_alive: Final[weakref.WeakSet[Journal]] = weakref.WeakSet()
 
 
 class _Segment:
@@ -85,7 +83,7 @@ class Journal:
         self._closed = False
         self.trouble: str | None = None
         """Why the last append did not fit, in a sentence; None while all is well."""
-        with place.not_forking:  # a child in between would inherit a lock that it does not know of
+        with not_forking:  # a child in between would inherit a lock that it does not know of
             self._open(directory)
 
     def _open(self, directory: str | os.PathLike[str]) -> None:
@@ -382,10 +380,4 @@ class Journal:
             os.close(self._root)
 
 
-def _after_fork_in_child() -> None:
-    for journal in list(_alive):
-        with contextlib.suppress(OSError):
-            journal._leave_to_parent()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
+_alive: Final = Forkable(ForkStage.JOURNAL, Journal._leave_to_parent)

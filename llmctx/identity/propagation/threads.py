@@ -21,7 +21,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any, Final
 
-from llmctx.core.guard import guarded
+from llmctx.core.guard import harmless, without_ids
 from llmctx.core.locks import RecoverableLock
 from llmctx.identity.candidates import pack
 from llmctx.identity.carry import carry, run_in_failed_scope
@@ -111,7 +111,7 @@ def _give_none(thread: threading.Thread) -> None:
     thread.run = functools.partial(run_in_failed_scope, thread.run)  # type: ignore[method-assign]
 
 
-@guarded("carry_failed", "%s failed: what a thread does is recorded without ids", otherwise=_give_none)
+@without_ids("carry_failed", otherwise=_give_none)
 def _give_scope(thread: threading.Thread) -> None:
     outer = current_scope() if _users else None
     if outer is not None and not _is_pooled(thread):
@@ -158,7 +158,7 @@ def _create_task(original: Any) -> Any:
     return create_task
 
 
-@guarded("carry_failed", "%s failed; the application is not affected")
+@harmless("carry_failed")
 def _note_use() -> None:
     scope = current_scope()
     if scope is not None:
@@ -169,7 +169,7 @@ def _of_nobody(fn: Any, **_: Any) -> Any:
     return functools.partial(run_in_failed_scope, fn) if callable(fn) else fn
 
 
-@guarded("carry_failed", "%s failed: what a job does is recorded without ids", otherwise=_of_nobody)
+@without_ids("carry_failed", otherwise=_of_nobody)
 def _carried(fn: Any, *, to_process: bool = False) -> Any:
     """`fn` as a job. Also without a scope: a pooled thread must not keep what a job took from a queue, and a forked
     worker has inherited somebody's.
@@ -194,9 +194,7 @@ class _InProcess:
         finally:
             leave(scope, token)
 
-    @guarded(
-        "carry_failed", "%s failed: what a job does is recorded without ids", otherwise=lambda self: failed_scope("job")
-    )
+    @without_ids("carry_failed", otherwise=lambda self: failed_scope("job"))
     def _opened(self) -> Scope:
         scope = Scope(CallContext(**self.ids), "job")
         inherited = current_scope()
@@ -244,7 +242,7 @@ def _give_nobody(process: Any) -> None:
         process._target = functools.partial(run_in_failed_scope, target)
 
 
-@guarded("carry_failed", "%s failed: what a process does is recorded without ids", otherwise=_give_nobody)
+@without_ids("carry_failed", otherwise=_give_nobody)
 def _give_identity(process: Any) -> None:
     target = getattr(process, "_target", None)
     if _users and target is not None and getattr(target, "__module__", None) not in _POOLS and current() is not EMPTY:

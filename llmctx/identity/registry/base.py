@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol
 
 from llmctx.core.guard import guarded
@@ -95,6 +96,10 @@ _EVERYTHING: Final = None
 _DOUBTS: Final = 10_000
 
 
+unregistered: Final = partial(guarded, "registry_failed", "%s failed: a thread names nobody from here on")
+"""Guard what tells a registry whose a thread is."""
+
+
 def mark_unreliable(thread_id: str | None, task: str | None = None) -> None:
     """Believe no registry any more about these: a use of them could not be filed. For as long as the process lives."""
     if len(_UNRELIABLE) >= _DOUBTS:
@@ -103,6 +108,11 @@ def mark_unreliable(thread_id: str | None, task: str | None = None) -> None:
     for name in (thread_id, task):
         if name is not None:
             _UNRELIABLE.add(name)
+
+
+def believe_again() -> None:
+    """Forget all marks of `mark_unreliable`. For tests."""
+    _UNRELIABLE.clear()
 
 
 def is_unreliable(thread_id: str | None, task: str | None) -> bool:
@@ -118,11 +128,11 @@ def is_unreliable(thread_id: str | None, task: str | None) -> bool:
     return False
 
 
-def _not_filed(registries: Sequence[Registry], scope: Scope, thread_id: str | None, task: str | None) -> None:
+def _not_registered(registries: Sequence[Registry], scope: Scope, thread_id: str | None, task: str | None) -> None:
     mark_unreliable(thread_id, task)
 
 
-@guarded("registry_failed", "%s failed: a thread testifies to nobody from here on", otherwise=_not_filed)
+@unregistered(otherwise=_not_registered)
 def register_in_all(registries: Sequence[Registry], scope: Scope, thread_id: str | None, task: str | None) -> None:
     """Tell all `registries` that `scope` uses the thread, or runs the task."""
     for registry in registries:

@@ -6,19 +6,16 @@ here as well. Readers take no lock: what they read is an immutable tuple that wr
 
 from __future__ import annotations
 
-import os
 import time
-import weakref
 from dataclasses import dataclass
 from typing import Final
 
 from cachebox import TTLCache
 
 from llmctx.core.locks import RecoverableLock
+from llmctx.core.process import Forkable, ForkStage
 from llmctx.identity.registry.base import Entry
 from llmctx.identity.scope import EMPTY, CallContext, Scope, next_serial
-
-_all: Final[weakref.WeakSet[MemoryRegistry]] = weakref.WeakSet()
 
 PARTIES = 8
 """Users and sessions remembered for one thread beside the newest. Two users are enough to know that it is shared."""
@@ -113,6 +110,10 @@ class MemoryRegistry:
                         gone += 1
         return gone
 
+    def renew_lock(self) -> None:
+        """In a forked child: a lock that another thread held at that moment would never be released."""
+        self._lock = RecoverableLock()
+
     def __len__(self) -> int:
         return len(self._threads) + len(self._tasks)
 
@@ -155,10 +156,4 @@ def task_lineage(task: str) -> list[str]:
     return names
 
 
-def _fresh_locks() -> None:
-    """In a forked child: a lock that another thread held at that moment would never be released."""
-    for registry in list(_all):
-        registry._lock = RecoverableLock()
-
-
-os.register_at_fork(after_in_child=_fresh_locks)
+_all: Final = Forkable(ForkStage.REGISTRY, MemoryRegistry.renew_lock)

@@ -14,7 +14,6 @@ import contextlib
 import importlib.util
 import os
 import time
-import weakref
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +21,7 @@ from cachebox import TTLCache
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError
+from llmctx.core.process import Forkable, ForkStage
 from llmctx.identity.registry.base import ELSEWHERE, Entry
 from llmctx.identity.registry.memory import PARTIES, MemoryRegistry, judge, task_lineage
 from llmctx.identity.registry.outbox import Claims, News, Outbox
@@ -103,6 +103,11 @@ class RedisRegistry:
         self._failures = 0
         self._rest_until = 0.0
         self._told.clear()
+
+    def _begin_in_child(self) -> None:
+        """In a forked child: a process of its own, with connections of its own. What waits is the parent's to tell."""
+        _inherited.append(self._links)
+        self._begin()
 
     # -- any thread: memory alone -----------------------------------------------------------------------------------
 
@@ -387,16 +392,6 @@ def _check(url: str) -> None:
         raise ConfigError(f"LLMCTX_REGISTRY_URL is not the URL of a Redis. {what}.") from None
 
 
-_all: Final[weakref.WeakSet[RedisRegistry]] = weakref.WeakSet()
+_all: Final = Forkable(ForkStage.SHARED_REGISTRY, RedisRegistry._begin_in_child)
 _inherited: Final[list[object]] = []
 """Connections of the parent, kept: collecting one would take it out of the selector, which is the parent's too."""
-
-
-def _afresh() -> None:
-    """In a forked child: a process of its own, with connections of its own. What waits is the parent's to tell."""
-    for registry in list(_all):
-        _inherited.append(registry._links)
-        registry._begin()
-
-
-os.register_at_fork(after_in_child=_afresh)

@@ -670,7 +670,7 @@ async def test_a_refusal_does_not_show_the_row(own: str, caplog: pytest.LogCaptu
     """Drivers and databases quote the value that they refuse: that stays with the row, and out of the log."""
     secret = "sk-canary-4711"
     await do(own, f"ALTER TABLE {T} ADD CONSTRAINT later CHECK (model::bigint > 0) NOT VALID")
-    diagnostics._logged_at.clear()
+    diagnostics.reset()
     async with writing(own) as one:
         put(one, 1, model=secret)
         put(one, 5, model="7")
