@@ -1,76 +1,103 @@
-"""The share of rows that have their ids, by which witness, and what the others have in common."""
+"""`llmctx coverage`: the share of rows that have their ids, by source, and what the others have in common."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
 
 from llmctx.cli import output
+from llmctx.cli.options import Json, ask, with_filters
 from llmctx.cli.output import Column, text_of
-from llmctx.identity import reasons as explain
-from llmctx.storage.queries import coverage_advice as cures
+from llmctx.identity.reasons import REASONS
 
 if TYPE_CHECKING:
+    from llmctx.storage.filters import Filters
     from llmctx.storage.queries import Coverage
 
 _GROUPS: Final = 10
 
 
-def show_coverage(found: Coverage) -> None:
-    """Print it; nothing more than the first two tables when every row has both ids."""
-    if found.erased:
-        output.say(f"{found.erased:,} rows were blanked by `llmctx erase`, and do not count.")
-    if found.share is None:
+@with_filters("user", "agent", "model", "node", "since", "until")
+def coverage(
+    ctx: typer.Context,
+    fail_under: Annotated[
+        float | None, typer.Option("--fail-under", min=0, max=100, metavar="PERCENT", help="Exit code 1 below this.")
+    ] = None,
+    *,
+    filters: Filters,
+    json: Json = False,
+) -> None:
+    """Print how many rows have their ids.
+
+    By source of identity, with what the others have in common and what would fix them.
+    """
+    from llmctx.storage import queries
+    from llmctx.storage.queries import coverage_advice as advice
+
+    result = ask(ctx, lambda connection, table: queries.coverage(connection, table, filters))
+    if json:
+        more = {"in_common": advice.in_common(result.by_place), "cures": advice.cures(result.misses)}
+        output.show_json({**asdict(result), "share": result.share, **more})
+    else:
+        _show(result)
+    if fail_under is not None and (result.share is None or result.share < fail_under):
+        output.say(f"Below the required {fail_under:g} %." if result.rows else "There are no rows to measure.")
+        raise typer.Exit(1)
+
+
+def _show(result: Coverage) -> None:
+    """Print `result`: the share and the table by source, and the misses if there are any."""
+    if result.erased:
+        output.say(f"{result.erased:,} rows were blanked by `llmctx erase` and are not counted.")
+    if result.share is None:
         output.say("No rows.")
         return
-    output.show(f"{_percent(found.share)} of {found.rows:,} rows have both session and user.")
-    output.show("\nby witness")
-    columns = [Column("witness"), Column("rows", "right"), Column("with both", "right"), Column("share", "right")]
-    output.table(
-        columns,
-        (
-            [text_of(row["identity_source"]), text_of(row["rows"]), text_of(row["with_both"]),
-             _percent(100.0 * row["with_both"] / row["rows"])]
-            for row in found.by_source
-        ),
-        indent=2,
-    )  # fmt: skip
-    if found.misses:
-        _show_misses(found)
+    output.show(f"{_percent(result.share)} of {result.rows:,} rows have both session and user.")
+    output.show("\nby source")
+    columns = [Column("source"), Column("rows", "right"), Column("with both", "right"), Column("share", "right")]
+    lines = [
+        [text_of(row["identity_source"]), text_of(row["rows"]), text_of(row["with_both"]), _percent(share)]
+        for row in result.by_source
+        for share in [100.0 * row["with_both"] / row["rows"]]
+    ]
+    output.table(columns, lines, indent=2)
+    if result.misses:
+        _show_misses(result)
 
 
-def _show_misses(found: Coverage) -> None:
-    output.show(f"\nwhat the {found.rows - found.with_both:,} others have in common")
-    keys = [key for key in ("identity_reason", "node", "agent_key", "route") if _anywhere(found, key)]
-    time = output.format_of(row["last"] for row in found.misses[:_GROUPS])
+def _show_misses(result: Coverage) -> None:
+    from llmctx.storage.queries import coverage_advice as advice
+
+    output.show(f"\nwhat the {result.rows - result.with_both:,} others have in common")
+    keys = [key for key in ("identity_reason", "node", "agent_key", "route") if _in_any_group(result, key)]
     names = {"identity_reason": "reason", "agent_key": "agent"}
-    output.table(
-        [Column("rows", "right"), *(Column(names.get(key, key), cut="end") for key in keys), Column("last UTC")],
-        (
-            [text_of(row["rows"]), *(row[key] or "-" for key in keys), f"{row['last']:{time}}"]
-            for row in found.misses[:_GROUPS]
-        ),
-        indent=2,
-    )
-    if len(found.misses) > _GROUPS:
-        output.show(f"  and {len(found.misses) - _GROUPS:,} smaller groups")
+    columns = [Column("rows", "right"), *(Column(names.get(key, key), cut="end") for key in keys), Column("last UTC")]
+    shown = result.misses[:_GROUPS]
+    time = output.format_of(row["last"] for row in shown)
+    lines = [[text_of(row["rows"]), *(row[key] or "-" for key in keys), f"{row['last']:{time}}"] for row in shown]
+    output.table(columns, lines, indent=2)
+    if len(result.misses) > _GROUPS:
+        output.show(f"  and {len(result.misses) - _GROUPS:,} smaller groups")
     output.show()
-    for sentence in cures.in_common(found.by_place):
+    for sentence in advice.in_common(result.by_place):
         output.paragraph(sentence, lead="  ")
-    for reason in dict.fromkeys(row["identity_reason"] for row in found.misses[:_GROUPS]):
-        if reason in explain.REASONS:
-            output.paragraph(explain.REASONS[reason], lead=f"  {reason}: ")
-    output.show("\nwhat would cure them")
-    for cure in cures.cures(found.misses):
+    for reason in dict.fromkeys(row["identity_reason"] for row in shown):
+        if reason in REASONS:
+            output.paragraph(REASONS[reason], lead=f"  {reason}: ")
+    output.show("\nwhat would fix them")
+    for cure in advice.cures(result.misses):
         rows = f"up to {cure.rows:,} {'row' if cure.rows == 1 else 'rows'}"
         output.paragraph(f"{rows}. {cure.how}", lead=f"  {cure.name:<20}")
-    output.say("\nThe rows themselves: llmctx calls --unattributed")
+    output.say("\nList these rows: llmctx calls --unattributed")
 
 
-def _anywhere(found: Coverage, key: str) -> bool:
-    """Whether any group has it: a column of nothing but dashes says nothing."""
-    return key == "identity_reason" or any(row[key] is not None for row in found.misses)
+def _in_any_group(result: Coverage, key: str) -> bool:
+    """Tell whether any group has a value for `key`: a column of dashes is not worth printing."""
+    return key == "identity_reason" or any(row[key] is not None for row in result.misses)
 
 
 def _percent(share: float) -> str:
-    """Never 100 % while one is missing."""
+    """Round down: never 100 % while one row is missing."""
     return f"{int(share * 100) / 100:.2f} %"

@@ -1,4 +1,4 @@
-"""`llmctx doctor`: why are ids missing, what is not set up right? Cause, consequence, fix."""
+"""`llmctx doctor`: what is not set up right, with cause, consequence and fix."""
 
 from __future__ import annotations
 
@@ -13,10 +13,6 @@ if TYPE_CHECKING:
     from llmctx.ops.doctor import Finding
 
 
-def add_to(app: typer.Typer) -> None:
-    app.command()(doctor)
-
-
 def doctor(
     ctx: typer.Context,
     app: Annotated[
@@ -24,7 +20,7 @@ def doctor(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Find out what is not set up right, and how to mend it."""
+    """Find what is set up wrong, and how to fix it."""
     from llmctx.ops.doctor import examine
 
     findings = examine(settings_of(ctx), app=app)
@@ -43,11 +39,7 @@ def _show(finding: Finding) -> None:
         output.paragraph(f"{finding.name}: {finding.cause}", lead="ok    ", lead_style="green")
         return
     output.paragraph(finding.name, lead="wrong ", lead_style="bold red", style="bold")
-    for word, said in (
-        ("why", finding.cause),
-        ("so", finding.consequence),
-        ("do", finding.fix),
-        ("where", finding.where),
-    ):
-        if said:
-            output.paragraph(said, lead=f"      {word:<6}")
+    parts = {"why": finding.cause, "so": finding.consequence, "do": finding.fix, "where": finding.where}
+    for word, text in parts.items():
+        if text:
+            output.paragraph(text, lead=f"      {word:<6}")

@@ -1,4 +1,4 @@
-"""What verbs share: the options that several have, and the settings that they work with."""
+"""What the verbs share: options, settings, questions to the database, and how a verb ends when it is interrupted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import asyncio
 import functools
 import inspect
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_type_hints
 
@@ -15,6 +16,9 @@ import typer
 from llmctx.cli import output
 
 if TYPE_CHECKING:
+    from sqlalchemy import Table
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
     from llmctx.settings import Settings
 
 T = TypeVar("T")
@@ -22,106 +26,116 @@ T = TypeVar("T")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _AGO: Final = re.compile(r"(\d{1,6})([smhdw])")
 
-Number = Annotated[int, typer.Option("-n", metavar="N", min=1, max=10_000, help="How many lines.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do what would otherwise only be shown.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-Csv = Annotated[bool, typer.Option("--csv", help="CSV on stdout, a line of titles first.")]
+Number = Annotated[int, typer.Option("-n", metavar="N", min=1, max=10_000, help="Number of lines.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do it; without it, only show what would be done.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Csv = Annotated[bool, typer.Option("--csv", help="Print CSV with a header line.")]
 
 
 def settings_of(ctx: typer.Context) -> Settings:
-    """Settings from the environment, with the global options over them."""
+    """Return the settings from the environment, overridden by the global options."""
     from llmctx.settings import load
 
     return load(database_url=ctx.find_root().obj)
 
 
-def worked(work: Coroutine[Any, Any, T], *, changes: bool) -> T:
-    """Do longer `work`; Ctrl-C ends it between two steps, and says how things stand. `changes`: it is more than a look.
+def ask(ctx: typer.Context, question: Callable[[AsyncConnection, Table], Awaitable[T]]) -> T:
+    """Return the answer of `question`, asked over a read-only connection with the table as it is there."""
+    from llmctx.storage.engine import reading
+    from llmctx.storage.reflection import reflect
 
-    Raises `KeyboardInterrupt` then.
-    """
+    settings = settings_of(ctx)
+
+    async def answer() -> T:
+        async with reading(settings) as connection:
+            return await question(connection, await reflect(connection, settings))
+
+    return asyncio.run(answer())
+
+
+@contextmanager
+def interruptible(*, changes: bool) -> Iterator[None]:
+    """On Ctrl-C say whether anything was changed, and pass the `KeyboardInterrupt` on."""
     try:
-        return asyncio.run(work)
+        yield
     except KeyboardInterrupt:
         done = "What was done stays: run it again to go on." if changes else "Nothing was changed."
         output.say(f"Interrupted. {done}")
         raise
 
 
+def run_interruptible(work: Coroutine[Any, Any, T], *, changes: bool) -> T:
+    """Run `work` and return its result; Ctrl-C ends it between two steps, as `interruptible` says."""
+    with interruptible(changes=changes):
+        return asyncio.run(work)
+
+
+def choice(option: str, text: str, allowed: Iterable[T]) -> T:
+    """Return the one of `allowed` that `text` names; raise a usage error that lists them all otherwise."""
+    every = list(allowed)
+    for one in every:
+        if one == text:
+            return one
+    raise typer.BadParameter(f"{option} {text}: choose from {', '.join(map(str, every))}")
+
+
 def moment(text: str) -> datetime:
-    """`2h` ago, or a date or time as in ISO 8601; UTC unless it says otherwise."""
-    if found := _AGO.fullmatch(text.strip().lower()):
-        return datetime.now(UTC) - timedelta(**{_UNITS[found[2]]: int(found[1])})
+    """Parse `2h` (ago), or an ISO 8601 date or time; UTC unless it has an offset."""
+    if match := _AGO.fullmatch(text.strip().lower()):
+        return datetime.now(UTC) - timedelta(**{_UNITS[match[2]]: int(match[1])})
     try:
         time = datetime.fromisoformat(text.strip())
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no time: write 30m, 2h, 7d, or 2026-11-22T10:30") from None
+        raise typer.BadParameter(f"{text!r} is not a time: write 30m, 2h, 7d, or 2026-11-22T10:30") from None
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
+def _option(name: str, kind: Any = str | None, default: Any = None, **shown: Any) -> tuple[Any, Any]:
+    return Annotated[kind, typer.Option(f"--{name}", **shown)], default
+
+
 _FILTERS: Final[dict[str, tuple[Any, Any]]] = {
-    "user": (Annotated[str | None, typer.Option("--user", metavar="ID")], None),
-    "session": (Annotated[str | None, typer.Option("--session", metavar="ID")], None),
-    "agent": (Annotated[str | None, typer.Option("--agent", metavar="KEY")], None),
-    "model": (Annotated[str | None, typer.Option("--model", metavar="NAME")], None),
-    "node": (Annotated[str | None, typer.Option("--node", metavar="NAME")], None),
-    "status": (
-        Annotated[str | None, typer.Option("--status", metavar="WORD", help="ok, error, cancelled, abandoned, lost.")],
-        None,
-    ),
-    "errors": (Annotated[bool, typer.Option("--errors", help="Only what did not end well.")], False),
-    "unattributed": (Annotated[bool, typer.Option("--unattributed", help="Only without user or session.")], False),
-    "text": (
-        Annotated[
-            str | None, typer.Option("--text", metavar="TEXT", help="Only with this in prompt, answer or error.")
-        ],
-        None,
-    ),
-    "since": (
-        Annotated[
-            datetime | None,
-            typer.Option("--since", parser=moment, metavar="WHEN", help="30m, 2h, 7d ago, or a date (UTC)."),
-        ],
-        None,
-    ),
-    "until": (
-        Annotated[datetime | None, typer.Option("--until", parser=moment, metavar="WHEN", help="As --since.")],
-        None,
-    ),
+    "user": _option("user", metavar="ID"),
+    "session": _option("session", metavar="ID"),
+    "agent": _option("agent", metavar="KEY"),
+    "model": _option("model", metavar="NAME"),
+    "node": _option("node", metavar="NAME"),
+    "status": _option("status", metavar="WORD", help="ok, error, cancelled, abandoned or lost."),
+    "errors": _option("errors", bool, False, help="Only calls that did not end well."),
+    "unattributed": _option("unattributed", bool, False, help="Only calls without user or session."),
+    "text": _option("text", metavar="TEXT", help="Only with this in prompt, response or error."),
+    "since": _option("since", datetime | None, parser=moment, metavar="WHEN", help="30m, 2h, 7d ago, or a date (UTC)."),
+    "until": _option("until", datetime | None, parser=moment, metavar="WHEN", help="As --since."),
 }
-"""What each field of `Filters` is on the command line, and what it is unless given."""
+"""Field of `Filters` -> the type of its option, and its default."""
+
+COMMON_FILTERS: Final = ("user", "session", "agent", "model", "node", "since", "until")
+"""Filters that make sense wherever rows are summed or exported."""
 
 
-MOST: Final = ("user", "session", "agent", "model", "node", "since", "until")
-"""Filters that make sense wherever rows are added up or handed out."""
+def with_filters(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a verb these filters as options; it receives them as one value, in its parameter `filters`."""
 
-
-def filtered(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a verb these filters as options, where it takes them as one: in its parameter `filters`."""
-
-    def give(verb: Callable[..., None]) -> Callable[..., None]:
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(verb)
-        def run(**given: Any) -> None:
-            from llmctx.storage.filters import Filters  # late: it brings SQLAlchemy, which `--help` can do without
+        def run(**options: Any) -> None:
+            from llmctx.storage.filters import Filters  # late: it loads SQLAlchemy, which `--help` does not need
 
-            verb(filters=Filters(**{name: given.pop(name) for name in names}), **given)
+            verb(filters=Filters(**{name: options.pop(name) for name in names}), **options)
 
-        signature = inspect.signature(verb)
+        signature, keyword = inspect.signature(verb), inspect.Parameter.KEYWORD_ONLY
         kinds = get_type_hints(verb, localns={"Filters": Any}, include_extras=True)
         parameters: list[inspect.Parameter] = []
         for parameter in signature.parameters.values():
             if parameter.name != "filters":
-                named = inspect.Parameter.KEYWORD_ONLY
-                parameters.append(parameter.replace(kind=named, annotation=kinds[parameter.name]))
+                parameters.append(parameter.replace(kind=keyword, annotation=kinds[parameter.name]))
                 continue
             for name in names:
-                kind, usual = _FILTERS[name]
-                parameters.append(
-                    inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=usual, annotation=kind)
-                )
-        # typer reads both: what a verb takes, and of what type it is
+                kind, default = _FILTERS[name]
+                parameters.append(inspect.Parameter(name, keyword, default=default, annotation=kind))
+        # typer reads both: the parameters from the signature, their types from the annotations
         run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return run
 
-    return give
+    return decorate

@@ -1,7 +1,7 @@
-"""What a terminal gets to see: tables that fit, JSON, words on stderr, and nothing that could move its cursor.
+"""Output: tables that fit the terminal, JSON and CSV on stdout; messages and progress on stderr.
 
-Ids, prompts and errors come from outside. They are printed as text only: no markup of rich's, and every control
-character and direction mark as an escape that one can see.
+Ids, prompts and errors come from outside. They are printed as text only: without rich's markup, and with every control
+character and direction mark as a visible escape, so that nothing can move the cursor.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ _NARROWEST: Final = 6
 
 
 def prepare() -> None:
-    """A terminal of another encoding shows escapes rather than ending the command."""
+    """Print escapes where the terminal's encoding lacks a character, rather than fail."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
 def plain(value: object, *, breaks: bool = False) -> str:
-    """`value` as text without anything that a terminal would act on; line breaks and tabs stay if `breaks`."""
+    """Return `value` as text without what a terminal would act on; line breaks and tabs stay if `breaks`."""
     pattern = _UNSEEN_BUT_BREAKS if breaks else _UNSEEN
-    return pattern.sub(lambda found: _escape(found.group()), str(value))
+    return pattern.sub(lambda match: _escape(match.group()), str(value))
 
 
 def _escape(char: str) -> str:
@@ -53,23 +53,23 @@ def _escape(char: str) -> str:
 
 
 def say(words: str) -> None:
-    """Words for the person, on stderr."""
+    """Print a message, on stderr."""
     _console(stderr=True).print(Text(plain(words, breaks=True)), soft_wrap=True)
 
 
 def show(text: Text | str = "") -> None:
-    """A line of data, on stdout; a string is printed as it is, so clean it first."""
+    """Print a line of data, on stdout; a string is printed as it is, so clean it with `plain` first."""
     _console().print(text if isinstance(text, Text) else Text(text), soft_wrap=True)
 
 
 def show_json(value: object) -> None:
-    """`value` on stdout, as JSON that is safe to look at as well."""
+    """Print `value` on stdout as JSON that is safe to look at in a terminal."""
     text = json.dumps(jsonable(value), ensure_ascii=False, indent=2)
-    sys.stdout.write(_UNSEEN_BUT_BREAKS.sub(lambda found: f"\\u{ord(found.group()):04x}", text) + "\n")
+    sys.stdout.write(_UNSEEN_BUT_BREAKS.sub(lambda match: f"\\u{ord(match.group()):04x}", text) + "\n")
 
 
 def show_csv(rows: Sequence[Mapping[str, Any]], *, titles: bool = True) -> None:
-    """`rows` on stdout as CSV; what is unknown is empty."""
+    """Print `rows` on stdout as CSV; NULL is empty."""
     if not rows:
         return
     writer = csv.writer(sys.stdout, lineterminator="\n")
@@ -84,7 +84,7 @@ def show_csv(rows: Sequence[Mapping[str, Any]], *, titles: bool = True) -> None:
 
 
 def for_programs(rows: Sequence[Mapping[str, Any]], *, json: bool, csv: bool) -> bool:
-    """Print `rows` as a program wants them, if one does."""
+    """Print `rows` as JSON or CSV if asked to, and tell whether that was so."""
     if json:
         show_json(rows)
     elif csv:
@@ -93,7 +93,7 @@ def for_programs(rows: Sequence[Mapping[str, Any]], *, json: bool, csv: bool) ->
 
 
 def jsonable(value: object) -> Any:
-    """`value` as what JSON has words for."""
+    """Return `value` made of what JSON can hold."""
     if is_dataclass(value) and not isinstance(value, type):
         return jsonable(asdict(value))
     if isinstance(value, Mapping):
@@ -114,7 +114,7 @@ def _console(*, stderr: bool = False) -> Console:
 
 
 def width() -> int | None:
-    """Columns to stay within; None when nobody looks and nothing need be cut (a pipe, a file)."""
+    """Return the columns to stay within; None for a pipe or a file, where nothing need be cut."""
     if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit():
         return _console().width
     return None
@@ -122,18 +122,17 @@ def width() -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a table. One that says where it may be `cut` gives way when the terminal is too narrow."""
+    """A column of a table. One that may be `cut` becomes narrower when the terminal is too narrow."""
 
     title: str
     align: Literal["left", "right"] = "left"
     cut: Literal["no", "end", "middle"] = "no"
 
     def fitted(self, cell: str, width: int) -> str:
-        """`cell` in exactly `width` columns; ids are cut in the middle, because they differ at the end."""
+        """Return `cell` in exactly `width` columns; ids are cut in the middle, because they differ at the end."""
         if cell_len(cell) > width:
-            kept = width - 1
-            tail = cell[-(kept // 3) :] if self.cut == "middle" and kept > 2 else ""
-            cell = set_cell_size(cell, kept - cell_len(tail)) + "…" + tail
+            tail = cell[-((width - 1) // 3) :] if self.cut == "middle" and width > 3 else ""
+            cell = set_cell_size(cell, width - 1 - cell_len(tail)) + "…" + tail
         gap = " " * (width - cell_len(cell))
         return gap + cell if self.align == "right" else cell + gap
 
@@ -141,13 +140,16 @@ class Column:
 def table(
     columns: Sequence[Column], rows: Iterable[Sequence[str]], *, indent: int = 0, gap: int = 2, titles: bool = True
 ) -> None:
-    """Print `rows` under the titles. Cells are cleaned here; `NULL` stands out."""
+    """Print `rows` under the titles, within the terminal's width. Cells are cleaned here; `NULL` stands out."""
     cells = [[plain(cell) for cell in row] for row in rows]
     widths = [max(map(cell_len, [column.title, *(row[i] for row in cells)])) for i, column in enumerate(columns)]
+    flexible = [i for i, column in enumerate(columns) if column.cut != "no"]
     room = width()
-    if room is not None:
-        flexible = [i for i, column in enumerate(columns) if column.cut != "no"]
-        _fit(widths, flexible, room - indent - gap * (len(columns) - 1))
+    while room is not None and flexible and sum(widths) + indent + gap * (len(columns) - 1) > room:
+        widest = max(flexible, key=lambda i: widths[i])
+        if widths[widest] <= _NARROWEST:
+            break
+        widths[widest] -= 1
     for number, row in enumerate([[column.title for column in columns], *cells]):
         line = Text(" " * indent)
         for i, (cell, column) in enumerate(zip(row, columns, strict=True)):
@@ -158,23 +160,14 @@ def table(
             show(line)
 
 
-def _fit(widths: list[int], flexible: Sequence[int], room: int) -> None:
-    """Take from the widest flexible column until all fit, or nothing is left to take."""
-    while sum(widths) > room and flexible:
-        widest = max(flexible, key=lambda i: widths[i])
-        if widths[widest] <= _NARROWEST:
-            return
-        widths[widest] -= 1
-
-
 def _style(cell: str) -> str:
     return "bold red" if cell in {NULL, "error", "lost"} else "yellow" if cell in {"cancelled", "abandoned"} else ""
 
 
-def text_of(value: object) -> str:
-    """A value as a cell: unknown is `NULL`, numbers have their thousands apart, millions are M."""
+def text_of(value: object, *, null: str = NULL) -> str:
+    """Format a value as a cell: None as `null`, numbers with separators of thousands, large ones in millions."""
     if value is None:
-        return NULL
+        return null
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -185,26 +178,26 @@ def text_of(value: object) -> str:
 
 
 def format_of(times: Iterable[datetime | None]) -> str:
-    """How to show them beside each other: with the year where it is not this one for all."""
+    """Return a format for a column of `times`: with the year unless all are of this one."""
     now = datetime.now(UTC)
     years = {time.astimezone(UTC).year for time in times if time is not None}
     return "%m-%d %H:%M" if years <= {now.year} else "%Y-%m-%d %H:%M"
 
 
 def time_of(value: datetime | None, form: str = "%Y-%m-%d %H:%M:%S") -> str:
-    """A time in UTC, to the second; somebody's own table may lack it."""
+    """Format a time in UTC, to the second; rows of an adopted table may have none."""
     return "(no time)" if value is None else f"{value.astimezone(UTC):{form}}"
 
 
 class Progress:
-    """How far a longer work is, on stderr, for a person who looks; nothing where nobody does."""
+    """The progress of a longer command, on stderr; nothing is printed where that is no terminal."""
 
     def __init__(self, bar: Bar | None) -> None:
         self._bar = bar
         self._tasks: dict[str, TaskID] = {}
 
     def add(self, what: str, more: int, total: int | None = None) -> None:
-        """`more` are done of `what`; of how many, where that is known."""
+        """Count `more` of `what` as done, of `total` where that is known."""
         if self._bar is None:
             return
         if what not in self._tasks:
@@ -212,15 +205,15 @@ class Progress:
         self._bar.update(self._tasks[what], advance=more, total=total)
 
 
-def is_watched() -> bool:
-    """Whether a person looks at our progress."""
+def is_interactive() -> bool:
+    """Tell whether progress is printed: stderr is a terminal."""
     return sys.stderr.isatty()
 
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """A progress bar for as long as the block takes."""
-    if not is_watched():
+    """Show a progress bar while the block runs."""
+    if not is_interactive():
         yield Progress(None)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -232,7 +225,7 @@ def progress() -> Iterator[Progress]:
 
 
 def paragraph(words: str, *, lead: str = "", style: str = "", lead_style: str = "dim") -> None:
-    """Words broken at the terminal's width, every line but the first indented as far as the text after `lead`."""
+    """Print `words` wrapped at the terminal's width; all lines but the first are indented by the length of `lead`."""
     hang = " " * cell_len(lead)
     room = width()
     text = Text(plain(words, breaks=True), style)
@@ -243,6 +236,19 @@ def paragraph(words: str, *, lead: str = "", style: str = "", lead_style: str = 
 
 
 def block(text: str) -> None:
-    """A longer text of somebody else's, indented."""
+    """Print a longer text, indented."""
     for line in text.split("\n"):
         paragraph(line, lead="  ")
+
+
+def show_plan(steps: Iterable[str], notes: Iterable[str], *, done: bool) -> None:
+    """Print the steps of a verb that writes, and what there is to note."""
+    for step in steps:
+        paragraph(step, lead="done: " if done else "would: ")
+    for note in notes:
+        paragraph(note, lead="note:  ", lead_style="yellow")
+
+
+def dry_run(*, possible: bool = True, where: str = "", action: str = "do it") -> str:
+    """Return the last sentence of a verb that was run without `--yes`; `possible`: there is something to do."""
+    return f"Nothing was changed{where}." + (f" Add --yes to {action}." if possible else "")

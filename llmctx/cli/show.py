@@ -1,14 +1,16 @@
-"""One call as a page: who, why, what it cost, what was said."""
+"""`llmctx show`: one call in full, and why it belongs to this user."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+import typer
 from rich.text import Text
 
 from llmctx.cli import output
+from llmctx.cli.options import Json, ask
 from llmctx.cli.output import plain, text_of, time_of
 from llmctx.identity import reasons as explain
 from llmctx.identity.explanation import KEY
@@ -33,8 +35,25 @@ _MADE: Final = {"route": "route", "where": "made at"}
 _TEXTS: Final = {"prompt_snapshot": "prompt", "reasoning_snapshot": "reasoning", "response_snapshot": "answer"}
 
 
-def show_call(row: Mapping[str, Any]) -> None:
-    """Print `row` whole. What it does not know is left out, apart from user and session."""
+def show(
+    ctx: typer.Context,
+    call_id: Annotated[
+        str, typer.Argument(metavar="CALL_ID", help="Its id, the beginning of it, or as `calls` prints it.")
+    ],
+    json: Json = False,
+) -> None:
+    """Show one call in full, and why it belongs to this user."""
+    from llmctx.storage import queries
+
+    row = ask(ctx, lambda connection, table: queries.call(connection, table, call_id))
+    if json:
+        output.show_json(_as_json(row))
+    else:
+        _show_call(row)
+
+
+def _show_call(row: Mapping[str, Any]) -> None:
+    """Print `row` in full. NULL columns are left out, apart from user and session."""
     status = row["status"] or ("ok" if row["success"] else "error")
     output.show(Text.assemble(("call ", "dim"), (str(row["call_id"]), "bold")))
     after = "" if row["latency_ms"] is None else f" after {row['latency_ms']:,} ms"
@@ -42,21 +61,21 @@ def show_call(row: Mapping[str, Any]) -> None:
     output.paragraph(f"{time_of(row['created_at'])} UTC, {status}{after}{first}", style="" if status == "ok" else "red")
     _heading("who")
     _fields(row, _WHO)
-    told, attributes = apart(row)
+    evidence, attributes = _split_attributes(row)
     if attributes:
         _field("attributes", json.dumps(attributes, ensure_ascii=False))
     for name, title in _MADE.items():
-        if told.get(name):
-            _field(title, str(told[name]))
+        if evidence.get(name):
+            _field(title, str(evidence[name]))
     _heading("why")
     for sentence in explain.why(row):
         output.paragraph(sentence, lead="  ")
-    if not told and explain.was_plain(row):
+    if not evidence and explain.was_plain(row):
         output.paragraph(explain.ALONE, lead="  ")
     codes = [str(code) for code in (row["identity_source"], row["identity_reason"]) if code]
     if codes:
         output.show(Text(f"  ({plain(', '.join(codes))})", "dim"))
-    _show_witnesses(explain.candidate_outcomes(row, told))
+    _show_sources(explain.candidate_outcomes(row, evidence))
     _heading("what")
     _fields(row, _MODEL)
     _fields(row, _TOKENS)
@@ -71,32 +90,32 @@ def show_call(row: Mapping[str, Any]) -> None:
             output.block(readable(row[column]))
 
 
-def apart(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, Any]]:
-    """What the row keeps of its hearing, and the team's own attributes."""
+def _split_attributes(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """Return what llmctx noted of how the identity was found, and the team's own attributes."""
     attributes = dict(row["attributes"] or {})
-    told = attributes.get(KEY)
-    if not isinstance(told, Mapping):
+    evidence = attributes.get(KEY)
+    if not isinstance(evidence, Mapping):
         return {}, attributes
     del attributes[KEY]
-    return told, attributes
+    return evidence, attributes
 
 
-def as_json(row: Mapping[str, Any]) -> dict[str, Any]:
-    """`row` whole, with the reasons, for programs."""
-    told, attributes = apart(row)
-    made = {name: told.get(name) for name in _MADE}
-    said = explain.candidate_outcomes(row, told)
-    return {**row, "attributes": attributes or None, **made, "why": explain.why(row), "witnesses": said}
+def _as_json(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `row` in full, with the reasons, for programs."""
+    evidence, attributes = _split_attributes(row)
+    made = {name: evidence.get(name) for name in _MADE}
+    outcomes = explain.candidate_outcomes(row, evidence)
+    return {**row, "attributes": attributes or None, **made, "why": explain.why(row), "witnesses": outcomes}
 
 
-def _show_witnesses(said: Sequence[explain.CandidateOutcome]) -> None:
-    """One line for each: who, what he said, what became of it."""
-    if not said:
+def _show_sources(outcomes: Sequence[explain.CandidateOutcome]) -> None:
+    """Print a line for each source of identity: the ids it gave, and what became of them."""
+    if not outcomes:
         return
     output.show()
-    for one in said:
+    for one in outcomes:
         ids = [f"{name} {value}" for name, value in (("user", one.user_id), ("session", one.session_id)) if value]
-        words = f"{', '.join(ids) or 'nobody'}. {one.verdict[:1].upper()}{one.verdict[1:]}."
+        words = f"{', '.join(ids) or 'no user'}. {one.verdict[:1].upper()}{one.verdict[1:]}."
         output.paragraph(words, lead=f"  {plain(one.source):<10}", style="bold" if one.believed else "")
 
 
@@ -109,7 +128,7 @@ def _fields(row: Mapping[str, Any], names: tuple[str, ...]) -> None:
     for name in names:
         if row[name] is not None or name in _ALWAYS:
             value = row[name]
-            # somebody's numeric(4,2) as a number, not as money
+            # an adopted table's numeric(4,2) as a number, not as money
             _field(name, f"{float(value):g}" if name in _RATIOS and value is not None else text_of(value))
 
 
@@ -118,7 +137,7 @@ def _field(name: str, value: str) -> None:
 
 
 def readable(snapshot: str) -> str:
-    """A snapshot for reading: messages as `role: text`, other JSON indented, anything else as it is."""
+    """Format a snapshot for reading: messages as `role: text`, other JSON indented, anything else as it is."""
     try:
         value = json.loads(snapshot)
     except ValueError:

@@ -128,7 +128,7 @@ def test_a_rehearsal_touches_nothing(
     asyncio.run(fill(url, "texts", 3_000))
     migrate.upgrade(load(database_url=url))
     before = dumped(url)
-    verb = ["--database-url", url, "migrate", "--partition"]
+    verb = ["--database-url", url, "partition"]
     assert cli.run([*verb, "--rehearse", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"] > 1000
     monkeypatch.setenv("COLUMNS", "80")

@@ -1,4 +1,4 @@
-"""`llmctx demo`: what does it do? In one minute, without a key and without a server."""
+"""`llmctx demo`: see llmctx at work in one minute, without a key and without a server."""
 
 from __future__ import annotations
 
@@ -10,17 +10,13 @@ from llmctx.cli.options import Json
 from llmctx.core.errors import LlmctxError
 
 
-def add_to(app: typer.Typer) -> None:
-    app.command()(demo)
-
-
 def demo(
     json: Json = False,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the database, for `llmctx calls`.")] = False,
-    users: Annotated[int | None, typer.Option("--users", metavar="N", help="How many at once; 20.")] = None,
-    speed: Annotated[float, typer.Option("--speed", metavar="F", help="How much faster than a real model.")] = 10.0,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the database, for `llmctx calls`.")] = False,
+    users: Annotated[int | None, typer.Option("--users", metavar="N", help="Users at once; 20.")] = None,
+    speed: Annotated[float, typer.Option("--speed", metavar="F", help="Speed-up over a real model.")] = 10.0,
 ) -> None:
-    """See it work: a small application, 20 users, before and after."""
+    """Run a small application with 20 users, before and after llmctx."""
     try:
         from llmctx.cli.demo import run
     except ModuleNotFoundError as missing:

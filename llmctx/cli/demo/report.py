@@ -58,11 +58,7 @@ def as_json(outcome: Outcome, *, keep: bool) -> str:
         "before": asdict(before.total),
         "ledger": dict(outcome.ledger),
         "ways": {
-            way.key: {
-                "title": way.title,
-                **asdict(after.ways[way.key]),
-                "before": asdict(before.ways[way.key]),
-            }
+            way.key: {"title": way.title, **asdict(after.ways[way.key]), "before": asdict(before.ways[way.key])}
             for way in WAYS
         },
         "users": outcome.users,

@@ -184,13 +184,7 @@ def _start(
     upgrade(Settings(database_url=urls["after"]))
     addresses = {run: f"http://127.0.0.1:{port}" for run, port in _each(clinics, "port").items()}
     return _Running(
-        keeper=keeper,
-        home=home,
-        provider=address,
-        urls=urls,
-        clinics=clinics,
-        addresses=addresses,
-        secret=secret,
+        keeper=keeper, home=home, provider=address, urls=urls, clinics=clinics, addresses=addresses, secret=secret
     )
 
 

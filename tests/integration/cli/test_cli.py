@@ -105,11 +105,11 @@ NOBODY = {"session_id": None, "user_id": None, "identity_source": "none", "ident
 
 def test_migrate_makes_the_table_at_once_and_then_has_nothing_to_do(empty: Terminal) -> None:
     """The first command that anybody types works without a flag, and again."""
-    assert empty("migrate", "--check").code == 1
+    assert empty("migrate", "check").code == 1
     planned = empty("migrate", "--plan")
     assert planned.code == 0
     assert planned.out.startswith(f"would: make table {DEFAULT_TABLE}")
-    assert empty("migrate", "--check").code == 1
+    assert empty("migrate", "check").code == 1
     made = empty("migrate")
     assert made.code == 0
     assert made.out.startswith(f"done: make table {DEFAULT_TABLE}")
@@ -117,7 +117,7 @@ def test_migrate_makes_the_table_at_once_and_then_has_nothing_to_do(empty: Termi
     again = empty("migrate")
     assert (again.code, again.out) == (0, "")
     assert "Nothing to do" in again.err
-    assert empty("migrate", "--check").code == 0
+    assert empty("migrate", "check").code == 0
 
 
 def test_downgrade_only_shows_until_yes(llmctx: Terminal) -> None:
@@ -138,13 +138,33 @@ def test_migrate_answers_in_json(empty: Terminal) -> None:
     assert empty("migrate", "--plan", "--json").json["done"] is False
     assert empty("migrate", "--json").json["done"] is True
     assert empty("migrate", "--json").json["steps"] == []
-    behind = empty("migrate", "--check", "--json")
+    behind = empty("migrate", "check", "--json")
     assert behind.json["table"] == "ours"
+
+
+@pytest.mark.parametrize(
+    ("former", "now"),
+    [
+        (["migrate", "--check", "--json"], ["migrate", "check", "--json"]),
+        (["migrate", "--sql"], ["migrate", "sql"]),
+        (["migrate", "--sql", "--existing", "texts"], ["migrate", "sql", "--existing", "texts"]),
+        (["migrate", "--partition", "--plan", "--json"], ["partition", "--plan", "--json"]),
+        (["migrate", "--partition", "--rehearse"], ["migrate", "partition", "--rehearse"]),
+    ],
+    ids=lambda arguments: " ".join(arguments),
+)  # fmt: skip
+def test_former_spellings_of_migrate_still_work(
+    database: str, capsys: pytest.CaptureFixture[str], former: list[str], now: list[str]
+) -> None:
+    """Scripts that say `migrate --check` go on; `--help` lists the commands alone."""
+    llmctx = Terminal(database, capsys)
+    assert llmctx(*former) == llmctx(*now)
+    assert former[1] not in llmctx("migrate", "--help").out
 
 
 def test_migrate_prints_sql_without_a_database(capsys: pytest.CaptureFixture[str]) -> None:
     """For the owner of the database: data on stdout, and no connection."""
-    answer = Terminal("postgresql://u:hunter2@nowhere.invalid/d", capsys)("migrate", "--sql")
+    answer = Terminal("postgresql://u:hunter2@nowhere.invalid/d", capsys)("migrate", "sql")
     assert answer.code == 0
     assert answer.out.startswith("BEGIN;")
     assert answer.out.rstrip().endswith("COMMIT;")
@@ -288,7 +308,7 @@ def test_show_says_what_each_witness_said_and_why_it_was_not_believed(llmctx: Te
         f"carried user {ada}. Agrees.",
         "thread user bob, session s-9. Not believed: names another user, and context comes before thread",
         "(registered by another request).",
-        "late nobody. Knew neither user nor session.",
+        "late no user. Knew neither user nor session.",
         "made at shop/answers.py:42",
         "route POST /chat",
         'attributes {"plan": "gold"} ',
@@ -510,7 +530,7 @@ def test_as_a_process_it_keeps_data_and_words_apart(sqlite_url: str, tmp_path: P
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
     assert "8-" + "u" * 100 in done.stdout
-    assert done.stderr.startswith("One of them")
+    assert done.stderr.startswith("One call in full")
     shell = f"{sys.executable} -m llmctx calls --json -n 9 | head -c 1"
     cut = subprocess.run(shell, shell=True, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert cut.stderr == ""

@@ -1,0 +1,50 @@
+"""`llmctx export`: write rows to a file or to stdout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmctx.cli import output
+from llmctx.cli.options import COMMON_FILTERS, Json, choice, run_interruptible, settings_of, with_filters
+
+if TYPE_CHECKING:
+    from llmctx.storage.filters import Filters
+
+
+@with_filters(*COMMON_FILTERS)
+def export(
+    ctx: typer.Context,
+    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="A new file; without it, stdout.")] = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", metavar="NAME", help="jsonl, csv, parquet or sqlite; else by the suffix of --to."),
+    ] = None,
+    *,
+    filters: Filters,
+    json: Json = False,
+) -> None:
+    """Export whole rows, for a user who asks or for other tools."""
+    from llmctx.ops.export import FORMATS, SUFFIXES, count
+    from llmctx.ops.export import export as write
+
+    settings = settings_of(ctx)
+    chosen = SUFFIXES.get(to.suffix.lower()) if to is not None else FORMATS[0]
+    if form is not None:
+        chosen = choice("--format", form, FORMATS)
+    if chosen is None:
+        raise typer.BadParameter(f"{to} has no suffix of a format: add --format {', '.join(FORMATS)}")
+    if json and to is None:
+        raise typer.BadParameter("--json reports how many rows were written to a file: name one with --to")
+
+    async def work() -> int:
+        total = await count(settings, filters) if output.is_interactive() else None
+        with output.progress() as progress:
+            return await write(settings, filters, to, chosen, progress=lambda more: progress.add("rows", more, total))
+
+    rows = run_interruptible(work(), changes=False)
+    if json:
+        output.show_json({"rows": rows, "file": str(to), "format": chosen})
+    output.say(f"{rows:,} rows" + (f" in {to}." if to is not None else "."))
