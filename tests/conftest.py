@@ -121,6 +121,12 @@ def sqlite_url(tmp_path: Path) -> str:
     return f"sqlite+aiosqlite:///{tmp_path / 'llmctx.db'}"
 
 
+@pytest.fixture
+def nowhere(tmp_path: Path) -> str:
+    """The URL of a PostgreSQL that is not there."""
+    return f"postgresql+asyncpg://u@/d?host={tmp_path}"
+
+
 @pytest.fixture(params=["postgresql", "sqlite"])
 def any_empty_database(request: pytest.FixtureRequest) -> str:
     """`empty_database`, then `sqlite_url`."""

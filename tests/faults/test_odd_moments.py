@@ -27,7 +27,7 @@ from llmctx.capture.open_calls import OpenCalls
 from llmctx.delivery.memory_sink import MemorySink
 from tests.conftest import ROOT
 from tests.faults.kit import MODEL
-from tests.integration.test_calllog import rows_of
+from tests.kit.rows import rows_of
 from tests.kit.support import Talker, kept_by
 
 RESULT = LLMResult(generations=[[ChatGeneration(message=AIMessage("heard"))]])

@@ -64,9 +64,6 @@ async def ask(app: ASGIApp, **headers: str) -> Any:
         return response.json()
 
 
-# -- identify -------------------------------------------------------------------------------------------------------
-
-
 def by_header(connection: HTTPConnection) -> CallContext | None:
     user = connection.headers.get("x-user")
     return CallContext(user_id=user, session_id="s") if user else None
@@ -168,9 +165,6 @@ async def test_every_request_has_a_trace() -> None:
     assert seen[0] != seen[1]
 
 
-# -- authentication -------------------------------------------------------------------------------------------------
-
-
 class Backend(AuthenticationBackend):
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
         user = conn.headers.get("x-user")
@@ -238,9 +232,6 @@ async def test_users_of_every_kind(user: Any, expected: str | None) -> None:
         assert (await http.get("/")).text == str(expected)
 
 
-# -- more than one --------------------------------------------------------------------------------------------------
-
-
 async def test_a_mounted_application_with_a_middleware_of_its_own() -> None:
     """What the inner one knows is laid over what the outer one knows."""
     inner = Starlette(
@@ -259,9 +250,6 @@ async def test_two_middlewares_that_name_different_people_are_not_mixed() -> Non
     async with client(app) as http:
         told = (await http.get("/in/", headers={"x-user": "u"})).json()
     assert told == {"user": "other", "session": None, "reason": None}
-
-
-# -- every way out --------------------------------------------------------------------------------------------------
 
 
 scopes: list[Scope] = []
@@ -438,8 +426,6 @@ async def test_the_servers_own_context_is_not_inherited() -> None:
     with bind(user_id="operator", session_id="console"):
         assert (await ask(app_with(ours(by_header)))) == {"user": None, "session": None, "reason": None}
 
-
-# -- context variables: starlette's own test, for ours and for what BaseHTTPMiddleware cannot do ----------------------
 
 inner: ContextVar[str] = ContextVar("inner", default="not set")
 

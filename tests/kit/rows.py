@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool
 
 from llmctx.core.record import DEFAULT_TABLE, CallRecord
 from llmctx.delivery.writer.writer import Writer
-from llmctx.settings import load
+from llmctx.settings import Settings, load
 from tests.conftest import execute
 
 PATIENCE = 20.0
@@ -66,3 +66,16 @@ async def do(url: str, *statements: str) -> None:
 async def stored(url: str) -> int:
     ((count,),) = await query(url, f"SELECT count(*) FROM {DEFAULT_TABLE}")
     return int(count)
+
+
+def rows_of(url: str) -> list[Any]:
+    """Return all rows, oldest first, read without llmctx and outside of any running loop."""
+    return asyncio.run(query(url, f"SELECT * FROM {DEFAULT_TABLE} ORDER BY created_at"))
+
+
+async def store(settings: Settings, *records: CallRecord) -> None:
+    """Store `records`, as the writer does."""
+    async with writing(settings.database_url, table=settings.table) as writer:
+        for one in records:
+            assert writer.submit(one)
+        assert await writer.drain(20) == 0

@@ -207,9 +207,6 @@ def test_columns_that_must_have_a_value_may_be_null_until_the_downgrade(empty_da
     assert migrate.plan(settings, down=True).steps == []
 
 
-# -- breaks -----------------------------------------------------------------------------------------------------------
-
-
 STEP_BY_STEP = """
 import os, signal, sys
 from llmctx import migrate
@@ -320,8 +317,6 @@ def test_somebody_who_holds_the_table_is_named(empty_database: str) -> None:
     assert dumped(url) == before
     adopt(url)
 
-
-# -- what cannot be adopted -------------------------------------------------------------------------------------------
 
 PLAIN = "call_id varchar(64) UNIQUE, model text, created_at timestamptz NOT NULL"
 

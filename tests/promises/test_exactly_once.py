@@ -99,9 +99,6 @@ async def expire(limit: asyncio.Timeout) -> None:
     limit.reschedule(asyncio.get_running_loop().time())
 
 
-# -- as LangChain reports it ----------------------------------------------------------------------------------------
-
-
 async def test_answers_and_errors(here: Here) -> None:
     """Each way to call a model is one row, ok or error."""
     await model.ainvoke(here.ok())
@@ -244,9 +241,6 @@ async def test_a_model_inside_of_a_model(here: Here) -> None:
     await here.settled()
 
 
-# -- the same run_id ------------------------------------------------------------------------------------------------
-
-
 async def test_the_same_run_id_one_after_the_other(here: Here) -> None:
     """A config with a run_id that is used twice is two calls."""
     config: RunnableConfig = {"run_id": uuid4()}
@@ -292,9 +286,6 @@ async def test_the_same_run_id_for_two_users_at_once() -> None:
         await asyncio.gather(*(ask(number) for number in range(20)))
         for row in await here.settled():
             assert MARK.search(row.prompt_snapshot or "")[0] in (row.response_snapshot or "")  # type: ignore[index]
-
-
-# -- ends that LangChain does not report ----------------------------------------------------------------------------
 
 
 async def test_a_cancelled_task(here: Here) -> None:
@@ -439,9 +430,6 @@ async def test_two_prompts_of_one_agenerate_with_one_cancelled_inside(here: Here
     await here.settled()
 
 
-# -- streams --------------------------------------------------------------------------------------------------------
-
-
 async def test_a_stream_that_is_broken_off(here: Here) -> None:
     """break, aclose, cancellation: cancelled, with what had come so far."""
     stream = model.astream(here.book.prompt(ME, "cancelled"))
@@ -571,9 +559,6 @@ async def test_the_client_hangs_up(wrapped: bool, mode: Any) -> None:
             assert await asyncio.to_thread(hung_up.acquire, timeout=20)
         told.set()
         await here.settled()
-
-
-# -- at rest --------------------------------------------------------------------------------------------------------
 
 
 async def test_nothing_is_kept_of_two_thousand_cancelled_calls(here: Here) -> None:

@@ -157,8 +157,6 @@ def react_agent(world: World, *, wrapped: bool = True, sync: bool = False, **kwa
     return wrap_graph(made) if wrapped else made
 
 
-# -- run in every way -------------------------------------------------------------------------------------------------
-
 ASYNC_RUNS: dict[str, Callable[[Any, Any, Any], Any]] = {
     "ainvoke": lambda agent, state, config: agent.ainvoke(state, config),
     "astream": lambda agent, state, config: drained(
@@ -189,9 +187,6 @@ for _make in (agent, react_agent):
                     partial(_run, make=_make, run=_ways, sync=_sync, wrapped=_wrapped),
                     family=__name__,
                 )
-
-
-# -- middleware -------------------------------------------------------------------------------------------------------
 
 
 class Watching(AgentMiddleware[Any, Any]):

@@ -24,8 +24,6 @@ from tests.scenarios.models import another_log
 from tests.scenarios.owners import Known, ids
 from tests.scenarios.world import USERS, World, in_thread, model, on
 
-# -- streams of a graph -----------------------------------------------------------------------------------------------
-
 
 async def _begun_in_a_request(world: World, wrapped: bool, thread: bool) -> dict[str | None, tuple[Any, Any]]:
     """An async and a sync stream of each user's run, whose first node has answered; the request is over."""
@@ -102,9 +100,6 @@ async def a_stream_begun_in_a_node_and_read_by_the_endpoint(world: World, *, wra
         await drained(streams.pop(world.users.index(user)))
 
     await world.through(endpoint)
-
-
-# -- tasks and workers that a node begins -----------------------------------------------------------------------------
 
 
 async def _left_behind(world: World, *, wrapped: bool, in_request: bool) -> None:
@@ -197,9 +192,6 @@ async def a_loop_within_a_sync_node(world: World, *, wrapped: bool) -> None:
     await world.through(lambda user: compiled.ainvoke(turn(world, user)), rounds=1)
 
 
-# -- one run for many, many runs on one thread ------------------------------------------------------------------------
-
-
 @shape
 async def one_run_whose_sends_name_their_users(world: World) -> None:
     """A nightly graph: each Send says for whom it is."""
@@ -286,9 +278,6 @@ async def a_group_chat_with_tasks(world: World, *, wrapped: bool) -> None:
         wrap_graph(run)
     group: RunnableConfig = {"configurable": {"thread_id": "group"}}
     await world.through(lambda user: run.ainvoke(turn(world, user), group), rounds=2)
-
-
-# -- put together in other ways ---------------------------------------------------------------------------------------
 
 
 @wrapped_and_bare

@@ -104,9 +104,6 @@ async def drained(stream: AsyncIterator[Any]) -> None:
         pass
 
 
-# -- built in every way -----------------------------------------------------------------------------------------------
-
-
 def built(make: Callable[[Kit], Builder]) -> Callable[[Kit], Builder]:
     """Enter the graph that `make` builds: async, sync, and sync in an async run; in requests of all users."""
 
@@ -281,9 +278,6 @@ def an_error_handler(kit: Kit) -> Builder:
     builder: Builder = StateGraph(Turn)
     builder.add_node("node", kit.ask(fail), error_handler=handles_sync if kit.sync else handles)
     return builder.add_edge(START, "node")
-
-
-# -- run in every way -------------------------------------------------------------------------------------------------
 
 
 def everything(kit: Kit) -> Builder:

@@ -21,8 +21,6 @@ from tests.scenarios.graphs import drained
 from tests.scenarios.models import StreamingCompleter, another_log, failing
 from tests.scenarios.world import USERS, World, in_thread, model
 
-# -- handlers ---------------------------------------------------------------------------------------------------------
-
 
 class Queued(BaseCallbackHandler):
     """Somebody else's handler that LangChain hands to an executor."""
@@ -132,9 +130,6 @@ async def ids_in_the_metadata_of_a_call(world: World) -> None:
 
     await world.each(call)
     await world.through(lambda user: call(world.users[world.users.index(user) - 1]), rounds=1)
-
-
-# -- the same run_id, the same answer ---------------------------------------------------------------------------------
 
 
 @shape

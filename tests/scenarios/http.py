@@ -57,9 +57,6 @@ def turned(user: User, turn: object) -> User:
     return User(user.user_id, f"{user.session_id}-{turn}", f"{user.thread_id}-{turn}")
 
 
-# -- answers --------------------------------------------------------------------------------------------------------
-
-
 @answer
 async def async_endpoint(world: World, user: User) -> None:
     await model.ainvoke(world.prompt(user))
@@ -183,9 +180,6 @@ async def background_task_after_a_streamed_body(world: World, user: User) -> Res
             yield str(chunk.content)
 
     return StreamingResponse(body(), background=BackgroundTask(model.ainvoke, world.prompt(user)))
-
-
-# -- routes, applications, visits -----------------------------------------------------------------------------------
 
 
 def asker(world: World) -> Callable[[HTTPConnection], User]:

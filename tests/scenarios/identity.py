@@ -63,9 +63,6 @@ def neighbour(world: World, user: User, steps: int = 1) -> User:
     return world.users[(world.users.index(user) + steps) % USERS]
 
 
-# -- sessions -------------------------------------------------------------------------------------------------------
-
-
 @shape
 async def one_user_with_several_sessions_in_one_request(world: World) -> None:
     async def endpoint(user: User) -> None:
@@ -113,9 +110,6 @@ async def two_sessions_of_a_user_on_one_thread_and_a_job_without_scope(world: Wo
     outside: list[tuple[User, str]] = []
     await world.through(endpoint, rounds=1)
     await asyncio.gather(*(in_thread(lambda u=u, p=p: model.invoke(p, on(u))) for u, p in outside))
-
-
-# -- anonymous requests ---------------------------------------------------------------------------------------------
 
 
 @shape
@@ -168,9 +162,6 @@ async def no_middleware_at_all(world: World) -> None:
 
     async with client(Starlette(routes=[Route("/", root)])) as http:
         await world.each(lambda user: ask(http, user))
-
-
-# -- identify -------------------------------------------------------------------------------------------------------
 
 
 async def who_async(connection: HTTPConnection) -> CallContext | None:
@@ -276,8 +267,6 @@ async def identify_that_raises_for_every_other_user(world: World) -> None:
     await world.through(endpoint, middleware=(identified(flaky),))
 
 
-# -- odd ids --------------------------------------------------------------------------------------------------------
-
 ODD: dict[str, Callable[[int], Any]] = {
     "of_5000_characters": lambda n: f"{n}".rjust(5000, "x"),
     "of_exactly_256_characters": lambda n: f"{n}".rjust(256, "x"),
@@ -359,9 +348,6 @@ async def depart(state: State, config: RunnableConfig) -> State:
 
 
 OUT: Any = wrap_graph(StateGraph(State).add_node("depart", depart).add_edge(START, "depart")).compile()
-
-
-# -- explicit ids ---------------------------------------------------------------------------------------------------
 
 
 def outright(user: User) -> RunnableConfig:
@@ -458,9 +444,6 @@ async def handler_with_a_context_for_each_user(world: World) -> None:
     await world.each(visit)
 
 
-# -- bind -----------------------------------------------------------------------------------------------------------
-
-
 @shape
 async def bind_in_bind(world: World) -> None:
     """What is not named is inherited, and what was before is so again, also after an exception."""
@@ -530,9 +513,6 @@ async def amend_inside_of_bind(world: World) -> None:
         await model.ainvoke(world.prompt(user))
 
     await world.through(endpoint)
-
-
-# -- everything else that a row says of its caller ------------------------------------------------------------------
 
 
 @shape

@@ -37,8 +37,6 @@ from tests.scenarios.workers import (
 )
 from tests.scenarios.world import USERS, World, in_thread, model, on
 
-# -- workers that hand their jobs on, or take several at once ---------------------------------------------------------
-
 
 class Spawning(Tasks):
     """A task for each job; the worker takes the next one meanwhile."""
@@ -146,9 +144,6 @@ async def batching_worker_bare(world: World) -> None:
 @shape
 async def batching_worker_with_ids(world: World) -> None:
     await employ(Batching(world, Asynchronous()), "in_an_open_request", with_ids)
-
-
-# -- workers that do nobody's work in between -------------------------------------------------------------------------
 
 
 class Beating(Threads):
@@ -265,9 +260,6 @@ async def a_periodic_task_that_a_request_has_started(world: World) -> None:
         await ticked.wait()
 
     await world.through(endpoint, rounds=1)
-
-
-# -- requests that read a queue are no workers ------------------------------------------------------------------------
 
 
 @shape

@@ -34,8 +34,6 @@ from tests.scenarios.offcontext import (
 from tests.scenarios.tasks import AJOBS
 from tests.scenarios.world import World, in_thread, model, on, other_loop
 
-# -- other loops ------------------------------------------------------------------------------------------------------
-
 
 def _elsewhere(handed: str, name: str) -> Shape:
     """A coroutine in the loop of another thread. Python hands the context on; config and thread_id say the same."""
@@ -117,9 +115,6 @@ async def blocking_portal(world: World) -> None:
         await asyncio.wrap_future(portal.start_task_soon(model.ainvoke, world.prompt(None)))
 
 
-# -- contexts that are kept -------------------------------------------------------------------------------------------
-
-
 @contextmanager
 def _kept_contexts(world: World) -> Iterator[tuple[Callable[[User], Awaitable[None]], dict[User, contextvars.Context]]]:
     kept: dict[User, contextvars.Context] = {}
@@ -160,9 +155,6 @@ async def a_context_kept_and_run_in_somebody_elses_request(world: World) -> None
         await model.ainvoke(world.prompt(user))
 
     await world.through(second, rounds=1)
-
-
-# -- callbacks and streams that end elsewhere -------------------------------------------------------------------------
 
 
 @shape
@@ -250,9 +242,6 @@ async def an_astream_begun_in_one_task_and_read_in_another(world: World) -> None
 
     await world.through(endpoint)
     streams.put_nowait(None)
-
-
-# -- threads that go on with somebody else's work, or with nobody's ---------------------------------------------------
 
 
 def _one_thread(named: Callable[[User, Callable[[], Any]], Callable[[], Any]], known: Known = "always") -> Shape:

@@ -89,9 +89,6 @@ async def another_log(world: World, **settings: Any) -> AsyncIterator[CallLog]:
         yield world.log
 
 
-# -- every method of every kind of model ------------------------------------------------------------------------------
-
-
 def _prompts(llm: Any, ask: Ask, count: int = 2) -> Any:
     """The prompts of one `generate`, as chat and completion models want them."""
     return [[HumanMessage(ask())] if isinstance(llm, BaseChatModel) else ask() for _ in range(count)]
@@ -230,9 +227,6 @@ async def a_model_inside_of_a_model(world: World) -> None:
         await judge.abatch([world.prompt(user), world.prompt(user)])
 
     await world.through(endpoint, rounds=1)
-
-
-# -- by hand ----------------------------------------------------------------------------------------------------------
 
 
 @shape

@@ -58,9 +58,6 @@ class Stuck(PlainTalker):
         await self._agenerate()
 
 
-# -- what is done out there -------------------------------------------------------------------------------------------
-
-
 class Job(NamedTuple):
     """`run(prompts, config)` calls a model once for each of `count` prompts, and each call ends as `status`."""
 
@@ -121,8 +118,6 @@ def work(
     return run
 
 
-# -- what is handed on ------------------------------------------------------------------------------------------------
-
 Leave = Callable[[World, Callable[[], Any]], Awaitable[Any]]
 
 
@@ -179,9 +174,6 @@ def leaving_by(leave_by: Leave, jobs: tuple[Job, ...], handed: str, known: Known
         await world.through(endpoint, rounds=1)
 
     return drive
-
-
-# -- ways out into a thread -------------------------------------------------------------------------------------------
 
 
 class Worker(threading.Thread):
@@ -326,9 +318,6 @@ for _leave in (
     enter(f"{_leave.__name__}_with_nothing", leaving_by(_leave, USUAL, "nothing", "always"), family=__name__)
 for _name in ("model_batch", "stream_left_early", "graph_stream"):
     enter(f"{_name}_in_to_thread", leaving_by(to_thread, (JOBS[_name],), "all", "always"), family=__name__)
-
-
-# -- multiprocessing's ThreadPool: threads of its own, fed by a queue written in C ------------------------------------
 
 
 def _mp_thread_pool(handed: str, lazily: bool) -> Shape:

@@ -22,8 +22,6 @@ from tests.scenarios import enter, shape
 from tests.scenarios.graphs import Kit, Turn, everything, turn, wrapped_and_bare
 from tests.scenarios.world import World, in_thread, model, on, other_loop
 
-# -- in requests ------------------------------------------------------------------------------------------------------
-
 
 @shape
 async def two_graphs_and_two_threads_in_one_request(world: World) -> None:
@@ -153,9 +151,6 @@ async def one_wrapped_node_in_a_bare_graph(world: World) -> None:
     kit = Kit(world)
     compiled = kit.line(wrap_node(kit.ask(), agent_key="mine"), kit.ask()).compile(checkpointer=InMemorySaver())
     await world.through(lambda user: compiled.ainvoke(turn(world, user), on(user)))
-
-
-# -- without any request ----------------------------------------------------------------------------------------------
 
 
 class Known(Turn):

@@ -21,8 +21,6 @@ from tests.scenarios.graphs import Kit, Turn, turn, wrapped_and_bare
 from tests.scenarios.owners import Known, ids
 from tests.scenarios.world import USERS, World, in_thread, model, on, other_loop
 
-# -- interrupts -------------------------------------------------------------------------------------------------------
-
 
 def pausing(kit: Kit, **kwargs: Any) -> Any:
     """A call, a question to a human who says for whom to go on, and another call in the same node and the next."""
@@ -210,9 +208,6 @@ async def a_thread_that_was_taken_over(world: World, *, wrapped: bool) -> None:
     await world.through(lambda user: compiled.ainvoke(turn(world, user), on(user)), rounds=1)
 
 
-# -- time travel ------------------------------------------------------------------------------------------------------
-
-
 async def _from_the_middle(compiled: Any, config: RunnableConfig) -> RunnableConfig:
     """The checkpoint after the first of three nodes."""
     found: list[RunnableConfig] = [
@@ -277,9 +272,6 @@ async def several_turns_of_a_conversation(world: World, *, wrapped: bool) -> Non
     for _ in range(3):
         await world.through(lambda user: compiled.ainvoke(turn(world, user), on(user)), rounds=1)
         await world.each(lambda user: compiled.ainvoke(turn(world, user), on(user)))
-
-
-# -- entrypoints and tasks --------------------------------------------------------------------------------------------
 
 
 def flow(kit: Kit, **kwargs: Any) -> Any:

@@ -41,9 +41,6 @@ ROOT = Path(__file__).parent.parent.parent
 Row = Any
 
 
-# -- what is done there -----------------------------------------------------------------------------------------------
-
-
 def calls(prompts: list[str], config: RunnableConfig | None) -> None:
     """One that is answered, one that is streamed, one that fails, and one in a graph."""
     model.invoke(prompts[0], config)
@@ -80,9 +77,6 @@ def planned(world: World, user: User | None, known: Known = "always") -> list[st
 def handed(config: RunnableConfig) -> RunnableConfig:
     """What of a config can be sent: its callbacks stay here."""
     return {"metadata": dict(config["metadata"])}
-
-
-# -- pools ------------------------------------------------------------------------------------------------------------
 
 
 def fresh() -> BaseContext:
@@ -202,9 +196,6 @@ async def pool_that_writes_to_a_database(world: World) -> None:
     world.sink.records += rows
 
 
-# -- processes that are forked ----------------------------------------------------------------------------------------
-
-
 def _forked_in_a_request(endpoint: Endpoint) -> Shape:
     """The workers are forked in the middle of the first request, as is Python's way on Linux until 3.14."""
 
@@ -221,9 +212,6 @@ async def with_nothing_to_a_forked_worker(world: World, pool: ProcessPoolExecuto
 
 for _endpoint in (with_metadata, with_nothing_but_a_thread_id, with_nothing_to_a_forked_worker, with_a_token):
     enter(f"forked_pool_{_endpoint.__name__}", _forked_in_a_request(_endpoint), family=__name__)
-
-
-# -- single processes -------------------------------------------------------------------------------------------------
 
 
 async def alone(context: BaseContext, world: World, *args: Any) -> None:

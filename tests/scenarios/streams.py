@@ -20,8 +20,6 @@ from tests.scenarios.graphs import all_hanging, drained
 from tests.scenarios.models import another_log
 from tests.scenarios.world import USERS, World, begun, in_thread, model
 
-# -- cut off ----------------------------------------------------------------------------------------------------------
-
 
 @shape
 async def cancelled_tasks(world: World) -> None:
@@ -119,9 +117,6 @@ async def never_read_to_the_end(world: World) -> None:
     await asyncio.wait(hanging)
     for stream in kept:
         await stream.aclose() if hasattr(stream, "aclose") else stream.close()
-
-
-# -- streams ----------------------------------------------------------------------------------------------------------
 
 
 @shape

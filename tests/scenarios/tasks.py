@@ -33,8 +33,6 @@ from tests.scenarios.offcontext import (
 )
 from tests.scenarios.world import World, chain, in_thread, model, on
 
-# -- tasks that their request waits for -------------------------------------------------------------------------------
-
 
 async def _ainvoke(prompts: list[str], config: RunnableConfig | None) -> None:
     await model.ainvoke(prompts[0], config)
@@ -230,9 +228,6 @@ for _cut in (cancelled_task, cancelled_gather, timed_out, failing_sibling, anyio
     enter(_cut.__name__, _cut_off(_cut), family=__name__)
 
 
-# -- tasks that outlive their request ---------------------------------------------------------------------------------
-
-
 def _late(do: Callable[[World, User], Coroutine[Any, Any, Any]]) -> Shape:
     """`do` runs in a task that a request has started, after all requests have ended."""
 
@@ -359,9 +354,6 @@ async def streams_that_are_kept_and_never_read(world: World) -> None:
     await world.log.aclose(10)
     for stream in kept:
         await stream.aclose()
-
-
-# -- callbacks of the loop --------------------------------------------------------------------------------------------
 
 
 def _called_back(arrange: Callable[[Callable[[], Any]], Awaitable[Any]], known: Known = "always") -> Shape:

@@ -22,8 +22,6 @@ from tests.scenarios.graphs import Kit, all_hanging, wrapped_and_bare
 from tests.scenarios.owners import Visit, ids
 from tests.scenarios.world import World, in_thread, model, on
 
-# -- tools that do more -----------------------------------------------------------------------------------------------
-
 
 @wrapped_and_bare
 async def a_graph_in_a_tool(world: World, *, wrapped: bool) -> None:
@@ -149,9 +147,6 @@ async def a_tool_that_is_cut_off(world: World, *, wrapped: bool) -> None:
     await world.through(endpoint, rounds=1)
 
 
-# -- several agents ---------------------------------------------------------------------------------------------------
-
-
 @wrapped_and_bare
 async def agents_as_nodes_that_hand_over(world: World, *, wrapped: bool) -> None:
     """A tool of the first goes to the second, over their parent's head."""
@@ -180,9 +175,6 @@ async def one_agent_for_all_its_copies(world: World, *, wrapped: bool) -> None:
         )
 
     await world.through(endpoint, rounds=1)
-
-
-# -- without any request ----------------------------------------------------------------------------------------------
 
 
 class KnownState(AgentState[Any]):

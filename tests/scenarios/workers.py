@@ -67,9 +67,6 @@ async def aserve(item: Item) -> None:
             await model.ainvoke(prompt, config)
 
 
-# -- queues -----------------------------------------------------------------------------------------------------------
-
-
 class Jobs(Protocol):
     """A queue: `put` from the loop, `get` in the worker; of a worker task it is awaited."""
 
@@ -231,9 +228,6 @@ BY_HAND = ("condition", "event")
 USUAL = ("queue", "asyncio_queue")
 
 
-# -- workers ----------------------------------------------------------------------------------------------------------
-
-
 class Crew:
     """Workers of one kind. They count what they are given and what they have done."""
 
@@ -331,8 +325,6 @@ async def employ(crew: Crew, start: Start, give: Callable[[Crew, User], Awaitabl
     await world.through(endpoint, rounds=1)
     await crew.dismiss()
 
-
-# -- what they are given ----------------------------------------------------------------------------------------------
 
 Give = Callable[[Crew, User], Awaitable[None]]
 

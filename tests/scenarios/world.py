@@ -142,9 +142,6 @@ def in_thread(run: Callable[[], T]) -> Awaitable[T]:
     return asyncio.wrap_future(done)
 
 
-# -- a small graph for all ------------------------------------------------------------------------------------------
-
-
 class State(TypedDict, total=False):
     prompt: str
     prompts: list[str]

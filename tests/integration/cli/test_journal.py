@@ -13,9 +13,8 @@ from llmctx.delivery.journal import Journal
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from tests.conftest import execute
-from tests.integration.test_calllog import rows_of
-from tests.kit.rows import record
-from tests.promises.test_durability import KILLED, kill, start
+from tests.kit.lives import KILLED, kill, start
+from tests.kit.rows import record, rows_of
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:

@@ -18,8 +18,7 @@ from llmctx.core.record import DEFAULT_TABLE
 from llmctx.settings import load
 from tests.conftest import ROOT, execute
 from tests.kit import older
-from tests.kit.rows import record
-from tests.kit.stored import store
+from tests.kit.rows import record, store
 
 VERBS = [
     ["calls"], ["calls", "--errors"], ["calls", "--user", "7"], ["calls", "--user", "ada"], ["calls", "--status", "ok"],

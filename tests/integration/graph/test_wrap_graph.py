@@ -113,9 +113,6 @@ def thread(name: str) -> RunnableConfig:
     return {"configurable": {"thread_id": name}}
 
 
-# -- where a node finds its identity ----------------------------------------------------------------------------
-
-
 @dataclass
 class DataclassState:
     user_id: str = ""
@@ -264,9 +261,6 @@ def test_agent_key_is_given_or_left_open() -> None:
         seen = graph.invoke({"text": ""})["seen"]
         assert [found["agent_key"] for found in seen] == ["clinic", "other"]
         assert wrap_graph(one_node()).compile().invoke({"text": ""})["seen"] == [ANN_IDS]
-
-
-# -- every place where LangGraph runs the user's code -----------------------------------------------------------
 
 
 def test_conditional_edges_are_in_the_scope_of_their_node() -> None:
@@ -488,9 +482,6 @@ def test_retries_error_handlers_and_deferred_nodes() -> None:
     assert sorted(seen) == [("handler", ANN), ("late", ANN), ("try", ANN), ("try", ANN)]
 
 
-# -- threads of several requests --------------------------------------------------------------------------------
-
-
 def asking(state: State) -> dict[str, Any]:
     interrupt("go on?")
     return who(state)
@@ -544,9 +535,6 @@ async def test_one_compiled_graph_serves_all_users(registry: MemoryRegistry) -> 
         assert entry.identity.user_id == f"u{n}"
 
 
-# -- what leaves the node ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("hands_on", ["config", "variable"])
 def test_the_identity_goes_with_the_config(hands_on: str) -> None:
     """A config handed to a bare thread carries the ids, also for a function that never asked for its config."""
@@ -587,9 +575,6 @@ def test_what_is_sent_along_can_be_pickled() -> None:
         wrap_graph(one_node(node)).compile().invoke({"text": "hi"})
     metadata = pickle.loads(pickle.dumps(configs[0]["metadata"]))
     assert metadata[CARRIED_KEY] == {"session_id": "s-ann", "user_id": "ann"}
-
-
-# -- how it is put on -------------------------------------------------------------------------------------------
 
 
 def depth() -> int:
@@ -680,9 +665,6 @@ async def test_wrap_node_takes_all_that_add_node_takes(node: Any) -> None:
     with bind(ANN):
         (found,) = (await graph.ainvoke({"text": "hi"}))["seen"]
     assert found == {**ANN_IDS, "agent_key": "mine"}
-
-
-# -- streams ----------------------------------------------------------------------------------------------------
 
 
 async def test_a_stream_leaks_nothing_into_its_consumer() -> None:

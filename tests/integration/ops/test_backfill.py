@@ -17,8 +17,7 @@ from llmctx.ops.backfill import backfill, undo
 from llmctx.settings import Settings, load
 from tests.kit import older
 from tests.kit.pooler import Pooler
-from tests.kit.rows import do, query, record
-from tests.kit.stored import store
+from tests.kit.rows import do, query, record, store
 
 WHO = "user_id, session_id, identity_source, identity_reason"
 

@@ -290,9 +290,6 @@ def test_what_is_right_is_said_too(check: Check) -> None:
     assert said["source"].startswith("3 files read")
 
 
-# -- middleware -------------------------------------------------------------------------------------------------------
-
-
 def test_no_middleware(check: Check) -> None:
     """Nobody says whose request it is."""
     finding = only(check(middleware=""), "middleware")
@@ -405,9 +402,6 @@ def test_a_base_http_middleware_hears_nothing_from_further_in(check: Check) -> N
     assert line(finding) == "print(user.get())"
 
 
-# -- start ------------------------------------------------------------------------------------------------------------
-
-
 def test_a_call_log_that_is_never_started(check: Check) -> None:
     """It was made, and the lifespan is another."""
     only(check(call_log=CALL_LOG, after="app.router.lifespan_context = FastAPI().router.lifespan_context"), "handler")
@@ -434,8 +428,6 @@ def test_an_application_that_cannot_be_imported_is_a_matter_of_usage(check: Chec
     with pytest.raises(ConfigError, match="no such key"):
         check(before="raise RuntimeError('no such key')")
 
-
-# -- graphs -----------------------------------------------------------------------------------------------------------
 
 BARE = GRAPH.replace("wrap_graph(builder)", "builder")
 
@@ -504,8 +496,6 @@ def test_ids_in_configurable_need_a_wrapped_graph(check: Check) -> None:
     assert "configurable" in line(findings[1])
 
 
-# -- handlers ---------------------------------------------------------------------------------------------------------
-
 HANDLER = """
     class Recorder(AsyncCallbackHandler):
         async def on_llm_start(self, *args, **kwargs):
@@ -521,8 +511,6 @@ def test_a_handler_that_is_not_inline_misses_completion_models(check: Check) -> 
     finding = only(check(HANDLER + "    old = FakeListLLM(responses=['a'])\n"), "handlers")
     assert line(finding).startswith("class Recorder")
 
-
-# -- work that is given away ------------------------------------------------------------------------------------------
 
 SUMMARISE = """
     pool = ThreadPoolExecutor(2)
@@ -641,9 +629,6 @@ def test_jobs_of_other_processes_have_to_take_over(check: Check, job: str) -> No
     assert check(files={"worker": head + job.replace("MODEL", done)}) == []
 
 
-# -- context variables ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "dependency",
     [
@@ -685,9 +670,6 @@ def test_bind_across_a_yield(check: Check) -> None:
     """
     finding = only(check(before), "generators")
     assert line(finding) == "with bind(user_id=user):"
-
-
-# -- on the screen ----------------------------------------------------------------------------------------------------
 
 
 def test_it_fits_into_80_columns_and_answers_with_its_exit_code(

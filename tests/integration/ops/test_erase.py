@@ -21,8 +21,7 @@ from llmctx.identity.scope import bind, current_scope
 from llmctx.ops.erase import Subject, erase
 from llmctx.settings import Settings, load
 from tests.kit import older
-from tests.kit.rows import do, query, record
-from tests.kit.stored import store
+from tests.kit.rows import do, query, record, store
 
 CANARY = "the canary sings at four"
 EVE = "eve-0042"

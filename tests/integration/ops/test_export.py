@@ -26,8 +26,7 @@ from llmctx.settings import load
 from llmctx.storage.filters import Filters
 from tests.conftest import ROOT, execute
 from tests.kit import older
-from tests.kit.rows import do, query, record
-from tests.kit.stored import store
+from tests.kit.rows import do, query, record, store
 
 ODD = 'he said "hi",\nthen\x0bleft; 量 👋 \\u0000'
 

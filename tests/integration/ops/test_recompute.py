@@ -24,8 +24,7 @@ from llmctx.ops.recompute import recompute
 from llmctx.settings import load
 from llmctx.storage.filters import Filters
 from tests.conftest import ROOT, execute
-from tests.kit.rows import do, query, record
-from tests.kit.stored import store
+from tests.kit.rows import do, query, record, store
 from tests.kit.support import wait_until
 from tests.migration.psql import psql
 

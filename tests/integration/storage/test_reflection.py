@@ -25,8 +25,7 @@ from llmctx.storage.queries import call, calls, conversation, coverage, sessions
 from llmctx.storage.queries.calls import _latest as latest
 from llmctx.storage.reflection import reflect
 from tests.kit import older
-from tests.kit.rows import do, query, record
-from tests.kit.stored import store
+from tests.kit.rows import do, query, record, store
 
 QUOTED = "o'hara \"; DROP TABLE x; --"
 SESSION = "0190f0a8-0000-7000-8000-000000000007"

@@ -241,9 +241,6 @@ def test_it_is_loaded_by_its_entry_point() -> None:
     assert project["project"]["entry-points"]["pytest11"] == {"llmctx": "llmctx.testing.pytest_plugin"}
 
 
-# -- without pytest ---------------------------------------------------------------------------------------------------
-
-
 async def test_captured_calls_is_a_block_of_either_kind() -> None:
     """`with` and `async with`; after its end the calls are still there, and later ones are not."""
     model = FakeListChatModel(responses=["yes"])

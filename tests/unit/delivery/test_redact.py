@@ -217,8 +217,6 @@ def test_any_text_can_be_redacted_and_once_is_enough(pieces: list[str]) -> None:
     redactor.redact_cut("".join(pieces), "".join(pieces))
 
 
-# -- texts that were taken apart -------------------------------------------------------------------------------------
-
 SPLIT = [(kind, text, secret) for kind, text, secret in FOUND if len(secret) > 4 and kind != "private_key"]
 
 
@@ -313,8 +311,6 @@ def test_a_structure_without_secrets_is_returned_as_it_is() -> None:
     assert redactor.redact_tree(cut) == {**cut, "content": [Cut("some ", " more", 99), {"text": "a"}, {"text": "b"}]}
 
 
-# -- time ------------------------------------------------------------------------------------------------------------
-
 HOSTILE = [
     "a", "A", "1", "4", "@", "a@", "a@a.", "a@a.aa ", "sk-", "sk-a", "eyJ.", "eyJ", "eyJaaaaa.", "-----BEGIN",
     "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----", "-----BEGIN PRIVATE KEY-----\nAAAA\n", "key",
@@ -346,9 +342,6 @@ def test_time_is_linear_whatever_the_text(unit: str) -> None:
         pytest.fail("more than linear")
     if once < 0.005:
         assert best(1_000_000, 1) < 30 * once + 0.1
-
-
-# -- the team's own ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("extra", [True, False])

@@ -79,9 +79,6 @@ async def events(graph: Any) -> str:
     return still([event async for event in graph.astream_events({"text": "hi"}, config, version="v2")])
 
 
-# -- nothing is to be seen --------------------------------------------------------------------------------------
-
-
 def test_nothing_shows_where_nobody_is_known() -> None:
     """Without an identity, streams of every mode and snapshots are those of the plain graph, metadata included."""
     assert everything(wrap_graph(a_graph())) == everything(a_graph())
@@ -133,9 +130,6 @@ def test_graphs_with_dataclass_states_can_still_be_drawn() -> None:
 
     graph = wrap_graph(StateGraph(Data).add_node("node", lambda s: {}).add_edge(START, "node")).compile()
     assert "node" in graph.get_graph().draw_mermaid()
-
-
-# -- nothing is done otherwise ----------------------------------------------------------------------------------
 
 
 def test_the_config_is_never_changed() -> None:
@@ -247,9 +241,6 @@ async def test_a_cancelled_node_is_cancelled() -> None:
     with pytest.raises(asyncio.CancelledError):
         await run
     assert ended.is_set()
-
-
-# -- wrap_node --------------------------------------------------------------------------------------------------
 
 
 def test_a_wrapped_function_looks_like_itself() -> None:

@@ -5,16 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-import uuid
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from llmctx import CallContext, amend, bind, carry, current
+from llmctx import CallContext, amend, bind, current
 from llmctx.core.diagnostics import diagnostics
-from llmctx.identity.scope import EMPTY, ID_LIMIT, clean_id, current_scope
+from llmctx.identity.scope import EMPTY, current_scope
 
 
 def test_nothing_is_known_outside_of_any_scope() -> None:
@@ -83,28 +79,6 @@ def test_amend_outside_of_a_scope_disturbs_nobody() -> None:
     assert diagnostics.counts["amend_without_scope"] == before + 1
 
 
-def test_carry_takes_the_scope_into_an_executor_and_leaves_nothing_there() -> None:
-    """The pooled thread works for the scope during the job, and for nobody after it."""
-    with ThreadPoolExecutor(1) as pool:
-        with bind(session_id="s", user_id="u"):
-            carried = pool.submit(carry(current))
-        assert carried.result() == CallContext(session_id="s", user_id="u")
-        assert pool.submit(current).result() == EMPTY
-
-
-async def test_carry_takes_the_scope_into_a_coroutine() -> None:
-    """A coroutine function stays one."""
-
-    async def who() -> CallContext:
-        await asyncio.sleep(0)
-        return current()
-
-    with bind(user_id="u"):
-        carried = carry(who)
-    assert (await carried()).user_id == "u"
-    assert asyncio.iscoroutinefunction(carried)
-
-
 async def test_a_scope_left_in_another_context_raises_nothing() -> None:
     """A generator that holds a scope across a yield, and is closed by somebody else's task, harms nobody."""
 
@@ -116,34 +90,3 @@ async def test_a_scope_left_in_another_context_raises_nothing() -> None:
     await asyncio.create_task(anext(generator))  # type: ignore[arg-type]
     await asyncio.create_task(generator.aclose())  # type: ignore[attr-defined]
     assert current() == EMPTY
-
-
-@pytest.mark.parametrize(
-    ("given_id", "stored"),
-    [(42, "42"), (uuid.UUID(int=7), str(uuid.UUID(int=7))), ("", None), ("王小明", "王小明"), ("a b", "a b")],
-)
-def test_ids_become_text(given_id: object, stored: str | None) -> None:
-    """Numbers and UUIDs are what applications have; an empty text is no id."""
-    assert CallContext(user_id=given_id).user_id == stored  # type: ignore[arg-type]
-
-
-def test_a_long_id_is_kept_whole_up_to_the_limit() -> None:
-    """250 characters are an id like any other."""
-    assert CallContext(user_id="x" * ID_LIMIT).user_id == "x" * ID_LIMIT
-
-
-@pytest.mark.parametrize("bad", ["a\x00b", "a\nb", "\x1b[31mred", "x" * 10_000, "\ud800"])
-def test_an_odd_id_is_cleaned_and_counted(bad: str) -> None:
-    """Control characters and ten thousand characters are stored in a form that is safe, and say so in the log."""
-    before = diagnostics.counts["cleaned_id"]
-    stored = CallContext(user_id=bad).user_id
-    assert stored is not None
-    assert len(stored) <= ID_LIMIT
-    assert stored.isprintable()
-    assert diagnostics.counts["cleaned_id"] == before + 1
-
-
-@given(st.text(min_size=1), st.text(min_size=1))
-def test_two_ids_never_become_one(one: str, other: str) -> None:
-    """Cleaning may not merge two users; and a cleaned id is stable."""
-    assert (clean_id(one) == clean_id(other)) == (one == other)

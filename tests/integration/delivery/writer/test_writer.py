@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+import time
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from sqlalchemy import make_url
 
 from llmctx.core.record import DEFAULT_TABLE
-from llmctx.delivery.writer import writer
 from llmctx.delivery.writer.writer import Writer
-from llmctx.migrate import commands as migrate
 from llmctx.settings import load
+from tests.kit.databases import T, healed, holding, put, refuse_while, slow_rows
 from tests.kit.proxy import Proxy
 from tests.kit.rows import PATIENCE, do, query, record, stored, writing
 from tests.kit.support import wait_for
-
-# -- storing --------------------------------------------------------------------------------------------------------
 
 
 async def test_batches(any_database: str) -> None:
@@ -71,229 +65,6 @@ async def test_what_was_in_hand_when_the_writer_was_stopped_is_kept(any_database
     assert await stored(any_database) == 1000
 
 
-async def test_a_role_that_may_only_insert(empty_database: str) -> None:
-    """The application's role needs INSERT on the table, and nothing else."""
-    migrate_it = asyncio.to_thread(migrate.upgrade, load(database_url=empty_database))
-    await migrate_it
-    role = "llmctx_writer_only"
-    await do(
-        empty_database,
-        f"DROP ROLE IF EXISTS {role}",
-        f"CREATE ROLE {role} LOGIN PASSWORD 'w'",
-        f"GRANT INSERT ON {DEFAULT_TABLE} TO {role}",
-    )
-    try:
-        limited = make_url(empty_database).set(username=role, password="w").render_as_string(hide_password=False)
-        rows = [record() for _ in range(10)]
-        async with writing(limited) as one:
-            for row in [*rows, *rows]:
-                one.submit(row)
-            assert await one.drain(PATIENCE) == 0
-            assert one.trouble is None
-        with pytest.raises(Exception, match="permission denied"):
-            await stored(limited)
-        assert await stored(empty_database) == 10
-    finally:
-        await do(empty_database, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
-
-
-# -- rows that the database refuses ---------------------------------------------------------------------------------
-
-
-async def refuse_poison(url: str) -> None:
-    """Let the database refuse rows whose model is called poison."""
-    if url.startswith("postgresql"):
-        await do(url, f"ALTER TABLE {DEFAULT_TABLE} ADD CONSTRAINT no_poison CHECK (model <> 'poison')")
-    else:
-        await do(
-            url,
-            f"CREATE TRIGGER no_poison BEFORE INSERT ON {DEFAULT_TABLE} WHEN NEW.model = 'poison' "
-            "BEGIN SELECT RAISE(ABORT, 'poison'); END",
-        )
-
-
-@pytest.fixture
-def own_database(any_empty_database: str) -> str:
-    """A migrated database of this test's own, whose schema it may change."""
-    migrate.upgrade(load(database_url=any_empty_database))
-    return any_empty_database
-
-
-@pytest.mark.parametrize("bad", [[50], [0], [99], [0, 1, 2, 50, 98, 99], list(range(100))])
-async def test_a_poison_row_never_takes_its_batch_along(own_database: str, bad: list[int]) -> None:
-    """Of a hundred rows the good ones are stored, the bad ones set aside and counted."""
-    await refuse_poison(own_database)
-    async with writing(own_database) as one:
-        for number in range(100):
-            one.submit(record(model="poison" if number in bad else "good"))
-        assert await one.drain(PATIENCE) == 0
-        assert (one.written, one.quarantined, one.dropped) == (100 - len(bad), len(bad), 0)
-        assert one.waiting_bytes == 0
-    assert await stored(own_database) == 100 - len(bad)
-
-
-async def test_a_value_that_the_driver_refuses_is_poison(any_database: str) -> None:
-    """Not an outage, which would keep everything waiting behind it."""
-    async with writing(any_database) as one:
-        one.submit(record(model=object()))
-        one.submit(record())
-        assert await one.drain(PATIENCE) == 0
-        assert (one.written, one.quarantined) == (1, 1)
-
-
-# -- databases that are not there, or not as they should be ---------------------------------------------------------
-
-
-@pytest.fixture
-async def gate(database: str) -> AsyncIterator[Proxy]:
-    gate = Proxy(database)
-    try:
-        yield gate
-    finally:
-        await gate.remove()
-
-
-async def test_a_database_that_is_not_there_at_start(gate: Proxy, database: str) -> None:
-    """Rows wait, the reason is told, and they are stored once it is up."""
-    async with writing(gate.url) as one:
-        for _ in range(100):
-            one.submit(record())
-        await wait_for(lambda: one.trouble is not None, "the writer to notice")
-        assert await one.drain(0.2) == 100
-        await gate.open()
-        assert await one.drain(PATIENCE) == 0
-        assert one.trouble is None
-    assert await stored(database) == 100
-
-
-async def test_a_database_that_goes_and_comes_back(gate: Proxy, database: str) -> None:
-    """Connections are cut in the middle of the load, several times: nothing is lost, nothing is double."""
-    await gate.open()
-    async with writing(gate.url, batch_rows=20) as one:
-        for number in range(1000):
-            one.submit(record())
-            if number % 250 == 100:
-                await wait_for(lambda: one.written > 0, "a first row")
-                await gate.close()
-                one.submit(record())
-                await wait_for(lambda: one.trouble is not None, "the writer to notice")
-                await gate.open()
-        assert await one.drain(PATIENCE) == 0
-    assert await stored(database) == 1004
-
-
-async def test_a_database_that_does_not_answer(gate: Proxy, database: str) -> None:
-    """A black hole: the deadline lets go of the connection, and a new one is used when it answers again."""
-    await gate.open()
-    async with writing(gate.url, statement_timeout_s=0.3, connect_timeout_s=0.3) as one:
-        one.submit(record())
-        assert await one.drain(PATIENCE) == 0
-        gate.flowing.clear()
-        one.submit(record())
-        await wait_for(lambda: one.trouble is not None, "the deadline")
-        gate.flowing.set()
-        assert await one.drain(PATIENCE) == 0
-    assert await stored(database) == 2
-
-
-async def test_a_missing_table_that_is_made_under_load(any_empty_database: str) -> None:
-    """No table: everything waits, and the log says what to do. `llmctx migrate`: everything is stored."""
-    async with writing(any_empty_database) as one:
-        for _ in range(200):
-            one.submit(record())
-        await wait_for(lambda: one.trouble is not None, "the writer to notice")
-        assert (one.waiting, one.quarantined) == (200, 0)
-        await asyncio.to_thread(migrate.upgrade, load(database_url=any_empty_database))
-        for _ in range(200):
-            one.submit(record())
-        assert await one.drain(PATIENCE) == 0
-    assert await stored(any_empty_database) == 400
-
-
-@pytest.mark.parametrize("columns", [("cost_usd",), ("attributes",), ("node", "provider", "attributes", "cached")])
-async def test_a_table_that_lacks_columns(
-    own_database: str, columns: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Their values are left out. When the columns appear under load they are noticed."""
-    monkeypatch.setattr(writer, "_LOOK_AGAIN_S", 0.1)
-    types = {
-        "cost_usd": "numeric(18, 9)",
-        "attributes": "jsonb",
-        "node": "text",
-        "provider": "text",
-        "cached": "boolean",
-    }
-    await do(own_database, *(f"ALTER TABLE {DEFAULT_TABLE} DROP COLUMN {name}" for name in columns))
-    known: dict[str, Any] = {
-        "cost_usd": Decimal(1),
-        "node": "n",
-        "provider": "p",
-        "attributes": {"a": 1},
-        "cached": True,
-    }
-    async with writing(own_database) as one:
-        one.submit(record(**known))
-        assert await one.drain(PATIENCE) == 0
-        await do(own_database, *(f"ALTER TABLE {DEFAULT_TABLE} ADD COLUMN {name} {types[name]}" for name in columns))
-
-        async def full() -> int:
-            one.submit(record(**known))
-            assert await one.drain(PATIENCE) == 0
-            ((count,),) = await query(
-                own_database, f"SELECT count(*) FROM {DEFAULT_TABLE} WHERE {columns[0]} IS NOT NULL"
-            )
-            return int(count)
-
-        async with asyncio.timeout(PATIENCE):
-            while not await full():
-                pass
-        assert one.quarantined == 0
-
-
-async def test_a_column_that_vanishes_under_load(own_database: str) -> None:
-    """The insert is compiled anew; no row is lost for it."""
-    async with writing(own_database) as one:
-        one.submit(record(node="n"))
-        assert await one.drain(PATIENCE) == 0
-        await do(own_database, f"ALTER TABLE {DEFAULT_TABLE} DROP COLUMN node")
-        for _ in range(50):
-            one.submit(record(node="n"))
-        assert await one.drain(PATIENCE) == 0
-        assert (one.written, one.quarantined) == (51, 0)
-
-
-async def test_columns_that_are_not_ours(own_database: str) -> None:
-    """They may be there. One that must not be empty is a mistake of the table's, not of the rows: those wait."""
-    await do(own_database, f"ALTER TABLE {DEFAULT_TABLE} ADD COLUMN tenant text")
-    async with writing(own_database) as one:
-        one.submit(record())
-        assert await one.drain(PATIENCE) == 0
-        if not own_database.startswith("postgresql"):
-            return
-        await do(
-            own_database,
-            f"ALTER TABLE {DEFAULT_TABLE} ADD COLUMN region text NOT NULL DEFAULT ''",
-            f"ALTER TABLE {DEFAULT_TABLE} ALTER COLUMN region DROP DEFAULT",
-        )
-        for _ in range(20):
-            one.submit(record())
-        await wait_for(lambda: one.trouble is not None, "the writer to notice")
-        assert one.quarantined == 0
-        await do(own_database, f"ALTER TABLE {DEFAULT_TABLE} ALTER COLUMN region DROP NOT NULL")
-        assert await one.drain(PATIENCE) == 0
-        assert one.written == 21
-
-
-# -- memory ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def nowhere() -> Iterator[str]:
-    folder = tempfile.mkdtemp(prefix="nowhere-", dir="/tmp")
-    yield f"postgresql+asyncpg://u@/d?host={folder}"
-    shutil.rmtree(folder)
-
-
 @pytest.mark.parametrize("bulk", ["prompt_snapshot", "error_message", "attributes"])
 async def test_memory_is_bounded(nowhere: str, bulk: str) -> None:
     """While the database is away snapshots go first, then the newest rows are refused, all of it counted."""
@@ -321,3 +92,61 @@ async def test_a_bound_that_is_reached_is_left_again(gate: Proxy, database: str)
         assert one.submit(record(prompt_snapshot='"last"'))
         assert await one.drain(PATIENCE) == 0
     assert await stored(database) == 501 - refused
+
+
+def adds_up(one: Writer, started: int) -> bool:
+    return started == one.written + one.waiting + one.quarantined + one.dropped
+
+
+async def troubled(one: Writer) -> None:
+    await wait_for(lambda: one.trouble is not None, "the writer to notice")
+
+
+@pytest.mark.parametrize("code", ["53100", "57014", "40P01", "40001", "53200", "58030"])
+async def test_a_busy_server_loses_nothing_and_is_not_pressed(own: str, code: str) -> None:
+    """Disk full, deadlock, statement_timeout: rows wait, are tried seldom, and are stored when it is over."""
+    await refuse_while(own, "true", code)
+    async with writing(own) as one:
+        put(one, 300)
+        await troubled(one)
+        tries, start = one.tries, time.monotonic()
+        await wait_for(lambda: time.monotonic() - start > 3, "some time to pass")
+        assert one.tries - tries <= 5
+        assert (one.waiting, one.quarantined) == (300, 0)
+        await do(own, f"DROP TRIGGER host_trigger ON {T}")
+        await healed(one)
+        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert adds_up(one, 300)
+    assert await stored(own) == 300
+
+
+async def test_a_locked_table(own: str) -> None:
+    """A migration holds it: we give up our place in the queue, and come back."""
+    async with writing(own) as one:
+        put(one, 1)
+        assert await one.drain(PATIENCE) == 0, one.trouble
+        async with holding(own, f"LOCK TABLE {T} IN ACCESS EXCLUSIVE MODE"):
+            put(one, 10)
+            await wait_for(lambda: "55P03" in (one.trouble or ""), "the lock's timeout")
+        await healed(one)
+        assert await one.drain(PATIENCE) == 0, one.trouble
+    assert await stored(own) == 11
+
+
+async def test_a_server_that_is_too_slow_for_a_batch(own: str) -> None:
+    """It is given less at once."""
+    await slow_rows(own, "true", 0.01)
+    async with writing(own, statement_timeout_s=1.0) as one:
+        put(one, 400)
+        assert await one.drain(60) == 0
+    assert await stored(own) == 400
+
+
+async def test_huge_rows_go_one_by_one(database: str) -> None:
+    """No statement grows beyond the bytes of a batch, but for a single row that is bigger."""
+    async with writing(database, batch_bytes=1_000_000, memory_bytes=64 * 1024 * 1024) as one:
+        put(one, 12, prompt_snapshot="x" * 900_000)
+        put(one, 1, prompt_snapshot="x" * 3_000_000)
+        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert one.tries == 13
+    assert await stored(database) == 13

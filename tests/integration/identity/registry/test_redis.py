@@ -122,9 +122,6 @@ def request_of(who: CallContext) -> Iterator[Scope]:
         leave(scope, token)
 
 
-# -- what one has learned, another can use --------------------------------------------------------------------------
-
-
 def test_another_worker_resumes_with_user_and_session(redis_url: str, prefix: str) -> None:
     """A request in one worker uses a thread; a call on it in the next worker has its user and session."""
     with Here(redis_url, prefix) as first, bind(A):
@@ -240,9 +237,6 @@ def redis_keys(url: str, prefix: str) -> Iterator[Callable[[], list[str]]]:
 
     with redis.Redis.from_url(url, decode_responses=True) as client:
         yield lambda: sorted(client.keys(f"{prefix}*"))
-
-
-# -- nobody gets somebody else's name -------------------------------------------------------------------------------
 
 
 async def _same_task(call: Callable[[], Awaitable[Any]]) -> None:
@@ -373,9 +367,6 @@ async def test_a_call_waits_for_what_the_other_process_is_about_to_tell(redis_ur
     await asyncio.gather(telling, return_exceptions=True)
     await other.aclose()
     assert (ids(row), row.identity_source) == (("b", "s-b"), "thread")
-
-
-# -- Redis away, slow, flushed --------------------------------------------------------------------------------------
 
 
 def test_redis_away_from_the_start_costs_ids_of_others_alone(own_redis: RedisServer, prefix: str) -> None:
@@ -510,9 +501,6 @@ def test_a_key_that_is_something_else_costs_that_thread_alone(redis_url: str, pr
         assert ids(here.lost_call("t")) == ("b", "s-b")
 
 
-# -- bounds ---------------------------------------------------------------------------------------------------------
-
-
 def test_uses_expire(redis_url: str, prefix: str) -> None:
     """After the time to live nothing is left in Redis, and the thread is unknown."""
     with Here(redis_url, prefix, ttl_s=0.3) as first, bind(A):
@@ -574,9 +562,6 @@ def test_any_id_makes_the_way_to_another_process(redis_url: str, prefix: str, th
         assert (ids(row), why(row)) == ((who.user_id, who.session_id), ("thread", None))
 
 
-# -- forgetting -----------------------------------------------------------------------------------------------------
-
-
 async def test_a_user_is_forgotten_with_one_command(redis_url: str, prefix: str) -> None:
     """Nothing that names him is left in Redis, of no process; others stay."""
     await ause_elsewhere(redis_url, prefix, "shared", A, B)
@@ -608,9 +593,6 @@ def test_forget_reaches_redis_by_itself(redis_url: str, prefix: str) -> None:
         wait_until(lambda: not keys(), "the user to be forgotten")
         here.registry.put(Scope(A, "request"), thread_id="two")
         wait_until(lambda: len(keys()) == 2, "the new use to be told")
-
-
-# -- setting it up --------------------------------------------------------------------------------------------------
 
 
 def test_the_setting_makes_one(redis_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,7 @@ from llmctx.ops.doctor.table_checks import table
 from llmctx.settings import load
 from tests.conftest import execute
 from tests.kit import older
-from tests.kit.rows import do, query, record
-from tests.kit.stored import store
+from tests.kit.rows import do, query, record, store
 
 
 async def looked(url: str, **settings: str) -> dict[str, Finding]:

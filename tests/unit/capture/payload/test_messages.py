@@ -51,9 +51,6 @@ def shown(messages: list[BaseMessage], limit: int = LIMIT) -> list[dict[str, Any
     return found
 
 
-# -- prompts ---------------------------------------------------------------------------------------------------------
-
-
 def test_a_prompt_becomes_roles_and_contents() -> None:
     """Every kind of message, with the keys that belong to it."""
     call = {"name": "weather", "args": {"city": "Ulm"}, "id": "c1"}
@@ -143,9 +140,6 @@ def test_a_completion_models_prompt_is_one_user_message() -> None:
     """The same form as a chat's."""
     fields = fields_of(prompt=prompt_of_text("once upon", LIMIT))
     assert json.loads(fields["prompt_snapshot"]) == [{"role": "user", "content": "once upon"}]
-
-
-# -- answers ---------------------------------------------------------------------------------------------------------
 
 
 def test_text_thinking_and_calls_of_content_blocks_are_told_apart() -> None:

@@ -1,0 +1,258 @@
+"""Calls of a process that ends, or forks, are rows as any others."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from llmctx import bind
+from llmctx.calllog import CallLog
+from tests.conftest import ROOT
+from tests.kit.lives import homes, run
+from tests.kit.rows import rows_of
+from tests.kit.support import Completer, PlainTalker, Talker, wait_until
+
+model = Talker()
+
+
+SCRIPT = """
+import asyncio, sys
+from tests.kit.support import Talker
+from llmctx import bind
+from llmctx.calllog import CallLog
+
+call_log = CallLog(sys.argv[1])
+call_log.start()
+with bind(user_id="u", session_id="s"):
+    Talker().invoke("one")
+    asyncio.run(Talker().ainvoke("two"))
+    kept = Talker().stream("three")
+    next(kept)
+{end}
+"""
+
+
+def run_script(end: str, url: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", SCRIPT.format(end=textwrap.dedent(end)), url],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        ("", 0),
+        ("raise SystemExit(3)", 3),
+        ("1 / 0", 1),
+        ("import threading; threading.Thread(target=print).start()", 0),
+    ],
+    ids=["plain", "exit", "exception", "thread"],
+)
+def test_a_script_that_ends_without_close(any_database: str, end: str, code: int) -> None:
+    """Its rows are written all the same."""
+    done = run_script(end, any_database)
+    assert done.returncode == code, done.stderr
+    assert [row.status for row in rows_of(any_database)] == ["ok", "ok", "abandoned"], done.stderr
+    if not code:
+        assert not done.stderr
+
+
+def test_a_script_whose_threads_outlive_the_main_one(any_database: str) -> None:
+    """Calls that are made after the last line of the script, in threads that it waits for."""
+    end = """
+    import threading, time
+    def later():
+        threading.main_thread().join()
+        with bind(user_id="u", session_id="s"):
+            Talker().invoke("four")
+    threading.Thread(target=later).start()
+    """
+    done = run_script(end, any_database)
+    assert done.returncode == 0, done.stderr
+    assert sorted(row.status for row in rows_of(any_database)) == ["abandoned", "ok", "ok", "ok"], done.stderr
+
+
+def test_a_script_whose_database_is_away_ends_in_time(nowhere: str) -> None:
+    """The end of a process waits for the database, but not for long."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(end="import time; print(time.time())"), nowhere],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "LLMCTX_SHUTDOWN_TIMEOUT_S": "0.5"},
+    )
+    assert done.returncode == 0
+    assert "3 calls have not reached the database" in done.stderr
+    assert time.time() - float(done.stdout) < 5.0
+
+
+def _child(call_log: CallLog, prompt: str, how: str) -> None:
+    with bind(user_id="child", session_id="c"):
+        Talker().invoke(prompt)
+        asyncio.run(PlainTalker().ainvoke(prompt))
+    if how == "flush":
+        assert call_log.flush(30) == 0  # ten processes write to one SQLite file: each has to get its turn
+        assert call_log.stats().balanced
+    elif how == "close":
+        assert call_log.close() == 0
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("how", ["flush", "close", "nothing"])
+def test_forks(any_database: str, how: str) -> None:
+    """A child's calls are written once by the child, the parent's by the parent, whatever waited at the fork."""
+    fork = multiprocessing.get_context("fork")
+    with CallLog(any_database, linger_ms=300) as call_log, bind(user_id="parent", session_id="p"):
+        for number in range(3):
+            model.invoke(f"before {number}")
+            child = fork.Process(target=_child, args=(call_log, f"child {number}", how))
+            child.start()
+            model.invoke(f"after {number}")
+            child.join(30)
+            assert child.exitcode == 0
+        assert call_log.flush() == 0
+        assert call_log.stats().balanced
+    rows = rows_of(any_database)
+    assert sorted(row.user_id for row in rows) == ["child"] * 6 + ["parent"] * 6
+    assert len({row.call_id for row in rows}) == 12
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_forks_at_any_moment(any_database: str) -> None:
+    """While threads register and record: no child inherits a lock, or a row."""
+    fork = multiprocessing.get_context("fork")
+    with CallLog(any_database, linger_ms=1) as call_log:
+        stop = threading.Event()
+
+        def load() -> None:
+            while not stop.is_set():
+                with bind(user_id="parent", session_id="p"):
+                    Completer().invoke("hello", {"configurable": {"thread_id": "t"}})
+
+        threads = [threading.Thread(target=load) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        children = []
+        for number in range(10):
+            wait_until(lambda number=number: call_log.stats().started > 10 * number, "some load")  # type: ignore[misc]
+            children.append(fork.Process(target=_child, args=(call_log, f"child {number}", "flush")))
+            children[-1].start()
+        for child in children:
+            child.join(60)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert [child.exitcode for child in children] == [0] * 10
+        assert call_log.flush(30) == 0
+        started = call_log.stats().started
+    rows = rows_of(any_database)
+    assert len(rows) == started + 20
+    assert sum(row.user_id == "child" for row in rows) == 20
+
+
+def test_forks_of_every_kind(database: str) -> None:
+    """From the main thread and from others, children that exit, are killed or leave at once: nothing lost or double."""
+    body = """
+    def child(how):
+        with bind(user_id="child", session_id=how):
+            Talker().invoke("in the child")
+            if how == "open":
+                call_log.record(model="left open").__enter__()
+        if how == "flush":
+            call_log.flush()
+        if how == "kill":
+            call_log.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(0)
+
+    def fork(how):
+        pid = os.fork()
+        if not pid:
+            child(how)
+        os.waitpid(pid, 0)
+
+    with bind(user_id="parent", session_id="p"):
+        for how in ("flush", "kill", "at once", "open"):
+            Talker().invoke("before")
+            fork(how)
+            thread = threading.Thread(target=fork, args=(how,))
+            thread.start()
+            thread.join()
+            Talker().invoke("after")
+    print(call_log.close(), call_log.stats().balanced)
+    """
+    done = run(body, database, PYTHONWARNINGS="ignore")
+    assert done.stdout == "0 True\n", done.stderr
+    with CallLog(database):
+        wait_until(lambda: len(homes()) == 1, "the adoption")
+    rows = rows_of(database)
+    assert len({row.call_id for row in rows}) == len(rows)
+    by_session = Counter((row.user_id, row.session_id) for row in rows)
+    assert by_session == {
+        ("parent", "p"): 8,
+        ("child", "flush"): 2,
+        ("child", "kill"): 2,
+        ("child", "at once"): 2,
+        ("child", "open"): 4,
+    }
+    assert {row.status for row in rows if row.session_id in ("p", "flush", "kill")} == {"ok"}
+    assert {row.status for row in rows if row.session_id in ("at once", "open")} <= {"ok", "lost"}
+
+
+GUNICORN = """
+from llmctx import bind
+from llmctx.delivery import pipeline
+from llmctx.calllog import CallLog
+from tests.kit.support import Talker
+
+call_log = CallLog().start()
+
+def app(environ, start_response):
+    with bind(user_id="u", session_id="s"):
+        answer = Talker().invoke("hello").content
+    start_response("200 OK", [("content-type", "text/plain")])
+    return [answer.encode()]
+"""
+
+
+def test_gunicorn_with_preload_and_sigterm(database: str, tmp_path: Path) -> None:
+    """A call log that was started before the fork: each worker's rows are written, also by SIGTERM."""
+    import httpx
+
+    (tmp_path / "preloaded.py").write_text(GUNICORN)
+    environment = {**os.environ, "LLMCTX_DATABASE_URL": database, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    sock = tmp_path / "g.sock"
+    arguments = ["--preload", "-w", "2", "-b", f"unix:{sock}", "preloaded:app"]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "gunicorn", *arguments], env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_until(sock.exists, "the server")
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(sock))) as http:
+            for _ in range(10):
+                assert http.get("http://app/").text == "heard hello"
+    finally:
+        server.send_signal(signal.SIGTERM)
+        _, err = server.communicate(timeout=30)
+    assert server.returncode == 0, err
+    with CallLog(database):
+        wait_until(lambda: len(homes()) == 1, "whatever was left")
+    rows = rows_of(database)
+    assert len(rows) == 10, err
+    assert {(row.user_id, row.status) for row in rows} == {("u", "ok")}

@@ -1,0 +1,105 @@
+"""The journal is the queue: bounded in memory, bounded on disk, and nothing in it is written twice."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmctx import bind
+from llmctx.calllog import CallLog
+from tests.kit.lives import Switch, homes
+from tests.kit.rows import rows_of
+from tests.kit.support import Talker, wait_until
+
+model = Talker()
+
+
+@pytest.fixture
+def switch(database: str, tmp_path: Path) -> Switch:
+    return Switch(database, tmp_path)
+
+
+def test_with_fsync(database: str) -> None:
+    """The same rows, whatever it is that they survive."""
+    with CallLog(database, durability="fsync") as call_log:
+        for _ in range(20):
+            model.invoke("hello")
+        assert call_log.flush() == 0
+    assert len(rows_of(database)) == 20
+
+
+def test_the_journal_is_the_queue(switch: Switch) -> None:
+    """Memory stays bounded while rows wait on disk, with their texts, and all are written in the end."""
+    with CallLog(switch.url, memory_bytes=256 * 1024) as call_log:
+        with bind(user_id="u", session_id="s"):
+            for number in range(300):
+                with call_log.record(model="m", prompt=f"{number} " + "words " * 1000):
+                    pass
+        assert call_log.flush(0.2) == 300
+        sink: Any = call_log._pipeline.sink
+        assert sink._writer.waiting_bytes < 256 * 1024
+        stats = call_log.stats()
+        assert (stats.waiting, stats.dropped, stats.balanced) == (300, 0, True)
+        switch.on()
+        assert call_log.flush(30) == 0
+        assert (call_log.stats().written, call_log.stats().balanced) == (300, True)
+    rows = rows_of(switch.url)
+    assert len({row.call_id for row in rows}) == len(rows) == 300
+    assert all("words" in row.prompt_snapshot for row in rows)
+    assert homes() == []
+
+
+def test_a_full_journal(switch: Switch) -> None:
+    """Snapshots go first, then the newest calls, and every one of them is counted."""
+    with CallLog(switch.url, memory_bytes=64 * 1024, journal_bytes=1024 * 1024) as call_log:
+        for _ in range(1500):
+            with call_log.record(model="m", prompt="words " * 300):
+                pass
+        call_log.flush(0.2)
+        stats = call_log.stats()
+        assert stats.balanced
+        assert stats.dropped > 0
+        switch.on()
+        assert call_log.flush(30) == 0
+        stats = call_log.stats()
+        assert stats.balanced
+        assert stats.written + stats.dropped == 1500
+        with call_log.record(model="m", prompt="words again"):
+            pass
+        assert call_log.flush(30) == 0
+    rows = rows_of(switch.url)
+    assert len(rows) == stats.written + 1
+    bare = [row for row in rows if row.prompt_snapshot is None]
+    assert 0 < len(bare) < len(rows)
+    assert all("journal was full" in str(row.attributes) for row in bare)
+    assert rows[-1].prompt_snapshot
+
+
+def test_closed_and_started_again_with_rows_left(switch: Switch) -> None:
+    """What was left at the end of the first life is written in the second, once, and the ledger adds up."""
+    call_log = CallLog(switch.url, shutdown_timeout_s=0.2, memory_bytes=64 * 1024)
+    with call_log:
+        for _ in range(50):
+            with call_log.record(model="m", prompt="words " * 1000):
+                pass
+    assert call_log.stats().waiting == 50
+    assert call_log.stats().balanced
+    switch.on()
+    with call_log:
+        model.invoke("hello")
+        wait_until(lambda: call_log.flush(1) == 0, "all to be written")
+        wait_until(lambda: len(homes()) == 1, "the former directory to go")
+        assert call_log.stats().balanced
+        assert call_log.stats().written == 51
+    assert len(rows_of(switch.url)) == 51
+
+
+def test_memory_alone(database: str) -> None:
+    """`durability="memory"` touches no disk."""
+    with CallLog(database, durability="memory") as call_log:
+        model.invoke("hello")
+        assert call_log.flush() == 0
+    assert list(Path(os.environ["LLMCTX_JOURNAL_DIR"]).iterdir()) == []
