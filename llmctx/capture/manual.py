@@ -12,7 +12,7 @@ from llmctx.capture.payload.messages import prompt_of_text
 from llmctx.capture.recorder import Recorder
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guarded, harmless
-from llmctx.core.record import COLUMNS, Status
+from llmctx.core.record import COLUMNS, SNAPSHOTS, SPECS, Status
 from llmctx.identity.candidates import gather
 from llmctx.identity.resolution import decide
 from llmctx.identity.scope import ID_FIELDS, CallContext, current_scope
@@ -79,9 +79,7 @@ class Recording:
             self._recorder.open_calls.end(call, Status.ERROR, failure=failure)
 
 
-_MINTED: Final = frozenset(
-    {"call_id", "created_at", "finished_at", "status", "success", "latency_ms", "run_id", "parent_run_id"}
-)
-_BOUNDED: Final = frozenset({"prompt_snapshot", "response_snapshot", "reasoning_snapshot"})  # made from the texts
+_MINTED: Final = frozenset(spec.name for spec in SPECS if spec.minted)
 _WITNESSED: Final = frozenset({"identity_source", "identity_reason", *ID_FIELDS})
-_SETTABLE: Final = (frozenset(COLUMNS) - _MINTED - _BOUNDED - _WITNESSED) | {"response", "reasoning"}
+_SETTABLE: Final = (frozenset(COLUMNS) - _MINTED - _WITNESSED - set(SNAPSHOTS)) | {"response", "reasoning"}
+"""Snapshots are made from the texts."""

@@ -12,27 +12,25 @@ from rich.text import Text
 from llmctx.cli import output
 from llmctx.cli.options import Json, ask
 from llmctx.cli.output import plain, text_of, time_of
+from llmctx.core.record import SNAPSHOTS, SPECS, ColumnKind
 from llmctx.identity import reasons as explain
 from llmctx.identity.explanation import KEY
 
-_WHO: Final = ("user_id", "session_id", "conversation_id", "thread_id", "trace_id", "agent_key", "node")
 _ALWAYS: Final = ("user_id", "session_id")
-_MODEL: Final = (
-    "model",
-    "provider",
-    "temperature",
-    "top_p",
-    "max_tokens",
-    "finish_reason",
-    "tool_calls",
-    "streamed",
-    "cached",
-)
-_RATIOS: Final = ("temperature", "top_p")
-_TOKENS: Final = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens")
-_RUN: Final = ("run_id", "parent_run_id")
+_FIRST: Final = ("user_id", "session_id", "conversation_id", "thread_id", "model", "provider")
+"""Shown before the others of their group; the order of the others is the table's."""
+
+
+def _group(name: str) -> tuple[str, ...]:
+    names = [spec.name for spec in SPECS if name == ("who" if spec.kind is ColumnKind.ID else spec.group)]
+    return tuple(sorted(names, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST)))
+
+
+_WHO: Final = _group("who")
+_WHAT: Final = (*_group("what"), *_group("tokens"), *_group("usage"), *_group("run"))
+_KINDS: Final = {spec.name: spec.kind for spec in SPECS}
+_TITLES: Final = {"response": "answer"}
 _MADE: Final = {"route": "route", "where": "made at"}
-_TEXTS: Final = {"prompt_snapshot": "prompt", "reasoning_snapshot": "reasoning", "response_snapshot": "answer"}
 
 
 def show(
@@ -77,16 +75,15 @@ def _show_call(row: Mapping[str, Any]) -> None:
         output.show(Text(f"  ({plain(', '.join(codes))})", "dim"))
     _show_sources(explain.candidate_outcomes(row, evidence))
     _heading("what")
-    _fields(row, _MODEL)
-    _fields(row, _TOKENS)
-    _fields(row, ("usage_source", "cost_usd", *_RUN))
+    _fields(row, _WHAT)
     if status != "ok":
         _heading("what went wrong")
         _field("status", f"{status}: {explain.STATUSES.get(status, '')}")
         _fields(row, ("error_code", "error_message"))
-    for column, title in _TEXTS.items():
+    for column in sorted(SNAPSHOTS, key=lambda name: name == "response_snapshot"):  # the answer comes last
         if row[column]:
-            _heading(title)
+            title = column.removesuffix("_snapshot")
+            _heading(_TITLES.get(title, title))
             output.block(readable(row[column]))
 
 
@@ -127,9 +124,13 @@ def _heading(title: str) -> None:
 def _fields(row: Mapping[str, Any], names: tuple[str, ...]) -> None:
     for name in names:
         if row[name] is not None or name in _ALWAYS:
-            value = row[name]
-            # an adopted table's numeric(4,2) as a number, not as money
-            _field(name, f"{float(value):g}" if name in _RATIOS and value is not None else text_of(value))
+            _field(name, _shown(row[name], _KINDS.get(name)))
+
+
+def _shown(value: Any, kind: ColumnKind | None) -> str:
+    if value is not None and kind is ColumnKind.NUMBER:
+        return f"{float(value):g}"  # a host's numeric(4,2) as a number, not as money
+    return json.dumps(value, ensure_ascii=False) if kind is ColumnKind.JSON else text_of(value)
 
 
 def _field(name: str, value: str) -> None:

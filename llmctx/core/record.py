@@ -1,12 +1,12 @@
 """One row: `CallRecord`, the words that stand in it, and the seam through which it leaves (`Sink`).
 
-A field of `CallRecord` is a column of `biz_agent_llm_call_logs`, in its order. A record is made once, when the
-call has ended, and never changed afterwards.
+A field of `CallRecord` is a column of `biz_agent_llm_call_logs`, in its order, and its `ColumnSpec` says what every
+other module needs to know of it. A record is made once, when the call has ended, and never changed afterwards.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -18,7 +18,6 @@ CACHE_WRITTEN: Final = "llmctx_cache_written"
 """The key of `attributes` for prompt tokens that went into the provider's cache: they cost more, and have no column."""
 CACHE_WRITTEN_1H: Final = "llmctx_cache_written_1h"
 """Those of them that are kept for an hour, and cost more still."""
-SNAPSHOTS: Final = ("prompt_snapshot", "response_snapshot", "reasoning_snapshot")
 
 
 class Status(StrEnum):
@@ -44,70 +43,146 @@ class Source(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why an id is missing, or what is odd."""
+    """Why an id is missing, or what is odd. `identity/reasons.py` says what each means, and what helps."""
 
-    NO_SCOPE = "no_scope"  # no scope, no thread_id, nothing carried: nobody could know
-    ANONYMOUS_REQUEST = "anonymous_request"  # a request without an authenticated user
-    IDENTIFY_FAILED = "identify_failed"  # the team's `identify` raised
-    INVALID_HANDOVER = "invalid_handover"  # the job's token was forged or had expired
-    UNKNOWN_THREAD = "unknown_thread"  # a thread_id that the registry has never seen, or has forgotten
-    SHARED_THREAD = "shared_thread"  # several users have used this thread: it testifies to none of them
-    REGISTRY_AWAY = "registry_away"  # only other processes could know, and the shared registry did not answer
-    SHARED_JOB = "shared_job"  # a worker has taken several users' items at once, and works for all of them
-    EXPIRED_SCOPE = "expired_scope"  # the scope closed too long ago
-    INTERNAL_ERROR = "internal_error"  # llmctx failed where it was to find out, or to note, whose the call is
-    PARTIAL = "partial"  # the witness knows the user or the session, not both
-    CONFLICT = "conflict"  # witnesses name different users; the strongest was believed
-    ERASED = "erased"  # somebody was forgotten: ids and texts were taken out, the figures left
+    NO_SCOPE = "no_scope"
+    ANONYMOUS_REQUEST = "anonymous_request"
+    IDENTIFY_FAILED = "identify_failed"
+    INVALID_HANDOVER = "invalid_handover"
+    UNKNOWN_THREAD = "unknown_thread"
+    SHARED_THREAD = "shared_thread"
+    REGISTRY_AWAY = "registry_away"
+    SHARED_JOB = "shared_job"
+    EXPIRED_SCOPE = "expired_scope"
+    INTERNAL_ERROR = "internal_error"
+    PARTIAL = "partial"
+    CONFLICT = "conflict"
+    ERASED = "erased"
+
+
+class ColumnKind(StrEnum):
+    """What a column holds; decides its type in the table, how it is cleaned, and how the journal spells it."""
+
+    ID = "id"  # text that tells users, sessions, … apart: never cut without a mark made of the whole
+    TEXT = "text"
+    SNAPSHOT = "snapshot"  # what was said, as JSON text
+    COUNT = "count"  # a 32-bit integer
+    NUMBER = "number"  # a double
+    MONEY = "money"  # US dollars, numeric(18, 9)
+    FLAG = "flag"
+    TIME = "time"  # aware, in UTC
+    UUID = "uuid"
+    JSON = "json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnSpec:
+    """One column of the table, as it is declared in `CallRecord`.
+
+    Attributes:
+        required: It is never NULL, and a table without it is not a call log.
+        added: llmctx adds it to a table that it adopts; the others are there already, in most of them.
+        personal: `erase --blank` empties it.
+        link: Rows that share its value belong together: a session, a thread, …
+        marked: The journal's start marker carries it, so that a call keeps it when its process dies.
+        minted: llmctx sets it, and nothing else does: not even `CallLog.record`.
+        filter: The field of `Filters`, and the option of the command line, that selects rows by it.
+        group: Where `llmctx show` lists it: what, tokens, usage, run or who, where all ids are; None has no line there.
+        limit: Characters of a text.
+    """
+
+    name: str = ""
+    kind: ColumnKind
+    required: bool = False
+    added: bool = False
+    personal: bool = False
+    link: bool = False
+    marked: bool = False
+    minted: bool = False
+    filter: str | None = None
+    group: str | None = "what"
+    limit: int = 1024
+
+
+def _spec(kind: ColumnKind, **more: Any) -> dict[str, ColumnSpec]:
+    return {"column": ColumnSpec(kind=kind, **more)}
+
+
+def _column(kind: ColumnKind, **more: Any) -> Any:
+    """Return a field of `CallRecord` that is unknown unless set. Type checkers see a default."""
+    return field(default=None, metadata=_spec(kind, **more))
+
+
+_SNAPSHOT_LIMIT: Final = 32 * 1024 * 1024
+"""Snapshots have bounds of their own; this keeps a statement far below the gigabyte that looks like an outage."""
+
+
+_RUN: Final[dict[str, Any]] = {"added": True, "personal": True, "marked": True, "minted": True, "group": "run"}
 
 
 @dataclass(slots=True, kw_only=True)
 class CallRecord:
-    """One LLM call, as it is stored. Times are aware UTC, `*_ms` are milliseconds, None is unknown."""
+    """One LLM call, as it is stored. Times are aware UTC, `*_ms` are milliseconds, None is unknown.
 
-    call_id: UUID
-    created_at: datetime
-    model: str
-    trace_id: str | None = None
-    session_id: str | None = None
-    conversation_id: str | None = None
-    user_id: str | None = None
-    agent_key: str | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    max_tokens: int | None = None
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    total_tokens: int | None = None
-    latency_ms: int | None = None
-    success: bool | None = None
-    error_code: str | None = None
-    error_message: str | None = None
-    prompt_snapshot: str | None = None
-    response_snapshot: str | None = None
-    finished_at: datetime | None = None
-    thread_id: str | None = None
-    node: str | None = None
-    provider: str | None = None
-    run_id: UUID | None = None
-    parent_run_id: UUID | None = None
-    status: str | None = None
-    identity_source: str | None = None
-    identity_reason: str | None = None
-    usage_source: str | None = None
-    finish_reason: str | None = None
-    reasoning_snapshot: str | None = None
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
-    ttft_ms: int | None = None
-    tool_calls: int | None = None
-    cost_usd: Decimal | None = None
-    streamed: bool | None = None
-    cached: bool | None = None
-    attributes: dict[str, Any] | None = None
+    A column is declared here and nowhere else: table, cleaning, journal, filters, `erase` and `show` follow. A new one
+    stands before `attributes`, which is the last, and needs a revision in `alembic/versions`.
+    """
+
+    call_id: UUID = field(metadata=_spec(ColumnKind.UUID, required=True, minted=True, group=None))
+    created_at: datetime = field(metadata=_spec(ColumnKind.TIME, required=True, minted=True, group=None))
+    model: str = field(metadata=_spec(ColumnKind.TEXT, required=True, marked=True, filter="model"))
+    trace_id: str | None = _column(ColumnKind.ID, personal=True, link=True, marked=True, filter="trace")
+    session_id: str | None = _column(ColumnKind.ID, personal=True, link=True, marked=True, filter="session")
+    conversation_id: str | None = _column(ColumnKind.ID, personal=True, link=True, marked=True)
+    user_id: str | None = _column(ColumnKind.ID, personal=True, marked=True, filter="user")
+    agent_key: str | None = _column(ColumnKind.ID, marked=True, filter="agent")
+    temperature: float | None = _column(ColumnKind.NUMBER)
+    top_p: float | None = _column(ColumnKind.NUMBER)
+    max_tokens: int | None = _column(ColumnKind.COUNT)
+    prompt_tokens: int | None = _column(ColumnKind.COUNT, group="tokens")
+    completion_tokens: int | None = _column(ColumnKind.COUNT, group="tokens")
+    total_tokens: int | None = _column(ColumnKind.COUNT, group="tokens")
+    latency_ms: int | None = _column(ColumnKind.COUNT, minted=True, group=None)
+    success: bool | None = _column(ColumnKind.FLAG, minted=True, group=None)
+    error_code: str | None = _column(ColumnKind.TEXT, group=None)
+    error_message: str | None = _column(ColumnKind.TEXT, personal=True, group=None, limit=65_536)
+    prompt_snapshot: str | None = _column(ColumnKind.SNAPSHOT, personal=True, limit=_SNAPSHOT_LIMIT)
+    response_snapshot: str | None = _column(ColumnKind.SNAPSHOT, personal=True, limit=_SNAPSHOT_LIMIT)
+    finished_at: datetime | None = _column(ColumnKind.TIME, minted=True, group=None)
+    thread_id: str | None = _column(ColumnKind.ID, added=True, personal=True, link=True, marked=True, filter="thread")
+    node: str | None = _column(ColumnKind.TEXT, added=True, marked=True, filter="node", group="who")
+    provider: str | None = _column(ColumnKind.TEXT, added=True)
+    run_id: UUID | None = _column(ColumnKind.UUID, **_RUN)
+    parent_run_id: UUID | None = _column(ColumnKind.UUID, **_RUN)
+    status: str | None = _column(ColumnKind.TEXT, added=True, minted=True, filter="status", group=None)
+    identity_source: str | None = _column(ColumnKind.TEXT, added=True, marked=True, minted=True, group=None)
+    identity_reason: str | None = _column(ColumnKind.TEXT, added=True, marked=True, minted=True, group=None)
+    usage_source: str | None = _column(ColumnKind.TEXT, added=True, group="usage")
+    finish_reason: str | None = _column(ColumnKind.TEXT, added=True)
+    reasoning_snapshot: str | None = _column(ColumnKind.SNAPSHOT, added=True, personal=True, limit=_SNAPSHOT_LIMIT)
+    cached_tokens: int | None = _column(ColumnKind.COUNT, added=True, group="tokens")
+    reasoning_tokens: int | None = _column(ColumnKind.COUNT, added=True, group="tokens")
+    ttft_ms: int | None = _column(ColumnKind.COUNT, added=True, group=None)
+    tool_calls: int | None = _column(ColumnKind.COUNT, added=True)
+    cost_usd: Decimal | None = _column(ColumnKind.MONEY, added=True, group="usage")
+    streamed: bool | None = _column(ColumnKind.FLAG, added=True)
+    cached: bool | None = _column(ColumnKind.FLAG, added=True)
+    attributes: dict[str, Any] | None = _column(ColumnKind.JSON, added=True, personal=True, group=None)
 
 
-COLUMNS: Final = tuple(f.name for f in fields(CallRecord))
+SPECS: Final = tuple(replace(f.metadata["column"], name=f.name) for f in fields(CallRecord))
+COLUMNS: Final = tuple(spec.name for spec in SPECS)
+
+
+def of_kind(*kinds: ColumnKind) -> tuple[str, ...]:
+    """Return the names of the columns of these kinds, in the order of the table."""
+    return tuple(spec.name for spec in SPECS if spec.kind in kinds)
+
+
+IDS: Final = of_kind(ColumnKind.ID)
+SNAPSHOTS: Final = of_kind(ColumnKind.SNAPSHOT)
+LINKS: Final = tuple(spec.name for spec in SPECS if spec.link)
+"""Columns by which rows belong together."""
 
 
 def without_snapshots(record: CallRecord, why: str) -> None:

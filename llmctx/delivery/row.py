@@ -17,13 +17,13 @@ from llmctx.capture.open_calls import OpenCall
 from llmctx.capture.payload.failures import Failure
 from llmctx.capture.payload.messages import WORD_LIMIT, Held
 from llmctx.capture.payload.snapshot import LIMIT, bounded
-from llmctx.core.record import COLUMNS, CallRecord, Status
+from llmctx.core.record import SPECS, CallRecord, ColumnKind, Status
 from llmctx.delivery.columns import MODEL_NAMES, fields_of, model_asked_for, snapshot_of, word_of
 from llmctx.delivery.journal.frames import as_json
 from llmctx.delivery.redact import Redactor, Withheld
 from llmctx.identity.explanation import KEY as EVIDENCE
 from llmctx.identity.explanation import explanation
-from llmctx.identity.scope import CallContext
+from llmctx.identity.scope import ID_FIELDS, CallContext
 from llmctx.storage.sanitize import ATTRIBUTES_LIMIT, UNKNOWN_MODEL, cut_attributes, storable_json, storable_text
 
 _NANO: Final = 1_000_000
@@ -54,10 +54,11 @@ def record_of(call: OpenCall, texts: Texts) -> CallRecord:
 def _record_of(call: OpenCall, texts: Texts) -> CallRecord:
     created = datetime.fromtimestamp(call.created_s, UTC)
     took_ns = max(0, call.ended_ns - call.started_ns)
-    fields = _told(call, texts)
+    fields = _reported(call, texts)
+    if call.first_token_ns:
+        fields["ttft_ms"] = round((call.first_token_ns - call.started_ns) / _NANO)
     if call.fields is not None:
-        given = _by_hand(call.fields, texts)
-        fields.update({name: value for name, value in given.items() if name in _TOLD or name == "attributes"})
+        fields.update({name: value for name, value in _by_hand(call.fields, texts).items() if name in _SETTABLE})
     attributes = dict(fields.pop("attributes", None) or {})
     attributes = {**_own_attributes(call, texts), **attributes}
     fields.update(_identity(call, fields, attributes))
@@ -71,7 +72,6 @@ def _record_of(call: OpenCall, texts: Texts) -> CallRecord:
         created_at=created,
         finished_at=created + timedelta(microseconds=took_ns // 1000),
         latency_ms=round(took_ns / _NANO),
-        ttft_ms=round((call.first_token_ns - call.started_ns) / _NANO) if call.first_token_ns else None,
         status=status.value,
         success=status is Status.OK,
         run_id=call.run_id,
@@ -151,29 +151,28 @@ def _noted(call: OpenCall, metadata: dict[str, Any], params: dict[str, Any]) -> 
     node, attribution = word_of(metadata.get("langgraph_node")), call.attribution
     identity = attribution.identity
     fields = {
+        **{name: getattr(identity, name, None) for name in _MARKED_IDS},
         "model": model,
         "identity_source": attribution.source,
         "identity_reason": attribution.reason,
-        "session_id": identity.session_id,
-        "user_id": identity.user_id,
-        "trace_id": identity.trace_id,
-        "conversation_id": identity.conversation_id,
         "thread_id": call.candidates.thread_id or identity.thread_id,
         "node": node,
         "agent_key": identity.agent_key or word_of(metadata.get("lc_agent_name")) or node,
     }
+    for name in _MARKED.intersection(call.fields or ()):
+        value = (call.fields or {})[name]
+        fields[name] = word_of(value) if isinstance(value, str) else value
     return as_json({name: value for name, value in fields.items() if value is not None})[:-1]
 
 
 _NOTHING: Final[dict[str, Any]] = {}
-_OURS: Final = frozenset(
-    {"call_id", "created_at", "finished_at", "latency_ms", "ttft_ms", "status", "success", "run_id"}
-)
-_TOLD: Final = frozenset(COLUMNS) - _OURS - {"parent_run_id", "attributes"}
+_SETTABLE: Final = frozenset(spec.name for spec in SPECS if not spec.minted)
+_MARKED_IDS: Final = tuple(spec.name for spec in SPECS if spec.marked and spec.kind is ColumnKind.ID)
+_MARKED: Final = frozenset(spec.name for spec in SPECS if spec.marked) - {"model", *_MARKED_IDS}
 
 
-def _told(call: OpenCall, texts: Texts) -> dict[str, Any]:
-    """What LangChain told of the call, as columns."""
+def _reported(call: OpenCall, texts: Texts) -> dict[str, Any]:
+    """Return the columns that follow from what LangChain reported of the call."""
     answer, failure = call.answer, call.failure
     if texts.withheld and failure is not None:
         failure = Failure(failure.name, status=failure.status)
@@ -247,10 +246,7 @@ def _identity(call: OpenCall, fields: dict[str, Any], attributes: dict[str, Any]
     if said is not None and attributes is not None:
         attributes[EVIDENCE] = said
     return {
-        "session_id": identity.session_id,
-        "user_id": identity.user_id,
-        "trace_id": identity.trace_id,
-        "conversation_id": identity.conversation_id,
+        **{name: getattr(identity, name) for name in ID_FIELDS},
         "agent_key": identity.agent_key or fields.get("agent_key"),
         "thread_id": call.candidates.thread_id or identity.thread_id,
         "identity_source": attribution.source.value,

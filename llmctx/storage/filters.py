@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
 from sqlalchemy import ColumnElement, String, Table, Text, and_, cast, false, or_, true
 
-from llmctx.core.record import Reason
+from llmctx.core.record import SNAPSHOTS, SPECS, ColumnKind, ColumnSpec, Reason
 from llmctx.storage.reflection import either, equals, lacks, of
 
-SNAPSHOTS: Final = ("prompt_snapshot", "response_snapshot", "reasoning_snapshot")
-_IDS: Final = {"user": "user_id", "session": "session_id", "thread": "thread_id", "trace": "trace_id"}
-_WORDS: Final = {"agent": "agent_key", "model": "model", "node": "node"}
+_FILTERED: Final = tuple(spec for spec in SPECS if spec.filter is not None)
 _BEFORE_US: Final = {"ok": True, "error": False}
 """What `success` says of rows that have no status: they are older than llmctx."""
 
@@ -39,6 +38,8 @@ class Filters:
     """Only rows without a session or without a user; not those that were blanked to forget somebody."""
     text: str | None = None
     """Only rows whose prompt, response or error holds this, in any case."""
+    more: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Values of further columns that may be filtered by, by the names that `ColumnSpec.filter` gives them."""
 
     def clauses(self, table: Table) -> list[ColumnElement[bool]]:
         """As conditions of which a row meets one at most, where an id may stand in either of two columns.
@@ -49,19 +50,16 @@ class Filters:
             value = getattr(self, name)
             if value is not None:
                 others = (replace(self, user=None) if name == "user" else replace(self, session=None)).clause(table)
-                return [and_(one, others) for one in either(table, _IDS[name], value)]
+                return [and_(one, others) for one in either(table, f"{name}_id", value)]
         return [self.clause(table)]
 
     def clause(self, table: Table) -> ColumnElement[bool]:
         """As a condition on `table`."""
-        given = [
-            equals(table, column, value) for name, column in _IDS.items() if (value := getattr(self, name)) is not None
-        ]
-        given += [
-            of(table, column) == value for name, column in _WORDS.items() if (value := getattr(self, name)) is not None
-        ]
-        if self.status is not None:
-            given.append(_ended(table, self.status))
+        given: list[ColumnElement[bool]] = []
+        for spec in _FILTERED:
+            value = getattr(self, spec.filter, self.more.get(spec.filter))
+            if value is not None:
+                given.append(_has(table, spec, value))
         if self.since is not None:
             given.append(table.c.created_at >= self.since)
         if self.until is not None:
@@ -83,6 +81,12 @@ def lacking(table: Table) -> ColumnElement[bool]:
 def unattributed(table: Table) -> ColumnElement[bool]:
     """Rows that lack an id which they should have: they do not where somebody was forgotten."""
     return and_(lacking(table), of(table, "identity_reason").is_distinct_from(Reason.ERASED.value))
+
+
+def _has(table: Table, spec: ColumnSpec, value: str) -> ColumnElement[bool]:
+    if spec.name == "status":
+        return _ended(table, value)
+    return equals(table, spec.name, value) if spec.kind is ColumnKind.ID else of(table, spec.name) == value
 
 
 def _ended(table: Table, status: str) -> ColumnElement[bool]:

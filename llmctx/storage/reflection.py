@@ -51,16 +51,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
 from llmctx.core.errors import MigrationsPending, NotACallLog
+from llmctx.core.record import IDS, SPECS, ColumnKind
 from llmctx.settings import Settings
 from llmctx.storage.engine import where
-from llmctx.storage.sanitize import IDS, shortened_id, storable_id
+from llmctx.storage.sanitize import shortened_id, storable_id
 from llmctx.storage.table import call_log_table
 
 UNFIT: Final = "llmctx_unfit"
 """The key of `attributes` under which the writer keeps ids that do not fit their columns."""
 _PLACE: Final = "place"
-_WORDS: Final = ("status", "identity_source", "identity_reason", "model", "node", "provider")
-_NEEDED: Final = frozenset({"call_id", "created_at", "model"})
+_WORDS: Final = ("identity_source", "identity_reason", "provider", *(
+    spec.name for spec in SPECS if spec.filter is not None and spec.kind is ColumnKind.TEXT
+))  # fmt: skip
+_NEEDED: Final = frozenset(spec.name for spec in SPECS if spec.required)
 _INTEGERS: Final = {"SMALLINT": 2**15, "INTEGER": 2**31, "BIGINT": 2**63}
 
 

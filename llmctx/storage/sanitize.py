@@ -20,31 +20,25 @@ from uuid import UUID, uuid4
 
 import orjson
 
-from llmctx.core.record import CallRecord
+from llmctx.core.record import IDS, SPECS, CallRecord, ColumnKind, of_kind
+from llmctx.core.text import is_storable, storable
 
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 _INT4: Final = 2**31 - 1
 _INT8: Final = 2**63 - 1
-_TEXT: Final = (
-    "model", "error_code", "error_message", "prompt_snapshot", "response_snapshot", "node", "provider",
-    "finish_reason", "reasoning_snapshot", "status", "identity_source", "identity_reason", "usage_source",
-)  # fmt: skip
-IDS: Final = ("trace_id", "session_id", "conversation_id", "user_id", "agent_key", "thread_id")
-_INTEGERS: Final = (
-    "max_tokens", "prompt_tokens", "completion_tokens", "total_tokens", "latency_ms", "cached_tokens",
-    "reasoning_tokens", "ttft_ms", "tool_calls",
-)  # fmt: skip
 UNKNOWN_MODEL: Final = "unknown"
 CLEANED: Final = "llmctx_cleaned"
 ATTRIBUTES_LIMIT: Final = 65_536
 _DEAREST: Final = Decimal(10**9)  # numeric(18, 9) ends there
 _NAME: Final = 1024
-# snapshots have bounds of their own; these keep a statement far below the gigabyte that looks like an outage
-_LIMITS: Final = {
-    **dict.fromkeys(_TEXT, _NAME),
-    "error_message": 65_536,
-    **dict.fromkeys(("prompt_snapshot", "response_snapshot", "reasoning_snapshot"), 32 * 1024 * 1024),
-}
+_TEXTS: Final = tuple((spec.name, spec.limit) for spec in SPECS if spec.kind in (ColumnKind.TEXT, ColumnKind.SNAPSHOT))
+_COUNTS: Final = of_kind(ColumnKind.COUNT)
+_NUMBERS: Final = of_kind(ColumnKind.NUMBER)
+_FLAGS: Final = of_kind(ColumnKind.FLAG)
+_TIMES: Final = of_kind(ColumnKind.TIME)
+_UUIDS: Final = of_kind(ColumnKind.UUID)
+_MONEY: Final = of_kind(ColumnKind.MONEY)
+_OTHER_JSON: Final = tuple(name for name in of_kind(ColumnKind.JSON) if name != "attributes")
 _DEPTH: Final = 64
 _NOTE, _NOTES = 8192, 7  # characters of what llmctx notes under one key, and how many such keys
 _NODES: Final = 10_000
@@ -54,19 +48,17 @@ _MARK: Final = 16  # hexadecimal digits
 def clean(record: CallRecord) -> CallRecord:
     """Make every value of `record` storable, in place. What was changed is listed under `llmctx_cleaned`."""
     changed: list[str] = []
-    for name in _TEXT:
+    for name, limit in _TEXTS:
         value = getattr(record, name)
-        if value is not None:
-            limit = _LIMITS[name]
-            if type(value) is not str or len(value) > limit or not _is_storable(value):
-                setattr(record, name, shortened(storable_text(value), limit))
-                changed.append(name)
+        if value is not None and (type(value) is not str or len(value) > limit or not is_storable(value)):
+            setattr(record, name, shortened(storable_text(value), limit))
+            changed.append(name)
     for name in IDS:
         value = getattr(record, name)
-        if value is not None and not (type(value) is str and len(value) <= _NAME and _is_storable(value)):
+        if value is not None and not (type(value) is str and len(value) <= _NAME and is_storable(value)):
             setattr(record, name, storable_id(value))
             changed.append(name)
-    for name in _INTEGERS:
+    for name in _COUNTS:
         number = getattr(record, name)
         if number is not None and not (type(number) is int and -_INT4 <= number <= _INT4):
             setattr(record, name, _as_int4(number))
@@ -87,19 +79,19 @@ def clean(record: CallRecord) -> CallRecord:
 
 
 def _clean_others(record: CallRecord, changed: list[str]) -> None:
-    for name in ("temperature", "top_p"):
+    for name in _NUMBERS:
         value = getattr(record, name)
         if value is not None and not (type(value) is float and math.isfinite(value)):
             made = _as_float(value)
             setattr(record, name, made)
             if made is None or type(value) is not int:
                 changed.append(name)
-    for name in ("success", "streamed", "cached"):
+    for name in _FLAGS:
         flag = getattr(record, name)
         if flag is not None and type(flag) is not bool:
             setattr(record, name, _as_flag(flag))
             changed.append(name)
-    for name in ("created_at", "finished_at"):
+    for name in _TIMES:
         at = getattr(record, name)
         if type(at) is not datetime or at.tzinfo is not UTC:
             if at is None and name != "created_at":
@@ -113,14 +105,22 @@ def _clean_others(record: CallRecord, changed: list[str]) -> None:
     if record.call_id is None:
         record.call_id = uuid4()  # type: ignore[unreachable]  # whatever the types say
         changed.append("call_id")
-    for name in ("call_id", "run_id", "parent_run_id"):
+    for name in _UUIDS:
         uuid = getattr(record, name)
         if uuid is not None and type(uuid) is not UUID:
             setattr(record, name, _as_uuid(uuid, at_any_cost=name == "call_id"))
             changed.append(name)
-    if record.cost_usd is not None and not _is_price(record.cost_usd):
-        record.cost_usd = _as_price(record.cost_usd)
-        changed.append("cost_usd")
+    for name in _MONEY:
+        price = getattr(record, name)
+        if price is not None and not _is_price(price):
+            setattr(record, name, _as_price(price))
+            changed.append(name)
+    for name in _OTHER_JSON:
+        value = getattr(record, name)
+        if value is not None and (not _is_plain(value) or len(storable_json(value) or "") > ATTRIBUTES_LIMIT):
+            plain = _Plain().of(value, _DEPTH)
+            setattr(record, name, plain if len(storable_json(plain) or "") <= ATTRIBUTES_LIMIT else None)
+            changed.append(name)
 
 
 def told(attributes: dict[str, Any] | None, changed: list[str]) -> dict[str, Any] | None:
@@ -137,20 +137,7 @@ def told(attributes: dict[str, Any] | None, changed: list[str]) -> dict[str, Any
 
 def storable_text(value: object) -> str:
     """`value` as text that PostgreSQL takes: the same object if nothing had to be changed."""
-    text = value if type(value) is str else _said(value)
-    return text if _is_storable(text) else _UNSTORABLE.sub("\ufffd", text)
-
-
-def _is_storable(text: str) -> bool:
-    if "\x00" in text:
-        return False
-    if text.isascii():
-        return True
-    try:
-        text.encode()  # ten times faster than looking for surrogates
-    except UnicodeEncodeError:
-        return False
-    return True
+    return storable(value if type(value) is str else _said(value))
 
 
 def shortened(text: str, limit: int) -> str:
@@ -170,7 +157,7 @@ def storable_id(value: object) -> str | None:
         text = value if type(value) is str else str(value)
     except Exception:  # noqa: BLE001  an object of the host's
         return None
-    if len(text) <= _NAME and _is_storable(text):
+    if len(text) <= _NAME and is_storable(text):
         return text
     return shortened_id(text, _NAME)
 
@@ -197,6 +184,11 @@ def storable_json(value: Any) -> str | None:
     if value is None or value == {}:
         return None
     return orjson.dumps(value if _is_plain(value) else _Plain().of(value, _DEPTH)).decode()
+
+
+def jsonable(value: Any) -> Any:
+    """Return `value` as JSON has it, whatever it is: bounded in depth and in pieces, its texts whole. Never raises."""
+    return _Plain(text_limit=None).of(value, _DEPTH)
 
 
 def cut_attributes(attributes: dict[str, Any], length: int) -> dict[str, Any]:
@@ -227,7 +219,7 @@ def _is_plain(value: Any, depth: int = _DEPTH) -> bool:
     """Whether `value` is JSON already, and nothing in it would be refused."""
     kind = type(value)
     if kind is str:
-        return _is_storable(value)
+        return is_storable(value)
     if value is None or kind is bool:
         return True
     if kind is int:
@@ -238,7 +230,7 @@ def _is_plain(value: Any, depth: int = _DEPTH) -> bool:
         return False
     if kind is dict:
         for key in value:
-            if type(key) is not str or not _is_storable(key):
+            if type(key) is not str or not is_storable(key):
                 return False
         value = value.values()
     elif kind is not list:
@@ -252,9 +244,10 @@ def _is_plain(value: Any, depth: int = _DEPTH) -> bool:
 class _Plain:
     """Makes JSON of anything: bounded in depth and size, so that what contains itself ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, text_limit: int | None = ATTRIBUTES_LIMIT) -> None:
         self.lossy = False
         self._left = _NODES
+        self._text_limit = text_limit
 
     def of(self, value: Any, depth: int) -> Any:
         self._left -= 1
@@ -301,7 +294,9 @@ class _Plain:
 
     def _text(self, value: Any) -> str:
         said = value if type(value) is str else _said(value)
-        text = shortened(storable_text(said), ATTRIBUTES_LIMIT)
+        text = storable_text(said)
+        if self._text_limit is not None:
+            text = shortened(text, self._text_limit)
         self.lossy |= text is not said
         return text
 

@@ -1,11 +1,12 @@
 """The table: `biz_agent_llm_call_logs` as llmctx makes it, for PostgreSQL and for SQLite.
 
-SQLAlchemy Core, no ORM classes. The columns are the fields of `CallRecord`, in their order. The migrations do not
-import this module; a test compares what they make with what stands here.
+SQLAlchemy Core, no ORM classes. The columns are those of `core/record.py`, in their order. The revisions do not import
+this module; a test compares what they make with what stands here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -30,7 +31,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from llmctx.core.record import DEFAULT_TABLE
+from llmctx.core.record import DEFAULT_TABLE, SPECS, ColumnKind
 
 _NANO: Final = Decimal("0.000000001")
 
@@ -77,55 +78,24 @@ class Money(TypeDecorator[Decimal]):
         return Decimal(repr(value)).quantize(_NANO) if isinstance(value, float) else value
 
 
-# none_as_null: an unknown is NULL, never the JSON word null
-_JSON: Final[TypeEngine[Any]] = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+def _json() -> TypeEngine[Any]:
+    # none_as_null: an unknown is NULL, never the JSON word null
+    return JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+_TYPES: Final[Mapping[ColumnKind, Callable[[], TypeEngine[Any]]]] = {
+    ColumnKind.ID: Text, ColumnKind.TEXT: Text, ColumnKind.SNAPSHOT: Text, ColumnKind.COUNT: Integer,
+    ColumnKind.NUMBER: Double, ColumnKind.MONEY: Money, ColumnKind.FLAG: Boolean, ColumnKind.TIME: UtcTime,
+    ColumnKind.UUID: Uuid, ColumnKind.JSON: _json,
+}  # fmt: skip
 
 
 def call_log_table(name: str = DEFAULT_TABLE, schema: str | None = None, metadata: MetaData | None = None) -> Table:
-    """The table under the given name, in `metadata` or in one of its own."""
+    """Return the table under the given name, in `metadata` or in one of its own."""
     table = Table(
         name,
         MetaData() if metadata is None else metadata,
-        Column("call_id", Uuid(), nullable=False),
-        Column("created_at", UtcTime(), nullable=False),
-        Column("model", Text(), nullable=False),
-        Column("trace_id", Text()),
-        Column("session_id", Text()),
-        Column("conversation_id", Text()),
-        Column("user_id", Text()),
-        Column("agent_key", Text()),
-        Column("temperature", Double()),
-        Column("top_p", Double()),
-        Column("max_tokens", Integer()),
-        Column("prompt_tokens", Integer()),
-        Column("completion_tokens", Integer()),
-        Column("total_tokens", Integer()),
-        Column("latency_ms", Integer()),
-        Column("success", Boolean()),
-        Column("error_code", Text()),
-        Column("error_message", Text()),
-        Column("prompt_snapshot", Text()),
-        Column("response_snapshot", Text()),
-        Column("finished_at", UtcTime()),
-        Column("thread_id", Text()),
-        Column("node", Text()),
-        Column("provider", Text()),
-        Column("run_id", Uuid()),
-        Column("parent_run_id", Uuid()),
-        Column("status", Text()),
-        Column("identity_source", Text()),
-        Column("identity_reason", Text()),
-        Column("usage_source", Text()),
-        Column("finish_reason", Text()),
-        Column("reasoning_snapshot", Text()),
-        Column("cached_tokens", Integer()),
-        Column("reasoning_tokens", Integer()),
-        Column("ttft_ms", Integer()),
-        Column("tool_calls", Integer()),
-        Column("cost_usd", Money()),
-        Column("streamed", Boolean()),
-        Column("cached", Boolean()),
-        Column("attributes", _JSON),
+        *(Column(spec.name, _TYPES[spec.kind](), nullable=not spec.required) for spec in SPECS),
         # call_id alone would do, but a partitioned table's key must hold the partition key
         PrimaryKeyConstraint("call_id", "created_at", name=f"pk_{name}"),
         schema=schema,
@@ -136,7 +106,7 @@ def call_log_table(name: str = DEFAULT_TABLE, schema: str | None = None, metadat
 
 
 def _indexes(table: Table) -> None:
-    """Each states the question it serves; one more index is paid for by every insert."""
+    """Add the indexes. Each states the question it serves, for every insert pays for one more."""
     c, name = table.c, table.name
     Index(f"ix_{name}_session", c.session_id, c.created_at)  # what did this session say, in order?
     Index(f"ix_{name}_user", c.user_id, c.created_at)  # what did this user do, and cost, since then?

@@ -10,30 +10,27 @@ Nothing in a frame can be executed: ids are bytes, everything else is JSON.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import IntEnum
-from itertools import islice
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 from zlib import crc32
 
 import orjson
 
-from llmctx.core.record import COLUMNS, CallRecord
+from llmctx.core.record import COLUMNS, SPECS, CallRecord, ColumnKind
+from llmctx.storage.sanitize import jsonable
 
 MAGIC: Final = b"\xff\xabJ1"
 LARGEST: Final = 64 * 1024 * 1024  # bytes of a payload; what claims to be more is damaged
 ID_BYTES: Final = 16
-_MOST: Final = 10_000  # pieces of a value that had to be tamed
 _PATIENCE: Final = 64  # how often a file is read over, at most, in search of whole frames
 
 _HEAD: Final = struct.Struct("<4sIBI")
 _START: Final = struct.Struct("<16sd")
-_TIMES: Final = ("created_at", "finished_at")
-_IDS: Final = ("call_id", "run_id", "parent_run_id")
 _KNOWN: Final = frozenset(COLUMNS)
 
 
@@ -157,17 +154,23 @@ def unpack_record(payload: bytes) -> CallRecord:
 def record_of(told: Mapping[str, Any]) -> CallRecord:
     """A record from its JSON."""
     fields = {name: value for name, value in told.items() if value is not None and name in _KNOWN}
-    for name in _TIMES:
+    for name, read in _READERS:
         if name in fields:
-            at = datetime.fromisoformat(fields[name])
-            fields[name] = at if at.tzinfo is None else at.astimezone(UTC)
-    for name in _IDS:
-        if name in fields:
-            fields[name] = UUID(fields[name])
-    if "cost_usd" in fields:
-        fields["cost_usd"] = Decimal(fields["cost_usd"])
+            fields[name] = read(fields[name])
     fields.setdefault("model", "unknown")
     return CallRecord(**fields)
+
+
+def _time(text: str) -> datetime:
+    at = datetime.fromisoformat(text)
+    return at if at.tzinfo is None else at.astimezone(UTC)
+
+
+_BY_KIND: Final[Mapping[ColumnKind, Callable[[Any], Any]]] = {
+    ColumnKind.TIME: _time, ColumnKind.UUID: UUID, ColumnKind.MONEY: Decimal,
+}  # fmt: skip
+_READERS: Final = tuple((spec.name, _BY_KIND[spec.kind]) for spec in SPECS if spec.kind in _BY_KIND)
+"""How to read the columns for whose values JSON has no word."""
 
 
 def columns_of(found: Frame) -> dict[str, Any] | None:
@@ -203,39 +206,9 @@ def ids_of(payload: bytes) -> Iterator[bytes]:
 
 
 def as_json(value: Any) -> bytes:
-    """`value` as JSON, whatever it is."""
+    """Return `value`, a record or what JSON has words for, as JSON; what it has none for is told in other words."""
     try:
-        return orjson.dumps(value, default=_shown)
+        return orjson.dumps(value, default=str)
     except (TypeError, ValueError, RecursionError):  # a key that is no text, a lone surrogate, a huge number, a circle
-        return orjson.dumps(_tamed(value), default=_shown)
-
-
-def _tamed(value: Any, depth: int = 0, left: list[int] | None = None) -> Any:
-    """`value` without what JSON has no way to say, and of no more than `_MOST` pieces: what contains itself twice
-    would double with each step down.
-    """
-    left = [_MOST] if left is None else left
-    if isinstance(value, CallRecord):
-        return {name: _tamed(getattr(value, name), 1, left) for name in COLUMNS}
-    left[0] -= 1
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if depth > 32 or left[0] <= 0:
-        return "…"
-    if isinstance(value, Mapping):
-        items = islice(value.items(), left[0])
-        return {_tamed(_shown(name)): _tamed(item, depth + 1, left) for name, item in items}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_tamed(item, depth + 1, left) for item in islice(value, left[0])]
-    if isinstance(value, int) and value.bit_length() > 63:
-        return str(value) if value.bit_length() < 4096 else "…"
-    if value is None or isinstance(value, (bool, int, float, datetime, UUID, Decimal)):
-        return value
-    return _tamed(_shown(value))
-
-
-def _shown(value: Any) -> str:
-    try:
-        return str(value)
-    except Exception:  # noqa: BLE001  an object of the host's
-        return f"<{type(value).__name__}>"
+        fields = {name: getattr(value, name) for name in COLUMNS} if isinstance(value, CallRecord) else value
+        return orjson.dumps(jsonable(fields))

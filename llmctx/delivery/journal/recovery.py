@@ -17,7 +17,7 @@ from uuid import UUID
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.process import Forkable, ForkStage, not_forking
-from llmctx.core.record import COLUMNS, CallRecord, Status
+from llmctx.core.record import SPECS, CallRecord, Status
 from llmctx.delivery.journal import directory as place
 from llmctx.delivery.journal.frames import (
     ID_BYTES,
@@ -33,8 +33,9 @@ from llmctx.delivery.journal.frames import (
     unpack_record,
     with_columns,
 )
+from llmctx.storage.sanitize import clean
 
-_OF_THE_MARKER: Final = frozenset(COLUMNS) - {"call_id", "created_at", "status", "success"}
+_OF_THE_MARKER: Final = frozenset(spec.name for spec in SPECS if spec.marked)
 
 
 class DeadJournal:
@@ -82,7 +83,7 @@ class DeadJournal:
                         )
                         continue
                     given.add(call_id)
-                    yield record
+                    yield clean(record)  # it may be of another version of llmctx
 
     def lost(self) -> Iterator[CallRecord]:
         """Rows of the calls that were open when the process died: identity and model, status `lost`."""
@@ -93,7 +94,7 @@ class DeadJournal:
                 record = record_of(fields | _born(start))
             except (ValueError, TypeError, AttributeError, ArithmeticError, OverflowError):
                 record = record_of(_born(start))
-            yield record
+            yield clean(record)
 
     def finish(self) -> None:
         """Everything is safe elsewhere: take the directory away."""

@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import orjson
 
-from llmctx.core.record import SNAPSHOTS
+from llmctx.core.record import IDS, SNAPSHOTS
 from llmctx.delivery.writer.connection import Session
 from llmctx.storage.db_errors import sqlstate
-from llmctx.storage.sanitize import IDS, shortened_id
+from llmctx.storage.sanitize import shortened_id
 
 _ANY: Final = ("UTF8", "UNICODE", "SQL_ASCII")
 _CODECS: Final = {

@@ -15,7 +15,8 @@ from uuid import UUID
 
 import orjson
 
-from llmctx.storage.sanitize import IDS, shortened, shortened_id, storable_json
+from llmctx.core.record import IDS, SNAPSHOTS
+from llmctx.storage.sanitize import shortened, shortened_id, storable_json
 
 _PARAMETERS: Final = re.compile(r"\((\d+)(?:,(\d+))?\)")
 _INTEGERS: Final = {"smallint": 2**15, "integer": 2**31, "bigint": 2**63}
@@ -190,7 +191,7 @@ def _to_json(name: str, kind: str, size: int | None, scale: int) -> Converter:
     def convert(value: Any) -> str | None:
         if name == "attributes":
             return str(value)  # JSON already
-        if name.endswith("_snapshot"):
+        if name in SNAPSHOTS:
             try:
                 orjson.loads(value)
             except ValueError:

@@ -29,7 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import MigrationsPending
-from llmctx.core.record import COLUMNS, CallRecord
+from llmctx.core.record import COLUMNS, IDS, CallRecord
 from llmctx.core.scheduling import yielding
 from llmctx.delivery.writer.charset import characters, storable
 from llmctx.delivery.writer.connection import Connection, Session
@@ -45,7 +45,7 @@ from llmctx.delivery.writer.convert import (
     placeholder,
 )
 from llmctx.storage.db_errors import sqlstate
-from llmctx.storage.sanitize import IDS, storable_json, told
+from llmctx.storage.sanitize import storable_json, told
 from llmctx.storage.table import call_log_table
 
 _MEETS_A_KEY: Final = ("23505", "23P01")

@@ -28,10 +28,11 @@ from sqlalchemy import Select, Table, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.core.errors import ConfigError, LlmctxError
+from llmctx.core.record import LINKS
 from llmctx.ops.backfill.bulk_update import Change, fill, take_back
 from llmctx.ops.backfill.facts import Collected, checkpoints_of
 from llmctx.ops.backfill.mapping import Mapping, from_csv, plain_id
-from llmctx.ops.backfill.rules import CHECKPOINT, LINKS, MAPPING, RULES, Filling, Gap, decide
+from llmctx.ops.backfill.rules import CHECKPOINT, MAPPING, RULES, Filling, Gap, decide
 from llmctx.ops.backfill.undo import COLUMNS, UndoFile, default_path, lines
 from llmctx.settings import Settings
 from llmctx.storage.engine import changing, is_pooled, reading

@@ -37,8 +37,9 @@ from sqlalchemy import (
 from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from llmctx.core.record import LINKS
 from llmctx.ops.backfill.mapping import Mapping
-from llmctx.ops.backfill.rules import CHECKPOINT, CROWD, LINKS, MAPPING, ON_PURPOSE, Fact
+from llmctx.ops.backfill.rules import CHECKPOINT, CROWD, MAPPING, ON_PURPOSE, Fact
 from llmctx.storage.filters import lacking
 from llmctx.storage.reflection import as_text, of
 

@@ -14,8 +14,6 @@ from typing import Final, NamedTuple
 
 from llmctx.core.record import Reason
 
-LINKS: Final = ("trace_id", "thread_id", "conversation_id", "session_id")
-"""Columns by which rows belong together, the most certain first."""
 CHECKPOINT: Final = "checkpoint"
 """What LangGraph keeps of a thread."""
 MAPPING: Final = "mapping"

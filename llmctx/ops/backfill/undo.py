@@ -16,8 +16,8 @@ from sqlalchemy import Column, DateTime, Integer, Numeric, String, Table, Uuid
 from sqlalchemy.types import TypeDecorator
 
 from llmctx.core.errors import ConfigError, LlmctxError
+from llmctx.core.record import IDS
 from llmctx.storage.reflection import lasting_key, overflow_column, place_of
-from llmctx.storage.sanitize import IDS
 
 _KIND: Final = "llmctx backfill"
 COLUMNS: Final = (

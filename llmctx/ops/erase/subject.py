@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from llmctx.core.record import LINKS
 from llmctx.storage.sanitize import storable_id
 
-LINKS: Final = ("session_id", "conversation_id", "thread_id", "trace_id")
-"""Columns by which rows belong together."""
 GONE: Final = "[erased]"
 _LONG_ENOUGH: Final = 4  # of an id, to be looked for inside of texts: "7" is in all of them
 

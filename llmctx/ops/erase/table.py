@@ -25,9 +25,9 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.core.errors import LlmctxError
-from llmctx.core.record import Reason
+from llmctx.core.record import LINKS, SPECS, ColumnKind, Reason
 from llmctx.identity.explanation import KEY
-from llmctx.ops.erase.subject import GONE, LINKS, Subject, SubjectIds, without
+from llmctx.ops.erase.subject import GONE, Subject, SubjectIds, without
 from llmctx.storage.dependents import Child
 from llmctx.storage.reflection import (
     UNFIT,
@@ -46,8 +46,10 @@ from llmctx.storage.reflection import (
 
 _AT_ONCE: Final = 1000
 _IN: Final = 500  # ids in one condition
-TEXTS: Final = ("error_message", "prompt_snapshot", "response_snapshot", "reasoning_snapshot")
-_PERSONAL: Final = (*LINKS, "user_id", *TEXTS, "attributes", "run_id", "parent_run_id")
+_PERSONAL: Final = tuple(spec.name for spec in SPECS if spec.personal)
+_TEXTS: Final = tuple(
+    spec.name for spec in SPECS if spec.personal and spec.kind in (ColumnKind.TEXT, ColumnKind.SNAPSHOT)
+)
 _SHARED: Final = ("shared_thread", "shared_job", "conflict")
 
 
@@ -132,7 +134,7 @@ def mentioning(log: Table, known: SubjectIds) -> ColumnElement[bool]:
     """Rows with the id in a text."""
     given = [one for one in (known.subject.user, known.subject.session) if one is not None]
     written = {form for one in given for form in (one, json.dumps(one, ensure_ascii=False)[1:-1])}
-    columns = [log.c[name] for name in TEXTS if name in log.c and isinstance(log.c[name].type, (String, Text))]
+    columns = [log.c[name] for name in _TEXTS if name in log.c and isinstance(log.c[name].type, (String, Text))]
     return or_(false(), *(each.contains(form, autoescape=True) for each in columns for form in sorted(written)))
 
 
@@ -258,7 +260,7 @@ class Work:
     def _replacing(self) -> Any:
         log, subject = self._log, self._known.subject
         values: dict[str, Any] = {}
-        for name in TEXTS:
+        for name in _TEXTS:
             column = log.c.get(name)
             if column is None or not isinstance(column.type, (String, Text)):
                 continue

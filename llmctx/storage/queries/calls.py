@@ -25,8 +25,8 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.core.errors import LlmctxError
-from llmctx.core.record import COLUMNS
-from llmctx.storage.filters import SNAPSHOTS, Filters
+from llmctx.core.record import COLUMNS, SNAPSHOTS
+from llmctx.storage.filters import Filters
 from llmctx.storage.reflection import as_text, either, everything, of
 
 Row = dict[str, Any]

@@ -15,10 +15,10 @@ from typing import Any, Final
 from sqlalchemy import Table, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from llmctx.core.record import SNAPSHOTS
 from llmctx.storage.dependents import Child
 from llmctx.storage.retention.partitions import Partition
 
-_SNAPSHOTS: Final = ("prompt_snapshot", "response_snapshot", "reasoning_snapshot")
 _TARGET_S: Final = 0.2  # for one step
 _SMALLEST, _LARGEST = 16, 16_384  # pages of a step
 
@@ -37,7 +37,7 @@ class Sweep:
         self._connection, self._log, self._part = connection, log, part
         self._hanging, self._progress = hanging, progress
         self._postgresql = connection.dialect.name == "postgresql"
-        self._spoken = [name for name in _SNAPSHOTS if name in log.c and log.c[name].nullable]
+        self._spoken = [name for name in SNAPSHOTS if name in log.c and log.c[name].nullable]
 
     async def expired(self, cut: datetime, errors: datetime) -> int:
         """How many rows are older than `cut`, those with errors than `errors`."""
