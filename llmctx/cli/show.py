@@ -22,7 +22,8 @@ _FIRST: Final = ("user_id", "session_id", "conversation_id", "thread_id", "model
 
 
 def _group(name: str) -> tuple[str, ...]:
-    names = [spec.name for spec in SPECS if name == ("who" if spec.kind is ColumnKind.ID else spec.group)]
+    shown = [spec for spec in SPECS if spec.kind is not ColumnKind.SNAPSHOT]
+    names = [spec.name for spec in shown if name == ("who" if spec.kind is ColumnKind.ID else spec.group)]
     return tuple(sorted(names, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST)))
 
 
