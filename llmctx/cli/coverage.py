@@ -38,7 +38,7 @@ def coverage(
 
     result = ask(ctx, lambda connection, table: queries.coverage(connection, table, filters))
     if json:
-        more = {"in_common": advice.in_common(result.by_place), "cures": advice.cures(result.misses)}
+        more = {"in_common": advice.in_common(result.by_place), "cures": advice.remedies(result.misses)}
         output.show_json({**asdict(result), "share": result.share, **more})
     else:
         _show(result)
@@ -85,11 +85,11 @@ def _show_misses(result: Coverage) -> None:
         output.paragraph(sentence, lead="  ")
     for reason in dict.fromkeys(row["identity_reason"] for row in shown):
         if reason in REASONS:
-            output.paragraph(REASONS[reason], lead=f"  {reason}: ")
+            output.paragraph(REASONS[reason].text, lead=f"  {reason}: ")
     output.show("\nwhat would fix them")
-    for cure in advice.cures(result.misses):
-        rows = f"up to {cure.rows:,} {'row' if cure.rows == 1 else 'rows'}"
-        output.paragraph(f"{rows}. {cure.how}", lead=f"  {cure.name:<20}")
+    for remedy in advice.remedies(result.misses):
+        rows = f"up to {remedy.rows:,} {'row' if remedy.rows == 1 else 'rows'}"
+        output.paragraph(f"{rows}. {remedy.how}", lead=f"  {remedy.name:<20}")
     output.say("\nList these rows: llmctx calls --unattributed")
 
 

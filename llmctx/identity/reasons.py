@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from llmctx.core.record import Reason, Source, Status
 from llmctx.identity.sources import RANK
@@ -19,31 +19,61 @@ SOURCES: Final[Mapping[str, str]] = {
     Source.NONE: "No witness testified, so nobody was guessed.",
 }
 
-REASONS: Final[Mapping[str, str]] = {
-    Reason.NO_SCOPE: "There was no scope, no thread_id, nothing carried along. Wrap the work in bind(), or carry() it "
-    "into its thread.",
-    Reason.ANONYMOUS_REQUEST: "The request had no authenticated user. Check `identify` and the order of the "
-    "middlewares, or amend() once the user is known.",
-    Reason.IDENTIFY_FAILED: "The application's `identify` raised an exception: see the log of that time.",
-    Reason.INVALID_HANDOVER: "The identity that was handed over with the job was forged, or had expired: see the log "
-    "of that time.",
-    Reason.UNKNOWN_THREAD: "The thread_id is not in the registry: never seen in this process, or forgotten. Use "
-    "wrap_graph, and a shared registry for several processes.",
-    Reason.SHARED_THREAD: "Several users have used this thread, so it testifies to none of them. Use wrap_graph: "
-    "tasks testify, each for its own user.",
-    Reason.REGISTRY_AWAY: "Only another process could know, and the shared registry did not answer. Check "
-    "LLMCTX_REGISTRY_URL, and the log of that time.",
-    Reason.SHARED_JOB: "A worker had taken the items of several users from its queue before it made the call. Hand "
-    "each item's config or thread_id on, or use bind() for each.",
-    Reason.EXPIRED_SCOPE: "The scope had closed too long ago to be believed (LLMCTX_LATE_S). Open one in the task "
-    "itself, with bind().",
-    Reason.INTERNAL_ERROR: "llmctx itself failed where it was to find out whose the call is, and guessed nobody: see "
-    "the log of that time, and please report it.",
-    Reason.PARTIAL: "The witness knew only one of user and session. Give both where the scope is opened.",
-    Reason.CONFLICT: "Witnesses named different users; the strongest was believed.",
-    Reason.ERASED: "Ids and texts were taken out of the row (`llmctx erase --blank`); its figures are still counted.",
-    "executor_without_context": "A thread or executor was started without the scope. Hand it carry(fn).",
-}
+
+class Explained(NamedTuple):
+    """What would remedy many such rows, of `REMEDIES`; and what the reason means, with the first thing to do."""
+
+    remedy: str
+    text: str
+
+
+REASONS: Final[Mapping[str, Explained]] = {
+    Reason.NO_SCOPE: Explained("carry=True", "There was no scope, no thread_id, nothing carried along. Wrap the "
+        "work in bind(), or carry() it into its thread."),
+    Reason.ANONYMOUS_REQUEST: Explained("identify", "The request had no authenticated user. Check `identify` and "
+        "the order of the middlewares, or amend() once the user is known."),
+    Reason.IDENTIFY_FAILED: Explained("identify", "The application's `identify` raised an exception: see the log of "
+        "that time."),
+    Reason.INVALID_HANDOVER: Explained("hand_over", "The identity that was handed over with the job was forged, or "
+        "had expired: see the log of that time."),
+    Reason.UNKNOWN_THREAD: Explained("a shared registry", "The thread_id is not in the registry: never seen in this "
+        "process, or forgotten. Use wrap_graph, and a shared registry for several processes."),
+    Reason.SHARED_THREAD: Explained("wrap_graph", "Several users have used this thread, so it testifies to none of "
+        "them. Use wrap_graph: tasks testify, each for its own user."),
+    Reason.REGISTRY_AWAY: Explained("the registry's server", "Only another process could know, and the shared "
+        "registry did not answer. Check LLMCTX_REGISTRY_URL, and the log of that time."),
+    Reason.SHARED_JOB: Explained("one item, one job", "A worker had taken the items of several users from its queue "
+        "before it made the call. Hand each item's config or thread_id on, or use bind() for each."),
+    Reason.EXPIRED_SCOPE: Explained("bind() in the task", "The scope had closed too long ago to be believed "
+        "(LLMCTX_LATE_S). Open one in the task itself, with bind()."),
+    Reason.INTERNAL_ERROR: Explained("a report", "llmctx itself failed where it was to find out whose the call is, "
+        "and guessed nobody: see the log of that time, and please report it."),
+    Reason.PARTIAL: Explained("both ids", "The witness knew only one of user and session. Give both where the scope "
+        "is opened."),
+    Reason.CONFLICT: Explained("both ids", "Witnesses named different users; the strongest was believed."),
+    Reason.ERASED: Explained("nothing to cure", "Ids and texts were taken out of the row (`llmctx erase --blank`); "
+        "its figures are still counted."),
+}  # fmt: skip
+REMEDIES: Final[Mapping[str, str]] = {
+    "wrap_graph": "Each node then reads its ids from the state or from configurable, and each task testifies for "
+    "its own user.",
+    "carry=True": "CallLog(carry=True), or carry(fn) where a job is given away: threads, executors and queues then "
+    "hand the scope on. What no request has started needs bind().",
+    "a shared registry": "wrap_graph, so that each thread_id is registered; and one registry for all processes, "
+    "where one begins a thread and another goes on with it.",
+    "one item, one job": "Let the worker take one item and make its call before it takes the next; or bind() the "
+    "user of each.",
+    "the registry's server": "It was away when the calls were made: see the log of that time.",
+    "identify": "Let identify find the user, with ContextMiddleware just inside of the authentication, or amend() "
+    "once the user is known. `llmctx doctor --app` looks at it.",
+    "both ids": "Give session_id and user_id where the scope is opened: in identify, in bind(), or in the state.",
+    "bind() in the task": "Open a scope in the task that outlives its request; or set LLMCTX_LATE_S.",
+    "hand_over": "The same LLMCTX_HANDOVER_KEY in every process, and a ttl_s longer than jobs wait.",
+    "a report": "llmctx failed where it was to find out whose the calls are: the log of that time says how.",
+    "nothing to cure": "Somebody was forgotten: the ids were taken out on purpose.",
+    "something else": "The rows do not say why: they were not written by llmctx.",
+}  # fmt: skip
+"""What would give rows like those their ids, and how to do it."""
 
 STATUSES: Final[Mapping[str, str]] = {
     Status.OK: "It ended well.",
@@ -61,7 +91,7 @@ def why(row: Mapping[str, Any]) -> list[str]:
         return ["The row does not say: it was not written by llmctx."]
     said = [SOURCES.get(source, f"By {source}.")] if source else []
     if reason:
-        said.append(REASONS.get(reason, f"Reason: {reason}."))
+        said.append(REASONS[reason].text if reason in REASONS else f"Reason: {reason}.")
     return said
 
 

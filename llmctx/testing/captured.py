@@ -107,8 +107,8 @@ def complaint(missing: Sequence[CallRecord], of: int) -> str:
             f"  {told.get('where') or 'an unknown place'}" + (f" ({place})" if place else ""),
             f"    {' and '.join(ids)} missing: {reason}",
         ]
-        if remedy := REASONS.get(reason):
-            lines.append(f"    {remedy}")
+        if reason in REASONS:
+            lines.append(f"    {REASONS[reason].text}")
         if words := first_words(record.prompt_snapshot):
             lines.append(f'    prompt: "{words}"')
     return "\n".join(lines)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from llmctx.core.record import Reason
+from llmctx.identity.reasons import REASONS, REMEDIES
 
 Group = Mapping[str, Any]
 """One group of rows without ids: `rows`, and what they share of `identity_reason`, `node`, `agent_key`, …"""
@@ -73,55 +74,19 @@ def _shared(groups: Sequence[Group]) -> tuple[tuple[list[Group], list[str]] | No
     return (inside, said), [group for group in groups if not any(group is one for one in inside)]
 
 
-def cures(misses: Sequence[Group]) -> list[Remedy]:
-    """What would cure them, most rows first. Each row counts once."""
-    found: Counter[str] = Counter()
+def remedies(misses: Sequence[Group]) -> list[Remedy]:
+    """Return what would remedy them, most rows first. Each row counts once."""
+    counts: Counter[str] = Counter()
     for group in misses:
-        found[_cure_of(group)] += group["rows"]
-    return [Remedy(name, rows, _HOW[name]) for name, rows in found.most_common()]
+        counts[_remedy_of(group)] += group["rows"]
+    return [Remedy(name, rows, REMEDIES[name]) for name, rows in counts.most_common()]
 
 
-def _cure_of(group: Group) -> str:
-    reason = group.get("identity_reason")
+def _remedy_of(group: Group) -> str:
+    reason = str(group.get("identity_reason"))
     if reason == Reason.NO_SCOPE and group.get("node"):
         return "wrap_graph"
-    return _CURE_OF.get(reason or "", "something else")
-
-
-_CURE_OF: Final[Mapping[str, str]] = {
-    Reason.NO_SCOPE: "carry=True",
-    Reason.SHARED_THREAD: "wrap_graph",
-    Reason.UNKNOWN_THREAD: "a shared registry",
-    Reason.SHARED_JOB: "one item, one job",
-    Reason.REGISTRY_AWAY: "the registry's server",
-    Reason.ANONYMOUS_REQUEST: "identify",
-    Reason.IDENTIFY_FAILED: "identify",
-    Reason.PARTIAL: "both ids",
-    Reason.CONFLICT: "both ids",
-    Reason.EXPIRED_SCOPE: "bind() in the task",
-    Reason.INVALID_HANDOVER: "hand_over",
-    Reason.INTERNAL_ERROR: "a report",
-    Reason.ERASED: "nothing to cure",
-}
-_HOW: Final[Mapping[str, str]] = {
-    "wrap_graph": "Each node then reads its ids from the state or from configurable, and each task testifies for its "
-    "own user.",
-    "carry=True": "CallLog(carry=True), or carry(fn) where a job is given away: threads, executors and queues then "
-    "hand the scope on. What no request has started needs bind().",
-    "a shared registry": "wrap_graph, so that each thread_id is registered; and one registry for all processes, where "
-    "one begins a thread and another goes on with it.",
-    "one item, one job": "Let the worker take one item and make its call before it takes the next; or bind() the user "
-    "of each.",
-    "the registry's server": "It was away when the calls were made: see the log of that time.",
-    "identify": "Let identify find the user, with ContextMiddleware just inside of the authentication, or amend() once "
-    "the user is known. `llmctx doctor --app` looks at it.",
-    "both ids": "Give session_id and user_id where the scope is opened: in identify, in bind(), or in the state.",
-    "bind() in the task": "Open a scope in the task that outlives its request; or set LLMCTX_LATE_S.",
-    "hand_over": "The same LLMCTX_HANDOVER_KEY in every process, and a ttl_s longer than jobs wait.",
-    "a report": "llmctx failed where it was to find out whose the calls are: the log of that time says how.",
-    "nothing to cure": "Somebody was forgotten: the ids were taken out on purpose.",
-    "something else": "The rows do not say why: they were not written by llmctx.",
-}
+    return REASONS[reason].remedy if reason in REASONS else "something else"
 
 
 def _rows(groups: Sequence[Group]) -> int:

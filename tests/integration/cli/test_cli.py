@@ -22,7 +22,7 @@ from llmctx.identity.explanation import KEY
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from llmctx.storage.engine import engine
-from llmctx.storage.queries import coverage_advice as cures
+from llmctx.storage.queries import coverage_advice
 from llmctx.storage.table import call_log_table
 from tests.conftest import execute
 
@@ -440,14 +440,14 @@ NOTHING = "The {} misses have little in common: no reason, node or route stands 
 )  # fmt: skip
 def test_what_misses_have_in_common(groups: list[dict[str, Any]], sentences: list[str]) -> None:
     """Only what most of them share is said, and no more than two sentences."""
-    assert cures.in_common(groups) == sentences
+    assert coverage_advice.in_common(groups) == sentences
 
 
 @pytest.mark.parametrize("reason", [None, "of another time", *Reason])
 @pytest.mark.parametrize("node", [None, "summarise"])
 def test_every_reason_has_its_cure(reason: str | None, node: str | None) -> None:
     """Each row counts once, whatever its reason."""
-    (cure,) = cures.cures([{"rows": 3, "identity_reason": reason, "node": node}])
+    (cure,) = coverage_advice.remedies([{"rows": 3, "identity_reason": reason, "node": node}])
     assert cure.rows == 3
     assert cure.how
     assert (cure.name == "something else") == (reason not in set(Reason))
