@@ -20,7 +20,7 @@ from starlette.types import Scope as Connection
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guarded, harmless, is_from_outside, without_ids
 from llmctx.core.record import Reason
-from llmctx.identity.scope import EMPTY, CallContext, Scope, enter, failed_scope, leave
+from llmctx.identity.scope import EMPTY, CallContext, Inside, Scope, failed_scope
 
 Identify = Callable[[HTTPConnection], CallContext | Awaitable[CallContext | None] | None]
 
@@ -48,12 +48,8 @@ class ContextMiddleware:
             await self.app(connection, receive, send)
             return
         identity, reason = await self._ask(connection)
-        scope = self._opened(connection, identity, reason)
-        token = enter(scope)
-        try:
+        with Inside(self._opened(connection, identity, reason)):
             await self.app(connection, receive, send)
-        finally:
-            leave(scope, token)
 
     def _of_nobody(self, connection: Connection, identity: CallContext, reason: str | None) -> Scope:
         return failed_scope("request")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from contextvars import Token
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
@@ -22,7 +22,7 @@ from langchain_core.runnables.config import var_child_runnable_config
 from llmctx.core.guard import harmless, without_ids
 from llmctx.graph.node_identity import MARK, NO_STATE, Plan, unwrapped
 from llmctx.graph.node_runnables import asteps, steps
-from llmctx.identity.scope import FAILED_SCOPE, Entry, Scope, leave
+from llmctx.identity.scope import FAILED_SCOPE, Inside, Scope, enter, leave
 
 
 def _as_it_is(original: Any, plan: Plan) -> Any:
@@ -53,20 +53,14 @@ def in_scope(original: Any, plan: Plan) -> Any:
     elif inspect.iscoroutinefunction(fn):
 
         async def run(*args: Any, **kwargs: Any) -> Any:
-            stay = _arrive(plan, args, kwargs)
-            try:
+            with _in_node(plan, args, kwargs) or _NOWHERE:
                 return await fn(*args, **kwargs)
-            finally:
-                _depart(stay)
 
     else:
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            stay = _arrive(plan, args, kwargs)
-            try:
+            with _in_node(plan, args, kwargs) or _NOWHERE:
                 return fn(*args, **kwargs)
-            finally:
-                _depart(stay)
 
     run.__annotations__ = {}
     functools.update_wrapper(run, fn)
@@ -77,55 +71,59 @@ def in_scope(original: Any, plan: Plan) -> Any:
     return run
 
 
-class _Stay:
-    """One call of a wrapped function, in its scope."""
-
-    __slots__ = ("config_token", "scope", "token")
-
-    def __init__(self) -> None:
-        self.scope: Scope | None = None
-        self.token: Entry = None
-        self.config_token: Token[RunnableConfig | None] | None = None
+_NOWHERE: Final = contextlib.nullcontext()
+"""Where not even the scope of a failure could be made: no stack was left."""
 
 
-def _resolve_in_failed_scope(plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Stay:
-    stay = _Stay()
-    stay.scope, stay.token, _ = plan.enter_failed(None, kwargs.get("config"))
-    return stay
+class _InNode(Inside):
+    """One call of a wrapped function: in its scope, with `config` in langchain-core's variable unless that is None."""
 
+    __slots__ = ("_config", "_config_token")
 
-@without_ids("node_scope_failed", otherwise=_resolve_in_failed_scope)
-def _arrive(plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Stay:
-    """Enter the scope of a call that begins."""
-    stay, config = _Stay(), _given(args, kwargs)
-    try:
-        stay.scope, stay.token, sent = plan.enter(args[0] if args else NO_STATE, config) or plan.enter_failed(
-            None, config
-        )
-        if sent is not config:
-            stay.config_token = var_child_runnable_config.set(sent)
-            if "config" in kwargs:
-                kwargs["config"] = sent
-    except BaseException:
-        _depart(stay)
-        raise
-    return stay
+    def __init__(self, scope: Scope, config: RunnableConfig | None = None) -> None:
+        self.scope = scope
+        self._config = config
+        self._config_token: Token[RunnableConfig | None] | None = None
 
+    def __enter__(self) -> None:
+        self.token = enter(self.scope)
+        if self._config is not None:
+            self._set_config(self._config)
 
-def _restore(stay: _Stay | None) -> None:
-    if stay is not None:
-        leave(stay.scope, stay.token)
-        if stay.config_token is not None:
+    def __exit__(self, *_: object) -> None:
+        if self._config_token is not None:
+            self._restore_config()
+        leave(self.scope, self.token)
+
+    @without_ids("node_scope_failed")
+    def _set_config(self, config: RunnableConfig) -> None:
+        self._config_token = var_child_runnable_config.set(config)
+
+    def _try_to_restore(self) -> None:
+        if self._config_token is not None:
             with contextlib.suppress(ValueError, RuntimeError):  # it has been restored before something failed
-                var_child_runnable_config.reset(stay.config_token)
+                var_child_runnable_config.reset(self._config_token)
+
+    @harmless("node_scope_failed", otherwise=_try_to_restore)
+    def _restore_config(self) -> None:
+        if self._config_token is not None:
+            var_child_runnable_config.reset(self._config_token)
 
 
-@harmless("node_scope_failed", otherwise=_restore)
-def _depart(stay: _Stay | None) -> None:
-    if stay is not None:
-        if stay.config_token is not None:
-            var_child_runnable_config.reset(stay.config_token)
-        leave(stay.scope, stay.token)
+def _in_failed_scope(plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _InNode:
+    return _InNode(plan.open_failed(None, kwargs.get("config"))[0])
+
+
+@without_ids("node_scope_failed", otherwise=_in_failed_scope)
+def _in_node(plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _InNode:
+    """Open the scope of a call that begins."""
+    config = _given(args, kwargs)
+    scope, sent = plan.open(args[0] if args else NO_STATE, config) or plan.open_failed(None, config)
+    if sent is config:
+        return _InNode(scope)
+    if "config" in kwargs:
+        kwargs["config"] = sent
+    return _InNode(scope, sent)
 
 
 def _starting(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[Any], Any]:
@@ -133,7 +131,7 @@ def _starting(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
     return lambda config: fn(*args, **({**kwargs, "config": config} if config and "config" in kwargs else kwargs))
 
 
-# Where these fail, the node is not to go by what else is known of it: `Plan.enter` knows their answer.
+# Where these fail, the node is not to go by what else is known of it: `Plan.open` knows their answer.
 
 
 @without_ids("node_scope_failed", otherwise=lambda args: FAILED_SCOPE)

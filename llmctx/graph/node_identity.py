@@ -29,15 +29,13 @@ from llmctx.identity.scope import (
     FAILED_SCOPE,
     ID_FIELDS,
     CallContext,
-    Entry,
     Scope,
     current_scope,
-    enter,
 )
 
 Identify = Callable[[Any, RunnableConfig], CallContext | None]
-Entered = tuple[Scope, Entry, RunnableConfig | None]
-"""A scope, what restores the one before, and the config that the node is to get."""
+Opened = tuple[Scope, RunnableConfig | None]
+"""The scope of a node, and the config that the node is to get."""
 
 unwrapped: Final = partial(guarded, "node_not_wrapped", "%s failed: a graph runs as if it were not wrapped")
 """Guard what wraps."""
@@ -119,17 +117,17 @@ class Plan:
             keys=self.keys if self.fields else other.keys,
         )
 
-    def enter_failed(self, state: Any, config: RunnableConfig | Scope | None) -> Entered:
+    def open_failed(self, state: Any, config: RunnableConfig | Scope | None) -> Opened:
         """Where a node's own scope fails, the one around is not believed in its place, nor whoever used its thread."""
-        entered = FAILED_SCOPE, enter(FAILED_SCOPE), None if isinstance(config, Scope) else config
-        _doubt(entered[2])
-        return entered
+        given = None if isinstance(config, Scope) else config
+        _doubt(given)
+        return FAILED_SCOPE, given
 
-    @without_ids("node_scope_failed", otherwise=enter_failed)
-    def enter(self, state: Any, config: RunnableConfig | Scope | None) -> Entered | None:
+    @without_ids("node_scope_failed", otherwise=open_failed)
+    def open(self, state: Any, config: RunnableConfig | Scope | None) -> Opened | None:
         """Open the scope of a node that starts here and now. What was not found is `FAILED_SCOPE`."""
         if state is FAILED_SCOPE or isinstance(config, Scope):
-            return self.enter_failed(state, config)
+            return self.open_failed(state, config)
         around = var_child_runnable_config.get() if config is None or "metadata" not in config else None
         given: Mapping[str, Any] = config if config is not None else around or _NOTHING
         metadata: Mapping[str, Any] = given.get("metadata") or (around or _NOTHING).get("metadata") or _NOTHING
@@ -150,7 +148,7 @@ class Plan:
                     config = cast("RunnableConfig", sending)
                 else:
                     config = cast("RunnableConfig", {**given, "metadata": metadata})
-        return scope, enter(scope), config
+        return scope, config
 
     def _open(
         self, state: Any, config: Mapping[str, Any], configurable: Mapping[str, Any], metadata: Mapping[str, Any]

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 from langchain_core.runnables import Runnable, RunnableConfig
 
 from llmctx.graph.node_identity import MARK, NO_STATE, Plan, unwrapped
-from llmctx.identity.scope import FAILED_SCOPE, enter, leave, suspend
+from llmctx.identity.scope import FAILED_SCOPE, Inside, StepInside
 
 T = TypeVar("T")
 
@@ -62,11 +62,9 @@ def _scoped(base: Any, body: dict[str, Any]) -> None:
 def _invoke(inherited: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(inherited)
     def invoke(self: Any, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
-        scope, token, config = self.__llmctx__.enter(input, config) or (FAILED_SCOPE, None, config)
-        try:
+        scope, config = self.__llmctx__.open(input, config) or (FAILED_SCOPE, config)
+        with Inside(scope):
             return inherited(self, input, config, **kwargs)
-        finally:
-            leave(scope, token)
 
     return invoke
 
@@ -74,11 +72,9 @@ def _invoke(inherited: Callable[..., Any]) -> Callable[..., Any]:
 def _ainvoke(inherited: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(inherited)
     async def ainvoke(self: Any, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
-        scope, token, config = self.__llmctx__.enter(input, config) or (FAILED_SCOPE, None, config)
-        try:
+        scope, config = self.__llmctx__.open(input, config) or (FAILED_SCOPE, config)
+        with Inside(scope):
             return await inherited(self, input, config, **kwargs)
-        finally:
-            leave(scope, token)
 
     return ainvoke
 
@@ -113,19 +109,16 @@ _METHODS: Final = {
 
 def steps(start: Callable[[Any], Iterator[T]], plan: Plan, state: Any, config: RunnableConfig | None) -> Iterator[T]:
     """Iterate in a scope that is current only while a step runs: what runs between two steps is somebody else's."""
-    scope, token, config = plan.enter(state, config) or (FAILED_SCOPE, None, config)
-    suspend(token)
+    scope, config = plan.open(state, config) or (FAILED_SCOPE, config)
     iterator: Any = None
     try:
         while True:
-            token = enter(scope)
-            try:
-                iterator = start(config) if iterator is None else iterator
-                step = next(iterator)
-            except StopIteration:
-                return
-            finally:
-                suspend(token)
+            with StepInside(scope):
+                try:
+                    iterator = start(config) if iterator is None else iterator
+                    step = next(iterator)
+                except StopIteration:
+                    return
             yield step
     finally:
         try:
@@ -139,19 +132,16 @@ async def asteps(
     start: Callable[[Any], AsyncIterator[T]], plan: Plan, state: Any, config: RunnableConfig | None
 ) -> AsyncGenerator[T, None]:
     """`steps`, asynchronous. Closing it from another task is safe: no token outlives the step that made it."""
-    scope, token, config = plan.enter(state, config) or (FAILED_SCOPE, None, config)
-    suspend(token)
+    scope, config = plan.open(state, config) or (FAILED_SCOPE, config)
     iterator: Any = None
     try:
         while True:
-            token = enter(scope)
-            try:
-                iterator = start(config) if iterator is None else iterator
-                step = await anext(iterator)
-            except StopAsyncIteration:
-                return
-            finally:
-                suspend(token)
+            with StepInside(scope):
+                try:
+                    iterator = start(config) if iterator is None else iterator
+                    step = await anext(iterator)
+                except StopAsyncIteration:
+                    return
             yield step
     finally:
         try:

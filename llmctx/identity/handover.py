@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError, InvalidToken
-from llmctx.identity.scope import EMPTY, ID_FIELDS, CallContext, current, enter, leave, opened
+from llmctx.identity.scope import EMPTY, ID_FIELDS, CallContext, Inside, current, opened
 
 if TYPE_CHECKING:
     from itsdangerous import URLSafeSerializer
@@ -74,11 +74,8 @@ def take_over(token: str | None, *, on_invalid: OnInvalid | None = None) -> Iter
     scope = opened("job", identity)
     if reason is not None and not scope.failed:
         scope.reason = reason
-    previous = enter(scope)
-    try:
+    with Inside(scope):
         yield identity
-    finally:
-        leave(scope, previous)
 
 
 def read(token: str | None) -> CallContext:

@@ -236,6 +236,33 @@ def leave(scope: Scope | None, token: Entry) -> None:
         scope.close()
 
 
+class Inside:
+    """Run a block of the application's in `scope`, and close that behind it: `with Inside(scope): return await fn()`.
+
+    Never raises.
+    """
+
+    __slots__ = ("scope", "token")
+
+    def __init__(self, scope: Scope | None) -> None:
+        self.scope = scope
+
+    def __enter__(self) -> None:
+        self.token = enter(self.scope)
+
+    def __exit__(self, *_: object) -> None:
+        leave(self.scope, self.token)
+
+
+class StepInside(Inside):
+    """`Inside` for one step of a generator: the scope stays open."""
+
+    __slots__ = ()
+
+    def __exit__(self, *_: object) -> None:
+        suspend(self.token)
+
+
 @contextlib.contextmanager
 def bind(identity: CallContext | None = None, /, **ids: Any) -> Iterator[CallContext]:
     """Open a scope inside the current one; ids that are not named are inherited.
@@ -250,11 +277,8 @@ def bind(identity: CallContext | None = None, /, **ids: Any) -> Iterator[CallCon
     if identity is not None and not isinstance(identity, CallContext):
         raise TypeError(f"bind() takes a CallContext, or its fields by name, not {type(identity).__name__}")
     scope = _bound(identity, ids)
-    token = enter(scope)
-    try:
+    with Inside(scope):
         yield EMPTY if scope is None else scope.identity
-    finally:
-        leave(scope, token)
 
 
 def _check_names(ids: dict[str, Any]) -> None:

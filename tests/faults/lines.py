@@ -29,13 +29,16 @@ SURROUNDING: Final = {
     "identity/scope.py": {
         "bind",  # a generator, with the application's block in the middle
         "amend",
+        "Inside.__init__",
+        "Inside.__enter__",
+        "Inside.__exit__",
+        "StepInside.__exit__",
         "_check_names",  # what is no name of an id is a TypeError
     },
     "identity/carry.py": {
         "run_in_failed_scope",
-        "_arun_in_failed_scope",
-        "carry.<locals>.run",
-        "carry.<locals>.run_async",
+        "_each_in.<locals>.run",
+        "_each_in.<locals>.run_async",
     },
     "identity/handover.py": {
         "take_over",
@@ -82,7 +85,13 @@ SURROUNDING: Final = {
         "steps",
         "asteps",
     },
-    "graph/node_functions.py": {"in_scope.<locals>.run", "_starting", "_starting.<locals>.<lambda>"},
+    "graph/node_functions.py": {
+        "in_scope.<locals>.run",
+        "_InNode.__enter__",
+        "_InNode.__exit__",
+        "_starting",
+        "_starting.<locals>.<lambda>",
+    },
     "identity/propagation/threads.py": {
         "_start.<locals>.start",
         "_inheriting.<locals>.inherit",

@@ -29,13 +29,12 @@ from llmctx.identity.propagation import queues
 from llmctx.identity.scope import (
     EMPTY,
     CallContext,
+    Inside,
     Scope,
     carries,
     current,
     current_scope,
-    enter,
     failed_scope,
-    leave,
     opened,
 )
 
@@ -123,12 +122,8 @@ def _inheriting(run: Callable[[], None], outer: Scope) -> Callable[[], None]:
 
     @functools.wraps(run)
     def inherit() -> None:
-        scope = opened("thread", outer.identity, outer)
-        token = enter(scope)
-        try:
+        with Inside(opened("thread", outer.identity, outer)):
             run()
-        finally:
-            leave(scope, token)
 
     return inherit
 
@@ -187,12 +182,8 @@ class _InProcess:
         self.ids: dict[str, Any] = pack(identity)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        scope = self._opened()
-        token = enter(scope)
-        try:
+        with Inside(self._opened()):
             return self.fn(*args, **kwargs)
-        finally:
-            leave(scope, token)
 
     @without_ids("carry_failed", otherwise=lambda self: failed_scope("job"))
     def _opened(self) -> Scope:
