@@ -1,4 +1,4 @@
-"""ContextMiddleware: opens a scope for each request and websocket, with the identity of whoever is authenticated.
+"""ContextMiddleware: opens a scope for each request and websocket, with the identity of the authenticated user.
 
 Pure ASGI, so that the scope is seen by endpoints, dependencies, streaming bodies and background tasks. It trusts
 nothing by default: the user is the authenticated `scope["user"]`, or what the team's `identify` says. Headers count
@@ -28,7 +28,7 @@ _KEY: Final = "llmctx.scope"
 
 
 class ContextMiddleware:
-    """Says whose request it is, to every LLM call made inside of it.
+    """Gives each request, and every LLM call made inside of it, its identity.
 
         app.add_middleware(ContextMiddleware, identify=who)
 
@@ -56,7 +56,7 @@ class ContextMiddleware:
 
     @without_ids("request_scope_failed", otherwise=_of_nobody)
     def _opened(self, connection: Connection, identity: CallContext, reason: str | None) -> Scope:
-        """The scope of a request."""
+        """Return the scope of a request."""
         outer = connection.get(_KEY)
         if isinstance(outer, Scope) and outer.is_open:
             # A mounted application with a middleware of its own: what it knows is laid over what is known outside,
@@ -80,7 +80,7 @@ class ContextMiddleware:
         return scope
 
     async def _ask(self, connection: Connection) -> tuple[CallContext, str | None]:
-        """The identity of the connection, and why it is missing where that is odd."""
+        """Return the identity of the connection, and why it is missing where that is odd."""
         try:
             if self.identify is None:
                 return authenticated(connection) or EMPTY, None
@@ -100,7 +100,7 @@ def _may_be(problem: BaseException) -> bool:
 
 @harmless("identify_failed", otherwise=_may_be)
 def _is_cancelled(problem: BaseException) -> bool:
-    """Whether the request was cancelled while it waited for `identify`, rather than something that this waited for."""
+    """Return whether the request was cancelled while `identify` ran, rather than something that `identify` awaited."""
     if not isinstance(problem, asyncio.CancelledError):
         return False
     task = asyncio.current_task()
@@ -112,7 +112,7 @@ def _unidentified(problem: BaseException) -> tuple[CallContext, str | None]:
     diagnostics.count(
         "identify_failed",
         "identify raised %s: the request goes on, its calls are recorded without ids. "
-        "Return None for requests that nobody is known for.",
+        "Return None for requests without a user.",
         type(problem).__name__,
         exc=problem,
     )
@@ -120,7 +120,7 @@ def _unidentified(problem: BaseException) -> tuple[CallContext, str | None]:
 
 
 def authenticated(connection: Mapping[str, Any]) -> CallContext | None:
-    """The identity that starlette's AuthenticationMiddleware, or one like it, has put into `scope["user"]`."""
+    """Return the identity that starlette's AuthenticationMiddleware, or one like it, has put into `scope["user"]`."""
     user = connection.get("user")
     if user is None or not getattr(user, "is_authenticated", False):
         return None
@@ -135,7 +135,7 @@ def authenticated(connection: Mapping[str, Any]) -> CallContext | None:
 
 
 def route(connection: Mapping[str, Any]) -> str | None:
-    """`GET /chat/{id}`: the route that a request has come to; None as long as it has come to none."""
+    """Return `GET /chat/{id}`: the route that a request has come to; None as long as it has come to none."""
     path = getattr(connection.get("route"), "path", None)
     if path is None:  # starlette before 1.0
         path = getattr(connection.get("endpoint"), "__qualname__", None)

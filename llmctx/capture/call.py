@@ -30,8 +30,8 @@ class OpenCall:
     parent_run_id: UUID | None = None
     handler: object = None
     method = ""
-    known = False
-    """By which method of a model it was begun, and whether that is LangChain's (`stack.Origin`)."""
+    is_langchains = False
+    """By which method of a model it was begun, and whether that is LangChain's (`callstack.Origin`)."""
     scope: Scope | None = None
     home: object = None
     """The task, or the number of the thread, in which it started."""
@@ -52,8 +52,8 @@ class OpenCall:
     first_token_ns = 0
     status = Status.OK
     fields: dict[str, Any] | None = None
-    found: dict[str, str] | None = None
-    """Where a call without ids was made."""
+    call_site: dict[str, str] | None = None
+    """Where a call without ids was made (`explanation.call_site`)."""
     delivered = False
     """It has reached the pipeline."""
 
@@ -67,12 +67,12 @@ class OpenCall:
         self.candidates = candidates
         self.attribution = attribution
         self.unclaimed = bytearray(1)
-        """Whoever takes it out may end the call: the first who asks, in any thread. No list: each of those is visited
+        """What takes it out may end the call: the first to ask, in any thread. No list: each of those is visited
         by the garbage collector."""
 
     @property
     def is_claimed(self) -> bool:
-        """Whether somebody has ended it, or is about to."""
+        """Whether it has ended, or is about to."""
         return not self.unclaimed
 
     def mark_first_token(self) -> None:
@@ -80,5 +80,5 @@ class OpenCall:
 
 
 def key_of(run_id: object) -> object:
-    """Its number: to hash a UUID takes longer. A text that somebody has put into a config comes as it is."""
+    """Return its number: to hash a UUID takes longer. A text that was put into a config comes as it is."""
     return getattr(run_id, "int", run_id)

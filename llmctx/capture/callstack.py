@@ -28,8 +28,8 @@ class Origin(NamedTuple):
 
     method: str = ""
     """The method of a model that has begun it: agenerate, generate, astream, stream."""
-    known: bool = False
-    """Whether that is LangChain's."""
+    is_langchains: bool = False
+    """Whether that method is LangChain's own."""
     config: dict[str, Any] | None = None
     """The config that the model's own `invoke`, `stream`, … was called with, merged with the one around it.
 
@@ -39,7 +39,7 @@ class Origin(NamedTuple):
 
 
 def origin(depth: int) -> Origin:
-    """How the call was made of whose start LangChain tells the function `depth` frames above: callbacks do not say."""
+    """Return how the call was made of which LangChain tells the function `depth` frames above: callbacks do not say."""
     # Nearly always LangChain's own methods stand where they always do. Only what is looked at becomes an object.
     try:
         begun = sys._getframe(depth + 4)
@@ -94,12 +94,12 @@ def _is_models_own(code: CodeType) -> bool:
 
 
 def is_helper(task: asyncio.Task[Any]) -> bool:
-    """Whether LangChain made `task` to tell a handler of something."""
+    """Return whether LangChain made `task` to call a handler."""
     return "langchain_core" in getattr(getattr(task.get_coro(), "cr_code", None), "co_filename", "")
 
 
 def frames_of(task: asyncio.Task[Any]) -> list[FrameType]:
-    """The frames of a suspended task, innermost first, as far as its chain of awaits can be followed."""
+    """Return the frames of a suspended task, innermost first, as far as its chain of awaits can be followed."""
     found: list[FrameType] = []
     step: Any = task.get_coro()
     while step is not None:
@@ -113,12 +113,12 @@ def frames_of(task: asyncio.Task[Any]) -> list[FrameType]:
 
 
 def is_awaiting_a_model(task: asyncio.Task[Any]) -> bool:
-    """Whether a suspended task awaits an `agenerate`, as far as can be seen."""
+    """Return whether a suspended task awaits an `agenerate`, as far as can be seen."""
     return any(frame.f_code.co_name == "agenerate" for frame in frames_of(task))
 
 
 def is_on_stack(run_id: UUID | None) -> bool:
-    """Whether the code that runs was called by the `agenerate` of the run."""
+    """Return whether the code that runs was called by the `agenerate` of the run."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name == "agenerate" and _has_manager(frame, run_id):
@@ -133,10 +133,10 @@ def _has_manager(frame: FrameType, run_id: UUID | None) -> bool:
 
 
 def is_awaited(task: asyncio.Task[Any], run_id: UUID | None) -> bool:
-    """Whether `task` may still be inside of the run, as far as its chain of awaits can be followed.
+    """Return whether `task` may still be inside of the run, as far as its chain of awaits can be followed.
 
     A coroutine shows what it awaits; an async generator does not. Where the chain ends in the dark the answer is
-    yes: a call is only ended when it is certain that nobody awaits it.
+    yes: a call is only ended when it is certain that nothing awaits it.
     """
     if task.done():
         return False

@@ -1,4 +1,4 @@
-"""How a started call log hears every LLM call of its process: by a hook of langchain-core's."""
+"""The hook in langchain-core by which a started call log hears every LLM call of its process."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class _Hook:
         self.failed: CallLogHandler | None = None
         """Says that whose scope it was could not be found out."""
         self.deaf_from = 0.0
-        """Monotonic seconds. LangChain asks twice, and must not be told of nobody the second time only."""
+        """Monotonic seconds. LangChain asks twice, and must not get None the second time only."""
 
     def get(self, default: Any = None) -> CallLogHandler | None:
-        """The handler for the scope at hand. LangChain asks twice before each run: `guarded` is spelled out."""
+        """Return the handler for the scope at hand. LangChain asks twice before each run: `guarded` is spelled out."""
         try:
             recorder, scope = self.recorder, current_scope()
             if recorder is None:
@@ -82,5 +82,5 @@ def uninstall(recorder: Recorder) -> None:
 
 
 def hears_everything(recorder: Recorder) -> bool:
-    """Whether `recorder` is registered globally."""
+    """Return whether `recorder` is registered globally."""
     return any(hook.recorder is recorder for hook in _hooks)

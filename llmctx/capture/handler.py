@@ -62,13 +62,13 @@ _stop = partial(stop, "handler_failed", HARMLESS)
 class CallLogHandler(BaseCallbackHandler):
     """Records the LLM calls it hears of.
 
-    Usually nobody makes one: a started `CallLog` hears every call of the process. Made by hand it goes into
+    Usually none is made by hand: a started `CallLog` hears every call of the process. One of your own goes into
     `callbacks=`, and with `context` it says outright whose calls those are:
 
         model = ChatOpenAI(callbacks=[CallLogHandler(context=CallContext(user_id="nightly-report"))])
 
     Args:
-        context: the identity of every call that this handler hears, before all other witnesses.
+        context: the identity of every call that this handler hears, before all other sources.
         recorder: the call log to record into; by default the one that was started last.
     """
 
@@ -80,7 +80,7 @@ class CallLogHandler(BaseCallbackHandler):
         return problem is not None and is_from_outside(problem)
 
     run_inline = True
-    """In the caller's thread, task and context; but not at the price of somebody else's events (`inline.py`)."""
+    """In the caller's thread, task and context; but not at the price of other handlers' events (`run_inline.py`)."""
 
     def __init__(
         self, *, context: CallContext | None = None, recorder: Recorder | None = None, scope: Scope | None = None
@@ -149,8 +149,8 @@ class CallLogHandler(BaseCallbackHandler):
         self._start(recorder, prompt, run_id, kwargs, origin(2))
 
     def _again(self, recorder: Recorder, run_id: UUID, told: dict[str, Any]) -> bool:
-        """Whether another handler has reported this call. The scope that rides with the later one is the nearer one."""
-        known = recorder.open_calls.seen(run_id, self, told.get("invocation_params"))
+        """Return whether another handler has reported this call. The scope that comes with the later one is nearer."""
+        known = recorder.open_calls.reported_by_another(run_id, self, told.get("invocation_params"))
         if known is None:
             return False
         mine, theirs = self._scope, known.candidates.carried
@@ -173,7 +173,10 @@ class CallLogHandler(BaseCallbackHandler):
         candidates, attribution = self._whose(recorder, metadata, made)
         call = OpenCall(run_id, candidates, attribution)
         call.handler = self
-        call.method, call.known = made.method, made.known  # and not its config, which would be kept alive
+        call.method, call.is_langchains = (
+            made.method,
+            made.is_langchains,
+        )  # and not its config, which would be kept alive
         call.scope = scope = candidates.here
         call.parent_run_id = told.get("parent_run_id")
         call.metadata = metadata
@@ -181,7 +184,7 @@ class CallLogHandler(BaseCallbackHandler):
         call.tags = told.get("tags") or None
         call.prompt = prompt
         if attribution.identity.user_id is None or attribution.identity.session_id is None:
-            call.found = _read(call_site, candidates.scope)
+            call.call_site = _read(call_site, candidates.scope)
         recorder.open_calls.start(call)
         thread_id = candidates.thread_id
         if thread_id is None:
@@ -198,7 +201,7 @@ class CallLogHandler(BaseCallbackHandler):
     def _whose(
         self, recorder: Recorder, metadata: dict[str, Any] | None, made: Origin
     ) -> tuple[Candidates, Attribution]:
-        """Whose call it is. What goes wrong in finding out costs the ids, not the row."""
+        """Return whose call it is. What goes wrong in finding out costs the ids, not the row."""
         candidates = None
         try:
             child_thread_id = _thread_id_of(made.config)
@@ -213,7 +216,7 @@ class CallLogHandler(BaseCallbackHandler):
             if candidates is None:
                 candidates = Candidates()
                 candidates.here = current_scope()
-            candidates.failed = True  # nobody must be asked again where other tasks run
+            candidates.failed = True  # no source must be asked again where other tasks run
             swallow(problem, "handler_failed", "whose call it is could not be found out")
             return candidates, UNDECIDED
 
@@ -296,7 +299,7 @@ class CallLogHandler(BaseCallbackHandler):
 
 
 def _read(reader: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
-    """What `reader` makes of a payload. One that cannot be read costs its text, not the row, nor its end."""
+    """Return what `reader` makes of a payload. One that cannot be read costs its text, not the row, nor its end."""
     try:
         return reader(*args, **kwargs)
     except BaseException as problem:  # noqa: BLE001  payloads are the host's and the provider's
@@ -312,14 +315,14 @@ _CONTROL_FLOW: Final = frozenset({"GraphBubbleUp", "GraphInterrupt", "ParentComm
 
 
 def _is_cancelled(error: BaseException) -> bool:
-    """Whether the caller went away, rather than the call going wrong: cancelled, stream left, graph interrupted."""
+    """Return whether the caller went away, rather than the call failed: cancelled, stream left, graph interrupted."""
     if isinstance(error, (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)):
         return True
     return any(cls.__name__ in _CONTROL_FLOW for cls in type(error).__mro__)
 
 
 def _thread_id_of(config: dict[str, Any] | None) -> str | None:
-    """The thread_id in a config, or in langchain-core's child config, which holds for what runs inside of a chain."""
+    """Return the thread_id in a config, or in langchain-core's child config, which holds for what a chain runs."""
     if config is None:
         config = var_child_runnable_config.get()  # type: ignore[assignment]
     configurable = config.get("configurable") if config else None

@@ -8,7 +8,7 @@ task awaits, by a time limit, and at shutdown. Whoever ends it first wins (`uncl
 A call made by `stream` or `astream` is not bound to the task that started it: the stream may be handed on and read
 elsewhere. It ends by LangChain's own word, by the time limit, or at shutdown.
 
-No locks: the garbage collector may close somebody's stream, and so end a call, between any two steps of the same
+No locks: the garbage collector may close a stream, and so end a call, between any two steps of the same
 thread. Each change is one step of a dict or list.
 """
 
@@ -51,7 +51,7 @@ class OpenCalls:
     ) -> None:
         self._deliver = deliver
         self.announce = announce or _nobody
-        """Told of each call before it is watched, and again when it becomes known whose it is."""
+        """Told of each call before it is watched, and again when its identity becomes known."""
         self._limit = limit
         self._started = itertools.count()
         self._by_run: dict[object, OpenCall] = {}
@@ -59,7 +59,7 @@ class OpenCalls:
         self._by_task: dict[asyncio.Task[Any], list[OpenCall]] = {}
         self._manual: set[OpenCall] = set()
         self._ending: set[OpenCall] = set()
-        """Those that somebody was about to end at the last sweep."""
+        """Calls that were about to be ended at the last sweep."""
 
     @property
     def started(self) -> int:
@@ -97,7 +97,7 @@ class OpenCalls:
 
     def _watch(self, call: OpenCall) -> None:
         """Bind an awaited call to its task and to its scope."""
-        name, known = call.method, call.known
+        name = call.method
         task = asyncio.current_task()
         if not name and task is not None:
             # Completion models report their starts from helper tasks; then it is the one who waits for them that
@@ -122,7 +122,7 @@ class OpenCalls:
                 if calls:
                     self._end_cut_off(task, calls, call)
                 calls.append(call)
-            if known or not name:
+            if call.is_langchains or not name:
                 call.task = task
         scope = call.scope
         if scope is not None and scope.closed_at is None:
@@ -145,11 +145,11 @@ class OpenCalls:
                 self.end(other, Status.CANCELLED)
 
     def has(self, run_id: UUID) -> bool:
-        """Whether a call of that run is open."""
+        """Return whether a call of that run is open."""
         return (run_id.int if type(run_id) is UUID else key_of(run_id)) in self._by_run or bool(self._twins)
 
-    def seen(self, run_id: UUID, handler: object, params: object) -> OpenCall | None:
-        """The open call of `run_id` if another handler has reported it: one call, heard twice.
+    def reported_by_another(self, run_id: UUID, handler: object, params: object) -> OpenCall | None:
+        """Return the open call of `run_id` if another handler has reported it: one call, reported twice.
 
         The same run_id in other hands is another call: LangChain uses one that was put into a config for as many
         calls as that config is used for. `params` tells: LangChain makes them anew for each call, and hands the same
@@ -161,7 +161,7 @@ class OpenCalls:
         return None
 
     def get(self, run_id: UUID, parent_run_id: UUID | None = None) -> OpenCall | None:
-        """The open call of `run_id`. Of several, the one that started in the same chain, task or thread, and scope."""
+        """Return the open call of `run_id`. Of several, that of the same chain, task or thread, and scope."""
         if not self._twins:
             return self._by_run.get(run_id.int if type(run_id) is UUID else key_of(run_id))
         calls = self._with(run_id)
@@ -192,7 +192,7 @@ class OpenCalls:
         answer: Answer | Held | None = None,
         failure: Failure | None = None,
     ) -> bool:
-        """End `call` and deliver it. False if somebody else has ended it before."""
+        """End `call` and deliver it. False if it had ended before."""
         try:
             call.unclaimed.pop()
         except IndexError:
@@ -215,7 +215,7 @@ class OpenCalls:
         if run_id is None:
             self._manual.discard(call)
             return
-        if self._by_run.get(call.key) is call:  # and nobody but who has claimed it takes it out
+        if self._by_run.get(call.key) is call:  # and none but the one that has claimed it takes it out
             self._by_run.pop(call.key, None)
         else:
             self._twins.pop(call, None)
@@ -223,7 +223,7 @@ class OpenCalls:
             if calls:
                 try:
                     calls.remove(call)
-                except ValueError:  # whoever ends all calls of a task or scope has taken the list
+                except ValueError:  # the list was taken by the end of a task or scope
                     continue
 
     # -- ends that LangChain does not report ----------------------------------------------------------------------
@@ -234,7 +234,7 @@ class OpenCalls:
             self.end(call, Status.CANCELLED)
 
     def scope_closed(self, calls: list[OpenCall]) -> None:
-        """The scope in which `calls` have started is over."""
+        """End those of `calls` that were cut off by the end of the scope in which they started."""
         if not calls:
             return
         here = asyncio.current_task() if asyncio._get_running_loop() is not None else None
@@ -251,7 +251,7 @@ class OpenCalls:
                     self.end(call, Status.CANCELLED)
 
     def parent_ended(self, run_id: UUID) -> None:
-        """The run `run_id` is over: end those of its calls that nobody awaits any more."""
+        """End, after the run `run_id`, those of its calls that nothing awaits any more."""
         for call in self._all():
             if call.parent_run_id == run_id and call.task is not None and not is_awaited(call.task, call.run_id):
                 self.end(call, Status.CANCELLED)
@@ -272,17 +272,17 @@ class OpenCalls:
             try:
                 # in their own loop, where nothing runs while this does: only then does a task show what it awaits
                 loop.call_soon_threadsafe(partial(self._look_at, calls))
-            except RuntimeError:  # the loop is closed: nobody awaits anything there
+            except RuntimeError:  # the loop is closed: nothing is awaited there
                 self._look_at(calls)
 
     def _mend(self) -> None:
-        """Do what somebody was in the middle of a while ago and has not done: it failed, and was counted."""
+        """Finish what was begun a while ago and is not done: it failed, and was counted."""
         ending = {call for call in self._all() if call.is_claimed}
         for call in ending & self._ending:
             self._finish(call)
         self._ending = ending
         for task in [task for task in list(self._by_task) if task.done() or task.get_loop().is_closed()]:
-            self._task_done(task)  # a closed loop tells nobody
+            self._task_done(task)  # a closed loop runs no callbacks
 
     @guarded("look_failed", "%s failed: an open call could not be looked after")  # this runs in the host's loop
     def _look_at(self, calls: list[OpenCall]) -> None:
@@ -291,10 +291,10 @@ class OpenCalls:
                 self.end(call, Status.CANCELLED)
 
     def close(self) -> None:
-        """Shutdown: what nobody awaits any more was cancelled, and whatever else is still open has been abandoned."""
+        """End all at shutdown: what nothing awaits any more as cancelled, the others as abandoned."""
         here = asyncio.current_task() if asyncio._get_running_loop() is not None else None
         for call in self._all():
-            if call.is_claimed:  # nobody is left who could be in the middle of it
+            if call.is_claimed:  # no thread is left that could be in the middle of it
                 self._finish(call)
                 continue
             task = call.task
@@ -304,7 +304,7 @@ class OpenCalls:
             self.end(call, Status.CANCELLED if cut_off else Status.ABANDONED)
 
     def under_way(self) -> list[OpenCall]:
-        """The calls that have started and not ended."""
+        """Return the calls that have started and not ended."""
         return self._all()
 
     def _all(self) -> list[OpenCall]:
@@ -330,16 +330,16 @@ class _InScope(list[OpenCall]):
 
 
 def _nobody(call: OpenCall) -> None:
-    """Whom starts are announced to where there is no journal."""
+    """Announce a start where there is no journal."""
 
 
 def _is_sibling(one: OpenCall, other: OpenCall) -> bool:
-    """Whether both are prompts of one `agenerate`."""
+    """Return whether both are prompts of one `agenerate`."""
     return one.params is other.params and one.params is not None
 
 
 def _is_home(call: OpenCall) -> bool:
-    """Whether this is the task or thread in which `call` started, or one that works for it (shielded callbacks)."""
+    """Return whether `call` started in this task or thread, or in one that this works for (shielded callbacks)."""
     if asyncio._get_running_loop() is None:
         return call.home == threading.get_ident()
     task = asyncio.current_task()

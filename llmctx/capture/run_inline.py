@@ -1,11 +1,12 @@
-"""Inline, but not at the price of somebody else's events.
+"""Inline, but not at the price of other handlers' events. To be deleted when langchain#39633 is fixed in all versions
+that we support.
 
 `AsyncCallbackManager.on_llm_start` tells the handlers that are not inline nothing as soon as one is: they lose the
 starts of completion models, and stumble over the rest (langchain#39633). To it alone ours are not inline; where it then
 hands the event on they are, and run first.
 
-To tell it apart takes a look at the caller's frame, and LangChain asks three times at each event. So nobody looks
-before a completion model is at work in this process: ahead of each run LangChain asks the hooks it knows, and one of
+To tell it apart takes a look at the caller's frame, and LangChain asks three times at each event. So nothing is looked
+at before a completion model is at work in this process: ahead of each run LangChain asks the hooks it knows, and one of
 them is here, and sees who asks.
 """
 
@@ -31,7 +32,7 @@ _STARTS_COMPLETIONS: Final = frozenset(
 _BEGIN_COMPLETIONS: Final = frozenset(
     id(inspect.unwrap(method).__code__) for method in (BaseLLM.agenerate, BaseLLM.astream)
 )
-_ASKER: Final = 3  # frames above `get`: LangChain's _configure, configure, and whoever called that
+_ASKER: Final = 3  # frames above `get`: LangChain's _configure, configure, and what called that
 
 _ours: Final[list[type[BaseCallbackHandler]]] = []
 _unaware: Final[list[bool]] = [True]
@@ -62,7 +63,7 @@ def watch(handlers: type[BaseCallbackHandler]) -> None:
 
 
 def beware() -> None:
-    """A completion model is at work: from here on `run_inline` is told by who asks for it."""
+    """Answer `run_inline` by what asks for it from here on: a completion model is at work."""
     if _unaware:
         for handlers in _ours:
             handlers.run_inline = property(_is_inline)  # type: ignore[assignment]  # LangChain only ever reads it

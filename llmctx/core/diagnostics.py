@@ -23,7 +23,7 @@ class Diagnostics:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.unlogged = 0
-        """What could not even be noted: no stack or memory was left to do so."""
+        """Failures that could not even be counted: no stack or memory was left to do so."""
         self._logged_at: dict[str, float] = {}
         self.redact: Callable[[str], str] | None = None
         """Takes out of a line what must not be in a log; set by the first `CallLog`."""
@@ -55,13 +55,12 @@ class Diagnostics:
             self.counts["log_failed"] += 1
 
     def count_loop_failure(self, loop: object, context: dict[str, Any]) -> None:
-        """For `loop.set_exception_handler`: a driver's failure that nobody waits for is no line of asyncio's."""
-        problem = context.get("exception")
-        told = problem if isinstance(problem, BaseException) else None
-        self.count("loop_failed", "in the pipeline's event loop: %s", context.get("message"), exc=told)
+        """Count, for `loop.set_exception_handler`, a driver's failure that no coroutine awaits."""
+        problem: BaseException | None = context.get("exception")
+        self.count("loop_failed", "in the pipeline's event loop: %s", context.get("message"), exc=problem)
 
     def by_cause(self) -> dict[str, int]:
-        """How often what went wrong, by cause."""
+        """Return the counts, by cause."""
         return {**self.counts, "unsaid": self.unlogged} if self.unlogged else dict(self.counts)
 
 

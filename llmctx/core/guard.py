@@ -58,19 +58,19 @@ def harmless(cause: str, *, otherwise: Callable[..., Any] | None = None) -> Call
 
 
 def without_ids(cause: str, *, otherwise: Callable[..., Any] | None = None) -> Callable[[F], F]:
-    """Guard what finds out whose the code is that runs: where it fails, that is nobody's."""
+    """Guard what finds out whose the code is that runs: where it fails, that code is recorded without ids."""
     return guarded(cause, "%s failed: what runs there is recorded without ids", otherwise=otherwise)
 
 
 def swallow(problem: BaseException, cause: str, message: str, *args: object) -> None:
-    """For `except BaseException` within what is guarded: note `problem`. The application's own passes."""
+    """Count `problem`, in an `except BaseException` within what is guarded. The application's own passes."""
     if is_from_outside(problem):
         raise problem
     diagnostics.count(cause, message, *args, exc=problem)
 
 
 def stop(cause: str, message: str, problem: BaseException, name: str) -> None:
-    """What a guard does with `problem`, by which the function `name` failed. Raises it if it is the application's."""
+    """Count `problem`, by which the function `name` failed. Raise it if it is the application's."""
     passes = False
     try:
         passes = is_from_outside(problem)
@@ -88,7 +88,7 @@ _RAISES: Final = frozenset({"RAISE_VARARGS", "RERAISE", "RETURN_GENERATOR", "YIE
 
 
 def is_from_outside(problem: BaseException) -> bool:
-    """Whether `problem` is not a failure of what ran, but merely struck there, and so is the application's.
+    """Return whether `problem` is not a failure of what ran, but merely struck there, and so is the application's.
 
     It is if a signal handler has raised it, or if it is no Exception and no code has raised it at all: then Python
     itself did, for Ctrl-C or for another thread. Only a panic (Rust) looks like that as well. Never raises.
@@ -116,7 +116,7 @@ def _has_struck(problem: BaseException) -> bool:
 
 
 def _signal_handlers() -> set[CodeType]:
-    """The code of the application's handlers of signals. They run in the main thread only."""
+    """Return the code of the application's handlers of signals. They run in the main thread only."""
     if threading.current_thread() is not threading.main_thread():
         return set()
     import signal

@@ -14,9 +14,9 @@ _LOST_S: Final = 1.0  # what is done under most of these takes microseconds
 
 
 class RecoverableLock:
-    """Reentrant, for the garbage collector may run somebody else's code in the middle of a block.
+    """A reentrant lock, for the garbage collector may run other code of ours in the middle of a block.
 
-    After `lost_s` seconds whoever waits for it takes it for lost: longer than what is done under it can last.
+    A thread that has waited for `lost_s` seconds gives it up for a new one: no block lasts as long.
     """
 
     def __init__(self, lost_s: float = _LOST_S) -> None:
@@ -85,7 +85,7 @@ class ForkGate:
         while self._wanted and time.monotonic() < deadline:
             time.sleep(0.0005)
         if not self._lock.acquire(timeout=_FORK_S):
-            diagnostics.count("lock_lost", "whoever forked has not opened the gate again; there is a new one")
+            diagnostics.count("lock_lost", "a fork has not opened the gate again; there is a new one")
             self._lock, self._wanted = threading.Lock(), 0
             self._lock.acquire()
 

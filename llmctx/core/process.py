@@ -6,7 +6,8 @@ ended is in the journal soon; the database gets what is left of `shutdown_timeou
 A forked child starts afresh: what it inherited is the parent's. Whatever must be made anew in a child says so here
 (`in_forked_child`, `Forkable`), with its place in `ForkStage`. `os.register_at_fork` is called nowhere else.
 
-`threading._register_atexit` may go once Python has a public hook that comes before it refuses to start threads.
+The call of `threading._register_atexit` may be deleted once Python has a public hook that runs before it refuses to
+start threads.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class Status(StrEnum):
     OK = "ok"
     ERROR = "error"
     CANCELLED = "cancelled"  # its task was cancelled, it timed out, or a sibling failed
-    ABANDONED = "abandoned"  # nobody ever read it to the end
+    ABANDONED = "abandoned"  # it was never read to the end
     LOST = "lost"  # the process died
 
 

@@ -1,7 +1,9 @@
 """Giving way: the pipeline works when the application does not need the interpreter, as long as that can wait.
 
+To be deleted where only builds of Python without the global interpreter lock are supported.
+
 All threads of a process share one interpreter lock. What the pipeline does while the application is busy, the
-application waits for, however little it is; what it does while models are awaited costs nobody anything. So a busy
+application waits for, however little it is; what it does while models are awaited costs nothing. So a busy
 application is left alone, ten times as long as the pipeline lingers anyway, or until `MOST_CALLS` wait: they are
 bounded, and on disk they are no more than markers. Then the work is done in small pieces, with a pause behind each in
 which the lock changes hands (`yield_gil`): in the pipeline, in the journal, and while rows are made ready for the
@@ -19,9 +21,9 @@ T = TypeVar("T")
 _PATIENCE: Final = 10
 MOST_CALLS: Final = 500
 _BUSY: Final = 0.5  # of a processor
-_LATE_S: Final = 0.002  # somebody else had the lock, or the machine has no processor to spare
+_LATE_S: Final = 0.002  # another thread had the lock, or the machine has no processor to spare
 _PIECE_S: Final = 250e-6
-_LARGEST_PIECE_S: Final = 4e-3  # of work that nobody is there to mind
+_LARGEST_PIECE_S: Final = 4e-3  # of work while no other thread wants to run
 _LOOK_S: Final = 0.02
 _AWAKE: Final = 0.02  # of a processor
 _PAUSE_S: Final = 10e-6
@@ -29,8 +31,8 @@ _PAUSE_S: Final = 10e-6
 _STRIDE: Final = 8  # items of a few microseconds each, between two looks at the clock
 
 
-class ApplicationLoad:
-    """For one thread, the pipeline's."""
+class Throttle:
+    """Decides for one thread, the pipeline's, whether it should leave the processor to the application."""
 
     def __init__(self, linger_s: float) -> None:
         self._patience_s = _PATIENCE * linger_s
@@ -42,13 +44,13 @@ class ApplicationLoad:
         self._since = time.monotonic()
         self._look()
 
-    def waits(self, waiting: int, late_s: float = 0.0) -> bool:
-        """Whether `waiting` calls had better wait a little longer. This thread has just woken up `late_s` too late."""
+    def should_wait(self, waiting: int, late_s: float = 0.0) -> bool:
+        """Return whether `waiting` calls should wait a little longer. This thread has woken up `late_s` too late."""
         is_busy = self._look() or late_s > _LATE_S
         return is_busy and waiting < MOST_CALLS and self._wall - self._since < self._patience_s
 
     def _look(self) -> bool:
-        """Whether the others have used much of a processor since the last look."""
+        """Return whether the others have used much of a processor since the last look."""
         before = self._wall, self._others
         self._wall, self._others = time.monotonic(), _used_by_others()
         return self._others - before[1] > _BUSY * (self._wall - before[0])
@@ -71,8 +73,8 @@ class _Pauses:
 def yield_gil() -> None:
     """Offer the interpreter, behind each piece of work of a fraction of a millisecond. Not for an event loop's thread.
 
-    `sleep(0)` would let go of it and take it again before another thread has woken up, and he who waits for it would
-    begin to wait anew. Where nobody else does anything the pieces are longer.
+    `sleep(0)` would let go of it and take it again before another thread has woken up, which would
+    begin to wait anew. Where no other thread does anything the pieces are longer.
     """
     now = time.monotonic()
     if now - _Pauses.since < _Pauses.piece_s:
@@ -86,7 +88,7 @@ def yield_gil() -> None:
 
 
 def yielding(items: Iterable[T]) -> Iterator[T]:
-    """`items`, with pauses between them."""
+    """Yield `items`, with pauses between them."""
     for number, item in enumerate(items, 1):
         yield item
         if number % _STRIDE == 0:

@@ -1,4 +1,4 @@
-"""Blocking work beside an event loop, in a thread that nobody waits for."""
+"""Blocking work beside an event loop, in a daemon thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 async def run_in_daemon_thread(work: Callable[[], T]) -> T:
-    """`work` in a thread of its own, for what reads much. Not in an executor: the interpreter would wait for it."""
+    """Run `work` in a thread of its own, for what reads much. Not in an executor: the interpreter would wait for it."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -28,11 +28,11 @@ async def run_in_daemon_thread(work: Callable[[], T]) -> T:
         problem: BaseException | None = None
         try:
             result = work()
-        except Exception as found:  # noqa: BLE001  whoever waits gets it
+        except Exception as found:  # noqa: BLE001  it goes to the caller
             problem = found
         try:
             loop.call_soon_threadsafe(tell, result, problem)
-        except RuntimeError:  # nobody waits any more
+        except RuntimeError:  # the loop is closed
             return
 
     threading.Thread(target=run, name="llmctx-aside", daemon=True).start()

@@ -21,7 +21,7 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import harmless
 from llmctx.core.locks import RecoverableLock
 from llmctx.core.record import CallRecord, Sink, Source, without_snapshots
-from llmctx.core.scheduling import ApplicationLoad, yield_gil
+from llmctx.core.scheduling import Throttle, yield_gil
 from llmctx.delivery.call_queue import LEAST_BYTES, CallQueue
 from llmctx.delivery.pricing import Prices
 from llmctx.delivery.redact import Redactor
@@ -59,7 +59,7 @@ class Pipeline:
         self._shared: SharedRegistry | None = registry if remote.is_shared(registry) else None
         self._queue = CallQueue(max(LEAST_BYTES, settings.memory_bytes // 2))
         self._in_hand: list[OpenCall] = []
-        self._load = ApplicationLoad(settings.linger_ms / 1000)
+        self._throttle = Throttle(settings.linger_ms / 1000)
         self._suspects: list[OpenCall] = []
         """Calls over which the thread has died once. If it does so again they are dropped."""
         self._beat = 0.0
@@ -289,14 +289,14 @@ class Pipeline:
         """Wait for company, and while the application needs the interpreter; but not while somebody waits for us."""
         assert self._urgent is not None
         linger_s = self._settings.linger_ms / 1000
-        self._load.begin()
+        self._throttle.begin()
         while not self._hurry and not self._stopping:
             self._urgent.clear()
             due = time.monotonic() + linger_s
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._urgent.wait(), linger_s)
             self._beat = now = time.monotonic()
-            if self._queue.overloaded or not self._load.waits(len(self._queue), now - due):
+            if self._queue.overloaded or not self._throttle.should_wait(len(self._queue), now - due):
                 return
 
     @staticmethod

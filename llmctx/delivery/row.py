@@ -242,7 +242,7 @@ def _identity(call: OpenCall, fields: dict[str, Any], attributes: dict[str, Any]
     """Whose call it is, as columns; what was said of it goes into `attributes`."""
     attribution = call.attribution
     identity: CallContext = attribution.identity
-    said = None if attributes is None else explanation(attribution, call.candidates, call.found)
+    said = None if attributes is None else explanation(attribution, call.candidates, call.call_site)
     if said is not None and attributes is not None:
         attributes[EVIDENCE] = said
     return {

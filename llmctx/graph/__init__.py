@@ -1,4 +1,4 @@
-"""LangGraph: each node runs in a scope of its own (`wrap_graph`, `wrap_node`), and nobody can tell.
+"""LangGraph: each node runs in a scope of its own (`wrap_graph`, `wrap_node`), and works as before.
 
 LangGraph runs a node as *one* runnable, `PregelNode.node`: what the user wrote, followed by the writers, among them
 the functions of the conditional edges. That runnable alone is exchanged, for a shallow copy whose class is a subclass
@@ -53,7 +53,7 @@ def wrap_graph(
         fields: identity field -> key in the state, where the state has other names: `{"user_id": "patient"}`.
         agent_key: for rows of this graph; by default LangChain's agent name, or the node's.
     """
-    plan = Plan.made(identify, fields, agent_key)
+    plan = Plan.build(identify, fields, agent_key)
     inside: Any = graph
     while isinstance(inside, RunnableBinding):  # compiled.bind(...), .with_listeners(...)
         inside = inside.bound
@@ -79,7 +79,7 @@ def wrap_node(
 
     The arguments are those of `wrap_graph`. A compiled graph is wrapped in place.
     """
-    plan = Plan.made(identify, fields, agent_key)
+    plan = Plan.build(identify, fields, agent_key)
     inside: Any = node
     if isinstance(inside, Pregel):
         _wrap_compiled(inside, plan, strong=True, seen=set())
@@ -149,7 +149,7 @@ def _wrap_compiled(graph: Pregel[Any, Any, Any, Any], plan: Plan, *, strong: boo
 
 
 def _runs_foreign_code(name: str, runnable: object) -> bool:
-    """Whether there is something to wrap: not for a bare subgraph (its nodes are), nor for START without branches."""
+    """Return whether there is something to wrap: not a bare subgraph (its nodes are), nor START without branches."""
     return (
         isinstance(runnable, Runnable)
         and not isinstance(runnable, Pregel)

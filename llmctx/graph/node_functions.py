@@ -31,7 +31,7 @@ def _as_it_is(original: Any, plan: Plan) -> Any:
 
 @unwrapped(otherwise=_as_it_is)
 def in_scope(original: Any, plan: Plan) -> Any:
-    """`original` so that it runs in a scope: a function of the same kind, name and signature."""
+    """Return `original` so that it runs in a scope: a function of the same kind, name and signature."""
     fn: Any = original
     if not inspect.isroutine(fn) and not isinstance(fn, functools.partial):
         fn = fn.__call__  # of a callable object, the method has the hints, and tells the kind
@@ -127,7 +127,7 @@ def _in_node(plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _InNo
 
 
 def _starting(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[Any], Any]:
-    """`fn` as something that begins with nothing but a config; with its own, if that is None."""
+    """Return `fn` as something that begins with nothing but a config; with its own, if that is None."""
     return lambda config: fn(*args, **({**kwargs, "config": config} if config and "config" in kwargs else kwargs))
 
 
@@ -148,6 +148,6 @@ def _config(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunnableConfig | None:
-    """The config that a call was given, or else the one around it."""
+    """Return the config that a call was given, or else the one around it."""
     given: Any = kwargs.get("config") or (args[1] if len(args) > 1 else None)
     return given if isinstance(given, dict) else var_child_runnable_config.get()  # type: ignore[return-value]

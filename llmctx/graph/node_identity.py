@@ -1,4 +1,4 @@
-"""How a wrapped node finds out whose it is, and opens its scope.
+"""The identity of a wrapped node, and the scope that it opens.
 
 Asked in this order: the `identify` callable, the state, `config["configurable"]`, `Runtime.context`,
 `Runtime.server_info.user`. The first that knows something is believed, and filled by the others as far as they agree
@@ -86,7 +86,7 @@ class Plan:
     """Where a function was wrapped: it, and a reference to what it became."""
 
     @classmethod
-    def made(cls, identify: Identify | None, fields: Mapping[str, str] | None, agent_key: str | None) -> Plan:
+    def build(cls, identify: Identify | None, fields: Mapping[str, str] | None, agent_key: str | None) -> Plan:
         if identify is not None and (not callable(identify) or inspect.iscoroutinefunction(identify)):
             raise TypeError("identify must be a plain function identify(state, config) -> CallContext | None")
         if unknown := sorted(set(fields or ()) - set(FIELDS)):
@@ -118,7 +118,7 @@ class Plan:
         )
 
     def open_failed(self, state: Any, config: RunnableConfig | Scope | None) -> Opened:
-        """Where a node's own scope fails, the one around is not believed in its place, nor whoever used its thread."""
+        """Answer where a node's scope fails: the one around is not believed in its place, nor the registry."""
         given = None if isinstance(config, Scope) else config
         _doubt(given)
         return FAILED_SCOPE, given
@@ -135,7 +135,7 @@ class Plan:
         who = scope.identity
         if self.sends and (who.user_id is not None or who.session_id is not None):
             # A config may be handed to a bare thread, or pickled: the identity goes with it. Nothing is added
-            # where nobody is known, and nothing twice.
+            # where no user is known, and nothing twice.
             packed = scope.anchor.packed
             if packed is None or packed[0] is not who:
                 packed = scope.anchor.packed = (who, pack(who))
@@ -180,7 +180,7 @@ class Plan:
         return scope
 
     def _nothing_to_find(self, state: Any, configurable: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
-        """Whether nothing tells of an identity: a few looks, instead of a search."""
+        """Return whether nothing tells of an identity: a few looks, instead of a search."""
         runtime = configurable.get(_RUNTIME)
         return (
             self.identify is None
@@ -194,7 +194,7 @@ class Plan:
     def _find(
         self, answer: CallContext, state: Any, configurable: Mapping[str, Any], metadata: Mapping[str, Any]
     ) -> tuple[dict[str, Any], bool]:
-        """The ids that the node knows, and whether they may be older than this request."""
+        """Return the ids that the node knows, and whether they may be older than this request."""
         ids, persisted = _NO_IDS, False
         if answer is not EMPTY:
             ids = {name: value for name in ID_FIELDS if (value := getattr(answer, name)) is not None}
@@ -217,7 +217,7 @@ class Plan:
         return ({**ids, **self.agent} if self.agent else ids), persisted
 
     def _ask(self, identify: Identify, state: Any, config: Mapping[str, Any]) -> tuple[CallContext, bool]:
-        """The answer of `identify`, and whether it failed."""
+        """Return the answer of `identify`, and whether it failed."""
         try:
             answer: object = identify(None if state is NO_STATE else state, cast("RunnableConfig", config))
         except BaseException as problem:  # noqa: BLE001  the team's code, about state of any age
@@ -233,7 +233,7 @@ class Plan:
         return answer, False
 
     def _hidden(self, path: Any) -> Mapping[str, str]:
-        """The channels that the node was not handed. A Send hands over what it was given, of whatever kind."""
+        """Return the channels that the node was not handed. A Send hands over what it was given, of whatever kind."""
         return self.channels if path is not None and path[0] == _PUSH else self.unseen
 
     def _of_state(self, state: Any, configurable: Mapping[str, Any], path: Any) -> dict[str, Any]:
@@ -266,9 +266,9 @@ def _made(identify: Identify | None, names: dict[str, str], agent_key: str | Non
 def _inside(
     ids: Mapping[str, Any], metadata: Mapping[str, Any], thread_id: str | None, task: str | None
 ) -> Scope | None:
-    """The scope of a node of which the scope around has nothing new to learn; None if that takes a judge.
+    """Return the scope of a node of which the scope around has nothing new to learn; None if that has to be decided.
 
-    The common case, and what `attribution.node_scope` would come to. It spares the node a look into the registries.
+    The common case, and what `registration.node_scope` would come to. It spares the node a look into the registries.
     """
     outer = current_scope()
     if outer is None:
@@ -307,13 +307,13 @@ def _inside(
                     registry.put(party, thread_id=thread_id, task=task if known else None)
             except BaseException as problem:  # noqa: BLE001  a registry may be the team's own
                 mark_unreliable(thread_id, task)
-                swallow(problem, "registry_failed", "a node could not be filed: its thread testifies to nobody")
+                swallow(problem, "registry_failed", "a node could not be registered: its thread names nobody")
     return scope
 
 
 @without_ids("node_scope_failed")
 def _doubt(config: RunnableConfig | None) -> None:
-    """The thread and the task of a node whose scope could not be opened."""
+    """Mark the thread and the task of a node whose scope could not be opened."""
     given: Any = config or var_child_runnable_config.get() or {}
     thread_id = (given.get("configurable") or {}).get("thread_id")
     mark_unreliable(
@@ -343,7 +343,7 @@ def _is_id(value: object) -> bool:
 
 
 def _ids(source: Any, pairs: tuple[tuple[str, str], ...]) -> dict[str, Any]:
-    """What `source` (a mapping, dataclass, pydantic model, any object) has under the keys of `pairs`."""
+    """Return what `source` (a mapping, dataclass, pydantic model, any object) has under the keys of `pairs`."""
     if type(source) is dict or isinstance(source, Mapping):
         return {name: value for name, key in pairs if (value := source.get(key)) is not None and _is_id(value)}
     if isinstance(source, _OPAQUE):
@@ -352,7 +352,7 @@ def _ids(source: Any, pairs: tuple[tuple[str, str], ...]) -> dict[str, Any]:
 
 
 def _filled(found: dict[str, Any], ids: dict[str, Any]) -> dict[str, Any]:
-    """`found`, filled by the next witness if both may speak of the same person."""
+    """Return `found`, filled by the next source if both may be of the same person."""
     if not found or not ids:
         return found or ids
     for name in ("user_id", "session_id"):

@@ -26,7 +26,7 @@ def _as_it_is(runnable: Any, plan: Plan) -> Any:
 
 @unwrapped(otherwise=_as_it_is)
 def instrument(runnable: Any, plan: Plan) -> Any:
-    """A shallow copy of `runnable` that runs in a scope."""
+    """Return a shallow copy of `runnable` that runs in a scope."""
     twin = copy.copy(runnable)
     object.__setattr__(twin, "__class__", subclass(type(runnable), _scoped))  # pydantic has a __setattr__ of its own
     object.__setattr__(twin, MARK, plan)
@@ -34,7 +34,7 @@ def instrument(runnable: Any, plan: Plan) -> Any:
 
 
 def subclass(base: type, fill: Callable[[Any, dict[str, Any]], None]) -> type:
-    """The subclass of `base` that has its name and the methods of `fill`; made once for each class."""
+    """Return the subclass of `base` that has its name and the methods of `fill`; made once for each class."""
     if MARK in vars(base):
         return base
     existing: list[type] = base.__subclasses__()
@@ -108,7 +108,7 @@ _METHODS: Final = {
 
 
 def steps(start: Callable[[Any], Iterator[T]], plan: Plan, state: Any, config: RunnableConfig | None) -> Iterator[T]:
-    """Iterate in a scope that is current only while a step runs: what runs between two steps is somebody else's."""
+    """Iterate in a scope that is current only while a step runs: what runs between two steps is not the node's."""
     scope, config = plan.open(state, config) or (FAILED_SCOPE, config)
     iterator: Any = None
     try:
@@ -131,7 +131,7 @@ def steps(start: Callable[[Any], Iterator[T]], plan: Plan, state: Any, config: R
 async def asteps(
     start: Callable[[Any], AsyncIterator[T]], plan: Plan, state: Any, config: RunnableConfig | None
 ) -> AsyncGenerator[T, None]:
-    """`steps`, asynchronous. Closing it from another task is safe: no token outlives the step that made it."""
+    """Do as `steps`, asynchronously. Closing it from another task is safe: no token outlives the step that made it."""
     scope, config = plan.open(state, config) or (FAILED_SCOPE, config)
     iterator: Any = None
     try:

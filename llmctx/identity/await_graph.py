@@ -1,11 +1,14 @@
-"""Whether what runs here is part of somebody's flow: his task, or something that his task waits for.
+"""Whether what runs here is part of a request's flow: its task, or something that its task waits for.
+
+To be deleted once asyncio and concurrent.futures say it themselves (`asyncio.capture_call_graph`, from Python
+3.14, does so for tasks alone).
 
 A task that was created inside a request inherits its context, whether it serves the request (`gather`, a task group,
 a streaming body) or is a worker that the request happened to start. The context cannot tell the two apart. Who waits
-for whom can: a worker is waited for by nobody, or not by the request.
+for whom can: nothing waits for a worker, or not the request.
 
 asyncio keeps this in the callbacks of its futures. It is followed there, never changed; where it cannot be followed
-the answer is "cannot be told". Asked only when witnesses differ, so it costs the usual call nothing.
+the answer is "cannot be told". Asked only when sources differ, so it costs the usual call nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ _HERE: Final = f"{Path(__file__).parents[1]}{os.sep}"
 
 
 def is_part_of(scope: Scope) -> bool | None:
-    """Whether what runs here and now is part of the flow that opened `scope`. None: cannot be told."""
+    """Return whether what runs here and now is part of the flow that opened `scope`. None: cannot be told."""
     around: Scope | None = scope
     while around is not None and around.owner is None:
         around = around.parent
@@ -37,12 +40,12 @@ def is_part_of(scope: Scope) -> bool | None:
         return None
     try:
         return _is_part_of(around.owner)
-    except Exception:  # noqa: BLE001  these are other people's objects: what cannot be read cannot be told
+    except Exception:  # noqa: BLE001  these are other libraries' objects: what cannot be read cannot be told
         return None
 
 
 def is_waited_for_by(task: asyncio.Future[Any], owner: object) -> bool:
-    """Whether `owner` waits for `task`, directly or through others."""
+    """Return whether `owner` waits for `task`, directly or through others."""
     return any(found is owner for found in _waiting(task))
 
 
@@ -63,14 +66,14 @@ def _is_part_of(owner: object) -> bool | None:
     for found in _waiting(work):
         if found is owner:
             return True
-        if found is _MAIN:  # the loop's main task: whoever runs the loop waits for it
+        if found is _MAIN:  # the loop's main task: the thread that runs the loop waits for it
             return True if owner == here else None
         in_the_dark = in_the_dark or found is _A_THREAD
     return None if in_the_dark else False
 
 
 def _job_of_a_pool() -> concurrent.futures.Future[Any] | None:
-    """The future of the job that this thread of an executor runs; None if it is no such thread."""
+    """Return the future of the job that this thread of an executor runs; None if it is no such thread."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code is _RUN_JOB:
@@ -81,7 +84,7 @@ def _job_of_a_pool() -> concurrent.futures.Future[Any] | None:
 
 
 def context_that_waits(names: tuple[str, ...]) -> tuple[bool, Context | None]:
-    """Whether a task or a job of a pool was made for nothing but the method that runs here, which has one of those
+    """Return whether a task or a job of a pool was made just for the method that runs here, which has one of those
     `names` (`wait_for(jobs.get(), 5)`, `to_thread(jobs.get)`), and the context of the task that waits for it.
     """
     work: object = None
@@ -108,7 +111,7 @@ def context_that_waits(names: tuple[str, ...]) -> tuple[bool, Context | None]:
 
 
 def awaiting_task() -> asyncio.Task[Any] | None:
-    """The task that waits for the one that runs, directly or by a `gather`; None if there is none."""
+    """Return the task that waits for the one that runs, directly or by a `gather`; None if there is none."""
     task = asyncio.current_task()
     if task is None:
         return None
@@ -121,7 +124,7 @@ _RUN_JOB: Final = concurrent.futures.thread._WorkItem.run.__code__
 
 
 def _waiting(work: asyncio.Future[Any] | concurrent.futures.Future[Any]) -> Iterator[object]:
-    """`work`, and everything that waits for it: futures, tasks, `_MAIN`, `_A_THREAD` (one that may block on it)."""
+    """Yield `work`, and all that waits for it: futures, tasks, `_MAIN`, `_A_THREAD` (one that may block on it)."""
     found: list[object] = [work]
     seen = {id(work)}
     for one in found:  # grows meanwhile
@@ -135,7 +138,7 @@ def _waiting(work: asyncio.Future[Any] | concurrent.futures.Future[Any]) -> Iter
 
 
 def _waiters_of(one: object) -> Iterator[object]:
-    """Who waits for `one`, if it is a future."""
+    """Yield what waits for `one`, if it is a future."""
     told = [list(_targets_of(callback)) for callback, _ in _callbacks(one)]
     if isinstance(one, asyncio.Future):
         for waiting in told:
@@ -148,7 +151,7 @@ def _waiters_of(one: object) -> Iterator[object]:
 
 
 def _callbacks(one: object) -> list[tuple[Any, Context | None]]:
-    """Whom a future tells that it is done, and the context in which it does."""
+    """Return the callbacks of a future, each with its context."""
     if isinstance(one, asyncio.Future):
         return [(callback, context) for callback, context in getattr(one, "_callbacks", None) or ()]
     if isinstance(one, concurrent.futures.Future):
@@ -157,12 +160,12 @@ def _callbacks(one: object) -> list[tuple[Any, Context | None]]:
 
 
 def _only_cancels(callback: Any) -> bool:
-    """Whether this is a chained future that tells its source of being cancelled; it does not wait for it."""
+    """Return whether this is a chained future that tells its source of being cancelled; it does not wait for it."""
     return getattr(callback, "__name__", "") == "_call_check_cancel"
 
 
 def _targets_of(callback: Any) -> Iterator[object]:
-    """Who is told by `callback` that a future is done."""
+    """Yield the futures and tasks that `callback` wakes up."""
     if _only_cancels(callback):
         return
     parts: list[Any] = [getattr(callback, "__self__", None)]

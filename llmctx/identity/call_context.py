@@ -85,7 +85,7 @@ class CallContext:
         return self.session_id is not None or self.user_id is not None
 
     def agrees(self, other: CallContext) -> bool:
-        """Whether both may speak of one person: no two different users, no two different sessions."""
+        """Return whether both may speak of one person: no two different users, no two different sessions."""
         return (self.user_id is None or other.user_id is None or self.user_id == other.user_id) and (
             self.session_id is None or other.session_id is None or self.session_id == other.session_id
         )
@@ -114,7 +114,7 @@ EMPTY: Final = CallContext()
 
 
 def clean_id(value: object, name: str = "id") -> str | None:
-    """`value` as an id: text, at most `ID_LIMIT` printable characters, None if empty.
+    """Return `value` as an id: text, at most `ID_LIMIT` printable characters, None if empty.
 
     Cleaned ids end in `~` and 16 hex digits of a hash over the original, so that no two of them become the same.
     """

@@ -1,6 +1,6 @@
 """Functions that run in the scope in which they were handed on, in whatever thread or task: `carry`.
 
-Where that scope fails they run in a failed one: whoever has used the thread before is not who they work for.
+Where that scope fails they run in a failed one: they do not work for the last user of the thread.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _each_in(open_scope: Callable[[], Scope], fn: Callable[P, R]) -> Callable[P,
 
 
 def _of_nobody(fn: Callable[P, R]) -> Callable[P, R]:
-    """`fn` without the scope that could not be carried, nor that of whoever has used its thread before."""
+    """Return `fn` without the scope that could not be carried, nor that of the last user of its thread."""
     return _each_in(functools.partial(failed_scope, "job"), fn)
 
 

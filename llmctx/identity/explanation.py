@@ -1,7 +1,7 @@
 """What a row keeps of how its identity was found, where that is not plain: for `show`, `coverage`, the pytest plugin.
 
-A call in an open scope that knows everything, and that nobody contradicts, needs no words: `identity_source` says it
-all. Of the others, `attributes["llmctx"]` holds what each witness said, and of calls whose ids are missing also the
+A call in an open scope that knows everything, and that no source contradicts, needs no words: `identity_source` says it
+all. Of the others, `attributes["llmctx"]` holds what each source said, and of calls whose ids are missing also the
 route of their request and the line of the application from which they were made.
 """
 
@@ -28,7 +28,7 @@ _STANDARD: Final = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib
 
 
 def application_line() -> str | None:
-    """`file.py:12`, the application's innermost line that leads to the call which starts here; None if there is none.
+    """Return `file.py:12`, the application's innermost line that leads to the call that starts here; None without one.
 
     Relative to the working directory, where the file is below it. An application that is itself installed as a
     package is met where no line of its own directory leads here.
@@ -56,7 +56,7 @@ _FRAMEWORKS: Final = tuple(
 
 
 def route_of(scope: Scope | None) -> str | None:
-    """`GET /chat/{id}`: the route of the request around `scope`, if it is still open."""
+    """Return `GET /chat/{id}`: the route of the request around `scope`, if it is still open."""
     while scope is not None:
         if scope.route is not None:
             return scope.route()
@@ -65,16 +65,16 @@ def route_of(scope: Scope | None) -> str | None:
 
 
 def call_site(scope: Scope | None) -> dict[str, str]:
-    """The route and the line of a call that starts here."""
+    """Return the route and the line of a call that starts here."""
     found = {"route": route_of(scope), "where": application_line()}
     return {name: value for name, value in found.items() if value is not None}
 
 
 def explanation(
-    attribution: Attribution, candidates: Candidates, found: dict[str, str] | None
+    attribution: Attribution, candidates: Candidates, call_site: dict[str, str] | None
 ) -> dict[str, Any] | None:
-    """What the row keeps; None where there is nothing to explain. `found` is the call's route and line."""
-    if len(attribution.answers) < 2 and not found:
+    """Return what the row keeps; None where there is nothing to explain. `call_site` is the call's route and line."""
+    if len(attribution.answers) < 2 and not call_site:
         return None
     said: dict[str, Any] = {
         "witnesses": [
@@ -84,4 +84,4 @@ def explanation(
     }
     if candidates.inherited_by_worker is not False:
         said["inherited"] = "unclear" if candidates.inherited_by_worker is None else "not believed"
-    return {**said, **(found or {})}
+    return {**said, **(call_site or {})}

@@ -1,7 +1,7 @@
 """Signed tokens that take an identity to another process: `hand_over` there, `take_over` here.
 
 For jobs (Celery, arq, RQ, a plain queue) and for HTTP between services. A token is short, expires, and names nobody
-unless its signature is ours: whoever can put a job into the queue cannot put somebody else's name into it. The key
+unless its signature is ours: who can put a job into the queue cannot put another user's name into it. The key
 is `LLMCTX_HANDOVER_KEY`, the same for all processes; several, separated by commas, while keys are being changed.
 """
 
@@ -40,7 +40,7 @@ def configuration() -> tuple[str | None, OnInvalid]:
 
 
 def hand_over(*, ttl_s: float = 86_400.0) -> str:
-    """The identity of the current scope as a signed text of some 100 to 300 characters, good for `ttl_s` seconds.
+    """Return the identity of the current scope as a signed text of 100 to 300 characters, good for `ttl_s` seconds.
 
         queue.enqueue(job, text, identity=hand_over())
 
@@ -79,7 +79,7 @@ def take_over(token: str | None, *, on_invalid: OnInvalid | None = None) -> Iter
 
 
 def read(token: str | None) -> CallContext:
-    """The identity in `token`; `InvalidToken` if it is not ours, or too old. For an `identify` that reads a header."""
+    """Return the identity in `token`, for an `identify` that reads a header. `InvalidToken` if forged or too old."""
     from itsdangerous import BadData
 
     if not token:
@@ -105,7 +105,7 @@ def _keys() -> list[str]:
 
 
 def _from_environment() -> list[str]:
-    """The key, in a process that hands over without recording anything itself."""
+    """Return the key, in a process that hands over without recording anything itself."""
     from llmctx.settings import load
 
     settings = load()

@@ -2,7 +2,7 @@
 
 A worker that was started inside user A's request has inherited A's scope, and works for B now. When others have
 registered the call's thread and A's scope never has, it matters who waits for whom (`await_graph.py`): what A's request
-itself does, or waits for, is A's, whoever else uses that thread; what it does not wait for is a worker's. `remote.py`
+itself does, or waits for, is A's, whatever others use that thread; what it does not wait for is a worker's. `remote.py`
 asks the same where only another process may know that others use the thread.
 """
 
@@ -17,7 +17,7 @@ def is_inherited_by_worker(
     scope: Scope, thread_id: str | None, thread: Entry | None, sent: CallContext, carried: Scope | None
 ) -> bool | None:
     """Return whether a worker that has only inherited `scope` works here: on a thread of others, or with the config of
-    somebody else's call. None: cannot be told, and so neither is believed.
+    another user's call. None: cannot be told, and so neither is believed.
     """
     if is_unreliable(thread_id, None) and thread_id not in scope.threads:  # others may have used it
         return False if scope.is_open and is_part_of(scope) else None
@@ -30,7 +30,7 @@ def is_inherited_by_worker(
     registered_since = of_others and thread is not None and thread.last > scope.serial
     if not scope.is_open or _outlives_its_request(scope):
         # What is left of a request yields to a thread that others have used since, as a worker does. If they used it
-        # before only, it may as well be the request's own work on somebody else's thread.
+        # before only, it may as well be the request's own work on another user's thread.
         return registered_since or (None if of_others and not carries else False)
     handed_on = not sent.agrees(scope.identity) or (carried is not None and not carried.identity.agrees(scope.identity))
     if not of_others and not handed_on:

@@ -1,4 +1,4 @@
-"""Who is filed under a thread and a task: what `wrap_graph` and the handler tell the registries.
+"""Registration under a thread and a task: what `wrap_graph` and the handler tell the registries.
 
 A node opens a scope of its own, laid over the one around it as far as that one speaks for the thread; both are
 filed, so that a call that loses its context is known by its thread or task.
@@ -23,8 +23,8 @@ _THREADS_OF_A_SCOPE: Final = 4096
 def register(scope: Scope, registries: Sequence[Registry], *, thread_id: str | None, task: str | None = None) -> None:
     """File `scope` under its thread and task.
 
-    A request that knows nobody counts as a party too: whoever runs the graph on somebody else's thread, even
-    anonymously, makes it a shared one.
+    A request without a user counts as a party too: to run the graph on another user's thread, even anonymously, makes
+    it a shared one.
     """
     thread_id = as_text(thread_id)
     if thread_id is not None:
@@ -57,7 +57,7 @@ def node_scope(
     task: str | None,
     registries: Sequence[Registry],
 ) -> Scope:
-    """The scope of a LangGraph node, branch or task, registered under its thread and task.
+    """Return the scope of a LangGraph node, branch or task, registered under its thread and task.
 
     `found` is what the node itself knows of its identity; `persisted` says that it was read from graph state,
     which may be older than this request. It is laid over the current scope, if that is open and speaks for this
@@ -82,7 +82,7 @@ def node_scope(
     conflict = False
     if not base.agrees(found):
         conflict = None not in (base.user_id, found.user_id) and base.user_id != found.user_id
-        # State that is older than this scope belongs to whoever used the thread before.
+        # State that is older than this scope belongs to the user of the thread before.
         if ours and outer is not None and persisted and thread is not None and thread.first < outer.serial:
             found = found.without_people()
         elif conflict:
@@ -96,10 +96,10 @@ def node_scope(
     if conflict:
         diagnostics.count("node_conflict", "a node's own ids name another user than the scope around it")
     if inherited_by_worker is None and not identity:
-        scope.request, scope.reason = True, Reason.SHARED_THREAD  # nobody, and the thread may lend it no name
+        scope.request, scope.reason = True, Reason.SHARED_THREAD  # no user, and the thread may lend it no name
         return scope
     if not ours and outer is not None and thread_id is not None:
-        # The scope around belongs to somebody else's request; it must not be marked as a user of this thread.
+        # The scope around belongs to another request; it must not be marked as a user of this thread.
         use(scope, thread_id)
         if scope.identity:
             register_in_all(registries, scope, thread_id, task)
@@ -111,7 +111,7 @@ def node_scope(
 def _resolve_in_failed_scope(
     outer: Scope, found: CallContext, persisted: bool, thread_id: str | None, task: str | None, rs: Sequence[Registry]
 ) -> Scope:
-    """The scope of a node where the one around is lost. What the node is given now tells whose it is; old state not."""
+    """Return the scope of a node where the one around has failed: its own ids count, those of old state not."""
     if persisted:
         found = found.without_people()
     scope = Scope(found, "node", outer)

@@ -1,8 +1,8 @@
 """Decide whose call it is, by the sources that were gathered at its start (`candidates.py`).
 
 A source gives a whole identity; two that name different people are never mixed into one row. The first that answers, in
-the order of `sources.SOURCES`, is believed. Nobody is better than somebody else: where no source answers, the ids stay
-None, with a reason. Whether a scope is the call's own or a worker's inheritance is told by `inheritance.py`.
+the order of `sources.SOURCES`, is believed. No user is better than a wrong one: where no source answers, the ids
+stay None, with a reason. Whether a scope is the call's own or a worker's inheritance is told by `inheritance.py`.
 
 `decide` changes nothing and may be asked again later, when the registry or an amended scope knows more.
 """
@@ -27,7 +27,7 @@ LATE_S: Final = 600.0
 
 @dataclass(slots=True)
 class Attribution:
-    """Whose call it is. `conflict` means that another source named somebody else."""
+    """Whose call it is. `conflict` means that another source named another user."""
 
     identity: CallContext
     source: Source
@@ -43,7 +43,7 @@ UNDECIDED: Final = Attribution(EMPTY, Source.NONE, Reason.INTERNAL_ERROR)
 
 
 def decide(candidates: Candidates, registry: Registry, *, late_s: float = LATE_S) -> Attribution:
-    """Whose call it is, by the witnesses of `candidates` and what `registry` knows by now."""
+    """Return whose call it is, by `candidates` and what `registry` knows by now."""
     scope = candidates.scope
     if (
         candidates.scope_open
@@ -55,7 +55,7 @@ def decide(candidates: Candidates, registry: Registry, *, late_s: float = LATE_S
         and (candidates.sent is EMPTY or candidates.sent.agrees(scope.identity))
         and (candidates.carried is None or candidates.carried.identity.agrees(scope.identity))
     ):
-        # The common case: an open scope that knows everything, and nobody who could object.
+        # The common case: an open scope that knows everything, and no source that could object.
         known: Attribution | None = scope.attribution
         if known is None or known.identity is not scope.identity or known.conflict is not scope.conflict:
             reason = Reason.CONFLICT if scope.conflict else None
@@ -69,7 +69,7 @@ def decide(candidates: Candidates, registry: Registry, *, late_s: float = LATE_S
 
 
 def _resolve_in_failed_scope(candidates: Candidates) -> Attribution:
-    """Whose call it is where llmctx has failed: his who says so outright, or nobody's."""
+    """Return whose call it is where llmctx has failed: what the call or the open scope says outright, or nobody's."""
     if candidates.failed:
         return UNDECIDED
     scope = candidates.scope

@@ -2,14 +2,14 @@
 
 The variable holds a small `Scope`, not the identity itself. A synchronous FastAPI dependency runs in another
 thread on a *copy* of the context: what it sets there is lost, but what it changes on the shared scope is seen
-(`amend`). The identity is a frozen value that is replaced, never edited, so whoever has read it keeps what was
+(`amend`). The identity is a frozen value that is replaced, never edited, so a reader keeps what was
 true at that moment.
 
 A scope is open until the end of its request or block and closed afterwards. Tasks and threads may outlive it and
-still carry it; a closed scope is a weaker witness than an open one (`attribution.py`).
+still carry it; a closed scope is a weaker source than an open one (`sources.py`).
 
 Where llmctx itself fails to find out whose the code is that runs, that code is in a scope that is `failed`: it
-belongs to nobody, and no weaker witness is heard there, for he may speak of somebody else.
+belongs to nobody, and no weaker source is believed there, for it may name another user.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ R = TypeVar("R")
 _NAMES: Final = frozenset((*ID_FIELDS, "attributes"))
 
 carries: Final[list[object]] = []
-"""The call logs for which scopes are carried into threads, jobs and queues (`carrying.py`): workers are told apart."""
+"""The call logs for which `propagation.threads` carries scopes into threads, jobs and queues."""
 
 next_serial: Final = itertools.count(1).__next__
 """Numbers scopes and registrations on one counter, so that their order can be asked."""
@@ -54,8 +54,8 @@ class Scope:
     application's routes a request has come to. `owner` is the task that opened it, or the number of the thread; it
     tells the scope's own work from a worker that it started. `displaced` is, for what a worker runs, the scope that the
     worker was started in. `redacts` says that one of the team's functions for redaction is at work in it. `used` says
-    that something was done in it, or handed on. `failed` says that llmctx has failed, here or around it: nobody
-    is believed before somebody says outright whose this is.
+    that something was done in it, or handed on. `failed` says that llmctx has failed, here or around it: no
+    source is believed before the code says outright whose this is.
     """
 
     __slots__ = (
@@ -113,7 +113,7 @@ class Scope:
             anchor = parent.anchor
         self.anchor: Scope = anchor
         self.used = False
-        self.attribution: Any = None  # what its word alone amounts to (`attribution.decide`)
+        self.attribution: Any = None  # what its word alone amounts to (`resolution.decide`)
         self.packed: tuple[CallContext, dict[str, str]] | None = None  # its identity as it travels in metadata
         if parent is not None:
             parent.anchor.used = True
@@ -132,7 +132,7 @@ class Scope:
 
     @harmless("scope_failed", otherwise=_shut)
     def close(self) -> None:
-        """Close it and tell whoever asked to know. Closing twice is closing once. Never raises."""
+        """Close it and call the watchers. Closing twice is closing once. Never raises."""
         if self.closed_at is not None or self is FAILED_SCOPE:
             return
         self.closed_at = time.monotonic()
@@ -149,7 +149,7 @@ class Scope:
 
 
 def _here() -> object:
-    """The task that runs, or else the thread's number. asyncio is not imported for it: `import llmctx` stays quick."""
+    """Return the running task, or else the thread's number. It does not import asyncio: `import llmctx` stays quick."""
     asyncio = sys.modules.get("asyncio")
     if asyncio is not None and asyncio._get_running_loop() is not None:
         return asyncio.current_task() or get_ident()
@@ -164,25 +164,25 @@ current_scope: Final[Callable[[], Scope | None]] = _current.get
 
 
 def current() -> CallContext:
-    """The identity of the current scope; an empty one where nothing is known."""
+    """Return the identity of the current scope; an empty one where nothing is known."""
     scope = _current.get()
     return EMPTY if scope is None else scope.identity
 
 
 # What surrounds the application's own code is made of these. None of them ever raises. Where one fails, the code runs
-# in a scope that is lost; never in the one around, nor in none.
+# in a scope that has failed; never in the one around, nor in none.
 
 Entry = Token[Scope | None] | None
 """What restores the scope that was current before; None if that is the current one still."""
 
 FAILED_SCOPE: Final = Scope(EMPTY, "lost")
-"""Where not even a scope can be made any more. Everybody's, so it never closes and takes no identity."""
+"""Where not even a scope can be made any more. It is shared, so it never closes and takes no identity."""
 FAILED_SCOPE.failed, FAILED_SCOPE.owner = True, None
 
 
 @without_ids("scope_failed", otherwise=lambda kind: FAILED_SCOPE)
 def failed_scope(kind: str) -> Scope:
-    """A new scope of nobody, for code whose own could not be opened. `amend` may still say whose it is."""
+    """Return a new scope without identity, for code whose own could not be opened. `amend` may still give it one."""
     scope = Scope(EMPTY, kind)
     scope.failed = True
     return scope
@@ -190,7 +190,7 @@ def failed_scope(kind: str) -> Scope:
 
 @without_ids("scope_failed", otherwise=lambda kind, identity=EMPTY, parent=None: FAILED_SCOPE)
 def opened(kind: str, identity: CallContext = EMPTY, parent: Scope | None = None) -> Scope:
-    """A new scope, which is not current yet."""
+    """Return a new scope, which is not current yet."""
     return Scope(identity, kind, parent)
 
 
@@ -227,7 +227,7 @@ def leave(scope: Scope | None, token: Entry) -> None:
             _current.reset(token)
     except ValueError:
         _restore(token)  # it need not have been that which failed
-        # Another context: a generator that held the scope open was closed by somebody else's task. The token is
+        # Another context: a generator that held the scope open was closed by another task. The token is
         # useless there, and the context that it belongs to has gone.
         diagnostics.count(
             "scope_left_elsewhere", "a scope was left in another context; do not hold bind() across a yield"
@@ -286,14 +286,14 @@ def _check_names(ids: dict[str, Any]) -> None:
         raise TypeError(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join((*ID_FIELDS, 'attributes'))}")
 
 
-# Whoever the scope around belongs to, this code belongs to somebody else.
+# Where this fails, the scope around must not count: the block belongs to another user.
 @without_ids("scope_failed", otherwise=lambda identity, ids: failed_scope("bind"))
 def _bound(identity: CallContext | None, ids: dict[str, Any]) -> Scope | None:
     over = CallContext(**ids)
     if identity is not None:
         over = identity.overlay(over)
     outer = _current.get()
-    # A closed scope is a weak witness; what is bound inside of it must not make its ids strong again.
+    # A closed scope is a weak source; what is bound inside of it must not make its ids strong again.
     inherited = outer.identity if outer is not None and outer.is_open else EMPTY
     return Scope(inherited.overlay(over), "bind", outer)
 
@@ -310,7 +310,7 @@ def amend(**ids: Any) -> CallContext:
 
 
 def _doubtful(ids: dict[str, Any]) -> CallContext:
-    """Where an amendment has failed: what the scope does not know without it, nobody else may say."""
+    """Answer where an amendment has failed: what the scope does not know without it, no other source may say."""
     scope = _current.get()
     if scope is not None and scope is not FAILED_SCOPE:
         scope.failed = True
@@ -355,7 +355,7 @@ def change_job(scope: Scope | None) -> None:
 @in_forked_child(ForkStage.SCOPE)
 @without_ids("scope_failed", otherwise=lambda: _current.set(FAILED_SCOPE))
 def _forked() -> None:
-    """In a forked child: what it has inherited is its parent's, and may be the request of whoever caused the fork."""
+    """Close the inherited scopes in a forked child: they are the parent's, maybe those of the request that forked."""
     scope = _current.get()
     while scope is not None:
         scope.on_close, parent = [], scope.parent  # those who watch are the parent process's

@@ -20,12 +20,12 @@ from llmctx.identity.scope import EMPTY, CallContext, Scope
 
 
 def _explicit(candidates: Candidates, registry: Registry, late_s: float) -> CallContext | None:
-    """The identity that this very call was given."""
+    """Return the identity that this very call was given."""
     return None if candidates.explicit is EMPTY else candidates.explicit
 
 
 def _context(candidates: Candidates, registry: Registry, late_s: float) -> CallContext | None:
-    """The open scope, unless one that was handed on is nearer."""
+    """Return the open scope, unless one that was handed on is nearer."""
     scope = candidates.own_scope
     if scope is None or not candidates.scope_open or _is_nearer(candidates.carried, scope):
         return None
@@ -33,7 +33,7 @@ def _context(candidates: Candidates, registry: Registry, late_s: float) -> CallC
 
 
 def _sent(candidates: Candidates, registry: Registry, late_s: float) -> CallContext | None:
-    """The identity in the call's metadata, unless a worker has inherited it together with the scope of its start."""
+    """Return the identity in the call's metadata, unless a worker has inherited it with the scope of its start."""
     scope, sent = candidates.scope, candidates.sent
     if sent is EMPTY:
         return None
@@ -46,7 +46,7 @@ def _sent(candidates: Candidates, registry: Registry, late_s: float) -> CallCont
 
 
 def _carried(candidates: Candidates, registry: Registry, late_s: float) -> CallContext | None:
-    """The scope that rode in on the callbacks, unless it is that of a worker's start, or others use the thread now."""
+    """Return the scope that came with the callbacks, unless a worker was started in it or others use the thread."""
     scope, carried, thread = candidates.scope, candidates.carried, candidates.thread
     if carried is None:
         return None
@@ -60,7 +60,7 @@ def _carried(candidates: Candidates, registry: Registry, late_s: float) -> CallC
 
 
 def _task(candidates: Candidates, registry: Registry, late_s: float) -> CallContext | None:
-    """The registry, by LangGraph's task."""
+    """Ask the registry by LangGraph's task."""
     if candidates.task is None or is_unreliable(candidates.thread_id, candidates.task):
         return None
     entry = registry.get(task=candidates.task)
@@ -68,7 +68,7 @@ def _task(candidates: Candidates, registry: Registry, late_s: float) -> CallCont
 
 
 def _thread(candidates: Candidates, registry: Registry, late_s: float) -> CallContext | None:
-    """The registry, by thread_id. An anonymous request must not borrow a user's name by naming that user's thread."""
+    """Ask the registry by thread_id. An anonymous request must not borrow a user's name by naming a thread."""
     thread, own = candidates.thread, candidates.own_scope
     if thread is None or candidates.inherited_by_worker is None or is_unreliable(candidates.thread_id, candidates.task):
         return None
@@ -78,7 +78,7 @@ def _thread(candidates: Candidates, registry: Registry, late_s: float) -> CallCo
 
 
 def _late(candidates: Candidates, registry: Registry, late_s: float) -> CallContext | None:
-    """The scope, if it has closed not long ago."""
+    """Return the scope, if it has closed not long ago."""
     scope = candidates.own_scope
     if scope is None or candidates.scope_open or scope.closed_at is None:
         return None
@@ -122,7 +122,7 @@ def answers(candidates: Candidates, registry: Registry, late_s: float) -> list[t
 
 
 def _is_nearer(carried: Scope | None, scope: Scope) -> bool:
-    """Return whether a scope that was handed on with the callbacks is nearer: opened later, for somebody else.
+    """Return whether a scope that was handed on with the callbacks is nearer: opened later, for another user.
 
     A worker inside of A's open request is given B's config: callbacks are handed on by hand, contexts inherited.
     """

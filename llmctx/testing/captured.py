@@ -24,7 +24,7 @@ _FLUSH_S: Final = 10.0
 
 
 def captured_calls(**settings: Any) -> CapturedCalls:
-    """A block, `with` or `async with`, that collects the LLM calls made in it.
+    """Return a block, `with` or `async with`, that collects the LLM calls made in it.
 
     `settings` are those of `CallLog`: `captured_calls(carry=True)` if that is how the application starts its own.
     """
@@ -92,7 +92,7 @@ class CapturedCalls:
 
 
 def complaint(missing: Sequence[CallRecord], of: int) -> str:
-    """What is wrong with `missing`, of `of` calls: where each was made, why its ids are missing, what it asked."""
+    """Return what is wrong with `missing`, of `of` calls: where each was made, why ids are missing, what it asked."""
     from llmctx.identity.reasons import REASONS
 
     lines = [f"{len(missing)} of {of} LLM calls without identity"]

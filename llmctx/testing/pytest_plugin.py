@@ -31,7 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def llm_calls() -> Iterator[CapturedCalls]:
-    """The LLM calls that the test makes: `llm_calls.records`, `llm_calls.assert_all_attributed()`."""
+    """Yield the LLM calls that the test makes: `llm_calls.records`, `llm_calls.assert_all_attributed()`."""
     with _captured() as calls:
         yield calls
 

@@ -74,7 +74,7 @@ SURROUNDING: Final = {
     "capture/handler.py": {"CallLogHandler.ignore_chain"},
     "capture/run_inline.py": {"_is_inline"},
     "graph/__init__.py": {"wrap_graph", "wrap_node", "_compiling.<locals>.compile"},  # what is no graph is a TypeError
-    "graph/node_identity.py": {"Plan.made"},  # as is what is no argument for it
+    "graph/node_identity.py": {"Plan.build"},  # as is what is no argument for it
     "graph/node_runnables.py": {
         "_invoke.<locals>.invoke",
         "_ainvoke.<locals>.ainvoke",

@@ -1,12 +1,12 @@
-"""What an item of a queue brings along: the scope of whoever put it, for the one who takes it.
+"""What an item of a queue brings along: the scope in which it was put.
 
 A long-lived worker is in the scope of its present item, or in none: from `get` until it asks for the next one, says
 `task_done`, or waits in vain. A worker that takes several users' items before it does anything works for all of them
-at once: it is in nobody's scope then, and what was handed on with each item tells them apart. Only workers change
+at once: it is in no scope then, and what was handed on with each item tells them apart. Only workers change
 their scope so: what a request does itself, or waits for, keeps the request's, whatever it reads from a queue.
 
 The standard library's queues, and anyio's memory object streams; `queue.SimpleQueue` is C and followed only where it
-is made by that name afterwards. `carrying.py` installs what stands here.
+is made by that name afterwards. `threads.py` installs what stands here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _GIVES_OUT: Final = "_llmctx_gives_out"  # attribute of a queue that a worker ha
 _INTERNAL: Final = ("langgraph", "langchain")  # whose own queues give out no jobs
 _NOTES: Final = "_llmctx_notes"  # attribute of a queue: id(item) -> (item, scope) of those who put it, oldest first
 _UNSURE: Final = "_llmctx_unsure"  # attribute of a queue: not all who put something into it could be noted
-_REPLACEABLE: Final = ("item", "job", "thread")  # a worker's: by its present item, or by whoever started it
+_REPLACEABLE: Final = ("item", "job", "thread")  # a worker's: by its present item, or by what started it
 
 _SUSPENDS_S: Final = 0.02
 
@@ -52,7 +52,7 @@ def install(patch: Patch) -> None:
     patch(asyncio.Queue, "get", _aget)
     patch(asyncio.Queue, "get_nowait", _get_nowait)
     patch(asyncio.Queue, "task_done", _task_done)
-    memory: Any = sys.modules.get("anyio.streams.memory")  # starlette has loaded it, if anybody has
+    memory: Any = sys.modules.get("anyio.streams.memory")  # starlette has loaded it, if anything has
     if memory is not None:
         patch(memory.MemoryObjectSendStream, "send_nowait", _put)
         patch(memory.MemoryObjectSendStream, "send", _send)
@@ -64,12 +64,12 @@ def install(patch: Patch) -> None:
 
 
 def _home(jobs: Any) -> Any:
-    """The object that both ends of a queue share."""
+    """Return the object that both ends of a queue share."""
     return getattr(jobs, "_state", jobs)
 
 
 def _note(jobs: Any, item: Any) -> None:
-    """Keep the scope of whoever puts `item`: beside it, for priority queues compare items."""
+    """Keep the scope in which `item` is put: beside it, for priority queues compare items."""
     scope = current_scope()
     jobs = _home(jobs)
     with _noting:
@@ -78,12 +78,12 @@ def _note(jobs: Any, item: Any) -> None:
             notes = {}
             setattr(jobs, _NOTES, notes)
         elif len(notes) > 1000 and not _length(jobs):
-            notes.clear()  # somebody empties the queue in another way
+            notes.clear()  # the queue is emptied in another way
         notes.setdefault(id(item), deque()).append((item, scope))  # holds the item: its id stays its own
 
 
 def _taken(jobs: Any, item: Any, *, newest: bool = False) -> tuple[bool, Scope | None]:
-    """Whether a scope was kept for `item`, which has left the queue, and which."""
+    """Return whether a scope was kept for `item`, which has left the queue, and which."""
     jobs = _home(jobs)
     with _noting:
         notes = getattr(jobs, _NOTES, None) or {}
@@ -97,7 +97,7 @@ def _taken(jobs: Any, item: Any, *, newest: bool = False) -> tuple[bool, Scope |
 
 
 def _confuse(jobs: Any, item: Any) -> None:
-    """Where noting has failed: whatever is in the queue now is nobody's."""
+    """Forget the scopes of what is in the queue: noting one has failed."""
     jobs = _home(jobs)
     setattr(jobs, _UNSURE, True)
     setattr(jobs, _NOTES, {})
@@ -138,7 +138,7 @@ def _send(original: Any) -> Any:
         token = _inside.set(True)
         try:
             await original(self, item)
-        except BaseException:  # nobody reads, or it was cancelled
+        except BaseException:  # there is no reader, or it was cancelled
             _take_back(self, item)
             raise
         finally:
@@ -147,7 +147,7 @@ def _send(original: Any) -> Any:
     return send
 
 
-# -- whoever takes them --------------------------------------------------------------------------------------------
+# -- taking them --------------------------------------------------------------------------------------------------
 
 
 def _get(original: Any) -> Any:
@@ -218,7 +218,7 @@ def _task_done(original: Any) -> Any:
 
 def _simple_queue(original: Any) -> Any:
     class SimpleQueue(original):  # type: ignore[misc]  # the class of the day
-        """`queue.SimpleQueue`, whose items bring the scope of whoever put them."""
+        """`queue.SimpleQueue`, whose items bring the scope in which they were put."""
 
         put = _put(original.put)
         get = _get(original.get)
@@ -241,7 +241,7 @@ class _Place:
 
 
 def _forsake(*_: Any) -> None:
-    """Where a worker could not be told from its present item: it is nobody's from here on, in whatever context."""
+    """Leave a worker without an identity, in whatever context: its present item could not be found out."""
     here = current_scope()
     while here is not None:
         if isinstance(here, _Item):
@@ -279,7 +279,7 @@ def _take(place: _Place | None, jobs: Any, item: Any) -> None:
     deadline = time.monotonic() + _SUSPENDS_S
     elsewhere = place is not None and place.elsewhere
     while elsewhere and time.monotonic() < deadline:
-        # In a pool's thread, that runs while whoever submitted the job is still about to wait for it.
+        # In a pool's thread, that runs while the submitter of the job is still about to wait for it.
         elsewhere, context = context_that_waits(("get", "receive"))
         with contextlib.suppress(RuntimeError):
             if context is not None:
@@ -306,7 +306,7 @@ class _Item(Scope):
 
 
 def _works(here: Scope) -> bool:
-    """Whether whoever is in the scope `here` and reads from a queue is a worker."""
+    """Return whether what is in the scope `here` and reads from a queue is a worker."""
     return here.kind in _REPLACEABLE or not here.is_open or is_part_of(here) is not True
 
 

@@ -2,9 +2,9 @@
 
 - `Thread.start`, `Process.start`, `submit` of the standard executors and the pools of multiprocessing carry the scope
   in which they were called, for that one thread or job: ours only, not the whole context. The threads of a pool are
-  nobody's: they work for whoever submits. A thread that has inherited its scope so may be a worker: what it is handed
-  with a job (a config, a thread_id) comes before it.
-- An item taken from a queue brings the scope of whoever put it, so that a long-lived worker is in the scope of its
+  in no scope: they work for all that submit. A thread that has inherited its scope so may be a worker: what it is
+  handed with a job (a config, a thread_id) comes before it.
+- An item taken from a queue brings the scope in which it was put, so that a long-lived worker is in the scope of its
   present job, or in none (`queues.py`).
 
 Opt-in, because it changes classes of the standard library for the whole process. Idempotent and removable.
@@ -39,7 +39,7 @@ from llmctx.identity.scope import (
 )
 
 _POOLS: Final = ("concurrent.futures.thread", "concurrent.futures.process", "multiprocessing.pool")
-"""Where the targets of threads and processes that work for everybody stand."""
+"""Where the targets of threads and processes that work for all stand."""
 
 _lock: Final = RecoverableLock()
 _users: Final = carries
@@ -89,7 +89,7 @@ def _patch(kind: Any, name: str, make: Callable[[Any], Any]) -> None:
     setattr(kind, name, replacement)
 
     def undo() -> None:
-        if vars(kind).get(name) is replacement:  # otherwise somebody has wrapped us, and still calls us
+        if vars(kind).get(name) is replacement:  # otherwise another library has wrapped us, and still calls us
             setattr(kind, name, original)
 
     _undo.append(undo)
@@ -118,7 +118,7 @@ def _give_scope(thread: threading.Thread) -> None:
 
 
 def _inheriting(run: Callable[[], None], outer: Scope) -> Callable[[], None]:
-    """`run` in a scope that is only inherited: the thread may turn out to be a worker that works for everybody."""
+    """Return `run` in a scope that is only inherited: the thread may turn out to be a worker."""
 
     @functools.wraps(run)
     def inherit() -> None:
@@ -129,7 +129,7 @@ def _inheriting(run: Callable[[], None], outer: Scope) -> Callable[[], None]:
 
 
 def _is_pooled(thread: threading.Thread) -> bool:
-    """Whether it is a thread of a pool, started by chance in somebody's request, that will work for all."""
+    """Return whether it is a thread of a pool, started by chance in some request, that will work for all."""
     target = getattr(thread, "_target", None)
     kind = type(thread).__module__
     return getattr(target, "__module__", None) in _POOLS or kind in _POOLS or kind.startswith("anyio.")
@@ -166,8 +166,8 @@ def _of_nobody(fn: Any, **_: Any) -> Any:
 
 @without_ids("carry_failed", otherwise=_of_nobody)
 def _carried(fn: Any, *, to_process: bool = False) -> Any:
-    """`fn` as a job. Also without a scope: a pooled thread must not keep what a job took from a queue, and a forked
-    worker has inherited somebody's.
+    """Return `fn` as a job. Also without a scope: a pooled thread must not keep what a job took from a queue, and a
+    forked worker has inherited that of some request.
     """
     if not _users or not callable(fn):
         return fn
@@ -204,7 +204,7 @@ def _submit_to_process(original: Any) -> Any:
 
 
 def _pool(original: Any) -> Any:
-    """A method of `multiprocessing.pool.Pool` whose first argument is a function."""
+    """Return a method of `multiprocessing.pool.Pool` whose first argument is a function."""
 
     def method(self: multiprocessing.pool.Pool, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         func = _carried(func, to_process=not isinstance(self, multiprocessing.pool.ThreadPool))

@@ -22,7 +22,7 @@ class _Settings(Protocol):
 
 
 def registry_of(settings: _Settings) -> Registry:
-    """The registry that `settings` ask for: in memory, or in the Redis of `registry_url`."""
+    """Return the registry that `settings` ask for: in memory, or in the Redis of `registry_url`."""
     entries, ttl_s = settings.registry_entries, settings.registry_ttl_s
     if not settings.registry_url:
         return MemoryRegistry(entries=entries, ttl_s=ttl_s)

@@ -1,6 +1,6 @@
 """The contract of a registry: who has used a LangGraph thread, or runs a LangGraph task.
 
-Two users on one thread are no reason to pick one of them: the thread then testifies to nobody (`Entry.shared`).
+Two users on one thread are no reason to pick one of them: the thread then names nobody (`Entry.shared`).
 There is no last writer who wins.
 """
 
@@ -41,7 +41,7 @@ class Registry(Protocol):
         ...
 
     def get(self, *, thread_id: str | None = None, task: str | None = None) -> Entry | None:
-        """What is known of the task, or else of the thread; None if nothing."""
+        """Return what is known of the task, or else of the thread; None if nothing."""
         ...
 
     def forget(self, *, thread_id: str | None = None, user_id: str | None = None) -> int:
@@ -116,7 +116,7 @@ def believe_again() -> None:
 
 
 def is_unreliable(thread_id: str | None, task: str | None) -> bool:
-    """Whether what registries know of a thread, or of a task and those around it, may lack a use."""
+    """Return whether what registries know of a thread, or of a task and those around it, may lack a use."""
     if not _UNRELIABLE:
         return False
     if _EVERYTHING in _UNRELIABLE or (thread_id is not None and thread_id in _UNRELIABLE):

@@ -45,7 +45,7 @@ class MemoryRegistry:
         self._fresh_s = ttl_s / 16  # a use is stored anew this often, for the cache counts from there
         self._threads: TTLCache[str, _Use] = TTLCache(entries, ttl_s)
         self._tasks: TTLCache[str, tuple[Scope, int]] = TTLCache(entries, ttl_s)
-        # Writers only: read, change, replace must be one step. Reentrant, for the garbage collector may end somebody's
+        # Writers only: read, change, replace must be one step. Reentrant, for the garbage collector may end a
         # stream in the middle of it.
         self._lock = RecoverableLock()
         _all.add(self)
@@ -87,7 +87,7 @@ class MemoryRegistry:
         return judge(*self.parties(thread_id))
 
     def parties(self, thread_id: str) -> tuple[list[CallContext], int, int]:
-        """Who has used the thread, the newest last, and the numbers of the first and the newest use."""
+        """Return who has used the thread, the newest last, and the numbers of the first and the newest use."""
         known: _Use | None = self._threads.get(thread_id)
         if known is None:
             return [], 0, 0
@@ -119,7 +119,7 @@ class MemoryRegistry:
 
 
 def judge(identities: list[CallContext], first: int, last: int) -> Entry | None:
-    """What several uses of one thread testify to together.
+    """Return what several uses of one thread say together.
 
     One user: that user, with the session if it was always the same. Several users, or a user and somebody
     anonymous who shares no session with them: nobody.
@@ -148,7 +148,7 @@ def _bounded(parties: list[tuple[Scope, float]]) -> list[tuple[Scope, float]]:
 
 
 def task_lineage(task: str) -> list[str]:
-    """A checkpoint namespace and those of the tasks around it, innermost first: `a:1|b:2` -> itself, `a:1`."""
+    """Return a checkpoint namespace and those of the tasks around it, innermost first: `a:1|b:2` -> itself, `a:1`."""
     names = [task]
     while (cut := task.rfind("|")) > 0:
         task = task[:cut]

@@ -64,7 +64,7 @@ class Outbox:
             self._news[news.key] = news
 
     def take(self, most: int) -> list[tuple[News, CallContext]]:
-        """The oldest news, each with who it is of by now."""
+        """Return the oldest news, each with who it is of by now."""
         with self._lock:
             oldest = [self._news.pop(key) for key in list(islice(self._news, most))]
             return [(news, news.scope.identity) for news in oldest]

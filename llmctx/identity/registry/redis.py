@@ -4,7 +4,7 @@ It is a `MemoryRegistry` with a Redis behind it. `put`, `get` and `forget` touch
 pipeline tells Redis what is new here, every 50 ms, and asks it in batches before it makes rows of calls that need it.
 Redis away, slow or flushed means that this process knows what it has seen itself, and NULL with a reason otherwise:
 each exchange has a deadline, and after a failed one Redis is left alone for a while. What the parties of a thread
-testify to together is judged as in memory, wherever they were.
+say together is judged as in memory, wherever they were.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ class RedisRegistry:
             await link.drop()
 
     async def aforget(self, *, thread_id: str | None = None, user_id: str | None = None) -> int:
-        """`forget`, here and in Redis; returns how many went from there. From any loop. Raises what redis-py raises."""
+        """Forget, here and in Redis; return how many went from there. From any loop. Raises what redis-py raises."""
         self._forget_here(thread_id, user_id)
         link = _Link(self._url)
         try:
@@ -345,7 +345,7 @@ class _Link:
         return self._client
 
     async def round_trip(self, puts: Sequence[Put], reads: Sequence[tuple[str, str]], timeout_s: float) -> list[Any]:
-        """The time of the server, and the answers to `reads`. A key of another kind answers with an exception."""
+        """Return the server's time, and the answers to `reads`. A key of another kind answers with an exception."""
         while True:
             pipe = self.client(timeout_s).pipeline(transaction=False)
             for command in commands(puts, reads):

@@ -94,7 +94,7 @@ class Layout:
         return f"{self._prefix}u:{_hash(user_id)}"
 
     def puts(self, news: News, who: CallContext) -> Iterator[Put]:
-        """What files `who` under the thread and the task, instead of what the scope was before it was amended."""
+        """Yield what files `who` under the thread and the task, instead of what the scope was before it was amended."""
         scope, thread_id, task, before = news
         index = [] if who.user_id is None else [self.index(who.user_id)]
         if thread_id is not None:
@@ -106,7 +106,7 @@ class Layout:
             yield [self.task(task), *index], ["", _value(who, _OF_A_TASK), self._task_ttl_ms, 0, ""]
 
     def parties(self, now: Sequence[int], fields: Mapping[bytes, bytes]) -> tuple[CallContext, ...]:
-        """Who stands in the hash of a thread and has not expired, the newest last.
+        """Return who stands in the hash of a thread and has not expired, the newest last.
 
         Without those whom this process has told of as nobody in particular: it knows better itself who they are by now.
         """
@@ -136,7 +136,7 @@ def commands(puts: Sequence[Put], reads: Sequence[tuple[str, str]]) -> Iterator[
 
 
 def identity_of(text: object) -> CallContext:
-    """What stands in a value; nobody if it is not one of ours."""
+    """Return what stands in a value; an empty identity if it is not one of ours."""
     try:
         ids = orjson.loads(text)  # type: ignore[arg-type]  # whatever it is
         return CallContext(**{name: ids[name] for name in _OF_A_TASK if isinstance(ids.get(name), str)})
@@ -153,6 +153,6 @@ def _hash(name: str) -> str:
 
 
 def shown(url: str) -> str:
-    """`url` without user, password and query, for eyes and logs."""
+    """Return `url` without user, password and query, for eyes and logs."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -10,7 +10,7 @@ import pytest
 
 from llmctx.calllog import CallLog
 from llmctx.core.record import CallRecord
-from llmctx.core.scheduling import MOST_CALLS, ApplicationLoad
+from llmctx.core.scheduling import MOST_CALLS, Throttle
 from tests.kit.support import Talker, wait_until
 
 
@@ -30,33 +30,33 @@ def busy() -> Iterator[None]:
     thread.join()
 
 
-def _waited(courtesy: ApplicationLoad, waiting: int, most_s: float) -> float:
-    """For how long `courtesy` lets so many calls wait."""
+def _waited(throttle: Throttle, waiting: int, most_s: float) -> float:
+    """For how long `throttle` lets so many calls wait."""
     begin = time.monotonic()
-    courtesy.begin()
+    throttle.begin()
     while (now := time.monotonic()) - begin < most_s:
         time.sleep(0.01)
-        if not courtesy.waits(waiting, time.monotonic() - now - 0.01):
+        if not throttle.should_wait(waiting, time.monotonic() - now - 0.01):
             break
     return time.monotonic() - begin
 
 
 def test_an_idle_application_is_not_waited_for() -> None:
-    assert _waited(ApplicationLoad(0.5), 1, 30) < 5
+    assert _waited(Throttle(0.5), 1, 30) < 5
 
 
 @pytest.mark.usefixtures("busy")
 def test_a_busy_one_is_but_not_for_ever() -> None:
     """On a machine that has no processor to spare it may not look busy for a moment, so the best of some counts."""
-    assert max(_waited(ApplicationLoad(0.03), 1, 30) for _ in range(10)) > 0.25
-    assert _waited(ApplicationLoad(0.03), 1, 30) < 10
+    assert max(_waited(Throttle(0.03), 1, 30) for _ in range(10)) > 0.25
+    assert _waited(Throttle(0.03), 1, 30) < 10
 
 
 @pytest.mark.usefixtures("busy")
 def test_nor_while_many_calls_wait() -> None:
-    courtesy = ApplicationLoad(60)
-    courtesy.begin()
-    assert not courtesy.waits(MOST_CALLS)
+    throttle = Throttle(60)
+    throttle.begin()
+    assert not throttle.should_wait(MOST_CALLS)
 
 
 class Batches:
