@@ -173,10 +173,8 @@ class CallLogHandler(BaseCallbackHandler):
         candidates, attribution = self._whose(recorder, metadata, made)
         call = OpenCall(run_id, candidates, attribution)
         call.handler = self
-        call.method, call.is_langchains = (
-            made.method,
-            made.is_langchains,
-        )  # and not its config, which would be kept alive
+        # and not the config of `made`, which would be kept alive
+        call.method, call.is_langchains = made.method, made.is_langchains
         call.scope = scope = candidates.here
         call.parent_run_id = told.get("parent_run_id")
         call.metadata = metadata
