@@ -14,15 +14,15 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from decimal import Decimal
-from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal
-from uuid import UUID
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
+
+from llmctx.core.jsonable import scalar
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -100,13 +100,7 @@ def jsonable(value: object) -> Any:
         return {str(key): jsonable(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [jsonable(inner) for inner in value]
-    if isinstance(value, (datetime, date)):
-        return value.isoformat()
-    if isinstance(value, Decimal):
-        return float(value)
-    if isinstance(value, UUID):
-        return str(value)
-    return value.value if isinstance(value, Enum) else value
+    return float(value) if isinstance(value, Decimal) else scalar(value)
 
 
 def _console(*, stderr: bool = False) -> Console:

@@ -1,8 +1,6 @@
 """LangChain's payloads become the columns of a row.
 
-This is the pipeline's half: `fields_of` turns into columns what was kept on the caller's thread (`capture.py`,
-`failures.py`, and the `Stream` of `usage.py`). Nothing else in the package knows LangChain's shapes; what the other
-modules need of these four stands in `__all__` here.
+This is the pipeline's half: `fields_of` turns into columns what `capture/payload` has kept on the caller's thread.
 """
 
 from __future__ import annotations
@@ -13,42 +11,12 @@ from typing import Any, Final
 
 import orjson
 
-from llmctx.capture.payload.failures import CODE_LIMIT, MESSAGE_LIMIT, Failure, _told_by_body, failure_of
-from llmctx.capture.payload.messages import (
-    WORD_LIMIT,
-    Answer,
-    Choice,
-    Held,
-    Prompt,
-    answer_of,
-    hold_answer,
-    prompt_of_messages,
-    prompt_of_text,
-)
+from llmctx.capture.payload.failures import CODE_LIMIT, MESSAGE_LIMIT, Failure, read_body
+from llmctx.capture.payload.messages import WORD_LIMIT, Answer, Choice, Prompt
 from llmctx.capture.payload.snapshot import LIMIT, fitted, text_of
 from llmctx.capture.payload.usage import INT_MAX, UNKNOWN, Stream, Usage, usage_of
 from llmctx.core.record import CACHE_WRITTEN, CACHE_WRITTEN_1H
 from llmctx.delivery.redact import Redactor
-
-__all__ = [
-    "MODEL_NAMES",
-    "Answer",
-    "Failure",
-    "Held",
-    "Prompt",
-    "Stream",
-    "Usage",
-    "answer_of",
-    "failure_of",
-    "fields_of",
-    "hold_answer",
-    "model_asked_for",
-    "prompt_of_messages",
-    "prompt_of_text",
-    "snapshot_of",
-    "tokens_of",
-    "word_of",
-]
 
 _MAX_TOKENS: Final = (
     "max_tokens",
@@ -255,7 +223,7 @@ def error_fields(failure: Failure, redactor: Redactor | None = None) -> dict[str
     code, kind, message = failure.code, failure.kind, failure.message
     if failure.body and not message:
         try:
-            told = _told_by_body(orjson.loads(failure.body), MESSAGE_LIMIT)
+            told = read_body(orjson.loads(failure.body), MESSAGE_LIMIT)
         except ValueError:  # a gateway's page, or cut short
             told = None
         if told is not None:

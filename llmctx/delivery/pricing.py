@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from llmctx.capture.payload.providers import PRICE_NAMES
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError
 from llmctx.core.process import not_forking
@@ -27,13 +28,6 @@ _MILLION: Final = Decimal(1_000_000)
 _NANO: Final = Decimal("0.000000001")
 _NO_TIERS_BELOW: Final = 16_000  # tokens; the lowest tier of any model begins at 32,000
 _REMEMBERED: Final = 10_000
-_ALIASES: Final = {
-    "google_genai": "google", "google_vertexai": "google", "vertexai": "google", "gemini": "google",
-    "amazon_bedrock": "aws", "bedrock": "aws", "bedrock_converse": "aws", "azure_openai": "azure", "azure_ai": "azure",
-    "mistralai": "mistral", "xai": "x-ai", "fireworks_ai": "fireworks", "together_ai": "together",
-    "zhipu": "zhipuai", "moonshot": "moonshotai",
-}  # fmt: skip
-"""LangChain's names of providers, and those of genai-prices."""
 _FIELDS: Final = {"model", "provider", "input", "output", "cached", "cache_write", "since", "note"}
 
 
@@ -244,7 +238,7 @@ class Prices:
             input_tokens=used.prompt, output_tokens=used.completion, cache_read_tokens=used.cached,
             cache_write_tokens=used.written, cache_write_1h_tokens=used.written_1h,
         )  # fmt: skip
-        named = None if provider is None else _ALIASES.get(provider.lower(), provider.lower())
+        named = None if provider is None else PRICE_NAMES.get(provider.lower(), provider.lower())
         try:
             return Decimal(self._snapshot.calc(usage, model, named, None, at).total_price)
         except (LookupError, ValueError, ArithmeticError):

@@ -14,21 +14,19 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import date, datetime
-from decimal import Decimal
-from enum import Enum
+from datetime import datetime
 from importlib.util import find_spec
 from itertools import chain
 from itertools import count as counting
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
-from uuid import UUID
 
 import orjson
 from sqlalchemy import Boolean, ColumnElement, Double, Float, Integer, Numeric, String, func, select
 from sqlalchemy.types import TypeDecorator
 
 from llmctx.core.errors import ConfigError, LlmctxError
+from llmctx.core.jsonable import scalar
 from llmctx.settings import Settings
 from llmctx.storage.engine import engine, explained, probe, reading
 from llmctx.storage.filters import Filters
@@ -142,23 +140,8 @@ def _opened(to: Path | None, form: Format, name: str, columns: _Columns) -> Iter
         partial.unlink(missing_ok=True)
 
 
-def plain(value: Any) -> Any:
-    """`value` as JSON has it: times as ISO 8601, ids and exact numbers as text."""
-    if isinstance(value, (datetime, date)):
-        return value.isoformat()
-    if isinstance(value, Decimal):
-        return f"{value:f}"  # 0.000000001, not 1E-9
-    if isinstance(value, UUID):
-        return str(value)
-    if isinstance(value, (bytes, memoryview)):
-        return bytes(value).hex()
-    if isinstance(value, Enum):
-        return value.value
-    return value if isinstance(value, (str, int, float, bool, dict, list)) or value is None else str(value)
-
-
 def _flat(value: Any) -> Any:
-    value = plain(value)
+    value = scalar(value)
     return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value
 
 
@@ -195,9 +178,9 @@ class _Lines:
 
 def _line(told: dict[str, Any]) -> str:
     try:
-        return orjson.dumps(told, default=plain, option=orjson.OPT_APPEND_NEWLINE).decode()
+        return orjson.dumps(told, default=scalar, option=orjson.OPT_APPEND_NEWLINE).decode()
     except TypeError:  # a number of more than 64 bits, or half of a surrogate pair
-        return json.dumps({name: plain(value) for name, value in told.items()}, ensure_ascii=False, default=str) + "\n"
+        return json.dumps({name: scalar(value) for name, value in told.items()}, ensure_ascii=False, default=str) + "\n"
 
 
 class _Csv:

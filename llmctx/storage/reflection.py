@@ -2,7 +2,7 @@
 
 Everything that reads rows or changes them later asks here once, and is then the same for a fresh table and for
 somebody's own. Times without a zone are UTC. `of` gives a column that may be missing, `equals` compares an id with one
-of any type, `fitted` makes a value that a column takes.
+of any type.
 
 An adopted table may keep one id in two columns: numbers stand in its own, other ids in the text column that
 `llmctx migrate` has put beside it. Only this module knows: `of` is the id, whichever column holds it, `lacks` that
@@ -12,12 +12,9 @@ neither does, `placed` says into which a value goes.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any, Final
-from uuid import UUID
 
 from sqlalchemy import (
     JSON,
@@ -26,14 +23,11 @@ from sqlalchemy import (
     Connection,
     DateTime,
     Enum,
-    Float,
     Integer,
     MetaData,
-    Numeric,
     String,
     Table,
     Text,
-    Uuid,
     and_,
     bindparam,
     cast,
@@ -53,8 +47,9 @@ from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 from llmctx.core.errors import MigrationsPending, NotACallLog
 from llmctx.core.record import IDS, SPECS, ColumnKind
 from llmctx.settings import Settings
+from llmctx.storage.convert import Lossy, to_column
 from llmctx.storage.engine import where
-from llmctx.storage.sanitize import shortened_id, storable_id
+from llmctx.storage.sanitize import storable_id
 from llmctx.storage.table import call_log_table
 
 UNFIT: Final = "llmctx_unfit"
@@ -64,7 +59,6 @@ _WORDS: Final = ("identity_source", "identity_reason", "provider", *(
     spec.name for spec in SPECS if spec.filter is not None and spec.kind is ColumnKind.TEXT
 ))  # fmt: skip
 _NEEDED: Final = frozenset(spec.name for spec in SPECS if spec.required)
-_INTEGERS: Final = {"SMALLINT": 2**15, "INTEGER": 2**31, "BIGINT": 2**63}
 
 
 class NaiveUtc(TypeDecorator[datetime]):
@@ -216,51 +210,12 @@ def key_values(table: Table, row: Any) -> dict[str, Any]:
     return {f"key_{n}": row[column.name] for n, column in enumerate(key_of(table))}
 
 
-class Unfit(ValueError):
-    """The column has no room for that value."""
-
-
-def fitted(column: ColumnElement[Any], value: str) -> Any:
-    """`value`, an id, as `column` takes it: whole, or not at all. Raises `Unfit`."""
-    kind = column.type
-    if isinstance(kind, Integer):
-        bound = _INTEGERS.get(str(kind).upper(), 2**31)
-        if not _is_number(value) or len(value) > 20:
-            raise Unfit(f"{value!r} is no number")
-        if not -bound <= int(value) < bound:
-            raise Unfit(f"{value} is too large")
-        return int(value)
-    if isinstance(kind, Uuid):
-        try:
-            return UUID(value)
-        except ValueError:
-            raise Unfit(f"{value!r} is no UUID") from None
-    if isinstance(kind, Numeric):
-        if isinstance(kind, Float) or kind.scale or not _is_number(value):
-            raise Unfit(f"{value!r} is no number, or would not be told from another there")
-        if kind.precision is not None and len(value.removeprefix("-")) > kind.precision:
-            raise Unfit(f"{value} is too large")
-        return Decimal(value)
-    if isinstance(kind, Enum):
-        if value not in kind.enums:
-            raise Unfit(f"{value!r} is none of the values of {kind.name}")
-        return value
-    if isinstance(kind, String) and kind.length is not None and len(value) > kind.length:
-        raise Unfit(f"{value[:20]!r}… is longer than {kind.length}")
-    return value
-
-
-def _is_number(value: str) -> bool:
-    """ "007" is another user than "7"; and digits of other scripts are no number in SQL."""
-    return re.fullmatch(r"0|-?[1-9][0-9]*", value) is not None
-
-
 def placed(table: Table, name: str, value: str) -> dict[str, Any]:
-    """The id `value` as it is stored: in its column, or else in the one beside. Raises `Unfit`."""
+    """The id `value` as it is stored: in its column, or else in the one beside. Raises `Lossy`."""
     column, beside = table.c[name], overflow_column(table, name)
     try:
-        return {name: fitted(column, value)}
-    except Unfit:
+        return {name: to_column(column, value)}
+    except Lossy:
         if beside is None:
             raise
         return {beside.name: value}
@@ -284,11 +239,10 @@ def equals(table: Table, name: str, value: str) -> ColumnElement[bool]:
     beside = overflow_column(table, name)
     found: list[ColumnElement[bool]] = [] if beside is None else [beside == value]
     try:
-        found.append(column == fitted(column, value))
-    except Unfit:
-        length = getattr(column.type, "length", None)
-        if length is not None:
-            found.append(column == shortened_id(value, length))
+        found.append(column == to_column(column, value))
+    except Lossy as lossy:
+        if lossy.instead is not None:
+            found.append(column == lossy.instead)
         attributes = table.c.get("attributes")
         # where there is a column beside, nothing is put there; and no index knows what is
         if beside is None and attributes is not None and isinstance(attributes.type, JSON):
@@ -301,8 +255,8 @@ def either(table: Table, name: str, value: str) -> list[ColumnElement[bool]]:
     column, beside = table.c.get(name), overflow_column(table, name)
     value = storable_id(value) or value
     if column is not None and beside is not None:
-        with contextlib.suppress(Unfit):
-            return [beside == value, and_(column == fitted(column, value), beside.is_distinct_from(value))]
+        with contextlib.suppress(Lossy):
+            return [beside == value, and_(column == to_column(column, value), beside.is_distinct_from(value))]
     return [equals(table, name, value)]
 
 
@@ -318,8 +272,8 @@ def among(table: Table, name: str, values: Collection[str]) -> ColumnElement[boo
 def _fitting(column: Column[Any], values: Iterable[str]) -> list[Any]:
     found = []
     for value in values:
-        with contextlib.suppress(Unfit):
-            found.append(fitted(column, value))
+        with contextlib.suppress(Lossy):
+            found.append(to_column(column, value))
     return found
 
 

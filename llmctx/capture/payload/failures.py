@@ -23,7 +23,7 @@ _MESSAGES: Final = ("message", "Message", "detail", "msg", "error_description", 
 
 
 class Failure(NamedTuple):
-    """What is known of a failed call. `message` is the provider's, `text` what the exception says of itself."""
+    """A failed call. `message` is the provider's, `text` what the exception says of itself."""
 
     name: str
     code: str | None = None
@@ -38,7 +38,7 @@ def failure_of(error: BaseException, limit: int = MESSAGE_LIMIT) -> Failure:
     """Read `error`, bounded, on the caller's thread. Never raises."""
     name = type(error).__name__
     try:
-        found = _told_by_chain(error, limit)
+        found = _of_chain(error, limit)
         if found is None:
             return Failure(name, text=_text_of(error, limit))
         text = None if found.message else _text_of(error, limit)
@@ -50,15 +50,15 @@ def failure_of(error: BaseException, limit: int = MESSAGE_LIMIT) -> Failure:
         return Failure(name, text=_text_of(error, limit))
 
 
-def _told_by_chain(error: BaseException, limit: int) -> Failure | None:
-    """The first of `error` and what it wraps that carries a provider's words."""
+def _of_chain(error: BaseException, limit: int) -> Failure | None:
+    """Return the first of `error` and what it wraps that carries a provider's words."""
     current: BaseException | None = error
     status_only: Failure | None = None
     for _ in range(CHAIN):
         # CancelledError, GeneratorExit and their like come from outside; what they interrupted says nothing
         if not isinstance(current, Exception):
             break
-        found = _told_by(current, limit)
+        found = _of_one(current, limit)
         if found is not None and (found.code or found.kind or found.message or found.body):
             return found
         status_only = status_only or found
@@ -66,7 +66,7 @@ def _told_by_chain(error: BaseException, limit: int) -> Failure | None:
     return status_only
 
 
-def _told_by(error: Exception, limit: int) -> Failure | None:
+def _of_one(error: Exception, limit: int) -> Failure | None:
     response = getattr(error, "response", None)
     status = _status(error, response)
     own_code, own_kind = getattr(error, "code", None), getattr(error, "type", None)
@@ -76,9 +76,9 @@ def _told_by(error: Exception, limit: int) -> Failure | None:
         response,
         getattr(error, "error", None),
     ):
-        told = _told_by_body(body, limit)
-        if told is not None:
-            return told._replace(code=told.code or _word(own_code), kind=told.kind or _word(own_kind), status=status)
+        found = read_body(body, limit)
+        if found is not None:
+            return found._replace(code=found.code or _word(own_code), kind=found.kind or _word(own_kind), status=status)
     # httpx and requests alike; asking for `.content` might read from the network
     raw = getattr(response, "_content", None)
     raw = raw[:BODY_LIMIT] if isinstance(raw, bytes) and raw else None
@@ -87,8 +87,8 @@ def _told_by(error: Exception, limit: int) -> Failure | None:
     return Failure("", _word(own_code) if raw is None else None, _word(own_kind), status, body=raw)
 
 
-def _told_by_body(body: Any, limit: int) -> Failure | None:
-    """An error as the common APIs spell it, or None."""
+def read_body(body: Any, limit: int) -> Failure | None:
+    """Read an error as the common APIs spell it; None for anything else."""
     if isinstance(body, (list, tuple)) and body:
         body = body[0]
     if isinstance(body, str) and body:

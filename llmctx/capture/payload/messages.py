@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 
+from llmctx.capture.payload.providers import raw_usage
 from llmctx.capture.payload.snapshot import LIMIT, Cut, Pieces, Room, cut, joined, keep
 from llmctx.core.diagnostics import diagnostics
 
@@ -174,7 +175,7 @@ def _answer(
     return Answer(
         choices,
         dict(usage) if usage else None,
-        _raw_usage(meta, output),
+        raw_usage(meta, output),
         meta.get("model_name") or meta.get("model") or output.get("model_name"),
         meta.get("model_provider"),
         _finish(meta) or (_finish(info) if info else None),
@@ -299,16 +300,6 @@ def _texts(value: Any, depth: int = 0) -> Iterable[str]:
     elif isinstance(value, list) and depth < 4:
         for item in islice(value, BLOCKS):
             yield from _texts(item, depth + 1)
-
-
-def _raw_usage(meta: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The provider's own usage object, where the client has kept it."""
-    raw = meta.get("token_usage") or meta.get("usage") or output.get("token_usage") or output.get("usage")
-    if isinstance(raw, dict):
-        return raw.copy()
-    if "eval_count" in meta:  # Ollama's figures lie beside the rest
-        return {"prompt_eval_count": meta.get("prompt_eval_count"), "eval_count": meta.get("eval_count")}
-    return None
 
 
 def _finish(meta: Mapping[str, Any]) -> Any:

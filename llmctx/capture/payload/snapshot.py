@@ -23,6 +23,7 @@ from uuid import UUID
 import orjson
 
 from llmctx.core.diagnostics import diagnostics
+from llmctx.core.text import storable
 
 LIMIT: Final = 32 * 1024
 NODES: Final = 512  # values kept of one structure: arguments of a tool, blocks of a message
@@ -189,18 +190,6 @@ def _mime(above: Above) -> str:
     return "binary"
 
 
-def clean(text: str) -> str:
-    """`text` without NUL and lone surrogates, which PostgreSQL refuses. Halves of a character that meet are joined."""
-    if "\0" in text:
-        text = text.replace("\0", "\ufffd")
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
-
-
 def snapshot(value: Any, limit: int = LIMIT) -> str:
     """JSON text of any value, at most `limit` bytes, cut inside of its longest texts. Never raises."""
     return fitted(bounded(value, limit), limit)
@@ -258,14 +247,14 @@ def _unreadable(problem: Exception) -> str:
 def _plain(value: Any) -> Any:
     """What orjson takes, with clean texts that are still whole."""
     if isinstance(value, str):
-        return clean(value)
+        return storable(value)
     if isinstance(value, Pieces):
-        return clean("".join(value.pieces))
+        return storable("".join(value.pieces))
     if isinstance(value, Cut):
         head, tail = _plain(value.head), _plain(value.tail)
         return Cut(head, tail, max(value.length, len(head) + len(tail)))
     if isinstance(value, dict):
-        return {clean(name): _plain(item) for name, item in value.items()}
+        return {storable(name): _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, float):

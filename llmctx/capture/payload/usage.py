@@ -11,13 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-INT_MAX: Final = 2**31 - 1
+from llmctx.capture.payload import providers
 
-# Their clients turn the service's running totals into differences, or send each figure once: the sum is right,
-# even where the differences look like totals, or are negative.
-_SUMS: Final = ("google", "vertex", "anthropic")
-# Their clients write a 0 for cached tokens where the service is silent, so a 0 of theirs says nothing.
-_EMPTY_ZEROS: Final = ("google", "vertex", "bedrock", "amazon")
+INT_MAX: Final = 2**31 - 1
 
 
 class Usage(NamedTuple):
@@ -80,7 +76,7 @@ class Stream:
 
     def settled(self, summed: Usage, provider: str) -> Usage:
         """The true figures, where `summed` is what LangChain made of the chunks by adding them up."""
-        if provider.startswith(_SUMS):
+        if provider.startswith(providers.SUMS):
             # `stream_events(version="v3")` adds up the figures, but keeps the details of one chunk
             lost = summed.reasoning is not None and self._reasoning > summed.reasoning
             return summed._replace(reasoning=self._reasoning) if lost else summed
@@ -89,12 +85,12 @@ class Stream:
         if self._varied:
             return UNKNOWN
         # The same prompt is counted on every chunk: running totals, of which the last one holds.
-        last = reported(self.last)
+        last = from_metadata(self.last)
         return last._replace(completion=None, total=None) if self._falling else last
 
 
-def reported(usage: Any) -> Usage:
-    """`usage_metadata` of a message."""
+def from_metadata(usage: Any) -> Usage:
+    """Read the `usage_metadata` of a message."""
     if not isinstance(usage, dict):
         return UNKNOWN
     inputs, outputs = usage.get("input_token_details"), usage.get("output_token_details")
@@ -109,41 +105,38 @@ def reported(usage: Any) -> Usage:
     )
 
 
-def told(raw: Any) -> Usage:
-    """The provider's own usage object, as OpenAI's kind, Anthropic and Ollama spell it."""
+def from_provider(raw: Any) -> Usage:
+    """Read the provider's own usage object."""
     if not isinstance(raw, dict):
         return UNKNOWN
-    inputs = raw.get("prompt_tokens_details") or raw.get("input_tokens_details") or raw.get("prompt_token_details")
-    outputs = raw.get("completion_tokens_details") or raw.get("output_tokens_details")
+    inputs = next(filter(None, map(raw.get, providers.INPUT_DETAILS)), None)
+    outputs = next(filter(None, map(raw.get, providers.OUTPUT_DETAILS)), None)
     return Usage(
-        _first(raw, "prompt_tokens", "input_tokens", "prompt_eval_count"),
-        _first(raw, "completion_tokens", "output_tokens", "eval_count"),
-        _first(raw, "total_tokens"),
-        _first(inputs, "cached_tokens"),
-        _first(outputs, "reasoning_tokens", "thinking_tokens"),
-        _first(inputs, "cache_write_tokens"),
+        prompt=_first(raw, *providers.PROMPT),
+        completion=_first(raw, *providers.COMPLETION),
+        total=_first(raw, *providers.TOTAL),
+        cached=_first(inputs, *providers.CACHED),
+        reasoning=_first(outputs, *providers.REASONING),
+        cache_written=_first(inputs, *providers.CACHE_WRITTEN),
     )
 
 
 def usage_of(metadata: Any, raw: Any, *, stream: Stream | None, provider: str) -> Usage:
-    """What is certain about the tokens of a call.
+    """Return what is certain about the tokens of a call.
 
     `metadata` is the message's `usage_metadata`, `raw` the provider's own usage object where LangChain has kept it.
     """
-    own = told(raw) if raw is not None else UNKNOWN
-    usage = reported(metadata)
+    own = from_provider(raw) if raw is not None else UNKNOWN
+    usage = from_metadata(metadata)
     if stream is not None:
         usage = stream.settled(usage, provider)
     usage = _without_invented(usage, own, provider)
     if usage.prompt is None and usage.completion is None and own is not UNKNOWN:
         usage = usage._replace(prompt=own.prompt, completion=own.completion, total=own.total)
-    if usage.cached is None and own.cached is not None:
-        usage = usage._replace(cached=own.cached)
-    if usage.cache_written is None and own.cache_written is not None:
-        usage = usage._replace(cache_written=own.cache_written)
-    if usage.reasoning is None and own.reasoning is not None:
-        usage = usage._replace(reasoning=own.reasoning)
-    return usage
+    if own is UNKNOWN:
+        return usage
+    details = ("cached", "reasoning", "cache_written")
+    return usage._replace(**{name: getattr(own, name) for name in details if getattr(usage, name) is None})
 
 
 def _without_invented(usage: Usage, own: Usage, provider: str) -> Usage:
@@ -155,7 +148,12 @@ def _without_invented(usage: Usage, own: Usage, provider: str) -> Usage:
             completion = None
     if total is not None and total < (prompt or 0) + (completion or 0):
         total = None
-    if usage.cached == 0 and not usage.cache_written and own.cached is None and provider.startswith(_EMPTY_ZEROS):
+    if (
+        usage.cached == 0
+        and not usage.cache_written
+        and own.cached is None
+        and provider.startswith(providers.EMPTY_ZEROS)
+    ):
         usage = usage._replace(cached=None)
     if (prompt, completion, total) == usage[:3]:
         return usage

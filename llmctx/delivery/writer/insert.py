@@ -33,7 +33,7 @@ from llmctx.core.record import COLUMNS, IDS, CallRecord
 from llmctx.core.scheduling import yielding
 from llmctx.delivery.writer.charset import characters, storable
 from llmctx.delivery.writer.connection import Connection, Session
-from llmctx.delivery.writer.convert import (
+from llmctx.storage.convert import (
     Converter,
     Lossy,
     converter,

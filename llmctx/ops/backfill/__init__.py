@@ -35,11 +35,11 @@ from llmctx.ops.backfill.mapping import Mapping, from_csv, plain_id
 from llmctx.ops.backfill.rules import CHECKPOINT, MAPPING, RULES, Filling, Gap, decide
 from llmctx.ops.backfill.undo import COLUMNS, UndoFile, default_path, lines
 from llmctx.settings import Settings
+from llmctx.storage.convert import Lossy
 from llmctx.storage.engine import changing, is_pooled, reading
 from llmctx.storage.filters import lacking
 from llmctx.storage.paging import iter_batches
 from llmctx.storage.reflection import (
-    Unfit,
     as_text,
     held_in,
     key_of,
@@ -229,7 +229,7 @@ class _Run:
                 new |= placed(log, "user_id", filling.user)
             if filling.session is not None and row["no_session"]:
                 new |= placed(log, "session_id", filling.session)
-        except Unfit:
+        except Lossy:
             return None
         if not new:
             return None

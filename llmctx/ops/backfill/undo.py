@@ -6,17 +6,16 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
-from uuid import UUID
 
-from sqlalchemy import Column, DateTime, Integer, Numeric, String, Table, Uuid
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy import Table
 
 from llmctx.core.errors import ConfigError, LlmctxError
+from llmctx.core.jsonable import scalar
 from llmctx.core.record import IDS
+from llmctx.storage.convert import from_json
 from llmctx.storage.reflection import lasting_key, overflow_column, place_of
 
 _KIND: Final = "llmctx backfill"
@@ -65,11 +64,7 @@ class UndoFile:
 
 
 def _line(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False, default=_plain) + "\n"
-
-
-def _plain(value: Any) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)
+    return json.dumps(value, ensure_ascii=False, default=scalar) + "\n"
 
 
 def lines(path: Path, table: Table) -> Iterator[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
@@ -93,7 +88,7 @@ def lines(path: Path, table: Table) -> Iterator[tuple[dict[str, Any], dict[str, 
                     raise ConfigError(f"{path} does not fit the table: has its primary key changed?")
                 pairs = zip(columns, told["key"], strict=True)
                 try:
-                    key = {f"key_{n}": _of(column, value) for n, (column, value) in enumerate(pairs)}
+                    key = {f"key_{n}": from_json(column, value) for n, (column, value) in enumerate(pairs)}
                     new, old = (_typed(table, _where_now(table, told[name])) for name in ("set", "was"))
                 except (ValueError, TypeError, ArithmeticError, AttributeError):
                     raise ConfigError(f"{path} does not fit the table: has a column's type changed?") from None
@@ -126,21 +121,4 @@ def _where_now(table: Table, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _typed(table: Table, values: Mapping[str, Any]) -> dict[str, Any]:
     """As the columns have them; a name that the table has not stays for whoever asked to refuse."""
-    return {name: _of(table.c[name], value) if name in table.c else value for name, value in values.items()}
-
-
-def _of(column: Column[Any], value: Any) -> Any:
-    kind = column.type.impl if isinstance(column.type, TypeDecorator) else column.type
-    if value is None:
-        return None
-    if isinstance(kind, Uuid):
-        return UUID(value)
-    if isinstance(kind, Numeric):
-        return Decimal(value)
-    if isinstance(kind, DateTime):
-        return datetime.fromisoformat(value)
-    if isinstance(kind, Integer):
-        return int(value)
-    if isinstance(kind, String):
-        return str(value)
-    return value
+    return {name: from_json(table.c[name], value) if name in table.c else value for name, value in values.items()}

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmctx.capture.payload.snapshot import LIMIT, Cut, Pieces, Room, clean, cut, joined, keep, snapshot, text_of
+from llmctx.capture.payload.snapshot import LIMIT, Cut, Pieces, Room, cut, joined, keep, snapshot, text_of
+from llmctx.core.text import storable
 
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -49,7 +50,7 @@ def test_long_texts_are_cut_and_say_so(parts: list[tuple[str, int]], limit: int)
     shown = acceptable(snapshot(messages, limit), limit)
     if isinstance(shown, list) and len(shown) == len(messages):
         for sent, kept in zip(messages, shown, strict=True):
-            assert kept["content"] == clean(sent["content"]) or "characters cut]…" in kept["content"]
+            assert kept["content"] == storable(sent["content"]) or "characters cut]…" in kept["content"]
 
 
 def test_a_text_that_fits_is_left_alone() -> None:
@@ -143,10 +144,10 @@ def test_a_tiny_limit_still_gives_json(limit: int) -> None:
 
 def test_nul_and_surrogates_are_replaced_and_nothing_else() -> None:
     """Halves of a character that were torn apart are joined; the literal text \\u0000 survives."""
-    assert clean("a\0b") == "a\ufffdb"
-    assert clean("a\ud83d") == "a\ufffd"
-    assert clean("\ud83d\ude00") == "😀"
-    assert clean("\\u0000") == "\\u0000"
+    assert storable("a\0b") == "a\ufffdb"
+    assert storable("a\ud83d") == "a\ufffd"
+    assert storable("\ud83d\ude00") == "😀"
+    assert storable("\\u0000") == "\\u0000"
     assert json.loads(snapshot("\\u0000 \x01 é")) == "\\u0000 \x01 é"
 
 

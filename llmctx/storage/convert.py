@@ -1,7 +1,8 @@
-"""Values for columns of other types than ours: somebody's table has numbered users, times without a zone, short ids.
+"""Values for columns of other types than ours: a host's table has numbered users, times without a zone, short ids.
 
 The driver is strict: text is no number to it, and 65 characters are too many for 64. What cannot be made to fit is cut
-or left out, and `Lossy` says so.
+or left out, and `Lossy` says so. The writer, the conditions of queries and `backfill` all convert here, so that an id
+is looked for exactly as it was stored.
 """
 
 from __future__ import annotations
@@ -14,6 +15,19 @@ from typing import Any, Final
 from uuid import UUID
 
 import orjson
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    DateTime,
+    Enum,
+    Float,
+    Integer,
+    Numeric,
+    SmallInteger,
+    String,
+    Uuid,
+)  # fmt: skip
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from llmctx.core.record import IDS, SNAPSHOTS
 from llmctx.storage.sanitize import shortened, shortened_id, storable_json
@@ -24,15 +38,16 @@ _WHOLE: Final = re.compile(r"0|-?[1-9][0-9]*")
 Converter = Callable[[Any], Any]
 
 
-class Lossy(Exception):
+class Lossy(ValueError):
     """A value does not fit: take `instead`."""
 
     def __init__(self, instead: Any = None) -> None:
+        super().__init__("the column has no room for that value")
         self.instead = instead
 
 
 def is_known(kind: str) -> bool:
-    """Whether `converter` makes values of this type; of others it makes text, which the database must read."""
+    """Return whether `converter` makes values of this type; of others it makes text, which the database must read."""
     return _family(kind) in _CONVERTERS
 
 
@@ -41,20 +56,50 @@ def _family(kind: str) -> str:
 
 
 def placeholder(at: int, kind: str) -> str:
-    """`$1`; of a type that we know nothing of, text that the database reads itself."""
+    """Return `$1`; for a type that we know nothing of, text that the database reads itself."""
     return f"${at}" if is_known(kind) else f"CAST(${at}::text AS {kind})"
 
 
 def converter(name: str, kind: str) -> Converter:
-    """What makes a value of our column `name` one of the type `kind`. It raises `Lossy`."""
+    """Return what makes a value of our column `name` one of the type `kind`. It raises `Lossy`."""
     make = _CONVERTERS.get(_family(kind), _to_text)
     numbers = _PARAMETERS.search(kind)
     size = int(numbers[1]) if numbers and is_known(kind) else None
     return make(name, kind, size, int(numbers[2] or 0) if numbers else 0)
 
 
+def to_column(column: ColumnElement[Any], value: Any) -> Any:
+    """Return `value`, an id, as the reflected `column` takes it. Raises `Lossy`."""
+    if isinstance(column.type, Enum):
+        return enum_value(column.type.enums)(value)
+    kind = _spelled(column.type)
+    return value if kind is None else converter(column.key or "", kind)(value)
+
+
+def from_json(column: ColumnElement[Any], value: Any) -> Any:
+    """Return a value of `column` that was written as JSON. Raises ValueError or TypeError if it is none of its type."""
+    kind = column.type.impl if isinstance(column.type, TypeDecorator) else column.type
+    if value is None or isinstance(kind, Enum):
+        return value
+    return datetime.fromisoformat(value) if isinstance(kind, DateTime) else to_column(column, value)
+
+
+def _spelled(kind: TypeEngine[Any]) -> str | None:
+    """Return the name that PostgreSQL has for a reflected type of ids; None for other types."""
+    kind = kind.impl_instance if isinstance(kind, TypeDecorator) else kind
+    if isinstance(kind, Integer):
+        return "smallint" if isinstance(kind, SmallInteger) else "bigint" if isinstance(kind, BigInteger) else "integer"
+    if isinstance(kind, Float):
+        return "double precision"
+    if isinstance(kind, Numeric):
+        return "numeric" if kind.precision is None else f"numeric({kind.precision},{kind.scale or 0})"
+    if isinstance(kind, String):
+        return "text" if kind.length is None else f"character varying({kind.length})"
+    return "uuid" if isinstance(kind, Uuid) else None
+
+
 def enum_value(values: Collection[str]) -> Converter:
-    """For a column of an enumerated type, or of one that no text of ours could be: then there are none."""
+    """Return a converter for an enumerated type, or for one that no text of ours could be: then there are no values."""
 
     def convert(value: Any) -> str:
         if not isinstance(value, str) or value not in values:
@@ -65,7 +110,7 @@ def enum_value(values: Collection[str]) -> Converter:
 
 
 def only_overflow(convert: Converter) -> Converter:
-    """For the column beside one that `convert` fills: what does not fit there, else nothing."""
+    """Return a converter for the column beside one that `convert` fills: what does not fit there, else nothing."""
 
     def rest(value: Any) -> Any:
         try:
@@ -78,7 +123,7 @@ def only_overflow(convert: Converter) -> Converter:
 
 
 def lossless(convert: Converter) -> Converter:
-    """`convert` for a column beside which stands what does not fit: nothing is lost then."""
+    """Return `convert` for a column beside which stands what does not fit: nothing is lost then."""
 
     def fitting(value: Any) -> Any:
         try:
@@ -90,7 +135,7 @@ def lossless(convert: Converter) -> Converter:
 
 
 def discard(value: Any) -> None:
-    """For a column that is not needed any more."""
+    """Store nothing: the column is not needed any more."""
 
 
 def _to_text(name: str, kind: str, size: int | None, scale: int) -> Converter:
