@@ -48,10 +48,10 @@ def show(
     if json:
         output.show_json(_as_json(row))
     else:
-        _show_call(row)
+        show_call(row)
 
 
-def _show_call(row: Mapping[str, Any]) -> None:
+def show_call(row: Mapping[str, Any]) -> None:
     """Print `row` in full. NULL columns are left out, apart from user and session."""
     status = row["status"] or ("ok" if row["success"] else "error")
     output.show(Text.assemble(("call ", "dim"), (str(row["call_id"]), "bold")))

@@ -29,7 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import MigrationsPending
-from llmctx.core.record import COLUMNS, IDS, CallRecord
+from llmctx.core.record import COLUMNS, IDS, CallRecord, ColumnKind, of_kind
 from llmctx.core.scheduling import yielding
 from llmctx.delivery.writer.charset import characters, storable
 from llmctx.delivery.writer.connection import Connection, Session
@@ -93,6 +93,10 @@ _ASIDE: Final = {f"llmctx_{name}": name for name in IDS}
 """Columns that `llmctx migrate` adds beside ids that are numbers: for those that are none."""
 
 
+_OTHER_JSON: Final = frozenset(of_kind(ColumnKind.JSON)) - {"attributes"}
+"""Columns of JSON whose text nobody has made beforehand."""
+
+
 class Item(Protocol):
     """A record, and its attributes as JSON."""
 
@@ -144,6 +148,9 @@ class TableShape:
     def _strange(self) -> Iterator[tuple[int, str, Converter]]:
         for at, name in enumerate(self.columns):
             of = _ASIDE.get(name, name)
+            if of in _OTHER_JSON and self.types[of] in ("json", "jsonb"):
+                yield at, name, storable_json
+                continue
             if self.types[of] == _ours()[of]:
                 if of != name:  # the id itself is text, and holds them all
                     yield at, name, discard
