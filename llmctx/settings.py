@@ -1,7 +1,7 @@
-"""What can be set, in one frozen value: read once from `LLMCTX_*` or arguments, then passed down.
+"""The settings, one frozen value: read once from `LLMCTX_*` or arguments, then passed down.
 
-No other module reads the environment, and there is no second way to set a thing. A bad value fails here, at start,
-with a `ConfigError` that names its key. The database's password never shows: print urls through `shown_url`.
+No other module reads the environment, and there is no second way to set anything. A bad value fails here, at start,
+with a `ConfigError` that names its key. The database's password is never shown: print URLs through `shown_url`.
 """
 
 from __future__ import annotations
@@ -44,53 +44,53 @@ _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
 
 
 class Settings(BaseModel):
-    """How llmctx behaves in this process. Made by `load`; compare, copy and print it freely."""
+    """The settings of llmctx in this process, made by `load`. Safe to compare, copy and print."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
 
     database_url: str = Field(default="sqlite+aiosqlite:///llmctx.db", repr=False)
-    """Where the rows go. postgres://, postgresql:// and sqlite:// are understood as well."""
+    """The database of the rows. postgres://, postgresql:// and sqlite:// are accepted as well."""
     table: str = DEFAULT_TABLE
     db_schema: str | None = None
-    """PostgreSQL's schema of the table; None is the first of the search path."""
+    """PostgreSQL's schema of the table; None is the first schema of the search path."""
     capture: Literal["all", "explicit"] = "all"
-    """"all" records every model call of the process, "explicit" those that are given `call_log.handler`."""
+    """"all" records every model call of the process, "explicit" those with `call_log.handler` in their callbacks."""
     content: Literal["full", "redacted", "none"] = "redacted"
-    """What is kept of prompts, responses and reasoning: all, all but secrets and personal data, or nothing.
+    """How much of prompts, responses and reasoning is kept: all, all but secrets and personal data, or nothing.
 
-    Error messages, tags and attributes are redacted unless this is "full". Ids never are: they are what one asks by."""
+    Error messages, tags and attributes are redacted unless this is "full". Ids never are."""
     redact: str | None = None
-    """What is redacted, comma-separated, of `llmctx.delivery.redact.KINDS`; None is all of them."""
+    """Kinds to redact, comma-separated, of `llmctx.delivery.redact.KINDS`; None is all of them."""
     redact_patterns: dict[str, str] = Field(default_factory=dict, repr=False)
-    """The team's own: name -> regular expression. In the environment a JSON object."""
+    """Additional patterns: name -> regular expression. In the environment a JSON object."""
     snapshot_bytes: int = Field(default=32 * _KIB, ge=64, le=16 * _MIB)
-    """Bound of each snapshot; longer text is cut inside and says so."""
+    """Limit of each snapshot in bytes; longer text is cut inside and marked."""
     memory_bytes: int = Field(default=64 * _MIB, ge=64 * _KIB)
-    """Bound of everything that waits for the database in memory."""
+    """Limit of everything that waits in memory for the database."""
     durability: Literal["memory", "journal", "fsync"] = "journal"
-    """What a call survives: nothing, the death of the process, or also that of the machine."""
+    """What a recorded call survives: nothing, the end of the process, or also that of the machine."""
     journal_dir: str | None = None
-    """Where journals lie; None is this user's state directory. Each database's have a directory of their own in it."""
+    """Directory of the journals; None is this user's state directory. Each database has a subdirectory of its own."""
     journal_bytes: int = Field(default=1024 * _MIB, ge=_MIB)
-    """Bound of this process's journal."""
+    """Limit of this process's journal in bytes."""
     batch_rows: int = Field(default=500, ge=1, le=500)
     batch_bytes: int = Field(default=4 * _MIB, ge=_KIB, le=64 * _MIB)
-    """Encoding a bigger batch would hold the writer's loop for too long."""
+    """Limit of a batch: encoding a larger one would block the writer's loop for too long."""
     linger_ms: int = Field(default=50, ge=0, le=60_000)
-    """How long an unfilled batch waits for company."""
+    """How long a batch that is not full waits for more rows."""
     pool_size: int = Field(default=2, ge=1, le=16)
     connect_timeout_s: float = Field(default=5.0, gt=0, le=300)
     statement_timeout_s: float = Field(default=10.0, gt=0, le=3600)
     shutdown_timeout_s: float = Field(default=5.0, ge=0, le=3600)
-    """How long the end of the process may wait for the database."""
+    """How long the exit of the process may wait for the database."""
     registry_entries: int = Field(default=100_000, ge=1)
     registry_ttl_s: float = Field(default=86_400.0, gt=0)
     registry_url: str | None = Field(default=None, repr=False)
-    """A Redis through which several processes share what they know of threads: redis://, rediss:// or unix://."""
+    """A Redis in which several processes share the registry of threads: redis://, rediss:// or unix://."""
     registry_prefix: str = "llmctx:"
-    """Of every key in that Redis. Applications that share it, and not their users, need different ones."""
+    """Prefix of every key in that Redis. Applications that share it but not their users need different ones."""
     late_s: float = Field(default=600.0, ge=0)
-    """How long a closed scope still testifies to whom a call belongs."""
+    """How long a closed scope is still a source of identity."""
     carry: bool = False
     """Let threads, executors and queues hand the scope on, in code that cannot be changed."""
     handover_key: str | None = Field(default=None, repr=False)
@@ -98,18 +98,18 @@ class Settings(BaseModel):
     handover_invalid: Literal["raise", "anonymous"] = "raise"
     """What `take_over` does with a forged or expired token."""
     call_limit_s: float = Field(default=3600.0, gt=0)
-    """A call that has been open for longer is abandoned."""
+    """A call that has been open for longer gets the status `abandoned`."""
 
     price_file: str | None = None
-    """The team's own prices, as JSON; they come before those of genai-prices (`pip install "llmctx[prices]"`)."""
+    """Your own prices, as JSON; they override those of genai-prices (`pip install "llmctx[prices]"`)."""
     retain: Literal["off", "on"] = "off"
-    """"on": one of the running processes makes next months' partitions and takes away what is older than this says."""
+    """"on": one of the running processes creates the next partitions and deletes what the next settings let expire."""
     retain_days: int | None = Field(default=None, ge=1)
     """How long rows are kept; None is for ever."""
     retain_snapshot_days: int | None = Field(default=None, ge=1)
-    """How long prompts, responses and reasoning are kept in them."""
+    """How long prompts, responses and reasoning are kept in the rows."""
     retain_error_days: int | None = Field(default=None, ge=1)
-    """How long rows of calls that did not end well are kept; None is as long as the others."""
+    """How long rows of calls that did not end well are kept; None is as long as other rows."""
 
     @field_validator("database_url", mode="after")
     @classmethod
@@ -148,7 +148,7 @@ class Settings(BaseModel):
 
     @property
     def version_table(self) -> str:
-        """Where alembic notes our version. A table of another name is another table, at a version of its own."""
+        """Return the name of Alembic's version table. A table of another name has a version of its own."""
         return "llmctx_alembic_version" + ("" if self.table == DEFAULT_TABLE else f"_{self.table}")
 
     @property
@@ -157,22 +157,22 @@ class Settings(BaseModel):
 
     @property
     def redact_kinds(self) -> tuple[str, ...] | None:
-        """`redact`, taken apart."""
+        """Return the kinds of `redact`."""
         return None if self.redact is None else tuple(filter(None, map(str.strip, self.redact.split(","))))
 
     @property
     def journal_places(self) -> tuple[Path, ...]:
-        """Directories for the journals of this database's table, best first. They say nothing of user or password.
+        """Return the directories for the journals of this database's table, best first. No name shows user or password.
 
-        A container may have no home, or one that cannot be written: then there is the system's temporary directory,
-        in which only a directory that is ours all the way is safe.
+        A container may have no home, or one that cannot be written; then the system's temporary directory is used, in
+        which only a directory of our own is safe.
         """
         name = _fingerprint(self)
         if self.journal_dir is not None:
             return (Path(self.journal_dir).expanduser() / name,)
         places = []
         state = os.environ.get("XDG_STATE_HOME", "")
-        with contextlib.suppress(RuntimeError):  # nobody's home
+        with contextlib.suppress(RuntimeError):  # this user has no home
             places.append(
                 (Path(state) if Path(state).is_absolute() else Path.home() / ".local/state") / "llmctx" / name
             )
@@ -184,30 +184,30 @@ class Settings(BaseModel):
 
 
 def _fingerprint(settings: Settings) -> str:
-    """Of the table and where it is, and of nothing that is rotated: users and passwords change, the rows' way not."""
+    """Hash what identifies the table, and nothing that is rotated, such as user and password."""
     from sqlalchemy.engine import make_url
 
     url = make_url(settings.database_url)
     where: tuple[object, ...] = (url.host, url.port, url.query.get("host"), url.query.get("port"), url.database)
     if not settings.is_postgresql:
         where = (url.database if str(url.database).startswith("file:") else os.path.realpath(str(url.database)),)
-    told = repr((url.get_backend_name(), *where, settings.db_schema, settings.table))
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    name = repr((url.get_backend_name(), *where, settings.db_schema, settings.table))
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 def load(**overrides: Any) -> Settings:
-    """Settings from `LLMCTX_*`, with `overrides` over them; an override that is None was not given.
+    """Return the settings from `LLMCTX_*`, with `overrides` over them; an override that is None does not count.
 
     Raises `ConfigError`, naming the key, for any value that cannot be used.
     """
-    given = {key: value for key, value in overrides.items() if value is not None}
-    for key in given:
+    overrides = {key: value for key, value in overrides.items() if value is not None}
+    for key in overrides:
         if key not in Settings.model_fields:
             near = difflib.get_close_matches(key, Settings.model_fields, 1)
             hint = f" Did you mean {near[0]}?" if near else f" There are: {', '.join(Settings.model_fields)}."
             raise ConfigError(f"There is no setting {key!r}.{hint}")
 
-    # late: only whoever starts us pays for it
+    # late: it takes long to import
     from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
     class FromEnvironment(BaseSettings, Settings):
@@ -216,15 +216,15 @@ def load(**overrides: Any) -> Settings:
         )
 
     try:
-        return Settings.model_construct(**dict(FromEnvironment(**given)))
+        return Settings.model_construct(**dict(FromEnvironment(**overrides)))
     except ValidationError as problem:
         raise _named(problem) from None
-    except SettingsError:  # the one setting that is no plain value
+    except SettingsError:  # the one setting that is not a plain value
         raise ConfigError(f"{PREFIX}REDACT_PATTERNS (redact_patterns=): must be a JSON object of texts.") from None
 
 
 def _named(problem: ValidationError) -> ConfigError:
-    """The first complaint, with its key, without pydantic's frame. The value is not repeated: it may be secret."""
+    """Return the first error, with its key. The value is not repeated: it may be secret."""
     first = problem.errors(include_url=False, include_input=False)[0]
     reason = first.get("ctx", {}).get("error")
     if isinstance(reason, ConfigError):
@@ -235,10 +235,10 @@ def _named(problem: ValidationError) -> ConfigError:
 
 
 def normal_url(value: str) -> str:
-    """`value` as a URL of one of the two async drivers; `ConfigError` for anything else.
+    """Return `value` as a URL of one of the two async drivers; raise `ConfigError` for anything else.
 
-    libpq's `sslmode` becomes asyncpg's `ssl`, and `channel_binding`, which asyncpg does not know, is left out: that
-    is how hosted databases print their URLs. libpq's files of certificates and keys go where asyncpg looks for them.
+    Hosted databases print libpq's URLs: `sslmode` becomes asyncpg's `ssl`, `channel_binding`, which asyncpg does not
+    know, is left out, and files of certificates and keys go where asyncpg looks for them.
     """
     from sqlalchemy.engine import make_url  # late, as above
     from sqlalchemy.exc import ArgumentError
@@ -268,7 +268,7 @@ def normal_url(value: str) -> str:
 
 
 def url_in_environment() -> str | None:
-    """The database's URL as it stands in the environment now; None if none does that could be used."""
+    """Return the database's URL in the environment as it is now; None if there is none that can be used."""
     value = next((value for key, value in os.environ.items() if key.upper() == f"{PREFIX}DATABASE_URL"), None)
     with contextlib.suppress(ConfigError):
         return None if value is None else normal_url(value)
@@ -276,7 +276,7 @@ def url_in_environment() -> str | None:
 
 
 def _sqlite_url(url: URL, key: str) -> str:
-    """An in-memory database is refused: it lives in one connection, and the writer has its own."""
+    """Refuse an in-memory database: it exists in one connection only, and the writer has its own."""
     if url.host:
         raise ConfigError(f"{key} has a host, but SQLite is a file: mind the three slashes. {_WHAT_TO_WRITE}.")
     if url.database in (None, "", ":memory:"):
@@ -285,12 +285,12 @@ def _sqlite_url(url: URL, key: str) -> str:
 
 
 def shown_url(value: str) -> str:
-    """`value` without its passwords, for eyes and logs; never raises."""
+    """Return `value` without its passwords, for output and logs; never raises."""
     from sqlalchemy.engine import make_url
 
     try:
         url = make_url(value)
-        secret = {key: "***" for key, told in url.query.items() if "password" in f"{key} {told}".lower()}
+        secret = {key: "***" for key, text in url.query.items() if "password" in f"{key} {text}".lower()}
         return url.update_query_dict(secret).render_as_string(hide_password=True)
     except Exception:  # noqa: BLE001  what cannot be read cannot be cut, so nothing of it is shown
         return "<not a database URL>"

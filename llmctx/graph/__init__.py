@@ -1,11 +1,11 @@
-"""LangGraph: each node runs in a scope of its own (`wrap_graph`, `wrap_node`), and works as before.
+"""LangGraph: each node runs in a scope of its own (`wrap_graph`, `wrap_node`), and is otherwise unchanged.
 
-LangGraph runs a node as *one* runnable, `PregelNode.node`: what the user wrote, followed by the writers, among them
-the functions of the conditional edges. That runnable alone is exchanged, for a shallow copy whose class is a subclass
-of the same name (`runnables.py`). Whatever LangGraph looks at to infer schemas, validate timeouts, find subgraphs,
-name caches, draw or repr (the builder, `bound`, `writers`) stays as it was, and so does what it injects.
+LangGraph runs a node as *one* runnable, `PregelNode.node`: the user's function, followed by the writers, among them the
+functions of the conditional edges. That runnable alone is replaced, by a shallow copy whose class is a subclass of the
+same name (`node_runnables.py`). Whatever LangGraph inspects to infer schemas, validate timeouts, find subgraphs, name
+caches, draw or repr (the builder, `bound`, `writers`) stays as it was, and so does what it injects.
 
-What goes wrong in here is counted, and the node runs as if it were not wrapped. What the node raises passes untouched.
+Failures in here are counted, and the node runs as if it were not wrapped. Exceptions of the node pass untouched.
 """
 
 from __future__ import annotations

@@ -1,1 +1,4 @@
-"""What people do with the rows that are there: backfill, erase, export, recompute, doctor."""
+"""Operations on rows that are there: backfill, erase, export, recompute; and doctor, which checks an installation.
+
+Each is a Python function over settings; the command line only parses and prints. Nothing here runs in a request.
+"""

@@ -1,4 +1,7 @@
-"""For tests of applications: a sink in memory, and a block that collects every call made in it."""
+"""For the tests of applications: a sink in memory, a block that collects its calls, and the pytest plugin.
+
+Imported by tests only; nothing of it runs in production.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from llmctx.cli.demo import run
-from llmctx.cli.demo.compare import Score, judge, read_rows
+from llmctx.cli.demo.compare import Score, compare, read_rows
 from llmctx.cli.demo.scenarios import VISITS, WAYS, ways_of
 
 pytestmark = pytest.mark.timeout(400)
@@ -206,7 +206,7 @@ def test_the_judge_counts_what_it_says_it_counts() -> None:
         row("p-05", "v-05-6", "Task: check ramipril. [patient p-05, visit v-05-6]"),
         row("p-06", "v-06-19", "Task: advice. [patient p-06, visit v-06-19]", success=False),
     ]
-    verdict = judge(log, rows)
+    verdict = compare(log, rows)
     assert verdict.total == Score(calls=5, rows=6, right=4, wrong=1, unattributed=1, duplicates=1, lost=1, unsent=1)
     assert not verdict.total.clean
     assert verdict.ways["tool"] == Score(calls=1, lost=1)

@@ -1,7 +1,7 @@
-"""`llmctx demo`: a small, real application, run twice, and what became of its LLM calls. No key, no server needed.
+"""The demo: a small, real application, run with a naive callback handler and with llmctx. Needs no key and no server.
 
-A clinic's assistant (FastAPI, LangGraph, ChatOpenAI, ChatAnthropic) is used by twenty patients at once, first with the
-callback handler that everybody writes, then with llmctx; a provider on loopback keeps count of what was really called.
+A clinic's assistant (FastAPI, LangGraph, ChatOpenAI, ChatAnthropic) is used by twenty patients at once; a provider on
+loopback logs what was really called. Nothing outside of this folder imports it, apart from `postgres.py` in tests.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def run(*, json_output: bool = False, keep: bool = False, users: int | None = No
         # It may have hit an event loop in the making, which complains when it goes; the process ends now anyway.
         sys.unraisablehook = lambda _: None
         return _fail(INTERRUPTED, "interrupted; everything is stopped and removed.")
-    except Exception as problem:  # noqa: BLE001  whoever tries a demo wants a sentence, not a stack
+    except Exception as problem:  # noqa: BLE001  a demo ends with a sentence, not with a stack
         return _fail(FINDING, f"{_innermost(problem)}. Nothing was left running.")
     if json_output:
         print(report.as_json(outcome, keep=keep))
     else:
         report.print_report(outcome, keep=keep)
-    return FINE if outcome.verdicts["after"].total.clean else FINDING
+    return FINE if outcome.comparisons["after"].total.clean else FINDING
 
 
 def _fail(code: int, text: str) -> int:
@@ -66,7 +66,7 @@ def _innermost(problem: BaseException) -> str:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM is as good as Ctrl-C: clean up, then go."""
+    """Treat SIGTERM like Ctrl-C: clean up, then exit."""
 
     def interrupt(*_: object) -> None:
         signal.raise_signal(signal.SIGINT)  # an event loop has its own way of ending by that one

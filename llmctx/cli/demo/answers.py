@@ -1,4 +1,4 @@
-"""What the demo's provider says: a clinic's answers, written for the demo. Nothing here is medical advice."""
+"""The answers of the demo's provider, written for the demo. Nothing here is medical advice."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ _ANSWERS: Final[Mapping[str, tuple[str, str]]] = {
 
 
 def answer(asked: Asked) -> str:
-    """The text for a task, in the language of the question."""
+    """Return the text for a task, in the language of the question."""
     task = (asked.task or "answer").split()[0]
     if task == "intent":
         found = (intent for intent, words in INTENTS.items() if any(word in asked.question.lower() for word in words))
@@ -76,7 +76,7 @@ def answer(asked: Asked) -> str:
 
 
 def arguments(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments that fit a tool's JSON schema: the demo's tool is asked for a Thursday."""
+    """Return arguments that fit a tool's JSON schema: the demo's tool is asked for a Thursday."""
     kinds: dict[str, Any] = {"string": "Thursday", "integer": 1, "number": 1.5, "boolean": True, "array": []}
     properties: Mapping[str, Any] = schema.get("properties") or {}
     return {name: kinds.get(spec.get("type", "string"), {}) for name, spec in properties.items()}

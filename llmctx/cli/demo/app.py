@@ -41,11 +41,11 @@ from llmctx.identity.scope import CallContext
 
 logger = logging.getLogger("clinic")
 
-# -- who is asking ------------------------------------------------------------------------------------------------
+# -- authentication -----------------------------------------------------------------------------------------------
 
 
 class Patient(SimpleUser):
-    """An authenticated user; starlette leaves open what its identity is."""
+    """An authenticated user; starlette leaves its identity to subclasses."""
 
     @property
     def identity(self) -> str:
@@ -53,7 +53,7 @@ class Patient(SimpleUser):
 
 
 class BearerTokens(AuthenticationBackend):
-    """Believes tokens that carry our signature, for requests and websockets alike."""
+    """Accepts tokens with our signature, for requests and websockets."""
 
     def __init__(self, secret: str) -> None:
         self.secret = secret
@@ -65,7 +65,7 @@ class BearerTokens(AuthenticationBackend):
 
 
 async def own_visit(connection: HTTPConnection) -> str:
-    """The visit that the request is about; it must be the patient's own."""
+    """Return the visit that the request is about; it must be the patient's own."""
     if not connection.user.is_authenticated:
         raise HTTPException(401, "sign in first")
     visit = connection.headers.get("x-visit", "")
@@ -78,7 +78,7 @@ VisitId = Annotated[str, Depends(own_visit)]
 
 
 def who(conn: HTTPConnection) -> CallContext | None:
-    """Whose calls they are, for llmctx: the patient who has signed in, and the visit."""
+    """Return the identity for llmctx: the signed-in patient, and the visit."""
     if not conn.user.is_authenticated:
         return None
     return CallContext(user_id=conn.user.identity, session_id=conn.headers.get("x-visit"))
@@ -98,19 +98,19 @@ class Recorded:
 
 
 def record_before(url: str, builder: StateGraph[Any]) -> Recorded:
-    """With the textbook handler, which goes along in every config."""
-    from llmctx.cli.demo.naive_handler import Textbook
+    """Set up the naive handler, which is passed on in every config."""
+    from llmctx.cli.demo.naive_handler import NaiveRecorder
 
-    textbook = Textbook(url)
-    app = FastAPI(lifespan=textbook.lifespan)
-    app.middleware("http")(textbook.remember)
+    recorder = NaiveRecorder(url)
+    app = FastAPI(lifespan=recorder.lifespan)
+    app.middleware("http")(recorder.remember)
     graph = builder.compile(checkpointer=InMemorySaver())
-    return Recorded(app, graph, [textbook.handler], dict)
+    return Recorded(app, graph, [recorder.handler], dict)
 
 
 def record_after(url: str, builder: StateGraph[Any]) -> Recorded:
-    """With llmctx."""
-    from llmctx.calllog import CallLog  # late: the run before must not have a trace of it
+    """Set up llmctx."""
+    from llmctx.calllog import CallLog  # late: the other run must not load it
     from llmctx.graph import wrap_graph
     from llmctx.middleware import ContextMiddleware
 
@@ -122,7 +122,7 @@ def record_after(url: str, builder: StateGraph[Any]) -> Recorded:
 
 
 def _numbers(stats: Any) -> dict[str, Any]:
-    """The ledger as JSON."""
+    """Return the ledger as JSON."""
     values = ((field.name, getattr(stats, field.name)) for field in fields(stats))
     return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values}
 
@@ -131,18 +131,18 @@ def _numbers(stats: Any) -> dict[str, Any]:
 
 
 class Question(BaseModel):
-    """What the patient says."""
+    """The body of a request."""
 
     question: str
     desk: str = ""
-    """Which agent, if the patient chose one from the menu; else the assistant finds out."""
+    """The agent that the patient chose from the menu; empty where the assistant is to find out."""
 
     def visit(self) -> Visit:
         return {"question": self.question, "intent": self.desk}
 
 
 class Clinic:
-    """What the endpoints share: the graph, and jobs that are nobody's request any more."""
+    """State that the endpoints share: the graph, and jobs that outlive their request."""
 
     def __init__(self, assistant: Assistant, recorded: Recorded) -> None:
         self.assistant = assistant
@@ -157,47 +157,47 @@ class Clinic:
         threading.Thread(target=self._work_in_a_thread, name="letters", daemon=True).start()
 
     def config(self, thread_id: str | None = None) -> RunnableConfig:
-        """What each call is given: the recorder's callbacks, if it has any, and the thread."""
+        """Return the config of a call: the recorder's callbacks, if it has any, and the thread."""
         config: RunnableConfig = {"callbacks": list(self.callbacks)}
         if thread_id is not None:
             config["configurable"] = {"thread_id": thread_id}
         return config
 
     async def say(self, task: str, question: str) -> str:
-        """One call of a model, outside of the graph."""
+        """Call a model once, outside of the graph."""
         return text_of(await self.assistant.openai.ainvoke(ask(task, question), self.config()))
 
     def _letter_chain(self) -> Runnable[str, str]:
         prompt: Runnable[str, Any] = RunnableLambda(lambda question: ask("letter", question))
         return prompt | self.assistant.openai | RunnableLambda(text_of)
 
-    def heard(self, visit: str) -> str:
-        """What the patient said in a visit, from the checkpoint: all that a worker has is the thread_id."""
+    def question_of(self, visit: str) -> str:
+        """Return what the patient said in a visit, from the checkpoint: a worker has nothing but the thread_id."""
         return str(self.graph.get_state(self.config(visit)).values["question"])
 
     def _work_in_a_thread(self) -> None:
-        """A worker as old as the process: it never saw a request."""
+        """Run a worker that is as old as the process and never saw a request."""
         while (visit := self.thread_jobs.get()) is not None:
             try:
-                self.letters.invoke(self.heard(visit), self.config(visit))
+                self.letters.invoke(self.question_of(visit), self.config(visit))
             except Exception:
                 logger.exception("no letter for %s", visit)
             finally:
                 self.thread_jobs.task_done()
 
     async def work_in_a_task(self) -> None:
-        """A worker that the first request starts, whose context it inherits for good."""
+        """Run a worker that the first request starts, and that keeps the context of that request."""
         while True:
             visit = await self.task_jobs.get()
             try:
-                await self.graph.ainvoke({"question": self.heard(visit), "intent": "letter"}, self.config(visit))
+                await self.graph.ainvoke({"question": self.question_of(visit), "intent": "letter"}, self.config(visit))
             except Exception:
                 logger.exception("no letter for %s", visit)
             finally:
                 self.task_jobs.task_done()
 
     async def idle(self) -> None:
-        """Until no job is left."""
+        """Wait until no job is left."""
         while self.detached:
             await asyncio.wait(self.detached)
         await asyncio.to_thread(self.thread_jobs.join)
@@ -205,7 +205,7 @@ class Clinic:
 
 
 def add_plain_endpoints(app: FastAPI, clinic: Clinic) -> None:
-    """Calls that are made without the graph."""
+    """Add the endpoints that call models without the graph."""
     openai = clinic.assistant.openai
 
     @app.post("/direct")
@@ -246,7 +246,7 @@ def add_plain_endpoints(app: FastAPI, clinic: Clinic) -> None:
 
 
 def add_jobs(app: FastAPI, clinic: Clinic) -> None:
-    """Calls that outlive their request, or end before their time."""
+    """Add the endpoints whose calls outlive their request, or are cut off."""
 
     @app.post("/background")
     async def background(said: Question, visit: VisitId, tasks: BackgroundTasks) -> str:
@@ -293,7 +293,7 @@ def add_jobs(app: FastAPI, clinic: Clinic) -> None:
 
 
 def add_graph_endpoints(app: FastAPI, clinic: Clinic) -> None:
-    """The assistant."""
+    """Add the endpoints that run the assistant's graph."""
 
     @app.post("/graph")
     async def run(said: Question, visit: VisitId) -> str:
@@ -319,12 +319,12 @@ def add_graph_endpoints(app: FastAPI, clinic: Clinic) -> None:
 
 
 async def provider_failed(request: Request, problem: Exception) -> JSONResponse:
-    """A provider's error is not ours: say so, and keep the connection."""
+    """Answer 502 for a provider's error, and keep the connection."""
     return JSONResponse({"detail": f"the assistant is not available: {type(problem).__name__}"}, 502)
 
 
 def make(run: str, database: str, service: Service, secret: str) -> tuple[FastAPI, Callable[[], dict[str, Any]]]:
-    """The application and its ledger, for run "before" or "after"."""
+    """Return the application and its ledger, for run "before" or "after"."""
     assistant = Assistant(service)
     record = {"before": record_before, "after": record_after}[run]
     recorded = record(database, assistant.graph())
@@ -335,13 +335,13 @@ def make(run: str, database: str, service: Service, secret: str) -> tuple[FastAP
     add_graph_endpoints(app, clinic)
     for error in (AnthropicError, OpenAIError):
         app.add_exception_handler(error, provider_failed)
-    # Added last, so outermost: whoever records must be able to see who has signed in.
+    # Added last, so outermost: both recorders must see who has signed in.
     app.add_middleware(AuthenticationMiddleware, backend=BearerTokens(secret))
     return app, recorded.ledger
 
 
-def attend(run: str, told: Mapping[str, Any]) -> None:
-    """Be one of the two clinics until the parent goes, then say what the ledger says."""
+def serve_clinic(run: str, told: Mapping[str, Any]) -> None:
+    """Serve one of the two clinics until the parent exits, then report its ledger."""
     service = Service(base_url=f"{told['provider']}/{run}")
     if told["model"]:
         service = replace(service, openai_model=told["model"], anthropic_model=None, key=told["key"])
@@ -355,7 +355,7 @@ def attend(run: str, told: Mapping[str, Any]) -> None:
 
 
 def main() -> None:
-    """Both clinics, each in a process of its own, forked after the import: that takes longer than all the rest."""
+    """Serve both clinics, each in its own process, forked after the imports, which take longer than everything else."""
     told = hear()
     # Hundreds of thousands of objects of the clients' modules live as long as the process: looking through them again
     # and again would take a quarter of its time.
@@ -364,12 +364,12 @@ def main() -> None:
     if (other := os.fork()) == 0:
         code = 1
         try:
-            attend("before", told)
+            serve_clinic("before", told)
             code = 0
         finally:
             os._exit(code)
     try:
-        attend("after", told)
+        serve_clinic("after", told)
     finally:
         os.waitpid(other, 0)
 

@@ -1,4 +1,4 @@
-"""The clinic's assistant: a LangGraph router with its agents. It knows nothing of recording.
+"""The clinic's assistant: a LangGraph router with its agents. It does not know how it is recorded.
 
     START ─> intent, unless the patient has chosen from the menu
     intent ─> clarify ─> wait (for the patient) ─> advice
@@ -57,7 +57,7 @@ _INSTRUCTIONS: Final = {
 
 
 class Visit(TypedDict, total=False):
-    """What is known of a visit."""
+    """The state of a visit."""
 
     question: str
     intent: str
@@ -68,7 +68,7 @@ class Visit(TypedDict, total=False):
 
 
 def ask(task: str, question: str) -> list[AnyMessage]:
-    """The prompt for a task: who the model is, what it is to do, and what the patient said."""
+    """Return the prompt for a task: the role, the instructions, and what the patient said."""
     instructions = _INSTRUCTIONS[task.split()[0]]
     system = (
         f"You are the assistant of a small clinic. Be brief and kind; never diagnose.\nTask: {task}. {instructions}"
@@ -77,13 +77,13 @@ def ask(task: str, question: str) -> list[AnyMessage]:
 
 
 def text_of(message: Any) -> str:
-    """A message's text, whichever provider it came from."""
+    """Return a message's text, whichever provider it came from."""
     return str(message.text)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """Where the models are, and what they are called there."""
+    """Base URL, key and names of the models."""
 
     base_url: str
     openai_model: str = "gpt-5-mini"
@@ -92,7 +92,7 @@ class Service:
     key: str = "demo"
 
     def openai(self, client: DefaultAsyncHttpxClient | None = None) -> ChatOpenAI:
-        """A real client, without retries: the demo counts requests."""
+        """Return a real client, without retries: the demo counts requests."""
         return ChatOpenAI(
             model=self.openai_model,
             base_url=f"{self.base_url}/v1",
@@ -104,7 +104,7 @@ class Service:
         )
 
     def anthropic(self) -> BaseChatModel:
-        """The other provider's, where there is one."""
+        """Return the other provider's client, if there is one."""
         if self.anthropic_model is None:
             return self.openai()
         return ChatAnthropic(
@@ -118,7 +118,7 @@ class Service:
 
 
 class Assistant:
-    """The nodes, each an ordinary method, and the graph they make up."""
+    """The nodes, each an ordinary method, and their graph."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -128,7 +128,7 @@ class Assistant:
         self.tools: list[BaseTool] = [self._find_slot()]
 
     def graph(self) -> StateGraph[Visit]:
-        """The builder, not yet compiled: that is what `wrap_graph` takes."""
+        """Return the builder, not yet compiled, as `wrap_graph` takes it."""
         graph = StateGraph(Visit)
         nodes: list[Any] = [self.intent, self.clarify, self.wait, self.advice, self.appointment, self.pressure]
         nodes += [self.medication, self.check, self.advise, self.opinion, self.laboratory, self.letter]
@@ -208,13 +208,13 @@ class Assistant:
                 model = self.service.openai(client)
                 return text_of(await model.ainvoke(ask("laboratory", visit["question"]), config))
 
-        def elsewhere() -> None:
+        def run_in_thread() -> None:
             try:
                 loop.call_soon_threadsafe(done.set_result, asyncio.run(explain()))
-            except Exception as problem:  # noqa: BLE001  handed on to whoever waits
+            except Exception as problem:  # noqa: BLE001  passed on to the waiting node
                 loop.call_soon_threadsafe(done.set_exception, problem)
 
-        threading.Thread(target=elsewhere, daemon=True).start()
+        threading.Thread(target=run_in_thread, daemon=True).start()
         return {"answer": await done}
 
     async def letter(self, visit: Visit) -> Visit:

@@ -1,4 +1,4 @@
-"""Hold the rows against the provider's log: how many calls were really made, for whom, and what became of them.
+"""Compare the rows with the provider's log: how many calls were made, for which patient, and which row each has.
 
 Rows and calls are matched by what stands in the prompt: patient, visit, task. Neither recorder has a say in that.
 """
@@ -23,14 +23,14 @@ Row = Mapping[str, Any]
 
 @dataclass(slots=True, kw_only=True)
 class Score:
-    """What became of `calls`, the requests that the provider saw: `rows + lost == calls + duplicates + unsent`."""
+    """Counts for `calls`, the requests that the provider saw: `rows + lost == calls + duplicates + unsent`."""
 
     calls: int = 0
     rows: int = 0
     right: int = 0
-    """Rows whose session_id and user_id are the true ones."""
+    """Rows with the true session_id and user_id."""
     wrong: int = 0
-    """Rows that name somebody else."""
+    """Rows with the ids of another patient or visit."""
     unattributed: int = 0
     """Rows that lack an id."""
     duplicates: int = 0
@@ -38,36 +38,36 @@ class Score:
     lost: int = 0
     """Calls without a row."""
     unsent: int = 0
-    """Rows of calls that failed, or were cancelled, before they reached the provider. Nothing is wrong with those."""
+    """Rows of calls that failed, or were cancelled, before they reached the provider. These are no fault."""
 
     @property
     def clean(self) -> bool:
-        """Whether every call is exactly one row with the right ids."""
+        """Tell whether every call is exactly one row with the right ids."""
         return not (self.wrong or self.unattributed or self.duplicates or self.lost)
 
     @property
     def share(self) -> float:
-        """Of the calls, how many are rows with the right ids; a call without a row counts as one without ids."""
+        """Return the share of calls whose row has the right ids; a call without a row counts as one without ids."""
         return self.right / max(1, self.rows + self.lost)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """One run, judged: as a whole, and way by way."""
+    """The scores of one run, in total and by way."""
 
     total: Score
     ways: Mapping[str, Score]
 
 
 def key_of(row: Row) -> Key | None:
-    """Whose call a row is about, by its prompt."""
+    """Return whose call a row is about, by its prompt."""
     prompt = str(row["prompt_snapshot"] or "")
     task, truth = TASK.search(prompt), TRUTH.findall(prompt)
     return (*truth[-1], task[1]) if task and truth else None
 
 
-def judge(log: Iterable[Mapping[str, Any]], rows: Iterable[Row]) -> Comparison:
-    """Match the rows of one run with the provider's log of it."""
+def compare(log: Iterable[Mapping[str, Any]], rows: Iterable[Row]) -> Comparison:
+    """Match the rows of one run with the provider's log, and count."""
     called = Counter((entry["patient"], entry["visit"], entry["task"]) for entry in log)
     found: dict[Key | None, list[Row]] = {}
     for row in rows:
@@ -100,19 +100,19 @@ def _add(score: Score, key: Key | None, calls: int, rows: Sequence[Row]) -> None
 
 
 def rows_on(rows: Iterable[Row], way: Way) -> list[Row]:
-    """Rows of the calls that went that way."""
+    """Return the rows of the calls that went that way."""
     keys = ((row, key_of(row)) for row in rows)
     return [row for row, key in keys if key and key[2].split()[0] in way.tasks and way_of(key[1], key[2]) is way]
 
 
 def patient_of(row: Row) -> str:
-    """Who the row's call was really for."""
+    """Return the patient for whom the row's call was made."""
     key = key_of(row)
     return key[0] if key else ""
 
 
 async def read_rows(url: str, table: str) -> list[Row]:
-    """All rows of a table of the demo's own database."""
+    """Return all rows of a table of the demo's own database."""
     engine = create_async_engine(url)
     try:
         async with engine.connect() as connection:

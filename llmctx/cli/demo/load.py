@@ -1,4 +1,4 @@
-"""The patients: all at once, over real HTTP and websockets, each with an order of ways of his own."""
+"""The load: all patients at once, over real HTTP and websockets, each with its own order of ways."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ CLOSED: Final = (httpx.ReadError, httpx.RemoteProtocolError)
 
 
 class DriveFailed(Exception):
-    """The clinic did not do what was asked of it."""
+    """The clinic answered with an error of its own."""
 
 
 class User:
-    """One patient."""
+    """A patient."""
 
     def __init__(self, patient: str, client: httpx.AsyncClient, provider: str, secret: str) -> None:
         self.patient = patient
@@ -60,7 +60,7 @@ class User:
                 await self._post(way.path, headers, said)
 
     async def _post(self, path: str, headers: dict[str, str], said: dict[str, str]) -> None:
-        """A 500 is no reason to stop: providers fail, one way is about that, and it must be a row all the same."""
+        """Post and accept a 500: one way is about a failing provider, and its call must be a row as well."""
         try:
             answer = await self.client.post(path, headers=headers, json=said)
         except CLOSED:

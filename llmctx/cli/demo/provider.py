@@ -1,7 +1,7 @@
-"""A small LLM provider on loopback: OpenAI's and Anthropic's wire form, plain, streamed, tools, errors, usage.
+"""A small LLM provider on loopback: OpenAI's and Anthropic's protocol, plain, streamed, tools, errors, usage.
 
-It is also the demo's independent witness. Each request is logged with its truth, read from a marker in the prompt
-itself, before anything else happens: what was really called, for whom, whatever the recorders say. With a real
+It is also the demo's independent record: each request is logged first, with the patient and visit that a marker in the
+prompt names, whatever the recorders write. With a real
 service behind it (`--upstream`) it passes requests on, and still keeps that log.
 
     python -m llmctx.cli.demo.provider [--speed 10] [--upstream https://api.openai.com/v1]
@@ -29,9 +29,9 @@ from llmctx.cli.demo import provider_protocol as wire
 from llmctx.cli.demo.provider_protocol import Asked, Reply
 
 FAULT: Final = re.compile(r"\[fault (openai|anthropic) (\d{3})\]")
-"""In a question: this provider answers with this error. Real services fail by themselves; a demo needs it now."""
+"""In a question: makes this provider answer with this error."""
 NO_HURRY: Final = "Take your time."
-"""In a question: everything but recognising the intent takes half a minute, for those who will not wait for it."""
+"""In a question: every call but the intent's takes half a minute, for clients that hang up or stop."""
 NO_HURRY_S: Final = 30.0
 FIRST_TOKEN: Final = 0.4
 """Share of a stream's time that passes before its first token."""
@@ -50,7 +50,7 @@ class Provider:
         self._client: httpx.AsyncClient | None = None
 
     def app(self) -> Starlette:
-        """The ASGI application. `{run}` in the paths keeps the logs of two runs apart."""
+        """Return the ASGI application. `{run}` in the paths separates the logs of the two runs."""
         return Starlette(
             routes=[
                 Route("/{run}/v1/chat/completions", self.openai, methods=["POST"]),
@@ -194,7 +194,7 @@ class Provider:
         return StreamingResponse(body(), media_type="text/event-stream")
 
     async def _pass_on(self, request: Request, entry: dict[str, Any]) -> Response:
-        """Ask the real service, and stream what it answers."""
+        """Forward the request to the real service, and stream its answer."""
         assert self._client is not None
         headers = {"authorization": request.headers.get("authorization", ""), "content-type": "application/json"}
         url = f"{str(self.upstream).rstrip('/')}/chat/completions"
@@ -231,7 +231,7 @@ async def _gone_within(request: Request, seconds: float) -> bool:
 
 
 def _tokens(text: str) -> int:
-    """About what a tokenizer would count: four characters to a token, Chinese one to a token."""
+    """Estimate a tokenizer's count: four characters a token, one in Chinese."""
     chinese = sum("\u4e00" <= char <= "\u9fff" for char in text)
     return chinese + (len(text) - chinese + 3) // 4
 

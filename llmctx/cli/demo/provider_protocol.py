@@ -1,7 +1,7 @@
-"""The two wire forms that the demo's provider speaks: OpenAI's chat completions and Anthropic's messages.
+"""The two protocols of the demo's provider: OpenAI's chat completions and Anthropic's messages.
 
-Pure functions between JSON and two small values, `Asked` and `Reply`. What is said stands in `answers.py`; who
-listens, waits and keeps the log is `provider.py`.
+Pure functions between JSON and two small values, `Asked` and `Reply`. The texts are in `answers.py`;
+serving, waiting and the log in `provider.py`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ TASK: Final = re.compile(r"Task: ([a-z]+(?: [a-z]+)?)\.")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """A request, whatever form it came in."""
+    """A request of either protocol."""
 
     model: str
     system: str
     texts: tuple[str, ...]
-    """The text of every message, oldest first, the system's not among them."""
+    """The text of every message but the system's, oldest first."""
     tool: Mapping[str, Any] | None
-    """The first tool on offer, `name` and JSON schema, unless its result is there already."""
+    """The first tool offered, `name` and JSON schema; None once its result is there."""
     stream: bool
     usage_in_stream: bool
 
@@ -41,7 +41,7 @@ class Asked:
 
     @property
     def truth(self) -> tuple[str, str] | None:
-        """Patient and visit, as the prompt itself says: from the last message that names them."""
+        """Return patient and visit, from the last message that names them."""
         for text in reversed(self.texts):
             if found := TRUTH.findall(text):
                 patient, visit = found[-1]
@@ -51,7 +51,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What the provider says, before it takes a form."""
+    """An answer, independent of the protocol."""
 
     id: str
     model: str
@@ -63,7 +63,7 @@ class Reply:
 
 
 def _text(content: Any) -> str:
-    """The text of a message's content: a string, or blocks of which some hold text."""
+    """Return the text of a message's content: a string, or blocks of which some hold text."""
     if isinstance(content, list):
         return "\n".join(
             _text(block.get("text") or block.get("content")) for block in content if isinstance(block, dict)
@@ -107,7 +107,7 @@ def read_anthropic(body: Mapping[str, Any]) -> Asked:
 
 
 def pieces(text: str) -> list[str]:
-    """`text` as a stream brings it: word by word, Chinese three characters at a time."""
+    """Split `text` as a stream does: word by word, Chinese three characters at a time."""
     return re.findall(r"[\u3000-\uffef]{1,3}|[^\s\u3000-\uffef]+\s*|\s+", text)
 
 
@@ -134,7 +134,7 @@ def _openai_tool_calls(reply: Reply) -> list[dict[str, Any]]:
 
 
 def openai_body(reply: Reply) -> dict[str, Any]:
-    """The answer to a plain chat completions request."""
+    """Return the body of a plain chat completion."""
     message: dict[str, Any] = {"role": "assistant", "content": reply.text or None, "refusal": None}
     if reply.tool:
         message["tool_calls"] = _openai_tool_calls(reply)
@@ -149,7 +149,7 @@ def openai_body(reply: Reply) -> dict[str, Any]:
 
 
 def openai_events(reply: Reply, usage: bool) -> Iterator[str]:
-    """The same as server-sent events; the closing usage chunk only where it was asked for, as the real service."""
+    """Return the same as server-sent events; the closing usage chunk only if requested, like the real service."""
 
     def chunk(choices: list[dict[str, Any]], **more: Any) -> str:
         head = {"id": f"chatcmpl-{reply.id}", "object": "chat.completion.chunk", "created": int(time.time())}
@@ -190,7 +190,7 @@ def _anthropic_blocks(reply: Reply) -> list[dict[str, Any]]:
 
 
 def anthropic_body(reply: Reply) -> dict[str, Any]:
-    """The answer to a plain messages request."""
+    """Return the body of a plain message."""
     return {
         "id": f"msg_{reply.id}",
         "type": "message",
@@ -204,7 +204,7 @@ def anthropic_body(reply: Reply) -> dict[str, Any]:
 
 
 def anthropic_events(reply: Reply) -> Iterator[str]:
-    """The same as server-sent events."""
+    """Return the same as server-sent events."""
     usage = _anthropic_usage(reply)
     start = {**anthropic_body(reply), "content": [], "stop_reason": None, "usage": {**usage, "output_tokens": 1}}
     yield _sse({"type": "message_start", "message": start})
@@ -244,12 +244,12 @@ _ANTHROPIC_ERRORS: Final[Mapping[int, tuple[str, str]]] = {
 
 
 def openai_error(status: int) -> dict[str, Any]:
-    """An error as OpenAI words it."""
+    """Return an error in OpenAI's form."""
     kind, code, message = _OPENAI_ERRORS.get(status, _OPENAI_ERRORS[500])
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
 def anthropic_error(status: int) -> dict[str, Any]:
-    """An error as Anthropic words it."""
+    """Return an error in Anthropic's form."""
     kind, message = _ANTHROPIC_ERRORS.get(status, _ANTHROPIC_ERRORS[500])
     return {"type": "error", "error": {"type": kind, "message": message}}

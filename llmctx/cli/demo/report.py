@@ -1,4 +1,4 @@
-"""What the demo prints: two rows side by side, a table of ways, the ledger, what to try next. Or one JSON object."""
+"""The demo's report: two rows side by side, a table of ways, the ledger, what to try next; or one JSON object."""
 
 from __future__ import annotations
 
@@ -20,21 +20,10 @@ from llmctx.cli.demo.stages import RUNS, Outcome
 
 WIDTH: Final = 80
 SHOWN: Final = (
-    "session_id",
-    "user_id",
-    "thread_id",
-    "identity_source",
-    "provider",
-    "model",
-    "prompt_tokens",
-    "completion_tokens",
-    "cached_tokens",
-    "finish_reason",
-    "latency_ms",
-    "status",
-    "created_at",
-)
-"""Of a row's columns, those that fit on the screen: the ids first."""
+    "session_id", "user_id", "thread_id", "identity_source", "provider", "model", "prompt_tokens", "completion_tokens",
+    "cached_tokens", "finish_reason", "latency_ms", "status", "created_at",
+)  # fmt: skip
+"""The columns of a row that fit on the screen: ids first."""
 
 
 GONE: Final = (
@@ -51,9 +40,9 @@ KEPT: Final = (
 
 
 def as_json(outcome: Outcome, *, keep: bool) -> str:
-    """One object: the run with llmctx on top, the same keys for the textbook handler under `before`."""
-    before, after = outcome.verdicts["before"], outcome.verdicts["after"]
-    found: dict[str, Any] = {
+    """Return one object: the run with llmctx on top, the same keys for the naive handler under `before`."""
+    before, after = outcome.comparisons["before"], outcome.comparisons["after"]
+    result: dict[str, Any] = {
         **asdict(after.total),
         "before": asdict(before.total),
         "ledger": dict(outcome.ledger),
@@ -67,11 +56,11 @@ def as_json(outcome: Outcome, *, keep: bool) -> str:
         "service": outcome.service,
         "seconds": round(outcome.seconds, 1),
     }
-    return json.dumps(found, ensure_ascii=False)
+    return json.dumps(result, ensure_ascii=False)
 
 
 def print_report(outcome: Outcome, *, keep: bool) -> None:
-    """The same for people, within 80 columns."""
+    """Print the report within 80 columns."""
     console = Console(highlight=False)
     console.width = min(WIDTH, console.width)
     _print_rows(console, outcome)
@@ -107,7 +96,7 @@ def _cell(row: Row | None, column: str) -> Text:
 
 
 def _print_ways(console: Console, outcome: Outcome) -> None:
-    before, after = outcome.verdicts["before"], outcome.verdicts["after"]
+    before, after = outcome.comparisons["before"], outcome.comparisons["after"]
     console.print(
         f"\n[bold]{len(WAYS)} ways out of a request[/]: calls that are a row with the right session and user\n"
     )
@@ -123,9 +112,9 @@ def _print_ways(console: Console, outcome: Outcome) -> None:
 
 
 def _share(score: Score) -> Text:
-    """The share, and what happened to the rest."""
+    """Return the share, and the most frequent fault of the rest."""
     if not score.calls and not score.rows:
-        return Text("-", "dim")  # a real service's answers may lead elsewhere
+        return Text("-", "dim")  # a real service may choose another way
     if score.clean:
         return Text("100 %", "green")
     worst = max(("wrong", "unattributed", "lost", "duplicates"), key=lambda name: int(getattr(score, name)))
@@ -135,7 +124,7 @@ def _share(score: Score) -> Text:
 
 
 def _print_ledger(console: Console, outcome: Outcome) -> None:
-    total, ledger = outcome.verdicts["after"].total, outcome.ledger
+    total, ledger = outcome.comparisons["after"].total, outcome.ledger
     parts = " + ".join(f"{ledger[name]} {name}" for name in ("written", "waiting", "quarantined", "dropped"))
     console.print(f"\n[bold]The ledger[/]: {ledger['started']} started = {parts}")
     console.print(
@@ -169,7 +158,7 @@ def _print_next(console: Console, outcome: Outcome, *, keep: bool) -> None:
 
 
 def command_line() -> str:
-    """How this user calls llmctx: by name if the shell finds it, else as it was called just now."""
+    """Return how this user can call llmctx: by name if the shell finds it, else as it was called just now."""
     started = Path(sys.argv[0])
     if shutil.which("llmctx"):
         return "llmctx"

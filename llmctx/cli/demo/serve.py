@@ -1,4 +1,4 @@
-"""Serve an ASGI application on a free loopback port until the parent goes."""
+"""Serve an ASGI application on a free loopback port until the parent exits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _Server(uvicorn.Server):
 
 
 def serve(app: Any, name: str) -> None:
-    """Say the port when the application is up; return when it has shut down."""
+    """Report the port when the application is up; return when it has shut down."""
     # Kept-alive connections outlast every pause: one that is closed just as a client uses it again would be an error
     # that the demo is not about.
     config = uvicorn.Config(

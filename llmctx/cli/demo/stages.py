@@ -1,6 +1,6 @@
-"""The demo from end to end: start the processes, send the patients through, read, judge, clean up.
+"""The demo from end to end: start the processes, apply the load, read the rows, compare, clean up.
 
-The two runs go side by side, each in a process of its own: the same load at the same time, and half the wait.
+The two runs go side by side, each in its own process: the same load at the same time, and half the wait.
 
 Everything that is started is on the exit stack before it is used, so that every way out ends it.
 """
@@ -21,7 +21,7 @@ from typing import Any, Final
 import httpx
 from rich.console import Console
 
-from llmctx.cli.demo.compare import Comparison, Row, judge, read_rows
+from llmctx.cli.demo.compare import Comparison, Row, compare, read_rows
 from llmctx.cli.demo.load import drive
 from llmctx.cli.demo.postgres import make_directory
 from llmctx.cli.demo.processes import Child, clean_environment, uninterrupted
@@ -31,16 +31,16 @@ from llmctx.migrate.commands import upgrade
 from llmctx.settings import Settings
 
 RUNS: Final = {"before": "textbook_llm_call_logs", "after": DEFAULT_TABLE}
-"""The two runs, and the table that each fills."""
+"""Run -> the table that it fills."""
 START_S: Final = 90.0
 USERS: Final = 20
 REAL_USERS: Final = 3
-"""So many patients are enough where each call costs money."""
+"""Patients where each call costs money."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RealService:
-    """The service to ask in place of our own provider."""
+    """A real service in place of the demo's provider."""
 
     key: str = field(repr=False)
     base_url: str
@@ -48,7 +48,7 @@ class RealService:
 
     @classmethod
     def from_environment(cls) -> RealService | None:
-        """OPENAI_API_KEY asks for it; OPENAI_BASE_URL and OPENAI_MODEL say which."""
+        """Return the service of OPENAI_API_KEY, OPENAI_BASE_URL and OPENAI_MODEL; None without a key."""
         key = os.environ.get("OPENAI_API_KEY")
         if not key:
             return None
@@ -58,24 +58,24 @@ class RealService:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """All that there is to report."""
+    """The data of the report."""
 
     users: int
     service: str
     database_url: str
     directory: Path
     problem: str | None
-    """Why it is SQLite, when it is."""
-    verdicts: Mapping[str, Comparison]
+    """Why SQLite is used; None for PostgreSQL."""
+    comparisons: Mapping[str, Comparison]
     rows: Mapping[str, list[Row]]
     ledger: Mapping[str, Any]
     seconds: float
     process_id: int | None
-    """PostgreSQL's, for whoever keeps it."""
+    """PostgreSQL's, to stop it after `--keep`."""
 
 
 class Progress:
-    """What is being done, on stderr: a moving line on a terminal, one line per stage elsewhere."""
+    """The progress on stderr: a moving line on a terminal, one line per stage elsewhere."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
@@ -96,7 +96,7 @@ class Progress:
         self._console.print(text, highlight=False)
 
     def counter(self, text: str, total: int) -> Callable[[], None]:
-        """For a stage that counts; elsewhere than on a terminal the stage's one line says enough."""
+        """Start a stage of `total` steps, and return the function that counts one."""
         self.stage(text)
         done = 0
 
@@ -111,7 +111,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Running:
-    """What has been started: the provider, and a clinic and a database for each run."""
+    """The running processes: the provider, and a clinic and a database for each run."""
 
     keeper: Child
     home: Mapping[str, Any]
@@ -134,7 +134,7 @@ def perform(*, users: int | None, speed: float, keep: bool, progress: Progress) 
             f"{users} patients at once, in two clinics side by side", 2 * users * len(ways_of(1, users))
         )
         asyncio.run(_drive_both(running, users, step))
-        progress.stage("holding the rows against the provider's log")
+        progress.stage("comparing the rows with the provider's log")
         running.clinics.close()
         ledgers = _each(running.clinics, "ledger")
         rows = {run: asyncio.run(read_rows(running.urls[run], table)) for run, table in RUNS.items()}
@@ -148,7 +148,7 @@ def perform(*, users: int | None, speed: float, keep: bool, progress: Progress) 
             database_url=running.urls["after"],
             directory=Path(running.home["directory"]),
             problem=running.home["problem"],
-            verdicts={run: judge(logs[run], rows[run]) for run in RUNS},
+            comparisons={run: compare(logs[run], rows[run]) for run in RUNS},
             rows=rows,
             ledger=ledgers["after"],
             seconds=time.monotonic() - started,
@@ -164,7 +164,7 @@ def _start(
     with uninterrupted():
         directory = make_directory()
         keeper = _child(stack, "PostgreSQL", "llmctx.cli.demo.postgres", str(directory), tidies=True)
-    journals = str(directory / "journal")  # not where the applications of whoever looks on have theirs
+    journals = str(directory / "journal")  # apart from the user's own applications
     clinics = _child(
         stack, "the clinic", "llmctx.cli.demo.app", log=directory / "clinic.log", LLMCTX_JOURNAL_DIR=journals
     )
@@ -189,7 +189,7 @@ def _start(
 
 
 def _each(clinics: Child, fact: str) -> dict[str, Any]:
-    """What each of the two clinics says, in whatever order."""
+    """Return `fact` of each clinic, as they report it in any order."""
     lines = [clinics.says(START_S) for _ in RUNS]
     return {line["name"]: line[fact] for line in lines}
 
@@ -203,14 +203,14 @@ def _child(
     tidies: bool = False,
     **environment: str,
 ) -> Child:
-    with uninterrupted():  # a child that nobody has noted down would outlive a Ctrl-C
+    with uninterrupted():  # a child that is not yet on the stack would outlive a Ctrl-C
         child = Child(name, module, *args, env={**clean_environment(), **environment}, log=log)
         stack.callback(child.end, 2 * START_S if tidies else 15, tidies=tidies)
     return child
 
 
 async def _drive_both(running: _Running, users: int, step: Callable[[], None]) -> None:
-    """The same patients with the same questions in the same order, in both clinics."""
+    """Send the same patients with the same questions in the same order to both clinics."""
     async with asyncio.TaskGroup() as both:
         for run, address in running.addresses.items():
             both.create_task(drive(address, f"{running.provider}/{run}", users, running.secret, step=step))

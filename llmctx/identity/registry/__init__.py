@@ -1,4 +1,8 @@
-"""thread_id (and LangGraph task) -> identity: what a call that has lost its context can still be known by."""
+"""The registry: thread_id or LangGraph task -> identity, for calls that have lost their context.
+
+Bounded and expiring, in memory (`memory.py`) or shared through Redis (`redis.py`). A thread that several users share
+has no identity here. No caller waits for it: Redis is asked in the pipeline.
+"""
 
 from __future__ import annotations
 

@@ -1,17 +1,17 @@
-"""Fills session_id and user_id of old rows where the truth can be known, and says in each row by which rule.
+"""Fills session_id and user_id of old rows where they are certain, and notes in each row by which rule.
 
 A row with a gap belongs to a trace, a thread, a conversation, a session. Where everything that is known of one of
-them, from other rows, from LangGraph's checkpoints or from a mapping of the team's, names one user, and nothing else
-objects, the row is his. Otherwise it stays as it is: ambiguity is never guessed away.
+them, from other rows, from LangGraph's checkpoints or from the team's own mapping, names one user, and nothing
+contradicts it, the row gets this user. Otherwise it stays as it is: ambiguity is never resolved by guessing.
 
-    rules.py       the decisions, without a database
-    facts.py       what is known, collected once
-    mapping.py     what the team knows
-    together.py    many rows in one statement
-    undo.py        the way back
+    rules.py         the decisions, without a database
+    facts.py         what is known, collected once
+    mapping.py       the team's own data
+    bulk_update.py   many rows in one statement
+    undo.py          the undo file
 
-Rows are filled a thousand at a time, each step a transaction of its own, noted in the undo file before: after a break
-the next run goes on where this one ended.
+Rows are filled a thousand at a time, each step in its own transaction and noted in the undo file first: after an
+interruption the next run continues where this one ended.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Finds out why ids would be missing, or rows, in this installation and this application.
+"""Finds why ids or rows would be missing in this installation and this app_checks.
 
-Each check gives a `Finding` with cause, consequence and fix. Nothing is written: canary calls go through the real
-handler and pipeline into memory, the trial insert is rolled back, and the application's endpoints, nodes and models
-are looked at, never called. What it does at its start it does here as well.
+Each check returns `Finding`s with cause, consequence and fix: of the installation (`install_checks.py`,
+`table_checks.py`), of the application as it runs (`app_checks.py`, `canary_calls.py`) and of its source
+(`source_checks.py`). Nothing is written: canary calls go through the real handler and pipeline into memory, the trial
+insert is rolled back, and endpoints, nodes and models are inspected, never called. The application's lifespan does run.
 """
 
 from __future__ import annotations
@@ -19,12 +20,10 @@ from typing import Any, Final
 
 from llmctx.core.errors import ConfigError
 from llmctx.identity.propagation import threads as carrying
-from llmctx.ops.doctor import app_checks as application
-from llmctx.ops.doctor import canary_calls as canaries
-from llmctx.ops.doctor import install_checks as installation
-from llmctx.ops.doctor.app_inspection import Anatomy, take_apart
+from llmctx.ops.doctor import app_checks, canary_calls, install_checks
+from llmctx.ops.doctor.app_inspection import AppParts, inspect_app
 from llmctx.ops.doctor.finding import Finding
-from llmctx.ops.doctor.source_checks import losses
+from llmctx.ops.doctor.source_checks import scope_losses
 from llmctx.settings import Settings
 
 __all__ = ["Finding", "examine", "load_app"]
@@ -33,15 +32,15 @@ _LIFESPAN_S: Final = 15.0
 
 
 def examine(settings: Settings, *, app: str | None = None) -> list[Finding]:
-    """Look at the database, the table, the handler, and at the application `module:app` if it is named.
+    """Check the database, the table, the handler, and the application `module:app` if it is named.
 
     Raises `ConfigError` when `app` cannot be imported.
     """
     found = None if app is None else load_app(app)
-    state = installation.state_of(settings)
+    state = install_checks.state_of(settings)
 
     async def look() -> list[Finding]:
-        findings = [*await installation.database(settings, state), await canaries.call()]
+        findings = [*await install_checks.database(settings, state), await canary_calls.call()]
         if found is not None and app is not None:
             findings += await _application(found, app.partition(":")[0], settings)
         return findings
@@ -50,7 +49,7 @@ def examine(settings: Settings, *, app: str | None = None) -> list[Finding]:
 
 
 def load_app(name: str) -> Any:
-    """The object that `module:attribute` names; a factory is called."""
+    """Return the object that `module:attribute` names; a factory is called."""
     module_name, _, attribute = name.partition(":")
     if not attribute:
         raise ConfigError(f"--app {name}: write module:attribute, for example --app main:app.")
@@ -69,35 +68,35 @@ def load_app(name: str) -> Any:
 
 
 async def _application(app: Any, module_name: str, settings: Settings) -> list[Finding]:
-    """Start the application as a server would, and look at it then: much is made only at the start."""
+    """Start the application as a server would, and check it then: much is created only at the start."""
     problem: BaseException | None = None
-    anatomy: Anatomy | None = None
+    parts: AppParts | None = None
     started: Finding | None = None
     carry = settings.carry
     try:
         async with asyncio.timeout(_LIFESPAN_S), _started(app):
-            anatomy = take_apart(app, module_name)
+            parts = inspect_app(app, module_name)
             carry = carry or carrying.installed()
-            started = application.start(None, application.place_of_app(anatomy))
+            started = app_checks.start(None, app_checks.place_of_app(parts))
     except Exception as failure:  # noqa: BLE001  the application's own start
         problem = failure
-    if anatomy is None:
-        anatomy = take_apart(app, module_name)
+    if parts is None:
+        parts = inspect_app(app, module_name)
     if started is None:
-        started = application.start(problem, application.place_of_app(anatomy))
-    findings = [started, *_looked(application.middleware, anatomy)]
-    if any(layer.is_ours for layer in anatomy.layers):
-        findings.append(await canaries.requests(anatomy.layers, application.place_of_app(anatomy)))
-    for check in (application.wrapping, application.callbacks, partial(losses, carry=carry)):
-        findings += _looked(check, anatomy)
+        started = app_checks.start(problem, app_checks.place_of_app(parts))
+    findings = [started, *_run(app_checks.middleware, parts)]
+    if any(layer.is_ours for layer in parts.layers):
+        findings.append(await canary_calls.requests(parts.layers, app_checks.place_of_app(parts)))
+    for check in (app_checks.wrapping, app_checks.callbacks, partial(scope_losses, carry=carry)):
+        findings += _run(check, parts)
     return findings
 
 
-def _looked(check: Callable[[Anatomy], list[Finding]], anatomy: Anatomy) -> list[Finding]:
-    """What `check` finds. Where it stumbles over somebody's object, the others still have their say."""
+def _run(check: Callable[[AppParts], list[Finding]], parts: AppParts) -> list[Finding]:
+    """Return what `check` finds; where it fails on an object of the application, only this check is left out."""
     try:
-        return check(anatomy)
-    except Exception as problem:  # noqa: BLE001  these are other people's objects
+        return check(parts)
+    except Exception as problem:  # noqa: BLE001  objects of the application may raise anything
         return [Finding("doctor", True, f"one check had to be left out: {type(problem).__name__}: {problem}")]
 
 

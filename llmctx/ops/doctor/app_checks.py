@@ -1,4 +1,4 @@
-"""What is wrong with an application as it is put together: middleware, routes, graphs, handlers, its start."""
+"""Checks of an application as it is put together: middleware, routes, graphs, handlers, its start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from langchain_core.language_models import BaseLLM
 from llmctx.capture import recorder
 from llmctx.capture.global_hook import hears_everything
 from llmctx.capture.handler import CallLogHandler
-from llmctx.ops.doctor.app_inspection import Anatomy, Layer, Route, graphs, is_own, is_wrapped, where_of
+from llmctx.ops.doctor.app_inspection import AppParts, Layer, Route, graphs, is_own, is_wrapped, where_of
 from llmctx.ops.doctor.contextvar_checks import amends
 from llmctx.ops.doctor.finding import Finding, names, places, source_of
 from llmctx.ops.doctor.source import Source
@@ -22,55 +22,42 @@ _ADD: Final = "app.add_middleware(ContextMiddleware, identify=who)"
 _KEYS: Final = frozenset({"user_id", "session_id", "conversation_id"})
 
 
-def middleware(anatomy: Anatomy) -> list[Finding]:
-    """Whether ContextMiddleware is around every endpoint, and stands where it can see who is authenticated."""
-    if not anatomy.routes and not anatomy.layers and not hasattr(anatomy.app, "routes"):
-        kind = type(anatomy.app).__name__
+def middleware(parts: AppParts) -> list[Finding]:
+    """Check that ContextMiddleware is around every endpoint, and can see who is authenticated."""
+    if not parts.routes and not parts.layers and not hasattr(parts.app, "routes"):
+        cause = f"{type(parts.app).__name__} is not a Starlette or FastAPI application: it has no routes"
+        consequence = "It cannot be told whether requests have a scope."
+        return [Finding("middleware", False, cause, consequence, "Name the FastAPI or Starlette object itself.")]
+    routes = _own_routes(parts)
+    outside = [route for route in routes if not any(layer.is_ours for layer in route.layers)]
+    if not any(layer.is_ours for layer in _all_layers(parts)):
+        where = source_of(type(parts.app)) if is_own(inspect.getsourcefile(type(parts.app))) else None
         return [
             Finding(
-                "middleware",
-                False,
-                f"{kind} has neither routes nor middleware to look at: it is not a Starlette or FastAPI application",
-                "Whether requests have a scope cannot be told.",
-                "Name the FastAPI or Starlette object itself.",
+                "middleware", False, "ContextMiddleware is not installed",
+                "No request has a scope: session_id and user_id stay NULL.", _ADD, where or place_of_app(parts),
             )
-        ]
-    ours = [route for route in _own_routes(anatomy) if not any(layer.is_ours for layer in route.layers)]
-    installed = any(layer.is_ours for layer in _all_layers(anatomy))
-    where = source_of(type(anatomy.app)) if is_own(inspect.getsourcefile(type(anatomy.app))) else None
-    if not installed:
+        ]  # fmt: skip
+    if outside:
+        cause = f"{len(outside)} of {len(routes)} routes are outside of ContextMiddleware: "
         return [
             Finding(
-                "middleware",
-                False,
-                "ContextMiddleware is not installed",
-                "No request has a scope: session_id and user_id stay NULL.",
-                _ADD,
-                where or _place_of_app(anatomy),
-            )
-        ]
-    if ours:
-        cause = f"{len(ours)} of {len(_own_routes(anatomy))} routes are outside of ContextMiddleware: "
-        return [
-            Finding(
-                "middleware",
-                False,
-                cause + names(route.path or "/" for route in ours),
+                "middleware", False, cause + names(route.path or "/" for route in outside),
                 "Calls made there have no scope: session_id and user_id stay NULL.",
                 f"Install it in the application that is outermost: {_ADD}",
-                places(filter(None, (source_of(route.endpoint) for route in ours))),
+                places(filter(None, (source_of(route.endpoint) for route in outside))),
             ),
-            *_identify(anatomy),
-        ]
-    count = len(_own_routes(anatomy))
-    said = f"ContextMiddleware is around {'the only route' if count == 1 else f'all {count} routes'}"
-    return [Finding("middleware", True, said if count else "ContextMiddleware is installed"), *_identify(anatomy)]
+            *_identify(parts),
+        ]  # fmt: skip
+    around = "the only route" if len(routes) == 1 else f"all {len(routes)} routes"
+    cause = f"ContextMiddleware is around {around}" if routes else "ContextMiddleware is installed"
+    return [Finding("middleware", True, cause), *_identify(parts)]
 
 
-def _own_routes(anatomy: Anatomy) -> list[Route]:
-    """Those of the application: FastAPI's pages of documentation call no model."""
+def _own_routes(parts: AppParts) -> list[Route]:
+    """Return the application's own routes, without FastAPI's documentation pages."""
     found = []
-    for route in anatomy.routes:
+    for route in parts.routes:
         try:
             file = inspect.getsourcefile(inspect.unwrap(getattr(route.endpoint, "func", route.endpoint)))
         except TypeError:  # a callable object
@@ -80,70 +67,63 @@ def _own_routes(anatomy: Anatomy) -> list[Route]:
     return found
 
 
-def _all_layers(anatomy: Anatomy) -> list[Layer]:
-    found = {id(layer): layer for layer in anatomy.layers}
-    for route in anatomy.routes:
+def _all_layers(parts: AppParts) -> list[Layer]:
+    found = {id(layer): layer for layer in parts.layers}
+    for route in parts.routes:
         found |= {id(layer): layer for layer in route.layers}
     return list(found.values())
 
 
-def _place_of_app(anatomy: Anatomy) -> str | None:
-    name = next((name for name, value in anatomy.held.items() if value is anatomy.app), None)
-    return None if name is None else anatomy.place_of(name)
+def place_of_app(parts: AppParts) -> str | None:
+    """Return where the application is made, if it is a global of its module."""
+    name = next((name for name, value in parts.objects.items() if value is parts.app), None)
+    return None if name is None else parts.place_of(name)
 
 
-def _identify(anatomy: Anatomy) -> Iterator[Finding]:
-    stacks = {route.layers for route in anatomy.routes} or {anatomy.layers}
-    said: set[str] = set()
-    for layers in stacks:
+def _identify(parts: AppParts) -> Iterator[Finding]:
+    findings: dict[str, Finding] = {}
+    for layers in {route.layers for route in parts.routes} or {parts.layers}:
         ours = next((position for position, layer in enumerate(layers) if layer.is_ours), None)
-        found = None if ours is None else _identify_of(anatomy, layers, ours)
-        if found is not None and found.cause not in said:
-            said.add(found.cause)
-            yield found
+        finding = None if ours is None else _identify_of(parts, layers, ours)
+        if finding is not None:
+            findings.setdefault(finding.cause, finding)
+    yield from findings.values()
 
 
-def _identify_of(anatomy: Anatomy, layers: tuple[Layer, ...], ours: int) -> Finding | None:
+def _identify_of(parts: AppParts, layers: tuple[Layer, ...], ours: int) -> Finding | None:
     identify = layers[ours].identify
     inside = layers[ours + 1 :]
     if identify is None:
-        if any(layer.authenticates for layer in layers) or amends(anatomy.source) or _puts(anatomy.source, "user"):
+        if any(layer.authenticates for layer in layers) or amends(parts.source) or _puts(parts.source, "user"):
             return None
         return Finding(
-            "identify",
-            False,
-            "neither `identify` is given, nor is there an authentication middleware",
-            "Every request is anonymous, unless code inside calls amend().",
-            _ADD,
-            _place_of_app(anatomy),
-        )
-    function = anatomy.source.of(identify)
-    reads = (
-        set() if function is None else {_read_of(node) for f in anatomy.source.reach(function) for node in f.nodes()}
-    )
+            "identify", False, "neither `identify` is given, nor is there an authentication middleware",
+            "Every request is anonymous, unless code inside calls amend().", _ADD, place_of_app(parts),
+        )  # fmt: skip
+    function = parts.source.function_of(identify)
+    reads = set() if function is None else {_read_of(node) for f in parts.source.reach(function) for node in f.nodes()}
     for layer in inside:
         needed = "user" if layer.authenticates else "session" if layer.cls.__name__ == "SessionMiddleware" else None
         if needed is not None and (function is None or reads & {needed, "auth"}):
             return Finding(
-                "middleware order",
-                False,
+                "middleware order", False,
                 f"{layer.name} runs inside of ContextMiddleware, so `identify` runs before there is a {needed}",
-                "identify finds nobody: user_id stays NULL.",
+                "identify finds no user: user_id stays NULL.",
                 f"Add ContextMiddleware before {layer.name} in the code: what is added last runs first.",
                 source_of(identify),
-            )
+            )  # fmt: skip
     return None
 
 
 def _read_of(node: ast.AST) -> str:
-    """What of a connection an expression reads: `conn.user` and `conn.scope["user"]` read the user."""
+    """Return what an expression reads of a connection: "user" for `conn.user` and `conn.scope["user"]`."""
     if isinstance(node, ast.Attribute):
         return node.attr
     return str(node.slice.value) if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) else ""
 
 
 def _puts(source: Source, key: str) -> bool:
-    """Whether the application puts `key` into a connection's scope by itself."""
+    """Tell whether the application itself puts `key` into a connection's scope."""
     for module in source.loaded:
         for node in ast.walk(module.tree):
             if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store) and _read_of(node) == key:
@@ -154,36 +134,29 @@ def _puts(source: Source, key: str) -> bool:
 # -- graphs -----------------------------------------------------------------------------------------------------------
 
 
-def wrapping(anatomy: Anatomy) -> list[Finding]:
-    """Whether the graphs that can be reached are wrapped, and whether ids are where only a wrapped one finds them."""
-    found = graphs(anatomy)
+def wrapping(parts: AppParts) -> list[Finding]:
+    """Check that the application's graphs are wrapped, above all where ids are in configurable."""
+    found = graphs(parts)
     bare = [name for name, graph in found.items() if not is_wrapped(graph)]
-    if not found:
-        return []
     if not bare:
-        return [Finding("graphs", True, f"{names(found)}: wrapped")]
+        return [Finding("graphs", True, f"{names(found)}: wrapped")] if found else []
     findings = [
         Finding(
-            "graphs",
-            False,
-            f"{names(bare)}: not wrapped",
+            "graphs", False, f"{names(bare)}: not wrapped",
             "Its nodes have no scope of their own: ids in the state or in configurable are not seen, and calls from "
             "threads, workers and resumed runs have none.",
             "wrap_graph(builder).compile(…), or wrap_graph(graph) for one that is compiled already.",
-            places(filter(None, map(anatomy.place_of, bare))),
+            places(filter(None, map(parts.place_of, bare))),
         )
-    ]
-    if configurable := list(_ids_in_configurable(anatomy.source)):
+    ]  # fmt: skip
+    if configurable := list(_ids_in_configurable(parts.source)):
         findings.append(
             Finding(
-                "configurable",
-                False,
-                "ids are put into configurable, and the graph is not wrapped",
-                "LangGraph tells callbacks the thread_id alone: the ids in configurable reach no row.",
-                "wrap_graph(graph): its nodes read configurable.",
-                places(configurable),
+                "configurable", False, "ids are put into configurable, and the graph is not wrapped",
+                "LangGraph gives callbacks the thread_id alone: the ids in configurable reach no row.",
+                "wrap_graph(graph): its nodes read configurable.", places(configurable),
             )
-        )
+        )  # fmt: skip
     return findings
 
 
@@ -208,32 +181,30 @@ def _keys_of(value: ast.expr) -> set[Any]:
 # -- handlers ---------------------------------------------------------------------------------------------------------
 
 
-def callbacks(anatomy: Anatomy) -> list[Finding]:
-    """Handlers that are not inline, where there are completion models whose starts they would miss."""
-    made = _made(anatomy)
+def callbacks(parts: AppParts) -> list[Finding]:
+    """Find handlers that are not inline and would miss the starts of completion models."""
+    made = _made(parts)
     models = [name for name, cls in made.items() if issubclass(cls, BaseLLM)]
     slow = {cls.__name__: cls for cls in made.values() if _is_slow_handler(cls)}
     if not models or not slow:
         return []
     return [
         Finding(
-            "handlers",
-            False,
-            f"{names(slow)}: not inline, and {names(models)} is a completion model",
+            "handlers", False, f"{names(slow)}: not inline, and {names(models)} is a completion model",
             "LangChain does not tell such a handler when a completion model starts, as soon as any other handler is "
             "inline; llmctx's is. Chat models are not affected.",
             "Set run_inline = True in a handler that is synchronous, or use a chat model.",
             places(filter(None, map(where_of, slow.values()))),
         )
-    ]
+    ]  # fmt: skip
 
 
-def _made(anatomy: Anatomy) -> dict[str, type]:
-    """The classes that the application has instances of, or makes some of somewhere."""
-    called = {module.dotted(call.func) for module in anatomy.source.loaded for _, call in module.calls}
-    imported = {f"{m.name}.{local}": dotted for m in anatomy.source.loaded for local, dotted in m.imports.items()}
+def _made(parts: AppParts) -> dict[str, type]:
+    """Return name -> class of the application's instances, and of what its source creates."""
+    called = {module.dotted(call.func) for module in parts.source.loaded for _, call in module.calls}
+    imported = {f"{m.name}.{local}": dotted for m in parts.source.loaded for local, dotted in m.imports.items()}
     found = {}
-    for name, value in anatomy.held.items():
+    for name, value in parts.objects.items():
         if not inspect.isclass(value):
             found[name] = type(value)
         elif imported.get(name, name) in called:
@@ -251,31 +222,19 @@ def _is_slow_handler(cls: type) -> bool:
 
 
 def start(problem: BaseException | None, where: str | None) -> Finding:
-    """Whether a call log runs, asked while the application has been started; `problem` if it could not be."""
+    """Check that a call log runs, while the application has been started; `problem` is why it could not be."""
     if problem is not None:
         return Finding(
-            "start",
-            False,
-            f"the application did not start: {type(problem).__name__}: {problem}",
-            "Whether a call log runs in it cannot be told.",
-            "Run doctor where the application runs, with the same environment.",
-            where,
-        )
+            "start", False, f"the application did not start: {type(problem).__name__}: {problem}",
+            "It cannot be told whether a call log runs in it.",
+            "Run doctor where the application runs, with the same environment.", where,
+        )  # fmt: skip
     if not recorder.active:
         return Finding(
-            "handler",
-            False,
-            "no CallLog was started with the application",
-            "No call is recorded.",
-            "FastAPI(lifespan=call_log.lifespan), or `async with call_log:` in your own lifespan.",
-            where,
-        )
+            "handler", False, "no CallLog was started with the application", "No call is recorded.",
+            "FastAPI(lifespan=call_log.lifespan), or `async with call_log:` in your own lifespan.", where,
+        )  # fmt: skip
     if not any(hears_everything(recorder) for recorder in recorder.active):
         explicit = 'a CallLog runs with capture="explicit": only calls that are given call_log.handler are recorded'
         return Finding("handler", True, explicit)
-    return Finding("handler", True, "a CallLog runs, and hears every call of the process")
-
-
-def place_of_app(anatomy: Anatomy) -> str | None:
-    """Where the application is made, if it is a global of its module."""
-    return _place_of_app(anatomy)
+    return Finding("handler", True, "a CallLog runs, and records every call of the process")

@@ -1,7 +1,6 @@
-"""What an application consists of: middleware, routes, endpoints, dependencies, its own modules, and what they hold.
+"""The parts of an application: middleware, routes, endpoints, dependencies, its own modules and their objects.
 
-Only looked at. Nothing of the application is called, apart from the attributes of starlette's, FastAPI's and
-LangGraph's own objects.
+Nothing of the application is called, apart from the attributes of starlette's, FastAPI's and LangGraph's own objects.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 
 from llmctx.graph.node_identity import MARK
 from llmctx.middleware import ContextMiddleware
-from llmctx.ops.doctor.finding import place, plain_function
+from llmctx.ops.doctor.finding import plain_function, source_of
 from llmctx.ops.doctor.source import Module, Source, read
 
 _INSTALLED: Final = tuple(
@@ -38,7 +37,7 @@ _ITEMS: Final = 200
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One middleware."""
+    """A middleware, with the arguments it is made with."""
 
     cls: Any
     kwargs: Mapping[str, Any]
@@ -68,16 +67,16 @@ class Layer:
 
     @property
     def dispatch(self) -> Any:
-        """The function of a BaseHTTPMiddleware that gets the request."""
+        """Return the function of a BaseHTTPMiddleware that receives the request."""
         if not self.is_base:
             return None
-        given = self.kwargs.get("dispatch") or next(filter(inspect.isfunction, self.args), None)
-        return given or getattr(self.cls, "dispatch", None)
+        argument = self.kwargs.get("dispatch") or next(filter(inspect.isfunction, self.args), None)
+        return argument or getattr(self.cls, "dispatch", None)
 
 
 @dataclass(frozen=True, eq=False)
 class Route:
-    """One endpoint, with the middleware around it, outermost first."""
+    """An endpoint, with the middleware around it, outermost first."""
 
     path: str
     endpoint: Any
@@ -86,20 +85,20 @@ class Route:
 
 
 @dataclass
-class Anatomy:
-    """An application, taken apart."""
+class AppParts:
+    """An application as `inspect_app` finds it."""
 
     app: Any
     layers: tuple[Layer, ...] = ()
     """The middleware of the application itself, outermost first."""
     routes: list[Route] = field(default_factory=list)
-    held: dict[str, Any] = field(default_factory=dict)
-    """What its modules, its state and its endpoints hold, by name."""
+    objects: dict[str, Any] = field(default_factory=dict)
+    """The values in its modules, its state and its endpoints, by dotted name."""
     source: Source = field(default_factory=lambda: Source([]))
 
     @property
     def handlers(self) -> list[Any]:
-        """The endpoints and dependencies: what runs inside of a request."""
+        """Return the endpoints and dependencies: what runs inside of a request."""
         found = {id(f): f for route in self.routes for f in (route.endpoint, *route.dependencies)}
         return list(found.values())
 
@@ -109,7 +108,7 @@ class Anatomy:
         return list(found.values())
 
     def place_of(self, name: str) -> str | None:
-        """Where the thing that is `held` as `name` comes from."""
+        """Return file and line of the object `name`."""
         homes = [m for m in self.source.modules if name.startswith(f"{m.name}.")]
         if not homes:
             return None
@@ -117,23 +116,23 @@ class Anatomy:
         return module.line_of(re.split(r"[.\[]", name[len(module.name) + 1 :])[0])
 
 
-def take_apart(app: Any, module_name: str) -> Anatomy:
-    """The anatomy of `app`, which `module_name` holds."""
-    anatomy = Anatomy(app)
+def inspect_app(app: Any, module_name: str) -> AppParts:
+    """Return the parts of `app`, which the module `module_name` defines."""
+    parts = AppParts(app)
     inner, outside = _unwrapped(app)
-    anatomy.layers = (*outside, *_user_middleware(inner))
-    _collect(inner, anatomy.layers, "", anatomy.routes, set())
+    parts.layers = (*outside, *_user_middleware(inner))
+    _collect(inner, parts.layers, "", parts.routes, set())
     own = _own_modules(module_name)
-    anatomy.source = Source(_modules(module_name, own))
-    anatomy.held = dict(_held(inner, own, anatomy.handlers))
-    return anatomy
+    parts.source = Source(_modules(module_name, own))
+    parts.objects = dict(_objects(inner, own, parts.handlers))
+    return parts
 
 
 # -- routes and middleware --------------------------------------------------------------------------------------------
 
 
 def _unwrapped(app: Any) -> tuple[Any, tuple[Layer, ...]]:
-    """The application inside of `app`, and what it was wrapped in by hand."""
+    """Return the application inside of `app`, and the middleware that it was wrapped in by hand."""
     layers: list[Layer] = []
     for _ in range(50):
         inner = getattr(app, "app", None)
@@ -184,7 +183,7 @@ def _calls(dependant: Any) -> Iterator[Any]:
 
 
 def _of_class(endpoint: Any) -> list[Any]:
-    """The methods of an endpoint that is a class, or the endpoint."""
+    """Return the methods of an endpoint that is a class, or the endpoint."""
     if not inspect.isclass(endpoint):
         return [endpoint]
     names = ("get", "post", "put", "patch", "delete", "on_connect", "on_receive")
@@ -195,7 +194,7 @@ def _of_class(endpoint: Any) -> list[Any]:
 
 
 def is_own(file: str | None) -> bool:
-    """Whether a file may be the application's: neither installed, nor the standard library's, nor llmctx's."""
+    """Tell whether a file may be the application's: not installed, not the standard library's, not llmctx's."""
     if not file or file.startswith("<"):
         return False
     path = Path(file).resolve()
@@ -205,7 +204,7 @@ def is_own(file: str | None) -> bool:
 
 
 def _own_modules(module_name: str) -> list[ModuleType]:
-    """The loaded modules of the application's package, and those that lie beside it and are not installed."""
+    """Return the loaded modules of the application's package, and of files beside it that are not installed."""
     top = module_name.partition(".")[0]
     home = getattr(sys.modules.get(top), "__file__", None)
     root = None if home is None else Path(home).resolve().parent
@@ -216,17 +215,14 @@ def _own_modules(module_name: str) -> list[ModuleType]:
         file = getattr(module, "__file__", None)
         if not isinstance(file, str):
             continue
-        if (
-            name == top
-            or name.startswith(f"{top}.")
-            or (root is not None and is_own(file) and Path(file).resolve().is_relative_to(root))
-        ):
+        beside = root is not None and is_own(file) and Path(file).resolve().is_relative_to(root)
+        if name == top or name.startswith(f"{top}.") or beside:
             found.append(module)
     return found
 
 
 def _modules(module_name: str, own: Sequence[ModuleType]) -> list[Module]:
-    """The sources of `own`, and of the other files of their packages: workers are not imported by the application."""
+    """Read the sources of `own`, and the other files of their packages: no application imports its workers."""
     files = {str(Path(m.__file__).resolve()): m for m in own if m.__file__ is not None and m.__file__.endswith(".py")}
     found = {file: read(Path(file), module.__name__, module) for file, module in files.items()}
     top = module_name.partition(".")[0]
@@ -248,10 +244,10 @@ def _is_foreign(path: Path) -> bool:
     return hidden or name.startswith("test_") or name in {"conftest.py", "setup.py"}
 
 
-# -- what they hold ---------------------------------------------------------------------------------------------------
+# -- objects ---------------------------------------------------------------------------------------------------------
 
 
-def _held(app: Any, own: Sequence[ModuleType], handlers: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+def _objects(app: Any, own: Sequence[ModuleType], handlers: Sequence[Any]) -> Iterator[tuple[str, Any]]:
     for module in own:
         for name, value in list(vars(module).items()):
             if not name.startswith("__") and not isinstance(value, ModuleType) and not inspect.isroutine(value):
@@ -261,11 +257,8 @@ def _held(app: Any, own: Sequence[ModuleType], handlers: Sequence[Any]) -> Itera
     for handler in handlers:
         function = plain_function(handler)
         name = getattr(function, "__qualname__", type(handler).__name__)
-        for cell_name, cell in zip(
-            getattr(getattr(function, "__code__", None), "co_freevars", ()),
-            getattr(function, "__closure__", None) or (),
-            strict=False,
-        ):
+        free = getattr(getattr(function, "__code__", None), "co_freevars", ())
+        for cell_name, cell in zip(free, getattr(function, "__closure__", None) or (), strict=False):
             try:
                 yield from _opened(f"{cell_name} in {name}", cell.cell_contents, 2)
             except ValueError:  # not filled yet
@@ -277,7 +270,7 @@ def _held(app: Any, own: Sequence[ModuleType], handlers: Sequence[Any]) -> Itera
 
 
 def _opened(name: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
-    """`value`, and what containers and objects of the application's own classes hold."""
+    """Yield `value`, and the values in containers and in objects of the application's own classes."""
     yield name, value
     if depth == 0 or inspect.isclass(value):
         return
@@ -296,21 +289,21 @@ def _opened(name: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
 # -- graphs -----------------------------------------------------------------------------------------------------------
 
 
-def graphs(anatomy: Anatomy) -> dict[str, Pregel[Any, Any, Any, Any]]:
-    """The compiled graphs that the application holds, without those that are part of another."""
+def graphs(parts: AppParts) -> dict[str, Pregel[Any, Any, Any, Any]]:
+    """Return the compiled graphs of the application, without those that are part of another."""
     found: dict[int, tuple[str, Any]] = {}
-    for name, value in anatomy.held.items():
+    for name, value in parts.objects.items():
         inside = value
         while isinstance(inside, RunnableBinding):
             inside = inside.bound
         if isinstance(inside, Pregel):
             found.setdefault(id(inside), (name, inside))
-    parts = {id(inner) for _, graph in found.values() for inner in _subgraphs(graph, set())}
-    return {name: graph for key, (name, graph) in found.items() if key not in parts}
+    inner_ids = {id(inner) for _, graph in found.values() for inner in _subgraphs(graph, set())}
+    return {name: graph for key, (name, graph) in found.items() if key not in inner_ids}
 
 
 def is_wrapped(graph: Any) -> bool:
-    """Whether any of its nodes opens a scope of its own; true as well for a graph without nodes to wrap."""
+    """Tell whether any of its nodes opens a scope; true as well for a graph without nodes to wrap."""
     inner = [graph, *_subgraphs(graph, set())]
     nodes = [node for each in inner for name, node in each.nodes.items() if name != START and not _is_graph(node)]
     return not nodes or any(map(_is_marked, nodes))
@@ -336,10 +329,5 @@ def _subgraphs(graph: Any, seen: set[int]) -> Iterator[Any]:
 
 
 def where_of(thing: Any) -> str | None:
-    """File and line of the class of `thing`."""
-    try:
-        kind = thing if inspect.isclass(thing) else type(thing)
-        file = inspect.getsourcefile(kind)
-        return None if file is None else place(file, inspect.getsourcelines(kind)[1])
-    except (TypeError, OSError):
-        return None
+    """Return file and line of the class of `thing`."""
+    return source_of(thing if inspect.isclass(thing) else type(thing))

@@ -1,7 +1,7 @@
-"""Calls of a fake model, sent down the paths that a call of the application takes: do they arrive, once, as whose?
+"""Canary calls: a fake model is called where the application calls its models; is each recorded once, with its ids?
 
-They go through the real handler and pipeline into memory. Nothing of the application's own code runs: middleware that
-is not starlette's or llmctx's is stood in for, where its kind is what matters, or left out.
+They go through the real handler and pipeline into memory. None of the application's code runs: a stand-in replaces
+middleware that is not starlette's or llmctx's where only its kind matters, and the rest is left out.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from llmctx.ops.doctor.finding import Finding, names
 _PATIENCE_S: Final = 15.0
 _WHO: Final = CallContext(session_id="canary-session", user_id="canary-user")
 _SAFE: Final = (CORSMiddleware, GZipMiddleware)
-"""Middleware of starlette's that does nothing but pass a request on, and may see a canary."""
+"""Starlette's middleware that only passes requests on, and may see a canary."""
 
 Sender = Callable[[Any], Awaitable[None]]
 
 
 async def call() -> Finding:
-    """One call without any wiring: is it heard, once, with its ids?"""
+    """Check that one call without any wiring is recorded once, with its ids."""
     sink = MemorySink()
     with _alone():
         async with CallLog(sink=sink, capture="all") as call_log:
@@ -51,18 +51,16 @@ async def call() -> Finding:
             await call_log.aflush(5.0)
     seen = [(record.session_id, record.user_id) for record in sink.records]
     if seen == [(_WHO.session_id, _WHO.user_id)]:
-        return Finding("canary call", True, "heard once, with its session and user")
+        return Finding("canary call", True, "recorded once, with its session and user")
     return Finding(
-        "canary call",
-        False,
-        f"{len(seen)} rows instead of one" if len(seen) != 1 else f"its ids were {seen[0]}",
+        "canary call", False, f"{len(seen)} rows instead of one" if len(seen) != 1 else f"its ids were {seen[0]}",
         "Calls are missing, doubled, or without ids.",
         "Look for code that replaces langchain-core's callbacks (other tracers), and report it.",
-    )
+    )  # fmt: skip
 
 
 async def requests(layers: Sequence[Layer], where: str | None) -> Finding:
-    """Calls inside of requests, through middleware of the same kinds and order: do they get what `identify` says?"""
+    """Check that calls in requests, through middleware of the same kinds and order, get what `identify` returns."""
     stack, left_out = _stand_ins(layers)
     sink = MemorySink()
     application = Starlette(routes=_ROUTES, middleware=stack)
@@ -77,28 +75,26 @@ async def requests(layers: Sequence[Layer], where: str | None) -> Finding:
             except Exception as failure:  # noqa: BLE001  a stack that breaks on a canary is the finding
                 problem = f"{type(failure).__name__}: {failure}".splitlines()[0]
             await call_log.aflush(5.0)
-    heard = {first_words(record.prompt_snapshot): record for record in sink.records}
-    lost = [path for path in (*_PATHS, _SOCKET) if not _is_whose(heard.get(path))]
+    recorded = {first_words(record.prompt_snapshot): record for record in sink.records}
+    lost = [path for path in (*_PATHS, _SOCKET) if not _has_ids(recorded.get(path))]
     if not lost and not problem:
-        said = f"{len(_PATHS) + 1} of {len(_PATHS) + 1} calls in requests got what identify says"
-        return Finding("canary requests", True, said + (f"; left out: {names(left_out)}" if left_out else ""))
+        cause = f"{len(_PATHS) + 1} of {len(_PATHS) + 1} calls in requests got what identify says"
+        return Finding("canary requests", True, cause + (f"; left out: {names(left_out)}" if left_out else ""))
     return Finding(
-        "canary requests",
-        False,
+        "canary requests", False,
         problem or f"calls made in {names(lost)} did not get the identity that identify gives",
         "Such calls have no session_id and user_id, or another's.",
-        "Add ContextMiddleware last, so that it runs first, apart from authentication; and report it.",
-        where,
-    )
+        "Add ContextMiddleware last, so that it runs first, apart from authentication; and report it.", where,
+    )  # fmt: skip
 
 
-def _is_whose(record: CallRecord | None) -> bool:
+def _has_ids(record: CallRecord | None) -> bool:
     return record is not None and (record.session_id, record.user_id) == (_WHO.session_id, _WHO.user_id)
 
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """No canary in the application's own call log, should one run already, nor in LangSmith."""
+    """Keep canaries out of a running call log of the application's, and out of LangSmith."""
     running = [recorder for recorder in active if recorder.enabled]
     for recorder in running:
         recorder.enabled = False
@@ -111,7 +107,7 @@ def _alone() -> Iterator[None]:
 
 
 def _stand_ins(layers: Sequence[Layer]) -> tuple[list[Middleware], list[str]]:
-    """Middleware of the same kinds in the same order, and the names of what has to be left out."""
+    """Return middleware of the same kinds in the same order, and the names of what is left out."""
     stack: list[Middleware] = []
     left_out: list[str] = []
     for layer in layers:
@@ -181,7 +177,7 @@ _ROUTES: Final = [
 ]
 
 
-# -- a server, as small as can be -------------------------------------------------------------------------------------
+# -- a minimal server -------------------------------------------------------------------------------------------------
 
 
 async def _get(application: Starlette, path: str) -> None:
@@ -198,23 +194,15 @@ async def _send(application: Starlette, connection: dict[str, Any], path: str, f
     async def receive() -> dict[str, Any]:
         if coming:
             return coming.pop()
-        await asyncio.Event().wait()  # the client says no more, and stays
+        await asyncio.Event().wait()  # the client sends nothing more, and stays connected
         raise AssertionError
 
     async def send(message: Any) -> None:
         return None
 
     scope = {
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
-        "http_version": "1.1",
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "headers": [(b"host", b"canary")],
-        "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 80),
-        **connection,
-    }
+        "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "scheme": "http", "path": path,
+        "raw_path": path.encode(), "query_string": b"", "root_path": "", "headers": [(b"host", b"canary")],
+        "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80), **connection,
+    }  # fmt: skip
     await application(scope, receive, send)

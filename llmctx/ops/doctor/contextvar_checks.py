@@ -1,4 +1,4 @@
-"""Where an application's source sets context variables, or holds `bind` open, in a way that loses or leaks them."""
+"""Places where an application's source loses or leaks context variables, or holds `bind` open."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, Final
 
-from llmctx.ops.doctor.app_inspection import Anatomy, Layer
+from llmctx.ops.doctor.app_inspection import AppParts, Layer
 from llmctx.ops.doctor.source import Function, Module, Source
 
 _BIND: Final = frozenset(
@@ -25,15 +25,15 @@ _MANAGERS: Final = frozenset({"contextmanager", "asynccontextmanager", "fixture"
 
 
 def amends(source: Source) -> bool:
-    """Whether the application says somewhere, by amend(), who a request turned out to be."""
+    """Tell whether the application calls amend() anywhere."""
     return any(module.dotted(call.func) in _AMEND for module in source.loaded for _, call in module.calls)
 
 
-def lost_in_dependencies(anatomy: Anatomy) -> Iterator[tuple[str, str, str]]:
-    """(dependency, what it sets, where) of the synchronous dependencies whose context variables nobody sees."""
-    source = anatomy.source
-    for dependency in anatomy.dependencies:
-        function = source.of(dependency)
+def lost_in_dependencies(parts: AppParts) -> Iterator[tuple[str, str, str]]:
+    """Yield (dependency, what it sets, where) of synchronous dependencies whose context variables are lost."""
+    source = parts.source
+    for dependency in parts.dependencies:
+        function = source.function_of(dependency)
         if function is None or _is_async(dependency):
             continue
         near = list(source.reach(function, 2))
@@ -54,7 +54,7 @@ def _is_async(dependency: Any) -> bool:
 
 
 def _set_in(function: Function, *, generator: bool) -> tuple[str, ast.AST] | None:
-    """The context variable, or the scope, that `function` leaves set."""
+    """Return the context variable, or the scope, that `function` leaves set."""
     calls = list(function.calls(nested=False))
     restored = {_variable(function.module, call, "reset") for call in calls}
     for call in calls:
@@ -68,14 +68,14 @@ def _set_in(function: Function, *, generator: bool) -> tuple[str, ast.AST] | Non
 
 
 def _variable(module: Module, call: ast.Call, method: str) -> str | None:
-    """The name of the context variable whose `method` is called, if it is one."""
+    """Return the name of the context variable whose `method` is called, if it is one."""
     if not isinstance(call.func, ast.Attribute) or call.func.attr != method:
         return None
     return ast.unparse(call.func.value) if isinstance(_value(module, call.func.value), ContextVar) else None
 
 
 def _value(module: Module, expression: ast.expr) -> Any:
-    """What a global name of a loaded module stands for; None where that takes more than looking."""
+    """Return the value of a global name of a loaded module; None where code would have to run for it."""
     if isinstance(expression, ast.Name):
         return None if module.loaded is None else vars(module.loaded).get(expression.id)
     if isinstance(expression, ast.Attribute):
@@ -87,10 +87,10 @@ def _value(module: Module, expression: ast.expr) -> Any:
 # -- bind across a yield ----------------------------------------------------------------------------------------------
 
 
-def held_across_yield(anatomy: Anatomy) -> Iterator[tuple[Function, str]]:
-    """Generators that yield inside of `with bind(...)`: their consumer runs in that scope, and may end it elsewhere."""
-    source = anatomy.source
-    dependencies = {source.of(dependency) for dependency in anatomy.dependencies}
+def bind_across_yield(parts: AppParts) -> Iterator[tuple[Function, str]]:
+    """Find generators that yield inside of `with bind(...)`: their consumer runs in that scope."""
+    source = parts.source
+    dependencies = {source.function_of(dependency) for dependency in parts.dependencies}
     for module in source.loaded:
         for function in module.functions:
             if function in dependencies or any(
@@ -118,12 +118,12 @@ def _yields(node: ast.AST) -> bool:
 # -- BaseHTTPMiddleware -----------------------------------------------------------------------------------------------
 
 
-def lost_in_middleware(anatomy: Anatomy) -> Iterator[tuple[str, str, str, str]]:
-    """(middleware, cause, what follows, where) of each BaseHTTPMiddleware around which a context is lost."""
+def lost_in_middleware(parts: AppParts) -> Iterator[tuple[str, str, str, str]]:
+    """Yield (middleware, cause, consequence, where) of each BaseHTTPMiddleware that loses context."""
     seen: set[Function] = set()
-    for layers in [anatomy.layers, *(route.layers for route in anatomy.routes)]:
+    for layers in [parts.layers, *(route.layers for route in parts.routes)]:
         for position, layer in enumerate(layers):
-            function = anatomy.source.of(layer.dispatch) if layer.is_base else None
+            function = parts.source.function_of(layer.dispatch) if layer.is_base else None
             if function is None or function in seen:
                 continue
             seen.add(function)
@@ -158,7 +158,7 @@ def _lost_around(layer: Layer, function: Function, *, ours_inside: bool) -> Iter
             yield (
                 layer.name,
                 f"{layer.name} is a BaseHTTPMiddleware, and reads {name} after call_next()",
-                "What is set further in never comes out of a BaseHTTPMiddleware: it reads the value from before.",
+                "Values set further in do not reach a BaseHTTPMiddleware: it reads the value from before.",
                 module.at(call),
             )
             return

@@ -1,4 +1,4 @@
-"""What a check says, and where: `Finding`."""
+"""The result of a check, `Finding`, and how places in source code are named in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PLACES: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. Where `ok` is false, what follows from it and what mends it."""
+    """The result of one check; where `ok` is false, with its consequence and fix."""
 
     name: str
     ok: bool
@@ -25,13 +25,13 @@ class Finding:
 
 
 def place(file: str, line: int) -> str:
-    """`shop/main.py:12`, relative to here where it is below here."""
+    """Return `shop/main.py:12`, relative to the working directory where the file is below it."""
     relative = os.path.relpath(file)
     return f"{file if relative.startswith('..') else relative}:{line}"
 
 
 def places(found: Iterable[str]) -> str | None:
-    """Some of many places, and how many more there are."""
+    """Join the first few places, and say how many more there are."""
     every = list(dict.fromkeys(found))
     if not every:
         return None
@@ -40,12 +40,12 @@ def places(found: Iterable[str]) -> str | None:
 
 
 def names(found: Iterable[str]) -> str:
-    """`places`, for names."""
+    """Join the first few names, as `places` does."""
     return places(found) or ""
 
 
 def plain_function(thing: Any) -> Any:
-    """The function in a partial, a bound method, a decorated or a callable object; whatever else it is, itself."""
+    """Return the function in a partial, bound method, decorated or callable object; anything else as it is."""
     while isinstance(thing, functools.partial):
         thing = thing.func
     if not inspect.isroutine(thing) and not inspect.isclass(thing) and callable(thing):
@@ -53,12 +53,12 @@ def plain_function(thing: Any) -> Any:
     thing = getattr(thing, "__func__", thing)
     try:
         return inspect.unwrap(thing)
-    except ValueError:  # somebody's wrappers go round in circles
+    except ValueError:  # its `__wrapped__` goes round in circles
         return thing
 
 
 def source_of(thing: Any) -> str | None:
-    """File and line of a function or class; None where there is no telling."""
+    """Return file and line of a function or class; None where they are unknown."""
     try:
         plain = plain_function(thing)
         file = inspect.getsourcefile(plain)

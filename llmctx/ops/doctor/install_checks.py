@@ -1,7 +1,4 @@
-"""What every installation needs, whatever the application: a database that is there, the table, the right to insert.
-
-The trial insert is rolled back.
-"""
+"""Checks of every installation: the database, the table, the right to insert. The trial insert is rolled back."""
 
 from __future__ import annotations
 
@@ -19,19 +16,15 @@ from llmctx.storage.db_errors import classify
 
 
 async def database(settings: Settings, state: migrate.State | LlmctxError) -> list[Finding]:
-    """Whether rows can be written. `state` is what `migrate.state` said or raised."""
+    """Check that rows can be written. `state` is what `migrate.state` returned or raised."""
     where = shown_url(settings.database_url)
     if isinstance(state, LlmctxError):
         return [
             Finding(
-                "database",
-                False,
-                str(state),
-                "Rows wait in memory, and are lost when the process ends.",
-                "Start the database, or correct LLMCTX_DATABASE_URL.",
-                where,
+                "database", False, str(state), "Rows wait in memory, and are lost when the process ends.",
+                "Start the database, or correct LLMCTX_DATABASE_URL.", where,
             )
-        ]
+        ]  # fmt: skip
     findings = [Finding("database", True, "reachable", where=where)]
     if not state.is_current:
         cause = f"at {state.current or 'no version'}, this llmctx wants {state.head}"
@@ -45,7 +38,7 @@ async def database(settings: Settings, state: migrate.State | LlmctxError) -> li
 
 
 def state_of(settings: Settings) -> migrate.State | LlmctxError:
-    """What is known of the table, or why nothing is."""
+    """Return the state of the table, or why it cannot be read."""
     try:
         return migrate.state(settings)
     except LlmctxError as problem:
@@ -53,21 +46,16 @@ def state_of(settings: Settings) -> migrate.State | LlmctxError:
 
 
 async def _trial_insert(settings: Settings) -> Finding:
-    """Insert a row the way the writer does, and roll it back."""
+    """Insert a row as the writer does, and roll it back."""
     writer = Writer(settings)
     try:
         await writer.trial(_specimen())
-    except Exception as problem:  # noqa: BLE001  whatever it is, it is the finding
-        return Finding(
-            "insert",
-            False,
-            f"{type(problem).__name__}: {problem}".splitlines()[0],
-            "No row can be written.",
-            f"CREATE TABLE {settings.table}_default PARTITION OF {settings.table} DEFAULT;"
-            if classify(problem).no_partition
-            else f"GRANT INSERT ON {settings.table} TO the application's role.",
-            settings.table,
-        )
+    except Exception as problem:  # noqa: BLE001  any failure is the finding
+        cause = f"{type(problem).__name__}: {problem}".splitlines()[0]
+        fix = f"GRANT INSERT ON {settings.table} TO the application's role."
+        if classify(problem).no_partition:
+            fix = f"CREATE TABLE {settings.table}_default PARTITION OF {settings.table} DEFAULT;"
+        return Finding("insert", False, cause, "No row can be written.", fix, settings.table)
     return Finding("insert", True, "a row can be inserted (tried, and rolled back)", where=settings.table)
 
 

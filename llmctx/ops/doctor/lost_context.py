@@ -1,6 +1,6 @@
-"""Where an application's source gives work away, and whether the scope goes along: executors, threads, workers, jobs.
+"""Places where an application's source hands work on without its scope: executors, threads, workers, jobs.
 
-A job counts only if it can be followed to an LLM call, and neither brings a scope along nor opens one.
+A job counts only if it can be followed to an LLM call, and neither carries a scope nor opens one.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Loss:
     where: str
 
 
-def given_away(source: Source) -> Iterator[Loss]:
-    """Executors, threads and processes that get a job without its scope."""
+def jobs_without_scope(source: Source) -> Iterator[Loss]:
+    """Find jobs that executors, threads and processes get without a scope."""
     for module in source.loaded:
         pools = _pools(source, module)
         for function, call in module.calls:
@@ -51,12 +51,12 @@ def given_away(source: Source) -> Iterator[Loss]:
         for cls in module.classes.values():
             bases = {module.dotted(base) for base in cls.bases}
             run = module.index.get(("run", cls.name, None))
-            if run is not None and bases & _STARTED and source.calls_models(run) and not source.knows_whose(run):
+            if run is not None and bases & _STARTED and source.calls_models(run) and not source.opens_scope(run):
                 yield Loss("thread" if "threading.Thread" in bases else "process", f"{cls.name}.run", run.where)
 
 
 def _jobs(module: Module, call: ast.Call, pools: dict[str, Kind]) -> list[tuple[Kind, ast.expr, list[ast.expr]]]:
-    """What `call` gives away, to what, and with which arguments."""
+    """Return the jobs that `call` hands on: kind of executor, function, arguments."""
     keywords = {keyword.arg: keyword.value for keyword in call.keywords}
     dotted = module.dotted(call.func) or ""
     if dotted in _STARTED:
@@ -85,7 +85,7 @@ def _loses(
     keywords: Sequence[ast.keyword] = (),
     follow: int = _FOLLOW,
 ) -> bool:
-    """Whether `job` makes LLM calls without a scope of its own."""
+    """Tell whether `job` makes LLM calls without a scope of its own."""
     if isinstance(job, ast.Call):
         name = module.dotted(job.func) or ""
         if name in _CARRYING:
@@ -98,7 +98,7 @@ def _loses(
         return False
     found = source.resolve(job, inside, module)
     if found is not None:
-        return source.calls_models(found) and not source.knows_whose(found)
+        return source.calls_models(found) and not source.opens_scope(found)
     if isinstance(job, ast.Attribute):
         return is_bare_call(ast.Call(job, list(given), list(keywords)))
     if isinstance(job, ast.Name) and inside is not None and job.id in inside.parameters and follow:
@@ -107,7 +107,7 @@ def _loses(
 
 
 def _is_carried(name: str, inside: Function | None, module: Module) -> bool:
-    """Whether the local `name` was made by carry(), or is a method of a copied context."""
+    """Tell whether the local `name` was made by carry(), or is a method of a copied context."""
     nodes = module.tree.body if inside is None else inside.nodes()
     for node in nodes:
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
@@ -119,7 +119,7 @@ def _is_carried(name: str, inside: Function | None, module: Module) -> bool:
 
 
 def _is_given_model_calls(source: Source, helper: Function, follow: int) -> bool:
-    """Whether somebody gives `helper` something to run that makes LLM calls."""
+    """Tell whether any caller gives `helper` a function that makes LLM calls."""
     for module in source.loaded:
         for function, call in module.calls:
             if source.resolve(call.func, function, module) is helper:
@@ -137,7 +137,7 @@ def _is_call(expression: ast.expr) -> bool:
 
 
 def _pools(source: Source, module: Module) -> dict[str, Kind]:
-    """The names that stand for executors in `module`: variables, attributes, parameters, and what it imports."""
+    """Return the names of executors in `module`: variables, attributes, parameters, imports."""
     found: dict[str, Kind] = {}
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Assign):
@@ -191,9 +191,9 @@ def _last(expression: ast.AST) -> str:
 
 
 def workers(source: Source, inside: Sequence[Function], *, graphs_count: bool) -> Iterator[Loss]:
-    """Workers that read a queue, started by one of `inside`, or by what those call.
+    """Find workers that read a queue, started by one of `inside`, or by what those call.
 
-    Without `graphs_count`, calls of graphs are no matter: a wrapped one finds its ids in its state or its thread.
+    Without `graphs_count` calls of graphs are ignored: a wrapped one finds its ids in its state or its thread.
     """
     seen: set[ast.AST] = set()
     for start in inside:
@@ -207,7 +207,7 @@ def workers(source: Source, inside: Sequence[Function], *, graphs_count: bool) -
 
 
 def _started(source: Source, function: Function, call: ast.Call) -> Function | None:
-    """The function that `call` starts in the background."""
+    """Return the function that `call` starts in the background."""
     module = function.module
     if _last(call.func) in _STARTS and call.args:
         first = call.args[0]
@@ -219,15 +219,15 @@ def _started(source: Source, function: Function, call: ast.Call) -> Function | N
 
 
 def _is_worker(source: Source, function: Function, graphs_count: bool) -> bool:
-    """Whether it takes one job after the other, and makes LLM calls for them without asking whose they are."""
+    """Tell whether it takes one job after the other, and makes LLM calls for them without a scope."""
     loops = [node for node in function.nodes(nested=False) if isinstance(node, (ast.While, ast.AsyncFor))]
     takes = any(_takes(call) for loop in loops for call in ast.walk(loop) if isinstance(call, ast.Call))
     made = (call for each in source.reach(function) for call in each.calls() if is_bare_call(call))
-    return takes and any(graphs_count or not is_of_graph(call) for call in made) and not source.knows_whose(function)
+    return takes and any(graphs_count or not is_of_graph(call) for call in made) and not source.opens_scope(function)
 
 
 def _takes(call: ast.Call) -> bool:
-    """`queue.get()`, rather than `mapping.get(key)`."""
+    """Tell `queue.get()` from `mapping.get(key)`."""
     if not isinstance(call.func, ast.Attribute) or call.func.attr not in _TAKES:
         return False
     constant = all(isinstance(argument, ast.Constant) and not isinstance(argument.value, str) for argument in call.args)
@@ -237,8 +237,8 @@ def _takes(call: ast.Call) -> bool:
 # -- other processes --------------------------------------------------------------------------------------------------
 
 
-def queued(source: Source) -> Iterator[Loss]:
-    """Jobs of Celery, RQ, arq and the like, which run in another process and do not say for whom."""
+def remote_jobs(source: Source) -> Iterator[Loss]:
+    """Find jobs of Celery, RQ, arq and the like that make LLM calls without an identity."""
     imported = {dotted.partition(".")[0] for module in source.modules for dotted in module.imports.values()}
     tasks = imported & _TASKS
     for module in source.modules:
@@ -259,7 +259,7 @@ def queued(source: Source) -> Iterator[Loss]:
 
 
 def _job(source: Source, function: Function | None, by: str) -> Iterator[Loss]:
-    if function is not None and source.calls_models(function) and not source.knows_whose(function):
+    if function is not None and source.calls_models(function) and not source.opens_scope(function):
         yield Loss("job", f"{function.name} ({by})", function.where)
 
 

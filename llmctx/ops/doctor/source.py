@@ -1,7 +1,7 @@
-"""An application's own source, read and never run: its modules, their functions, and what calls what.
+"""An application's own source, parsed and never run: its modules, their functions, and what calls what.
 
-Names are followed as far as imports and definitions lead, and no further. What cannot be followed counts as harmless:
-a doctor who cries wolf is not listened to.
+Names are followed as far as imports and definitions lead, and no further. What cannot be followed counts as harmless,
+because false alarms make a check worthless.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BINDING: Final = frozenset(
 
 @dataclass(eq=False)
 class Module:
-    """One file."""
+    """A source file."""
 
     name: str
     path: str
@@ -39,7 +39,7 @@ class Module:
     loaded: Any = None
     """The module object, if the application has imported it."""
     imports: dict[str, str] = field(default_factory=dict)
-    """Local name -> dotted name, wherever in the file it is imported."""
+    """Local name -> dotted name, of imports anywhere in the file."""
 
     @functools.cached_property
     def functions(self) -> list[Function]:
@@ -47,12 +47,12 @@ class Module:
 
     @functools.cached_property
     def index(self) -> dict[tuple[str, str | None, Function | None], Function]:
-        """Name, class and function around -> function; of two with one name the later one."""
+        """Return (name, class, enclosing function) -> function; of two with one name the later one."""
         return {(f.name, f.cls, f.outer): f for f in self.functions}
 
     @functools.cached_property
     def calls(self) -> list[tuple[Function | None, ast.Call]]:
-        """Every call in the file, with the innermost function around it."""
+        """Return every call in the file, with the innermost function around it."""
         inside: dict[ast.AST, Function] = {}
         for function in self.functions:  # outer ones first
             inside |= dict.fromkeys(function.calls(), function)
@@ -63,7 +63,7 @@ class Module:
         return {node.name: node for node in ast.walk(self.tree) if isinstance(node, ast.ClassDef)}
 
     def dotted(self, expression: ast.expr) -> str | None:
-        """`threading.Thread` for `t.Thread` after `import threading as t`; `shop.main.run` for its own names."""
+        """Return `threading.Thread` for `t.Thread` after `import threading as t`; `shop.main.run` for its own names."""
         parts: list[str] = []
         while isinstance(expression, ast.Attribute):
             parts.append(expression.attr)
@@ -77,7 +77,7 @@ class Module:
         return place(self.path, getattr(node, "lineno", 1))
 
     def line_of(self, name: str) -> str:
-        """Where the module assigns the global `name`."""
+        """Return where the module assigns the global `name`."""
         for node in self.tree.body:
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
             if any(isinstance(target, ast.Name) and target.id == name for target in targets):
@@ -114,7 +114,7 @@ class Function:
         return {argument.arg for argument in every}
 
     def nodes(self, *, nested: bool = True) -> Iterator[ast.AST]:
-        """What is inside; with the functions defined inside of it, if `nested`."""
+        """Yield the nodes of its body; with those of functions defined inside of it, if `nested`."""
         body: list[ast.AST] = [self.node.body] if isinstance(self.node, ast.Lambda) else list(self.node.body)
         return _inside(body, nested)
 
@@ -122,7 +122,7 @@ class Function:
         return (node for node in self.nodes(nested=nested) if isinstance(node, ast.Call))
 
     def decorators(self) -> list[tuple[ast.expr, str]]:
-        """Each decorator, without its arguments, and its dotted name."""
+        """Return each decorator, without its arguments, and its dotted name."""
         plain = [] if isinstance(self.node, ast.Lambda) else self.node.decorator_list
         bare = [node.func if isinstance(node, ast.Call) else node for node in plain]
         return [(node, self.module.dotted(node) or "") for node in bare]
@@ -133,7 +133,7 @@ class Function:
 
 
 class Source:
-    """All files of an application."""
+    """The source files of an application."""
 
     def __init__(self, modules: Sequence[Module]) -> None:
         self.modules = list(modules)
@@ -143,11 +143,11 @@ class Source:
 
     @property
     def loaded(self) -> list[Module]:
-        """The modules that the application has imported: the others are run by some other process."""
+        """Return the modules that the application has imported; the others run in other processes."""
         return [module for module in self.modules if module.loaded is not None]
 
-    def of(self, thing: Any) -> Function | None:
-        """The source of a function object."""
+    def function_of(self, thing: Any) -> Function | None:
+        """Return the source of a function object."""
         code = getattr(plain_function(thing), "__code__", None)
         if code is None:
             return None
@@ -155,7 +155,7 @@ class Source:
         return self._by_place.get((str(Path(code.co_filename).resolve()), code.co_firstlineno, name))
 
     def resolve(self, expression: ast.expr, inside: Function | None, module: Module) -> Function | None:
-        """The function of ours that `expression` names, as far as that can be told."""
+        """Return the application's function that `expression` names, if it can be found."""
         if isinstance(expression, ast.Lambda):
             return next((f for f in module.functions if f.node is expression), None)
         if isinstance(expression, ast.Call) and (module.dotted(expression.func) or "").endswith("partial"):
@@ -177,7 +177,7 @@ class Source:
         return None if home is None else _named(home, name)
 
     def reach(self, start: Function, depth: int = DEPTH) -> Iterator[Function]:
-        """`start`, and the functions of ours that it calls, directly or through others."""
+        """Yield `start`, and the application's functions that it calls, directly or through others."""
         found, edge = {start}, [start]
         yield start
         for _ in range(depth):
@@ -192,15 +192,15 @@ class Source:
             edge = following
 
     def calls_models(self, function: Function) -> bool:
-        """Whether it makes LLM calls that bring nothing along, as far as one can follow."""
+        """Tell whether it makes LLM calls without a config, as far as calls can be followed."""
         known = self._making.get(function)
         if known is None:
             known = any(is_bare_call(call) for each in self.reach(function) for call in each.calls())
             self._making[function] = known
         return known
 
-    def knows_whose(self, function: Function) -> bool:
-        """Whether it opens a scope of its own: bind(), take_over(), or a function that was carried."""
+    def opens_scope(self, function: Function) -> bool:
+        """Tell whether it opens a scope of its own: bind(), take_over(), or a carried function."""
         near = list(self.reach(function, 2))
         if any(name in _BINDING for each in near for _, name in each.decorators()):
             return True
@@ -208,7 +208,7 @@ class Source:
 
 
 def is_model_call(call: ast.Call) -> bool:
-    """Whether it looks like a call of a model, chain or graph, rather than of an HTTP client."""
+    """Tell whether it looks like a call of a model, chain or graph, rather than of an HTTP client."""
     if not isinstance(call.func, ast.Attribute) or call.func.attr not in _CALLS:
         return False
     first = call.args[0] if call.args else None
@@ -216,7 +216,7 @@ def is_model_call(call: ast.Call) -> bool:
 
 
 def is_bare_call(call: ast.Call) -> bool:
-    """Whether it looks like such a call, and is handed no config: with one, the scope or a thread_id may ride along."""
+    """Tell whether it looks like such a call without a config, which may carry the scope or a thread_id."""
     if not is_model_call(call):
         return False
     given = [keyword.value for keyword in call.keywords if keyword.arg in {"config", None}] or call.args[1:2]
@@ -226,14 +226,14 @@ def is_bare_call(call: ast.Call) -> bool:
 
 
 def is_of_graph(call: ast.Call) -> bool:
-    """Whether its receiver is called a graph or an agent."""
+    """Tell whether the name of its receiver contains graph or agent."""
     receiver = call.func.value if isinstance(call.func, ast.Attribute) else None
     name = receiver.attr if isinstance(receiver, ast.Attribute) else getattr(receiver, "id", "")
     return "graph" in name.lower() or "agent" in name.lower()
 
 
 def read(path: Path, name: str, loaded: Any = None) -> Module | None:
-    """The file as a module; None if it cannot be read."""
+    """Parse a file; return None if it cannot be read."""
     try:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError):

@@ -1,112 +1,97 @@
-"""What is wrong with an application's source: where it leaves its scopes behind, in words."""
+"""Checks of an application's source: findings for the places where it leaves scopes behind."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Final
 
-from llmctx.ops.doctor.app_inspection import Anatomy, graphs, is_wrapped
-from llmctx.ops.doctor.contextvar_checks import held_across_yield, lost_in_dependencies, lost_in_middleware
+from llmctx.ops.doctor.app_inspection import AppParts, graphs, is_wrapped
+from llmctx.ops.doctor.contextvar_checks import bind_across_yield, lost_in_dependencies, lost_in_middleware
 from llmctx.ops.doctor.finding import Finding, names, places
-from llmctx.ops.doctor.lost_context import Kind, Loss, given_away, queued, workers
+from llmctx.ops.doctor.lost_context import Kind, Loss, jobs_without_scope, remote_jobs, workers
 
 _CARRY: Final = "Hand it carry(fn); or start CallLog(carry=True), which does so for all of them."
 _JOB: Final = "Give the job hand_over(), and do it inside of `with take_over(token):`."
-_SAID: Final[dict[Kind, tuple[str, str, str]]] = {
+_TEXTS: Final[dict[Kind, tuple[str, str, str]]] = {
     "executor": ("executors", "executors carry no context into their threads: {}", _CARRY),
     "process pool": (
-        "process pools",
-        "another process knows nothing of the request: {}",
+        "process pools", "another process does not know the request: {}",
         f"{_JOB} CallLog(carry=True) does as much for ProcessPoolExecutor.",
     ),
-    "thread": ("threads", "a thread begins with an empty context: {}", _CARRY),
-    "process": ("processes", "another process knows nothing of the request: {}", _JOB),
-    "job": ("jobs", "jobs run in another process, and do not know for whom: {}", _JOB),
-}
-_NOBODY: Final = "The LLM calls made there have no scope: session_id and user_id are NULL (no_scope)."
-_CURED_BY_CARRY: Final = frozenset({"executor", "process pool", "thread", "queue"})
+    "thread": ("threads", "a thread starts with an empty context: {}", _CARRY),
+    "process": ("processes", "another process does not know the request: {}", _JOB),
+    "job": ("jobs", "jobs run in another process, without an identity: {}", _JOB),
+}  # fmt: skip
+"""Kind of loss -> name, cause and fix of its finding."""
+_NO_SCOPE: Final = "The LLM calls made there have no scope: session_id and user_id are NULL (no_scope)."
+_FIXED_BY_CARRY: Final = frozenset({"executor", "process pool", "thread", "queue"})
 
 
-def losses(anatomy: Anatomy, *, carry: bool) -> list[Finding]:
-    """Everything that the source gives away; `carry` says that the application starts its call log with carry=True."""
-    found = [*_jobs(anatomy, carry), *_workers(anatomy, carry), *_variables(anatomy)]
-    if not found and anatomy.source.loaded:
-        count = len(anatomy.source.modules)
-        said = f"{count} {'file' if count == 1 else 'files'} read, and nothing in them leaves a scope behind"
-        found.append(Finding("source", True, said))
-    return found
+def scope_losses(parts: AppParts, *, carry: bool) -> list[Finding]:
+    """Find where the source leaves scopes behind; `carry`: the application starts its call log with carry=True."""
+    findings = [*_jobs(parts, carry), *_workers(parts, carry), *_variables(parts)]
+    if not findings and parts.source.loaded:
+        count = len(parts.source.modules)
+        cause = f"{count} {'file' if count == 1 else 'files'} read, and nothing in them leaves a scope behind"
+        findings.append(Finding("source", True, cause))
+    return findings
 
 
-def _jobs(anatomy: Anatomy, carry: bool) -> Iterator[Finding]:
+def _jobs(parts: AppParts, carry: bool) -> Iterator[Finding]:
     lost: dict[Kind, list[Loss]] = {}
-    for loss in (*given_away(anatomy.source), *queued(anatomy.source)):
-        if not (carry and loss.kind in _CURED_BY_CARRY):
+    for loss in (*jobs_without_scope(parts.source), *remote_jobs(parts.source)):
+        if not (carry and loss.kind in _FIXED_BY_CARRY):
             lost.setdefault(loss.kind, []).append(loss)
     for kind, each in lost.items():
-        name, cause, fix = _SAID[kind]
-        yield Finding(
-            name,
-            False,
-            cause.format(names(loss.what for loss in each)),
-            _NOBODY,
-            fix,
-            places(loss.where for loss in each),
-        )
+        name, cause, fix = _TEXTS[kind]
+        where = places(loss.where for loss in each)
+        yield Finding(name, False, cause.format(names(loss.what for loss in each)), _NO_SCOPE, fix, where)
 
 
-def _workers(anatomy: Anatomy, carry: bool) -> Iterator[Finding]:
+def _workers(parts: AppParts, carry: bool) -> Iterator[Finding]:
     if carry:
         return
-    source = anatomy.source
-    serving = [function for each in anatomy.handlers if (function := source.of(each)) is not None]
+    source = parts.source
+    serving = [function for each in parts.handlers if (function := source.function_of(each)) is not None]
     every = [function for module in source.loaded for function in module.functions]
-    wrapped = all(map(is_wrapped, graphs(anatomy).values()))
+    wrapped = all(map(is_wrapped, graphs(parts).values()))
     inside = list(workers(source, serving, graphs_count=not wrapped))
     outside = [loss for loss in workers(source, every, graphs_count=not wrapped) if loss not in inside]
     if inside:
         yield Finding(
-            "workers",
-            False,
-            f"a request starts a worker for all: {names(loss.what for loss in inside)}",
+            "workers", False, f"a request starts a worker for all: {names(loss.what for loss in inside)}",
             "The worker inherits the scope of the request that happened to start it, and bare prompts given to it by "
-            "others are filed under that user.",
-            "CallLog(carry=True): each item then brings the scope of whoever put it. Or start the worker in the "
+            "other requests are filed under that user.",
+            "CallLog(carry=True): each item then brings the scope in which it was put. Or start the worker in the "
             "lifespan, put the identity with the item, and bind() it there.",
             places(loss.where for loss in inside),
-        )
+        )  # fmt: skip
     if outside:
         yield Finding(
-            "queues",
-            False,
-            f"a worker reads a queue, and does not know for whom: {names(loss.what for loss in outside)}",
-            _NOBODY,
-            "CallLog(carry=True): each item then brings the scope of whoever put it. Or put the identity with the "
+            "queues", False, f"a worker reads a queue whose items bring no identity: "
+            f"{names(loss.what for loss in outside)}", _NO_SCOPE,
+            "CallLog(carry=True): each item then brings the scope in which it was put. Or put the identity with the "
             "item, and bind() it in the worker.",
             places(loss.where for loss in outside),
-        )
+        )  # fmt: skip
 
 
-def _variables(anatomy: Anatomy) -> Iterator[Finding]:
-    lost = list(lost_in_dependencies(anatomy))
-    if lost:
+def _variables(parts: AppParts) -> Iterator[Finding]:
+    if lost := list(lost_in_dependencies(parts)):
         yield Finding(
-            "dependencies",
-            False,
-            f"{names(f'{name} is synchronous, and sets {what}' for name, what, _ in lost)}",
+            "dependencies", False, names(f"{name} is synchronous, and sets {what}" for name, what, _ in lost),
             "FastAPI runs it in another thread, on a copy of the context: neither the endpoint nor its calls see it.",
-            "amend(user_id=…) instead, which is heard from there too; or make the dependency `async def`.",
+            "amend(user_id=…) instead, which works from there too; or make the dependency `async def`.",
             places(where for *_, where in lost),
-        )
-    for name, cause, consequence, where in lost_in_middleware(anatomy):
-        fix = "ContextMiddleware(identify=…), which is pure ASGI; or write " + name + " as pure ASGI."
+        )  # fmt: skip
+    for name, cause, consequence, where in lost_in_middleware(parts):
+        fix = f"ContextMiddleware(identify=…), which is pure ASGI; or write {name} as pure ASGI."
         yield Finding("BaseHTTPMiddleware", False, cause, consequence, fix, where)
-    held = list(held_across_yield(anatomy))
-    if held:
+    if across := list(bind_across_yield(parts)):
         yield Finding(
-            "generators",
-            False,
-            f"bind() is held open across a yield: {names(function.name for function, _ in held)}",
-            "Whoever reads the generator runs in that scope between two steps, and ends it in another context.",
+            "generators", False,
+            f"bind() is held open across a yield: {names(function.name for function, _ in across)}",
+            "The consumer of the generator runs in that scope between two steps, and closes it in another context.",
             "bind() inside, around each step that makes a call. ContextMiddleware covers streamed answers by itself.",
-            places(where for _, where in held),
-        )
+            places(where for _, where in across),
+        )  # fmt: skip

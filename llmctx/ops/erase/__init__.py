@@ -1,13 +1,13 @@
-"""Forgets a user, or a session: in the table, in what hangs on it, in the journals, the quarantine, and in Redis.
+"""Deletes the data of a user or a session: in the table, dependent tables, journals, dead letters and Redis.
 
-Theirs are the rows that name them, and the rows that name nobody but lie in a session, thread, conversation or trace
-that theirs alone have used. Other people's rows stay, without what their evidence says of them. Nothing is done before
-`erase(…, do=True)`; what was done is looked up again in every place, and what is left is said.
+That is the rows that name them, and rows without ids in sessions, threads, conversations and traces that only they have
+used. Other users' rows stay, without what their evidence says of the subject. Nothing is done before
+`erase(…, do=True)`; afterwards every place is searched again, and the receipt says what is left.
 
-    rows.py        the table, and tables that hang on it
-    traces.py      whose the ids are, and what JSON looks like without them
-    disk.py        journals, of the dead and of the living, and the quarantine
-    shared.py      Redis
+    table.py      the table, and tables that refer to it
+    subject.py    whose the ids are, and how JSON looks without them
+    journals.py   journals of dead and running processes, and dead letters
+    registry.py   Redis
 """
 
 from __future__ import annotations

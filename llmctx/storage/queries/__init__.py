@@ -1,13 +1,8 @@
 """The reading side: which calls were made, what they cost, and whether their rows have their ids.
 
-Every question that the command line (and later the dashboard) asks is one function here, over a connection and a
-table, the same on PostgreSQL and SQLite, for a fresh table and for an adopted one (`reflection.reflect`): what its
-columns lack is None. They return plain values, ready for JSON, and never the table's secrets beyond the row that was
-asked for. Filters stay on the indexes that `tables.py` describes.
-
-    calls.py       one call, or the latest
-    totals.py      calls, tokens, cost and latency by user, session, agent, model, node, day, status
-    coverage.py    how many rows have their ids, and what the others have in common
+Every question of the command line is one function here, over a connection and a table, the same on PostgreSQL and
+SQLite, for a fresh table and for an adopted one (`reflection.reflect`): columns that it lacks are None. Results are
+plain values, ready for JSON; nothing is printed or written here.
 """
 
 from __future__ import annotations

@@ -1,15 +1,9 @@
-"""Keeps the table healthy as it grows: partitions for the months to come, and what has expired goes.
+"""Retention: partitions for the coming months, and the deletion of expired rows and texts.
 
-Rows are kept for some days, their texts perhaps for fewer, errors perhaps for more. Of a partitioned table whole months
-are dropped or detached, which costs nothing; what lies in the default partition, and in a table without partitions,
-goes in small deletes that lock nothing and can be broken off at any time. Where pg_partman manages the table, its
-partitions are left to it.
-
-    partitions.py   the months: which there are, making and dropping them
-    crowded.py      a month where the default partition is too big to be held
-    partman.py      what pg_partman does for the table
-    sweep.py        small deletes, and texts taken out of rows
-    keeper.py       the same, done by one of the running processes
+Of a partitioned table whole months are dropped or detached (`partitions.py`, `large_default.py` where the default
+partition is large); the rest is deleted in small batches that block no writer and can be interrupted at any time
+(`batch_delete.py`). Partitions that pg_partman manages are left to it (`partman.py`). `scheduler.py` runs it all in one
+of the running processes.
 """
 
 from __future__ import annotations
