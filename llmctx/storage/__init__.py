@@ -1,5 +1,5 @@
 """The table: engine, columns, reflection of adopted tables, filters, queries, retention.
 
-Knows SQLAlchemy and every shape of the table. It creates and alters nothing (`migrate` does) and stores no calls
-(`delivery` does).
+Knows SQLAlchemy and every shape of the table. Creating and altering the table belongs to `migrate` (retention makes its
+partitions), storing calls to `delivery`.
 """
