@@ -38,7 +38,7 @@ __all__ = ["CallLog", "Recording", "Stats"]
 _STOP_S: Final = 1.0  # for what is left to go into the journal, and for the connections to be closed
 
 
-@guarded("life_failed", "%s failed: a part of a call log could not be started, or stopped")
+@guarded("life_failed", "%s failed: a part of a CallLog could not be started or stopped")
 def _attempt(step: Callable[..., object], *args: object) -> None:
     """One of several steps, of which each is worth taking where another fails."""
     step(*args)
@@ -240,7 +240,7 @@ class CallLog:
 
     # -- waiting, and counting ----------------------------------------------------------------------------------------
 
-    @guarded("flush_failed", "%s failed: rows go on being written", otherwise=_all_that_wait)
+    @guarded("flush_failed", "%s failed: rows are still being written", otherwise=_all_that_wait)
     def flush(self, timeout: float | None = None) -> int:
         """Wait until every call that has ended is in the database. Returns how many are not when time is up.
 
@@ -263,12 +263,12 @@ class CallLog:
             await asyncio.wait({draining}, timeout=patience + 1.0)
         return self._drained(draining)
 
-    @guarded("flush_failed", "%s failed: rows go on being written")
+    @guarded("flush_failed", "%s failed: rows are still being written")
     def _begin_drain(self, timeout: float) -> asyncio.Future[int] | None:
         draining = self._pipeline.drain(timeout)
         return None if draining is None else asyncio.wrap_future(draining)
 
-    @guarded("flush_failed", "%s failed: rows go on being written", otherwise=_all_that_wait)
+    @guarded("flush_failed", "%s failed: rows are still being written", otherwise=_all_that_wait)
     def _drained(self, draining: asyncio.Future[int] | None) -> int:
         if draining is not None and draining.done() and not draining.cancelled() and draining.exception() is None:
             return draining.result()

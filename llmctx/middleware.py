@@ -111,7 +111,7 @@ def _is_cancelled(problem: BaseException) -> bool:
 def _unidentified(problem: BaseException) -> tuple[CallContext, str | None]:
     diagnostics.count(
         "identify_failed",
-        "identify raised %s: the request goes on, its calls are recorded without ids. "
+        "identify raised %s: the request continues, its calls are recorded without ids. "
         "Return None for requests without a user.",
         type(problem).__name__,
         exc=problem,

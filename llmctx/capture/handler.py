@@ -215,7 +215,7 @@ class CallLogHandler(BaseCallbackHandler):
                 candidates = Candidates()
                 candidates.here = current_scope()
             candidates.failed = True  # no source must be asked again where other tasks run
-            swallow(problem, "handler_failed", "whose call it is could not be found out")
+            swallow(problem, "handler_failed", "the identity of a call could not be determined")
             return candidates, UNDECIDED
 
     def _decided(self, candidates: Candidates, recorder: Recorder) -> Attribution:
@@ -223,7 +223,7 @@ class CallLogHandler(BaseCallbackHandler):
             return decide(candidates, recorder.registry, late_s=recorder.late_s)
         except BaseException as problem:  # noqa: BLE001  a registry may be the team's own
             candidates.failed = True  # it must not be asked again where other tasks run
-            swallow(problem, "handler_failed", "whose call it is could not be found out")
+            swallow(problem, "handler_failed", "the identity of a call could not be determined")
             return UNDECIDED
 
     # -- in between -----------------------------------------------------------------------------------------------
@@ -306,7 +306,7 @@ def _read(reader: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None
 
 
 def _unread(problem: BaseException, reader: Callable[..., object]) -> None:
-    swallow(problem, "handler_failed", "%s failed; the row goes without", reader.__name__)
+    swallow(problem, "handler_failed", "%s failed; the row is stored without its result", reader.__name__)
 
 
 _CONTROL_FLOW: Final = frozenset({"GraphBubbleUp", "GraphInterrupt", "ParentCommand"})

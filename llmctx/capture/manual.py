@@ -40,14 +40,14 @@ class Recording:
                     f"{name!r} is part of the identity: give record(identity=CallContext(…)), or use bind()"
                 )
             if name not in _SETTABLE:
-                raise TypeError(f"{name!r} is no column of a call; there are: {', '.join(sorted(_SETTABLE))}")
+                raise TypeError(f"{name!r} is not a column of a call; there are: {', '.join(sorted(_SETTABLE))}")
             self._fields[name] = value
 
     def __enter__(self) -> Self:
         self._begin()
         return self
 
-    @guarded("record_failed", "%s failed: a call that is recorded by hand has no row")
+    @guarded("record_failed", "%s failed: a call recorded by hand has no row")
     def _begin(self) -> None:
         recorder = self._recorder
         if recorder.enabled:

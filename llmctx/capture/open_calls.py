@@ -284,7 +284,7 @@ class OpenCalls:
         for task in [task for task in list(self._by_task) if task.done() or task.get_loop().is_closed()]:
             self._task_done(task)  # a closed loop runs no callbacks
 
-    @guarded("look_failed", "%s failed: an open call could not be looked after")  # this runs in the host's loop
+    @guarded("look_failed", "%s failed: an open call is no longer watched")  # this runs in the host's loop
     def _look_at(self, calls: list[OpenCall]) -> None:
         for call in calls:
             if call.task is not None and (call.task.get_loop().is_closed() or not is_awaited(call.task, call.run_id)):
@@ -314,7 +314,7 @@ class OpenCalls:
     def _evict(self) -> None:
         oldest = next(iter(list(self._by_run.values())), None)
         if oldest is not None:
-            diagnostics.count("open_calls_full", "more than %d calls are open; the oldest is given up", self._limit)
+            diagnostics.count("open_calls_full", "more than %d calls are open; the oldest is abandoned", self._limit)
             self.end(oldest, Status.ABANDONED)
 
 

@@ -40,7 +40,7 @@ class NotACallLog(LlmctxError):
 
 
 class JournalUnavailable(LlmctxError):
-    """The journal's directory cannot be used. Let LLMCTX_JOURNAL_DIR name one that this user may make and write."""
+    """The journal's directory cannot be used. Set LLMCTX_JOURNAL_DIR to one that this user may create and write."""
 
 
 class InvalidToken(LlmctxError):

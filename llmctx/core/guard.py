@@ -59,7 +59,7 @@ def harmless(cause: str, *, otherwise: Callable[..., Any] | None = None) -> Call
 
 def without_ids(cause: str, *, otherwise: Callable[..., Any] | None = None) -> Callable[[F], F]:
     """Guard what finds out whose the code is that runs: where it fails, that code is recorded without ids."""
-    return guarded(cause, "%s failed: what runs there is recorded without ids", otherwise=otherwise)
+    return guarded(cause, "%s failed: calls made there are recorded without ids", otherwise=otherwise)
 
 
 def swallow(problem: BaseException, cause: str, message: str, *args: object) -> None:

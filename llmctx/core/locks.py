@@ -25,7 +25,7 @@ class RecoverableLock:
 
     def __enter__(self) -> None:
         if not self._lock.acquire(timeout=self._lost_s):
-            diagnostics.count("lock_lost", "a lock was not released in time, and is given up for a new one")
+            diagnostics.count("lock_lost", "a lock was not released in time, and is replaced by a new one")
             self._lock = threading.RLock()
             self._lock.acquire()
 

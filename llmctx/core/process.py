@@ -73,7 +73,7 @@ class Forkable(Generic[T]):
             try:
                 do(one)
             except BaseException as problem:  # noqa: BLE001  the interpreter is ending, or has just forked
-                swallow(problem, "lifecycle_failed", "a %s could not follow the process", type(one).__name__)
+                swallow(problem, "lifecycle_failed", "a %s failed in a hook of the process", type(one).__name__)
 
 
 @harmless("lifecycle_failed")
@@ -100,7 +100,7 @@ def _after_fork_in_child() -> None:
         try:
             hook()
         except BaseException as problem:  # noqa: BLE001  the others are to run all the same
-            swallow(problem, "lifecycle_failed", "a part of llmctx could not follow a fork")
+            swallow(problem, "lifecycle_failed", "a part of llmctx failed after a fork")
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

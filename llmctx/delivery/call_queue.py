@@ -57,7 +57,7 @@ class CallQueue(deque[OpenCall]):
                 self._strip(call)
             call.delivered = self.append(call) is None  # type: ignore[func-returns-value]
         else:
-            diagnostics.count("calls_refused", "%d calls wait to be made into rows: the newest are lost", len(self))
+            diagnostics.count("calls_refused", "%d calls wait for the pipeline: the newest are lost", len(self))
             call.delivered = self.refused.append(call) is None  # type: ignore[func-returns-value]
 
     def drain_refused(self, forget: Callable[[list[bytes]], None] | None) -> int:
@@ -93,7 +93,9 @@ class CallQueue(deque[OpenCall]):
         if answer is not None:
             choices = [one._replace(text="", reasoning="", refusal=None, calls=()) for one in answer.choices]
             call.answer = answer._replace(choices=tuple(choices))
-        diagnostics.count("snapshots_dropped", "calls come faster than they can be made into rows: texts are left out")
+        diagnostics.count(
+            "snapshots_dropped", "calls arrive faster than they can be processed: rows are stored without texts"
+        )
 
 
 def _weight(call: OpenCall) -> int:

@@ -89,7 +89,7 @@ class Pipeline:
             if self._mark is not None:
                 self._mark(call)
         except Exception as problem:  # noqa: BLE001  the call must go on
-            diagnostics.count("journal_start_failed", "a start could not be noted in the journal", exc=problem)
+            diagnostics.count("journal_start_failed", "a start marker could not be written to the journal", exc=problem)
 
     def put(self, call: OpenCall) -> None:
         """Take an ended call. Waits for nothing."""
@@ -104,7 +104,7 @@ class Pipeline:
         with self._starting:
             self._beat, beaten = time.monotonic(), self._beat
             if beaten and not self._stopping and not self._asleep and not self.running:
-                diagnostics.count("pipeline_died", "the pipeline's thread has died and is started again")
+                diagnostics.count("pipeline_died", "the pipeline's thread has died and is restarted")
                 with contextlib.suppress(RuntimeError):  # no thread is to be had: whoever comes next tries again
                     self.start(wait=False)
 
@@ -208,7 +208,7 @@ class Pipeline:
             try:
                 asyncio.run(self._run(ready))
             except BaseException as problem:  # noqa: BLE001  a thread has nobody to raise to, and nobody else writes
-                diagnostics.count("pipeline_died", "the pipeline stopped and is started again", exc=problem)
+                diagnostics.count("pipeline_died", "the pipeline stopped and is restarted", exc=problem)
                 time.sleep(_RESTART_S)
             finally:
                 self._loop = None
@@ -302,7 +302,7 @@ class Pipeline:
     @staticmethod
     def _report(task: asyncio.Task[None], what: str = "writer") -> None:
         problem = None if task.cancelled() else task.exception()
-        diagnostics.count(f"{what}_died", "the %s stopped and is started again", what, exc=problem)
+        diagnostics.count(f"{what}_died", "the %s stopped and is restarted", what, exc=problem)
 
     async def _rest(self) -> None:
         """Sleep until a call comes, or until it is time to look after the open ones."""
@@ -373,7 +373,9 @@ class Pipeline:
         except Exception as problem:  # noqa: BLE001  a registry may be the team's own
             if call.attribution.source is Source.THREAD:  # others, who were to be asked, may have used it as well
                 call.attribution = UNDECIDED
-            diagnostics.count("registry_failed", "the registry failed: a row says what its start knew", exc=problem)
+            diagnostics.count(
+                "registry_failed", "the registry failed: a row keeps the identity known at its start", exc=problem
+            )
         for make in (record_of, record_of_prompt, bare_record_of):
             try:
                 record = self._prices.priced(clean(make(call, self._texts)))
@@ -381,7 +383,7 @@ class Pipeline:
                     without_snapshots(record, "calls came faster than they could be made into rows")
                 return record
             except Exception as problem:  # noqa: BLE001  one call must not stop the others
-                diagnostics.count("record_failed", "a call could not be made into a row", exc=problem)
+                diagnostics.count("record_failed", "a call could not be turned into a row", exc=problem)
         return None
 
     async def _drain(self, timeout_s: float) -> int:

@@ -94,7 +94,7 @@ def load_file(path: Path) -> list[_Line]:
     except OSError as problem:
         raise ConfigError(f"LLMCTX_PRICE_FILE {path}: {problem.strerror}.") from None
     except ValueError as problem:
-        raise ConfigError(f"LLMCTX_PRICE_FILE {path} is no JSON: {problem}.") from None
+        raise ConfigError(f"LLMCTX_PRICE_FILE {path} is not JSON: {problem}.") from None
     if not isinstance(told, list):
         raise ConfigError(f'LLMCTX_PRICE_FILE {path}: write a list, [{{"model": "…", "input": 1.2, "output": 4.8}}].')
     lines = [_line(one, f"LLMCTX_PRICE_FILE {path}, entry {number}") for number, one in enumerate(told, 1)]
@@ -115,7 +115,7 @@ def _line(told: Any, origin: str) -> _Line:
         except (InvalidOperation, TypeError, ValueError):
             number = None
         if number is None or not number.is_finite() or number < 0:
-            raise ConfigError(f"{origin}: `{name}` must be US dollars for a million tokens, not {value!r}.")
+            raise ConfigError(f"{origin}: `{name}` must be US dollars per million tokens, not {value!r}.")
         per_token[name] = number / _MILLION
     try:
         since = None if told.get("since") is None else datetime.fromisoformat(told["since"])

@@ -23,7 +23,7 @@ async def lookup_remote(registry: SharedRegistry, calls: Sequence[OpenCall]) -> 
     try:
         answered = await registry.exchange(threads=threads, tasks=tasks, since=since)
     except Exception as problem:  # noqa: BLE001  a registry may be the team's own
-        diagnostics.count("registry_failed", "the shared registry failed: rows do without", exc=problem)
+        diagnostics.count("registry_failed", "the shared registry failed: rows are resolved without it", exc=problem)
         answered = False
     for candidates in unknown:
         candidates.registry_answered = answered

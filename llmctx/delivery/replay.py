@@ -63,7 +63,7 @@ async def _write(
             for record in records[at : at + _AT_ONCE]:
                 writer.submit(record)
             if await writer.drain(_PATIENCE_S):
-                raise DatabaseUnavailable(f"{where(settings)} does not take the rows: {writer.trouble}.")
+                raise DatabaseUnavailable(f"{where(settings)} does not accept the rows: {writer.trouble}.")
     finally:
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):

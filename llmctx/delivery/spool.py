@@ -145,10 +145,14 @@ class Spool:
                     return True
         self._try_again_at = time.monotonic() + _TRY_AGAIN_S
         if old is not None:
-            diagnostics.count("journal_astray", "the journal was moved, and none can be begun there: %s", problem)
+            diagnostics.count(
+                "journal_astray", "the journal was moved, and no new one can be created there: %s", problem
+            )
             return False
-        told = problem or "Where the journal was there is nothing any more: set LLMCTX_JOURNAL_DIR."
-        diagnostics.count("journal_unavailable", "%s Until then rows wait in memory, and go with the process.", told)
+        told = problem or "The journal's directory is gone: set LLMCTX_JOURNAL_DIR."
+        diagnostics.count(
+            "journal_unavailable", "%s Until then rows wait in memory, and are lost when the process ends.", told
+        )
         return False
 
     def submit(self, record: CallRecord) -> bool:
@@ -191,7 +195,7 @@ class Spool:
     def _strip(self, records: Sequence[CallRecord]) -> None:
         for record in records:
             without_snapshots(record, "the journal was full")
-        diagnostics.count("snapshots_dropped", "the journal is nearly full: rows go without snapshots")
+        diagnostics.count("snapshots_dropped", "the journal is nearly full: rows are stored without snapshots")
 
     # -- what the writer says -------------------------------------------------------------------------------------
 
@@ -323,7 +327,7 @@ class Spool:
             if not some:
                 new.sync(now=True)
                 self._reading = self._read = None
-                diagnostics.count("journal_moved", "the journal in %s was moved: another one is begun", old.directory)
+                diagnostics.count("journal_moved", "the journal in %s was moved: a new one is created", old.directory)
                 old.close(discard=True)
                 return True
         new.close(discard=True)
@@ -333,7 +337,7 @@ class Spool:
         """Somebody has removed the files of our journal. What is in memory is written; `open` begins another one."""
         diagnostics.count(
             "journal_vanished",
-            "the journal in %s was removed: %d rows that were in it alone are lost. Another one is begun.",
+            "the journal in %s was removed: %d rows that only it held are lost. A new one is created.",
             journal.directory,
             self._on_disk_only,
         )
@@ -352,7 +356,9 @@ class Spool:
                 if journal is not None and journal.has_company:
                     await self._adopt_all(journal)
             except Exception as problem:  # noqa: BLE001  the disk; the next round tries again
-                diagnostics.count("adoption_failed", "what a dead process left could not be taken over", exc=problem)
+                diagnostics.count(
+                    "adoption_failed", "the journal of a dead process could not be recovered", exc=problem
+                )
             await asyncio.sleep(_ADOPT_S * (0.5 + random.random()))  # noqa: S311  spread: workers die together
 
     async def _adopt_all(self, journal: Journal) -> None:
@@ -386,7 +392,9 @@ class Spool:
         while self._recovered_ids or not again.isdisjoint(self._held):
             await self._wait()
         if len(adopted):
-            diagnostics.count("journal_adopted", "%d calls of a process that has ended were taken over", len(adopted))
+            diagnostics.count(
+                "journal_adopted", "%d calls were recovered from the journal of a dead process", len(adopted)
+            )
         adopted.finish()
         self._previous_journals.discard(adopted.name)
 

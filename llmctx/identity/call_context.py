@@ -57,10 +57,10 @@ class CallContext:
         put(self, "attributes", {} if attributes is None else attributes)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"a CallContext is never changed: amend({name}=…) puts another one into its place")
+        raise AttributeError(f"a CallContext is immutable: amend({name}=…) replaces it")
 
     def __delattr__(self, name: str) -> NoReturn:
-        raise AttributeError(f"a CallContext is never changed: {name} cannot be taken away")
+        raise AttributeError(f"a CallContext is immutable: {name} cannot be deleted")
 
     def _ids(self) -> tuple[str | None, ...]:
         return tuple([getattr(self, name) for name in ID_FIELDS])

@@ -83,7 +83,7 @@ def read(token: str | None) -> CallContext:
     from itsdangerous import BadData
 
     if not token:
-        raise InvalidToken("There is no token. Call hand_over() where the job is made.")
+        raise InvalidToken("There is no token. Call hand_over() where the job is created.")
     try:
         said: Any = _serializer().loads(token)
         if said.pop("e") < time.time():

@@ -113,7 +113,7 @@ def _opened(to: Path | None, form: Format, name: str, columns: _Columns) -> Iter
         yield _TEXTS[form](sys.stdout, columns)
         return
     if to.exists():
-        raise LlmctxError(f"{to} is there already. Nothing was written: choose another name, or take it away.")
+        raise LlmctxError(f"{to} already exists. Nothing was written: choose another name, or remove it.")
     partial = to.with_name(f".{to.name}.partial")
     try:
         partial.unlink(missing_ok=True)
@@ -131,7 +131,7 @@ def _opened(to: Path | None, form: Format, name: str, columns: _Columns) -> Iter
         try:
             os.link(partial, to)  # unlike a rename this never takes the place of another file
         except FileExistsError:
-            raise LlmctxError(f"{to} has appeared meanwhile. Nothing was written: choose another name.") from None
+            raise LlmctxError(f"{to} was created meanwhile. Nothing was written: choose another name.") from None
         except OSError:  # a file system without links
             partial.rename(to)
     except OSError as problem:

@@ -151,7 +151,7 @@ async def refuse_lent(connection: AsyncConnection, settings: Settings) -> None:
             await connection.rollback()
     if len(met) > 1:
         raise LlmctxError(
-            f"A pooler in transaction mode stands before {where(settings)}: this needs a session of its own. Put the "
+            f"{where(settings)} is behind a pooler in transaction mode: this needs a session of its own. Put the "
             "server's own address, or that of a pool in session mode, into LLMCTX_DATABASE_URL for this command. "
             "Nothing was changed."
         )
@@ -185,7 +185,7 @@ def take_turns(connection: Connection) -> None:
             if not within:
                 connection.rollback()
             if not told:
-                logger.warning("llmctx: another process migrates this database: waiting for it")
+                logger.warning("llmctx: another process is migrating this database: waiting for it")
                 told = True
             time.sleep(0.1)
         if not within:

@@ -56,13 +56,13 @@ def _microseconds(value: datetime) -> tuple[int]:
 
 def _moment(value: Any) -> tuple[int]:
     if not isinstance(value, datetime):
-        raise TypeError("a datetime is wanted")
+        raise TypeError("expected a datetime")
     return _microseconds(value.astimezone(UTC))
 
 
 def _naive(value: Any) -> tuple[int]:
     if not isinstance(value, datetime) or value.tzinfo is not None:
-        raise TypeError("a datetime without a zone is wanted")
+        raise TypeError("expected a datetime without a time zone")
     return _microseconds(value)
 
 
@@ -76,7 +76,7 @@ def _day(raw: tuple[int]) -> date:
 
 def _days(value: Any) -> tuple[int]:
     if not isinstance(value, date):
-        raise TypeError("a date is wanted")
+        raise TypeError("expected a date")
     return (value.toordinal() - _DAY_ZERO,)
 
 

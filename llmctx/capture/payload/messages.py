@@ -98,7 +98,7 @@ def prompt_of_messages(messages: Sequence[BaseMessage], limit: int = LIMIT) -> P
         kept.reverse()
         return Prompt(tuple(kept), index - 1)
     except Exception as problem:  # noqa: BLE001  a prompt that cannot be read is no reason to disturb the call
-        diagnostics.count("prompt_unreadable", "a prompt could not be read; the row goes without it", exc=problem)
+        diagnostics.count("prompt_unreadable", "a prompt could not be read; the row is stored without it", exc=problem)
         return Prompt()
 
 
@@ -107,7 +107,7 @@ def prompt_of_text(text: str, limit: int = LIMIT) -> Prompt:
     try:
         return Prompt(text=cut(text, limit) if isinstance(text, str) else keep(text, Room(limit)))
     except Exception as problem:  # noqa: BLE001  as above
-        diagnostics.count("prompt_unreadable", "a prompt could not be read; the row goes without it", exc=problem)
+        diagnostics.count("prompt_unreadable", "a prompt could not be read; the row is stored without it", exc=problem)
         return Prompt()
 
 
@@ -162,7 +162,9 @@ def answer_of(result: LLMResult, limit: int = LIMIT) -> Answer:
         choices = tuple([_choice(fields, limit) for fields in messages])
         return _answer(choices, messages[0], info, result.llm_output)
     except Exception as problem:  # noqa: BLE001  as above
-        diagnostics.count("answer_unreadable", "an answer could not be read; the row goes without it", exc=problem)
+        diagnostics.count(
+            "answer_unreadable", "a response could not be read; the row is stored without it", exc=problem
+        )
         return Answer()
 
 

@@ -240,7 +240,7 @@ def text_of(text: str | Cut, limit: int) -> str:
 
 
 def _unreadable(problem: Exception) -> str:
-    diagnostics.count("snapshot_failed", "a snapshot could not be made; the row has a note instead", exc=problem)
+    diagnostics.count("snapshot_failed", "a snapshot could not be made; the row contains a note instead", exc=problem)
     return "…[unreadable]…"
 
 

@@ -60,7 +60,7 @@ class Quarantine:
             with not_forking, self._locked():
                 return self._append(made)
         except OSError as problem:
-            diagnostics.count("quarantine_failed", "a row that was refused could not be kept: %s", problem)
+            diagnostics.count("quarantine_failed", "a dead letter could not be written: %s", problem)
             return False
 
     def _append(self, made: bytes) -> bool:
@@ -71,12 +71,14 @@ class Quarantine:
         try:
             size = os.fstat(fd).st_size
             if size + len(made) > self._limit:
-                diagnostics.count("quarantine_full", "the quarantine is full (%d bytes): a row is lost", self._limit)
+                diagnostics.count(
+                    "quarantine_full", "the file of dead letters is full (%d bytes): a row is lost", self._limit
+                )
                 return False
             try:
                 if os.write(fd, made) == len(made):
                     return True
-                diagnostics.count("quarantine_failed", "a row that was refused could not be kept: the disk is full")
+                diagnostics.count("quarantine_failed", "a dead letter could not be written: the disk is full")
             except OSError:
                 os.ftruncate(fd, size)
                 raise

@@ -79,7 +79,7 @@ class DeadJournal:
                         record = unpack_record(found.payload)
                     except ValueError as problem:  # whole, and yet no record: of a version to come?
                         diagnostics.count(
-                            "journal_damaged", "a journal holds a record that cannot be read", exc=problem
+                            "journal_damaged", "a journal contains a record that cannot be read", exc=problem
                         )
                         continue
                     given.add(call_id)

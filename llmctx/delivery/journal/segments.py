@@ -255,7 +255,7 @@ class Journal:
             if settle or self._markers.is_overgrown(self._segment_bytes) or self._over():
                 self._markers.rewrite()
         except OSError as problem:
-            diagnostics.count("journal_failed", "the journal could not be tidied: %s", problem)
+            diagnostics.count("journal_failed", "old files of the journal could not be removed: %s", problem)
         # Also with a disk that is too full for new markers: only this makes room. Then markers may outlive their
         # records: after a crash such calls are delivered as lost once more, and the database has them already.
         for segment in self._over():
@@ -360,7 +360,7 @@ class Journal:
             self._begin_segment()
         except OSError as problem:
             self.trouble = f"the journal cannot be written: {os.strerror(problem.errno or 0)}"
-            diagnostics.count("journal_failed", "the journal cannot begin a new file: %s", problem)
+            diagnostics.count("journal_failed", "the journal cannot create a new file: %s", problem)
             return False
         return True
 

@@ -62,16 +62,18 @@ class Markers:
             if next(self._looks) % self._look_every == 0:
                 self._full = self.size + len(marker) > self._limit
             if self._full:
-                diagnostics.count("journal_full", "the journal has no room for further starts")
+                diagnostics.count("journal_full", "the journal has no room for further start markers")
                 return False
             written = os.write(self._fd, marker)
         except Exception as problem:  # noqa: BLE001  the host's call must go on, whatever the disk says
-            diagnostics.count("journal_start_failed", "a start could not be noted in the journal", exc=problem)
+            diagnostics.count("journal_start_failed", "a start marker could not be written to the journal", exc=problem)
             return False
         self.dirty = True
         if written < len(marker):
             # Others may have appended meanwhile, so the torn frame stays; readers pass over it.
-            diagnostics.count("journal_start_failed", "a start could not be noted in the journal: the disk is full")
+            diagnostics.count(
+                "journal_start_failed", "a start marker could not be written to the journal: the disk is full"
+            )
         return written == len(marker)
 
     def __len__(self) -> int:

@@ -68,9 +68,7 @@ class Redactor:
     ) -> None:
         wanted = KINDS if kinds is None else frozenset(kinds)
         if unknown := wanted - KINDS:
-            raise ConfigError(
-                f"There is nothing to redact called {min(unknown)!r}. There are: {', '.join(sorted(KINDS))}."
-            )
+            raise ConfigError(f"There is no kind {min(unknown)!r} to redact. There are: {', '.join(sorted(KINDS))}.")
         self._finders = [finder(wanted).find for finder in (Credentials, Personal) if wanted & finder.KINDS]
         self._patterns = [OwnPattern(name, pattern) for name, pattern in (patterns or {}).items()]
         self._functions = [OwnFunction(function, deadline_s) for function in functions]

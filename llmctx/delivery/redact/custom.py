@@ -44,9 +44,7 @@ class OwnPattern:
 
     def __init__(self, name: str, pattern: str) -> None:
         if _NAME.fullmatch(name) is None:
-            raise ConfigError(
-                f"A pattern for redaction is named {name!r}. Use lower case letters, digits, underscores."
-            )
+            raise ConfigError(f"A redaction pattern is named {name!r}. Use lower case letters, digits, underscores.")
         self.name = name
         self._linear = True
         try:
@@ -55,7 +53,7 @@ class OwnPattern:
             self._linear = False
             self._finds = _checked(name, pattern)
         except Exception as problem:  # noqa: BLE001  re2's own error, and whatever it thinks of what is no text
-            raise ConfigError(f"The pattern {name!r} for redaction cannot be used: {problem}. Correct it.") from None
+            raise ConfigError(f"The redaction pattern {name!r} cannot be used: {problem}. Correct it.") from None
 
     def find(self, text: str) -> Iterator[Span]:
         if self._linear or len(text) <= PIECE:
@@ -76,13 +74,11 @@ def _checked(name: str, pattern: str) -> re.Pattern[str]:
     try:
         compiled = re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as problem:
-        raise ConfigError(f"The pattern {name!r} for redaction cannot be used: {problem}. Correct it.") from None
+        raise ConfigError(f"The redaction pattern {name!r} cannot be used: {problem}. Correct it.") from None
     if _repeats_repeats(importlib.import_module("re._parser").parse(pattern)):
-        raise ConfigError(
-            f"The pattern {name!r} for redaction repeats what repeats, which may take for ever. {_REMEDY}."
-        )
+        raise ConfigError(f"The redaction pattern {name!r} has nested repetition, which may take for ever. {_REMEDY}.")
     if _is_slow(compiled):
-        raise ConfigError(f"The pattern {name!r} for redaction takes too long on hostile texts. {_REMEDY}.")
+        raise ConfigError(f"The redaction pattern {name!r} takes too long on hostile texts. {_REMEDY}.")
     return compiled
 
 
@@ -130,7 +126,7 @@ class OwnFunction:
 
     def __init__(self, function: Function, deadline_s: float) -> None:
         if not callable(function):
-            raise ConfigError(f"A function for redaction is {function!r}, which cannot be called. Give a function.")
+            raise ConfigError(f"A redaction function is {function!r}, which cannot be called. Pass a function.")
         self._function = function
         self._deadline_s = deadline_s
         self._hangs = False
@@ -152,7 +148,7 @@ class OwnFunction:
             self._hangs = True
             diagnostics.count(
                 "redaction_hangs",
-                "%r took more than %g s to redact a text: it is not called again, rows go without their texts",
+                "%r took more than %g s to redact a text: it is not called again, rows are stored without texts",
                 self._function,
                 self._deadline_s,
             )
@@ -161,7 +157,7 @@ class OwnFunction:
             # not the exception itself: it may quote the text that nobody was to see
             diagnostics.count(
                 "redaction_failed",
-                "%r did not redact (%s): a row goes without its texts",
+                "%r did not redact (%s): a row is stored without texts",
                 self._function,
                 type(found).__name__,
             )

@@ -201,7 +201,7 @@ class TableShape:
         if changed:
             diagnostics.count(
                 "values_cut",
-                "characters in %s of %s are unknown to the database's encoding: each is a question mark there.",
+                "the database's encoding lacks characters in %s of %s: they are stored as question marks.",
                 ", ".join(changed),
                 self.table,
             )

@@ -120,7 +120,7 @@ class Writer:
             return True
         without_snapshots(record, "memory was full")
         self.snapshots_dropped += 1
-        diagnostics.count("snapshots_dropped", "%d bytes wait for the database: rows go without snapshots", cap)
+        diagnostics.count("snapshots_dropped", "%d bytes wait for the database: rows are stored without snapshots", cap)
         if self.offer(record, cap):
             return True
         self.dropped += 1
@@ -272,7 +272,7 @@ class Writer:
             try:
                 self.on_done([waiting.record for waiting in part])
             except Exception as problem:  # noqa: BLE001  the row is stored, whatever becomes of the note of it
-                diagnostics.count("on_done_failed", "rows that are stored could not be ticked off", exc=problem)
+                diagnostics.count("on_done_failed", "stored rows could not be marked as done", exc=problem)
 
     # -- what goes wrong ------------------------------------------------------------------------------------------
 
@@ -311,14 +311,14 @@ class Writer:
         try:
             kept = bool(self.on_rejected(record, trouble.code, trouble.text))
         except Exception as problem:  # noqa: BLE001  one row must not stop the others
-            diagnostics.count("quarantine_failed", "a row that was refused could not be kept", exc=problem)
+            diagnostics.count("quarantine_failed", "a dead letter could not be written", exc=problem)
             kept = False
         self.quarantined += kept
         self.dropped += not kept
         self.given_up += not kept
         diagnostics.count(
             "row_quarantined" if kept else "rows_dropped",
-            "the database refuses call %s: %s. The others of its batch are stored.",
+            "the database refuses call %s: %s. The rest of its batch is stored.",
             record.call_id,
             f"{trouble.name} [{trouble.code}]",
         )

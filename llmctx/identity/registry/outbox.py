@@ -59,7 +59,7 @@ class Outbox:
     def add(self, news: News) -> None:
         with self._lock:
             if len(self._news) >= LIMIT:
-                diagnostics.count("registry_full", "more registrations wait for Redis than are kept: the oldest go")
+                diagnostics.count("registry_full", "too many registrations wait for Redis: the oldest are dropped")
                 self._news.popitem(last=False)
             self._news[news.key] = news
 

@@ -307,7 +307,7 @@ class RedisRegistry:
         self._failures += 1
         what = "no answer in time" if isinstance(problem, TimeoutError) else f"{type(problem).__name__}: {problem}"
         diagnostics.count(
-            "registry_away", "%s does not serve (%s): calls keep what this process knows", shown(self._url), what
+            "registry_away", "%s does not answer (%s): calls keep what this process knows", shown(self._url), what
         )
 
     async def _forget_there(self, client: Redis, whom: Sequence[tuple[str | None, str | None]]) -> int:

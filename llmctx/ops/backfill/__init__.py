@@ -119,12 +119,14 @@ async def backfill(
         pooled = await is_pooled(connection)
         await connection.rollback()
         if pooled:  # what is temporary lasts for a transaction there: the facts get a connection of their own
-            report.notes.append("A pooler stands between: until the end, changes to the table's schema have to wait.")
+            report.notes.append(
+                "The connection goes through a pooler: until the end, changes to the table's schema have to wait."
+            )
         knowing = await stack.enter_async_context(changing(settings)) if pooled else connection
         facts = Collected(knowing, log, within_one=pooled)
         await facts.collect(mapping, checkpoints)
         if mapping is not None and mapping.blank:
-            report.notes.append(f"{mapping.blank} lines of the mapping say nothing, and were passed over.")
+            report.notes.append(f"{mapping.blank} lines of the mapping are empty, and were skipped.")
         report.rows = await connection.scalar(select(func.count()).select_from(log).where(lacking(log))) or 0
         with UndoFile(undo_file or default_path(), log) as back:
             run = _Run(connection, log, facts, rules, report, back)
@@ -282,7 +284,7 @@ async def undo(settings: Settings, path: Path, *, do: bool = False) -> int:
 async def _take_back(connection: AsyncConnection, log: Table, batch: Sequence[Change], *, do: bool) -> int:
     for _, new, old in batch:
         if not set(new) | set(old) <= set(COLUMNS) & set(log.c.keys()):
-            raise ConfigError("The undo file names columns that the table has not. Nothing more was changed.")
+            raise ConfigError("The undo file names columns that the table does not have. Nothing more was changed.")
     found = await take_back(connection, log, batch, do=do)
     await connection.commit()
     return found

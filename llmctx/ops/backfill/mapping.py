@@ -52,7 +52,7 @@ class Mapping:
             if len(line) != len(self._names):
                 raise ConfigError(
                     f"{self._origin}, line {number}: {len(line)} values for {len(self._names)} columns. "
-                    "Nothing was changed: mend the line."
+                    "Nothing was changed: correct the line."
                 )
             told = dict(zip(self._names, map(_text, line), strict=True))
             key, user = told[self.key], told.get("user_id")
@@ -87,7 +87,7 @@ def from_csv(path: Path) -> Mapping:
     try:
         lines = list(csv.reader(text.splitlines(keepends=True), strict=True))
     except csv.Error as problem:
-        raise ConfigError(f"--map {path} is no CSV: {problem}.") from None
+        raise ConfigError(f"--map {path} is not CSV: {problem}.") from None
     if not lines:
         raise ConfigError(f"--map {path} is empty. {_HOW}.")
     return Mapping(lines[0], [line for line in lines[1:] if line], f"--map {path}")

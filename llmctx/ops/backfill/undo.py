@@ -78,7 +78,9 @@ def lines(path: Path, table: Table) -> Iterator[tuple[dict[str, Any], dict[str, 
             if head is None or head.get("undo") != _KIND:
                 raise ConfigError(f"{path} is not an undo file of `llmctx backfill`. Nothing was changed.")
             if head.get("table") != table.fullname:
-                raise ConfigError(f"{path} is of table {head.get('table')}, not {table.fullname}. Nothing was changed.")
+                raise ConfigError(
+                    f"{path} is for table {head.get('table')}, not {table.fullname}. Nothing was changed."
+                )
             for text in file:
                 told = _read(text)
                 if told is None:

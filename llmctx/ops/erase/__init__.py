@@ -127,8 +127,8 @@ async def _places(settings: Settings, traces: SubjectIds, found: dict[str, int])
 def _explain(receipt: Receipt, hanging: Sequence[Child], mentions: bool) -> None:
     if hanging:
         names = ", ".join(child.name for child in hanging)
-        receipt.notes.append(f"Rows of {names} go with the calls that they belong to, also with --blank.")
+        receipt.notes.append(f"Rows of {names} are deleted with their calls, also with --blank.")
     receipt.notes += [child.slow for child in hanging if not child.indexed]
     if not mentions:
-        receipt.notes.append("Texts of other people's rows are not searched for the id: --mentions does.")
-    receipt.notes.append("Journals of other machines, backups and exported files are out of reach: see to them.")
+        receipt.notes.append("Texts of other users' rows are not searched for the id; --mentions does that.")
+    receipt.notes.append("Journals of other machines, backups and exported files are not covered: erase them there.")

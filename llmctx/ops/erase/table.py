@@ -235,7 +235,7 @@ class Work:
         while rows := [dict(row) for row in (await connection.execute(wanted)).mappings()]:
             seen += len(rows)
             if rows == before or 0 < most < seen:
-                raise LlmctxError(f"Rows of {log.name} do not change: look for a trigger or a rule on it.")
+                raise LlmctxError(f"Rows of {log.name} do not change: look for a trigger or a rule on the table.")
             before = rows
             for child in self._children if with_children else ():
                 each = child.table

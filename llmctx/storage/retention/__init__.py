@@ -49,7 +49,7 @@ class Policy:
 
     def __post_init__(self) -> None:
         if self.errors is not None and self.rows is None:
-            raise ConfigError("Errors cannot expire while rows do not: say how long rows are kept as well.")
+            raise ConfigError("Errors cannot expire while rows do not: set how long rows are kept as well.")
         if self.errors is not None and self.rows is not None and self.errors < self.rows:
             raise ConfigError(f"Errors ({self.errors} days) cannot be kept for less than rows ({self.rows} days).")
 
@@ -137,7 +137,7 @@ class _Work:
             month, is_crowded = await crowded.plan(self._connection, log, whole, default, self._now)
             if month is None:
                 self._report.notes.append(
-                    f"{whole.first:%Y-%m} stays in the default partition, which holds too much of it to be cut under "
+                    f"{whole.first:%Y-%m} stays in the default partition, which has too much of it to be split beside "
                     "its writers."
                 )
                 continue

@@ -68,7 +68,7 @@ async def managing(connection: AsyncConnection, log: Table) -> Managed | None:
     for row in await connection.execute(text(_CONFIGS), {"name": name}):
         if not row.readable:
             raise LlmctxError(
-                f"Whether pg_partman manages {name} cannot be seen: GRANT USAGE ON SCHEMA {row.schema} and GRANT "
+                f"It cannot be seen whether pg_partman manages {name}: GRANT USAGE ON SCHEMA {row.schema} and GRANT "
                 f"SELECT ON {row.schema}.part_config to this role, or use another role."
             )
         question = f"SELECT premake, retention FROM {row.schema}.part_config WHERE parent_table = :table"  # noqa: S608  quoted

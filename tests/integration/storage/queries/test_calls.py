@@ -47,7 +47,7 @@ async def test_a_row_comes_back_as_it_was_written(connection: AsyncConnection) -
 
 async def test_a_time_without_a_zone_is_refused(connection: AsyncConnection) -> None:
     """A naive time would silently be taken for local time."""
-    with pytest.raises(Exception, match="without a zone"):
+    with pytest.raises(Exception, match="without a time zone"):
         await insert(connection, row(1, created_at=datetime(2026, 11, 20)))
 
 
