@@ -1,4 +1,8 @@
-"""Make the table, adopt one that is there, partition it: `llmctx migrate`."""
+"""Migrations: create the table, adopt an existing one, partition it by month, and undo each of these.
+
+The only room that alters tables, apart from retention's partitions. It touches no row, column or key of the host's, and
+does nothing to an existing table that a plan has not shown before.
+"""
 
 from llmctx.migrate.autogenerate import include_object, leaving
 from llmctx.migrate.commands import Plan, Step, check, downgrade, plan, sql, upgrade
