@@ -15,7 +15,8 @@ import uuid_utils
 from sqlalchemy.engine import make_url
 
 from llmctx.core.record import COLUMNS, CallRecord
-from llmctx.delivery.writer.writer import Writer
+from llmctx.delivery.batcher import Batcher
+from llmctx.delivery.destinations.sql import SqlDestination
 from llmctx.settings import Settings, load
 from llmctx.storage.sanitize import storable_json
 
@@ -73,7 +74,7 @@ async def _copy(connection: asyncpg.Connection, table: str, batch: list[CallReco
     return time.perf_counter() - start
 
 
-async def _write(writer: Writer, batch: list[CallRecord]) -> float:
+async def _write(writer: Batcher, batch: list[CallRecord]) -> float:
     start = time.perf_counter()
     for record in batch:
         writer.submit(record)
@@ -84,7 +85,7 @@ async def _write(writer: Writer, batch: list[CallRecord]) -> float:
 
 async def _measure(settings: Settings) -> dict[str, Any]:
     connection = await _connect(settings)
-    writer = Writer(settings)
+    writer = Batcher(SqlDestination(settings), settings)
     task = asyncio.create_task(writer.run())
     copied: list[float] = []
     written: list[float] = []

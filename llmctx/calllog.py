@@ -21,11 +21,14 @@ from llmctx.capture.recorder import Recorder
 from llmctx.capture.recorder import active as active_recorders
 from llmctx.core import process as lifecycle
 from llmctx.core.diagnostics import diagnostics
+from llmctx.core.errors import ConfigError
 from llmctx.core.guard import guarded, harmless
-from llmctx.core.record import Sink
-from llmctx.delivery.ledger import Stats, compute_stats, log_trouble
+from llmctx.delivery.destination import Destination
+from llmctx.delivery.ledger import Stats, compute_stats, log_if_wrong
 from llmctx.delivery.pipeline import Pipeline
 from llmctx.delivery.redact import Redactor
+from llmctx.delivery.sink import RecordingSink, Sink, recording_sink
+from llmctx.delivery.worker import Worker
 from llmctx.identity import handover
 from llmctx.identity.propagation import threads as carrying
 from llmctx.identity.registry import Registry, registry_of
@@ -55,7 +58,7 @@ def _remove(among: list[Any], one: object) -> None:
 
 
 def _all_that_wait(call_log: CallLog, *_: object) -> int:
-    return call_log._pipeline.waiting
+    return call_log._worker.waiting
 
 
 def _let_go(call_log: CallLog) -> bool:
@@ -73,7 +76,8 @@ class CallLog:
 
     Args:
         database_url: where the rows go; by default `LLMCTX_DATABASE_URL`, else a SQLite file.
-        sink: somewhere else to put the records, for tests (`llmctx.testing.MemorySink`).
+        destination: another place for the rows (`llmctx.delivery.Destination`), with all that the database would get.
+        sink: takes the records instead of all that, for tests (`llmctx.testing.MemorySink`).
         registry: thread_id -> identity; by default in memory, or in the Redis of `LLMCTX_REGISTRY_URL`.
         redact_functions: the team's own; each gets a text and returns it without what must not be kept.
         settings: any of `llmctx.settings.Settings`, by name.
@@ -86,6 +90,7 @@ class CallLog:
         self,
         database_url: str | None = None,
         *,
+        destination: Destination | None = None,
         sink: Sink | None = None,
         registry: Registry | None = None,
         redact_functions: Sequence[Callable[[str], str]] = (),
@@ -94,8 +99,11 @@ class CallLog:
         self.settings: Settings = load(database_url=database_url, **settings)
         self._redactor = self._make_redactor(redact_functions)
         self.registry: Registry = registry if registry is not None else registry_of(self.settings)
-        self._sink = sink
-        self._pipeline, open_calls = self._make_pipeline()
+        if destination is not None and sink is not None:
+            raise ConfigError("CallLog takes a destination or a sink, not both.")
+        self._destination = destination
+        self._sink: RecordingSink | None = None if sink is None else recording_sink(sink)
+        self._worker, open_calls = self._make_worker()
         self._recorder = Recorder(
             open_calls, self.registry, snapshot_bytes=self.settings.snapshot_bytes, late_s=self.settings.late_s
         )
@@ -108,13 +116,13 @@ class CallLog:
         state = "started" if self._started else "not started"
         return f"<CallLog {shown_url(self.settings.database_url)} {state}>"
 
-    def _make_pipeline(self) -> tuple[Pipeline, OpenCalls]:
-        pipeline = Pipeline(self.settings, self.registry, self._make_sink, self._redactor)
-        open_calls = OpenCalls(pipeline.put, announce=pipeline.announce)
-        pipeline.open_calls = open_calls
-        pipeline.on_ledger = lambda: log_trouble(self.stats())
-        pipeline.on_first_call = lambda: lifecycle.close_with_the_child(self)
-        return pipeline, open_calls
+    def _make_worker(self) -> tuple[Worker, OpenCalls]:
+        pipeline = Pipeline(self.settings, self.registry, self._redactor)
+        worker = Worker(self.settings, pipeline, self._make_sink)
+        open_calls = worker.open_calls = OpenCalls(worker.put, announce=worker.announce)
+        worker.on_ledger = lambda: log_if_wrong(self.stats())
+        worker.on_first_call = lambda: lifecycle.close_with_the_child(self)
+        return worker, open_calls
 
     def _make_redactor(self, functions: Sequence[Callable[[str], str]]) -> Redactor | None:
         settings = self.settings
@@ -123,12 +131,16 @@ class CallLog:
         redactor = Redactor(settings.redact_kinds, patterns=settings.redact_patterns, functions=functions)
         return None if settings.content == "full" else redactor
 
-    def _make_sink(self) -> Sink:
+    def _make_sink(self) -> RecordingSink:
         if self._sink is not None:
             return self._sink
-        from llmctx.delivery.spool import Spool  # late: a call log with a sink of its own needs no database driver
+        from llmctx.delivery.spool import Spool  # late: not every call log needs it, nor a database driver
 
-        return Spool(self.settings)
+        if self._destination is not None:
+            return Spool(self._destination, self.settings)
+        from llmctx.delivery.destinations.sql import SqlDestination
+
+        return Spool(SqlDestination(self.settings), self.settings)
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -146,7 +158,7 @@ class CallLog:
 
     def _begin(self) -> None:
         """Every step may be taken again."""
-        _attempt(self._pipeline.start)
+        _attempt(self._worker.start)
         self._recorder.enabled = True
         _attempt(_add, active_recorders, self._recorder)
         _attempt(_add, active_registries, self.registry)
@@ -171,7 +183,7 @@ class CallLog:
         try:
             left = self.flush(database_s)
         finally:
-            _attempt(self._pipeline.stop, _STOP_S)
+            _attempt(self._worker.stop, _STOP_S)
             self._begin_again()
         return self._closed(left)
 
@@ -183,7 +195,7 @@ class CallLog:
         try:
             left = await self.aflush(self._for_database(timeout))
         finally:
-            await self._pipeline.astop(_STOP_S)
+            await self._worker.astop(_STOP_S)
             self._begin_again()
         return self._closed(left)
 
@@ -212,7 +224,8 @@ class CallLog:
     @harmless("close_failed", otherwise=lambda self, left: left)
     def _closed(self, left: int) -> int:
         if left:
-            kept = " yet: the next process writes them" if getattr(self._pipeline.sink, "keeps", False) else ""
+            sink = self._worker.sink
+            kept = "" if sink is None or not sink.is_durable else " yet: the next process writes them"
             diagnostics.count(
                 "closed_with_rows_left", "closed, and %d calls have not reached the database%s", left, kept
             )
@@ -247,13 +260,13 @@ class CallLog:
         `timeout` is in seconds, by default `shutdown_timeout_s`. Calls that are still open are not waited for.
         """
         timeout = self.settings.shutdown_timeout_s if timeout is None else timeout
-        draining = self._pipeline.drain(timeout)
+        draining = self._worker.drain(timeout)
         if draining is None:
-            return self._pipeline.waiting
+            return self._worker.waiting
         try:
             return draining.result(timeout + 1.0)
         except (TimeoutError, CancelledError):  # cancelled: the pipeline has just ended
-            return self._pipeline.waiting
+            return self._worker.waiting
 
     async def aflush(self, timeout: float | None = None) -> int:  # noqa: ASYNC109  it is what flush() has
         """`flush` for coroutines."""
@@ -265,18 +278,18 @@ class CallLog:
 
     @guarded("flush_failed", "%s failed: rows are still being written")
     def _begin_drain(self, timeout: float) -> asyncio.Future[int] | None:
-        draining = self._pipeline.drain(timeout)
+        draining = self._worker.drain(timeout)
         return None if draining is None else asyncio.wrap_future(draining)
 
     @guarded("flush_failed", "%s failed: rows are still being written", otherwise=_all_that_wait)
     def _drained(self, draining: asyncio.Future[int] | None) -> int:
         if draining is not None and draining.done() and not draining.cancelled() and draining.exception() is None:
             return draining.result()
-        return self._pipeline.waiting
+        return self._worker.waiting
 
     def stats(self) -> Stats:
         """The ledger as it stands. Exact at rest; while calls are on their way, counts may be one apart."""
-        return compute_stats(self._pipeline, self._recorder.open_calls)
+        return compute_stats(self._worker, self._recorder.open_calls)
 
     # -- by hand ------------------------------------------------------------------------------------------------------
 
@@ -308,6 +321,8 @@ class CallLog:
 
     def after_fork_in_child(self) -> None:
         """After a fork: the parent's rows are the parent's; the child begins with nothing, on its first call."""
-        self._pipeline, open_calls = self._make_pipeline()
-        self._pipeline.start_when_needed()
+        if self._sink is not None:
+            self._sink = self._sink.for_child()
+        self._worker, open_calls = self._make_worker()
+        self._worker.start_when_needed()
         self._recorder.open_calls = open_calls

@@ -161,22 +161,30 @@ class Settings(BaseModel):
         return None if self.redact is None else tuple(filter(None, map(str.strip, self.redact.split(","))))
 
     @property
-    def journal_places(self) -> tuple[Path, ...]:
-        """Return the directories for the journals of this database's table, best first. No name shows user or password.
+    def journal_key(self) -> str:
+        """Return the name of the directory for the journals of this database's table. It shows no user or password."""
+        return _fingerprint(self)
+
+    @property
+    def journal_directories(self) -> tuple[Path, ...]:
+        """Return the directories for the journals of this database's table, best first."""
+        return self.journal_directories_of(self.journal_key)
+
+    def journal_directories_of(self, key: str) -> tuple[Path, ...]:
+        """Return the directories for the journals of the destination with this key, best first.
 
         A container may have no home, or one that cannot be written; then the system's temporary directory is used, in
         which only a directory of our own is safe.
         """
-        name = _fingerprint(self)
         if self.journal_dir is not None:
-            return (Path(self.journal_dir).expanduser() / name,)
-        places = []
+            return (Path(self.journal_dir).expanduser() / key,)
+        directories = []
         state = os.environ.get("XDG_STATE_HOME", "")
         with contextlib.suppress(RuntimeError):  # this user has no home
-            places.append(
-                (Path(state) if Path(state).is_absolute() else Path.home() / ".local/state") / "llmctx" / name
+            directories.append(
+                (Path(state) if Path(state).is_absolute() else Path.home() / ".local/state") / "llmctx" / key
             )
-        return (*places, Path(tempfile.gettempdir()) / f"llmctx-{os.geteuid()}-{name}")
+        return (*directories, Path(tempfile.gettempdir()) / f"llmctx-{os.geteuid()}-{key}")
 
     def __repr_args__(self) -> Any:
         yield "database_url", shown_url(self.database_url)

@@ -33,7 +33,7 @@ def journal(ctx: typer.Context, json: Json = False) -> None:
     for one in directories:
         if not json:
             _show(one)
-    left, refused = _left(directories), sum(len(one.quarantined) for one in directories)
+    left, refused = _left(directories), sum(len(one.dead_letters) for one in directories)
     if left or refused:
         output.say(f"{left} calls of ended processes, {refused} rows that the database refused: llmctx journal replay")
         raise typer.Exit(1)
@@ -45,18 +45,19 @@ def replay(ctx: typer.Context, yes: Yes = False, json: Json = False) -> None:
     """Write refused rows, and those of ended processes."""
     settings = settings_of(ctx)
     directories = [
-        one for one in _directories(settings) if one.quarantined or any(not home.alive for home in one.homes)
+        one for one in _directories(settings) if one.dead_letters or any(not process.alive for process in one.processes)
     ]
-    left, refused = _left(directories), sum(len(one.quarantined) for one in directories)
+    left, refused = _left(directories), sum(len(one.dead_letters) for one in directories)
     stored = again = adopted = 0
     if yes:
+        from llmctx.delivery.destinations.sql import SqlDestination
         from llmctx.delivery.journal import Journal
         from llmctx.delivery.replay import replay as write
 
         for one in directories:
             own = Journal(Path(one.directory))
             try:
-                counts = write(settings, own)
+                counts = write(SqlDestination(settings), settings, own)
             finally:
                 own.close()
             stored, again, adopted = stored + counts[0], again + counts[1], adopted + counts[2]
@@ -77,20 +78,20 @@ def replay(ctx: typer.Context, yes: Yes = False, json: Json = False) -> None:
 def _directories(settings: Settings) -> list[JournalDirectory]:
     from llmctx.delivery.journal import inspect_directory
 
-    return [inspect_directory(place) for place in settings.journal_places]
+    return [inspect_directory(place) for place in settings.journal_directories]
 
 
 def _left(directories: Sequence[JournalDirectory]) -> int:
     """Return the number of calls in the journals of ended processes."""
-    return sum(home.records + home.open for one in directories for home in one.homes if not home.alive)
+    return sum(process.records + process.open for one in directories for process in one.processes if not process.alive)
 
 
 def _as_json(one: JournalDirectory) -> dict[str, object]:
     refused = [
         {"call_id": row.record.call_id, "sqlstate": row.sqlstate, "reason": row.reason, "at": row.at}
-        for row in one.quarantined
+        for row in one.dead_letters
     ]
-    return {"directory": one.directory, "processes": one.homes, "quarantined": refused}
+    return {"directory": one.directory, "processes": one.processes, "quarantined": refused}
 
 
 def _show(one: JournalDirectory) -> None:
@@ -98,12 +99,12 @@ def _show(one: JournalDirectory) -> None:
     columns = [output.Column("process"), output.Column("state")]
     columns += [output.Column(title, "right") for title in ("rows", "open calls", "bytes")]
     lines = [
-        [str(home.pid or home.name), "running" if home.alive else "ended"]
-        + [output.text_of(number) for number in (home.records, home.open, home.bytes)]
-        + [output.text_of(home.oldest, null="-")]
-        for home in one.homes
+        [str(process.pid or process.name), "running" if process.alive else "ended"]
+        + [output.text_of(number) for number in (process.records, process.open, process.bytes)]
+        + [output.text_of(process.oldest, null="-")]
+        for process in one.processes
     ]
     if lines:
         output.table([*columns, output.Column("oldest")], lines, indent=2)
-    for (sqlstate, reason), count in Counter((row.sqlstate, row.reason) for row in one.quarantined).most_common(10):
+    for (sqlstate, reason), count in Counter((row.sqlstate, row.reason) for row in one.dead_letters).most_common(10):
         output.paragraph(f"{count} refused [{sqlstate}]: {reason}", lead="  ")

@@ -1,4 +1,4 @@
-"""One row: `CallRecord`, the words that stand in it, and the seam through which it leaves (`Sink`).
+"""One row: `CallRecord`, and the words that stand in it.
 
 A field of `CallRecord` is a column of `biz_agent_llm_call_logs`, in its order, and its `ColumnSpec` says what every
 other module needs to know of it. A record is made once, when the call has ended, and never changed afterwards.
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from uuid import UUID
 
 DEFAULT_TABLE: Final = "biz_agent_llm_call_logs"
@@ -190,11 +190,3 @@ def without_snapshots(record: CallRecord, why: str) -> None:
     for name in SNAPSHOTS:
         setattr(record, name, None)
     record.attributes = {**(record.attributes or {}), "llmctx_snapshots": f"dropped: {why}"}
-
-
-class Sink(Protocol):
-    """Where records go."""
-
-    def submit(self, record: CallRecord) -> bool:
-        """Take `record` without waiting. False means refused: the caller counts it as dropped."""
-        ...

@@ -60,13 +60,12 @@ class CallQueue(deque[OpenCall]):
             diagnostics.count("calls_refused", "%d calls wait for the pipeline: the newest are lost", len(self))
             call.delivered = self.refused.append(call) is None  # type: ignore[func-returns-value]
 
-    def drain_refused(self, forget: Callable[[list[bytes]], None] | None) -> int:
-        """Take the refused ones out, and tell `forget` that no rows will come. Returns how many there were."""
+    def drain_refused(self, forget: Callable[[list[bytes]], None]) -> int:
+        """Take the refused ones out, and tell `forget` that no rows will come. Return how many there were."""
         if not self.refused:
             return 0
         gone = [self.refused.popleft() for _ in range(len(self.refused))]
-        if forget is not None:
-            forget([call.call_id.bytes for call in gone])
+        forget([call.call_id.bytes for call in gone])
         return len(gone)
 
     def is_without_texts(self, call: OpenCall) -> bool:

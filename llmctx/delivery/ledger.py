@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from llmctx.capture.open_calls import OpenCalls
 from llmctx.core.diagnostics import diagnostics
-from llmctx.delivery.pipeline import Pipeline
+from llmctx.delivery.sink import NullSink
+from llmctx.delivery.worker import Worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,27 +39,26 @@ class Stats:
         return self.started == self.written + self.waiting + self.quarantined + self.dropped
 
 
-def compute_stats(pipeline: Pipeline, calls: OpenCalls) -> Stats:
-    """The ledger as it stands. Exact at rest; while calls are on their way, counts may be one apart."""
-    sink = pipeline.sink
-    waiting = pipeline.waiting
-    written = getattr(sink, "written", None)
+def compute_stats(worker: Worker, calls: OpenCalls) -> Stats:
+    """Return the ledger as it stands. Exact at rest; while calls are on their way, counts may be one apart."""
+    pipeline, sink = worker.pipeline, NullSink() if worker.sink is None else worker.sink
+    waiting, written = worker.waiting, sink.written
     still_open = len(calls)
     return Stats(
         started=calls.started,
         written=pipeline.taken - pipeline.refused if written is None else written,
         waiting=waiting + still_open,
-        quarantined=getattr(sink, "quarantined", 0),
-        dropped=pipeline.refused + getattr(sink, "given_up", 0),
+        quarantined=sink.quarantined,
+        dropped=pipeline.refused + sink.given_up,
         open=still_open,
-        adopted=getattr(sink, "adopted", 0),
-        trouble=getattr(sink, "trouble", None),
+        adopted=sink.recovered,
+        trouble=sink.last_error,
         incidents=diagnostics.by_cause(),
     )
 
 
-def log_trouble(stats: Stats) -> None:
-    """One line, but only while something is wrong."""
+def log_if_wrong(stats: Stats) -> None:
+    """Log the ledger in one line, but only while something is wrong."""
     if stats.trouble or stats.dropped or stats.quarantined:
         diagnostics.count(
             "ledger",

@@ -7,11 +7,12 @@ import threading
 from typing import Any, Final
 
 from llmctx.core.record import CallRecord
+from llmctx.delivery.sink import RecordingSink
 
 _WORDS: Final = 70  # characters of a prompt that are enough to recognise it
 
 
-class MemorySink:
+class MemorySink(RecordingSink):
     """Keeps the records it is given, in `records`. Refuses when `full`."""
 
     def __init__(self, *, full: bool = False) -> None:
@@ -20,6 +21,7 @@ class MemorySink:
         self._lock = threading.Lock()
 
     def submit(self, record: CallRecord) -> bool:
+        """Keep `record`. Return False if it is `full`."""
         if self.full:
             return False
         with self._lock:

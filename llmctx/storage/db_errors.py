@@ -5,14 +5,15 @@
 - *config*: the table or a column is missing, rights are missing. Keep, say so once, loudly, try again.
 - *poison*: seems to follow the row; whatever is not known to be something else, for a trigger may raise any code.
 
-The last two say what to look into, not whom to blame: `isolation.py` finds out whether it is the rows or the table.
+The last two say what to look into, not what is to blame: `delivery/bisect.py` finds out whether it is the rows or the
+table.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from sqlalchemy.exc import DBAPIError
 
@@ -23,13 +24,14 @@ _RECONNECT: Final = ("08", "57P", "25", "26", "42P05")
 _TRANSIENT: Final = ("53", "40", "55", "57", "58")
 _CONFIG: Final = ("42", "28", "3D", "3F", "0A")
 _NO_PARTITION: Final = "no partition of relation"
+Kind = Literal["reconnect", "transient", "config", "poison"]
 
 
 @dataclass(slots=True, frozen=True)
 class DatabaseFailure:
     """What a failed statement means. `kind`: reconnect, transient, config or poison."""
 
-    kind: str
+    kind: Kind
     code: str
     text: str
     """The database's words. They may quote what stood in the row: not for the log unless `kind` is another."""
@@ -42,11 +44,6 @@ class DatabaseFailure:
     def is_outage(self) -> bool:
         """Whether it says nothing about the rows or the table."""
         return self.kind in ("reconnect", "transient")
-
-    @property
-    def shown(self) -> str:
-        """For the log."""
-        return f"{self.name if self.kind == 'poison' else self.text} [{self.code}]"
 
 
 def classify(problem: BaseException) -> DatabaseFailure:
@@ -63,11 +60,9 @@ def classify(problem: BaseException) -> DatabaseFailure:
     )
 
 
-def _kind(code: str) -> str:
-    for kind, starts in (("reconnect", _RECONNECT), ("transient", _TRANSIENT), ("config", _CONFIG)):
-        if code.startswith(starts):
-            return kind
-    return "poison"
+def _kind(code: str) -> Kind:
+    kinds: dict[Kind, tuple[str, ...]] = {"reconnect": _RECONNECT, "transient": _TRANSIENT, "config": _CONFIG}
+    return next((kind for kind, starts in kinds.items() if code.startswith(starts)), "poison")
 
 
 def _name(problem: BaseException | None) -> str:
@@ -97,7 +92,7 @@ def sqlstate(problem: BaseException) -> str:
     return ""
 
 
-def _kind_without_code(problem: BaseException, text: str) -> str:
+def _kind_without_code(problem: BaseException, text: str) -> Kind:
     """SQLite's errors, and those of sockets and drivers, have no SQLSTATE."""
     name = type(problem).__name__
     if any(said in text for said in ("no such table", "no column named", "readonly database")):

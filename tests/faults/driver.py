@@ -320,7 +320,7 @@ class _Driver:
 
     async def on_stop_loop(self) -> None:
         """llmctx's own loop ends."""
-        loop: Any = self._log._pipeline._loop
+        loop: Any = self._log._worker._loop
         if loop is not None:
             loop.call_soon_threadsafe(loop.stop)
 
@@ -330,7 +330,7 @@ class _Driver:
         def leave() -> None:
             raise SystemExit
 
-        loop: Any = self._log._pipeline._loop
+        loop: Any = self._log._worker._loop
         if loop is not None:
             loop.call_soon_threadsafe(leave)
 

@@ -69,7 +69,7 @@ SURROUNDING: Final = {
         "CallLog.__aenter__",
         "CallLog.__aexit__",
     },
-    "delivery/pipeline.py": {"Pipeline.astop"},
+    "delivery/worker.py": {"Worker.astop"},
     "middleware.py": {"ContextMiddleware.__init__", "ContextMiddleware.__call__", "ContextMiddleware._ask"},
     "capture/handler.py": {"CallLogHandler.ignore_chain"},
     "capture/run_inline.py": {"_is_inline"},

@@ -131,7 +131,7 @@ def test_a_failure_while_it_starts_or_ends_is_not_noticed(
         if (statuses := _healthy()) != ["ok"]:
             wrong.append(f"the next call came out as {statuses}")
         call_log.start().close()  # the second time it does all of it
-        left = [*carrying._users, *(["its thread"] if call_log._pipeline.running else ())]
+        left = [*carrying._users, *(["its thread"] if call_log._worker.running else ())]
         if left := left + kept_by(call_log._recorder.open_calls):
             wrong.append(f"it has left behind: {left}")
         wrong[:] = [what if " at " in what else f"{kind.__name__} at {line} run {nth}: {what}" for what in wrong]
@@ -158,10 +158,10 @@ def waiting(tmp_path: Path) -> CallLog:
 
 def _left(call_log: CallLog) -> int:
     """How many rows are in the journal of a call log that has been closed."""
-    assert not call_log._pipeline.running
+    assert not call_log._worker.running
     return sum(
         found.kind == Kind.RECORD
-        for place in call_log.settings.journal_places[:1]
+        for place in call_log.settings.journal_directories[:1]
         for path in place.glob("*/records-*")
         for found in read(path)
     )

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from llmctx.core.record import DEFAULT_TABLE, CallRecord
-from llmctx.delivery.writer.writer import Writer
+from llmctx.delivery.batcher import Batcher
 from tests.kit.rows import do, record
 from tests.kit.support import wait_for
 
@@ -22,13 +22,13 @@ HEALED_S = 5.0 + 1.5  # five are promised; the rest is for a busy machine
 T = DEFAULT_TABLE
 
 
-def put(one: Writer, count: int, **fields: Any) -> list[CallRecord]:
+def put(one: Batcher, count: int, **fields: Any) -> list[CallRecord]:
     rows = [record(**fields) for _ in range(count)]
     assert all(map(one.submit, rows))
     return rows
 
 
-async def healed(one: Writer, seconds: float = HEALED_S) -> None:
+async def healed(one: Batcher, seconds: float = HEALED_S) -> None:
     """Without hurrying it, the first new row comes within the time that is promised."""
     before, start = one.written, time.monotonic()
     await wait_for(lambda: one.written > before, "a first new row", seconds)

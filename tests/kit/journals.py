@@ -27,7 +27,7 @@ def taken(journal: Journal, finish: bool = True) -> tuple[list[CallRecord], list
     """Records and lost calls of all dead journals."""
     records: list[CallRecord] = []
     lost: list[CallRecord] = []
-    for adopted in journal.adopt():
+    for adopted in journal.recover():
         with adopted:
             records += adopted.records()
             lost += adopted.lost()

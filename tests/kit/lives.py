@@ -16,7 +16,7 @@ HEAD = """
 import asyncio, os, signal, sys, threading, time
 from tests.kit.support import PlainTalker, Talker
 from llmctx import bind
-from llmctx.delivery import pipeline
+from llmctx.delivery import worker
 from llmctx.calllog import CallLog
 
 call_log = CallLog(sys.argv[1])

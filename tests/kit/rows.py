@@ -16,7 +16,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from llmctx.core.record import DEFAULT_TABLE, CallRecord
-from llmctx.delivery.writer.writer import Writer
+from llmctx.delivery.batcher import Batcher
+from llmctx.delivery.destinations.sql import SqlDestination
 from llmctx.settings import Settings, load
 from tests.conftest import execute
 
@@ -37,10 +38,16 @@ def record(**fields: Any) -> CallRecord:
     return CallRecord(**{**given, **fields})
 
 
+def batcher_of(url: str, **settings: Any) -> Batcher:
+    """A batcher into the database."""
+    loaded = load(database_url=url, **settings)
+    return Batcher(SqlDestination(loaded), loaded)
+
+
 @asynccontextmanager
-async def writing(url: str, **settings: Any) -> AsyncIterator[Writer]:
-    """A running writer."""
-    one = Writer(load(database_url=url, **settings))
+async def writing(url: str, **settings: Any) -> AsyncIterator[Batcher]:
+    """A running batcher into the database."""
+    one = batcher_of(url, **settings)
     task = asyncio.create_task(one.run())
     try:
         yield one

@@ -87,14 +87,14 @@ def test_the_quarantine_holds_no_secret(database: str) -> None:
         with bind(user_id="u", session_id="s"), call_log.record(model="m", prompt=", ".join(CANARIES.values())):
             pass
         assert call_log.flush() == 0
-        sink: Any = call_log._pipeline.sink
+        sink: Any = call_log._worker.sink
         (row,) = rows_of(database)
         from llmctx.core.record import CallRecord
 
         record = CallRecord(
             call_id=row.call_id, created_at=row.created_at, model="m", prompt_snapshot=row.prompt_snapshot
         )
-        assert sink._keep_refused(record, "22021", "for the test")
+        assert sink._keep_rejected(record, "22021", "for the test")
     found = _everything(Path(os.environ["LLMCTX_JOURNAL_DIR"]))
     assert b"[redacted:" in found
     assert not [secret for secret in SECRETS if secret.encode() in found]

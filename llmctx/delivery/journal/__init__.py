@@ -1,13 +1,14 @@
 """The append-only journal on local disk through which every record passes on its way to the database.
 
 What is in it survives the death of the process: the start of each call (`Journal.start`, from the caller's thread,
-microseconds) and its whole row (`Journal.append`, from the pipeline's). When a process has died, exactly one of the
-living ones adopts what it left (`Journal.adopt`): rows that the database may lack are written again, calls that never
+microseconds) and its whole row (`Journal.append`, from the pipeline's). When a process has died, exactly one living
+process recovers what it left (`Journal.recover`): rows that may not be stored yet are stored again, calls that never
 ended become rows with status `lost`. Bounded in bytes, private to the user, harmless when the disk is full or broken.
 
-The package knows files and `CallRecord`s, and neither the pipeline nor the database: `frames.py` how things lie in a
-file, `directory.py` where files lie and who is alive, `segments.py` and `start_markers.py` the process's own,
-`recovery.py` those of the dead, `dead_letters.py` the rows that no database takes, `inspect.py` what people ask.
+The package knows files and `CallRecord`s, and neither the pipeline nor the destination: `frames.py` the format of a
+file, `directory.py` where files lie and which processes are alive, `segments.py` and `start_markers.py` the process's
+own files, `recovery.py` those of dead processes, `dead_letters.py` rows that the destination refuses, `inspect.py`
+reports.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from llmctx.delivery.journal import directory as place
-from llmctx.delivery.journal.dead_letters import Quarantine, Quarantined
+from llmctx.delivery.journal import directory as directories
+from llmctx.delivery.journal.dead_letters import DeadLetter, DeadLetters
 from llmctx.delivery.journal.frames import Damage, Frame, Kind, frames_in, pack_record, unpack_record
-from llmctx.delivery.journal.inspect import Home, JournalDirectory, Matches, inspect_directory, search
+from llmctx.delivery.journal.inspect import JournalDirectory, Matches, ProcessJournal, inspect_directory, search
 from llmctx.delivery.journal.recovery import DeadJournal, Keep
 from llmctx.delivery.journal.recovery import erase as _erase
 from llmctx.delivery.journal.segments import Journal
@@ -27,64 +28,65 @@ from llmctx.delivery.journal.segments import Journal
 __all__ = [
     "Damage",
     "DeadJournal",
+    "DeadLetter",
+    "DeadLetters",
     "Frame",
-    "Home",
     "Journal",
     "JournalDirectory",
     "Kind",
     "Matches",
-    "Quarantine",
-    "Quarantined",
+    "ProcessJournal",
     "erase",
     "inspect_directory",
     "pack_record",
     "read",
+    "request_rotation",
     "search",
-    "settle",
     "unpack_record",
 ]
 
 
 def read(path: str | os.PathLike[str], damage: Damage | None = None) -> Iterator[Frame]:
-    """Every whole frame of a file; what could not be read is added to `damage`. A file that has gone is empty."""
+    """Yield every whole frame of a file; add what could not be read to `damage`. A file that has gone is empty."""
     path = Path(path)
     try:
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return
     try:
-        data = place.read_file(path.name, folder)
+        data = directories.read_file(path.name, folder)
     finally:
         os.close(folder)
     yield from frames_in(data, damage)
 
 
 def erase(directory: str | os.PathLike[str], keep: Keep) -> tuple[int, int]:
-    """Remove from the journals of dead processes and from the quarantine the rows of whose columns `keep` says False.
+    """Remove from the journals of dead processes and from the dead letters the rows of whose columns `keep` returns
+    False. Where it returns other columns, those are kept instead.
 
-    Where it gives other columns, those are kept instead. Returns how many frames were removed or changed, and how many
-    journals belong to living processes: theirs are on their way to the database, and can be erased there (`settle`).
-    Raises `JournalUnavailable`, or OSError if a file cannot be rewritten.
+    Return how many frames were removed or changed, and how many journals belong to living processes: their rows are on
+    the way to the database, and can be erased there (`request_rotation`).
+    Raise `JournalUnavailable`, or OSError if a file cannot be rewritten.
     """
-    root = place.open_private(directory)
+    root = directories.open_private(directory)
     try:
         removed, living = _erase(root, keep)
-        quarantine = Quarantine(root)
+        dead_letters = DeadLetters(root)
         try:
-            return removed + quarantine.erase(keep), living
+            return removed + dead_letters.erase(keep), living
         finally:
-            quarantine.close()
+            dead_letters.close()
     finally:
         os.close(root)
 
 
-def settle(directory: str | os.PathLike[str]) -> None:
-    """Ask the living processes to begin new files: what is done stays on disk no longer than the rest of its file.
+def request_rotation(directory: str | os.PathLike[str]) -> None:
+    """Ask the living processes to begin new files: rows that are done stay on disk as long as the rest of their file.
 
-    They hear it within a second or two. Raises `JournalUnavailable`, or OSError.
+    They do so within a second or two. Raise `JournalUnavailable`, or OSError.
     """
-    root = place.open_private(directory)
+    root = directories.open_private(directory)
     try:
-        place.request_rotation(root)
+        directories.request_rotation(root)
     finally:
         os.close(root)

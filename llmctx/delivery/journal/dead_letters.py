@@ -1,4 +1,4 @@
-"""Rows that the database will never take, with its reason, until somebody has mended the one or the other.
+"""Rows that the destination will never take, with its reason, until the one or the other has been mended.
 
 One file for all processes, of the same frames as the journal's, in a directory of its own with a lock that is held
 for as long as a change takes. Bounded: what does not fit is refused, and its caller counts it as dropped.
@@ -20,7 +20,7 @@ import orjson
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.process import not_forking
 from llmctx.core.record import CallRecord
-from llmctx.delivery.journal import directory as place
+from llmctx.delivery.journal import directory as directories
 from llmctx.delivery.journal.frames import ID_BYTES, Kind, frame, frames_in, pack_record, record_of
 from llmctx.delivery.journal.recovery import Keep, rewrite
 
@@ -30,7 +30,7 @@ _PATIENCE_S: Final = 1.0  # for the lock: its holder may have been stopped
 
 
 @dataclass(frozen=True, slots=True)
-class Quarantined:
+class DeadLetter:
     """A row that was refused, when, and why."""
 
     record: CallRecord
@@ -39,22 +39,22 @@ class Quarantined:
     at: datetime
 
 
-class Quarantine:
-    """The quarantine of a journal's directory. Any process may use it; one thread at a time."""
+class DeadLetters:
+    """The dead letters of a journal's directory. Any process may use them; one thread at a time."""
 
     def __init__(self, root: int, *, limit_bytes: int = _LIMIT) -> None:
-        """Raises OSError if its directory can be neither made nor opened."""
+        """Raise OSError if its directory can be neither made nor opened."""
         self._limit = limit_bytes
         with contextlib.suppress(FileExistsError):
-            os.mkdir(place.QUARANTINE, 0o700, dir_fd=root)
-        self.folder = place.open_inside(place.QUARANTINE, root)
+            os.mkdir(directories.DEAD_LETTERS, 0o700, dir_fd=root)
+        self.folder = directories.open_inside(directories.DEAD_LETTERS, root)
 
     def append(self, record: CallRecord, sqlstate: str, reason: str) -> bool:
-        """Keep `record`. False if that is impossible: it is full, the disk is, or somebody holds the lock."""
-        told = orjson.dumps({"sqlstate": sqlstate, "reason": _plain(reason), "at": datetime.now(UTC).isoformat()})
+        """Keep `record`. Return False if that is impossible: the file or the disk is full, or the lock is held."""
+        about = orjson.dumps({"sqlstate": sqlstate, "reason": _plain(reason), "at": datetime.now(UTC).isoformat()})
         payload = pack_record(record)
         # {"record": {…}, "sqlstate": …}, without reading the record again
-        whole = payload[:ID_BYTES] + b'{"record":' + payload[ID_BYTES:] + b"," + told[1:]
+        whole = payload[:ID_BYTES] + b'{"record":' + payload[ID_BYTES:] + b"," + about[1:]
         made = frame(Kind.REFUSED, whole)
         try:
             with not_forking, self._locked():
@@ -67,7 +67,7 @@ class Quarantine:
         try:
             fd = os.open(_FILE, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self.folder)
         except FileNotFoundError:
-            fd = place.create(_FILE, self.folder)
+            fd = directories.create(_FILE, self.folder)
         try:
             size = os.fstat(fd).st_size
             if size + len(made) > self._limit:
@@ -87,35 +87,36 @@ class Quarantine:
         finally:
             os.close(fd)
 
-    def read(self) -> Iterator[Quarantined]:
-        """All that is there, oldest first. What cannot be read is passed over."""
-        for found in frames_in(place.read_file(_FILE, self.folder)):
+    def read(self) -> Iterator[DeadLetter]:
+        """Yield all that is there, oldest first. What cannot be read is passed over."""
+        for found in frames_in(directories.read_file(_FILE, self.folder)):
             if found.kind == Kind.REFUSED:
                 with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
-                    told = orjson.loads(found.payload[ID_BYTES:])
-                    at = datetime.fromisoformat(told["at"])
-                    yield Quarantined(record_of(told["record"]), str(told["sqlstate"]), str(told["reason"]), at)
+                    letter = orjson.loads(found.payload[ID_BYTES:])
+                    at = datetime.fromisoformat(letter["at"])
+                    yield DeadLetter(record_of(letter["record"]), str(letter["sqlstate"]), str(letter["reason"]), at)
 
     def __len__(self) -> int:
-        return sum(found.kind == Kind.REFUSED for found in frames_in(place.read_file(_FILE, self.folder)))
+        return sum(found.kind == Kind.REFUSED for found in frames_in(directories.read_file(_FILE, self.folder)))
 
     def remove(self, call_ids: Collection[UUID]) -> int:
-        """Forget these rows: they are stored now, or nobody wants them. Returns how many there were. Raises OSError."""
+        """Remove these rows: they are stored now, or not wanted. Return how many there were. Raise OSError."""
         gone = {str(call_id) for call_id in call_ids}
         return self.erase(lambda columns: columns.get("call_id") not in gone)
 
     def erase(self, keep: Keep) -> int:
-        """Forget the rows of whose columns `keep` says False, or change them. Returns how many. Raises OSError."""
+        """Remove the rows of whose columns `keep` returns False, or change them. Return how many. Raise OSError."""
         with not_forking, self._locked():
             return rewrite(_FILE, self.folder, keep)
 
     def close(self) -> None:
+        """Close the directory's descriptor."""
         os.close(self.folder)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         until = time.monotonic() + _PATIENCE_S
-        while (held := place.lock(self.folder)) is None:
+        while (held := directories.lock(self.folder)) is None:
             if time.monotonic() > until:
                 raise TimeoutError("the quarantine's lock is held by another process")
             time.sleep(0.005)

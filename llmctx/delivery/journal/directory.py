@@ -1,12 +1,12 @@
 """Where journals lie: a private directory, in it one directory for each process, in that its files and its lock.
 
 Everything is opened relative to a directory that is already open, without following links, with mode 0600 in 0700,
-and closed on exec. What belongs to somebody else is not touched.
+and closed on exec. What belongs to another user is not touched.
 
 A process is alive while it holds the `flock` on its lock file, and for no other reason: process ids are used again.
 `flock` belongs to the open file, so it is seen also between two journals of one process (POSIX record locks are not,
-and vanish when anybody closes another descriptor of the file), but a forked child shares it: `Journal` closes the
-child's copy. A directory gets its name after its lock is held, so nobody ever meets one that only seems dead.
+and vanish when another descriptor of the file is closed), but a forked child shares it: `Journal` closes the
+child's copy. A directory gets its name after its lock is held, so no process ever meets one that only seems dead.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from typing import Final
 from llmctx.core.errors import JournalUnavailable
 
 LOCK: Final = "lock"
-QUARANTINE: Final = "quarantine"
+DEAD_LETTERS: Final = "quarantine"
 _NEW: Final = ".new-"
 _MADE_S: Final = 3600.0  # longer than it takes to make a directory or a file, whatever its process waits for
-_SETTLE: Final = ".settle"
+_ROTATE: Final = ".settle"
 _SAFE: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 def open_private(path: str | os.PathLike[str]) -> int:
-    """A descriptor of the directory `path`, which is made if it is missing. Raises `JournalUnavailable`."""
+    """Return a descriptor of the directory `path`, which is made if it is missing. Raise `JournalUnavailable`."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def unavailable(directory: str | os.PathLike[str], problem: OSError) -> JournalU
 
 
 def open_inside(name: str, root: int) -> int:
-    """A descriptor of the directory `name` inside of `root`. Raises OSError."""
+    """Return a descriptor of the directory `name` inside of `root`. Raise OSError."""
     fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | _SAFE, dir_fd=root)
     if os.fstat(fd).st_uid != os.geteuid():
         os.close(fd)
@@ -74,14 +74,14 @@ def open_inside(name: str, root: int) -> int:
 
 
 def create(name: str, folder: int) -> int:
-    """A descriptor of a new file, for appending. Raises OSError, also if there is one."""
+    """Return a descriptor of a new file, for appending. Raise OSError, also if there is one."""
     return os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | _SAFE, 0o600, dir_fd=folder)
 
 
 def read_file(name: str, folder: int) -> bytes:
-    """All that can be read of a file; nothing of one that has gone, or is none.
+    """Return all that can be read of a file; nothing of one that has gone, or is none.
 
-    Raises OSError where it is this process that cannot read now: what it takes for empty it would throw away.
+    Raise OSError where it is this process that cannot read now: what it takes for empty it would throw away.
     """
     try:
         fd = os.open(name, os.O_RDONLY | _SAFE, dir_fd=folder)
@@ -101,7 +101,10 @@ def read_file(name: str, folder: int) -> bytes:
 
 
 def append(fd: int, data: bytes) -> tuple[int, str]:
-    """How much of `data` was written, and why not all. A full disk first writes a part, and only then says so."""
+    """Append `data`. Return how many bytes were written, and why not all.
+
+    A full disk first writes a part, and only then says so.
+    """
     written = 0
     view = memoryview(data)
     try:
@@ -113,7 +116,7 @@ def append(fd: int, data: bytes) -> tuple[int, str]:
 
 
 def leads_to(path: str | os.PathLike[str], fd: int, root: int | None = None) -> bool:
-    """Whether `path` is still the way to the open directory `fd`: it may have been moved, or another put over it."""
+    """Return whether `path` still leads to the open directory `fd`: it may have been moved, or another put over it."""
     try:
         return os.path.samestat(os.stat(path, dir_fd=root, follow_symlinks=False), os.fstat(fd))
     except OSError:
@@ -121,7 +124,7 @@ def leads_to(path: str | os.PathLike[str], fd: int, root: int | None = None) -> 
 
 
 def replace(name: str, folder: int, data: bytes) -> None:
-    """Give a file other contents, all or nothing. Raises OSError."""
+    """Give a file other contents, all or nothing. Raise OSError."""
     new = f"{_NEW}{secrets.token_hex(8)}"
     fd = create(new, folder)
     try:
@@ -138,24 +141,24 @@ def replace(name: str, folder: int, data: bytes) -> None:
 
 
 def request_rotation(root: int) -> None:
-    """Ask every living process to begin new files. Raises OSError."""
-    fd = os.open(_SETTLE, os.O_WRONLY | os.O_CREAT | _SAFE, 0o600, dir_fd=root)
+    """Ask every living process to begin new files. Raise OSError."""
+    fd = os.open(_ROTATE, os.O_WRONLY | os.O_CREAT | _SAFE, 0o600, dir_fd=root)
     try:
         os.utime(fd)
     finally:
         os.close(fd)
 
 
-def called_to_settle(root: int) -> int:
-    """When that was asked last, in ns; 0 if never."""
+def rotation_requested_at(root: int) -> int:
+    """Return when that was asked last, in ns; 0 if never."""
     try:
-        return os.stat(_SETTLE, dir_fd=root, follow_symlinks=False).st_mtime_ns
+        return os.stat(_ROTATE, dir_fd=root, follow_symlinks=False).st_mtime_ns
     except OSError:
         return 0
 
 
 def names_in(folder: int) -> list[str]:
-    """What lies in an open directory, in order, but for what is being made. Raises OSError as `read_file` does."""
+    """Return what lies in an open directory, in order, but not what is being made. Raise OSError as `read_file`."""
     try:
         return sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError as problem:
@@ -170,14 +173,14 @@ def _pass_on_if_it_is_ours(problem: OSError) -> None:
 
 
 def lock(folder: int, name: str = LOCK) -> int | None:
-    """A descriptor that holds the lock of a directory, or None: somebody else holds it, or it has gone."""
+    """Return a descriptor that holds the lock of a directory, or None: another process holds it, or it has gone."""
     try:
         fd = os.open(name, os.O_RDWR | os.O_CREAT | _SAFE, 0o600, dir_fd=folder)
     except OSError:
         return None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # whoever had it may have taken the directory away meanwhile: then this is the lock of nothing
+        # its last holder may have removed the directory meanwhile: then this is the lock of nothing
         if os.stat(name, dir_fd=folder, follow_symlinks=False).st_ino == os.fstat(fd).st_ino:
             return fd
     except OSError:
@@ -186,8 +189,8 @@ def lock(folder: int, name: str = LOCK) -> int | None:
     return None
 
 
-def make_home(root: int) -> tuple[str, int, int]:
-    """A new directory for this process: its name, a descriptor, and one that holds its lock. Raises OSError."""
+def make_process_directory(root: int) -> tuple[str, int, int]:
+    """Make a directory for this process. Return its name, a descriptor, and one that holds its lock. Raise OSError."""
     name = f"{os.getpid()}-{boot_id()[:8]}-{secrets.token_hex(8)}"
     os.mkdir(_NEW + name, 0o700, dir_fd=root)
     try:
@@ -204,25 +207,25 @@ def make_home(root: int) -> tuple[str, int, int]:
     return name, folder, held
 
 
-def homes_in(root: int) -> Iterator[str]:
-    """Names of the directories of processes."""
+def process_directories_in(root: int) -> Iterator[str]:
+    """Yield the names of the directories of processes."""
     for name in names_in(root):
-        if name != QUARANTINE:
+        if name != DEAD_LETTERS:
             yield name
 
 
 def folders_in(root: int) -> Iterator[tuple[str, int]]:
-    """The journals in `root`, each with a descriptor of its directory, which is the caller's to close."""
-    for name in homes_in(root):
+    """Yield the journals in `root`, each with a descriptor of its directory, which the caller closes."""
+    for name in process_directories_in(root):
         try:
             folder = open_inside(name, root)
-        except OSError:  # gone meanwhile, or no business of ours
+        except OSError:  # gone meanwhile, or another user's
             continue
         yield name, folder
 
 
 def clear(name: str, folder: int, root: int) -> None:
-    """Take a directory away, its lock last. Never raises: what is left is found by the next one."""
+    """Remove a directory, its lock last. Never raises: what is left is found by the next process."""
     with contextlib.suppress(OSError):  # with what was being made when its process was killed
         for file in sorted(os.listdir(folder), key=LOCK.__eq__):
             with contextlib.suppress(OSError):  # the others may still go
@@ -232,12 +235,12 @@ def clear(name: str, folder: int, root: int) -> None:
 
 
 def sweep(folder: int) -> None:
-    """Take away what somebody was making an hour ago, and was killed over. Never raises."""
+    """Remove what a process was making an hour ago when it was killed. Never raises."""
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):
             if not name.startswith(_NEW):
                 continue
-            with contextlib.suppress(OSError):  # gone meanwhile, or no business of ours
+            with contextlib.suppress(OSError):  # gone meanwhile, or another user's
                 found = os.stat(name, dir_fd=folder, follow_symlinks=False)
                 if found.st_mtime > time.time() - _MADE_S:
                     continue
@@ -252,7 +255,7 @@ def sweep(folder: int) -> None:
 
 
 def boot_id() -> str:
-    """Which start of the machine this is: with the process id it tells people whose directory they look at."""
+    """Return which boot of the machine this is: with the process id it names a process."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").replace("-", "").strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""How things lie in a file: frames of magic, length, kind, CRC and payload, one behind the other.
+"""The format of a file: frames of magic, length, kind, CRC and payload, one behind the other.
 
 A reader believes nothing. Where a frame is not whole it looks for the next beginning of one, so that a torn tail, a
 flipped bit or a page of zeros costs what it hit and no more. The magic begins with a byte that no UTF-8 text
@@ -40,9 +40,9 @@ class Kind(IntEnum):
     OPENED = 0  # by which process this file was begun
     START = 1  # a call has started
     RECORD = 2  # the whole row of a call
-    DONE = 3  # these calls are in the database, or in quarantine
+    DONE = 3  # these calls are stored, or dead letters
     END = 4  # the process closed its journal
-    REFUSED = 5  # a row that the database will never take, and why
+    REFUSED = 5  # a dead letter: a row that the destination will never take, and why
 
 
 _KIND_START: Final = int(Kind.START)
@@ -75,7 +75,7 @@ def frame(kind: int, payload: bytes) -> bytes:
 
 
 def frames_in(data: bytes, damage: Damage | None = None) -> Iterator[Frame]:
-    """Every whole frame of `data`. What lies between them is added to `damage`. Never raises, never stands still."""
+    """Yield every whole frame of `data`. Add what lies between them to `damage`. Never raises, never stands still."""
     at, size = 0, len(data)
     patience = _PATIENCE * size
     while at < size:
@@ -99,15 +99,15 @@ def frames_in(data: bytes, damage: Damage | None = None) -> Iterator[Frame]:
 
 
 def _frame_at(data: bytes, at: int) -> Frame | int:
-    """The frame that begins there; if none does, how many bytes it took to see that."""
+    """Return the frame that begins there; if none does, how many bytes it took to see that."""
     if len(data) - at < _HEAD.size:
         return 0
-    magic, length, kind, told = _HEAD.unpack_from(data, at)
+    magic, length, kind, checksum = _HEAD.unpack_from(data, at)
     begin = at + _HEAD.size
     if magic != MAGIC or length > LARGEST or length > len(data) - begin:
         return 0
     payload = data[begin : begin + length]
-    return Frame(kind, payload) if _sum(length, kind, payload) == told else length
+    return Frame(kind, payload) if _sum(length, kind, payload) == checksum else length
 
 
 def _sum(length: int, kind: int, payload: bytes) -> int:
@@ -118,14 +118,14 @@ def _sum(length: int, kind: int, payload: bytes) -> int:
 
 
 def start_frame(call_id: bytes, created_s: float, fields: Mapping[str, Any] | bytes) -> bytes:
-    """A whole frame in one step: it is made on the caller's thread. `fields` may be JSON already."""
+    """Return a whole frame in one step: it is made on the caller's thread. `fields` may be JSON already."""
     payload = _START.pack(call_id, created_s) + (fields if type(fields) is bytes else as_json(fields))
     length = len(payload)
     return _HEAD.pack(MAGIC, length, _KIND_START, crc32(payload, (length << 8 | _KIND_START) & 0xFFFFFFFF)) + payload
 
 
 def start_of(payload: bytes) -> Start:
-    """Raises ValueError for what is none."""
+    """Return the marker in `payload`. Raise ValueError for what is none."""
     if len(payload) < _START.size:
         raise ValueError("too short for a start")
     call_id, created_s = _START.unpack_from(payload)
@@ -136,14 +136,14 @@ def start_of(payload: bytes) -> Start:
 
 
 def pack_record(record: CallRecord) -> bytes:
-    """`record` as bytes: its call_id, then JSON. `unpack_record` gives the same record back."""
+    """Return `record` as bytes: its call_id, then JSON. `unpack_record` gives the same record back."""
     return record.call_id.bytes + as_json(record)
 
 
 def unpack_record(payload: bytes) -> CallRecord:
-    """What `pack_record` packed, perhaps in another version: unknown columns are left out, missing ones are None.
+    """Return what `pack_record` packed, perhaps in another version: unknown columns are left out, missing ones None.
 
-    Raises ValueError for what is no record.
+    Raise ValueError for what is no record.
     """
     try:
         return record_of(orjson.loads(payload[ID_BYTES:]))
@@ -151,9 +151,9 @@ def unpack_record(payload: bytes) -> CallRecord:
         raise ValueError(f"no record: {problem!r}") from None
 
 
-def record_of(told: Mapping[str, Any]) -> CallRecord:
-    """A record from its JSON."""
-    fields = {name: value for name, value in told.items() if value is not None and name in _KNOWN}
+def record_of(columns: Mapping[str, Any]) -> CallRecord:
+    """Return a record from its columns as JSON has them."""
+    fields = {name: value for name, value in columns.items() if value is not None and name in _KNOWN}
     for name, read in _READERS:
         if name in fields:
             fields[name] = read(fields[name])
@@ -174,26 +174,26 @@ _READERS: Final = tuple((spec.name, _BY_KIND[spec.kind]) for spec in SPECS if sp
 
 
 def columns_of(found: Frame) -> dict[str, Any] | None:
-    """What a frame says of a call, by column; None for one that says nothing of any."""
+    """Return what a frame says of a call, by column; None for one that says nothing of any."""
     try:
         if found.kind == Kind.START:
             return start_of(found.payload).fields
         if found.kind in (Kind.RECORD, Kind.REFUSED):
-            told = orjson.loads(found.payload[ID_BYTES:])
-            told = told.get("record", told)
-            return told if isinstance(told, dict) else None
+            columns = orjson.loads(found.payload[ID_BYTES:])
+            columns = columns.get("record", columns)
+            return columns if isinstance(columns, dict) else None
     except (ValueError, AttributeError):
         pass
     return None
 
 
 def with_columns(found: Frame, columns: Mapping[str, Any]) -> bytes:
-    """The payload of a frame that has `columns_of`, with others."""
+    """Return the payload of a frame that has `columns_of`, with other columns."""
     if found.kind == Kind.START:
         start = start_of(found.payload)
         return _START.pack(start.call_id, start.created_s) + as_json(columns)
-    told = orjson.loads(found.payload[ID_BYTES:])
-    return found.payload[:ID_BYTES] + as_json({**told, "record": columns} if found.kind == Kind.REFUSED else columns)
+    whole = orjson.loads(found.payload[ID_BYTES:])
+    return found.payload[:ID_BYTES] + as_json({**whole, "record": columns} if found.kind == Kind.REFUSED else columns)
 
 
 def done_payload(call_ids: list[bytes]) -> bytes:

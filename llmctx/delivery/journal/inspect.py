@@ -1,4 +1,4 @@
-"""What waits on disk: every process's journal, living or dead, and the quarantine. For people; changes nothing."""
+"""Reports on what waits on disk: every process's journal, living or dead, and the dead letters. Changes nothing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from llmctx.delivery.journal import directory as place
-from llmctx.delivery.journal.dead_letters import Quarantine, Quarantined
+from llmctx.delivery.journal import directory as directories
+from llmctx.delivery.journal.dead_letters import DeadLetter, DeadLetters
 from llmctx.delivery.journal.frames import (
     ID_BYTES,
     Damage,
@@ -25,7 +25,7 @@ from llmctx.delivery.journal.frames import (
 
 
 @dataclass(frozen=True, slots=True)
-class Home:
+class ProcessJournal:
     """The journal of one process."""
 
     name: str
@@ -45,12 +45,12 @@ class JournalDirectory:
     """What lies in one directory."""
 
     directory: str
-    homes: list[Home] = field(default_factory=list)
-    quarantined: list[Quarantined] = field(default_factory=list)
+    processes: list[ProcessJournal] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
 
 
 def inspect_directory(directory: str | os.PathLike[str]) -> JournalDirectory:
-    """What lies in `directory`; nothing if it is not there, or not ours."""
+    """Return what lies in `directory`; nothing if it is not there, or not ours."""
     path = Path(directory)
     found = JournalDirectory(str(path))
     try:
@@ -58,18 +58,18 @@ def inspect_directory(directory: str | os.PathLike[str]) -> JournalDirectory:
     except OSError:
         return found
     try:
-        for name, folder in place.folders_in(root):
+        for name, folder in directories.folders_in(root):
             try:
-                found.homes.append(_home(name, folder))
+                found.processes.append(_process_journal(name, folder))
             finally:
                 os.close(folder)
-        if place.QUARANTINE in place.names_in(root):
+        if directories.DEAD_LETTERS in directories.names_in(root):
             with contextlib.suppress(OSError):
-                quarantine = Quarantine(root)
+                letters = DeadLetters(root)
                 try:
-                    found.quarantined.extend(quarantine.read())
+                    found.dead_letters.extend(letters.read())
                 finally:
-                    quarantine.close()
+                    letters.close()
     finally:
         os.close(root)
     return found
@@ -82,30 +82,30 @@ class Matches:
     dead: int = 0
     living: dict[str, int] = field(default_factory=dict)
     """By process id."""
-    quarantined: int = 0
+    dead_letters: int = 0
 
 
 def search(directory: str | os.PathLike[str], wanted: Callable[[dict[str, Any]], bool]) -> Matches:
-    """Where rows lie of whose columns `wanted` says True: also those that are done, as long as their file is there."""
+    """Count rows of whose columns `wanted` returns True: also those that are done, as long as their file is there."""
     found = Matches()
     try:
         root = os.open(Path(directory), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return found
     try:
-        for name in place.names_in(root):
+        for name in directories.names_in(root):
             try:
-                folder = place.open_inside(name, root)
+                folder = directories.open_inside(name, root)
             except OSError:
                 continue
             try:
                 count = sum(
                     (columns := columns_of(frame)) is not None and wanted(columns)
-                    for file in place.names_in(folder)
-                    for frame in frames_in(place.read_file(file, folder))
+                    for file in directories.names_in(folder)
+                    for frame in frames_in(directories.read_file(file, folder))
                 )
-                if name == place.QUARANTINE:
-                    found.quarantined += count
+                if name == directories.DEAD_LETTERS:
+                    found.dead_letters += count
                 elif count and _is_alive(folder):
                     found.living[name.partition("-")[0]] = count
                 else:
@@ -118,21 +118,21 @@ def search(directory: str | os.PathLike[str], wanted: Callable[[dict[str, Any]],
 
 
 def _is_alive(folder: int) -> bool:
-    held = place.lock(folder)  # for a moment: who wants to adopt it meanwhile comes again
+    held = directories.lock(folder)  # for a moment: a process that wants to recover it meanwhile comes again
     if held is not None:
         os.close(held)
     return held is None
 
 
-def _home(name: str, folder: int) -> Home:
+def _process_journal(name: str, folder: int) -> ProcessJournal:
     alive = _is_alive(folder)
     starts: dict[bytes, float] = {}
     records: dict[bytes, bytes] = {}
     done: set[bytes] = set()
     damage = Damage()
     size = 0
-    for file in place.names_in(folder):
-        data = place.read_file(file, folder)
+    for file in directories.names_in(folder):
+        data = directories.read_file(file, folder)
         size += len(data)
         for found in frames_in(data, damage):
             if found.kind == Kind.RECORD:
@@ -150,7 +150,7 @@ def _home(name: str, folder: int) -> Home:
         with contextlib.suppress(ValueError):
             times.append(unpack_record(min(waiting.items())[1]).created_at)  # ids are minted in the order of time
     pid = name.partition("-")[0]
-    return Home(
+    return ProcessJournal(
         name,
         int(pid) if pid.isdigit() else None,
         alive,

@@ -1,9 +1,9 @@
-"""What dead processes have left: each journal is taken over by exactly one living process.
+"""What dead processes have left: each journal is recovered by exactly one living process.
 
-Whoever gets the lock of a directory whose process has died reads all of its files before deciding anything: only a
-call of which no file knows more than its start is lost. The directory goes when its adopter has everything in its own
-journal, or in the database (`finish`); an adopter that dies before that leaves it to the next one. So a row may be
-delivered twice, which is harmless: its key, call_id and created_at, comes from the journal each time.
+The process that gets the lock of a directory whose own process has died reads all of its files before deciding
+anything: only a call of which no file knows more than its start is lost. The directory goes when everything in it is
+stored (`finish`); a process that dies before that leaves it to the next one. So a row may be stored twice, which is
+harmless: its key, call_id and created_at, comes from the journal each time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from uuid import UUID
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.process import Forkable, ForkStage, not_forking
 from llmctx.core.record import SPECS, CallRecord, Status
-from llmctx.delivery.journal import directory as place
+from llmctx.delivery.journal import directory as directories
 from llmctx.delivery.journal.frames import (
     ID_BYTES,
     Damage,
@@ -39,12 +39,12 @@ _OF_THE_MARKER: Final = frozenset(spec.name for spec in SPECS if spec.marked)
 
 
 class DeadJournal:
-    """The journal of one dead process. Ours until `finish` or `release`; leaving the `with` block releases it.
+    """The journal of one dead process. Locked until `finish` or `release`; leaving the `with` block releases it.
 
-    for adopted in journal.adopt():
-        with adopted:
-            if all of adopted.rows() are safe:
-                adopted.finish()
+    for dead in journal.recover():
+        with dead:
+            if all of dead.rows() are stored:
+                dead.finish()
     """
 
     def __init__(self, name: str, root: int, folder: int, lock: int) -> None:
@@ -54,7 +54,7 @@ class DeadJournal:
         self.damage = Damage()
         """What could not be read."""
         self.clean = False
-        """The process had closed its journal."""
+        """Whether the process had closed its journal."""
         self._starts: dict[bytes, Start] = {}
         self._recorded: set[bytes] = set()
         self._done: set[bytes] = set()
@@ -64,17 +64,17 @@ class DeadJournal:
         return len(self._recorded - self._done) + len(self._lost_ids())
 
     def rows(self) -> Iterator[CallRecord]:
-        """Every row that must still be written: records that are not done, then the calls that are lost."""
+        """Yield every row that must still be stored: records that are not done, then the calls that are lost."""
         yield from self.records()
         yield from self.lost()
 
     def records(self) -> Iterator[CallRecord]:
-        """Records that are not known to be in the database, each once; read as they are asked for."""
-        given: set[bytes] = set()
-        for name in place.names_in(self._folder):
-            for found in frames_in(place.read_file(name, self._folder)):
+        """Yield records that are not known to be stored, each once; read as they are asked for."""
+        yielded: set[bytes] = set()
+        for name in directories.names_in(self._folder):
+            for found in frames_in(directories.read_file(name, self._folder)):
                 call_id = found.payload[:ID_BYTES]
-                if found.kind == Kind.RECORD and call_id not in self._done and call_id not in given:
+                if found.kind == Kind.RECORD and call_id not in self._done and call_id not in yielded:
                     try:
                         record = unpack_record(found.payload)
                     except ValueError as problem:  # whole, and yet no record: of a version to come?
@@ -82,11 +82,11 @@ class DeadJournal:
                             "journal_damaged", "a journal contains a record that cannot be read", exc=problem
                         )
                         continue
-                    given.add(call_id)
+                    yielded.add(call_id)
                     yield clean(record)  # it may be of another version of llmctx
 
     def lost(self) -> Iterator[CallRecord]:
-        """Rows of the calls that were open when the process died: identity and model, status `lost`."""
+        """Yield rows of the calls that were open when the process died: identity and model, status `lost`."""
         for call_id in self._lost_ids():
             start = self._starts[call_id]
             fields = {name: value for name, value in start.fields.items() if name in _OF_THE_MARKER}
@@ -97,13 +97,13 @@ class DeadJournal:
             yield clean(record)
 
     def finish(self) -> None:
-        """Everything is safe elsewhere: take the directory away."""
+        """Remove the directory: everything is stored."""
         if self._held:
-            place.clear(self.name, self._folder, self._root)
+            directories.clear(self.name, self._folder, self._root)
             self.release()
 
     def release(self) -> None:
-        """Leave it to the next who asks."""
+        """Leave it to the next process that asks."""
         if self._held:
             self._held = False
             os.close(self._lock)
@@ -115,10 +115,10 @@ class DeadJournal:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.release()
 
-    def look(self) -> None:
-        """Read what is there: before anything else."""
-        for name in place.names_in(self._folder):
-            for found in frames_in(place.read_file(name, self._folder), self.damage):
+    def scan(self) -> None:
+        """Read what is there: to be called before anything else."""
+        for name in directories.names_in(self._folder):
+            for found in frames_in(directories.read_file(name, self._folder), self.damage):
                 if found.kind == Kind.RECORD:
                     self._recorded.add(found.payload[:ID_BYTES])
                 elif found.kind == Kind.DONE:
@@ -149,7 +149,7 @@ _held: Final = Forkable(ForkStage.DEAD_JOURNAL, DeadJournal.release)
 
 
 def _born(start: Start) -> dict[str, Any]:
-    # as `recording.py` makes created_at of the same number
+    # as `row.py` makes created_at of the same number
     created = datetime.fromtimestamp(start.created_s, UTC)
     return {
         "call_id": str(UUID(bytes=start.call_id)),
@@ -161,43 +161,43 @@ def _born(start: Start) -> dict[str, Any]:
     }
 
 
-def adopt(root: int) -> Iterator[DeadJournal]:
-    """Every journal in `root` whose process has died and that nobody else has got hold of. Closes `root`."""
+def recover(root: int) -> Iterator[DeadJournal]:
+    """Yield every journal in `root` whose process has died and that no other process has locked. Close `root`."""
     try:
-        for name, folder in place.folders_in(root):
+        for name, folder in directories.folders_in(root):
             with not_forking:
-                lock = place.lock(folder)
+                lock = directories.lock(folder)
                 if lock is None:
                     os.close(folder)
                     continue
-                adopted = DeadJournal(name, root, folder, lock)
+                dead = DeadJournal(name, root, folder, lock)
             try:
-                adopted.look()
-                yield adopted
+                dead.scan()
+                yield dead
             finally:
-                adopted.release()
+                dead.release()
     finally:
         os.close(root)
 
 
 Keep = Callable[[dict[str, Any]], "bool | dict[str, Any]"]
-"""Asked of the columns of a row: whether it stays, or what takes their place."""
+"""Called with the columns of a row. Returns whether the row stays, or the columns to keep instead."""
 
 
 def erase(root: int, keep: Keep) -> tuple[int, int]:
-    """Remove the frames of dead processes for whose columns `keep` says False, or change them.
+    """Remove the frames of dead processes for whose columns `keep` returns False, or change them.
 
-    Returns for how many, and how many journals belong to living processes, which write theirs themselves.
+    Return for how many, and how many journals belong to living processes, which write theirs themselves.
     """
     removed = living = 0
-    for _, folder in place.folders_in(root):
-        lock = place.lock(folder)
+    for _, folder in directories.folders_in(root):
+        lock = directories.lock(folder)
         try:
             if lock is None:
                 living += 1
                 continue
-            for file in place.names_in(folder):
-                if file != place.LOCK:
+            for file in directories.names_in(folder):
+                if file != directories.LOCK:
                     removed += rewrite(file, folder, keep)
         finally:
             os.close(folder)
@@ -207,10 +207,10 @@ def erase(root: int, keep: Keep) -> tuple[int, int]:
 
 
 def rewrite(name: str, folder: int, keep: Keep) -> int:
-    """Leave out of a file what `keep` does not want, in one step. Returns how many frames have gone, or changed."""
+    """Leave out of a file what `keep` does not want, in one step. Return how many frames have gone, or changed."""
     touched = 0
     kept: list[bytes] = []
-    for found in frames_in(place.read_file(name, folder)):
+    for found in frames_in(directories.read_file(name, folder)):
         columns = columns_of(found)
         wanted = True if columns is None else keep(columns)
         if wanted is not True:
@@ -220,5 +220,5 @@ def rewrite(name: str, folder: int, keep: Keep) -> int:
         elif wanted:
             kept.append(frame(found.kind, found.payload))
     if touched:
-        place.replace(name, folder, b"".join(kept))
+        directories.replace(name, folder, b"".join(kept))
     return touched

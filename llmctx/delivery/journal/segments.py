@@ -1,8 +1,8 @@
 """A process's own journal: what it has promised to write, on disk before it is in the database.
 
-Start markers and records lie in separate files, because they have separate writers: the callers' threads (`markers.py`)
-and the pipeline's, which appends a batch at a time. What has been handed to the kernel survives kill -9; waiting for
-the disk (`sync`) adds power loss.
+Start markers and records lie in separate files, because they have separate writers: the callers' threads
+(`start_markers.py`) and the pipeline's, which appends a batch at a time. What has been handed to the kernel survives
+kill -9; waiting for the disk (`sync`) adds power loss.
 
 A file of records goes when all of its rows are in the database. Before it does, the markers are rewritten, so that no
 marker outlives the record that answers it.
@@ -25,10 +25,10 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.process import Forkable, ForkStage, not_forking
 from llmctx.core.record import CallRecord
 from llmctx.core.scheduling import yielding
-from llmctx.delivery.journal import directory as place
-from llmctx.delivery.journal.dead_letters import Quarantine
+from llmctx.delivery.journal import directory as directories
+from llmctx.delivery.journal.dead_letters import DeadLetters
 from llmctx.delivery.journal.frames import Kind, done_payload, frame, frames_in, pack_record, unpack_record
-from llmctx.delivery.journal.recovery import DeadJournal, adopt
+from llmctx.delivery.journal.recovery import DeadJournal, recover
 from llmctx.delivery.journal.start_markers import Markers
 
 _MIB: Final = 1024 * 1024
@@ -81,27 +81,27 @@ class Journal:
         self._numbers = itertools.count(1)
         self._segments: list[_Segment] = []
         self._closed = False
-        self.trouble: str | None = None
+        self.last_error: str | None = None
         """Why the last append did not fit, in a sentence; None while all is well."""
         with not_forking:  # a child in between would inherit a lock that it does not know of
             self._open(directory)
 
     def _open(self, directory: str | os.PathLike[str]) -> None:
-        self._root = place.open_private(directory)
+        self._root = directories.open_private(directory)
         opened = [self._root]
         try:
-            self.quarantine = Quarantine(self._root)
-            opened.append(self.quarantine.folder)
+            self.dead_letters = DeadLetters(self._root)
+            opened.append(self.dead_letters.folder)
             for folder in opened:
-                place.sweep(folder)
-            self.name, self._folder, self._lock = place.make_home(self._root)
+                directories.sweep(folder)
+            self.name, self._folder, self._lock = directories.make_process_directory(self._root)
             opened += self._folder, self._lock
             self._markers = Markers(
                 self._new_file, self._folder, self._reserve, self._file_limit, self._fsync_s is not None
             )
             self.start = self._markers.start
             self._records = -1
-            self._settled_at = place.called_to_settle(self._root)
+            self._rotated_at = directories.rotation_requested_at(self._root)
             try:
                 self._begin_segment()
             except OSError:
@@ -110,7 +110,7 @@ class Journal:
         except OSError as problem:
             for fd in opened:
                 os.close(fd)
-            raise place.unavailable(directory, problem) from problem
+            raise directories.unavailable(directory, problem) from problem
         _alive.add(self)
 
     # -- from any thread --------------------------------------------------------------------------------------------
@@ -133,12 +133,12 @@ class Journal:
     def append(self, records: Sequence[CallRecord]) -> int:
         """Append `records`, in order. Returns how many of them, from the first, are in the journal now.
 
-        The others did not fit (`trouble` says why): keep them in memory, or make them smaller, and try again. A record
+        The others did not fit (see `last_error`): keep them in memory, or make them smaller, and try again. A record
         that is there already, and not done, is not written twice.
         """
         if self._closed:
             return 0
-        self.trouble = None
+        self.last_error = None
         at = 0
         while at < len(records):
             taken, fitted = self._append_some(records, at)
@@ -164,7 +164,7 @@ class Journal:
             if size + len(made) > room:
                 if by_file < by_all and not frames and segment.size > segment.empty_size and self._rotate():
                     return self._append_some(records, at)
-                self.trouble = f"the journal is full: {self._limit} bytes"
+                self.last_error = f"the journal is full: {self._limit} bytes"
                 diagnostics.count("journal_full", "the journal is full (%d bytes): rows do not fit", self._limit)
                 break
             frames.append((call_id, made))
@@ -182,7 +182,7 @@ class Journal:
         """Append `frames` to `segment`, the current one. Returns how many are there, whole; nothing else is."""
         whole = b"".join(made for _, made in frames)
         self._dirty = True
-        written, why = place.append(self._records, whole)
+        written, why = directories.append(self._records, whole)
         if written == len(whole):
             segment.size += written
             return len(frames)
@@ -196,12 +196,12 @@ class Journal:
             os.ftruncate(self._records, segment.size + end)
             written = end
         segment.size += written
-        self.trouble = f"the journal cannot be written: {why}"
+        self.last_error = f"the journal cannot be written: {why}"
         diagnostics.count("journal_failed", "the journal cannot be written: %s. Rows wait in memory.", why)
         return fitted
 
     def done(self, call_ids: Iterable[bytes]) -> None:
-        """Note that the rows of these calls are in the database, or in quarantine, or that there will be none."""
+        """Note that the rows of these calls are stored, or dead letters, or that there will be none."""
         gone = []
         for call_id in call_ids:
             segment = self._holding(call_id)
@@ -214,7 +214,7 @@ class Journal:
             self._note(frame(Kind.DONE, done_payload(gone)))
 
     def _holding(self, call_id: bytes) -> _Segment | None:
-        """The file that has the record of a call that is not done."""
+        """Return the file that has the record of a call that is not done."""
         for segment in self._segments:  # the oldest first: its rows are done next
             if call_id in segment.pending:
                 return segment
@@ -225,7 +225,7 @@ class Journal:
         if self._file_limit is not None and segment.size + len(made) > self._file_limit:
             return
         self._dirty = True
-        written, why = place.append(self._records, made)
+        written, why = directories.append(self._records, made)
         if written < len(made):
             with contextlib.suppress(OSError):
                 os.ftruncate(self._records, segment.size)
@@ -234,10 +234,10 @@ class Journal:
         segment.size += written
 
     def waiting(self) -> Iterator[CallRecord]:
-        """The records that are in the journal and not done, oldest first, read as they are asked for."""
+        """Yield the records that are in the journal and not done, oldest first, read as they are asked for."""
         for segment in list(self._segments):
             if segment.pending:
-                for found in frames_in(place.read_file(segment.name, self._folder)):
+                for found in frames_in(directories.read_file(segment.name, self._folder)):
                     if found.kind == Kind.RECORD and found.payload[:16] in segment.pending:
                         with contextlib.suppress(ValueError):
                             yield unpack_record(found.payload)
@@ -248,11 +248,11 @@ class Journal:
             return
         try:
             current = self._segments[-1]
-            asked = place.called_to_settle(self._root)
-            settle, self._settled_at = asked != self._settled_at, asked
-            if settle or (not current.pending and current.size >= self._segment_bytes // 8):
+            asked = directories.rotation_requested_at(self._root)
+            is_requested, self._rotated_at = asked != self._rotated_at, asked
+            if is_requested or (not current.pending and current.size >= self._segment_bytes // 8):
                 self._rotate()
-            if settle or self._markers.is_overgrown(self._segment_bytes) or self._over():
+            if is_requested or self._markers.is_overgrown(self._segment_bytes) or self._over():
                 self._markers.rewrite()
         except OSError as problem:
             diagnostics.count("journal_failed", "old files of the journal could not be removed: %s", problem)
@@ -282,37 +282,39 @@ class Journal:
             self._dirty = True
             diagnostics.count("journal_failed", "the journal could not be synced: %s", problem)
 
-    def adopt(self) -> Iterator[DeadJournal]:
-        """The journals of processes that have died, each given to one of those who ask. See `DeadJournal`.
+    def recover(self) -> Iterator[DeadJournal]:
+        """Yield the journals of processes that have died, each to one of the processes that ask. See `DeadJournal`.
 
         Any thread may do this, one at a time. A large one takes a second to read: do not do it in an event loop.
         """
-        return iter(()) if self._closed else adopt(os.dup(self._root))
+        return iter(()) if self._closed else recover(os.dup(self._root))
 
     @property
     def has_company(self) -> bool:
-        """Are there journals of other processes, living or dead?"""
-        return not self._closed and any(name != self.name for name in place.homes_in(self._root))
+        """Whether there are journals of other processes, living or dead."""
+        return not self._closed and any(name != self.name for name in directories.process_directories_in(self._root))
 
     @property
     def has_vanished(self) -> bool:
-        """Has somebody removed the files that we are writing? Nobody would ever find what is in them."""
+        """Whether the files that are being written were removed: no process would ever find what is in them."""
         if self._closed:
             return False
         return self._markers.has_vanished or any(os.fstat(fd).st_nlink == 0 for fd in (self._lock, self._records))
 
     @property
     def is_displaced(self) -> bool:
-        """Does its directory's name lead elsewhere by now? Nobody would look for it where it lies."""
-        here = place.leads_to(self.directory, self._root) and place.leads_to(self.name, self._folder, self._root)
+        """Whether its directory's name leads elsewhere by now: no process would look for it where it lies."""
+        here = directories.leads_to(self.directory, self._root) and directories.leads_to(
+            self.name, self._folder, self._root
+        )
         return not self._closed and not here
 
     def pending_ids(self) -> list[bytes]:
-        """The calls whose records are in the journal and not done."""
+        """Return the calls whose records are in the journal and not done."""
         return [call_id for segment in self._segments for call_id in segment.pending]
 
     def close(self, *, discard: bool = False) -> int:
-        """End it. Returns how many records, and calls without one, are left for whoever adopts them.
+        """End it. Return how many records, and calls without one, are left for the process that recovers them.
 
         With `discard` nothing is left: all of it is in another journal.
         """
@@ -324,9 +326,9 @@ class Journal:
             with contextlib.suppress(OSError):
                 os.fdatasync(self._records)
         else:
-            place.clear(self.name, self._folder, self._root)
+            directories.clear(self.name, self._folder, self._root)
         self._let_go()
-        self.quarantine.close()
+        self.dead_letters.close()
         os.close(self._root)
         return left
 
@@ -334,8 +336,8 @@ class Journal:
 
     def _new_file(self, what: str) -> tuple[str, int]:
         name = f"{what}-{next(self._numbers):08d}"
-        fd = place.create(name, self._folder)
-        opened = {"pid": os.getpid(), "boot": place.boot_id(), "at": time.time()}
+        fd = directories.create(name, self._folder)
+        opened = {"pid": os.getpid(), "boot": directories.boot_id(), "at": time.time()}
         try:
             os.write(fd, frame(Kind.OPENED, orjson.dumps(opened)))
             if self._fsync_s is not None:
@@ -359,7 +361,7 @@ class Journal:
         try:
             self._begin_segment()
         except OSError as problem:
-            self.trouble = f"the journal cannot be written: {os.strerror(problem.errno or 0)}"
+            self.last_error = f"the journal cannot be written: {os.strerror(problem.errno or 0)}"
             diagnostics.count("journal_failed", "the journal cannot create a new file: %s", problem)
             return False
         return True
@@ -376,7 +378,7 @@ class Journal:
         """In a forked child: the files are the parent's, and its lock must end with it."""
         if not self._closed:
             self._let_go()
-            self.quarantine.close()
+            self.dead_letters.close()
             os.close(self._root)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from llmctx.calllog import CallLog
 from llmctx.core.errors import LlmctxError
 from llmctx.core.record import CallRecord
+from llmctx.delivery.destinations.sql import SqlDestination
 from llmctx.delivery.memory_sink import MemorySink
-from llmctx.delivery.writer.writer import Writer
 from llmctx.identity.scope import bind
 from llmctx.migrate import commands as migrate
 from llmctx.ops.doctor import table_checks as table
@@ -47,9 +47,9 @@ def state_of(settings: Settings) -> migrate.State | LlmctxError:
 
 async def _trial_insert(settings: Settings) -> Finding:
     """Insert a row as the writer does, and roll it back."""
-    writer = Writer(settings)
+    destination = SqlDestination(settings)
     try:
-        await writer.trial(_specimen())
+        await destination.trial(_specimen())
     except Exception as problem:  # noqa: BLE001  any failure is the finding
         cause = f"{type(problem).__name__}: {problem}".splitlines()[0]
         fix = f"GRANT INSERT ON {settings.table} TO the application's role."

@@ -44,11 +44,11 @@ def look(settings: Settings, traces: SubjectIds) -> Found:
     """What is there now."""
     found = Found()
     wanted = says_something(traces)
-    for directory in settings.journal_places:
+    for directory in settings.journal_directories:
         found.directories.append(str(directory))
         seen = journal.search(directory, wanted)
         found.dead += seen.dead
-        found.quarantined += seen.quarantined
+        found.quarantined += seen.dead_letters
         found.living += sum(seen.living.values())
         found.living_processes += [f"process {pid}" for pid in seen.living]
     return found
@@ -61,9 +61,9 @@ async def drain(settings: Settings, traces: SubjectIds, wait_s: float) -> None:
     while look(settings, traces).living and time.monotonic() < deadline:
         if not asked:
             asked = True
-            for directory in settings.journal_places:
+            for directory in settings.journal_directories:
                 if directory.is_dir():
-                    journal.settle(directory)
+                    journal.request_rotation(directory)
         await asyncio.sleep(_POLL_S)
 
 
@@ -77,6 +77,6 @@ def erase(settings: Settings, traces: SubjectIds) -> None:
         attributes, changed = without(columns.get("attributes"), ids)
         return {**columns, "attributes": attributes} if changed else True
 
-    for directory in settings.journal_places:
+    for directory in settings.journal_directories:
         if directory.is_dir():
             journal.erase(directory, keep)

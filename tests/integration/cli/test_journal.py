@@ -38,11 +38,11 @@ def test_nothing_waits(url: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_was_left_is_shown_and_replayed(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     """By process: alive or not, rows, open calls, bytes; by reason: what was refused. `--yes` writes all of it."""
-    directory = load().journal_places[0]
+    directory = load().journal_directories[0]
     kill(start(KILLED.replace("call_log.flush(0.3)", ""), url))
     living = Journal(directory)
     refused = record(prompt_snapshot='"once refused"')
-    assert living.quarantine.append(refused, "22P02", "it was no uuid")
+    assert living.dead_letters.append(refused, "22P02", "it was no uuid")
     code, (one,) = told(capsys, "journal", "--json")
     assert code == 1
     assert sorted(home["alive"] for home in one["processes"]) == [False, True]
@@ -74,9 +74,9 @@ def test_what_is_refused_again_stays(
     monkeypatch.setenv("LLMCTX_DATABASE_URL", empty_database)
     migrate.upgrade(load())
     execute(empty_database, f"ALTER TABLE {DEFAULT_TABLE} ADD CONSTRAINT good CHECK (model <> 'bad')")
-    living = Journal(load().journal_places[0])
+    living = Journal(load().journal_directories[0])
     for model in ("good", "bad"):
-        assert living.quarantine.append(record(model=model), "23514", "violates a check")
+        assert living.dead_letters.append(record(model=model), "23514", "violates a check")
     living.close()
     code, done = told(capsys, "journal", "replay", "--yes", "--json")
     assert (code, done["stored"], done["refused_again"]) == (1, 1, 1)

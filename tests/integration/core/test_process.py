@@ -217,7 +217,7 @@ def test_forks_of_every_kind(database: str) -> None:
 
 GUNICORN = """
 from llmctx import bind
-from llmctx.delivery import pipeline
+from llmctx.delivery import worker
 from llmctx.calllog import CallLog
 from tests.kit.support import Talker
 

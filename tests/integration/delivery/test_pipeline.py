@@ -183,12 +183,12 @@ def test_a_thread_that_dies_without_a_word_is_started_again(database: str) -> No
     import ctypes
     Talker().invoke("one")
     assert call_log.flush() == 0
-    thread = call_log._pipeline._thread
+    thread = call_log._worker._thread
     while thread.is_alive():  # once it is inside of its own guard, it ends
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
         time.sleep(0.01)
     began = time.monotonic()
-    while not call_log._pipeline.running:
+    while not call_log._worker.running:
         Talker().invoke("two")
     print(time.monotonic() - began < 5, call_log.flush(), call_log.stats().balanced)
     os._exit(0)
@@ -202,10 +202,10 @@ def test_a_loop_that_is_stopped_is_started_again(database: str) -> None:
     with CallLog(database) as call_log:
         for _ in range(3):
             model.invoke("hello")
-            loop = call_log._pipeline._loop
+            loop = call_log._worker._loop
             assert loop is not None
             loop.call_soon_threadsafe(loop.stop)
-            wait_until(lambda loop=loop: call_log._pipeline._loop not in (loop, None), "a new loop")  # type: ignore[misc]
+            wait_until(lambda loop=loop: call_log._worker._loop not in (loop, None), "a new loop")  # type: ignore[misc]
         assert call_log.flush() == 0
         assert call_log.stats().balanced
     assert len(rows_of(database)) == 3

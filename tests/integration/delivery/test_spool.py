@@ -39,8 +39,8 @@ def test_the_journal_is_the_queue(switch: Switch) -> None:
                 with call_log.record(model="m", prompt=f"{number} " + "words " * 1000):
                     pass
         assert call_log.flush(0.2) == 300
-        sink: Any = call_log._pipeline.sink
-        assert sink._writer.waiting_bytes < 256 * 1024
+        sink: Any = call_log._worker.sink
+        assert sink._batcher.waiting_bytes < 256 * 1024
         stats = call_log.stats()
         assert (stats.waiting, stats.dropped, stats.balanced) == (300, 0, True)
         switch.on()

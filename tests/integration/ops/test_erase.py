@@ -63,7 +63,7 @@ def hers() -> list[CallRecord]:
 async def everything(settings: Settings) -> str:
     """All that is in the database, and on disk."""
     rows = await query(settings.database_url, f"SELECT * FROM {settings.table}")
-    files = [file.read_bytes() for place in settings.journal_places for file in place.rglob("*") if file.is_file()]
+    files = [file.read_bytes() for place in settings.journal_directories for file in place.rglob("*") if file.is_file()]
     if not settings.is_postgresql:
         path = Path(settings.database_url.partition("///")[2])
         files += [file.read_bytes() for file in path.parent.glob(path.name + "*")]
@@ -76,12 +76,12 @@ async def test_nothing_is_left_anywhere(any_database: str, blank: bool) -> None:
     settings = load(database_url=any_database)
     kept = others()
     await store(settings, *kept, *hers())
-    directory = settings.journal_places[0]
+    directory = settings.journal_directories[0]
     dead = Journal(directory)
     dead.append([of_eve(), record(user_id="bob", attributes={"friend": EVE})])
     dead.start(b"1" * 16, 1.0, {"user_id": EVE, "session_id": "s-eve"})
-    dead.quarantine.append(of_eve(), "22001", "no")
-    dead.quarantine.append(record(user_id="ada"), "22001", "no")
+    dead.dead_letters.append(of_eve(), "22001", "no")
+    dead.dead_letters.append(record(user_id="ada"), "22001", "no")
     dead.close()
     assert CANARY in await everything(settings)
 

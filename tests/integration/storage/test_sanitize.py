@@ -114,7 +114,7 @@ async def test_one_poisoned_row_of_a_hundred(any_database: str, column: str) -> 
                 setattr(row, column, values[number])
                 poisoned.append(row)
             assert one.submit(clean(row))
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
         assert (one.written, one.quarantined, one.dropped) == (100, 0, 0)
     assert await stored(any_database) == 100
     assert all(row.attributes is None or type(row.attributes) is dict for row in poisoned)
@@ -245,8 +245,8 @@ async def test_whatever_was_thought_of_is_stored(any_database: str) -> None:
     async with writing(any_database) as one:
         for row in rows:
             assert one.submit(row)
-        assert await one.drain(PATIENCE) == 0, one.trouble
-        assert (one.written, one.quarantined) == (len(rows), 0), one.refused
+        assert await one.drain(PATIENCE) == 0, one.last_error
+        assert (one.written, one.quarantined) == (len(rows), 0), one.rejected
     assert await stored(any_database) == len(rows)
 
 

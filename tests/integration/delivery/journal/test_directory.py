@@ -46,7 +46,7 @@ def test_a_journal_that_is_removed_is_begun_anew(switch: Switch) -> None:
         stream = Talker().stream("open meanwhile")
         next(stream)
         shutil.rmtree(os.environ["LLMCTX_JOURNAL_DIR"])
-        while not diagnostics.counts.get("journal_vanished") or call_log._pipeline.sink._journal is None:
+        while not diagnostics.counts.get("journal_vanished") or call_log._worker.sink._journal is None:
             time.sleep(0.01)
         for _ in range(10):
             Talker().invoke("after")
@@ -120,7 +120,7 @@ def test_a_directory_that_is_mended(switch: Switch, tmp_path: Path) -> None:
     Talker().invoke("before")
     call_log.flush(0.1)
     os.unlink(os.environ["LLMCTX_JOURNAL_DIR"])
-    while call_log._pipeline.sink._journal is None:
+    while call_log._worker.sink._journal is None:
         time.sleep(0.01)
     for _ in range(10):
         Talker().invoke("after")
@@ -139,12 +139,12 @@ def test_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     url = "postgresql://hunter1:hunter2@host/db"
     monkeypatch.setenv("HOME", "/home/somebody")
-    first, second = load(database_url=url).journal_places
+    first, second = load(database_url=url).journal_directories
     assert str(first).startswith("/home/somebody/.local/state/llmctx/")
     assert second.name.startswith(f"llmctx-{os.geteuid()}-")
     assert "hunter" not in f"{first}{second}"
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    assert load(database_url=url).journal_places[0].parent == tmp_path / "llmctx"
-    rotated = load(database_url="postgresql://hunter3:hunter4@host/db").journal_places
-    assert rotated == load(database_url=url).journal_places
-    assert rotated != load(database_url="postgresql://hunter1:hunter2@host/other").journal_places
+    assert load(database_url=url).journal_directories[0].parent == tmp_path / "llmctx"
+    rotated = load(database_url="postgresql://hunter3:hunter4@host/db").journal_directories
+    assert rotated == load(database_url=url).journal_directories
+    assert rotated != load(database_url="postgresql://hunter1:hunter2@host/other").journal_directories

@@ -70,7 +70,7 @@ def said(process: subprocess.Popen[bytes]) -> dict[str, list[str]]:
 def adopted(journal: Journal) -> tuple[list[CallRecord], list[CallRecord]]:
     records: list[CallRecord] = []
     lost: list[CallRecord] = []
-    for one in journal.adopt():
+    for one in journal.recover():
         with one:
             assert one.damage.places <= 1  # what was being written
             records += one.records()
@@ -150,7 +150,7 @@ journal = Journal(directory)
 sys.stdin.read(1)
 until = time.monotonic() + 2
 while time.monotonic() < until:
-    for adopted in journal.adopt():
+    for adopted in journal.recover():
         rows = list(adopted.rows())
         assert journal.append(rows) == len(rows)
         adopted.finish()
@@ -186,7 +186,7 @@ def test_an_adopter_that_dies_half_way_loses_nothing(tmp_path: Path) -> None:
     started = said(run(LEFT, tmp_path))["S"]
     half = """
     journal = Journal(directory)
-    for adopted in journal.adopt():
+    for adopted in journal.recover():
         rows = list(adopted.rows())
         journal.append(rows[:60])
         os.kill(os.getpid(), signal.SIGKILL)
@@ -208,7 +208,7 @@ def test_a_child_of_the_adopter_does_not_hold_what_it_adopts(tmp_path: Path) -> 
     started = said(run(LEFT, tmp_path))["S"]
     body = """
     journal = Journal(directory)
-    for adopted in journal.adopt():
+    for adopted in journal.recover():
         told, tell = os.pipe()
         if (child := os.fork()) == 0:
             os.write(tell, b"x")
@@ -251,7 +251,7 @@ for number in range(20):
         assert journal.append([record(uuid_utils.uuid7().bytes)]) == 0
         journal.done([kept])
         journal.checkpoint()
-        assert list(journal.adopt()) == []
+        assert list(journal.recover()) == []
         assert journal.close() == 0
         own = Journal(directory)
         own.append([record(uuid_utils.uuid7().bytes)])
@@ -377,7 +377,7 @@ for free in range(16):
             fresh.close()
             fresh = None
         try:
-            for adopted in living.adopt():
+            for adopted in living.recover():
                 with adopted:
                     say(b"T", *(row.call_id.bytes for row in adopted.rows()))
                     adopted.finish()
@@ -390,7 +390,7 @@ for free in range(16):
             pass
     assert count() == before, (free, count(), before)
 assert list(living.waiting()) == waits
-for adopted in living.adopt():
+for adopted in living.recover():
     with adopted:
         say(b"T", *(row.call_id.bytes for row in adopted.rows()))
         adopted.finish()
@@ -434,14 +434,14 @@ if may_mount():  # test_a_full_disk_leaves_whole_frames_and_heals does without
             assert all(journal.start(row.call_id.bytes, 1.0, {"model": "m"}) for row in rows[:10])
             fitted = journal.append(rows)
             assert 100 < fitted < 300
-            assert "No space" in (journal.trouble or "")
+            assert "No space" in (journal.last_error or "")
             assert journal.start(os.urandom(16), 1.0, {"model": "m" * 5000}) is False
             assert list(journal.waiting()) == rows[:fitted]
             journal.done([row.call_id.bytes for row in rows[:fitted]])
             journal.checkpoint()
             journal.checkpoint()
             assert journal.append(rows[fitted : fitted + 50]) == 50
-            assert journal.trouble is None
+            assert journal.last_error is None
             assert list(journal.waiting()) == rows[fitted : fitted + 50]
             journal._leave_to_parent()
             living = Journal(tmp_path / "journal")
@@ -467,9 +467,9 @@ def test_refused_rows_of_several_processes_are_all_kept(tmp_path: Path) -> None:
     journal = Journal(directory)
     for number in range(50):
         call_id = uuid_utils.uuid7().bytes
-        assert journal.quarantine.append(record(call_id, 10), "22021", "no")
+        assert journal.dead_letters.append(record(call_id, 10), "22021", "no")
         if number % 2:
-            assert journal.quarantine.remove([UUID(bytes=call_id)]) == 1
+            assert journal.dead_letters.remove([UUID(bytes=call_id)]) == 1
         else:
             say(b"Q", call_id)
     journal.close()
@@ -478,5 +478,5 @@ def test_refused_rows_of_several_processes_are_all_kept(tmp_path: Path) -> None:
     kept = [call_id for process in processes for call_id in said(process)["Q"]]
     assert all(process.returncode == 0 for process in processes)
     one = Journal(tmp_path)
-    assert sorted(found.record.call_id.hex for found in one.quarantine.read()) == sorted(kept)
+    assert sorted(found.record.call_id.hex for found in one.dead_letters.read()) == sorted(kept)
     one.close()

@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from llmctx.core.record import DEFAULT_TABLE, CallRecord
-from llmctx.delivery.writer import writer
-from llmctx.delivery.writer.writer import Writer
+from llmctx.delivery import batcher
+from llmctx.delivery.batcher import Batcher
 from tests.kit.databases import T, healed, put, refuse_while, slow_rows
 from tests.kit.rows import PATIENCE, do, record, stored, writing
 from tests.kit.support import wait_for
@@ -49,13 +49,13 @@ async def test_a_value_that_the_driver_refuses_is_poison(any_database: str) -> N
         assert (one.written, one.quarantined) == (1, 1)
 
 
-async def troubled(one: Writer) -> None:
-    await wait_for(lambda: one.trouble is not None, "the writer to notice")
+async def troubled(one: Batcher) -> None:
+    await wait_for(lambda: one.last_error is not None, "the writer to notice")
 
 
 async def test_a_row_that_never_ends_lets_the_others_pass(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It waits by itself, and is stored when it can be."""
-    monkeypatch.setattr(writer, "_ASIDE_S", 1.0)
+    monkeypatch.setattr(batcher, "_DEFER_S", 1.0)
     await slow_rows(own, "NEW.model = 'slow'", 60)
     async with writing(own, statement_timeout_s=0.3) as one:
         put(one, 1, model="slow")
@@ -63,16 +63,16 @@ async def test_a_row_that_never_ends_lets_the_others_pass(own: str, monkeypatch:
         await wait_for(lambda: one.written == 9, "the others")
         assert one.waiting == 1
         await do(own, f"DROP TRIGGER host_trigger ON {T}")
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
     assert await stored(own) == 10
 
 
 async def test_a_row_that_ends_its_connection_lets_the_others_pass(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each time it is tried: an extension of the host's that falls over it, say."""
-    monkeypatch.setattr(writer, "_ASIDE_S", 1.0)
+    monkeypatch.setattr(batcher, "_DEFER_S", 1.0)
     async with writing(own) as one:
         put(one, 1)
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
         ends = "IF NEW.model = 'bad' THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF; RETURN NEW;"
         await do(
             own,
@@ -84,7 +84,7 @@ async def test_a_row_that_ends_its_connection_lets_the_others_pass(own: str, mon
         await wait_for(lambda: one.written == 21, "the others")
         assert (one.waiting, one.quarantined) == (1, 0)
         await do(own, f"DROP TRIGGER host_trigger ON {T}")
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
     assert await stored(own) == 22
 
 
@@ -119,18 +119,18 @@ async def test_whatever_objects_to_a_row_hurts_only_that_row(own: str, how: str)
     async with writing(own) as one:
         one.on_done = lambda rows: told.update(row.call_id for row in rows)
         put(one, 1)
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
         await object_to(own, how)
         rows = [record(model="bad" if number % 125 == 7 else "good") for number in range(500)]
         start = time.monotonic()
         assert all(map(one.submit, rows))
         await wait_for(lambda: one.written >= 497, "the good ones")
         took = time.monotonic() - start
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
         assert (one.written, one.quarantined, one.dropped) == (497, 4, 0)
         assert took < 3  # one is promised, on an idle machine
-        assert {kept.call_id for kept, _, _ in one.refused} == {row.call_id for row in rows if row.model == "bad"}
-        assert all(code and reason for _, code, reason in one.refused)
+        assert {kept.call_id for kept, _, _ in one.rejected} == {row.call_id for row in rows if row.model == "bad"}
+        assert all(code and reason for _, code, reason in one.rejected)
         assert len(told) == 501
         assert set(told.values()) == {1}
     assert await stored(own) == 497
@@ -143,7 +143,7 @@ async def test_what_hits_every_row_is_not_the_rows_fault(own: str, code: str, kn
     async with writing(own) as one:
         if known:
             put(one, 20)
-            assert await one.drain(PATIENCE) == 0, one.trouble
+            assert await one.drain(PATIENCE) == 0, one.last_error
         await refuse_while(own, "true", code)
         put(one, 300)
         await troubled(one)
@@ -151,8 +151,8 @@ async def test_what_hits_every_row_is_not_the_rows_fault(own: str, code: str, kn
         assert one.tries < 100
         await do(own, f"DROP TRIGGER host_trigger ON {T}")
         await healed(one)
-        assert await one.drain(PATIENCE) == 0, one.trouble
-        assert (one.quarantined, one.trouble) == (0, None)
+        assert await one.drain(PATIENCE) == 0, one.last_error
+        assert (one.quarantined, one.last_error) == (0, None)
     assert await stored(own) == 300 + 20 * known
 
 
@@ -168,6 +168,6 @@ async def test_a_quarantine_that_cannot_keep_a_row(own: str) -> None:
         one.on_rejected, one.on_done = broken, done.extend
         put(one, 5)
         put(one, 1, model="bad")
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
         assert (one.written, one.quarantined, one.dropped, one.given_up) == (5, 0, 1, 1)
     assert len(done) == 6

@@ -21,7 +21,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from llmctx.delivery.writer.writer import Writer
+from llmctx.delivery.batcher import Batcher
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from tests.kit.cluster import Cluster, cluster
@@ -37,11 +37,11 @@ async def test_a_database_that_is_not_there_at_start(gate: Proxy, database: str)
     async with writing(gate.url) as one:
         for _ in range(100):
             one.submit(record())
-        await wait_for(lambda: one.trouble is not None, "the writer to notice")
+        await wait_for(lambda: one.last_error is not None, "the writer to notice")
         assert await one.drain(0.2) == 100
         await gate.open()
         assert await one.drain(PATIENCE) == 0
-        assert one.trouble is None
+        assert one.last_error is None
     assert await stored(database) == 100
 
 
@@ -55,7 +55,7 @@ async def test_a_database_that_goes_and_comes_back(gate: Proxy, database: str) -
                 await wait_for(lambda: one.written > 0, "a first row")
                 await gate.close()
                 one.submit(record())
-                await wait_for(lambda: one.trouble is not None, "the writer to notice")
+                await wait_for(lambda: one.last_error is not None, "the writer to notice")
                 await gate.open()
         assert await one.drain(PATIENCE) == 0
     assert await stored(database) == 1004
@@ -69,7 +69,7 @@ async def test_a_database_that_does_not_answer(gate: Proxy, database: str) -> No
         assert await one.drain(PATIENCE) == 0
         gate.flowing.clear()
         one.submit(record())
-        await wait_for(lambda: one.trouble is not None, "the deadline")
+        await wait_for(lambda: one.last_error is not None, "the deadline")
         gate.flowing.set()
         assert await one.drain(PATIENCE) == 0
     assert await stored(database) == 2
@@ -93,12 +93,12 @@ def server() -> Iterator[Cluster]:
         yield made
 
 
-def adds_up(one: Writer, started: int) -> bool:
+def adds_up(one: Batcher, started: int) -> bool:
     return started == one.written + one.waiting + one.quarantined + one.dropped
 
 
-async def troubled(one: Writer) -> None:
-    await wait_for(lambda: one.trouble is not None, "the writer to notice")
+async def troubled(one: Batcher) -> None:
+    await wait_for(lambda: one.last_error is not None, "the writer to notice")
 
 
 @pytest.mark.parametrize("careful", [False, True], ids=["copy", "insert"])
@@ -106,13 +106,13 @@ async def test_the_reply_to_a_commit_is_lost(proxy: Proxy, database: str, carefu
     """The server has stored the batch, nobody knows, it is sent again: each row once."""
     async with writing(proxy.url) as one:
         first = put(one, 1)
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
         if careful:  # a row that is there already
             one.submit(first[0])
-            assert await one.drain(PATIENCE) == 0, one.trouble
+            assert await one.drain(PATIENCE) == 0, one.last_error
         proxy.cut_reply_to = COMMITS[1:2] if not careful else COMMITS[2:]
         put(one, 100)
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
         assert proxy.cuts == 1
         assert adds_up(one, 101 + careful)
     assert await stored(database) == 101
@@ -123,8 +123,8 @@ async def test_a_slow_way(proxy: Proxy, database: str) -> None:
     proxy.delay_s = 0.1
     async with writing(proxy.url) as one:
         put(one, 200)
-        assert await one.drain(PATIENCE) == 0, one.trouble
-        assert one.trouble is None
+        assert await one.drain(PATIENCE) == 0, one.last_error
+        assert one.last_error is None
     assert await stored(database) == 200
 
 
@@ -132,7 +132,7 @@ async def test_while_the_database_is_away_it_is_asked_at_most_once_a_second(prox
     """And the first row is there five seconds after its return, however long it was away."""
     async with writing(proxy.url) as one:
         put(one, 1)
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
         proxy._target = ("/nowhere", 1)
         proxy.abort()
         put(one, 10)
@@ -149,7 +149,7 @@ async def test_while_the_database_is_away_it_is_asked_at_most_once_a_second(prox
         proxy._target = (host, target.port or 5432)
         await proxy.open()
         await healed(one)
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
     assert await stored(database) == 11
 
 
@@ -157,13 +157,13 @@ async def test_a_server_that_hangs(server: Cluster) -> None:
     """All its processes are stopped: the deadline lets go, and all is stored once they go on."""
     async with writing(server.url, statement_timeout_s=0.5, connect_timeout_s=0.5) as one:
         put(one, 10)
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
         with server.stopped():
             put(one, 100)
             await troubled(one)
             assert adds_up(one, 110)
         await healed(one)
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
     assert await stored(server.url) == 110
 
 
@@ -171,7 +171,7 @@ async def test_a_server_that_does_not_answer_in_the_end(proxy: Proxy, caplog: py
     """Whoever leaves then leaves in silence: nobody's log has a word of ours that is not llmctx's."""
     async with writing(proxy.url) as one:
         put(one, 5)
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
         proxy.flowing.clear()
     assert [line.getMessage() for line in caplog.records if line.name != "llmctx"] == []
 
@@ -196,16 +196,16 @@ async def test_a_server_that_may_only_be_read(own: str) -> None:
     name = make_url(own).database
     async with writing(own) as one:
         put(one, 1)
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
         await do(own, f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
         await do(own, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'llmctx'")
         put(one, 10)
-        await wait_for(lambda: "25006" in (one.trouble or ""), "a server that only reads")
+        await wait_for(lambda: "25006" in (one.last_error or ""), "a server that only reads")
         reset = f'SET default_transaction_read_only = off; ALTER DATABASE "{name}" RESET default_transaction_read_only'
         for statement in reset.split("; ")[1:]:
             await asyncio.to_thread(_writable, own, statement)
         await healed(one)
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
     assert await stored(own) == 11
 
 
@@ -225,10 +225,10 @@ async def test_no_connection_is_left(database: str) -> None:
     limit = role(database, "CONNECTION LIMIT 1")
     async with limit as (limited, name), holding(limited, "SELECT 1"), writing(limited) as one:
         put(one, 10)
-        await wait_for(lambda: "53300" in (one.trouble or ""), "the limit")
+        await wait_for(lambda: "53300" in (one.last_error or ""), "the limit")
         await do(database, f"ALTER ROLE {name} CONNECTION LIMIT 2")
         await healed(one)
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
     assert await stored(database) == 10
 
 
@@ -242,14 +242,14 @@ async def test_a_password_that_was_changed(server: Cluster, tmp_path: Path) -> N
     url = make_url(server.url).set(username="app").update_query_dict({"passfile": str(file)})
     async with writing(url.render_as_string(hide_password=False)) as one:
         put(one, 1)
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
         await do(server.url, "ALTER ROLE app PASSWORD 'new'")
         await do(server.url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'")
         put(one, 10)
-        await wait_for(lambda: "28P01" in (one.trouble or ""), "the refusal")
+        await wait_for(lambda: "28P01" in (one.last_error or ""), "the refusal")
         file.write_text("*:*:*:*:new\n")
         await healed(one)
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
     assert await stored(server.url) == 11
 
 
@@ -261,14 +261,14 @@ async def test_a_password_that_was_changed_in_the_environment(server: Cluster, m
     monkeypatch.setenv("LLMCTX_DATABASE_URL", url.render_as_string(hide_password=False))
     async with writing(load().database_url) as one:
         put(one, 1)
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
         await do(server.url, "ALTER ROLE app PASSWORD 'new'")
         await do(server.url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'")
         put(one, 10)
-        await wait_for(lambda: "28P01" in (one.trouble or ""), "the refusal")
+        await wait_for(lambda: "28P01" in (one.last_error or ""), "the refusal")
         monkeypatch.setenv("LLMCTX_DATABASE_URL", url.set(password="new").render_as_string(hide_password=False))
         await healed(one)
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
     assert await stored(server.url) == 11
 
 
@@ -294,7 +294,7 @@ async def test_a_name_that_is_not_known(database: str, monkeypatch: pytest.Monke
             await troubled(one)
             known = True
             await healed(one)
-            assert await one.drain(PATIENCE) == 0, one.trouble
+            assert await one.drain(PATIENCE) == 0, one.last_error
         assert await stored(database) == 10
     finally:
         await way.remove()
@@ -349,7 +349,7 @@ async def test_a_pooler_that_gives_each_transaction_another_server(pooler: str, 
         async with writing(pooler, batch_rows=20) as one:
             put(one, 400)
             await one.drain(PATIENCE)
-            return one.tries, one.trouble
+            return one.tries, one.last_error
 
     assert await asyncio.gather(*(one_of_eight() for _ in range(8))) == [(20, None)] * 8
     assert await stored(database) == 3200

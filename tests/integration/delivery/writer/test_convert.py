@@ -32,11 +32,11 @@ async def test_a_type_that_changes_under_load(own: str, column: str) -> None:
     kind, value, there = TYPES[column]
     async with writing(own) as one:
         put(one, 1)
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
         await do(own, f"ALTER TABLE {T} ALTER COLUMN {column} TYPE {kind} USING NULL")
         put(one, 50, **{column: value})
         put(one, 50)
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
         assert (one.written, one.quarantined) == (101, 0)
     rows = await query(own, f"SELECT {column}, attributes FROM {T} WHERE attributes IS NOT NULL LIMIT 1")
     if there == "?":
@@ -55,7 +55,7 @@ async def test_two_long_ids_stay_two(own: str) -> None:
     async with writing(own) as one:
         for end in "ab":
             put(one, 1, session_id="s" * 60 + end)
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
     rows = await query(own, f"SELECT session_id, attributes FROM {T}")
     assert len({row[0] for row in rows}) == 2
     assert {row[1]["llmctx_unfit"]["session_id"] for row in rows} == {"s" * 60 + "a", "s" * 60 + "b"}
@@ -74,7 +74,7 @@ async def test_somebody_elses_table(empty_database: str) -> None:
         rows = put(one, 10, user_id="42", temperature=0.31, agent_key="a" * 200)
         put(one, 10, user_id="nobody", temperature=1e9)
         one.submit(rows[0])
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
         assert (one.written, one.quarantined) == (21, 0)
     found = await query(empty_database, f"SELECT user_id, temperature, length(agent_key), call_id FROM {T} ORDER BY id")
     assert len(found) == 20
@@ -89,7 +89,7 @@ async def test_a_column_of_a_type_that_we_do_not_know(own: str) -> None:
     async with writing(own) as one:
         put(one, 20)
         put(one, 1, status="furious")
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
         assert (one.written, one.quarantined) == (21, 0)
     ((said,),) = await query(own, f"SELECT attributes FROM {T} WHERE status IS NULL")
     assert said == {CLEANED: ["status"]}
@@ -104,8 +104,8 @@ async def test_a_refusal_does_not_show_the_row(own: str, caplog: pytest.LogCaptu
         put(one, 1, model=secret)
         put(one, 5, model="7")
         put(one, 1, model="7", top_p=secret)
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
         assert (one.written, one.quarantined) == (5, 2)
-        assert any(secret in reason for _, _, reason in one.refused)
+        assert any(secret in reason for _, _, reason in one.rejected)
     assert "22P02" in caplog.text
     assert secret not in caplog.text

@@ -11,8 +11,9 @@ import pytest
 from sqlalchemy import make_url
 
 from llmctx.core.record import DEFAULT_TABLE
-from llmctx.delivery.writer import writer
-from llmctx.delivery.writer.writer import Writer
+from llmctx.delivery import batcher
+from llmctx.delivery.batcher import Batcher
+from llmctx.delivery.destinations.sql import destination
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from tests.kit.databases import T, healed, put, role
@@ -39,13 +40,13 @@ async def test_a_sequence_that_has_fallen_behind_its_table(empty_database: str) 
     await asyncio.to_thread(migrate.upgrade, load(database_url=empty_database))
     async with writing(empty_database) as one:
         rows = put(one, 300)
-        await wait_for(lambda: f"{T}_pkey [23505]" in (one.trouble or ""), "the refusal")
+        await wait_for(lambda: f"{T}_pkey [23505]" in (one.last_error or ""), "the refusal")
         assert (one.written, one.waiting, one.quarantined) == (0, 300, 0)
         await do(empty_database, f"SELECT setval(pg_get_serial_sequence('{T}', 'id'), 100000)")
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
         for row in rows:
             one.submit(row)
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
         assert (one.written, one.quarantined, one.dropped) == (600, 0, 0)
     assert await stored(empty_database) == 100_300
 
@@ -63,10 +64,10 @@ async def test_a_row_that_meets_a_key_of_the_hosts_is_kept(own: str, *, pooled: 
                 again = [record(trace_id=f"t-{number}") for number in range(0, 60, 20)]
                 for row in [*rows[:50], *again, *rows]:
                     one.submit(row)
-                assert await one.drain(PATIENCE) == 0, one.trouble
+                assert await one.drain(PATIENCE) == 0, one.last_error
                 assert (one.written, one.quarantined, one.dropped) == (110, 3, 0)
-                assert {kept.call_id for kept, _, _ in one.refused} == {row.call_id for row in again}
-                assert all(code == "23505" and "trace_id" in reason for _, code, reason in one.refused)
+                assert {kept.call_id for kept, _, _ in one.rejected} == {row.call_id for row in again}
+                assert all(code == "23505" and "trace_id" in reason for _, code, reason in one.rejected)
         finally:
             await pooler.close()
     assert await stored(own) == 60
@@ -76,13 +77,13 @@ async def test_a_key_that_is_added_under_load(own: str) -> None:
     """It is seen when it first refuses a row."""
     async with writing(own) as one:
         put(one, 1, trace_id="t-1")
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
         await by_trace(own)
         bad = put(one, 1, trace_id="t-1")
         put(one, 20)
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
         assert (one.written, one.quarantined) == (21, 1)
-        assert one.refused[0][0].call_id == bad[0].call_id
+        assert one.rejected[0][0].call_id == bad[0].call_id
     assert await stored(own) == 21
 
 
@@ -92,10 +93,10 @@ async def test_a_key_that_is_only_looked_at_in_the_end(own: str) -> None:
     await do(own, *(f"ALTER TABLE {part} ADD UNIQUE (call_id) DEFERRABLE INITIALLY DEFERRED" for (part,) in parts))
     async with writing(own) as one:
         rows = put(one, 30)
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
         for row in [*rows, *(record() for _ in range(30))]:
             one.submit(row)
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
         assert (one.written, one.quarantined, one.dropped) == (90, 0, 0)
     assert await stored(own) == 60
 
@@ -118,7 +119,7 @@ async def test_a_role_that_may_only_insert(empty_database: str) -> None:
             for row in [*rows, *rows]:
                 one.submit(row)
             assert await one.drain(PATIENCE) == 0
-            assert one.trouble is None
+            assert one.last_error is None
         with pytest.raises(Exception, match="permission denied"):
             await stored(limited)
         assert await stored(empty_database) == 10
@@ -131,7 +132,7 @@ async def test_a_missing_table_that_is_made_under_load(any_empty_database: str) 
     async with writing(any_empty_database) as one:
         for _ in range(200):
             one.submit(record())
-        await wait_for(lambda: one.trouble is not None, "the writer to notice")
+        await wait_for(lambda: one.last_error is not None, "the writer to notice")
         assert (one.waiting, one.quarantined) == (200, 0)
         await asyncio.to_thread(migrate.upgrade, load(database_url=any_empty_database))
         for _ in range(200):
@@ -145,7 +146,7 @@ async def test_a_table_that_lacks_columns(
     own_database: str, columns: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their values are left out. When the columns appear under load they are noticed."""
-    monkeypatch.setattr(writer, "_LOOK_AGAIN_S", 0.1)
+    monkeypatch.setattr(destination, "_LOOK_AGAIN_S", 0.1)
     types = {
         "cost_usd": "numeric(18, 9)",
         "attributes": "jsonb",
@@ -207,14 +208,14 @@ async def test_columns_that_are_not_ours(own_database: str) -> None:
         )
         for _ in range(20):
             one.submit(record())
-        await wait_for(lambda: one.trouble is not None, "the writer to notice")
+        await wait_for(lambda: one.last_error is not None, "the writer to notice")
         assert one.quarantined == 0
         await do(own_database, f"ALTER TABLE {DEFAULT_TABLE} ALTER COLUMN region DROP NOT NULL")
         assert await one.drain(PATIENCE) == 0
         assert one.written == 21
 
 
-def adds_up(one: Writer, started: int) -> bool:
+def adds_up(one: Batcher, started: int) -> bool:
     return started == one.written + one.waiting + one.quarantined + one.dropped
 
 
@@ -230,9 +231,9 @@ async def test_row_level_security(own: str) -> None:
         put(one, 1, user_id="forbidden")
         put(one, 49)
         one.submit(rows[0])
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
         assert (one.written, one.quarantined) == (100, 1)
-        assert one.refused[0][1] == "42501"
+        assert one.rejected[0][1] == "42501"
     assert await stored(own) == 99
 
 
@@ -241,7 +242,7 @@ async def test_a_table_with_a_rule(own: str) -> None:
     await do(own, f"CREATE RULE host_rule AS ON INSERT TO {T} DO ALSO NOTIFY host")
     async with writing(own) as one:
         put(one, 10)
-        await wait_for(lambda: "rule" in (one.trouble or ""), "the refusal")
+        await wait_for(lambda: "rule" in (one.last_error or ""), "the refusal")
         assert (one.waiting, one.quarantined) == (10, 0)
         await do(own, f"DROP RULE host_rule ON {T}")
         await healed(one)
@@ -254,17 +255,17 @@ async def test_no_right_to_insert(own: str) -> None:
         await do(own, f"REVOKE INSERT ON {T} FROM {name}")
         async with writing(limited) as one:
             put(one, 50)
-            await wait_for(lambda: "42501" in (one.trouble or ""), "the refusal")
+            await wait_for(lambda: "42501" in (one.last_error or ""), "the refusal")
             assert (one.waiting, one.quarantined) == (50, 0)
             await do(own, f"GRANT INSERT ON {T} TO {name}")
             await healed(one)
-            assert await one.drain(PATIENCE) == 0, one.trouble
+            assert await one.drain(PATIENCE) == 0, one.last_error
     assert await stored(own) == 50
 
 
 async def test_rows_that_have_no_partition_wait_alone(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of another month than the table is ready for; the others are stored."""
-    monkeypatch.setattr(writer, "_ASIDE_S", 0.5)
+    monkeypatch.setattr(batcher, "_DEFER_S", 0.5)
     now = datetime.now(UTC)
     tomorrow, before = now.date() + timedelta(days=2), now.date() - timedelta(days=2)
     parts = await query(own, f"SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = '{T}'::regclass")
@@ -280,7 +281,7 @@ async def test_rows_that_have_no_partition_wait_alone(own: str, monkeypatch: pyt
         await wait_for(lambda: one.written == 100, "those that have a place")
         assert (one.waiting, one.quarantined) == (3, 0)
         await do(own, f"CREATE TABLE rest PARTITION OF {T} DEFAULT")
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
         assert adds_up(one, 103)
     assert await stored(own) == 103
 
@@ -292,9 +293,9 @@ async def test_a_name_that_wants_quotes(empty_database: str) -> None:
     await asyncio.to_thread(migrate.upgrade, load(database_url=empty_database, **given))
     async with writing(empty_database, **given) as one:
         rows = put(one, 10)
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
         for row in [*rows, record()]:
             one.submit(row)
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
     ((count,),) = await query(empty_database, 'SELECT count(*) FROM "Host"."Calls"')
     assert count == 11

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 
 from llmctx.core.record import DEFAULT_TABLE
-from llmctx.delivery.writer.writer import Writer
-from llmctx.settings import load
+from llmctx.delivery.batcher import Batcher
 from tests.kit.databases import T, healed, holding, put, refuse_while, slow_rows
 from tests.kit.proxy import Proxy
-from tests.kit.rows import PATIENCE, do, query, record, stored, writing
+from tests.kit.rows import PATIENCE, batcher_of, do, query, record, stored, writing
 from tests.kit.support import wait_for
 
 
@@ -48,7 +47,7 @@ async def test_delivering_twice_is_harmless(any_database: str) -> None:
 
 async def test_what_was_in_hand_when_the_writer_was_stopped_is_kept(any_database: str) -> None:
     """Cancelled at any moment, and started again, it stores everything once."""
-    one = Writer(load(database_url=any_database, batch_rows=50))
+    one = batcher_of(any_database, batch_rows=50)
     for _ in range(1000):
         one.submit(record())
     for steps in range(40):
@@ -94,12 +93,12 @@ async def test_a_bound_that_is_reached_is_left_again(gate: Proxy, database: str)
     assert await stored(database) == 501 - refused
 
 
-def adds_up(one: Writer, started: int) -> bool:
+def adds_up(one: Batcher, started: int) -> bool:
     return started == one.written + one.waiting + one.quarantined + one.dropped
 
 
-async def troubled(one: Writer) -> None:
-    await wait_for(lambda: one.trouble is not None, "the writer to notice")
+async def troubled(one: Batcher) -> None:
+    await wait_for(lambda: one.last_error is not None, "the writer to notice")
 
 
 @pytest.mark.parametrize("code", ["53100", "57014", "40P01", "40001", "53200", "58030"])
@@ -115,7 +114,7 @@ async def test_a_busy_server_loses_nothing_and_is_not_pressed(own: str, code: st
         assert (one.waiting, one.quarantined) == (300, 0)
         await do(own, f"DROP TRIGGER host_trigger ON {T}")
         await healed(one)
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
         assert adds_up(one, 300)
     assert await stored(own) == 300
 
@@ -124,12 +123,12 @@ async def test_a_locked_table(own: str) -> None:
     """A migration holds it: we give up our place in the queue, and come back."""
     async with writing(own) as one:
         put(one, 1)
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
         async with holding(own, f"LOCK TABLE {T} IN ACCESS EXCLUSIVE MODE"):
             put(one, 10)
-            await wait_for(lambda: "55P03" in (one.trouble or ""), "the lock's timeout")
+            await wait_for(lambda: "55P03" in (one.last_error or ""), "the lock's timeout")
         await healed(one)
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
     assert await stored(own) == 11
 
 
@@ -147,6 +146,6 @@ async def test_huge_rows_go_one_by_one(database: str) -> None:
     async with writing(database, batch_bytes=1_000_000, memory_bytes=64 * 1024 * 1024) as one:
         put(one, 12, prompt_snapshot="x" * 900_000)
         put(one, 1, prompt_snapshot="x" * 3_000_000)
-        assert await one.drain(PATIENCE) == 0, one.trouble
+        assert await one.drain(PATIENCE) == 0, one.last_error
         assert one.tries == 13
     assert await stored(database) == 13

@@ -24,7 +24,7 @@ def test_nobody_else_may_read_it(tmp_path: Path) -> None:
     try:
         one = Journal(root)
         one.append([record()])
-        one.quarantine.append(record(), "22021", "no")
+        one.dead_letters.append(record(), "22021", "no")
     finally:
         os.umask(before)
     for path in (root, *root.rglob("*")):

@@ -85,7 +85,7 @@ def test_an_adopter_that_gives_up_leaves_it_to_the_next(tmp_path: Path) -> None:
     die(dead)
     living = Journal(tmp_path)
     with pytest.raises(KeyError):
-        for adopted in living.adopt():
+        for adopted in living.recover():
             with adopted:
                 assert len(adopted) == 1
                 raise KeyError
@@ -117,7 +117,7 @@ def test_a_damaged_record_makes_its_call_lost_and_harms_no_other(tmp_path: Path)
     path.write_bytes(path.read_bytes().replace(b"unique-1", b"unique-!"))
     die(dead)
     living = Journal(tmp_path)
-    [adopted] = living.adopt()
+    [adopted] = living.recover()
     records, lost = taken(living)
     assert records == [rows[0], rows[2]]
     assert [row.call_id for row in lost] == [rows[1].call_id]

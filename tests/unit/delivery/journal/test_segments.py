@@ -64,13 +64,13 @@ def test_the_journal_is_bounded(tmp_path: Path) -> None:
     fitted = small.append(rows)
     assert 50 < fitted < 200
     assert small.used_bytes <= 256 * 1024
-    assert "full" in (small.trouble or "")
+    assert "full" in (small.last_error or "")
     assert small.append(rows[fitted:]) == 0
     assert small.start(new_id(), 1.0, WHO)
     small.done([row.call_id.bytes for row in rows[:fitted]])
     small.checkpoint()
     assert small.append(rows[fitted : fitted + 50]) == 50
-    assert small.trouble is None
+    assert small.last_error is None
     small.close()
 
 
@@ -95,7 +95,7 @@ def test_a_full_disk_leaves_whole_frames_and_heals(
     monkeypatch.setattr(os, "write", write)
     fitted = journal.append(rows)
     assert fitted == (0 if written < 1000 else 2 if written == 4000 else 0)
-    assert "No space left" in (journal.trouble or "")
+    assert "No space left" in (journal.last_error or "")
     monkeypatch.undo()
     assert journal.append(rows[fitted:]) == 5 - fitted
     damage = Damage()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from llmctx.delivery.writer.bisect import isolate
-from llmctx.storage.db_errors import DatabaseFailure
+from llmctx.delivery.bisect import isolate
+from llmctx.delivery.destination import Failure
 
-DRIFT = DatabaseFailure("config", "23502", "a new column must not be empty")
+DRIFT = Failure("config", "23502", "a new column must not be empty")
 
 
 class Table:
@@ -32,7 +32,7 @@ class Table:
         if self.left is not None:
             self.left -= 1
 
-    async def probe(self) -> DatabaseFailure | None:
+    async def probe(self) -> Failure | None:
         return DRIFT if self.has_changed else None
 
 
@@ -41,7 +41,7 @@ async def test_the_bad_ones_are_found_and_the_others_stored(bad: set[int]) -> No
     """However many there are."""
     table = Table(bad)
     verdict = await isolate(list(range(500)), table.store, table.probe)
-    assert verdict.trouble is None
+    assert verdict.failure is None
     assert {row for row, _ in verdict.poison_rows} == bad
     assert sorted(table.rows) == sorted(set(range(500)) - bad)
 
@@ -58,7 +58,7 @@ async def test_a_table_that_changes_during_the_search(after: int) -> None:
     """What it refuses from then on is not the rows' fault: they are kept."""
     table = Table({7, 300}, changes_after=after)
     verdict = await isolate(list(range(500)), table.store, table.probe)
-    assert verdict.trouble is not None or not table.has_changed
+    assert verdict.failure is not None or not table.has_changed
     assert {row for row, _ in verdict.poison_rows} <= {7, 300}
     assert not {row for row, _ in verdict.poison_rows} & set(table.rows)
 
@@ -70,15 +70,15 @@ async def test_a_table_that_is_mended_during_the_search(after: int) -> None:
     table.broken_for = after
     verdict = await isolate(list(range(500)), table.store, table.probe)
     kept = set(range(500)) - set(table.rows)
-    assert {row for row, _ in verdict.poison_rows} == (kept if verdict.trouble is None else set())
-    assert kept == {7, 300} or verdict.trouble is not None
+    assert {row for row, _ in verdict.poison_rows} == (kept if verdict.failure is None else set())
+    assert kept == {7, 300} or verdict.failure is not None
 
 
 async def test_a_table_that_takes_nothing_is_soon_left_alone() -> None:
     """Not every row is tried."""
     table = Table(set(), changes_after=0)
     verdict = await isolate(list(range(500)), table.store, table.probe)
-    assert (verdict.poison_rows, bool(verdict.trouble)) == ([], True)
+    assert (verdict.poison_rows, bool(verdict.failure)) == ([], True)
     assert table.statements < 40
 
 
@@ -88,10 +88,10 @@ async def test_an_outage_ends_the_search() -> None:
     async def gone(part: list[int]) -> None:
         raise ConnectionResetError
 
-    async def probe() -> DatabaseFailure | None:
+    async def probe() -> Failure | None:
         raise AssertionError("nobody is there to be asked")
 
     verdict = await isolate([1, 2, 3], gone, probe)
     assert verdict.poison_rows == []
-    assert verdict.trouble is not None
-    assert verdict.trouble.kind == "reconnect"
+    assert verdict.failure is not None
+    assert verdict.failure.kind == "reconnect"

@@ -37,7 +37,7 @@ class Session:
     """What is known of one of PostgreSQL's connections."""
 
     driver: Any  # asyncpg's
-    pooled: bool
+    is_pooled: bool
     """Somebody stands between: the server at the other end may be another one for each transaction."""
     limits: dict[str, int]
     prepared: dict[str, Any] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Session:
     async def transaction(self) -> AsyncIterator[None]:
         """Commit at the end, or take all back."""
         async with self.driver.transaction():
-            if self.pooled:  # what is set for a session would stay there for other clients
+            if self.is_pooled:  # what is set for a session would stay there for other clients
                 await self.driver.execute("; ".join(f"SET LOCAL {name} = {ms}" for name, ms in self.limits.items()))
             yield
 
@@ -91,8 +91,8 @@ class Connection:
         # what we have given up must not go on over there, with its locks; a stricter limit of the host's stays
         ours = max(1, int(self._settings.statement_timeout_s * 900))
         limits = {"lock_timeout": LOCK_TIMEOUT_MS, "statement_timeout": min(ours, theirs or ours)}
-        session = Session(driver, pooled=pid != driver.get_server_pid(), limits=limits)
-        if not session.pooled:
+        session = Session(driver, is_pooled=pid != driver.get_server_pid(), limits=limits)
+        if not session.is_pooled:
             await driver.execute("; ".join(f"SET {name} = {limit}" for name, limit in limits.items()))
         raw.info["llmctx"] = session
         return session

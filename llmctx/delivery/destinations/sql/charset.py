@@ -15,7 +15,7 @@ from typing import Any, Final
 import orjson
 
 from llmctx.core.record import IDS, SNAPSHOTS
-from llmctx.delivery.writer.connection import Session
+from llmctx.delivery.destinations.sql.connection import Session
 from llmctx.storage.db_errors import sqlstate
 from llmctx.storage.sanitize import shortened_id
 

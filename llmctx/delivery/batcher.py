@@ -1,0 +1,346 @@
+"""The queue before a destination: bounded in bytes, stored in batches, with an exact account of each row.
+
+A row leaves the queue only when the destination has it. While that is away or not set up right, all rows are kept and
+tried again with back-off; a row that it will never take is found by halving its batch (`bisect.py`) and handed to
+`on_rejected`, so that the others are stored. Storing twice is harmless. Nothing here knows what the destination is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Final
+from uuid import uuid4
+
+from llmctx.core.diagnostics import diagnostics
+from llmctx.core.record import SNAPSHOTS, CallRecord, without_snapshots
+from llmctx.delivery.bisect import isolate
+from llmctx.delivery.destination import Destination, Failure, Row
+from llmctx.settings import Settings
+from llmctx.storage.sanitize import storable_json
+
+_FIRST_WAIT_S: Final = 0.1
+_LONGEST_WAIT_S: Final = 2.0
+_URGENT_WAIT_S: Final = 0.5  # while a `drain` waits for us
+_DEFER_S: Final = 5.0
+_ROW_OVERHEAD: Final = 1024  # bytes that a record weighs beside its texts
+_REJECTED_KEPT: Final = 1000
+_SPECIMEN_BYTES: Final = 65_536
+
+
+class Batcher:
+    """Batches into one destination. Everything belongs to the loop that runs `run`."""
+
+    def __init__(self, destination: Destination, settings: Settings) -> None:
+        self._settings = settings
+        self._destination = destination
+        self.on_rejected: Callable[[CallRecord, str, str], bool] = self._remember
+        """Keep a row that the destination will never take, with code and reason. Return False if that failed: the row
+        is given up. Until it is set, the last thousand stand in `rejected`, without their snapshots."""
+        self.on_done: Callable[[Sequence[CallRecord]], None] | None = None
+        """Called in the loop with rows that are not held here any more: stored, kept by `on_rejected`, or given up."""
+        self._queue: deque[Row] = deque()
+        self._batch: list[Row] = []
+        """In hand; what is done leaves it."""
+        self._deferred: list[Row] = []
+        """Rows for which the destination has no room yet, while the others pass."""
+        self._deferred_until = 0.0
+        self._bytes = 0
+        self.cap_bytes = settings.memory_bytes // 2
+        """Bound of what waits here. The other half is for calls on their way (`call_queue.py`)."""
+        self._limit = settings.batch_rows
+        self._more = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._hurried = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_prepared = False
+        self._good: CallRecord | None = None
+        """One that the destination took: the specimen for a probe."""
+        self.rejected: deque[tuple[CallRecord, str, str]] = deque(maxlen=_REJECTED_KEPT)
+        self.written = 0
+        self.quarantined = 0
+        self.dropped = 0
+        self.given_up = 0
+        """Of the dropped, those that had been taken before."""
+        self.snapshots_dropped = 0
+        self.tries = 0
+        """How often the destination was given a batch."""
+        self.last_error: str | None = None
+        """Why rows wait, in a sentence; None while all is well."""
+
+    @property
+    def waiting(self) -> int:
+        """Rows that are not done."""
+        return len(self._queue) + len(self._batch) + len(self._deferred)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """About how many bytes they hold."""
+        return self._bytes
+
+    def in_memory(self) -> list[CallRecord]:
+        """Return the records that wait."""
+        return [row.record for row in (*self._batch, *self._queue, *self._deferred)]
+
+    # -- taking ---------------------------------------------------------------------------------------------------
+
+    def submit(self, record: CallRecord) -> bool:
+        """Queue `record`. When memory is short its snapshots go first; then it is refused."""
+        cap = self.cap_bytes
+        if self.offer(record, cap):
+            return True
+        without_snapshots(record, "memory was full")
+        self.snapshots_dropped += 1
+        diagnostics.count("snapshots_dropped", "%d bytes wait for the database: rows are stored without snapshots", cap)
+        if self.offer(record, cap):
+            return True
+        self.dropped += 1
+        diagnostics.count("rows_dropped", "%d bytes wait for the database: the newest calls are lost", cap)
+        return False
+
+    def offer(self, record: CallRecord, room: int) -> bool:
+        """Queue `record` if no more than `room` bytes wait then, or nothing but it. Otherwise do nothing."""
+        row = _weigh(record)
+        if self._bytes and self._bytes + row.size > room:
+            return False
+        self._bytes += row.size
+        self._queue.append(row)
+        self._settled.clear()
+        self._more.set()
+        return True
+
+    # -- storing --------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Store until cancelled."""
+        self._move_to(asyncio.get_running_loop())
+        wait = _FIRST_WAIT_S
+        try:
+            while True:
+                await self._next_batch()
+                try:
+                    # the thread that forks holds it for microseconds
+                    with self._destination.fork_gate or contextlib.nullcontext():
+                        failure = await self._store()
+                finally:
+                    self._put_back()  # also when cancelled half-way; storing twice is harmless
+                if failure is None:
+                    wait = _FIRST_WAIT_S
+                    self.last_error = None
+                    continue
+                await self._failed(failure)
+                await self._pause(wait)
+                wait = min(wait * 2, _LONGEST_WAIT_S)
+        finally:
+            await self._destination.close()
+
+    async def drain(self, timeout_s: float) -> int:
+        """Wait until nothing waits any more, at most `timeout_s` seconds. Return how many records are left."""
+        self._hurried += 1
+        self._hurry.set()
+        self._deferred_until = 0.0
+        self._more.set()
+        try:
+            if self.waiting:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._settled.wait(), timeout_s)
+        finally:
+            self._hurried -= 1
+            if not self._hurried:
+                self._hurry.clear()
+        return self.waiting
+
+    def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._loop is not loop:  # events and connections belong to the loop that has gone
+            self._destination.detach()
+            if self._loop is not None:
+                self._more, self._settled, self._hurry = asyncio.Event(), asyncio.Event(), asyncio.Event()
+                self._hurried = 0
+        self._loop = loop
+
+    async def _pause(self, wait: float) -> None:
+        """Wait before the next try; less while a `drain` waits, but never so little that it is a hot loop."""
+        spread = wait * (0.5 + random.random() / 2)  # noqa: S311  so that many processes do not come back at once
+        hurry = min(spread, _URGENT_WAIT_S)
+        await asyncio.sleep(hurry)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), spread - hurry)
+
+    async def _next_batch(self) -> None:
+        """Wait for rows, and take some in hand."""
+        while True:
+            if self._deferred and time.monotonic() >= self._deferred_until:
+                self._queue.extendleft(reversed(self._deferred))
+                self._deferred.clear()
+            if self._queue:
+                break
+            if not self._deferred:
+                self._settled.set()
+            self._more.clear()
+            patience = self._deferred_until - time.monotonic() if self._deferred else None
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._more.wait(), patience)
+        size = 0
+        while self._queue and len(self._batch) < self._limit:
+            if self._batch and size + self._queue[0].size > self._settings.batch_bytes:
+                break
+            row = self._queue.popleft()
+            size += row.size
+            self._batch.append(row)
+
+    def _put_back(self) -> None:
+        self._queue.extendleft(reversed(self._batch))
+        self._batch.clear()
+
+    async def _store(self) -> Failure | None:
+        """Store what is in hand, all but what can never be stored. With a failure, what is left must be kept."""
+        retried = False
+        while True:
+            try:
+                if not self._is_prepared or self._destination.is_stale:
+                    await self._prepare()
+                await self._store_part(list(self._batch))
+            except Exception as problem:  # noqa: BLE001  sorted by what it says
+                failure = self._classify(problem)
+            else:
+                self._limit = min(self._limit * 2, self._settings.batch_rows)
+                return None
+            if not self._is_prepared:
+                return failure
+            if failure.is_outage:
+                return await self._stuck(failure)
+            if retried:
+                break
+            retried = True
+            try:
+                if not await self._prepare():  # before a row is suspected: the table may have changed
+                    break
+            except Exception as problem:  # noqa: BLE001  sorted by what it says
+                return self._classify(problem)
+        refuses_all = failure.kind == "config" and not failure.is_deferrable and self._good is not None
+        if refuses_all and await self._probe() is not None:  # a row that was good is refused as well: no need to search
+            return failure
+        result = await isolate(list(self._batch), self._store_part, self._probe, self._classify)
+        for row, why in result.poison_rows:
+            self._reject(row, why)
+        return result.failure
+
+    async def _prepare(self) -> bool:
+        self._is_prepared = False
+        has_changed = await self._destination.prepare()
+        self._is_prepared = True
+        return has_changed
+
+    async def _store_part(self, part: list[Row]) -> None:
+        self.tries += 1
+        await self._destination.store(part)
+        self.written += len(part)
+        if part[-1].size < _SPECIMEN_BYTES:
+            self._good = part[-1].record
+        self._done(part)
+
+    def _done(self, part: list[Row]) -> None:
+        self._bytes -= sum(row.size for row in part)
+        if len(part) == len(self._batch):
+            self._batch.clear()
+        else:
+            gone = set(part)
+            self._batch[:] = [row for row in self._batch if row not in gone]
+        if self.on_done is not None:
+            try:
+                self.on_done([row.record for row in part])
+            except Exception as problem:  # noqa: BLE001  the row is stored, whatever becomes of the note of it
+                diagnostics.count("on_done_failed", "stored rows could not be marked as done", exc=problem)
+
+    # -- what goes wrong ------------------------------------------------------------------------------------------
+
+    def _classify(self, problem: BaseException) -> Failure:
+        failure = self._destination.classify(problem)
+        if failure.kind == "config" and not self._destination.can_probe:
+            return replace(failure, kind="transient")  # nothing can tell whether it follows the row: all are kept
+        return failure
+
+    async def _stuck(self, failure: Failure) -> Failure | None:
+        """Take less next time: a server may be too slow for so much. A single row lets the others pass."""
+        self._limit = max(1, len(self._batch) // 2)
+        if failure.kind == "reconnect":  # or the probe would meet what is left of the connection
+            await self._destination.reset(failure)
+        is_alone = len(self._batch) == 1 and self._queue and self._destination.can_probe
+        if is_alone and await self._probe() is None:
+            self._defer(self._batch[0], failure)
+            return None
+        return failure
+
+    async def _failed(self, failure: Failure) -> None:
+        where = self._destination.name
+        self.last_error = failure.shown
+        if failure.is_outage:
+            diagnostics.count("database_away", "%s cannot be reached: %s. Rows are kept.", where, failure.shown)
+        else:
+            remedy = self._destination.remedy
+            diagnostics.count(
+                "database_config", "%s refuses rows: %s; %s. They are kept.", where, failure.shown, remedy
+            )
+        # look again next time, through a new connection: the one or the other may have been mended
+        self._is_prepared = False
+        await self._destination.reset(failure)
+
+    def _reject(self, row: Row, failure: Failure) -> None:
+        if failure.is_deferrable:
+            self._defer(row, failure)
+            return
+        record = row.record
+        try:
+            is_kept = bool(self.on_rejected(record, failure.code, failure.text))
+        except Exception as problem:  # noqa: BLE001  one row must not stop the others
+            diagnostics.count("quarantine_failed", "a dead letter could not be written", exc=problem)
+            is_kept = False
+        self.quarantined += is_kept
+        self.dropped += not is_kept
+        self.given_up += not is_kept
+        diagnostics.count(
+            "row_quarantined" if is_kept else "rows_dropped",
+            "the database refuses call %s: %s. The rest of its batch is stored.",
+            record.call_id,
+            f"{failure.name} [{failure.code}]",
+        )
+        self._done([row])
+
+    def _defer(self, row: Row, failure: Failure) -> None:
+        self._batch.remove(row)
+        self._deferred.append(row)
+        self._deferred_until = time.monotonic() + _DEFER_S
+        diagnostics.count("row_waits", "call %s waits: %s. Others are stored.", row.record.call_id, failure.shown)
+
+    def _remember(self, record: CallRecord, code: str, reason: str) -> bool:
+        bare = replace(record)
+        without_snapshots(bare, "the database refused the row")
+        self.rejected.append((bare, code, reason))
+        return True
+
+    async def _probe(self) -> Failure | None:
+        """Return why a row beyond suspicion would be refused now; None if it would be taken. Nothing of it stays."""
+        specimen = self._good or CallRecord(call_id=uuid4(), created_at=datetime.now(UTC), model="llmctx", success=True)
+        specimen = replace(specimen, call_id=uuid4(), created_at=datetime.now(UTC))
+        try:
+            await self._destination.probe(specimen)
+        except Exception as problem:  # noqa: BLE001  that is the answer
+            return self._classify(problem)
+        return None
+
+
+def _weigh(record: CallRecord) -> Row:
+    size = _ROW_OVERHEAD
+    for name in (*SNAPSHOTS, "error_message"):
+        text = getattr(record, name)
+        if text is not None:
+            size += len(text) * (1 if text.isascii() else 3)
+    json = storable_json(record.attributes)
+    return Row(record, json, size + len(json or ""))

@@ -1,0 +1,138 @@
+"""`Destination`: the one thing to write for rows to go somewhere else. Everything before it comes for nothing.
+
+`CallLog(destination=…)` puts it behind a `Spool` (journal, start markers, recovery after kill -9, exact ledger) and a
+`Batcher` (batches by rows and bytes, back-off, bisection of refused batches, dead letters). `destinations/sql` is one.
+
+The contract:
+
+- **Threads.** All methods are called in the event loop of the pipeline's thread, never two of them at a time but for
+  `maintain`. Block neither for longer than a few milliseconds; what blocks goes into a thread.
+- **Time.** `prepare`, `store` and `probe` end by themselves, with `TimeoutError` if need be. They may be cancelled.
+- **Idempotence.** The same row may come twice: after a failure, a cancellation, or by the process that recovers the
+  journal of a dead one. The second must do no harm; (call_id, created_at) is its key, the same each time.
+- **All or nothing.** `store` has taken all rows of the batch when it returns. When it raises it may have taken some, if
+  those do no harm when they come again.
+- **Errors.** Raise anything. `classify` says whether it is about the place, whose rows are kept and tried again, or
+  about a row, which is then found by halving the batch and kept as a dead letter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from llmctx.core.locks import ForkGate
+from llmctx.core.record import CallRecord
+
+Kind = Literal["reconnect", "transient", "config", "poison"]
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """A record in a batch."""
+
+    record: CallRecord
+    attributes_json: str | None
+    """The record's `attributes`, as JSON that any database stores."""
+    size: int
+    """About how many bytes it holds."""
+
+
+@dataclass(slots=True, frozen=True)
+class Failure:
+    """What an exception of a destination means."""
+
+    kind: Kind
+    """- *reconnect*: the connection is of no use. Reset it, wait, try again.
+    - *transient*: the place is busy or full. Wait with back-off, try again.
+    - *config*: the place is not set up right. Keep the rows, log it loudly, try again.
+    - *poison*: seems to follow the row."""
+    code: str
+    """A short code: an SQLSTATE, an HTTP status, the name of an exception."""
+    text: str
+    """The words of the error. They may quote the row: not logged where `kind` is poison."""
+    name: str = ""
+    """What was refused, without a word of the row's."""
+    is_deferrable: bool = False
+    """The place has no room for this row yet: it waits aside, and the others pass."""
+
+    @property
+    def is_outage(self) -> bool:
+        """Return whether it says nothing about the rows, nor about how the place is set up."""
+        return self.kind in ("reconnect", "transient")
+
+    @property
+    def shown(self) -> str:
+        """Return it as a text for logs."""
+        return f"{self.name if self.kind == 'poison' else self.text} [{self.code}]"
+
+
+def classify_by_type(problem: BaseException) -> Failure:
+    """Return `problem` as a failure: errors of values are a row's, all else is an outage, which loses nothing."""
+    is_poison = isinstance(problem, (ValueError, TypeError, ArithmeticError, RecursionError))
+    name = type(problem).__name__
+    text = (str(problem) or name).strip().splitlines()[0][:300]
+    return Failure("poison" if is_poison else "reconnect", name, text, name)
+
+
+class Destination(ABC):
+    """A place for rows. Only `store` has to be written; the constructor should do no more than remember.
+
+    Attributes:
+        name: the place in a few words, for logs, without secrets. Part of `key`: it tells two places apart.
+        remedy: what to do about a failure of kind *config*, for logs.
+        can_probe: whether `probe` is overridden to try a row. Otherwise rows are kept on any *config* failure, and
+            `classify` alone decides which failures follow the row.
+        fork_gate: held while rows are stored, where an open connection does not survive a fork of the process.
+    """
+
+    name: str = ""
+    remedy: str = "see its documentation"
+    can_probe: ClassVar[bool] = False
+    fork_gate: ForkGate | None = None
+
+    @property
+    def key(self) -> str:
+        """Return the name of the journals' directory: processes with the same key recover one another's rows."""
+        # without the module, which is another one where it is run as a script
+        return hashlib.sha256(f"{type(self).__qualname__} {self.name}".encode()).hexdigest()[:16]
+
+    async def prepare(self) -> bool:
+        """Connect, and look at what is there. Return True if that has changed since the last time.
+
+        Called before the first batch, after each failure, while `is_stale`, and once before a row is suspected: the
+        batch is tried again if something has changed.
+        """
+        return False
+
+    @property
+    def is_stale(self) -> bool:
+        """Return True to have `prepare` called before the next batch."""
+        return False
+
+    @abstractmethod
+    async def store(self, rows: Sequence[Row]) -> None:
+        """Store `rows`, or raise. See the contract above."""
+
+    async def probe(self, record: CallRecord) -> None:  # noqa: B027  as below
+        """Raise what `store` would raise for `record`, which is beyond suspicion, and leave nothing of it behind."""
+
+    def classify(self, problem: BaseException) -> Failure:
+        """Return what an exception of `prepare`, `store` or `probe` means. Must not raise."""
+        return classify_by_type(problem)
+
+    async def reset(self, failure: Failure) -> None:
+        """Let go of connections after `failure`; `prepare` or `store` comes next."""
+        await self.close()
+
+    async def close(self) -> None:  # noqa: B027  without connections there is nothing to close
+        """Let go of connections. It may be used again."""
+
+    def detach(self) -> None:  # noqa: B027  as above
+        """Forget, without using it, what belongs to an event loop that has gone, or to the parent of a fork."""
+
+    async def maintain(self) -> None:  # noqa: B027  as above
+        """Do what the place needs beside storing (retention, say), until cancelled. It may return."""

@@ -1,0 +1,1 @@
+"""Where rows are stored: one module or package for each kind of `Destination`."""

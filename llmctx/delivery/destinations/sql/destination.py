@@ -1,0 +1,140 @@
+"""The `Destination` for PostgreSQL and SQLite: deadlines, a look at the table now and then, COPY or INSERT.
+
+The table is looked at before the first batch, after failures, and every minute; while it lacks columns of ours, every
+few seconds. Failures are sorted by SQLSTATE (`storage/db_errors.py`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from llmctx.core.diagnostics import diagnostics
+from llmctx.core.locks import ForkGate
+from llmctx.core.record import CallRecord
+from llmctx.delivery.destination import Destination, Failure, Row
+from llmctx.delivery.destinations.sql import insert
+from llmctx.delivery.destinations.sql.connection import Connection
+from llmctx.delivery.destinations.sql.table_shape import TableShape, look
+from llmctx.settings import Settings, shown_url
+from llmctx.storage.db_errors import classify
+from llmctx.storage.sanitize import storable_json
+from llmctx.storage.table import call_log_table
+
+_LOOK_AGAIN_S: Final = 5.0
+_LOOK_SELDOM_S: Final = 60.0
+_CAREFUL: Final = 4  # batches, after one that held rows which were there already, or may have been stored
+
+
+class SqlDestination(Destination):
+    """The table that `settings` name."""
+
+    remedy = "run `llmctx migrate`, or `llmctx doctor`"
+    can_probe = True
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._connection = Connection(settings)
+        self._shape: TableShape | None = None
+        self._look_again_at = 0.0
+        self._careful = 0
+        self._table = call_log_table(settings.table, settings.db_schema)
+        # SQLite's locks do not survive a fork while a connection is open
+        self.fork_gate = None if settings.is_postgresql else ForkGate()
+
+    @property
+    def name(self) -> str:  # type: ignore[override]  # it is only read
+        """Return the URL, without its password."""
+        return shown_url(self._settings.database_url)
+
+    @property
+    def key(self) -> str:
+        """Return a fingerprint of the table and where it is, without what is rotated."""
+        return self._settings.journal_key
+
+    async def prepare(self) -> bool:
+        """Connect, see what the table looks like, and compile the insert for that."""
+        before, self._shape = self._shape, None
+        shape: TableShape = await self._connection.with_deadline(
+            look(self._connection, self._table), self._settings.connect_timeout_s + 1
+        )
+        # columns that are missing may be added while we run, and a rule, which COPY would pass by
+        self._look_again_at = time.monotonic() + (_LOOK_AGAIN_S if shape.missing else _LOOK_SELDOM_S)
+        if shape.missing:
+            diagnostics.count(
+                "columns_missing",
+                "the table %s lacks %s: those values are left out. Run `llmctx migrate`.",
+                self._settings.table,
+                ", ".join(shape.missing),
+            )
+        self._shape = shape
+        return shape != before
+
+    @property
+    def is_stale(self) -> bool:
+        """Return True when it is time to look at the table again, or there is no connection."""
+        return self._shape is None or not self._connection.is_open or time.monotonic() > self._look_again_at
+
+    async def store(self, rows: Sequence[Row]) -> None:
+        """Store `rows`, all or none; those that are there already stay as they are."""
+        try:
+            await self._connection.with_deadline(self._store(rows), self._settings.statement_timeout_s)
+        except Exception as problem:
+            if classify(problem).is_outage:
+                self._careful = _CAREFUL  # nobody knows what of it was stored
+            raise
+
+    async def _store(self, rows: Sequence[Row]) -> None:
+        assert self._shape is not None
+        if await insert.store(self._connection, self._shape, self._table, rows, by_copy=not self._careful):
+            self._careful = _CAREFUL
+        else:
+            self._careful = max(0, self._careful - 1)
+
+    async def probe(self, record: CallRecord) -> None:
+        """Insert `record` as far as it meets no key of the host's, and take it back."""
+        await self._attempt(record if self._shape is None else self._shape.without_host_keys(record))
+
+    async def trial(self, record: CallRecord) -> None:
+        """Insert `record` as it would be stored, and take it back. Raise what the database says."""
+        try:
+            await self.prepare()
+            await self._attempt(record)
+        finally:
+            await self.close()
+
+    async def _attempt(self, record: CallRecord) -> None:
+        assert self._shape is not None
+        row = Row(record, storable_json(record.attributes), 0)
+        await self._connection.with_deadline(
+            insert.attempt(self._connection, self._shape, self._table, [row]), self._settings.statement_timeout_s
+        )
+
+    def classify(self, problem: BaseException) -> Failure:
+        """Return what `problem` means, by its SQLSTATE where it has one."""
+        found = classify(problem)
+        return Failure(found.kind, found.code, found.text, found.name, is_deferrable=found.no_partition)
+
+    async def reset(self, failure: Failure) -> None:
+        """Close all connections, without a word to a server that does not answer; take up a new password."""
+        await self._connection.close(cut=failure.kind == "reconnect")
+        if failure.code.startswith("28"):
+            self._connection.reload_credentials()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._connection.close()
+
+    def detach(self) -> None:
+        """Let go of connections of another loop, or of the parent."""
+        self._connection.forget()
+        if self.fork_gate is not None:
+            self.fork_gate = ForkGate()  # the parent's is closed for ever
+
+    async def maintain(self) -> None:
+        """Delete old rows, where that is wanted (`retain`)."""
+        if self._settings.retain == "on":
+            from llmctx.storage.retention.scheduler import keep  # late: few want it
+
+            await keep(self._settings)

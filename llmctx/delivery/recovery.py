@@ -1,0 +1,130 @@
+"""Recovery of the journals of dead processes, by the spool of a living one.
+
+Their files stay where they are, locked, until the destination has all of it. Should this process die meanwhile, the
+next one recovers them; storing twice is harmless. The rows are counted apart from this process's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from functools import partial
+from itertools import chain, islice, repeat
+from typing import Final
+
+from llmctx.core.diagnostics import diagnostics
+from llmctx.core.threads import run_in_daemon_thread
+from llmctx.delivery.batcher import Batcher
+from llmctx.delivery.journal import DeadJournal, Journal
+
+AT_ONCE: Final = 200
+"""Records that are read from a journal before anything else is done."""
+_EVERY_S: Final = 3.0
+
+
+class Recovery:
+    """The rows of dead processes on their way into `batcher`. Belongs to the pipeline's thread.
+
+    Args:
+        batcher: takes the rows as long as no more than `room` bytes wait there.
+        held: calls of this process whose rows are in the batcher's memory; the spool's, which removes them.
+        room: in bytes.
+    """
+
+    def __init__(self, batcher: Batcher, held: set[bytes], room: int) -> None:
+        self._batcher = batcher
+        self._held = held
+        self._room = room
+        self._progress = asyncio.Event()
+        self._recovered_ids: set[bytes] = set()
+        """Calls of dead processes whose rows are in the batcher's memory."""
+        self.journal: Journal | None = None
+        """This process's own, whose directory is looked through."""
+        self.previous_journals: set[str] = set()
+        """Names of journals of this process that were closed with something in them."""
+        self.left_at_close = 0
+        """Rows that were in those alone: with the others' until they are recovered."""
+        self.written = self.quarantined = self.given_up = 0
+
+    @property
+    def pending(self) -> int:
+        """Rows of dead processes that are in the batcher's memory."""
+        return len(self._recovered_ids)
+
+    def holds(self, call_id: bytes) -> bool:
+        """Return whether this is a call of a dead process whose row is in the batcher's memory."""
+        return call_id in self._recovered_ids
+
+    def done(self, call_ids: Sequence[bytes]) -> None:
+        """Count those of the rows, which the batcher does not hold any more, that are of dead processes."""
+        if self._recovered_ids:
+            theirs = self._recovered_ids.intersection(call_ids)
+            self.written += len(theirs)
+            self._recovered_ids -= theirs
+        self._progress.set()
+
+    def rejected(self, call_id: bytes, *, is_kept: bool) -> None:
+        """Count a row that the destination will never take, if it is of a dead process."""
+        if call_id in self._recovered_ids:
+            self._recovered_ids.remove(call_id)
+            self.quarantined += is_kept
+            self.given_up += not is_kept
+
+    def restart(self) -> None:
+        """Prepare for another event loop."""
+        self._progress = asyncio.Event()
+
+    async def run(self) -> None:
+        """Look for journals of dead processes every few seconds, until cancelled."""
+        while True:
+            journal = self.journal
+            try:
+                if journal is not None and journal.has_company:
+                    await self._recover_all(journal)
+            except Exception as problem:  # noqa: BLE001  the disk; the next round tries again
+                diagnostics.count(
+                    "adoption_failed", "the journal of a dead process could not be recovered", exc=problem
+                )
+            await asyncio.sleep(_EVERY_S * (0.5 + random.random()))  # noqa: S311  spread: workers die together
+
+    async def _recover_all(self, journal: Journal) -> None:
+        journals = journal.recover()
+        while (dead := await run_in_daemon_thread(partial(next, journals, None))) is not None:
+            with dead:
+                await self._recover(dead)
+
+    async def _recover(self, dead: DeadJournal) -> None:
+        """Give the batcher everything of a dead process's, wait until all of it is done, then remove its files."""
+        is_ours = dead.name in self.previous_journals
+        again: set[bytes] = set()
+        # a record may be one of ours; a call that is lost was never counted as waiting
+        rows = chain(zip(dead.records(), repeat(True)), zip(dead.lost(), repeat(False)))
+        while some := await run_in_daemon_thread(lambda: list(islice(rows, AT_ONCE))):
+            for record, is_whole in some:
+                call_id = record.call_id.bytes
+                if call_id in self._recovered_ids:  # from before we had to restart
+                    continue
+                if call_id in self._held:  # from before we were closed
+                    again.add(call_id)
+                    continue
+                while not self._batcher.offer(record, self._room):
+                    await self._wait()
+                if is_ours and is_whole and self.left_at_close:
+                    self.left_at_close -= 1
+                    self._held.add(call_id)
+                    again.add(call_id)
+                else:
+                    self._recovered_ids.add(call_id)
+        while self._recovered_ids or not again.isdisjoint(self._held):
+            await self._wait()
+        if len(dead):
+            diagnostics.count(
+                "journal_adopted", "%d calls were recovered from the journal of a dead process", len(dead)
+            )
+        dead.finish()
+        self.previous_journals.discard(dead.name)
+
+    async def _wait(self) -> None:
+        self._progress.clear()
+        await self._progress.wait()

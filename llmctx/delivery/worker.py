@@ -1,0 +1,302 @@
+"""The background thread: its event loop, its sleep, its watchdog, its end. What it does with calls is `pipeline.py`.
+
+One thread per process with a loop of its own, so that nothing of ours ever runs on the application's loop or in its
+executor. The way in is a deque: appending is all that the caller's thread does. The worker is woken only when it
+sleeps; while calls keep coming it looks by itself, once per linger. The thread that puts a call in also sees whether
+the worker has been silent for too long, and starts another one if it has died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Final
+
+from llmctx.capture.open_calls import OpenCall, OpenCalls
+from llmctx.core.diagnostics import diagnostics
+from llmctx.core.guard import harmless
+from llmctx.core.locks import RecoverableLock
+from llmctx.core.scheduling import Throttle
+from llmctx.delivery.pipeline import CHUNK, Pipeline
+from llmctx.delivery.sink import RecordingSink
+from llmctx.settings import Settings
+
+_HOUSEKEEPING_S: Final = 1.0
+_LEDGER_S: Final = 60.0
+_RESTART_S: Final = 0.5
+_SILENT_S: Final = 3.0  # it says something at least once per housekeeping
+
+
+class Worker:
+    """The thread of one call log in one process. Made by the application's thread."""
+
+    def __init__(self, settings: Settings, pipeline: Pipeline, make_sink: Callable[[], RecordingSink]) -> None:
+        self._settings = settings
+        self.pipeline = pipeline
+        self._make_sink = make_sink
+        self._queue = pipeline.queue
+        self._shared = pipeline.shared_registry
+        self._throttle = Throttle(settings.linger_ms / 1000)
+        self._beat = 0.0
+        self._mark: Callable[[OpenCall], None] | None = None
+        self._sink: RecordingSink | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._work: asyncio.Event | None = None
+        self._urgent: asyncio.Event | None = None
+        self._thread: threading.Thread | None = None
+        self._last: threading.Thread | None = None  # it may be about to end
+        self._idle = self._stopping = self._asleep = False
+        self._ready = threading.Event()
+        self._starting = RecoverableLock(lost_s=30.0)  # a forked child's first calls may come from two threads at once
+        self._hurry = 0
+        self.open_calls: OpenCalls | None = None
+        self.on_ledger: Callable[[], None] | None = None
+        """Called once a minute."""
+        self.on_first_call: Callable[[], None] | None = None
+        """Called when the thread is started by a call, in a forked child."""
+
+    # -- from any thread --------------------------------------------------------------------------------------------
+
+    def announce(self, call: OpenCall) -> None:
+        """Mark a call that starts, so that it is known even if the process dies. Waits for nothing, never raises."""
+        try:
+            if self._asleep:
+                self._start_once()
+            if self._mark is not None:
+                self._mark(call)
+        except Exception as problem:  # noqa: BLE001  the call must go on
+            diagnostics.count("journal_start_failed", "a start marker could not be written to the journal", exc=problem)
+
+    def put(self, call: OpenCall) -> None:
+        """Take an ended call. Waits for nothing."""
+        self._queue.put(call)
+        if self._idle:
+            self._wake()
+        elif time.monotonic() - self._beat > _SILENT_S:
+            self.look_after()
+
+    def look_after(self) -> None:
+        """Start the thread again if it has died without a word."""
+        with self._starting:
+            self._beat, beaten = time.monotonic(), self._beat
+            if beaten and not self._stopping and not self._asleep and not self.running:
+                diagnostics.count("pipeline_died", "the pipeline's thread has died and is restarted")
+                with contextlib.suppress(RuntimeError):  # no thread is to be had: the next caller tries again
+                    self.start(wait=False)
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start the thread; once it runs, return."""
+        if (last := self._last) is not None:
+            last.join(_RESTART_S if self._stopping else 0.0)
+            if last.is_alive():  # two would be in each other's way
+                self._thread, self._stopping = last, False
+                return
+        ready = self._ready = threading.Event()
+        self._beat = time.monotonic()
+        self._stopping = self._asleep = False
+        self._last = threading.Thread(target=self._main, args=(ready,), name="llmctx-pipeline", daemon=True)
+        self._thread = self._last
+        self._thread.start()
+        if wait:
+            ready.wait(5.0)  # and no longer, whatever the disk does: the application is starting
+
+    def start_when_needed(self) -> None:
+        """Start with the first call, without waiting for the thread: a forked child may never make one."""
+        self._asleep = self._idle = True
+        if self._shared is not None:
+            self._shared.on_news = self._start_once  # others are to know its threads all the same
+
+    @property
+    def running(self) -> bool:
+        """Whether the thread is alive."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def waiting(self) -> int:
+        """Calls that have ended and are not stored."""
+        return self.pipeline.waiting + (0 if self._sink is None else self._sink.waiting)
+
+    @property
+    def sink(self) -> RecordingSink | None:
+        """The sink, once it is made."""
+        return self._sink
+
+    def drain(self, timeout_s: float) -> Future[int] | None:
+        """Ask for everything to be stored within `timeout_s` seconds. The future's result is how many are left."""
+        self.look_after()
+        if self.running and not self._ready.wait(min(timeout_s, 5.0)):
+            return None
+        loop = self._loop
+        if loop is None or not self.running:
+            return None
+        draining = self._drain(timeout_s)
+        try:
+            return asyncio.run_coroutine_threadsafe(draining, loop)
+        except RuntimeError:  # the loop has just closed
+            draining.close()
+            return None
+
+    def stop(self, timeout_s: float) -> None:
+        """End the thread, whatever is left: that goes into the journal."""
+        thread = self._ask_to_stop()
+        if thread is not None:
+            thread.join(timeout_s)
+
+    async def astop(self, timeout_s: float) -> None:
+        """`stop` for coroutines. Never raises."""
+        thread = self._ask_to_stop()
+        deadline = time.monotonic() + timeout_s
+        # polled: waiting in a thread would take one of the application's
+        while thread is not None and thread.is_alive() and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+
+    @harmless("close_failed")
+    def _ask_to_stop(self) -> threading.Thread | None:
+        self._stopping = True
+        thread, loop, self._thread = self._thread, self._loop, None
+        if thread is not None and loop is not None and thread.is_alive():
+            with contextlib.suppress(RuntimeError):  # the loop has just closed by itself
+                loop.call_soon_threadsafe(self._set_work, self._urgent)
+        return thread
+
+    def _wake(self) -> None:
+        self._idle = False
+        if self._asleep:
+            self._start_once()
+        elif (loop := self._loop) is not None:
+            with contextlib.suppress(RuntimeError):  # closing: close() drains what is left
+                loop.call_soon_threadsafe(self._set_work)
+
+    def _start_once(self) -> None:
+        with self._starting:
+            if self._asleep:
+                self._open_sink()  # here and now: a child may leave at once, and its call is to be known all the same
+                self.start(wait=False)
+                if self.on_first_call is not None:
+                    self.on_first_call()
+
+    # -- in the thread ----------------------------------------------------------------------------------------------
+
+    def _set_work(self, *others: asyncio.Event | None) -> None:
+        for event in filter(None, (self._work, *others)):
+            event.set()
+
+    def _main(self, ready: threading.Event) -> None:
+        while not self._stopping:
+            try:
+                asyncio.run(self._run(ready))
+            except BaseException as problem:  # noqa: BLE001  a thread has nobody to raise to, and nothing else stores
+                diagnostics.count("pipeline_died", "the pipeline stopped and is restarted", exc=problem)
+                time.sleep(_RESTART_S)
+            finally:
+                self._loop = None
+                ready.set()
+        if self._sink is not None:
+            self._close_sink(self._sink)
+
+    async def _run(self, ready: threading.Event) -> None:
+        self._work, self._urgent = asyncio.Event(), asyncio.Event()
+        self.pipeline.recover()
+        sink, self._loop = self._open_sink(), asyncio.get_running_loop()
+        self._loop.set_exception_handler(diagnostics.count_loop_failure)
+        background = asyncio.create_task(sink.run(), name="llmctx-sink")
+        talking = None if self._shared is None else asyncio.create_task(self._shared.run(), name="llmctx-registry")
+        ready.set()
+        next_ledger, next_look = time.monotonic() + _LEDGER_S, 0.0
+        try:
+            while not self._stopping:
+                if not self._queue:
+                    await self._rest()
+                if self._queue:
+                    await self._linger()
+                await self.pipeline.process(sink)
+                now = self._beat = time.monotonic()
+                if self.open_calls is not None and now > next_look:
+                    next_look = now + _HOUSEKEEPING_S / 2
+                    self.open_calls.sweep(self._settings.call_limit_s)
+                    self._open_sink()  # its journal may have to be begun anew
+                if now > next_ledger:
+                    next_ledger += _LEDGER_S
+                    if self.on_ledger is not None:
+                        self.on_ledger()
+                if background.done():
+                    self._report(background, "writer")
+                    background = asyncio.create_task(sink.run(), name="llmctx-sink")
+                if talking is not None and self._shared is not None and talking.done():
+                    self._report(talking, "registry")
+                    talking = asyncio.create_task(self._shared.run(), name="llmctx-registry")
+        finally:
+            if self._stopping:
+                self._close_sink(sink)
+            for task in filter(None, (background, talking)):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await task
+            if self._shared is not None:
+                await self._shared.aclose()
+
+    def _open_sink(self) -> RecordingSink:
+        """Return the sink, which outlives its thread: what waits in it is still to be stored."""
+        if self._sink is None:
+            self._sink = self._make_sink()
+        if self._sink.open():
+            self._mark = self._sink.mark
+            if self.open_calls is not None:
+                for call in self.open_calls.under_way():
+                    self._mark(call)
+        return self._sink
+
+    def _close_sink(self, sink: RecordingSink) -> None:
+        """First what is left goes to the sink, without asking any registry: then its journal is complete."""
+        while self._queue:
+            self.pipeline.take(sink, CHUNK)
+        self._mark = None
+        sink.close()
+
+    async def _linger(self) -> None:
+        """Wait for company, and while the application needs the interpreter; but not while a `drain` waits for us."""
+        assert self._urgent is not None
+        linger_s = self._settings.linger_ms / 1000
+        self._throttle.begin()
+        while not self._hurry and not self._stopping:
+            self._urgent.clear()
+            due = time.monotonic() + linger_s
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._urgent.wait(), linger_s)
+            self._beat = now = time.monotonic()
+            if self._queue.overloaded or not self._throttle.should_wait(len(self._queue), now - due):
+                return
+
+    @staticmethod
+    def _report(task: asyncio.Task[None], what: str) -> None:
+        problem = None if task.cancelled() else task.exception()
+        diagnostics.count(f"{what}_died", "the %s stopped and is restarted", what, exc=problem)
+
+    async def _rest(self) -> None:
+        """Sleep until a call comes, or until it is time to look after the open ones."""
+        assert self._work is not None
+        self._work.clear()
+        self._idle = True
+        if not self._queue:  # else one came before `_idle` was seen
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._work.wait(), _HOUSEKEEPING_S)
+        self._idle = False
+
+    async def _drain(self, timeout_s: float) -> int:
+        deadline = time.monotonic() + timeout_s
+        self._hurry += 1
+        try:
+            self._set_work(self._urgent)
+            # polled: the deque is filled by other threads, which set no event
+            while self.pipeline.is_busy and time.monotonic() < deadline:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            if self._shared is not None:
+                await self._shared.publish(min(1.0, max(0.0, deadline - time.monotonic())))
+            left = 0 if self._sink is None else await self._sink.drain(max(0.0, deadline - time.monotonic()))
+            return left + len(self._queue) + self.pipeline.in_hand
+        finally:
+            self._hurry -= 1

@@ -1,1 +1,0 @@
-"""Batches into PostgreSQL or SQLite."""
