@@ -1,28 +1,28 @@
-# One obvious command for everything; CI calls the same ones. All set-up happens in .venv.
+# One command for each task; CI calls the same ones. Everything is set up in .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# no byte code ahead of time: most of it is never imported, and the demo starts sooner
+# no byte code ahead of time: most of it is never imported, and the demo starts earlier
 PIP := $(BIN)/pip install -qq --no-compile
 ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo test shapes faults adopt install format check bench build lock clean
 
-demo: $(VENV)/demo.stamp  ## the whole way in one minute; ARGS="--json" or ARGS="--keep"
+demo: $(VENV)/demo.stamp  ## see llmctx at work in one minute; ARGS="--json" or ARGS="--keep"
 	@$(BIN)/llmctx demo $(ARGS)
 
-test: $(VENV)/dev.stamp  ## every test; ARGS="-k name" passes on
+test: $(VENV)/dev.stamp  ## all tests; ARGS="-k name" is passed to pytest
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-shapes: $(VENV)/dev.stamp  ## every shape in which a call can be made, twice; the second time on a busy machine
+shapes: $(VENV)/dev.stamp  ## all scenarios of calls, twice; the second time on a busy machine
 	$(BIN)/python -m pytest tests/promises/test_attribution.py --all-shapes $(ARGS)
 	$(BIN)/python -m pytest tests/promises/test_attribution.py --all-shapes --busy --timeout 600 $(ARGS)
 
-faults: $(VENV)/dev.stamp  ## everything that is to be survived, at length; ARGS="--seeds 50 --seconds 60"
+faults: $(VENV)/dev.stamp  ## all faults that llmctx must survive, at length; ARGS="--seeds 50 --seconds 60"
 	$(BIN)/python -m tests.faults $(ARGS)
 
-adopt: $(VENV)/dev.stamp  ## tables of a million rows, adopted and partitioned beside their writers; ARGS="100000 texts"
+adopt: $(VENV)/dev.stamp  ## adopt and partition tables of a million rows while they are written to; ARGS="100000 texts"
 	$(BIN)/python -m tests.migration.million $(ARGS)
 
 install: $(VENV)/dev.stamp  ## the development environment
@@ -38,7 +38,7 @@ check: $(VENV)/dev.stamp  ## style, types, floors, changelog
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.packaging.changelog
 
-bench: $(VENV)/dev.stamp  ## what llmctx costs, as ratios in one run
+bench: $(VENV)/dev.stamp  ## the cost of llmctx, as ratios in one run
 	$(BIN)/python -m bench $(ARGS)
 
 build: $(VENV)/dev.stamp  ## sdist and wheel in dist/
