@@ -22,7 +22,8 @@ from llmctx.core.errors import ConfigError
 from llmctx.delivery.redact.custom import Function, OwnFunction, OwnPattern, Withheld
 from llmctx.delivery.redact.pii import Personal
 from llmctx.delivery.redact.secrets import Credentials
-from llmctx.delivery.redact.spans import SearchText, Span, merged, placeholder, replaced
+from llmctx.delivery.redact.normal_form import NormalForm
+from llmctx.delivery.redact.spans import Span, merged, placeholder, replaced
 
 __all__ = ["EDGE", "KINDS", "Redactor", "Withheld"]
 
@@ -37,8 +38,9 @@ _NO_NUMBER: Final = 10**20
 _PLACEHOLDER: Final = re.compile(r"\[redacted:[a-z0-9_]{1,32}\]")
 _DASHES: Final = r"\u00a0\u2010-\u2015\uff0d"
 _EDGE_WORD: Final = rf"[A-Za-z0-9_.+/=@:%~\\{_DASHES}-]{{0,{EDGE}}}+"
-_EDGE_GROUP: Final = r"[^\S\n][xX]?[A-Z0-9]{1,8}+[xX]?(?![A-Za-z0-9])"
-_EDGE: Final = re.compile(rf"{_EDGE_WORD}(?:{_EDGE_GROUP}){{0,8}}+")
+_EDGE_GROUP: Final = r"[^\S\n]{0,2}[-/() .]?[^\S\n]?(?<=[-/() .\u00a0\u2009\t])[-(]?[xX]?[A-Z0-9]{1,8}+[xX]?(?![A-Za-z0-9])"
+_EDGE_PLACEHOLDER: Final = r"(?:\[redacted:[a-z0-9_]{1,32}\]|\][a-z0-9_]{1,32}:detcader\[)"
+_EDGE: Final = re.compile(rf"(?:{_EDGE_PLACEHOLDER}(?={_EDGE_GROUP}))?{_EDGE_WORD}(?:{_EDGE_GROUP}){{0,8}}+")
 """A word and the groups of a number behind it, or, read backwards, before it."""
 _SILENT: Final = frozenset({"role", "content", "text", "type"})
 """Names of most texts. They tell nothing, and hold nothing."""
@@ -170,9 +172,11 @@ class Redactor:
     def _spans(self, text: str) -> list[Span]:
         spans: list[Span] = []
         if len(text) >= _SHORTEST:
-            view = SearchText(text)
+            view = NormalForm(text)
             for find in self._finders:
                 find(view, spans)
+            if spans and not view.is_original:
+                spans = [(*view.original(start, end), kind) for start, end, kind in spans]
         for pattern in self._patterns:
             spans += pattern.find(text)
         return _beside_placeholders(text, merged(spans)) if spans else spans

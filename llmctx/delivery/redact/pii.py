@@ -1,169 +1,214 @@
-"""What identifies people: e-mail addresses, payment cards, Chinese mobile numbers and resident ids, IBANs.
+"""What identifies people by numbers: payment cards, telephone numbers, resident ids, IBANs.
 
 Numbers are taken for what they seem only if their check digits are right, their length and beginning are possible,
-and they stand alone: not inside of a longer number, an identifier, a hash or a decimal fraction.
+and they stand alone: not inside of a longer number, an identifier, a hash or a decimal fraction. What may be one is
+told by its shape first: digits, what stands between them, and what stands around. Shapes repeat, so what each may be is
+worked out once and remembered; texts without seven digits in a row, blanks and dashes aside, are left at once.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from datetime import date
+from functools import lru_cache
 from typing import Final
 
-from llmctx.delivery.redact.spans import SearchText, Span, after_escape, begins
+from llmctx.delivery.redact.emails import find_emails
+from llmctx.delivery.redact.normal_form import NormalForm
+from llmctx.delivery.redact.phones import Cues, is_expected, is_foreign, is_written_as_one
+from llmctx.delivery.redact.spans import Span
 
-_MAIL: Final = re.compile(
-    rb"@(?<=[A-Za-z0-9_%+-]@)(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62}+)\.){1,8}[A-Za-z][A-Za-z-]{1,30}+(?![A-Za-z0-9_(])"
-)
-_LOCAL: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+-"
-_USERINFO: Final = re.compile(rb"[^\s/@:\"'<>]{0,256}+:[^\s/@\"'<>]{0,256}+")
-_FILES: Final = (b".png", b".jpg", b".jpeg", b".gif", b".svg", b".webp", b".css", b".js", b".json")
+_SEPARATORS: Final = b" .()/-\t"
+_SHAPES: Final = bytes(
+    0x30 if chr(c).isdigit() and c < 0x80
+    else 0x41 if 0x41 <= c <= 0x5A
+    else 0x61 if 0x61 <= c <= 0x7A or c in (0x5F, 0x80)
+    else 0x20 if c == 0x09
+    else c if chr(c) in " .()/-+\n"
+    else 0x24 if chr(c) in "$#"
+    else 0x2C
+    for c in range(256)
+)  # fmt: skip
+"""Digits as "0", capitals as "A", small letters as "a", separators as they are, all else as ","."""
+_DIGITS: Final = bytes(0x30 if 0x30 <= c <= 0x39 else 0x20 for c in range(256))
+_FEWEST: Final = 7  # digits of a telephone number
+_MOST: Final = 24
+_RUN: Final = re.compile(rb"(?<![0a])0(?:[ .()/-]{0,3}+0){6,23}")
+_AROUND: Final = 4  # signs before and behind a run that belong to its shape
 
-# Digits as "0", what may stand between them as "-" ("?" is a space or dash beyond ASCII), all else as " ".
-_SHAPES: Final = bytes(0x30 if 0x30 <= c <= 0x39 else 0x2D if c in b" -.?\t" else 0x20 for c in range(256))
-_MANY_DIGITS: Final = re.compile(rb"000[0-]{7,}+")  # what every kind of number has in it
-_FEWEST: Final = 10  # digits: a Dutch IBAN; dates and amounts have fewer
-_AROUND: Final = 40  # characters beside the digits that belong to an IBAN
-_BEFORE, _BEHIND = 8, 4  # to other numbers: an escape or a country code; an X, and what must not follow
-_ENDLESS: Final = re.compile(rb"0{28,}+")  # too long to be, or to have in it, any of these
-_DASHES: Final = frozenset(" -.\t\u00a0\u2002\u2003\u2009\u202f\u3000\u2010\u2011\u2012\u2013\u2014\u2015\uff0d")
+_SEP: Final = "[ .()/-]{1,3}"
+_ALONE: Final = "(?<![0Aa])(?<!0[.])(?<!0[.]-)"
+_ENDS: Final = "(?![0Aa])(?![.]0)"
+_CARD: Final = (
+    f"0000(?:{_SEP}0000){{2,3}}(?:{_SEP}0{{1,4}})?|0000{_SEP}000000{_SEP}0{{4,5}}|0{{6}}{_SEP}0{{7,13}}|0{{8}}{_SEP}0{{8}}"
+    f"|0{{13,19}}|0(?:[ .-]0){{12,18}}|00(?:[ .-]00){{6,9}}|000(?:[ .-]000){{4,5}}(?:[ .-]0)?"
+)
+_RESIDENT: Final = f"0{{6}}(?:{_SEP})?(?:0{{8}}|0000{_SEP}00{_SEP}00|0000{_SEP}0000)(?:{_SEP})?000[0Aa]|0{{15}}"
+_CHINESE: Final = (
+    f"(?:00(?:{_SEP})?|0000(?:{_SEP})?)?0{{11}}"
+    f"|(?<!0[ .-])(?:00{_SEP}|0000{_SEP})?(?:000{_SEP}0000(?:{_SEP})?0000|0000{_SEP}000{_SEP}0000|000{_SEP}00000000)(?![ .-]0)"
+)
+_KINDS: Final = tuple(
+    (kind, re.compile(f"(?={_ALONE}(?P<it>{shape}){ends})".encode()))
+    for kind, shape, ends in (
+        ("card", _CARD, _ENDS),
+        ("resident_id", _RESIDENT, "(?![0Aa])"),
+        ("mobile", _CHINESE, _ENDS),
+        ("ssn", "000-00-0000", _ENDS + "(?!-0)"),
+        ("cpf", "000[.]000[.]000-00", _ENDS),
+        ("rrn", "000000-0000000", _ENDS),
+    )
+)
+_FOREIGN: Final = re.compile(rb"\+[ (]{0,2}0(?:[ .()/-]{0,3}0){6,14}(?![0Aa])")
+_NATIONAL: Final = re.compile(
+    rb"(?<![0Aa$])(?<!0[ .+/-])(?<!0[.]-)\(?0{1,5}(?:[)]? ?[ .()/-] ?[(]?0{2,8}){1,6}(?![0Aa])(?![.]0)(?! ?[-/] ?0)"
+)
+_SOLID: Final = re.compile(rb"(?<![0Aa$])(?<!0[ .+/-])0{7,12}(?![0Aa])(?![ .-]0)")
 
-_SEP: Final = "[ .?-]"
-_GROUPS: Final = (
-    rf"(?:{_SEP}[0-9]{{4}}{_SEP}?[0-9]{{4}}|[0-9]{_SEP}[0-9]{{3}}{_SEP}[0-9]{{4}})(?!{_SEP}[0-9])"  # 138 1234 5678
-)
-_DATE: Final = "(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])"
-_REST: Final = (  # of a number, behind its first digit
-    rf"(?:(?P<phone>(?<=1)[3-9][0-9](?:[0-9]{{8}}|(?<![0-9][ .-]...){_GROUPS}))"
-    rf"|(?P<resident_id>[0-9]{{5}}(?:{_SEP}?(?:18|19|20)[0-9]{{2}}{_DATE}{_SEP}?[0-9]{{3}}[0-9Xx]|[0-9]{{2}}{_DATE}[0-9]{{3}}))"
-    rf"|(?P<card>(?<=[2-6])[0-9]{{3}}(?:[0-9]{{9,15}}|{_SEP}[0-9]{{4}}{_SEP}[0-9]{{4}}{_SEP}[0-9]{{1,4}}"
-    rf"(?:{_SEP}[0-9]{{1,3}}(?![0-9]))?|{_SEP}[0-9]{{6}}{_SEP}[0-9]{{4,5}}"
-    rf"|[0-9]{{2}}{_SEP}[0-9]{{10,13}}|[0-9]{{4}}{_SEP}[0-9]{{8}})))"
-    r"(?![A-Za-z0-9_])(?!\.[0-9])"
-)
-# no part of a longer number, of a word or of a fraction, unless what stands before is a country code or an escape
-_NUMBER: Final = re.compile(rf"[1-8](?<![A-Za-z0-9_].)(?<![0-9]\..){_REST}".encode())
-_ABROAD: Final = re.compile(
-    (
-        rf"86(?:(?<=[^A-Za-z0-9_]86)|(?<=^86)|(?<=0086))\)?[ -]?"
-        rf"1(?P<phone>[3-9][0-9](?:[0-9]{{8}}|{_GROUPS}))(?![A-Za-z0-9_])"
-    ).encode()
-)
-_ESCAPED: Final = re.compile(rf"\\(?:[nrtbf]|u[0-9a-fA-F]{{4}})[1-8]{_REST}".encode())
-_PATTERNS: Final = (_NUMBER, _ABROAD, _ESCAPED)
 _NO_DIGIT: Final = bytes(c for c in range(256) if not 0x30 <= c <= 0x39)
 _DOUBLED: Final = bytes(((2 * (c - 48) - 9) if c > 52 else 2 * (c - 48)) if 48 <= c <= 57 else 0 for c in range(256))
 _ISSUERS: Final = re.compile(
     rb"4(?:[0-9]{12}|[0-9]{15}|[0-9]{18})|(?:5[1-5]|222[1-9]|22[3-9][0-9]|2[3-6][0-9]{2}|27[01][0-9]|2720)[0-9]{12,14}"
     rb"|3[47][0-9]{13}|3(?:0[0-5]|[68][0-9])[0-9]{11,16}|35(?:2[89]|[3-8][0-9])[0-9]{12,15}"
     rb"|6(?:011|5[0-9]{2}|4[4-9][0-9]|2[0-9]{2})[0-9]{12,15}|(?:50[0-9]{2}|5[6-9][0-9]{2}|6[37][0-9]{2})[0-9]{9,15}"
+    rb"|220[0-4][0-9]{12,15}"
 )
 _PROVINCES: Final = frozenset(
     b"11 12 13 14 15 21 22 23 31 32 33 34 35 36 37 41 42 43 44 45 46 50 51 52 53 54 61 62 63 64 65 71 81 82 83".split()
 )
+_MOBILE: Final = re.compile(rb"(?:(?:00)?86)?1[3-9][0-9]{9}")
+_SSN: Final = re.compile(rb"(?!000|666|9)[0-9]{3}-(?!00)[0-9]{2}-(?!0000)[0-9]{4}")
 
-_IBAN: Final = re.compile(
-    begins("[A-Z]").encode()
-    + rb"[A-Z][0-9]{2}(?=(?: ?[A-Z0-9]){11})(?:[A-Z0-9]{11,30}+|(?: [A-Z0-9]{4}){2,7} ?[A-Z0-9]{0,4})"
-)
-_IBAN_LENGTHS: Final = {
-    country: int(length)
-    for country, length in re.findall(
-        "([A-Z]{2})([0-9]{2})",
-        "AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BI27 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DJ27 DK18 DO28 EE20 EG29 "
-        "ES24 FI18 FK18 FO18 FR27 GB22 GE22 GI23 GL18 GR27 GT28 HR21 HU28 IE22 IL23 IQ23 IS26 IT27 JO30 KW30 KZ20 LB28 "
-        "LC32 LI21 LT20 LU20 LV21 LY25 MC27 MD24 ME22 MK19 MN20 MR27 MT31 MU30 NI28 NL18 NO15 OM23 PK24 PL28 PS29 PT25 "
-        "QA29 RO24 RS22 RU33 SA24 SC31 SD18 SE24 SI19 SK24 SM27 SO23 ST25 SV28 TL23 TN24 TR26 UA29 VA22 VG24 XK20 YE30",
-    )
-}
+_IBAN_SHAPE: Final = re.compile(rb"AA00(?<![0Aa]AA00)(?:[ .-]?[A0]){11,33}+")
 _AS_DIGITS: Final = {ord(sign): str(int(sign, 36)) for sign in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
+
+_INSURANCE: Final = (b"ni n", b"nino", b"insurance")
+_NINO: Final = re.compile(
+    rb"(?<![A-Za-z0-9])(?i:[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z][ -]?\d\d[ -]?\d\d[ -]?\d\d[ -]?[A-D])(?![A-Za-z0-9])"
+)
+_NAMED: Final = tuple(
+    (marks, kind, re.compile(pattern, re.IGNORECASE))
+    for marks, kind, pattern in (
+        ((b"ssn", b"social sec"), "resident_id", rb"(?:ssn|social security(?: (?:number|no\.?|num))?)\W{0,4}(?:(?:is|was|number|no)\W{1,3}){0,2}(\d{3}[ .-]?\d{2}[ .-]?\d{4})(?!\d)"),
+        ((b"passport",), "resident_id", rb"passport[^\n]{0,40}?(?<![A-Za-z0-9])([A-Z]{0,2}\d{7,9}[A-Z]?)(?![A-Za-z0-9])"),
+        ((b"aadhaar", b"aadhar"), "resident_id", rb"aadha+r[^\n\d]{0,30}(\d{4}[ -]?\d{4}[ -]?\d{4})(?!\d)"),
+        ((b"pan ", b"pan:"), "resident_id", rb"\bpan\b[^\n]{0,20}?\b([A-Z]{5}\d{4}[A-Z])\b"),
+        ((b"driv",), "resident_id", rb"driv(?:er|ing)[^\n]{0,40}?(?<![A-Za-z0-9])([A-Z]{1,2}\d{6,12}|[A-Z]{5}\d{6}[A-Z0-9]{5})(?![A-Za-z0-9])"),
+        ((b"social ins", b"sin "), "resident_id", rb"(?:social insurance|\bsin\b)[^\n\d]{0,20}(\d{3}[ -]\d{3}[ -]\d{3})(?!\d)"),
+        ((b"dni", b"nie"), "resident_id", rb"\b(?:dni|nie)\b[^\n\w]{0,4}((?:[XYZ]\d{7}|\d{8})-?[A-Z])\b"),
+        ((b"identity", b"national id", b"id card", b"id number", b"hkid"), "resident_id", rb"(?:identity|national id|id card|id number|hkid)[^\n]{0,24}?(?<![A-Za-z0-9])([A-Z]{1,2}\d{6}\([0-9A]\)|[A-Z][1289]\d{8})(?![A-Za-z0-9])"),
+        ((b"my ip", b"'s ip", b"their ip", b"client ip"), "ip", rb"(?:my|'s|their|client) ip(?: ?v?[46])?(?: address)?(?: is|:| =)? {0,2}(\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}|[0-9a-f]{1,4}(?::[0-9a-f]{0,4}){2,7})(?![\w.])"),
+    )
+)  # fmt: skip
+_NAMED_BEYOND: Final = tuple(
+    (kind, re.compile(pattern, re.IGNORECASE))
+    for kind, pattern in (
+        ("resident_id", r"(?:护照|護照|通行证|通行證)[^\nA-Za-z0-9]{0,10}([A-Z]{1,2}[0-9]{7,8}|[0-9]{8,9})(?![A-Za-z0-9])"),
+        ("resident_id", r"(?:身[份分][证證]|居民證|居留證)[^\nA-Za-z0-9]{0,10}([A-Z][0-9]{9}|[A-Z]{1,2}[0-9]{6}\([0-9A]\))(?![A-Za-z0-9])"),
+        ("resident_id", r"(?:パスポート|マイナンバー|여권)[^\nA-Za-z0-9]{0,12}([A-Z]{0,2}[0-9]{7,12}|[0-9]{4} [0-9]{4} [0-9]{4})(?![A-Za-z0-9])"),
+        ("ip", r"(?:我的|本机|用户)\s?ip\s?(?:地址)?\s?[是为:：]?\s?([0-9]{1,3}(?:\.[0-9]{1,3}){3})(?![0-9.])"),
+    )
+)  # fmt: skip
+
+Candidate = tuple[str, int, int]
+"""What a part of a run may be, and where in it that stands."""
 
 
 class Personal:
-    """Finds the kinds it is given of email, card, phone, resident_id, iban."""
+    """Finds the kinds it is given of email, card, phone, resident_id, iban, ip."""
 
-    KINDS: Final = frozenset({"email", "card", "phone", "resident_id", "iban"})
+    KINDS: Final = frozenset({"email", "card", "phone", "resident_id", "iban", "ip"})
 
     def __init__(self, kinds: frozenset[str]) -> None:
         self._kinds = kinds
         self._numbers = bool(kinds & {"card", "phone", "resident_id"})
 
-    def find(self, view: SearchText, spans: list[Span]) -> None:
+    def find(self, view: NormalForm, spans: list[Span]) -> None:
         """Append to `spans` what is found."""
-        raw, kinds = view.raw, self._kinds
-        if "email" in kinds and b"@" in raw:
-            _find_mails(raw, spans)
-        shapes = raw.translate(_SHAPES)
-        if b"0" * 28 in shapes:
-            shapes = _ENDLESS.sub(_blank, shapes)
-        runs = [run.span() for run in _MANY_DIGITS.finditer(shapes) if run[0].count(b"0") >= _FEWEST]
-        if not runs:
+        raw, low, kinds = view.raw, view.low, self._kinds
+        if "email" in kinds:
+            find_emails(raw, low, spans)
+        together = raw.translate(_DIGITS, _SEPARATORS)
+        if b"0" * (_FEWEST - 1) not in together:
             return
+        if "resident_id" in kinds and any(mark in low for mark in _INSURANCE):
+            spans += [(*match.span(), "resident_id") for match in _NINO.finditer(raw)]
+        if b"0" * _FEWEST not in together:
+            return
+        for marks, kind, pattern in _NAMED:
+            if kind in kinds and any(mark in low for mark in marks):
+                spans += [(*match.span(1), kind) for match in pattern.finditer(raw)]
+        if not raw.isascii():
+            for kind, named in _NAMED_BEYOND:
+                if kind in kinds:
+                    spans += [(*match.span(1), kind) for match in named.finditer(view.text)]
+        shapes = raw.translate(_SHAPES)
         if self._numbers:
-            for start, end in _windows(runs, _BEFORE, _BEHIND):
-                for pattern in _PATTERNS:
-                    for match in pattern.finditer(raw, start, end):
-                        self._consider(match, view.text, spans)
-        if "iban" in kinds:
-            for start, end in _windows(runs, _AROUND, _AROUND):
-                for match in _IBAN.finditer(raw, start, end):
-                    if length := _iban_length(match[0]):
-                        spans.append((match.start(), match.start() + length, "iban"))  # noqa: PERF401  as it reads
+            self._find_numbers(view, shapes, spans)
+        if "iban" in kinds and b"AA00" in shapes:
+            for match in _IBAN_SHAPE.finditer(shapes):
+                if length := _iban_length(raw[match.start() : match.end()]):
+                    spans.append((match.start(), match.start() + length, "iban"))
 
-    def _consider(self, match: re.Match[bytes], text: str, spans: list[Span]) -> None:
-        name = match.lastgroup
-        assert name is not None
-        start, end = match.start(name) - 1, match.end(name)
-        found = match.string[start:end]
-        if b"?" in found and not _DASHES.issuperset(
-            sign for sign, byte in zip(text[start:end], found, strict=True) if byte == 0x3F
-        ):
-            return  # a word stands between the digits
-        kind = name if name == "phone" else _verified(found, name)
-        if kind in self._kinds:
-            spans.append((start, end, kind))
-
-
-def _windows(runs: list[tuple[int, int]], before: int, behind: int) -> Iterator[tuple[int, int]]:
-    """The runs with what is around them, those that touch as one: nothing is searched twice."""
-    start, end = -1, -1
-    for begin, finish in runs:
-        if begin - before > end:
-            if end >= 0:
-                yield max(0, start), end
-            start = begin - before
-        end = finish + behind
-    yield max(0, start), end
+    def _find_numbers(self, view: NormalForm, shapes: bytes, spans: list[Span]) -> None:
+        raw, kinds, phones = view.raw, self._kinds, "phone" in self._kinds
+        cues: Cues | None = None
+        for run in _RUN.finditer(shapes):
+            first = max(0, run.start() - _AROUND)
+            for kind, start, end in _candidates(shapes[first : run.end() + _AROUND]):
+                number = raw[first + start : first + end]
+                if kind == "expected":
+                    if not phones:
+                        continue
+                    if cues is None:
+                        cues = Cues(view)
+                    found, strong = cues.before(first + start)
+                    verdict = "phone" if found and is_expected(number, strong) else ""
+                else:
+                    verdict = _verified(number, kind)
+                if verdict in kinds:
+                    spans.append((first + start, first + end, verdict))
 
 
-def _blank(match: re.Match[bytes]) -> bytes:
-    return b" " * (match.end() - match.start())
-
-
-def _find_mails(raw: bytes, spans: list[Span]) -> None:
-    last = 0
-    for match in _MAIL.finditer(raw):
-        at, end = match.span()
-        local = raw[max(last, at - 64) : at]
-        start = after_escape(raw, at - len(local) + len(local.rstrip(_LOCAL)))
-        last = end
-        if raw.endswith(_FILES, at, end) or raw[start:at] == b"git":
-            continue  # icon@2x.png, git@github.com:…
-        url = raw.rfind(b"://", max(0, start - 320), start)
-        if url < 0 or _USERINFO.fullmatch(raw, url + 3, start) is None:  # else the end of a password, and a host
-            spans.append((start, end, "email"))
+@lru_cache(16384)
+def _candidates(shape: bytes) -> tuple[Candidate, ...]:
+    """What a run may be, with `_AROUND` signs on both sides."""
+    found: list[Candidate] = []
+    for kind, pattern in _KINDS:
+        found += [(kind, *match.span("it")) for match in pattern.finditer(shape)]
+    found += [("foreign", *match.span()) for match in _FOREIGN.finditer(shape)]
+    for match in _NATIONAL.finditer(shape):
+        found += [("national", *match.span()), ("expected", *match.span())]
+    found += [("expected", *match.span()) for match in _SOLID.finditer(shape)]
+    return tuple(found)
 
 
 def _verified(found: bytes, kind: str) -> str:
     """What `found` is, or nothing."""
     number = found.translate(None, _NO_DIGIT)
+    if kind == "foreign":
+        return "phone" if is_foreign(found) else ""
+    if kind == "national":
+        return "phone" if is_written_as_one(found) else ""
+    if kind == "mobile":
+        return "phone" if _MOBILE.fullmatch(number) else ""
+    if kind == "ssn":
+        return "resident_id" if _SSN.fullmatch(found) else ""
+    if kind in ("cpf", "rrn"):
+        return "resident_id" if _is_sound(number, kind) else ""
     if kind == "resident_id":
         if found[-1] in b"xX":
             number += b"X"
-        if _is_resident(number):
-            return kind
+        return kind if _is_resident(number) else ""
     return "card" if _is_card(number) else ""
+
+
+def _is_sound(number: bytes, kind: str) -> bool:
+    """Of Brazil, or of Korea."""
+    from stdnum.br import cpf  # late, as below
+    from stdnum.kr import rrn
+
+    return bool((cpf if kind == "cpf" else rrn).is_valid(number.decode()))
 
 
 def _is_card(number: bytes) -> bool:
@@ -190,21 +235,16 @@ def _is_resident(number: bytes) -> bool:
 
 def _iban_length(found: bytes) -> int:
     """How many of the characters are an IBAN: what follows it may look like one more group."""
-    length = _IBAN_LENGTHS.get(found[:2].decode())
-    if length is None:
-        return 0
-    number = found.replace(b" ", b"").decode()
-    if len(number) < length or (length < len(number) and b" " not in found):
-        return 0
-    number = number[:length]
-    if int((number[4:] + number[:4]).translate(_AS_DIGITS)) % 97 != 1:
-        return 0
-    from stdnum import iban  # late: 30 ms, for what few texts hold
+    groups = re.split(rb"([ .-])", found)
+    while groups:
+        candidate = b"".join(groups)
+        number = b"".join(groups[::2]).decode()
+        if len(number) < 15:
+            return 0
+        if int((number[4:] + number[:4]).translate(_AS_DIGITS)) % 97 == 1:
+            from stdnum import iban  # late: 30 ms, for what few texts hold
 
-    if not iban.is_valid(number):
-        return 0
-    end = spaces = 0
-    while end - spaces < length:
-        spaces += found[end] == 0x20
-        end += 1
-    return end
+            if iban.is_valid(number):
+                return len(candidate)
+        groups = groups[:-2]
+    return 0

@@ -1,0 +1,69 @@
+"""E-mail addresses: international domains and names, quoted names, addresses of hosts, "name (at) example (dot) com"."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from llmctx.delivery.redact.spans import Span
+
+_LABEL: Final = rb"[A-Za-z0-9\x80\x81](?:[A-Za-z0-9\x80\x81-]{0,62}+)"
+_TOP: Final = rb"(?:(?:xn--[A-Za-z0-9-]{2,30}+|[A-Za-z][A-Za-z-]{1,30}+)(?![A-Za-z0-9_(])|\x80{2,12}+|\x81{2})"
+_HOST: Final = rb"\[(?:IPv6:[0-9A-Fa-f:.]{2,45}|\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3})\]"
+_MAIL: Final = re.compile(
+    rb"@(?<=[A-Za-z0-9_%+~!#$*=?^{}|\"\x80\x81-]@)(?:(?:" + _LABEL + rb"\.){1,8}" + _TOP + rb"|" + _HOST + rb")"
+)
+_SPELLED: Final = re.compile(
+    rb"(?<=[A-Za-z0-9_-])(?: ?[(\[{<] ?at ?[)\]}>] ?| at (?=[a-z0-9-]{1,40} dot ))"
+    rb"(?:[a-z0-9-]{1,62}(?:\.| ?[(\[{<] ?(?:dot|punkt|point) ?[)\]}>] ?| dot )){1,5}[a-z]{2,24}(?![a-z0-9_(])"
+)
+_AT: Final = re.compile(rb"[\[<{] ?at ?[\]>}]")
+_LOCAL: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+~!#$*=?^{}|&-\x80"
+_PLAIN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+-\x80"
+_FIRST: Final = b"._%+~!#$*=?^{}|&-"
+_USERINFO: Final = re.compile(rb"[^\s/@:\"'<>]{0,256}+:[^\s\"'<>]{0,256}+")
+_FILES: Final = (b".png", b".jpg", b".jpeg", b".gif", b".svg", b".webp", b".css", b".js", b".json", b".ts", b".md", b".py")
+
+
+def find_emails(raw: bytes, low: bytes, spans: list[Span]) -> None:
+    """Append to `spans` the addresses of a text."""
+    if b"@" in raw:
+        _find(raw, spans)
+    if b"at)" in low or b" dot " in low or ((b"[" in low or b"<" in low or b"{" in low) and _AT.search(low)):
+        last = 0
+        for match in _SPELLED.finditer(low):
+            local = raw[max(last, match.start() - 64) : match.start()]
+            start = match.start() - len(local) + len(local.rstrip(_PLAIN))
+            last = match.end()
+            if start < match.start():
+                spans.append((start, last, "email"))
+
+
+def _find(raw: bytes, spans: list[Span]) -> None:
+    last = 0
+    for match in _MAIL.finditer(raw):
+        at, end = match.span()
+        start = _start(raw, max(last, at - 64), at)
+        last = end
+        if start == at or raw.endswith(_FILES, at, end) or raw[start:at] == b"git":
+            continue  # icon@2x.png, git@github.com:…
+        url = raw.rfind(b"://", max(0, start - 320), start)
+        if url < 0 or _USERINFO.fullmatch(raw, url + 3, start) is None:  # else the end of a password, and a host
+            spans.append((start, end, "email"))
+
+
+def _start(raw: bytes, first: int, at: int) -> int:
+    """Where the name before the "@" begins."""
+    before = raw[at - 1]
+    if before == 0x22:  # "odd name"@example.com
+        opened = raw.rfind(b'"', first, at - 1)
+        quoted = raw[opened + 1 : at - 1]
+        if opened < 0 or not quoted.strip() or b"\n" in quoted or raw[opened - 1 : opened].isalnum():
+            return at
+        return opened
+    local = raw[first:at]
+    if before == 0x81:
+        shorter = local.rstrip(_PLAIN + b"\x81")
+        return max(at - len(local) + len(shorter), at - 24)
+    kept = local.rstrip(_PLAIN)
+    return at - len(local) + len(kept)

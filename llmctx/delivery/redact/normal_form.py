@@ -1,0 +1,246 @@
+"""The form of a text in which secrets are searched, and the way back to where they stand in the text itself.
+
+People paste logs, terminals, URLs, web pages and JSON within JSON. There a key may be written `sk\\u002dproj`, a card in
+full-width digits, an address with `%40`, a number with zero-width spaces or colours in it. All of that is undone before
+any search: escapes become what they stand for, also nested and mixed ones; what is not visible goes; dashes, spaces
+and digits of other scripts become those of ASCII.
+
+`NormalForm.text` is that as characters, `raw` has one byte for each of them: ASCII as it is, LETTER for letters of
+alphabets, IDEOGRAPH for scripts without spaces between words, "?" for all else. `original` leads back to the text.
+Everything is done by the C library in time proportional to the length: no loop of Python's runs over characters, and
+most texts hold nothing to undo.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from bisect import bisect_right
+from collections.abc import Sequence
+from functools import cache
+from itertools import accumulate
+from typing import Final
+
+LETTER: Final = 0x80
+IDEOGRAPH: Final = 0x81
+_OTHER: Final = 0x3F
+_ROUNDS: Final = 4  # of escapes within escapes of another kind; those of one kind count once, however deep
+_REMEMBERED: Final = 4096
+
+_INVISIBLE: Final = (
+    "\0\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
+    "\U000e0000-\U000e01ef"
+)
+_BACKSLASH: Final = (
+    r"\\{1,16}+(?:u[0-9a-fA-F]{4}|u\{[0-9a-fA-F]{1,6}\}|U[0-9a-fA-F]{8}|x[0-9a-fA-F]{2}|(?:033|e)(?=\[)|\r?\n[ \t]{0,16}+)"
+)
+_PERCENT: Final = (
+    r"%(?:25){0,16}+[0-7][0-9a-fA-F]"
+    r"|%(?:25){0,16}+[c-fC-F][0-9a-fA-F](?:%(?:25){0,16}+[89abAB][0-9a-fA-F]){1,3}+"
+)
+_ENTITY: Final = (
+    r"&(?:amp;){0,16}+(?:#[0-9]{1,7};|#[xX][0-9a-fA-F]{1,6};|(?:quot|apos|amp|lt|gt|nbsp|shy|commat|colon|equals|period"
+    r"|lowbar|hyphen|dash|sol|num|plus|Tab|NewLine|ZeroWidthSpace|ensp|emsp|thinsp|ndash|mdash|lpar|rpar|excl|dollar"
+    r"|percnt|semi|ast|bsol);)|<wbr ?/?>"
+)
+_COLOUR: Final = r"(?:\^\[)?\[[0-9;]{1,16}+m"  # whose escape character was lost
+_TERMINAL: Final = (
+    r"[\x1b\x9b]\[?[0-9;:?]{0,24}+[A-Za-z]|\x1b\][^\x07\x1b\n]{0,256}+(?:\x07|\x1b\\)?|\x1b|[^\n\x08]\x08"
+)
+_QUOTED_PRINTABLE: Final = (
+    r"(?<=[A-Za-z0-9_-]{6})(?<!word)(?<!WORD)(?<!oken)(?<!OKEN)(?<![Kk]ey)(?<!KEY)(?<!cret)(?<!CRET)=\r?\n(?=[A-Za-z0-9])"
+)
+_TOKEN: Final = re.compile(
+    f"({_BACKSLASH}|{_PERCENT}|{_ENTITY}|{_TERMINAL}|{_COLOUR}|{_QUOTED_PRINTABLE}|[{_INVISIBLE}]++)"
+)
+_HINTS: Final = tuple(
+    (sign, re.compile(pattern))
+    for sign, pattern in (
+        ("\\", _BACKSLASH),
+        ("%", "%[0-9a-fA-F]{2}"),
+        ("&", "&[a-zA-Z#][a-zA-Z0-9]"),
+        ("\x1b", "\x1b"),
+        ("[", r"\[0m"),
+        ("<", "<wbr"),
+        ("=", "=\r?\n"),
+        ("\0", "\0"),
+        ("\x08", "\x08"),
+    )
+)
+"""A sign that is seen in no time, and what must follow it for there to be something to undo."""
+_UNSEEN: Final = re.compile(f"[{_INVISIBLE}\x9b]")
+_SHORT: Final = (("\\n", " \n"), ('\\"', ' "'), ("\\t", " \t"), ("\\r", " \r"), ("\\'", " '"), ("\\/", " /"), ("\\b", "  "))
+"""Escapes that are undone without moving what follows: a blank more between words changes nothing."""
+
+
+class _Decoded(dict[str, str]):
+    """Token -> what it stands for. Tokens repeat: most are looked up."""
+
+    def __missing__(self, token: str) -> str:
+        if len(self) > _REMEMBERED:
+            self.clear()
+        self[token] = shown = _decoded(token)
+        return shown
+
+
+def _decoded(token: str) -> str:
+    first = token[0]
+    if first == "\\":
+        rest = token.lstrip("\\")
+        if rest[0] in "\r\n":
+            return ""  # the line goes on
+        if rest[0] in "0e":
+            return "\x1b"
+        code = int(rest[1:].strip("{}"), 16)
+        return chr(code) if code < 0x110000 else " "
+    if first == "%":
+        octets = bytes.fromhex("".join(part[-2:] for part in token.split("%")[1:]))
+        return octets.decode("utf-8", "replace")
+    if first == "&":
+        return html.unescape("&" + token.replace("amp;", "")[1:]) if token.replace("amp;", "") != "&" else "&"
+    return ""
+
+
+_DECODED: Final = _Decoded()
+
+
+class NormalForm:
+    """A text for searching, and the way back: `text`, `raw` and `low` have the same positions."""
+
+    __slots__ = ("_maps", "_undone", "low", "raw", "text")
+
+    def __init__(self, text: str) -> None:
+        self._undone: list[tuple[list[str], list[str]]] = []
+        self._maps: list[tuple[list[int], list[int]]] | None = None
+        for _ in range(_ROUNDS):
+            if "\\" in text:
+                for escape, shown in _SHORT:
+                    text = text.replace(escape, shown)
+            if not _has_tokens(text):
+                break
+            parts = _TOKEN.split(text)
+            if len(parts) == 1:
+                break
+            shown = parts.copy()
+            shown[1::2] = map(_DECODED.__getitem__, parts[1::2])
+            text = "".join(shown)
+            self._undone.append((shown, parts))
+        self.text = text
+        self.raw = _as_bytes(text)
+        self.low = self.raw.lower()
+
+    def original(self, start: int, end: int) -> tuple[int, int]:
+        """Where in the text itself stands what is between `start` and `end`; whole escapes."""
+        if self._maps is None:
+            self._maps = [(_ends(after), _ends(before)) for after, before in reversed(self._undone)]
+        for after, before in self._maps:
+            start, end = _back(start, after, before), _back(end - 1, after, before, end=True)
+        return start, end
+
+    @property
+    def is_original(self) -> bool:
+        """Are all positions those of the text itself?"""
+        return not self._undone
+
+
+def _ends(parts: list[str]) -> list[int]:
+    return list(accumulate(map(len, parts), initial=0))
+
+
+def _back(at: int, after: list[int], before: list[int], end: bool = False) -> int:
+    """The position before one round of undoing; `end`: where the character that stands at `at` ends."""
+    part = bisect_right(after, at) - 1
+    if part % 2:  # a token: all of it
+        return before[part + 1] if end else before[part]
+    return before[part] + at - after[part] + end
+
+
+def _has_tokens(text: str) -> bool:
+    for sign, pattern in _HINTS:
+        if sign in text and pattern.search(text):
+            return True
+    return not text.isascii() and _UNSEEN.search(text) is not None
+
+
+# -- characters as bytes --------------------------------------------------------------------------------------------
+
+
+def _sign(character: str) -> int:
+    code = ord(character)
+    if code < 0x80:
+        return code
+    plain = unicodedata.normalize("NFKC", character)
+    if len(plain) == 1 and plain.isascii():
+        return ord(plain)
+    category = unicodedata.category(character)
+    if category == "Nd":
+        return 0x30 + unicodedata.decimal(character)
+    if category == "Pd" or character in "\u2043\u2212\u30fb\u00b7\u2022":
+        return 0x2D
+    if category in ("Zs", "Zl", "Zp"):
+        return 0x20
+    if character in "“”„‟«»「」『』":
+        return 0x22
+    if character in "‘’‚‛":
+        return 0x27
+    if category[0] in "LM":
+        return IDEOGRAPH if code >= 0x2E80 and category == "Lo" else LETTER
+    return _OTHER
+
+
+_CJK: Final = bytes([*range(0x34, 0xA0), *range(0xAC, 0xD8), *range(0xF9, 0xFB)])
+_ALPHABETS: Final = bytes([*range(0x01, 0x1F), 0xA6])
+_TELLING: Final = (0x00, 0x01, 0x02, 0x03, 0x04, 0x06, 0x09, 0x20, 0x21, 0x22, 0x24, 0x30, 0x31, 0xFE, 0xFF)
+"""Blocks of 256 characters in which some stand for a sign of ASCII, or which are half of letters."""
+_MATHEMATICAL: Final = (0x1D4, 0x1D5, 0x1D6, 0x1D7)
+
+
+@cache
+def _signs_of(block: int) -> bytes:
+    return bytes(_sign(chr(block << 8 | low)) for low in range(256))
+
+
+@cache
+def _selects(blocks: bytes) -> bytes:
+    """A table for `translate`: all bits for those."""
+    return bytes(0xFF if number in blocks else 0 for number in range(256))
+
+
+def _as_bytes(text: str) -> bytes:
+    """One byte for each character. Whole columns of bytes are selected and combined as numbers of any size."""
+    if text.isascii():
+        return text.encode()
+    wide = text.encode("utf-32-le", "surrogatepass")
+    low, block, plane = wide[::4], wide[1::4], wide[2::4]
+    size = len(low)
+
+    def where(column: bytes, numbers: bytes) -> int:
+        return int.from_bytes(column.translate(_selects(numbers)), "little")
+
+    def chosen(numbers: Sequence[int], mask: int) -> int:
+        found = 0
+        for number in numbers:
+            if bytes([number & 0xFF]) in block:
+                signs = int.from_bytes(low.translate(_signs_of(number)), "little")
+                found |= signs & mask & where(block, bytes([number & 0xFF]))
+        return found
+
+    every = (1 << 8 * size) - 1
+    known = where(block, bytes(_TELLING))
+    ideographs = where(block, _CJK)
+    letters = where(block, _ALPHABETS) & ~known
+    others = every & ~(known | ideographs | letters)
+    if plane.count(0) == size:
+        found = chosen(_TELLING, every)
+    else:
+        beyond = where(plane, bytes(range(1, 256)))
+        first, second = where(plane, b"\1"), where(plane, b"\2\3")
+        mathematical = first & where(block, bytes(number & 0xFF for number in _MATHEMATICAL))
+        found = chosen(_TELLING, ~beyond) | chosen(_MATHEMATICAL, mathematical)
+        ideographs = ideographs & ~beyond | second
+        letters &= ~beyond
+        others = (others | beyond) & ~(second | mathematical)
+    ones = every // 0xFF
+    found |= ideographs & ones * IDEOGRAPH | letters & ones * LETTER | others & ones * _OTHER
+    return found.to_bytes(size, "little")

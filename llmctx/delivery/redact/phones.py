@@ -1,0 +1,122 @@
+"""Telephone numbers of all countries.
+
+What may be a number is found by its shape (`numbers.py`), and judged by `phonenumbers`, Google's library, which knows the
+numbers of every country. A number with a country code stands for itself. One without is hardly told from others: it
+must be written as people write them somewhere, or stand behind a word like "phone" or "手机", and there any number will
+do that some country has. Judging takes 30 µs: what was judged is remembered, and a text full of numbers is judged by
+the first hundreds of them.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from functools import lru_cache
+from typing import Final
+
+from llmctx.delivery.redact.normal_form import NormalForm
+
+_REGIONS: Final = ("US", "CN", "GB", "DE", "FR", "IN", "JP", "KR", "BR", "IT", "ES", "AU", "RU", "TW", "HK", "SG", "NL", "AE", "MX", "TR")
+_TRUNK: Final = ("GB", "DE", "CN", "FR", "JP", "KR", "IN", "AU", "IT", "NL", "TW", "TR")
+_NOT_DIGIT: Final = bytes(c for c in range(256) if not 0x30 <= c <= 0x39)
+
+_STRONG: Final = (
+    rb"(?:tele?(?:ph|f)on[a-z]{0,3}|tel|t\x80l\x80phone|phone|mobile?|m\x80vil|mob|cell(?:phone|ular)?|handy|fax|whatsapp|wechat"
+    rb"|sms|hotline|celular|fon|ph|portable|numero|num\x80ro)"
+)
+_WEAK: Final = rb"(?:call(?:ed|ing)?|contact|reach(?:ed)?|dial(?:ed)?|ring|text(?:ed)?|number|helpline|support|callback|kontakt|rufnummer)"
+_CUE: Final = re.compile(rb"(?<![a-z])(?:(" + _STRONG + rb")|" + _WEAK + rb")(?![a-z])|[a-z](" + _STRONG + rb")(?![a-z])")
+_WORDS: Final = (
+    b"tel", b"phone", b"mob", b"cell", b"handy", b"fax", b"whatsapp", b"sms", b"hotline", b"call", b"contact", b"reach",
+    b"dial", b"number", b"text", b"nummer", b"vil", b"ph:", b"fon",
+)  # fmt: skip
+_CUE_BEYOND: Final = re.compile(
+    "电话|電話|手机|手機|联系方式|联系|聯絡|号码|號碼|热线|传真|座机|微信|致电|拨打|携帯|전화|휴대폰|연락처|[Тт]ел(?:ефон)?|[Мм]обильный|τηλ|هاتف"
+)
+_BETWEEN: Final = re.compile(
+    rb"(?:[^a-z0-9]|(?<![a-z])(?:no|nr|num|number|numbers|num\x80ro|is|was|are|at|on|me|us|him|her|them|home|work|office|cell|mobile|direct|line"
+    rb"|new|my|the|our|to|or|and|value|string|phone|tel|fax|text|de|ist|est|es|m|t|nummer|numero)(?![a-z])){0,48}"
+)
+_REACH: Final = 48
+_DATE: Final = re.compile(
+    rb"(?:19|20)\d\d[-./ ]\d{1,2}[-./ ]\d{1,2}(?:\D.*)?|\d{1,2}[-./]\d{1,2}[-./](?:19|20)\d\d(?:\D.*)?|\d{1,3}(?:\.\d{1,3}){3}|\d+\.\d+"
+)
+_AMERICAN: Final = re.compile(rb"(?:1[ .-]?)?(?:\([2-9]\d\d\) ?|[2-9]\d\d([-. ]))[2-9]\d\d[-. ]\d{4}")
+_PAIRS: Final = re.compile(rb"0[1-9]([ .-])\d\d\1\d\d\1\d\d\1\d\d")
+_TRUNKED: Final = re.compile(rb"\(?0[1-9]\d{0,3}\)?(?: ?[-/] ?| )\d{3,8}(?:[ -]\d{2,5}){0,2}")
+_SERVICE: Final = re.compile(rb"[48]00-\d{3}-\d{4}|[48]00-\d{4}-\d{3}")
+
+
+@lru_cache(8192)
+def is_valid(number: str, region: str | None) -> bool:
+    """Has the country such numbers?"""
+    import phonenumbers  # late: 20 ms, for what few texts hold
+
+    try:
+        return phonenumbers.is_valid_number(phonenumbers.parse(number, region))
+    except phonenumbers.NumberParseException:
+        return False
+
+
+@lru_cache(8192)
+def is_possible(number: str, region: str | None) -> bool:
+    """Has the country numbers of that length?"""
+    import phonenumbers
+
+    try:
+        return phonenumbers.is_possible_number(phonenumbers.parse(number, region))
+    except phonenumbers.NumberParseException:
+        return False
+
+
+class Cues:
+    """The places of a text behind which a telephone number is to be expected."""
+
+    def __init__(self, view: NormalForm) -> None:
+        low = view.low
+        found: list[tuple[int, bool]] = []
+        if any(word in low for word in _WORDS):
+            found += [(match.end(), match[1] is not None or match[2] is not None) for match in _CUE.finditer(low)]
+        if not low.isascii():
+            found += [(match.end(), True) for match in _CUE_BEYOND.finditer(view.text)]
+            found.sort()
+        self._low = low
+        self._found = found
+        self._ends = [end for end, _ in found]
+
+    def before(self, start: int) -> tuple[bool, bool]:
+        """Does a cue stand before `start`, and is it a strong one?"""
+        at = bisect_right(self._ends, start) - 1
+        if at < 0 or start - self._ends[at] > _REACH:
+            return False, False
+        end, strong = self._found[at]
+        return _BETWEEN.fullmatch(self._low, end, start) is not None, strong
+
+
+def is_foreign(number: bytes) -> bool:
+    """A number with its country code: "+44 …", "(+44) …"."""
+    return is_possible("+" + number.translate(None, _NOT_DIGIT).decode(), None) or is_possible(number.decode(), None)
+
+
+def is_written_as_one(number: bytes) -> bool:
+    """A number without a country code, in a form in which people write them where it exists."""
+    if _AMERICAN.fullmatch(number):
+        return is_valid(number.translate(None, _NOT_DIGIT).decode(), "US")
+    if _PAIRS.fullmatch(number):
+        return is_valid(number.decode(), "FR")
+    if _TRUNKED.fullmatch(number) and _DATE.fullmatch(number) is None:
+        digits = number.translate(None, _NOT_DIGIT).decode()
+        return 9 <= len(digits) <= 12 and any(is_valid(digits, region) for region in _TRUNK)
+    return _SERVICE.fullmatch(number) is not None
+
+
+def is_expected(number: bytes, strong: bool) -> bool:
+    """A number behind a cue."""
+    if _DATE.fullmatch(number):
+        return False
+    digits = number.translate(None, _NOT_DIGIT).decode()
+    if not strong and digits.encode() == number:
+        return False  # "call 1234567890"
+    if digits.startswith("00"):
+        return is_possible("+" + digits[2:], None)
+    return any(is_possible(digits, region) for region in _REGIONS)
