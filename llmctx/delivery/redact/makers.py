@@ -235,7 +235,7 @@ _MAKERS: Final = {
 _KINDS: Final = {"eyJ": "token"}
 
 _BUILT: Final = (  # what begins with nothing special, by the sign that stands in it, or behind the first word
-    (b".", "api_key", rb"[0-9a-f]{32}\.[A-Za-z0-9]{16}(?![A-Za-z0-9_.-])"),  # Zhipu
+    (b".", "api_key", rb"[0-9a-f]{32}\.[A-Za-z0-9]{16}(?![A-Za-z0-9_-])"),  # Zhipu
     (b".", "token", rb"[MNO][A-Za-z0-9_-]{22,27}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{27,45}(?![A-Za-z0-9])"),  # Discord
     (b".", "api_key", rb"[A-Za-z0-9]{14}\.atlasv1\.[A-Za-z0-9_=-]{40,80}+"),  # Terraform
     (b":", "api_key", rb"[0-9]{8,10}:A[A-Za-z0-9_-]{32,36}(?![A-Za-z0-9_-])"),  # Telegram

@@ -22,11 +22,11 @@ _WS: Final = r"[ \t]{0,16}+"
 _LINES: Final = r"(?:[ \t]{0,16}+\r?\n){0,2}+[ \t]{0,16}+"
 _VALUE_OF: Final = r"\"?(?:value|val|default|content|string)[\"'\\]{0,3}+"
 _GLUE: Final = (
-    rf"s?[0-9]?(?:{_CLOSE}(?:{_WS}(?:,{_LINES}[\"'\\ ]{{0,3}}+{_VALUE_OF}{_WS}[:=]|(?:=>|->|:=|[:=|>]{{1,2}}+){_WS}(?:\|{_WS})?"
-    rf"|(?:is|was|are|ist|est|es|è)(?::| {_WS})"
+    rf"s?[0-9]?(?:{_CLOSE}(?:{_WS}(?:[(][^()\n]{{1,30}}[)]{_WS})?(?:,{_LINES}[\"'\\ ]{{0,3}}+{_VALUE_OF}{_WS}[:=]"
+    rf"|(?:=>|->|:=|[:=|>]{{1,2}}+){_WS}(?:\|{_WS})?|(?:is|was|are|ist|est|es|to)(?::| {_WS})"
     rf"|\n{_WS}(?:-{_WS})?{_VALUE_OF}{_WS}[:=])(?P<line>\r?\n[ \t]{{0,32}}+)?"
-    rf"|[ \t]{{1,16}}+value=|[^<>\n]{{0,60}}?>(?:\s{{0,8}}<[a-z:]{{1,20}}>)?|</[a-z:]{{1,20}}>\s{{0,16}}+<[a-z:]{{1,20}}>)"
-    rf"|(?P<gap>[\"'`]?[ \t]{{1,16}}+))"
+    rf"|[ \t]{{1,16}}+value=|,[ \t]{{0,4}}+(?=[\"'])|[^<>\n]{{0,60}}?>(?:\s{{0,8}}<[a-z:]{{1,20}}>)?"
+    rf"|</[a-z:]{{1,20}}>\s{{0,16}}+<[a-z:]{{1,20}}>)|(?P<gap>[\"'`]?[ \t]{{1,16}}+))"
 )
 _VALUE: Final = (
     rf"{_WS}(?P<open>[\"'`\\* ]{{0,6}}+)(?:(?<=\")(?P<quoted>[^\"\n\\]{{4,512}}+)(?=[\\ ]{{0,4}}\")|(?<=')(?P<single>[^'\n\\]{{4,512}}+)(?=[\\ ]{{0,4}}')"
@@ -96,7 +96,7 @@ _ASSIGNS: Final = frozenset((b"(", b"["))
 
 def is_random(value: bytes, least: int = 16) -> bool:
     """Is it what a machine made: of several classes of signs, or long and hexadecimal?"""
-    if len(value) < least or _is_innocent(value):
+    if len(value) < least or b" " in value or _is_innocent(value):
         return False
     if _DIGIT.search(value) is None:
         return len(value) >= 24 and value.isalnum() and _UPPER.search(value) is not None
@@ -253,8 +253,13 @@ class Named:
         assigns = b"=" in raw or b":" in raw
         for word, kind, pattern in self._names:
             if (assigns or word in _USUAL) and word in low:
-                for match in pattern.finditer(low):
-                    _consider(raw, low, word, kind, match, spans)
+                match = pattern.search(low)
+                while match:
+                    taken = _consider(raw, low, word, kind, match, spans)
+                    end = match.end()
+                    if not taken and end - match.start() < _BEFORE:  # the value may be a name itself
+                        end = match.start() + len(word)
+                    match = pattern.search(low, end)
         commands = _OPTION.search(raw) is not None
         for mark, kind, form, likely in self._forms:
             if mark in _GATED and not (commands if mark in _COMMANDS else _GATED[mark] in raw):
@@ -287,7 +292,7 @@ class Named:
             spans += [(*match.span(1), "token") for match in _LONE.finditer(raw) if is_random(match[1], 20)]
 
 
-def _consider(raw: bytes, low: bytes, word: bytes, kind: str, match: re.Match[bytes], spans: list[Span]) -> None:
+def _consider(raw: bytes, low: bytes, word: bytes, kind: str, match: re.Match[bytes], spans: list[Span]) -> bool:
     """Append what `match` has found, if it looks like a secret."""
     start, end = match.span("bare")
     quoted = False
@@ -301,7 +306,7 @@ def _consider(raw: bytes, low: bytes, word: bytes, kind: str, match: re.Match[by
     value = raw[start:end].rstrip().rstrip(b".:" if quoted else b".:!?" if kind != "password" else b".:")
     behind = match["behind"]
     if len(value) < 4 or (not quoted and behind in _ASSIGNS):
-        return  # code: a call, or an entry of something
+        return False  # code: a call, or an entry of something
     at = match.start()
     name = low[max(0, at - _BEFORE) : at + len(word)]
     if match.start("gap") >= 0:
@@ -322,6 +327,7 @@ def _consider(raw: bytes, low: bytes, word: bytes, kind: str, match: re.Match[by
         likely = _NO_TOKEN.search(name) is None and is_secret(value, quoted, behind)
     if likely:
         spans.append((start, start + len(value), kind))
+    return likely
 
 
 _SHORT: Final = frozenset((b"pass", b"_pw"))

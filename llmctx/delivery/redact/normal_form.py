@@ -33,7 +33,7 @@ _INVISIBLE: Final = (
     "\U000e0000-\U000e01ef"
 )
 _BACKSLASH: Final = (
-    r"\\{1,16}+(?:u[0-9a-fA-F]{4}|u\{[0-9a-fA-F]{1,6}\}|U[0-9a-fA-F]{8}|x[0-9a-fA-F]{2}|(?:033|e)(?=\[)|\r?\n[ \t]{0,16}+)"
+    r"\\{1,16}+(?:(?:u001[bB]|x1[bB]|033|e)\[[0-9;:?]{0,24}+[A-Za-z]|u[0-9a-fA-F]{4}|u\{[0-9a-fA-F]{1,6}\}|U[0-9a-fA-F]{8}|x[0-9a-fA-F]{2}|(?:033|e)(?=\[)|\r?\n[ \t]{0,16}+)"
 )
 _PERCENT: Final = (
     r"%(?:25){0,16}+[0-7][0-9a-fA-F]"
@@ -46,7 +46,7 @@ _ENTITY: Final = (
 )
 _COLOUR: Final = r"(?:\^\[)?\[[0-9;]{1,16}+m"  # whose escape character was lost
 _TERMINAL: Final = (
-    r"[\x1b\x9b]\[?[0-9;:?]{0,24}+[A-Za-z]|\x1b\][^\x07\x1b\n]{0,256}+(?:\x07|\x1b\\)?|\x1b|[^\n\x08]\x08"
+    r"(?:\x1b\[|\x9b)[0-9;:?]{0,24}+[A-Za-z]|\x1b\][^\x07\x1b\n]{0,256}+(?:\x07|\x1b\\)?|\x1b|[^\n\x08]\x08"
 )
 _QUOTED_PRINTABLE: Final = (
     r"(?<=[A-Za-z0-9_-]{6})(?<!word)(?<!WORD)(?<!oken)(?<!OKEN)(?<![Kk]ey)(?<!KEY)(?<!cret)(?<!CRET)=\r?\n(?=[A-Za-z0-9])"
@@ -90,6 +90,8 @@ def _decoded(token: str) -> str:
         rest = token.lstrip("\\")
         if rest[0] in "\r\n":
             return ""  # the line goes on
+        if rest[-1].isalpha() and "[" in rest:
+            return ""  # a colour
         if rest[0] in "0e":
             return "\x1b"
         code = int(rest[1:].strip("{}"), 16)

@@ -17,7 +17,6 @@ from typing import Final
 from llmctx.delivery.redact.normal_form import NormalForm
 
 _REGIONS: Final = ("US", "CN", "GB", "DE", "FR", "IN", "JP", "KR", "BR", "IT", "ES", "AU", "RU", "TW", "HK", "SG", "NL", "AE", "MX", "TR")
-_TRUNK: Final = ("GB", "DE", "CN", "FR", "JP", "KR", "IN", "AU", "IT", "NL", "TW", "TR")
 _NOT_DIGIT: Final = bytes(c for c in range(256) if not 0x30 <= c <= 0x39)
 
 _STRONG: Final = (
@@ -42,9 +41,23 @@ _DATE: Final = re.compile(
     rb"(?:19|20)\d\d[-./ ]\d{1,2}[-./ ]\d{1,2}(?:\D.*)?|\d{1,2}[-./]\d{1,2}[-./](?:19|20)\d\d(?:\D.*)?|\d{1,3}(?:\.\d{1,3}){3}|\d+\.\d+"
 )
 _AMERICAN: Final = re.compile(rb"(?:1[ .-]?)?(?:\([2-9]\d\d\) ?|[2-9]\d\d([-. ]))[2-9]\d\d[-. ]\d{4}")
-_PAIRS: Final = re.compile(rb"0[1-9]([ .-])\d\d\1\d\d\1\d\d\1\d\d")
-_TRUNKED: Final = re.compile(rb"\(?0[1-9]\d{0,3}\)?(?: ?[-/] ?| )\d{3,8}(?:[ -]\d{2,5}){0,2}")
-_SERVICE: Final = re.compile(rb"[48]00-\d{3}-\d{4}|[48]00-\d{4}-\d{3}")
+_WRITTEN: Final = tuple(
+    (region, re.compile(form))
+    for region, form in (
+        ("FR", rb"0[1-9]([ .-])\d\d\1\d\d\1\d\d\1\d\d"),
+        ("GB", rb"\(?0[12]\d{1,3}\)? \d{3,4} \d{3,4}|\(?0[127]\d{3}\)? \d{6}|0[127]\d{3} \d{3} \d{3}"),
+        ("DE", rb"\(?0[1-9]\d{1,4}\)?(?: ?[/-] ?| )\d{6,9}|0[1-9]\d{1,3} ?/ ?\d{2,4}(?:[ -]\d{2,4}){1,3}"),
+        ("CN", rb"\(?0(?:10|2\d|[3-9]\d\d)\)?[- ]?\d{7,8}"),
+        ("CN", rb"[48]00-\d{3}-\d{4}|[48]00-\d{4}-\d{3}"),
+        ("JP", rb"0\d{1,3}-\d{2,4}-\d{4}"),
+        ("KR", rb"0\d{1,2}-\d{3,4}-\d{4}"),
+        ("AU", rb"04\d\d \d{3} \d{3}|\(?0[2378]\)? \d{4} \d{4}"),
+        ("BR", rb"\(\d\d\) 9?\d{4}-\d{4}"),
+        ("IN", rb"0\d{2,4}-\d{6,8}"),
+        ("TW", rb"09\d\d-\d{3}-\d{3}|\(?0\d\)?[- ]\d{4}-\d{4}"),
+        ("NL", rb"06[ -]\d{8}|0\d{2,3}-\d{6,7}"),
+    )
+)
 
 
 @lru_cache(8192)
@@ -100,14 +113,12 @@ def is_foreign(number: bytes) -> bool:
 
 def is_written_as_one(number: bytes) -> bool:
     """A number without a country code, in a form in which people write them where it exists."""
-    if _AMERICAN.fullmatch(number):
-        return is_valid(number.translate(None, _NOT_DIGIT).decode(), "US")
-    if _PAIRS.fullmatch(number):
-        return is_valid(number.decode(), "FR")
-    if _TRUNKED.fullmatch(number) and _DATE.fullmatch(number) is None:
-        digits = number.translate(None, _NOT_DIGIT).decode()
-        return 9 <= len(digits) <= 12 and any(is_valid(digits, region) for region in _TRUNK)
-    return _SERVICE.fullmatch(number) is not None
+    if _DATE.fullmatch(number):
+        return False
+    digits = number.translate(None, _NOT_DIGIT).decode()
+    if _AMERICAN.fullmatch(number) and is_valid(digits, "US"):
+        return True
+    return any(form.fullmatch(number) and is_valid(digits, region) for region, form in _WRITTEN)
 
 
 def is_expected(number: bytes, strong: bool) -> bool:

@@ -18,12 +18,11 @@ from llmctx.delivery.redact.normal_form import NormalForm
 from llmctx.delivery.redact.phones import Cues, is_expected, is_foreign, is_written_as_one
 from llmctx.delivery.redact.spans import Span
 
-_SEPARATORS: Final = b" .()/-\t"
+_SEPARATORS: Final = b" .()/-"
 _SHAPES: Final = bytes(
     0x30 if chr(c).isdigit() and c < 0x80
     else 0x41 if 0x41 <= c <= 0x5A
     else 0x61 if 0x61 <= c <= 0x7A or c in (0x5F, 0x80)
-    else 0x20 if c == 0x09
     else c if chr(c) in " .()/-+\n"
     else 0x24 if chr(c) in "$#"
     else 0x2C
@@ -61,7 +60,7 @@ _KINDS: Final = tuple(
 )
 _FOREIGN: Final = re.compile(rb"\+[ (]{0,2}0(?:[ .()/-]{0,3}0){6,14}(?![0Aa])")
 _NATIONAL: Final = re.compile(
-    rb"(?<![0Aa$])(?<!0[ .+/-])(?<!0[.]-)\(?0{1,5}(?:[)]? ?[ .()/-] ?[(]?0{2,8}){1,6}(?![0Aa])(?![.]0)(?! ?[-/] ?0)"
+    rb"(?<![0Aa$])(?<!0[ .+/-])(?<!0[.]-)(?<![Aa]-)(?:\(0{1,4} 0{1,3}\)|\(?0{1,7})(?:[)]? ?[ .()/-] ?[(]?0{1,10}){1,6}(?![0Aa])(?![.]0)(?! ?[-/] ?0)"
 )
 _SOLID: Final = re.compile(rb"(?<![0Aa$])(?<!0[ .+/-])0{7,12}(?![0Aa])(?![ .-]0)")
 
@@ -70,7 +69,7 @@ _DOUBLED: Final = bytes(((2 * (c - 48) - 9) if c > 52 else 2 * (c - 48)) if 48 <
 _ISSUERS: Final = re.compile(
     rb"4(?:[0-9]{12}|[0-9]{15}|[0-9]{18})|(?:5[1-5]|222[1-9]|22[3-9][0-9]|2[3-6][0-9]{2}|27[01][0-9]|2720)[0-9]{12,14}"
     rb"|3[47][0-9]{13}|3(?:0[0-5]|[68][0-9])[0-9]{11,16}|35(?:2[89]|[3-8][0-9])[0-9]{12,15}"
-    rb"|6(?:011|5[0-9]{2}|4[4-9][0-9]|2[0-9]{2})[0-9]{12,15}|(?:50[0-9]{2}|5[6-9][0-9]{2}|6[37][0-9]{2})[0-9]{9,15}"
+    rb"|6(?:011|5[0-9]{2}|4[4-9][0-9]|2[0-9]{2})[0-9]{12,15}|(?:50[0-9]{2}|5[6-9][0-9]{2}|6[37][0-9]{2})[0-9]{12,15}"
     rb"|220[0-4][0-9]{12,15}"
 )
 _PROVINCES: Final = frozenset(
@@ -109,6 +108,14 @@ _NAMED_BEYOND: Final = tuple(
         ("ip", r"(?:我的|本机|用户)\s?ip\s?(?:地址)?\s?[是为:：]?\s?([0-9]{1,3}(?:\.[0-9]{1,3}){3})(?![0-9.])"),
     )
 )  # fmt: skip
+
+_DOUBTFUL: Final = frozenset(("card", "national", "mobile", "ssn"))
+_OTHER_NUMBER: Final = re.compile(
+    rb"(?i:(?<![a-z])(?:ean|gtin|isbn|issn|upc|asin|order|invoice|tracking|sku|ref|po|rma|ticket|case|serial|part|item|batch|lot|zip|build|version|commit)"
+    rb"(?:[ _-]?(?:no|nr|num|number|id|code))?)[ .:#=\"'-]{1,4}\Z"
+)
+"""What says that a number is of another kind."""
+_VALUES: Final = frozenset(b"=/?&#")
 
 Candidate = tuple[str, int, int]
 """What a part of a run may be, and where in it that stands."""
@@ -166,6 +173,10 @@ class Personal:
                     verdict = "phone" if found and is_expected(number, strong) else ""
                 else:
                     verdict = _verified(number, kind)
+                    if verdict and kind == "national" and start and raw[first + start - 1] in _VALUES:
+                        continue
+                    if verdict and kind in _DOUBTFUL and _OTHER_NUMBER.search(raw, max(0, first + start - 24), first + start):
+                        continue
                 if verdict in kinds:
                     spans.append((first + start, first + end, verdict))
 
@@ -244,7 +255,7 @@ def _iban_length(found: bytes) -> int:
         if int((number[4:] + number[:4]).translate(_AS_DIGITS)) % 97 == 1:
             from stdnum import iban  # late: 30 ms, for what few texts hold
 
-            if iban.is_valid(number):
+            if iban.is_valid(number, check_country=False):
                 return len(candidate)
         groups = groups[:-2]
     return 0
