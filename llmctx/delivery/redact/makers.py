@@ -13,6 +13,7 @@ from typing import Final
 from llmctx.delivery.redact.spans import Span
 
 _LONG: Final = 14
+_BUILT_LONG: Final = 32
 # letters, digits and dashes are one word; those that give a key away, digits and capitals, are "B", others "a"
 _WORDS: Final = bytes(
     0x42
@@ -238,12 +239,13 @@ _BUILT: Final = (  # what begins with nothing special, by the sign that stands i
     (b".", "api_key", rb"[0-9a-f]{32}\.[A-Za-z0-9]{16}(?![A-Za-z0-9_-])"),  # Zhipu
     (b".", "token", rb"[MNO][A-Za-z0-9_-]{22,27}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{27,45}(?![A-Za-z0-9])"),  # Discord
     (b".", "api_key", rb"[A-Za-z0-9]{14}\.atlasv1\.[A-Za-z0-9_=-]{40,80}+"),  # Terraform
-    (b":", "api_key", rb"[0-9]{8,10}:A[A-Za-z0-9_-]{32,36}(?![A-Za-z0-9_-])"),  # Telegram
+    (b":", "api_key", rb"(?:bot)?[0-9]{8,10}:A[A-Za-z0-9_-]{32,36}(?![A-Za-z0-9_-])"),  # Telegram
     (b":", "api_key", rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}:fx(?![A-Za-z0-9])"),  # DeepL
     (b":", "api_key", rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}:[0-9a-f]{32}(?![A-Za-z0-9])"),  # Fal
     (b"|", "api_key", rb"[0-9]{15,16}\|[A-Za-z0-9_-]{27,40}(?![A-Za-z0-9_-])"),  # Meta
 )
 _BUILT_SIGNS: Final = (b".", b":", b"|")
+_HEXADECIMAL: Final = b"0123456789abcdef-."
 _MARKED: Final = tuple(
     (sign, mark, kind, re.compile(pattern))
     for sign, mark, kind, pattern in (
@@ -256,7 +258,7 @@ _MARKED: Final = tuple(
         (b"~", b"Q~", "api_key", rb"(?<![A-Za-z0-9_~.-])[A-Za-z0-9_~.-]{3}[0-9]Q~[A-Za-z0-9_~.-]{31,34}(?![A-Za-z0-9])"),
         (b"=", b"sig=", "api_key", rb"(?<![A-Za-z0-9])sig=[A-Za-z0-9%+/=_-]{20,200}+"),  # a signed URL of Azure's
         (b"=", b"-Signature=", "token", rb"(?<=-Signature=)[A-Za-z0-9]{32,1024}+"),  # of AWS's and Google's
-        (b"\n", b"PuTTY", "private_key", rb"Private-Lines: \d{1,4}\s{1,4}+[A-Za-z0-9+/=\s]{40,16384}+(?=Private-)"),  # PuTTY
+        (b"P", b"PuTTY", "private_key", rb"(?<=Private-Lines: )\d{1,4}\s{1,4}(?:[A-Za-z0-9+/=]{1,76}\s{1,4}){1,200}"),  # PuTTY
     )
 )  # fmt: skip
 _PARTS: Final = tuple(
@@ -302,24 +304,31 @@ class Makers:
 
     def _look(self, raw: bytes, start: int, end: int, spans: list[Span]) -> None:
         """Look up the word between `start` and `end`, then the places within it where a key may begin."""
-        at = start
-        while True:
-            for kind, pattern in self._by_head.get(raw[at : at + 2], ()):
-                if found := pattern.match(raw, at):
-                    spans.append((at, found.end(), kind))
-                    return
-            if (within := _WITHIN.search(raw, at + 1, end)) is None:
-                break
-            at = within.start()
-        if self._lower is not None:
+        word = raw[start:end]
+        if not word.strip(_HEXADECIMAL) and raw[end : end + 1] not in _BUILT_SIGNS and raw[start - 1 : start] not in _BUILT_SIGNS:
+            return  # a hash, a UUID, a number
+        for kind, pattern in self._by_head.get(word[:2], ()):
+            if found := pattern.match(raw, start):
+                spans.append((start, found.end(), kind))
+                return
+        if b"-" in word or b"_" in word or b"." in word:
+            for within in _WITHIN.finditer(raw, start + 1, end):
+                at = within.start()
+                for kind, pattern in self._by_head.get(raw[at : at + 2], ()):
+                    if found := pattern.match(raw, at):
+                        spans.append((at, found.end(), kind))
+                        return
+        if len(word) > _BUILT_LONG and self._lower is not None:
             for part, pattern in _PARTS:
-                if part in raw[start:end] and (found := pattern.search(raw, start, end)):
+                if part in word and (found := pattern.search(raw, start, end)):
                     spans.append((*found.span(), "api_key"))
                     return
+        before = raw[start - 1 : start]
         for sign in _BUILT_SIGNS:
-            if sign == raw[start - 1 : start] or sign in raw[start:end]:
-                before = _FIRST_WORD.search(raw, max(0, start - 40), start)
-                first = before.start() if before else start
+            if sign == before or sign in word:
+                first = start
+                if sign == before and (opened := _FIRST_WORD.search(raw, max(0, start - 40), start)):
+                    first = opened.start()
                 for kind, pattern in self._built[sign]:
                     if found := pattern.match(raw, first):
                         spans.append((*found.span(), kind))

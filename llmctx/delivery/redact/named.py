@@ -21,15 +21,20 @@ _CLOSE: Final = r" ?[\"'`\\\])*]{0,4}+"
 _WS: Final = r"[ \t]{0,16}+"
 _LINES: Final = r"(?:[ \t]{0,16}+\r?\n){0,2}+[ \t]{0,16}+"
 _VALUE_OF: Final = r"\"?(?:value|val|default|content|string)[\"'\\]{0,3}+"
+_ATTRIBUTE: Final = r"(?: [a-z:]{1,20}=\"[^\"<>]{0,60}\")?"
 _GLUE: Final = (
-    rf"s?[0-9]?(?:{_CLOSE}(?:{_WS}(?:[(][^()\n]{{1,30}}[)]{_WS})?(?:,{_LINES}[\"'\\ ]{{0,3}}+{_VALUE_OF}{_WS}[:=]"
-    rf"|(?:=>|->|:=|[:=|>]{{1,2}}+){_WS}(?:\|{_WS})?|(?:is|was|are|ist|est|es|to)(?::| {_WS})"
-    rf"|\n{_WS}(?:-{_WS})?{_VALUE_OF}{_WS}[:=])(?P<line>\r?\n[ \t]{{0,32}}+)?"
-    rf"|[ \t]{{1,16}}+value=|,[ \t]{{0,4}}+(?=[\"'])|[^<>\n]{{0,60}}?>(?:\s{{0,8}}<[a-z:]{{1,20}}>)?"
-    rf"|</[a-z:]{{1,20}}>\s{{0,16}}+<[a-z:]{{1,20}}>)|(?P<gap>[\"'`]?[ \t]{{1,16}}+))"
+    rf"s?[0-9]?(?:{_CLOSE}(?:(?:[:=|>]{{1,2}}+{_WS}(?:\|{_WS}|<!\[cdata\[|\s{{0,8}}<[a-z:]{{1,20}}>)?"
+    rf"|{_WS}(?:[(][^()\n]{{1,30}}[)]{_WS}|for [\w.@-]{{1,40}})?(?:[:=|]{{1,2}}+>?|->){_WS}(?:\|{_WS})?"
+    rf"|,{_LINES}[\"'\\ ]{{0,3}}+{_VALUE_OF}{_WS}[:=]|\n{_WS}(?:-{_WS})?{_VALUE_OF}{_WS}[:=])"
+    rf"(?P<line>(?:\r?\n){{1,2}}[ \t]{{0,32}}+)?"
+    rf"|{_WS}(?:is|was|are|ist|est|es|to)(?::| )(?=[^\s]{{0,40}}[^a-z\s.,;:!?])"
+    rf"|[ \t]{{1,16}}+(?:value=|name=[^<>\n]{{0,40}}?value=)|[(](?=[\"'])|[ \t]{{1,4}}+(?=')|,[ \t]{{0,4}}+(?=[\"'])"
+    rf"|{_ATTRIBUTE}>(?:\s{{0,8}}<[a-z:]{{1,20}}>|<!\[cdata\[)?|</[a-z:]{{1,20}}>\s{{0,16}}+<[a-z:]{{1,20}}>)"
+    rf"|(?P<gap>[\"'`]?(?:[ \t]{{1,16}}+|\r?\n{{1,2}}|[ \t]\?[ \t]))(?=\S{{0,48}}[0-9]))"
 )
 _VALUE: Final = (
-    rf"{_WS}(?P<open>[\"'`\\* ]{{0,6}}+)(?:(?<=\")(?P<quoted>[^\"\n\\]{{4,512}}+)(?=[\\ ]{{0,4}}\")|(?<=')(?P<single>[^'\n\\]{{4,512}}+)(?=[\\ ]{{0,4}}')"
+    rf"{_WS}(?P<open>[\"'`\\* ]{{0,6}}+)(?:(?<=\")(?P<quoted>[^\"\n\\]{{4,512}}+)(?=[\\ ]{{0,4}}\")"
+    rf"|(?<=')(?P<single>[^'\n\\]{{4,512}}+)(?=[\\ ]{{0,4}}')"
     rf"|(?P<bare>[^\s\"'`\\,;&<>(){{}}\[\]|\x80-\xff]{{4,4096}}+))(?P<behind>.?)"
 )
 
@@ -39,27 +44,22 @@ def _named(word: str) -> re.Pattern[bytes]:
     return re.compile(f"{word}{_GLUE}{_VALUE}".encode("latin-1"))
 
 
-_NAMES: Final = (  # a word that must be there, the kind, the whole end of the name
-    (b"key", "api_key", _named("key(?:_?value|_?base|[ _-]data|s?_secret)?")),
-    (b"secret", "api_key", _named("secret(?:[_ -]?(?:access)?[_ -]?(?:key|token|id_?value|value|string|text|data)(?:_base)?)?")),
-    (b"token", "token", _named("token(?:[_ -]?(?:value|secret|string))?")),
-    (b"cred", "token", _named("credential")),
-    (b"appid", "api_key", _named("appid")),
-    (b"auth", "token", _named("auth(?:code)?")),
-    (b"pass", "password", _named("pass(?:w(?:or[dt]|d)(?:_?value|[ _-]?string)?|phrase|code|e)?")),
-    (b"pwd", "password", _named("pwd")),
-    (b"_pw", "password", _named("_pw")),
-    (b"contrase", "password", _named("contrase[n\x80?]a")),
-    (b"senha", "password", _named("senha")),
-    (b"nnwort", "password", _named("kennwort")),
-    (b"twoord", "password", _named("wachtwoord")),
+_NAMES: Final = (  # a word that must be there, a sign (seen in no time), the kind, the whole end of the name
+    (b"key", None, "api_key", _named("key(?:_?value|_?base|[ _-]data|s?_secret)?")),
+    (b"secret", None, "api_key", _named("secret(?:[_ -]?(?:access)?[_ -]?(?:key|token|id_?value|value|string|text|data)(?:_base)?)?")),
+    (b"token", None, "token", _named("token(?:[_ -]?(?:value|secret|string))?")),
+    (b"cred", None, "token", _named("credential")),
+    (b"appid", b"=", "api_key", _named("appid")),
+    (b"auth", None, "token", _named("auth(?:code)?")),
+    (b"pass", None, "password", _named("pass(?:w(?:or[dt]|d)(?:_?value|[ _-]?string)?|[ _-]?phrase|[ _-]?code|e)?")),
+    (b"pw", None, "password", _named("pwd?")),
+    (b"contrase", b"\x80", "password", _named("contrase[n\x80?]a")),
+    (b"senha", b":", "password", _named("senha")),
 )  # fmt: skip
-_USUAL: Final = frozenset((b"key", b"secret", b"token", b"cred", b"pass", b"pwd"))
-"""Those that are looked for also where nothing is assigned."""
 _KEY_OF: Final = re.compile(
     rb"(?:api|access|secret|account|auth|private|subscription|encryption|signing|shared|storage|licen[sc]e|app|application"
     rb"|service|master|admin|functions?|host|webhook|client|search|deploy|consumer|integration|crypt|cipher|aes|hmac|jwt"
-    rb"|bot|developer|dev|server|write|read|instrumentation|security|account|ocp|goog|[?&])[ _.-]?key\Z"
+    rb"|openai|anthropic|mistral|azure|google|gemini|claude|cohere|stripe|twilio|[a-z]+ai|bot|developer|dev|server|write|read|instrumentation|security|account|ocp|goog|[?&])[ _.-]?key\Z"
 )
 _PLAIN_KEY: Final = re.compile(rb"(?:public|primary|foreign|partition|sort|cache|idempotency|routing|object|row|s3|message)[ _.-]?key\Z")
 _NO_TOKEN: Final = re.compile(rb"(?:page|next|continuation|sync|cursor|previous|prev|pad|eos|bos|unk|sep|cls|mask)[ _.-]?token\Z")
@@ -67,6 +67,8 @@ _FLAG: Final = re.compile(rb"(?<![A-Za-z0-9])--?[a-z][a-z-]{0,30}\Z")
 _LOGIN: Final = re.compile(rb"(?:login|user|username|account)[ \t=:]{1,4}\S{1,80}\s{1,12}(?:pass(?:word)?|pwd)\Z")
 _SET: Final = re.compile(rb"(?:set(?: -[a-z]{1,3})?|setx|setenv|env|export|add|put|create)[ \t]{1,4}[a-z0-9_.:/-]{0,60}\Z")
 _BEFORE: Final = 100
+_SOME: Final = 8  # signs that a secret has at least where nothing else is looked at
+_MANY, _FEW = 256, 256  # names that are looked at closely: so many, and one more in so many characters
 
 # -- what a value looks like --------------------------------------------------------------------------------------------
 
@@ -188,6 +190,11 @@ _FORMS: Final = tuple(
         (b"mysql", "password", rb"(?:mysql|mariadb)[a-z-]{0,12} [^\n]{0,200}?(?<=\s)(?-i:-p)[\"']?([^\s\"']{4,128}+)", None),
         (b"sshpass", "password", rb"sshpass [^\n]{0,40}?-p[ \t]{0,2}[\"']?([^\s\"']{4,128}+)", None),
         (b"redis-cli", "password", rb"redis-cli [^\n]{0,200}?(?<=\s)(?:-a|--pass)[ \t]{1,2}[\"']?([^\s\"']{4,128}+)", None),
+        (b"identified", "password", rb"identified (?:with \S{1,60} )?by [\"']([^\"'\n]{4,256}+)", None),
+        (b"sudo", "password", rb"(?:echo|printf|<<<) [\"']?([^\s\"']{4,128}+)[\"']?(?:\\n)? ?\| ?sudo", None),
+        (b"http -a ", "password", rb"https? -a [^\s:]{1,60}:([^\s\"']{3,128}+)", None),
+        (b"snowsql", "password", rb"snowsql [^\n]{0,100}?-p[ \t]{1,2}([^\s\"']{4,128}+)", None),
+        (b"private_key_id", "api_key", rb"private_key_id[\"'\\ ]{1,4}:[\"'\\ ]{1,4}([0-9a-f]{40})", None),
         (b"login", "password", rb"login [^\n]{0,200}?(?<=\s)-p[ \t]{1,2}[\"']?([^\s\"']{4,128}+)", lambda value: _PLACEHOLDER.fullmatch(value) is None),
         (b"sqlcmd", "password", rb"sqlcmd [^\n]{0,200}?(?<=\s)(?-i:-P)[ \t]{0,2}[\"']?([^\s\"']{4,128}+)", None),
         (b"ldap", "password", rb"ldap[a-z]{3,10} [^\n]{0,200}?(?<=\s)-w[ \t]{1,2}[\"']?([^\s\"']{4,128}+)", None),
@@ -215,11 +222,11 @@ _FORMS: Final = tuple(
 )  # fmt: skip
 
 
-_OPTION: Final = re.compile(rb" -(?:[pPaAwuUbcn]|-user|-pass)")
+_OPTION: Final = re.compile(rb" -(?:[pPaAwuUbcn]|-user|-pass|-proxy)")
 _COMMANDS: Final = frozenset(
-    (b"-u", b"mysql", b"sshpass", b"redis-cli", b"login", b"sqlcmd", b"ldap", b"mongo", b"htpasswd", b"smbclient")
+    (b"-u", b"mysql", b"sshpass", b"redis-cli", b"login", b"sqlcmd", b"ldap", b"mongo", b"htpasswd", b"smbclient", b"http -a ", b"snowsql")
 )
-_GATED: Final = dict.fromkeys(_COMMANDS, b"") | {b"54": b":", b"sqlplus": b"/", b"net use": b"/", b"thin:": b"/", b"value": b"}", b"connect.sid": b"=", b"sess": b"=", b"cookie": b"="}
+_GATED: Final = dict.fromkeys(_COMMANDS, b"") | {b"54": b":", b"sqlplus": b"/", b"net use": b"/", b"sudo": b"|", b"private_key_id": b"_", b"thin:": b"/", b"value": b"}", b"connect.sid": b"=", b"sess": b"=", b"cookie": b"=", b"identified": b"'"}
 """What must be there, too, for a form to be looked for: a single sign is seen in no time."""
 
 
@@ -227,12 +234,10 @@ def _is_no_word(value: bytes) -> bool:
     return not value.isalpha() or not value.islower()
 
 
-_USERINFO: Final = re.compile(
-    rb"(?:([a-zA-Z][a-zA-Z0-9+.-]{1,30})|(?<![a-zA-Z0-9+.-]))://([^\s/@:\"'<>?#]{0,256}+):([^\s\"'<>`]{1,512})@(?=[A-Za-z0-9\[\x80\x81_$*{-])"
-)
+_USERINFO: Final = re.compile(rb"://[^\s/@:\"'<>?#]{0,256}+:(?:(?!\d{1,5}[/?#])([^\s/\"'<>`]{1,256})@|(?!\d{1,5}/)([^\s\"'<>`@]{1,128}+)@)(?=[A-Za-z0-9\[\x80\x81_$*{-])")
+_SCHEME: Final = re.compile(rb"(?:https?|wss?|git)\Z", re.IGNORECASE)
 _LONE: Final = re.compile(rb"://([A-Za-z0-9_.~-]{20,512}+)(?::|:x-oauth-basic)?@(?=[A-Za-z0-9])")
-_WEB: Final = frozenset((b"http", b"https", b"ws", b"wss", b"git", b""))
-_AUTHORITY: Final = re.compile(rb"[^\s/?#\"'<>`\\,;()]*@")
+_SAID_SIGNS: Final = ("密", "令", "凭", "パ", "暗", "비", "암", "ароль")
 _SAID: Final = re.compile(
     r"(?:密码|密碼|密钥|密鑰|口令|令牌|凭证|パスワード|暗証番号|비밀번호|암호|[Пп]ароль)[^\n!-~]{0,8}[ ：:=是为:「“\"'`]{0,6}([!-~]{4,128})"
 )
@@ -242,7 +247,7 @@ class Named:
     """Finds what is named a secret, as kinds api_key, token and password."""
 
     def __init__(self, kinds: frozenset[str]) -> None:
-        self._names = [entry for entry in _NAMES if entry[1] in kinds]
+        self._names = [entry for entry in _NAMES if entry[2] in kinds]
         self._forms = [entry for entry in _FORMS if entry[1] in kinds]
         self._passwords = "password" in kinds
         self._tokens = "token" in kinds
@@ -250,19 +255,27 @@ class Named:
     def find(self, view: NormalForm, spans: list[Span]) -> None:
         """Append to `spans` what is found."""
         raw, low = view.raw, view.low
-        assigns = b"=" in raw or b":" in raw
-        for word, kind, pattern in self._names:
-            if (assigns or word in _USUAL) and word in low:
+        left = _MANY + len(raw) // _FEW
+        for word, gate, kind, pattern in self._names:
+            if (gate is None or gate in raw) and word in low:
                 match = pattern.search(low)
                 while match:
-                    taken = _consider(raw, low, word, kind, match, spans)
                     end = match.end()
-                    if not taken and end - match.start() < _BEFORE:  # the value may be a name itself
-                        end = match.start() + len(word)
+                    left -= 1
+                    if left < 0:  # a text full of them: what is named a secret is one
+                        _take(kind, match, spans)
+                    elif not _consider(raw, low, word, kind, match, spans) and end - match.start() < _BEFORE:
+                        end = match.start() + len(word)  # the value may be a name itself
                     match = pattern.search(low, end)
+        authorizes = b"uthoriz" in low
+        tells = b"cred" in low
         commands = _OPTION.search(raw) is not None
         for mark, kind, form, likely in self._forms:
             if mark in _GATED and not (commands if mark in _COMMANDS else _GATED[mark] in raw):
+                continue
+            if mark == b"authorization" and not authorizes:
+                continue
+            if mark == b"cred" and not tells:
                 continue
             if mark in low:
                 for found in form.finditer(raw):
@@ -271,7 +284,7 @@ class Named:
                         spans.append((start, end, kind))
         if b"://" in raw and b"@" in raw:
             self._find_in_urls(raw, spans)
-        if self._passwords and not raw.isascii():
+        if self._passwords and not raw.isascii() and any(sign in view.text for sign in _SAID_SIGNS):
             spans += [
                 (*said.span(1), "password")
                 for said in _SAID.finditer(view.text)
@@ -281,15 +294,21 @@ class Named:
     def _find_in_urls(self, raw: bytes, spans: list[Span]) -> None:
         if self._passwords:
             for match in _USERINFO.finditer(raw):
-                start, end = match.span(3)
-                if (match[1] or b"").lower() in _WEB and (within := _AUTHORITY.match(raw, start)):
-                    end = within.end() - 1
-                elif (match[1] or b"").lower() in _WEB:
-                    continue
+                start, end = match.span(1)
+                if start < 0:  # with a slash in it: in the URL of a page, that is a path
+                    start, end = match.span(2)
+                    if _SCHEME.search(raw, max(0, match.start() - 8), match.start()):
+                        continue
                 if raw[start] not in b"$<{*[%":  # a placeholder
                     spans.append((start, end, "password"))
         if self._tokens:
             spans += [(*match.span(1), "token") for match in _LONE.finditer(raw) if is_random(match[1], 20)]
+
+
+def _take(kind: str, match: re.Match[bytes], spans: list[Span]) -> None:
+    for group in ("bare", "quoted", "single"):
+        if match.start("gap") < 0 and match.end(group) - match.start(group) >= _SOME and _DIGIT.search(match[group]):
+            spans.append((*match.span(group), kind))
 
 
 def _consider(raw: bytes, low: bytes, word: bytes, kind: str, match: re.Match[bytes], spans: list[Span]) -> bool:
@@ -317,8 +336,8 @@ def _consider(raw: bytes, low: bytes, word: bytes, kind: str, match: re.Match[by
         )
     elif word == b"key":
         likely = _is_key(name, value, quoted, behind)
-    elif word in _SHORT and low[at : at + 5] not in _LONGER:
-        likely = not value.isdigit() and name[-5:-4] not in _LETTERS and is_password(value, quoted, behind) and not (quoted and value.isalpha())
+    elif word in _SHORT and low[at : at + 5] not in _LONGER and low[at : at + 3] != b"pwd":
+        likely = not value.isdigit() and name[-len(word) - 1 : -len(word)] not in _LETTERS and is_password(value, quoted, behind) and not (quoted and value.isalpha())
     elif word == b"auth":
         likely = is_random(value, 12)
     elif kind == "password":
@@ -330,8 +349,8 @@ def _consider(raw: bytes, low: bytes, word: bytes, kind: str, match: re.Match[by
     return likely
 
 
-_SHORT: Final = frozenset((b"pass", b"_pw"))
-_LONGER: Final = frozenset((b"passw", b"passp", b"passc", b"passe"))
+_SHORT: Final = frozenset((b"pass", b"pw"))
+_LONGER: Final = frozenset((b"passw", b"passp", b"passc", b"passe", b"pass "))
 _LETTERS: Final = frozenset(bytes([c]) for c in b"abcdefghijklmnopqrstuvwxyz")
 
 

@@ -22,6 +22,8 @@ from functools import cache
 from itertools import accumulate
 from typing import Final
 
+from llmctx.delivery.redact.spans import masked
+
 LETTER: Final = 0x80
 IDEOGRAPH: Final = 0x81
 _OTHER: Final = 0x3F
@@ -36,20 +38,23 @@ _BACKSLASH: Final = (
     r"\\{1,16}+(?:(?:u001[bB]|x1[bB]|033|e)\[[0-9;:?]{0,24}+[A-Za-z]|u[0-9a-fA-F]{4}|u\{[0-9a-fA-F]{1,6}\}|U[0-9a-fA-F]{8}|x[0-9a-fA-F]{2}|(?:033|e)(?=\[)|\r?\n[ \t]{0,16}+)"
 )
 _PERCENT: Final = (
-    r"%(?:25){0,16}+[0-7][0-9a-fA-F]"
+    r"(?:%25){2,64}+(?![0-9a-fA-F]{2})|%(?:25){0,16}+[0-7][0-9a-fA-F]"
     r"|%(?:25){0,16}+[c-fC-F][0-9a-fA-F](?:%(?:25){0,16}+[89abAB][0-9a-fA-F]){1,3}+"
 )
 _ENTITY: Final = (
-    r"&(?:amp;){0,16}+(?:#[0-9]{1,7};|#[xX][0-9a-fA-F]{1,6};|(?:quot|apos|amp|lt|gt|nbsp|shy|commat|colon|equals|period"
+    r"(?:&amp;){2,64}+(?![a-zA-Z#])|&(?:amp;){0,16}+(?:#[0-9]{1,7};|#[xX][0-9a-fA-F]{1,6};|(?:quot|apos|amp|lt|gt|nbsp|shy|commat|colon|equals|period"
     r"|lowbar|hyphen|dash|sol|num|plus|Tab|NewLine|ZeroWidthSpace|ensp|emsp|thinsp|ndash|mdash|lpar|rpar|excl|dollar"
     r"|percnt|semi|ast|bsol);)|<wbr ?/?>"
 )
 _COLOUR: Final = r"(?:\^\[)?\[[0-9;]{1,16}+m"  # whose escape character was lost
 _TERMINAL: Final = (
-    r"(?:\x1b\[|\x9b)[0-9;:?]{0,24}+[A-Za-z]|\x1b\][^\x07\x1b\n]{0,256}+(?:\x07|\x1b\\)?|\x1b|[^\n\x08]\x08"
+    r"(?:\x1b\[|\x9b)[0-9;:?]{0,24}+[A-Za-z]|\x1b\][^\x07\x1b\n]{0,256}+(?:\x07|\x1b\\)?|\x1b{1,64}+|\x08[^\n]?"
 )
-_QUOTED_PRINTABLE: Final = (
-    r"(?<=[A-Za-z0-9_-]{6})(?<!word)(?<!WORD)(?<!oken)(?<!OKEN)(?<![Kk]ey)(?<!KEY)(?<!cret)(?<!CRET)=\r?\n(?=[A-Za-z0-9])"
+_QUOTED_PRINTABLE: Final = (  # a line that goes on, not a name whose value stands on the next line
+    r"=\r?\n(?=[A-Za-z0-9])(?:(?<=[A-Za-z0-9_-]{6}=\n)|(?<=[A-Za-z0-9_-]{6}=\r\n))"
+    + "".join(
+        rf"(?<!{word}=\n)(?<!{word}=\r\n)" for word in ("word", "WORD", "oken", "OKEN", "key", "Key", "KEY", "cret", "CRET")
+    )
 )
 _TOKEN: Final = re.compile(
     f"({_BACKSLASH}|{_PERCENT}|{_ENTITY}|{_TERMINAL}|{_COLOUR}|{_QUOTED_PRINTABLE}|[{_INVISIBLE}]++)"
@@ -57,19 +62,18 @@ _TOKEN: Final = re.compile(
 _HINTS: Final = tuple(
     (sign, re.compile(pattern))
     for sign, pattern in (
-        ("\\", _BACKSLASH),
-        ("%", "%[0-9a-fA-F]{2}"),
-        ("&", "&[a-zA-Z#][a-zA-Z0-9]"),
-        ("\x1b", "\x1b"),
-        ("[", r"\[0m"),
-        ("<", "<wbr"),
-        ("=", "=\r?\n"),
-        ("\0", "\0"),
-        ("\x08", "\x08"),
+        (b"\\", rb"\\[\\uUx0e\r\n]"),
+        (b"%", rb"%[0-9a-fA-F]{2}"),
+        (b"&", rb"&[a-zA-Z#][a-zA-Z0-9]"),
+        (b"\x1b", rb"\x1b"),
+        (b"[", rb"\[0m"),
+        (b"<", rb"<wbr"),
+        (b"=", rb"=\r?\n"),
+        (b"\0", rb"\0"),
+        (b"\x08", rb"\x08"),
     )
 )
 """A sign that is seen in no time, and what must follow it for there to be something to undo."""
-_UNSEEN: Final = re.compile(f"[{_INVISIBLE}\x9b]")
 _SHORT: Final = (("\\n", " \n"), ('\\"', ' "'), ("\\t", " \t"), ("\\r", " \r"), ("\\'", " '"), ("\\/", " /"), ("\\b", "  "))
 """Escapes that are undone without moving what follows: a blank more between words changes nothing."""
 
@@ -100,7 +104,8 @@ def _decoded(token: str) -> str:
         octets = bytes.fromhex("".join(part[-2:] for part in token.split("%")[1:]))
         return octets.decode("utf-8", "replace")
     if first == "&":
-        return html.unescape("&" + token.replace("amp;", "")[1:]) if token.replace("amp;", "") != "&" else "&"
+        plain = token.replace("&amp;", "&").replace("amp;", "")
+        return plain if not plain.strip("&") else html.unescape(plain)
     return ""
 
 
@@ -115,11 +120,12 @@ class NormalForm:
     def __init__(self, text: str) -> None:
         self._undone: list[tuple[list[str], list[str]]] = []
         self._maps: list[tuple[list[int], list[int]]] | None = None
+        raw = _as_bytes(text)
         for _ in range(_ROUNDS):
-            if "\\" in text:
-                for escape, shown in _SHORT:
-                    text = text.replace(escape, shown)
-            if not _has_tokens(text):
+            if b"\\" in raw:
+                for escape, plain in _SHORT:
+                    text = text.replace(escape, plain)
+            if not _has_tokens(raw):
                 break
             parts = _TOKEN.split(text)
             if len(parts) == 1:
@@ -127,9 +133,10 @@ class NormalForm:
             shown = parts.copy()
             shown[1::2] = map(_DECODED.__getitem__, parts[1::2])
             text = "".join(shown)
+            raw = _as_bytes(text)
             self._undone.append((shown, parts))
         self.text = text
-        self.raw = _as_bytes(text)
+        self.raw = masked(_as_bytes(text) if b"\\" in raw else raw)
         self.low = self.raw.lower()
 
     def original(self, start: int, end: int) -> tuple[int, int]:
@@ -158,20 +165,22 @@ def _back(at: int, after: list[int], before: list[int], end: bool = False) -> in
     return before[part] + at - after[part] + end
 
 
-def _has_tokens(text: str) -> bool:
-    for sign, pattern in _HINTS:
-        if sign in text and pattern.search(text):
-            return True
-    return not text.isascii() and _UNSEEN.search(text) is not None
+def _has_tokens(raw: bytes) -> bool:
+    return any(sign in raw and pattern.search(raw) for sign, pattern in _HINTS)
 
 
 # -- characters as bytes --------------------------------------------------------------------------------------------
+
+
+_UNSEEN: Final = frozenset(filter(re.compile(f"[{_INVISIBLE}\x9b]").match, map(chr, range(0x80, 0x10000))))
 
 
 def _sign(character: str) -> int:
     code = ord(character)
     if code < 0x80:
         return code
+    if character in _UNSEEN:
+        return 0
     plain = unicodedata.normalize("NFKC", character)
     if len(plain) == 1 and plain.isascii():
         return ord(plain)
@@ -193,7 +202,7 @@ def _sign(character: str) -> int:
 
 _CJK: Final = bytes([*range(0x34, 0xA0), *range(0xAC, 0xD8), *range(0xF9, 0xFB)])
 _ALPHABETS: Final = bytes([*range(0x01, 0x1F), 0xA6])
-_TELLING: Final = (0x00, 0x01, 0x02, 0x03, 0x04, 0x06, 0x09, 0x20, 0x21, 0x22, 0x24, 0x30, 0x31, 0xFE, 0xFF)
+_TELLING: Final = (0x00, 0x01, 0x02, 0x03, 0x04, 0x06, 0x09, 0x11, 0x17, 0x18, 0x20, 0x21, 0x22, 0x24, 0x30, 0x31, 0xFE, 0xFF)
 """Blocks of 256 characters in which some stand for a sign of ASCII, or which are half of letters."""
 _MATHEMATICAL: Final = (0x1D4, 0x1D5, 0x1D6, 0x1D7)
 
@@ -244,5 +253,7 @@ def _as_bytes(text: str) -> bytes:
         letters &= ~beyond
         others = (others | beyond) & ~(second | mathematical)
     ones = every // 0xFF
+    if b"\x0e" in plane:  # tags and variants, which are not seen
+        others &= ~where(plane, b"\x0e")
     found |= ideographs & ones * IDEOGRAPH | letters & ones * LETTER | others & ones * _OTHER
     return found.to_bytes(size, "little")

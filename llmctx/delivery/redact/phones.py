@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from functools import lru_cache
+from functools import cache
 from typing import Final
 
 from llmctx.delivery.redact.normal_form import NormalForm
 
-_REGIONS: Final = ("US", "CN", "GB", "DE", "FR", "IN", "JP", "KR", "BR", "IT", "ES", "AU", "RU", "TW", "HK", "SG", "NL", "AE", "MX", "TR")
+_REGIONS: Final = ("GB", "DE", "FR", "AU", "IT", "JP", "KR", "TW", "NL")  # whose numbers begin with 0
 _NOT_DIGIT: Final = bytes(c for c in range(256) if not 0x30 <= c <= 0x39)
 
 _STRONG: Final = (
@@ -24,10 +24,10 @@ _STRONG: Final = (
     rb"|sms|hotline|celular|fon|ph|portable|numero|num\x80ro)"
 )
 _WEAK: Final = rb"(?:call(?:ed|ing)?|contact|reach(?:ed)?|dial(?:ed)?|ring|text(?:ed)?|number|helpline|support|callback|kontakt|rufnummer)"
-_CUE: Final = re.compile(rb"(?<![a-z])(?:(" + _STRONG + rb")|" + _WEAK + rb")(?![a-z])|[a-z](" + _STRONG + rb")(?![a-z])")
+_CUE: Final = re.compile(rb"(?<![a-z])(?<!redacted:)(?:(" + _STRONG + rb")|" + _WEAK + rb")(?![a-z])|[a-z](" + _STRONG + rb")(?![a-z])")
 _WORDS: Final = (
     b"tel", b"phone", b"mob", b"cell", b"handy", b"fax", b"whatsapp", b"sms", b"hotline", b"call", b"contact", b"reach",
-    b"dial", b"number", b"text", b"nummer", b"vil", b"ph:", b"fon",
+    b"dial", b"number", b"text", b"nummer", b"vil", b"ph:", b"ph ", b"fon",
 )  # fmt: skip
 _CUE_BEYOND: Final = re.compile(
     "电话|電話|手机|手機|联系方式|联系|聯絡|号码|號碼|热线|传真|座机|微信|致电|拨打|携帯|전화|휴대폰|연락처|[Тт]ел(?:ефон)?|[Мм]обильный|τηλ|هاتف"
@@ -37,6 +37,7 @@ _BETWEEN: Final = re.compile(
     rb"|new|my|the|our|to|or|and|value|string|phone|tel|fax|text|de|ist|est|es|m|t|nummer|numero)(?![a-z])){0,48}"
 )
 _REACH: Final = 48
+_LEAST, _LONGEST = 7, 13  # digits that are dialled within a country
 _DATE: Final = re.compile(
     rb"(?:19|20)\d\d[-./ ]\d{1,2}[-./ ]\d{1,2}(?:\D.*)?|\d{1,2}[-./]\d{1,2}[-./](?:19|20)\d\d(?:\D.*)?|\d{1,3}(?:\.\d{1,3}){3}|\d+\.\d+"
 )
@@ -47,7 +48,7 @@ _WRITTEN: Final = tuple(
         ("FR", rb"0[1-9]([ .-])\d\d\1\d\d\1\d\d\1\d\d"),
         ("GB", rb"\(?0[12]\d{1,3}\)? \d{3,4} \d{3,4}|\(?0[127]\d{3}\)? \d{6}|0[127]\d{3} \d{3} \d{3}"),
         ("DE", rb"\(?0[1-9]\d{1,4}\)?(?: ?[/-] ?| )\d{6,9}|0[1-9]\d{1,3} ?/ ?\d{2,4}(?:[ -]\d{2,4}){1,3}"),
-        ("CN", rb"\(?0(?:10|2\d|[3-9]\d\d)\)?[- ]?\d{7,8}"),
+        ("CN", rb"\(?0(?:10|2\d|[3-9]\d\d)\)?[- ]?\d{3,4}[ -]?\d{4}"),
         ("CN", rb"[48]00-\d{3}-\d{4}|[48]00-\d{4}-\d{3}"),
         ("JP", rb"0\d{1,3}-\d{2,4}-\d{4}"),
         ("KR", rb"0\d{1,2}-\d{3,4}-\d{4}"),
@@ -60,26 +61,51 @@ _WRITTEN: Final = tuple(
 )
 
 
-@lru_cache(8192)
-def is_valid(number: str, region: str | None) -> bool:
-    """Has the country such numbers?"""
-    import phonenumbers  # late: 20 ms, for what few texts hold
+class _Country:
+    """What `phonenumbers` knows of the numbers of one country, as one pattern for all kinds of them."""
 
-    try:
-        return phonenumbers.is_valid_number(phonenumbers.parse(number, region))
-    except phonenumbers.NumberParseException:
-        return False
+    def __init__(self, region: str) -> None:
+        import phonenumbers  # late: 20 ms, for what few texts hold
+
+        known = phonenumbers.PhoneMetadata.metadata_for_region(region)
+        assert known is not None
+        kinds = (known.fixed_line, known.mobile, known.toll_free, known.premium_rate, known.shared_cost, known.voip, known.uan)
+        patterns = [kind.national_number_pattern for kind in kinds if kind is not None and kind.national_number_pattern]
+        self._prefix = known.national_prefix or ""
+        self._pattern = re.compile("|".join(patterns))
+
+    def has(self, digits: str) -> bool:
+        if self._prefix and digits.startswith(self._prefix):
+            return self._pattern.fullmatch(digits, len(self._prefix)) is not None
+        return self._pattern.fullmatch(digits) is not None
 
 
-@lru_cache(8192)
-def is_possible(number: str, region: str | None) -> bool:
-    """Has the country numbers of that length?"""
+_country: Final = cache(_Country)
+
+
+def is_valid(digits: str, region: str) -> bool:
+    """Has the country such numbers? `digits` are those that are dialled within it."""
+    return _country(region).has(digits)
+
+
+@cache
+def _lengths() -> dict[str, frozenset[int]]:
+    """Country code -> how many digits may follow it."""
     import phonenumbers
 
-    try:
-        return phonenumbers.is_possible_number(phonenumbers.parse(number, region))
-    except phonenumbers.NumberParseException:
-        return False
+    found = {}
+    for code, regions in phonenumbers.COUNTRY_CODE_TO_REGION_CODE.items():
+        lengths: set[int] = set()
+        for region in regions:
+            known = (
+                phonenumbers.PhoneMetadata.metadata_for_nongeo_region(code)
+                if region == "001"
+                else phonenumbers.PhoneMetadata.metadata_for_region(region)
+            )
+            if known is not None and known.general_desc is not None:
+                lengths.update(known.general_desc.possible_length)
+        found[str(code)] = frozenset(lengths)
+    return found
 
 
 class Cues:
@@ -97,6 +123,9 @@ class Cues:
         self._found = found
         self._ends = [end for end, _ in found]
 
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
     def before(self, start: int) -> tuple[bool, bool]:
         """Does a cue stand before `start`, and is it a strong one?"""
         at = bisect_right(self._ends, start) - 1
@@ -107,18 +136,18 @@ class Cues:
 
 
 def is_foreign(number: bytes) -> bool:
-    """A number with its country code: "+44 …", "(+44) …"."""
-    return is_possible("+" + number.translate(None, _NOT_DIGIT).decode(), None) or is_possible(number.decode(), None)
+    """Is it a number with its country code, "+44 …", of a length that there is? "(0)" is not dialled from abroad."""
+    digits = number.replace(b"(0)", b"").translate(None, _NOT_DIGIT).decode()
+    known = _lengths()
+    return any(len(digits) - size in known.get(digits[:size], ()) for size in (1, 2, 3))
 
 
 def is_written_as_one(number: bytes) -> bool:
     """A number without a country code, in a form in which people write them where it exists."""
-    if _DATE.fullmatch(number):
-        return False
     digits = number.translate(None, _NOT_DIGIT).decode()
     if _AMERICAN.fullmatch(number) and is_valid(digits, "US"):
         return True
-    return any(form.fullmatch(number) and is_valid(digits, region) for region, form in _WRITTEN)
+    return _DATE.fullmatch(number) is None and any(form.fullmatch(number) and is_valid(digits, region) for region, form in _WRITTEN)
 
 
 def is_expected(number: bytes, strong: bool) -> bool:
@@ -126,8 +155,8 @@ def is_expected(number: bytes, strong: bool) -> bool:
     if _DATE.fullmatch(number):
         return False
     digits = number.translate(None, _NOT_DIGIT).decode()
-    if not strong and digits.encode() == number:
-        return False  # "call 1234567890"
+    if not strong and digits.encode() == number:  # "call 1234567890"
+        return digits[0] == "0" and len(digits) > 9 and any(is_valid(digits, region) for region in _REGIONS)
     if digits.startswith("00"):
-        return is_possible("+" + digits[2:], None)
-    return any(is_possible(digits, region) for region in _REGIONS)
+        return is_foreign(digits[2:].encode())
+    return _LEAST <= len(digits) <= _LONGEST

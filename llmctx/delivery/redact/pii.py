@@ -22,7 +22,8 @@ _SEPARATORS: Final = b" .()/-"
 _SHAPES: Final = bytes(
     0x30 if chr(c).isdigit() and c < 0x80
     else 0x41 if 0x41 <= c <= 0x5A
-    else 0x61 if 0x61 <= c <= 0x7A or c in (0x5F, 0x80)
+    else 0x61 if 0x61 <= c <= 0x7A or c == 0x80
+    else 0x2D if c == 0x5F
     else c if chr(c) in " .()/-+\n"
     else 0x24 if chr(c) in "$#"
     else 0x2C
@@ -32,20 +33,26 @@ _SHAPES: Final = bytes(
 _DIGITS: Final = bytes(0x30 if 0x30 <= c <= 0x39 else 0x20 for c in range(256))
 _FEWEST: Final = 7  # digits of a telephone number
 _MOST: Final = 24
-_RUN: Final = re.compile(rb"(?<![0a])0(?:[ .()/-]{0,3}+0){6,23}")
+_RUN: Final = re.compile(  # no decimal fraction, no date, no address of a host
+    rb"(?<![0a])(?<!0[.])(?!0{1,4}[.]0{4,}+(?![.0/-]))(?!0000-00-00(?![-0.]))(?!0{1,3}(?:[.]0{1,3}){3}(?![.0]))"
+    rb"0(?:[ .()/-]{0,3}+0){6,23}0*+"
+)
+_MANY, _FEW = 256, 512  # candidates that are judged one by one: so many, and one more in so many characters
+_DEAR: Final = frozenset(("resident_id", "cpf", "rrn"))  # that take microseconds
 _AROUND: Final = 4  # signs before and behind a run that belong to its shape
 
 _SEP: Final = "[ .()/-]{1,3}"
 _ALONE: Final = "(?<![0Aa])(?<!0[.])(?<!0[.]-)"
 _ENDS: Final = "(?![0Aa])(?![.]0)"
 _CARD: Final = (
-    f"0000(?:{_SEP}0000){{2,3}}(?:{_SEP}0{{1,4}})?|0000{_SEP}000000{_SEP}0{{4,5}}|0{{6}}{_SEP}0{{7,13}}|0{{8}}{_SEP}0{{8}}"
-    f"|0{{13,19}}|0(?:[ .-]0){{12,18}}|00(?:[ .-]00){{6,9}}|000(?:[ .-]000){{4,5}}(?:[ .-]0)?"
+    f"0000(?:{_SEP}0000){{3}}(?:{_SEP}0{{1,3}})?|0000{_SEP}000000{_SEP}0{{4,5}}|0{{6}}{_SEP}0{{7,13}}|0{{8}}{_SEP}0{{8}}"
+    f"|0{{13,19}}"
+    "|(?<!0[ .-])(?:0(?:[ .-]0){12,18}|00(?:[ .-]00){6,9}|000(?:[ .-]000){4,5}(?:[ .-]0)?)"
 )
 _RESIDENT: Final = f"0{{6}}(?:{_SEP})?(?:0{{8}}|0000{_SEP}00{_SEP}00|0000{_SEP}0000)(?:{_SEP})?000[0Aa]|0{{15}}"
 _CHINESE: Final = (
     f"(?:00(?:{_SEP})?|0000(?:{_SEP})?)?0{{11}}"
-    f"|(?<!0[ .-])(?:00{_SEP}|0000{_SEP})?(?:000{_SEP}0000(?:{_SEP})?0000|0000{_SEP}000{_SEP}0000|000{_SEP}00000000)(?![ .-]0)"
+    f"|(?<!0[ .-])(?:00{_SEP}|0000{_SEP})?(?:000{_SEP}0000(?:{_SEP})?0000|0000{_SEP}000{_SEP}0000|000{_SEP}00000000|0(?:[ .-]0){{10}})(?![ .-]0)"
 )
 _KINDS: Final = tuple(
     (kind, re.compile(f"(?={_ALONE}(?P<it>{shape}){ends})".encode()))
@@ -79,6 +86,7 @@ _MOBILE: Final = re.compile(rb"(?:(?:00)?86)?1[3-9][0-9]{9}")
 _SSN: Final = re.compile(rb"(?!000|666|9)[0-9]{3}-(?!00)[0-9]{2}-(?!0000)[0-9]{4}")
 
 _IBAN_SHAPE: Final = re.compile(rb"AA00(?<![0Aa]AA00)(?:[ .-]?[A0]){11,33}+")
+_PARTED: Final = re.compile(rb"[ .-]")
 _AS_DIGITS: Final = {ord(sign): str(int(sign, 36)) for sign in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 
 _INSURANCE: Final = (b"ni n", b"nino", b"insurance")
@@ -115,6 +123,7 @@ _OTHER_NUMBER: Final = re.compile(
     rb"(?:[ _-]?(?:no|nr|num|number|id|code))?)[ .:#=\"'-]{1,4}\Z"
 )
 """What says that a number is of another kind."""
+_BETWEEN: Final = b" .:#=\"'-"
 _VALUES: Final = frozenset(b"=/?&#")
 
 Candidate = tuple[str, int, int]
@@ -152,33 +161,72 @@ class Personal:
         shapes = raw.translate(_SHAPES)
         if self._numbers:
             self._find_numbers(view, shapes, spans)
+        if "iban" in kinds and b"iban" in low and b"aa00" in shapes:
+            raw = raw.upper()
+            shapes = raw.translate(_SHAPES)
         if "iban" in kinds and b"AA00" in shapes:
+            left, real = _MANY + len(raw) // _FEW, 0
             for match in _IBAN_SHAPE.finditer(shapes):
-                if length := _iban_length(raw[match.start() : match.end()]):
-                    spans.append((match.start(), match.start() + length, "iban"))
+                start, end = match.span()
+                left -= 1
+                if left < 0:
+                    if real > 0:
+                        spans.append((start, end, "iban"))
+                elif length := _iban_length(raw[start:end]):
+                    spans.append((start, start + length, "iban"))
+                    real += 1
+                else:
+                    real -= 1
 
     def _find_numbers(self, view: NormalForm, shapes: bytes, spans: list[Span]) -> None:
-        raw, kinds, phones = view.raw, self._kinds, "phone" in self._kinds
-        cues: Cues | None = None
+        raw, kinds = view.raw, self._kinds
+        left = _MANY + len(raw) // _FEW
+        real: dict[str, int] = {}
+        cues = Cues(view) if "phone" in kinds else None
+        candidates = _candidates if cues else _uncued
         for run in _RUN.finditer(shapes):
-            first = max(0, run.start() - _AROUND)
-            for kind, start, end in _candidates(shapes[first : run.end() + _AROUND]):
-                number = raw[first + start : first + end]
-                if kind == "expected":
-                    if not phones:
-                        continue
-                    if cues is None:
-                        cues = Cues(view)
-                    found, strong = cues.before(first + start)
-                    verdict = "phone" if found and is_expected(number, strong) else ""
+            start, end = run.span()
+            first = start - _AROUND if start > _AROUND else 0
+            for kind, start, end in candidates(shapes[first : end + _AROUND]):
+                start, end = first + start, first + end
+                if left < 0 and kind in _DEAR:  # a text full of them: they are what most of their kind were
+                    verdict = "resident_id" if real.get(kind, 0) > 0 else ""
                 else:
-                    verdict = _verified(number, kind)
-                    if verdict and kind == "national" and start and raw[first + start - 1] in _VALUES:
-                        continue
-                    if verdict and kind in _DOUBTFUL and _OTHER_NUMBER.search(raw, max(0, first + start - 24), first + start):
-                        continue
+                    left -= kind in _DEAR
+                    verdict = self._judged(raw, kind, start, end, cues)
+                    real[kind] = real.get(kind, 0) + (1 if verdict else -1)
                 if verdict in kinds:
-                    spans.append((first + start, first + end, verdict))
+                    spans.append((start, end, verdict))
+
+    def _judged(self, raw: bytes, kind: str, start: int, end: int, cues: Cues | None) -> str:
+        """What the number between `start` and `end` is, or nothing."""
+        number = raw[start:end]
+        if kind == "expected":
+            if not cues:
+                return ""
+            found, strong = cues.before(start)
+            if not found or not is_expected(number, strong):
+                return ""
+            return "" if not strong and _is_named_otherwise(raw, start) else "phone"
+        verdict = _verified(number, kind)
+        if verdict and kind in _DOUBTFUL:
+            if kind == "national" and start and raw[start - 1] in _VALUES:
+                return ""
+            if _is_named_otherwise(raw, start):
+                return ""
+        return verdict
+
+
+def _is_named_otherwise(raw: bytes, start: int) -> bool:
+    """Does what stands before a number say that it is of another kind?"""
+    before = raw[max(0, start - 24) : start]
+    last = before.rstrip(_BETWEEN)[-1:]
+    return last.isalpha() and _OTHER_NUMBER.search(before) is not None
+
+
+@lru_cache(16384)
+def _uncued(shape: bytes) -> tuple[Candidate, ...]:
+    return tuple(candidate for candidate in _candidates(shape) if candidate[0] != "expected")
 
 
 @lru_cache(16384)
@@ -246,16 +294,16 @@ def _is_resident(number: bytes) -> bool:
 
 def _iban_length(found: bytes) -> int:
     """How many of the characters are an IBAN: what follows it may look like one more group."""
-    groups = re.split(rb"([ .-])", found)
+    groups = re.split(rb"([ .-])", found) if _PARTED.search(found) else [found]
     while groups:
-        candidate = b"".join(groups)
         number = b"".join(groups[::2]).decode()
         if len(number) < 15:
             return 0
-        if int((number[4:] + number[:4]).translate(_AS_DIGITS)) % 97 == 1:
+        turned = number[4:] + number[:4]
+        if int(turned.translate(_AS_DIGITS)) % 97 == 1:
             from stdnum import iban  # late: 30 ms, for what few texts hold
 
             if iban.is_valid(number, check_country=False):
-                return len(candidate)
+                return sum(map(len, groups))
         groups = groups[:-2]
     return 0

@@ -1,7 +1,8 @@
-"""What detectors share: how a finding looks, and how findings become a text.
-"""
+"""What detectors share: how a finding looks, and how findings become a text."""
 
 from __future__ import annotations
+
+from typing import Final
 
 Span = tuple[int, int, str]
 """A piece of a text that must go, and what it is: start, end, kind. A plain tuple, for texts full of them."""
@@ -11,7 +12,7 @@ def merged(spans: list[Span]) -> list[Span]:
     """`spans` in order, those that overlap as one, of the kind of the first or, of several, the longest."""
     if len(spans) < 2:
         return spans
-    spans.sort(key=_by_place)
+    spans.sort()
     found: list[Span] = []
     last = 0
     for span in spans:
@@ -20,16 +21,27 @@ def merged(spans: list[Span]) -> list[Span]:
             last = span[1]
         elif span[1] > last:
             last = span[1]
-            found[-1] = (found[-1][0], last, found[-1][2])
+            begin, _, kind = found[-1]
+            found[-1] = (begin, last, span[2] if span[0] == begin else kind)
     return found
-
-
-def _by_place(span: Span) -> tuple[int, int]:
-    return span[0], -span[1]
 
 
 def placeholder(kind: str) -> str:
     return f"[redacted:{kind}]"
+
+
+_OURS: Final = tuple(
+    (placeholder(kind).encode(), b"[" + b"?" * (len(kind) + 9) + b"]")
+    for kind in ("api_key", "token", "password", "private_key", "email", "card", "phone", "resident_id", "iban", "ip")
+)
+
+
+def masked(raw: bytes) -> bytes:
+    """`raw` without the names in placeholders, which would tell of what stands behind them."""
+    if b"[redacted:" in raw:
+        for shown, mask in _OURS:
+            raw = raw.replace(shown, mask)
+    return raw
 
 
 def replaced(text: str, spans: list[Span]) -> str:
