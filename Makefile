@@ -7,7 +7,7 @@ PIP := $(BIN)/pip install -qq --no-compile
 ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test shapes faults adopt install format check bench build lock clean
+.PHONY: demo test shapes faults adopt redaction install format check bench build lock clean
 
 demo: $(VENV)/demo.stamp  ## see llmctx at work in one minute; ARGS="--json" or ARGS="--keep"
 	@$(BIN)/llmctx demo $(ARGS)
@@ -24,6 +24,9 @@ faults: $(VENV)/dev.stamp  ## all faults that llmctx must survive, at length; AR
 
 adopt: $(VENV)/dev.stamp  ## adopt and partition tables of a million rows while they are written to; ARGS="100000 texts"
 	$(BIN)/python -m tests.migration.million $(ARGS)
+
+redaction: $(VENV)/dev.stamp  ## recall, precision and cost of redaction beside other tools; ARGS="--show 5"
+	$(BIN)/python -m tests.redaction $(ARGS)
 
 install: $(VENV)/dev.stamp  ## the development environment
 

@@ -42,9 +42,11 @@ class Maker:
         return rng.choice(
             [
                 lambda: self.some(rng.randint(8, 12)) + rng.choice("!#%&@*^+=~?$"),
-                lambda: rng.choice(["Summer", "Winter", "Dragon", "Falcon", "Tiger", "hello", "qwerty"])
-                + self.digits(rng.randint(2, 4))
-                + rng.choice(["!", "", "#", "@"]),
+                lambda: (
+                    rng.choice(["Summer", "Winter", "Dragon", "Falcon", "Tiger", "hello", "qwerty"])
+                    + self.digits(rng.randint(2, 4))
+                    + rng.choice(["!", "", "#", "@"])
+                ),
                 lambda: self.some(rng.randint(16, 24)),
                 lambda: "-".join(self.some(6) for _ in range(3)),
                 lambda: self.some(5) + rng.choice("@!#") + self.some(5),
@@ -167,7 +169,9 @@ CARRIERS: list[Callable[[str], str]] = [
     lambda x: f"我的密钥放在这里：{x}，请帮我检查",
     lambda x: json.dumps({"role": "user", "content": f"use {x} for now"}),
     lambda x: f'client = Client("{x}")\n',
-    lambda x: f"AuthenticationError: Incorrect API key provided: {x}. You can find your key at https://platform.example.com.",
+    lambda x: (
+        f"AuthenticationError: Incorrect API key provided: {x}. You can find your key at https://platform.example.com."
+    ),
     lambda x: f"2024-05-01T10:00:00Z ERROR auth failed for {x} (401)",
     lambda x: f"curl https://api.example.com/v1?x=1 -H 'X-Thing: {x}'",
     lambda x: f"- [{x}](https://example.com)",
@@ -184,7 +188,9 @@ WRAPPERS: dict[str, Callable[[str], str]] = {
     "html, twice": lambda x: f"<td>&amp;quot;{x}&amp;quot;</td>",
     "html entities": lambda x: "".join(f"&#{ord(c)};" for c in x),
     "percent": lambda x: "https://h.example/?q=" + "".join(f"%{ord(c):02X}" for c in x),
-    "percent of signs, twice": lambda x: f"https://h/?u=https%253A%252F%252Fi%252F%253Fk%253D{urllib.parse.quote(urllib.parse.quote(x, safe=''), safe='')}%2526a%253Db",
+    "percent of signs, twice": lambda x: (
+        f"https://h/?u=https%253A%252F%252Fi%252F%253Fk%253D{urllib.parse.quote(urllib.parse.quote(x, safe=''), safe='')}%2526a%253Db"
+    ),
     "unicode escapes": lambda x: '{"t": "' + "".join(f"\\u{ord(c):04x}" for c in x) + '"}',
     "json within json": lambda x: json.dumps(json.dumps({"a": {"b": json.dumps({"c": f"see {x}"})}})),
     "zero width": lambda x: "\u200b".join(x),
@@ -223,7 +229,12 @@ def named(m: Maker) -> Iterator[Secret]:
 def commands(m: Maker) -> Iterator[Secret]:
     """Command lines, headers, connection strings and files."""
     for _ in range(6):
-        p, t, hexes, b64 = m.password().replace("&", "9").replace("$", "7"), m.some(36), m.some(40, HEX), m.some(30) + "=="
+        p, t, hexes, b64 = (
+            m.password().replace("&", "9").replace("$", "7"),
+            m.some(36),
+            m.some(40, HEX),
+            m.some(30) + "==",
+        )
         opaque = m.some(32)
         yield from (
             Secret("command", form.format(p=p, t=t), value)
@@ -278,7 +289,12 @@ def commands(m: Maker) -> Iterator[Secret]:
     for label in ("RSA ", "", "EC ", "OPENSSH ", "ENCRYPTED ", "DSA "):
         body = "\n".join(m.some(64, ALNUM + "+/") for _ in range(8))
         pem = f"-----BEGIN {label}PRIVATE KEY-----\n{body}\n-----END {label}PRIVATE KEY-----"
-        for text in (pem, json.dumps({"type": "service_account", "private_key": pem}), f"key: |\n  {pem.replace(chr(10), chr(10) + '  ')}", pem.replace("\n", "\\n")):
+        for text in (
+            pem,
+            json.dumps({"type": "service_account", "private_key": pem}),
+            f"key: |\n  {pem.replace(chr(10), chr(10) + '  ')}",
+            pem.replace("\n", "\\n"),
+        ):
             yield Secret("private key", text, body[:64])
 
 
@@ -288,9 +304,34 @@ def personal(m: Maker) -> Iterator[Secret]:
     for mail in ("bob@example.com", "first.last+tag@post.example.co.uk", "li.wei@公司.cn", "用户@example.com", '"odd name"@example.com', "info@münchen.de",
                  "a.b@[192.168.1.4]", "josé.garcía@correo.es", "x_y-z@sub.domain.example.org", "почта@пример.рф", "o'brien@example.ie", "user@xn--bcher-kva.example",
                  "john(at)example.com", "jane [at] example [dot] com", "1234567@qq.com", "no-reply@mail.service.io", "用户@例子.中国"):  # fmt: skip
-        for carrier in ("{}", "mail to {} please", "<{}>", "mailto:{}?subject=hi", "from:{}\n", "邮箱{}请联系", '{{"email": {j}}}', "({}),", "To: Bob <{}>", "contact={}&x=1", "email：{}。"):
+        for carrier in (
+            "{}",
+            "mail to {} please",
+            "<{}>",
+            "mailto:{}?subject=hi",
+            "from:{}\n",
+            "邮箱{}请联系",
+            '{{"email": {j}}}',
+            "({}),",
+            "To: Bob <{}>",
+            "contact={}&x=1",
+            "email：{}。",
+        ):
             yield Secret("email", carrier.format(mail, j=json.dumps(mail, ensure_ascii=False)), mail.strip('"'))
-    for begin, length in (("4", 16), ("51", 16), ("2221", 16), ("37", 15), ("6011", 16), ("62", 16), ("3528", 16), ("30", 14), ("4", 13), ("62", 19), ("55", 16), ("34", 15)):
+    for begin, length in (
+        ("4", 16),
+        ("51", 16),
+        ("2221", 16),
+        ("37", 15),
+        ("6011", 16),
+        ("62", 16),
+        ("3528", 16),
+        ("30", 14),
+        ("4", 13),
+        ("62", 19),
+        ("55", 16),
+        ("34", 15),
+    ):
         body = begin + m.digits(length - 1 - len(begin))
         total = sum(d if i % 2 else (2 * d - 9 if d > 4 else 2 * d) for i, d in enumerate(map(int, reversed(body))))
         number = body + str(-total % 10)
@@ -306,19 +347,37 @@ def personal(m: Maker) -> Iterator[Secret]:
             for carrier in ("{}", "card {} exp 12/29", "卡号：{}。", '{{"card": "{}"}}', "pay with {}, thanks"):
                 yield Secret("card", carrier.format(shown), shown)
     from stdnum import iban, luhn  # noqa: F401
+
     for number in ("DE89370400440532013000", "GB82WEST12345698765432", "FR1420041010050500013M02606", "NL91ABNA0417164300", "ES9121000418450200051332",
                    "IT60X0542811101000000123456", "CH9300762011623852957", "BE68539007547034", "PL61109010140000071219812874", "SA0380000000608010167519", "NO9386011117947"):  # fmt: skip
-        for shown in (number, " ".join(number[i : i + 4] for i in range(0, len(number), 4)), "-".join(number[i : i + 4] for i in range(0, len(number), 4))):
+        for shown in (
+            number,
+            " ".join(number[i : i + 4] for i in range(0, len(number), 4)),
+            "-".join(number[i : i + 4] for i in range(0, len(number), 4)),
+        ):
             for carrier in ("{}", "IBAN: {} BIC DEUTDEFF", "账户{}。", '{{"iban": "{}"}}'):
                 yield Secret("iban", carrier.format(shown), shown)
     for _ in range(20):
         base = f"{rng.choice(['110105', '440305', '310101', '500103'])}{rng.randint(1950, 2005)}{rng.randint(1, 12):02}{rng.randint(1, 28):02}{rng.randint(1, 999):03}"
-        check = "10X98765432"[sum(int(d) * w for d, w in zip(base, (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2), strict=True)) % 11]
+        check = "10X98765432"[
+            sum(int(d) * w for d, w in zip(base, (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2), strict=True))
+            % 11
+        ]
         number = base + check
-        for text in (f"身份证号{number}", f"id {number[:6]} {number[6:14]} {number[14:]}", f'{{"id_card": "{number}"}}', number):
+        for text in (
+            f"身份证号{number}",
+            f"id {number[:6]} {number[6:14]} {number[14:]}",
+            f'{{"id_card": "{number}"}}',
+            number,
+        ):
             yield Secret("resident id", text, number if number in text else number[6:14])
         ssn = f"{rng.randint(1, 665):03}-{rng.randint(1, 99):02}-{rng.randint(1, 9999):04}"
-        for text in (f"SSN {ssn}", f"my social security number is {ssn}", f'{{"ssn": "{ssn}"}}', f"SSN: {ssn.replace('-', ' ')}"):
+        for text in (
+            f"SSN {ssn}",
+            f"my social security number is {ssn}",
+            f'{{"ssn": "{ssn}"}}',
+            f"SSN: {ssn.replace('-', ' ')}",
+        ):
             yield Secret("ssn", text, ssn if ssn in text else ssn.replace("-", " "))
         yield Secret("passport", f"passport number {m.some(1, 'CEGHKLNPX')}{m.digits(8)}"[:-1] + "7", "")
         nino = f"{rng.choice(['AB', 'CE', 'JK', 'SR'])} {m.digits(2)} {m.digits(2)} {m.digits(2)} {rng.choice('ABCD')}"
@@ -329,22 +388,48 @@ def phones(m: Maker) -> Iterator[Secret]:
     """Numbers of every country, as their library writes them."""
     import phonenumbers as p
 
-    cued = ("Please call me at {} tomorrow.", "Tel {}, thanks", "我的手机号是{}，谢谢", "联系电话：{}。", '{{"phone": "{}"}}', "Contact: {}", "WhatsApp {}", "Mobile: {}\nFax: none", "phone={}&x=1", "<phone>{}</phone>")
+    cued = (
+        "Please call me at {} tomorrow.",
+        "Tel {}, thanks",
+        "我的手机号是{}，谢谢",
+        "联系电话：{}。",
+        '{{"phone": "{}"}}',
+        "Contact: {}",
+        "WhatsApp {}",
+        "Mobile: {}\nFax: none",
+        "phone={}&x=1",
+        "<phone>{}</phone>",
+    )
     bare = ("{}", "reach out, {} works", "- {}", "号码 {}", "{} (office)")
     for region in sorted(p.SUPPORTED_REGIONS):
         for kind in (p.PhoneNumberType.MOBILE, p.PhoneNumberType.FIXED_LINE):
             if (number := p.example_number_for_type(region, kind)) is None:
                 continue
             abroad = p.format_number(number, p.PhoneNumberFormat.INTERNATIONAL)
-            for shown in (abroad, p.format_number(number, p.PhoneNumberFormat.E164), abroad.replace(" ", "-"), abroad.replace("+", "00")):
+            for shown in (
+                abroad,
+                p.format_number(number, p.PhoneNumberFormat.E164),
+                abroad.replace(" ", "-"),
+                abroad.replace("+", "00"),
+            ):
                 carrier = m.rng.choice(cued if shown.startswith("00") else cued + bare)
                 yield Secret("phone, foreign", carrier.format(shown), shown)
             national = p.format_number(number, p.PhoneNumberFormat.NATIONAL)
             if sum(map(str.isdigit, national)) >= 8:
                 yield Secret("phone, national", m.rng.choice(cued).format(national), national)
-    for form in ("({a}) {b}-{c}", "{a}-{b}-{c}", "{a}.{b}.{c}", "{a} {b} {c}", "+1 ({a}) {b}-{c}", "1-{a}-{b}-{c}", "+1{a}{b}{c}"):
+    for form in (
+        "({a}) {b}-{c}",
+        "{a}-{b}-{c}",
+        "{a}.{b}.{c}",
+        "{a} {b} {c}",
+        "+1 ({a}) {b}-{c}",
+        "1-{a}-{b}-{c}",
+        "+1{a}{b}{c}",
+    ):
         for _ in range(6):
-            shown = form.format(a=m.rng.choice(["415", "646", "212", "702", "312"]), b=f"{m.rng.randint(200, 999)}", c=m.digits(4))
+            shown = form.format(
+                a=m.rng.choice(["415", "646", "212", "702", "312"]), b=f"{m.rng.randint(200, 999)}", c=m.digits(4)
+            )
             yield Secret("phone, american", m.rng.choice(cued + bare).format(shown), shown)
     for form in ("1{a}", "1{a}", "+86 1{a}", "0086-1{a}", "+86-1{a}", "(+86) 1{a}"):
         for _ in range(6):
@@ -352,7 +437,10 @@ def phones(m: Maker) -> Iterator[Secret]:
             shown = form.format(a=a)
             yield Secret("phone, chinese", m.rng.choice(cued + bare).format(shown), a)
     for _ in range(12):
-        for shown in (f"0{m.rng.choice(['10', '21', '755', '571'])}-{m.rng.randint(2, 8)}{m.digits(7)}", f"400-{m.rng.randint(200, 999)}-{m.digits(4)}"):
+        for shown in (
+            f"0{m.rng.choice(['10', '21', '755', '571'])}-{m.rng.randint(2, 8)}{m.digits(7)}",
+            f"400-{m.rng.randint(200, 999)}-{m.digits(4)}",
+        ):
             yield Secret("phone, landline", m.rng.choice(cued + bare).format(shown), shown)
 
 
@@ -365,14 +453,30 @@ def secrets(seed: int = 1) -> Iterator[Secret]:
                 yield Secret("key", carrier(key), key)
             if round_ == 0:
                 for name in SIMPLE:
-                    yield Secret(f"wrapped: {name}", WRAPPERS[name](key), key if key in WRAPPERS[name](key) else WRAPPERS[name](key)[-len(WRAPPERS[name](key)) // 2 :])
-            if maker in ("openai", "github", "google", "aws") :
+                    yield Secret(
+                        f"wrapped: {name}",
+                        WRAPPERS[name](key),
+                        key if key in WRAPPERS[name](key) else WRAPPERS[name](key)[-len(WRAPPERS[name](key)) // 2 :],
+                    )
+            if maker in ("openai", "github", "google", "aws"):
                 for name, wrap in WRAPPERS.items():
-                    yield Secret(f"wrapped: {name}", wrap(key), key if key in wrap(key) else wrap(key)[len(wrap(key)) // 2 - 3 : len(wrap(key)) // 2 + 3])
-    for other in ("4111 1111 1111 1111", "DE89370400440532013000", "13812345678", "+44 20 7946 0958", "bob@example.com"):
+                    yield Secret(
+                        f"wrapped: {name}",
+                        wrap(key),
+                        key if key in wrap(key) else wrap(key)[len(wrap(key)) // 2 - 3 : len(wrap(key)) // 2 + 3],
+                    )
+    for other in (
+        "4111 1111 1111 1111",
+        "DE89370400440532013000",
+        "13812345678",
+        "+44 20 7946 0958",
+        "bob@example.com",
+    ):
         for name in SIMPLE:
             shown = WRAPPERS[name](other)
-            yield Secret(f"wrapped: {name}", shown, other if other in shown else shown[len(shown) // 2 - 3 : len(shown) // 2 + 3])
+            yield Secret(
+                f"wrapped: {name}", shown, other if other in shown else shown[len(shown) // 2 - 3 : len(shown) // 2 + 3]
+            )
     yield from (one for one in named(m))
     yield from commands(m)
     yield from (one for one in personal(m) if one.secret)

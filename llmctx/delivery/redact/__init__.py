@@ -1,8 +1,10 @@
-"""What must not be in a snapshot: secrets and personal data, replaced by what they were, `[redacted:email]`.
+"""Take secrets and personal data out of texts, and put what they were in their place: `[redacted:email]`.
 
-A `Redactor` is made once and used by the pipeline's thread on texts as they are, before any of them becomes JSON. Time
-is linear in the length of a text, whatever it holds (`credentials.py`, `personal.py`); the team's own patterns and
-functions are kept at arm's length (`own.py`). Redacting what is redacted changes nothing.
+A `Redactor` is made once and used by the pipeline's thread on texts as they are, before any of them becomes JSON. A
+text is brought into one form first, in which escapes, invisible signs and other digits are undone (`normal_form.py`);
+secrets (`secrets.py`) and personal data (`pii.py`) are searched in that, and replaced in the text as it was. Time is
+linear in the length of a text, whatever it holds; the team's own patterns and functions are kept at arm's length
+(`custom.py`). Redacting what is redacted changes nothing. JSON stays JSON.
 
 Secrets are found also where a text was taken apart. Pieces of one message are searched together (`redact_parts`).
 Where a text was cut, half a secret may stand at either end, which no pattern knows: there the last word, and the groups
@@ -18,17 +20,19 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Any, Final
 
+import orjson
+
 from llmctx.core.errors import ConfigError
 from llmctx.delivery.redact.custom import Function, OwnFunction, OwnPattern, Withheld
+from llmctx.delivery.redact.normal_form import NormalForm
 from llmctx.delivery.redact.pii import Personal
 from llmctx.delivery.redact.secrets import Credentials
-from llmctx.delivery.redact.normal_form import NormalForm
 from llmctx.delivery.redact.spans import Span, merged, placeholder, replaced
 
 __all__ = ["EDGE", "KINDS", "Redactor", "Withheld"]
 
 KINDS: Final = Credentials.KINDS | Personal.KINDS
-"""api_key, token, password, private_key, email, card, phone, resident_id, iban."""
+"""api_key, token, password, private_key, email, card, phone, resident_id, iban, ip."""
 EDGE: Final = 1024  # characters of a word that are taken away at most where a text was cut
 _SHORTEST: Final = 6  # a@b.cd
 _ROUNDS: Final = 8  # what stands beside a finding may be one itself once that has gone
@@ -38,7 +42,9 @@ _NO_NUMBER: Final = 10**20
 _PLACEHOLDER: Final = re.compile(r"\[redacted:[a-z0-9_]{1,32}\]")
 _DASHES: Final = r"\u00a0\u2010-\u2015\uff0d"
 _EDGE_WORD: Final = rf"[A-Za-z0-9_.+/=@:%~\\{_DASHES}-]{{0,{EDGE}}}+"
-_EDGE_GROUP: Final = r"[^\S\n]{0,2}[-/() .]?[^\S\n]?(?<=[-/() .\u00a0\u2009\t])[-(]?[xX]?[A-Z0-9]{1,8}+[xX]?(?![A-Za-z0-9])"
+_EDGE_GROUP: Final = (
+    r"[^\S\n]{0,2}[-/() .]?[^\S\n]?(?<=[-/() .\u00a0\u2009\t])[-(]?[xX]?[A-Z0-9]{1,8}+[xX]?(?![A-Za-z0-9])"
+)
 _EDGE_PLACEHOLDER: Final = r"(?:\[redacted:[a-z0-9_]{1,32}\]|\][a-z0-9_]{1,32}:detcader\[)"
 _EDGE: Final = re.compile(rf"(?:{_EDGE_PLACEHOLDER}(?={_EDGE_GROUP}))?{_EDGE_WORD}(?:{_EDGE_GROUP}){{0,8}}+")
 """A word and the groups of a number behind it, or, read backwards, before it."""
@@ -69,8 +75,9 @@ class Redactor:
         deadline_s: float = 0.25,
     ) -> None:
         wanted = KINDS if kinds is None else frozenset(kinds)
-        if unknown := wanted - KINDS:
-            raise ConfigError(f"There is no kind {min(unknown)!r} to redact. There are: {', '.join(sorted(KINDS))}.")
+        if (unknown := wanted - KINDS) or not wanted:
+            what = f"There is no kind {min(unknown)!r} to redact" if unknown else "No kind to redact is named"
+            raise ConfigError(f"{what} (LLMCTX_REDACT, redact=). There are: {', '.join(sorted(KINDS))}.")
         self._finders = [finder(wanted).find for finder in (Credentials, Personal) if wanted & finder.KINDS]
         self._patterns = [OwnPattern(name, pattern) for name, pattern in (patterns or {}).items()]
         self._functions = [OwnFunction(function, deadline_s) for function in functions]
@@ -81,7 +88,7 @@ class Redactor:
             spans = self._spans(text)
             if not spans:
                 break
-            text = replaced(text, spans)
+            text = replaced(text, _for_json(text, spans))
         for function in self._functions:
             text = function(text)
         return text
@@ -179,6 +186,8 @@ class Redactor:
                 spans = [(*view.original(start, end), kind) for start, end, kind in spans]
         for pattern in self._patterns:
             spans += pattern.find(text)
+        if spans and "\\" in text:
+            spans = [_whole(text, span) for span in spans]
         return _beside_placeholders(text, merged(spans)) if spans else spans
 
     def _spans_apart(self, parts: list[str]) -> list[Span]:
@@ -193,6 +202,40 @@ class Redactor:
             if start - number < end - number:
                 found.append((start - number, end - number, kind))
         return found
+
+
+def _whole(text: str, span: Span) -> Span:
+    """`span` without halves of escapes: a backslash goes with what it stands before."""
+    start, end, kind = span
+    return start - _escapes(text, start), end - _escapes(text, end), kind
+
+
+def _escapes(text: str, at: int) -> bool:
+    """Does the character before `at` escape the one that stands there?"""
+    count = 0
+    while count < at and text[at - 1 - count] == "\\":
+        count += 1
+    return count % 2 == 1 and at < len(text)
+
+
+def _for_json(text: str, spans: list[Span]) -> list[Span]:
+    """`spans`, and where `text` is JSON and a number goes, its placeholder is a string."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return spans
+    numbers = {
+        span
+        for span in spans
+        if text[span[0] : span[1]].isdigit()
+        and text[: span[0]].rstrip()[-1:] in (":", "[", ",")
+        and text[span[1] :].lstrip()[:1] in (",", "]", "}")
+    }
+    if not numbers:
+        return spans
+    try:
+        orjson.loads(text)
+    except (orjson.JSONDecodeError, UnicodeEncodeError):
+        return spans
+    return [(start, end, f'"{kind}' if (start, end, kind) in numbers else kind) for start, end, kind in spans]
 
 
 def _beside_placeholders(text: str, spans: list[Span]) -> list[Span]:

@@ -1,8 +1,8 @@
 """The team's own patterns and functions: never trusted with our time.
 
 A pattern runs through google-re2, which is linear by design, where that is installed (the extra `patterns`).
-Otherwise it runs on pieces of 4,096 characters, and is refused at construction if it repeats what repeats, or proves
-slow on a few hostile texts.
+Otherwise it runs on pieces of 4,096 characters, and is refused at construction if its structure lets it take for ever
+(`pattern_check.py`).
 
 A function runs in a thread of its own, with a deadline. If it raises or returns no text, that text is withheld; one
 that has missed its deadline is never called again, and everything it should have seen is withheld. It works in a scope
@@ -16,12 +16,12 @@ import os
 import queue
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError
+from llmctx.delivery.redact.pattern_check import fault_of
 from llmctx.delivery.redact.spans import Span
 from llmctx.identity.scope import enter, opened
 
@@ -29,10 +29,8 @@ Function = Callable[[str], str]
 
 PIECE: Final = 4096
 OVERLAP: Final = 512
-_TOO_SLOW_S: Final = 0.01
-_MANY: Final = 64  # a repeat of more than that counts as endless
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
-_REMEDY: Final = 'Write it without a repeat inside of a repeat, or pip install "llmctx[patterns]"'
+_REMEDY: Final = 'Write it so that it can match in one way only, or pip install "llmctx[patterns]"'
 
 
 class Withheld(Exception):
@@ -75,50 +73,9 @@ def _checked(name: str, pattern: str) -> re.Pattern[str]:
         compiled = re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as problem:
         raise ConfigError(f"The redaction pattern {name!r} cannot be used: {problem}. Correct it.") from None
-    if _repeats_repeats(importlib.import_module("re._parser").parse(pattern)):
-        raise ConfigError(f"The redaction pattern {name!r} has nested repetition, which may take for ever. {_REMEDY}.")
-    if _is_slow(compiled):
-        raise ConfigError(f"The redaction pattern {name!r} takes too long on hostile texts. {_REMEDY}.")
+    if fault := fault_of(pattern):
+        raise ConfigError(f"The redaction pattern {name!r} {fault}, which may take for ever. {_REMEDY}.")
     return compiled
-
-
-def _repeats_repeats(parsed: Any, inside: bool = False) -> bool:
-    """Is there an endless repeat inside of an endless one? `parsed` is what the standard library's parser made."""
-    for op, argument in parsed:
-        name = str(op)
-        if name in ("MAX_REPEAT", "MIN_REPEAT"):
-            least, most, what = argument
-            endless = most > _MANY and most != least
-            if (endless and inside) or _repeats_repeats(what, inside or most > _MANY):
-                return True
-        elif any(_repeats_repeats(part, inside) for part in _parts_of(argument)):
-            return True
-    return False
-
-
-def _parts_of(argument: Any) -> Iterator[Any]:
-    """The patterns inside of a group, an assertion or an alternative."""
-    if hasattr(argument, "data"):
-        yield argument
-    elif isinstance(argument, (tuple, list)):
-        for part in argument:
-            yield from _parts_of(part)
-
-
-def _is_slow(pattern: re.Pattern[str]) -> bool:
-    """Try `pattern` on texts made to be almost right, shorter ones first: what explodes does so early."""
-    signs = dict.fromkeys([*"aA0 .@-_/:\n", *[sign for sign in pattern.pattern if sign.isalnum()][:16]])
-    for sign in [*signs, "a1", "a ", "a.", "a@", "1 ", "ab"]:
-        for length in (8, 12, 16, 20, 24, 28, 32, 64, 128, 256, 512, 1024, 2048, PIECE):
-            text = (sign * length)[:length] + "\x00"
-            began = time.perf_counter()
-            pattern.search(text)
-            if time.perf_counter() - began > _TOO_SLOW_S:
-                began = time.perf_counter()  # once more: the machine may have been busy
-                pattern.search(text)
-                if time.perf_counter() - began > _TOO_SLOW_S:
-                    return True
-    return False
 
 
 class OwnFunction:

@@ -1,4 +1,7 @@
-"""E-mail addresses: international domains and names, quoted names, addresses of hosts, "name (at) example (dot) com"."""
+"""Find e-mail addresses, also with international domains and names, quoted names, and "name (at) example (dot) com".
+
+A name is read backwards from its "@", so that a text without one costs nothing.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,32 @@ _HOST: Final = rb"\[(?:IPv6:[0-9A-Fa-f:.]{2,45}|\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,
 _MAIL: Final = re.compile(
     rb"@(?<=[A-Za-z0-9_%+~!#$*=?^{}|\"\x80\x81-]@)(?:(?:" + _LABEL + rb"\.){1,8}" + _TOP + rb"|" + _HOST + rb")"
 )
-_SPELLED: Final = re.compile(
-    rb"(?<=[A-Za-z0-9_-])(?: ?[(\[{<] ?at ?[)\]}>] ?| at (?=[a-z0-9-]{1,40} dot ))"
-    rb"(?:[a-z0-9-]{1,62}(?:\.| ?[(\[{<] ?(?:dot|punkt|point) ?[)\]}>] ?| dot )){1,5}[a-z]{2,24}(?![a-z0-9_(])"
+_SPELLED: Final = tuple(
+    re.compile(
+        begin
+        + rb"(?:[a-z0-9-]{1,62}(?:\.| ?[(\[{<] ?(?:dot|punkt|point) ?[)\]}>] ?| dot )){1,5}[a-z]{2,24}(?![a-z0-9_(])"
+    )
+    for begin in (rb"at(?:(?<=[(\[{<]at)|(?<=[(\[{<] at)) ?[)\]}>] ?", rb" at (?=[a-z0-9-]{1,40} dot )")
 )
 _AT: Final = re.compile(rb"[\[<{] ?at ?[\]>}]")
 _LOCAL: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+~!#$*=?^{}|&-\x80"
 _PLAIN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+-\x80"
 _FIRST: Final = b"._%+~!#$*=?^{}|&-"
 _USERINFO: Final = re.compile(rb"[^\s/@:\"'<>]{0,256}+:[^\s\"'<>]{0,256}+")
-_FILES: Final = (b".png", b".jpg", b".jpeg", b".gif", b".svg", b".webp", b".css", b".js", b".json", b".ts", b".md", b".py")
+_FILES: Final = (
+    b".png",
+    b".jpg",
+    b".jpeg",
+    b".gif",
+    b".svg",
+    b".webp",
+    b".css",
+    b".js",
+    b".json",
+    b".ts",
+    b".md",
+    b".py",
+)
 
 
 def find_emails(raw: bytes, low: bytes, spans: list[Span]) -> None:
@@ -30,13 +49,19 @@ def find_emails(raw: bytes, low: bytes, spans: list[Span]) -> None:
     if b"@" in raw:
         _find(raw, spans)
     if b"at)" in low or b" dot " in low or ((b"[" in low or b"<" in low or b"{" in low) and _AT.search(low)):
-        last = 0
-        for match in _SPELLED.finditer(low):
-            local = raw[max(last, match.start() - 64) : match.start()]
-            start = match.start() - len(local) + len(local.rstrip(_PLAIN))
-            last = match.end()
-            if start < match.start():
-                spans.append((start, last, "email"))
+        for spelled in _SPELLED:
+            _find_spelled(raw, low, spelled, spans)
+
+
+def _find_spelled(raw: bytes, low: bytes, spelled: re.Pattern[bytes], spans: list[Span]) -> None:
+    last = 0
+    for match in spelled.finditer(low):
+        before = raw[max(last, match.start() - 68) : match.start()].rstrip(b" ([{<")
+        at = match.start() - len(raw[max(last, match.start() - 68) : match.start()]) + len(before)
+        start = at - len(before) + len(before.rstrip(_PLAIN))
+        last = match.end()
+        if start < at:
+            spans.append((start, last, "email"))
 
 
 def _find(raw: bytes, spans: list[Span]) -> None:

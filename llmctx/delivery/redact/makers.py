@@ -47,7 +47,7 @@ _MAKERS: Final = {
     "sess-": f"{_TOLD}{_S}{{24,400}}+",
     "AIza": f"{_W}{{30,60}}+",  # Google
     "GOCSPX-": f"{_W}{{20,60}}+",
-    "ya29.": f"[A-Za-z0-9_.-]{{20,2048}}+",
+    "ya29.": "[A-Za-z0-9_.-]{20,2048}+",
     "AQ.Ab8": f"{_W}{{20,200}}+",
     "AKIA": f"[A-Z0-9]{{16}}{_END}",  # AWS
     "ASIA": f"[A-Z0-9]{{16}}{_END}",
@@ -91,8 +91,22 @@ _MAKERS: Final = {
     "ghr_": f"{_S}{{20,255}}+",
     "github_pat_": "[A-Za-z0-9_]{20,255}+",
     **{
-        f"{kind}-": rf"[A-Za-z0-9_.-]{{16,320}}+"
-        for kind in "glpat gldt glrt glcbt glptt glft glimt glagent gloas glsoat glffct glrtr glwt".split()
+        f"{kind}-": r"[A-Za-z0-9_.-]{16,320}+"
+        for kind in [
+            "glpat",
+            "gldt",
+            "glrt",
+            "glcbt",
+            "glptt",
+            "glft",
+            "glimt",
+            "glagent",
+            "gloas",
+            "glsoat",
+            "glffct",
+            "glrtr",
+            "glwt",
+        ]
     },
     "GR1348941": f"{_W}{{16,64}}+",
     "ATBB": f"{_TOLD}{_S}{{28,40}}{_END}",  # Bitbucket
@@ -111,8 +125,8 @@ _MAKERS: Final = {
     "LTAI": f"{_S}{{12,40}}+",  # Alibaba Cloud
     "AKID": f"{_TOLD}{_S}{{13,60}}+",  # Tencent Cloud
     "AKLT": f"{_TOLD}{_S}{{30,80}}+",  # Volcengine
-    "bce-v3/ALTAK-": f"[A-Za-z0-9_/-]{{20,200}}+",  # Baidu
-    "ALTAK-": f"[A-Za-z0-9_/-]{{20,200}}+",
+    "bce-v3/ALTAK-": "[A-Za-z0-9_/-]{20,200}+",  # Baidu
+    "ALTAK-": "[A-Za-z0-9_/-]{20,200}+",
     "dop_v1_": f"{_S}{{20,100}}+",
     "doo_v1_": f"{_S}{{20,100}}+",
     "dor_v1_": f"{_S}{{20,100}}+",
@@ -139,7 +153,7 @@ _MAKERS: Final = {
     "pubkey-": f"{_H}{{32}}{_END}",
     "xkeysib-": f"{_W}{{40,120}}+",
     "xsmtpsib-": f"{_W}{{40,120}}+",
-    "re_": f"(?=[A-Za-z_]{{0,30}}+[0-9])(?=[a-z0-9_]{{0,30}}+[A-Z])[A-Za-z0-9_]{{24,60}}+",  # Resend
+    "re_": "(?=[A-Za-z_]{0,30}+[0-9])(?=[a-z0-9_]{0,30}+[A-Z])[A-Za-z0-9_]{24,60}+",  # Resend
     "SG.": rf"{_W}{{16,64}}+\.{_W}{{16,128}}+",  # SendGrid
     "EZAK": f"{_S}{{54}}{_END}",
     "EZTK": f"{_S}{{54}}{_END}",
@@ -149,7 +163,7 @@ _MAKERS: Final = {
     "A3-": "[A-Z0-9]{6}-[A-Z0-9-]{20,40}+",  # 1Password
     "ops_": "eyJ[A-Za-z0-9+/=_-]{40,2048}+",
     "AGE-SECRET-KEY-1": "[A-Z0-9]{50,64}+",
-    "AGE-PLUGIN-": f"[A-Z0-9-]{{20,400}}+",
+    "AGE-PLUGIN-": "[A-Z0-9-]{20,400}+",
     "AKCp": f"{_S}{{60,80}}+",  # Artifactory
     "cmVmd": f"{_S}{{59}}{_END}",
     "cfut_": f"{_W}{{30,60}}+",  # Cloudflare
@@ -226,11 +240,11 @@ _MAKERS: Final = {
     "ghost_": f"{_S}{{30,80}}+",
     "sl.": f"(?:u\\.)?{_W}{{60,2048}}+",  # Dropbox
     "dG9rZW46": f"{_B64}{{20,400}}+",  # "token:" in Base64
-    "LS0tLS1CRUdJTiBSU0EgUFJJVkFUR": f"[A-Za-z0-9+/=]{{20,16384}}+",  # private keys in Base64
-    "LS0tLS1CRUdJTiBQUklWQVRF": f"[A-Za-z0-9+/=]{{20,16384}}+",
-    "LS0tLS1CRUdJTiBFQyBQUklWQVRF": f"[A-Za-z0-9+/=]{{20,16384}}+",
-    "LS0tLS1CRUdJTiBPUEVOU1NIIFBSSVZBVEUg": f"[A-Za-z0-9+/=]{{20,16384}}+",
-    "LS0tLS1CRUdJTiBFTkNSWVBURUQgUFJJVkFURS": f"[A-Za-z0-9+/=]{{20,16384}}+",
+    "LS0tLS1CRUdJTiBSU0EgUFJJVkFUR": "[A-Za-z0-9+/=]{20,16384}+",  # private keys in Base64
+    "LS0tLS1CRUdJTiBQUklWQVRF": "[A-Za-z0-9+/=]{20,16384}+",
+    "LS0tLS1CRUdJTiBFQyBQUklWQVRF": "[A-Za-z0-9+/=]{20,16384}+",
+    "LS0tLS1CRUdJTiBPUEVOU1NIIFBSSVZBVEUg": "[A-Za-z0-9+/=]{20,16384}+",
+    "LS0tLS1CRUdJTiBFTkNSWVBURUQgUFJJVkFURS": "[A-Za-z0-9+/=]{20,16384}+",
     "eyJ": rf"{_W}{{5,8192}}+\.{_W}{{4,16384}}+(?:\.{_W}{{0,4096}}+)?",  # a JWT
 }
 _KINDS: Final = {"eyJ": "token"}
@@ -241,7 +255,11 @@ _BUILT: Final = (  # what begins with nothing special, by the sign that stands i
     (b".", "api_key", rb"[A-Za-z0-9]{14}\.atlasv1\.[A-Za-z0-9_=-]{40,80}+"),  # Terraform
     (b":", "api_key", rb"(?:bot)?[0-9]{8,10}:A[A-Za-z0-9_-]{32,36}(?![A-Za-z0-9_-])"),  # Telegram
     (b":", "api_key", rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}:fx(?![A-Za-z0-9])"),  # DeepL
-    (b":", "api_key", rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}:[0-9a-f]{32}(?![A-Za-z0-9])"),  # Fal
+    (
+        b":",
+        "api_key",
+        rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}:[0-9a-f]{32}(?![A-Za-z0-9])",
+    ),  # Fal
     (b"|", "api_key", rb"[0-9]{15,16}\|[A-Za-z0-9_-]{27,40}(?![A-Za-z0-9_-])"),  # Meta
 )
 _BUILT_SIGNS: Final = (b".", b":", b"|")
@@ -305,7 +323,11 @@ class Makers:
     def _look(self, raw: bytes, start: int, end: int, spans: list[Span]) -> None:
         """Look up the word between `start` and `end`, then the places within it where a key may begin."""
         word = raw[start:end]
-        if not word.strip(_HEXADECIMAL) and raw[end : end + 1] not in _BUILT_SIGNS and raw[start - 1 : start] not in _BUILT_SIGNS:
+        if (
+            not word.strip(_HEXADECIMAL)
+            and raw[end : end + 1] not in _BUILT_SIGNS
+            and raw[start - 1 : start] not in _BUILT_SIGNS
+        ):
             return  # a hash, a UUID, a number
         for kind, pattern in self._by_head.get(word[:2], ()):
             if found := pattern.match(raw, start):

@@ -1,9 +1,9 @@
-"""The form of a text in which secrets are searched, and the way back to where they stand in the text itself.
+"""Bring a text into the form in which secrets are searched, and find the way back to where they stand in it.
 
-People paste logs, terminals, URLs, web pages and JSON within JSON. There a key may be written `sk\\u002dproj`, a card in
-full-width digits, an address with `%40`, a number with zero-width spaces or colours in it. All of that is undone before
-any search: escapes become what they stand for, also nested and mixed ones; what is not visible goes; dashes, spaces
-and digits of other scripts become those of ASCII.
+People paste logs, terminals, URLs, web pages and JSON within JSON. There a key may be written `sk\\u002dproj`, a card
+in full-width digits, an address with `%40`, a number with zero-width spaces or colours in it. All of that is undone
+before any search: escapes become what they stand for, also nested and mixed ones; what is not visible goes; dashes,
+spaces and digits of other scripts become those of ASCII.
 
 `NormalForm.text` is that as characters, `raw` has one byte for each of them: ASCII as it is, LETTER for letters of
 alphabets, IDEOGRAPH for scripts without spaces between words, "?" for all else. `original` leads back to the text.
@@ -34,47 +34,58 @@ _INVISIBLE: Final = (
     "\0\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
     "\U000e0000-\U000e01ef"
 )
-_BACKSLASH: Final = (
-    r"\\{1,16}+(?:(?:u001[bB]|x1[bB]|033|e)\[[0-9;:?]{0,24}+[A-Za-z]|u[0-9a-fA-F]{4}|u\{[0-9a-fA-F]{1,6}\}|U[0-9a-fA-F]{8}|x[0-9a-fA-F]{2}|(?:033|e)(?=\[)|\r?\n[ \t]{0,16}+)"
+_NAMES: Final = (
+    "quot|apos|amp|lt|gt|nbsp|shy|commat|colon|equals|period|lowbar|hyphen|dash|sol|num|plus|Tab|NewLine|ZeroWidthSpace"
+    "|ensp|emsp|thinsp|ndash|mdash|lpar|rpar|excl|dollar|percnt|semi|ast|bsol"
 )
-_PERCENT: Final = (
-    r"(?:%25){2,64}+(?![0-9a-fA-F]{2})|%(?:25){0,16}+[0-7][0-9a-fA-F]"
-    r"|%(?:25){0,16}+[c-fC-F][0-9a-fA-F](?:%(?:25){0,16}+[89abAB][0-9a-fA-F]){1,3}+"
-)
-_ENTITY: Final = (
-    r"(?:&amp;){2,64}+(?![a-zA-Z#])|&(?:amp;){0,16}+(?:#[0-9]{1,7};|#[xX][0-9a-fA-F]{1,6};|(?:quot|apos|amp|lt|gt|nbsp|shy|commat|colon|equals|period"
-    r"|lowbar|hyphen|dash|sol|num|plus|Tab|NewLine|ZeroWidthSpace|ensp|emsp|thinsp|ndash|mdash|lpar|rpar|excl|dollar"
-    r"|percnt|semi|ast|bsol);)|<wbr ?/?>"
-)
-_COLOUR: Final = r"(?:\^\[)?\[[0-9;]{1,16}+m"  # whose escape character was lost
-_TERMINAL: Final = (
-    r"(?:\x1b\[|\x9b)[0-9;:?]{0,24}+[A-Za-z]|\x1b\][^\x07\x1b\n]{0,256}+(?:\x07|\x1b\\)?|\x1b{1,64}+|\x08[^\n]?"
-)
-_QUOTED_PRINTABLE: Final = (  # a line that goes on, not a name whose value stands on the next line
-    r"=\r?\n(?=[A-Za-z0-9])(?:(?<=[A-Za-z0-9_-]{6}=\n)|(?<=[A-Za-z0-9_-]{6}=\r\n))"
+_TOKENS: Final = {  # by their first sign, for which the regex engine looks fast; what follows it
+    r"\\": r"\\{0,15}+(?:(?:u001[bB]|x1[bB]|033|e)\[[0-9;:?]{0,24}+[A-Za-z]|u[0-9a-fA-F]{4}|u\{[0-9a-fA-F]{1,6}\}"
+    r"|U[0-9a-fA-F]{8}|x[0-9a-fA-F]{2}|(?:033|e)(?=\[)|\r?\n[ \t]{0,16}+)",
+    "%": r"25(?:%25){1,64}+(?![0-9a-fA-F]{2})|(?:25){0,16}+[0-7][0-9a-fA-F]"
+    r"|(?:25){0,16}+[c-fC-F][0-9a-fA-F](?:%(?:25){0,16}+[89abAB][0-9a-fA-F]){1,3}+",
+    "&": r"amp;(?:&amp;){1,64}+(?![a-zA-Z#])"
+    rf"|(?:amp;){{0,16}}+(?:\#[0-9]{{1,7}};|\#[xX][0-9a-fA-F]{{1,6}};|(?:{_NAMES});)",
+    "<": "wbr ?/?>",
+    "\x1b": r"\[[0-9;:?]{0,24}+[A-Za-z]|\][^\x07\x1b\n]{0,256}+(?:\x07|\x1b\\)?|\x1b{0,64}+",
+    "\x9b": r"[0-9;:?]{0,24}+[A-Za-z]",
+    r"\^": r"\[\[[0-9;]{1,16}+m",
+    r"\[": "[0-9;]{1,16}+m",  # a colour whose escape character was lost
+    "\x08": r"[^\n]?",
+    # a line that goes on, of quoted-printable; not a name whose value stands on the next line
+    "=": r"\r?\n(?=[A-Za-z0-9])(?:(?<=[A-Za-z0-9_-]{6}=\n)|(?<=[A-Za-z0-9_-]{6}=\r\n))"
     + "".join(
-        rf"(?<!{word}=\n)(?<!{word}=\r\n)" for word in ("word", "WORD", "oken", "OKEN", "key", "Key", "KEY", "cret", "CRET")
-    )
-)
+        rf"(?<!{word}=\n)(?<!{word}=\r\n)"
+        for word in ("word", "WORD", "oken", "OKEN", "key", "Key", "KEY", "cret", "CRET")
+    ),
+}
 _TOKEN: Final = re.compile(
-    f"({_BACKSLASH}|{_PERCENT}|{_ENTITY}|{_TERMINAL}|{_COLOUR}|{_QUOTED_PRINTABLE}|[{_INVISIBLE}]++)"
+    f"([{''.join(_TOKENS)}{_INVISIBLE}]"
+    f"(?:{'|'.join(f'(?<={sign})(?:{rest})' for sign, rest in _TOKENS.items())}|(?<=[{_INVISIBLE}])[{_INVISIBLE}]*+))"
 )
 _HINTS: Final = tuple(
     (sign, re.compile(pattern))
     for sign, pattern in (
-        (b"\\", rb"\\[\\uUx0e\r\n]"),
-        (b"%", rb"%[0-9a-fA-F]{2}"),
-        (b"&", rb"&[a-zA-Z#][a-zA-Z0-9]"),
-        (b"\x1b", rb"\x1b"),
-        (b"[", rb"\[0m"),
-        (b"<", rb"<wbr"),
-        (b"=", rb"=\r?\n"),
-        (b"\0", rb"\0"),
-        (b"\x08", rb"\x08"),
+        ("\\", r"\\(?:u[0-9a-fA-F{]{2}|x[0-9a-fA-F]{2}|U00|033\[|e\[|\r?\n)"),
+        ("%", "%[0-9a-fA-F]{2}"),
+        ("&", "&[a-zA-Z#][a-zA-Z0-9]{1,16}+;"),
+        ("\x1b", "\x1b"),
+        ("[", r"\[0m"),
+        ("<", "<wbr"),
+        ("=", "=\r?\n"),
+        ("\0", "\0"),
+        ("\x08", "\x08"),
     )
 )
 """A sign that is seen in no time, and what must follow it for there to be something to undo."""
-_SHORT: Final = (("\\n", " \n"), ('\\"', ' "'), ("\\t", " \t"), ("\\r", " \r"), ("\\'", " '"), ("\\/", " /"), ("\\b", "  "))
+_SHORT: Final = (
+    ("\\n", " \n"),
+    ('\\"', ' "'),
+    ("\\t", " \t"),
+    ("\\r", " \r"),
+    ("\\'", " '"),
+    ("\\/", " /"),
+    ("\\b", "  "),
+)
 """Escapes that are undone without moving what follows: a blank more between words changes nothing."""
 
 
@@ -120,23 +131,24 @@ class NormalForm:
     def __init__(self, text: str) -> None:
         self._undone: list[tuple[list[str], list[str]]] = []
         self._maps: list[tuple[list[int], list[int]]] | None = None
-        raw = _as_bytes(text)
+        raw = b""
         for _ in range(_ROUNDS):
-            if b"\\" in raw:
+            if "\\" in text:
                 for escape, plain in _SHORT:
                     text = text.replace(escape, plain)
-            if not _has_tokens(raw):
-                break
+            if not _has_tokens(text):
+                raw = _as_bytes(text)
+                if b"\0" not in raw:
+                    break
             parts = _TOKEN.split(text)
             if len(parts) == 1:
                 break
             shown = parts.copy()
             shown[1::2] = map(_DECODED.__getitem__, parts[1::2])
-            text = "".join(shown)
-            raw = _as_bytes(text)
+            text, raw = "".join(shown), b""
             self._undone.append((shown, parts))
         self.text = text
-        self.raw = masked(_as_bytes(text) if b"\\" in raw else raw)
+        self.raw = masked(raw or _as_bytes(text))
         self.low = self.raw.lower()
 
     def original(self, start: int, end: int) -> tuple[int, int]:
@@ -165,8 +177,8 @@ def _back(at: int, after: list[int], before: list[int], end: bool = False) -> in
     return before[part] + at - after[part] + end
 
 
-def _has_tokens(raw: bytes) -> bool:
-    return any(sign in raw and pattern.search(raw) for sign, pattern in _HINTS)
+def _has_tokens(text: str) -> bool:
+    return any(sign in text and pattern.search(text) for sign, pattern in _HINTS)
 
 
 # -- characters as bytes --------------------------------------------------------------------------------------------
@@ -202,7 +214,26 @@ def _sign(character: str) -> int:
 
 _CJK: Final = bytes([*range(0x34, 0xA0), *range(0xAC, 0xD8), *range(0xF9, 0xFB)])
 _ALPHABETS: Final = bytes([*range(0x01, 0x1F), 0xA6])
-_TELLING: Final = (0x00, 0x01, 0x02, 0x03, 0x04, 0x06, 0x09, 0x11, 0x17, 0x18, 0x20, 0x21, 0x22, 0x24, 0x30, 0x31, 0xFE, 0xFF)
+_TELLING: Final = (
+    0x00,
+    0x01,
+    0x02,
+    0x03,
+    0x04,
+    0x06,
+    0x09,
+    0x11,
+    0x17,
+    0x18,
+    0x20,
+    0x21,
+    0x22,
+    0x24,
+    0x30,
+    0x31,
+    0xFE,
+    0xFF,
+)
 """Blocks of 256 characters in which some stand for a sign of ASCII, or which are half of letters."""
 _MATHEMATICAL: Final = (0x1D4, 0x1D5, 0x1D6, 0x1D7)
 

@@ -1,16 +1,13 @@
-"""Telephone numbers of all countries.
+"""Tell telephone numbers of all countries from other numbers.
 
-What may be a number is found by its shape (`numbers.py`), and judged by `phonenumbers`, Google's library, which knows the
+What may be a number is found by its shape (`pii.py`), and judged by what `phonenumbers`, Google's library, knows of the
 numbers of every country. A number with a country code stands for itself. One without is hardly told from others: it
-must be written as people write them somewhere, or stand behind a word like "phone" or "手机", and there any number will
-do that some country has. Judging takes 30 µs: what was judged is remembered, and a text full of numbers is judged by
-the first hundreds of them.
+must be written as people write the numbers of its country, or stand behind a word like "phone" or "手机".
 """
 
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
 from functools import cache
 from typing import Final
 
@@ -20,28 +17,34 @@ _REGIONS: Final = ("GB", "DE", "FR", "AU", "IT", "JP", "KR", "TW", "NL")  # whos
 _NOT_DIGIT: Final = bytes(c for c in range(256) if not 0x30 <= c <= 0x39)
 
 _STRONG: Final = (
-    rb"(?:tele?(?:ph|f)on[a-z]{0,3}|tel|t\x80l\x80phone|phone|mobile?|m\x80vil|mob|cell(?:phone|ular)?|handy|fax|whatsapp|wechat"
-    rb"|sms|hotline|celular|fon|ph|portable|numero|num\x80ro)"
+    rb"tel(?:e?(?:ph|f)on[a-z]{0,3})?|[a-z]{0,12}phones?|mob(?:il[a-z]?|ile)?|m\x80vil|cell(?:phone|ular)?|handy|fax"
+    rb"|whatsapp|wechat|sms|hotline|celular|telefax|fon|ph|n[uo]m(?:e|\x80)ro"
 )
-_WEAK: Final = rb"(?:call(?:ed|ing)?|contact|reach(?:ed)?|dial(?:ed)?|ring|text(?:ed)?|number|helpline|support|callback|kontakt|rufnummer)"
-_CUE: Final = re.compile(rb"(?<![a-z])(?<!redacted:)(?:(" + _STRONG + rb")|" + _WEAK + rb")(?![a-z])|[a-z](" + _STRONG + rb")(?![a-z])")
-_WORDS: Final = (
-    b"tel", b"phone", b"mob", b"cell", b"handy", b"fax", b"whatsapp", b"sms", b"hotline", b"call", b"contact", b"reach",
-    b"dial", b"number", b"text", b"nummer", b"vil", b"ph:", b"ph ", b"fon",
-)  # fmt: skip
+_WEAK: Final = (
+    rb"call(?:ed|ing|back)?|contact|reach(?:ed)?|dial(?:ed)?|ring|text(?:ed)?|number|helpline|support|kontakt"
+    rb"|[a-z]{0,8}nummer"
+)
 _CUE_BEYOND: Final = re.compile(
     "电话|電話|手机|手機|联系方式|联系|聯絡|号码|號碼|热线|传真|座机|微信|致电|拨打|携帯|전화|휴대폰|연락처|[Тт]ел(?:ефон)?|[Мм]обильный|τηλ|هاتف"
 )
-_BETWEEN: Final = re.compile(
-    rb"(?:[^a-z0-9]|(?<![a-z])(?:no|nr|num|number|numbers|num\x80ro|is|was|are|at|on|me|us|him|her|them|home|work|office|cell|mobile|direct|line"
-    rb"|new|my|the|our|to|or|and|value|string|phone|tel|fax|text|de|ist|est|es|m|t|nummer|numero)(?![a-z])){0,48}"
+_BETWEEN: Final = (
+    rb"(?:[^a-z0-9]|(?<![a-z])(?:no|nr|num|number|numbers|num\x80ro|is|was|are|at|on|me|us|him|her|them|home|work|office"
+    rb"|cell|mobile|direct|line|new|my|the|our|to|or|and|value|string|phone|tel|fax|text|de|ist|est|es|m|t|nummer|numero)(?![a-z]))"
 )
+_CUE: Final = re.compile(
+    rb"(?<![a-z])(?:(" + _STRONG + rb")|" + _WEAK + rb")(?![a-z])" + _BETWEEN + rb"{0,48}\Z"
+    rb"|(?:[a-z_](phone|mobile|fax|telephone)|_(tel|mob|cell))(?![a-z])" + _BETWEEN + rb"{0,48}\Z"
+)
+_GAP: Final = re.compile(_BETWEEN + rb"{0,48}")
+_NOT_LETTER: Final = bytes(c for c in range(256) if not 0x61 <= c <= 0x7A)
+_NO_DIGITS: Final = bytes(c for c in range(256) if not 0x30 <= c <= 0x39)
 _REACH: Final = 48
 _LEAST, _LONGEST = 7, 13  # digits that are dialled within a country
-_DATE: Final = re.compile(
-    rb"(?:19|20)\d\d[-./ ]\d{1,2}[-./ ]\d{1,2}(?:\D.*)?|\d{1,2}[-./]\d{1,2}[-./](?:19|20)\d\d(?:\D.*)?|\d{1,3}(?:\.\d{1,3}){3}|\d+\.\d+"
+_DATE: Final = re.compile(  # or years, the address of a host, a fraction
+    rb"\(?(?:19|20)\d\d(?: ?[-/] ?(?:19|20)\d\d\b.*|[-./ ]\d{1,2}[-./ ]\d{1,2}(?:\D.*)?)"
+    rb"|\(?\d{1,2}[-./]\d{1,2}[-./](?:19|20)\d\d(?:\D.*)?|\d{1,3}(?:\.\d{1,3}){3}|\d+\.\d+"
 )
-_AMERICAN: Final = re.compile(rb"(?:1[ .-]?)?(?:\([2-9]\d\d\) ?|[2-9]\d\d([-. ]))[2-9]\d\d[-. ]\d{4}")
+_AMERICAN: Final = re.compile(rb"(?:1[ .-]?)?(?:\([2-9]\d\d\)[ -]?[2-9]\d\d[-. ]|[2-9]\d\d([-. ])[2-9]\d\d\1)\d{4}")
 _WRITTEN: Final = tuple(
     (region, re.compile(form))
     for region, form in (
@@ -69,7 +72,15 @@ class _Country:
 
         known = phonenumbers.PhoneMetadata.metadata_for_region(region)
         assert known is not None
-        kinds = (known.fixed_line, known.mobile, known.toll_free, known.premium_rate, known.shared_cost, known.voip, known.uan)
+        kinds = (
+            known.fixed_line,
+            known.mobile,
+            known.toll_free,
+            known.premium_rate,
+            known.shared_cost,
+            known.voip,
+            known.uan,
+        )
         patterns = [kind.national_number_pattern for kind in kinds if kind is not None and kind.national_number_pattern]
         self._prefix = known.national_prefix or ""
         self._pattern = re.compile("|".join(patterns))
@@ -108,31 +119,30 @@ def _lengths() -> dict[str, frozenset[int]]:
     return found
 
 
-class Cues:
-    """The places of a text behind which a telephone number is to be expected."""
+_WORDS: Final = (
+    b"tel", b"phone", b"mob", b"cell", b"fax", b"call", b"contact", b"text", b"number", b"reach", b"dial", b"sms",
+    b"nummer", b"whatsapp", b"handy", b"fon", b"ph:", b"ph ", b"wechat", b"hotline", b"support", b"kontakt", b" ring",
+)  # fmt: skip
 
-    def __init__(self, view: NormalForm) -> None:
-        low = view.low
-        found: list[tuple[int, bool]] = []
-        if any(word in low for word in _WORDS):
-            found += [(match.end(), match[1] is not None or match[2] is not None) for match in _CUE.finditer(low)]
-        if not low.isascii():
-            found += [(match.end(), True) for match in _CUE_BEYOND.finditer(view.text)]
-            found.sort()
-        self._low = low
-        self._found = found
-        self._ends = [end for end, _ in found]
 
-    def __bool__(self) -> bool:
-        return bool(self._found)
+def has_cues(view: NormalForm) -> bool:
+    """Return True if a text has words in it that may announce a telephone number."""
+    low = view.low
+    return any(word in low for word in _WORDS) or not low.isascii()
 
-    def before(self, start: int) -> tuple[bool, bool]:
-        """Does a cue stand before `start`, and is it a strong one?"""
-        at = bisect_right(self._ends, start) - 1
-        if at < 0 or start - self._ends[at] > _REACH:
-            return False, False
-        end, strong = self._found[at]
-        return _BETWEEN.fullmatch(self._low, end, start) is not None, strong
+
+def cue_before(view: NormalForm, start: int) -> str:
+    """Return "strong" or "weak" if a word that announces a telephone number stands before `start`, "" if none does."""
+    before = view.low[max(0, start - _REACH) : start]
+    begin = len(before.rstrip(_NO_DIGITS))  # no other number stands between
+    before = before[begin:]
+    if before.translate(None, _NOT_LETTER) and (cue := _CUE.search(before)):
+        return "strong" if cue.lastindex else "weak"
+    if not before.isascii():
+        for match in _CUE_BEYOND.finditer(view.text, start - len(before), start):
+            if _GAP.fullmatch(view.low, match.end(), start):
+                return "strong"
+    return ""
 
 
 def is_foreign(number: bytes) -> bool:
@@ -147,7 +157,9 @@ def is_written_as_one(number: bytes) -> bool:
     digits = number.translate(None, _NOT_DIGIT).decode()
     if _AMERICAN.fullmatch(number) and is_valid(digits, "US"):
         return True
-    return _DATE.fullmatch(number) is None and any(form.fullmatch(number) and is_valid(digits, region) for region, form in _WRITTEN)
+    return _DATE.fullmatch(number) is None and any(
+        form.fullmatch(number) and is_valid(digits, region) for region, form in _WRITTEN
+    )
 
 
 def is_expected(number: bytes, strong: bool) -> bool:

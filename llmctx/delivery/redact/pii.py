@@ -15,7 +15,7 @@ from typing import Final
 
 from llmctx.delivery.redact.emails import find_emails
 from llmctx.delivery.redact.normal_form import NormalForm
-from llmctx.delivery.redact.phones import Cues, is_expected, is_foreign, is_written_as_one
+from llmctx.delivery.redact.phones import cue_before, has_cues, is_expected, is_foreign, is_written_as_one
 from llmctx.delivery.redact.spans import Span
 
 _SEPARATORS: Final = b" .()/-"
@@ -45,7 +45,7 @@ _SEP: Final = "[ .()/-]{1,3}"
 _ALONE: Final = "(?<![0Aa])(?<!0[.])(?<!0[.]-)"
 _ENDS: Final = "(?![0Aa])(?![.]0)"
 _CARD: Final = (
-    f"0000(?:{_SEP}0000){{3}}(?:{_SEP}0{{1,3}})?|0000{_SEP}000000{_SEP}0{{4,5}}|0{{6}}{_SEP}0{{7,13}}|0{{8}}{_SEP}0{{8}}"
+    f"0000(?:{_SEP}0000){{2}}{_SEP}0{{1,4}}(?:{_SEP}0{{1,3}})?|0000{_SEP}000000{_SEP}0{{4,5}}|0{{6}}{_SEP}0{{7,13}}|0{{8}}{_SEP}0{{8}}"
     f"|0{{13,19}}"
     "|(?<!0[ .-])(?:0(?:[ .-]0){12,18}|00(?:[ .-]00){6,9}|000(?:[ .-]000){4,5}(?:[ .-]0)?)"
 )
@@ -65,7 +65,7 @@ _KINDS: Final = tuple(
         ("rrn", "000000-0000000", _ENDS),
     )
 )
-_FOREIGN: Final = re.compile(rb"\+[ (]{0,2}0(?:[ .()/-]{0,3}0){6,14}(?![0Aa])")
+_FOREIGN: Final = re.compile(rb"\+\(?0(?:[ .()/-]{0,3}0){6,14}(?![0Aa])")
 _NATIONAL: Final = re.compile(
     rb"(?<![0Aa$])(?<!0[ .+/-])(?<!0[.]-)(?<![Aa]-)(?:\(0{1,4} 0{1,3}\)|\(?0{1,7})(?:[)]? ?[ .()/-] ?[(]?0{1,10}){1,6}(?![0Aa])(?![.]0)(?! ?[-/] ?0)"
 )
@@ -182,39 +182,43 @@ class Personal:
         raw, kinds = view.raw, self._kinds
         left = _MANY + len(raw) // _FEW
         real: dict[str, int] = {}
-        cues = Cues(view) if "phone" in kinds else None
-        candidates = _candidates if cues else _uncued
+        cues: bool | None = None
         for run in _RUN.finditer(shapes):
-            start, end = run.span()
-            first = start - _AROUND if start > _AROUND else 0
-            for kind, start, end in candidates(shapes[first : end + _AROUND]):
+            begin, finish = run.span()
+            first = begin - _AROUND if begin > _AROUND else 0
+            for kind, start, end in _candidates(shapes[first : finish + _AROUND]):
+                if kind == "expected":
+                    if cues is None:
+                        cues = "phone" in kinds and has_cues(view)
+                    if not cues:
+                        continue
                 start, end = first + start, first + end
                 if left < 0 and kind in _DEAR:  # a text full of them: they are what most of their kind were
                     verdict = "resident_id" if real.get(kind, 0) > 0 else ""
                 else:
                     left -= kind in _DEAR
-                    verdict = self._judged(raw, kind, start, end, cues)
+                    verdict = _judged(view, kind, start, end)
                     real[kind] = real.get(kind, 0) + (1 if verdict else -1)
                 if verdict in kinds:
                     spans.append((start, end, verdict))
 
-    def _judged(self, raw: bytes, kind: str, start: int, end: int, cues: Cues | None) -> str:
-        """What the number between `start` and `end` is, or nothing."""
-        number = raw[start:end]
-        if kind == "expected":
-            if not cues:
-                return ""
-            found, strong = cues.before(start)
-            if not found or not is_expected(number, strong):
-                return ""
-            return "" if not strong and _is_named_otherwise(raw, start) else "phone"
-        verdict = _verified(number, kind)
-        if verdict and kind in _DOUBTFUL:
-            if kind == "national" and start and raw[start - 1] in _VALUES:
-                return ""
-            if _is_named_otherwise(raw, start):
-                return ""
-        return verdict
+
+def _judged(view: NormalForm, kind: str, start: int, end: int) -> str:
+    """Return what the number between `start` and `end` is, or nothing."""
+    raw = view.raw
+    number = raw[start:end]
+    if kind == "expected":
+        cue = cue_before(view, start)
+        if not cue or not is_expected(number, cue == "strong"):
+            return ""
+        return "" if cue == "weak" and _is_named_otherwise(raw, start) else "phone"
+    verdict = _verified(number, kind)
+    if verdict and kind in _DOUBTFUL:
+        if kind == "national" and start and raw[start - 1] in _VALUES:
+            return ""
+        if _is_named_otherwise(raw, start):
+            return ""
+    return verdict
 
 
 def _is_named_otherwise(raw: bytes, start: int) -> bool:
@@ -222,11 +226,6 @@ def _is_named_otherwise(raw: bytes, start: int) -> bool:
     before = raw[max(0, start - 24) : start]
     last = before.rstrip(_BETWEEN)[-1:]
     return last.isalpha() and _OTHER_NUMBER.search(before) is not None
-
-
-@lru_cache(16384)
-def _uncued(shape: bytes) -> tuple[Candidate, ...]:
-    return tuple(candidate for candidate in _candidates(shape) if candidate[0] != "expected")
 
 
 @lru_cache(16384)

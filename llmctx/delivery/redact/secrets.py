@@ -1,8 +1,8 @@
-"""Secrets of machines: keys of the known makers, tokens, passwords, private keys.
+"""Find secrets of machines: keys of the known makers, tokens, passwords, private keys.
 
-Keys of known makers are told by their looks (`makers.py`), others by their names (`named.py`); here are private keys,
-and what belongs to a key that was found. Every quantifier is bounded, and hardly one can give back what it took, so
-that a hostile text costs no more than others.
+Keys of known makers are told by their looks (`makers.py`), others by their names (`named.py`) or by the form in which
+they stand (`forms.py`); here are private keys, and what belongs to a key that was found. Every quantifier is bounded,
+and hardly one can give back what it took, so that a hostile text costs no more than others.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from llmctx.delivery.redact.forms import Forms
 from llmctx.delivery.redact.makers import Makers
-from llmctx.delivery.redact.named import Named, is_random
+from llmctx.delivery.redact.named import Named
 from llmctx.delivery.redact.normal_form import NormalForm
 from llmctx.delivery.redact.spans import Span
+from llmctx.delivery.redact.values import is_random
 
 _PEM: Final = re.compile(
     rb"-----BEGIN (?:[A-Z0-9]{1,20} ){0,4}PRIVATE KEY(?: BLOCK)?-----"
     rb"(?:(?:[\s\\]|(?<=\\)[nr]){1,8}+[A-Za-z-]{4,20}: [^\n\\]{1,120}+){0,4}"
-    rb"[A-Za-z0-9+/=\s\\\"',]{0,16384}+"
+    rb"[A-Za-z0-9+/=\s\\]{0,16384}+"
     rb"(?:-----END [A-Z0-9 ]{0,80}-----)?"
 )
 _PEM_END: Final = re.compile(rb"-----END (?:[A-Z0-9]{1,20} ){0,4}PRIVATE KEY(?: BLOCK)?-----")
@@ -36,6 +38,7 @@ class Credentials:
         self._kinds = kinds
         self._makers = Makers(kinds)
         self._named = Named(kinds)
+        self._forms = Forms(kinds)
 
     def find(self, view: NormalForm, spans: list[Span]) -> None:
         """Append to `spans` what is found."""
@@ -44,11 +47,16 @@ class Credentials:
         self._makers.find(raw, spans)
         if "api_key" in self._kinds and (b"AKIA" in raw or b"ASIA" in raw):
             for start, end, _ in spans[first:]:
-                if raw.startswith((b"AKIA", b"ASIA"), start) and (near := _AMAZON.search(raw, end, end + _NEAR)) and is_random(near[0]):
+                if (
+                    raw.startswith((b"AKIA", b"ASIA"), start)
+                    and (near := _AMAZON.search(raw, end, end + _NEAR))
+                    and is_random(near[0])
+                ):
                     spans.append((*near.span(), "api_key"))
         if "private_key" in self._kinds and b"PRIVATE KEY" in raw:
             _find_private_keys(raw, spans)
         self._named.find(view, spans)
+        self._forms.find(view, spans)
 
 
 def _find_private_keys(raw: bytes, spans: list[Span]) -> None:

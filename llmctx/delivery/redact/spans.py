@@ -27,7 +27,8 @@ def merged(spans: list[Span]) -> list[Span]:
 
 
 def placeholder(kind: str) -> str:
-    return f"[redacted:{kind}]"
+    """What stands for a finding; in quotes, if its kind begins with one."""
+    return f'"[redacted:{kind[1:]}]"' if kind[0] == '"' else f"[redacted:{kind}]"
 
 
 _OURS: Final = tuple(

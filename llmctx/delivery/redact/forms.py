@@ -1,0 +1,199 @@
+"""Secrets in forms of their own: headers, command lines, connection strings, lines of password files.
+
+There no name stands before the secret, or more stands between: `-u user:password`, `Authorization: Digest …`,
+`mongodb+srv://user:password@host`, `host:5432:db:user:password`. Each form is looked for only where a word that it must
+have in it is there.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from llmctx.delivery.redact.normal_form import NormalForm
+from llmctx.delivery.redact.spans import Span
+from llmctx.delivery.redact.values import DIGIT, PLACEHOLDER, is_password, is_random, is_secret
+
+
+def _is_no_number(value: bytes) -> bool:
+    return not value.isdigit()
+
+
+def _is_no_word(value: bytes) -> bool:
+    return not value.isalpha() or not value.islower()
+
+
+_COLON: Final = rb"[\"'`\\*]{0,4}[ \t]{0,4}[:=>]{1,2}[ \t]{0,4}[\"'`\\]{0,4}"
+_FORMS: Final = tuple(
+    (mark, kind, re.compile(pattern), likely)
+    for mark, kind, pattern, likely in (
+        # headers: a scheme and its token, or a list of parameters
+        (
+            b"authorization",
+            "token",
+            rb"authorization" + _COLON + rb"((?:[a-z][a-z0-9-]{2,24}[ \t]{1,4})?[\w-]{2,30}=[\"]?[^\s\",]{2,512}(?:\"?,[ \t\r\n]{0,4}[\w-]{2,30}=\"?[^\s\",]{0,512}){1,12})",
+            None,
+        ),
+        (
+            b"authorization",
+            "token",
+            rb"authorization" + _COLON + rb"(?:[a-z][a-z0-9-]{2,24}[ \t]{1,4})?([a-z0-9._~+/=:-]{8,4096}+)(?![ (\[]|[\"'] ?\+)",
+            lambda value: PLACEHOLDER.fullmatch(value) is None and (DIGIT.search(value) is not None or len(value) >= 24),
+        ),
+        (
+            b"authorization",
+            "token",
+            rb"authorization" + _COLON + rb"(?:bearer|basic|token|apikey|digest|negotiate|ntlm|bot|key|api-key|splunk|hmac|oauth|jwt|sso-key|sharedkey|deepl-auth-key|zoho-oauthtoken|genie?key)[ \t]{1,4}([a-z0-9._~+/=:-]{6,4096}+)",
+            lambda value: PLACEHOLDER.fullmatch(value) is None and (DIGIT.search(value) is not None or len(value) >= 16),
+        ),
+        (b"bearer", "token", rb"\bbearer[ \t]{1,4}[\"'`]?([a-z0-9._~+/=-]{8,4096}+)", lambda value: is_secret(value, True, b"")),
+        (
+            b"cookie",
+            "token",
+            rb"cookie2?" + _COLON + rb"((?:[^\s=;,\"'<>]{1,64}=[^\s;\"'<>]{0,4096}(?:; ?)?){1,40})",
+            lambda value: re.search(rb"(?i:=(?=[^;=]{0,200}[0-9])[^;]{16,}|(?:sess|sid|token|auth|csrf|jwt)[^=;]{0,20}=[^;]{6,})", value) is not None,
+        ),
+        (
+            b"sess",
+            "token",
+            rb"sess(?:id|ion(?:id|_?key|(?<=_session)))[\"'\\]{0,2}[:=][\"'\\]{0,2}([a-z0-9%._~+/-]{16,4096}+)",
+            lambda value: is_random(value) and not value.islower(),
+        ),
+        (b"connect.sid", "token", rb"connect\.sid=([a-z0-9%._~+/-]{16,4096}+)", is_random),
+        # command lines
+        (
+            b"-u",
+            "password",
+            rb"-u(?:(?<=[\s\"']-u)|ser(?<=-user))[ \t=]{0,2}[\"']?[^\s:\"'/]{1,80}:([^\s\"']{3,256}+)",
+            lambda value: not value.isdigit() and PLACEHOLDER.fullmatch(value) is None and _is_no_word(value),
+        ),
+        (b"mysql", "password", rb"mysql[a-z-]{0,12} [^\n]{0,200}?(?<=\s)-p[\"']?([^\s\"']{4,128}+)", _is_no_number),
+        (b"mariadb", "password", rb"mariadb[a-z-]{0,12} [^\n]{0,200}?(?<=\s)-p[\"']?([^\s\"']{4,128}+)", _is_no_number),
+        (b"sshpass", "password", rb"sshpass [^\n]{0,40}?-p[ \t]{0,2}[\"']?([^\s\"']{4,128}+)", None),
+        (b"redis-cli", "password", rb"redis-cli [^\n]{0,200}?(?<=\s)(?:-a|--pass)[ \t]{1,2}[\"']?([^\s\"']{4,128}+)", None),
+        (b"identified", "password", rb"identified (?:with \S{1,60} )?by [\"']([^\"'\n]{4,256}+)", None),
+        (b"sudo", "password", rb"(?:echo|printf|<<<) [\"']?([^\s\"']{4,128}+)[\"']?(?:\\n)? ?\| ?sudo", None),
+        (b"http -a ", "password", rb"https? -a [^\s:]{1,60}:([^\s\"']{3,128}+)", None),
+        (b"snowsql", "password", rb"snowsql [^\n]{0,100}?-p[ \t]{1,2}([^\s\"']{4,128}+)", None),
+        (b"private_key_id", "api_key", rb"private_key_id[\"'\\ ]{1,4}:[\"'\\ ]{1,4}([0-9a-f]{40})", None),
+        (b"login", "password", rb"login [^\n]{0,200}?(?<=\s)-p[ \t]{1,2}[\"']?([^\s\"']{4,128}+)", lambda value: PLACEHOLDER.fullmatch(value) is None),
+        (b"sqlcmd", "password", rb"sqlcmd [^\n]{0,200}?(?<=\s)-p[ \t]{0,2}[\"']?([^\s\"']{4,128}+)", _is_no_number),
+        (b"ldap", "password", rb"ldap[a-z]{3,10} [^\n]{0,200}?(?<=\s)-w[ \t]{1,2}[\"']?([^\s\"']{4,128}+)", None),
+        (b"mongo", "password", rb"mongo[a-z]{0,10} [^\n]{0,200}?(?<=\s)-p[ \t]{1,2}[\"']?([^\s\"']{4,128}+)", None),
+        (b"htpasswd", "password", rb"htpasswd -[a-z]{1,5} \S{1,100} \S{1,60} [\"']?([^\s\"']{4,128}+)", None),
+        (b"sqlplus", "password", rb"sqlplus[^\n]{0,40}? [\w$]{1,30}/([^\s@\"']{3,128}+)@", None),
+        (b"smbclient", "password", rb"-u[ \t]{1,2}[^\s%]{1,60}%([^\s\"']{3,128}+)", None),
+        (b"net use", "password", rb"net use [^\n]{0,100}?/user:\S{1,60} ([^\s\"'/]{4,128}+)", None),
+        # files
+        (b"54", "password", rb"^[\w.*-]{1,100}:(?:54\d\d|6432|6543|25060|\*):[^:\s]{1,64}:[^:\s]{1,64}:([^\s:]{3,256}+)$", None),
+        (
+            b"thin:",
+            "password",
+            rb"jdbc:oracle:thin:[^\s/@]{1,60}/([^\s@]{3,128}+)@",
+            None,
+        ),
+        (
+            b"value",
+            "api_key",
+            rb"value[\"']{0,2}\s{0,4}[:=]\s{0,4}[\"']([^\"'\n]{4,1024}+)[\"']\s{0,4},?\s{0,8}[\"']?(?:name|key)[\"']?\s{0,4}[:=]\s{0,4}[\"'][\w.-]{0,40}(?:passw(?:or)?d|secret|token|api.?key|access.?key|pwd)[\"']",
+            lambda value: PLACEHOLDER.fullmatch(value) is None,
+        ),
+        (b"cred", "password", rb"\bcred(?:ential)?s?[\"']?[ \t]{0,2}[:=]?[ \t]{1,3}[\w.@-]{2,60} ?[:/] ?([^\s\"',;]{4,128}+)", lambda value: is_password(value, False, b"") and DIGIT.search(value) is not None and not value.isdigit()),
+    )
+)  # fmt: skip
+
+
+_OPTION: Final = re.compile(rb" -(?:[pPaAwuUbcn]|-user|-pass|-proxy)")
+_COMMANDS: Final = frozenset(
+    (
+        b"-u",
+        b"mysql",
+        b"mariadb",
+        b"sshpass",
+        b"redis-cli",
+        b"login",
+        b"sqlcmd",
+        b"ldap",
+        b"mongo",
+        b"htpasswd",
+        b"smbclient",
+        b"http -a ",
+        b"snowsql",
+    )
+)
+_GATED: Final = dict.fromkeys(_COMMANDS, b"") | {
+    b"54": b":",
+    b"sqlplus": b"/",
+    b"net use": b"/",
+    b"sudo": b"|",
+    b"private_key_id": b"_",
+    b"thin:": b"/",
+    b"value": b"}",
+    b"connect.sid": b"=",
+    b"sess": b"=",
+    b"cookie": b"=",
+    b"identified": b"'",
+}
+"""What must be there, too, for a form to be looked for: a single sign is seen in no time."""
+
+
+_USERINFO: Final = re.compile(
+    rb"://[^\s/@:\"'<>?#]{0,256}+:(?:(?!\d{1,5}[/?#])([^\s/\"'<>`]{1,256})@|(?!\d{1,5}/)([^\s\"'<>`@]{1,128}+)@)(?=[A-Za-z0-9\[\x80\x81_$*{-])"
+)
+_DOCUMENTED: Final = frozenset((b"password", b"pass", b"passwd", b"pwd", b"pw", b"your_password", b"xxx", b"tiger"))
+"""What stands for a password in documentation."""
+_SCHEME: Final = re.compile(rb"(?:https?|wss?|git)\Z", re.IGNORECASE)
+_LONE: Final = re.compile(rb"://([A-Za-z0-9_.~-]{20,512}+)(?::|:x-oauth-basic)?@(?=[A-Za-z0-9])")
+_SAID_SIGNS: Final = ("密", "令", "凭", "パ", "暗", "비", "암", "ароль")
+_SAID: Final = re.compile(
+    r"(?:密码|密碼|密钥|密鑰|口令|令牌|凭证|パスワード|暗証番号|비밀번호|암호|[Пп]ароль)[^\n!-~]{0,8}[ ：:=是为:「“\"'`]{0,6}([!-~]{4,128})"
+)
+
+
+class Forms:
+    """Finds what stands in such forms, as kinds api_key, token and password."""
+
+    def __init__(self, kinds: frozenset[str]) -> None:
+        self._forms = [entry for entry in _FORMS if entry[1] in kinds]
+        self._passwords = "password" in kinds
+        self._tokens = "token" in kinds
+
+    def find(self, view: NormalForm, spans: list[Span]) -> None:
+        """Append to `spans` what is found."""
+        raw, low = view.raw, view.low
+        authorizes = b"uthoriz" in low
+        tells = b"cred" in low
+        commands = _OPTION.search(raw) is not None
+        for mark, kind, form, likely in self._forms:
+            if mark in _GATED and not (commands if mark in _COMMANDS else _GATED[mark] in raw):
+                continue
+            if mark == b"authorization" and not authorizes:
+                continue
+            if mark == b"cred" and not tells:
+                continue
+            if mark in low:
+                for found in form.finditer(low):
+                    start, end = found.span(1)
+                    if likely is None or likely(raw[start:end]):
+                        spans.append((start, end, kind))
+        if b"://" in raw and b"@" in raw:
+            self._find_in_urls(raw, spans)
+        if self._passwords and not raw.isascii() and any(sign in view.text for sign in _SAID_SIGNS):
+            spans += [
+                (*said.span(1), "password")
+                for said in _SAID.finditer(view.text)
+                if is_password(said[1].encode(), False, b"") and DIGIT.search(said[1].encode())
+            ]
+
+    def _find_in_urls(self, raw: bytes, spans: list[Span]) -> None:
+        if self._passwords:
+            for match in _USERINFO.finditer(raw):
+                start, end = match.span(1)
+                if start < 0:  # with a slash in it: in the URL of a page, that is a path
+                    start, end = match.span(2)
+                    if _SCHEME.search(raw, max(0, match.start() - 8), match.start()):
+                        continue
+                if raw[start] not in b"$<{*[%" and raw[start:end].lower() not in _DOCUMENTED:
+                    spans.append((start, end, "password"))
+        if self._tokens:
+            spans += [(*match.span(1), "token") for match in _LONE.finditer(raw) if is_random(match[1], 20)]

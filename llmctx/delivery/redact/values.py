@@ -1,0 +1,83 @@
+"""What a secret looks like: no word, no name of a variable, no call, no placeholder, but what a machine made."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_IDENTIFIER: Final = re.compile(
+    rb"[A-Za-z_]\w*(?:(?:\.|->|::)[A-Za-z_]\w*)+|[A-Z][A-Z_]+[0-9]?|[a-z]+(?:[A-Z][a-z]+)+[0-9]?|%?[A-Z0-9_]+%"
+)
+"""`settings.key`, `API_KEY`, `apiKey`."""
+_TYPE: Final = re.compile(
+    rb"_{0,2}(?:[A-Z]{1,6}[0-9]{1,4}|[A-Z]{1,5}[a-z]{2,24}+|(?<![A-Za-z0-9])[a-z]{2,24}+){2,10}[A-Z]?[0-9]{0,2}"
+)
+"""`PasswordType`, `PKCS12PrivateKeyTypes`, `LangChain`."""
+_WORD: Final = rb"(?:[A-Z]?[a-z]{1,24}|[A-Z]{2,24})"
+WORDY: Final = re.compile(
+    _WORD + rb"(?:[_. /:-]{1,2}" + _WORD + rb"){0,12}(?:[_.:-]?v?\d{1,4})?(?:[_.-][a-z0-9]{1,10}){0,2}"
+)
+"""`invalid_grant_error_2`, `app-secrets-v2`, `db-creds-7d4f8b9c6d`."""
+_SENTENCE: Final = frozenset(
+    b"required incorrect invalid wrong expired missing must not too set stored hashed encrypted empty null none correct"
+    b" changed reset valid optional needed sent known the a an of in for and or to string str text bool true false int"
+    b" integer undefined unset default your my this that secret password passwd token key user admin_password changeme"
+    b" hidden redacted masked removed example placeholder test dummy sensitive protected field input type hash".split()
+)
+PLACEHOLDER: Final = re.compile(
+    rb"(?i:(?:your|my|the|insert|enter|replace|put|add|some|change|example|placeholder|dummy)[-_ ].*"
+    rb"|<.*|\$.*|\{.*|%[a-z(].*|\*+.*|[x.#-]{4,}|\[?redacted.*|(.)\1*|@[a-z].*"
+    rb"|op://.*|env[:.].*|vault:.*|file:.*|arn:.*|projects/.*|https?:.*|[a-z0-9+]{2,12}://.*)"
+    rb"|~?\.{0,2}/(?:[a-z0-9._-]{1,64}+/?+){1,12}+"
+)
+_UPPER: Final = re.compile(rb"[A-Z]")
+_LOWER: Final = re.compile(rb"[a-z]")
+DIGIT: Final = re.compile(rb"[0-9]")
+_SPECIAL: Final = re.compile(rb"[^A-Za-z0-9_.\s/-]")
+_TIME: Final = re.compile(rb"\d{4}-\d\d-\d\d(?:[T ][0-9:.+Z-]*)?|[0-9.,:/+-]+(?:[a-zA-Z%]{1,3})?")
+
+
+def is_random(value: bytes, least: int = 16) -> bool:
+    """Return True for what a machine made: of several classes of signs, or long and hexadecimal?"""
+    if len(value) < least or b" " in value or _is_innocent(value):
+        return False
+    if DIGIT.search(value) is None:
+        return len(value) >= 24 and value.isalnum() and _UPPER.search(value) is not None
+    if _UPPER.search(value) and _LOWER.search(value):
+        return True
+    return len(value) >= 20 and WORDY.fullmatch(value) is None
+
+
+def _is_innocent(value: bytes) -> bool:
+    return (
+        PLACEHOLDER.fullmatch(value) is not None
+        or _IDENTIFIER.fullmatch(value) is not None
+        or _TYPE.fullmatch(value) is not None
+        or _TIME.fullmatch(value) is not None
+    )
+
+
+def is_secret(value: bytes, quoted: bool, behind: bytes) -> bool:
+    """Return True for what is a secret behind a name that tells of a key or a token."""
+    if len(value) < 8 or b" " in value or _is_innocent(value) or WORDY.fullmatch(value):
+        return False
+    if DIGIT.search(value):
+        return len(value) >= 12 or quoted or behind in (b"&", b"")
+    return len(value) >= 24 and value.isalnum() and _UPPER.search(value) is not None
+
+
+def is_password(value: bytes, quoted: bool, behind: bytes) -> bool:
+    """Return True for what is a secret behind a name that tells of a password."""
+    if PLACEHOLDER.fullmatch(value) or value.rstrip(b"0123456789!.?").lower() in _SENTENCE:
+        return False
+    if b" " in value:
+        return quoted and DIGIT.search(value) is not None and len(value) < 64 and _SPECIAL.search(value) is not None
+    if not quoted and (_IDENTIFIER.fullmatch(value) or _TYPE.fullmatch(value)):
+        return False
+    return (
+        quoted
+        or behind == b"&"
+        or DIGIT.search(value) is not None
+        or (_SPECIAL.search(value) is not None and len(value) >= 6)
+        or (len(value) >= 8 and _UPPER.search(value[1:]) is not None and _LOWER.search(value) is not None)
+    )
