@@ -173,7 +173,7 @@ def test_a_kind_that_does_not_exist_is_a_config_error() -> None:
 
     with pytest.raises(ConfigError, match="email"):
         CallLog("sqlite:///x.db", redact="emial")
-    with pytest.raises(ConfigError, match="'own' for redaction cannot be used"):
+    with pytest.raises(ConfigError, match="redaction pattern 'own' cannot be used"):
         CallLog("sqlite:///x.db", redact_patterns={"own": "(a"})
 
 
