@@ -11,12 +11,10 @@ from typing import Any
 import pytest
 
 from llmctx import cli
-from llmctx.core.errors import ConfigError
 from llmctx.core.record import DEFAULT_TABLE, CallRecord
 from llmctx.ops.backfill import backfill, undo
 from llmctx.settings import Settings, load
 from tests.kit import older
-from tests.kit.pooler import Pooler
 from tests.kit.rows import do, query, record, store
 
 WHO = "user_id, session_id, identity_source, identity_reason"
@@ -146,98 +144,6 @@ async def test_tables_that_were_there_before(empty_database: str, tmp_path: Path
     assert await undo(settings, tmp_path / "undo", do=True) == len(expected)
 
 
-async def test_langgraphs_checkpoints_testify(database: str, tmp_path: Path) -> None:
-    """Their metadata name the user where the team passes one; numbers and texts alike; two users are none."""
-    settings = load(database_url=database)
-    one, two, three = (nobody(thread_id=f"th-{n}") for n in (1, 2, 3))
-    await store(settings, one, two, three)
-    told = [
-        ("th-1", "'user_id', 42, 'session_id', 's-42', 'step', 1"),
-        ("th-1", "'user_id', '42', 'step', 2"),
-        ("th-2", "'user_id', 'a'"),
-        ("th-2", "'user_id', 'b'"),
-        ("th-3", "'step', 1"),
-    ]
-    try:
-        await do(
-            database,
-            "CREATE TABLE checkpoints (thread_id text, checkpoint_ns text, checkpoint_id text, metadata jsonb)",
-            *(
-                f"INSERT INTO checkpoints SELECT '{thread}', '', '{n}', jsonb_strip_nulls(jsonb_build_object({said}))"
-                for n, (thread, said) in enumerate(told)
-            ),
-        )
-        report = await backfill(settings, do=True, undo_file=tmp_path / "undo")
-    finally:
-        await do(database, "DROP TABLE IF EXISTS checkpoints")
-    assert report.filled == {"checkpoint": 1}
-    assert await who(settings, one) == ("42", "s-42", "backfill:checkpoint", None)
-    assert (await who(settings, two))[0] is None
-
-
-async def test_a_query_maps_as_well(any_database: str, tmp_path: Path) -> None:
-    """`SELECT call_id, user_id …` against the same database, which it cannot change."""
-    settings = load(database_url=any_database)
-    known, unknown = record(user_id="ada", run_id=None), nobody()
-    await store(settings, known, unknown)
-    sql = f"SELECT call_id, 'grace' AS user_id, 's-g' AS session_id FROM {DEFAULT_TABLE} WHERE user_id IS NULL"
-    report = await backfill(settings, do=True, query=sql, undo_file=tmp_path / "undo")
-    assert report.filled == {"mapping": 1}
-    assert await who(settings, unknown) == ("grace", "s-g", "backfill:mapping", None)
-    if settings.is_postgresql:
-        with pytest.raises(Exception, match="read-only"):
-            await backfill(settings, query=f"DELETE FROM {DEFAULT_TABLE} RETURNING call_id, user_id")
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        (b"", "empty"),
-        (b"user_id\nada\n", "Write one column"),
-        (b"session_id,email\ns,a@b\n", "Write one column"),
-        (b"call_id,trace_id,user_id\n1,2,3\n", "Write one column"),
-        (b"session_id,user_id\ns,ada,more\n", "line 2"),
-        (b"session_id,user_id\n\xff\xfe,ada\n", "UTF-8"),
-        (b'session_id,user_id\n"s,ada\n', "CSV"),
-    ],
-)
-async def test_a_wrong_mapping_changes_nothing(sqlite_url: str, tmp_path: Path, text: bytes, said: str) -> None:
-    """And the error says what is wrong with it."""
-    path = tmp_path / "map.csv"
-    path.write_bytes(text)
-    migrated(sqlite_url)
-    with pytest.raises(ConfigError, match=said):
-        await backfill(load(database_url=sqlite_url), do=True, csv=path, undo_file=tmp_path / "undo")
-    assert not (tmp_path / "undo").exists()
-
-
-def migrated(url: str) -> None:
-    import threading
-
-    from llmctx.migrate import commands as migrate
-
-    thread = threading.Thread(target=migrate.upgrade, args=(load(database_url=url),))
-    thread.start()
-    thread.join()
-
-
-async def test_a_break_leaves_whole_steps_and_the_next_run_goes_on(database: str, tmp_path: Path) -> None:
-    """Ctrl-C after the first thousand rows."""
-    settings = load(database_url=database)
-    await store(settings, record(user_id="ada", session_id="s-1"), *(nobody(session_id="s-1") for _ in range(1500)))
-
-    def interrupt(more: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        await backfill(settings, do=True, undo_file=tmp_path / "one", progress=interrupt)
-    count = f"SELECT count(*) FROM {DEFAULT_TABLE} WHERE user_id IS NULL"
-    assert await query(database, count) == [(500,)]
-    await backfill(settings, do=True, undo_file=tmp_path / "two")
-    assert await query(database, count) == [(0,)]
-    assert await undo(settings, tmp_path / "one", do=True) == 1000
-
-
 def test_on_the_command_line(
     any_database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,21 +171,3 @@ def test_on_the_command_line(
     assert llmctx(*command[1:])[0] == 0
     assert json.loads(llmctx("--json")[1])["filled"] == {"session": 1}
     assert llmctx("--undo", "missing.jsonl")[0] == 2
-
-
-async def test_behind_a_pooler(database: str, tmp_path: Path) -> None:
-    """Each transaction meets another server: what is known is kept all the same, and nothing is left behind there."""
-    settings = load(database_url=database)
-    gaps = [nobody(trace_id=f"t-{n}") for n in range(300)]
-    await store(settings, *gaps, *(record(user_id=f"u-{n}", trace_id=f"t-{n}") for n in range(300)))
-    one = Pooler(database, servers=3)
-    await one.open()
-    try:
-        behind = load(database_url=one.url)
-        report = await backfill(behind, do=True, undo_file=tmp_path / "undo")
-        assert report.filled == {"trace": 300}
-        assert await who(settings, gaps[7]) == ("u-7", "s", "backfill:trace", None)
-        assert await undo(behind, tmp_path / "undo", do=True) == 300
-        assert {row[0] for row in [(await query(one.url, "SHOW lock_timeout"))[0] for _ in range(3)]} == {"0"}
-    finally:
-        await one.close()

@@ -58,7 +58,7 @@ async def test_what_is_handed_out_is_what_was_there(any_database: str, tmp_path:
     assert attributes == {"a": [1, None, ODD]}
     assert Decimal(row["cost_usd"]) == Decimal("0.000000001")
     assert datetime.fromisoformat(row["created_at"]).tzinfo is not None
-    with pytest.raises(Exception, match="there already"):
+    with pytest.raises(Exception, match="already exists"):
         await export.export(settings, Filters(), to, form)
     everybody = tmp_path / f"all.{form}"
     assert await export.export(settings, Filters(), everybody, form) == 3

@@ -94,7 +94,7 @@ def test_the_teams_own_prices_come_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [("{", "no JSON"), ({}, "a list"), ([1], "entry 1"), ([{"model": "m", "input": "x", "output": 1}], "`input`"),
+    [("{", "is not JSON"), ({}, "a list"), ([1], "entry 1"), ([{"model": "m", "input": "x", "output": 1}], "`input`"),
      ([{"model": "m", "input": 1}], "`output`"), ([{"model": "m", "input": -1, "output": 1}], "`input`"),
      ([{"model": "m", "input": 1, "output": 1, "inputs": 2}], "inputs"),
      ([{"model": "m", "input": 1, "output": 1, "since": "soon"}], "`since`")],

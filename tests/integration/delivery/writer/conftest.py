@@ -18,9 +18,6 @@ def own_database(any_empty_database: str) -> str:
     return any_empty_database
 
 
-# -- databases that are not there, or not as they should be ---------------------------------------------------------
-
-
 @pytest.fixture
 async def gate(database: str) -> AsyncIterator[Proxy]:
     gate = Proxy(database)

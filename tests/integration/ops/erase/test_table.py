@@ -1,0 +1,94 @@
+"""Every row that names a user is found in whatever table it is."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from sqlalchemy import make_url
+
+from llmctx.core.errors import LlmctxError
+from llmctx.core.record import DEFAULT_TABLE, CallRecord
+from llmctx.ops.erase import Subject, erase
+from llmctx.settings import load
+from tests.kit import older
+from tests.kit.rows import do, query, record, store
+from tests.kit.subjects import everything
+
+CANARY = "the canary sings at four"
+
+
+EVE = "eve-0042"
+
+
+def of_eve(**values: Any) -> CallRecord:
+    return record(**{"user_id": EVE, "session_id": "s-eve", "prompt_snapshot": json.dumps(CANARY), **values})
+
+
+@pytest.mark.parametrize("shape", older.SHAPES)
+async def test_tables_that_were_there_before(empty_database: str, shape: older.Shape) -> None:
+    """Numbered users, and messages that hang on the calls by a foreign key, or by their call_id alone."""
+    rows = [
+        older.row(shape, 1, prompt_snapshot=CANARY),
+        older.row(shape, 2, user_id=None, prompt_snapshot=CANARY),
+        older.row(shape, 3, user_id=8, session_id="s-8"),
+    ]
+    messages = [f"INSERT INTO {older.CHILD} (call_id, content) VALUES ('call-{n}', 'said {n}')" for n in (1, 2, 3)]
+    await do(empty_database, *older.made(shape), *rows, *messages)
+    settings = load(database_url=empty_database)
+    nobody = await erase(settings, Subject(user="o'hara; --"), do=True)
+    assert nobody.found == 0
+    done = await erase(settings, Subject(user="7"), do=True)
+    assert {place.name: place.found for place in done.places if place.found} == {
+        DEFAULT_TABLE: 1,
+        "rows of nobody": 1,
+        older.CHILD: 2,
+    }
+    assert done.left == 0
+    assert await query(empty_database, f"SELECT call_id FROM {DEFAULT_TABLE}") == [("call-3",)]
+    assert await query(empty_database, f"SELECT content FROM {older.CHILD}") == [("said 3",)]
+
+
+async def test_an_id_that_did_not_fit_its_column_is_found(empty_database: str) -> None:
+    """A long one was shortened, one that is no number was kept beside it: both are theirs."""
+    await do(empty_database, *older.made("numbered")[:1], f"ALTER TABLE {DEFAULT_TABLE} ADD attributes jsonb")
+    long = "session-" + "x" * 80
+    settings = load(database_url=empty_database)
+    await store(settings, of_eve(session_id=long), record(user_id="12", session_id="s"))
+    assert EVE in await everything(settings)
+    assert (await erase(settings, Subject(session=long))).found == 1
+    done = await erase(settings, Subject(user=EVE), do=True)
+    assert (done.found, done.left) == (1, 0)
+    assert EVE not in await everything(settings)
+
+
+async def test_texts_of_others_are_searched_on_demand(any_database: str) -> None:
+    """`--mentions` takes the id out of them, and leaves the rest."""
+    settings = load(database_url=any_database)
+    await store(settings, record(user_id="ada", prompt_snapshot=f'"call {EVE} back"', error_message=f"no {EVE}"))
+    assert (await erase(settings, Subject(user=EVE))).found == 0
+    done = await erase(settings, Subject(user=EVE), do=True, mentions=True)
+    assert (done.found, done.left) == (1, 0)
+    ((prompt, error),) = await query(any_database, f"SELECT prompt_snapshot, error_message FROM {DEFAULT_TABLE}")
+    assert (prompt, error) == ('"call [erased] back"', "no [erased]")
+
+
+async def test_rows_that_a_policy_hides_are_not_passed_over(empty_database: str) -> None:
+    """A role that sees some of the rows cannot say that nothing is left: it is told which role can."""
+    await do(empty_database, *older.made("named"), older.row("named", 1, user_id="ada"), older.row("named", 2))
+    role = "llmctx_test_tenant"
+    await do(
+        empty_database, f"DROP ROLE IF EXISTS {role}", f"CREATE ROLE {role} LOGIN",
+        f"GRANT ALL ON {DEFAULT_TABLE}, {older.CHILD} TO {role}",
+        f"ALTER TABLE {DEFAULT_TABLE} ENABLE ROW LEVEL SECURITY",
+        f"CREATE POLICY bobs ON {DEFAULT_TABLE} TO {role} USING (user_id = 'bob')",
+    )  # fmt: skip
+    try:
+        url = make_url(empty_database).set(username=role).render_as_string(hide_password=False)
+        for act in (False, True):
+            with pytest.raises(LlmctxError, match="BYPASSRLS"):
+                await erase(load(database_url=url), Subject(user="ada"), do=act, wait_s=0)
+        assert (await erase(load(database_url=empty_database), Subject(user="ada"), do=True, wait_s=0)).left == 0
+    finally:
+        await do(empty_database, f"DROP OWNED BY {role} CASCADE", f"DROP ROLE {role}")

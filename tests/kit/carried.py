@@ -1,0 +1,16 @@
+"""Calls of a user, and whose rows they became."""
+
+from __future__ import annotations
+
+from llmctx.calllog import CallLog
+from llmctx.delivery.memory_sink import MemorySink
+
+
+def owners(call_log: CallLog, sink: MemorySink) -> list[tuple[str, str | None]]:
+    """(whose prompt it was, whose row it became), sorted."""
+    assert call_log.flush(10) == 0
+    found = []
+    for record in sink.records:
+        assert record.prompt_snapshot is not None
+        found.append((record.prompt_snapshot.split('"content":"')[1].split('"')[0], record.user_id))
+    return sorted(found)

@@ -1,0 +1,27 @@
+"""Personal data is told from numbers that only look like it."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmctx.delivery.redact import Redactor
+from tests.kit.redaction import PERSONAL, assert_replaced, rng
+
+redactor = Redactor()
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "secret"), PERSONAL, ids=[f"{kind}:{text[:24]!r}" for kind, text, _ in PERSONAL]
+)
+def test_what_must_not_be_kept_is_replaced_by_its_kind(kind: str, text: str, secret: str) -> None:
+    """In whatever surroundings it stands."""
+    assert_replaced(kind, text, secret)
+
+
+def test_random_numbers_are_hardly_ever_taken_for_cards() -> None:
+    """Order numbers of sixteen digits: a tenth has a right check digit, and few of those a card's beginning."""
+    numbers = [f"8{rng.randrange(10**15):015}" for _ in range(300)] + [
+        f"1{rng.randrange(10**15):015}" for _ in range(300)
+    ]
+    text = "\n".join(numbers)
+    assert redactor.redact(text) == text
