@@ -1,22 +1,21 @@
-"""${message}
-
-Imports nothing from llmctx: it must mean the same in three years.
-"""
+"""${message}"""
 
 from __future__ import annotations
 
-import sqlalchemy as sa
-from alembic import op
-${imports if imports else ""}
+from llmctx.migrate.adoption import revision as reconciler
+
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
 branch_labels = ${repr(branch_labels)}
 depends_on = ${repr(depends_on)}
 
+COLUMNS: dict[str, str] = {}
+"""Those that this revision adds, and their types on PostgreSQL. Frozen: never edit."""
+
 
 def upgrade() -> None:
-    ${upgrades if upgrades else "pass"}
+    reconciler.upgrade(revision)
 
 
 def downgrade() -> None:
-    ${downgrades if downgrades else "pass"}
+    reconciler.downgrade(revision)

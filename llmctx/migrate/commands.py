@@ -9,30 +9,29 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
 from llmctx.core.errors import ConfigError, LlmctxError, MigrationsPending, NotACallLog
+from llmctx.migrate.adoption import plan as adoption
+from llmctx.migrate.adoption.undo import columns_with_nulls, plan_undo
 from llmctx.migrate.autogenerate import include_object, leaving
 from llmctx.migrate.state import (
     HOSTS_VERSIONS,
     State,
-    adopting,
+    Survey,
     asking,
     changing,
     config_of,
     foreign,
-    head,
-    leading_back,
-    look,
     one_at_a_time,
-    running,
     scripts,
     sentence,
     state,
-    state_in,
+    survey,
+    target,
 )
 from llmctx.settings import Settings
 from llmctx.storage.engine import sqlite_file, where
@@ -81,34 +80,25 @@ def check(settings: Settings) -> State:
         )
     if not found.is_current:
         lack = "is missing from" if found.table == "missing" else "is behind this version in"
-        raise MigrationsPending(f"Table {settings.table} {lack} {where(settings)}. Run `llmctx migrate`.")
+        todo = f" ({'; '.join(found.lacks)})" if found.lacks else ""
+        raise MigrationsPending(f"Table {settings.table} {lack} {where(settings)}{todo}. Run `llmctx migrate`.")
     return found
 
 
 def plan(settings: Settings, *, down: bool = False, widen: bool = False) -> Plan:
     """What `upgrade` (or `downgrade`) would do now. With `widen`, ids of another type than text become text."""
 
-    def look(connection: Connection) -> Plan:
-        return _plan(connection, settings, down=down, widen=widen)
-
     file = sqlite_file(settings)
     if file is not None and not file.exists():
         return Plan() if down else _making(settings)
-    return asking(settings, look)
+    return asking(settings, lambda connection: _plan(connection, settings, down=down, widen=widen))
 
 
 def _plan(connection: Connection, settings: Settings, *, down: bool, widen: bool) -> Plan:
-    found = state_in(connection, settings, widen=widen)
-    table = look(connection, settings)
+    seen = survey(connection, settings, widen=widen)
+    found, table = seen.state, seen.table
     if down:
-        if table is None or table.made_by_us:
-            if found.table != "ours":
-                return Plan()
-            return Plan([Step(f"drop table {settings.table} with every row in it", "everybody, for a moment")])
-        back = leading_back().way_back(table, leading_back().full(connection, table))
-        if back.problems:
-            raise LlmctxError(f"{sentence(back.problems)} Nothing was changed in {where(settings)}.")
-        return Plan([step_of(step) for step in back.steps], back.notes, adopts=True)
+        return _way_back(connection, settings, seen)
     if found.table == "foreign":
         raise foreign(settings, found)
     if found.is_current:
@@ -116,23 +106,35 @@ def _plan(connection: Connection, settings: Settings, *, down: bool, widen: bool
     if found.table == "missing":
         return _making(settings)
     noting = [] if found.current == found.head else [Step(f"note version {found.head}")]
-    if table is None or table.made_by_us:
-        return Plan([Step(f"bring table {settings.table} from {found.current} to {found.head}")])
-    wanted = adopting().plan(table, widen=widen)
-    return Plan([*(step_of(step) for step in wanted.steps), *noting], wanted.notes, adopts=True)
+    if table is None:
+        return Plan([*map(Step, found.lacks), *noting])
+    return Plan([*map(step_of, seen.plan.steps), *noting], seen.plan.notes, adopts=not table.made_by_us)
+
+
+def _way_back(connection: Connection, settings: Settings, seen: Survey) -> Plan:
+    if seen.table is None or seen.table.made_by_us:
+        if seen.state.table != "ours":
+            return Plan()
+        return Plan([Step(f"drop table {settings.table} with every row in it", "everybody, for a moment")])
+    back = plan_undo(seen.table, columns_with_nulls(connection, seen.table))
+    if back.problems:
+        raise LlmctxError(f"{sentence(back.problems)} Nothing was changed in {where(settings)}.")
+    return Plan([step_of(step) for step in back.steps], back.notes, adopts=True)
 
 
 def _making(settings: Settings) -> Plan:
     shape = "partitioned by month, with a default partition" if settings.is_postgresql else "one plain table"
     schema = f"{settings.db_schema}." if settings.db_schema else ""
     made = f"make table {schema}{settings.table} ({shape}) and its indexes"
-    return Plan([Step(made), Step(f"note version {head(settings)}")])
+    return Plan([Step(made), Step(f"note version {target()[0]}")])
 
 
-def step_of(step: Any) -> Step:
-    """A step of the scripts, in words for a person."""
+def step_of(step: adoption.Step) -> Step:
+    """Return a step of a plan in words for a person."""
+    from llmctx.migrate.adoption.execute import script
+
     waits = {"none": "nobody", "a moment": "others for a moment"}
-    return Step(step.what, waits.get(step.lock, step.lock), step.takes_s, tuple(running().script(step)))
+    return Step(step.what, waits.get(step.lock, step.lock), step.takes_s, tuple(script(step)))
 
 
 def upgrade(
@@ -152,7 +154,10 @@ def upgrade(
     def up(connection: Connection, config: Config) -> State:
         from alembic import command
 
-        before = state_in(connection, settings, widen=widen)
+        from llmctx.migrate.adoption.revision import Run
+
+        seen = survey(connection, settings, widen=widen)
+        before, (_, wanted) = seen.state, target()
         connection.rollback() if settings.is_postgresql else None
         if before.table == "foreign":
             raise foreign(settings, before)
@@ -163,25 +168,27 @@ def upgrade(
                 raise MigrationsPending(
                     f"{where(settings)} has llmctx in the host's {HOSTS_VERSIONS}: run `alembic upgrade llmctx@head`."
                 )
-            _mend(connection, settings, widen, say)
+            _mend(connection, seen, say)
             return before
-        if before.current is not None and (before.table == "missing" or before.lacks):
+        if before.current is not None and (before.table == "missing" or before.current == before.head):
             # somebody dropped the table, or something of it, and left our note of its version
             command.stamp(config, "base")
+        run = Run(wanted, seen.table, widen=widen, say=say, patience_s=patience_s)
+        config.attributes["llmctx_run"] = run
         command.upgrade(config, "head")
         return before
 
-    return changing(settings, up, widen=widen, say=say, patience_s=patience_s)
+    return changing(settings, up)
 
 
-def _mend(connection: Connection, settings: Settings, widen: bool, say: Callable[[str], None] | None) -> None:
+def _mend(connection: Connection, seen: Survey, say: Callable[[str], None] | None) -> None:
     """Do what is lacking in a table whose version is noted by the host's alembic."""
     from alembic.migration import MigrationContext
 
-    table = look(connection, settings)
-    connection.rollback()
-    steps = adopting().plan(table, widen=widen).steps
-    running().carry_out(MigrationContext.configure(connection), steps, table, say=say)
+    from llmctx.migrate.adoption.execute import carry_out
+
+    assert seen.table is not None
+    carry_out(MigrationContext.configure(connection), seen.plan.steps, seen.table, say=say)
 
 
 def downgrade(settings: Settings, *, say: Callable[[str], None] | None = None) -> State:
@@ -193,21 +200,25 @@ def downgrade(settings: Settings, *, say: Callable[[str], None] | None = None) -
     def down(connection: Connection, config: Config) -> State:
         from alembic import command
 
-        before = state_in(connection, settings)
-        table = look(connection, settings)
+        from llmctx.migrate.adoption.revision import Run
+
+        seen = survey(connection, settings)
+        before, table = seen.state, seen.table
+        nulls = columns_with_nulls(connection, table) if table is not None else set[str]()
         connection.rollback() if settings.is_postgresql else None
         if before.by_host:
             raise LlmctxError(
                 f"{where(settings)} notes llmctx in the host's {HOSTS_VERSIONS}: run `alembic downgrade llmctx@base`."
             )
-        if before.current is None and table is not None and (table.marked or table.added):
+        config.attributes["llmctx_run"] = Run({}, table, nulls, say=say)
+        if before.current is None and table is not None and (table.marked or table.added_indexes):
             command.stamp(config, "head")  # a break: take away what had been added until then
             command.downgrade(config, "base")
         elif before.table == "ours":
             command.downgrade(config, "base")
         return before
 
-    return changing(settings, down, say=say)
+    return changing(settings, down)
 
 
 def sql(
@@ -221,25 +232,27 @@ def sql(
     from alembic import command
     from alembic.util import CommandError
 
+    from llmctx.migrate.adoption.revision import Run
+
+    head, wanted = target()
+    run, first = Run({} if down else wanted, existing=existing, widen=widen), "base"
     if look:
-        table, full = asking(settings, lambda connection: _seen(connection, settings))
-    else:
-        table, full = None, set[str]()
-    if table is not None and table.made_by_us:
-        table = None
-    if table is not None and not down:
-        wanted = adopting().plan(table._replace(mine=True, closed=None), widen=widen)
-        if wanted.problems:
-            raise NotACallLog(f"{sentence(wanted.problems)} Nothing can be done in {where(settings)}.")
+        seen, run.with_nulls = asking(settings, lambda connection: _seen(connection, settings, widen=widen))
+        if seen.table is not None and (seen.plan.steps or not seen.table.made_by_us):
+            run.table = replace(seen.table, is_owner=True, closed_schema=None)
+            first = seen.state.current or "base"
+    if run.table is not None and not down:
+        steps = adoption.plan(run.table, wanted, widen=widen)
+        if steps.problems:
+            raise NotACallLog(f"{sentence(steps.problems)} Nothing can be done in {where(settings)}.")
     output = io.StringIO()
-    more = {"llmctx_found": table, "llmctx_full": full, "llmctx_existing": existing, "llmctx_widen": widen}
-    config = config_of(settings, output=output, **more)
+    config = config_of(settings, output=output, llmctx_run=run)
     try:
         with one_at_a_time:
             if down:
-                command.downgrade(config, f"{head(settings)}:base", sql=True)
+                command.downgrade(config, f"{head}:base", sql=True)
             else:
-                command.upgrade(config, "head", sql=True)
+                command.upgrade(config, "head" if first in ("base", head) else f"{first}:head", sql=True)
     except CommandError as problem:
         raise ConfigError(str(problem)) from None
     return _repeatable(output.getvalue(), settings.version_table)
@@ -248,13 +261,10 @@ def sql(
 def _repeatable(script: str, versions: str) -> str:
     """The table of versions outlives the call log, and a script that failed is run again."""
     script = re.sub(rf"CREATE TABLE (?=\S*{versions}\W)", "CREATE TABLE IF NOT EXISTS ", script)
-    return re.sub(rf"(INSERT INTO \S*{versions}\W.*?VALUES \('\w+'\))", r"\1 ON CONFLICT DO NOTHING", script)
+    noting = rf"(INSERT INTO (\S*{versions})\W.*?)VALUES \(('\w+')\)"
+    return re.sub(noting, r"\1SELECT \3 WHERE NOT EXISTS (SELECT 1 FROM \2)", script)
 
 
-def _seen(connection: Connection, settings: Settings) -> tuple[Any, set[str]]:
-    table = look(connection, settings)
-    return (
-        (None, set())
-        if table is None
-        else (table._replace(mine=True, closed=None), leading_back().full(connection, table))
-    )
+def _seen(connection: Connection, settings: Settings, *, widen: bool) -> tuple[Survey, set[str]]:
+    seen = survey(connection, settings, widen=widen)
+    return seen, set() if seen.table is None else columns_with_nulls(connection, seen.table)

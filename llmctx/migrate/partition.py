@@ -1,4 +1,4 @@
-"""`llmctx migrate --partition`: plan, rehearsal, the way there and the way back. How it is done: `conversion.py`."""
+"""`llmctx migrate --partition`: plan, rehearsal, the way there and the way back. See `partition_steps.py` for how."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any, Final
 from sqlalchemy import Connection, text
 
 from llmctx.core.errors import LlmctxError
+from llmctx.migrate.adoption.plan import Step
 from llmctx.migrate.partition_steps import Conversion, Say
-from llmctx.migrate.state import adopting, asking, changing, running
+from llmctx.migrate.state import asking, changing
 from llmctx.settings import Settings
 from llmctx.storage.engine import where
 
@@ -20,22 +21,20 @@ REHEARSAL: Final = "llmctx_rehearsal"
 def _open(connection: Connection, settings: Settings, **more: Any) -> Conversion:
     if not settings.is_postgresql:
         raise LlmctxError(f"{where(settings)} has no partitions.")
-    return Conversion(connection, settings, adopting(), running(), **more)
+    return Conversion(connection, settings, **more)
 
 
-def plan(settings: Settings, *, back: bool = False, drop_foreign_keys: bool = False) -> list[Any]:
-    """What `partition` would do now: steps with `what`, `lock`, `takes_s` and `sql`."""
+def plan(settings: Settings, *, back: bool = False, drop_foreign_keys: bool = False) -> list[Step]:
+    """Return what `partition` would do now: steps with `what`, `lock`, `takes_s` and `sql`."""
 
-    def look(connection: Connection) -> list[Any]:
+    def look(connection: Connection) -> list[Step]:
         seen = _open(connection, settings)
         if not back:
             return list(seen.there(drop_foreign_keys=drop_foreign_keys))
         steps = list(seen.back())
-        if steps or seen.standing().making:
-            move = seen.adopt.Step("move rows of the months since back into it, 5,000 at a time", (), "none")
-            tidy = seen.adopt.Step(
-                "drop what was made for the partitions, and tie again what was untied", (), "a moment"
-            )
+        if steps or seen.state().making:
+            move = Step("move rows of the months since back into it, 5,000 at a time", (), "none")
+            tidy = Step("drop what was made for the partitions, and tie again what was untied", (), "a moment")
             steps += [move, tidy]
         return steps
 
@@ -80,7 +79,7 @@ def rehearse(settings: Settings, *, rows: int = 10_000, say: Say | None = None) 
         real = _open(connection, settings)
         if problems := real.problems(drop_foreign_keys=True):
             raise LlmctxError(f"{real.named()} cannot be partitioned: {'; '.join(problems)}. Nothing was changed.")
-        table = real.look()
+        table = real.inspect()
         seen = _open(connection, settings, schema=REHEARSAL, say=say or (lambda _: None))
         share = min(100.0, 120.0 * rows / max(1, table.rows))
         names = ", ".join(real.columns())
@@ -118,8 +117,10 @@ def _digest(seen: Conversion) -> tuple[Any, ...]:
     return tuple(seen.ask(sums)[0])
 
 
-def _carry(seen: Conversion, steps: list[Any]) -> None:
+def _carry(seen: Conversion, steps: list[Step]) -> None:
     from alembic.migration import MigrationContext
 
+    from llmctx.migrate.adoption.execute import carry_out
+
     seen.connection.rollback()
-    seen.run.carry_out(MigrationContext.configure(seen.connection), steps, seen.look(), say=seen.say)
+    carry_out(MigrationContext.configure(seen.connection), steps, seen.inspect(), say=seen.say)

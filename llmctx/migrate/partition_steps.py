@@ -16,11 +16,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 from sqlalchemy.exc import DBAPIError
 
 from llmctx.core.errors import LlmctxError
+from llmctx.migrate.adoption.inspect import ExistingTable, inspect_table
+from llmctx.migrate.adoption.plan import INDEXED_PER_S, Step
+from llmctx.migrate.adoption.plan import plan as adoption_plan
+from llmctx.migrate.state import target
 from llmctx.settings import Settings
+from llmctx.storage import catalog
+from llmctx.storage.catalog import literal, qualified, quote
+from llmctx.storage.partition_ddl import Diversion, Month, day_literal, move_rows, partition_name
 
 Say = Callable[[str], None]
 MONTHS_AHEAD: Final = 3
@@ -28,7 +35,7 @@ MARGIN: Final = timedelta(days=3)
 """Between now and the end of the old table's time."""
 BATCH: Final = 5_000
 _CHECK: Final = "llmctx_before"
-_STANDING: Final = """
+_STATE: Final = """
 SELECT (SELECT relkind::text FROM pg_class WHERE oid = to_regclass(:table)) AS kind,
        to_regclass(:making) IS NOT NULL AS making, to_regclass(:before) IS NOT NULL AS before,
        obj_description(to_regclass(:making), 'pg_class') AS making_says,
@@ -51,14 +58,6 @@ JOIN pg_publication p ON p.oid = r.prpubid WHERE r.prrelid = to_regclass(:table)
 UNION ALL SELECT 'it refers to ' || confrelid::regclass || ' by ' || conname FROM pg_constraint
 WHERE conrelid = to_regclass(:table) AND contype = 'f'
 """
-_INDEXES: Final = """
-SELECT pg_get_indexdef(i.indexrelid) AS definition, i.indisunique AS "unique", i.indexprs IS NOT NULL AS expressions,
-       pg_get_expr(i.indpred, i.indrelid) AS predicate,
-       ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(num, at)
-             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.num
-             WHERE k.at <= i.indnkeyatts ORDER BY k.at) AS columns
-FROM pg_index i WHERE i.indrelid = to_regclass(:table) AND i.indisvalid ORDER BY i.indexrelid
-"""
 _DONE: Final = """
 SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass(:table) AND tgname = 'llmctx_ahead') AS leads,
        (SELECT convalidated FROM pg_constraint WHERE conrelid = to_regclass(:table) AND conname = :check) AS promises
@@ -76,10 +75,6 @@ WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
 _PUBLISHED: Final = """
 SELECT p.pubname FROM pg_publication p WHERE p.puballtables AND NOT p.pubviaroot
 """
-_FOREIGN: Final = """
-SELECT conrelid::regclass::text AS child, conname::text AS name, pg_get_constraintdef(oid) AS definition
-FROM pg_constraint WHERE contype = 'f' AND confrelid = to_regclass(:table) AND conparentid = 0
-"""
 _SEQUENCES: Final = """
 SELECT d.objid::regclass::text AS sequence, a.attname::text AS "column" FROM pg_depend d
 JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
@@ -96,57 +91,73 @@ FROM pg_class c, aclexplode(c.relacl) a WHERE c.oid = to_regclass(:table) AND a.
 
 @dataclass(slots=True)
 class Conversion:
-    """One table, seen through a connection; `adopt` and `run` are the parts of the migration that look and act."""
+    """One table, seen through a connection."""
 
     connection: Connection
     settings: Settings
-    adopt: Any
-    run: Any
     schema: str | None = None
     """Another than the settings' own: the rehearsal's."""
     say: Say = field(default=lambda _: None)
 
     def named(self, suffix: str = "") -> str:
-        """The table, or one beside it, as it stands in a statement."""
-        quote, schema = self.adopt.quote, self.schema or self.settings.db_schema
-        name = quote(self.settings.table + suffix)
-        return f"{quote(schema)}.{name}" if schema else str(name)
+        """Return the table, or one beside it, as it stands in a statement."""
+        return self._in_schema(self.settings.table + suffix)
 
-    def ask(self, question: str, **more: Any) -> list[Any]:
-        found = list(self.connection.execute(text(question), {"table": self.named(), **more}))
+    def _in_schema(self, name: str) -> str:
+        return qualified(name, self.schema or self.settings.db_schema)
+
+    def ask(self, question: str, table: str | None = None, **more: Any) -> list[Row[Any]]:
+        """Return the answers to a question about the table, or about another one."""
+        answers = list(catalog.rows(self.connection, question, table or self.named(), **more))
         self.connection.rollback()
+        return answers
+
+    def state(self) -> Row[Any]:
+        (found,) = self.ask(_STATE, making=self.named("_partitioned"), before=self.named("_before"))
         return found
 
-    def standing(self) -> Any:
-        (found,) = self.ask(_STANDING, making=self.named("_partitioned"), before=self.named("_before"))
-        return found
-
-    def look(self) -> Any:
-        found = self.adopt.look(self.connection, self.settings.table, self.schema or self.settings.db_schema)
+    def find(self) -> ExistingTable | None:
+        """Inspect the table, if there is one."""
+        table = inspect_table(self.connection, self.settings.table, self.schema or self.settings.db_schema)
         self.connection.rollback()
-        return found
+        return table
 
-    def columns(self) -> list[str]:
-        """Those that a row is copied by, as they stand in a statement: the others the database computes."""
-        return [self.adopt.quote(column.name) for column in self.look().columns.values() if not column.generated]
+    def inspect(self) -> ExistingTable:
+        """Inspect the table, which is there."""
+        table = self.find()
+        assert table is not None
+        return table
+
+    def columns(self, table: str | None = None) -> list[str]:
+        """Return those that a row is copied by, as they stand in a statement: the others the database computes."""
+        return [quote(row.name) for row in self.ask(catalog.COLUMNS, table) if not row.generated]
+
+    def _indexes_now(self) -> list[Row[Any]]:
+        return [row for row in self.ask(catalog.INDEXES) if row.valid]
+
+    def _children(self) -> list[Row[Any]]:
+        """Return the foreign keys that refer to the table."""
+        return [row for row in self.ask(catalog.FOREIGN_KEYS) if not row.own]
 
     # -- there --------------------------------------------------------------------------------------------------------
 
     def problems(self, *, drop_foreign_keys: bool) -> list[str]:
-        """What stands in the way."""
-        table = self.look()
+        """Return what stands in the way."""
+        table = self.find()
         if table is None:
             return ["there is no table"]
-        if not table.mine:
-            return [f"the table belongs to the role {table.owner}: {table.me} may not change it"]
+        if not table.is_owner:
+            return [f"the table belongs to the role {table.owner}: {table.role} may not change it"]
         found = [row[0] for row in self.ask(_HINDRANCES)]
-        if wanted := self.adopt.plan(table).steps:
+        if wanted := adoption_plan(table, target()[1]).steps:
             found.append(f"it has not been adopted ({wanted[0].what}): run `llmctx migrate --yes` first")
         if not table.columns["created_at"].not_null:
             found.append("created_at may be NULL, and such a row has no month: make it NOT NULL")
-        if any(index.expressions and index.unique for index in self.ask(_INDEXES)):
+        if any(index.expressions and index.unique for index in self._indexes_now()):
             found.append("a unique key of it is over an expression")
-        children = [row.child for row in self.ask(_FOREIGN)]
+        if self.state().making and self.columns() != self.columns(self.named("_partitioned")):
+            found.append("it has other columns now: `llmctx migrate --partition --downgrade --yes`, and begin anew")
+        children = [row.child for row in self._children()]
         if children and not drop_foreign_keys:
             found.append(
                 f"{', '.join(children)} refers to it, and no key of a partitioned table is over call_id or id alone: "
@@ -156,9 +167,9 @@ class Conversion:
 
     def notes(self) -> Iterator[str]:
         """What one should know before: which statements fail or mean something else afterwards."""
-        if self.standing().kind != "r":
+        if self.state().kind != "r":
             return
-        lost = [row for row in self.ask(_INDEXES) if row.unique and "created_at" not in row.columns and row.columns]
+        lost = [row for row in self._indexes_now() if row.unique and "created_at" not in row.columns and row.columns]
         for row in lost:
             key, rest = ", ".join(row.columns), f" WHERE {row.predicate}" if row.predicate else ""
             yield (
@@ -176,65 +187,65 @@ class Conversion:
             yield f"the publication {row[0]} of all tables will send its partitions, not itself"
         yield "COPY … TO does not read a partitioned table: COPY (SELECT …) TO does"
 
-    def there(self, *, drop_foreign_keys: bool = False) -> Iterator[Any]:
-        """The steps that are left until the table is partitioned."""
-        standing = self.standing()
-        if standing.kind == "p":
+    def there(self, *, drop_foreign_keys: bool = False) -> Iterator[Step]:
+        """Yield the steps that are left until the table is partitioned."""
+        now = self.state()
+        if now.kind == "p":
             return
-        said = json.loads(standing.making_says) if standing.making else {}
-        if said.get("way") == "back":
+        facts = json.loads(now.making_says) if now.making else {}
+        if facts.get("way") == "back":
             raise LlmctxError(
                 "The way back is not done: `llmctx migrate --partition --downgrade --yes` goes on with it."
             )
         if problems := self.problems(drop_foreign_keys=drop_foreign_keys):
             raise LlmctxError(f"{self.named()} cannot be partitioned: {'; '.join(problems)}. Nothing was changed.")
-        step, table, making = self.adopt.Step, self.named(), self.named("_partitioned")
-        bound = datetime.fromisoformat(said["bound"]) if said else _month(datetime.now(UTC) + MARGIN, 1)
-        indexes = list(self._indexes())
-        foreign = self.ask(_FOREIGN)
-        if not standing.making:
-            facts = {"bound": bound.isoformat(), "foreign": [list(row) for row in foreign]}
-            yield step(
-                f"make the table that is to stand in its place, {making}",
-                tuple(self._make(bound, indexes, facts)),
-                "a moment",
-            )
-        for row in foreign:
-            drop = f"ALTER TABLE {row.child} DROP CONSTRAINT {self.adopt.quote(row.name)}"
-            yield step(f"untie {row.child} ({row.definition})", (drop,), "a moment")
-        known = {_shape(row.definition) for row in self.ask(_INDEXES)}
-        seconds = max(1, self.look().rows // self.adopt.INDEXED_PER_S)
+        table, making, old = self.named(), self.named("_partitioned"), self.inspect()
+        bound = datetime.fromisoformat(facts["bound"]) if facts else Month.after(datetime.now(UTC) + MARGIN, 1).first
+        indexes, children = list(self._indexes()), self._children()
+        if not now.making:
+            facts = {
+                "bound": bound.isoformat(),
+                "foreign": [[child.child, child.name, child.definition] for child in children],
+            }
+            make = tuple(self._make(old, bound, indexes, facts))
+            yield Step(f"make the table that is to stand in its place, {making}", make, "a moment")
+        for child in children:
+            drop = f"ALTER TABLE {child.child} DROP CONSTRAINT {quote(child.name)}"
+            yield Step(f"untie {child.child} ({child.definition})", (drop,), "a moment")
+        known = {_shape(row.definition) for row in self._indexes_now()}
+        seconds = max(1, old.rows // INDEXED_PER_S)
         for name, definition, own in indexes:
             if own and _shape(definition.format(name="x", table=table)) not in known:
                 drop = f"DROP INDEX CONCURRENTLY IF EXISTS {self._in_schema(name)}"
-                make = definition.format(name=f" CONCURRENTLY {self.adopt.quote(name)}", table=table)
-                yield step(f"a key with created_at in it, {name}", (drop, make), "none", seconds, concurrently=True)
-        at = self._moment(bound)
-        columns = self.columns()
-        names, values = ", ".join(columns), ", ".join(f"NEW.{name}" for name in columns)
-        ahead = self._ahead
-        lead = f"INSERT INTO {making} ({names}) VALUES ({values}) ON CONFLICT DO NOTHING; RETURN NULL;"
-        function = f"FUNCTION {ahead}() RETURNS trigger LANGUAGE plpgsql AS $llmctx$ BEGIN {lead} END $llmctx$"
-        when = f"BEFORE INSERT ON {table} FOR EACH ROW WHEN (NEW.created_at >= {at})"
-        leading = (
-            f"CREATE OR REPLACE {function}",
-            f"DROP TRIGGER IF EXISTS llmctx_ahead ON {table}",
-            f"CREATE TRIGGER llmctx_ahead {when} EXECUTE FUNCTION {ahead}()",
+                build = definition.format(name=f" CONCURRENTLY {quote(name)}", table=table)
+                yield Step(f"a key with created_at in it, {name}", (drop, build), "none", seconds, concurrently=True)
+        yield from self._divert(old, bound, seconds)
+
+    def _divert(self, old: ExistingTable, bound: datetime, seconds: int) -> Iterator[Step]:
+        """Yield the steps that keep the old table free of the months to come, and put the new one in its place."""
+        at = day_literal(bound, naive=_is_naive(old))
+        ahead = Diversion(
+            source=self.named(),
+            target=self.named("_partitioned"),
+            columns=self.columns(),
+            leaving=f"{{row}}created_at >= {at}",
+            staying=f"created_at < {at}",
+            check=_CHECK,
+            function=self._ahead,
         )
         (done,) = self.ask(_DONE, check=_CHECK)
         if not done.leads:
-            yield step(f"lead rows from {bound:%Y-%m-%d} on to where they will belong", leading, "a moment")
-        move = f"WITH gone AS (DELETE FROM {table} WHERE created_at >= {at} RETURNING {names}) "
-        moving = (f"{move}INSERT INTO {making} ({names}) SELECT {names} FROM gone",)
+            words = f"lead rows from {bound:%Y-%m-%d} on to where they will belong"
+            yield Step(words, tuple(ahead.lead()), "a moment")
         if done.promises is None and (not done.leads or self._any_from(at)):
-            yield step("move those that are there already", moving, "none")
+            yield Step("move those that are there already", (ahead.move(),), "none")
         if done.promises is None:
-            check = f"ADD CONSTRAINT {_CHECK} CHECK (created_at < {at}) NOT VALID"
             promise = f"promise that it holds nothing from {bound:%Y-%m-%d} on"
-            yield step(promise, (f"ALTER TABLE {table} {check}",), "a moment")
+            yield Step(promise, (ahead.promise(),), "a moment")
         if not done.promises:
-            yield step("prove it", (f"ALTER TABLE {table} VALIDATE CONSTRAINT {_CHECK}",), "none", seconds)
-        yield step("put the new table in its place, and it into that", tuple(self._swap(at, making)), "a moment")
+            yield Step("prove it", (ahead.prove(),), "none", seconds)
+        swap = (*ahead.end(), *self._swap(at))
+        yield Step("put the new table in its place, and it into that", swap, "a moment")
 
     def _any_from(self, at: str) -> bool:
         """Whether rows are dated that far ahead."""
@@ -242,31 +253,29 @@ class Conversion:
             self.ask(f"SELECT EXISTS (SELECT FROM {self.named()} WHERE created_at >= {at})".replace(":", r"\:"))[0][0]
         )
 
-    def _make(self, bound: datetime, indexes: list[Any], facts: dict[str, Any]) -> Iterator[str]:
+    def _make(self, old: ExistingTable, bound: datetime, indexes: list[Any], facts: dict[str, Any]) -> Iterator[str]:
         table, making = self.named(), self.named("_partitioned")
         like = "DEFAULTS INCLUDING COMMENTS INCLUDING CONSTRAINTS INCLUDING GENERATED INCLUDING STORAGE"
         yield f"CREATE TABLE {making} (LIKE {table} INCLUDING {like}) PARTITION BY RANGE (created_at)"
-        yield f"COMMENT ON TABLE {making} IS '{json.dumps(facts).replace(chr(39), chr(39) * 2)}'"
-        owner = f"OWNER TO {self.adopt.quote(self.look().owner)}"
+        yield f"COMMENT ON TABLE {making} IS {literal(json.dumps(facts))}"
+        owner = f"OWNER TO {quote(old.owner)}"
         yield f"ALTER TABLE {making} {owner}"
         yield from (row[0] for row in self.ask(_RIGHTS.format(to=making)))
         yield f"CREATE TABLE {self.named('_default')} PARTITION OF {making} DEFAULT"
         yield f"ALTER TABLE {self.named('_default')} {owner}"
         for ahead in range(MONTHS_AHEAD):
-            first, after = self._moment(_month(bound, ahead)), self._moment(_month(bound, ahead + 1))
-            part = self.named(f"_p{_month(bound, ahead):%Y_%m}")
+            month = Month.after(bound, ahead)
+            first, after = month.bounds(naive=_is_naive(old))
+            part = self._in_schema(partition_name(self.settings.table, month.first))
             yield f"CREATE TABLE {part} PARTITION OF {making} FOR VALUES FROM ({first}) TO ({after})"
             yield f"ALTER TABLE {part} {owner}"
         for name, definition, _ in indexes:
-            yield definition.format(
-                name=f" {self.adopt.quote(name.replace('llmctx_part', 'llmctx_whole', 1))}", table=making
-            )
+            yield definition.format(name=f" {quote(name.replace('llmctx_part', 'llmctx_whole', 1))}", table=making)
 
     def _indexes(self) -> Iterator[tuple[str, str, bool]]:
-        """Of each index: a name, its definition for `table`, and whether the old table needs one more for it."""
-        quote = self.adopt.quote
+        """Yield of each index a name, its definition for `table`, and whether the old table needs one more for it."""
         seen = set()
-        for at, row in enumerate(row for row in self.ask(_INDEXES)):
+        for at, row in enumerate(self._indexes_now()):
             name = f"llmctx_part_{self.settings.table}_{at}"
             if row.unique and "created_at" not in row.columns:
                 where = f" WHERE {row.predicate}" if row.predicate else ""
@@ -280,107 +289,93 @@ class Conversion:
                 seen.add(shape)
                 yield name, definition, own
 
-    def _swap(self, at: str, making: str) -> Iterator[str]:
-        table, before = self.named(), self.named("_before")
-        yield f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"
-        yield f"DROP TRIGGER llmctx_ahead ON {table}"
-        yield f"DROP FUNCTION {self._ahead}()"
-        yield f"ALTER TABLE {table} RENAME TO {self.adopt.quote(self.settings.table + '_before')}"
-        yield f"ALTER TABLE {making} RENAME TO {self.adopt.quote(self.settings.table)}"
+    def _swap(self, at: str) -> Iterator[str]:
+        table, making, before = self.named(), self.named("_partitioned"), self.named("_before")
+        yield f"ALTER TABLE {table} RENAME TO {quote(self.settings.table + '_before')}"
+        yield f"ALTER TABLE {making} RENAME TO {quote(self.settings.table)}"
         yield f"ALTER TABLE {table} ATTACH PARTITION {before} FOR VALUES FROM (MINVALUE) TO ({at})"
         yield f"ALTER TABLE {before} DROP CONSTRAINT {_CHECK}"
         # what is known of the way stands on the old table from now on: the host's autogenerate reads comments
         yield (
-            f"DO $llmctx$ BEGIN EXECUTE 'COMMENT ON TABLE {before.replace(chr(39), chr(39) * 2)} IS ' || quote_literal("
+            f"DO $llmctx$ BEGIN EXECUTE 'COMMENT ON TABLE {literal(before)[1:-1]} IS ' || quote_literal("
             f"obj_description('{table}'::regclass, 'pg_class')); END $llmctx$"
         )
         yield f"COMMENT ON TABLE {table} IS NULL"
         for row in self.ask(_SEQUENCES):
-            yield f"ALTER SEQUENCE {row.sequence} OWNED BY {table}.{self.adopt.quote(row.column)}"
+            yield f"ALTER SEQUENCE {row.sequence} OWNED BY {table}.{quote(row.column)}"
 
     # -- and back -----------------------------------------------------------------------------------------------------
 
-    def back(self) -> Iterator[Any]:
-        """The steps until the table is as it was; rows of the months since are moved in between, see `move`."""
-        standing, step = self.standing(), self.adopt.Step
+    def back(self) -> Iterator[Step]:
+        """Yield the steps until the table is as it was; rows of the months since are moved in between, see `move`."""
+        now = self.state()
         table, making, before = self.named(), self.named("_partitioned"), self.named("_before")
-        if standing.kind == "p" and standing.before:
-            facts = json.loads(standing.before_says) | {"way": "back"}
-            owned = [
-                f"ALTER SEQUENCE {r.sequence} OWNED BY {before}.{self.adopt.quote(r.column)}"
-                for r in self.ask(_SEQUENCES)
-            ]
-            says = json.dumps(facts).replace("'", "''")
+        if now.kind == "p" and now.before:
+            facts = json.loads(now.before_says) | {"way": "back"}
+            owned = [f"ALTER SEQUENCE {r.sequence} OWNED BY {before}.{quote(r.column)}" for r in self.ask(_SEQUENCES)]
             swap = (
                 f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE",
                 *owned,
                 f"ALTER TABLE {table} DETACH PARTITION {before}",
-                f"ALTER TABLE {table} RENAME TO {self.adopt.quote(self.settings.table + '_partitioned')}",
-                f"ALTER TABLE {before} RENAME TO {self.adopt.quote(self.settings.table)}",
+                f"ALTER TABLE {table} RENAME TO {quote(self.settings.table + '_partitioned')}",
+                f"ALTER TABLE {before} RENAME TO {quote(self.settings.table)}",
                 f"COMMENT ON TABLE {table} IS NULL",
-                f"COMMENT ON TABLE {making} IS '{says}'",
+                f"COMMENT ON TABLE {making} IS {literal(json.dumps(facts))}",
+                *self._marks_for(before),
             )
-            yield step("put the old table in its place again", swap, "a moment")
-        elif standing.making:
+            yield Step("put the old table in its place again", swap, "a moment")
+        elif now.making:
             undo = (
                 f"DROP TRIGGER IF EXISTS llmctx_ahead ON {table}",
                 f"DROP FUNCTION IF EXISTS {self._ahead}()",
                 f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {_CHECK}",
             )
-            yield step("let it hold every month again", undo, "a moment")
+            yield Step("let it hold every month again", undo, "a moment")
+
+    def _marks_for(self, before: str) -> Iterator[str]:
+        """Yield the marks of columns that have come while the table was partitioned: they stand on the whole alone."""
+        old = catalog.columns_of(self.connection, before)
+        for column in self.inspect().marked:
+            if old[column.name].comment != column.comment:
+                yield f"COMMENT ON COLUMN {self.named()}.{quote(column.name)} IS {literal(column.comment or '')}"
 
     def parts(self) -> list[str]:
-        """Partitions whose rows have to go back into the table."""
-        question = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = to_regclass(:making) ORDER BY 1"
-        return [row[0] for row in self.ask(question, making=self.named("_partitioned"))]
+        """Return the partitions whose rows have to go back into the table."""
+        return [row.name for row in self.ask(catalog.PARTITIONS, self.named("_partitioned"))]
 
     def move(self, part: str) -> int:
-        """Move some rows of `part` back, and say how many."""
-        names = ", ".join(self.columns())
-        some = f"DELETE FROM {part} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {part} LIMIT {BATCH})) RETURNING {names}"
-        done = self.connection.execute(
-            text(f"WITH gone AS ({some}) INSERT INTO {self.named()} ({names}) SELECT {names} FROM gone")
-        )
+        """Move some rows of `part` back, and return how many."""
+        some = f"ctid = ANY (ARRAY(SELECT ctid FROM {part} LIMIT {BATCH}))"
+        done = self.connection.execute(text(move_rows(part, self.named(), self.columns(part), some)))
         self.connection.commit()
         return int(done.rowcount)
 
-    def tidy(self) -> Iterator[Any]:
-        """The last steps back: what was made for the partitions goes, and who was untied is tied again."""
-        standing, step = self.standing(), self.adopt.Step
-        if not standing.making:
+    def tidy(self) -> Iterator[Step]:
+        """Yield the last steps back: what was made for the partitions goes, what was untied is tied again."""
+        now = self.state()
+        if not now.making:
             return
-        for row in self.ask(_INDEXES):
+        for row in self._indexes_now():
             if found := re.search(rf"INDEX (\"?llmctx_part_{self.settings.table}_\d+\"?) ", row.definition):
                 drop = f"DROP INDEX CONCURRENTLY IF EXISTS {self._in_schema(found[1].strip(chr(34)))}"
-                yield step(f"drop index {found[1]}", (drop,), "none", concurrently=True)
-        tied = {row.name for row in self.ask(_FOREIGN)}
-        for child, name, definition in json.loads(standing.making_says)["foreign"]:
+                yield Step(f"drop index {found[1]}", (drop,), "none", concurrently=True)
+        tied = {row.name for row in self._children()}
+        for child, name, definition in json.loads(now.making_says)["foreign"]:
             bare = definition.removesuffix(" NOT VALID")
-            add = f"ALTER TABLE {child} ADD CONSTRAINT {self.adopt.quote(name)} {bare} NOT VALID"
+            add = f"ALTER TABLE {child} ADD CONSTRAINT {quote(name)} {bare} NOT VALID"
             if name not in tied:
-                yield step(f"tie {child} again", (add,), "a moment")
-            yield step(
-                "see that it holds", (f"ALTER TABLE {child} VALIDATE CONSTRAINT {self.adopt.quote(name)}",), "none"
-            )
-        yield step("drop the partitions, which are empty", (f"DROP TABLE {self.named('_partitioned')}",), "a moment")
-
-    def _moment(self, at: datetime) -> str:
-        zone = "+00" if self.look().columns["created_at"].type.endswith("with time zone") else ""
-        return f"'{at:%Y-%m-%d} 00:00:00{zone}'"
+                yield Step(f"tie {child} again", (add,), "a moment")
+            yield Step("see that it holds", (f"ALTER TABLE {child} VALIDATE CONSTRAINT {quote(name)}",), "none")
+        yield Step("drop the partitions, which are empty", (f"DROP TABLE {self.named('_partitioned')}",), "a moment")
 
     @property
     def _ahead(self) -> str:
         """The function of the trigger that leads rows to their partitions before the swap."""
         return self._in_schema(f"llmctx_ahead_{self.settings.table}")
 
-    def _in_schema(self, name: str) -> str:
-        quote, schema = self.adopt.quote, self.schema or self.settings.db_schema
-        return f"{quote(schema)}.{quote(name)}" if schema else str(quote(name))
 
-
-def _month(moment: datetime, ahead: int) -> datetime:
-    years, month = divmod(moment.month - 1 + ahead, 12)
-    return datetime(moment.year + years, month + 1, 1, tzinfo=UTC)
+def _is_naive(table: ExistingTable) -> bool:
+    return not table.columns["created_at"].type.endswith("with time zone")
 
 
 def _shape(definition: str) -> str:

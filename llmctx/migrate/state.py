@@ -1,4 +1,4 @@
-"""What stands in the database, seen through the very scripts that would change it; and the way to change it.
+"""The state of the database, seen as the revisions see it that would change it; and the way to change it.
 
 The scripts travel in the wheel as `llmctx/migrations`; in a checkout they stand in `alembic/`. Everything here is
 synchronous and runs an event loop of its own, so call it from a thread that has none.
@@ -18,6 +18,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from sqlalchemy import Connection, inspect, text
 
 from llmctx.core.errors import LlmctxError, NotACallLog
+from llmctx.migrate.adoption import plan as adoption
+from llmctx.migrate.adoption.checks import Columns
+from llmctx.migrate.adoption.inspect import ExistingTable, inspect_table
+from llmctx.migrate.adoption.plan import StepPlan
 from llmctx.settings import Settings
 from llmctx.storage.engine import (
     end_turn,
@@ -61,6 +65,16 @@ class State:
         return self.table == "ours" and self.current == self.head and not self.lacks
 
 
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """One look at the database, and what follows from it."""
+
+    state: State
+    table: ExistingTable | None
+    """None if there is none, and for SQLite, where nothing is adopted."""
+    plan: StepPlan
+
+
 def scripts() -> Path:
     """The folder with `env.py` and `versions/`: packaged, or else the checkout's."""
     here = Path(__file__).parents[1]
@@ -74,13 +88,13 @@ def state(settings: Settings) -> State:
     """Look, and change nothing. A SQLite file that is not there yet counts as an empty database."""
     file = sqlite_file(settings)
     if file is not None and not file.exists():
-        return State(head=head(settings), current=None, table="missing")
+        return State(head=target()[0], current=None, table="missing")
 
-    return asking(settings, lambda connection: state_in(connection, settings))
+    return asking(settings, lambda connection: survey(connection, settings).state)
 
 
 def config_of(settings: Settings, **attributes: Any) -> Config:
-    """Alembic's configuration, without a file: the URL never passes through its ini, which would trip over a `%`."""
+    """Return alembic's configuration, without a file: a `%` in the URL would not pass through its ini."""
     from alembic.config import Config
 
     config = Config(output_buffer=attributes.pop("output", None), stdout=io.StringIO())
@@ -90,40 +104,56 @@ def config_of(settings: Settings, **attributes: Any) -> Config:
     return config
 
 
-def head(settings: Settings) -> str:
+def target() -> tuple[str, Columns]:
+    """Return the newest revision, and the columns that a table has then."""
+    return _target(scripts())
+
+
+@cache
+def _target(folder: Path) -> tuple[str, Columns]:
     from alembic.script import ScriptDirectory
 
-    head = ScriptDirectory.from_config(config_of(settings)).get_current_head()
+    from llmctx.migrate.adoption.revision import columns_until
+
+    script = ScriptDirectory(str(folder))
+    head = script.get_current_head()
     assert head is not None
-    return head
+    return head, columns_until(script, head)
 
 
-def state_in(connection: Connection, settings: Settings, *, widen: bool = False) -> State:
-    """`state`, through a connection; with `widen`, ids of another type are lacking too."""
+def survey(connection: Connection, settings: Settings, *, widen: bool = False) -> Survey:
+    """Inspect the table once, and plan; with `widen`, ids of another type are lacking too."""
     from alembic.migration import MigrationContext
 
     # The table first: another process may be making it just now, and commits its version together with it.
     exists = inspect(connection).has_table(settings.table, settings.db_schema)
-    table = look(connection, settings)
-    newest = head(settings)
+    table = inspect_table(connection, settings.table, settings.db_schema) if settings.is_postgresql else None
+    head, wanted = target()
     if _may_read(connection, settings, settings.version_table):
         options = {"version_table": settings.version_table, "version_table_schema": settings.db_schema}
         current = MigrationContext.configure(connection, opts=options).get_current_revision()
     else:  # a role that may only insert: what it sees has to do
-        current = newest
+        current = head
     by_host = current is None and (current := _noted_by_host(connection, settings)) is not None
-    if table is None:
-        kind: Any = "missing" if not exists else "ours" if current is not None else "foreign"
-        return State(head=newest, current=current, table=kind, by_host=by_host)
-    if table.made_by_us:
-        return State(head=newest, current=current, table="ours" if current else "adoptable", by_host=by_host)
-    wanted = adopting().plan(table, widen=widen)
-    if wanted.problems:
-        # of what is adopted and whole nothing is left to do, whoever asks
-        return State(head=newest, current=current, table="foreign", problem=sentence(wanted.problems), by_host=by_host)
-    lacks = tuple(step.what for step in wanted.steps)
-    kind = "ours" if current is not None else "adoptable"
-    return State(head=newest, current=current, table=kind, lacks=lacks, by_host=by_host)
+    steps = StepPlan() if table is None else adoption.plan(table, wanted, widen=widen)
+    # of what is adopted and whole nothing is left to do, whoever asks
+    problem = sentence(steps.problems) if steps.problems else None
+    lacks = tuple(step.what for step in steps.steps)
+    kind: Literal["missing", "ours", "adoptable", "foreign"]
+    if problem is not None or (exists and table is None and current is None):
+        kind = "foreign"
+    elif not exists:
+        kind = "missing"
+    else:
+        kind = "ours" if current is not None else "adoptable"
+        if table is None and current != head:  # SQLite's
+            there = {column["name"] for column in inspect(connection).get_columns(settings.table, settings.db_schema)}
+            missing = [name for name in wanted if name not in there]
+            lacks = (adoption.added(missing),) if missing else ()
+    found = State(
+        head=head, current=current, table=kind, lacks=() if problem else lacks, problem=problem, by_host=by_host
+    )
+    return Survey(found, table, steps)
 
 
 def _noted_by_host(connection: Connection, settings: Settings) -> str | None:
@@ -148,32 +178,6 @@ def _may_read(connection: Connection, settings: Settings, table: str) -> bool:
     return bool(connection.scalar(question, {"name": name}))
 
 
-def look(connection: Connection, settings: Settings) -> Any:
-    """The table as the migration sees it; None if there is none, and for SQLite, where nothing is adopted."""
-    return adopting().look(connection, settings.table, settings.db_schema) if settings.is_postgresql else None
-
-
-@cache
-def adopting() -> Any:
-    from alembic.util import load_python_file
-
-    return load_python_file(scripts(), "adopt_0001.py")
-
-
-@cache
-def leading_back() -> Any:
-    from alembic.util import load_python_file
-
-    return load_python_file(scripts(), "back_0001.py")
-
-
-@cache
-def running() -> Any:
-    from alembic.util import load_python_file
-
-    return load_python_file(scripts(), "run_0001.py")
-
-
 def sentence(problems: list[str]) -> str:
     text = "; ".join(problems)
     return f"{text[:1].upper()}{text[1:]}."
@@ -195,7 +199,7 @@ def asking(settings: Settings, question: Callable[[Connection], T]) -> T:
     return asyncio.run(ask())
 
 
-def changing(settings: Settings, change: Callable[[Connection, Config], T], **attributes: Any) -> T:
+def changing(settings: Settings, change: Callable[[Connection, Config], T]) -> T:
     """Run `change` while no other process does, in an event loop of its own."""
     from alembic.util import CommandError
 
@@ -206,7 +210,7 @@ def changing(settings: Settings, change: Callable[[Connection, Config], T], **at
             async with source.connect() as connection:
                 await refuse_lent(connection, settings)
                 await connection.rollback() if settings.is_postgresql else None
-                config = config_of(settings, **{f"llmctx_{name}": value for name, value in attributes.items()})
+                config = config_of(settings)
 
                 def inside(sync: Connection) -> T:
                     take_turns(sync)

@@ -85,7 +85,7 @@ def sqlstate(problem: BaseException) -> str:
     seen = 0
     current: BaseException | None = problem
     while current is not None and seen < 5:
-        code = getattr(current, "sqlstate", None)
+        code = getattr(current, "sqlstate", None) or getattr(current, "pgcode", None)
         if isinstance(code, str) and code:
             return code
         current, seen = getattr(current, "orig", None) or current.__cause__, seen + 1
