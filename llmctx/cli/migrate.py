@@ -110,7 +110,13 @@ def _plan_and_do(settings: Settings, *, down: bool, widen: bool, only_plan: bool
     doing = bool(plan.steps) and not only_plan and (yes or not (down or plan.adopts))
     if not json:
         show_plan(plan, only_notes=doing)
-    say = None if json else done
+    told = list[str]()
+
+    def say(what: str) -> None:
+        told.append(what)
+        if not json:
+            done(what)
+
     with interruptible(changes=True):
         if doing and down:
             commands.downgrade(settings, say=say)
@@ -121,7 +127,8 @@ def _plan_and_do(settings: Settings, *, down: bool, widen: bool, only_plan: bool
         output.show_json({"database": where(settings), "table": settings.table, **result})
     elif doing and not plan.adopts:
         for step in plan.steps:
-            done(step.what)
+            if step.what not in told:
+                done(step.what)
     output.say(_conclusion(where(settings), plan, doing=doing, down=down))
 
 

@@ -134,7 +134,7 @@ def step_of(step: adoption.Step) -> Step:
     from llmctx.migrate.adoption.execute import script
 
     waits = {"none": "nobody", "a moment": "others for a moment"}
-    return Step(step.what, waits.get(step.lock, step.lock), step.takes_s, tuple(script(step)))
+    return Step(step.what, waits.get(step.lock, step.lock), step.takes_s, script(step))
 
 
 def upgrade(

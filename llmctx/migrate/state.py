@@ -138,7 +138,7 @@ def survey(connection: Connection, settings: Settings, *, widen: bool = False) -
     steps = StepPlan() if table is None else adoption.plan(table, wanted, widen=widen)
     # of what is adopted and whole nothing is left to do, whoever asks
     problem = sentence(steps.problems) if steps.problems else None
-    lacks = tuple(step.what for step in steps.steps)
+    lacks = tuple([step.what for step in steps.steps])
     kind: Literal["missing", "ours", "adoptable", "foreign"]
     if problem is not None or (exists and table is None and current is None):
         kind = "foreign"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, text
@@ -115,14 +115,9 @@ class Column:
     """The database computes it from others."""
     labels: Sequence[str]
     """The values of an enumerated type."""
-    family: str = field(init=False)
+    family: str
     """The type without its length."""
-    size: int | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        length = re.search(r"\((\d+)", self.type)
-        object.__setattr__(self, "family", re.sub(r"\(.*?\)", "", self.type))
-        object.__setattr__(self, "size", int(length[1]) if length else None)
+    size: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +147,14 @@ async def rows_async(connection: AsyncConnection, question: str, table: str, **m
 
 def columns_of(connection: Connection, table: str) -> dict[str, Column]:
     """Return the columns of `table` by name, in their order."""
-    return {
-        row.name: Column(row.name, row.type, row.required, row.not_null, row.comment, row.generated, row.labels)
-        for row in rows(connection, COLUMNS, table)
-    }
+    columns = {}
+    for row in rows(connection, COLUMNS, table):
+        family, length = re.sub(r"\(.*?\)", "", row.type), re.search(r"\((\d+)", row.type)
+        columns[row.name] = Column(
+            row.name, row.type, row.required, row.not_null, row.comment, row.generated, row.labels, family,
+            int(length[1]) if length else None,
+        )  # fmt: skip
+    return columns
 
 
 def indexes_of(connection: Connection, table: str) -> list[Index]:

@@ -34,14 +34,10 @@ def verbatim(statement: str) -> TextClause:
 def as_one(statements: Sequence[str], table: str | None = None) -> str:
     """Return `statements` as one, a transaction of its own where none is open; an autovacuum of `table` ends first."""
     first = [f"LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE"] if table else []
-    each = "".join(
-        f"  EXECUTE $llmctx_one${statement}$llmctx_one$;\n"
-        for statement in (*first, f"SET LOCAL lock_timeout = '{LOCK_MS}ms'", *statements)
-    )
-    return (
-        "DO $llmctx_all$ BEGIN\n"
-        f"  PERFORM pg_catalog.set_config('lock_timeout', '{_VACUUM_MS}ms', true);\n{each}END $llmctx_all$"
-    )
+    lines = [f"  PERFORM pg_catalog.set_config('lock_timeout', '{_VACUUM_MS}ms', true);"]
+    for statement in (*first, f"SET LOCAL lock_timeout = '{LOCK_MS}ms'", *statements):
+        lines.append(f"  EXECUTE $llmctx_one${statement}$llmctx_one$;")  # noqa: PERF401  a comprehension hides the order
+    return "\n".join(["DO $llmctx_all$ BEGIN", *lines, "END $llmctx_all$"])
 
 
 def run_as_one(

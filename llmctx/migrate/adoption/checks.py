@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Final
 
 from llmctx.migrate.adoption.inspect import ExistingTable
@@ -119,6 +119,7 @@ def sequence(table: ExistingTable, column: str) -> str:
     return table.beside(f"llmctx_{table.name}_{column}_seq")
 
 
+@cache
 def bare(condition: str | None) -> str:
     """Return `condition` so that two spellings of it can be compared."""
     return re.sub(r"[()\s]", "", condition or "").lower()

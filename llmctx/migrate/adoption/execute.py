@@ -72,12 +72,9 @@ def carry_out(
             say(step.what)
 
 
-def script(step: Step) -> Iterator[str]:
-    """Yield the statements of `step` for somebody who runs them by hand."""
-    if step.concurrently:
-        yield from step.sql
-        return
-    yield from ("BEGIN", f"SET LOCAL lock_timeout = '{LOCK_MS}ms'", *step.sql, "COMMIT")
+def script(step: Step) -> tuple[str, ...]:
+    """Return the statements of `step` for somebody who runs them by hand."""
+    return step.sql if step.concurrently else ("BEGIN", f"SET LOCAL lock_timeout = '{LOCK_MS}ms'", *step.sql, "COMMIT")
 
 
 def _leave_transaction(context: MigrationContext, stack: ExitStack) -> bool:

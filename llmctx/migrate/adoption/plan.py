@@ -71,10 +71,9 @@ def owned(table: ExistingTable, steps: list[Step], notes: list[str]) -> StepPlan
     return StepPlan(steps, [], [other])
 
 
-def mark(table: ExistingTable, column: str, facts: dict[str, list[str]] | None = None) -> str:
-    """Return the statement that marks `column` as added by llmctx; the first such column holds the `facts`."""
-    comment = f"{MARK} {json.dumps(facts)}" if facts else MARK
-    return f"COMMENT ON COLUMN {table.sql}.{quote(column)} IS {literal(comment)}"
+def note_facts(table: ExistingTable, column: str, facts: dict[str, list[str]]) -> str:
+    """Return the statement that keeps `facts` in the comment of `column`, the first of those that llmctx added."""
+    return f"COMMENT ON COLUMN {table.sql}.{quote(column)} IS {literal(f'{MARK} {json.dumps(facts)}')}"
 
 
 def added(columns: Iterable[str]) -> str:
@@ -86,7 +85,7 @@ def added(columns: Iterable[str]) -> str:
 def _add_columns(table: ExistingTable, adding: Columns, *, marked: bool) -> Iterator[Step]:
     if adding:
         columns = ", ".join(f"ADD COLUMN {quote(name)} {kind}" for name, kind in adding.items())
-        marks = [mark(table, name) for name in adding] if marked else []
+        marks = [f"COMMENT ON COLUMN {table.sql}.{quote(name)} IS '{MARK}'" for name in adding] if marked else []
         yield Step(added(adding), (f"ALTER TABLE {table.sql} {columns}", *marks), "a moment")
 
 
@@ -109,11 +108,8 @@ def drop_index(table: ExistingTable, name: str, what: str) -> Step:
 
 def _is_outdated(fit: Fit, name: str) -> bool:
     """Return whether that index was made while an id stood in two columns, and no longer does."""
-    wanted = bare(_without_an_id(fit))
-    return any(
-        index.name == name and index.valid and "llmctx_" in (index.predicate or "") and bare(index.predicate) != wanted
-        for index in fit.table.indexes
-    )
+    predicates = [index.predicate or "" for index in fit.table.indexes if index.name == name and index.valid]
+    return bool(predicates) and "llmctx_" in predicates[0] and bare(predicates[0]) != bare(_without_an_id(fit))
 
 
 def _alterations(fit: Fit) -> Iterator[Step]:
@@ -129,7 +125,7 @@ def _alterations(fit: Fit) -> Iterator[Step]:
 
     def note(kind: str, name: str) -> tuple[str, ...]:
         facts[kind].append(name)
-        return (mark(table, marked[0], facts),) if marked else ()
+        return (note_facts(table, marked[0], facts),) if marked else ()
 
     for column in fit.undefaulted:
         default = fit.default_of(column)
@@ -191,7 +187,7 @@ def _wanted_indexes(fit: Fit) -> Iterator[tuple[str, tuple[str, ...], str | None
 
 
 def _indexes(fit: Fit) -> Iterator[Step]:
-    table = fit.table
+    table, seconds = fit.table, max(1, fit.table.rows // INDEXED_PER_S)
     valid = {index.name for index in table.indexes if index.valid}
     for suffix, columns, condition, why in _wanted_indexes(fit):
         name = f"llmctx_{table.name}_{suffix}"
@@ -203,32 +199,28 @@ def _indexes(fit: Fit) -> Iterator[Step]:
         tail = f" ({over})" + (f" WHERE {condition}" if condition else "")
         if table.kind == "r":
             make = f"CREATE {kind} CONCURRENTLY IF NOT EXISTS {quote(name)} ON {table.sql}{tail}"
-            yield Step(what, (make,), "none", _takes_s(table), concurrently=True)
+            yield Step(what, (make,), "none", seconds, concurrently=True)
         else:
-            yield from _on_each_partition(table, kind, name, tail, what)
+            yield from _on_each_partition(table, kind, name, tail, what, seconds)
 
 
-def _on_each_partition(table: ExistingTable, kind: str, name: str, tail: str, what: str) -> Iterator[Step]:
+def _on_each_partition(
+    table: ExistingTable, kind: str, name: str, tail: str, what: str, seconds: int
+) -> Iterator[Step]:
     """PostgreSQL makes no index of a partitioned table beside its writers, but of each of its partitions."""
     yield Step(what, (f"CREATE {kind} IF NOT EXISTS {quote(name)} ON ONLY {table.sql}{tail}",), "a moment")
     for at, part in enumerate(table.partitions):
         own = f"{name}_{at}"
         build = f"CREATE {kind} CONCURRENTLY IF NOT EXISTS {quote(own)} ON {part}{tail}"
-        yield Step(f"the same on {part}", (build,), "none", _takes_s(table), concurrently=True)
+        yield Step(f"the same on {part}", (build,), "none", seconds, concurrently=True)
         join = f"ALTER INDEX {table.beside(name)} ATTACH PARTITION {table.beside(own)}"
         yield Step(f"join {own} to {name}", (join,), "a moment")
 
 
-def _takes_s(table: ExistingTable) -> int:
-    return max(1, table.rows // INDEXED_PER_S)
-
-
 def _is_served(table: ExistingTable, columns: tuple[str, ...], condition: str | None) -> bool:
     """Return whether an index that is there answers the question already."""
-    return any(
-        index.valid
-        and index.method in ("btree", "brin")
-        and (index.predicate is None if condition is None else bare(index.predicate) == bare(condition))
-        and index.columns[: len(columns)] == columns
-        for index in table.indexes
-    )
+    for index in table.indexes:
+        same = index.predicate is None if condition is None else bare(index.predicate) == bare(condition)
+        if same and index.valid and index.method in ("btree", "brin") and index.columns[: len(columns)] == columns:
+            return True
+    return False

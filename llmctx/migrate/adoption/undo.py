@@ -8,7 +8,7 @@ from sqlalchemy import Connection, text
 
 from llmctx.migrate.adoption.checks import sequence
 from llmctx.migrate.adoption.inspect import ExistingTable
-from llmctx.migrate.adoption.plan import Step, StepPlan, drop_index, mark
+from llmctx.migrate.adoption.plan import Step, StepPlan, drop_index, note_facts
 from llmctx.storage.catalog import quote
 
 
@@ -81,7 +81,7 @@ def _drop_columns(table: ExistingTable, names: Collection[str]) -> Iterator[Step
     if not names:
         return
     left = [name for name in _marked(table) if name not in names]
-    facts = [mark(table, left[0], table.facts)] if left and _marked(table)[0] in names else []
+    facts = [note_facts(table, left[0], table.facts)] if left and _marked(table)[0] in names else []
     drop = ", ".join(f"DROP COLUMN {quote(name)}" for name in names)
     words = f"drop {len(names)} column{'s' if len(names) > 1 else ''} with what is in them: {', '.join(names)}"
     yield Step(words, (*facts, f"ALTER TABLE {table.sql} {drop}"), "a moment")
