@@ -11,7 +11,7 @@ from sqlalchemy.sql import quoted_name
 
 
 @dataclass(frozen=True, slots=True)
-class Child:
+class Dependent:
     """A table whose rows belong to calls: its name for statements, its column, and ours."""
 
     name: str
@@ -33,18 +33,18 @@ class Child:
         return table(quoted_name(self.name, quote=False), column(self.column))
 
 
-async def children(connection: AsyncConnection, log: Table) -> list[Child]:
-    """Tables with a foreign key to ours; and such as have lost it, and still hold call_ids beside it."""
+async def dependents(connection: AsyncConnection, log: Table) -> list[Dependent]:
+    """Return the tables with a foreign key to ours; and such as have lost it, and still hold call_ids beside it."""
     if connection.dialect.name != "postgresql":
         return []
     preparer = connection.dialect.identifier_preparer
     name = preparer.format_table(log)
     stem = log.name.removesuffix("s").removesuffix("_log")
-    found = await connection.execute(text(_CHILDREN), {"table": name, "like": f"{stem.replace('_', chr(92) + '_')}%"})
-    return [Child(row.name, row.child, row.ours, row.indexed) for row in found]
+    found = await connection.execute(text(_DEPENDENTS), {"table": name, "like": f"{stem.replace('_', chr(92) + '_')}%"})
+    return [Dependent(row.name, row.child, row.ours, row.indexed) for row in found]
 
 
-_CHILDREN: Final = """
+_DEPENDENTS: Final = """
 WITH ours AS (SELECT oid, relnamespace FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass(:table)),
 linked AS (
   SELECT k.conrelid AS oid, c.attname AS child, p.attname AS ours

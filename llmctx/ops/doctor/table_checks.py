@@ -17,7 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from llmctx.core.errors import LlmctxError
 from llmctx.ops.doctor.finding import Finding, names
 from llmctx.settings import Settings
-from llmctx.storage.dependents import Child, children
+from llmctx.storage import catalog
+from llmctx.storage.dependents import Dependent, dependents
 from llmctx.storage.engine import reading
 from llmctx.storage.reflection import overflow_column, reflect
 from llmctx.storage.retention import partitions
@@ -41,7 +42,7 @@ class _Seen:
     facts: dict[str, Any]
     parts: Sequence[Partition] | None
     indexes: Sequence[Any]
-    hanging: Sequence[Child]
+    children: Sequence[Dependent]
     """Tables that refer to it and are large, without an index for that."""
     settings: Settings
 
@@ -74,16 +75,16 @@ async def _look(connection: AsyncConnection, settings: Settings) -> _Seen:
     log = await reflect(connection, settings)
     name = connection.dialect.identifier_preparer.format_table(log)
     facts = (await connection.execute(text(_FACTS), {"name": name})).mappings().one()
-    parts = await partitions.of(connection, log)
-    indexes = (await connection.execute(text(_INDEXES), {"name": name})).all()
+    parts = await partitions.list_partitions(connection, log)
+    indexes = await catalog.rows_async(connection, catalog.INDEXES, name)
     rights = (await connection.execute(text(_RIGHTS), {"name": name})).mappings().one()
-    hanging = [
+    children = [
         child
-        for child in await children(connection, log)
+        for child in await dependents(connection, log)
         if not child.indexed and (await connection.scalar(text(_ROWS), {"name": child.name}) or 0) >= _MANY
     ]
     daily = await _daily(connection, log) if rights["may_select"] else 0
-    return _Seen(log, name, {**facts, **rights, "daily": daily}, parts, indexes, hanging, settings)
+    return _Seen(log, name, {**facts, **rights, "daily": daily}, parts, indexes, children, settings)
 
 
 async def _daily(connection: AsyncConnection, log: Table) -> int:
@@ -140,15 +141,6 @@ SELECT quote_ident(current_user) AS role,
 FROM log
 """
 
-_INDEXES: Final = """
-SELECT c.oid::regclass::text AS name, i.indisvalid AS valid, m.amname AS kind, i.indisunique AS is_unique,
-       i.indpred IS NOT NULL AS partial, pg_get_expr(i.indpred, i.indrelid) AS only,
-       ARRAY(SELECT a.attname::text FROM unnest(i.indkey) WITH ORDINALITY k(attnum, n)
-             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum ORDER BY k.n) AS columns
-FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
-WHERE i.indrelid = to_regclass(:name)
-"""
-
 
 def _months(seen: _Seen) -> list[Finding]:
     if seen.parts is None:
@@ -167,8 +159,8 @@ def _months(seen: _Seen) -> list[Finding]:
         Finding(
             "partitions", False, f"no partition for {names(f'{month.first:%Y-%m}' for month in gone)}", consequence,
             "llmctx retain --yes, from cron; or LLMCTX_RETAIN=on. As SQL: " + " ".join(
-                f"CREATE TABLE {partitions.qualified(seen.log, month.first)} PARTITION OF {seen.name} "
-                f"FOR VALUES FROM ('{month.first:%Y-%m-%d}') TO ('{month.after:%Y-%m-%d}');"
+                f"CREATE TABLE {partitions.part_in_sql(seen.log, month)} PARTITION OF {seen.name} "
+                f"FOR VALUES FROM ('{month.first:%Y-%m-%d}') TO ('{month.after_last:%Y-%m-%d}');"
                 for month in gone
             ),
             seen.settings.table,
@@ -192,7 +184,7 @@ def _astray(seen: _Seen) -> list[Finding]:
 
 
 def _indexes(seen: _Seen) -> list[Finding]:
-    broken = [index.name for index in seen.indexes if not index.valid and seen.parts is None]
+    broken = [index.qualified for index in seen.indexes if not index.valid and seen.parts is None]
     findings = [
         Finding(
             "indexes", False, f"{name} is invalid: making it was broken off",
@@ -201,7 +193,7 @@ def _indexes(seen: _Seen) -> list[Finding]:
         )
         for name in broken
     ]  # fmt: skip
-    leading = {index.columns[0] for index in seen.indexes if index.valid and index.columns and not index.partial}
+    leading = {index.columns[0] for index in seen.indexes if index.valid and index.columns and index.predicate is None}
     if seen.facts["rows"] >= _LARGE:
         at_once = "" if seen.parts is not None else "CONCURRENTLY "
         findings += [
@@ -222,7 +214,7 @@ def _indexes(seen: _Seen) -> list[Finding]:
             for name in ("session_id", "user_id")
             if (beside := overflow_column(seen.log, name)) is not None and beside.name not in leading | _beside(seen)
         ]  # fmt: skip
-    if not any(index.is_unique and "call_id" in index.columns and index.valid for index in seen.indexes):
+    if not any(index.unique and "call_id" in index.columns and index.valid for index in seen.indexes):
         findings.append(
             Finding(
                 "unique key", False, "no unique key holds call_id",
@@ -239,7 +231,7 @@ def _beside(seen: _Seen) -> set[str]:
     return {
         index.columns[0]
         for index in seen.indexes
-        if index.valid and index.columns and index.only == f"({index.columns[0]} IS NOT NULL)"
+        if index.valid and index.columns and index.predicate == f"({index.columns[0]} IS NOT NULL)"
     }
 
 
@@ -250,7 +242,7 @@ def _children(seen: _Seen) -> list[Finding]:
             f"With every call that goes, by retain or erase, all of {child.name} is read.",
             f"CREATE INDEX CONCURRENTLY ON {child.name} ({child.column});", seen.settings.table,
         )
-        for child in seen.hanging
+        for child in seen.children
     ]  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from llmctx.ops.erase import registry as shared
 from llmctx.ops.erase import table as rows
 from llmctx.ops.erase.subject import Subject, SubjectIds
 from llmctx.settings import Settings
-from llmctx.storage.dependents import Child, children
+from llmctx.storage.dependents import Dependent, dependents
 from llmctx.storage.engine import changing, compact, reading, sqlite_file, where
 from llmctx.storage.reflection import reflect
 
@@ -82,22 +82,22 @@ async def erase(
     async with reading(settings, whole=True) as connection:
         table = await reflect(connection, settings)
         traces = await rows.traces(connection, table, subject)
-        hanging = await children(connection, table)
+        children = await dependents(connection, table)
 
     async def look() -> list[Place]:
         async with reading(settings, whole=True) as connection:
-            found = await rows.count(connection, table, traces, hanging, mentions=mentions)
+            found = await rows.count(connection, table, traces, children, mentions=mentions)
         return await _places(settings, traces, found)
 
     receipt = Receipt(subject, blank, do)
-    _explain(receipt, hanging, mentions)
+    _explain(receipt, children, mentions)
     if do:
         await disk.drain(settings, traces, wait_s)
     receipt.places = await look()
     if do:
         disk.erase(settings, traces)
         async with changing(settings) as connection:
-            work = rows.Work(connection, table, traces, hanging, progress)
+            work = rows.Work(connection, table, traces, children, progress)
             await work.erase(blank=blank, mentions=mentions)
         if (file := sqlite_file(settings)) is not None:
             await asyncio.to_thread(compact, file)
@@ -124,11 +124,11 @@ async def _places(settings: Settings, traces: SubjectIds, found: dict[str, int])
     return places
 
 
-def _explain(receipt: Receipt, hanging: Sequence[Child], mentions: bool) -> None:
-    if hanging:
-        names = ", ".join(child.name for child in hanging)
+def _explain(receipt: Receipt, children: Sequence[Dependent], mentions: bool) -> None:
+    if children:
+        names = ", ".join(child.name for child in children)
         receipt.notes.append(f"Rows of {names} are deleted with their calls, also with --blank.")
-    receipt.notes += [child.slow for child in hanging if not child.indexed]
+    receipt.notes += [child.slow for child in children if not child.indexed]
     if not mentions:
         receipt.notes.append("Texts of other users' rows are not searched for the id; --mentions does that.")
     receipt.notes.append("Journals of other machines, backups and exported files are not covered: erase them there.")

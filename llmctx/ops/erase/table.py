@@ -28,7 +28,7 @@ from llmctx.core.errors import LlmctxError
 from llmctx.core.record import LINKS, SPECS, ColumnKind, Reason
 from llmctx.identity.explanation import KEY
 from llmctx.ops.erase.subject import GONE, Subject, SubjectIds, without
-from llmctx.storage.dependents import Child
+from llmctx.storage.dependents import Dependent
 from llmctx.storage.reflection import (
     UNFIT,
     among,
@@ -139,7 +139,7 @@ def mentioning(log: Table, known: SubjectIds) -> ColumnElement[bool]:
 
 
 async def count(
-    connection: AsyncConnection, log: Table, known: SubjectIds, hanging: Sequence[Child], *, mentions: bool
+    connection: AsyncConnection, log: Table, known: SubjectIds, children: Sequence[Dependent], *, mentions: bool
 ) -> dict[str, int]:
     """How many rows there are of each kind."""
 
@@ -149,7 +149,7 @@ async def count(
     found = {log.name: await rows_of(named(log, known.subject)), "rows of nobody": 0}
     for condition in nobodys(log, known):
         found["rows of nobody"] += await rows_of(condition)
-    for child in hanging:
+    for child in children:
         each = child.table
         belongs = each.c[child.column].in_(select(log.c[child.ours]).where(_all_theirs(log, known)))
         found[child.name] = await connection.scalar(select(func.count()).select_from(each).where(belongs)) or 0
@@ -197,13 +197,13 @@ class Work:
         connection: AsyncConnection,
         log: Table,
         known: SubjectIds,
-        hanging: Sequence[Child],
+        children: Sequence[Dependent],
         progress: Callable[[str, int], None],
     ) -> None:
         self._connection = connection
         self._log = log
         self._known = known
-        self._children = hanging
+        self._children = children
         self._progress = progress
 
     async def erase(self, *, blank: bool, mentions: bool) -> None:

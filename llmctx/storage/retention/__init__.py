@@ -17,11 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.core.errors import ConfigError
 from llmctx.settings import Settings
-from llmctx.storage.dependents import Child, children
+from llmctx.storage.dependents import Dependent, dependents
 from llmctx.storage.engine import changing
+from llmctx.storage.partition_ddl import partition_name
 from llmctx.storage.reflection import reflect
-from llmctx.storage.retention import large_default as crowded
-from llmctx.storage.retention import partitions
+from llmctx.storage.retention import large_default, partitions
 from llmctx.storage.retention.batch_delete import Sweep
 from llmctx.storage.retention.partitions import Partition
 from llmctx.storage.retention.partman import Managed, managing
@@ -54,7 +54,7 @@ class Policy:
             raise ConfigError(f"Errors ({self.errors} days) cannot be kept for less than rows ({self.rows} days).")
 
     @classmethod
-    def of(cls, settings: Settings) -> Policy:
+    def from_settings(cls, settings: Settings) -> Policy:
         return cls(
             rows=settings.retain_days, snapshots=settings.retain_snapshot_days, errors=settings.retain_error_days
         )
@@ -103,22 +103,22 @@ class _Work:
     async def run(self) -> Report:
         connection = self._connection
         log = await reflect(connection, self._settings)
-        hanging = await children(connection, log)
+        children = await dependents(connection, log)
         parts: list[Partition] | None = None
         managed: Managed | None = None
         if self._settings.is_postgresql:
-            parts = await partitions.of(connection, log)
+            parts = await partitions.list_partitions(connection, log)
             managed = await managing(connection, log)
         await connection.commit()
         if self._policy.rows is not None:
-            self._report.notes += [child.slow for child in hanging if not child.indexed]
+            self._report.notes += [child.slow for child in children if not child.indexed]
         if managed is not None:
             await self._leave_to(managed)
-            parts = parts and await partitions.of(connection, log)
+            parts = parts and await partitions.list_partitions(connection, log)
         elif parts is not None:
             await self._prepare(log, parts)
         for part in [partitions.plain(connection, log)] if parts is None else parts:
-            await self._expire(log, hanging, part, droppable=parts is not None and managed is None)
+            await self._expire(log, children, part, droppable=parts is not None and managed is None)
         return self._report
 
     async def _leave_to(self, managed: Managed) -> None:
@@ -129,12 +129,12 @@ class _Work:
         if self._policy.rows is not None and managed.retention is None:
             self._report.notes.append(managed.expiring(self._policy.rows))
         if self._report.done and managed.works:
-            await partitions.patiently(self._connection, [managed.maintenance])
+            await partitions.run_patiently(self._connection, [managed.maintenance])
 
     async def _prepare(self, log: Table, parts: list[Partition]) -> None:
         default = next((part for part in parts if part.is_default), None)
         for whole in partitions.missing(parts, self._now, self._policy.ahead):
-            month, is_crowded = await crowded.plan(self._connection, log, whole, default, self._now)
+            month, is_large = await large_default.plan(self._connection, log, whole, default, self._now)
             if month is None:
                 self._report.notes.append(
                     f"{whole.first:%Y-%m} stays in the default partition, which has too much of it to be split beside "
@@ -143,29 +143,29 @@ class _Work:
                 continue
             rest = "" if month == whole else f", from {month.first:%Y-%m-%d} on"
             self._report.steps.append(
-                f"make partition {partitions.name_of(log, month.first)} for {month.first:%Y-%m}{rest}"
+                f"make partition {partition_name(log.name, month.first)} for {month.first:%Y-%m}{rest}"
             )
-            if self._report.done and is_crowded and default is not None:
-                await crowded.make(self._connection, log, month, default)
+            if self._report.done and is_large and default is not None:
+                await large_default.make(self._connection, log, month, default)
             elif self._report.done:
                 await partitions.make(self._connection, log, month, default)
 
-    async def _expire(self, log: Table, hanging: list[Child], part: Partition, *, droppable: bool) -> None:
+    async def _expire(self, log: Table, children: list[Dependent], part: Partition, *, droppable: bool) -> None:
         """A partition that has expired as a whole goes as a whole, unless errors in it are kept, or rows hang on it."""
         rows, errors = self._cut(self._policy.rows), self._cut(self._policy.errors or self._policy.rows)
-        if not droppable or part.upper is None or errors is None or part.upper > errors or hanging:
-            exact = self._policy.exact or bool(hanging) or not part.is_short
+        if not droppable or part.upper is None or errors is None or part.upper > errors or children:
+            exact = self._policy.exact or bool(children) or not part.is_short
             expired = rows is not None and part.upper is not None and part.upper <= rows
             for leaf in await partitions.leaves(self._connection, part):
-                await self._sweep(log, hanging, leaf, rows=exact or expired)
+                await self._sweep(log, children, leaf, rows=exact or expired)
             return
         word = "detach" if self._policy.detach else "drop"
         self._report.steps.append(f"{word} partition {part.name}, about {max(part.rows, 0):,} rows")
         if self._report.done:
             await partitions.remove(self._connection, log, part, keep=self._policy.detach)
 
-    async def _sweep(self, log: Table, hanging: list[Child], part: Partition, *, rows: bool = True) -> None:
-        sweep = Sweep(self._connection, log, part, hanging, self._progress)
+    async def _sweep(self, log: Table, children: list[Dependent], part: Partition, *, rows: bool = True) -> None:
+        sweep = Sweep(self._connection, log, part, children, self._progress)
         oldest = part.lower or datetime.min.replace(tzinfo=UTC)
         cut, errors, texts = (
             self._cut(days) for days in (self._policy.rows, self._policy.errors, self._policy.snapshots)

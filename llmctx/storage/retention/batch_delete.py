@@ -1,7 +1,7 @@
 """Small deletes over a table that has no partitions for it, a few pages at a time, each its own transaction.
 
-The table is walked in the order in which it lies on disk, so no index is needed, and every page is met once. Nobody
-waits for a lock of ours but who wants to change the very row. A walk that is broken off is begun anew next time.
+The table is walked in the order in which it lies on disk, so no index is needed, and every page is met once. Only a
+statement that changes the very row waits for a lock of ours. A walk that is broken off is begun anew next time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sqlalchemy import Table, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.core.record import SNAPSHOTS
-from llmctx.storage.dependents import Child
+from llmctx.storage.dependents import Dependent
 from llmctx.storage.retention.partitions import Partition
 
 _TARGET_S: Final = 0.2  # for one step
@@ -31,11 +31,11 @@ class Sweep:
         connection: AsyncConnection,
         log: Table,
         part: Partition,
-        hanging: Sequence[Child],
+        children: Sequence[Dependent],
         progress: Callable[[str, int, int | None], None],
     ) -> None:
         self._connection, self._log, self._part = connection, log, part
-        self._hanging, self._progress = hanging, progress
+        self._children, self._progress = children, progress
         self._postgresql = connection.dialect.name == "postgresql"
         self._spoken = [name for name in SNAPSHOTS if name in log.c and log.c[name].nullable]
 
@@ -52,7 +52,7 @@ class Sweep:
         before = [
             f"DELETE FROM {child.name} WHERE {self._quoted(child.column)} IN "  # noqa: S608  names are quoted
             f"(SELECT {self._quoted(child.ours)} FROM {self._source} WHERE {{where}} AND {condition})"
-            for child in self._hanging
+            for child in self._children
         ]
         delete = f"DELETE FROM {self._source} WHERE {{where}} AND {condition}"  # noqa: S608
         return await self._walk([*before, delete], cut, errors, "rows looked through")

@@ -1,12 +1,7 @@
-"""The months of a partitioned table: which there are, making the next ones, taking away old ones.
-
-What needs a lock that would stop writers waits for it only briefly, and tries again: the queue behind a waiting lock
-is what an application would notice.
-"""
+"""The months of a partitioned table: which there are, making the next ones, taking away old ones."""
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,20 +9,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from sqlalchemy import Table, text
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from llmctx.storage.db_errors import sqlstate
+from llmctx.storage import catalog
+from llmctx.storage.catalog import qualified, quote
+from llmctx.storage.ddl import run_as_one
+from llmctx.storage.partition_ddl import Month, move_rows, partition_name
 from llmctx.storage.reflection import NaiveUtc
 
-_LOCK_S: Final = 0.5
-_TRIES: Final = 20
-_PAUSE_S: Final = 0.5
-_VACUUM_S: Final = 2.5
-"""An autovacuum gives way to whoever waits for longer than deadlock_timeout, 1 s."""
+PATIENCE_S: Final = 20.0
 _SHORT: Final = timedelta(days=32)
-_LOCKED: Final = "55P03"
 _BOUND: Final = re.compile(r"FOR VALUES FROM \((.*)\) TO \((.*)\)")
 
 
@@ -48,52 +39,28 @@ class Partition:
         return self.lower is not None and self.upper is not None and self.upper - self.lower <= _SHORT
 
 
-@dataclass(frozen=True, slots=True)
-class Month:
-    """A month, or the rest of one."""
-
-    first: datetime
-    after: datetime
-
-    def bounds(self, log: Table) -> tuple[str, str]:
-        """As they stand in a statement."""
-        zone = "" if isinstance(log.c.created_at.type, NaiveUtc) else "+00"
-        return f"'{self.first:%Y-%m-%d} 00:00:00{zone}'", f"'{self.after:%Y-%m-%d} 00:00:00{zone}'"
-
-    def condition(self, log: Table, of: str = "") -> str:
-        first, after = self.bounds(log)
-        return f"{of}created_at >= {first} AND {of}created_at < {after}"
-
-
 def plain(connection: AsyncConnection, log: Table) -> Partition:
     """A table without partitions as its only one."""
     return Partition(connection.dialect.identifier_preparer.format_table(log))
 
 
-async def of(connection: AsyncConnection, log: Table) -> list[Partition] | None:
-    """The partitions by created_at, oldest first; None for a table that has none, or is cut by something else."""
-    name = connection.dialect.identifier_preparer.format_table(log)
+async def list_partitions(connection: AsyncConnection, log: Table) -> list[Partition] | None:
+    """Return the partitions by created_at, oldest first; None where there are none, or by something else."""
+    name = name_in_sql(log)
     key = await connection.scalar(text("SELECT pg_get_partkeydef(to_regclass(:name))"), {"name": name})
     if key != "RANGE (created_at)":
         return None
-    found = []
+    parts = []
     await connection.execute(text("SET LOCAL timezone = 'UTC'"))  # bounds are read as text
-    for row in await connection.execute(text(_PARTITIONS), {"name": name}):
+    for row in await catalog.rows_async(connection, catalog.PARTITIONS, name):
         bound = _BOUND.fullmatch(row.bound)
         lower, upper = (_time(bound[1]), _time(bound[2])) if bound else (None, None)
-        found.append(Partition(row.name, lower, upper, bound is None, int(row.rows)))
-    return sorted(found, key=lambda part: (part.lower or datetime.min.replace(tzinfo=UTC), part.name))
-
-
-_PARTITIONS: Final = """
-SELECT c.oid::regclass::text AS name, pg_get_expr(c.relpartbound, c.oid) AS bound, c.reltuples AS rows
-FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-WHERE i.inhparent = to_regclass(:name) AND NOT i.inhdetachpending
-"""
+        parts.append(Partition(row.name, lower, upper, bound is None, int(row.rows)))
+    return sorted(parts, key=lambda part: (part.lower or datetime.min.replace(tzinfo=UTC), part.name))
 
 
 async def leaves(connection: AsyncConnection, part: Partition) -> list[Partition]:
-    """`part`, or what it is cut into itself: rows are in these only."""
+    """Return `part`, or what it is cut into itself: rows are in these only."""
     if connection.dialect.name != "postgresql":
         return [part]
     found = await connection.scalars(text(_LEAVES), {"name": part.name})
@@ -115,119 +82,87 @@ def _time(said: str) -> datetime | None:
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
-def _month(time: datetime, ahead: int) -> datetime:
-    years, month = divmod(time.month - 1 + ahead, 12)
-    return datetime(time.year + years, month + 1, 1, tzinfo=UTC)
-
-
 def missing(parts: Sequence[Partition], now: datetime, ahead: int) -> list[Month]:
-    """The months, from the present one on, that no partition has any part of."""
-    months = [Month(_month(now, number), _month(now, number + 1)) for number in range(ahead + 1)]
+    """Return the months, from the present one on, that no partition has any part of."""
+    months = [Month.after(now, number) for number in range(ahead + 1)]
     return [month for month in months if not any(_has_part_of(part, month) for part in parts)]
 
 
 def _has_part_of(part: Partition, month: Month) -> bool:
-    begins_before = part.lower is None or part.lower < month.after
+    begins_before = part.lower is None or part.lower < month.after_last
     return not part.is_default and begins_before and (part.upper is None or part.upper > month.first)
 
 
-def name_of(log: Table, month: datetime) -> str:
-    return f"{log.name}_p{month:%Y_%m}"
+def name_in_sql(log: Table) -> str:
+    """Return the table as it stands in a statement."""
+    return qualified(log.name, log.schema)
 
 
-def qualified(log: Table, month: datetime) -> str:
-    """The same, ready for statements."""
-    return beside(log, name_of(log, month))
+def part_in_sql(log: Table, month: Month) -> str:
+    """Return the partition of `month` as it stands in a statement."""
+    return qualified(partition_name(log.name, month.first), log.schema)
 
 
-def beside(log: Table, name: str) -> str:
-    """Something of that name in the table's schema, ready for statements."""
-    quote = postgresql.dialect().identifier_preparer.quote  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it bare
-    return (f"{quote(log.schema)}." if log.schema else "") + quote(name)
+def bounds(log: Table, month: Month) -> tuple[str, str]:
+    """Return both ends of `month` as the table's created_at takes them."""
+    return month.bounds(naive=isinstance(log.c.created_at.type, NaiveUtc))
+
+
+def condition(log: Table, month: Month, row: str = "") -> str:
+    """Return the condition that a row is of `month`; `row` stands before its columns."""
+    first, after = bounds(log, month)
+    return f"{row}created_at >= {first} AND {row}created_at < {after}"
 
 
 async def make(connection: AsyncConnection, log: Table, month: Month, default: Partition | None) -> None:
     """Make the partition of `month`; rows of it that lie in the default partition move there."""
-    parent = connection.dialect.identifier_preparer.format_table(log)
-    part, inside = qualified(log, month.first), month.condition(log)
-    statements = await apart(connection, log, part, inside)
+    statements = await make_apart(connection, log, month)
     if default is not None:
-        names = await columns(connection, log)
-        lock = f"LOCK TABLE {default.name} IN SHARE ROW EXCLUSIVE MODE"
-        statements += [lock, moving(default, part, inside, names)]
-    statements += attaching(parent, part, month.bounds(log))
-    await patiently(connection, statements, default.name if default else parent)
+        columns = await copied_columns(connection, log)
+        statements.append(f"LOCK TABLE {default.name} IN SHARE ROW EXCLUSIVE MODE")
+        statements.append(move_rows(default.name, part_in_sql(log, month), columns, condition(log, month)))
+    statements += attach(log, month)
+    await run_patiently(connection, statements, default.name if default else name_in_sql(log))
 
 
-async def apart(connection: AsyncConnection, log: Table, part: str, inside: str) -> list[str]:
-    """Makes a partition that is attached later: this stops nobody who reads or writes."""
-    parent = connection.dialect.identifier_preparer.format_table(log)
-    owner = await connection.scalar(text(_OWNER), {"name": parent})
+async def make_apart(connection: AsyncConnection, log: Table, month: Month) -> list[str]:
+    """Return statements that make a partition which is attached later: this stops no reader or writer."""
+    parent, part = name_in_sql(log), part_in_sql(log, month)
+    ((owner,),) = await catalog.rows_async(connection, catalog.OWNER, parent)
     await connection.rollback()
+    inside = f"created_at IS NOT NULL AND {condition(log, month)}"
     return [
         f"CREATE TABLE {part} (LIKE {parent} INCLUDING ALL EXCLUDING IDENTITY)",
         f"ALTER TABLE {part} OWNER TO {owner}",
-        f"ALTER TABLE {part} ADD CONSTRAINT llmctx_month CHECK (created_at IS NOT NULL AND {inside})",
+        f"ALTER TABLE {part} ADD CONSTRAINT llmctx_month CHECK ({inside})",
     ]
 
 
-def moving(default: Partition, part: str, inside: str, names: Sequence[str]) -> str:
-    """Moves rows out of the default partition."""
-    listed = ", ".join(names)
-    moved = f"WITH moved AS (DELETE FROM {default.name} WHERE {inside} RETURNING {listed})"  # noqa: S608  quoted
-    return f"{moved} INSERT INTO {part} ({listed}) SELECT {listed} FROM moved"  # noqa: S608
-
-
-def attaching(parent: str, part: str, bounds: tuple[str, str]) -> list[str]:
+def attach(log: Table, month: Month) -> list[str]:
+    """Return statements that attach a partition without a scan: its CHECK proves what is in it."""
+    first, after = bounds(log, month)
+    part = part_in_sql(log, month)
     return [
-        f"ALTER TABLE {parent} ATTACH PARTITION {part} FOR VALUES FROM ({bounds[0]}) TO ({bounds[1]})",
+        f"ALTER TABLE {name_in_sql(log)} ATTACH PARTITION {part} FOR VALUES FROM ({first}) TO ({after})",
         f"ALTER TABLE {part} DROP CONSTRAINT llmctx_month",
     ]
 
 
-_OWNER: Final = "SELECT quote_ident(pg_get_userbyid(relowner)) FROM pg_class WHERE oid = to_regclass(:name)"
-_COPIED: Final = """
-SELECT quote_ident(attname) FROM pg_attribute
-WHERE attrelid = to_regclass(:name) AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum
-"""
-
-
-async def columns(connection: AsyncConnection, log: Table) -> list[str]:
-    """Those that a row is copied by: the others the database computes."""
-    name = connection.dialect.identifier_preparer.format_table(log)
-    found = list(await connection.scalars(text(_COPIED), {"name": name}))
+async def copied_columns(connection: AsyncConnection, log: Table) -> list[str]:
+    """Return those that a row is copied by, as they stand in a statement: the others the database computes."""
+    columns = await catalog.rows_async(connection, catalog.COLUMNS, name_in_sql(log))
     await connection.rollback()
-    return found
+    return [quote(column.name) for column in columns if not column.generated]
 
 
 async def remove(connection: AsyncConnection, log: Table, part: Partition, *, keep: bool) -> None:
     """Take a partition off the table, and away, unless it is to be kept."""
-    parent = connection.dialect.identifier_preparer.format_table(log)
-    await patiently(connection, [f"ALTER TABLE {parent} DETACH PARTITION {part.name}"], parent)
+    parent = name_in_sql(log)
+    await run_patiently(connection, [f"ALTER TABLE {parent} DETACH PARTITION {part.name}"], parent)
     if not keep:
-        await patiently(connection, [f"DROP TABLE {part.name}"])
+        await run_patiently(connection, [f"DROP TABLE {part.name}"])
 
 
-async def patiently(connection: AsyncConnection, statements: Sequence[str], table: str | None = None) -> None:
-    """Run `statements` in one transaction, again and again while somebody holds a lock that they need.
-
-    They are sent as one: no lock is held while words travel. With `table`, its autovacuum is waited for first, behind a
-    lock that readers and writers do not mind.
-    """
-    first = [f"LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE"] if table else []
-    each = "".join(
-        f"EXECUTE $llmctx_one${statement}$llmctx_one$;\n"
-        for statement in (*first, f"SET LOCAL lock_timeout = '{_LOCK_S}s'", *statements)
-    )
-    whole = f"DO $llmctx_all$ BEGIN PERFORM set_config('lock_timeout', '{_VACUUM_S}s', true);\n{each}END $llmctx_all$"
-    for left in reversed(range(_TRIES)):
-        try:
-            await connection.exec_driver_sql(whole)
-            await connection.commit()
-        except DBAPIError as problem:
-            await connection.rollback()
-            if sqlstate(problem) != _LOCKED or not left:
-                raise
-            await asyncio.sleep(_PAUSE_S)
-        else:
-            return
+async def run_patiently(connection: AsyncConnection, statements: Sequence[str], table: str | None = None) -> None:
+    """Run `statements` in one transaction; again while others hold a lock that they need, for `PATIENCE_S`."""
+    await connection.run_sync(run_as_one, statements, table, patience_s=PATIENCE_S)

@@ -1,4 +1,4 @@
-"""Retention without cron: one of the running processes does it, whichever holds the lock (LLMCTX_RETAIN=on).
+"""Retention without cron: one of the running processes does it, the one that holds the lock (LLMCTX_RETAIN=on).
 
 It runs in the pipeline's loop, never in the application's. The lock belongs to a connection: when its process dies
 another one takes over.
@@ -28,7 +28,7 @@ _LOCK: Final = 0x6C6C6D63 << 32  # "llmc", and the table
 
 
 async def keep(settings: Settings, *, first_s: float = _FIRST_S, look_s: float = _LOOK_S) -> None:
-    """Retain once a day, if nobody else does, until cancelled. Never raises."""
+    """Retain once a day, if no other process does, until cancelled. Never raises."""
     if not settings.is_postgresql:
         diagnostics.count(
             "retain_failed", "LLMCTX_RETAIN=on needs PostgreSQL: run `llmctx retain --yes` from cron instead"
@@ -65,7 +65,7 @@ async def _rule(connection: AsyncConnection, settings: Settings, look_s: float, 
     while True:
         if time.monotonic() >= due:
             due += _EVERY_S
-            report = await retain(settings, Policy.of(settings), do=True)
+            report = await retain(settings, Policy.from_settings(settings), do=True)
             if report.steps:
                 logging.getLogger("llmctx").info("llmctx: retention: %s", "; ".join(report.steps))
         await connection.execute(text("SELECT 1"))

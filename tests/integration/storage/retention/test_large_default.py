@@ -10,8 +10,7 @@ from sqlalchemy import make_url
 
 from llmctx.core.record import DEFAULT_TABLE
 from llmctx.settings import load
-from llmctx.storage.retention import Policy, retain
-from llmctx.storage.retention import large_default as crowded
+from llmctx.storage.retention import Policy, large_default, retain
 from llmctx.storage.retention import partitions as partitions_module
 from tests.kit.months import fresh
 from tests.kit.rows import do, query, record, store
@@ -24,7 +23,7 @@ async def test_months_that_were_forgotten(empty_database: str, monkeypatch: pyte
 
     Broken off anywhere, the next run goes on; rows that are dated ahead are where they belong in the end.
     """
-    monkeypatch.setattr(crowded, "CROWDED_BYTES", 0)
+    monkeypatch.setattr(large_default, "LARGE_BYTES", 0)
     settings = await fresh(empty_database)
     await do(
         empty_database, f"ALTER TABLE {DEFAULT_TABLE} ADD twice integer GENERATED ALWAYS AS (latency_ms * 2) STORED"
@@ -40,7 +39,7 @@ async def test_months_that_were_forgotten(empty_database: str, monkeypatch: pyte
         f"CREATE ROLE {role} LOGIN",
         f"GRANT INSERT ON {DEFAULT_TABLE} TO {role}",
     )
-    patiently, runs, calls = partitions_module.patiently, 0, 0
+    patiently, runs, calls = partitions_module.run_patiently, 0, 0
 
     async def and_break(*given: Any) -> None:
         nonlocal calls
@@ -51,7 +50,7 @@ async def test_months_that_were_forgotten(empty_database: str, monkeypatch: pyte
         if calls % 4 != 3:  # else it would never come to the attaching
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(crowded, "patiently", and_break)
+    monkeypatch.setattr(large_default, "run_patiently", and_break)
     try:
         while runs < 10:
             runs += 1
