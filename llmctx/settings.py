@@ -91,6 +91,8 @@ class Settings(BaseModel):
     """Prefix of every key in that Redis. Applications that share it but not their users need different ones."""
     late_s: float = Field(default=600.0, ge=0)
     """How long a closed scope is still a source of identity."""
+    session: Literal["scope", "thread"] = "scope"
+    """"thread": where no session is known, LangGraph's thread_id is the session."""
     carry: bool = False
     """Let threads, executors and queues hand the scope on, in code that cannot be changed."""
     handover_key: str | None = Field(default=None, repr=False)

@@ -185,6 +185,17 @@ LINKS: Final = tuple(spec.name for spec in SPECS if spec.link)
 """Columns by which rows belong together."""
 
 
+def use_thread_as_session(record: CallRecord) -> CallRecord:
+    """Let the thread_id be the session of a call whose session is unknown, for `LLMCTX_SESSION=thread`."""
+    if record.session_id is None and record.thread_id is not None:
+        record.session_id = record.thread_id
+        if record.user_id is not None and record.identity_reason == Reason.PARTIAL:
+            record.identity_reason = None
+        elif record.identity_source == Source.NONE:
+            record.identity_source = Source.THREAD.value
+    return record
+
+
 def without_snapshots(record: CallRecord, why: str) -> None:
     """Keep the row of a call whose texts there is no room for."""
     for name in SNAPSHOTS:

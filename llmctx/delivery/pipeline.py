@@ -12,7 +12,7 @@ from typing import Final
 
 from llmctx.capture.open_calls import OpenCall
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.record import CallRecord, Source, without_snapshots
+from llmctx.core.record import CallRecord, Source, use_thread_as_session, without_snapshots
 from llmctx.core.scheduling import yield_gil
 from llmctx.delivery.call_queue import LEAST_BYTES, CallQueue
 from llmctx.delivery.pricing import Prices
@@ -133,6 +133,8 @@ class Pipeline:
         for make in (record_of, record_of_prompt, bare_record_of):
             try:
                 record = self._prices.priced(clean(make(call, self._texts)))
+                if self._settings.session == "thread":
+                    use_thread_as_session(record)
                 if is_bare:
                     without_snapshots(record, "calls came faster than they could be made into rows")
                 return record

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain, islice, repeat
 from typing import Final
 
 from llmctx.core.diagnostics import diagnostics
+from llmctx.core.record import CallRecord
 from llmctx.core.threads import run_in_daemon_thread
 from llmctx.delivery.batcher import Batcher
 from llmctx.delivery.journal import DeadJournal, Journal
@@ -30,12 +31,16 @@ class Recovery:
         batcher: takes the rows as long as no more than `room` bytes wait there.
         held: calls of this process whose rows are in the batcher's memory; the spool's, which removes them.
         room: in bytes.
+        lost: applied to the rows of calls that were open when their process died.
     """
 
-    def __init__(self, batcher: Batcher, held: set[bytes], room: int) -> None:
+    def __init__(
+        self, batcher: Batcher, held: set[bytes], room: int, lost: Callable[[CallRecord], CallRecord] | None = None
+    ) -> None:
         self._batcher = batcher
         self._held = held
         self._room = room
+        self._lost = lost
         self._progress = asyncio.Event()
         self._recovered_ids: set[bytes] = set()
         """Calls of dead processes whose rows are in the batcher's memory."""
@@ -99,7 +104,8 @@ class Recovery:
         is_ours = dead.name in self.previous_journals
         again: set[bytes] = set()
         # a record may be one of ours; a call that is lost was never counted as waiting
-        rows = chain(zip(dead.records(), repeat(True)), zip(dead.lost(), repeat(False)))
+        lost = dead.lost() if self._lost is None else map(self._lost, dead.lost())
+        rows = chain(zip(dead.records(), repeat(True)), zip(lost, repeat(False)))
         while some := await run_in_daemon_thread(lambda: list(islice(rows, AT_ONCE))):
             for record, is_whole in some:
                 call_id = record.call_id.bytes

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from llmctx.core.errors import DatabaseUnavailable
-from llmctx.core.record import CallRecord
+from llmctx.core.record import CallRecord, use_thread_as_session
 from llmctx.delivery.batcher import Batcher
 from llmctx.delivery.destination import Destination
 from llmctx.delivery.journal import Journal
@@ -38,6 +38,8 @@ async def _replay(destination: Destination, settings: Settings, journal: Journal
     for dead in journal.recover():
         with dead:
             rows = list(dead.rows())
+            if settings.session == "thread":
+                rows = [use_thread_as_session(row) for row in rows]
             await _store(destination, settings, rows, keep=journal.dead_letters.append)
             dead.finish()
             recovered += len(rows)

@@ -19,7 +19,7 @@ from typing import ClassVar, Final
 from llmctx.capture.open_calls import OpenCall
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import JournalUnavailable
-from llmctx.core.record import CallRecord, without_snapshots
+from llmctx.core.record import CallRecord, use_thread_as_session, without_snapshots
 from llmctx.delivery.batcher import Batcher
 from llmctx.delivery.destination import Destination
 from llmctx.delivery.journal import Journal
@@ -53,7 +53,8 @@ class Spool(RecordingSink):
         self._on_disk_only = 0
         """Rows that are in the journal alone."""
         self._room = settings.memory_bytes // 4  # half is for calls on their way here, and the index takes its share
-        self._recovery = Recovery(batcher, self._held, self._room // 2)
+        lost = use_thread_as_session if settings.session == "thread" else None
+        self._recovery = Recovery(batcher, self._held, self._room // 2, lost)
         self._reading: Iterator[CallRecord] | None = None
         self._read: CallRecord | None = None
         self._strip_at = settings.journal_bytes // 2  # what is left holds ten times as many rows without their texts

@@ -18,7 +18,9 @@ from typing import Any, TypeVar, cast
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableParallel
 from langgraph.graph import START, StateGraph
 from langgraph.pregel import Pregel
+from langgraph.pregel.protocol import PregelProtocol
 
+from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import swallow
 from llmctx.graph.node_functions import in_scope
 from llmctx.graph.node_identity import MARK, Identify, Plan, unwrapped
@@ -46,6 +48,9 @@ def wrap_graph(
     A node's identity is looked for in this order: `identify`, the state, `config["configurable"]`,
     `Runtime.context`, `Runtime.server_info.user`; where none of them knows it, the scope around holds.
 
+    A list, tuple, set or dict of graphs is wrapped one by one. Whatever else is given, a remote graph or a test's
+    double, is returned as it is, with one line in the log where it is no graph.
+
     Wrapping twice is wrapping once; the arguments given last count. A subgraph keeps what it was wrapped with.
 
     Args:
@@ -54,6 +59,10 @@ def wrap_graph(
         agent_key: for rows of this graph; by default LangChain's agent name, or the node's.
     """
     plan = Plan.build(identify, fields, agent_key)
+    if isinstance(graph, (list, tuple, set, frozenset, dict)):
+        for one in graph.values() if isinstance(graph, dict) else graph:
+            wrap_graph(one, identify=identify, fields=fields, agent_key=agent_key)
+        return graph
     inside: Any = graph
     while isinstance(inside, RunnableBinding):  # compiled.bind(...), .with_listeners(...)
         inside = inside.bound
@@ -61,8 +70,12 @@ def wrap_graph(
         _wrap_builder(inside, plan)
     elif isinstance(inside, Pregel):
         _wrap_compiled(inside, plan, strong=True, seen=set())
-    else:
-        raise TypeError(f"wrap_graph takes a StateGraph or a compiled graph, not {type(graph).__name__}")
+    elif not isinstance(inside, PregelProtocol):  # the nodes of a remote graph run elsewhere
+        diagnostics.count(
+            "graph_not_wrapped",
+            "wrap_graph was given %s, which is no graph, and left it as it is",
+            type(graph).__name__,
+        )
     return graph
 
 

@@ -92,3 +92,22 @@ async def test_an_answer_that_cannot_be_read_costs_itself_alone() -> None:
     (row,) = sink.records
     assert (row.status, row.model, row.response_snapshot) == ("ok", "talker", None)
     assert "how are you?" in str(row.prompt_snapshot)
+
+
+@pytest.mark.parametrize("session", ["scope", "thread"])
+async def test_the_thread_is_the_session_where_the_team_says_so(session: str) -> None:
+    """Most applications use LangGraph's thread_id as their session: one setting fills the column. A known one stays."""
+    sink = MemorySink()
+    async with CallLog(sink=sink, session=session):
+        with bind(user_id="u"):
+            await model.ainvoke("hello", {"metadata": {"thread_id": "t-1"}})
+        with bind(user_id="u", session_id="s"):
+            await model.ainvoke("hello", {"metadata": {"thread_id": "t-2"}})
+        await model.ainvoke("hello", {"metadata": {"thread_id": "t-unknown"}})
+        await model.ainvoke("hello")
+    filled, named, unknown, neither = sink.records
+    is_thread = session == "thread"
+    assert (filled.session_id, filled.identity_reason) == (("t-1", None) if is_thread else (None, "partial"))
+    assert (named.user_id, named.session_id) == ("u", "s")
+    assert (unknown.user_id, unknown.session_id) == (None, "t-unknown" if is_thread else None)
+    assert (neither.user_id, neither.session_id) == (None, None)

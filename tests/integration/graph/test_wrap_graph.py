@@ -614,10 +614,25 @@ def test_nodes_added_after_wrapping_are_wrapped_too() -> None:
         assert other.compile().invoke({"text": "hi", "user_id": "ann"})["seen"] == [ANN_IDS]
 
 
+def test_what_is_no_graph_is_left_as_it_is() -> None:
+    """An application whose tests put a double in a graph's place still starts; one line in the log says so."""
+    before = diagnostics.counts["graph_not_wrapped"]
+    for double in ("graph", None, object(), lambda state: state):
+        assert wrap_graph(double) is double
+    assert diagnostics.counts["graph_not_wrapped"] == before + 4
+
+
+def test_graphs_in_lists_and_dicts_are_wrapped_one_by_one() -> None:
+    """An application that keeps its agents in a dict wraps them all at once, and has the very same dict."""
+    agents = {"plain": one_node(), "compiled": one_node().compile(), "several": [one_node().compile()]}
+    assert wrap_graph(agents) is agents
+    with bind(ANN):
+        for graph in (agents["plain"].compile(), agents["compiled"], agents["several"][0]):
+            assert graph.invoke({"text": "hi"})["seen"] == [ANN_IDS]
+
+
 def test_what_cannot_be_wrapped_is_refused() -> None:
     """Wrong arguments are told at once, with what would be right."""
-    with pytest.raises(TypeError, match="takes a StateGraph or a compiled graph, not str"):
-        wrap_graph("graph")
     with pytest.raises(TypeError, match="takes a function or a Runnable, not int"):
         wrap_node(1)
     with pytest.raises(TypeError, match="unknown: patient"):
