@@ -13,7 +13,7 @@ import orjson
 
 from llmctx.capture.payload.failures import CODE_LIMIT, MESSAGE_LIMIT, Failure, read_body
 from llmctx.capture.payload.messages import WORD_LIMIT, Answer, Choice, Prompt
-from llmctx.capture.payload.snapshot import LIMIT, fitted, text_of
+from llmctx.capture.payload.snapshot import LIMIT, text_of, to_json_text
 from llmctx.capture.payload.usage import INT_MAX, UNKNOWN, Stream, Usage, usage_of
 from llmctx.core.record import CACHE_WRITTEN, CACHE_WRITTEN_1H
 from llmctx.delivery.redact import Redactor
@@ -50,7 +50,7 @@ def fields_of(
     limit: int = LIMIT,
     redactor: Redactor | None = None,
 ) -> dict[str, Any]:
-    """The columns of a `CallRecord` that follow from what LangChain handed over.
+    """Return the columns of a `CallRecord` that follow from what LangChain handed over.
 
     Args:
         metadata: The callback's `metadata`.
@@ -100,14 +100,14 @@ def fields_of(
         if redactor is not None:  # all at once: most calls hold nothing, and that is seen in one pass
             kept = redactor.redact_tree(kept)
         for name, value in kept.items():
-            fields[name] = fitted(value, limit)
+            fields[name] = to_json_text(value, limit)
     return fields
 
 
 def tokens_of(
     answer: Answer | None, *, stream: Stream | None = None, metadata: Mapping[str, Any] | None = None
 ) -> Usage:
-    """All token figures of a call, also the one that has no column (`cache_written`), for its price."""
+    """Return all token figures of a call, also the one that has no column (`cache_written`), for its price."""
     if answer is None:
         return UNKNOWN
     client = answer.client or (metadata or {}).get("ls_provider")
@@ -115,7 +115,7 @@ def tokens_of(
 
 
 def _model(answer: Answer | None, params: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
-    """The model as the answer names it, else as it was asked for; "unknown" if nobody says."""
+    """Return the model as the answer names it, else as it was asked for; "unknown" if neither says."""
     asked = [metadata.get("ls_model_name")]
     asked += [params.get(name) for name in MODEL_NAMES]
     named = word_of(answer.model) if answer is not None else None
@@ -125,7 +125,7 @@ def _model(answer: Answer | None, params: Mapping[str, Any], metadata: Mapping[s
 
 
 def _once(word: str | None) -> str | None:
-    """`word` once, where LangChain has put it together from several chunks ("stopstop")."""
+    """Return `word` once, where LangChain has put it together from several chunks ("stopstop")."""
     if word is None:
         return None
     period = (word + word).find(word, 1)
@@ -133,7 +133,7 @@ def _once(word: str | None) -> str | None:
 
 
 def _settings(params: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """Where a parameter may stand: in `params`, or one level further in. Without those that hold none of them."""
+    """Return the mappings that hold parameters: `params`, or those one level further in."""
     if _PLACES.isdisjoint(params):
         return _NOWHERE
     places = [params, *[inner for name in _NESTED if isinstance(inner := params.get(name), dict)]]
@@ -141,7 +141,7 @@ def _settings(params: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 
 def _param(places: Sequence[Mapping[str, Any]], names: tuple[str, ...], otherwise: Any) -> Any:
-    """The first of `names` that is set."""
+    """Return the first of `names` that is set."""
     for place in places:
         for name in names:
             if (value := place.get(name)) is not None:
@@ -162,17 +162,17 @@ def _whole(value: Any) -> int | None:
 
 
 def word_of(value: Any) -> str | None:
-    """A name, clean and bounded; None for what is none."""
+    """Return a name, clean and bounded; None for what is none."""
     return text_of(value, WORD_LIMIT) if isinstance(value, str) and value else None
 
 
 def snapshot_of(kept: Any, limit: int, redactor: Redactor | None) -> str:
-    """What was kept of a text or structure, as bounded JSON without what must not be in it. Raises `Withheld`."""
-    return fitted(kept if redactor is None else redactor.redact_tree(kept), limit)
+    """Return what was kept of a text or structure as bounded JSON, redacted. Raises `Withheld`."""
+    return to_json_text(kept if redactor is None else redactor.redact_tree(kept), limit)
 
 
 def _attributes(tags: Sequence[str] | None, redactor: Redactor | None, usage: Usage) -> dict[str, Any] | None:
-    """The team's tags, without those that LangChain gives to every step; and the figures that have no column."""
+    """Return the team's tags, without those that LangChain gives to every step; and the figures that have no column."""
     own = [tag for tag in tags or () if isinstance(tag, str) and not tag.startswith(_OWN_TAGS)][:32]
     if redactor is not None:
         own = [redactor.redact(tag) for tag in own]
@@ -208,7 +208,7 @@ def _shown(choice: Choice) -> dict[str, Any]:
 
 
 def model_asked_for(params: Mapping[str, Any] | None, metadata: Mapping[str, Any] | None) -> str:
-    """The model as far as it is known when the call starts."""
+    """Return the model as far as it is known when the call starts."""
     if metadata and (word := word_of(metadata.get("ls_model_name"))):
         return word.removeprefix("models/")
     if params:

@@ -132,7 +132,7 @@ class Pipeline:
             )
         for make in (record_of, record_of_prompt, bare_record_of):
             try:
-                record = self._prices.priced(clean(make(call, self._texts)))
+                record = self._prices.add_cost(clean(make(call, self._texts)))
                 if self._settings.session == "thread":
                     use_thread_as_session(record)
                 if is_bare:

@@ -57,7 +57,7 @@ class Tokens(NamedTuple):
     written: int | None = None
     written_1h: int | None = None
 
-    def settled(self) -> Tokens | None:
+    def usable(self) -> Tokens | None:
         """Figures that can be reckoned with; None where the price would be a guess."""
         prompt, completion = self.prompt, self.completion
         if prompt is None or completion is None or prompt < 0 or completion < 0:
@@ -83,7 +83,7 @@ class _Line:
 
 
 def load_file(path: Path) -> list[_Line]:
-    """A JSON list of objects with `model` (`*` stands for anything), `input` and `output` in USD for a million tokens,
+    """Read a JSON list of objects with `model` (`*` stands for anything), `input` and `output` (USD a million tokens),
     and perhaps `cached`, `cache_write`, `provider`, `since`. The first one that covers a call counts; of several dates,
     the newest.
 
@@ -142,7 +142,7 @@ class Prices:
 
     @property
     def has_list(self) -> bool:
-        """Whether the list of the usual models' prices is installed."""
+        """Return whether the list of the usual models' prices is installed."""
         return find_spec("genai_prices") is not None
 
     @cached_property
@@ -156,8 +156,8 @@ class Prices:
 
         return DataSnapshot(providers=providers, from_auto_update=False)
 
-    def priced(self, record: CallRecord) -> CallRecord:
-        """`record` with what it cost, where that is known and does not stand there yet. Never raises."""
+    def add_cost(self, record: CallRecord) -> CallRecord:
+        """Return `record` with what it cost, where that is known and does not stand there yet. Never raises."""
         try:
             if record.cost_usd is None:
                 noted = record.attributes or {}
@@ -181,10 +181,10 @@ class Prices:
         *,
         answered_by_cache: bool = False,
     ) -> Decimal | None:
-        """What that many tokens cost."""
+        """Return what that many tokens cost."""
         if answered_by_cache:
             return Decimal(0).quantize(_NANO)
-        used = tokens.settled()
+        used = tokens.usable()
         if used is None or not model or (price := self.price(model, provider, at)) is None:
             return None
         prompt, completion, read, written, hour = (figure or 0 for figure in used)
@@ -199,7 +199,7 @@ class Prices:
         return cost.quantize(_NANO)
 
     def price(self, model: str | None, provider: str | None, at: datetime) -> Price | None:
-        """The price of a token of each kind in a small call; None for a model that nobody knows.
+        """Return the price of a token of each kind in a small call; None for an unknown model.
 
         A table that is not ours may have rows without a model.
         """
@@ -225,7 +225,7 @@ class Prices:
         )  # fmt: skip
         found = [self._calculated(model, provider, at, kind) or Decimal(0) for kind in kinds]
         each = [(total - call) / 1000 for total in found]
-        if not any(each):  # a price of nothing is a price that nobody knows
+        if not any(each):  # a price of nothing is an unknown price
             return None
         return Price(each[0], each[1], each[2], each[3], each[4], call, "genai-prices")
 

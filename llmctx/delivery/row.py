@@ -8,6 +8,7 @@ so are names (model, node, agent). A redaction that fails costs the row all of t
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -16,7 +17,7 @@ import orjson
 from llmctx.capture.open_calls import OpenCall
 from llmctx.capture.payload.failures import Failure
 from llmctx.capture.payload.messages import WORD_LIMIT, Held
-from llmctx.capture.payload.snapshot import LIMIT, bounded
+from llmctx.capture.payload.snapshot import LIMIT, bound
 from llmctx.core.record import SPECS, CallRecord, ColumnKind, Status
 from llmctx.delivery.columns import MODEL_NAMES, fields_of, model_asked_for, snapshot_of, word_of
 from llmctx.delivery.journal.frames import as_json
@@ -42,7 +43,7 @@ class Texts(NamedTuple):
 
 
 def record_of(call: OpenCall, texts: Texts) -> CallRecord:
-    """The row of `call`. Times come from its start and a monotonic clock, never from now."""
+    """Return the row of `call`. Times come from its start and a monotonic clock, never from now."""
     if call.scope is not None and call.scope.redacts:  # or each of its calls would lead to another
         return _record_of(call, Texts("none", texts.limit, withheld="a redaction made this call"))
     try:
@@ -52,8 +53,6 @@ def record_of(call: OpenCall, texts: Texts) -> CallRecord:
 
 
 def _record_of(call: OpenCall, texts: Texts) -> CallRecord:
-    created = datetime.fromtimestamp(call.created_s, UTC)
-    took_ns = max(0, call.ended_ns - call.started_ns)
     fields = _reported(call, texts)
     if call.first_token_ns:
         fields["ttft_ms"] = round((call.first_token_ns - call.started_ns) / _NANO)
@@ -67,47 +66,40 @@ def _record_of(call: OpenCall, texts: Texts) -> CallRecord:
         fields["error_code"] = fields.get("error_code") or "cancelled"
     elif status is Status.OK and fields.get("error_code"):
         status = Status.ERROR  # LangChain reports no error, and yet there is no answer
-    return CallRecord(
-        call_id=UUID(int=call.call_id.int),
-        created_at=created,
-        finished_at=created + timedelta(microseconds=took_ns // 1000),
-        latency_ms=round(took_ns / _NANO),
-        status=status.value,
-        success=status is Status.OK,
-        run_id=call.run_id,
-        parent_run_id=call.parent_run_id,
-        attributes=attributes or None,
-        **fields,
-    )
+    return CallRecord(**_minted(call, status), attributes=attributes or None, **fields)
+
+
+def _minted(call: OpenCall, status: Status) -> dict[str, Any]:
+    """Return the columns that are known of every call that has ended."""
+    created = datetime.fromtimestamp(call.created_s, UTC)
+    took_ns = max(0, call.ended_ns - call.started_ns)
+    return {
+        "call_id": UUID(int=call.call_id.int),
+        "created_at": created,
+        "finished_at": created + timedelta(microseconds=took_ns // 1000),
+        "latency_ms": round(took_ns / _NANO),
+        "status": status.value,
+        "success": status is Status.OK,
+        "run_id": call.run_id,
+        "parent_run_id": call.parent_run_id,
+    }
 
 
 def record_of_prompt(call: OpenCall, texts: Texts) -> CallRecord:
-    """The row of a call whose answer could not be read."""
+    """Return the row of a call whose answer could not be read."""
     call.answer = call.stream = None
     return record_of(call, texts)
 
 
 def bare_record_of(call: OpenCall, texts: Texts) -> CallRecord:
-    """The row of a call of which nothing else could be read: whose it was, when, and how it ended."""
-    created = datetime.fromtimestamp(call.created_s, UTC)
-    took_ns = max(0, call.ended_ns - call.started_ns)
+    """Return the row of a call of which nothing else could be read: whose it was, when, and how it ended."""
     model = (call.metadata or {}).get("ls_model_name")
-    return CallRecord(
-        call_id=UUID(int=call.call_id.int),
-        created_at=created,
-        finished_at=created + timedelta(microseconds=took_ns // 1000),
-        latency_ms=round(took_ns / _NANO),
-        status=call.status.value,
-        success=call.status is Status.OK,
-        model=model if type(model) is str else UNKNOWN_MODEL,  # it may be what could not be read
-        run_id=call.run_id,
-        parent_run_id=call.parent_run_id,
-        **_identity(call, {}, {}),
-    )
+    named = model if type(model) is str else UNKNOWN_MODEL  # it may be what could not be read
+    return CallRecord(**_minted(call, call.status), model=named, **_identity(call, {}, {}))
 
 
 def marker_of(call: OpenCall) -> bytes:
-    """What the journal notes of a call that starts, as JSON: enough for a row, should the process die.
+    """Return what the journal notes of a call that starts, as JSON: enough for a row, should the process die.
 
     No texts and no attributes: it is made on the caller's thread, where nothing is redacted, and in a microsecond. All
     but the run's ids is the same for many a call, and kept with the verdict.
@@ -127,7 +119,7 @@ def marker_of(call: OpenCall) -> bytes:
     elif known is None or known[0] != about:
         attribution.marker = known = about, _noted(call, metadata, params)
     run_id, parent_run_id = call.run_id, call.parent_run_id
-    if not isinstance(run_id, UUID):  # made by hand; or a text, from somebody's config
+    if not isinstance(run_id, UUID):  # made by hand; or a text, from a config
         run_id = _uuid_of(run_id)
     if run_id is None:
         return known[1] + b"}"
@@ -144,7 +136,7 @@ def _uuid_of(text: object) -> UUID | None:
 
 
 def _noted(call: OpenCall, metadata: dict[str, Any], params: dict[str, Any]) -> bytes:
-    """The part of a marker that many calls have in common, without its last brace."""
+    """Return the part of a marker that many calls have in common, without its last brace."""
     model = metadata.get("ls_model_name") if call.fields is None else call.fields.get("model")
     if type(model) is not str or not 0 < len(model) <= WORD_LIMIT:
         model = model_asked_for(params, metadata)
@@ -159,13 +151,16 @@ def _noted(call: OpenCall, metadata: dict[str, Any], params: dict[str, Any]) -> 
         "node": node,
         "agent_key": identity.agent_key or word_of(metadata.get("lc_agent_name")) or node,
     }
-    for name in _MARKED.intersection(call.fields or ()):
-        value = (call.fields or {})[name]
-        fields[name] = word_of(value) if isinstance(value, str) else value
+    by_hand = call.fields or {}
+    for name in _MARKED.intersection(by_hand):
+        value = by_hand[name]
+        if isinstance(value, _SCALARS):
+            fields[name] = word_of(value) if isinstance(value, str) else value
     return as_json({name: value for name, value in fields.items() if value is not None})[:-1]
 
 
 _NOTHING: Final[dict[str, Any]] = {}
+_SCALARS: Final = (str, int, float, datetime, UUID, Decimal)
 _SETTABLE: Final = frozenset(spec.name for spec in SPECS if not spec.minted)
 _MARKED_IDS: Final = tuple(spec.name for spec in SPECS if spec.marked and spec.kind is ColumnKind.ID)
 _MARKED: Final = frozenset(spec.name for spec in SPECS if spec.marked) - {"model", *_MARKED_IDS}
@@ -193,23 +188,23 @@ def _reported(call: OpenCall, texts: Texts) -> dict[str, Any]:
 
 
 def _by_hand(given: dict[str, Any], texts: Texts) -> dict[str, Any]:
-    """What `CallLog.record` was given, as columns: `response` and `reasoning` become snapshots."""
+    """Return what `CallLog.record` was given, as columns: `response` and `reasoning` become snapshots."""
     fields = dict(given)
     response, reasoning = fields.pop("response", None), fields.pop("reasoning", None)
     if texts.withheld:
         for name in _OF_TEXT:
             fields.pop(name, None)
     elif texts.redactor is not None:
+        redactor = texts.redactor
         for name in _OF_TEXT:
             if (value := fields.get(name)) is not None:
-                redactor = texts.redactor
                 fields[name] = _redacted(value, redactor) if name == "attributes" else redactor(storable_text(value))
     if texts.content != "none":
         if response is not None:
-            shown = bounded({"role": "assistant", "content": response}, texts.limit)
+            shown = bound({"role": "assistant", "content": response}, texts.limit)
             fields["response_snapshot"] = snapshot_of(shown, texts.limit, texts.redactor)
         if reasoning is not None:
-            fields["reasoning_snapshot"] = snapshot_of(bounded(reasoning, texts.limit), texts.limit, texts.redactor)
+            fields["reasoning_snapshot"] = snapshot_of(bound(reasoning, texts.limit), texts.limit, texts.redactor)
     if any(fields.get(name) is not None for name in ("prompt_tokens", "completion_tokens", "total_tokens")):
         fields.setdefault("usage_source", "provider")
     return fields
@@ -219,32 +214,32 @@ _OF_TEXT: Final = ("error_code", "error_message", "attributes")
 
 
 def _own_attributes(call: OpenCall, texts: Texts) -> dict[str, Any]:
-    """What the team has bound beyond the ids."""
+    """Return what the team has bound beyond the ids."""
     if texts.withheld:
         return {WITHHELD: f"withheld: {texts.withheld}"}
     own = call.attribution.identity.attributes
     if not own or texts.redactor is None:
         return dict(own)
-    redacted: dict[str, Any] = _redacted(own, texts.redactor)
-    return redacted
+    return _redacted(own, texts.redactor)
 
 
-def _redacted(attributes: Any, redactor: Redactor) -> Any:
-    """As they will be stored, for an object's own words count as well."""
+def _redacted(attributes: Any, redactor: Redactor) -> dict[str, Any]:
+    """Redact them as they will be stored, for an object's own words count as well."""
     text = storable_json(dict(attributes))
     if text is None:
         return {}
     kept = orjson.loads(text)
-    return redactor.redact_tree(kept if len(text) <= ATTRIBUTES_LIMIT else cut_attributes(kept, len(text)))
+    kept = kept if len(text) <= ATTRIBUTES_LIMIT else cut_attributes(kept, len(text))
+    redacted: dict[str, Any] = redactor.redact_tree(kept)
+    return redacted
 
 
-def _identity(call: OpenCall, fields: dict[str, Any], attributes: dict[str, Any] | None) -> dict[str, Any]:
-    """Whose call it is, as columns; what was said of it goes into `attributes`."""
+def _identity(call: OpenCall, fields: dict[str, Any], attributes: dict[str, Any]) -> dict[str, Any]:
+    """Return whose call it is, as columns; add to `attributes` how that was found, where it needs words."""
     attribution = call.attribution
     identity: CallContext = attribution.identity
-    said = None if attributes is None else explanation(attribution, call.candidates, call.call_site)
-    if said is not None and attributes is not None:
-        attributes[EVIDENCE] = said
+    if (explained := explanation(attribution, call.candidates, call.call_site)) is not None:
+        attributes[EVIDENCE] = explained
     return {
         **{name: getattr(identity, name) for name in ID_FIELDS},
         "agent_key": identity.agent_key or fields.get("agent_key"),

@@ -85,7 +85,7 @@ STATUSES: Final[Mapping[str, str]] = {
 
 
 def why(row: Mapping[str, Any]) -> list[str]:
-    """Why this row belongs to whom it belongs to, or to nobody: one sentence or two."""
+    """Return why this row belongs to its user, or to none: one sentence or two."""
     source, reason = row.get("identity_source"), row.get("identity_reason")
     if source is None and reason is None:
         return ["The row does not say: it was not written by llmctx."]
@@ -100,7 +100,7 @@ ALONE: Final = "No other witness was needed, and none said anything else."
 
 
 def was_plain(row: Mapping[str, Any]) -> bool:
-    """Whether one witness knew everything, so that the row keeps no more of it than its name."""
+    """Return whether one witness knew everything, so that the row keeps no more of it than its name."""
     known = row.get("user_id") is not None and row.get("session_id") is not None
     return known and row.get("identity_source") not in (None, Source.NONE) and not row.get("identity_reason")
 
@@ -118,7 +118,7 @@ class CandidateOutcome:
 
 
 def candidate_outcomes(row: Mapping[str, Any], told: Mapping[str, Any]) -> list[CandidateOutcome]:
-    """What each witness said of the call `row`; `told` is what the row keeps of the hearing."""
+    """Return what each witness said of the call `row`; `told` is what the row keeps of the hearing."""
     said = [one for one in told.get("witnesses") or () if isinstance(one, Mapping)]
     winner = next((one for one in said if one.get("source") == row.get("identity_source")), None)
     found = []
@@ -139,7 +139,7 @@ _WINNER: Final = "believed"
 def _verdict(
     one: Mapping[str, Any], winner: Mapping[str, Any] | None, row: Mapping[str, Any], told: Mapping[str, Any]
 ) -> str:
-    """Why `one` was not the witness who was believed."""
+    """Return why `one` was not the witness who was believed."""
     if one.get("user_id") is None and one.get("session_id") is None:
         return "knew neither user nor session"
     if winner is None:

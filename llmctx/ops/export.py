@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 import orjson
-from sqlalchemy import Boolean, ColumnElement, Double, Float, Integer, Numeric, String, func, select
+from sqlalchemy import Boolean, ColumnElement, Double, Float, Integer, Numeric, String, select
 from sqlalchemy.types import TypeDecorator
 
 from llmctx.core.errors import ConfigError, LlmctxError
@@ -30,7 +30,7 @@ from llmctx.core.jsonable import scalar
 from llmctx.settings import Settings
 from llmctx.storage.engine import engine, explained, probe, reading
 from llmctx.storage.filters import Filters
-from llmctx.storage.reflection import everything, reflect
+from llmctx.storage.reflection import count_rows, everything, reflect
 
 Format = Literal["jsonl", "csv", "parquet", "sqlite"]
 FORMATS: Final[tuple[Format, ...]] = ("jsonl", "csv", "parquet", "sqlite")
@@ -51,10 +51,10 @@ class Writer(Protocol):
 
 
 async def count(settings: Settings, filters: Filters) -> int:
-    """How many rows `export` would hand out now."""
+    """Return how many rows `export` would hand out now."""
     async with reading(settings) as connection:
         table = await reflect(connection, settings)
-        return await connection.scalar(select(func.count()).select_from(table).where(filters.clause(table))) or 0
+        return await count_rows(connection, table, filters.clause(table))
 
 
 async def export(
@@ -68,7 +68,7 @@ async def export(
     """Write the rows that `filters` names to a new file, or to stdout. Returns how many there were.
 
     Oldest first, month by month; within a month as they came in, which is hardly another order, unless it is about
-    somebody: to sort what an index has not sorted, the database would write all of it down once more.
+    a user: to sort what an index has not sorted, the database would write all of it down once more.
 
     Raises `ConfigError` for what cannot be written, `LlmctxError` where a file is in the way.
     """
@@ -108,7 +108,7 @@ async def export(
 
 @contextmanager
 def _opened(to: Path | None, form: Format, name: str, columns: _Columns) -> Iterator[Writer]:
-    """A writer of a file that gets its name when all is in it; readable by its owner alone: there are prompts in it."""
+    """Open a writer of a file that gets its name when all is in it; only its owner may read it, for it has prompts."""
     if to is None:
         yield _TEXTS[form](sys.stdout, columns)
         return

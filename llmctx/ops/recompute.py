@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from sqlalchemy import JSON, ColumnElement, Table, Text, bindparam, cast, func, null, select, update
+from sqlalchemy import Table, bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.core.errors import LlmctxError
@@ -19,9 +19,11 @@ from llmctx.settings import Settings
 from llmctx.storage.engine import changing
 from llmctx.storage.filters import Filters
 from llmctx.storage.paging import iter_batches
-from llmctx.storage.reflection import is_row, key_of, key_values, of, reflect
+from llmctx.storage.reflection import attribute, column_expr, is_row, key_of, key_values, reflect
 
 _USED: Final = ("model", "provider", "prompt_tokens", "completion_tokens", "cached_tokens", "cached", "cost_usd")
+_NOTED: Final = (CACHE_WRITTEN, CACHE_WRITTEN_1H)
+"""Figures that have no column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +39,10 @@ class Priced:
 
 
 async def models(connection: AsyncConnection, log: Table, prices: Prices, filters: Filters) -> list[Priced]:
-    """The models of the rows, those without a price first, then by calls."""
-    model, provider = log.c.model, of(log, "provider")
+    """Return the models of the rows, those without a price first, then by calls."""
+    model, provider = log.c.model, column_expr(log, "provider")
     groups = [model] if "provider" not in log.c else [model, provider]
-    counted = select(model, provider, func.count(), func.count(of(log, "cost_usd"))).where(filters.clause(log))
+    counted = select(model, provider, func.count(), func.count(column_expr(log, "cost_usd"))).where(filters.clause(log))
     now = datetime.now(UTC)
     found = [
         Priced(name or "", maker, calls, calls - with_cost, prices.price(name, maker, now))
@@ -77,9 +79,8 @@ async def recompute(
         log = await reflect(connection, settings)
         if "cost_usd" not in log.c:
             raise LlmctxError(f"Table {log.name} has no column cost_usd. Run `llmctx migrate` first.")
-        wanted = select(
-            *dict.fromkeys([*key_of(log), log.c.created_at, *(of(log, name) for name in _USED), *_noted(log)])
-        )
+        used = [*(column_expr(log, name) for name in _USED), *(attribute(log, name).label(name) for name in _NOTED)]
+        wanted = select(*dict.fromkeys([*key_of(log), log.c.created_at, *used]))
         wanted = wanted.where(filters.clause(log))
         if not again:
             wanted = wanted.where(log.c.cost_usd.is_(None))
@@ -113,15 +114,6 @@ def _cost(prices: Prices, row: dict[str, Any]) -> Decimal | None:
     return prices.cost(row["model"], row["provider"], at, tokens, answered_by_cache=bool(row["cached"]))
 
 
-def _noted(log: Table) -> list[ColumnElement[Any]]:
-    """The figures that have no column."""
-    attributes = log.c.get("attributes")
-    names = (CACHE_WRITTEN, CACHE_WRITTEN_1H)
-    if attributes is None or not isinstance(attributes.type, JSON):
-        return [cast(null(), Text).label(name) for name in names]
-    return [attributes[name].as_string().label(name) for name in names]
-
-
 def _figure(noted: Any) -> int | None:
-    """`attributes` are the team's as well: anything may stand there."""
+    """Return the figure; `attributes` are the team's as well, so that anything may stand there."""
     return int(noted) if str(noted).isdecimal() else None

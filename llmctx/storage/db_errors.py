@@ -42,12 +42,12 @@ class DatabaseFailure:
 
     @property
     def is_outage(self) -> bool:
-        """Whether it says nothing about the rows or the table."""
+        """Return whether it says nothing about the rows or the table."""
         return self.kind in ("reconnect", "transient")
 
 
 def classify(problem: BaseException) -> DatabaseFailure:
-    """What a failure of the database means, by its SQLSTATE where it has one."""
+    """Return what a failure of the database means, by its SQLSTATE where it has one."""
     if isinstance(problem, MigrationsPending):
         return DatabaseFailure("config", "42P01", "the table is missing or behind")
     original = problem.orig if isinstance(problem, DBAPIError) and problem.orig is not None else problem
@@ -81,7 +81,7 @@ def _lacks_partition(code: str, problem: BaseException | None, text: str) -> boo
 
 
 def sqlstate(problem: BaseException) -> str:
-    """The SQLSTATE of `problem`, from the driver's error or from those around it; empty without one."""
+    """Return the SQLSTATE of `problem`, from the driver's error or from those around it; empty without one."""
     seen = 0
     current: BaseException | None = problem
     while current is not None and seen < 5:
@@ -92,19 +92,19 @@ def sqlstate(problem: BaseException) -> str:
     return ""
 
 
+_WORDS: Final[tuple[tuple[Kind, tuple[str, ...]], ...]] = (
+    ("config", ("no such table", "no column named", "readonly database", "unable to open", "not a database")),
+    ("transient", ("locked", "busy", "disk is full")),
+)
+
+
 def _kind_without_code(problem: BaseException, text: str) -> Kind:
-    """SQLite's errors, and those of sockets and drivers, have no SQLSTATE."""
-    name = type(problem).__name__
-    if any(said in text for said in ("no such table", "no column named", "readonly database")):
-        return "config"
-    if "unable to open" in text or "not a database" in text:
-        return "config"
-    if "locked" in text or "busy" in text or "disk is full" in text:
-        return "transient"
+    """Judge the errors of SQLite, sockets and drivers, which have no SQLSTATE."""
+    for kind, words in _WORDS:
+        if any(word in text for word in words):
+            return kind
     if isinstance(problem, (OSError, TimeoutError, asyncio.TimeoutError, EOFError)):
         return "reconnect"
-    if isinstance(problem, (ValueError, TypeError, ArithmeticError, RecursionError)):
-        return "poison"
-    if name in ("IntegrityError", "DataError") or "binding parameter" in text:
-        return "poison"
-    return "reconnect"
+    refusals = isinstance(problem, (ValueError, TypeError, ArithmeticError, RecursionError))
+    named = type(problem).__name__ in ("IntegrityError", "DataError")
+    return "poison" if refusals or named or "binding parameter" in text else "reconnect"

@@ -11,7 +11,7 @@ from typing import Final
 from sqlalchemy import ColumnElement, String, Table, Text, and_, cast, false, or_, true
 
 from llmctx.core.record import SNAPSHOTS, SPECS, ColumnKind, ColumnSpec, Reason
-from llmctx.storage.reflection import either, equals, lacks, of
+from llmctx.storage.reflection import column_expr, either, equals, lacks
 
 _FILTERED: Final = tuple(spec for spec in SPECS if spec.filter is not None)
 _BEFORE_US: Final = {"ok": True, "error": False}
@@ -35,14 +35,14 @@ class Filters:
     errors: bool = False
     """Only calls that did not end well."""
     unattributed: bool = False
-    """Only rows without a session or without a user; not those that were blanked to forget somebody."""
+    """Only rows without a session or without a user; not those that `erase` has blanked."""
     text: str | None = None
     """Only rows whose prompt, response or error holds this, in any case."""
     more: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Values of further columns that may be filtered by, by the names that `ColumnSpec.filter` gives them."""
 
     def clauses(self, table: Table) -> list[ColumnElement[bool]]:
-        """As conditions of which a row meets one at most, where an id may stand in either of two columns.
+        """Return conditions of which a row meets one at most, where an id may stand in either of two columns.
 
         An index of each column has its rows in the order of time; all rows of both would have to be sorted.
         """
@@ -54,7 +54,7 @@ class Filters:
         return [self.clause(table)]
 
     def clause(self, table: Table) -> ColumnElement[bool]:
-        """As a condition on `table`."""
+        """Return the condition on `table`."""
         given: list[ColumnElement[bool]] = []
         for spec in _FILTERED:
             value = getattr(self, spec.filter, self.more.get(spec.filter))
@@ -65,7 +65,7 @@ class Filters:
         if self.until is not None:
             given.append(table.c.created_at < self.until)
         if self.errors:
-            given.append(of(table, "success").is_(False))
+            given.append(column_expr(table, "success").is_(False))
         if self.unattributed:
             given.append(unattributed(table))
         if self.text is not None:
@@ -73,27 +73,27 @@ class Filters:
         return and_(true(), *given)
 
 
-def lacking(table: Table) -> ColumnElement[bool]:
-    """The condition of the partial index, word for word, so that the planner recognises it."""
+def lacks_an_id(table: Table) -> ColumnElement[bool]:
+    """Return the condition of the partial index, word for word, so that the planner recognises it."""
     return or_(*(lacks(table, name) for name in ("session_id", "user_id")))
 
 
 def unattributed(table: Table) -> ColumnElement[bool]:
-    """Rows that lack an id which they should have: they do not where somebody was forgotten."""
-    return and_(lacking(table), of(table, "identity_reason").is_distinct_from(Reason.ERASED.value))
+    """Return the condition of rows that lack an id which they should have: not of those that `erase` has blanked."""
+    return and_(lacks_an_id(table), column_expr(table, "identity_reason").is_distinct_from(Reason.ERASED.value))
 
 
 def _has(table: Table, spec: ColumnSpec, value: str) -> ColumnElement[bool]:
     if spec.name == "status":
         return _ended(table, value)
-    return equals(table, spec.name, value) if spec.kind is ColumnKind.ID else of(table, spec.name) == value
+    return equals(table, spec.name, value) if spec.kind is ColumnKind.ID else column_expr(table, spec.name) == value
 
 
 def _ended(table: Table, status: str) -> ColumnElement[bool]:
-    column = of(table, "status")
+    column = column_expr(table, "status")
     if status not in _BEFORE_US:
         return column == status
-    return or_(column == status, and_(column.is_(None), of(table, "success").is_(_BEFORE_US[status])))
+    return or_(column == status, and_(column.is_(None), column_expr(table, "success").is_(_BEFORE_US[status])))
 
 
 def _holding(table: Table, text: str) -> ColumnElement[bool]:

@@ -67,7 +67,7 @@ def _naive(value: Any) -> tuple[int]:
 
 
 def _day(raw: tuple[int]) -> date:
-    """Of a day that Python has not, the end of its calendar: nothing is looked for by it."""
+    """Return the day; for one that Python has not, the end of its calendar: nothing is looked for by it."""
     try:
         return date.fromordinal(raw[0] + _DAY_ZERO)
     except (OverflowError, ValueError):

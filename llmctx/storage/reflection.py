@@ -1,12 +1,12 @@
 """The table as it stands: an adopted one has other types than ours, lacks columns of ours, and has columns of its own.
 
 Everything that reads rows or changes them later asks here once, and is then the same for a fresh table and for
-somebody's own. Times without a zone are UTC. `of` gives a column that may be missing, `equals` compares an id with one
-of any type.
+a host's own. Times without a zone are UTC. `column_expr` gives a column that may be missing, `equals` compares an id
+with one of any type.
 
 An adopted table may keep one id in two columns: numbers stand in its own, other ids in the text column that
-`llmctx migrate` has put beside it. Only this module knows: `of` is the id, whichever column holds it, `lacks` that
-neither does, `placed` says into which a value goes.
+`llmctx migrate` has put beside it. Only this module knows: `column_expr` is the id, whichever column holds it, `lacks`
+that neither does, `id_values` says into which a value goes.
 """
 
 from __future__ import annotations
@@ -16,27 +16,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import (
-    JSON,
-    Column,
-    ColumnElement,
-    Connection,
-    DateTime,
-    Enum,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    Text,
-    and_,
-    bindparam,
-    cast,
-    false,
-    func,
-    inspect,
-    null,
-    or_,
-)
+import sqlalchemy as sa
 from sqlalchemy import column as named_column
 from sqlalchemy.dialects.postgresql import DOMAIN, OID
 from sqlalchemy.engine import Dialect
@@ -64,7 +44,7 @@ _NEEDED: Final = frozenset(spec.name for spec in SPECS if spec.required)
 class NaiveUtc(TypeDecorator[datetime]):
     """A time without a zone in the table, which is UTC; aware on both ways here."""
 
-    impl = DateTime(timezone=False)
+    impl = sa.DateTime(timezone=False)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
@@ -83,13 +63,13 @@ class _Tid(UserDefinedType[tuple[int, int]]):
         return "tid"
 
 
-async def reflect(connection: AsyncConnection, settings: Settings) -> Table:
-    """The call log as it stands. Raises `MigrationsPending` if there is none, `NotACallLog` if it is something else."""
+async def reflect(connection: AsyncConnection, settings: Settings) -> sa.Table:
+    """Return the call log as it stands. Raises `MigrationsPending` or, for another kind of table, `NotACallLog`."""
     return await connection.run_sync(_reflect, settings)
 
 
-def _reflect(connection: Connection, settings: Settings) -> Table:
-    inspector = inspect(connection)
+def _reflect(connection: sa.Connection, settings: Settings) -> sa.Table:
+    inspector = sa.inspect(connection)
     name, schema = settings.table, settings.db_schema
     try:
         columns = inspector.get_columns(name, schema)
@@ -104,7 +84,7 @@ def _reflect(connection: Connection, settings: Settings) -> Table:
         )
     ours = call_log_table(name, schema)
     made = [
-        Column(
+        sa.Column(
             column["name"],
             _type(connection.dialect, column["type"], ours.c.get(column["name"])),
             primary_key=column["name"] in key,
@@ -112,16 +92,16 @@ def _reflect(connection: Connection, settings: Settings) -> Table:
         )
         for column in columns
     ]
-    table = Table(name, MetaData(), *made, schema=schema)
+    table = sa.Table(name, sa.MetaData(), *made, schema=schema)
     if not key:
-        kinds: dict[str, TypeEngine[Any]] = {"rowid": Integer()}
+        kinds: dict[str, TypeEngine[Any]] = {"rowid": sa.Integer()}
         if connection.dialect.name == "postgresql":
             kinds = {"tableoid": OID(), "ctid": _Tid()}
         table.info[_PLACE] = [named_column(name, kind, _selectable=table) for name, kind in kinds.items()]
     return table
 
 
-def _type(dialect: Dialect, found: TypeEngine[Any], ours: Column[Any] | None) -> TypeEngine[Any]:
+def _type(dialect: Dialect, found: TypeEngine[Any], ours: sa.Column[Any] | None) -> TypeEngine[Any]:
     """Ours where it is the same in the database, for the sake of what it does on the way; else the one found."""
     if ours is None:
         return found
@@ -131,87 +111,102 @@ def _type(dialect: Dialect, found: TypeEngine[Any], ours: Column[Any] | None) ->
         if ours.type.compile(dialect) == found.compile(dialect):
             return ours.type
     except Exception:  # noqa: BLE001  a type that SQLAlchemy has no name for
-        return Text()
-    if isinstance(found, DateTime) and not found.timezone:
+        return sa.Text()
+    if isinstance(found, sa.DateTime) and not found.timezone:
         return NaiveUtc()
-    return ours.type if isinstance(found, DateTime) else found
+    return ours.type if isinstance(found, sa.DateTime) else found
 
 
-def overflow_column(table: Table, name: str) -> Column[Any] | None:
-    """The column beside the id `name` for what does not fit there; None where every id does, or there is none."""
+def overflow_column(table: sa.Table, name: str) -> sa.Column[Any] | None:
+    """Return the column beside the id `name` for what does not fit there; None where there is none, or need be none."""
     column = table.c.get(name)
     if name not in IDS or column is None or _is_text(column):
         return None
     return table.c.get(f"llmctx_{name}")
 
 
-def held_in(table: Table, name: str) -> list[Column[Any]]:
-    """The columns in which `name` may stand: none, one, or for an id two."""
+def held_in(table: sa.Table, name: str) -> list[sa.Column[Any]]:
+    """Return the columns in which `name` may stand: none, one, or for an id two."""
     return [column for column in (table.c.get(name), overflow_column(table, name)) if column is not None]
 
 
-def of(table: Table, name: str) -> ColumnElement[Any]:
-    """The column `name` of `table`, or a NULL of its type where the table has none; an id in two columns as text.
+def column_expr(table: sa.Table, name: str) -> sa.ColumnElement[Any]:
+    """Return the column `name`, or a NULL of its type where the table has none; an id in two columns as text.
 
-    So is what we ask in words, such as a reason, where the host's column is a number or an enumerated type.
+    So is what is asked in words, such as a reason, where the host's column is a number or an enumerated type.
     """
     column, beside = table.c.get(name), overflow_column(table, name)
     if column is None:
-        return cast(null(), call_log_table().c[name].type).label(name)
+        return sa.cast(sa.null(), call_log_table().c[name].type).label(name)
     if name in _WORDS:
-        return column if _is_text(column) else cast(column, Text).label(name)
-    return column if beside is None else func.coalesce(beside, as_text(column), type_=Text()).label(name)
+        return column if _is_text(column) else sa.cast(column, sa.Text).label(name)
+    return column if beside is None else sa.func.coalesce(beside, as_text(column), type_=sa.Text()).label(name)
 
 
-def lacks(table: Table, name: str) -> ColumnElement[bool]:
-    """Whether a row has no `name`, in conditions that indexes know."""
+def lacks(table: sa.Table, name: str) -> sa.ColumnElement[bool]:
+    """Return whether a row has no `name`, in conditions that indexes know."""
     columns = held_in(table, name)
-    return and_(*(column.is_(None) for column in columns)) if columns else of(table, name).is_(None)
+    return sa.and_(*(column.is_(None) for column in columns)) if columns else column_expr(table, name).is_(None)
 
 
-def everything(table: Table) -> list[ColumnElement[Any]]:
-    """What the table holds, in its order, each id once."""
+def everything(table: sa.Table) -> list[sa.ColumnElement[Any]]:
+    """Return what the table holds, in its order, each id once."""
     besides = {beside.name for name in IDS if (beside := overflow_column(table, name)) is not None}
-    return [of(table, name) if name in IDS else column for name, column in table.c.items() if name not in besides]
+    rest = ((name, column) for name, column in table.c.items() if name not in besides)
+    return [column_expr(table, name) if name in IDS else column for name, column in rest]
 
 
-def place_of(table: Table) -> Sequence[ColumnElement[Any]]:
-    """Where a row stands, until somebody changes it, if the table has no primary key; else nothing."""
+def attribute(table: sa.Table, *path: str) -> sa.ColumnElement[str | None]:
+    """Return what stands in `attributes` under `path`, as text; NULL where the table keeps no JSON there."""
+    column = table.c.get("attributes")
+    if column is None or not isinstance(column.type, sa.JSON):
+        return sa.cast(sa.null(), sa.Text)
+    found: sa.ColumnElement[str | None] = column[path].as_string()
+    return found
+
+
+async def count_rows(connection: AsyncConnection, table: sa.FromClause, where: sa.ColumnElement[bool]) -> int:
+    """Return how many rows of `table` meet `where`."""
+    return await connection.scalar(sa.select(sa.func.count()).select_from(table).where(where)) or 0
+
+
+def place_of(table: sa.Table) -> Sequence[sa.ColumnElement[Any]]:
+    """Return where a row stands, until it is changed, if the table has no primary key; else nothing."""
     return list(table.info.get(_PLACE, ()))
 
 
-def lasting_key(table: Table) -> Sequence[Column[Any]]:
-    """What is known of a row later: the primary key, or call_id and created_at, which may be NULL or there twice."""
+def lasting_key(table: sa.Table) -> Sequence[sa.Column[Any]]:
+    """Return what identifies a row later: the primary key, or call_id and created_at, which may be NULL or double."""
     return list(table.primary_key.columns) or [table.c.call_id, table.c.created_at]
 
 
-def key_of(table: Table) -> Sequence[ColumnElement[Any]]:
-    """What tells its rows apart: the primary key; or where a row stands, and what stood there when one looked."""
+def key_of(table: sa.Table) -> Sequence[sa.ColumnElement[Any]]:
+    """Return what tells rows apart: the primary key; or where a row stands, and what stood there when it was read."""
     return [*place_of(table), *lasting_key(table)]
 
 
-def is_row(table: Table) -> ColumnElement[bool]:
-    """The condition that a row is the one of the parameters `key_0`, `key_1`, …"""
-    return same(table, [bindparam(f"key_{n}", type_=column.type) for n, column in enumerate(key_of(table))])
+def is_row(table: sa.Table) -> sa.ColumnElement[bool]:
+    """Return the condition that a row is the one of the parameters `key_0`, `key_1`, …"""
+    return same(table, [sa.bindparam(f"key_{n}", type_=column.type) for n, column in enumerate(key_of(table))])
 
 
-def same(table: Table, values: Sequence[ColumnElement[Any]]) -> ColumnElement[bool]:
-    """The condition that a row is the one whose key has `values`."""
+def same(table: sa.Table, values: Sequence[sa.ColumnElement[Any]]) -> sa.ColumnElement[bool]:
+    """Return the condition that a row is the one whose key has `values`."""
     pairs = list(zip(key_of(table), values, strict=True))
     sure = len(place_of(table)) or len(pairs)  # what is no key may be NULL
-    return and_(
+    return sa.and_(
         *(column == value for column, value in pairs[:sure]),
         *(column.is_not_distinct_from(value) for column, value in pairs[sure:]),
     )
 
 
-def key_values(table: Table, row: Any) -> dict[str, Any]:
-    """The parameters of `is_row` for a mapping with the key's columns."""
+def key_values(table: sa.Table, row: Any) -> dict[str, Any]:
+    """Return the parameters of `is_row` for a mapping with the key's columns."""
     return {f"key_{n}": row[column.name] for n, column in enumerate(key_of(table))}
 
 
-def placed(table: Table, name: str, value: str) -> dict[str, Any]:
-    """The id `value` as it is stored: in its column, or else in the one beside. Raises `Lossy`."""
+def id_values(table: sa.Table, name: str, value: str) -> dict[str, Any]:
+    """Return the id `value` as it is stored: in its column, or else in the one beside. Raises `Lossy`."""
     column, beside = table.c[name], overflow_column(table, name)
     try:
         return {name: to_column(column, value)}
@@ -221,8 +216,8 @@ def placed(table: Table, name: str, value: str) -> dict[str, Any]:
         return {beside.name: value}
 
 
-def noted(table: Table, name: str, value: str | None) -> dict[str, Any]:
-    """A word of ours as it is stored in the column `name`: nothing where there is none, or it has another meaning."""
+def word_values(table: sa.Table, name: str, value: str | None) -> dict[str, Any]:
+    """Return a word as the column `name` stores it: nothing where there is none, or it has another meaning."""
     column = table.c.get(name)
     if column is None or not _is_text(column):
         return {}
@@ -230,14 +225,14 @@ def noted(table: Table, name: str, value: str | None) -> dict[str, Any]:
     return {} if value is not None and length is not None and len(value) > length else {name: value}
 
 
-def equals(table: Table, name: str, value: str) -> ColumnElement[bool]:
-    """Whether a row's id is `value`: also where the writer had to shorten it, or to keep it beside the column."""
+def equals(table: sa.Table, name: str, value: str) -> sa.ColumnElement[bool]:
+    """Return whether a row's id is `value`, also one that the writer had to shorten, or to keep beside the column."""
     column = table.c.get(name)
     if column is None:
-        return false()
+        return sa.false()
     value = storable_id(value) or value
     beside = overflow_column(table, name)
-    found: list[ColumnElement[bool]] = [] if beside is None else [beside == value]
+    found: list[sa.ColumnElement[bool]] = [] if beside is None else [beside == value]
     try:
         found.append(column == to_column(column, value))
     except Lossy as lossy:
@@ -245,31 +240,31 @@ def equals(table: Table, name: str, value: str) -> ColumnElement[bool]:
             found.append(column == lossy.instead)
         attributes = table.c.get("attributes")
         # where there is a column beside, nothing is put there; and no index knows what is
-        if beside is None and attributes is not None and isinstance(attributes.type, JSON):
+        if beside is None and attributes is not None and isinstance(attributes.type, sa.JSON):
             found.append(attributes[UNFIT, name].as_string() == value)
-    return or_(false(), *found)
+    return sa.or_(sa.false(), *found)
 
 
-def either(table: Table, name: str, value: str) -> list[ColumnElement[bool]]:
-    """`equals` in conditions of which a row meets one at most, and an index serves each: in their order of time."""
+def either(table: sa.Table, name: str, value: str) -> list[sa.ColumnElement[bool]]:
+    """Return `equals` as conditions of which a row meets one at most; an index serves each, in the order of time."""
     column, beside = table.c.get(name), overflow_column(table, name)
     value = storable_id(value) or value
     if column is not None and beside is not None:
         with contextlib.suppress(Lossy):
-            return [beside == value, and_(column == to_column(column, value), beside.is_distinct_from(value))]
+            return [beside == value, sa.and_(column == to_column(column, value), beside.is_distinct_from(value))]
     return [equals(table, name, value)]
 
 
-def among(table: Table, name: str, values: Collection[str]) -> ColumnElement[bool]:
-    """Whether a row's id is one of `values`, as `of` has them."""
+def among(table: sa.Table, name: str, values: Collection[str]) -> sa.ColumnElement[bool]:
+    """Return whether a row's id is one of `values`, as `column_expr` has them."""
     column, beside = table.c.get(name), overflow_column(table, name)
     if column is None:
-        return false()
+        return sa.false()
     found = [column.in_(_fitting(column, values))]
-    return or_(*found, beside.in_(values)) if beside is not None else found[0]
+    return sa.or_(*found, beside.in_(values)) if beside is not None else found[0]
 
 
-def _fitting(column: Column[Any], values: Iterable[str]) -> list[Any]:
+def _fitting(column: sa.Column[Any], values: Iterable[str]) -> list[Any]:
     found = []
     for value in values:
         with contextlib.suppress(Lossy):
@@ -277,10 +272,10 @@ def _fitting(column: Column[Any], values: Iterable[str]) -> list[Any]:
     return found
 
 
-def as_text(column: ColumnElement[Any]) -> ColumnElement[str]:
-    """An id of any type as text."""
-    return column if _is_text(column) else cast(column, Text)
+def as_text(column: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:
+    """Return an id of any type as text."""
+    return column if _is_text(column) else sa.cast(column, sa.Text)
 
 
-def _is_text(column: ColumnElement[Any]) -> bool:
-    return isinstance(column.type, (String, Text)) and not isinstance(column.type, Enum)
+def _is_text(column: sa.ColumnElement[Any]) -> bool:
+    return isinstance(column.type, (sa.String, sa.Text)) and not isinstance(column.type, sa.Enum)

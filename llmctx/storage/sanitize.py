@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from enum import Enum
 from hashlib import sha256
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID, uuid4
 
 import orjson
@@ -24,6 +25,8 @@ from llmctx.core.record import IDS, SPECS, CallRecord, ColumnKind, of_kind
 from llmctx.core.text import is_storable, storable
 
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
+T = TypeVar("T")
+
 _INT4: Final = 2**31 - 1
 _INT8: Final = 2**63 - 1
 UNKNOWN_MODEL: Final = "unknown"
@@ -51,7 +54,7 @@ def clean(record: CallRecord) -> CallRecord:
     for name, limit in _TEXTS:
         value = getattr(record, name)
         if value is not None and (type(value) is not str or len(value) > limit or not is_storable(value)):
-            setattr(record, name, shortened(storable_text(value), limit))
+            setattr(record, name, shorten(storable_text(value), limit))
             changed.append(name)
     for name in IDS:
         value = getattr(record, name)
@@ -60,8 +63,8 @@ def clean(record: CallRecord) -> CallRecord:
             changed.append(name)
     for name in _COUNTS:
         number = getattr(record, name)
-        if number is not None and not (type(number) is int and -_INT4 <= number <= _INT4):
-            setattr(record, name, _as_int4(number))
+        if number is not None and not _is_int4(number):
+            setattr(record, name, _made(int, number, _is_int4))
             changed.append(name)
     if not record.model:
         record.model = UNKNOWN_MODEL
@@ -74,7 +77,7 @@ def clean(record: CallRecord) -> CallRecord:
     if attributes and len(text := storable_json(attributes) or "") > ATTRIBUTES_LIMIT:
         attributes = cut_attributes(attributes, len(text))
         changed.append("attributes")
-    record.attributes = told(attributes, changed)
+    record.attributes = note_changes(attributes, changed)
     return record
 
 
@@ -82,14 +85,14 @@ def _clean_others(record: CallRecord, changed: list[str]) -> None:
     for name in _NUMBERS:
         value = getattr(record, name)
         if value is not None and not (type(value) is float and math.isfinite(value)):
-            made = _as_float(value)
+            made = _made(float, value, math.isfinite)
             setattr(record, name, made)
             if made is None or type(value) is not int:
                 changed.append(name)
     for name in _FLAGS:
         flag = getattr(record, name)
         if flag is not None and type(flag) is not bool:
-            setattr(record, name, _as_flag(flag))
+            setattr(record, name, _made(bool, flag, lambda _: True))
             changed.append(name)
     for name in _TIMES:
         at = getattr(record, name)
@@ -113,7 +116,7 @@ def _clean_others(record: CallRecord, changed: list[str]) -> None:
     for name in _MONEY:
         price = getattr(record, name)
         if price is not None and not _is_price(price):
-            setattr(record, name, _as_price(price))
+            setattr(record, name, _made(lambda value: Decimal(str(value)), price, _is_price))
             changed.append(name)
     for name in _OTHER_JSON:
         value = getattr(record, name)
@@ -123,8 +126,8 @@ def _clean_others(record: CallRecord, changed: list[str]) -> None:
             changed.append(name)
 
 
-def told(attributes: dict[str, Any] | None, changed: list[str]) -> dict[str, Any] | None:
-    """`attributes` that say which columns were changed."""
+def note_changes(attributes: dict[str, Any] | None, changed: list[str]) -> dict[str, Any] | None:
+    """Return `attributes` that say which columns were changed."""
     if not changed:
         return attributes
     before = (attributes or {}).get(CLEANED)
@@ -136,12 +139,12 @@ def told(attributes: dict[str, Any] | None, changed: list[str]) -> dict[str, Any
 
 
 def storable_text(value: object) -> str:
-    """`value` as text that PostgreSQL takes: the same object if nothing had to be changed."""
+    """Return `value` as text that PostgreSQL takes: the same object if nothing had to be changed."""
     return storable(value if type(value) is str else _said(value))
 
 
-def shortened(text: str, limit: int) -> str:
-    """`text`, cut to `limit` characters, and saying so if there is room for it."""
+def shorten(text: str, limit: int) -> str:
+    """Return `text`, cut to `limit` characters, and saying so if there is room for it."""
     if len(text) <= limit:
         return text
     note = f"…[{len(text) - limit + 24} cut]"
@@ -149,7 +152,7 @@ def shortened(text: str, limit: int) -> str:
 
 
 def storable_id(value: object) -> str | None:
-    """An id as text that PostgreSQL takes; None if it has none.
+    """Return an id as text that PostgreSQL takes; None if it has none.
 
     Two ids that had to be changed are still two: they end with a mark that was made of the whole.
     """
@@ -159,11 +162,11 @@ def storable_id(value: object) -> str | None:
         return None
     if len(text) <= _NAME and is_storable(text):
         return text
-    return shortened_id(text, _NAME)
+    return shorten_id(text, _NAME)
 
 
-def shortened_id(text: str, limit: int) -> str:
-    """`text` in at most `limit` characters, not to be mistaken for another that begins alike."""
+def shorten_id(text: str, limit: int) -> str:
+    """Return `text` in at most `limit` characters, not to be mistaken for another that begins alike."""
     mark = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[: min(_MARK, limit)]
     kept = max(0, limit - len(mark) - 1)
     return (_UNSTORABLE.sub("\ufffd", text[:kept]) + "~" + mark)[-limit:]
@@ -180,7 +183,7 @@ def _said(value: object) -> str:
 
 
 def storable_json(value: Any) -> str | None:
-    """`value` as JSON text that PostgreSQL's jsonb takes; None for nothing. Never raises."""
+    """Return `value` as JSON text that PostgreSQL's jsonb takes; None for nothing. Never raises."""
     if value is None or value == {}:
         return None
     return orjson.dumps(value if _is_plain(value) else _Plain().of(value, _DEPTH)).decode()
@@ -192,7 +195,7 @@ def jsonable(value: Any) -> Any:
 
 
 def cut_attributes(attributes: dict[str, Any], length: int) -> dict[str, Any]:
-    """What stays of `length` characters, too many to keep: what llmctx itself has noted, as far as that is small."""
+    """Return what stays of too many attributes, `length` characters: small notes of llmctx's own."""
     kept = {
         name: value
         for name, value in attributes.items()
@@ -216,7 +219,7 @@ def _plain_attributes(value: Any) -> tuple[dict[str, Any] | None, bool]:
 
 
 def _is_plain(value: Any, depth: int = _DEPTH) -> bool:
-    """Whether `value` is JSON already, and nothing in it would be refused."""
+    """Return whether `value` is JSON already, and nothing in it would be refused."""
     kind = type(value)
     if kind is str:
         return is_storable(value)
@@ -296,7 +299,7 @@ class _Plain:
         said = value if type(value) is str else _said(value)
         text = storable_text(said)
         if self._text_limit is not None:
-            text = shortened(text, self._text_limit)
+            text = shorten(text, self._text_limit)
         self.lossy |= text is not said
         return text
 
@@ -308,39 +311,20 @@ def _is_price(value: Any) -> bool:
     return type(value) is Decimal and value.is_finite() and 0 <= value < _DEAREST
 
 
-def _as_price(value: Any) -> Decimal | None:
+def _made(make: Callable[[Any], T], value: Any, fits: Callable[[T], bool]) -> T | None:
     try:
-        price = Decimal(str(value))
-        return price if _is_price(price) else None
+        made = make(value)
+        return made if fits(made) else None
     except Exception:  # noqa: BLE001  an object of the host's
         return None
 
 
-def _as_int4(value: Any) -> int | None:
-    try:
-        number = int(value)
-    except Exception:  # noqa: BLE001  an object of the host's
-        return None
-    return number if -_INT4 <= number <= _INT4 else None
-
-
-def _as_float(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except Exception:  # noqa: BLE001  an object of the host's
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _as_flag(value: Any) -> bool | None:
-    try:
-        return bool(value)
-    except Exception:  # noqa: BLE001  an object of the host's
-        return None
+def _is_int4(value: Any) -> bool:
+    return type(value) is int and -_INT4 <= value <= _INT4
 
 
 def _as_utc(value: Any) -> tuple[datetime | None, bool]:
-    """A time in UTC, and whether it is the same. Without a zone it is UTC; the drivers would take it for local."""
+    """Return a time in UTC, and whether it is the same. One without a zone is taken for UTC, not for local."""
     if not isinstance(value, datetime):
         return None, False
     try:

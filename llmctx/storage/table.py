@@ -11,22 +11,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from sqlalchemy import (
-    JSON,
-    Boolean,
-    Column,
-    DateTime,
-    Double,
-    Index,
-    Integer,
-    MetaData,
-    Numeric,
-    PrimaryKeyConstraint,
-    Table,
-    Text,
-    Uuid,
-    or_,
-)
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -42,7 +27,7 @@ class UtcTime(TypeDecorator[datetime]):
     A naive time is refused: drivers would take it for local time without a word.
     """
 
-    impl = DateTime(timezone=True)
+    impl = sa.DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
@@ -63,13 +48,13 @@ class UtcTime(TypeDecorator[datetime]):
 class Money(TypeDecorator[Decimal]):
     """Exact in PostgreSQL; in SQLite, which has no decimals, a float that is read back to nine places."""
 
-    impl = Numeric(18, 9)
+    impl = sa.Numeric(18, 9)
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         if dialect.name == "sqlite":
-            return dialect.type_descriptor(Numeric(18, 9, asdecimal=False))
-        return dialect.type_descriptor(Numeric(18, 9))
+            return dialect.type_descriptor(sa.Numeric(18, 9, asdecimal=False))
+        return dialect.type_descriptor(sa.Numeric(18, 9))
 
     def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
         return float(value) if value is not None and dialect.name == "sqlite" else value
@@ -80,24 +65,26 @@ class Money(TypeDecorator[Decimal]):
 
 def _json() -> TypeEngine[Any]:
     # none_as_null: an unknown is NULL, never the JSON word null
-    return JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+    return sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 
 _TYPES: Final[Mapping[ColumnKind, Callable[[], TypeEngine[Any]]]] = {
-    ColumnKind.ID: Text, ColumnKind.TEXT: Text, ColumnKind.SNAPSHOT: Text, ColumnKind.COUNT: Integer,
-    ColumnKind.NUMBER: Double, ColumnKind.MONEY: Money, ColumnKind.FLAG: Boolean, ColumnKind.TIME: UtcTime,
-    ColumnKind.UUID: Uuid, ColumnKind.JSON: _json,
+    ColumnKind.ID: sa.Text, ColumnKind.TEXT: sa.Text, ColumnKind.SNAPSHOT: sa.Text, ColumnKind.COUNT: sa.Integer,
+    ColumnKind.NUMBER: sa.Double, ColumnKind.MONEY: Money, ColumnKind.FLAG: sa.Boolean, ColumnKind.TIME: UtcTime,
+    ColumnKind.UUID: sa.Uuid, ColumnKind.JSON: _json,
 }  # fmt: skip
 
 
-def call_log_table(name: str = DEFAULT_TABLE, schema: str | None = None, metadata: MetaData | None = None) -> Table:
+def call_log_table(
+    name: str = DEFAULT_TABLE, schema: str | None = None, metadata: sa.MetaData | None = None
+) -> sa.Table:
     """Return the table under the given name, in `metadata` or in one of its own."""
-    table = Table(
+    table = sa.Table(
         name,
-        MetaData() if metadata is None else metadata,
-        *(Column(spec.name, _TYPES[spec.kind](), nullable=not spec.required) for spec in SPECS),
+        sa.MetaData() if metadata is None else metadata,
+        *(sa.Column(spec.name, _TYPES[spec.kind](), nullable=not spec.required) for spec in SPECS),
         # call_id alone would do, but a partitioned table's key must hold the partition key
-        PrimaryKeyConstraint("call_id", "created_at", name=f"pk_{name}"),
+        sa.PrimaryKeyConstraint("call_id", "created_at", name=f"pk_{name}"),
         schema=schema,
         postgresql_partition_by="RANGE (created_at)",
     )
@@ -105,13 +92,13 @@ def call_log_table(name: str = DEFAULT_TABLE, schema: str | None = None, metadat
     return table
 
 
-def _indexes(table: Table) -> None:
+def _indexes(table: sa.Table) -> None:
     """Add the indexes. Each states the question it serves, for every insert pays for one more."""
     c, name = table.c, table.name
-    Index(f"ix_{name}_session", c.session_id, c.created_at)  # what did this session say, in order?
-    Index(f"ix_{name}_user", c.user_id, c.created_at)  # what did this user do, and cost, since then?
-    Index(f"ix_{name}_created", c.created_at, postgresql_using="brin")  # what happened between then and then?
-    nobody = or_(c.session_id.is_(None), c.user_id.is_(None))
-    Index(  # which rows lack an id? (`coverage`, `calls --unattributed`, `backfill`)
-        f"ix_{name}_unattributed", c.created_at, postgresql_where=nobody, sqlite_where=nobody
+    sa.Index(f"ix_{name}_session", c.session_id, c.created_at)  # what did this session say, in order?
+    sa.Index(f"ix_{name}_user", c.user_id, c.created_at)  # what did this user do, and cost, since then?
+    sa.Index(f"ix_{name}_created", c.created_at, postgresql_using="brin")  # what happened between then and then?
+    lacks_an_id = sa.or_(c.session_id.is_(None), c.user_id.is_(None))
+    sa.Index(  # which rows lack an id? (`coverage`, `calls --unattributed`, `backfill`)
+        f"ix_{name}_unattributed", c.created_at, postgresql_where=lacks_an_id, sqlite_where=lacks_an_id
     )

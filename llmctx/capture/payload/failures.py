@@ -107,7 +107,7 @@ def read_body(body: Any, limit: int) -> Failure | None:
 
 
 def _sentence(value: Any) -> str | None:
-    """A message, also out of the list of complaints that FastAPI's servers send."""
+    """Return a message, also out of the list of complaints that FastAPI's servers send."""
     if isinstance(value, (list, tuple)) and value:
         value = value[0]
     if isinstance(value, dict):
@@ -133,6 +133,6 @@ def _status(error: Exception, response: Any) -> int | None:
 def _text_of(error: BaseException, limit: int) -> str | Cut | None:
     try:
         text = str(error)
-    except Exception:  # noqa: BLE001  a `__str__` of somebody else's
+    except Exception:  # noqa: BLE001  a `__str__` of the host's
         return None
     return cut(text, limit) if text else None

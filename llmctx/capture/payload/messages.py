@@ -17,7 +17,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 
 from llmctx.capture.payload.providers import raw_usage
-from llmctx.capture.payload.snapshot import LIMIT, Cut, Pieces, Room, cut, joined, keep
+from llmctx.capture.payload.snapshot import LIMIT, Cut, Pieces, Room, cut, join_texts, keep
 from llmctx.core.diagnostics import diagnostics
 
 MESSAGES: Final = 96  # messages kept of one prompt: the first, and the latest
@@ -126,7 +126,7 @@ class Held(NamedTuple):
 
 
 def hold_answer(result: LLMResult, limit: int = LIMIT) -> Held | Answer:
-    """`answer_of`, or what it needs: most answers are one text, and then that is all that the caller's thread does."""
+    """Return `answer_of`, or what it needs: for most answers, which are one text, the caller's thread does no more."""
     try:
         ((generation,),) = result.generations
         held = generation.__dict__
@@ -187,7 +187,7 @@ def _answer(
 
 
 def _usual(messages: Sequence[BaseMessage]) -> tuple[Message, ...] | None:
-    """A few short texts of people, as most prompts are; None for any other. As `_message` keeps them."""
+    """Return a few short texts of people, as most prompts are; None for any other. As `_message` keeps them."""
     kept = []
     for message in messages:
         fields = message.__dict__
@@ -252,7 +252,7 @@ def _choice(fields: dict[str, Any], limit: int) -> Choice:
     if not extra:
         return Choice(text, reasoning, None, calls, count)
     if not reasoning and (found := extra.get("reasoning_content") or extra.get("reasoning") or extra.get("thinking")):
-        reasoning = joined(list(_texts(found)), limit)
+        reasoning = join_texts(list(_texts(found)), limit)
     call = extra.get("function_call")
     if not count and isinstance(call, dict) and call.get("name"):
         # shown like one, but not counted: providers do not count OpenAI's old single-call form among tool calls
@@ -273,7 +273,7 @@ def _calls(valid: Sequence[Any], invalid: Sequence[Any], room: Room) -> list[dic
 
 
 def _text_and_reasoning(content: Iterable[Any], limit: int) -> tuple[str | Cut | Pieces, str | Cut | Pieces]:
-    """The visible text of content blocks, and the thinking beside it."""
+    """Return the visible text of content blocks, and the thinking beside it."""
     visible: list[str] = []
     thinking: list[str] = []
     for block in islice(content, BLOCKS):
@@ -289,11 +289,11 @@ def _text_and_reasoning(content: Iterable[Any], limit: int) -> tuple[str | Cut |
             elif kind in _REASONING_BLOCKS:
                 for part in _REASONING_PARTS:
                     thinking.extend(_texts(block.get(part)))
-    return joined(visible, limit), joined(thinking, limit)
+    return join_texts(visible, limit), join_texts(thinking, limit)
 
 
 def _texts(value: Any, depth: int = 0) -> Iterable[str]:
-    """Every text in a string, a block with `text`, `summary` or `content`, or a list of such."""
+    """Return every text in a string, a block with `text`, `summary` or `content`, or a list of such."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict) and depth < 4:
@@ -305,7 +305,7 @@ def _texts(value: Any, depth: int = 0) -> Iterable[str]:
 
 
 def _finish(meta: Mapping[str, Any]) -> Any:
-    """Why the provider stopped, in its own word."""
+    """Return why the provider stopped, in its own word."""
     found = meta.get("finish_reason") or meta.get("stop_reason") or meta.get("stopReason") or meta.get("done_reason")
     if found is None and "status" in meta:  # OpenAI's Responses
         details = meta.get("incomplete_details")

@@ -4,9 +4,9 @@ On the caller's thread `cut` and `keep` take what a snapshot can hold at most an
 megabyte of prompt costs two slices, a structure without end costs its first nodes. What they return is immutable
 or ours alone, so that the application may change its messages afterwards.
 
-In the pipeline `fitted` turns that into JSON text of at most `limit` bytes, and `snapshot` does both for any value.
-It is cut inside of its longest texts, each of which says how much is missing, so that it stays valid JSON. It never
-raises, and what it returns is accepted by PostgreSQL: no NUL, no lone surrogates.
+In the pipeline `to_json_text` turns that into JSON text of at most `limit` bytes, and `snapshot` does both for any
+value. It is cut inside of its longest texts, each of which says how much is missing, so that it stays valid JSON. It
+never raises, and PostgreSQL takes what it returns: no NUL, no lone surrogates.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ class Cut(NamedTuple):
 
 
 class Pieces(NamedTuple):
-    """A text that came in pieces, each of which may begin with what nobody would recognise in the middle of a word."""
+    """A text that came in pieces, each of which may begin with what no pattern finds in the middle of a word."""
 
     pieces: tuple[str, ...]
 
 
 def cut(text: str, limit: int) -> str | Cut:
-    """`text`, or both of its ends if it is longer than `limit` characters."""
+    """Return `text`, or both of its ends if it is longer than `limit` characters."""
     length = len(text)
     if length <= limit:
         return text if type(text) is str else str.__str__(text)  # a subclass may carry anything
@@ -62,8 +62,8 @@ def cut(text: str, limit: int) -> str | Cut:
     return Cut(text[: limit - half], text[length - half :] if half else "", length)
 
 
-def joined(parts: list[str], limit: int) -> str | Cut | Pieces:
-    """`cut` of the parts put together, without putting together more than is kept."""
+def join_texts(parts: list[str], limit: int) -> str | Cut | Pieces:
+    """Return `cut` of the parts put together, without putting together more than is kept."""
     parts = [part for part in parts if part]
     if len(parts) < 2:
         return cut(parts[0], limit) if parts else ""
@@ -97,7 +97,7 @@ class Room:
         self.nodes = nodes
 
     def text(self, text: str) -> str | Cut:
-        """`text` as far as there is room; a little of every text is kept, so that none vanishes without a trace."""
+        """Return `text` as far as there is room, and a little in any case, so that none vanishes without a trace."""
         length = len(text) + 16  # what stands around it
         limit = self.text_limit if self.chars > self.text_limit else max(self.chars, 64)
         self.chars -= length if length < limit else limit
@@ -105,7 +105,7 @@ class Room:
 
 
 def keep(value: Any, room: Room, *, depth: int = 0, key: str = "", above: Above = None) -> Any:
-    """A bounded copy of `value` that is ours alone: texts, numbers, lists and dicts, with notes for the rest.
+    """Return a bounded copy of `value` that is ours alone: texts, numbers, lists and dicts, with notes for the rest.
 
     `key` and `above`, the dicts around `value`, tell what kind of binary it is.
     """
@@ -126,7 +126,7 @@ def keep(value: Any, room: Room, *, depth: int = 0, key: str = "", above: Above 
         return keep(value.value, room, depth=depth + 1)
     if isinstance(value, (date, time, UUID, Decimal)):
         return str(value)
-    return f"<{type(value).__name__}>"  # its own words might take for ever, or hold what is nobody's business
+    return f"<{type(value).__name__}>"  # its own words might take for ever, or hold what must not be kept
 
 
 def _keep_dict(value: dict[Any, Any], room: Room, depth: int, above: Above) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def _is_scalar(value: object) -> bool:
 
 
 def _base64_note(text: str, key: str, above: Above) -> str | None:
-    """What stands for base64: its type and size. None for everything else."""
+    """Return what stands for base64: its type and size. None for everything else."""
     if text.startswith("data:") and (comma := text.find(";base64,", 0, 200)) > 0:
         return f"<{text[5:comma] or 'binary'}, {(len(text) - comma - 8) * 3 // 4} bytes>"
     if key in _BINARY_KEYS and _BASE64.issuperset(text[:BINARY_MIN]):
@@ -178,7 +178,7 @@ def _base64_note(text: str, key: str, above: Above) -> str | None:
 
 
 def _mime(above: Above) -> str:
-    """The type that is named beside a binary, or one level further out."""
+    """Return the type that is named beside a binary, or one level further out."""
     for _ in range(2):
         if above is None:
             break
@@ -192,18 +192,18 @@ def _mime(above: Above) -> str:
 
 def snapshot(value: Any, limit: int = LIMIT) -> str:
     """JSON text of any value, at most `limit` bytes, cut inside of its longest texts. Never raises."""
-    return fitted(bounded(value, limit), limit)
+    return to_json_text(bound(value, limit), limit)
 
 
-def bounded(value: Any, limit: int = LIMIT) -> Any:
-    """`keep` for a single value of any kind. Never raises."""
+def bound(value: Any, limit: int = LIMIT) -> Any:
+    """Return `keep` for a single value of any kind. Never raises."""
     try:
         return keep(value, Room(limit, 4 * NODES))
     except Exception as problem:  # noqa: BLE001  a value that cannot be read is no reason to lose the row
         return _unreadable(problem)
 
 
-def fitted(kept: Any, limit: int = LIMIT) -> str:
+def to_json_text(kept: Any, limit: int = LIMIT) -> str:
     """JSON text of what `keep` and `cut` returned."""
     try:
         whole = orjson.dumps(kept)
@@ -222,7 +222,7 @@ def fitted(kept: Any, limit: int = LIMIT) -> str:
 
 
 def text_of(text: str | Cut, limit: int) -> str:
-    """A plain text of at most `limit` bytes, clean, that says what was cut. Never raises."""
+    """Return a plain text of at most `limit` bytes, clean, that says what was cut. Never raises."""
     if type(text) is str and len(text) <= limit and text.isascii() and "\0" not in text:
         return text
     try:
@@ -245,7 +245,7 @@ def _unreadable(problem: Exception) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """What orjson takes, with clean texts that are still whole."""
+    """Return what orjson takes, with clean texts that are still whole."""
     if isinstance(value, str):
         return storable(value)
     if isinstance(value, Pieces):
@@ -265,7 +265,7 @@ def _plain(value: Any) -> Any:
 
 
 def _squeezed(plain: Any, texts: list[str], limit: int) -> str:
-    """`plain` as JSON with the longest texts brought down to one level, lower and lower until it fits."""
+    """Return `plain` as JSON with the longest texts brought down to one level, lower and lower until it fits."""
     sizes = [_size(text) for text in texts]
     level = _level(sorted(sizes), limit - len(_dumped(plain, repeat(-1))))
     while level > 0:
@@ -281,7 +281,7 @@ def _squeezed(plain: Any, texts: list[str], limit: int) -> str:
 
 
 def _level(sizes: list[int], room: int) -> int:
-    """The highest level at which texts of these sizes, the shorter ones whole, take `room` bytes at most."""
+    """Return the highest level at which texts of these sizes, the shorter ones whole, take `room` bytes at most."""
     for index, size in enumerate(sizes):
         left = len(sizes) - index
         if size * left > room:
@@ -291,7 +291,7 @@ def _level(sizes: list[int], room: int) -> int:
 
 
 def _thinned(plain: Any, limit: int) -> str:
-    """The last resort, for what is large without long texts: a dict's largest entry goes, or a list's middle."""
+    """Return the last resort, for what is large without long texts: a dict's largest entry goes, or a list's middle."""
     for _ in range(64):
         if isinstance(plain, dict) and len(plain) > 1:
             largest = max(plain, key=lambda name: len(_dumped(plain[name])))
@@ -309,7 +309,7 @@ def _thinned(plain: Any, limit: int) -> str:
 
 
 def _texts(plain: Any) -> Iterator[str]:
-    """Every text of `plain`, in the order in which `_leveled` meets them."""
+    """Return every text of `plain`, in the order in which `_leveled` meets them."""
     if isinstance(plain, (str, Cut)):
         yield _shortened(plain, None)
     elif isinstance(plain, (dict, list)):
@@ -326,7 +326,7 @@ def _dumped(plain: Any, rooms: Iterator[int] | None = None) -> bytes:
 
 
 def _leveled(plain: Any, rooms: Iterator[int] | None) -> Any:
-    """`plain` with texts alone, each with no more characters than the next of `rooms` says."""
+    """Return `plain` with texts alone, each with no more characters than the next of `rooms` says."""
     if isinstance(plain, (str, Cut)):
         return _shortened(plain, None if rooms is None else next(rooms))
     if isinstance(plain, dict):
@@ -337,7 +337,7 @@ def _leveled(plain: Any, rooms: Iterator[int] | None) -> Any:
 
 
 def _shortened(text: str | Cut, room: int | None) -> str:
-    """`text` with at most `room` of its characters, and a note on what is missing; nothing at all for less than 0."""
+    """Return at most `room` characters of `text`, with a note on what is missing; nothing at all for less than 0."""
     if room is not None and room < 0:
         return ""
     if isinstance(text, str):

@@ -74,8 +74,8 @@ class Stream:
         except Exception:  # noqa: BLE001  a custom model's usage may be anything; then the sum has to do
             self._varied = True
 
-    def settled(self, summed: Usage, provider: str) -> Usage:
-        """The true figures, where `summed` is what LangChain made of the chunks by adding them up."""
+    def correct(self, summed: Usage, provider: str) -> Usage:
+        """Return the true figures, where `summed` is what LangChain made of the chunks by adding them up."""
         if provider.startswith(providers.SUMS):
             # `stream_events(version="v3")` adds up the figures, but keeps the details of one chunk
             lost = summed.reasoning is not None and self._reasoning > summed.reasoning
@@ -129,7 +129,7 @@ def usage_of(metadata: Any, raw: Any, *, stream: Stream | None, provider: str) -
     own = from_provider(raw) if raw is not None else UNKNOWN
     usage = from_metadata(metadata)
     if stream is not None:
-        usage = stream.settled(usage, provider)
+        usage = stream.correct(usage, provider)
     usage = _without_invented(usage, own, provider)
     if usage.prompt is None and usage.completion is None and own is not UNKNOWN:
         usage = usage._replace(prompt=own.prompt, completion=own.completion, total=own.total)
@@ -140,7 +140,7 @@ def usage_of(metadata: Any, raw: Any, *, stream: Stream | None, provider: str) -
 
 
 def _without_invented(usage: Usage, own: Usage, provider: str) -> Usage:
-    """A 0 counts where the provider's own object says it, or where it makes sense."""
+    """Drop zeros that were never sent: a 0 counts where the provider's own object says it, or where it makes sense."""
     prompt, completion, total = usage.prompt, usage.completion, usage.total
     if prompt == 0 and own.prompt != 0:  # no prompt is empty: nothing was sent, or it was lost on the way
         prompt = total = None
@@ -161,7 +161,7 @@ def _without_invented(usage: Usage, own: Usage, provider: str) -> Usage:
 
 
 def _count(value: Any) -> int | None:
-    """A number of tokens that a column can hold."""
+    """Return a number of tokens that a column can hold."""
     if type(value) is int and 0 <= value <= INT_MAX:
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= INT_MAX:
@@ -176,7 +176,7 @@ def _first(raw: Any, *names: str) -> int | None:
 
 
 def _detail(details: Any, name: str) -> int | None:
-    """A detail, under its own name and under those of service tiers (`priority_cache_read`), put together."""
+    """Return a detail, under its own name and under those of service tiers (`priority_cache_read`), put together."""
     if not isinstance(details, dict):
         return None
     suffix = "_" + name

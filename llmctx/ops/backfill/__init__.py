@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Select, Table, func, select
+from sqlalchemy import Select, Table, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.core.errors import ConfigError, LlmctxError
@@ -37,19 +37,20 @@ from llmctx.ops.backfill.undo import COLUMNS, UndoFile, default_path, lines
 from llmctx.settings import Settings
 from llmctx.storage.convert import Lossy
 from llmctx.storage.engine import changing, is_pooled, reading
-from llmctx.storage.filters import lacking
+from llmctx.storage.filters import lacks_an_id
 from llmctx.storage.paging import iter_batches
 from llmctx.storage.reflection import (
     as_text,
+    column_expr,
+    count_rows,
     held_in,
+    id_values,
     key_of,
     key_values,
     lacks,
-    noted,
-    of,
     place_of,
-    placed,
     reflect,
+    word_values,
 )
 
 __all__ = ["RULES", "Report", "Sample", "backfill", "default_path", "undo"]
@@ -112,7 +113,7 @@ async def backfill(
         for name in ("user_id", "session_id"):
             if name not in log.c:
                 raise LlmctxError(f"Table {log.name} has no column {name}. Run `llmctx migrate` first.")
-        if not noted(log, "identity_source", None):
+        if not word_values(log, "identity_source", None):
             why = "has no column identity_source" if "identity_source" not in log.c else "has its own identity_source"
             report.notes.append(f"{log.name} {why}: rows will not say by which rule.")
         checkpoints = await checkpoints_of(connection, settings.db_schema)
@@ -127,7 +128,7 @@ async def backfill(
         await facts.collect(mapping, checkpoints)
         if mapping is not None and mapping.blank:
             report.notes.append(f"{mapping.blank} lines of the mapping are empty, and were skipped.")
-        report.rows = await connection.scalar(select(func.count()).select_from(log).where(lacking(log))) or 0
+        report.rows = await count_rows(connection, log, lacks_an_id(log))
         with UndoFile(undo_file or default_path(), log) as back:
             run = _Run(connection, log, facts, rules, report, back)
             async with aclosing(iter_batches(connection, settings, log, run.wanted())) as steps:
@@ -168,28 +169,28 @@ class _Run:
         self._links: dict[str, str] = {}
 
     def wanted(self) -> Select[Any]:
-        """The rows with a gap. Raises `ConfigError` where the mapping does not fit the table."""
+        """Return the rows with a gap. Raises `ConfigError` where the mapping does not fit the table."""
         log = self._log
-        links = {name: as_text(of(log, name)).label(f"in_{name}") for name in LINKS if name in log.c}
+        links = {name: as_text(column_expr(log, name)).label(f"in_{name}") for name in LINKS if name in log.c}
         mapped_by = self._facts.mapped_by
         if mapped_by is not None:
             if mapped_by not in log.c:
                 raise ConfigError(f"The mapping finds rows by {mapped_by}, and {log.name} has no such column.")
-            links[f"{MAPPING}:{mapped_by}"] = as_text(of(log, mapped_by)).label("in_mapping")
+            links[f"{MAPPING}:{mapped_by}"] = as_text(column_expr(log, mapped_by)).label("in_mapping")
         self._links = {kind: column.name for kind, column in links.items()}
         columns = [
             *key_of(log),
             *links.values(),
-            as_text(of(log, "user_id")).label("the_user"),
-            as_text(of(log, "session_id")).label("the_session"),
+            as_text(column_expr(log, "user_id")).label("the_user"),
+            as_text(column_expr(log, "session_id")).label("the_session"),
             lacks(log, "user_id").label("no_user"),
             lacks(log, "session_id").label("no_session"),
-            of(log, "identity_source").label("the_source"),
-            of(log, "identity_reason").label("the_reason"),
+            column_expr(log, "identity_source").label("the_source"),
+            column_expr(log, "identity_reason").label("the_reason"),
             log.c.call_id.label("the_call"),
             log.c.created_at.label("at"),
         ]
-        return select(*dict.fromkeys(columns)).where(lacking(log))
+        return select(*dict.fromkeys(columns)).where(lacks_an_id(log))
 
     async def step(self, rows: Sequence[dict[str, Any]]) -> None:
         """Decide on each of `rows`, and if that is wanted fill them: a transaction."""
@@ -223,27 +224,27 @@ class _Run:
         return Gap(_named(row["the_user"]), _named(row["the_session"]), row["the_reason"], belongs)
 
     def _change(self, row: Dict[str, Any], filling: Filling) -> Change | None:
-        """The key, the new values and the old ones; None where there is nothing to fill, or no room for it."""
+        """Return the key, the new values and the old ones; None where there is nothing to fill, or no room for it."""
         log = self._log
         new: dict[str, Any] = {}
         try:
             if filling.user is not None and row["no_user"]:
-                new |= placed(log, "user_id", filling.user)
+                new |= id_values(log, "user_id", filling.user)
             if filling.session is not None and row["no_session"]:
-                new |= placed(log, "session_id", filling.session)
+                new |= id_values(log, "session_id", filling.session)
         except Lossy:
             return None
         if not new:
             return None
         complete = all(not row[has_none] or self._is_in(new, name) for name, has_none in _GAPS.items())
-        new |= noted(log, "identity_source", filling.source)
+        new |= word_values(log, "identity_source", filling.source)
         if complete:
-            new |= noted(log, "identity_reason", None)
+            new |= word_values(log, "identity_reason", None)
         was = {"identity_source": row["the_source"], "identity_reason": row["the_reason"]}
         return key_values(log, row), new, {name: was.get(name) for name in new}
 
     def _is_in(self, names: Collection[str], name: str) -> bool:
-        """Whether one of `names` is a column for that id."""
+        """Return whether one of `names` is a column for that id."""
         return any(column.name in names for column in held_in(self._log, name))
 
     def _count(self, row: Dict[str, Any], filling: Filling, new: Dict[str, Any]) -> None:

@@ -63,7 +63,7 @@ async def take_back(connection: AsyncConnection, log: Table, changes: Sequence[C
 
 
 def _known(columns: Sequence[Any], values: Sequence[Any], nothing: Sequence[bool]) -> ColumnElement[bool]:
-    """That `columns` have `values`, in conditions that can be hashed: a NULL equals nothing, and is asked for."""
+    """Return the condition that `columns` have `values`, hashable: a NULL equals nothing, and is asked for."""
     pairs = zip(columns, values, nothing, strict=True)
     return and_(*(column.is_(None) if is_null else column == value for column, value, is_null in pairs))
 
@@ -75,7 +75,7 @@ async def _changed(connection: AsyncConnection, log: Table, where: Any, values: 
 
 
 def _alike(changes: Sequence[Change]) -> list[list[Change]]:
-    """Those of the same columns together, and whose keys have NULL in the same."""
+    """Return those of the same columns together, and whose keys have NULL in the same."""
     groups: dict[Any, list[Change]] = {}
     for change in changes:
         nothing = tuple(value is None for value in change[0].values())
@@ -89,7 +89,7 @@ def _given(
     rows: Sequence[tuple[dict[str, Any], dict[str, Any]]],
     present: Sequence[Any] = (),
 ) -> Any:
-    """The keys and values as a table: `key_0`, …, `to_user_id`, …, and what `present` says as `is_user_id`, …"""
+    """Return the keys and values as a table: `key_0`, …, `to_user_id`, …, and what `present` says as `is_user_id`, …"""
     key, to = rows[0]
     arrays = {name: (column.type, [one[0][name] for one in rows]) for name, column in zip(key, columns, strict=True)}
     arrays |= {f"to_{name}": (log.c[name].type, [one[1][name] for one in rows]) for name in to}

@@ -69,7 +69,7 @@ def _text(value: Any) -> str | None:
 
 
 def plain_id(text: str) -> str:
-    """A UUID in one spelling; anything else as it is."""
+    """Return a UUID in one spelling; anything else as it is."""
     try:
         return str(UUID(text.strip()))
     except ValueError:

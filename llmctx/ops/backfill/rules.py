@@ -25,7 +25,7 @@ CROWD: Final = 200
 
 
 class Fact(NamedTuple):
-    """Somebody was seen with a trace, a thread, …"""
+    """A user was seen with a trace, a thread, …"""
 
     user: str | None
     session: str | None
@@ -76,9 +76,9 @@ def rule_of(kind: str) -> str:
 
 
 def decide(gap: Gap, facts: Facts, rules: Collection[str] = RULES) -> Filling:
-    """What `gap` gets, by `rules`; the others may still object.
+    """Return what `gap` gets, by `rules`; the others may still object.
 
-    Whoever asks has seen to it that `facts` hold what is known of every session in them.
+    The caller has seen to it that `facts` hold what is known of every session in them.
     """
     known = [
         (kind, found)
@@ -142,7 +142,7 @@ def _session(known: Sequence[tuple[str, Sequence[Fact]]], silent: set[str], user
     votes = {}
     for kind, found in known:
         sessions, users = _sessions(found), _users(found)
-        # of a thing that several have used, or somebody else, the session may be another's
+        # of a thing that several have used, or another user, the session may be another's
         if kind in silent or kind == "session_id" or len(sessions) != 1 or len(users) > 1:
             continue
         if user and users and user not in users:
@@ -153,7 +153,7 @@ def _session(known: Sequence[tuple[str, Sequence[Fact]]], silent: set[str], user
 
 
 def _elected(votes: Mapping[str, str], said: Sequence[set[str]]) -> _Found:
-    """The one whom all votes name, if nobody who says anything leaves it out."""
+    """Return the one whom all votes name, if none that says anything leaves it out."""
     if not votes:
         return None, None, None
     chosen = set(votes.values())

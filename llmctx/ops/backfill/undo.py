@@ -110,7 +110,7 @@ def _read(text: str) -> dict[str, Any] | None:
 
 
 def _where_now(table: Table, values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` by the columns of today: what stood beside a number is in the column itself since that became text."""
+    """Return `values` by today's columns: what stood beside a number is in the column itself since that became text."""
     found = dict(values)
     for name in IDS:
         beside = f"llmctx_{name}"
@@ -122,5 +122,5 @@ def _where_now(table: Table, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _typed(table: Table, values: Mapping[str, Any]) -> dict[str, Any]:
-    """As the columns have them; a name that the table has not stays for whoever asked to refuse."""
+    """Return `values` as the columns have them; a name that the table has not stays, for the caller to refuse."""
     return {name: from_json(table.c[name], value) if name in table.c else value for name, value in values.items()}

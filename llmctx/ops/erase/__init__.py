@@ -3,11 +3,6 @@
 That is the rows that name them, and rows without ids in sessions, threads, conversations and traces that only they have
 used. Other users' rows stay, without what their evidence says of the subject. Nothing is done before
 `erase(…, do=True)`; afterwards every place is searched again, and the receipt says what is left.
-
-    table.py      the table, and tables that refer to it
-    subject.py    whose the ids are, and how JSON looks without them
-    journals.py   journals of dead and running processes, and dead letters
-    registry.py   Redis
 """
 
 from __future__ import annotations
@@ -58,7 +53,7 @@ class Receipt:
 
     @property
     def left(self) -> int:
-        """Of what nobody may keep; 0 is the proof."""
+        """Return how much that must not be kept is left; 0 is the proof."""
         return sum(place.left or 0 for place in self.places)
 
 
@@ -81,38 +76,38 @@ async def erase(
     """
     async with reading(settings, whole=True) as connection:
         table = await reflect(connection, settings)
-        traces = await rows.traces(connection, table, subject)
+        subject_ids = await rows.find_ids(connection, table, subject)
         children = await dependents(connection, table)
 
     async def look() -> list[Place]:
         async with reading(settings, whole=True) as connection:
-            found = await rows.count(connection, table, traces, children, mentions=mentions)
-        return await _places(settings, traces, found)
+            found = await rows.count(connection, table, subject_ids, children, mentions=mentions)
+        return await _places(settings, subject_ids, found)
 
     receipt = Receipt(subject, blank, do)
     _explain(receipt, children, mentions)
     if do:
-        await disk.drain(settings, traces, wait_s)
+        await disk.drain(settings, subject_ids, wait_s)
     receipt.places = await look()
     if do:
-        disk.erase(settings, traces)
+        disk.erase(settings, subject_ids)
         async with changing(settings) as connection:
-            work = rows.Work(connection, table, traces, children, progress)
+            work = rows.Work(connection, table, subject_ids, children, progress)
             await work.erase(blank=blank, mentions=mentions)
         if (file := sqlite_file(settings)) is not None:
             await asyncio.to_thread(compact, file)
         if shared.place(settings) is not None:
-            await shared.forget(settings, traces)
+            await shared.forget(settings, subject_ids)
         left = {place.name: place.found for place in await look()}
         for place in receipt.places:
             place.left = left.get(place.name, 0)
     return receipt
 
 
-async def _places(settings: Settings, traces: SubjectIds, found: dict[str, int]) -> list[Place]:
+async def _places(settings: Settings, subject_ids: SubjectIds, found: dict[str, int]) -> list[Place]:
     database, redis = where(settings), shared.place(settings)
     places = [Place(name, database, count) for name, count in found.items()]
-    lying = disk.look(settings, traces)
+    lying = disk.count(settings, subject_ids)
     said = ", ".join(lying.directories)
     places += [
         Place("journals of dead processes", said, lying.dead),
@@ -120,7 +115,7 @@ async def _places(settings: Settings, traces: SubjectIds, found: dict[str, int])
         Place("quarantine", said, lying.quarantined),
     ]
     if redis is not None:
-        places.append(Place("registry", redis, await shared.count(settings, traces)))
+        places.append(Place("registry", redis, await shared.count(settings, subject_ids)))
     return places
 
 

@@ -20,7 +20,7 @@ Wanted = Callable[[Mapping[str, Any]], bool]
 
 
 @dataclass(slots=True)
-class Found:
+class JournalCounts:
     """How many frames of theirs lie where."""
 
     directories: list[str] = field(default_factory=list)
@@ -30,20 +30,20 @@ class Found:
     living_processes: list[str] = field(default_factory=list)
 
 
-def says_something(traces: SubjectIds) -> Wanted:
-    """Rows of theirs, and rows of others whose evidence names them."""
-    ids = traces.ids
+def says_something(subject_ids: SubjectIds) -> Wanted:
+    """Return rows of theirs, and rows of others whose evidence names them."""
+    ids = subject_ids.ids
 
     def wanted(columns: Mapping[str, Any]) -> bool:
-        return traces.are_in(columns) or without(columns.get("attributes"), ids)[1]
+        return subject_ids.are_in(columns) or without(columns.get("attributes"), ids)[1]
 
     return wanted
 
 
-def look(settings: Settings, traces: SubjectIds) -> Found:
-    """What is there now."""
-    found = Found()
-    wanted = says_something(traces)
+def count(settings: Settings, subject_ids: SubjectIds) -> JournalCounts:
+    """Return what is there now."""
+    found = JournalCounts()
+    wanted = says_something(subject_ids)
     for directory in settings.journal_directories:
         found.directories.append(str(directory))
         seen = journal.search(directory, wanted)
@@ -54,11 +54,11 @@ def look(settings: Settings, traces: SubjectIds) -> Found:
     return found
 
 
-async def drain(settings: Settings, traces: SubjectIds, wait_s: float) -> None:
+async def drain(settings: Settings, subject_ids: SubjectIds, wait_s: float) -> None:
     """Wait until living processes hold nothing of theirs any more, at most for so long."""
     deadline = time.monotonic() + wait_s
     asked = False
-    while look(settings, traces).living and time.monotonic() < deadline:
+    while count(settings, subject_ids).living and time.monotonic() < deadline:
         if not asked:
             asked = True
             for directory in settings.journal_directories:
@@ -67,12 +67,12 @@ async def drain(settings: Settings, traces: SubjectIds, wait_s: float) -> None:
         await asyncio.sleep(_POLL_S)
 
 
-def erase(settings: Settings, traces: SubjectIds) -> None:
+def erase(settings: Settings, subject_ids: SubjectIds) -> None:
     """Take theirs from the journals of the dead and from the quarantine; of others' rows what names them."""
-    ids = traces.ids
+    ids = subject_ids.ids
 
     def keep(columns: dict[str, Any]) -> bool | dict[str, Any]:
-        if traces.are_in(columns):
+        if subject_ids.are_in(columns):
             return False
         attributes, changed = without(columns.get("attributes"), ids)
         return {**columns, "attributes": attributes} if changed else True

@@ -16,39 +16,39 @@ _AT_ONCE: Final = 500
 
 
 def place(settings: Settings) -> str | None:
-    """Which Redis, for eyes; None where none is in use."""
+    """Return which Redis, for eyes; None where none is in use."""
     return None if settings.registry_url is None else shown(settings.registry_url)
 
 
-async def count(settings: Settings, traces: SubjectIds) -> int:
-    """How many keys name them."""
-    return len(await _keys(settings, traces))
+async def count(settings: Settings, subject_ids: SubjectIds) -> int:
+    """Return how many keys name them."""
+    return len(await _keys(settings, subject_ids))
 
 
-async def forget(settings: Settings, traces: SubjectIds) -> int:
+async def forget(settings: Settings, subject_ids: SubjectIds) -> int:
     """Take them away. Returns how many keys there were."""
-    subject = traces.subject
+    subject = subject_ids.subject
     registry = _registry(settings)
     gone = 0
     try:
         if subject.user is not None and subject.session is None:
             gone += await registry.aforget(user_id=subject.user)
-        for thread_id in traces.own.get("thread_id", ()):
+        for thread_id in subject_ids.own.get("thread_id", ()):
             gone += await registry.aforget(thread_id=thread_id)
     except Exception as problem:
         raise _away(settings, problem) from problem
-    left = await _keys(settings, traces)  # such as a session's, which has no index
+    left = await _keys(settings, subject_ids)  # such as a session's, which has no index
     if left:
         gone += await _with_client(settings, lambda client: client.delete(*left))
     return gone
 
 
-async def _keys(settings: Settings, traces: SubjectIds) -> list[bytes]:
-    """Keys under our prefix whose values hold one of the ids. Reads all of them, a few hundred at a time."""
+async def _keys(settings: Settings, subject_ids: SubjectIds) -> list[bytes]:
+    """Return keys under our prefix whose values hold one of the ids. Reads all of them, a few hundred at a time."""
     import orjson
 
     # as they stand in a value, which is JSON
-    marks = [orjson.dumps(one) for one in traces.ids]
+    marks = [orjson.dumps(one) for one in subject_ids.ids]
 
     async def scan(client: Any) -> list[bytes]:
         found: list[bytes] = []

@@ -27,7 +27,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class SubjectIds:
-    """The subject, and the ids that nobody else has used."""
+    """The subject, and the ids that no other user has used."""
 
     subject: Subject
     own: dict[str, set[str]] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class SubjectIds:
 
     @property
     def ids(self) -> set[str]:
-        """Everything that names the subject and nobody else."""
+        """Return everything that names the subject alone."""
         found = {value for values in self.own.values() for value in values}
         given = self.subject.user if self.subject.session is None else None
         alone = self.subject.session if self.subject.user is None else None
@@ -45,7 +45,7 @@ class SubjectIds:
         return found
 
     def are_in(self, columns: Mapping[str, Any]) -> bool:
-        """Whether a row of these columns is theirs."""
+        """Return whether a row of these columns is theirs."""
         user, session = (_text(columns.get(name)) for name in ("user_id", "session_id"))
         subject = self.subject
         names_user = subject.user is None or user in (subject.user, storable_id(subject.user))
@@ -60,7 +60,7 @@ def _text(value: Any) -> str | None:
 
 
 def without(value: Any, ids: set[str]) -> tuple[Any, bool]:
-    """`value`, which is JSON, without any of `ids`; and whether it had some.
+    """Return `value`, which is JSON, without any of `ids`; and whether it had some.
 
     Whole texts go, names of members with what they name, and longer ids also from inside of texts.
     """

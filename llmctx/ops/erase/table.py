@@ -4,24 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import (
-    ColumnElement,
-    String,
-    Table,
-    Text,
-    and_,
-    bindparam,
-    cast,
-    delete,
-    false,
-    func,
-    null,
-    or_,
-    select,
-    update,
-)
+import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.core.errors import LlmctxError
@@ -33,15 +19,16 @@ from llmctx.storage.reflection import (
     UNFIT,
     among,
     as_text,
+    column_expr,
+    count_rows,
     equals,
     held_in,
     is_row,
     key_of,
     key_values,
     lacks,
-    noted,
-    of,
     place_of,
+    word_values,
 )
 
 _AT_ONCE: Final = 1000
@@ -56,59 +43,59 @@ _SHARED: Final = ("shared_thread", "shared_job", "conflict")
 # -- finding ----------------------------------------------------------------------------------------------------------
 
 
-def named(log: Table, subject: Subject) -> ColumnElement[bool]:
-    """Rows that name them."""
-    found: list[ColumnElement[bool]] = []
+def naming(log: sa.Table, subject: Subject) -> sa.ColumnElement[bool]:
+    """Return the condition of rows that name them."""
+    found: list[sa.ColumnElement[bool]] = []
     if subject.user is not None:
         found.append(equals(log, "user_id", subject.user))
     if subject.session is not None:
         found.append(equals(log, "session_id", subject.session))
-    return and_(*found) if found else false()
+    return sa.and_(*found) if found else sa.false()
 
 
-async def traces(connection: AsyncConnection, log: Table, subject: Subject) -> SubjectIds:
-    """Sessions, threads, … that lead to them and to nobody else."""
+async def find_ids(connection: AsyncConnection, log: sa.Table, subject: Subject) -> SubjectIds:
+    """Return the sessions, threads, … that lead to the subject alone."""
     own: dict[str, set[str]] = {}
-    theirs = named(log, subject)
+    theirs = naming(log, subject)
     for name in LINKS:
         if name not in log.c or (name == "session_id" and subject.user is None):
             continue
-        link = as_text(of(log, name))
-        values = select(link).where(theirs, link.is_not(None)).distinct()
+        link = as_text(column_expr(log, name))
+        values = sa.select(link).where(theirs, link.is_not(None)).distinct()
         used = {value for value in await connection.scalars(values) if value and value.strip()}
         taken: set[str] = set()
         if "user_id" in log.c or "identity_reason" in log.c:
             for some in _chunks(sorted(used)):
                 others = _of_others(log, subject, name)
-                taken.update(await connection.scalars(select(link).where(among(log, name, some), others)))
+                taken.update(await connection.scalars(sa.select(link).where(among(log, name, some), others)))
         own[name] = used - taken
     return SubjectIds(subject, own)
 
 
-def _of_others(log: Table, subject: Subject, name: str) -> ColumnElement[bool]:
-    """Rows by which somebody else has used the session, thread, …"""
-    found: list[ColumnElement[bool]] = []
+def _of_others(log: sa.Table, subject: Subject, name: str) -> sa.ColumnElement[bool]:
+    """Return the condition of rows by which another user has used the session, thread, …"""
+    found: list[sa.ColumnElement[bool]] = []
     kind = _kind(subject)
     given = subject.user if subject.user is not None else subject.session
     assert given is not None
     if kind in log.c:
-        whose = as_text(of(log, kind))
-        found.append(and_(whose != "", ~func.coalesce(equals(log, kind, given), false())))
-    if name == "thread_id" and "identity_reason" in log.c:  # the registry knew of somebody of whom no row tells
-        found.append(of(log, "identity_reason").in_(_SHARED))
-    return or_(false(), *found)
+        whose = as_text(column_expr(log, kind))
+        found.append(sa.and_(whose != "", ~sa.func.coalesce(equals(log, kind, given), sa.false())))
+    if name == "thread_id" and "identity_reason" in log.c:  # the registry knew of a user of whom no row tells
+        found.append(column_expr(log, "identity_reason").in_(_SHARED))
+    return sa.or_(sa.false(), *found)
 
 
 def _kind(subject: Subject) -> str:
     return "user_id" if subject.user is not None else "session_id"
 
 
-def nobodys(log: Table, known: SubjectIds) -> list[ColumnElement[bool]]:
-    """Rows that name nobody, and lie in what theirs alone have used: in conditions that are small enough."""
-    unnamed = lacks(log, _kind(known.subject))
+def of_no_user(log: sa.Table, subject_ids: SubjectIds) -> list[sa.ColumnElement[bool]]:
+    """Return conditions, each small enough, of rows that name no user and lie in what theirs alone have used."""
+    unnamed = lacks(log, _kind(subject_ids.subject))
     return [
-        and_(unnamed, among(log, name, some), ~func.coalesce(named(log, known.subject), false()))
-        for name, values in known.own.items()
+        sa.and_(unnamed, among(log, name, some), ~sa.func.coalesce(naming(log, subject_ids.subject), sa.false()))
+        for name, values in subject_ids.own.items()
         for some in _chunks(sorted(values))
     ]
 
@@ -117,61 +104,66 @@ def _chunks(values: Sequence[str]) -> list[Sequence[str]]:
     return [values[at : at + _IN] for at in range(0, len(values), _IN)]
 
 
-def evident(log: Table, ids: set[str]) -> ColumnElement[bool]:
-    """Rows whose attributes may hold one of `ids`: to be looked at one by one."""
+def with_evidence(log: sa.Table, ids: set[str]) -> sa.ColumnElement[bool]:
+    """Return the condition of rows whose attributes may hold one of `ids`: to be looked at one by one."""
     attributes = log.c.get("attributes")
     if attributes is None:
-        return false()
-    written = cast(attributes, Text)
+        return sa.false()
+    written = sa.cast(attributes, sa.Text)
     marks = {f'"{KEY}"', f'"{UNFIT}"'}
     shortest = sorted(ids, key=len)[:1] + [one for one in ids if len(ids) <= 20]
     for one in shortest:
         marks |= {json.dumps(one)[1:-1], json.dumps(one, ensure_ascii=False)[1:-1]}
-    return and_(attributes.is_not(None), or_(*(written.contains(mark, autoescape=True) for mark in sorted(marks))))
+    return sa.and_(
+        attributes.is_not(None), sa.or_(*(written.contains(mark, autoescape=True) for mark in sorted(marks)))
+    )
 
 
-def mentioning(log: Table, known: SubjectIds) -> ColumnElement[bool]:
-    """Rows with the id in a text."""
-    given = [one for one in (known.subject.user, known.subject.session) if one is not None]
+def mentioning(log: sa.Table, subject_ids: SubjectIds) -> sa.ColumnElement[bool]:
+    """Return the condition of rows with the id in a text."""
+    given = [one for one in (subject_ids.subject.user, subject_ids.subject.session) if one is not None]
     written = {form for one in given for form in (one, json.dumps(one, ensure_ascii=False)[1:-1])}
-    columns = [log.c[name] for name in _TEXTS if name in log.c and isinstance(log.c[name].type, (String, Text))]
-    return or_(false(), *(each.contains(form, autoescape=True) for each in columns for form in sorted(written)))
+    columns = [log.c[name] for name in _TEXTS if name in log.c and isinstance(log.c[name].type, (sa.String, sa.Text))]
+    return sa.or_(sa.false(), *(each.contains(form, autoescape=True) for each in columns for form in sorted(written)))
 
 
 async def count(
-    connection: AsyncConnection, log: Table, known: SubjectIds, children: Sequence[Dependent], *, mentions: bool
+    connection: AsyncConnection,
+    log: sa.Table,
+    subject_ids: SubjectIds,
+    children: Sequence[Dependent],
+    *,
+    mentions: bool,
 ) -> dict[str, int]:
-    """How many rows there are of each kind."""
+    """Return how many rows there are of each kind."""
 
-    async def rows_of(condition: ColumnElement[bool]) -> int:
-        return await connection.scalar(select(func.count()).select_from(log).where(condition)) or 0
-
-    found = {log.name: await rows_of(named(log, known.subject)), "rows of nobody": 0}
-    for condition in nobodys(log, known):
+    rows_of = partial(count_rows, connection, log)
+    found = {log.name: await rows_of(naming(log, subject_ids.subject)), "rows of nobody": 0}
+    for condition in of_no_user(log, subject_ids):
         found["rows of nobody"] += await rows_of(condition)
     for child in children:
         each = child.table
-        belongs = each.c[child.column].in_(select(log.c[child.ours]).where(_all_theirs(log, known)))
-        found[child.name] = await connection.scalar(select(func.count()).select_from(each).where(belongs)) or 0
-    found["evidence of others"] = len(await _evidence(connection, log, known))
+        belongs = each.c[child.column].in_(sa.select(log.c[child.ours]).where(_all_theirs(log, subject_ids)))
+        found[child.name] = await count_rows(connection, each, belongs)
+    found["evidence of others"] = len(await _evidence(connection, log, subject_ids))
     if mentions:
-        found["texts of others"] = await rows_of(and_(mentioning(log, known), ~_all_theirs(log, known)))
+        found["texts of others"] = await rows_of(sa.and_(mentioning(log, subject_ids), ~_all_theirs(log, subject_ids)))
     return found
 
 
-def _all_theirs(log: Table, known: SubjectIds) -> ColumnElement[bool]:
+def _all_theirs(log: sa.Table, subject_ids: SubjectIds) -> sa.ColumnElement[bool]:
     # a condition on a NULL is unknown, and so would be its contrary
-    return func.coalesce(or_(named(log, known.subject), *nobodys(log, known)), false())
+    return sa.func.coalesce(sa.or_(naming(log, subject_ids.subject), *of_no_user(log, subject_ids)), sa.false())
 
 
-async def _evidence(connection: AsyncConnection, log: Table, known: SubjectIds) -> list[dict[str, Any]]:
-    """Rows of others whose attributes name them: the key, and the attributes without."""
+async def _evidence(connection: AsyncConnection, log: sa.Table, subject_ids: SubjectIds) -> list[dict[str, Any]]:
+    """Return rows of others whose attributes name them: the key, and the attributes without."""
     if "attributes" not in log.c:
         return []
-    ids = known.ids
-    condition = and_(evident(log, ids), ~_all_theirs(log, known))
+    ids = subject_ids.ids
+    condition = sa.and_(with_evidence(log, ids), ~_all_theirs(log, subject_ids))
     found: list[dict[str, Any]] = []
-    async with connection.stream(select(*key_of(log), log.c.attributes).where(condition)) as rows:
+    async with connection.stream(sa.select(*key_of(log), log.c.attributes).where(condition)) as rows:
         async for row in rows.mappings():
             attributes = row["attributes"]
             written = isinstance(attributes, str)
@@ -195,43 +187,45 @@ class Work:
     def __init__(
         self,
         connection: AsyncConnection,
-        log: Table,
-        known: SubjectIds,
+        log: sa.Table,
+        subject_ids: SubjectIds,
         children: Sequence[Dependent],
         progress: Callable[[str, int], None],
     ) -> None:
         self._connection = connection
         self._log = log
-        self._known = known
+        self._subject_ids = subject_ids
         self._children = children
         self._progress = progress
 
     async def erase(self, *, blank: bool, mentions: bool) -> None:
         """First what is found by way of the rows that name them, those rows last: so it can be taken up again."""
         log = self._log
-        change = self._blanking() if blank else delete(log)
-        changes = await _evidence(self._connection, log, self._known)
+        change = self._blanking() if blank else sa.delete(log)
+        changes = await _evidence(self._connection, log, self._subject_ids)
         for at in range(0, len(changes), _AT_ONCE):
-            less = update(log).where(is_row(log)).values(attributes=bindparam("less", type_=log.c.attributes.type))
+            less = (
+                sa.update(log).where(is_row(log)).values(attributes=sa.bindparam("less", type_=log.c.attributes.type))
+            )
             await self._connection.execute(less, changes[at : at + _AT_ONCE])
             await self._connection.commit()
         if mentions:
-            others = and_(mentioning(log, self._known), ~_all_theirs(log, self._known))
+            others = sa.and_(mentioning(log, self._subject_ids), ~_all_theirs(log, self._subject_ids))
             await self._each("texts of others", others, self._replacing())
-        for condition in nobodys(log, self._known):
+        for condition in of_no_user(log, self._subject_ids):
             await self._each("rows of nobody", condition, change, with_children=True)
-        await self._each(log.name, named(log, self._known.subject), change, with_children=True)
+        await self._each(log.name, naming(log, self._subject_ids.subject), change, with_children=True)
 
     async def _each(
-        self, what: str, condition: ColumnElement[bool], change: Any, *, with_children: bool = False
+        self, what: str, condition: sa.ColumnElement[bool], change: Any, *, with_children: bool = False
     ) -> None:
         log, connection = self._log, self._connection
         links = [log.c[child.ours] for child in self._children] if with_children else []
-        wanted = select(*dict.fromkeys([*key_of(log), *links])).where(condition).limit(_AT_ONCE)
+        wanted = sa.select(*dict.fromkeys([*key_of(log), *links])).where(condition).limit(_AT_ONCE)
         before: list[dict[str, Any]] = []
         most, seen = 0, 0
         if place_of(log):  # a row that a trigger changes back stands elsewhere then
-            most = 2 * (await connection.scalar(select(func.count()).select_from(log).where(condition)) or 0) + _AT_ONCE
+            most = 2 * await count_rows(connection, log, condition) + _AT_ONCE
         while rows := [dict(row) for row in (await connection.execute(wanted)).mappings()]:
             seen += len(rows)
             if rows == before or 0 < most < seen:
@@ -240,7 +234,7 @@ class Work:
             for child in self._children if with_children else ():
                 each = child.table
                 linked = [row[child.ours] for row in rows if row[child.ours] is not None]
-                await connection.execute(delete(each).where(each.c[child.column].in_(linked)))
+                await connection.execute(sa.delete(each).where(each.c[child.column].in_(linked)))
             await connection.execute(change.where(is_row(log)), [key_values(log, row) for row in rows])
             await connection.commit()
             self._progress(what, len(rows))
@@ -253,19 +247,19 @@ class Work:
             raise LlmctxError(
                 f"{', '.join(stuck)} of {log.name} may not be NULL, so rows cannot be blanked. Erase without --blank."
             )
-        values: dict[str, Any] = {column.name: null() for column in personal}
-        values |= noted(log, "identity_reason", Reason.ERASED.value)
-        return update(log).values(values)
+        values: dict[str, Any] = {column.name: sa.null() for column in personal}
+        values |= word_values(log, "identity_reason", Reason.ERASED.value)
+        return sa.update(log).values(values)
 
     def _replacing(self) -> Any:
-        log, subject = self._log, self._known.subject
+        log, subject = self._log, self._subject_ids.subject
         values: dict[str, Any] = {}
         for name in _TEXTS:
             column = log.c.get(name)
-            if column is None or not isinstance(column.type, (String, Text)):
+            if column is None or not isinstance(column.type, (sa.String, sa.Text)):
                 continue
             for one in filter(None, (subject.user, subject.session)):
                 mark = "[…]" if one in GONE else GONE
                 for form in dict.fromkeys((json.dumps(one, ensure_ascii=False)[1:-1], one)):
-                    values[name] = func.replace(values.get(name, column), form, mark)
-        return update(log).values(values)
+                    values[name] = sa.func.replace(values.get(name, column), form, mark)
+        return sa.update(log).values(values)

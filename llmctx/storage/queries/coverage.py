@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import JSON, ColumnElement, Table, Text, and_, case, cast, func, null, select
+from sqlalchemy import ColumnElement, Table, and_, case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.core.record import Reason
 from llmctx.identity.explanation import KEY
 from llmctx.storage.filters import Filters, unattributed
-from llmctx.storage.reflection import of
+from llmctx.storage.reflection import attribute, column_expr
 
 Row = dict[str, Any]
 
@@ -24,7 +24,7 @@ class Coverage:
     rows: int
     with_both: int
     erased: int = 0
-    """Rows that were blanked when somebody was forgotten. They are no loss, and counted nowhere else."""
+    """Rows that `erase` has blanked. They are no loss, and counted nowhere else."""
     by_source: Sequence[Row]
     by_reason: Sequence[Row]
     misses: Sequence[Row]
@@ -34,14 +34,14 @@ class Coverage:
 
     @property
     def share(self) -> float | None:
-        """Percent of rows with both ids; None when there are no rows."""
+        """Return percent of rows with both ids; None when there are no rows."""
         return 100.0 * self.with_both / self.rows if self.rows else None
 
 
 async def coverage(
     connection: AsyncConnection, table: Table, filters: Filters | None = None, *, limit: int = 10_000
 ) -> Coverage:
-    """Which share of the rows has its session and its user."""
+    """Return which share of the rows has its session and its user."""
     where = (filters or Filters()).clause(table)
     by_witness = await _by_witness(connection, table, where)
     by_place = await _misses(connection, table, where, limit)
@@ -58,9 +58,9 @@ async def coverage(
 
 
 async def _by_witness(connection: AsyncConnection, table: Table, where: ColumnElement[bool]) -> list[Row]:
-    """All rows, in one pass, by who testified and what was odd."""
-    keys = [of(table, name) for name in ("identity_source", "identity_reason")]
-    both = and_(of(table, "session_id").is_not(None), of(table, "user_id").is_not(None))
+    """Return all rows, in one pass, by who testified and what was odd."""
+    keys = [column_expr(table, name) for name in ("identity_source", "identity_reason")]
+    both = and_(column_expr(table, "session_id").is_not(None), column_expr(table, "user_id").is_not(None))
     counted = select(*keys, func.count().label("rows"), func.count(case((both, 1))).label("with_both"))
     # a column that the table lacks is the same for all of its rows
     found = await connection.execute(counted.where(where).group_by(*(key for key in keys if key.name in table.c)))
@@ -68,7 +68,7 @@ async def _by_witness(connection: AsyncConnection, table: Table, where: ColumnEl
 
 
 def _summed(groups: Sequence[Row], key: str) -> list[Row]:
-    """`groups` by one key, most rows first."""
+    """Return `groups` by one key, most rows first."""
     found: dict[Any, Row] = {}
     for group in groups:
         one = found.setdefault(group[key], {key: group[key], "rows": 0, "with_both": 0})
@@ -78,11 +78,11 @@ def _summed(groups: Sequence[Row], key: str) -> list[Row]:
 
 
 async def _misses(connection: AsyncConnection, table: Table, where: ColumnElement[bool], limit: int) -> list[Row]:
-    """The rows without both ids, grouped by all that may tell what they have in common."""
+    """Return the rows without both ids, grouped by all that may tell what they have in common."""
     # a subquery, so that a path into the JSON is one parameter: PostgreSQL would not group by another one
     missing = (
-        select(of(table, "identity_reason"), of(table, "node"), of(table, "agent_key"), table.c.created_at)
-        .add_columns(*(_told(table, name).label(name) for name in _TOLD))
+        select(*(column_expr(table, name) for name in ("identity_reason", "node", "agent_key")), table.c.created_at)
+        .add_columns(*(attribute(table, KEY, name).label(name) for name in _NOTED))
         .where(where, unattributed(table))
         .subquery()
     )
@@ -93,17 +93,8 @@ async def _misses(connection: AsyncConnection, table: Table, where: ColumnElemen
     return [dict(row) for row in found.mappings()]
 
 
-def _told(table: Table, name: str) -> ColumnElement[str | None]:
-    """What llmctx keeps of a hearing: tables that are older than it may have no column for it."""
-    attributes = table.c.get("attributes")
-    if attributes is None or not isinstance(attributes.type, JSON):
-        return cast(null(), Text)
-    told: ColumnElement[str | None] = attributes[KEY, name].as_string()
-    return told
-
-
 def _together(groups: Sequence[Row], keys: Sequence[str]) -> list[Row]:
-    """`groups` by fewer keys, most rows first."""
+    """Return `groups` by fewer keys, most rows first."""
     found: dict[tuple[Any, ...], Row] = {}
     for group in groups:
         key = tuple(group[name] for name in keys)
@@ -113,4 +104,4 @@ def _together(groups: Sequence[Row], keys: Sequence[str]) -> list[Row]:
     return sorted(found.values(), key=lambda group: -group["rows"])
 
 
-_TOLD: Final = ("route", "where")
+_NOTED: Final = ("route", "where")

@@ -1,6 +1,6 @@
 """What the rows without ids have in common, and what would give them ids: in words, from the groups of `coverage`.
 
-Counts are upper bounds, and say so: a row tells why nobody could know whose call it was, not what else the
+Counts are upper bounds, and say so: a row tells why it could not be known whose call it was, not what else the
 application could have said.
 """
 
@@ -38,7 +38,7 @@ class Remedy:
 
 
 def in_common(misses: Sequence[Group]) -> list[str]:
-    """One sentence or two: what most of the rows share, and what most of the others do."""
+    """Return one sentence or two: what most of the rows share, and what most of the others do."""
     total = _rows(misses)
     said: list[str] = []
     rest = list(misses)
@@ -54,7 +54,7 @@ def in_common(misses: Sequence[Group]) -> list[str]:
 
 
 def _shared(groups: Sequence[Group]) -> tuple[tuple[list[Group], list[str]] | None, list[Group]]:
-    """The groups that share the most, with what it is, and the others."""
+    """Return the groups that share the most, with what it is, and the others."""
     inside, words, bar = list(groups), {}, _MOST
     while True:
         counts: Counter[tuple[str, Any]] = Counter()

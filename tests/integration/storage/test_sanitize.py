@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmctx.core.record import CACHE_WRITTEN, CACHE_WRITTEN_1H, COLUMNS, DEFAULT_TABLE, CallRecord
-from llmctx.storage.sanitize import ATTRIBUTES_LIMIT, CLEANED, clean, shortened_id, storable_id, storable_json
+from llmctx.storage.sanitize import ATTRIBUTES_LIMIT, CLEANED, clean, shorten_id, storable_id, storable_json
 from tests.kit.rows import PATIENCE, query, record, stored, writing
 
 
@@ -182,8 +182,8 @@ def test_two_dirty_ids_never_become_one(first: str, second: str, padding: int) -
 def test_ids_that_are_cut_stay_two(first: str, second: str, limit: int) -> None:
     """Whatever the width of somebody's column."""
     one, two = ("x" * limit + text for text in (first, second))
-    assert (shortened_id(one, limit) == shortened_id(two, limit)) == (one == two)
-    assert len(shortened_id(one, limit)) <= limit
+    assert (shorten_id(one, limit) == shorten_id(two, limit)) == (one == two)
+    assert len(shorten_id(one, limit)) <= limit
 
 
 anything = st.recursive(

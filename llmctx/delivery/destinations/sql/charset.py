@@ -17,7 +17,7 @@ import orjson
 from llmctx.core.record import IDS, SNAPSHOTS
 from llmctx.delivery.destinations.sql.connection import Session
 from llmctx.storage.db_errors import sqlstate
-from llmctx.storage.sanitize import shortened_id
+from llmctx.storage.sanitize import shorten_id
 
 _ANY: Final = ("UTF8", "UNICODE", "SQL_ASCII")
 _CODECS: Final = {
@@ -87,7 +87,7 @@ def storable(name: str, kind: str, value: str, known: frozenset[str]) -> tuple[s
         if size is None or len(escaped) <= size:
             return escaped, True
     if name.removeprefix("llmctx_") in IDS:
-        value = shortened_id(value, size or _NAME)
+        value = shorten_id(value, size or _NAME)
     return _each(value, strange, lambda _: "?"), False
 
 

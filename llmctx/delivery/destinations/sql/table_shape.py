@@ -36,7 +36,7 @@ from llmctx.storage.convert import (
     only_overflow,
     placeholder,
 )
-from llmctx.storage.sanitize import storable_json, told
+from llmctx.storage.sanitize import note_changes, storable_json
 from llmctx.storage.table import call_log_table
 
 _LOOK: Final = """
@@ -189,7 +189,7 @@ class TableShape:
                 self.table,
             )
             if self.types.get("attributes") in ("json", "jsonb"):
-                fitted[-1] = storable_json(told(orjson.loads(fitted[-1] or "{}"), changed))
+                fitted[-1] = storable_json(note_changes(orjson.loads(fitted[-1] or "{}"), changed))
                 fitted[-1], _ = storable("attributes", "jsonb", fitted[-1] or "", characters)
         return tuple(fitted)
 
@@ -214,7 +214,7 @@ class TableShape:
             if self.types.get("attributes") in ("json", "jsonb"):
                 whole = {name: str(value)[:1024] for name, value in changed.items() if name in IDS}
                 attributes = {**(row.record.attributes or {}), **({"llmctx_unfit": whole} if whole else {})}
-                fitted[-1] = storable_json(told(attributes, list(changed)))
+                fitted[-1] = storable_json(note_changes(attributes, list(changed)))
         return tuple(fitted)
 
 

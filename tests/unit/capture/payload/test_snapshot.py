@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmctx.capture.payload.snapshot import LIMIT, Cut, Pieces, Room, cut, joined, keep, snapshot, text_of
+from llmctx.capture.payload.snapshot import LIMIT, Cut, Pieces, Room, cut, join_texts, keep, snapshot, text_of
 from llmctx.core.text import storable
 
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -205,7 +205,7 @@ def test_a_text_subclass_is_kept_as_plain_text() -> None:
 @given(st.lists(any_text, max_size=8), st.integers(2, 200))
 def test_joining_keeps_what_cutting_the_whole_would(parts: list[str], limit: int) -> None:
     """Put together or not, the same ends are kept."""
-    kept = joined(parts, limit)
+    kept = join_texts(parts, limit)
     assert ("".join(kept.pieces) if isinstance(kept, Pieces) else kept) == cut("".join(parts), limit)
 
 
