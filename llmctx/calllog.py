@@ -29,7 +29,7 @@ from llmctx.delivery.pipeline import Pipeline
 from llmctx.delivery.redact import Redactor
 from llmctx.delivery.sink import RecordingSink, Sink, recording_sink
 from llmctx.delivery.worker import Worker
-from llmctx.identity import handover
+from llmctx.identity import authority, handover
 from llmctx.identity.propagation import threads as carrying
 from llmctx.identity.registry import Registry, registry_of
 from llmctx.identity.registry.base import active as active_registries
@@ -166,6 +166,8 @@ class CallLog:
         _attempt(handover.configure, self.settings.handover_key, self.settings.handover_invalid)
         if self.settings.capture == "all":
             _attempt(install, self._recorder, self.handler)
+        if self.settings.trust_config:
+            _attempt(_add, authority.trusting, self)
         if self.settings.carry:
             _attempt(carrying.install, self)
 
@@ -215,6 +217,7 @@ class CallLog:
         self._recorder.enabled = False
         _attempt(_remove, active_recorders, self._recorder)
         _attempt(_remove, active_registries, self.registry)
+        _attempt(_remove, authority.trusting, self)
         _attempt(uninstall, self._recorder)
         _attempt(carrying.remove, self)
         _attempt(self._recorder.open_calls.close)

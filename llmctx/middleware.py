@@ -73,6 +73,7 @@ class ContextMiddleware:
                 identity = identity.overlay(CallContext(trace_id=uuid4().hex))
             scope = Scope(identity, "request")
         scope.reason = reason
+        scope.is_socket = connection["type"] == "websocket"
         if self.identify is None and identity.user_id is None:
             scope.refresh = lambda: authenticated(connection)
         scope.route = lambda: route(connection)

@@ -95,6 +95,9 @@ class Settings(BaseModel):
     """"thread": where no session is known, LangGraph's thread_id is the session."""
     carry: bool = False
     """Let threads, executors and queues hand the scope on, in code that cannot be changed."""
+    trust_config: bool = False
+    """Believe what callers send: the user in a call's config, state or context counts before the authenticated one. For
+    a back end whose callers are services of your own, which name the end user there."""
     handover_key: str | None = Field(default=None, repr=False)
     """Secret that signs handed-over identities: the same in every process. Several, comma-separated, newest first."""
     handover_invalid: Literal["raise", "anonymous"] = "raise"

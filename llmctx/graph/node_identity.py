@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, cast
-from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
@@ -21,7 +20,8 @@ from langchain_core.runnables.config import var_child_runnable_config
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guarded, swallow, without_ids
 from llmctx.core.record import Reason
-from llmctx.identity.candidates import CARRIED_KEY, pack
+from llmctx.identity.authority import data_id, refuse_malformed, trusting
+from llmctx.identity.candidates import CARRIED_KEY, CarriedIdentity, as_text
 from llmctx.identity.registration import node_scope
 from llmctx.identity.registry.base import active, mark_unreliable
 from llmctx.identity.scope import (
@@ -48,6 +48,7 @@ FIELDS: Final = ("session_id", "user_id", "trace_id", "conversation_id", "agent_
 
 # LangGraph's names for what it puts into config["configurable"] and into a task's path; its constants are private.
 _RUNTIME: Final = "__pregel_runtime"
+_PLATFORM_USER: Final = "langgraph_auth_user"  # put there by LangGraph's platform
 _READ: Final = "__pregel_read"
 _PUSH: Final = "__pregel_push"
 _TYPE: Final = "__type"
@@ -56,6 +57,7 @@ NO_STATE: Final = object()
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 _NO_IDS: Final[dict[str, Any]] = {}
 _FIELDS: Final = frozenset(FIELDS)
+_PEOPLE: Final = ("user_id", "session_id")
 _SAME_NAMES: Final = tuple((name, name) for name in FIELDS)
 _OPAQUE: Final = (str, bytes, int, float, list, tuple, set, frozenset, type(None))
 """States without fields to look at."""
@@ -138,9 +140,9 @@ class Plan:
             # where no user is known, and nothing twice.
             packed = scope.anchor.packed
             if packed is None or packed[0] is not who:
-                packed = scope.anchor.packed = (who, pack(who))
+                packed = scope.anchor.packed = (who, CarriedIdentity(who, scope.of_request))
             sent = packed[1]
-            if metadata.get(CARRIED_KEY) != sent:
+            if metadata.get(CARRIED_KEY) is not sent:
                 metadata = {**metadata, CARRIED_KEY: sent}
                 if self.sequence:
                     sending = _Sending(given)
@@ -157,23 +159,29 @@ class Plan:
         if self.identify is not None:
             answer, failed = self._ask(self.identify, state, config)
         if self._nothing_to_find(state, configurable, metadata):
-            ids, persisted = self.agent, False
+            ids, data, persisted, data_persisted = self.agent, _NO_IDS, False, False
         else:
-            ids, persisted = self._find(answer, state, configurable, metadata)
+            ids, data, persisted, data_persisted = self._find(answer, state, configurable, metadata)
         thread_id: Any = configurable.get("thread_id")
-        if thread_id is not None and type(thread_id) is not str:
-            thread_id = str(thread_id)
+        if thread_id is not None:
+            thread_id = as_text(thread_id)
         task = metadata.get("langgraph_checkpoint_ns")
-        scope = None if answer.attributes else _inside(ids, metadata, thread_id or None, task)
+        if task is not None and type(task) is not str:
+            task = as_text(task)
+        scope = None
+        if not answer.attributes and ("user_id" not in ids or not data):
+            scope = _inside(ids, metadata, thread_id, task, data)
         if scope is None:
             found = CallContext(**ids, attributes=answer.attributes) if ids or answer.attributes else EMPTY
             scope = node_scope(
                 found,
                 persisted=persisted,
                 metadata=metadata,
-                thread_id=thread_id or None,
+                thread_id=thread_id,
                 task=task,
                 registries=active,
+                data=CallContext(**data) if data else EMPTY,
+                data_persisted=data_persisted,
             )
         if failed and scope.identity.user_id is None:
             scope.reason = Reason.IDENTIFY_FAILED
@@ -188,13 +196,16 @@ class Plan:
             and self.keys.isdisjoint(state)
             and not (self.channels and self._hidden(metadata.get("langgraph_path")))
             and _FIELDS.isdisjoint(configurable)
+            and _PLATFORM_USER not in configurable
             and (runtime is None or (runtime.context is None and getattr(runtime, "server_info", None) is None))
         )
 
     def _find(
         self, answer: CallContext, state: Any, configurable: Mapping[str, Any], metadata: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], bool]:
-        """Return the ids that the node knows, and whether they may be older than this request."""
+    ) -> tuple[dict[str, Any], dict[str, Any], bool, bool]:
+        """Return the ids that the server's code gives the node, those that are data of the caller, and of each whether
+        they may be older than this request.
+        """
         ids, persisted = _NO_IDS, False
         if answer is not EMPTY:
             ids = {name: value for name in ID_FIELDS if (value := getattr(answer, name)) is not None}
@@ -202,19 +213,30 @@ class Plan:
             persisted = isinstance(state, Mapping) and any(
                 type(value) is str and value == answer.user_id for value in state.values()
             )
-        if of_state := self._of_state(state, configurable, metadata.get("langgraph_path")):
-            ids, before = _filled(ids, of_state), ids
-            persisted = persisted or any(name in of_state and name not in before for name in ("user_id", "session_id"))
-        if not configurable.keys().isdisjoint(FIELDS):
-            ids = _filled(ids, _ids(configurable, _SAME_NAMES))
         runtime = configurable.get(_RUNTIME)
-        if runtime is not None:
-            if runtime.context is not None:
-                ids = _filled(ids, _ids(runtime.context, _SAME_NAMES))
-            server = getattr(runtime, "server_info", None)  # younger than the rest of Runtime
-            if server is not None and server.user is not None and _is_id(server.user.identity):
-                ids = _filled(ids, {"user_id": server.user.identity})
-        return ({**ids, **self.agent} if self.agent else ids), persisted
+        user = _platform_user(configurable, runtime)
+        if user is not None and not trusting:
+            ids = _filled(ids, {"user_id": user})
+        data, data_persisted = _NO_IDS, False
+        try:
+            data, data_persisted = self._data(state, configurable, metadata, runtime)
+        except Exception:  # noqa: BLE001  objects of any kind, which may raise at a mere look
+            refuse_malformed()
+        if user is not None and trusting:
+            data = _filled(data, {"user_id": user})
+        return ({**ids, **self.agent} if self.agent else ids), data, persisted, data_persisted
+
+    def _data(
+        self, state: Any, configurable: Mapping[str, Any], metadata: Mapping[str, Any], runtime: Any
+    ) -> tuple[dict[str, Any], bool]:
+        """Return what state, configurable and `Runtime.context` say, and whether it may be older than this request."""
+        data = self._of_state(state, configurable, metadata.get("langgraph_path"))
+        persisted = "user_id" in data or "session_id" in data
+        if not configurable.keys().isdisjoint(FIELDS):
+            data = _filled(data, _ids(configurable, _SAME_NAMES))
+        if runtime is not None and runtime.context is not None:
+            data = _filled(data, _ids(runtime.context, _SAME_NAMES))
+        return data, persisted
 
     def _ask(self, identify: Identify, state: Any, config: Mapping[str, Any]) -> tuple[CallContext, bool]:
         """Return the answer of `identify`, and whether it failed."""
@@ -250,7 +272,7 @@ class Plan:
             read = configurable.get(_READ)
             if read is not None:
                 known = {channels[key]: value for key, value in read(list(channels), False).items()}
-                ids = _filled(ids, {name: value for name, value in known.items() if _is_id(value)})
+                ids = _filled(ids, {name: value for name, value in known.items() if data_id(value)})
         return ids
 
 
@@ -264,7 +286,11 @@ def _made(identify: Identify | None, names: dict[str, str], agent_key: str | Non
 
 
 def _inside(
-    ids: Mapping[str, Any], metadata: Mapping[str, Any], thread_id: str | None, task: str | None
+    ids: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+    thread_id: str | None,
+    task: str | None,
+    data: Mapping[str, Any] = _NO_IDS,
 ) -> Scope | None:
     """Return the scope of a node of which the scope around has nothing new to learn; None if that has to be decided.
 
@@ -275,19 +301,28 @@ def _inside(
         if CARRIED_KEY in metadata:
             return None
         new = None
-        scope = Scope(CallContext(**ids) if ids else EMPTY, "node")
+        authority = CallContext(**ids) if ids else EMPTY
+        scope = Scope(CallContext(**{**data, **ids}) if data else authority, "node")
+        scope.authority = authority
     else:
         who = outer.identity
         if outer.closed_at is not None or outer.failed or (thread_id is not None and thread_id not in outer.threads):
             return None
-        if CARRIED_KEY in metadata and metadata[CARRIED_KEY].get("user_id", who.user_id) != who.user_id:
-            return None
+        if CARRIED_KEY in metadata:
+            sent = metadata[CARRIED_KEY]
+            if type(sent) is not CarriedIdentity or sent.identity.user_id not in (None, who.user_id):
+                return None
         if outer.kind == "node" and outer.parent is not None and not who:
             return None
+        if data:
+            said = outer.authority
+            ids = {**{n: v for n, v in data.items() if n in _PEOPLE or getattr(said, n) is None}, **ids}
         new = {name: value for name, value in ids.items() if getattr(who, name) != value} if ids else None
         if new and ("user_id" in new or "session_id" in new):
             return None
         scope = Scope(who.overlay(CallContext(**new)) if new else who, "node", outer)
+        if new:
+            scope.authority = outer.authority
     if thread_id is not None:
         if outer is not None:
             scope.threads = outer.threads  # which knows it already: see above
@@ -338,17 +373,36 @@ class _Sending(dict[str, Any]):
         return {**self, "metadata": self.metadata}
 
 
-def _is_id(value: object) -> bool:
-    return type(value) is str or (isinstance(value, (str, int, UUID)) and not isinstance(value, bool))
+def _platform_user(configurable: Mapping[str, Any], runtime: Any) -> str | None:
+    """Return the user whom LangGraph's platform has authenticated; None without one.
+
+    It hands on the object that its authentication has made. What a client sends is JSON, and never has attributes.
+    """
+    try:
+        server = getattr(runtime, "server_info", None)  # younger than the rest of Runtime
+        user = getattr(server, "user", None) or configurable.get(_PLATFORM_USER)
+        if user is None or isinstance(user, (Mapping, *_OPAQUE)):
+            return None
+        return data_id(user.identity)
+    except Exception:  # noqa: BLE001  an object of the platform's, or of the team's own authentication
+        refuse_malformed()
+        return None
 
 
 def _ids(source: Any, pairs: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     """Return what `source` (a mapping, dataclass, pydantic model, any object) has under the keys of `pairs`."""
-    if type(source) is dict or isinstance(source, Mapping):
-        return {name: value for name, key in pairs if (value := source.get(key)) is not None and _is_id(value)}
     if isinstance(source, _OPAQUE):
         return {}
-    return {name: value for name, key in pairs if (value := getattr(source, key, None)) is not None and _is_id(value)}
+    look = source.get if isinstance(source, Mapping) else partial(getattr, source)
+    found = {}
+    for name, key in pairs:
+        try:
+            value = look(key, None)
+            if value is not None and (known := data_id(value)) is not None:
+                found[name] = known
+        except Exception:  # noqa: BLE001  as above
+            refuse_malformed()
+    return found
 
 
 def _filled(found: dict[str, Any], ids: dict[str, Any]) -> dict[str, Any]:

@@ -118,7 +118,14 @@ def clean_id(value: object, name: str = "id") -> str | None:
 
     Cleaned ids end in `~` and 16 hex digits of a hash over the original, so that no two of them become the same.
     """
-    text = value if isinstance(value, str) else str(value)
+    if isinstance(value, _NO_IDS):
+        diagnostics.count("ids_refused", "%s is given as %s, which is no id: ignored", name, type(value).__name__)
+        return None
+    try:
+        text = value if isinstance(value, str) else str(value)
+    except Exception:  # noqa: BLE001  any object's
+        diagnostics.count("ids_refused", "%s is an object that has no text: ignored", name)
+        return None
     if not text:
         return None
     # str.isprintable is too strict for the last word: it refuses spaces of other scripts
@@ -132,6 +139,9 @@ def clean_id(value: object, name: str = "id") -> str | None:
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
     head = "".join("\ufffd" if _is_control(c) else c for c in text[: ID_LIMIT - 17])
     return f"{head}~{digest}"
+
+
+_NO_IDS: Final = (bool, float, bytes, bytearray, dict, list, tuple, set, frozenset)
 
 
 def _is_control(char: str) -> bool:

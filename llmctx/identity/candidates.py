@@ -9,17 +9,25 @@ import time
 from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any, Final
+from uuid import UUID
 
+from llmctx.core.diagnostics import diagnostics
+from llmctx.core.errors import LlmctxError
 from llmctx.core.guard import swallow
+from llmctx.identity import handover
+from llmctx.identity.authority import SAME_NAMES, data_ids, is_guarded, refused, trusting
 from llmctx.identity.registry.base import Entry
 from llmctx.identity.scope import EMPTY, ID_FIELDS, ID_LIMIT, CallContext, Scope, amend_scope, clean_id, current_scope
 
 CARRIED_KEY: Final = "llmctx"
-"""Key in `config["metadata"]` under which `wrap_graph` sends a node's identity along: a dict of ids, nothing else."""
+"""Key in `config["metadata"]` under which `wrap_graph` sends a node's identity along: a `CarriedIdentity`."""
+
+_SIGNED: Final = "signed"
 
 EXPLICIT_KEYS: Final = {f"llmctx_{name}": name for name in ID_FIELDS}
 """Keys in a call's `config["metadata"]` that name its identity outright."""
 _EXPLICIT: Final = frozenset(EXPLICIT_KEYS)
+_EXPLICIT_NAMES: Final = tuple((name, key) for key, name in EXPLICIT_KEYS.items())
 
 
 class Candidates:
@@ -33,6 +41,16 @@ class Candidates:
     carried: Scope | None = None
     sent: CallContext = EMPTY
     """The identity that came with the metadata (`CARRIED_KEY`)."""
+    sent_request = 0
+    """The request in which that was packed (`Scope.of_request`)."""
+    proven_user: str | None = None
+    """The user of `sent`, if that is proved to be packed by us."""
+    data: CallContext = EMPTY
+    """Ids in the metadata that may fill what is missing, but name no user."""
+    refused: tuple[CallContext, ...] = ()
+    """What is not believed, for it names a user whom the server does not name."""
+    user_at_start: str | None = None
+    """Whom `scope` named when the call began."""
     thread_id: str | None = None
     task: str | None = None
     thread: Entry | None = None
@@ -84,12 +102,46 @@ def gather(
             thread_id = named
         candidates.task = None if (task := metadata.get("langgraph_checkpoint_ns")) is None else as_text(task)
         if CARRIED_KEY in metadata:
-            candidates.sent = unpack(metadata[CARRIED_KEY])
+            sent = metadata[CARRIED_KEY]
+            if type(sent) is CarriedIdentity:
+                candidates.sent, candidates.sent_request = sent.identity, sent.of_request
+                candidates.proven_user = sent.identity.user_id
+            else:
+                _take_unproven(candidates, sent)
         if not _EXPLICIT.isdisjoint(metadata):
-            ids = {name: metadata[key] for key, name in EXPLICIT_KEYS.items() if key in metadata}
-            candidates.explicit = explicit.overlay(CallContext(**ids))
+            _take_data(candidates, data_ids(metadata, _EXPLICIT_NAMES), explicit=True)
+    if scope is not None:
+        candidates.user_at_start = scope.identity.user_id
     candidates.thread_id = None if thread_id is None else as_text(thread_id)
     return candidates
+
+
+def _take_unproven(candidates: Candidates, value: object) -> None:
+    """Take what stands under `CARRIED_KEY` and is not the object that this process has put there."""
+    identity = signed_identity(value)
+    if identity is not None:
+        candidates.sent, candidates.proven_user = identity, identity.user_id
+    else:
+        _take_data(candidates, unpack(value), explicit=False)
+
+
+def _take_data(candidates: Candidates, data: CallContext, *, explicit: bool) -> None:
+    """Take ids that a client may have sent: as they stand, or, where the server's word counts, what fits in with it."""
+    scope, carried = candidates.scope, candidates.carried
+    users = (candidates.explicit.user_id, _user_of(scope), _user_of(carried), candidates.proven_user)
+    if trusting or not (users[0] or users[3] or is_guarded(scope) or is_guarded(carried)):
+        if explicit:
+            candidates.explicit = candidates.explicit.overlay(data)
+        else:
+            candidates.sent = data
+    elif refused(data, users):
+        candidates.refused = (*candidates.refused, data)
+    elif candidates.data.agrees(data):
+        candidates.data = data.overlay(candidates.data)
+
+
+def _user_of(scope: Scope | None) -> str | None:
+    return None if scope is None else scope.authority.user_id
 
 
 def refresh(scope: Scope) -> None:
@@ -118,8 +170,48 @@ def effective_scope(scope: Scope | None) -> Scope | None:
 
 
 def pack(identity: CallContext) -> dict[str, str]:
-    """Return `identity` as it travels in metadata: ids only, nothing that is unknown."""
+    """Return `identity` as a dict: ids only, nothing that is unknown."""
     return {name: value for name, value in zip(ID_FIELDS, _ids_of(identity), strict=True) if value is not None}
+
+
+class CarriedIdentity(dict[str, str]):
+    """An identity as it travels in metadata: a dict of ids, which is known by its class to be made by this process.
+
+    No JSON becomes one. Copies are plain dicts, save those of the `copy` module; in another process it is a plain dict
+    as well, signed if there is a hand-over key.
+    """
+
+    __slots__ = ("identity", "of_request")
+
+    def __init__(self, identity: CallContext, of_request: int) -> None:
+        super().__init__(pack(identity))
+        self.identity = identity
+        self.of_request = of_request
+
+    def __copy__(self) -> CarriedIdentity:
+        return self
+
+    def __deepcopy__(self, memo: object) -> CarriedIdentity:
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
+        plain = dict(self)
+        if handover.has_key():
+            try:
+                plain[_SIGNED] = handover.sign(self.identity)
+            except Exception as problem:  # noqa: BLE001  it may be pickled anywhere
+                swallow(problem, "handover_failed", "an identity could not be signed for another process")
+        return dict, (plain,)
+
+
+def signed_identity(value: object) -> CallContext | None:
+    """Return the identity that another process has signed; None if there is none, or the signature is not ours."""
+    try:
+        token = value.get(_SIGNED) if type(value) is dict else None
+        return None if type(token) is not str or not handover.has_key() else handover.read(token)
+    except LlmctxError:
+        diagnostics.count("carried_refused", "an identity in a config bears a signature that is not ours: ignored")
+        return None
 
 
 _ids_of = attrgetter(*ID_FIELDS)
@@ -127,14 +219,23 @@ _ids_of = attrgetter(*ID_FIELDS)
 
 def unpack(value: object) -> CallContext:
     """Return the identity that `pack` made; an empty one for anything else."""
-    if not isinstance(value, Mapping):
+    if value is None:
         return EMPTY
-    return CallContext(**{name: value[name] for name in ID_FIELDS if isinstance(value.get(name), str)})
+    try:
+        if isinstance(value, Mapping):
+            return data_ids(value, SAME_NAMES)
+    except Exception:  # noqa: BLE001, S110  objects of any kind: counted below
+        pass
+    diagnostics.count("carried_refused", "what stands in a config in place of an identity is none: ignored")
+    return EMPTY
 
 
 def as_text(value: object) -> str | None:
     """Return a thread_id as text; LangGraph takes numbers and UUIDs as well."""
-    if value is None or value == "":
+    if type(value) is str and len(value) <= ID_LIMIT and value.isprintable():
+        return value or None
+    if value is None or isinstance(value, bool) or not isinstance(value, (str, int, UUID)):
+        if value is not None:
+            diagnostics.count("ids_refused", "a thread_id is no text and no number: ignored")
         return None
-    text = value if isinstance(value, str) else str(value)
-    return text if len(text) <= ID_LIMIT else clean_id(text, "thread_id")
+    return clean_id(str(value), "thread_id")

@@ -74,7 +74,7 @@ def explanation(
     attribution: Attribution, candidates: Candidates, call_site: dict[str, str] | None
 ) -> dict[str, Any] | None:
     """Return what the row keeps; None where there is nothing to explain. `call_site` is the call's route and line."""
-    if len(attribution.answers) < 2 and not call_site:
+    if len(attribution.answers) < 2 and not call_site and not candidates.refused:
         return None
     said: dict[str, Any] = {
         "witnesses": [
@@ -82,6 +82,8 @@ def explanation(
             for source, identity in attribution.answers
         ]
     }
+    if candidates.refused:
+        said["refused"] = [{"user_id": who.user_id, "session_id": who.session_id} for who in candidates.refused]
     if candidates.inherited_by_worker is not False:
         said["inherited"] = "unclear" if candidates.inherited_by_worker is None else "not believed"
     return {**said, **(call_site or {})}

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 _SHORT: Final = dict(zip("sutcah", ID_FIELDS, strict=True))  # one letter an id: tokens travel in headers
 _SALT: Final = "llmctx.identity.handover.1"
 
+_KEY_BYTES: Final = 16
+TOO_SHORT: Final = (
+    "LLMCTX_HANDOVER_KEY is too short: a key of fewer than 16 bytes can be guessed. "
+    "Make one with `python -c 'import secrets; print(secrets.token_urlsafe(32))'`."
+)
+
 OnInvalid = Literal["raise", "anonymous"]
 
 _configured: list[tuple[str | None, OnInvalid]] = [(None, "raise")]
@@ -46,7 +52,16 @@ def hand_over(*, ttl_s: float = 86_400.0) -> str:
 
     Raises `ConfigError` when no key is set.
     """
-    identity = current()
+    return sign(current(), ttl_s=ttl_s)
+
+
+def has_key() -> bool:
+    """Return whether a started `CallLog` has configured a key."""
+    return bool(_configured[0][0])
+
+
+def sign(identity: CallContext, *, ttl_s: float = 86_400.0) -> str:
+    """Return `identity` as a token."""
     ids = {letter: value for letter, name in _SHORT.items() if (value := getattr(identity, name)) is not None}
     return str(_serializer().dumps({"e": int(time.time() + ttl_s), **ids}))
 
@@ -73,7 +88,7 @@ def take_over(token: str | None, *, on_invalid: OnInvalid | None = None) -> Iter
         identity, reason = EMPTY, Reason.INVALID_HANDOVER
     scope = opened("job", identity)
     if reason is not None and not scope.failed:
-        scope.reason = reason
+        scope.reason, scope.of_request = reason, scope.serial  # as an anonymous request, it borrows no name
     with Inside(scope):
         yield identity
 
@@ -86,10 +101,12 @@ def read(token: str | None) -> CallContext:
         raise InvalidToken("There is no token. Call hand_over() where the job is created.")
     try:
         said: Any = _serializer().loads(token)
+        if not all(isinstance(value, str) for name, value in said.items() if name != "e"):
+            raise InvalidToken
         if said.pop("e") < time.time():
             raise InvalidToken("The token has expired. Give hand_over() a longer ttl_s if jobs wait that long.")
         return CallContext(**{_SHORT[letter]: value for letter, value in said.items()})
-    except (BadData, KeyError, TypeError, AttributeError) as problem:
+    except (BadData, KeyError, TypeError, AttributeError, ValueError, RecursionError) as problem:
         raise InvalidToken from problem
 
 
@@ -97,6 +114,8 @@ def _serializer() -> URLSafeSerializer:
     from itsdangerous import URLSafeSerializer
 
     keys = _keys() or _from_environment()
+    if any(len(key.encode("utf-8", "surrogatepass")) < _KEY_BYTES for key in keys):
+        raise ConfigError(TOO_SHORT)
     return URLSafeSerializer(list(reversed(keys)), salt=_SALT, signer_kwargs={"key_derivation": "hmac"})
 
 

@@ -8,13 +8,19 @@ asks the same where only another process may know that others use the thread.
 
 from __future__ import annotations
 
+from llmctx.identity.authority import is_foreign
 from llmctx.identity.await_graph import is_part_of
 from llmctx.identity.registry.base import Entry, is_unreliable
 from llmctx.identity.scope import CallContext, Scope, carries
 
 
 def is_inherited_by_worker(
-    scope: Scope, thread_id: str | None, thread: Entry | None, sent: CallContext, carried: Scope | None
+    scope: Scope,
+    thread_id: str | None,
+    thread: Entry | None,
+    sent: CallContext,
+    carried: Scope | None,
+    sent_request: int = 0,
 ) -> bool | None:
     """Return whether a worker that has only inherited `scope` works here: on a thread of others, or with the config of
     another user's call. None: cannot be told, and so neither is believed.
@@ -32,7 +38,9 @@ def is_inherited_by_worker(
         # What is left of a request yields to a thread that others have used since, as a worker does. If they used it
         # before only, it may as well be the request's own work on another user's thread.
         return registered_since or (None if of_others and not carries else False)
-    handed_on = not sent.agrees(scope.identity) or (carried is not None and not carried.identity.agrees(scope.identity))
+    handed_on = is_foreign(scope, sent, sent_request) or (
+        carried is not None and is_foreign(scope, carried.identity, carried.of_request)
+    )
     if not of_others and not handed_on:
         return False
     own = is_part_of(scope)

@@ -12,7 +12,15 @@ from typing import Any, Final
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.record import Reason
 from llmctx.identity import remote
-from llmctx.identity.candidates import CARRIED_KEY, as_text, effective_scope, unpack
+from llmctx.identity.authority import is_foreign, is_guarded, refuse, trusting
+from llmctx.identity.candidates import (
+    CARRIED_KEY,
+    CarriedIdentity,
+    as_text,
+    effective_scope,
+    signed_identity,
+    unpack,
+)
 from llmctx.identity.inheritance import is_inherited_by_worker
 from llmctx.identity.registry.base import Registry, mark_unreliable, register_in_all
 from llmctx.identity.scope import EMPTY, CallContext, Scope, current_scope
@@ -56,25 +64,40 @@ def node_scope(
     thread_id: str | None,
     task: str | None,
     registries: Sequence[Registry],
+    data: CallContext = EMPTY,
+    data_persisted: bool = False,
 ) -> Scope:
     """Return the scope of a LangGraph node, branch or task, registered under its thread and task.
 
-    `found` is what the node itself knows of its identity; `persisted` says that it was read from graph state,
-    which may be older than this request. It is laid over the current scope, if that is open and speaks for this
-    thread; over the identity that rode in on the metadata otherwise.
+    `found` is what the server's code says of the node's identity, `data` what a client may have sent (`authority.py`).
+    `persisted` says that it was read from graph state, which may be older than this request. It is laid over the
+    current scope, if that is open and speaks for this thread; over the identity that rode in on the metadata otherwise.
     """
     thread_id = as_text(thread_id)
     outer = effective_scope(current_scope())
     if outer is not None and outer.failed:
         return _resolve_in_failed_scope(outer, found, persisted, thread_id, task, registries)
     thread = next((e for r in registries if thread_id is not None and (e := r.get(thread_id=thread_id))), None)
-    sent = unpack((metadata or {}).get(CARRIED_KEY))
-    inherited_by_worker = False if outer is None else is_inherited_by_worker(outer, thread_id, thread, sent, None)
+    sent, proven, sent_request = _sent(metadata)
+    guarded = not trusting and (is_guarded(outer) or found.user_id is not None or (proven and sent.user_id is not None))
+    if guarded and not proven:
+        data, sent = (sent.overlay(data) if sent.agrees(data) else data or sent), EMPTY
+    elif not guarded and data is not EMPTY:
+        if found.agrees(data):
+            persisted = persisted or (data_persisted and bool(data) and not found)
+            found = data.overlay(found)
+        data = EMPTY
+    inherited_by_worker = (
+        False if outer is None else is_inherited_by_worker(outer, thread_id, thread, sent, None, sent_request)
+    )
+    if outer is not None and outer.of_request and outer.is_open and inherited_by_worker is False:
+        if sent_request not in (0, outer.of_request) and is_foreign(outer, sent, sent_request):
+            sent = EMPTY  # a config that was kept from another request
     if outer is not None and thread_id is not None and inherited_by_worker is False:
         own = remote.is_own_work(outer, thread_id, sent, registries)
         if own is not True and not (found and found.user_id == outer.identity.user_id):
             inherited_by_worker = None
-            if not found and not sent:  # each call in it is told whose it is when the others have answered
+            if not found and not sent and not data:  # each call in it is told whose it is when the others have answered
                 remote.claim(outer, registries, thread_id=thread_id, task=task)
                 return Scope(found, "node", outer)
     ours = outer is not None and outer.is_open and inherited_by_worker is False
@@ -87,16 +110,28 @@ def node_scope(
             found = found.without_people()
         elif conflict:
             base = EMPTY  # two people are never mixed into one identity
-    identity = base.overlay(found) if found is not EMPTY else base
+    identity = authority = base.overlay(found) if found is not EMPTY else base
+    if guarded and outer is not None and base is outer.identity and outer.authority is not base:
+        authority = outer.authority.overlay(found)
+    if data is not EMPTY:
+        if data.user_id not in (None, identity.user_id):
+            # What a thread keeps of the user before claims nothing.
+            if not (ours and outer is not None and data_persisted and thread and thread.first < outer.serial):
+                refuse((identity.user_id,))
+                conflict = conflict or identity.user_id is not None
+        elif data.agrees(authority):
+            identity = identity.overlay(data).overlay(authority)
     # The scope that a worker was started in is none of its business: it is not the parent of what the worker runs.
     scope = Scope(identity, "node", outer if inherited_by_worker is False else None)
+    scope.authority = authority if guarded else EMPTY
     scope.conflict = conflict
     if outer is not None and inherited_by_worker is not False:
         scope.displaced = outer.anchor
     if conflict:
         diagnostics.count("node_conflict", "a node's own ids name another user than the scope around it")
     if inherited_by_worker is None and not identity:
-        scope.request, scope.reason = True, Reason.SHARED_THREAD  # no user, and the thread may lend it no name
+        # no user, and the thread may lend it no name
+        scope.of_request, scope.reason = scope.serial, Reason.SHARED_THREAD
         return scope
     if not ours and outer is not None and thread_id is not None:
         # The scope around belongs to another request; it must not be marked as a user of this thread.
@@ -106,6 +141,17 @@ def node_scope(
         return scope
     register(scope, registries, thread_id=thread_id, task=task)
     return scope
+
+
+def _sent(metadata: Mapping[str, Any] | None) -> tuple[CallContext, bool, int]:
+    """Return the identity that came with the metadata, whether it is proved ours, and the request that it is of."""
+    if not metadata or CARRIED_KEY not in metadata:
+        return EMPTY, False, 0
+    value = metadata[CARRIED_KEY]
+    if type(value) is CarriedIdentity:
+        return value.identity, True, value.of_request
+    signed = signed_identity(value)
+    return (unpack(value), False, 0) if signed is None else (signed, True, 0)
 
 
 def _resolve_in_failed_scope(

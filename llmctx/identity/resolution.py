@@ -15,10 +15,12 @@ from typing import Final
 
 from llmctx.core.record import Reason, Source
 from llmctx.identity import remote
+from llmctx.identity.authority import is_foreign, refuse
+from llmctx.identity.await_graph import is_part_of
 from llmctx.identity.candidates import Candidates
 from llmctx.identity.inheritance import is_inherited_by_worker
 from llmctx.identity.registry.base import Registry, is_unreliable
-from llmctx.identity.scope import EMPTY, CallContext
+from llmctx.identity.scope import EMPTY, CallContext, Scope
 from llmctx.identity.sources import answers
 
 LATE_S: Final = 600.0
@@ -51,6 +53,8 @@ def decide(candidates: Candidates, registry: Registry, *, late_s: float = LATE_S
         and scope.identity.user_id is not None
         and scope.identity.session_id is not None
         and (candidates.explicit is EMPTY or not candidates.explicit)
+        and not candidates.refused
+        and candidates.data is EMPTY
         and (candidates.thread_id is None or candidates.thread_id in scope.threads)
         and (candidates.sent is EMPTY or candidates.sent.agrees(scope.identity))
         and (candidates.carried is None or candidates.carried.identity.agrees(scope.identity))
@@ -89,11 +93,13 @@ def weigh(candidates: Candidates, registry: Registry, late_s: float) -> Attribut
     scope = candidates.scope
     if scope is not None and not candidates.decided_at_start:  # only here and now is it the caller's task that runs
         candidates.inherited_by_worker = is_inherited_by_worker(
-            scope, candidates.thread_id, thread, candidates.sent, candidates.carried
+            scope, candidates.thread_id, thread, candidates.sent, candidates.carried, candidates.sent_request
         )
         if candidates.inherited_by_worker is False:
             candidates.is_own_work = remote.is_own_work(scope, candidates.thread_id, candidates.sent, (registry,))
             candidates.inherited_by_worker = False if candidates.is_own_work is True else None
+        if candidates.inherited_by_worker is False and candidates.scope_open and scope.of_request:
+            _drop_foreign(candidates, scope)
     elif scope is not None and candidates.is_own_work is not True and candidates.registry_answered is not None:
         candidates.inherited_by_worker = remote.is_inherited_by_worker(
             scope, candidates.scope_open, candidates.is_own_work, thread, answered=candidates.registry_answered
@@ -111,7 +117,35 @@ def weigh(candidates: Candidates, registry: Registry, late_s: float) -> Attribut
         elif other_source is not Source.LATE:
             # A closed scope that differs from the registry is a worker doing its next job, not a contradiction.
             conflict = conflict or other.user_id != identity.user_id
-    return Attribution(identity, source, _why_odd(identity, candidates, conflict), conflict, found)
+    data = candidates.data
+    if data is not EMPTY and data.user_id in (None, identity.user_id) and data.agrees(identity):
+        identity = data.overlay(identity)
+    if identity.user_id is not None and any(who.user_id != identity.user_id for who in candidates.refused):
+        conflict = True
+    reason = _why_odd(identity, candidates, conflict)
+    return Attribution(identity, source, reason, conflict, found)
+
+
+def _drop_foreign(candidates: Candidates, scope: Scope) -> None:
+    """Drop what came along from another request (a config that was kept), in an open request's own work."""
+    carried, sent = candidates.carried, candidates.sent
+    if carried is not None and (
+        carried.of_request == scope.of_request or not is_foreign(scope, carried.identity, carried.of_request)
+    ):
+        carried = None
+    sent_request = candidates.sent_request
+    is_kept = sent_request not in (0, scope.of_request) and is_foreign(scope, sent, sent_request)
+    if carried is None and not is_kept:
+        return
+    if scope.identity.user_id is not None and is_part_of(scope) is not True:
+        return  # where it cannot be told whether a worker runs here, the nearer one is believed
+    if carried is not None:
+        candidates.refused = (*candidates.refused, carried.identity)
+        candidates.carried = None
+    if is_kept:
+        candidates.refused = (*candidates.refused, sent)
+        candidates.sent = EMPTY
+    refuse((scope.identity.user_id,))
 
 
 def _why_nobody(candidates: Candidates) -> Reason:
@@ -154,6 +188,9 @@ def reconsider(
     attribution: Attribution, candidates: Candidates, registry: Registry, *, late_s: float = LATE_S
 ) -> Attribution:
     """Fill what was unknown at the start and is known by now. What was known never changes."""
+    scope = candidates.scope
+    if scope is not None and scope.is_socket and scope.identity.user_id != candidates.user_at_start:
+        return attribution  # somebody has logged in, or out, since: that is about later calls
     if (
         attribution.source is Source.THREAD and candidates.registry_answered
     ):  # this process alone said so; others may have used it too

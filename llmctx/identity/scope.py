@@ -55,20 +55,26 @@ class Scope:
     tells the scope's own work from a worker that it started. `displaced` is, for what a worker runs, the scope that the
     worker was started in. `redacts` says that one of the team's functions for redaction is at work in it. `used` says
     that something was done in it, or handed on. `failed` says that llmctx has failed, here or around it: no
-    source is believed before the code says outright whose this is.
+    source is believed before the code says outright whose this is. `authority` is that part of the identity which the
+    server's own code has given; the rest are data of the caller (`authority.py`). `of_request` is the number of the
+    outermost request around it, open or closed; 0 outside of requests. `is_socket` says that this request is a
+    websocket, whose user may change.
     """
 
     __slots__ = (
         "__weakref__",
         "anchor",
         "attribution",
+        "authority",
         "closed_at",
         "conflict",
         "displaced",
         "failed",
         "handlers",
         "identity",
+        "is_socket",
         "kind",
+        "of_request",
         "on_close",
         "owner",
         "packed",
@@ -76,7 +82,6 @@ class Scope:
         "reason",
         "redacts",
         "refresh",
-        "request",
         "route",
         "serial",
         "threads",
@@ -87,9 +92,19 @@ class Scope:
         self.identity = identity
         self.kind = kind
         self.parent = parent
-        self.request: bool = kind == "request" or (parent is not None and parent.closed_at is None and parent.request)
-        self.redacts: bool = kind == "redaction" or (parent is not None and parent.redacts)
         self.serial = next_serial()
+        self.authority = identity
+        self.is_socket = self.redacts = False
+        if parent is None:
+            self.of_request: int = self.serial if kind == "request" else 0
+        else:
+            self.of_request = parent.of_request or (self.serial if kind == "request" else 0)
+            self.is_socket = parent.is_socket
+            self.redacts = parent.redacts
+            if parent.identity is identity:
+                self.authority = parent.authority
+        if kind == "redaction":
+            self.redacts = True
         self.closed_at: float | None = None  # monotonic seconds
         self.conflict = False
         self.reason: str | None = None
@@ -125,7 +140,7 @@ class Scope:
     @property
     def anonymous(self) -> bool:
         """Whether this is (part of) a request whose user is not known."""
-        return self.request and self.identity.user_id is None
+        return self.of_request != 0 and self.identity.user_id is None
 
     def _shut(self) -> None:
         self.closed_at = self.closed_at or time.monotonic()
@@ -206,6 +221,13 @@ def _restore(token: Entry) -> None:
             _current.reset(token)
 
 
+def _restore_here(token: Entry, scope: Scope | None) -> None:
+    """Restore what was current before `scope`, where the context is a copy of the one in which it was entered."""
+    if token is not None and scope is not None and _current.get() is scope:
+        before = token.old_value
+        _current.set(None if before is Token.MISSING else before)
+
+
 @harmless("scope_failed", otherwise=_restore)
 def suspend(token: Entry) -> None:
     """Restore what was current before `enter`; the scope stays open. For generators, between two steps."""
@@ -227,6 +249,7 @@ def leave(scope: Scope | None, token: Entry) -> None:
             _current.reset(token)
     except ValueError:
         _restore(token)  # it need not have been that which failed
+        _restore_here(token, scope)
         # Another context: a generator that held the scope open was closed by another task. The token is
         # useless there, and the context that it belongs to has gone.
         diagnostics.count(
@@ -294,16 +317,21 @@ def _bound(identity: CallContext | None, ids: dict[str, Any]) -> Scope | None:
         over = identity.overlay(over)
     outer = _current.get()
     # A closed scope is a weak source; what is bound inside of it must not make its ids strong again.
-    inherited = outer.identity if outer is not None and outer.is_open else EMPTY
-    return Scope(inherited.overlay(over), "bind", outer)
+    if outer is None or not outer.is_open:
+        return Scope(over, "bind", outer)
+    scope = Scope(outer.identity.overlay(over), "bind", outer)
+    if outer.authority is not outer.identity:
+        scope.authority = outer.authority.overlay(over)
+    return scope
 
 
 def amend(**ids: Any) -> CallContext:
     """Change the *current* scope, for everybody in it, and return its new identity.
 
     For what is known late: authentication in a FastAPI dependency, synchronous ones included. Turning one user
-    into another is counted as a conflict; calls that have started keep the user they started with. Outside of any
-    scope nothing happens, apart from a line in the log.
+    into another is counted as a conflict, save on a websocket; calls that have started keep the user they started
+    with. `user_id=None` logs the user out, and the session with them: later calls are anonymous. Outside of any scope
+    nothing happens, apart from a line in the log.
     """
     _check_names(ids)
     return _amended(ids)
@@ -326,8 +354,22 @@ def _amended(ids: dict[str, Any]) -> CallContext:
     if scope is None:
         diagnostics.count("amend_without_scope", "amend() outside of any scope: add ContextMiddleware, or use bind()")
         return EMPTY
+    if "user_id" in ids and over.user_id is None and scope.identity.user_id is not None:
+        _log_out(scope)
     amend_scope(scope, over)
     return scope.identity
+
+
+def _log_out(scope: Scope) -> None:
+    """Take user and session from `scope`, and from the request around, for what comes later."""
+    user_id = scope.identity.user_id
+    around: Scope | None = scope
+    while around is not None and around.identity.user_id == user_id and around is not FAILED_SCOPE:
+        around.identity = around.authority = around.identity.without_people()
+        around.refresh = None
+        if around.kind != "node":
+            break
+        around = around.parent
 
 
 def amend_scope(scope: Scope, over: CallContext) -> None:
@@ -336,9 +378,14 @@ def amend_scope(scope: Scope, over: CallContext) -> None:
         return
     before = scope.identity
     if before.user_id is not None and over.user_id is not None and over.user_id != before.user_id:
-        scope.conflict = True
-        diagnostics.count("amended_into_another_user", "amend() turned one user into another; open a scope with bind()")
+        if not scope.is_socket:  # there, another user may log in
+            scope.conflict = True
+            diagnostics.count(
+                "amended_into_another_user", "amend() turned one user into another; open a scope with bind()"
+            )
+    whole = scope.authority is before
     scope.identity = before.overlay(over)
+    scope.authority = scope.identity if whole else scope.authority.overlay(over)
     around = scope.parent
     if scope.kind == "node" and around is not None and around.is_open and around.identity.agrees(before):
         amend_scope(around, over)  # a node is a part of it: wrapping must make no difference
@@ -360,5 +407,5 @@ def _forked() -> None:
     while scope is not None:
         scope.on_close, parent = [], scope.parent  # those who watch are the parent process's
         scope.close()
-        scope.kind = "fork"
+        scope.kind, scope.of_request = "fork", 0
         scope = parent

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from llmctx.core.record import Source
+from llmctx.identity.authority import Kind, borrows_nothing
 from llmctx.identity.candidates import Candidates
 from llmctx.identity.registry.base import Entry, Registry, is_unreliable
 from llmctx.identity.scope import EMPTY, CallContext, Scope
@@ -61,10 +62,19 @@ def _carried(candidates: Candidates, registry: Registry, late_s: float) -> CallC
 
 def _task(candidates: Candidates, registry: Registry, late_s: float) -> CallContext | None:
     """Ask the registry by LangGraph's task."""
-    if candidates.task is None or is_unreliable(candidates.thread_id, candidates.task):
+    if candidates.task is None or is_unreliable(candidates.thread_id, candidates.task) or _is_anonymous(candidates):
         return None
     entry = registry.get(task=candidates.task)
-    return None if entry is None else entry.identity
+    if entry is None:
+        return None
+    own = candidates.own_scope
+    if own is not None and own.of_request and not own.is_open and own.identity.user_id != entry.identity.user_id:
+        return None  # what is left of a request is not another's, for naming his task
+    return entry.identity
+
+
+def _is_anonymous(candidates: Candidates) -> bool:
+    return borrows_nothing(candidates.scope if candidates.scope is not None else candidates.carried)
 
 
 def _thread(candidates: Candidates, registry: Registry, late_s: float) -> CallContext | None:
@@ -72,7 +82,7 @@ def _thread(candidates: Candidates, registry: Registry, late_s: float) -> CallCo
     thread, own = candidates.thread, candidates.own_scope
     if thread is None or candidates.inherited_by_worker is None or is_unreliable(candidates.thread_id, candidates.task):
         return None
-    if own is not None and ((candidates.scope_open and own.anonymous) or _is_older(thread, own)):
+    if _is_anonymous(candidates) or (own is not None and _is_older(thread, own)):
         return None
     return thread.identity
 
@@ -90,21 +100,30 @@ def _late(candidates: Candidates, registry: Registry, late_s: float) -> CallCont
     return scope.identity
 
 
+def _data(candidates: Candidates, registry: Registry, late_s: float) -> CallContext | None:
+    """Return ids in the metadata that fill what is missing. They never name a user by themselves."""
+    data = candidates.data
+    return data.without_people() if data.user_id is not None else data
+
+
 class Rule(NamedTuple):
     """One source, and how its answer is found."""
 
     source: Source
     find: Callable[[Candidates, Registry, float], CallContext | None]
+    kind: Kind
+    """Whose word it is. Where the server's counts, `candidates.explicit` and `sent` hold no data."""
 
 
 SOURCES: Final = (
-    Rule(Source.EXPLICIT, _explicit),
-    Rule(Source.CONTEXT, _context),
-    Rule(Source.CARRIED, _sent),
-    Rule(Source.CARRIED, _carried),
-    Rule(Source.TASK, _task),
-    Rule(Source.THREAD, _thread),
-    Rule(Source.LATE, _late),
+    Rule(Source.EXPLICIT, _explicit, Kind.SERVER),
+    Rule(Source.CONTEXT, _context, Kind.SERVER),
+    Rule(Source.CARRIED, _sent, Kind.PROVEN),
+    Rule(Source.CARRIED, _carried, Kind.PROVEN),
+    Rule(Source.TASK, _task, Kind.PROVEN),
+    Rule(Source.THREAD, _thread, Kind.PROVEN),
+    Rule(Source.LATE, _late, Kind.SERVER),
+    Rule(Source.EXPLICIT, _data, Kind.DATA),
 )
 """Strongest first. The fast paths `resolution.decide` and `graph.node_identity` take what this list would come to."""
 
@@ -116,7 +135,7 @@ def answers(candidates: Candidates, registry: Registry, late_s: float) -> list[t
     """Return what each source says of the call, strongest first, without those that know neither user nor session."""
     return [
         (source, who)
-        for source, find in SOURCES
+        for source, find, _ in SOURCES
         if (who := find(candidates, registry, late_s)) is not None and (who.user_id or who.session_id)
     ]
 

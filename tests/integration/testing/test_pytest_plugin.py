@@ -207,7 +207,7 @@ def test_the_application_has_its_own_call_log_besides(suite: pytest.Pytester) ->
 
         def test_both(llm_calls):
             sink = MemorySink()
-            with CallLog(sink=sink, handover_key="secret"), bind(session_id="s", user_id="u"):
+            with CallLog(sink=sink, handover_key="a-secret-of-16-bytes"), bind(session_id="s", user_id="u"):
                 summarise("One")
                 with captured_calls() as inner:
                     summarise("Two")
@@ -271,7 +271,7 @@ def test_captured_calls_takes_the_settings_of_a_call_log(monkeypatch: pytest.Mon
 
 def test_captured_calls_leaves_the_applications_keys_alone() -> None:
     """A job that is handed over in a test is taken over with the application's key."""
-    with CallLog(sink=MemorySink(), handover_key="secret"), bind(session_id="s", user_id="u"):
+    with CallLog(sink=MemorySink(), handover_key="a-secret-of-16-bytes"), bind(session_id="s", user_id="u"):
         before = hand_over()
         with captured_calls(), take_over(before) as taken:
             assert taken.user_id == "u"

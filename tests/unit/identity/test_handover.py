@@ -18,7 +18,7 @@ A = CallContext(user_id="a", session_id="s-a", thread_id="t-1", agent_key="triag
 
 @pytest.fixture(autouse=True)
 def key() -> Iterator[None]:
-    handover.configure("a-secret", "raise")
+    handover.configure("a-secret-of-16-bytes", "raise")
     yield
     handover.configure(None, "raise")
 
@@ -71,7 +71,7 @@ def test_an_invalid_token_may_open_an_anonymous_scope_instead() -> None:
     with take_over("rubbish", on_invalid="anonymous") as identity:
         assert identity == current() == CallContext()
     assert diagnostics.counts["invalid_handover"] == before + 1
-    handover.configure("a-secret", "anonymous")
+    handover.configure("a-secret-of-16-bytes", "anonymous")
     with take_over(None):
         assert not current()
 
@@ -79,10 +79,10 @@ def test_an_invalid_token_may_open_an_anonymous_scope_instead() -> None:
 def test_keys_can_be_changed() -> None:
     """The newest signs; the older ones still verify until they are taken away."""
     old = token()
-    handover.configure("new-secret, a-secret", "raise")
+    handover.configure("new-secret-of-16-bytes, a-secret-of-16-bytes", "raise")
     with take_over(old):
         assert current() == A
-    handover.configure("new-secret", "raise")
+    handover.configure("new-secret-of-16-bytes", "raise")
     with pytest.raises(InvalidToken), take_over(old):
         pass
 
@@ -90,7 +90,7 @@ def test_keys_can_be_changed() -> None:
 def test_another_secret_is_another_house() -> None:
     """A token of another installation names nobody here."""
     old = token()
-    handover.configure("other", "raise")
+    handover.configure("another-secret-of-16-bytes", "raise")
     with pytest.raises(InvalidToken), take_over(old):
         pass
 
@@ -104,7 +104,7 @@ def test_without_a_key_it_says_what_to_set() -> None:
 
 def test_another_process_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """With nothing but the key in its environment."""
-    monkeypatch.setenv("LLMCTX_HANDOVER_KEY", "a-secret")
+    monkeypatch.setenv("LLMCTX_HANDOVER_KEY", "a-secret-of-16-bytes")
     script = "import sys; from llmctx import take_over, current\nwith take_over(sys.argv[1]): print(current().user_id)"
     done = subprocess.run([sys.executable, "-c", script, token()], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "a", done.stderr

@@ -52,9 +52,11 @@ def test_the_order_of_witnesses() -> None:
     sent = {CARRIED_KEY: pack(A)}
     with bind(B):
         assert ask(explicit=A).source is Source.EXPLICIT
-        assert ask(llmctx_user_id="a", llmctx_session_id="s-a").identity == A
+        # The server knows B: data that name A are refused.
+        assert ask(llmctx_user_id="a", llmctx_session_id="s-a") == Attribution(B, Source.CONTEXT, Reason.CONFLICT, True)
         assert ask(carried=carried, **sent).source is Source.CONTEXT
         late = contextvars.copy_context()
+    assert ask(llmctx_user_id="a", llmctx_session_id="s-a") == Attribution(A, Source.EXPLICIT)
     assert ask(everything, carried=carried).source is Source.CARRIED
     assert ask(everything, **sent) == Attribution(A, Source.CARRIED)
     assert ask(everything, thread_id="t", langgraph_checkpoint_ns="n:1").source is Source.TASK

@@ -1,0 +1,370 @@
+"""Authority before nearness: what a client sends never names a user whom the server does not name.
+
+Who authenticated x where the client says something x what it says x the way of the call. What must stand in the row is
+computed from the rules of `llmctx/identity/authority.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import itertools
+import json
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from langchain_core.runnables import RunnableConfig
+from langgraph.func import entrypoint
+from langgraph.graph import END, START, StateGraph
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.testclient import TestClient
+from typing_extensions import TypedDict
+
+from llmctx import CallContext, amend, bind
+from llmctx.calllog import CallLog
+from llmctx.core.diagnostics import diagnostics
+from llmctx.core.errors import InvalidToken
+from llmctx.delivery.memory_sink import MemorySink
+from llmctx.graph import wrap_graph
+from llmctx.identity import handover
+from llmctx.identity.candidates import CARRIED_KEY, CarriedIdentity
+from llmctx.identity.handover import take_over
+from llmctx.middleware import ContextMiddleware
+from tests.kit.support import Talker
+
+model = Talker()
+
+
+class Raising:
+    """An object whose every look raises."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("do not touch")
+
+    __repr__ = __str__
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("do not touch")
+
+    __hash__ = object.__hash__
+
+
+MALFORMED: dict[str, Any] = {
+    "dict": {"a": 1},
+    "list": [],
+    "false": False,
+    "float": 1.5,
+    "bytes": b"x",
+    "surrogate": "\ud800",
+    "long": "x" * 10_000,
+    "nested": {"user_id": {"user_id": "victim"}},
+    "raises": Raising(),
+}
+
+
+class State(TypedDict, total=False):
+    text: str
+    user_id: Any
+    session_id: Any
+
+
+async def _node(state: State, config: RunnableConfig) -> State:
+    await model.ainvoke("hello", config)
+    return {}
+
+
+def _sync_node(state: State, config: RunnableConfig) -> State:
+    model.invoke("hello", config)
+    return {}
+
+
+def _graph(node: Any, schema: Any = State) -> Any:
+    return StateGraph(schema).add_node("node", node).add_edge(START, "node").add_edge("node", END)
+
+
+async def bare(state: Any, config: Any) -> None:
+    await model.ainvoke("hello", config)
+
+
+async def bare_sync(state: Any, config: Any) -> None:
+    model.invoke("hello", config)
+
+
+async def streamed(state: Any, config: Any) -> None:
+    async for _ in model.astream("hello", config):
+        pass
+
+
+async def unwrapped(state: Any, config: Any) -> None:
+    await _graph(_node).compile().ainvoke(state, config)
+
+
+async def wrapped(state: Any, config: Any) -> None:
+    await wrap_graph(_graph(_node)).compile().ainvoke(state, config)
+
+
+async def wrapped_sync(state: Any, config: Any) -> None:
+    wrap_graph(_graph(_sync_node)).compile().invoke(state, config)
+
+
+async def wrapped_stream(state: Any, config: Any) -> None:
+    async for _ in wrap_graph(_graph(_node)).compile().astream(state, config):
+        pass
+
+
+async def subgraph(state: Any, config: Any) -> None:
+    await wrap_graph(_graph(_graph(_node).compile())).compile().ainvoke(state, config)
+
+
+async def functional(state: Any, config: Any) -> None:
+    @entrypoint()
+    async def flow(given: Any, *, config: RunnableConfig) -> None:
+        await model.ainvoke("hello", config)
+
+    await wrap_graph(flow).ainvoke(state, config)
+
+
+BARE = (bare, bare_sync, streamed, unwrapped)
+PATHS = (*BARE, wrapped, wrapped_sync, wrapped_stream, subgraph, functional)
+
+# place of the data -> (state, config) that says `user` there
+PLACES: dict[str, Callable[[Any], tuple[Any, Any]]] = {
+    "metadata": lambda user: ({}, {"metadata": {"llmctx_user_id": user, "llmctx_session_id": "s-c"}}),
+    "carried": lambda user: ({}, {"metadata": {CARRIED_KEY: {"user_id": user, "session_id": "s-c"}}}),
+    "carried whole": lambda user: ({}, {"metadata": {CARRIED_KEY: user}}),
+    "configurable": lambda user: ({}, {"configurable": {"user_id": user, "session_id": "s-c"}}),
+    "configurable llmctx": lambda user: ({}, {"configurable": {"llmctx_user_id": user}}),
+    "state": lambda user: ({"user_id": user, "session_id": "s-c"}, {}),
+    "auth": lambda user: ({}, {"configurable": {"langgraph_auth_user": user, "langgraph_auth_user_id": user}}),
+}
+READ_BY_NODES = ("configurable", "state")
+SAYINGS: dict[str, Any] = {"victim": "victim", "alice": "alice", **MALFORMED}
+WHO = ("alice", "nobody", "bind", "none")
+
+
+def expected(who: str, place: str, saying: str, path: Any) -> str | None:
+    """Return the user of the row. Only where the server knows nothing, and there is no request, data count."""
+    if who in ("alice", "bind"):
+        return "alice"
+    if who == "nobody" or saying in MALFORMED:
+        return None
+    if place in READ_BY_NODES:
+        return None if path in BARE else saying
+    return saying if place in ("metadata", "carried") else None
+
+
+@contextlib.contextmanager
+def recorded(**settings: Any) -> Iterator[MemorySink]:
+    sink = MemorySink()
+    with CallLog(sink=sink, **settings):
+        yield sink
+
+
+def in_request(who: str, work: Callable[[], Any]) -> None:
+    """Run `work` in a request of `alice`, or of nobody."""
+
+    async def endpoint(request: Any) -> PlainTextResponse:
+        await work()
+        return PlainTextResponse("")
+
+    app = Starlette(routes=[Route("/", endpoint)])
+    identity = CallContext(user_id="alice", session_id="s-alice") if who == "alice" else None
+    with TestClient(ContextMiddleware(app, identify=lambda connection: identity)) as client:
+        assert client.get("/").status_code == 200
+
+
+def run(who: str, work: Callable[[], Any]) -> None:
+    if who in ("alice", "nobody"):
+        in_request(who, work)
+    elif who == "bind":
+        with bind(user_id="alice"):
+            asyncio.run(work())
+    else:
+        asyncio.run(work())
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("who", WHO)
+def test_data_never_name_a_user_whom_the_server_does_not_name(who: str, place: str) -> None:
+    """The whole matrix; a thread is never doubted, and nothing fails."""
+    cells = list(itertools.product(SAYINGS, PATHS))
+    before = diagnostics.by_cause()
+    with recorded() as sink:
+        for saying, path in cells:
+            state, config = PLACES[place](SAYINGS[saying])
+            run(who, lambda path=path, state=state, config=config: path(state, config))
+    assert len(sink.records) == len(cells)
+    wrong = []
+    for (saying, path), row in zip(cells, sink.records, strict=True):
+        right = expected(who, place, saying, path)
+        if row.user_id != right or row.identity_reason == "internal_error":
+            wrong.append((saying, path.__name__, row.user_id, row.identity_reason))
+        if who == "alice" and saying == "victim" and place in ("metadata", "carried"):
+            assert (row.identity_reason, row.session_id) == ("conflict", "s-alice")
+        if who == "nobody":
+            assert row.identity_reason == "anonymous_request"
+    assert not wrong
+    after = diagnostics.by_cause()
+    for cause in ("handler_failed", "node_scope_failed", "registry_failed"):
+        assert after.get(cause, 0) == before.get(cause, 0)
+
+
+def test_trust_config_believes_what_callers_send() -> None:
+    """For a back end whose callers are services."""
+    state, config = PLACES["metadata"]("bob")
+    with recorded(trust_config=True) as sink:
+        in_request("alice", lambda: bare(state, config))
+    assert [row.user_id for row in sink.records] == ["bob"]
+    with recorded() as sink:
+        in_request("alice", lambda: bare(state, config))
+    assert [row.user_id for row in sink.records] == ["alice"]
+
+
+def test_data_fill_what_the_server_does_not_know() -> None:
+    """A session, an agent: for the same user, or for no named one; also in an anonymous request."""
+    config = {"metadata": {"llmctx_session_id": "s-7", "llmctx_agent_key": "triage"}}
+    with recorded() as sink, bind(user_id="alice"):
+        model.invoke("hello", config)
+    (row,) = sink.records
+    assert (row.user_id, row.session_id, row.agent_key, row.identity_reason) == ("alice", "s-7", "triage", None)
+    with recorded() as sink:
+        in_request("nobody", lambda: bare({}, config))
+    (row,) = sink.records
+    assert (row.user_id, row.session_id, row.identity_reason) == (None, "s-7", "anonymous_request")
+
+
+@pytest.mark.parametrize("key", ["thread_id", "langgraph_checkpoint_ns"])
+def test_an_anonymous_request_borrows_no_name(key: str) -> None:
+    """Not by naming the thread, or the task, of somebody."""
+    seen: dict[str, Any] = {}
+
+    async def of_the_victim() -> None:
+        async def node(state: State, config: RunnableConfig) -> State:
+            seen.update(config["metadata"])
+            return {}
+
+        await (
+            wrap_graph(_graph(node))
+            .compile()
+            .ainvoke({}, {"configurable": {"thread_id": "t-1"}, "metadata": {"thread_id": "t-1"}})
+        )
+
+    with recorded() as sink:
+        in_request("alice", of_the_victim)
+        in_request("nobody", lambda: bare({}, {"metadata": {key: seen[key]}}))
+        in_request("nobody", lambda: asyncio.create_task(bare({}, {"metadata": {key: seen[key]}})))
+    assert [row.user_id for row in sink.records] == [None, None]
+
+
+def test_a_config_that_was_kept_names_nobody_in_another_request() -> None:
+    """Neither by its callbacks nor by its metadata."""
+    kept: list[RunnableConfig] = []
+
+    async def keep() -> None:
+        async def node(state: State, config: RunnableConfig) -> State:
+            kept.append(config)
+            return {}
+
+        await wrap_graph(_graph(node)).compile().ainvoke({})
+
+    with recorded() as sink:
+        in_request("alice", keep)
+        in_request("nobody", lambda: bare({}, kept[0]))
+        in_request("nobody", lambda: bare({}, {"metadata": kept[0]["metadata"]}))
+    assert [(row.user_id, row.identity_reason) for row in sink.records] == [(None, "anonymous_request")] * 2
+
+
+def test_identify_of_a_graph_may_name_a_user_in_an_anonymous_request() -> None:
+    """It is the team's code."""
+    graph = wrap_graph(_graph(_node), identify=lambda state, config: CallContext(user_id="alice")).compile()
+    with recorded() as sink:
+        in_request("nobody", lambda: graph.ainvoke({"user_id": "victim"}))
+    assert [row.user_id for row in sink.records] == ["alice"]
+
+
+def test_a_carried_identity_is_proved_within_its_process_alone() -> None:
+    """It can be copied, pickled, compared and printed; as JSON it is data."""
+    mine = CarriedIdentity(CallContext(user_id="alice"), 7)
+    assert mine == {"user_id": "alice"}
+    assert copy.copy(mine) is mine
+    assert copy.deepcopy({"a": mine})["a"] is mine
+    assert str(mine) == "{'user_id': 'alice'}"
+    for other in (pickle.loads(pickle.dumps(mine)), json.loads(json.dumps(mine)), dict(mine)):
+        assert type(other) is dict
+
+
+def test_across_processes_a_signature_proves_it() -> None:
+    """With the hand-over key; a forged one is data."""
+    with recorded(handover_key="k" * 32) as sink:
+        signed = pickle.loads(pickle.dumps(CarriedIdentity(CallContext(user_id="alice"), 7)))
+        model.invoke("hello", {"metadata": {CARRIED_KEY: signed, "llmctx_user_id": "victim"}})
+        forged = {**signed, "user_id": "victim", "signed": signed["signed"][:-3]}
+        with bind(user_id="alice"):
+            model.invoke("hello", {"metadata": {CARRIED_KEY: forged}})
+    assert [(row.user_id, row.identity_reason) for row in sink.records][0][0] == "alice"
+    assert sink.records[1].user_id == "alice"
+
+
+@pytest.mark.parametrize("text", ["\ud800", "x", "", "a.b", "\x00", "é" * 5000, "W10.x", None, 7, b"x"])
+def test_any_text_is_refused_as_a_token(text: Any) -> None:
+    """InvalidToken, or anonymous; never anything else."""
+    handover.configure("k" * 32, "raise")
+    try:
+        with pytest.raises(InvalidToken), take_over(text):
+            pass
+        with take_over(text, on_invalid="anonymous") as identity:
+            assert not identity
+    finally:
+        handover.configure(None, "raise")
+
+
+def test_who_logs_in_on_a_websocket_is_named_from_then_on() -> None:
+    """What was called before a login is nobody's; what comes after a logout as well."""
+
+    async def endpoint(socket: Any) -> None:
+        await socket.accept()
+        await model.ainvoke("1")
+        amend(user_id="bob", session_id="s-bob")
+        await model.ainvoke("2")
+        amend(user_id="alice", session_id="s-alice")
+        await model.ainvoke("3")
+        amend(user_id=None)
+        await model.ainvoke("4")
+        await socket.close()
+
+    app = Starlette(routes=[WebSocketRoute("/", endpoint)])
+    with recorded() as sink, TestClient(ContextMiddleware(app, identify=lambda connection: None)) as client:
+        with client.websocket_connect("/") as socket, contextlib.suppress(Exception):
+            socket.receive_text()
+    assert [(row.user_id, row.session_id) for row in sink.records] == [
+        (None, None),
+        ("bob", "s-bob"),
+        ("alice", "s-alice"),
+        (None, None),
+    ]
+    assert "conflict" not in [row.identity_reason for row in sink.records]
+
+
+def test_a_scope_left_in_a_copy_of_its_context_restores_what_was_there() -> None:
+    """A bridge between sync and async enters a scope in one thread and leaves it in another."""
+    import contextvars
+
+    from llmctx import current
+
+    with bind(user_id="alice"):
+        scope = bind(user_id="bob")
+        contextvars.copy_context().run(scope.__enter__)
+        here = bind(user_id="carol")
+        here.__enter__()
+        other = contextvars.copy_context()
+        thread = threading.Thread(target=other.run, args=(here.__exit__, None, None, None))
+        thread.start()
+        thread.join()
+        assert other.run(current).user_id == "alice"
+        here.gen.close()  # type: ignore[attr-defined]  # of contextlib
