@@ -19,7 +19,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from llmctx.core.diagnostics import diagnostics
-from llmctx.identity.call_context import ID_FIELDS, ID_LIMIT, CallContext
+from llmctx.identity.call_context import ID_FIELDS, CallContext, is_fit
 from llmctx.identity.scope import Scope
 
 
@@ -42,7 +42,7 @@ def data_id(value: object) -> str | None:
     kind = type(value)
     if kind is str or kind is int or kind is UUID or isinstance(value, (str, UUID)):
         text = str(value)
-        if len(text) <= ID_LIMIT and text.isprintable():
+        if is_fit(text):
             return text
     refuse_malformed()
     return None
@@ -84,7 +84,7 @@ def is_guarded(scope: Scope | None) -> bool:
 
 
 def borrows_nothing(scope: Scope | None) -> bool:
-    """Return whether `scope` is an anonymous request, or was inherited from one: no thread and no task lends it a name."""
+    """Return whether `scope` is an anonymous request, or inherited from one: no thread or task lends it a name."""
     if scope is None:
         return False
     displaced = scope.displaced

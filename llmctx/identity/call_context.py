@@ -144,6 +144,11 @@ def clean_id(value: object, name: str = "id") -> str | None:
 _NO_IDS: Final = (bool, float, bytes, bytearray, dict, list, tuple, set, frozenset)
 
 
+def is_fit(text: str) -> bool:
+    """Return whether `text` can be stored as an id as it is."""
+    return 0 < len(text) <= ID_LIMIT and (text.isprintable() or not any(map(_is_control, text)))
+
+
 def _is_control(char: str) -> bool:
     code = ord(char)
     return code < 0x20 or 0x7F <= code <= 0x9F or 0xD800 <= code <= 0xDFFF or 0x2028 <= code <= 0x202E

@@ -12,7 +12,7 @@ from typing import Any, Final
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.record import Reason
 from llmctx.identity import remote
-from llmctx.identity.authority import is_foreign, is_guarded, refuse, trusting
+from llmctx.identity.authority import is_guarded, refuse, trusting
 from llmctx.identity.candidates import (
     CARRIED_KEY,
     CarriedIdentity,
@@ -90,9 +90,9 @@ def node_scope(
     inherited_by_worker = (
         False if outer is None else is_inherited_by_worker(outer, thread_id, thread, sent, None, sent_request)
     )
-    if outer is not None and outer.of_request and outer.is_open and inherited_by_worker is False:
-        if sent_request not in (0, outer.of_request) and is_foreign(outer, sent, sent_request):
-            sent = EMPTY  # a config that was kept from another request
+    of_another = outer is not None and sent_request not in (0, outer.of_request)
+    if of_another and outer is not None and outer.of_request and outer.is_open and inherited_by_worker is False:
+        sent = EMPTY  # a config that was kept from another request
     if outer is not None and thread_id is not None and inherited_by_worker is False:
         own = remote.is_own_work(outer, thread_id, sent, registries)
         if own is not True and not (found and found.user_id == outer.identity.user_id):

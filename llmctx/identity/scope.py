@@ -377,12 +377,10 @@ def amend_scope(scope: Scope, over: CallContext) -> None:
     if scope is FAILED_SCOPE:
         return
     before = scope.identity
-    if before.user_id is not None and over.user_id is not None and over.user_id != before.user_id:
-        if not scope.is_socket:  # there, another user may log in
-            scope.conflict = True
-            diagnostics.count(
-                "amended_into_another_user", "amend() turned one user into another; open a scope with bind()"
-            )
+    is_another = None not in (before.user_id, over.user_id) and over.user_id != before.user_id
+    if is_another and not scope.is_socket:  # there, another user may log in
+        scope.conflict = True
+        diagnostics.count("amended_into_another_user", "amend() turned one user into another; open a scope with bind()")
     whole = scope.authority is before
     scope.identity = before.overlay(over)
     scope.authority = scope.identity if whole else scope.authority.overlay(over)

@@ -307,8 +307,7 @@ def test_across_processes_a_signature_proves_it() -> None:
         forged = {**signed, "user_id": "victim", "signed": signed["signed"][:-3]}
         with bind(user_id="alice"):
             model.invoke("hello", {"metadata": {CARRIED_KEY: forged}})
-    assert [(row.user_id, row.identity_reason) for row in sink.records][0][0] == "alice"
-    assert sink.records[1].user_id == "alice"
+    assert [row.user_id for row in sink.records] == ["alice", "alice"]
 
 
 @pytest.mark.parametrize("text", ["\ud800", "x", "", "a.b", "\x00", "é" * 5000, "W10.x", None, 7, b"x"])
@@ -339,9 +338,13 @@ def test_who_logs_in_on_a_websocket_is_named_from_then_on() -> None:
         await socket.close()
 
     app = Starlette(routes=[WebSocketRoute("/", endpoint)])
-    with recorded() as sink, TestClient(ContextMiddleware(app, identify=lambda connection: None)) as client:
-        with client.websocket_connect("/") as socket, contextlib.suppress(Exception):
-            socket.receive_text()
+    with (
+        recorded() as sink,
+        TestClient(ContextMiddleware(app, identify=lambda connection: None)) as client,
+        client.websocket_connect("/") as socket,
+        contextlib.suppress(Exception),
+    ):
+        socket.receive_text()
     assert [(row.user_id, row.session_id) for row in sink.records] == [
         (None, None),
         ("bob", "s-bob"),

@@ -317,14 +317,14 @@ async def anonymous_runs_between_known_ones(world: World) -> None:
 
 @shape
 async def the_state_names_another_user_than_the_request(world: World) -> None:
-    """A request of one user runs a graph whose fresh state says for whom: the node's own ids are the nearer witness."""
+    """A request of one user runs a graph whose fresh state names another: state may be a client's."""
     kit = Kit(world)
     compiled = kit.compile(kit.line(kit.ask(), kit.ask(), schema=Known))
 
     async def endpoint(user: User) -> None:
         other = world.users[world.users.index(user) - 1]
         await model.ainvoke(world.prompt(user))
-        await compiled.ainvoke({**turn(world, other), **ids(other)})
+        await compiled.ainvoke({**turn(world, user), **ids(other)})
         await model.ainvoke(world.prompt(user))
 
     await world.through(endpoint, rounds=1)
