@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -150,15 +151,15 @@ class CallLog:
         return self
 
     @guarded("start_failed", "%s failed: calls are recorded in part, or not at all, until it is started again")
-    def _start(self) -> None:
+    def _start(self, *, wait: bool = True) -> None:
         self._starts += 1
         if not self._started:
             self._started = True
-            self._begin()
+            self._begin(wait=wait)
 
-    def _begin(self) -> None:
+    def _begin(self, *, wait: bool = True) -> None:
         """Every step may be taken again."""
-        _attempt(self._worker.start)
+        _attempt(partial(self._worker.start, wait=wait))
         self._recorder.enabled = True
         _attempt(_add, active_recorders, self._recorder)
         _attempt(_add, active_registries, self.registry)
@@ -241,7 +242,9 @@ class CallLog:
         self.close()
 
     async def __aenter__(self) -> Self:
-        return self.start()
+        self._start(wait=False)
+        await self._worker.wait_until_ready()
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None

@@ -9,6 +9,7 @@ first, as text: an exception handed to the log would show its frames to whatever
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -44,13 +45,18 @@ class Diagnostics:
             self._logged_at[cause] = now
             import logging  # late: it is a third of what `import llmctx` would cost
 
+            from llmctx.core.threads import PIPELINE, outside_loop
+
             log = logging.getLogger("llmctx")
             line = f"llmctx: {message % args if args else message}"
             if exc is not None:
                 from traceback import format_exception
 
                 line = f"{line}\n{''.join(format_exception(exc)).rstrip()}"
-            log.warning("%s", line if self.redact is None else self.redact(line), extra={"llmctx_cause": cause})
+            warn = log.warning
+            if threading.current_thread().name == PIPELINE:  # the application's handlers may write to files
+                warn = outside_loop(warn)
+            warn("%s", line if self.redact is None else self.redact(line), extra={"llmctx_cause": cause})
         except Exception:  # noqa: BLE001  a broken log handler of the host's is not a reason to disturb the host
             self.counts["log_failed"] += 1
 

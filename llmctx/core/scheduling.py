@@ -16,6 +16,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Final, TypeVar
 
+from llmctx.core.threads import outside_loop
+
 T = TypeVar("T")
 
 _PATIENCE: Final = 10
@@ -79,7 +81,7 @@ def yield_gil() -> None:
     now = time.monotonic()
     if now - _Pauses.since < _Pauses.piece_s:
         return
-    time.sleep(_PAUSE_S)
+    outside_loop(time.sleep)(_PAUSE_S)
     _Pauses.since = now = time.monotonic()
     if (past := now - _Pauses.looked) > _LOOK_S:
         others = _used_by_others()

@@ -1,12 +1,17 @@
-"""Blocking work beside an event loop, in a daemon thread."""
+"""Blocking work and event loops: in a daemon thread beside the loop, or in the loop's own thread while it stands."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, ParamSpec, TypeVar
 
+PIPELINE: Final = "llmctx-pipeline"
+"""The name of the thread in which nothing but the pipeline runs."""
+
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -37,3 +42,25 @@ async def run_in_daemon_thread(work: Callable[[], T]) -> T:
 
     threading.Thread(target=run, name="llmctx-aside", daemon=True).start()
     return await future
+
+
+def outside_loop(work: Callable[P, T]) -> Callable[P, T]:
+    """Return `work`, synchronous, so that it runs as if its thread had no running event loop.
+
+    For the pipeline's thread: watchdogs of blocking calls (blockbuster, which `langgraph dev` starts) raise in any
+    thread with a running loop, but files, pauses and locks keep nothing waiting there that is not ours. `work` must
+    not start tasks.
+    """
+
+    @functools.wraps(work)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        loop = asyncio._get_running_loop()
+        if loop is None:
+            return work(*args, **kwargs)
+        asyncio._set_running_loop(None)
+        try:
+            return work(*args, **kwargs)
+        finally:
+            asyncio._set_running_loop(loop)
+
+    return run

@@ -20,6 +20,7 @@ from uuid import uuid4
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.record import SNAPSHOTS, CallRecord, without_snapshots
+from llmctx.core.threads import outside_loop
 from llmctx.delivery.bisect import isolate
 from llmctx.delivery.destination import Destination, Failure, Row
 from llmctx.settings import Settings
@@ -127,7 +128,9 @@ class Batcher:
                 await self._next_batch()
                 try:
                     # the thread that forks holds it for microseconds
-                    with self._destination.fork_gate or contextlib.nullcontext():
+                    with contextlib.ExitStack() as held:
+                        if self._destination.fork_gate is not None:
+                            outside_loop(held.enter_context)(self._destination.fork_gate)
                         failure = await self._store()
                 finally:
                     self._put_back()  # also when cancelled half-way; storing twice is harmless

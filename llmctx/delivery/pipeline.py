@@ -14,6 +14,7 @@ from llmctx.capture.open_calls import OpenCall
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.record import CallRecord, Source, use_thread_as_session, without_snapshots
 from llmctx.core.scheduling import yield_gil
+from llmctx.core.threads import outside_loop
 from llmctx.delivery.call_queue import LEAST_BYTES, CallQueue
 from llmctx.delivery.pricing import Prices
 from llmctx.delivery.redact import Redactor
@@ -85,6 +86,7 @@ class Pipeline:
             await asyncio.sleep(0)
         queue.overloaded = False
 
+    @outside_loop
     def take(self, sink: RecordingSink, most: int) -> int:
         """Give the sink records of at most so many calls. Return how many calls there were."""
         queue, calls = self.queue, self._in_hand

@@ -15,13 +15,18 @@ from typing import Final
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.record import CallRecord
-from llmctx.core.threads import run_in_daemon_thread
+from llmctx.core.threads import outside_loop, run_in_daemon_thread
 from llmctx.delivery.batcher import Batcher
 from llmctx.delivery.journal import DeadJournal, Journal
 
 AT_ONCE: Final = 200
 """Records that are read from a journal before anything else is done."""
 _EVERY_S: Final = 3.0
+
+
+@outside_loop
+def _has_company(journal: Journal) -> bool:
+    return journal.has_company
 
 
 class Recovery:
@@ -85,7 +90,7 @@ class Recovery:
         while True:
             journal = self.journal
             try:
-                if journal is not None and journal.has_company:
+                if journal is not None and _has_company(journal):
                     await self._recover_all(journal)
             except Exception as problem:  # noqa: BLE001  the disk; the next round tries again
                 diagnostics.count(
@@ -128,7 +133,7 @@ class Recovery:
             diagnostics.count(
                 "journal_adopted", "%d calls were recovered from the journal of a dead process", len(dead)
             )
-        dead.finish()
+        outside_loop(dead.finish)()
         self.previous_journals.discard(dead.name)
 
     async def _wait(self) -> None:

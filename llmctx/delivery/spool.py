@@ -20,6 +20,7 @@ from llmctx.capture.open_calls import OpenCall
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import JournalUnavailable
 from llmctx.core.record import CallRecord, use_thread_as_session, without_snapshots
+from llmctx.core.threads import outside_loop
 from llmctx.delivery.batcher import Batcher
 from llmctx.delivery.destination import Destination
 from llmctx.delivery.journal import Journal
@@ -202,6 +203,7 @@ class Spool(RecordingSink):
 
     # -- what the batcher reports ---------------------------------------------------------------------------------
 
+    @outside_loop
     def _done(self, records: Sequence[CallRecord]) -> None:
         call_ids = [record.call_id.bytes for record in records]
         self._recovery.done(call_ids)
@@ -211,6 +213,7 @@ class Spool(RecordingSink):
             if self._on_disk_only:
                 self._read_back()
 
+    @outside_loop
     def _keep_rejected(self, record: CallRecord, code: str, reason: str) -> bool:
         if self._journal is None:
             return self._remember(record, code, reason)
@@ -218,6 +221,7 @@ class Spool(RecordingSink):
         self._recovery.rejected(record.call_id.bytes, is_kept=is_kept)
         return is_kept
 
+    @outside_loop
     def _read_back(self) -> None:
         """Give the batcher what is in the journal alone, oldest first, as far as it has room."""
         journal = self._journal
@@ -295,15 +299,17 @@ class Spool(RecordingSink):
     async def _tidy(self) -> None:
         while True:
             await asyncio.sleep(_CHECKPOINT_S)
-            journal = self._journal
-            if journal is None:
-                continue
-            if journal.has_vanished:
-                self._lose(journal)
-                continue
-            journal.checkpoint()
-            journal.sync()
-            self._read_back()
+            if self._journal is not None:
+                self._tidy_up(self._journal)
+
+    @outside_loop
+    def _tidy_up(self, journal: Journal) -> None:
+        if journal.has_vanished:
+            self._lose(journal)
+            return
+        journal.checkpoint()
+        journal.sync()
+        self._read_back()
 
     def _move(self, old: Journal, new: Journal) -> bool:
         """Write what waits in `old`, whose directory was moved away, into `new`. False: it does not fit, `old` stays.

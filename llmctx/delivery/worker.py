@@ -21,6 +21,7 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import harmless
 from llmctx.core.locks import RecoverableLock
 from llmctx.core.scheduling import Throttle
+from llmctx.core.threads import PIPELINE, outside_loop
 from llmctx.delivery.pipeline import CHUNK, Pipeline
 from llmctx.delivery.sink import RecordingSink
 from llmctx.settings import Settings
@@ -98,11 +99,18 @@ class Worker:
         ready = self._ready = threading.Event()
         self._beat = time.monotonic()
         self._stopping = self._asleep = False
-        self._last = threading.Thread(target=self._main, args=(ready,), name="llmctx-pipeline", daemon=True)
+        self._last = threading.Thread(target=self._main, args=(ready,), name=PIPELINE, daemon=True)
         self._thread = self._last
         self._thread.start()
         if wait:
-            ready.wait(5.0)  # and no longer, whatever the disk does: the application is starting
+            outside_loop(ready.wait)(5.0)  # and no longer, whatever the disk does: the application is starting
+
+    async def wait_until_ready(self) -> None:
+        """Return once the thread runs, after 5 seconds at the latest."""
+        deadline = time.monotonic() + 5.0
+        # polled: waiting in a thread would take one of the application's
+        while not self._ready.is_set() and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
 
     def start_when_needed(self) -> None:
         """Start with the first call, without waiting for the thread: a forked child may never make one."""
@@ -128,7 +136,7 @@ class Worker:
     def drain(self, timeout_s: float) -> Future[int] | None:
         """Ask for everything to be stored within `timeout_s` seconds. The future's result is how many are left."""
         self.look_after()
-        if self.running and not self._ready.wait(min(timeout_s, 5.0)):
+        if self.running and not outside_loop(self._ready.wait)(min(timeout_s, 5.0)):
             return None
         loop = self._loop
         if loop is None or not self.running:
@@ -188,7 +196,7 @@ class Worker:
     def _main(self, ready: threading.Event) -> None:
         while not self._stopping:
             try:
-                asyncio.run(self._run(ready))
+                asyncio.run(self._run(ready), debug=False)  # whatever the application debugs is not our loop
             except BaseException as problem:  # noqa: BLE001  a thread has nobody to raise to, and nothing else stores
                 diagnostics.count("pipeline_died", "the pipeline stopped and is restarted", exc=problem)
                 time.sleep(_RESTART_S)
@@ -217,12 +225,12 @@ class Worker:
                 now = self._beat = time.monotonic()
                 if self.open_calls is not None and now > next_look:
                     next_look = now + _HOUSEKEEPING_S / 2
-                    self.open_calls.sweep(self._settings.call_limit_s)
+                    outside_loop(self.open_calls.sweep)(self._settings.call_limit_s)
                     self._open_sink()  # its journal may have to be begun anew
                 if now > next_ledger:
                     next_ledger += _LEDGER_S
                     if self.on_ledger is not None:
-                        self.on_ledger()
+                        outside_loop(self.on_ledger)()
                 if background.done():
                     self._report(background, "writer")
                     background = asyncio.create_task(sink.run(), name="llmctx-sink")
@@ -239,6 +247,7 @@ class Worker:
             if self._shared is not None:
                 await self._shared.aclose()
 
+    @outside_loop
     def _open_sink(self) -> RecordingSink:
         """Return the sink, which outlives its thread: what waits in it is still to be stored."""
         if self._sink is None:
@@ -250,6 +259,7 @@ class Worker:
                     self._mark(call)
         return self._sink
 
+    @outside_loop
     def _close_sink(self, sink: RecordingSink) -> None:
         """First what is left goes to the sink, without asking any registry: then its journal is complete."""
         while self._queue:

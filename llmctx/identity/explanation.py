@@ -30,7 +30,7 @@ _STANDARD: Final = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib
 def application_line() -> str | None:
     """Return `file.py:12`, the application's innermost line that leads to the call that starts here; None without one.
 
-    Relative to the working directory, where the file is below it. An application that is itself installed as a
+    An application that is itself installed as a
     package is met where no line of its own directory leads here.
     """
     frame: FrameType | None = sys._getframe(1)
@@ -43,7 +43,7 @@ def application_line() -> str | None:
             if packaged is None and not name.startswith(_FRAMEWORKS):
                 packaged = f"{name}:{frame.f_lineno}"
         elif not name.startswith((_OURS, "<", *_STANDARD)):
-            return f"{name.removeprefix(f'{Path.cwd()}{os.sep}')}:{frame.f_lineno}"
+            return f"{name}:{frame.f_lineno}"
         frame = frame.f_back
     return packaged
 
@@ -86,4 +86,10 @@ def explanation(
         said["refused"] = [{"user_id": who.user_id, "session_id": who.session_id} for who in candidates.refused]
     if candidates.inherited_by_worker is not False:
         said["inherited"] = "unclear" if candidates.inherited_by_worker is None else "not believed"
-    return {**said, **(call_site or {})}
+    return {**said, **_below_cwd(call_site or {})}
+
+
+def _below_cwd(call_site: dict[str, str]) -> dict[str, str]:
+    """Return `call_site`, its line relative to the working directory; not done in the call, for it asks the kernel."""
+    where = call_site.get("where")
+    return call_site if where is None else {**call_site, "where": where.removeprefix(f"{Path.cwd()}{os.sep}")}
