@@ -85,7 +85,7 @@ _FORMS: Final = tuple(
         (b"smbclient", "password", rb"-u[ \t]{1,2}[^\s%]{1,60}%([^\s\"']{3,128}+)", None),
         (b"net use", "password", rb"net use [^\n]{0,100}?/user:\S{1,60} ([^\s\"'/]{4,128}+)", None),
         # files
-        (b"54", "password", rb"^[\w.*-]{1,100}:(?:54\d\d|6432|6543|25060|\*):[^:\s]{1,64}:[^:\s]{1,64}:([^\s:]{3,256}+)$", None),
+        (b":54", "password", rb":54\d\d:[^:\s]{1,64}:[^:\s]{1,64}:([^\s:]{3,256}+)(?=\s|\Z)", None),
         (
             b"thin:",
             "password",
@@ -104,36 +104,18 @@ _FORMS: Final = tuple(
 
 
 _OPTION: Final = re.compile(rb" -(?:[pPaAwuUbcn]|-user|-pass|-proxy)")
-_COMMANDS: Final = frozenset(
-    (
-        b"-u",
-        b"mysql",
-        b"mariadb",
-        b"sshpass",
-        b"redis-cli",
-        b"login",
-        b"sqlcmd",
-        b"ldap",
-        b"mongo",
-        b"htpasswd",
-        b"smbclient",
-        b"http -a ",
-        b"snowsql",
-    )
-)
-_GATED: Final = dict.fromkeys(_COMMANDS, b"") | {
-    b"54": b":",
-    b"sqlplus": b"/",
-    b"net use": b"/",
-    b"sudo": b"|",
-    b"private_key_id": b"_",
-    b"thin:": b"/",
-    b"value": b"}",
-    b"connect.sid": b"=",
-    b"sess": b"=",
-    b"cookie": b"=",
-    b"identified": b"'",
-}
+_GATES: Final = {
+    b":": (b":54",),
+    b"/": (b"sqlplus", b"net use", b"thin:"),
+    b"|": (b"sudo",),
+    b"_": (b"private_key_id",),
+    b"}": (b"value",),
+    b"=": (b"connect.sid", b"sess", b"cookie"),
+    b"'": (b"identified",),
+    b"-": (b"-u", b"mysql", b"mariadb", b"sshpass", b"redis-cli", b"login", b"sqlcmd", b"ldap", b"mongo", b"htpasswd",
+           b"smbclient", b"http -a ", b"snowsql"),
+    b"": (b"authorization", b"bearer", b"cred"),
+}  # fmt: skip
 """What must be there, too, for a form to be looked for: a single sign is seen in no time."""
 
 
@@ -154,24 +136,26 @@ class Forms:
     """Finds what stands in such forms, as kinds api_key, token and password."""
 
     def __init__(self, kinds: frozenset[str]) -> None:
-        self._forms = [entry for entry in _FORMS if entry[1] in kinds]
+        self._forms = [
+            (sign, [entry for entry in _FORMS if entry[1] in kinds and entry[0] in marks])
+            for sign, marks in _GATES.items()
+        ]
         self._passwords = "password" in kinds
         self._tokens = "token" in kinds
 
     def find(self, view: NormalForm, spans: list[Span]) -> None:
         """Append to `spans` what is found."""
         raw, low = view.raw, view.low
-        authorizes = b"uthoriz" in low
-        tells = b"cred" in low
-        commands = _OPTION.search(raw) is not None
-        for mark, kind, form, likely in self._forms:
-            if mark in _GATED and not (commands if mark in _COMMANDS else _GATED[mark] in raw):
+        for sign, forms in self._forms:
+            if sign not in raw or (sign == b"-" and _OPTION.search(raw) is None):
                 continue
-            if mark == b"authorization" and not authorizes:
-                continue
-            if mark == b"cred" and not tells:
-                continue
-            if mark in low:
+            absent = b""
+            for mark, kind, form, likely in forms:
+                if mark == absent:
+                    continue
+                if mark not in low:
+                    absent = mark
+                    continue
                 for found in form.finditer(low):
                     start, end = found.span(1)
                     if likely is None or likely(raw[start:end]):
@@ -182,7 +166,7 @@ class Forms:
             spans += [
                 (*said.span(1), "password")
                 for said in _SAID.finditer(view.text)
-                if is_password(said[1].encode(), False, b"") and DIGIT.search(said[1].encode())
+                if is_password(said[1].encode(), False, b"")
             ]
 
     def _find_in_urls(self, raw: bytes, spans: list[Span]) -> None:

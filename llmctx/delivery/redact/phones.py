@@ -49,7 +49,7 @@ _WRITTEN: Final = tuple(
     (region, re.compile(form))
     for region, form in (
         ("FR", rb"0[1-9]([ .-])\d\d\1\d\d\1\d\d\1\d\d"),
-        ("GB", rb"\(?0[12]\d{1,3}\)? \d{3,4} \d{3,4}|\(?0[127]\d{3}\)? \d{6}|0[127]\d{3} \d{3} \d{3}"),
+        ("GB", rb"\(?0[12]\d\)? \d{4} \d{4}|\(?0[12]\d\d\)? \d{3} \d{4}|\(?0[127]\d{3}\)? (?:\d{5,6}|\d{3} \d{3})"),
         ("DE", rb"\(?0[1-9]\d{1,4}\)?(?: ?[/-] ?| )\d{6,9}|0[1-9]\d{1,3} ?/ ?\d{2,4}(?:[ -]\d{2,4}){1,3}"),
         ("CN", rb"\(?0(?:10|2\d|[3-9]\d\d)\)?[- ]?\d{3,4}[ -]?\d{4}"),
         ("CN", rb"[48]00-\d{3}-\d{4}|[48]00-\d{4}-\d{3}"),
@@ -62,6 +62,10 @@ _WRITTEN: Final = tuple(
         ("NL", rb"06[ -]\d{8}|0\d{2,3}-\d{6,7}"),
     )
 )
+
+
+_ANY_FORM: Final = re.compile(b"|".join(b"(?:%s)" % form.pattern.replace(rb"\1", rb"[ .-]") for _, form in _WRITTEN))
+_SERVICE: Final = re.compile(rb"[48]00-\d{3}-\d{4}")
 
 
 class _Country:
@@ -146,24 +150,30 @@ def cue_before(view: NormalForm, start: int) -> str:
 
 
 def is_foreign(number: bytes) -> bool:
-    """Is it a number with its country code, "+44 …", of a length that there is? "(0)" is not dialled from abroad."""
-    digits = number.replace(b"(0)", b"").translate(None, _NOT_DIGIT).decode()
-    known = _lengths()
-    return any(len(digits) - size in known.get(digits[:size], ()) for size in (1, 2, 3))
-
-
-def is_written_as_one(number: bytes) -> bool:
-    """A number without a country code, in a form in which people write them where it exists."""
+    """Return True for a number with its country code, "+44 …", of a length that there is."""
+    if b"(0)" in number:  # which is not dialled from abroad
+        number = number.replace(b"(0)", b"")
     digits = number.translate(None, _NOT_DIGIT).decode()
-    if _AMERICAN.fullmatch(number) and is_valid(digits, "US"):
-        return True
-    return _DATE.fullmatch(number) is None and any(
-        form.fullmatch(number) and is_valid(digits, region) for region, form in _WRITTEN
+    size, known = len(digits), _lengths()
+    return (
+        size - 2 in known.get(digits[:2], ())
+        or size - 1 in known.get(digits[:1], ())
+        or size - 3 in known.get(digits[:3], ())
     )
 
 
+def is_written_as_one(number: bytes) -> bool:
+    """Return True for a number in a form in which people write them in the country that has it."""
+    if _AMERICAN.fullmatch(number):
+        return is_valid(number.translate(None, _NOT_DIGIT).decode(), "US") or _SERVICE.fullmatch(number) is not None
+    if _ANY_FORM.fullmatch(number) is None or _DATE.fullmatch(number):
+        return False
+    digits = number.translate(None, _NOT_DIGIT).decode()
+    return any(form.fullmatch(number) and is_valid(digits, region) for region, form in _WRITTEN)
+
+
 def is_expected(number: bytes, strong: bool) -> bool:
-    """A number behind a cue."""
+    """Return True for what may be a number behind a cue."""
     if _DATE.fullmatch(number):
         return False
     digits = number.translate(None, _NOT_DIGIT).decode()

@@ -33,11 +33,12 @@ _SHAPES: Final = bytes(
 _DIGITS: Final = bytes(0x30 if 0x30 <= c <= 0x39 else 0x20 for c in range(256))
 _FEWEST: Final = 7  # digits of a telephone number
 _MOST: Final = 24
-_RUN: Final = re.compile(  # no decimal fraction, no date, no address of a host
-    rb"(?<![0a])(?<!0[.])(?!0{1,4}[.]0{4,}+(?![.0/-]))(?!0000-00-00(?![-0.]))(?!0{1,3}(?:[.]0{1,3}){3}(?![.0]))"
-    rb"0(?:[ .()/-]{0,3}+0){6,23}0*+"
+_RUN: Final = re.compile(  # no decimal fraction, no date, no address of a host; the literal comes first: that is fast
+    rb"0(?<![0a]0)(?<!0[.]0)(?!0{0,3}[.]0{4,}+(?![.0/-]))(?!000-00-00(?![-0.]))(?!0{0,2}(?:[.]0{1,3}){3}(?![.0]))"
+    rb"(?:[ .()/-]{0,3}+0){6,23}0*+"
 )
 _MANY, _FEW = 256, 512  # candidates that are judged one by one: so many, and one more in so many characters
+_ASKED: Final = 20
 _DEAR: Final = frozenset(("resident_id", "cpf", "rrn"))  # that take microseconds
 _AROUND: Final = 4  # signs before and behind a run that belong to its shape
 
@@ -67,7 +68,7 @@ _KINDS: Final = tuple(
 )
 _FOREIGN: Final = re.compile(rb"\+\(?0(?:[ .()/-]{0,3}0){6,14}(?![0Aa])")
 _NATIONAL: Final = re.compile(
-    rb"(?<![0Aa$])(?<!0[ .+/-])(?<!0[.]-)(?<![Aa]-)(?:\(0{1,4} 0{1,3}\)|\(?0{1,7})(?:[)]? ?[ .()/-] ?[(]?0{1,10}){1,6}(?![0Aa])(?![.]0)(?! ?[-/] ?0)"
+    rb"(?<![0Aa$+])(?<!0[ .+/-])(?<!0[.]-)(?<![Aa]-)(?:\(0{1,4} 0{1,3}\)|\(?0{1,7})(?:[)]? ?[ .()/-] ?[(]?0{1,10}){1,6}(?![0Aa])(?![.]0)(?! ?[-/] ?0)"
 )
 _SOLID: Final = re.compile(rb"(?<![0Aa$])(?<!0[ .+/-])0{7,12}(?![0Aa])(?![ .-]0)")
 
@@ -75,7 +76,7 @@ _NO_DIGIT: Final = bytes(c for c in range(256) if not 0x30 <= c <= 0x39)
 _DOUBLED: Final = bytes(((2 * (c - 48) - 9) if c > 52 else 2 * (c - 48)) if 48 <= c <= 57 else 0 for c in range(256))
 _ISSUERS: Final = re.compile(
     rb"4(?:[0-9]{12}|[0-9]{15}|[0-9]{18})|(?:5[1-5]|222[1-9]|22[3-9][0-9]|2[3-6][0-9]{2}|27[01][0-9]|2720)[0-9]{12,14}"
-    rb"|3[47][0-9]{13}|3(?:0[0-5]|[68][0-9])[0-9]{11,16}|35(?:2[89]|[3-8][0-9])[0-9]{12,15}"
+    rb"|3[47][0-9]{13}|3(?:0[0-5]|09|[68][0-9])[0-9]{11,16}|35(?:2[89]|[3-8][0-9])[0-9]{12,15}"
     rb"|6(?:011|5[0-9]{2}|4[4-9][0-9]|2[0-9]{2})[0-9]{12,15}|(?:50[0-9]{2}|5[6-9][0-9]{2}|6[37][0-9]{2})[0-9]{12,15}"
     rb"|220[0-4][0-9]{12,15}"
 )
@@ -86,25 +87,23 @@ _MOBILE: Final = re.compile(rb"(?:(?:00)?86)?1[3-9][0-9]{9}")
 _SSN: Final = re.compile(rb"(?!000|666|9)[0-9]{3}-(?!00)[0-9]{2}-(?!0000)[0-9]{4}")
 
 _IBAN_SHAPE: Final = re.compile(rb"AA00(?<![0Aa]AA00)(?:[ .-]?[A0]){11,33}+")
-_PARTED: Final = re.compile(rb"[ .-]")
+_PARTED: Final = re.compile(rb"([ ._-])")
 _AS_DIGITS: Final = {ord(sign): str(int(sign, 36)) for sign in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 
-_INSURANCE: Final = (b"ni n", b"nino", b"insurance")
 _NINO: Final = re.compile(
     rb"(?<![A-Za-z0-9])(?i:[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z][ -]?\d\d[ -]?\d\d[ -]?\d\d[ -]?[A-D])(?![A-Za-z0-9])"
 )
 _NAMED: Final = tuple(
     (marks, kind, re.compile(pattern, re.IGNORECASE))
     for marks, kind, pattern in (
-        ((b"ssn", b"social sec"), "resident_id", rb"(?:ssn|social security(?: (?:number|no\.?|num))?)\W{0,4}(?:(?:is|was|number|no)\W{1,3}){0,2}(\d{3}[ .-]?\d{2}[ .-]?\d{4})(?!\d)"),
+        ((b"ssn", b"social"), "resident_id", rb"(?:ssn|social security(?: (?:number|no\.?|num))?)\W{0,4}(?:(?:is|was|number|no)\W{1,3}){0,2}(\d{3}[ .-]?\d{2}[ .-]?\d{4})(?!\d)"),
         ((b"passport",), "resident_id", rb"passport[^\n]{0,40}?(?<![A-Za-z0-9])([A-Z]{0,2}\d{7,9}[A-Z]?)(?![A-Za-z0-9])"),
-        ((b"aadhaar", b"aadhar"), "resident_id", rb"aadha+r[^\n\d]{0,30}(\d{4}[ -]?\d{4}[ -]?\d{4})(?!\d)"),
-        ((b"pan ", b"pan:"), "resident_id", rb"\bpan\b[^\n]{0,20}?\b([A-Z]{5}\d{4}[A-Z])\b"),
+        ((b"aadha",), "resident_id", rb"aadha+r[^\n\d]{0,30}(\d{4}[ -]?\d{4}[ -]?\d{4})(?!\d)"),
         ((b"driv",), "resident_id", rb"driv(?:er|ing)[^\n]{0,40}?(?<![A-Za-z0-9])([A-Z]{1,2}\d{6,12}|[A-Z]{5}\d{6}[A-Z0-9]{5})(?![A-Za-z0-9])"),
-        ((b"social ins", b"sin "), "resident_id", rb"(?:social insurance|\bsin\b)[^\n\d]{0,20}(\d{3}[ -]\d{3}[ -]\d{3})(?!\d)"),
-        ((b"dni", b"nie"), "resident_id", rb"\b(?:dni|nie)\b[^\n\w]{0,4}((?:[XYZ]\d{7}|\d{8})-?[A-Z])\b"),
-        ((b"identity", b"national id", b"id card", b"id number", b"hkid"), "resident_id", rb"(?:identity|national id|id card|id number|hkid)[^\n]{0,24}?(?<![A-Za-z0-9])([A-Z]{1,2}\d{6}\([0-9A]\)|[A-Z][1289]\d{8})(?![A-Za-z0-9])"),
-        ((b"my ip", b"'s ip", b"their ip", b"client ip"), "ip", rb"(?:my|'s|their|client) ip(?: ?v?[46])?(?: address)?(?: is|:| =)? {0,2}(\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}|[0-9a-f]{1,4}(?::[0-9a-f]{0,4}){2,7})(?![\w.])"),
+        ((b"social",), "resident_id", rb"(?:social insurance|\bsin\b)[^\n\d]{0,20}(\d{3}[ -]\d{3}[ -]\d{3})(?!\d)"),
+        ((b"dni",), "resident_id", rb"\b(?:dni|nie)\b[^\n\w]{0,4}((?:[XYZ]\d{7}|\d{8})-?[A-Z])\b"),
+        ((b"ident", b"onal id", b"id card", b"id num", b"hkid"), "resident_id", rb"(?:identity|national id|id card|id number|hkid)[^\n]{0,24}?(?<![A-Za-z0-9])([A-Z]{1,2}\d{6}\([0-9A]\)|[A-Z][1289]\d{8})(?![A-Za-z0-9])"),
+        ((b" ip",), "ip", rb"(?:my|'s|their|client) ip(?: ?v?[46])?(?: address)?(?: is|:| =)? {0,2}(\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}|[0-9a-f]{1,4}(?::[0-9a-f]{0,4}){2,7})(?![\w.])"),
     )
 )  # fmt: skip
 _NAMED_BEYOND: Final = tuple(
@@ -147,7 +146,7 @@ class Personal:
         together = raw.translate(_DIGITS, _SEPARATORS)
         if b"0" * (_FEWEST - 1) not in together:
             return
-        if "resident_id" in kinds and any(mark in low for mark in _INSURANCE):
+        if "resident_id" in kinds and (b"insur" in low or b"ni n" in low or b"nino" in low):
             spans += [(*match.span(), "resident_id") for match in _NINO.finditer(raw)]
         if b"0" * _FEWEST not in together:
             return
@@ -182,14 +181,15 @@ class Personal:
         raw, kinds = view.raw, self._kinds
         left = _MANY + len(raw) // _FEW
         real: dict[str, int] = {}
-        cues: bool | None = None
+        asked, cues = 0, "phone" in kinds
         for run in _RUN.finditer(shapes):
             begin, finish = run.span()
             first = begin - _AROUND if begin > _AROUND else 0
             for kind, start, end in _candidates(shapes[first : finish + _AROUND]):
-                if kind == "expected":
-                    if cues is None:
-                        cues = "phone" in kinds and has_cues(view)
+                if kind == "expected":  # behind a word; that some are there is asked for where many numbers are
+                    asked += 1
+                    if asked == _ASKED:
+                        cues = has_cues(view)
                     if not cues:
                         continue
                 start, end = first + start, first + end
@@ -293,7 +293,7 @@ def _is_resident(number: bytes) -> bool:
 
 def _iban_length(found: bytes) -> int:
     """How many of the characters are an IBAN: what follows it may look like one more group."""
-    groups = re.split(rb"([ .-])", found) if _PARTED.search(found) else [found]
+    groups = _PARTED.split(found) if _PARTED.search(found) else [found]
     while groups:
         number = b"".join(groups[::2]).decode()
         if len(number) < 15:

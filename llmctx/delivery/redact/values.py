@@ -10,7 +10,7 @@ _IDENTIFIER: Final = re.compile(
 )
 """`settings.key`, `API_KEY`, `apiKey`."""
 _TYPE: Final = re.compile(
-    rb"_{0,2}(?:[A-Z]{1,6}[0-9]{1,4}|[A-Z]{1,5}[a-z]{2,24}+|(?<![A-Za-z0-9])[a-z]{2,24}+){2,10}[A-Z]?[0-9]{0,2}"
+    rb"_{0,2}(?:[A-Z]{1,6}[0-9]{1,4}|[A-Z]{1,5}[a-z]{1,24}+|(?<![A-Za-z0-9])[a-z]{2,24}+){2,10}[A-Z]?[0-9]{0,2}"
 )
 """`PasswordType`, `PKCS12PrivateKeyTypes`, `LangChain`."""
 _WORD: Final = rb"(?:[A-Z]?[a-z]{1,24}|[A-Z]{2,24})"
@@ -72,7 +72,7 @@ def is_password(value: bytes, quoted: bool, behind: bytes) -> bool:
         return False
     if b" " in value:
         return quoted and DIGIT.search(value) is not None and len(value) < 64 and _SPECIAL.search(value) is not None
-    if not quoted and (_IDENTIFIER.fullmatch(value) or _TYPE.fullmatch(value)):
+    if not quoted and (_IDENTIFIER.fullmatch(value) or (DIGIT.search(value) is None and _TYPE.fullmatch(value))):
         return False
     return (
         quoted
