@@ -10,7 +10,7 @@ _IDENTIFIER: Final = re.compile(
 )
 """`settings.key`, `API_KEY`, `apiKey`."""
 _TYPE: Final = re.compile(
-    rb"_{0,2}(?:[A-Z]{1,6}[0-9]{1,4}|[A-Z]{1,5}[a-z]{1,24}+|(?<![A-Za-z0-9])[a-z]{2,24}+){2,10}[A-Z]?[0-9]{0,2}"
+    rb"_{0,2}(?:[A-Z]{1,6}[0-9]{1,4}|[A-Z]{1,5}[a-z]{2,24}+|Or|Of|To|In|By|(?<![A-Za-z0-9])[a-z]{2,24}+){2,10}[A-Z]?[0-9]{0,2}"
 )
 """`PasswordType`, `PKCS12PrivateKeyTypes`, `LangChain`."""
 _WORD: Final = rb"(?:[A-Z]?[a-z]{1,24}|[A-Z]{2,24})"
