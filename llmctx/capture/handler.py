@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from sys import exc_info
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -39,7 +39,7 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import HARMLESS, harmless, is_from_outside, stop, swallow
 from llmctx.core.record import Source, Status
 from llmctx.identity import remote
-from llmctx.identity.candidates import EXPLICIT_KEYS, Candidates, gather
+from llmctx.identity.candidates import EXPLICIT_KEYS, Candidates, gather, pack
 from llmctx.identity.explanation import call_site
 from llmctx.identity.registration import use
 from llmctx.identity.registry.base import register_in_all
@@ -91,6 +91,18 @@ class CallLogHandler(BaseCallbackHandler):
         self._scope = scope
         """The scope in which the run began, when the handler rides along with its callbacks."""
         watch(CallLogHandler)
+
+    # In configs, which applications copy, print and send to other processes.
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel with the identity that was given by hand alone: elsewhere the call log of that process records."""
+        return _arrived, (pack(self._explicit) if self._explicit else None,)
 
     # LangChain asks these before each event. Chains matter only while a call is open that might have lost its end.
     ignore_agent = ignore_retriever = ignore_retry = ignore_custom_event = True
@@ -294,6 +306,11 @@ class CallLogHandler(BaseCallbackHandler):
         recorder = self._recorder
         if recorder is not None:
             recorder.open_calls.parent_ended(run_id)
+
+
+def _arrived(ids: dict[str, Any] | None) -> CallLogHandler:
+    """Return a pickled handler. Without a call log in this process it is silent (`_listener`)."""
+    return CallLogHandler(context=None if ids is None else CallContext(**ids))
 
 
 def _read(reader: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:

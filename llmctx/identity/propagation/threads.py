@@ -17,6 +17,7 @@ import functools
 import multiprocessing.pool
 import multiprocessing.process
 import threading
+import types
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any, Final
@@ -44,6 +45,8 @@ _POOLS: Final = ("concurrent.futures.thread", "concurrent.futures.process", "mul
 _lock: Final = RecoverableLock()
 _users: Final = carries
 _undo: Final[list[Callable[[], None]]] = []
+_replacements: Final[list[Any]] = []
+_WRAPPERS: Final = 20  # around one method
 
 
 def install(user: object) -> None:
@@ -81,18 +84,39 @@ def installed() -> bool:
 def _patch(kind: Any, name: str, make: Callable[[Any], Any]) -> None:
     """Replace `kind.name`, if the class or module defines it itself."""
     original = vars(kind).get(name)
-    if original is None:
+    if original is None or _is_ours(original):
         return
-    replacement = make(original)
+    is_descriptor = not isinstance(original, (types.FunctionType, type)) and hasattr(original, "__get__")
+    replacement = make(_as_method(original) if isinstance(kind, type) and is_descriptor else original)
     if not isinstance(replacement, type):
         functools.update_wrapper(replacement, original)
+    _replacements.append(replacement)
     setattr(kind, name, replacement)
 
     def undo() -> None:
         if vars(kind).get(name) is replacement:  # otherwise another library has wrapped us, and still calls us
             setattr(kind, name, original)
+            _replacements.remove(replacement)
 
     _undo.append(undo)
+
+
+def _is_ours(function: Any) -> bool:
+    """Return whether `function` calls a replacement that was left in place, because another library had wrapped it."""
+    for _ in range(_WRAPPERS):
+        if function is None or any(function is ours for ours in _replacements):
+            return function is not None
+        function = getattr(function, "__wrapped__", None)
+    return False
+
+
+def _as_method(descriptor: Any) -> Callable[..., Any]:
+    """Return a function for what another library has put in place of a method: wrapt's wrappers want to be bound."""
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return descriptor.__get__(self, type(self))(*args, **kwargs)
+
+    return call
 
 
 # -- threads and executors --------------------------------------------------------------------------------------------
