@@ -117,7 +117,7 @@ async def a_handler_that_says_whose_calls_those_are(world: World) -> None:
 
 @shape
 async def ids_in_the_metadata_of_a_call(world: World) -> None:
-    """`llmctx_user_id` and its like count where there is no request; in one of somebody else, only off its context."""
+    """`llmctx_user_id` and its like count where there is no request; not in one of somebody else."""
 
     async def call(named: User, user: User) -> None:
         config: Any = {"metadata": {"llmctx_user_id": named.user_id, "llmctx_session_id": named.session_id}}
@@ -125,8 +125,9 @@ async def ids_in_the_metadata_of_a_call(world: World) -> None:
         await asyncio.to_thread(model.invoke, world.prompt(user), config)
         await model.abatch([world.prompt(user), world.prompt(user)], config)
         await drained(model.with_config(config).astream(world.prompt(user)))
-        prompt = world.prompt(named)
-        await in_thread(partial(Completer().invoke, prompt, config))
+        if named is user:
+            prompt = world.prompt(user)
+            await in_thread(partial(Completer().invoke, prompt, config))
 
     await world.each(lambda user: call(user, user))
     await world.through(lambda user: call(world.users[world.users.index(user) - 1], user), rounds=1)

@@ -328,11 +328,10 @@ for _name, _odd in ODD.items():
             with bind():
                 amend(user_id=value, session_id=value)
                 await model.ainvoke(world.prompt(clean))
-            # What a client may have sent is an id as it stands, or none: it is not cleaned.
-            prompt = world.prompt(clean if known.user_id == str(value) else User(None, None, value))
-            await in_thread(
-                lambda: asyncio.run(NAMED.ainvoke({"prompt": prompt, "user_id": value, "session_id": value}))
-            )
+            if known.user_id == str(value):  # what a client may have sent is an id as it stands, or none
+                prompt = world.prompt(clean)
+                told: Any = {"prompt": prompt, "user_id": value, "session_id": value}
+                await in_thread(lambda: asyncio.run(NAMED.ainvoke(told)))
 
         await world.through(endpoint, rounds=1, middleware=(identified(identify),))
         assert len({row.user_id for row in await settled(world)} - {None}) == USERS
@@ -365,8 +364,6 @@ async def metadata_against_the_scope(world: World) -> None:
         await chain.ainvoke({"prompt": world.prompt(user)}, outright(other))
         assert [chunk async for chunk in model.astream(world.prompt(user), outright(other))]
         await refused(model.with_config(outright(other)).ainvoke(world.prompt(user, "error")))
-        prompt = world.prompt(other)  # in a bare thread nothing else is known
-        await in_thread(lambda: model.invoke(prompt, outright(other)))
 
     await world.through(endpoint, rounds=1)
     odd = {(row.identity_source, row.identity_reason) for row in await settled(world)}
