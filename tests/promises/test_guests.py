@@ -55,6 +55,10 @@ class _Descriptor:
     def __init__(self, wrapped: Any, seen: list[str]) -> None:
         self.__wrapped__, self.seen = wrapped, seen
 
+    @property
+    def __class__(self) -> Any:
+        return type(self.__wrapped__)
+
     def __get__(self, thread: Any, owner: Any) -> _Bound:
         return _Bound(self.__wrapped__.__get__(thread, owner), thread, self.seen)
 

@@ -86,7 +86,8 @@ def _patch(kind: Any, name: str, make: Callable[[Any], Any]) -> None:
     original = vars(kind).get(name)
     if original is None or _is_ours(original):
         return
-    is_descriptor = not isinstance(original, (types.FunctionType, type)) and hasattr(original, "__get__")
+    # by its real type: wrapt's wrappers say that they are functions
+    is_descriptor = not issubclass(type(original), (types.FunctionType, type)) and hasattr(original, "__get__")
     replacement = make(_as_method(original) if isinstance(kind, type) and is_descriptor else original)
     if not isinstance(replacement, type):
         functools.update_wrapper(replacement, original)
