@@ -82,7 +82,8 @@ async def outage(
     life = world.begin_life(
         users=0, calls_per_s=calls_per_s, sizes=(size,), ms=20, ways=("ainvoke",), settings={"memory_bytes": cap_bytes}
     )
-    await asyncio.sleep(3.0)
+    begun = time.monotonic()
+    await world.busy(20)
     await life.ask("quiet")
     before = await life.ask("rss")
     await world.proxy.close()
@@ -95,11 +96,11 @@ async def outage(
         counts = f"{stats['waiting']} wait, {stats['open']} of them open, {stats['dropped']} refused"
         say(f"{counts}, {(most - before) / _MIB:.0f} MiB more than before")
     await life.ask("quiet")
-    rate = (await life.ask("stats"))["started"] / (minutes * 60 + 3)
+    rate = (await life.ask("stats"))["started"] / (time.monotonic() - begun)
     await world.proxy.open()
     began = time.monotonic()
     while stats["waiting"] and time.monotonic() < began + 120 + minutes * 60:
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.05)
         stats = await life.ask("stats")
     took = time.monotonic() - began
     say(f"{rate:.0f} calls/s; {stats['written']} rows, drained in {took:.1f} s, {stats['written'] / took:.0f} rows/s")

@@ -37,7 +37,7 @@ async def journal_removed(world: World, times: int = 3) -> Verdict:
         deadline = time.monotonic() + 30
         while (await life.ask("stats"))["incidents"].get("journal_vanished", 0) == before or not _homes(world):
             assert time.monotonic() < deadline, "no other journal was begun"
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.05)
     await world.busy(20)
     await world.kill()
     world.begin_life(pause_ms=60)

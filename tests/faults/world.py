@@ -100,7 +100,7 @@ class World:
             except Exception:
                 if time.monotonic() > deadline:
                     raise
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.05)
 
     async def hang_up(self) -> None:
         """End the connections of the role."""
@@ -215,7 +215,7 @@ class World:
             stats: dict[str, Any] = await life.ask("stats")
             if (not stats["waiting"] and not stats["kept"]) or time.monotonic() > deadline:
                 return stats
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.05)
 
     async def _until(self, truth: Callable[[Verdict], bool], deadline: float, texts: bool) -> Verdict:
         while True:

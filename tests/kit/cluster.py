@@ -38,7 +38,7 @@ class Cluster(Server):
             except NoPostgres:
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(0.2)
+                time.sleep(0.05)
 
     def revive(self) -> None:
         """Start it again if it has ended."""

@@ -27,6 +27,7 @@ from llmctx.migrate import partition as partitioning
 from llmctx.settings import Settings, load
 from llmctx.storage.retention import Policy, retain
 from tests.conftest import execute
+from tests.kit.support import wait_for
 from tests.migration.filling import CHILD, SHAPES, OldWriter, connect, digest, fill
 from tests.migration.odd import OWNER, Clinic, Odd, furnish, sum_of
 from tests.migration.odd import columns_of as columns_there
@@ -36,15 +37,22 @@ T = DEFAULT_TABLE
 LONGEST_S = 1.0
 
 
+async def goes_on(application: OldWriter | Clinic) -> None:
+    """Wait until the application has written some more rows."""
+    before = len(application.written)
+    await wait_for(lambda: len(application.written) >= before + 50, "the application's rows", 60)
+
+
 async def beside(url: str, shape: str, what: str, change: Callable[[], Any], columns: list[str], had: Any) -> bool:
     """Whether `change` was noticed by nobody."""
     connection = await connect(url)
     began = time.monotonic()
     async with OldWriter(url, shape) as old:
-        await asyncio.sleep(1)
+        await goes_on(old)
+        at = time.monotonic()
         await asyncio.to_thread(change)
-        took = time.monotonic() - began - 1
-        await asyncio.sleep(1)
+        took = time.monotonic() - at
+        await goes_on(old)
     seconds = time.monotonic() - began
     now = await digest(connection, columns, f"{T} WHERE model <> 'gpt-4o' OR temperature <> 0.5")
     stored = await connection.fetchval(f"SELECT count(*) FROM {T} WHERE call_id = ANY ($1)", old.written)
@@ -95,10 +103,11 @@ async def beside_clinic(url: str, odd: Odd, what: str, change: Callable[[], Any]
     """Whether `change` was noticed by nobody of an application with slow transactions and readers."""
     began = time.monotonic()
     async with Clinic(url, odd) as clinic:
-        await asyncio.sleep(1)
+        await goes_on(clinic)
+        at = time.monotonic()
         await asyncio.to_thread(change)
-        took = time.monotonic() - began - 1
-        await asyncio.sleep(1)
+        took = time.monotonic() - at
+        await goes_on(clinic)
     seconds = time.monotonic() - began
     theirs = "model <> 'old way'" + (f" AND created_at >= '{had[2]}'" if len(had) > 2 else "")
     now = await sum_of(url, odd, columns, where=theirs)

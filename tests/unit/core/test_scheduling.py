@@ -11,6 +11,7 @@ import pytest
 from llmctx.calllog import CallLog
 from llmctx.core.record import CallRecord
 from llmctx.core.scheduling import MOST_CALLS, Throttle
+from llmctx.delivery.sink import RecordingSink
 from tests.kit.support import Talker, wait_until
 
 
@@ -59,8 +60,10 @@ def test_nor_while_many_calls_wait() -> None:
     assert not throttle.should_wait(MOST_CALLS)
 
 
-class Batches:
+class Batches(RecordingSink):
     """A sink that counts how often it is given something."""
+
+    deduplicates = True
 
     def __init__(self) -> None:
         self.sizes: list[int] = []

@@ -212,7 +212,7 @@ def test_a_child_of_the_adopter_does_not_hold_what_it_adopts(tmp_path: Path) -> 
         told, tell = os.pipe()
         if (child := os.fork()) == 0:
             os.write(tell, b"x")
-            time.sleep(60)
+            signal.pause()
         os.read(told, 1)  # it has come as far as its first line
         say(b"P", b"%d" % child)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -258,7 +258,7 @@ for number in range(20):
         say(b"C", b"%d" % os.getpid())
         if number:
             os._exit(own.close() - 1)
-        time.sleep(60)  # outlives its parent
+        signal.pause()  # outlives its parent
     elif number:
         assert os.wait()[1] == 0
 stop.set()
