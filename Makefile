@@ -5,15 +5,31 @@ BIN := $(VENV)/bin
 # no byte code ahead of time: most of it is never imported, and the demo starts earlier
 PIP := $(BIN)/pip install -qq --no-compile
 ARGS ?=
+# per Python: `make test-lowest PYTHON=python3.12`
+LOWEST := .venvs/lowest-$(notdir $(PYTHON))
+NEWEST := .venvs/newest-$(notdir $(PYTHON))
+# what tells whether a library fits: its callbacks, graphs, requests, statements and settings
+COMPATIBILITY := tests/unit tests/integration/capture tests/integration/graph tests/integration/identity \
+  tests/integration/storage/queries tests/integration/delivery/writer tests/integration/cli/test_read.py \
+  tests/integration/test_calllog.py tests/integration/test_middleware.py \
+  tests/migration/test_migrations.py tests/migration/test_adoption.py tests/promises/test_attribution.py \
+  --ignore tests/unit/capture/payload/test_failures.py --ignore tests/unit/delivery/test_pricing.py \
+  -W default::DeprecationWarning -W default::PendingDeprecationWarning
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test shapes faults adopt redaction install format check bench build lock clean
+.PHONY: demo test test-lowest test-newest shapes faults adopt redaction install format check bench build lock clean
 
 demo: $(VENV)/demo.stamp  ## see llmctx at work in one minute; ARGS="--json" or ARGS="--keep"
 	@$(BIN)/llmctx demo $(ARGS)
 
 test: $(VENV)/dev.stamp  ## all tests; ARGS="-k name" is passed to pytest
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-lowest: $(LOWEST)/stamp  ## the lowest versions that pyproject.toml allows; PYTHON=python3.12
+	$(LOWEST)/bin/python -m pytest -n 2 --dist loadfile $(COMPATIBILITY) $(ARGS)
+
+test-newest: $(NEWEST)/stamp  ## the newest versions that pip finds; PYTHON=python3.13
+	$(NEWEST)/bin/python -m pytest -n 2 --dist loadfile $(COMPATIBILITY) $(ARGS)
 
 shapes: $(VENV)/dev.stamp  ## all scenarios of calls, twice; the second time on a busy machine
 	$(BIN)/python -m pytest tests/promises/test_attribution.py --all-shapes $(ARGS)
@@ -50,9 +66,10 @@ build: $(VENV)/dev.stamp  ## sdist and wheel in dist/
 lock:  ## renew the hashed requirements (needs uv on the PATH)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --no-strip-extras --all-extras --group dev pyproject.toml -o requirements/dev.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --no-strip-extras --extra demo --group build -c requirements/dev.lock pyproject.toml -o requirements/demo.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --no-strip-extras --resolution lowest-direct --extra cli --extra demo --extra parquet --extra patterns --extra redis pyproject.toml requirements/lowest.in -o requirements/lowest.lock
 
 clean:
-	rm -rf $(VENV) dist
+	rm -rf $(VENV) .venvs dist
 
 $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
@@ -67,3 +84,16 @@ $(VENV)/dev.stamp: requirements/dev.lock pyproject.toml | $(BIN)/python
 	$(PIP) --require-hashes -r requirements/dev.lock
 	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $(VENV)/demo.stamp $@
+
+$(LOWEST)/stamp: requirements/lowest.lock pyproject.toml
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip install -qq --no-compile --no-deps --require-hashes -r requirements/lowest.lock
+	$(@D)/bin/pip install -qq --no-deps --no-build-isolation -e .
+	@touch $@
+
+.PHONY: $(NEWEST)/stamp  # newest is what is newest today
+$(NEWEST)/stamp:
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip install -qq --no-compile -r requirements/compat.in
+	$(@D)/bin/pip install -qq --no-compile --no-build-isolation -e ".[all,demo]"
+	@touch $@

@@ -19,7 +19,6 @@ from langchain.agents.middleware import (
     AgentMiddleware,
     HumanInTheLoopMiddleware,
     ModelFallbackMiddleware,
-    ModelRetryMiddleware,
     ToolRetryMiddleware,
     dynamic_prompt,
 )
@@ -33,6 +32,7 @@ from langgraph.types import Command
 from pydantic import BaseModel
 
 from llmctx.graph import wrap_graph
+from tests.kit.newer import HAS_MODEL_RETRIES, ModelRetryMiddleware
 from tests.kit.support import ProviderDown, Talker, User, _latency
 from tests.scenarios import enter
 from tests.scenarios.graphs import drained, wrapped_and_bare
@@ -238,13 +238,16 @@ async def sync_middleware_that_calls_a_model(world: World, *, wrapped: bool) -> 
     await world.through(lambda user: asyncio.to_thread(made.invoke, asked(world, user), on(user)), rounds=1)
 
 
-@wrapped_and_bare
 async def a_model_that_is_tried_again(world: World, *, wrapped: bool) -> None:
     """ModelRetryMiddleware: every second call fails."""
     again = ModelRetryMiddleware(max_retries=1, initial_delay=0.001, jitter=False)
     failing = scripted(world, lambda number: "ok" if number % 2 else "error")
     made = agent(world, wrapped=wrapped, middleware=[again, failing])
     await world.through(lambda user: made.ainvoke(asked(world, user), on(user)), rounds=1)
+
+
+if HAS_MODEL_RETRIES:
+    wrapped_and_bare(a_model_that_is_tried_again)
 
 
 @wrapped_and_bare

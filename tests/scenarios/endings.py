@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 from langgraph.cache.memory import InMemoryCache
-from langgraph.errors import NodeTimeoutError
 from langgraph.graph import START, StateGraph
-from langgraph.types import CachePolicy, TimeoutPolicy
+from langgraph.types import CachePolicy
 
+from tests.kit.newer import HAS_NODE_POLICIES, NodeTimeoutError, TimeoutPolicy
 from tests.kit.support import ProviderDown, User
 from tests.scenarios.graphs import Builder, Kit, Turn, all_hanging, drained, turn, wrapped_and_bare
 from tests.scenarios.world import USERS, World, begun, model
@@ -54,9 +54,8 @@ async def a_failing_sibling_cuts_the_others_off(world: World, *, wrapped: bool) 
 
 async def _timed_out(world: World, *, wrapped: bool, of_node: bool) -> None:
     kit = Kit(world, wrapped)
-    builder: Builder = StateGraph(Turn).add_node(
-        "hangs", kit.ask(status="cancelled", text="[hang]"), timeout=TimeoutPolicy(run_timeout=1) if of_node else None
-    )
+    limit = {"timeout": TimeoutPolicy(run_timeout=1)} if of_node else {}
+    builder: Builder = StateGraph(Turn).add_node("hangs", kit.ask(status="cancelled", text="[hang]"), **limit)
     compiled = kit.compile(builder.add_edge(START, "hangs"))
     compiled.step_timeout = None if of_node else 1
 
@@ -74,9 +73,12 @@ async def a_step_timeout(world: World, *, wrapped: bool) -> None:
     await _timed_out(world, wrapped=wrapped, of_node=False)
 
 
-@wrapped_and_bare
 async def a_node_timeout(world: World, *, wrapped: bool) -> None:
     await _timed_out(world, wrapped=wrapped, of_node=True)
+
+
+if HAS_NODE_POLICIES:
+    wrapped_and_bare(a_node_timeout)
 
 
 @wrapped_and_bare

@@ -17,7 +17,6 @@ from typing import Annotated, Any, TypedDict
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableParallel
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.config import get_store, get_stream_writer
-from langgraph.errors import NodeError
 from langgraph.graph import END, START, StateGraph
 from langgraph.store.memory import InMemoryStore
 from langgraph.types import Command, RetryPolicy, Send
@@ -28,6 +27,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from llmctx.graph import wrap_graph
+from tests.kit.newer import HAS_NODE_POLICIES, NodeError
 from tests.kit.support import Known, ProviderDown, User
 from tests.scenarios import enter
 from tests.scenarios.world import OURS, USERS, World, begun, client, model, on
@@ -262,7 +262,6 @@ def a_retry_policy(kit: Kit) -> Builder:
     return StateGraph(Turn).add_node("node", kit.ask(fail_at_first), retry_policy=policy).add_edge(START, "node")
 
 
-@built
 def an_error_handler(kit: Kit) -> Builder:
     def fail(state: Turn) -> None:
         raise ProviderDown
@@ -278,6 +277,10 @@ def an_error_handler(kit: Kit) -> Builder:
     builder: Builder = StateGraph(Turn)
     builder.add_node("node", kit.ask(fail), error_handler=handles_sync if kit.sync else handles)
     return builder.add_edge(START, "node")
+
+
+if HAS_NODE_POLICIES:
+    built(an_error_handler)
 
 
 def everything(kit: Kit) -> Builder:

@@ -22,7 +22,6 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.errors import NodeError
 from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
@@ -39,6 +38,7 @@ from llmctx.identity.candidates import CARRIED_KEY, pack
 from llmctx.identity.registry import MemoryRegistry
 from llmctx.identity.registry.base import active
 from llmctx.identity.scope import Scope, current_scope
+from tests.kit.newer import NodeError, needs_node_policies
 
 ANN = CallContext(session_id="s-ann", user_id="ann")
 BOB = CallContext(session_id="s-bob", user_id="bob")
@@ -461,6 +461,7 @@ def test_entrypoints_and_their_tasks(sync: bool, registry: MemoryRegistry) -> No
     assert entry.identity == ANN
 
 
+@needs_node_policies
 def test_retries_error_handlers_and_deferred_nodes() -> None:
     """Each attempt of a retry, the error handler and a deferred node run in the scope of their run."""
     seen: list[tuple[str, CallContext]] = []

@@ -1,0 +1,22 @@
+"""What LangChain and LangGraph have gained since the lowest supported releases.
+
+A scenario that needs one of them is left out where it is missing: only in the environment of `make test-lowest`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import langgraph.errors
+import langgraph.types
+import pytest
+from langchain.agents import middleware
+
+ModelRetryMiddleware: Any = getattr(middleware, "ModelRetryMiddleware", None)
+NodeError: Any = getattr(langgraph.errors, "NodeError", Exception)
+NodeTimeoutError: Any = getattr(langgraph.errors, "NodeTimeoutError", TimeoutError)
+TimeoutPolicy: Any = getattr(langgraph.types, "TimeoutPolicy", None)
+
+HAS_MODEL_RETRIES = ModelRetryMiddleware is not None
+HAS_NODE_POLICIES = TimeoutPolicy is not None  # time limits and error handlers of single nodes
+needs_node_policies = pytest.mark.skipif(not HAS_NODE_POLICIES, reason="this langgraph has no error handlers of nodes")
