@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import socket
 import sqlite3
 import time
@@ -18,7 +19,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from sqlalchemy import Connection, event, text
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -32,6 +33,7 @@ logger: Final = logging.getLogger("llmctx")
 
 READ_PATIENCE_S: Final = 60.0
 LOCK_PATIENCE_S: Final = 5.0
+_DETAIL: Final = re.compile(r"\nDETAIL:.*?(?=\nHINT:|\Z)", re.DOTALL)
 _CHECK: Final = "Check that it runs and that LLMCTX_DATABASE_URL points to it."
 
 _LOCK: Final = 0x6C6C6D637478  # "llmctx", as PostgreSQL's advisory lock
@@ -60,7 +62,15 @@ def engine(settings: Settings, *, patience_s: float | None = READ_PATIENCE_S) ->
     if settings.is_postgresql:
         event.listen(made.sync_engine, "connect", lambda connection, _: connection.run_async(register_codecs))
         event.listen(made.sync_engine, "begin", _plainly)
+        event.listen(made.sync_engine, "handle_error", _hide_detail)
     return made
+
+
+def _hide_detail(context: ExceptionContext) -> None:
+    """Take PostgreSQL's DETAIL, which repeats a refused row, out of the message: SQLAlchemy before 2.1 leaves it in."""
+    for error in (context.sqlalchemy_exception, context.original_exception):
+        if error is not None and error.args and isinstance(error.args[0], str):
+            error.args = (_DETAIL.sub("", error.args[0]), *error.args[1:])
 
 
 @asynccontextmanager

@@ -83,7 +83,7 @@ async def outage(
         users=0, calls_per_s=calls_per_s, sizes=(size,), ms=20, ways=("ainvoke",), settings={"memory_bytes": cap_bytes}
     )
     begun = time.monotonic()
-    await world.busy(20)
+    await world.busy(int(3 * calls_per_s))
     await life.ask("quiet")
     before = await life.ask("rss")
     await world.proxy.close()
