@@ -20,7 +20,7 @@ from starlette.types import Scope as Connection
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guarded, harmless, is_from_outside, without_ids
 from llmctx.core.record import Reason
-from llmctx.identity.scope import EMPTY, CallContext, Inside, Scope, failed_scope
+from llmctx.identity.scope import EMPTY, CallContext, Inside, Scope, failed_scope, tell_named
 
 Identify = Callable[[HTTPConnection], CallContext | Awaitable[CallContext | None] | None]
 
@@ -78,6 +78,7 @@ class ContextMiddleware:
             scope.refresh = lambda: authenticated(connection)
         scope.route = lambda: route(connection)
         connection[_KEY] = scope
+        tell_named(scope, identity)
         return scope
 
     async def _ask(self, connection: Connection) -> tuple[CallContext, str | None]:

@@ -22,8 +22,8 @@ from llmctx.identity.candidates import (
     unpack,
 )
 from llmctx.identity.inheritance import is_inherited_by_worker
-from llmctx.identity.registry.base import Registry, mark_unreliable, register_in_all
-from llmctx.identity.scope import EMPTY, CallContext, Scope, current_scope
+from llmctx.identity.registry.base import Registry, active, mark_unreliable, register_in_all, unregistered
+from llmctx.identity.scope import EMPTY, CallContext, Scope, current_scope, on_named
 
 _THREADS_OF_A_SCOPE: Final = 4096
 
@@ -51,6 +51,21 @@ def use(scope: Scope, thread_id: str) -> None:
     if len(scope.threads) >= _THREADS_OF_A_SCOPE:
         scope.threads.clear()  # only those that others use as well would be missed
     scope.threads.add(thread_id)
+
+
+@unregistered()
+def _file_named(scope: Scope, before: CallContext) -> None:
+    """File a scope under the thread that the team names. What `before` used stays known as used by that user, too."""
+    if before.user_id not in (None, scope.identity.user_id):
+        former = Scope(before, "bind")  # registries keep scopes, and this one's says another name from here on
+        for thread_id in list(scope.threads):
+            register_in_all(active, former, thread_id, None)
+            register_in_all(active, scope, thread_id, None)
+    if scope.identity.thread_id is not None:
+        register(scope, active, thread_id=scope.identity.thread_id)
+
+
+on_named.append(_file_named)
 
 
 # -- nodes ------------------------------------------------------------------------------------------------------

@@ -318,10 +318,12 @@ def _bound(identity: CallContext | None, ids: dict[str, Any]) -> Scope | None:
     outer = _current.get()
     # A closed scope is a weak source; what is bound inside of it must not make its ids strong again.
     if outer is None or not outer.is_open:
-        return Scope(over, "bind", outer)
-    scope = Scope(outer.identity.overlay(over), "bind", outer)
-    if outer.authority is not outer.identity:
-        scope.authority = outer.authority.overlay(over)
+        scope = Scope(over, "bind", outer)
+    else:
+        scope = Scope(outer.identity.overlay(over), "bind", outer)
+        if outer.authority is not outer.identity:
+            scope.authority = outer.authority.overlay(over)
+    tell_named(scope, over)
     return scope
 
 
@@ -365,11 +367,24 @@ def _log_out(scope: Scope) -> None:
     user_id = scope.identity.user_id
     around: Scope | None = scope
     while around is not None and around.identity.user_id == user_id and around is not FAILED_SCOPE:
-        around.identity = around.authority = around.identity.without_people()
+        before = around.identity
+        around.identity = around.authority = before.without_people()
         around.refresh = None
+        tell_named(around, EMPTY, before)
         if around.kind != "node":
             break
         around = around.parent
+
+
+on_named: Final[list[Callable[[Scope, CallContext], None]]] = []
+"""Called with a scope that has been given a thread, or another user, and its identity before (`registration.py`)."""
+
+
+def tell_named(scope: Scope, over: CallContext, before: CallContext = EMPTY) -> None:
+    """Let the registries know of a scope to which `over` has given a thread, or another user than `before` had."""
+    if over.thread_id is not None or before.user_id not in (None, scope.identity.user_id):
+        for tell in on_named:
+            tell(scope, before)
 
 
 def amend_scope(scope: Scope, over: CallContext) -> None:
@@ -387,6 +402,7 @@ def amend_scope(scope: Scope, over: CallContext) -> None:
     around = scope.parent
     if scope.kind == "node" and around is not None and around.is_open and around.identity.agrees(before):
         amend_scope(around, over)  # a node is a part of it: wrapping must make no difference
+    tell_named(scope, over, before)
 
 
 def change_job(scope: Scope | None) -> None:
