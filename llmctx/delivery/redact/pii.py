@@ -193,6 +193,8 @@ class Personal:
                     if not cues:
                         continue
                 start, end = first + start, first + end
+                if start < begin and b"0" in shapes[start:begin]:
+                    continue  # digits before the run are of a hexadecimal word, such as a UUID's
                 if left < 0 and kind in _DEAR:  # a text full of them: they are what most of their kind were
                     verdict = "resident_id" if real.get(kind, 0) > 0 else ""
                 else:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import uuid
+
 import pytest
 
 from llmctx.delivery.redact import Redactor
@@ -25,3 +28,12 @@ def test_random_numbers_are_hardly_ever_taken_for_cards() -> None:
     ]
     text = "\n".join(numbers)
     assert redactor.redact(text) == text
+
+
+def test_no_uuid_and_no_hash_holds_a_number_of_a_person() -> None:
+    """Whatever digits stand between its hyphens: "129a4031-3629-4409-…" is no telephone number of Japan."""
+    redact, numbers = Redactor(), random.Random(7)
+    for _ in range(4000):
+        one = uuid.UUID(int=numbers.getrandbits(128), version=4)
+        for text in (f"[{one}] a", f"id={one}", f"urn:uuid:{one}.", str(one).upper(), f"sha {one.hex}"):
+            assert redact(text) == text
