@@ -55,7 +55,8 @@ def wrap_graph(
 
     Args:
         identify: `identify(state, config)` returns a `CallContext`, or None. Not a coroutine.
-        fields: identity field -> key in the state, where the state has other names: `{"user_id": "patient"}`.
+        fields: identity field -> key in the state, in `configurable` and in `Runtime.context`, where they have other
+            names: `{"user_id": "patient"}`, `{"session_id": "thread_id"}`.
         agent_key: for rows of this graph; by default LangChain's agent name, or the node's.
     """
     plan = Plan.build(identify, fields, agent_key)

@@ -196,6 +196,7 @@ class Plan:
             and self.keys.isdisjoint(state)
             and not (self.channels and self._hidden(metadata.get("langgraph_path")))
             and _FIELDS.isdisjoint(configurable)
+            and (self.fields is None or self.keys.isdisjoint(configurable))
             and _PLATFORM_USER not in configurable
             and (runtime is None or (runtime.context is None and getattr(runtime, "server_info", None) is None))
         )
@@ -232,10 +233,11 @@ class Plan:
         """Return what state, configurable and `Runtime.context` say, and whether it may be older than this request."""
         data = self._of_state(state, configurable, metadata.get("langgraph_path"))
         persisted = "user_id" in data or "session_id" in data
-        if not configurable.keys().isdisjoint(FIELDS):
-            data = _filled(data, _ids(configurable, _SAME_NAMES))
-        if runtime is not None and runtime.context is not None:
-            data = _filled(data, _ids(runtime.context, _SAME_NAMES))
+        for given in (configurable, None if runtime is None else runtime.context):
+            if given is not None:
+                if self.fields is not None:
+                    data = _filled(data, _ids(given, self.pairs))
+                data = _filled(data, _ids(given, _SAME_NAMES))
         return data, persisted
 
     def _ask(self, identify: Identify, state: Any, config: Mapping[str, Any]) -> tuple[CallContext, bool]:

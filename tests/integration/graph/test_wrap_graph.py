@@ -615,6 +615,28 @@ def test_nodes_added_after_wrapping_are_wrapped_too() -> None:
         assert other.compile().invoke({"text": "hi", "user_id": "ann"})["seen"] == [ANN_IDS]
 
 
+@pytest.mark.parametrize("place", ["state", "configurable", "context"])
+def test_names_of_the_teams_own_hold_wherever_ids_are_read(place: str) -> None:
+    """`fields` says once what the ids are called, in the state, the config and the context alike."""
+
+    class State(TypedDict, total=False):
+        text: str
+        patient: str
+        visit: str
+        seen: Annotated[list[Any], operator.add]
+
+    ids = {"patient": "ann", "visit": "v-1"}
+    builder = StateGraph(State, context_schema=dict).add_node("node", who).add_edge(START, "node")
+    graph = wrap_graph(builder, fields={"user_id": "patient", "session_id": "visit"}).compile()
+    result = graph.invoke(
+        {"text": "hi", **(ids if place == "state" else {})},
+        {"configurable": ids} if place == "configurable" else None,
+        context=ids if place == "context" else None,
+    )
+    (seen,) = result["seen"]
+    assert (seen["user_id"], seen["session_id"]) == ("ann", "v-1")
+
+
 def test_what_is_no_graph_is_left_as_it_is() -> None:
     """An application whose tests put a double in a graph's place still starts; one line in the log says so."""
     before = diagnostics.counts["graph_not_wrapped"]

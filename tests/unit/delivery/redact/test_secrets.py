@@ -118,4 +118,4 @@ def test_time_is_linear_whatever_the_text(unit: str) -> None:
     else:
         pytest.fail("more than linear")
     if once < 0.005:
-        assert best(1_000_000, 1) < 30 * once + 0.1
+        assert best(1_000_000, 3) < 30 * once + 0.1  # the best of three: a busy machine shows in one
