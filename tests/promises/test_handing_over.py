@@ -23,7 +23,7 @@ from tests.kit.support import wait_until
 
 DOC = (Path(__file__).parent.parent.parent / "docs" / "handing-over.md").read_text(encoding="utf-8")
 NAMES = dict(re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```$", DOC, re.MULTILINE | re.DOTALL))
-KEY = "a key for tests, nothing else"
+KEY = "a key for tests and for nothing else"
 
 
 @pytest.fixture
