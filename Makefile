@@ -23,7 +23,7 @@ demo: $(VENV)/demo.stamp  ## see llmctx at work in one minute; ARGS="--json" or 
 	@$(BIN)/llmctx demo $(ARGS)
 
 test: $(VENV)/dev.stamp  ## all tests; ARGS="-k name" is passed to pytest
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-lowest: $(LOWEST)/stamp  ## the lowest versions that pyproject.toml allows; PYTHON=python3.12
 	$(LOWEST)/bin/python -m pytest -n 2 --dist loadfile $(COMPATIBILITY) $(ARGS)

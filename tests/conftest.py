@@ -40,6 +40,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--busy", action="store_true", help="shapes on a busy machine, with much garbage collection")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests that mirror the modules first: they are quick, and name the module that is broken."""
+    mirrors = [ROOT / "tests" / "unit", ROOT / "tests" / "integration"]
+    items.sort(key=lambda item: next((n for n, path in enumerate(mirrors) if path in item.path.parents), 9))
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Nothing of the developer's own settings or journals reaches a test, and nothing of one test's the next."""

@@ -10,14 +10,13 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from operator import or_
 from typing import Annotated, Any, Final, TypedDict
 
 import httpx
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.messages import BaseMessage
 from langgraph.graph import END, START, StateGraph
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection, Request
@@ -28,6 +27,7 @@ from llmctx import CallContext, bind
 from llmctx.graph import wrap_graph
 from llmctx.middleware import ContextMiddleware
 from tests.faults.book import SECRET, Call, Pen, answer_to
+from tests.kit.models import FakeChatModel, Reply, unobserved
 
 LONG_S: Final = 30.0  # what is cancelled would have taken
 
@@ -40,70 +40,28 @@ class SiblingFails(Exception):
     """Another node of the same step."""
 
 
-class Provider(BaseChatModel):
+class Provider(FakeChatModel):
     """A chat model that finds in its prompt's metadata what is to become of the call."""
 
+    model_name: str = "faulty-1"
     pen: Any
     calls: Any
     """Those that are under way, by run_id: the application's own dict, which pydantic would copy."""
 
-    @property
-    def _llm_type(self) -> str:
-        return "provider"
-
-    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
-        return {**super()._get_ls_params(stop=stop, **kwargs), "ls_model_name": "faulty-1"}
-
-    def _begin(self, messages: list[BaseMessage]) -> Call:
+    def _reply(self, messages: list[BaseMessage], streamed: bool = False) -> Reply:
         run_id = str(messages[-1].content)[1:37]
         self.pen.began(run_id)
-        return self.calls[run_id]
-
-    def _end(self, call: Call) -> ChatResult:
-        if call.end == "fail":
-            raise ProviderDown(call.run_id)
-        return ChatResult(generations=[ChatGeneration(message=AIMessage(content=answer_to(call.run_id)))])
-
-    def _generate(
-        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
-    ) -> ChatResult:
-        call = self._begin(messages)
-        time.sleep(call.ms / 1000)
-        return self._end(call)
-
-    async def _agenerate(
-        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
-    ) -> ChatResult:
-        call = self._begin(messages)
-        await asyncio.sleep(LONG_S if call.end == "cancel" and call.way not in ("http", "sse") else call.ms / 1000)
-        return self._end(call)
-
-    def _stream(
-        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
-    ) -> Iterator[ChatGenerationChunk]:
-        call = self._begin(messages)
-        for word in _words(self._end(call)):
-            time.sleep(call.ms / 3000)
-            chunk = ChatGenerationChunk(message=AIMessageChunk(content=word))
-            if run_manager:
-                run_manager.on_llm_new_token(word, chunk=chunk)
-            yield chunk
-
-    async def _astream(
-        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
-    ) -> AsyncIterator[ChatGenerationChunk]:
-        call = self._begin(messages)
-        for word in _words(self._end(call)):
-            await asyncio.sleep(call.ms / 3000)
-            chunk = ChatGenerationChunk(message=AIMessageChunk(content=word))
-            if run_manager:
-                await run_manager.on_llm_new_token(word, chunk=chunk)
-            yield chunk
-
-
-def _words(result: ChatResult) -> list[str]:
-    words = str(result.generations[0].message.content).split(" ")
-    return [word + " " for word in words[:-1]] + words[-1:]
+        call: Call = self.calls[run_id]
+        words = answer_to(run_id).split(" ")
+        hangs = call.end == "cancel" and call.way not in ("http", "sse") and not streamed
+        return Reply(
+            answer_to(run_id),
+            [word + " " for word in words[:-1]] + words[-1:],
+            ProviderDown(run_id) if call.end == "fail" else None,
+            streams_problem=False,
+            pause=lambda: call.ms / (3000 if streamed else 1000),
+            hang=unobserved if hangs else None,
+        )
 
 
 class Plain(Provider):

@@ -25,8 +25,9 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, interrupt
 
 from llmctx.identity.scope import CallContext
-from tests.faults.kit import MODEL, Broken, Completer, Kit, Listener, State, app_view, own
+from tests.faults.kit import MODEL, Broken, Kit, Listener, State, app_view, own
 from tests.faults.served import request, requests
+from tests.kit.models import FakeLLM
 
 
 async def plain(kit: Kit) -> Any:
@@ -40,7 +41,7 @@ async def plain(kit: Kit) -> Any:
         told.append(await asyncio.to_thread(lambda: MODEL.invoke("of ada: thread").content))
         told.append([chunk.content for chunk in MODEL.stream("of ada: sync stream")])
         told.append([one.content for one in MODEL.batch(["of ada: c", "of ada: d"])])
-        told.append(await Completer().ainvoke("of ada: completion"))
+        told.append(await FakeLLM().ainvoke("of ada: completion"))
         chain = RunnableLambda(lambda text: f"of ada: {text}") | MODEL | RunnableLambda(lambda said: said.content)
         told.append(await chain.ainvoke("chain", {"configurable": {"thread_id": "t-ada"}}))
         for ask in (MODEL.ainvoke, MODEL.abatch):

@@ -8,11 +8,12 @@ written down yet. No row is of a call that nobody made.
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from llmctx.cli.demo.compare import match
 from llmctx.core.record import DEFAULT_TABLE
 from tests.faults.book import SECRET, Book, Call, answer_to
 from tests.kit.rows import query
@@ -75,23 +76,20 @@ def judge(book: Book, rows: Sequence[Any], *, killed: Collection[str] = (), text
     Without `texts` snapshots may be missing, where their row says so.
     """
     verdict = Verdict(rows=len(rows), began=book.began, harm=list(book.harm))
-    by_run: defaultdict[str, list[Any]] = defaultdict(list)
-    for row in rows:
-        by_run[str(row.run_id)].append(row)
-        verdict.statuses[row.status] += 1
-    for run_id, found in by_run.items():
-        if run_id not in book.calls:
-            verdict.unknown.append(f"{run_id}: {found[0]}"[:300])
-        elif len(found) > 1:
-            verdict.double.append(f"{run_id}: {[(str(row.call_id), row.status) for row in found]}")
+    verdict.statuses.update(row.status for row in rows)
+    for found in match(dict.fromkeys(book.calls, 1), rows, lambda row: str(row.run_id)):
+        call = book.calls.get(found.key)
+        if call is None:
+            verdict.unknown.append(f"{found.key}: {found.rows[0]}"[:300])
+            continue
+        if found.extra:
+            verdict.double.append(f"{found.key}: {[(str(row.call_id), row.status) for row in found.rows]}")
+        if found.lost and call.began:
+            verdict.missing.append(f"{call.run_id} of {call.life}, {call.way} {call.end}, ended: {call.ended}")
+        for row in found.rows:
+            _compare(call, row, verdict, lost=call.life in killed, texts=texts)
     if len({row.call_id for row in rows}) < len(rows):
         verdict.double.append("two rows have one call_id")
-    for call in book.calls.values():
-        found = by_run.get(call.run_id, [])
-        if call.began and not found:
-            verdict.missing.append(f"{call.run_id} of {call.life}, {call.way} {call.end}, ended: {call.ended}")
-        for row in found:
-            _compare(call, row, verdict, lost=call.life in killed, texts=texts)
     return verdict
 
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar, copy_context
 from typing import Any, Final, TypedDict
 
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.language_models import BaseChatModel, BaseLLM
-from langchain_core.messages import AIMessage, AIMessageChunk
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, Generation, LLMResult
+from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
 import llmctx
 from llmctx.graph import wrap_graph, wrap_node
 from llmctx.middleware import ContextMiddleware
+from tests.kit.models import FakeChatModel, Reply, unobserved
 
 
 class Kit:
@@ -57,60 +54,15 @@ class Broken(Exception):
     """The application's own trouble."""
 
 
-class Model(BaseChatModel):
+class Model(FakeChatModel):
     """Answers at once; `[fail]` raises, `[hang]` waits until it is cancelled."""
 
-    @property
-    def _llm_type(self) -> str:
-        return "innocent"
+    model_name: str = "innocent"
 
-    @staticmethod
-    def _answer(messages: Any) -> str:
+    def _reply(self, messages: list[BaseMessage], streamed: bool = False) -> Reply:
         text = str(messages[-1].content)
-        if "[fail]" in text:
-            raise Broken(text)
-        return f"heard {text}"
-
-    def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
-        return ChatResult(generations=[ChatGeneration(message=AIMessage(content=self._answer(messages)))])
-
-    async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
-        await asyncio.sleep(0)
-        if "[hang]" in str(messages[-1].content):
-            await asyncio.Event().wait()
-        return self._generate(messages)
-
-    def _stream(
-        self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
-    ) -> Iterator[ChatGenerationChunk]:
-        for word in ("one ", "two"):
-            chunk = ChatGenerationChunk(message=AIMessageChunk(content=word))
-            if run_manager:
-                run_manager.on_llm_new_token(word, chunk=chunk)
-            yield chunk
-        self._answer(messages)
-
-    async def _astream(
-        self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
-    ) -> AsyncIterator[ChatGenerationChunk]:
-        for word in ("one ", "two"):
-            await asyncio.sleep(0)
-            chunk = ChatGenerationChunk(message=AIMessageChunk(content=word))
-            if run_manager:
-                await run_manager.on_llm_new_token(word, chunk=chunk)
-            yield chunk
-        self._answer(messages)
-
-
-class Completer(BaseLLM):
-    """A completion model, whose starts LangChain reports in another way."""
-
-    @property
-    def _llm_type(self) -> str:
-        return "completer"
-
-    def _generate(self, prompts: list[str], stop: Any = None, run_manager: Any = None, **kwargs: Any) -> LLMResult:
-        return LLMResult(generations=[[Generation(text=f"heard {prompt}")] for prompt in prompts])
+        hang = unobserved if "[hang]" in text and not streamed else None
+        return Reply(f"heard {text}", ("one ", "two"), Broken(text) if "[fail]" in text else None, hang=hang)
 
 
 class Listener(BaseCallbackHandler):

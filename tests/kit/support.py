@@ -13,17 +13,17 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel, BaseLLM
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, Generation, LLMResult
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import LLMResult
 
 from llmctx.capture.open_calls import OpenCalls
 from llmctx.core.record import CallRecord
+from tests.kit.models import FakeChatModel, FakeLLM, Reply
 
 MARK = re.compile(r"\[call (\d+)\]")
 WORDS = ("one ", "two ", "three")
@@ -43,8 +43,8 @@ def _latency() -> float:
     return _random.uniform(0.0005, 0.006)
 
 
-def _is_over(task: asyncio.Task[Any]) -> bool:
-    return task.done() or task.get_loop().is_closed()
+def _cancel() -> None:
+    raise asyncio.CancelledError
 
 
 def kept_by(open_calls: OpenCalls) -> list[str]:
@@ -62,83 +62,20 @@ def kept_by(open_calls: OpenCalls) -> list[str]:
     return [f"{len(left)} {name}" for name, left in tables.items() if left]
 
 
-class Talker(BaseChatModel):
-    """A chat model with native ways to invoke, ainvoke, stream and astream."""
+class Talker(FakeChatModel):
+    """Answers after some waiting. `[fail]` raises, `[hang]` waits until it is cancelled, `[cancel inside]` cancels."""
 
     model_name: str = "talker"
 
-    @property
-    def _llm_type(self) -> str:
-        return "talker"
-
-    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
-        return {**super()._get_ls_params(stop=stop, **kwargs), "ls_model_name": self.model_name}
-
-    def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
+    def _reply(self, messages: list[BaseMessage], streamed: bool = False) -> Reply:
         text = str(messages[-1].content)
-        time.sleep(_latency())
-        if "[fail]" in text:
-            raise ProviderDown(text)
-        return ChatResult(generations=[ChatGeneration(message=AIMessage(content=f"heard {text}"))])
-
-    async def _agenerate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
-        text = str(messages[-1].content)
-        await asyncio.sleep(_latency())
-        if "[fail]" in text:
-            raise ProviderDown(text)
-        if "[cancel inside]" in text:
-            raise asyncio.CancelledError
-        if "[hang]" in text:
-            hanging.release()
-            await asyncio.Event().wait()
-        return ChatResult(generations=[ChatGeneration(message=AIMessage(content=f"heard {text}"))])
-
-    def _stream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> Iterator[ChatGenerationChunk]:
-        for word in WORDS:
-            time.sleep(_latency())
-            chunk = ChatGenerationChunk(message=AIMessageChunk(content=word))
-            if run_manager:
-                run_manager.on_llm_new_token(word, chunk=chunk)
-            yield chunk
-        if "[fail]" in str(messages[-1].content):
-            raise ProviderDown(str(messages[-1].content))
-
-    async def _astream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> AsyncIterator[ChatGenerationChunk]:
-        for word in WORDS:
-            await asyncio.sleep(_latency())
-            chunk = ChatGenerationChunk(message=AIMessageChunk(content=word))
-            if run_manager:
-                await run_manager.on_llm_new_token(word, chunk=chunk)
-            yield chunk
-        if "[fail]" in str(messages[-1].content):
-            raise ProviderDown(str(messages[-1].content))
-        if "[hang]" in str(messages[-1].content):
-            hanging.release()
-            await asyncio.Event().wait()
+        return Reply(
+            f"heard {text}",
+            WORDS,
+            ProviderDown(text) if "[fail]" in text else None,
+            pause=_latency,
+            hang=hanging.release if "[hang]" in text else _cancel if "[cancel inside]" in text else None,
+        )
 
 
 class PlainTalker(Talker):
@@ -148,21 +85,15 @@ class PlainTalker(Talker):
     _astream = BaseChatModel._astream
 
 
-class Completer(BaseLLM):
-    """A completion model."""
-
-    @property
-    def _llm_type(self) -> str:
-        return "completer"
+class Completer(FakeLLM):
+    """A completion model that fails where it is told to."""
 
     def _generate(self, prompts: list[str], stop: Any = None, run_manager: Any = None, **kwargs: Any) -> LLMResult:
         if any("[fail]" in prompt for prompt in prompts):
             raise ProviderDown(prompts[0])
-        return LLMResult(generations=[[Generation(text=f"heard {prompt}")] for prompt in prompts])
+        return super()._generate(prompts)
 
-    async def _agenerate(
-        self, prompts: list[str], stop: Any = None, run_manager: Any = None, **kwargs: Any
-    ) -> LLMResult:
+    async def _agenerate(self, prompts: list[str], *args: Any, **kwargs: Any) -> LLMResult:
         await asyncio.sleep(_latency())
         return self._generate(prompts)
 

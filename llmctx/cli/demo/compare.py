@@ -6,9 +6,9 @@ Rows and calls are matched by what stands in the prompt: patient, visit, task. N
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -19,6 +19,36 @@ from llmctx.cli.demo.scenarios import WAYS, Way, way_of
 Key = tuple[str, str, str]
 """Patient, visit and task: a call, or a few equal ones."""
 Row = Mapping[str, Any]
+K = TypeVar("K", bound=Hashable)
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Match(Generic[K, R]):
+    """Equal calls, and the rows that are about them."""
+
+    key: K
+    calls: int
+    rows: Sequence[R]
+
+    @property
+    def lost(self) -> int:
+        """Return how many of the calls have no row."""
+        return max(0, self.calls - len(self.rows))
+
+    @property
+    def extra(self) -> int:
+        """Return how many rows there are beyond one for a call."""
+        return max(0, len(self.rows) - self.calls)
+
+
+def match(calls: Mapping[K, int], rows: Iterable[R], key_of: Callable[[R], K]) -> Iterator[Match[K, R]]:
+    """Yield for every key of a call or a row how many calls were made under it, and the rows that it has."""
+    found: dict[K, list[R]] = {}
+    for row in rows:
+        found.setdefault(key_of(row), []).append(row)
+    for key in calls.keys() | found.keys():
+        yield Match(key, calls.get(key, 0), found.get(key, ()))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,29 +98,25 @@ def key_of(row: Row) -> Key | None:
 
 def compare(log: Iterable[Mapping[str, Any]], rows: Iterable[Row]) -> Comparison:
     """Match the rows of one run with the provider's log, and count."""
-    called = Counter((entry["patient"], entry["visit"], entry["task"]) for entry in log)
-    found: dict[Key | None, list[Row]] = {}
-    for row in rows:
-        found.setdefault(key_of(row), []).append(row)
+    called: Counter[Key | None] = Counter((entry["patient"], entry["visit"], entry["task"]) for entry in log)
     total, ways = Score(), {way.key: Score() for way in WAYS}
-    for key in called.keys() | found.keys():
-        scores = (total,) if key is None else (total, ways[way_of(key[1], key[2]).key])
-        for score in scores:
-            _add(score, key, called[key] if key else 0, found.get(key, ()))
+    for found in match(called, rows, key_of):
+        key = found.key
+        for score in (total,) if key is None else (total, ways[way_of(key[1], key[2]).key]):
+            _add(score, found)
     return Comparison(total=total, ways=ways)
 
 
-def _add(score: Score, key: Key | None, calls: int, rows: Sequence[Row]) -> None:
-    score.calls += calls
-    score.rows += len(rows)
-    score.lost += max(0, calls - len(rows))
-    extra = max(0, len(rows) - calls)
-    unsent = min(extra, sum(not row["success"] for row in rows)) if calls == 0 else 0
+def _add(score: Score, found: Match[Key | None, Row]) -> None:
+    score.calls += found.calls
+    score.rows += len(found.rows)
+    score.lost += found.lost
+    unsent = min(found.extra, sum(not row["success"] for row in found.rows)) if found.calls == 0 else 0
     score.unsent += unsent
-    score.duplicates += extra - unsent
-    for row in rows:
+    score.duplicates += found.extra - unsent
+    truth = found.key[:2] if found.key else (None, None)
+    for row in found.rows:
         ids = row["user_id"], row["session_id"]
-        truth = key[:2] if key else (None, None)
         if any(known is not None and known != true for known, true in zip(ids, truth, strict=True)):
             score.wrong += 1
         elif None in ids:
