@@ -47,6 +47,8 @@ def test_the_fast_path_decides_as_the_list_does(
     scope.conflict = amended
     if of_thread is not None:
         registry.put(Scope(of_thread, "bind"), thread_id=thread_id or "used")
+    if identity:  # what has used a thread is one of those that the registry knows there (`registration.register`)
+        registry.put(scope, thread_id="used")
     if not is_open:
         scope.close()
     metadata: dict[str, object] = {"thread_id": thread_id, "langgraph_checkpoint_ns": "n:1"}
