@@ -20,6 +20,7 @@ from langchain_core.runnables.config import var_child_runnable_config
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guarded, swallow, without_ids
 from llmctx.core.record import Reason
+from llmctx.graph.node_data import PLATFORM_USER, filled, platform_user, read_ids
 from llmctx.identity.authority import data_id, refuse_malformed, trusting
 from llmctx.identity.candidates import CARRIED_KEY, CarriedIdentity, as_text
 from llmctx.identity.registration import node_scope
@@ -48,7 +49,6 @@ FIELDS: Final = ("session_id", "user_id", "trace_id", "conversation_id", "agent_
 
 # LangGraph's names for what it puts into config["configurable"] and into a task's path; its constants are private.
 _RUNTIME: Final = "__pregel_runtime"
-_PLATFORM_USER: Final = "langgraph_auth_user"  # put there by LangGraph's platform
 _READ: Final = "__pregel_read"
 _PUSH: Final = "__pregel_push"
 _TYPE: Final = "__type"
@@ -59,8 +59,6 @@ _NO_IDS: Final[dict[str, Any]] = {}
 _FIELDS: Final = frozenset(FIELDS)
 _PEOPLE: Final = ("user_id", "session_id")
 _SAME_NAMES: Final = tuple((name, name) for name in FIELDS)
-_OPAQUE: Final = (str, bytes, int, float, list, tuple, set, frozenset, type(None))
-"""States without fields to look at."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -197,7 +195,7 @@ class Plan:
             and not (self.channels and self._hidden(metadata.get("langgraph_path")))
             and _FIELDS.isdisjoint(configurable)
             and (self.fields is None or self.keys.isdisjoint(configurable))
-            and _PLATFORM_USER not in configurable
+            and PLATFORM_USER not in configurable
             and (runtime is None or (runtime.context is None and getattr(runtime, "server_info", None) is None))
         )
 
@@ -215,16 +213,16 @@ class Plan:
                 type(value) is str and value == answer.user_id for value in state.values()
             )
         runtime = configurable.get(_RUNTIME)
-        user = _platform_user(configurable, runtime)
+        user = platform_user(configurable, runtime)
         if user is not None and not trusting:
-            ids = _filled(ids, {"user_id": user})
+            ids = filled(ids, {"user_id": user})
         data, data_persisted = _NO_IDS, False
         try:
             data, data_persisted = self._data(state, configurable, metadata, runtime)
         except Exception:  # noqa: BLE001  objects of any kind, which may raise at a mere look
             refuse_malformed()
         if user is not None and trusting:
-            data = _filled(data, {"user_id": user})
+            data = filled(data, {"user_id": user})
         return ({**ids, **self.agent} if self.agent else ids), data, persisted, data_persisted
 
     def _data(
@@ -236,8 +234,8 @@ class Plan:
         for given in (configurable, None if runtime is None else runtime.context):
             if given is not None:
                 if self.fields is not None:
-                    data = _filled(data, _ids(given, self.pairs))
-                data = _filled(data, _ids(given, _SAME_NAMES))
+                    data = filled(data, read_ids(given, self.pairs))
+                data = filled(data, read_ids(given, _SAME_NAMES))
         return data, persisted
 
     def _ask(self, identify: Identify, state: Any, config: Mapping[str, Any]) -> tuple[CallContext, bool]:
@@ -265,16 +263,16 @@ class Plan:
         if type(state) is dict:
             if state.get(_TYPE) == "tool_call_with_context":
                 return self._of_state(state.get("state"), configurable, path)  # what create_agent sends to its tools
-            ids = _NO_IDS if state.keys().isdisjoint(self.keys) else _ids(state, self.pairs)
+            ids = _NO_IDS if state.keys().isdisjoint(self.keys) else read_ids(state, self.pairs)
         else:
-            ids = _ids(state, self.pairs)
+            ids = read_ids(state, self.pairs)
         # The graph may know more than it hands to this node.
         channels = self._hidden(path)
         if channels and ("user_id" not in ids or "session_id" not in ids):
             read = configurable.get(_READ)
             if read is not None:
                 known = {channels[key]: value for key, value in read(list(channels), False).items()}
-                ids = _filled(ids, {name: value for name, value in known.items() if data_id(value)})
+                ids = filled(ids, {name: value for name, value in known.items() if data_id(value)})
         return ids
 
 
@@ -373,45 +371,3 @@ class _Sending(dict[str, Any]):
     @without_ids("node_scope_failed", otherwise=dict.copy)
     def copy(self) -> dict[str, Any]:
         return {**self, "metadata": self.metadata}
-
-
-def _platform_user(configurable: Mapping[str, Any], runtime: Any) -> str | None:
-    """Return the user whom LangGraph's platform has authenticated; None without one.
-
-    It hands on the object that its authentication has made. What a client sends is JSON, and never has attributes.
-    """
-    try:
-        server = getattr(runtime, "server_info", None)  # younger than the rest of Runtime
-        user = getattr(server, "user", None) or configurable.get(_PLATFORM_USER)
-        if user is None or isinstance(user, (Mapping, *_OPAQUE)):
-            return None
-        return data_id(user.identity)
-    except Exception:  # noqa: BLE001  an object of the platform's, or of the team's own authentication
-        refuse_malformed()
-        return None
-
-
-def _ids(source: Any, pairs: tuple[tuple[str, str], ...]) -> dict[str, Any]:
-    """Return what `source` (a mapping, dataclass, pydantic model, any object) has under the keys of `pairs`."""
-    if isinstance(source, _OPAQUE):
-        return {}
-    look = source.get if isinstance(source, Mapping) else partial(getattr, source)
-    found = {}
-    for name, key in pairs:
-        try:
-            value = look(key, None)
-            if value is not None and (known := data_id(value)) is not None:
-                found[name] = known
-        except Exception:  # noqa: BLE001  as above
-            refuse_malformed()
-    return found
-
-
-def _filled(found: dict[str, Any], ids: dict[str, Any]) -> dict[str, Any]:
-    """Return `found`, filled by the next source if both may be of the same person."""
-    if not found or not ids:
-        return found or ids
-    for name in ("user_id", "session_id"):
-        if name in found and name in ids and str(found[name]) != str(ids[name]):
-            return found
-    return {**ids, **found}

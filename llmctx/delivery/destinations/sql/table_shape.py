@@ -25,6 +25,7 @@ from llmctx.core.scheduling import yielding
 from llmctx.delivery.destination import Row
 from llmctx.delivery.destinations.sql.charset import characters, storable
 from llmctx.delivery.destinations.sql.connection import Connection, Session
+from llmctx.storage.catalog import UNIQUE_KEYS
 from llmctx.storage.convert import (
     Converter,
     Lossy,
@@ -58,22 +59,7 @@ CROSS JOIN LATERAL (  -- domains are what they are made of, through and through
 JOIN pg_catalog.pg_type t ON t.oid = b.oid
 WHERE c.oid = pg_catalog.to_regclass($1)
 """
-_LOOK_AT_KEYS: Final = """
-WITH RECURSIVE parts AS (
-    SELECT pg_catalog.to_regclass($1)::oid AS oid
-    UNION SELECT inhrelid FROM pg_catalog.pg_inherits JOIN parts ON inhparent = parts.oid
-)
-SELECT k.relname AS name, i.indimmediate AS usable, array_remove(array_agg(a.attname::text), NULL) AS columns,
-       COALESCE(bool_or(a.attname = 'call_id'), false)
-       OR COALESCE(pg_catalog.pg_get_expr(i.indexprs, i.indrelid) ~ '\\mcall_id\\M', false) AS own
-FROM pg_catalog.pg_index i
-JOIN parts ON parts.oid = i.indrelid
-JOIN pg_catalog.pg_class k ON k.oid = i.indexrelid
-LEFT JOIN pg_catalog.pg_attribute a
-    ON a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
-WHERE i.indisunique OR i.indisexclusion
-GROUP BY k.relname, i.indexrelid, i.indrelid, i.indimmediate, i.indexprs
-"""
+_LOOK_AT_KEYS: Final = UNIQUE_KEYS.replace(":table", "$1")  # as the driver itself names a parameter
 _NATIVE: Final = {
     "Uuid": "uuid", "UtcTime": "timestamp with time zone", "Text": "text", "Double": "double precision",
     "Integer": "integer", "Boolean": "boolean", "Money": "numeric(18,9)", "JSON": "jsonb",

@@ -1,0 +1,55 @@
+"""Ids as they stand in a node's state, config or context: objects of any kind, which may raise at a mere look."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Final
+
+from llmctx.identity.authority import data_id, refuse_malformed
+
+PLATFORM_USER: Final = "langgraph_auth_user"  # put there by LangGraph's platform
+_OPAQUE: Final = (str, bytes, int, float, list, tuple, set, frozenset, type(None))
+"""States without fields to look at."""
+
+
+def platform_user(configurable: Mapping[str, Any], runtime: Any) -> str | None:
+    """Return the user whom LangGraph's platform has authenticated; None without one.
+
+    It hands on the object that its authentication has made. What a client sends is JSON, and never has attributes.
+    """
+    try:
+        server = getattr(runtime, "server_info", None)  # younger than the rest of Runtime
+        user = getattr(server, "user", None) or configurable.get(PLATFORM_USER)
+        if user is None or isinstance(user, (Mapping, *_OPAQUE)):
+            return None
+        return data_id(user.identity)
+    except Exception:  # noqa: BLE001  an object of the platform's, or of the team's own authentication
+        refuse_malformed()
+        return None
+
+
+def read_ids(source: Any, pairs: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    """Return what `source` (a mapping, dataclass, pydantic model, any object) has under the keys of `pairs`."""
+    if isinstance(source, _OPAQUE):
+        return {}
+    look = source.get if isinstance(source, Mapping) else partial(getattr, source)
+    found = {}
+    for name, key in pairs:
+        try:
+            value = look(key, None)
+            if value is not None and (known := data_id(value)) is not None:
+                found[name] = known
+        except Exception:  # noqa: BLE001  as above
+            refuse_malformed()
+    return found
+
+
+def filled(found: dict[str, Any], ids: dict[str, Any]) -> dict[str, Any]:
+    """Return `found`, filled by the next source if both may be of the same person."""
+    if not found or not ids:
+        return found or ids
+    for name in ("user_id", "session_id"):
+        if name in found and name in ids and str(found[name]) != str(ids[name]):
+            return found
+    return {**ids, **found}
