@@ -13,9 +13,10 @@ from llmctx.core.errors import (
     MigrationsPending,
     NotACallLog,
 )
+from llmctx.identity.binding import amend, bind
 from llmctx.identity.carry import carry
 from llmctx.identity.handover import hand_over, take_over
-from llmctx.identity.scope import CallContext, amend, bind, current
+from llmctx.identity.scope import CallContext, current
 
 __version__ = "0.1.0"
 

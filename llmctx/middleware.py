@@ -20,7 +20,8 @@ from starlette.types import Scope as Connection
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guarded, harmless, is_from_outside, without_ids
 from llmctx.core.record import Reason
-from llmctx.identity.scope import EMPTY, CallContext, Inside, Scope, failed_scope, tell_named
+from llmctx.identity.binding import tell_named
+from llmctx.identity.scope import EMPTY, CallContext, Inside, Scope, failed_scope
 
 Identify = Callable[[HTTPConnection], CallContext | Awaitable[CallContext | None] | None]
 

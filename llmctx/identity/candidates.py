@@ -16,8 +16,9 @@ from llmctx.core.errors import LlmctxError
 from llmctx.core.guard import swallow
 from llmctx.identity import handover
 from llmctx.identity.authority import SAME_NAMES, data_ids, is_guarded, refused, trusting
+from llmctx.identity.binding import amend_scope
 from llmctx.identity.registry.base import Entry
-from llmctx.identity.scope import EMPTY, ID_FIELDS, ID_LIMIT, CallContext, Scope, amend_scope, clean_id, current_scope
+from llmctx.identity.scope import EMPTY, ID_FIELDS, ID_LIMIT, CallContext, Scope, clean_id, current_scope
 
 CARRIED_KEY: Final = "llmctx"
 """Key in `config["metadata"]` under which `wrap_graph` sends a node's identity along: a `CarriedIdentity`."""

@@ -13,6 +13,7 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.record import Reason
 from llmctx.identity import remote
 from llmctx.identity.authority import is_guarded, refuse, trusting
+from llmctx.identity.binding import on_named
 from llmctx.identity.candidates import (
     CARRIED_KEY,
     CarriedIdentity,
@@ -23,7 +24,7 @@ from llmctx.identity.candidates import (
 )
 from llmctx.identity.inheritance import is_inherited_by_worker
 from llmctx.identity.registry.base import Registry, active, mark_unreliable, register_in_all, unregistered
-from llmctx.identity.scope import EMPTY, CallContext, Scope, current_scope, on_named
+from llmctx.identity.scope import EMPTY, CallContext, Scope, current_scope
 
 _THREADS_OF_A_SCOPE: Final = 4096
 

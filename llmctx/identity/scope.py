@@ -2,7 +2,7 @@
 
 The variable holds a small `Scope`, not the identity itself. A synchronous FastAPI dependency runs in another
 thread on a *copy* of the context: what it sets there is lost, but what it changes on the shared scope is seen
-(`amend`). The identity is a frozen value that is replaced, never edited, so a reader keeps what was
+(`binding.amend`). The identity is a frozen value that is replaced, never edited, so a reader keeps what was
 true at that moment.
 
 A scope is open until the end of its request or block and closed afterwards. Tasks and threads may outlive it and
@@ -19,23 +19,18 @@ import itertools
 import sys
 import time
 from _thread import get_ident
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import ContextVar, Token
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final
 
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.guard import guarded, harmless, swallow, without_ids
+from llmctx.core.guard import harmless, swallow, without_ids
 from llmctx.core.process import ForkStage, in_forked_child
 from llmctx.identity.call_context import EMPTY as EMPTY  # these are part of what stands here
 from llmctx.identity.call_context import ID_FIELDS as ID_FIELDS
 from llmctx.identity.call_context import ID_LIMIT as ID_LIMIT
 from llmctx.identity.call_context import CallContext as CallContext
 from llmctx.identity.call_context import clean_id as clean_id
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-_NAMES: Final = frozenset((*ID_FIELDS, "attributes"))
 
 carries: Final[list[object]] = []
 """The call logs for which `propagation.threads` carries scopes into threads, jobs and queues."""
@@ -284,125 +279,6 @@ class StepInside(Inside):
 
     def __exit__(self, *_: object) -> None:
         suspend(self.token)
-
-
-@contextlib.contextmanager
-def bind(identity: CallContext | None = None, /, **ids: Any) -> Iterator[CallContext]:
-    """Open a scope inside the current one; ids that are not named are inherited.
-
-        with bind(session_id="s-7", user_id=user.id):
-            graph.invoke(...)
-
-    Takes the fields of `CallContext` by name, or a whole `CallContext` first. A name that is no field is a
-    TypeError. Do not hold it open across a `yield` of an async generator: open it inside, around each step.
-    """
-    _check_names(ids)
-    if identity is not None and not isinstance(identity, CallContext):
-        raise TypeError(f"bind() takes a CallContext, or its fields by name, not {type(identity).__name__}")
-    scope = _bound(identity, ids)
-    with Inside(scope):
-        yield EMPTY if scope is None else scope.identity
-
-
-def _check_names(ids: dict[str, Any]) -> None:
-    if unknown := ids.keys() - _NAMES:
-        raise TypeError(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join((*ID_FIELDS, 'attributes'))}")
-
-
-# Where this fails, the scope around must not count: the block belongs to another user.
-@without_ids("scope_failed", otherwise=lambda identity, ids: failed_scope("bind"))
-def _bound(identity: CallContext | None, ids: dict[str, Any]) -> Scope | None:
-    over = CallContext(**ids)
-    if identity is not None:
-        over = identity.overlay(over)
-    outer = _current.get()
-    # A closed scope is a weak source; what is bound inside of it must not make its ids strong again.
-    if outer is None or not outer.is_open:
-        scope = Scope(over, "bind", outer)
-    else:
-        scope = Scope(outer.identity.overlay(over), "bind", outer)
-        if outer.authority is not outer.identity:
-            scope.authority = outer.authority.overlay(over)
-    tell_named(scope, over)
-    return scope
-
-
-def amend(**ids: Any) -> CallContext:
-    """Change the *current* scope, for everybody in it, and return its new identity.
-
-    For what is known late: authentication in a FastAPI dependency, synchronous ones included. Turning one user
-    into another is counted as a conflict, save on a websocket; calls that have started keep the user they started
-    with. `user_id=None` logs the user out, and the session with them: later calls are anonymous. Outside of any scope
-    nothing happens, apart from a line in the log.
-    """
-    _check_names(ids)
-    return _amended(ids)
-
-
-def _doubtful(ids: dict[str, Any]) -> CallContext:
-    """Answer where an amendment has failed: what the scope does not know without it, no other source may say."""
-    scope = _current.get()
-    if scope is not None and scope is not FAILED_SCOPE:
-        scope.failed = True
-        if ids.get("user_id") not in (None, scope.identity.user_id):
-            scope.identity = EMPTY
-    return current()
-
-
-@guarded("amend_failed", "%s failed: the scope stays as it was", otherwise=_doubtful)
-def _amended(ids: dict[str, Any]) -> CallContext:
-    over = CallContext(**ids)
-    scope = _current.get()
-    if scope is None:
-        diagnostics.count("amend_without_scope", "amend() outside of any scope: add ContextMiddleware, or use bind()")
-        return EMPTY
-    if "user_id" in ids and over.user_id is None and scope.identity.user_id is not None:
-        _log_out(scope)
-    amend_scope(scope, over)
-    return scope.identity
-
-
-def _log_out(scope: Scope) -> None:
-    """Take user and session from `scope`, and from the request around, for what comes later."""
-    user_id = scope.identity.user_id
-    around: Scope | None = scope
-    while around is not None and around.identity.user_id == user_id and around is not FAILED_SCOPE:
-        before = around.identity
-        around.identity = around.authority = before.without_people()
-        around.refresh = None
-        tell_named(around, EMPTY, before)
-        if around.kind != "node":
-            break
-        around = around.parent
-
-
-on_named: Final[list[Callable[[Scope, CallContext], None]]] = []
-"""Called with a scope that has been given a thread, or another user, and its identity before (`registration.py`)."""
-
-
-def tell_named(scope: Scope, over: CallContext, before: CallContext = EMPTY) -> None:
-    """Let the registries know of a scope to which `over` has given a thread, or another user than `before` had."""
-    if over.thread_id is not None or before.user_id not in (None, scope.identity.user_id):
-        for tell in on_named:
-            tell(scope, before)
-
-
-def amend_scope(scope: Scope, over: CallContext) -> None:
-    """`amend` for a given scope."""
-    if scope is FAILED_SCOPE:
-        return
-    before = scope.identity
-    is_another = None not in (before.user_id, over.user_id) and over.user_id != before.user_id
-    if is_another and not scope.is_socket:  # there, another user may log in
-        scope.conflict = True
-        diagnostics.count("amended_into_another_user", "amend() turned one user into another; open a scope with bind()")
-    whole = scope.authority is before
-    scope.identity = before.overlay(over)
-    scope.authority = scope.identity if whole else scope.authority.overlay(over)
-    around = scope.parent
-    if scope.kind == "node" and around is not None and around.is_open and around.identity.agrees(before):
-        amend_scope(around, over)  # a node is a part of it: wrapping must make no difference
-    tell_named(scope, over, before)
 
 
 def change_job(scope: Scope | None) -> None:

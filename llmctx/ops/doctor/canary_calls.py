@@ -28,7 +28,8 @@ from llmctx.calllog import CallLog
 from llmctx.capture.recorder import active
 from llmctx.core.record import CallRecord
 from llmctx.delivery.memory_sink import MemorySink, first_words
-from llmctx.identity.scope import CallContext, bind
+from llmctx.identity.binding import bind
+from llmctx.identity.scope import CallContext
 from llmctx.middleware import ContextMiddleware
 from llmctx.ops.doctor.app_inspection import Layer
 from llmctx.ops.doctor.finding import Finding, names

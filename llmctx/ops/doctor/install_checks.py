@@ -7,7 +7,7 @@ from llmctx.core.errors import LlmctxError
 from llmctx.core.record import CallRecord
 from llmctx.delivery.destinations.sql import SqlDestination
 from llmctx.delivery.memory_sink import MemorySink
-from llmctx.identity.scope import bind
+from llmctx.identity.binding import bind
 from llmctx.migrate import commands as migrate
 from llmctx.ops.doctor import table_checks as table
 from llmctx.ops.doctor.finding import Finding

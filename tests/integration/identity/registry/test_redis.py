@@ -17,7 +17,8 @@ from langchain_core.runnables import RunnableConfig
 
 from llmctx import CallContext, bind
 from llmctx.core.record import CallRecord
-from llmctx.identity.scope import EMPTY, Scope, amend_scope
+from llmctx.identity.binding import amend_scope
+from llmctx.identity.scope import EMPTY, Scope
 from tests.conftest import ROOT
 from tests.kit.shared_registry import Here, model, on, redis_keys, request_of, use_elsewhere
 from tests.kit.support import wait_until

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmctx.calllog import CallLog
-from llmctx.identity.scope import bind
+from llmctx.identity.binding import bind
 from llmctx.ops.erase import Subject, erase
 from tests.kit.subjects import everything
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from llmctx.identity.binding import bind
 from llmctx.identity.registry.redis import RedisRegistry
-from llmctx.identity.scope import bind, current_scope
+from llmctx.identity.scope import current_scope
 from llmctx.ops.erase import Subject, erase
 from llmctx.settings import load
 
