@@ -1,4 +1,4 @@
-"""`llmctx migrate --partition`: plan, rehearsal, the way there and the way back. See `partition_steps.py` for how."""
+"""`llmctx partition`: plan, rehearsal, the way there and the way back. See `partition_steps.py` for how."""
 
 from __future__ import annotations
 

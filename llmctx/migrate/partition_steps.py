@@ -1,4 +1,4 @@
-"""Turns an adopted table into one that is partitioned by month, beside its writers, and back: `migrate --partition`.
+"""Turns an adopted table into one that is partitioned by month, beside its writers, and back: `llmctx partition`.
 
 The old table becomes the first partition, as it is: no row of it is copied. Beforehand its keys are built once more
 with created_at in them, and a check proves that it holds nothing of the months to come, so that the swap takes a
@@ -156,7 +156,7 @@ class Conversion:
         if any(index.expressions and index.unique for index in self._indexes_now()):
             found.append("a unique key of it is over an expression")
         if self.state().making and self.columns() != self.columns(self.named("_partitioned")):
-            found.append("it has other columns now: `llmctx migrate --partition --downgrade --yes`, and begin anew")
+            found.append("it has other columns now: `llmctx partition --downgrade --yes`, and begin anew")
         children = [row.child for row in self._children()]
         if children and not drop_foreign_keys:
             found.append(
@@ -195,7 +195,7 @@ class Conversion:
         facts = json.loads(now.making_says) if now.making else {}
         if facts.get("way") == "back":
             raise LlmctxError(
-                "The way back is not done: `llmctx migrate --partition --downgrade --yes` goes on with it."
+                "The way back is not done: `llmctx partition --downgrade --yes` goes on with it."
             )
         if problems := self.problems(drop_foreign_keys=drop_foreign_keys):
             raise LlmctxError(f"{self.named()} cannot be partitioned: {'; '.join(problems)}. Nothing was changed.")

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from sqlalchemy import make_url, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -62,7 +63,7 @@ async def role(url: str, options: str) -> AsyncIterator[tuple[str, str]]:
 
 async def refuse_while(url: str, condition: str, code: str) -> None:
     """A trigger of the host's that raises for rows of which `condition` is true."""
-    await do(
+    await _change(
         url,
         f"CREATE OR REPLACE FUNCTION host_opinion() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF {condition} "
         f"THEN RAISE EXCEPTION 'not this one' USING ERRCODE = '{code}'; END IF; RETURN NEW; END $$",
@@ -72,9 +73,25 @@ async def refuse_while(url: str, condition: str, code: str) -> None:
 
 
 async def slow_rows(url: str, condition: str, seconds: float) -> None:
-    await do(
+    await _change(
         url,
         f"CREATE FUNCTION host_slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF {condition} "
         f"THEN PERFORM pg_sleep({seconds}); END IF; RETURN NEW; END $$",
         f"CREATE TRIGGER host_trigger BEFORE INSERT ON {T} FOR EACH ROW EXECUTE FUNCTION host_slow()",
     )
+
+
+async def drop_trigger(url: str) -> None:
+    """Mend what `refuse_while` or `slow_rows` broke."""
+    await _change(url, f"DROP TRIGGER host_trigger ON {T}")
+
+
+async def _change(url: str, *statements: str) -> None:
+    """Change the table beside its writer; tried again where the server ends that, of the two, as a deadlock."""
+    for _ in range(20):
+        try:
+            return await do(url, *statements)
+        except DBAPIError as problem:
+            if getattr(problem.orig, "sqlstate", None) != "40P01":
+                raise
+    raise AssertionError("each attempt to change the table ended in a deadlock")

@@ -9,7 +9,6 @@ from typing import Any
 
 import langgraph.errors
 import langgraph.types
-import pytest
 from langchain.agents import middleware
 
 ModelRetryMiddleware: Any = getattr(middleware, "ModelRetryMiddleware", None)
@@ -19,4 +18,3 @@ TimeoutPolicy: Any = getattr(langgraph.types, "TimeoutPolicy", None)
 
 HAS_MODEL_RETRIES = ModelRetryMiddleware is not None
 HAS_NODE_POLICIES = TimeoutPolicy is not None  # time limits and error handlers of single nodes
-needs_node_policies = pytest.mark.skipif(not HAS_NODE_POLICIES, reason="this langgraph has no error handlers of nodes")

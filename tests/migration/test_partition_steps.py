@@ -59,7 +59,7 @@ async def test_there_and_back_beside_a_writer(empty_database: str, shape: str) -
         await wait_for(lambda: len(old.written) > reached + 20, "the old writer to go on")
         parted = dumped(url)
         assert await asyncio.to_thread(lambda: migrate.check(settings).is_current)
-        with pytest.raises(LlmctxError, match="--partition --downgrade"):
+        with pytest.raises(LlmctxError, match="llmctx partition --downgrade"):
             await asyncio.to_thread(migrate.downgrade, settings)
         await asyncio.to_thread(partitioning.partition, settings, back=True)
         reached = len(old.written)

@@ -187,7 +187,11 @@ def test_a_failure_at_any_line_is_not_noticed(
     usual = rows.new()
     assert _strangers(usual) == []
     choice = random.Random(application.__name__)
-    points: list[tuple[Line, int]] = [(line, choice.randint(1, min(times, 50))) for line, times in survey.runs.items()]
+    again = Lines()  # what runs in one survey alone, such as the pipeline's rounds, may not come to be struck
+    assert run(application, kit, again) == expected
+    assert len(rows.new()) == len(usual)
+    steady = survey.runs & again.runs
+    points: list[tuple[Line, int]] = [(line, choice.randint(1, min(times, 50))) for line, times in steady.items()]
     every_line = bool(pytestconfig.getoption("--every-line"))
     if every_line:
         points = [(line, 1) for line in survey.runs] + points

@@ -30,7 +30,7 @@ def plan_undo(table: ExistingTable, with_nulls: Collection[str], only: Collectio
         names = [name for name in only if name in table.columns and (table.made_by_us or name in _marked(table))]
         return _owned(table, [*_drop_columns(table, names)], [], names)
     if any(part.endswith((f"{table.name}_before", f'{table.name}_before"')) for part in table.partitions):
-        return StepPlan(problems=["its partitions come first: `llmctx migrate --partition --downgrade --yes`"])
+        return StepPlan(problems=["its partitions come first: `llmctx partition --downgrade --yes`"])
     steps = [drop_index(table, index.name, f"drop index {index.name}") for index in table.added_indexes]
     steps += [*_drop_defaults(table), *_require_values(table, with_nulls), *_drop_columns(table, _marked(table))]
     notes = [

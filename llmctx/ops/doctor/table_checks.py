@@ -299,7 +299,7 @@ def _growth(seen: _Seen) -> list[Finding]:
             Finding(
                 "growth", False, f"{_grown(facts)}, and no partitions",
                 "Taking away what has expired means deleting row by row.",
-                "llmctx retain --rows DAYS --yes, from cron; for good llmctx migrate --partition", seen.settings.table,
+                "llmctx retain --rows DAYS --yes, from cron; for good llmctx partition", seen.settings.table,
             )
         )  # fmt: skip
     if facts["dead"] > max(facts["rows"] // 5, 100_000):

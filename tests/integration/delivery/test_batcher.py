@@ -12,9 +12,9 @@ import pytest
 
 from llmctx.core.record import DEFAULT_TABLE
 from llmctx.delivery.batcher import Batcher
-from tests.kit.databases import T, healed, holding, put, refuse_while, slow_rows
+from tests.kit.databases import T, drop_trigger, healed, holding, put, refuse_while, slow_rows
 from tests.kit.proxy import Proxy
-from tests.kit.rows import PATIENCE, batcher_of, do, query, record, stored, writing
+from tests.kit.rows import PATIENCE, batcher_of, query, record, stored, writing
 from tests.kit.support import wait_for
 
 
@@ -112,7 +112,7 @@ async def test_a_busy_server_loses_nothing_and_is_not_pressed(own: str, code: st
         await wait_for(lambda: time.monotonic() - start > 3, "some time to pass")
         assert one.tries - tries <= 5
         assert (one.waiting, one.quarantined) == (300, 0)
-        await do(own, f"DROP TRIGGER host_trigger ON {T}")
+        await drop_trigger(own)
         await healed(one)
         assert await one.drain(PATIENCE) == 0, one.last_error
         assert adds_up(one, 300)

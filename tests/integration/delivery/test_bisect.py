@@ -10,7 +10,7 @@ import pytest
 from llmctx.core.record import DEFAULT_TABLE, CallRecord
 from llmctx.delivery import batcher
 from llmctx.delivery.batcher import Batcher
-from tests.kit.databases import T, healed, put, refuse_while, slow_rows
+from tests.kit.databases import T, drop_trigger, healed, put, refuse_while, slow_rows
 from tests.kit.rows import PATIENCE, do, record, stored, writing
 from tests.kit.support import wait_for
 
@@ -62,7 +62,7 @@ async def test_a_row_that_never_ends_lets_the_others_pass(own: str, monkeypatch:
         put(one, 9)
         await wait_for(lambda: one.written == 9, "the others")
         assert one.waiting == 1
-        await do(own, f"DROP TRIGGER host_trigger ON {T}")
+        await drop_trigger(own)
         assert await one.drain(PATIENCE) == 0, one.last_error
     assert await stored(own) == 10
 
@@ -83,7 +83,7 @@ async def test_a_row_that_ends_its_connection_lets_the_others_pass(own: str, mon
         put(one, 20)
         await wait_for(lambda: one.written == 21, "the others")
         assert (one.waiting, one.quarantined) == (1, 0)
-        await do(own, f"DROP TRIGGER host_trigger ON {T}")
+        await drop_trigger(own)
         assert await one.drain(PATIENCE) == 0, one.last_error
     assert await stored(own) == 22
 
@@ -149,7 +149,7 @@ async def test_what_hits_every_row_is_not_the_rows_fault(own: str, code: str, kn
         await troubled(one)
         assert (one.waiting, one.quarantined, one.dropped) == (300, 0, 0)
         assert one.tries < 100
-        await do(own, f"DROP TRIGGER host_trigger ON {T}")
+        await drop_trigger(own)
         await healed(one)
         assert await one.drain(PATIENCE) == 0, one.last_error
         assert (one.quarantined, one.last_error) == (0, None)

@@ -8,6 +8,7 @@ import pickle
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Annotated, Any, TypedDict
@@ -38,7 +39,7 @@ from llmctx.identity.candidates import CARRIED_KEY, pack
 from llmctx.identity.registry import MemoryRegistry
 from llmctx.identity.registry.base import active
 from llmctx.identity.scope import Scope, current_scope
-from tests.kit.newer import NodeError, needs_node_policies
+from tests.kit.newer import HAS_NODE_POLICIES, NodeError
 
 ANN = CallContext(session_id="s-ann", user_id="ann")
 BOB = CallContext(session_id="s-bob", user_id="bob")
@@ -461,7 +462,6 @@ def test_entrypoints_and_their_tasks(sync: bool, registry: MemoryRegistry) -> No
     assert entry.identity == ANN
 
 
-@needs_node_policies
 def test_retries_error_handlers_and_deferred_nodes() -> None:
     """Each attempt of a retry, the error handler and a deferred node run in the scope of their run."""
     seen: list[tuple[str, CallContext]] = []
@@ -475,12 +475,13 @@ def test_retries_error_handlers_and_deferred_nodes() -> None:
         return {}
 
     retry = RetryPolicy(max_attempts=2, initial_interval=0, jitter=False, retry_on=ValueError)
-    builder = StateGraph(State).add_node("fails", fails, retry_policy=retry, error_handler=handles)
+    handler = {"error_handler": handles} if HAS_NODE_POLICIES else {}
+    builder = StateGraph(State).add_node("fails", fails, retry_policy=retry, **handler)
     builder.add_node("late", lambda s: seen.append(("late", current())), defer=True)
     builder.add_edge(START, "fails").add_edge(START, "late")
-    with bind(ANN):
+    with bind(ANN), nullcontext() if handler else pytest.raises(ValueError, match="again"):
         wrap_graph(builder).compile().invoke({"text": "hi"})
-    assert sorted(seen) == [("handler", ANN), ("late", ANN), ("try", ANN), ("try", ANN)]
+    assert sorted(seen) == [("handler", ANN)] * len(handler) + [("late", ANN), ("try", ANN), ("try", ANN)]
 
 
 def asking(state: State) -> dict[str, Any]:

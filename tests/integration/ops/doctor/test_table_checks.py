@@ -155,7 +155,7 @@ async def test_statistics_and_growth_of_a_large_table(empty_database: str) -> No
     assert re.fullmatch(
         r"200,000 rows, \d+ MB, about 2\d,\d\d\d rows and \d MB more a day, and no partitions", growth.cause
     )
-    assert "--partition" in growth.fix
+    assert "llmctx partition" in growth.fix
 
     await do(url, f"UPDATE {DEFAULT_TABLE} SET success = true")
     await counted(url, "n_mod_since_analyze >= 200000 AND n_dead_tup >= 200000")
