@@ -15,9 +15,9 @@ from uuid import UUID
 
 DEFAULT_TABLE: Final = "biz_agent_llm_call_logs"
 CACHE_WRITTEN: Final = "llmctx_cache_written"
-"""The key of `attributes` for prompt tokens that went into the provider's cache: they cost more, and have no column."""
+"""The key of `attributes` that held `cache_write_tokens` before revision 0002."""
 CACHE_WRITTEN_1H: Final = "llmctx_cache_written_1h"
-"""Those of them that are kept for an hour, and cost more still."""
+"""The key of `attributes` for those of `cache_write_tokens` that are kept for an hour, and cost more."""
 
 
 class Status(StrEnum):
@@ -58,6 +58,16 @@ class Reason(StrEnum):
     PARTIAL = "partial"
     CONFLICT = "conflict"
     ERASED = "erased"
+
+
+class CostSource(StrEnum):
+    """Who says what a call cost."""
+
+    PROVIDER = "provider"  # the answer itself, or the gateway that passed it on
+    PRICE_FILE = "price_file"  # the team's own prices
+    PRICE_LIST = "price_list"  # genai-prices
+    CACHE = "cache"  # LangChain's cache answered: nothing was paid
+    MANUAL = "manual"  # `CallLog.record(cost_usd=…)`
 
 
 class ColumnKind(StrEnum):
@@ -167,6 +177,12 @@ class CallRecord:
     cost_usd: Decimal | None = _column(ColumnKind.MONEY, added=True, group="usage")
     streamed: bool | None = _column(ColumnKind.FLAG, added=True)
     cached: bool | None = _column(ColumnKind.FLAG, added=True)
+    response_model: str | None = _column(ColumnKind.TEXT, added=True)
+    response_id: str | None = _column(ColumnKind.TEXT, added=True, personal=True, group="run")
+    service_tier: str | None = _column(ColumnKind.TEXT, added=True, group="usage")
+    cache_write_tokens: int | None = _column(ColumnKind.COUNT, added=True, group="tokens")
+    span_id: str | None = _column(ColumnKind.TEXT, **_RUN)
+    cost_source: str | None = _column(ColumnKind.TEXT, added=True, group="usage")
     attributes: dict[str, Any] | None = _column(ColumnKind.JSON, added=True, personal=True, group=None)
 
 

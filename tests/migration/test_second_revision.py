@@ -1,6 +1,6 @@
 """The next revision: a file of twenty lines adds a column to every table there is, and takes it away again.
 
-Each test has a copy of the scripts to which `0002` was added, as in the next release.
+Each test has a copy of the scripts to which `0003` was added, as in the next release.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from tests.migration.test_statements import PARTED, recorded
 ROOT = Path(__file__).parents[2]
 T = DEFAULT_TABLE
 state = importlib.import_module("llmctx.migrate.state")
-SECOND = '''"""Add response_model."""
+NEXT = '''"""Add region."""
 
 from llmctx.migrate.adoption import revision as reconciler
 
-revision = "llmctx_0002"
-down_revision = "llmctx_0001"
+revision = "llmctx_0003"
+down_revision = "llmctx_0002"
 branch_labels = None
 depends_on = None
-COLUMNS = {"response_model": "text"}
+COLUMNS = {"region": "text"}
 
 
 def upgrade() -> None:
@@ -49,8 +49,8 @@ def upgrade() -> None:
 def downgrade() -> None:
     reconciler.downgrade(revision)
 '''
-ADDED = "add 1 column, which may be NULL: response_model"
-THERE = f"SELECT attname FROM pg_attribute WHERE attrelid = '{T}'::regclass AND attname = 'response_model'"
+ADDED = "add 1 column, which may be NULL: region"
+THERE = f"SELECT attname FROM pg_attribute WHERE attrelid = '{T}'::regclass AND attname = 'region'"
 MARKED = f"SELECT col_description('{T}'::regclass, attnum) {THERE.removeprefix('SELECT attname')}"
 TABLES = (*SHAPES, "partitioned", "fresh")
 
@@ -58,22 +58,22 @@ TABLES = (*SHAPES, "partitioned", "fresh")
 @pytest.fixture
 def scripts(tmp_path: Path) -> Path:
     folder = tmp_path / "scripts"
-    shutil.copytree(state.scripts(), folder, ignore=shutil.ignore_patterns("__pycache__", "000[2-9]_*"))
+    shutil.copytree(state.scripts(), folder, ignore=shutil.ignore_patterns("__pycache__", "000[3-9]_*"))
     return folder
 
 
 @pytest.fixture
 def release(scripts: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Only 0001 is there, until it is called."""
+    """Only 0002 is there, until it is called."""
     monkeypatch.setattr(state, "scripts", lambda: scripts)
 
-    def with_second() -> None:
+    def with_next() -> None:
         after = scripts.with_name("released")
         shutil.copytree(scripts, after)
-        (after / "versions" / "0002_response_model.py").write_text(SECOND)
+        (after / "versions" / "0003_region.py").write_text(NEXT)
         monkeypatch.setattr(state, "scripts", lambda: after)
 
-    return with_second
+    return with_next
 
 
 def make(url: str, table: str) -> list[str]:
@@ -109,7 +109,7 @@ def alembic(url: str, ini: Path, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_a_table_at_the_first_revision_gets_the_second(
+def test_a_table_at_one_revision_gets_the_next(
     empty_database: str, release: Callable[[], None], table: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Planned, named by check, added behind a short lock, marked where the table is somebody's, and taken away."""
@@ -119,7 +119,7 @@ def test_a_table_at_the_first_revision_gets_the_second(
     assert migrate.plan(settings).steps == []
     release()
     steps = migrate.plan(settings).steps
-    assert [step.what for step in steps] == [ADDED, "note version llmctx_0002"]
+    assert [step.what for step in steps] == [ADDED, "note version llmctx_0003"]
     assert steps[0].lock == "others for a moment"
     with pytest.raises(MigrationsPending, match=ADDED):
         migrate.check(settings)
@@ -128,14 +128,14 @@ def test_a_table_at_the_first_revision_gets_the_second(
     with recorded() as sent:
         assert cli.run([*verb, "--yes"]) == 0
     shown = capsys.readouterr().out
-    assert shown.count("response_model") == 2  # planned, and done
-    (adding,) = [statement for statement in sent if "response_model" in statement]
+    assert shown.count("region") == 2  # planned, and done
+    (adding,) = [statement for statement in sent if "region" in statement]
     assert "lock_timeout = '300ms'" in adding
     assert "SHARE UPDATE EXCLUSIVE" in adding
-    assert migrate.check(settings).current == "llmctx_0002"
+    assert migrate.check(settings).current == "llmctx_0003"
     assert migrate.plan(settings).steps == []
     assert psql(url, MARKED).strip() == ("" if table == "fresh" else "added by llmctx")
-    assert any("response_model" in step.what for step in migrate.plan(settings, down=True).steps) == (table != "fresh")
+    assert any("region" in step.what for step in migrate.plan(settings, down=True).steps) == (table != "fresh")
     migrate.downgrade(settings)
     assert dumped(url) == bare
 
@@ -151,16 +151,16 @@ def test_each_way_leads_to_the_same_table(
     first = dumped(url)
     release()
     printed = migrate.sql(settings, look=True)
-    assert "llmctx_0002" in printed
+    assert "llmctx_0003" in printed
     psql(url, printed)
     assert migrate.check(settings).is_current
     if table != "fresh":  # of a table that llmctx made it is how to make it
         psql(url, migrate.sql(settings, look=True))  # printed once more, there is nothing left to do
     whole = alike(url)
     ini = ini_for(tmp_path)
-    alembic(url, ini, "downgrade", "llmctx_0001")
+    alembic(url, ini, "downgrade", "llmctx_0002")
     assert dumped(url) == first
-    assert migrate.state(settings).current == "llmctx_0001"
+    assert migrate.state(settings).current == "llmctx_0002"
     alembic(url, ini, "upgrade", "head")
     assert alike(url) == whole
     assert migrate.check(settings).is_current
@@ -195,7 +195,7 @@ def test_it_waits_for_its_lock_in_turns(empty_database: str, release: Callable[[
     with reading, pytest.raises(LlmctxError, match="idle in transaction, for"):
         migrate.upgrade(settings, patience_s=0.5)
     assert dumped(url) == before
-    assert migrate.state(settings).current == "llmctx_0001"
+    assert migrate.state(settings).current == "llmctx_0002"
     migrate.upgrade(settings)
     assert migrate.check(settings).is_current
 
@@ -210,12 +210,12 @@ def test_in_a_hosts_own_tree(empty_database: str, scripts: Path, tmp_path: Path,
     bare = make(url, table)
     alembic(url, ini, "upgrade", "llmctx@head")
     first = dumped(url)
-    (scripts / "versions" / "0002_response_model.py").write_text(SECOND)
-    printed = alembic(url, ini, "upgrade", "llmctx_0001:llmctx_0002", "--sql")
+    (scripts / "versions" / "0003_region.py").write_text(NEXT)
+    printed = alembic(url, ini, "upgrade", "llmctx_0002:llmctx_0003", "--sql")
     alembic(url, ini, "upgrade", "llmctx@head")
     whole = dumped(url)
-    assert psql(url, THERE).strip() == "response_model"
-    alembic(url, ini, "downgrade", "llmctx@llmctx_0001")
+    assert psql(url, THERE).strip() == "region"
+    alembic(url, ini, "downgrade", "llmctx@llmctx_0002")
     assert dumped(url) == first
     psql(url, printed)
     assert dumped(url) == whole
@@ -265,13 +265,13 @@ def test_sqlite(sqlite_url: str, release: Callable[[], None], tmp_path: Path) ->
     settings = load(database_url=sqlite_url)
     migrate.upgrade(settings)
     release()
-    assert [step.what for step in migrate.plan(settings).steps] == [ADDED, "note version llmctx_0002"]
+    assert [step.what for step in migrate.plan(settings).steps] == [ADDED, "note version llmctx_0003"]
     with pytest.raises(MigrationsPending, match=ADDED):
         migrate.check(settings)
     migrate.upgrade(settings)
     assert migrate.check(settings).is_current
     ini = ini_for(tmp_path)
-    alembic(sqlite_url, ini, "downgrade", "llmctx_0001")
+    alembic(sqlite_url, ini, "downgrade", "llmctx_0002")
     assert migrate.state(settings).lacks == (ADDED,)
     alembic(sqlite_url, ini, "upgrade", "head")
     assert migrate.check(settings).is_current

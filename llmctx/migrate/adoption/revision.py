@@ -1,16 +1,16 @@
 """What a file of `alembic/versions` calls. The next revision is a file of twenty lines:
 
-    \"\"\"Add response_model: which model answered where a gateway chose one.\"\"\"
+    \"\"\"Add region: where the model ran.\"\"\"
 
     from __future__ import annotations
 
     from llmctx.migrate.adoption import revision as reconciler
 
-    revision = "llmctx_0002"
-    down_revision = "llmctx_0001"
+    revision = "llmctx_0003"
+    down_revision = "llmctx_0002"
     branch_labels = None
     depends_on = None
-    COLUMNS = {"response_model": "text"}
+    COLUMNS = {"region": "text"}
 
     def upgrade() -> None:
         reconciler.upgrade(revision)
