@@ -194,9 +194,7 @@ class Conversion:
             return
         facts = json.loads(now.making_says) if now.making else {}
         if facts.get("way") == "back":
-            raise LlmctxError(
-                "The way back is not done: `llmctx partition --downgrade --yes` goes on with it."
-            )
+            raise LlmctxError("The way back is not done: `llmctx partition --downgrade --yes` goes on with it.")
         if problems := self.problems(drop_foreign_keys=drop_foreign_keys):
             raise LlmctxError(f"{self.named()} cannot be partitioned: {'; '.join(problems)}. Nothing was changed.")
         table, making, old = self.named(), self.named("_partitioned"), self.inspect()

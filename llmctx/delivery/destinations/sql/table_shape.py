@@ -25,7 +25,7 @@ from llmctx.core.scheduling import yielding
 from llmctx.delivery.destination import Row
 from llmctx.delivery.destinations.sql.charset import characters, storable
 from llmctx.delivery.destinations.sql.connection import Connection, Session
-from llmctx.storage.catalog import UNIQUE_KEYS
+from llmctx.storage import catalog
 from llmctx.storage.convert import (
     Converter,
     Lossy,
@@ -40,26 +40,8 @@ from llmctx.storage.convert import (
 from llmctx.storage.sanitize import note_changes, storable_json
 from llmctx.storage.table import call_log_table
 
-_LOOK: Final = """
-SELECT a.attname AS name,
-       pg_catalog.format_type(b.oid, b.mod) AS type,
-       a.attgenerated <> '' OR a.attidentity = 'a' AS computed, t.typcategory = 'S' AS texts,
-       ARRAY(SELECT e.enumlabel::text FROM pg_catalog.pg_enum e WHERE e.enumtypid = b.oid) AS labels,
-       c.relkind IN ('r', 'p') AND NOT c.relhasrules AND NOT c.relrowsecurity AS plain
-FROM pg_catalog.pg_class c
-JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-CROSS JOIN LATERAL (  -- domains are what they are made of, through and through
-    WITH RECURSIVE made AS (
-        SELECT a.atttypid AS oid, a.atttypmod AS mod
-        UNION ALL SELECT t.typbasetype, t.typtypmod
-        FROM made JOIN pg_catalog.pg_type t ON t.oid = made.oid AND t.typtype = 'd'
-    )
-    SELECT made.oid, made.mod FROM made JOIN pg_catalog.pg_type t ON t.oid = made.oid AND t.typtype <> 'd'
-) b
-JOIN pg_catalog.pg_type t ON t.oid = b.oid
-WHERE c.oid = pg_catalog.to_regclass($1)
-"""
-_LOOK_AT_KEYS: Final = UNIQUE_KEYS.replace(":table", "$1")  # as the driver itself names a parameter
+_LOOK: Final = catalog.COLUMNS.replace(":table", "$1")  # as the driver itself names a parameter
+_LOOK_AT_KEYS: Final = catalog.UNIQUE_KEYS.replace(":table", "$1")
 _NATIVE: Final = {
     "Uuid": "uuid", "UtcTime": "timestamp with time zone", "Text": "text", "Double": "double precision",
     "Integer": "integer", "Boolean": "boolean", "Money": "numeric(18,9)", "JSON": "jsonb",
@@ -245,7 +227,7 @@ async def _look_at_postgresql(session: Session, name: str) -> TableShape:
         computed=frozenset(row["name"] for row in columns if row["computed"]),
         characters=storable_characters,
         enum_labels={
-            row["name"]: tuple(row["labels"]) for row in ours if not is_known(row["type"]) and not row["texts"]
+            row["name"]: tuple(row["labels"]) for row in ours if not is_known(row["type"]) and not row["textual"]
         },
     )
 
