@@ -24,6 +24,7 @@ from llmctx.core import process as lifecycle
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError
 from llmctx.core.guard import guarded, harmless
+from llmctx.core.urls import shown_url
 from llmctx.delivery.destination import Destination
 from llmctx.delivery.ledger import Stats, compute_stats, log_if_wrong
 from llmctx.delivery.pipeline import Pipeline
@@ -35,7 +36,7 @@ from llmctx.identity.propagation import threads as carrying
 from llmctx.identity.registry import Registry, registry_of
 from llmctx.identity.registry.base import active as active_registries
 from llmctx.identity.scope import EMPTY, CallContext
-from llmctx.settings import Settings, load, shown_url
+from llmctx.settings import Settings, load
 
 __all__ = ["CallLog", "Recording", "Stats"]
 

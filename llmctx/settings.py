@@ -1,7 +1,7 @@
 """The settings, one frozen value: read once from `LLMCTX_*` or arguments, then passed down.
 
 No other module reads the environment, and there is no second way to set anything. A bad value fails here, at start,
-with a `ConfigError` that names its key. The database's password is never shown: print URLs through `shown_url`.
+with a `ConfigError` that names its key. The database's password is never shown.
 """
 
 from __future__ import annotations
@@ -13,32 +13,21 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
-from urllib.parse import urlencode
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError
 from llmctx.core.record import DEFAULT_TABLE
-
-if TYPE_CHECKING:
-    from sqlalchemy import URL
+from llmctx.core.urls import shown_url
+from llmctx.database_url import connect_timeout, normal_url
 
 PREFIX: Final = "LLMCTX_"
+_FOR_TESTS: Final = ("LLMCTX_TEST_", "LLMCTX_RECORDED_")
 _KIB: Final = 1024
 _MIB: Final = 1024 * _KIB
 
-_DRIVERS: Final = {
-    "postgres": "postgresql+asyncpg",
-    "postgresql": "postgresql+asyncpg",
-    "postgresql+asyncpg": "postgresql+asyncpg",
-    "sqlite": "sqlite+aiosqlite",
-    "sqlite+aiosqlite": "sqlite+aiosqlite",
-}
-_WHAT_TO_WRITE: Final = (
-    "Write postgresql+asyncpg://user:password@host:5432/dbname, or sqlite+aiosqlite:///path/to/file.db"
-)
-_TLS: Final = frozenset({"sslrootcert", "sslcert", "sslkey", "sslcrl", "sslpassword", "sslnegotiation"})
 # Tables of the same name with suffixes are ours too (partitions, indexes, versions); PostgreSQL cuts names at 63.
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
 
@@ -115,6 +104,15 @@ class Settings(BaseModel):
     """How long prompts, responses and reasoning are kept in the rows."""
     retain_error_days: int | None = Field(default=None, ge=1)
     """How long rows of calls that did not end well are kept; None is as long as other rows."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _timeout_of_url(cls, values: Any) -> Any:
+        """Let `connect_timeout` in the URL, which libpq knows, be the setting where that is not set."""
+        if isinstance(values, dict) and "connect_timeout_s" not in values:
+            seconds = connect_timeout(values.get("database_url"))
+            return values if seconds is None else {**values, "connect_timeout_s": seconds}
+        return values
 
     @field_validator("database_url", mode="after")
     @classmethod
@@ -208,6 +206,17 @@ def _fingerprint(settings: Settings) -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
+def unknown_variables() -> list[str]:
+    """Return a sentence for each `LLMCTX_*` variable of the environment that is no setting, with the nearest one."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    sentences = []
+    for key in sorted(os.environ):
+        if key.upper().startswith(PREFIX) and key.upper() not in known and not key.upper().startswith(_FOR_TESTS):
+            near = difflib.get_close_matches(key.upper(), sorted(known), 1)
+            sentences.append(f"{key} is no setting{f'; {near[0]} is' if near else ''}")
+    return sentences
+
+
 def load(**overrides: Any) -> Settings:
     """Return the settings from `LLMCTX_*`, with `overrides` over them; an override that is None does not count.
 
@@ -219,6 +228,9 @@ def load(**overrides: Any) -> Settings:
             near = difflib.get_close_matches(key, Settings.model_fields, 1)
             hint = f" Did you mean {near[0]}?" if near else f" There are: {', '.join(Settings.model_fields)}."
             raise ConfigError(f"There is no setting {key!r}.{hint}")
+
+    if unknown := unknown_variables():
+        diagnostics.count("unknown_setting", "in the environment: %s", ". ".join(unknown))
 
     # late: it takes long to import
     from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -247,63 +259,9 @@ def _named(problem: ValidationError) -> ConfigError:
     return ConfigError(f"{PREFIX}{key.upper()} ({key}=): {text}.")
 
 
-def normal_url(value: str) -> str:
-    """Return `value` as a URL of one of the two async drivers; raise `ConfigError` for anything else.
-
-    Hosted databases print libpq's URLs: `sslmode` becomes asyncpg's `ssl`, `channel_binding`, which asyncpg does not
-    know, is left out, and files of certificates and keys go where asyncpg looks for them.
-    """
-    from sqlalchemy.engine import make_url  # late, as above
-    from sqlalchemy.exc import ArgumentError
-
-    key = f"{PREFIX}DATABASE_URL"
-    if not value.strip():
-        raise ConfigError(f"{key} is empty. {_WHAT_TO_WRITE}.")
-    try:
-        url = make_url(value.strip())
-    except (ArgumentError, ValueError):
-        raise ConfigError(f"{key} is not a database URL. {_WHAT_TO_WRITE}.") from None
-    driver = _DRIVERS.get(url.drivername.lower())
-    if driver is None:
-        raise ConfigError(f"{key} names {url.drivername!r}, which llmctx cannot use. {_WHAT_TO_WRITE}.")
-    url = url.set(drivername=driver)
-    if driver.startswith("sqlite"):
-        return _sqlite_url(url, key)
-    if not url.database:
-        raise ConfigError(f"{key} names no database. {_WHAT_TO_WRITE}.")
-    query = dict(url.query)
-    if "sslmode" in query:
-        query.setdefault("ssl", query.pop("sslmode"))
-    query.pop("channel_binding", None)
-    if files := {name: query.pop(name) for name in list(query) if name in _TLS}:
-        query["dsn"] = f"postgresql:///?{urlencode(files)}"  # asyncpg reads them there, and nowhere else
-    return url.set(query=query).render_as_string(hide_password=False)
-
-
 def url_in_environment() -> str | None:
     """Return the database's URL in the environment as it is now; None if there is none that can be used."""
     value = next((value for key, value in os.environ.items() if key.upper() == f"{PREFIX}DATABASE_URL"), None)
     with contextlib.suppress(ConfigError):
         return None if value is None else normal_url(value)
     return None
-
-
-def _sqlite_url(url: URL, key: str) -> str:
-    """Refuse an in-memory database: it exists in one connection only, and the writer has its own."""
-    if url.host:
-        raise ConfigError(f"{key} has a host, but SQLite is a file: mind the three slashes. {_WHAT_TO_WRITE}.")
-    if url.database in (None, "", ":memory:"):
-        raise ConfigError(f"{key} is an in-memory SQLite, which every connection has to itself. {_WHAT_TO_WRITE}.")
-    return url.render_as_string(hide_password=False)
-
-
-def shown_url(value: str) -> str:
-    """Return `value` without its passwords, for output and logs; never raises."""
-    from sqlalchemy.engine import make_url
-
-    try:
-        url = make_url(value)
-        secret = {key: "***" for key, text in url.query.items() if "password" in f"{key} {text}".lower()}
-        return url.update_query_dict(secret).render_as_string(hide_password=True)
-    except Exception:  # noqa: BLE001  what cannot be read cannot be cut, so nothing of it is shown
-        return "<not a database URL>"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,14 +22,13 @@ from rich.console import Console
 from rich.text import Text
 
 from llmctx.core.jsonable import scalar
+from llmctx.core.text import plain
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
 NULL: Final = "NULL"
-_UNSEEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
-_UNSEEN_BUT_BREAKS: Final = re.compile(_UNSEEN.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
 _NARROWEST: Final = 6
 
 
@@ -39,17 +37,6 @@ def prepare() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-
-
-def plain(value: object, *, breaks: bool = False) -> str:
-    """Return `value` as text without what a terminal would act on; line breaks and tabs stay if `breaks`."""
-    pattern = _UNSEEN_BUT_BREAKS if breaks else _UNSEEN
-    return pattern.sub(lambda match: _escape(match.group()), str(value))
-
-
-def _escape(char: str) -> str:
-    code = ord(char)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def say(words: str) -> None:
@@ -65,7 +52,7 @@ def show(text: Text | str = "") -> None:
 def show_json(value: object) -> None:
     """Print `value` on stdout as JSON that is safe to look at in a terminal."""
     text = json.dumps(jsonable(value), ensure_ascii=False, indent=2)
-    sys.stdout.write(_UNSEEN_BUT_BREAKS.sub(lambda match: f"\\u{ord(match.group()):04x}", text) + "\n")
+    sys.stdout.write(plain(text, breaks=True, for_json=True) + "\n")
 
 
 def show_csv(rows: Sequence[Mapping[str, Any]], *, titles: bool = True) -> None:

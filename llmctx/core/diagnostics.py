@@ -48,11 +48,15 @@ class Diagnostics:
             from llmctx.core.threads import PIPELINE, outside_loop
 
             log = logging.getLogger("llmctx")
-            line = f"llmctx: {message % args if args else message}"
+            from llmctx.core.text import plain
+
+            line = f"llmctx: {plain(message % args if args else message)}"
             if exc is not None:
                 from traceback import format_exception
 
-                line = f"{line}\n{''.join(format_exception(exc)).rstrip()}"
+                # indented, or an error's text could look like lines of the log
+                trace = plain("".join(format_exception(exc)).rstrip(), breaks=True)
+                line = f"{line}\n{trace}".replace("\n", "\n  ")
             warn = log.warning
             if threading.current_thread().name == PIPELINE:  # the application's handlers may write to files
                 warn = outside_loop(warn)

@@ -1,6 +1,12 @@
-"""Text that PostgreSQL and UTF-8 take: no NUL, no lone surrogates."""
+"""Text that PostgreSQL and UTF-8 take: no NUL, no lone surrogates. Text that nothing acts on which shows it."""
 
 from __future__ import annotations
+
+import re
+from typing import Final
+
+_UNSEEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
+_UNSEEN_BUT_BREAKS: Final = re.compile(_UNSEEN.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
 
 
 def is_storable(text: str) -> bool:
@@ -24,3 +30,18 @@ def storable(text: str) -> str:
     if is_storable(text):
         return text
     return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def plain(value: object, *, breaks: bool = False, for_json: bool = False) -> str:
+    """Return `value` as text with every control character and direction mark as a visible escape.
+
+    So it can neither move a terminal's cursor nor begin a line of a log. Line feeds and tabs stay if `breaks`; escapes
+    are those of JSON if `for_json`.
+    """
+    pattern = _UNSEEN_BUT_BREAKS if breaks else _UNSEEN
+    return pattern.sub(lambda match: _escape(match.group(), 0 if for_json else 0x100), str(value))
+
+
+def _escape(char: str, below: int) -> str:
+    code = ord(char)
+    return f"\\x{code:02x}" if code < below else f"\\u{code:04x}"

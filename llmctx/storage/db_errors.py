@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 from sqlalchemy.exc import DBAPIError
 
-from llmctx.core.errors import MigrationsPending
+from llmctx.core.errors import ConfigError, MigrationsPending
 
 # 26 and 42P05: a pooler has moved us to another server, which does not know our prepared statement, or knows another's
 _RECONNECT: Final = ("08", "57P", "25", "26", "42P05")
@@ -50,6 +50,8 @@ def classify(problem: BaseException) -> DatabaseFailure:
     """Return what a failure of the database means, by its SQLSTATE where it has one."""
     if isinstance(problem, MigrationsPending):
         return DatabaseFailure("config", "42P01", "the table is missing or behind")
+    if isinstance(problem, ConfigError):
+        return DatabaseFailure("config", "ConfigError", str(problem))
     original = problem.orig if isinstance(problem, DBAPIError) and problem.orig is not None else problem
     code = sqlstate(original)
     driver = original.__cause__ if getattr(original.__cause__, "sqlstate", None) else original  # SQLAlchemy wraps it

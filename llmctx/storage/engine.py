@@ -14,6 +14,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
@@ -27,6 +28,7 @@ from sqlalchemy.pool import NullPool
 from llmctx.core.errors import ConfigError, DatabaseUnavailable, LlmctxError, MigrationsPending
 from llmctx.settings import Settings
 from llmctx.storage.db_errors import sqlstate
+from llmctx.storage.driver import connect_arguments
 from llmctx.storage.pg_timestamps import register_codecs
 
 logger: Final = logging.getLogger("llmctx")
@@ -50,13 +52,9 @@ def engine(settings: Settings, *, patience_s: float | None = READ_PATIENCE_S) ->
     arguments: dict[str, Any] = {}
     if settings.is_postgresql:
         arguments = {
-            "timeout": settings.connect_timeout_s,
+            **connect_arguments(settings),
             "command_timeout": patience_s,
-            "server_settings": {"application_name": "llmctx"},
-            # a pooler may lend us another server for each transaction: no statement outlives one, none is named twice
-            "statement_cache_size": 0,
-            "prepared_statement_cache_size": 0,
-            "prepared_statement_name_func": lambda: f"llmctx_{uuid4().hex}",
+            "prepared_statement_name_func": lambda: f"llmctx_{uuid4().hex}",  # no statement is named twice
         }
     made = create_async_engine(settings.database_url, poolclass=NullPool, connect_args=arguments, hide_parameters=True)
     if settings.is_postgresql:
@@ -220,13 +218,18 @@ def where(settings: Settings) -> str:
     url = make_url(settings.database_url)
     if not settings.is_postgresql:
         return f"SQLite file {url.database}"
-    return f'PostgreSQL at {_address(url)}, database "{url.database}"'
+    return f"PostgreSQL at {_address(url)}" + ("" if url.database is None else f', database "{url.database}"')
 
 
 def _address(url: URL) -> str:
-    query = url.query.get("host", url.host or "localhost")
-    host = query if isinstance(query, str) else ", ".join(query)
-    return f"socket {host}" if host.startswith("/") else host if ":" in host else f"{host}:{url.port or 5432}"
+    hosts = url.query.get("host", url.host or "localhost")
+    if "service" in url.query and "host" not in url.query and url.host is None:
+        return f'service "{url.query["service"]}"'
+    if isinstance(hosts, tuple):
+        return ", ".join(hosts)
+    ports = url.query.get("port", str(url.port or 5432))
+    each = zip(hosts.split(","), cycle(ports.split(",") if isinstance(ports, str) else ports), strict=False)
+    return ", ".join(f"socket {host}" if host.startswith("/") else f"{host}:{port}" for host, port in each)
 
 
 def sqlite_file(settings: Settings) -> Path | None:

@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from llmctx.core.errors import ConfigError
-from llmctx.settings import Settings, load, shown_url
+from llmctx.core.urls import shown_url
+from llmctx.settings import Settings, load
 
 
 def test_defaults_are_a_sqlite_file_in_the_current_directory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,10 +22,11 @@ from cachebox import TTLCache
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError
 from llmctx.core.process import Forkable, ForkStage
+from llmctx.core.urls import shown_url
 from llmctx.identity.registry.base import ELSEWHERE, Entry
 from llmctx.identity.registry.memory import PARTIES, MemoryRegistry, judge, task_lineage
 from llmctx.identity.registry.outbox import Claims, News, Outbox
-from llmctx.identity.registry.redis_keys import FORGET, Layout, Put, commands, identity_of, shown
+from llmctx.identity.registry.redis_keys import FORGET, Layout, Put, commands, identity_of
 from llmctx.identity.scope import CallContext, Scope
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class RedisRegistry:
         _all.add(self)
 
     def __repr__(self) -> str:
-        return f"<RedisRegistry {shown(self._url)} {self._prefix}>"
+        return f"<RedisRegistry {shown_url(self._url)} {self._prefix}>"
 
     def __len__(self) -> int:
         return len(self._local)
@@ -307,7 +308,7 @@ class RedisRegistry:
         self._failures += 1
         what = "no answer in time" if isinstance(problem, TimeoutError) else f"{type(problem).__name__}: {problem}"
         diagnostics.count(
-            "registry_away", "%s does not answer (%s): calls keep what this process knows", shown(self._url), what
+            "registry_away", "%s does not answer (%s): calls keep what this process knows", shown_url(self._url), what
         )
 
     async def _forget_there(self, client: Redis, whom: Sequence[tuple[str | None, str | None]]) -> int:

@@ -5,19 +5,29 @@ from __future__ import annotations
 from llmctx.calllog import CallLog
 from llmctx.core.errors import LlmctxError
 from llmctx.core.record import CallRecord
+from llmctx.core.text import plain
+from llmctx.core.urls import shown_url
 from llmctx.delivery.destinations.sql import SqlDestination
 from llmctx.delivery.memory_sink import MemorySink
 from llmctx.identity.binding import bind
 from llmctx.migrate import commands as migrate
 from llmctx.ops.doctor import table_checks as table
 from llmctx.ops.doctor.finding import Finding
-from llmctx.settings import Settings, shown_url
+from llmctx.settings import Settings, unknown_variables
 from llmctx.storage.db_errors import classify
 
 
 async def database(settings: Settings, state: migrate.State | LlmctxError) -> list[Finding]:
     """Check that rows can be written. `state` is what `migrate.state` returned or raised."""
     where = shown_url(settings.database_url)
+    unknown = [
+        Finding("settings", False, plain(sentence), "The setting that was meant is not set.", "Correct its name.", "")
+        for sentence in unknown_variables()
+    ]
+    return [*unknown, *await _table(settings, state, where)]
+
+
+async def _table(settings: Settings, state: migrate.State | LlmctxError, where: str) -> list[Finding]:
     if isinstance(state, LlmctxError):
         return [
             Finding(

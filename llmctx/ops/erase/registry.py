@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from llmctx.core.errors import LlmctxError
-from llmctx.identity.registry.redis_keys import shown
+from llmctx.core.urls import shown_url
 from llmctx.ops.erase.subject import SubjectIds
 from llmctx.settings import Settings
 
@@ -17,7 +17,7 @@ _AT_ONCE: Final = 500
 
 def place(settings: Settings) -> str | None:
     """Return which Redis, for eyes; None where none is in use."""
-    return None if settings.registry_url is None else shown(settings.registry_url)
+    return None if settings.registry_url is None else shown_url(settings.registry_url)
 
 
 async def count(settings: Settings, subject_ids: SubjectIds) -> int:

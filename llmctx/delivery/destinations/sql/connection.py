@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import types
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from sqlalchemy.pool import NullPool
 
 from llmctx.core.threads import outside_loop
 from llmctx.settings import Settings, url_in_environment
+from llmctx.storage.driver import connect_arguments
 
 _GIVE_UP_S: Final = 1.0
 LOCK_TIMEOUT_MS: Final = 3000
@@ -189,42 +189,12 @@ def _place(url: str) -> tuple[Any, ...]:
 
 
 def _arguments(settings: Settings) -> dict[str, Any]:
-    given: dict[str, Any] = {
-        "timeout": settings.connect_timeout_s,
-        "statement_cache_size": 0,  # asyncpg's
-        "prepared_statement_cache_size": 0,  # SQLAlchemy's
-        "async_creator_fn": _asyncpg_connect(),
-        "server_settings": {"application_name": "llmctx"},  # any other would be refused by a pgbouncer
-    }
+    given = connect_arguments(settings)
     query = make_url(settings.database_url).query
     hosts = query.get("host", "")
     if "target_session_attrs" not in query and (not isinstance(hosts, str) or "," in hosts):
         given["target_session_attrs"] = "read-write"  # of several servers, the one that takes rows
     return given
-
-
-def _asyncpg_connect() -> Any:
-    """Return `asyncpg.connect`, which looks for its key and password files outside of the loop (see `outside_loop`).
-
-    A copy: asyncpg itself, which the application may use as well, stays as it is. Where asyncpg is built in another
-    way than it has been for years, it is its own function.
-    """
-    import asyncpg
-
-    utils: Any = asyncpg.connect_utils
-    try:
-        parse = outside_loop(utils._parse_connect_arguments)
-        inner = _with_globals(utils._connect, _parse_connect_arguments=parse)
-        return _with_globals(asyncpg.connect, connect_utils=types.SimpleNamespace(_connect=inner))
-    except AttributeError:
-        return asyncpg.connect
-
-
-def _with_globals(function: Any, **changed: Any) -> Any:
-    """Return a copy of `function` for which some of its module's names mean something else."""
-    copy = types.FunctionType(function.__code__, {**function.__globals__, **changed}, function.__name__)
-    copy.__defaults__, copy.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
-    return copy
 
 
 def _never_mind(task: asyncio.Future[Any]) -> None:

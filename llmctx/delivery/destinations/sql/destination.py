@@ -13,11 +13,12 @@ from typing import Final
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.locks import ForkGate
 from llmctx.core.record import CallRecord
+from llmctx.core.urls import shown_url
 from llmctx.delivery.destination import Destination, Failure, Row
 from llmctx.delivery.destinations.sql import insert
 from llmctx.delivery.destinations.sql.connection import Connection
 from llmctx.delivery.destinations.sql.table_shape import TableShape, look
-from llmctx.settings import Settings, shown_url
+from llmctx.settings import Settings
 from llmctx.storage.db_errors import classify
 from llmctx.storage.sanitize import storable_json
 from llmctx.storage.table import call_log_table

@@ -1,0 +1,104 @@
+"""asyncpg's `connect` as both ways to the database use it, the writer's and that of commands.
+
+Its key and password files are read outside of the event loop (see `outside_loop`), and password files as libpq reads
+them. asyncpg itself, which the application may use as well, stays as it is: these are copies of its functions. Where it
+is built in another way than it has been for years, it is its own function.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import types
+import warnings
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy.engine import make_url
+
+from llmctx.core.errors import ConfigError
+from llmctx.core.threads import outside_loop
+from llmctx.database_url import application_name
+from llmctx.settings import Settings
+
+_FIELD: Final = re.compile(r"(?:\\.|[^:\\]|\\\Z)*", re.DOTALL)
+_ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
+
+
+def connect_arguments(settings: Settings) -> dict[str, Any]:
+    """Return the arguments of each connection. Nothing is cached: a pooler may lend another server each time."""
+    return {
+        "timeout": settings.connect_timeout_s,
+        "statement_cache_size": 0,  # asyncpg's
+        "prepared_statement_cache_size": 0,  # SQLAlchemy's
+        "async_creator_fn": _asyncpg_connect(),
+        "server_settings": {"application_name": application_name(make_url(settings.database_url))},
+    }
+
+
+def _asyncpg_connect() -> Any:
+    import asyncpg
+
+    utils: Any = asyncpg.connect_utils
+    try:
+        lookup = _with_globals(utils._read_password_from_pgpass, _read_password_file=read_passfile)
+        resolve = _with_globals(utils._parse_connect_dsn_and_args, _read_password_from_pgpass=lookup)
+        parse = _with_globals(utils._parse_connect_arguments, _parse_connect_dsn_and_args=resolve)
+        inner = _with_globals(utils._connect, _parse_connect_arguments=outside_loop(_explained(parse)))
+        return _with_globals(asyncpg.connect, connect_utils=types.SimpleNamespace(_connect=inner))
+    except AttributeError:
+        return asyncpg.connect
+
+
+def _explained(parse: Any) -> Any:
+    """Return `parse` with errors that say where to look; those of its own may quote a file with a password in it."""
+
+    def run(**arguments: Any) -> Any:
+        try:
+            return parse(**arguments)
+        except (ValueError, KeyError, configparser.Error) as problem:
+            what = f" ({problem})" if type(problem).__name__ == "ClientConfigurationError" else ""
+            raise ConfigError(
+                "The database cannot be found: LLMCTX_DATABASE_URL, the PG* variables or the service file hold "
+                f"something that asyncpg cannot use{what}. Correct it."
+            ) from None
+
+    return run
+
+
+def _with_globals(function: Any, **changed: Any) -> Any:
+    """Return a copy of `function` for which some of its module's names mean something else."""
+    copy = types.FunctionType(function.__code__, {**function.__globals__, **changed}, function.__name__)
+    copy.__defaults__, copy.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
+    return copy
+
+
+def read_passfile(path: Path) -> list[tuple[str, ...]]:
+    """Return host, port, database, user and password of each line of a password file, with its escapes resolved.
+
+    A backslash makes the next character itself, as in libpq; the password is the rest of its line. A file that others
+    may read counts as none.
+    """
+    try:
+        if not path.is_file():
+            return []
+        if os.name == "posix" and path.stat().st_mode & 0o077:
+            warnings.warn(f"password file {str(path)!r} may be read by others: chmod 0600", stacklevel=2)
+            return []
+        text = path.read_bytes().decode("utf-8", "surrogateescape")
+    except OSError:
+        return []
+    lines = (_fields(line.removesuffix("\r")) for line in text.split("\n") if line.strip() and not line.startswith("#"))
+    return [fields for fields in lines if len(fields) == 5]
+
+
+def _fields(line: str) -> tuple[str, ...]:
+    fields = list[str]()
+    while len(fields) < 4:
+        field = _FIELD.match(line)
+        if field is None or field.end() >= len(line):
+            return ()
+        fields.append(field[0])
+        line = line[field.end() + 1 :]
+    return tuple(_ESCAPED.sub(r"\1", field) for field in (*fields, line))
