@@ -11,6 +11,7 @@ import typer
 
 from llmctx.cli import output
 from llmctx.cli.options import Json, Yes, settings_of
+from llmctx.core.text import plain
 
 if TYPE_CHECKING:
     from llmctx.delivery.journal import JournalDirectory
@@ -95,7 +96,7 @@ def _as_json(one: JournalDirectory) -> dict[str, object]:
 
 
 def _show(one: JournalDirectory) -> None:
-    output.show(output.plain(one.directory))
+    output.show(plain(one.directory))
     columns = [output.Column("process"), output.Column("state")]
     columns += [output.Column(title, "right") for title in ("rows", "open calls", "bytes")]
     lines = [

@@ -126,7 +126,7 @@ h\:1:*:d\\b:u:p\:w\\x:y
 *:5432:db:user: p
 too:few
 """
-        + b"\xff:1:d:u:p\xff\r\n"
+        b"\xff:1:d:u:p\xff\r\n"
     )
     file.chmod(0o600)
     assert read_passfile(file) == [
