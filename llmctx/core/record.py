@@ -128,6 +128,7 @@ _SNAPSHOT_LIMIT: Final = 32 * 1024 * 1024
 
 
 _RUN: Final[dict[str, Any]] = {"added": True, "personal": True, "marked": True, "minted": True, "group": "run"}
+_WITNESS: Final[dict[str, Any]] = {"added": True, "marked": True, "minted": True, "group": None}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -154,19 +155,19 @@ class CallRecord:
     total_tokens: int | None = _column(ColumnKind.COUNT, group="tokens")
     latency_ms: int | None = _column(ColumnKind.COUNT, minted=True, group=None)
     success: bool | None = _column(ColumnKind.FLAG, minted=True, group=None)
-    error_code: str | None = _column(ColumnKind.TEXT, group=None)
+    error_code: str | None = _column(ColumnKind.TEXT, group=None, filter="error")
     error_message: str | None = _column(ColumnKind.TEXT, personal=True, group=None, limit=65_536)
     prompt_snapshot: str | None = _column(ColumnKind.SNAPSHOT, personal=True, limit=_SNAPSHOT_LIMIT)
     response_snapshot: str | None = _column(ColumnKind.SNAPSHOT, personal=True, limit=_SNAPSHOT_LIMIT)
     finished_at: datetime | None = _column(ColumnKind.TIME, minted=True, group=None)
     thread_id: str | None = _column(ColumnKind.ID, added=True, personal=True, link=True, marked=True, filter="thread")
     node: str | None = _column(ColumnKind.TEXT, added=True, marked=True, filter="node", group="who")
-    provider: str | None = _column(ColumnKind.TEXT, added=True)
+    provider: str | None = _column(ColumnKind.TEXT, added=True, filter="provider")
     run_id: UUID | None = _column(ColumnKind.UUID, **_RUN)
     parent_run_id: UUID | None = _column(ColumnKind.UUID, **_RUN)
     status: str | None = _column(ColumnKind.TEXT, added=True, minted=True, filter="status", group=None)
-    identity_source: str | None = _column(ColumnKind.TEXT, added=True, marked=True, minted=True, group=None)
-    identity_reason: str | None = _column(ColumnKind.TEXT, added=True, marked=True, minted=True, group=None)
+    identity_source: str | None = _column(ColumnKind.TEXT, **_WITNESS, filter="source")
+    identity_reason: str | None = _column(ColumnKind.TEXT, **_WITNESS, filter="reason")
     usage_source: str | None = _column(ColumnKind.TEXT, added=True, group="usage")
     finish_reason: str | None = _column(ColumnKind.TEXT, added=True)
     reasoning_snapshot: str | None = _column(ColumnKind.SNAPSHOT, added=True, personal=True, limit=_SNAPSHOT_LIMIT)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from decimal import Decimal
 from typing import Final
 
 from sqlalchemy import ColumnElement, String, Table, Text, and_, cast, false, or_, true
@@ -38,8 +39,16 @@ class Filters:
     """Only rows without a session or without a user; not those that `erase` has blanked."""
     text: str | None = None
     """Only rows whose prompt, response or error holds this, in any case."""
+    unpriced: bool = False
+    """Only calls whose cost is unknown."""
+    min_cost: Decimal | None = None
+    """Only calls that cost at least as many US dollars."""
+    min_ms: int | None = None
+    """Only calls that took at least as long."""
     more: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Values of further columns that may be filtered by, by the names that `ColumnSpec.filter` gives them."""
+    within: Filters | None = None
+    """What the reader may see at all: a row has to meet these filters as well."""
 
     def clauses(self, table: Table) -> list[ColumnElement[bool]]:
         """Return conditions of which a row meets one at most, where an id may stand in either of two columns.
@@ -68,8 +77,16 @@ class Filters:
             given.append(column_expr(table, "success").is_(False))
         if self.unattributed:
             given.append(unattributed(table))
+        if self.unpriced:
+            given.append(column_expr(table, "cost_usd").is_(None))
+        if self.min_cost is not None:
+            given.append(column_expr(table, "cost_usd") >= self.min_cost)
+        if self.min_ms is not None:
+            given.append(column_expr(table, "latency_ms") >= self.min_ms)
         if self.text is not None:
             given.append(_holding(table, self.text))
+        if self.within is not None:
+            given.append(self.within.clause(table))
         return and_(true(), *given)
 
 

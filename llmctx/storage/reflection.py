@@ -35,9 +35,7 @@ from llmctx.storage.table import call_log_table
 UNFIT: Final = "llmctx_unfit"
 """The key of `attributes` under which the writer keeps ids that do not fit their columns."""
 _PLACE: Final = "place"
-_WORDS: Final = ("identity_source", "identity_reason", "provider", *(
-    spec.name for spec in SPECS if spec.filter is not None and spec.kind is ColumnKind.TEXT
-))  # fmt: skip
+_WORDS: Final = tuple(spec.name for spec in SPECS if spec.filter is not None and spec.kind is ColumnKind.TEXT)
 _NEEDED: Final = frozenset(spec.name for spec in SPECS if spec.required)
 
 

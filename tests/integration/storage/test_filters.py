@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -37,6 +38,15 @@ FILTERS: list[tuple[Filters, set[int]]] = [
     (Filters(text="LIMIT"), {4}),
     (Filters(text="100%"), {5}),
     (Filters(text="100_"), set()),
+    (Filters(unpriced=True), {1, 3, 4, 5, 6}),
+    (Filters(min_cost=Decimal("0.02")), {2}),
+    (Filters(min_cost=Decimal("0.021")), set()),
+    (Filters(min_ms=5000), {5, 6}),
+    (Filters(more={"provider": "groq"}), {3}),
+    (Filters(more={"error": "429"}), {4}),
+    (Filters(within=Filters(user="ada")), {1, 4, 6}),
+    (Filters(user="bob", within=Filters(user="ada")), set()),
+    (Filters(session="s-1", within=Filters(errors=True)), {5}),
 ]
 
 
@@ -46,9 +56,17 @@ async def test_each_filter_finds_its_rows(connection: AsyncConnection, filters: 
     await insert(
         connection,
         row(1),
-        row(2, user_id="o'hara; --"),
-        row(3, user_id=None, agent_key="triage", node="clarify"),
-        row(4, session_id=None, model="large", success=False, status="error", error_message="rate limit"),
+        row(2, user_id="o'hara; --", cost_usd=Decimal("0.02")),
+        row(3, user_id=None, agent_key="triage", node="clarify", provider="groq"),
+        row(
+            4,
+            session_id=None,
+            model="large",
+            success=False,
+            status="error",
+            error_code="429",
+            error_message="rate limit",
+        ),
         row(5, user_id="bob", success=False, status="cancelled", response_snapshot='"100% sure"'),
         row(6, prompt_snapshot='[{"role":"user","content":"he said \\"hi\\"\\ntwice"}]'),
     )
