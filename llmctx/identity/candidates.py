@@ -27,8 +27,27 @@ _SIGNED: Final = "signed"
 
 EXPLICIT_KEYS: Final = {f"llmctx_{name}": name for name in ID_FIELDS}
 """Keys in a call's `config["metadata"]` that name its identity outright."""
-_EXPLICIT: Final = frozenset(EXPLICIT_KEYS)
 _EXPLICIT_NAMES: Final = tuple((name, key) for key, name in EXPLICIT_KEYS.items())
+
+TRACER_NAMES: Final = (
+    ("session_id", "traceloop.association.properties.session_id"),
+    ("user_id", "traceloop.association.properties.user_id"),
+    ("conversation_id", "gen_ai.conversation.id"),
+    ("session_id", "session.id"),
+    ("user_id", "enduser.id"),
+    ("user_id", "user.id"),
+    ("session_id", "langfuse_session_id"),
+    ("user_id", "langfuse_user_id"),
+    ("conversation_id", "conversation_id"),
+    ("session_id", "session_id"),
+    ("user_id", "user_id"),
+)
+"""Ids that applications already put into `config["metadata"]`, for LangSmith, Langfuse, OpenInference, OpenTelemetry:
+(identity field, key), the weakest first."""
+
+_EXPLICIT: Final = frozenset(EXPLICIT_KEYS)
+_TRACER: Final = frozenset(key for _, key in TRACER_NAMES)
+_NAMING: Final = _EXPLICIT | _TRACER
 
 
 class Candidates:
@@ -48,6 +67,8 @@ class Candidates:
     """The user of `sent`, if that is proved to be packed by us."""
     data: CallContext = EMPTY
     """Ids in the metadata that may fill what is missing, but name no user."""
+    for_tracers: CallContext = EMPTY
+    """Ids that the metadata have for other tracers, where data count: they are believed last."""
     refused: tuple[CallContext, ...] = ()
     """What is not believed, for it names a user whom the server does not name."""
     user_at_start: str | None = None
@@ -109,8 +130,11 @@ def gather(
                 candidates.proven_user = sent.identity.user_id
             else:
                 _take_unproven(candidates, sent)
-        if not _EXPLICIT.isdisjoint(metadata):
-            _take_data(candidates, data_ids(metadata, _EXPLICIT_NAMES), explicit=True)
+        if not _NAMING.isdisjoint(metadata):
+            if not _EXPLICIT.isdisjoint(metadata):
+                _take_data(candidates, data_ids(metadata, _EXPLICIT_NAMES), "explicit")
+            if not _TRACER.isdisjoint(metadata):
+                _take_data(candidates, data_ids(metadata, TRACER_NAMES), "for_tracers")
     if scope is not None:
         candidates.user_at_start = scope.identity.user_id
     candidates.thread_id = None if thread_id is None else as_text(thread_id)
@@ -123,18 +147,17 @@ def _take_unproven(candidates: Candidates, value: object) -> None:
     if identity is not None:
         candidates.sent, candidates.proven_user = identity, identity.user_id
     else:
-        _take_data(candidates, unpack(value), explicit=False)
+        _take_data(candidates, unpack(value), "sent")
 
 
-def _take_data(candidates: Candidates, data: CallContext, *, explicit: bool) -> None:
-    """Take ids that a client may have sent: as they stand, or, where the server's word counts, what fits in with it."""
+def _take_data(candidates: Candidates, data: CallContext, place: str) -> None:
+    """Take ids that a client may have sent, as they stand, as the candidates' `place`; or, where the server's word
+    counts, what fits in with it.
+    """
     scope, carried = candidates.scope, candidates.carried
     users = (candidates.explicit.user_id, _user_of(scope), _user_of(carried), candidates.proven_user)
     if trusting or not (users[0] or users[3] or is_guarded(scope) or is_guarded(carried)):
-        if explicit:
-            candidates.explicit = candidates.explicit.overlay(data)
-        else:
-            candidates.sent = data
+        setattr(candidates, place, getattr(candidates, place).overlay(data))
     elif refused(data, users):
         candidates.refused = (*candidates.refused, data)
     elif candidates.data.agrees(data):

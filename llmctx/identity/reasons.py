@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from llmctx.core.record import Reason, Source, Status
-from llmctx.identity.sources import RANK
 
 SOURCES: Final[Mapping[str, str]] = {
     Source.EXPLICIT: "The call itself was given its identity, on its handler or in its config's metadata.",
@@ -122,8 +121,9 @@ def candidate_outcomes(row: Mapping[str, Any], told: Mapping[str, Any]) -> list[
     said = [one for one in told.get("witnesses") or () if isinstance(one, Mapping)]
     winner = next((one for one in said if one.get("source") == row.get("identity_source")), None)
     found = []
-    for one in said:
-        verdict = _WINNER if one is winner else _verdict(one, winner, row, told)
+    for place, one in enumerate(said):
+        weaker = winner is not None and place > said.index(winner)
+        verdict = _WINNER if one is winner else _verdict(one, winner, row, told, weaker=weaker)
         note = one.get("note")
         user_id, session_id = one.get("user_id"), one.get("session_id")
         source = str(one.get("source"))
@@ -137,7 +137,12 @@ _WINNER: Final = "believed"
 
 
 def _verdict(
-    one: Mapping[str, Any], winner: Mapping[str, Any] | None, row: Mapping[str, Any], told: Mapping[str, Any]
+    one: Mapping[str, Any],
+    winner: Mapping[str, Any] | None,
+    row: Mapping[str, Any],
+    told: Mapping[str, Any],
+    *,
+    weaker: bool,
 ) -> str:
     """Return why `one` was not the witness who was believed."""
     if one.get("user_id") is None and one.get("session_id") is None:
@@ -151,7 +156,6 @@ def _verdict(
         given = [name for name in filled if row.get(name) == one[name]]
         return f"agrees, and gave the {' and '.join(given)}" if given else "agrees"
     what = "another user" if other == "user_id" else "another session"
-    mine, theirs = str(one.get("source")), str(winner.get("source"))
-    if RANK.get(mine, 0) < RANK.get(theirs, 0):
+    if not weaker:
         return f"not believed: names {what}; the scope was inherited from whoever started the worker"
-    return f"not believed: names {what}, and {theirs} comes before {mine}"
+    return f"not believed: names {what}, and {winner.get('source')} comes before {one.get('source')}"

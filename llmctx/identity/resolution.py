@@ -54,7 +54,8 @@ def decide(candidates: Candidates, registry: Registry, *, late_s: float = LATE_S
         and scope.identity.session_id is not None
         and (candidates.explicit is EMPTY or not candidates.explicit)
         and not candidates.refused
-        and candidates.data is EMPTY
+        and (candidates.data is EMPTY or candidates.data.overlay(scope.identity) == scope.identity)
+        and candidates.for_tracers is EMPTY
         and (candidates.thread_id is None or candidates.thread_id in scope.threads)
         and (candidates.sent is EMPTY or candidates.sent.agrees(scope.identity))
         and (candidates.carried is None or candidates.carried.identity.agrees(scope.identity))

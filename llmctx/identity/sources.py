@@ -106,6 +106,11 @@ def _data(candidates: Candidates, registry: Registry, late_s: float) -> CallCont
     return data.without_people() if data.user_id is not None else data
 
 
+def _for_tracers(candidates: Candidates, registry: Registry, late_s: float) -> CallContext | None:
+    """Return ids that the application has put into the metadata for another tracer."""
+    return candidates.for_tracers
+
+
 class Rule(NamedTuple):
     """One source, and how its answer is found."""
 
@@ -124,11 +129,9 @@ SOURCES: Final = (
     Rule(Source.THREAD, _thread, Kind.PROVEN),
     Rule(Source.LATE, _late, Kind.SERVER),
     Rule(Source.EXPLICIT, _data, Kind.DATA),
+    Rule(Source.EXPLICIT, _for_tracers, Kind.DATA),
 )
 """Strongest first. The fast paths `resolution.decide` and `graph.node_identity` take what this list would come to."""
-
-RANK: Final = {str(source): rank for rank, source in enumerate(dict.fromkeys(rule.source for rule in SOURCES))}
-"""The place of each source in that order, by its name in rows."""
 
 
 def answers(candidates: Candidates, registry: Registry, late_s: float) -> list[tuple[Source, CallContext]]:

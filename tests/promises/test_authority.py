@@ -141,9 +141,12 @@ PLACES: dict[str, Callable[[Any], tuple[Any, Any]]] = {
     "configurable": lambda user: ({}, {"configurable": {"user_id": user, "session_id": "s-c"}}),
     "configurable llmctx": lambda user: ({}, {"configurable": {"llmctx_user_id": user}}),
     "state": lambda user: ({"user_id": user, "session_id": "s-c"}, {}),
+    "tracer": lambda user: ({}, {"metadata": {"langfuse_user_id": user, "session_id": "s-c"}}),
+    "tracer plain": lambda user: ({}, {"metadata": {"user_id": user, "langfuse_session_id": "s-c"}}),
     "auth": lambda user: ({}, {"configurable": {"langgraph_auth_user": user, "langgraph_auth_user_id": user}}),
 }
 READ_BY_NODES = ("configurable", "state")
+IN_METADATA = ("metadata", "carried", "tracer", "tracer plain")
 SAYINGS: dict[str, Any] = {"victim": "victim", "alice": "alice", **MALFORMED}
 WHO = ("alice", "nobody", "bind", "none")
 
@@ -156,7 +159,7 @@ def expected(who: str, place: str, saying: str, path: Any) -> str | None:
         return None
     if place in READ_BY_NODES:
         return None if path in BARE else saying
-    return saying if place in ("metadata", "carried") else None
+    return saying if place in IN_METADATA else None
 
 
 @contextlib.contextmanager
@@ -205,7 +208,7 @@ def test_data_never_name_a_user_whom_the_server_does_not_name(who: str, place: s
         right = expected(who, place, saying, path)
         if row.user_id != right or row.identity_reason == "internal_error":
             wrong.append((saying, path.__name__, row.user_id, row.identity_reason))
-        if who == "alice" and saying == "victim" and place in ("metadata", "carried"):
+        if who == "alice" and saying == "victim" and place in IN_METADATA:
             assert (row.identity_reason, row.session_id) == ("conflict", "s-alice")
         if who == "nobody":
             assert row.identity_reason == "anonymous_request"
@@ -237,6 +240,29 @@ def test_data_fill_what_the_server_does_not_know() -> None:
         in_request("nobody", lambda: bare({}, config))
     (row,) = sink.records
     assert (row.user_id, row.session_id, row.identity_reason) == (None, "s-7", "anonymous_request")
+
+
+def test_ids_for_other_tracers_are_believed_last() -> None:
+    """They name the call's user where nothing else does, and fill what is missing elsewhere."""
+    plain = {"user_id": "alice", "session_id": "s-7", "conversation_id": "c-1"}
+    langfuse = {"langfuse_user_id": "bob", "langfuse_session_id": "s-8"}
+    openinference = {"user.id": "eve", "session.id": "s-9"}
+    with recorded() as sink:
+        for metadata in (openinference, {**openinference, **langfuse}, {**openinference, **langfuse, **plain}):
+            model.invoke("hello", {"metadata": metadata})
+        model.invoke("hello", {"metadata": {**plain, "llmctx_user_id": "carol"}})
+        with bind(user_id="alice", session_id="s-own"):
+            model.invoke("hello", {"metadata": plain})
+        with bind(user_id="alice"):
+            model.invoke("hello", {"metadata": plain})
+    assert [(row.user_id, row.session_id, row.conversation_id, row.identity_reason) for row in sink.records] == [
+        ("eve", "s-9", None, None),
+        ("bob", "s-8", None, None),
+        ("alice", "s-7", "c-1", None),
+        ("carol", None, None, "conflict"),
+        ("alice", "s-own", None, None),
+        ("alice", "s-7", "c-1", None),
+    ]
 
 
 @pytest.mark.parametrize("key", ["thread_id", "langgraph_checkpoint_ns"])

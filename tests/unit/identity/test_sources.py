@@ -28,6 +28,7 @@ IDENTITIES = st.builds(
     st.none() | IDENTITIES,
     st.none() | IDENTITIES,
     st.sampled_from([None, "used", "new"]),
+    st.none() | IDENTITIES,
 )
 def test_the_fast_path_decides_as_the_list_does(
     identity: CallContext,
@@ -38,6 +39,7 @@ def test_the_fast_path_decides_as_the_list_does(
     carried: CallContext | None,
     of_thread: CallContext | None,
     thread_id: str | None,
+    for_tracers: CallContext | None,
 ) -> None:
     """Whatever else is gathered, an open scope that knows everything is believed where the list would believe it."""
     registry = MemoryRegistry()
@@ -54,6 +56,7 @@ def test_the_fast_path_decides_as_the_list_does(
     metadata: dict[str, object] = {"thread_id": thread_id, "langgraph_checkpoint_ns": "n:1"}
     if sent is not None:
         metadata[CARRIED_KEY] = pack(sent)
+    metadata |= pack(for_tracers or EMPTY)
     token = enter(scope)
     try:
         taken, weighed = (gather(metadata, explicit=explicit or EMPTY, carried=handed_on) for _ in range(2))
@@ -66,7 +69,7 @@ def test_the_fast_path_decides_as_the_list_does(
 
 def test_every_source_has_a_place_a_name_and_a_sentence() -> None:
     """A source that is added to the list is known to the row, and `llmctx show` can explain it."""
-    assert set(sources.RANK) == set(Source) - {Source.NONE}
+    assert {rule.source for rule in sources.SOURCES} == set(Source) - {Source.NONE}
     assert set(reasons.SOURCES) == set(Source)
 
 
