@@ -10,9 +10,9 @@ LOWEST := .venvs/lowest-$(notdir $(PYTHON))
 NEWEST := .venvs/newest-$(notdir $(PYTHON))
 # what tells whether a library fits: its callbacks, graphs, requests, statements and settings
 COMPATIBILITY := tests/unit tests/integration/capture tests/integration/graph tests/integration/identity \
-  tests/integration/storage/queries tests/integration/delivery/writer tests/integration/cli/test_read.py \
+  tests/integration/storage/queries tests/integration/delivery/destinations tests/integration/cli/test_read.py \
   tests/integration/test_calllog.py tests/integration/test_middleware.py \
-  tests/migration/test_migrations.py tests/migration/test_adoption.py tests/promises/test_attribution.py \
+  tests/migration/test_commands.py tests/migration/test_adoption.py tests/promises/test_attribution.py \
   --ignore tests/unit/capture/payload/test_failures.py --ignore tests/unit/delivery/test_pricing.py \
   -W default::DeprecationWarning -W default::PendingDeprecationWarning
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -26,10 +26,10 @@ test: $(VENV)/dev.stamp  ## all tests; ARGS="-k name" is passed to pytest
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-lowest: $(LOWEST)/stamp  ## the lowest versions that pyproject.toml allows; PYTHON=python3.12
-	$(LOWEST)/bin/python -m pytest -n 2 --dist loadfile $(COMPATIBILITY) $(ARGS)
+	$(LOWEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(COMPATIBILITY) $(ARGS)
 
 test-newest: $(NEWEST)/stamp  ## the newest versions that pip finds; PYTHON=python3.13
-	$(NEWEST)/bin/python -m pytest -n 2 --dist loadfile $(COMPATIBILITY) $(ARGS)
+	$(NEWEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(COMPATIBILITY) $(ARGS)
 
 shapes: $(VENV)/dev.stamp  ## all scenarios of calls, twice; the second time on a busy machine
 	$(BIN)/python -m pytest tests/promises/test_attribution.py --all-shapes $(ARGS)

@@ -10,11 +10,13 @@ from typing import Any
 import langgraph.errors
 import langgraph.types
 from langchain.agents import middleware
+from langchain_core.language_models import BaseChatModel
 
 ModelRetryMiddleware: Any = getattr(middleware, "ModelRetryMiddleware", None)
 NodeError: Any = getattr(langgraph.errors, "NodeError", Exception)
 NodeTimeoutError: Any = getattr(langgraph.errors, "NodeTimeoutError", TimeoutError)
 TimeoutPolicy: Any = getattr(langgraph.types, "TimeoutPolicy", None)
 
+HAS_EVENTS_V3 = hasattr(BaseChatModel, "stream_events")
 HAS_MODEL_RETRIES = ModelRetryMiddleware is not None
 HAS_NODE_POLICIES = TimeoutPolicy is not None  # time limits and error handlers of single nodes

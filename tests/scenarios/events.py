@@ -16,6 +16,7 @@ from langgraph.types import StreamMode, StreamWriter
 from starlette.responses import StreamingResponse
 
 from llmctx.graph import wrap_graph
+from tests.kit.newer import HAS_EVENTS_V3
 from tests.kit.support import ProviderDown, User
 from tests.scenarios import enter, shape
 from tests.scenarios.http import answering, sse
@@ -135,7 +136,6 @@ def beta() -> Iterator[None]:
         yield
 
 
-@shape
 async def astream_events_v3_of_a_graph(world: World) -> None:
     async def events(graph: Any, state: State, user: User) -> AsyncIterator[Any]:
         async for event in await graph.astream_events(state, on(user), version="v3"):
@@ -145,7 +145,6 @@ async def astream_events_v3_of_a_graph(world: World) -> None:
         await streamed(world, events)
 
 
-@shape
 async def astream_events_v3_of_a_graph_by_message(world: World) -> None:
     """The run is driven by whoever reads a message of it, in tasks of their own."""
 
@@ -168,7 +167,6 @@ async def astream_events_v3_of_a_graph_by_message(world: World) -> None:
         await streamed(world, events)
 
 
-@shape
 async def astream_events_v3_of_a_model(world: World) -> None:
     async def run(user: User) -> None:
         assert [event async for event in await model.astream_events(world.prompt(user), version="v3")]
@@ -179,7 +177,6 @@ async def astream_events_v3_of_a_model(world: World) -> None:
         await answering(world, run)
 
 
-@shape
 async def stream_events_v3_sync(world: World) -> None:
     """A model's and a graph's, in a synchronous body."""
     compiled = streamer(wrapped=True, sync=True)
@@ -192,3 +189,13 @@ async def stream_events_v3_sync(world: World) -> None:
 
     with beta():
         await answering(world, lambda user: StreamingResponse(body(user)))
+
+
+if HAS_EVENTS_V3:
+    for _scenario in (
+        astream_events_v3_of_a_graph,
+        astream_events_v3_of_a_graph_by_message,
+        astream_events_v3_of_a_model,
+        stream_events_v3_sync,
+    ):
+        shape(_scenario)

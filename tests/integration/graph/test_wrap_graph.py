@@ -773,7 +773,14 @@ def test_injected_arguments_reach_a_wrapped_function() -> None:
     def node(
         state: State, config: RunnableConfig, *, runtime: Runtime[Any], writer: StreamWriter, store: BaseStore
     ) -> None:
-        got.append((config["metadata"]["langgraph_node"], runtime.execution_info is not None, callable(writer), store))
+        got.append(
+            (
+                config["metadata"]["langgraph_node"],
+                getattr(runtime, "execution_info", runtime) is not None,
+                callable(writer),
+                store,
+            )
+        )
 
     mine = InMemoryStore()
     graph = one_node(wrap_node(node)).compile(store=mine)

@@ -19,6 +19,7 @@ from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
 from llmctx.graph import wrap_graph, wrap_node
+from tests.kit.newer import HAS_NODE_POLICIES
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -36,22 +37,24 @@ def last(state: State) -> dict[str, Any]:
     return {"messages": [HumanMessage("end", id="m2")]}
 
 
-def test_a_timeout_is_refused_for_sync_nodes_as_before() -> None:
-    """LangGraph asks whether a node is natively async; the answer is the one of the original."""
+if HAS_NODE_POLICIES:
 
-    async def is_async(state: State) -> None: ...
+    def test_a_timeout_is_refused_for_sync_nodes_as_before() -> None:
+        """LangGraph asks whether a node is natively async; the answer is the one of the original."""
 
-    class SyncOnly(Runnable[Any, Any]):
-        def invoke(self, input: Any, config: Any = None, **kwargs: Any) -> Any:  # noqa: A002
-            return {}
+        async def is_async(state: State) -> None: ...
 
-    for node in (last, SyncOnly(), RunnableLambda(last)):
-        builder = StateGraph(State).add_node("node", wrap_node(node), timeout=1).add_edge(START, "node")
-        with pytest.raises(ValueError, match="timeout"):
-            wrap_graph(builder).compile()
-    for fine in (is_async, RunnableLambda(is_async)):
-        builder = StateGraph(State).add_node("node", wrap_node(fine), timeout=1).add_edge(START, "node")
-        asyncio.run(wrap_graph(builder).compile().ainvoke({"text": "hi"}))
+        class SyncOnly(Runnable[Any, Any]):
+            def invoke(self, input: Any, config: Any = None, **kwargs: Any) -> Any:  # noqa: A002
+                return {}
+
+        for node in (last, SyncOnly(), RunnableLambda(last)):
+            builder = StateGraph(State).add_node("node", wrap_node(node), timeout=1).add_edge(START, "node")
+            with pytest.raises(ValueError, match="timeout"):
+                wrap_graph(builder).compile()
+        for fine in (is_async, RunnableLambda(is_async)):
+            builder = StateGraph(State).add_node("node", wrap_node(fine), timeout=1).add_edge(START, "node")
+            asyncio.run(wrap_graph(builder).compile().ainvoke({"text": "hi"}))
 
 
 def test_interrupts_commands_and_errors_pass_through() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 from dataclasses import dataclass
@@ -131,13 +132,18 @@ def test_graphs_with_dataclass_states_can_still_be_drawn() -> None:
 def test_the_config_is_never_changed() -> None:
     """Neither the caller's config nor the metadata in it is touched, also with an identity."""
     config: RunnableConfig = {"configurable": {"thread_id": "t"}, "metadata": {"mine": "x"}}
+    bare = copy.deepcopy(config)  # langchain-core before 1.3 adds the thread_id to the caller's metadata itself
     got: list[RunnableConfig] = []
-    node = wrap_node(RunnableLambda(lambda state, config: got.append(config)))
+    seen = RunnableLambda(lambda state, config: got.append(config))
+    seen.invoke({}, bare)
+    a_graph().invoke({"text": "hi"}, bare)
+    node = wrap_node(seen)
     with bind(user_id="ann"):
         node.invoke({}, config)
         wrap_graph(a_graph()).invoke({"text": "hi"}, config)
-    assert config == {"configurable": {"thread_id": "t"}, "metadata": {"mine": "x"}}
-    assert got[0]["metadata"] == {"mine": "x", CARRIED_KEY: {"user_id": "ann"}}
+    assert config == bare
+    assert got[1]["metadata"] == {**got[0]["metadata"], CARRIED_KEY: {"user_id": "ann"}}
+    assert got[0]["metadata"]["mine"] == "x"
 
 
 def test_a_cached_node_is_found_by_its_wrapped_self() -> None:
