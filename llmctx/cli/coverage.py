@@ -35,10 +35,12 @@ def coverage(
     """
     from llmctx.storage import queries
     from llmctx.storage.queries import coverage_advice as advice
+    from llmctx.storage.queries import tokens
 
     result = ask(ctx, lambda connection, table: queries.coverage(connection, table, filters))
     if json:
-        more = {"in_common": advice.in_common(result.by_place), "cures": advice.remedies(result.misses)}
+        more = {"in_common": advice.in_common(result.by_place), "cures": advice.remedies(result.by_place)}
+        more["tokens"] = tokens.in_words(result.missing_tokens)
         output.show_json({**asdict(result), "share": result.share, **more})
     else:
         _show(result)
@@ -65,6 +67,12 @@ def _show(result: Coverage) -> None:
     output.table(columns, lines, indent=2)
     if result.misses:
         _show_misses(result)
+    if result.missing_tokens:
+        from llmctx.storage.queries import tokens
+
+        output.show()
+        for sentence in tokens.in_words(result.missing_tokens):
+            output.paragraph(sentence)
 
 
 def _show_misses(result: Coverage) -> None:
@@ -87,7 +95,7 @@ def _show_misses(result: Coverage) -> None:
         if reason in REASONS:
             output.paragraph(REASONS[reason].text, lead=f"  {reason}: ")
     output.show("\nwhat would fix them")
-    for remedy in advice.remedies(result.misses):
+    for remedy in advice.remedies(result.by_place):
         rows = f"up to {remedy.rows:,} {'row' if remedy.rows == 1 else 'rows'}"
         output.paragraph(f"{rows}. {remedy.how}", lead=f"  {remedy.name:<20}")
     output.say("\nList these rows: llmctx calls --unattributed")

@@ -33,6 +33,7 @@ def stats(
 ) -> None:
     """Sum up calls, errors, tokens, cost and latency."""
     from llmctx.storage import queries
+    from llmctx.storage.queries import tokens
 
     group = choice("--by", by, queries.GROUPS)
     rows = ask(ctx, lambda connection, table: queries.stats(connection, table, group, filters, limit=number))
@@ -43,3 +44,6 @@ def stats(
         return
     columns = [Column(by, cut="middle"), *(Column(title, "right") for title in _SUMS.values())]
     output.table(columns, ([text_of(row[by]), *(text_of(row[key], null="-") for key in _SUMS)] for row in rows))
+    missing = ask(ctx, lambda connection, table: queries.missing_tokens(connection, table, filters))
+    for sentence in tokens.in_words(missing):
+        output.say(sentence)

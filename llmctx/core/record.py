@@ -60,6 +60,16 @@ class Reason(StrEnum):
     ERASED = "erased"
 
 
+class UsageSource(StrEnum):
+    """Who says how many tokens a call took, or why nobody does. `storage/queries/tokens.py` says what helps."""
+
+    PROVIDER = "provider"
+    NO_STREAM_USAGE = "missing:stream"  # a stream that was read to its end brought none
+    UNFINISHED = "missing:unfinished"  # the call failed, or was not read to its end
+    UNCERTAIN = "missing:uncertain"  # the figures of a stream's chunks contradict each other
+    NOT_REPORTED = "missing:provider"  # the answer has none
+
+
 class CostSource(StrEnum):
     """Who says what a call cost."""
 

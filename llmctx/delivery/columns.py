@@ -14,8 +14,8 @@ import orjson
 from llmctx.capture.payload.failures import CODE_LIMIT, MESSAGE_LIMIT, Failure, read_body
 from llmctx.capture.payload.messages import WORD_LIMIT, Answer, Choice, Prompt
 from llmctx.capture.payload.snapshot import LIMIT, text_of, to_json_text
-from llmctx.capture.payload.usage import INT_MAX, UNKNOWN, Stream, Usage, usage_of
-from llmctx.core.record import CACHE_WRITTEN, CACHE_WRITTEN_1H
+from llmctx.capture.payload.usage import INT_MAX, UNKNOWN, Stream, Usage, from_metadata, usage_of
+from llmctx.core.record import CACHE_WRITTEN, CACHE_WRITTEN_1H, UsageSource
 from llmctx.delivery.redact import Redactor
 
 _MAX_TOKENS: Final = (
@@ -46,6 +46,7 @@ def fields_of(
     answer: Answer | None = None,
     failure: Failure | None = None,
     stream: Stream | None = None,
+    finished: bool = True,
     content: str = "full",
     limit: int = LIMIT,
     redactor: Redactor | None = None,
@@ -55,6 +56,7 @@ def fields_of(
     Args:
         metadata: The callback's `metadata`.
         params: The callback's `invocation_params`.
+        finished: Whether the call ended well. Otherwise tokens may be missing for that reason.
         content: "none" leaves prompt, response and reasoning NULL.
         limit: Bytes of each snapshot.
         redactor: Sees everything that goes into a snapshot before it is cut to size, the error's words, and tags.
@@ -77,7 +79,7 @@ def fields_of(
         "total_tokens": usage.total,
         "cached_tokens": usage.cached,
         "reasoning_tokens": usage.reasoning,
-        "usage_source": "provider" if any(figure is not None for figure in usage) else None,
+        "usage_source": _usage_source(usage, answer, stream, finished=finished and failure is None).value,
         "finish_reason": _once(word_of(answer.finish)) if answer is not None else None,
         "tool_calls": first.call_count if first is not None else None,
         "cached": answer.cached if answer is not None and answer.choices else None,
@@ -112,6 +114,17 @@ def tokens_of(
         return UNKNOWN
     client = answer.client or (metadata or {}).get("ls_provider")
     return usage_of(answer.usage, answer.raw, stream=stream, provider=client if isinstance(client, str) else "")
+
+
+def _usage_source(usage: Usage, answer: Answer | None, stream: Stream | None, *, finished: bool) -> UsageSource:
+    """Return who says how many tokens the call took, or why nobody does."""
+    if any(figure is not None for figure in usage):
+        return UsageSource.PROVIDER
+    if not finished:
+        return UsageSource.UNFINISHED
+    if answer is not None and any(from_metadata(answer.usage)):
+        return UsageSource.UNCERTAIN
+    return UsageSource.NOT_REPORTED if stream is None else UsageSource.NO_STREAM_USAGE
 
 
 def _model(answer: Answer | None, params: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:

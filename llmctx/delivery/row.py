@@ -18,7 +18,7 @@ from llmctx.capture.open_calls import OpenCall
 from llmctx.capture.payload.failures import Failure
 from llmctx.capture.payload.messages import WORD_LIMIT, Held
 from llmctx.capture.payload.snapshot import LIMIT, bound
-from llmctx.core.record import SPECS, CallRecord, ColumnKind, Status
+from llmctx.core.record import SPECS, CallRecord, ColumnKind, Status, UsageSource
 from llmctx.delivery.columns import MODEL_NAMES, fields_of, model_asked_for, snapshot_of, word_of
 from llmctx.delivery.journal.frames import as_json
 from llmctx.delivery.redact import Redactor, Withheld
@@ -179,6 +179,7 @@ def _reported(call: OpenCall, texts: Texts) -> dict[str, Any]:
         answer=answer.read() if isinstance(answer, Held) else answer,
         failure=failure,
         stream=call.stream,
+        finished=call.status is Status.OK,
         content=texts.content,
         limit=texts.limit,
         redactor=texts.redactor,
@@ -205,8 +206,8 @@ def _by_hand(given: dict[str, Any], texts: Texts) -> dict[str, Any]:
             fields["response_snapshot"] = snapshot_of(shown, texts.limit, texts.redactor)
         if reasoning is not None:
             fields["reasoning_snapshot"] = snapshot_of(bound(reasoning, texts.limit), texts.limit, texts.redactor)
-    if any(fields.get(name) is not None for name in ("prompt_tokens", "completion_tokens", "total_tokens")):
-        fields.setdefault("usage_source", "provider")
+    has_tokens = any(fields.get(name) is not None for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
+    fields.setdefault("usage_source", UsageSource.PROVIDER.value if has_tokens else None)
     return fields
 
 

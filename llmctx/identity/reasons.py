@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from llmctx.core.record import Reason, Source, Status
+from llmctx.identity.sources import RANK
 
 SOURCES: Final[Mapping[str, str]] = {
     Source.EXPLICIT: "The call itself was given its identity, on its handler or in its config's metadata.",
@@ -66,6 +67,9 @@ REMEDIES: Final[Mapping[str, str]] = {
     "identify": "Let identify find the user, with ContextMiddleware just inside of the authentication, or amend() "
     "once the user is known. `llmctx doctor --app` looks at it.",
     "both ids": "Give session_id and user_id where the scope is opened: in identify, in bind(), or in the state.",
+    "LLMCTX_SESSION=thread": "These rows have a user and a thread_id and lack only the session. Where a thread is a "
+    "session, as it is in most LangGraph applications, set LLMCTX_SESSION=thread or CallLog(session=\"thread\"); "
+    "otherwise give the session_id where the scope is opened.",
     "bind() in the task": "Open a scope in the task that outlives its request; or set LLMCTX_LATE_S.",
     "hand_over": "The same LLMCTX_HANDOVER_KEY in every process, and a ttl_s longer than jobs wait.",
     "a report": "llmctx failed where it was to find out whose the calls are: the log of that time says how.",
@@ -122,8 +126,8 @@ def candidate_outcomes(row: Mapping[str, Any], told: Mapping[str, Any]) -> list[
     winner = next((one for one in said if one.get("source") == row.get("identity_source")), None)
     found = []
     for place, one in enumerate(said):
-        weaker = winner is not None and place > said.index(winner)
-        verdict = _WINNER if one is winner else _verdict(one, winner, row, told, weaker=weaker)
+        last = winner is not None and place > said.index(winner) and one.get("source") == Source.EXPLICIT
+        verdict = _WINNER if one is winner else _verdict(one, winner, row, told, last=last)
         note = one.get("note")
         user_id, session_id = one.get("user_id"), one.get("session_id")
         source = str(one.get("source"))
@@ -142,9 +146,9 @@ def _verdict(
     row: Mapping[str, Any],
     told: Mapping[str, Any],
     *,
-    weaker: bool,
+    last: bool,
 ) -> str:
-    """Return why `one` was not the witness who was believed."""
+    """Return why `one` was not the witness who was believed. `last`: its ids are data, believed after all others."""
     if one.get("user_id") is None and one.get("session_id") is None:
         return "knew neither user nor session"
     if winner is None:
@@ -156,6 +160,7 @@ def _verdict(
         given = [name for name in filled if row.get(name) == one[name]]
         return f"agrees, and gave the {' and '.join(given)}" if given else "agrees"
     what = "another user" if other == "user_id" else "another session"
-    if not weaker:
+    mine, theirs = str(one.get("source")), str(winner.get("source"))
+    if not last and RANK.get(mine, 0) < RANK.get(theirs, 0):
         return f"not believed: names {what}; the scope was inherited from whoever started the worker"
-    return f"not believed: names {what}, and {winner.get('source')} comes before {one.get('source')}"
+    return f"not believed: names {what}, and {theirs} comes before {mine}"

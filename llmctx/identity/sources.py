@@ -133,6 +133,9 @@ SOURCES: Final = (
 )
 """Strongest first. The fast paths `resolution.decide` and `graph.node_identity` take what this list would come to."""
 
+RANK: Final = {str(source): rank for rank, source in enumerate(dict.fromkeys(rule.source for rule in SOURCES))}
+"""The place of each source in that order, by its name in rows."""
+
 
 def answers(candidates: Candidates, registry: Registry, late_s: float) -> list[tuple[Source, CallContext]]:
     """Return what each source says of the call, strongest first, without those that know neither user nor session."""

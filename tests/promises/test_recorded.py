@@ -220,7 +220,8 @@ def _wrong_figures(exchange: Exchange, row: Row, excused: set[str]) -> Iterator[
         if got is None and unknown:
             continue
         yield f"{column}: expected {wanted}, got {got}"
-    if row["usage_source"] != (None if all(row[column] is None for column in FIGURES) else "provider"):
+    missing = all(row[column] is None for column in FIGURES)
+    if not row["usage_source"].startswith("missing:" if missing else "provider"):
         yield f"usage_source: {row['usage_source']}"
 
 

@@ -11,6 +11,7 @@ from llmctx.storage.filters import Filters
 from llmctx.storage.queries.aggregates import GROUPS, Group, sessions, stats, users
 from llmctx.storage.queries.calls import AmbiguousCall, NoSuchCall, Row, call, calls, conversation, handle, news
 from llmctx.storage.queries.coverage import Coverage, coverage
+from llmctx.storage.queries.tokens import missing_tokens
 
 __all__ = [
     "GROUPS",
@@ -25,6 +26,7 @@ __all__ = [
     "conversation",
     "coverage",
     "handle",
+    "missing_tokens",
     "news",
     "sessions",
     "stats",

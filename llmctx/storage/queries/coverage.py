@@ -12,7 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from llmctx.core.record import Reason
 from llmctx.identity.explanation import KEY
 from llmctx.storage.filters import Filters, unattributed
-from llmctx.storage.reflection import attribute, column_expr
+from llmctx.storage.queries.tokens import missing_in
+from llmctx.storage.reflection import attribute, column_expr, lacks
 
 Row = dict[str, Any]
 
@@ -30,7 +31,11 @@ class Coverage:
     misses: Sequence[Row]
     """The rows without both ids, grouped by reason, node, agent and route; most frequent first."""
     by_place: Sequence[Row] = ()
-    """The same, and by `where`: the line of the application from which they were made, as far as the rows say."""
+    """The same, and by `where`: the line of the application from which they were made, as far as the rows say; and by
+    `lacks`: "session" where the row has a thread_id and a user, "session, user" where it has the thread_id alone.
+    """
+    missing_tokens: Sequence[Row] = ()
+    """The rows without tokens, by `usage_source`."""
 
     @property
     def share(self) -> float | None:
@@ -54,6 +59,7 @@ async def coverage(
         by_reason=_summed(kept, "identity_reason"),
         misses=_together(by_place, ("identity_reason", "node", "agent_key", "route")),
         by_place=by_place,
+        missing_tokens=await missing_in(connection, table, where),
     )
 
 
@@ -82,7 +88,7 @@ async def _misses(connection: AsyncConnection, table: Table, where: ColumnElemen
     # a subquery, so that a path into the JSON is one parameter: PostgreSQL would not group by another one
     missing = (
         select(*(column_expr(table, name) for name in ("identity_reason", "node", "agent_key")), table.c.created_at)
-        .add_columns(*(attribute(table, KEY, name).label(name) for name in _NOTED))
+        .add_columns(*(attribute(table, KEY, name).label(name) for name in _NOTED), _instead(table).label("lacks"))
         .where(where, unattributed(table))
         .subquery()
     )
@@ -91,6 +97,12 @@ async def _misses(connection: AsyncConnection, table: Table, where: ColumnElemen
     statement = select(*keys, func.count().label("rows"), last).group_by(*keys)
     found = await connection.execute(statement.order_by(func.count().desc(), *keys).limit(limit))
     return [dict(row) for row in found.mappings()]
+
+
+def _instead(table: Table) -> ColumnElement[str | None]:
+    """Return what a row lacks that has a thread_id in place of its session; NULL of other rows."""
+    threaded = and_(lacks(table, "session_id"), column_expr(table, "thread_id").is_not(None))
+    return case((and_(threaded, lacks(table, "user_id")), "session, user"), (threaded, "session"), else_=None)
 
 
 def _together(groups: Sequence[Row], keys: Sequence[str]) -> list[Row]:

@@ -48,7 +48,9 @@ def in_common(misses: Sequence[Group]) -> list[str]:
             break
         inside, words = shared
         said.append(f"{'Another ' if said else ''}{_rows(inside):,} of {total:,} {_misses(total)}: {', '.join(words)}.")
-    if not said and total:
+    if total and all(group.get("lacks") for group in misses):
+        said.append("All of them have a thread_id and no session: LLMCTX_SESSION=thread makes it their session.")
+    elif not said and total:
         said.append(f"The {total:,} {_misses(total)} have little in common: no reason, node or route stands out.")
     return said
 
@@ -83,6 +85,8 @@ def remedies(misses: Sequence[Group]) -> list[Remedy]:
 
 
 def _remedy_of(group: Group) -> str:
+    if group.get("lacks") == "session":
+        return "LLMCTX_SESSION=thread"
     reason = str(group.get("identity_reason"))
     if reason == Reason.NO_SCOPE and group.get("node"):
         return "wrap_graph"

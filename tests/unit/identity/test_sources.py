@@ -69,7 +69,7 @@ def test_the_fast_path_decides_as_the_list_does(
 
 def test_every_source_has_a_place_a_name_and_a_sentence() -> None:
     """A source that is added to the list is known to the row, and `llmctx show` can explain it."""
-    assert {rule.source for rule in sources.SOURCES} == set(Source) - {Source.NONE}
+    assert set(sources.RANK) == set(Source) - {Source.NONE}
     assert set(reasons.SOURCES) == set(Source)
 
 

@@ -13,7 +13,8 @@ from llmctx.identity.explanation import KEY
 from llmctx.settings import load
 from llmctx.storage import queries
 from llmctx.storage.engine import engine, reading
-from llmctx.storage.queries import Filters
+from llmctx.storage.queries import Filters, tokens
+from llmctx.storage.queries import coverage_advice as advice
 from llmctx.storage.reflection import reflect
 from tests.kit.calls import NOON, TABLE, row
 
@@ -101,3 +102,41 @@ async def test_coverage_of_nothing_has_no_share(connection: AsyncConnection) -> 
     """An empty table is neither 0 nor 100 %."""
     found = await queries.coverage(connection, TABLE)
     assert (found.rows, found.share, found.misses) == (0, None, [])
+
+
+async def test_threads_in_place_of_sessions_name_the_setting(connection: AsyncConnection) -> None:
+    """LangGraph's own convention: the thread is the session. Rows with a user lack nothing else."""
+    threaded = {"identity_reason": "partial", "session_id": None, "thread_id": "t-1"}
+    await insert(connection, *(row(n, **threaded) for n in range(4)))
+    found = await queries.coverage(connection, TABLE)
+    assert any("LLMCTX_SESSION=thread" in sentence for sentence in advice.in_common(found.by_place))
+    assert [(one.name, one.rows) for one in advice.remedies(found.by_place)] == [("LLMCTX_SESSION=thread", 4)]
+    nobody = {"identity_source": "none", "identity_reason": "anonymous_request", "session_id": None, "user_id": None}
+    await insert(connection, row(5, **nobody, thread_id="t-1"), row(6, **nobody))
+    found = await queries.coverage(connection, TABLE)
+    assert not any("LLMCTX_SESSION=thread" in sentence for sentence in advice.in_common(found.by_place))
+    assert [(one.name, one.rows) for one in advice.remedies(found.by_place)] == [
+        ("LLMCTX_SESSION=thread", 4),
+        ("identify", 2),
+    ]
+
+
+async def test_missing_tokens_say_why_and_what_helps(connection: AsyncConnection) -> None:
+    """Streams through a gateway are named with the setting that brings their figures."""
+    nothing = {"prompt_tokens": None, "completion_tokens": None, "total_tokens": None}
+    await insert(
+        connection,
+        row(0, prompt_tokens=7),
+        *(row(n, **nothing, usage_source="missing:stream") for n in range(1, 4)),
+        row(4, **nothing, usage_source="missing:unfinished"),
+        row(5, **nothing, usage_source=None),
+    )
+    missing = await queries.missing_tokens(connection, TABLE)
+    assert {one["usage_source"]: one["rows"] for one in missing} == {
+        "missing:stream": 3,
+        "missing:unfinished": 1,
+        None: 1,
+    }
+    assert (await queries.coverage(connection, TABLE)).missing_tokens == missing
+    assert "stream_usage=True" in tokens.in_words(missing)[0]
+    assert len(tokens.in_words(missing)) == 3

@@ -1,0 +1,50 @@
+"""Calls without tokens: how many, why, and what would bring them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Table, and_, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from llmctx.core.record import UsageSource
+from llmctx.storage.filters import Filters
+from llmctx.storage.reflection import column_expr
+
+Row = dict[str, Any]
+
+REMEDIES: Final[Mapping[str | None, str]] = {
+    UsageSource.NO_STREAM_USAGE: "are streams that brought no usage. With a base_url, LangChain's OpenAI client does "
+    "not ask for it: ChatOpenAI(stream_usage=True), or init_chat_model(…, stream_usage=True). Where it is set already, "
+    "a gateway swallows the last chunk: see its own settings.",
+    UsageSource.UNFINISHED: "failed, or were not read to their end.",
+    UsageSource.UNCERTAIN: "are streams whose chunks contradict each other: no figure of theirs is certain.",
+    UsageSource.NOT_REPORTED: "are answers in which the provider, or a gateway, reports no usage.",
+    None: "do not say why: they were not written by llmctx, or their process died.",
+}
+"""Why calls have no tokens, by `usage_source`, and what helps."""
+
+
+async def missing_tokens(connection: AsyncConnection, table: Table, filters: Filters | None = None) -> list[Row]:
+    """Return the rows without tokens: `usage_source`, `rows`; most rows first."""
+    return await missing_in(connection, table, (filters or Filters()).clause(table))
+
+
+async def missing_in(connection: AsyncConnection, table: Table, where: ColumnElement[bool]) -> list[Row]:
+    """Return what `missing_tokens` does, of the rows that meet `where`."""
+    source = column_expr(table, "usage_source").label("usage_source")
+    missing = and_(*(column_expr(table, name).is_(None) for name in ("prompt_tokens", "completion_tokens")))
+    rows = select(source).where(where, missing).subquery()
+    counted = select(rows.c.usage_source, func.count().label("rows")).group_by(rows.c.usage_source)
+    found = await connection.execute(counted.order_by(func.count().desc(), rows.c.usage_source))
+    return [dict(row) for row in found.mappings()]
+
+
+def in_words(missing: Sequence[Row]) -> list[str]:
+    """Return a sentence for each group of `missing_tokens`."""
+    return [
+        f"{row['rows']:,} of the calls without tokens ({row['usage_source'] or 'no reason'}) "
+        + REMEDIES.get(row["usage_source"], "have a reason of their own.")
+        for row in missing
+    ]
