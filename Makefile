@@ -8,6 +8,7 @@ ARGS ?=
 # per Python: `make test-lowest PYTHON=python3.12`
 LOWEST := .venvs/lowest-$(notdir $(PYTHON))
 NEWEST := .venvs/newest-$(notdir $(PYTHON))
+PLATFORMS := .venvs/platforms-$(notdir $(PYTHON))
 # what tells whether a library fits: its callbacks, graphs, requests, statements and settings
 COMPATIBILITY := tests/unit tests/integration/capture tests/integration/graph tests/integration/identity \
   tests/integration/storage/queries tests/integration/delivery/destinations tests/integration/cli/test_read.py \
@@ -17,7 +18,7 @@ COMPATIBILITY := tests/unit tests/integration/capture tests/integration/graph te
   -W default::DeprecationWarning -W default::PendingDeprecationWarning
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-lowest test-newest shapes faults adopt redaction install format check bench build lock clean
+.PHONY: demo test test-lowest test-newest platforms shapes faults adopt redaction install format check bench build lock clean
 
 demo: $(VENV)/demo.stamp  ## see llmctx at work in one minute; ARGS="--json" or ARGS="--keep"
 	@$(BIN)/llmctx demo $(ARGS)
@@ -30,6 +31,9 @@ test-lowest: $(LOWEST)/stamp  ## the lowest versions that pyproject.toml allows;
 
 test-newest: $(NEWEST)/stamp  ## the newest versions that pip finds; PYTHON=python3.13
 	$(NEWEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(COMPATIBILITY) $(ARGS)
+
+platforms: $(PLATFORMS)/stamp  ## on and beside what people deploy to: langgraph dev, Aegra, …; PYTHON=python3.12
+	$(PLATFORMS)/bin/python -m pytest tests/platforms $(ARGS)
 
 shapes: $(VENV)/dev.stamp  ## all scenarios of calls, twice; the second time on a busy machine
 	$(BIN)/python -m pytest tests/promises/test_attribution.py --all-shapes $(ARGS)
@@ -67,6 +71,7 @@ lock:  ## renew the hashed requirements (needs uv on the PATH)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --no-strip-extras --all-extras --group dev pyproject.toml -o requirements/dev.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --no-strip-extras --extra demo --group build -c requirements/dev.lock pyproject.toml -o requirements/demo.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --no-strip-extras --resolution lowest-direct --extra cli --extra demo --extra parquet --extra patterns --extra redis pyproject.toml requirements/lowest.in -o requirements/lowest.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --no-strip-extras --extra all --extra demo pyproject.toml requirements/platforms.in -o requirements/platforms.lock
 
 clean:
 	rm -rf $(VENV) .venvs dist
@@ -88,6 +93,12 @@ $(VENV)/dev.stamp: requirements/dev.lock pyproject.toml | $(BIN)/python
 $(LOWEST)/stamp: requirements/lowest.lock pyproject.toml
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/pip install -qq --no-compile --no-deps --require-hashes -r requirements/lowest.lock
+	$(@D)/bin/pip install -qq --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(PLATFORMS)/stamp: requirements/platforms.lock pyproject.toml
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip install -qq --no-compile --no-deps --require-hashes -r requirements/platforms.lock
 	$(@D)/bin/pip install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 

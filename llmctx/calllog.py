@@ -59,6 +59,23 @@ def _remove(among: list[Any], one: object) -> None:
         among.remove(one)
 
 
+_started: Final[list[CallLog]] = []
+"""The call logs that record, in the order in which they were started."""
+
+
+def _let_one_hear() -> None:
+    """Let the first call log for each table hear the calls of this process: two would write each of them twice.
+
+    There are several where a platform imports the application's module once for each graph in it.
+    """
+    targets = set()
+    for call_log in tuple(_started):
+        target = call_log._target()
+        if target not in targets:
+            call_log._listen()
+        targets.add(target)
+
+
 def _all_that_wait(call_log: CallLog, *_: object) -> int:
     return call_log._worker.waiting
 
@@ -162,12 +179,10 @@ class CallLog:
         """Every step may be taken again."""
         _attempt(partial(self._worker.start, wait=wait))
         self._recorder.enabled = True
-        _attempt(_add, active_recorders, self._recorder)
         _attempt(_add, active_registries, self.registry)
         _attempt(lifecycle.running.add, self)
         _attempt(handover.configure, self.settings.handover_key, self.settings.handover_invalid)
-        if self.settings.capture == "all":
-            _attempt(install, self._recorder, self.handler)
+        _attempt(self._begin_listening)
         if self.settings.trust_config:
             _attempt(_add, authority.trusting, self)
         if self.settings.carry:
@@ -209,6 +224,31 @@ class CallLog:
         if self._started:
             self._begin()
 
+    def _begin_listening(self) -> None:
+        _add(_started, self)
+        _let_one_hear()
+        if self._recorder not in active_recorders:
+            diagnostics.count(
+                "second_call_log",
+                "another CallLog of this process writes to the same table: it alone hears LangChain's calls",
+            )
+
+    def _listen(self) -> None:
+        _add(active_recorders, self._recorder)
+        if self.settings.capture == "all":
+            install(self._recorder, self.handler)
+
+    def _stop_listening(self) -> None:
+        _remove(active_recorders, self._recorder)
+        uninstall(self._recorder)
+        _remove(_started, self)
+        _let_one_hear()
+
+    def _target(self) -> object:
+        """Return what call logs have in common that would write each call of the process twice."""
+        alone = self._sink is not None or self._destination is not None or self.settings.capture != "all"
+        return self if alone else (self.settings.database_url, self.settings.table)
+
     @harmless("close_failed", otherwise=_let_go)
     def _stop_hearing(self) -> bool:
         """True for the last of as many `close` as there were `start`."""
@@ -217,10 +257,9 @@ class CallLog:
             return False
         self._started = False
         self._recorder.enabled = False
-        _attempt(_remove, active_recorders, self._recorder)
         _attempt(_remove, active_registries, self.registry)
         _attempt(_remove, authority.trusting, self)
-        _attempt(uninstall, self._recorder)
+        _attempt(self._stop_listening)
         _attempt(carrying.remove, self)
         _attempt(self._recorder.open_calls.close)
         _attempt(lifecycle.running.discard, self)

@@ -11,7 +11,7 @@ is spelled out where that saves a function call.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from sys import exc_info
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar
@@ -41,6 +41,7 @@ from llmctx.core.record import Source, Status
 from llmctx.identity import remote
 from llmctx.identity.candidates import EXPLICIT_KEYS, Candidates, gather, pack
 from llmctx.identity.explanation import call_site
+from llmctx.identity.platform import has_platform_user, platform_user
 from llmctx.identity.registration import use
 from llmctx.identity.registry.base import register_in_all
 from llmctx.identity.resolution import UNDECIDED, Attribution, decide
@@ -214,13 +215,20 @@ class CallLogHandler(BaseCallbackHandler):
         """Return whose call it is. What goes wrong in finding out costs the ids, not the row."""
         candidates = None
         try:
-            child_thread_id = _thread_id_of(made.config)
+            configurable = _configurable_of(made.config)
+            child_thread_id = _thread_id_of(configurable)
             if child_thread_id is not None and metadata:
                 told = metadata.get("thread_id")
-                if told is not None and child_thread_id not in (str(told), _thread_id_of(None)):
+                if told is not None and child_thread_id not in (str(told), _thread_id_of(_configurable_of(None))):
                     # A worker that was started in a node has inherited that node's metadata, not that of its job.
                     metadata = {key: value for key, value in metadata.items() if key in EXPLICIT_KEYS}
-            candidates = gather(metadata, explicit=self._explicit, carried=self._scope, child_thread_id=child_thread_id)
+            candidates = gather(
+                metadata,
+                explicit=self._explicit,
+                carried=self._scope,
+                child_thread_id=child_thread_id,
+                platform_user=platform_user(configurable) if has_platform_user(configurable) else None,
+            )
             return candidates, decide(candidates, recorder.registry, late_s=recorder.late_s)
         except BaseException as problem:  # noqa: BLE001  it reads the application's objects, and the team's registry
             if candidates is None:
@@ -336,10 +344,16 @@ def _is_cancelled(error: BaseException) -> bool:
     return any(cls.__name__ in _CONTROL_FLOW for cls in type(error).__mro__)
 
 
-def _thread_id_of(config: dict[str, Any] | None) -> str | None:
-    """Return the thread_id in a config, or in langchain-core's child config, which holds for what a chain runs."""
+def _configurable_of(config: dict[str, Any] | None) -> Mapping[str, Any]:
+    """Return what is configurable in a config, or in langchain-core's child config: that of what a chain runs."""
     if config is None:
         config = var_child_runnable_config.get()  # type: ignore[assignment]
-    configurable = config.get("configurable") if config else None
-    thread_id = configurable.get("thread_id") if configurable else None
+    return (config.get("configurable") if config else None) or _NOTHING
+
+
+_NOTHING: Final[Mapping[str, Any]] = {}
+
+
+def _thread_id_of(configurable: Mapping[str, Any]) -> str | None:
+    thread_id = configurable.get("thread_id")
     return None if thread_id is None or thread_id == "" else str(thread_id)

@@ -8,25 +8,8 @@ from typing import Any, Final
 
 from llmctx.identity.authority import data_id, refuse_malformed
 
-PLATFORM_USER: Final = "langgraph_auth_user"  # put there by LangGraph's platform
 _OPAQUE: Final = (str, bytes, int, float, list, tuple, set, frozenset, type(None))
 """States without fields to look at."""
-
-
-def platform_user(configurable: Mapping[str, Any], runtime: Any) -> str | None:
-    """Return the user whom LangGraph's platform has authenticated; None without one.
-
-    It hands on the object that its authentication has made. What a client sends is JSON, and never has attributes.
-    """
-    try:
-        server = getattr(runtime, "server_info", None)  # younger than the rest of Runtime
-        user = getattr(server, "user", None) or configurable.get(PLATFORM_USER)
-        if user is None or isinstance(user, (Mapping, *_OPAQUE)):
-            return None
-        return data_id(user.identity)
-    except Exception:  # noqa: BLE001  an object of the platform's, or of the team's own authentication
-        refuse_malformed()
-        return None
 
 
 def read_ids(source: Any, pairs: tuple[tuple[str, str], ...]) -> dict[str, Any]:

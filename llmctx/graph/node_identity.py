@@ -20,9 +20,10 @@ from langchain_core.runnables.config import var_child_runnable_config
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guarded, swallow, without_ids
 from llmctx.core.record import Reason
-from llmctx.graph.node_data import PLATFORM_USER, filled, platform_user, read_ids
+from llmctx.graph.node_data import filled, read_ids
 from llmctx.identity.authority import data_id, refuse_malformed, trusting
 from llmctx.identity.candidates import CARRIED_KEY, CarriedIdentity, as_text
+from llmctx.identity.platform import RUNTIME, has_platform_user, platform_user
 from llmctx.identity.registration import node_scope
 from llmctx.identity.registry.base import active, mark_unreliable
 from llmctx.identity.scope import (
@@ -48,7 +49,6 @@ FIELDS: Final = ("session_id", "user_id", "trace_id", "conversation_id", "agent_
 """What a node may know of its identity. Not thread_id: that one is LangGraph's own."""
 
 # LangGraph's names for what it puts into config["configurable"] and into a task's path; its constants are private.
-_RUNTIME: Final = "__pregel_runtime"
 _READ: Final = "__pregel_read"
 _PUSH: Final = "__pregel_push"
 _TYPE: Final = "__type"
@@ -187,7 +187,7 @@ class Plan:
 
     def _nothing_to_find(self, state: Any, configurable: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
         """Return whether nothing tells of an identity: a few looks, instead of a search."""
-        runtime = configurable.get(_RUNTIME)
+        runtime = configurable.get(RUNTIME)
         return (
             self.identify is None
             and type(state) is dict
@@ -195,8 +195,8 @@ class Plan:
             and not (self.channels and self._hidden(metadata.get("langgraph_path")))
             and _FIELDS.isdisjoint(configurable)
             and (self.fields is None or self.keys.isdisjoint(configurable))
-            and PLATFORM_USER not in configurable
-            and (runtime is None or (runtime.context is None and getattr(runtime, "server_info", None) is None))
+            and (runtime is None or runtime.context is None)
+            and not has_platform_user(configurable)
         )
 
     def _find(
@@ -212,8 +212,8 @@ class Plan:
             persisted = isinstance(state, Mapping) and any(
                 type(value) is str and value == answer.user_id for value in state.values()
             )
-        runtime = configurable.get(_RUNTIME)
-        user = platform_user(configurable, runtime)
+        runtime = configurable.get(RUNTIME)
+        user = platform_user(configurable)
         if user is not None and not trusting:
             ids = filled(ids, {"user_id": user})
         data, data_persisted = _NO_IDS, False

@@ -98,11 +98,13 @@ def gather(
     explicit: CallContext = EMPTY,
     carried: Scope | None = None,
     child_thread_id: str | None = None,
+    platform_user: str | None = None,
 ) -> Candidates:
     """Gather the candidates of a call that starts here and now.
 
     `explicit` is the identity that the handler was made with, `carried` the scope that rode in with it,
-    `child_thread_id` the thread_id of langchain-core's child config, for chains outside of LangGraph.
+    `child_thread_id` the thread_id of langchain-core's child config, for chains outside of LangGraph, `platform_user`
+    whom the platform has authenticated on which the call's graph runs (`platform.py`).
     """
     candidates = Candidates()
     here = scope = current_scope()
@@ -119,6 +121,8 @@ def gather(
             refresh(scope)
     candidates.explicit, candidates.carried, candidates.started = explicit, carried, time.monotonic()
     thread_id: object = child_thread_id
+    if platform_user is not None:
+        candidates.sent, candidates.proven_user = CallContext(user_id=platform_user), platform_user
     if metadata:
         if (named := metadata.get("thread_id")) is not None and named != "":
             thread_id = named

@@ -98,6 +98,24 @@ def test_two_runs_of_asyncio(any_database: str) -> None:
     assert len(rows_of(any_database)) == 2
 
 
+def test_two_call_logs_for_one_table_write_each_call_once(any_database: str) -> None:
+    """As where a platform imports the application's module twice; the second takes over when the first is closed."""
+    before = diagnostics.by_cause().get("second_call_log", 0)
+    first, second = CallLog(any_database), CallLog(any_database)
+    with second:
+        with first:
+            model.invoke("one")
+        model.invoke("two")
+        with second.record(model="m", prompt="three"):
+            pass
+        first.start()
+    model.invoke("four")
+    first.close()
+    assert [first.stats().written, second.stats().written] == [1, 3]
+    assert diagnostics.by_cause()["second_call_log"] == before + 2
+    assert len(rows_of(any_database)) == 4
+
+
 async def _ask() -> None:
     await model.ainvoke("hello")
 

@@ -14,6 +14,7 @@ import json
 import pickle
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -216,6 +217,20 @@ def test_data_never_name_a_user_whom_the_server_does_not_name(who: str, place: s
     after = diagnostics.by_cause()
     for cause in ("handler_failed", "node_scope_failed", "registry_failed"):
         assert after.get(cause, 0) == before.get(cause, 0)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.__name__)
+def test_who_is_authenticated_by_a_platform_is_the_user(path: Any) -> None:
+    """Its object stands in the config, wrapped or not, in no request and in an anonymous one, whatever clients say."""
+    user = SimpleNamespace(identity="alice", is_authenticated=True)
+    config = {"configurable": {"langgraph_auth_user": user}, "metadata": {"llmctx_user_id": "victim"}}
+    nobody = {"configurable": {"langgraph_auth_user": SimpleNamespace(identity="x", is_authenticated=False)}}
+    with recorded() as sink:
+        for who in ("none", "nobody"):
+            run(who, lambda: path({"user_id": "victim"}, copy.copy(config)))
+        run("none", lambda: path({}, nobody))
+    assert [row.user_id for row in sink.records] == ["alice", "alice", None]
+    assert [row.identity_reason for row in sink.records[:2]] == ["conflict"] * 2
 
 
 def test_trust_config_believes_what_callers_send() -> None:
