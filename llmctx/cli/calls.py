@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 import typer
 
 from llmctx.cli import output
-from llmctx.cli.options import Csv, Json, ask, settings_of, with_filters
+from llmctx.cli.options import After, Before, Csv, Json, ask, say_next, settings_of, show_page, with_filters
 from llmctx.cli.output import Column, text_of, time_of
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ def calls(
     number: Annotated[int, typer.Option("-n", metavar="N", min=1, max=10_000, help="Number of calls.")] = 20,
     *,
     filters: Filters,
+    before: Before = None,
+    after: After = None,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Then print calls as they end.")] = False,
     json: Json = False,
     csv: Csv = False,
@@ -38,16 +40,20 @@ def calls(
     """List the latest calls."""
     from llmctx.storage import queries
 
-    rows = ask(ctx, lambda connection, table: queries.calls(connection, table, filters, limit=number))
+    if follow + (before is not None) + (after is not None) > 1:
+        raise typer.BadParameter("--before, --after and --follow: choose one")
+    page = ask(ctx, lambda c, table: queries.call_page(c, table, filters, before=before, after=after, limit=number))
+    rows = page.rows
     if follow:
         _follow(settings_of(ctx), filters, list(reversed(rows)), json=json, csv=csv)
-    if output.for_programs(rows, json=json, csv=csv):
+    if show_page(ctx, page, rows, json=json, csv=csv):
         return
     if not rows:
         output.say("No calls yet." if filters == queries.Filters() else "No calls match.")
         return
     today = all(row["created_at"] and row["created_at"].date() == datetime.now(UTC).date() for row in rows)
     _show_table(rows, "%H:%M:%S" if today else output.format_of(row["created_at"] for row in rows))
+    say_next(ctx, page)
     output.say(f"One call in full, with the reasons for its user: llmctx show {queries.handle(rows[0]['call_id'])}")
 
 

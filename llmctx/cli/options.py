@@ -6,7 +6,7 @@ import asyncio
 import functools
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_type_hints
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from llmctx.settings import Settings
+    from llmctx.storage.queries import Cursor, Page
 
 T = TypeVar("T")
 
@@ -88,6 +89,40 @@ def moment(text: str) -> datetime:
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a time: write 30m, 2h, 7d, or 2026-11-22T10:30") from None
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+
+
+def place(text: str) -> Cursor:
+    """Parse a cursor, as lists print it, or a time, as `moment` does."""
+    from llmctx.storage.queries.page import Cursor, InvalidCursor
+
+    try:
+        return Cursor.parse(text.strip())
+    except InvalidCursor:
+        return Cursor(moment(text))
+
+
+Before = Annotated[
+    Any, typer.Option("--before", parser=place, metavar="CURSOR", help="Only older ones: than `next`, or than a time.")
+]
+After = Annotated[
+    Any, typer.Option("--after", parser=place, metavar="CURSOR", help="Only newer ones: `previous`, or a time.")
+]
+"""A `Cursor`: with one of them, `--json` prints an object of `data`, `next` and `previous` instead of a list."""
+
+
+def show_page(ctx: typer.Context, page: Page[Any], rows: Sequence[Mapping[str, Any]], *, json: bool, csv: bool) -> bool:
+    """Print `rows`, those of `page`, as JSON or CSV if asked to, and tell whether that was so."""
+    asked = ctx.params.get("before") is not None or ctx.params.get("after") is not None
+    if json and asked:
+        output.show_json({"data": rows, "next": page.next, "previous": page.previous})
+        return True
+    return output.for_programs(rows, json=json, csv=csv)
+
+
+def say_next(ctx: typer.Context, page: Page[Any]) -> None:
+    """Say how the next page is asked for, if there is one."""
+    if page.next is not None:
+        output.say(f"Older ones: llmctx {ctx.info_name} … --before {page.next}")
 
 
 def _option(name: str, kind: Any = str | None, default: Any = None, **shown: Any) -> tuple[Any, Any]:

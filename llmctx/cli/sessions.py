@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmctx.cli import output
-from llmctx.cli.options import Csv, Json, Number, ask, with_filters
+from llmctx.cli.options import After, Before, Csv, Json, Number, ask, with_filters
 from llmctx.cli.output import text_of, time_of
 from llmctx.cli.show import readable
-from llmctx.cli.users import USAGE_FILTERS, show_usage
+from llmctx.cli.users import USAGE_FILTERS, By, show_usage
 
 if TYPE_CHECKING:
     from llmctx.storage.filters import Filters
@@ -25,14 +25,17 @@ def sessions(
     number: Number = 20,
     *,
     filters: Filters,
+    by: By = None,
+    before: Before = None,
+    after: After = None,
     json: Json = False,
     csv: Csv = False,
 ) -> None:
-    """List the sessions used last, or print the conversation of one."""
+    """List the sessions used last, or those with the most of something, or print the conversation of one."""
     from llmctx.storage import queries
 
     if session is None:
-        show_usage("session", ctx, filters, number, json=json, csv=csv)
+        show_usage("session", ctx, filters, number, by=by, json=json, csv=csv)
         return
     rows = ask(ctx, lambda connection, table: queries.conversation(connection, table, session, limit=number))
     if not output.for_programs(rows, json=json, csv=csv):

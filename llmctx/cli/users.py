@@ -2,47 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
 from llmctx.cli import output
-from llmctx.cli.options import Csv, Json, Number, ask, with_filters
+from llmctx.cli.options import After, Before, Csv, Json, Number, ask, choice, say_next, show_page, with_filters
 from llmctx.cli.output import Column, text_of, time_of
 
 if TYPE_CHECKING:
     from llmctx.storage.filters import Filters
 
 USAGE_FILTERS: Final = ("user", "agent", "model", "since", "until")
-_RECENT: Final = timedelta(days=7)
+
+By = Annotated[
+    str | None, typer.Option("--by", metavar="FIGURE", help="Not the last: the most cost, errors, calls, tokens or ms.")
+]
 
 
 @with_filters(*USAGE_FILTERS)
-def users(ctx: typer.Context, number: Number = 20, *, filters: Filters, json: Json = False, csv: Csv = False) -> None:
-    """List the users seen last, and what they cost."""
-    show_usage("user", ctx, filters, number, json=json, csv=csv)
+def users(
+    ctx: typer.Context,
+    number: Number = 20,
+    *,
+    filters: Filters,
+    by: By = None,
+    before: Before = None,
+    after: After = None,
+    json: Json = False,
+    csv: Csv = False,
+) -> None:
+    """List the users seen last, and what they cost; or those with the most of something."""
+    show_usage("user", ctx, filters, number, by=by, json=json, csv=csv)
 
 
 def show_usage(
-    what: Literal["session", "user"], ctx: typer.Context, filters: Filters, number: int, *, json: bool, csv: bool
+    what: Literal["session", "user"],
+    ctx: typer.Context,
+    filters: Filters,
+    number: int,
+    *,
+    by: str | None,
+    json: bool,
+    csv: bool,
 ) -> None:
-    """Print sessions with their user, or users with their number of sessions; of the last days unless filtered."""
+    """Print a page of the sessions with their user, or of the users with their number of sessions."""
     from llmctx.storage import queries
 
-    only_recent = filters.since is None and filters.user is None
-    if only_recent:  # all that was ever there would take long
-        filters = replace(filters, since=datetime.now(UTC) - _RECENT)
-    question = queries.sessions if what == "session" else queries.users
-    rows = ask(ctx, lambda connection, table: question(connection, table, filters, limit=number))
-    if output.for_programs(rows, json=json, csv=csv):
+    before, after = ctx.params.get("before"), ctx.params.get("after")
+    if before is not None and after is not None:
+        raise typer.BadParameter("--before and --after: choose one")
+    page: Callable[..., Awaitable[queries.Page[Any]]] = queries.sessions if what == "session" else queries.users
+    if by is None:
+        found = ask(ctx, lambda c, table: page(c, table, filters, before=before, after=after, limit=number))
+    else:
+        if before is not None or after is not None:
+            raise typer.BadParameter(f"--by {by} has no pages: leave out --before and --after")
+        order = choice("--by", by, queries.ORDERS)
+        top: Callable[..., Awaitable[list[Any]]] = queries.top_sessions if what == "session" else queries.top_users
+        found = queries.Page(rows=ask(ctx, lambda c, table: top(c, table, filters, by=order, limit=number)))
+    rows = [{f"{what}_id": None, **asdict(row)} for row in found.rows]
+    if show_page(ctx, found, rows, json=json, csv=csv):
         return
     if rows:
         _show_table(what, rows)
-    if only_recent:
-        output.say(f"Of the last {_RECENT.days} days; --since overrides this.")
+    if by is not None and filters.since is None:
+        output.say("Of the last 31 days; --since overrides this.")
+    say_next(ctx, found)
     if rows and what == "session":
         output.say("The conversation of one: llmctx sessions ID")
 

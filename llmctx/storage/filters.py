@@ -9,7 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
-from sqlalchemy import ColumnElement, String, Table, Text, and_, cast, false, or_, true
+from sqlalchemy import ColumnElement, FromClause, String, Text, and_, cast, false, or_, true
 
 from llmctx.core.record import SNAPSHOTS, SPECS, ColumnKind, ColumnSpec, Reason
 from llmctx.storage.reflection import column_expr, either, equals, lacks
@@ -50,7 +50,7 @@ class Filters:
     within: Filters | None = None
     """What the reader may see at all: a row has to meet these filters as well."""
 
-    def clauses(self, table: Table) -> list[ColumnElement[bool]]:
+    def clauses(self, table: FromClause) -> list[ColumnElement[bool]]:
         """Return conditions of which a row meets one at most, where an id may stand in either of two columns.
 
         An index of each column has its rows in the order of time; all rows of both would have to be sorted.
@@ -62,7 +62,7 @@ class Filters:
                 return [and_(one, others) for one in either(table, f"{name}_id", value)]
         return [self.clause(table)]
 
-    def clause(self, table: Table) -> ColumnElement[bool]:
+    def clause(self, table: FromClause) -> ColumnElement[bool]:
         """Return the condition on `table`."""
         given: list[ColumnElement[bool]] = []
         for spec in _FILTERED:
@@ -90,30 +90,30 @@ class Filters:
         return and_(true(), *given)
 
 
-def lacks_an_id(table: Table) -> ColumnElement[bool]:
+def lacks_an_id(table: FromClause) -> ColumnElement[bool]:
     """Return the condition of the partial index, word for word, so that the planner recognises it."""
     return or_(*(lacks(table, name) for name in ("session_id", "user_id")))
 
 
-def unattributed(table: Table) -> ColumnElement[bool]:
+def unattributed(table: FromClause) -> ColumnElement[bool]:
     """Return the condition of rows that lack an id which they should have: not of those that `erase` has blanked."""
     return and_(lacks_an_id(table), column_expr(table, "identity_reason").is_distinct_from(Reason.ERASED.value))
 
 
-def _has(table: Table, spec: ColumnSpec, value: str) -> ColumnElement[bool]:
+def _has(table: FromClause, spec: ColumnSpec, value: str) -> ColumnElement[bool]:
     if spec.name == "status":
         return _ended(table, value)
     return equals(table, spec.name, value) if spec.kind is ColumnKind.ID else column_expr(table, spec.name) == value
 
 
-def _ended(table: Table, status: str) -> ColumnElement[bool]:
+def _ended(table: FromClause, status: str) -> ColumnElement[bool]:
     column = column_expr(table, "status")
     if status not in _BEFORE_US:
         return column == status
     return or_(column == status, and_(column.is_(None), column_expr(table, "success").is_(_BEFORE_US[status])))
 
 
-def _holding(table: Table, text: str) -> ColumnElement[bool]:
+def _holding(table: FromClause, text: str) -> ColumnElement[bool]:
     # Snapshots hold JSON, where a quote or a line break is written with a backslash; older ones may be plain.
     forms = dict.fromkeys((json.dumps(text, ensure_ascii=False)[1:-1], text))
     found: list[ColumnElement[bool]] = []

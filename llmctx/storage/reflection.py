@@ -115,7 +115,7 @@ def _type(dialect: Dialect, found: TypeEngine[Any], ours: sa.Column[Any] | None)
     return ours.type if isinstance(found, sa.DateTime) else found
 
 
-def overflow_column(table: sa.Table, name: str) -> sa.Column[Any] | None:
+def overflow_column(table: sa.FromClause, name: str) -> sa.ColumnElement[Any] | None:
     """Return the column beside the id `name` for what does not fit there; None where there is none, or need be none."""
     column = table.c.get(name)
     if name not in IDS or column is None or _is_text(column):
@@ -123,12 +123,12 @@ def overflow_column(table: sa.Table, name: str) -> sa.Column[Any] | None:
     return table.c.get(f"llmctx_{name}")
 
 
-def held_in(table: sa.Table, name: str) -> list[sa.Column[Any]]:
+def held_in(table: sa.FromClause, name: str) -> list[sa.ColumnElement[Any]]:
     """Return the columns in which `name` may stand: none, one, or for an id two."""
     return [column for column in (table.c.get(name), overflow_column(table, name)) if column is not None]
 
 
-def column_expr(table: sa.Table, name: str) -> sa.ColumnElement[Any]:
+def column_expr(table: sa.FromClause, name: str) -> sa.ColumnElement[Any]:
     """Return the column `name`, or a NULL of its type where the table has none; an id in two columns as text.
 
     So is what is asked in words, such as a reason, where the host's column is a number or an enumerated type.
@@ -141,7 +141,7 @@ def column_expr(table: sa.Table, name: str) -> sa.ColumnElement[Any]:
     return column if beside is None else sa.func.coalesce(beside, as_text(column), type_=sa.Text()).label(name)
 
 
-def lacks(table: sa.Table, name: str) -> sa.ColumnElement[bool]:
+def lacks(table: sa.FromClause, name: str) -> sa.ColumnElement[bool]:
     """Return whether a row has no `name`, in conditions that indexes know."""
     columns = held_in(table, name)
     return sa.and_(*(column.is_(None) for column in columns)) if columns else column_expr(table, name).is_(None)
@@ -154,7 +154,7 @@ def everything(table: sa.Table) -> list[sa.ColumnElement[Any]]:
     return [column_expr(table, name) if name in IDS else column for name, column in rest]
 
 
-def attribute(table: sa.Table, *path: str) -> sa.ColumnElement[str | None]:
+def attribute(table: sa.FromClause, *path: str) -> sa.ColumnElement[str | None]:
     """Return what stands in `attributes` under `path`, as text; NULL where the table keeps no JSON there."""
     column = table.c.get("attributes")
     if column is None or not isinstance(column.type, sa.JSON):
@@ -223,7 +223,7 @@ def word_values(table: sa.Table, name: str, value: str | None) -> dict[str, Any]
     return {} if value is not None and length is not None and len(value) > length else {name: value}
 
 
-def equals(table: sa.Table, name: str, value: str) -> sa.ColumnElement[bool]:
+def equals(table: sa.FromClause, name: str, value: str) -> sa.ColumnElement[bool]:
     """Return whether a row's id is `value`, also one that the writer had to shorten, or to keep beside the column."""
     column = table.c.get(name)
     if column is None:
@@ -243,7 +243,7 @@ def equals(table: sa.Table, name: str, value: str) -> sa.ColumnElement[bool]:
     return sa.or_(sa.false(), *found)
 
 
-def either(table: sa.Table, name: str, value: str) -> list[sa.ColumnElement[bool]]:
+def either(table: sa.FromClause, name: str, value: str) -> list[sa.ColumnElement[bool]]:
     """Return `equals` as conditions of which a row meets one at most; an index serves each, in the order of time."""
     column, beside = table.c.get(name), overflow_column(table, name)
     value = storable_id(value) or value
@@ -253,7 +253,7 @@ def either(table: sa.Table, name: str, value: str) -> list[sa.ColumnElement[bool
     return [equals(table, name, value)]
 
 
-def among(table: sa.Table, name: str, values: Collection[str]) -> sa.ColumnElement[bool]:
+def among(table: sa.FromClause, name: str, values: Collection[str]) -> sa.ColumnElement[bool]:
     """Return whether a row's id is one of `values`, as `column_expr` has them."""
     column, beside = table.c.get(name), overflow_column(table, name)
     if column is None:
@@ -262,7 +262,7 @@ def among(table: sa.Table, name: str, values: Collection[str]) -> sa.ColumnEleme
     return sa.or_(*found, beside.in_(values)) if beside is not None else found[0]
 
 
-def _fitting(column: sa.Column[Any], values: Iterable[str]) -> list[Any]:
+def _fitting(column: sa.ColumnElement[Any], values: Iterable[str]) -> list[Any]:
     found = []
     for value in values:
         with contextlib.suppress(Lossy):

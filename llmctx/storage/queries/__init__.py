@@ -8,20 +8,51 @@ plain values, ready for JSON; nothing is printed or written here.
 from __future__ import annotations
 
 from llmctx.storage.filters import Filters
-from llmctx.storage.queries.aggregates import GROUPS, Group, sessions, stats, users
-from llmctx.storage.queries.calls import AmbiguousCall, NoSuchCall, Row, call, calls, conversation, handle, news
+from llmctx.storage.queries.activity import (
+    ORDERS,
+    Activity,
+    Order,
+    SessionRow,
+    UserRow,
+    sessions,
+    top_sessions,
+    top_users,
+    users,
+)
+from llmctx.storage.queries.aggregates import GROUPS, Group, stats
+from llmctx.storage.queries.calls import (
+    AmbiguousCall,
+    NoSuchCall,
+    Row,
+    call,
+    call_page,
+    calls,
+    conversation,
+    handle,
+    news,
+)
 from llmctx.storage.queries.coverage import Coverage, coverage
+from llmctx.storage.queries.page import Cursor, InvalidCursor, Page
 from llmctx.storage.queries.tokens import missing_tokens
 
 __all__ = [
     "GROUPS",
+    "ORDERS",
+    "Activity",
     "AmbiguousCall",
     "Coverage",
+    "Cursor",
     "Filters",
     "Group",
+    "InvalidCursor",
     "NoSuchCall",
+    "Order",
+    "Page",
     "Row",
+    "SessionRow",
+    "UserRow",
     "call",
+    "call_page",
     "calls",
     "conversation",
     "coverage",
@@ -30,5 +61,7 @@ __all__ = [
     "news",
     "sessions",
     "stats",
+    "top_sessions",
+    "top_users",
     "users",
 ]

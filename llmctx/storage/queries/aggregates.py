@@ -37,7 +37,7 @@ async def stats(
     `p95_ms` is a latency of theirs that 95 % of the calls do not exceed: the smallest such, or one that is less than
     1 % larger (above 255 ms).
     """
-    await _with_room(connection)
+    await make_room(connection)
     rows = _rows(connection, table, by, (filters or Filters()).clause(table))
     key = rows.c.key
     wanted: sa.ColumnElement[bool] = sa.true()
@@ -123,7 +123,7 @@ def _nearly(ms: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     return sa.case(*((ms < 256 << bits, ms - ms % (1 << bits)) for bits in range(23)), else_=ms)
 
 
-async def _with_room(connection: AsyncConnection) -> None:
+async def make_room(connection: AsyncConnection) -> None:
     """Let PostgreSQL count in memory for this transaction: with the 4 MB of its default it would sort every row."""
     if connection.dialect.name == "postgresql":
         await connection.execute(sa.text("SET LOCAL work_mem = '64MB'"))
@@ -148,68 +148,3 @@ def _ended(table: sa.Table) -> sa.ColumnElement[str]:
     return sa.func.coalesce(
         column_expr(table, "status"), sa.case((success.is_(True), "ok"), (success.is_(False), "error"))
     )
-
-
-async def sessions(
-    connection: AsyncConnection, table: sa.Table, filters: Filters | None = None, *, limit: int = 20
-) -> list[Row]:
-    """Return the sessions that were used last: whose, how many calls, tokens, cost, from when to when."""
-    return await _used(connection, table, "session_id", "user_id", filters, limit)
-
-
-async def users(
-    connection: AsyncConnection, table: sa.Table, filters: Filters | None = None, *, limit: int = 20
-) -> list[Row]:
-    """Return the users who were there last: how many sessions and calls, tokens, cost, from when to when."""
-    return await _used(connection, table, "user_id", "session_id", filters, limit)
-
-
-async def _used(
-    connection: AsyncConnection, table: sa.Table, name: str, other: str, filters: Filters | None, limit: int
-) -> list[Row]:
-    if name not in table.c:
-        return []
-    await _with_room(connection)
-    at, kind = table.c.created_at, table.c.created_at.type
-    cost, own, theirs = column_expr(table, "cost_usd"), column_expr(table, name), column_expr(table, other)
-    # by pairs first: counting different ones directly would sort every row
-    pairs = (
-        sa.select(
-            own.label("key"),
-            theirs.label("other"),
-            sa.func.count().label("calls"),
-            sa.func.count(sa.case((column_expr(table, "success").is_(False), 1))).label("errors"),
-            sa.func.sum(column_expr(table, "total_tokens")).label("total_tokens"),
-            sa.func.sum(cost, type_=cost.type).label("cost_usd"),
-            sa.func.min(at, type_=kind).label("first"),
-            sa.func.max(at, type_=kind).label("last"),
-        )
-        .where((filters or Filters()).clause(table), own.is_not(None))
-        .group_by(own, *([theirs] if other in table.c else []))
-        .subquery()
-    )
-    p = pairs.c
-    last = sa.func.max(p.last, type_=kind).label("last")
-    statement = (
-        sa.select(
-            p.key.label(name),
-            sa.func.count(p.other).label("users" if other == "user_id" else "sessions"),
-            sa.func.max(p.other, type_=theirs.type).label(other),
-            sa.func.sum(p.calls, type_=sa.Integer()).label("calls"),
-            sa.func.sum(p.errors, type_=sa.Integer()).label("errors"),
-            sa.func.sum(p.total_tokens, type_=sa.Integer()).label("total_tokens"),
-            sa.func.sum(p.cost_usd, type_=cost.type).label("cost_usd"),
-            sa.func.min(p.first, type_=kind).label("first"),
-            last,
-        )
-        .group_by(p.key)
-        .order_by(last.desc(), p.key)
-        .limit(limit)
-    )
-    rows = [dict(row) for row in (await connection.execute(statement)).mappings()]
-    for row in rows:
-        for figure in ("calls", "errors", "total_tokens"):  # PostgreSQL's sum of sums is a decimal
-            row[figure] = None if row[figure] is None else int(row[figure])
-        if other == "session_id":
-            del row[other]
-    return rows

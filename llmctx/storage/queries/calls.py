@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -14,13 +15,22 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from llmctx.core.errors import LlmctxError
 from llmctx.core.record import COLUMNS, SNAPSHOTS
 from llmctx.storage.filters import Filters
+from llmctx.storage.queries.page import (
+    Cursor,
+    Page,
+    beyond,
+    is_sorted_by_time,
+    newest_time,
+    page_of,
+    spans_after,
+    spans_before,
+)
 from llmctx.storage.reflection import as_text, column_expr, either, everything
 
 Row = dict[str, Any]
 
 _HEX: Final = frozenset("0123456789abcdef")
 _FIRST_WINDOW: Final = timedelta(hours=1)
-_WINDOWS: Final = 9  # each four times as long as the one before: the last begins seven years ago
 _OVERLAP: Final = timedelta(minutes=15)  # rows come in when their calls end
 
 
@@ -39,21 +49,39 @@ def _columns(table: Table, *, whole: bool) -> list[sa.ColumnElement[Any]]:
     return [*(column_expr(table, name) for name in COLUMNS if name not in hidden), *own]
 
 
-def _newest_first(rows: sa.FromClause, *, nullable: bool) -> Sequence[sa.ColumnElement[Any]]:
-    at = rows.c.created_at.desc()
-    return at.nulls_last() if nullable else at, rows.c.call_id.desc()
+def _in_order(rows: sa.FromClause, *, newest_first: bool, timeless: bool) -> Sequence[sa.ColumnElement[Any]]:
+    at, row_id = rows.c.created_at, sort_id(rows)
+    if not newest_first:
+        return at, row_id
+    return at.desc().nulls_last() if timeless else at.desc(), row_id.desc()
 
 
-def _latest(
-    table: Table, conditions: Sequence[sa.ColumnElement[bool]], limit: int, *, whole: bool, timeless: bool = False
+def sort_id(rows: sa.FromClause) -> sa.ColumnElement[Any]:
+    """Return what tells calls of one time apart: their ids, or in an adopted table an empty one where there is none."""
+    row_id = rows.c.call_id
+    return sa.func.coalesce(as_text(row_id), "", type_=sa.Text()) if row_id.nullable else row_id
+
+
+def _first_of(
+    table: Table,
+    conditions: Sequence[sa.ColumnElement[bool]],
+    limit: int,
+    *,
+    whole: bool,
+    newest_first: bool = True,
+    timeless: bool = False,
 ) -> sa.Select[Any]:
-    """Return the newest rows that meet one of `conditions`, no row two; with `timeless` those without a time last."""
-    columns, order = _columns(table, whole=whole), _newest_first(table, nullable=timeless)
+    """Return the first rows in order of those that meet one of `conditions`; no row meets two.
+
+    With `timeless`, rows without a time come last: no index has them there.
+    """
+    in_order = partial(_in_order, newest_first=newest_first, timeless=timeless)
+    columns, order = _columns(table, whole=whole), in_order(table)
     each = [sa.select(*columns).where(condition).order_by(*order).limit(limit) for condition in conditions]
     if len(each) == 1:
         return each[0]
     union = sa.union_all(*(sa.select(one.subquery()) for one in each)).subquery()
-    return sa.select(union).order_by(*_newest_first(union, nullable=timeless)).limit(limit)
+    return sa.select(union).order_by(*in_order(union)).limit(limit)
 
 
 async def calls(
@@ -65,65 +93,63 @@ async def calls(
     whole: bool = False,
 ) -> list[Row]:
     """Return the latest calls, newest first; without their texts and attributes, unless `whole`."""
-    filters = filters or Filters()
-    found: list[Row] = []
-    for window in await _windows(connection, table, filters):
-        conditions = [sa.and_(condition, window) for condition in filters.clauses(table)]
-        rows = await connection.execute(_latest(table, conditions, limit - len(found), whole=whole))
-        found += [dict(row) for row in rows.mappings()]
-        if len(found) >= limit:
-            break
-    return found
+    return list((await call_page(connection, table, filters, limit=limit, whole=whole)).rows)
 
 
-async def _windows(connection: AsyncConnection, table: Table, filters: Filters) -> Sequence[sa.ColumnElement[bool]]:
-    """Return spans of time, newest first, which together are all of it, where only a BRIN index knows the time: it
-    finds a span quickly and sorts nothing. One, where another index has the rows in their order, or none would help.
+async def call_page(
+    connection: AsyncConnection,
+    table: Table,
+    filters: Filters | None = None,
+    *,
+    before: Cursor | None = None,
+    after: Cursor | None = None,
+    limit: int = 20,
+    whole: bool = False,
+) -> Page[Row]:
+    """Return a page of the calls, newest first: the latest, those `before` a cursor, or the next ones `after` one.
+
+    Texts and attributes are left out, unless `whole`. Calls of an adopted table that have no time come last.
     """
-    sorted_by = filters.user, filters.session, filters.unattributed or None
+    filters, older = filters or Filters(), after is None
+    place = before if older else after
+    place_condition = [] if place is None else [beyond(table.c.created_at, sort_id(table), place, older=older)]
+    found: list[Row] = []
+    for span in await _spans(connection, table, filters, place, older=older):
+        conditions = [sa.and_(condition, span, *place_condition) for condition in filters.clauses(table)]
+        statement = _first_of(table, conditions, limit + 1 - len(found), whole=whole, newest_first=older)
+        found += [dict(row) for row in (await connection.execute(statement)).mappings()]
+        if len(found) > limit:
+            break
+    if not older:
+        found.reverse()
+    cursors = [Cursor(row["created_at"], str(row["call_id"] or "")) for row in found]
+    return page_of(found, limit, cursors, before=older)
+
+
+async def _spans(
+    connection: AsyncConnection, table: Table, filters: Filters, place: Cursor | None, *, older: bool
+) -> Sequence[sa.ColumnElement[bool]]:
+    """Return conditions that together are all rows beyond `place`, the nearest first: spans of time, or one that is all
+    of it where an index has the rows in their order."""
     at = table.c.created_at
-    # PostgreSQL takes what has no time for the newest
-    timeless = [at.is_(None)] if at.nullable and filters.since is None and filters.until is None else []
-    whole = [at.is_not(None), *timeless] if at.nullable else [sa.true()]
-    if connection.dialect.name != "postgresql" or any(one is not None for one in sorted_by):
-        return whole
-    name = connection.dialect.identifier_preparer.format_table(table)
-    if set(await connection.scalars(sa.text(_INDEXED), {"name": name})) != {"brin"}:
-        return whole
-    newest = min(filters.until or datetime.max.replace(tzinfo=UTC), await _newest(connection, table))
-    return [*_spans(table, newest, filters.since), *timeless]
-
-
-_INDEXED: Final = """
-SELECT m.amname FROM pg_catalog.pg_index i
-JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
-JOIN pg_catalog.pg_am m ON m.oid = c.relam
-JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] AND a.attname = 'created_at'
-WHERE i.indrelid = pg_catalog.to_regclass(:name) AND i.indisvalid AND i.indpred IS NULL
-"""
-
-
-async def _newest(connection: AsyncConnection, table: Table) -> datetime:
-    """About when the newest call was made: our ids begin with their time."""
-    now = datetime.now(UTC)
-    if not isinstance(table.c.call_id.type, sa.Uuid):
-        return now
-    last = await connection.scalar(sa.select(table.c.call_id).order_by(table.c.call_id.desc()).limit(1))
-    if last is None or last.version != 7:
-        return now
-    return min(now, datetime.fromtimestamp((last.int >> 80) / 1000, UTC))
-
-
-def _spans(table: Table, newest: datetime, since: datetime | None) -> Iterator[sa.ColumnElement[bool]]:
-    at = table.c.created_at
-    after = newest - _FIRST_WINDOW
-    yield at >= after
-    for _ in range(_WINDOWS):
-        if since is not None and after <= since:
-            return
-        before, after = after, newest - 4 * (newest - after)
-        yield sa.and_(at >= after, at < before)
-    yield at < after
+    whole: list[sa.ColumnElement[bool]]
+    timeless: list[sa.ColumnElement[bool]] = (
+        [at.is_(None)] if at.nullable and filters.since is None and filters.until is None else []
+    )
+    if older and place is not None and place.at is None:
+        return timeless
+    if await is_sorted_by_time(connection, table, filters):
+        whole = [at.is_not(None)] if at.nullable else [sa.true()]
+    elif older:
+        end = place.at if place is not None else filters.until
+        spans = spans_before(end, await newest_time(connection, table), _FIRST_WINDOW, filters.since)
+        whole = [span.holds(at) for span in spans]
+    else:
+        start = (place.at if place is not None else None) or datetime.min.replace(tzinfo=UTC)
+        whole = [span.holds(at) for span in spans_after(start, datetime.now(UTC), _FIRST_WINDOW, filters.until)]
+    if older:
+        return [*whole, *timeless]
+    return [*timeless, *whole] if place is None or place.at is None else whole
 
 
 async def call(connection: AsyncConnection, table: Table, call_id: str) -> Row:
@@ -184,7 +210,7 @@ def handle(call_id: UUID | str | None) -> str:
 async def conversation(connection: AsyncConnection, table: Table, session: str, *, limit: int = 200) -> list[Row]:
     """Return the calls of a session, whole, in their order; of a longer one the last."""
     conditions, timeless = either(table, "session_id", session), bool(table.c.created_at.nullable)
-    rows = await connection.execute(_latest(table, conditions, limit, whole=True, timeless=timeless))
+    rows = await connection.execute(_first_of(table, conditions, limit, whole=True, timeless=timeless))
     return [dict(row) for row in reversed(rows.mappings().all())]
 
 

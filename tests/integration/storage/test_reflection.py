@@ -22,7 +22,7 @@ from llmctx.settings import Settings, load
 from llmctx.storage.engine import reading
 from llmctx.storage.filters import Filters
 from llmctx.storage.queries import call, calls, conversation, coverage, sessions, stats, users
-from llmctx.storage.queries.calls import _latest as latest
+from llmctx.storage.queries.calls import _first_of as latest
 from llmctx.storage.reflection import reflect
 from tests.kit import older
 from tests.kit.rows import do, query, record, store

@@ -1,0 +1,342 @@
+"""Sessions and users: which were used last, to any depth, and which cost most.
+
+The list is walked in spans of time, back from where the page begins: whoever made a call in a span, and none after it,
+was there last in it. So a page reads what happened around it, and then the calls of those whom it shows; those of all
+others are not added up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final, Generic, Literal, TypeVar, cast
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from llmctx.storage.filters import Filters
+from llmctx.storage.queries.aggregates import make_room
+from llmctx.storage.queries.page import (
+    Cursor,
+    Page,
+    Span,
+    beyond,
+    newest_time,
+    page_of,
+    spans_after,
+    spans_before,
+)
+from llmctx.storage.reflection import among, as_text, column_expr, overflow_column
+
+Order = Literal["cost", "errors", "calls", "tokens", "ms"]
+"""By what most: US dollars, failed calls, calls, tokens, or time spent in calls."""
+ORDERS: Final[Mapping[Order, str]] = {
+    "cost": "cost_usd", "errors": "errors", "calls": "calls", "tokens": "total_tokens", "ms": "total_ms",
+}  # fmt: skip
+MOST_DAYS: Final = timedelta(days=31)
+"""How far back `top_sessions` and `top_users` look where they are not told: they read every row of the time."""
+_FIRST_SPAN: Final = timedelta(minutes=15)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activity:
+    """What some calls add up to. What no row knows is None; `unpriced` calls have no cost, `unmetered` no tokens."""
+
+    calls: int
+    errors: int
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    total_tokens: int | None
+    cost_usd: Decimal | None
+    unpriced: int
+    unmetered: int
+    total_ms: int | None
+    first: datetime | None
+    last: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRow(Activity):
+    """A session."""
+
+    session_id: str
+    user_id: str | None
+    """One of its users."""
+    users: int
+    models: Sequence[str] = ()
+    """Most calls first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserRow(Activity):
+    """A user."""
+
+    user_id: str
+    sessions: int
+
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind(Generic[R]):
+    """What is listed: the column of its ids, the other id that is counted, and the row that its sums become."""
+
+    name: str
+    other: str
+    row: Callable[[Mapping[str, Any], dict[str, Any]], R]
+    """Takes the row with `key`, `other` and `others`, and the figures."""
+
+
+_SESSIONS: Final = _Kind(
+    "session_id",
+    "user_id",
+    lambda row, figures: SessionRow(session_id=row["key"], user_id=row["other"], users=row["others"], **figures),
+)
+_USERS: Final = _Kind(
+    "user_id", "session_id", lambda row, figures: UserRow(user_id=row["key"], sessions=row["others"], **figures)
+)
+
+
+async def sessions(
+    connection: AsyncConnection,
+    table: sa.Table,
+    filters: Filters | None = None,
+    *,
+    before: Cursor | None = None,
+    after: Cursor | None = None,
+    limit: int = 20,
+) -> Page[SessionRow]:
+    """Return a page of the sessions, those used last first. Only calls that match are counted, and make a session."""
+    page = await _page(connection, table, _SESSIONS, filters or Filters(), before, after, limit)
+    return replace(page, rows=await _with_models(connection, table, page.rows, filters or Filters()))
+
+
+async def users(
+    connection: AsyncConnection,
+    table: sa.Table,
+    filters: Filters | None = None,
+    *,
+    before: Cursor | None = None,
+    after: Cursor | None = None,
+    limit: int = 20,
+) -> Page[UserRow]:
+    """Return a page of the users, those seen last first. Only calls that match are counted, and make a user."""
+    return await _page(connection, table, _USERS, filters or Filters(), before, after, limit)
+
+
+async def top_sessions(
+    connection: AsyncConnection, table: sa.Table, filters: Filters | None = None, *, by: Order, limit: int = 20
+) -> list[SessionRow]:
+    """Return the sessions with the most of `by`, of `MOST_DAYS` unless `filters` say since when."""
+    rows = await _top(connection, table, _SESSIONS, _bounded(filters), by, limit)
+    return await _with_models(connection, table, rows, _bounded(filters))
+
+
+async def top_users(
+    connection: AsyncConnection, table: sa.Table, filters: Filters | None = None, *, by: Order, limit: int = 20
+) -> list[UserRow]:
+    """Return the users with the most of `by`, of `MOST_DAYS` unless `filters` say since when."""
+    return await _top(connection, table, _USERS, _bounded(filters), by, limit)
+
+
+def _bounded(filters: Filters | None) -> Filters:
+    filters = filters or Filters()
+    end = filters.until or datetime.now(UTC)
+    return filters if filters.since is not None else replace(filters, since=end - MOST_DAYS)
+
+
+# -- walking ----------------------------------------------------------------------------------------------------------
+
+
+async def _page(
+    connection: AsyncConnection,
+    table: sa.Table,
+    kind: _Kind[R],
+    filters: Filters,
+    before: Cursor | None,
+    after: Cursor | None,
+    limit: int,
+) -> Page[R]:
+    if kind.name not in table.c:
+        return Page(rows=[])
+    await make_room(connection)
+    older = after is None
+    place = before if older else after
+    now = await newest_time(connection, table)
+    if older:
+        end = filters.until if place is None or place.at is None else place.at
+        spans = spans_before(end, now, _FIRST_SPAN, filters.since)
+    else:
+        start = now if place is None or place.at is None else place.at
+        spans = spans_after(start, datetime.now(UTC), _FIRST_SPAN, filters.until)
+    found: list[Cursor] = []
+    for span in spans:
+        found += await _last_within(connection, table, kind, filters, span, place, limit + 1 - len(found), older=older)
+        if len(found) > limit:
+            break
+    if not older:
+        found.reverse()
+    page = page_of(found, limit, found, before=older)
+    by_id = await _added_up(connection, table, kind, filters, [str(one.id) for one in page.rows])
+    return Page(
+        rows=[by_id[one.id] for one in page.rows if one.id in by_id], next=page.next, previous=page.previous
+    )  # one that has been erased meanwhile is not there
+
+
+async def _last_within(
+    connection: AsyncConnection,
+    table: sa.Table,
+    kind: _Kind[R],
+    filters: Filters,
+    span: Span,
+    place: Cursor | None,
+    limit: int,
+    *,
+    older: bool,
+) -> list[Cursor]:
+    """Return the ids whose last call lies in `span`, beyond `place`, the nearest first: with the time of that call."""
+    found: list[Cursor] = []
+    while len(found) < limit:
+        statement = _candidates(table, kind, filters, span, place, older=older).limit(limit)
+        some = [Cursor(last, key) for key, last in await connection.execute(statement)]
+        later = await _used_later(connection, table, kind, filters, span, some)
+        found += [one for one in some if one.id not in later]
+        if not later or len(some) < limit:
+            break
+        place = some[-1]
+    return found[:limit]
+
+
+def _candidates(
+    table: sa.Table, kind: _Kind[R], filters: Filters, span: Span, place: Cursor | None, *, older: bool
+) -> sa.Select[Any]:
+    """Return the ids that were used in `span`, each with its last time there, and were not used after it.
+
+    An id that stands in two columns cannot be looked up so; `_used_later` does that.
+    """
+    own = column_expr(table, kind.name)
+    groups = (
+        sa.select(own.label("own"), sa.func.max(table.c.created_at, type_=table.c.created_at.type).label("last"))
+        .where(filters.clause(table), own.is_not(None), span.holds(table.c.created_at))
+        .group_by(own)
+        .subquery()
+    )
+    key, last = as_text(groups.c.own), groups.c.last
+    later = table.alias("later")
+    after = span.is_before(later.c.created_at)
+    statement = sa.select(key.label("key"), last)
+    if after is not None and overflow_column(table, kind.name) is None:
+        used = sa.select(sa.literal(1)).where(later.c[kind.name] == groups.c.own, after, filters.clause(later))
+        statement = statement.where(~used.exists())
+    if place is not None:
+        statement = statement.where(beyond(last, key, place, older=older))
+    return statement.order_by(*((last.desc(), key.desc()) if older else (last, key)))
+
+
+async def _used_later(
+    connection: AsyncConnection, table: sa.Table, kind: _Kind[R], filters: Filters, span: Span, some: Sequence[Cursor]
+) -> set[str | None]:
+    """Return which of `some` were used after `span` as well, where `_candidates` could not tell."""
+    after = span.is_before(table.c.created_at)
+    if after is None or not some or overflow_column(table, kind.name) is None:
+        return set()
+    theirs = among(table, kind.name, [str(one.id) for one in some])
+    used = sa.select(column_expr(table, kind.name)).where(theirs, after, filters.clause(table)).distinct()
+    return set(await connection.scalars(used))
+
+
+# -- adding up --------------------------------------------------------------------------------------------------------
+
+
+async def _added_up(
+    connection: AsyncConnection, table: sa.Table, kind: _Kind[R], filters: Filters, ids: Sequence[str]
+) -> dict[str | None, R]:
+    if not ids:
+        return {}
+    where = sa.and_(filters.clause(table), among(table, kind.name, ids))
+    rows = await connection.execute(_sums(table, kind, where))
+    return {row.key: _row(kind, row._mapping) for row in rows}
+
+
+async def _top(
+    connection: AsyncConnection, table: sa.Table, kind: _Kind[R], filters: Filters, by: Order, limit: int
+) -> list[R]:
+    if kind.name not in table.c:
+        return []
+    await make_room(connection)
+    where = sa.and_(filters.clause(table), column_expr(table, kind.name).is_not(None))
+    sums = _sums(table, kind, where)
+    most = sums.selected_columns[ORDERS[by]]
+    rows = await connection.execute(sums.order_by(most.desc().nulls_last(), sa.literal_column("key")).limit(limit))
+    return [_row(kind, row._mapping) for row in rows]
+
+
+def _sums(table: sa.Table, kind: _Kind[R], where: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """Return the sums of the rows by id: by pairs of ids first, for counting different ones would sort every row."""
+    at, time = table.c.created_at, table.c.created_at.type
+    cost, tokens = column_expr(table, "cost_usd"), column_expr(table, "total_tokens")
+    own, other = column_expr(table, kind.name), column_expr(table, kind.other)
+    counts = {
+        "calls": sa.func.count(),
+        "errors": sa.func.count(sa.case((column_expr(table, "success").is_(False), 1))),
+        "unpriced": sa.func.count() - sa.func.count(cost),
+        "unmetered": sa.func.count() - sa.func.count(tokens),
+        **{name: sa.func.sum(column_expr(table, name)) for name in _TOKENS},
+        "total_ms": sa.func.sum(column_expr(table, "latency_ms")),
+    }
+    pairs = (
+        sa.select(
+            own.label("own"),
+            other.label("other"),
+            sa.func.sum(cost, type_=cost.type).label("cost_usd"),
+            sa.func.min(at, type_=time).label("first"),
+            sa.func.max(at, type_=time).label("last"),
+            *(count.label(name) for name, count in counts.items()),
+        )
+        .where(where)
+        .group_by(own, *([other] if kind.other in table.c else []))
+        .subquery()
+    )
+    p = pairs.c
+    sums = sa.select(
+        as_text(p.own).label("key"),
+        sa.func.count(p.other).label("others"),
+        as_text(sa.func.max(as_text(p.other))).label("other"),
+        sa.func.sum(p.cost_usd, type_=cost.type).label("cost_usd"),
+        sa.func.min(p.first, type_=time).label("first"),
+        sa.func.max(p.last, type_=time).label("last"),
+        *(sa.func.sum(p[name]).label(name) for name in counts),
+    ).group_by(p.own)
+    return cast("sa.Select[Any]", sums)
+
+
+_TOKENS: Final = ("prompt_tokens", "completion_tokens", "total_tokens")
+_FIGURES: Final = frozenset(field.name for field in fields(Activity))
+
+
+def _row(kind: _Kind[R], row: Mapping[str, Any]) -> R:
+    figures: dict[str, Any] = {
+        name: value if value is None or not isinstance(value, Decimal) or name == "cost_usd" else int(value)
+        for name, value in row.items()  # PostgreSQL's sum of sums is a decimal
+        if name in _FIGURES
+    }
+    return kind.row(row, figures)
+
+
+async def _with_models(
+    connection: AsyncConnection, table: sa.Table, rows: Sequence[SessionRow], filters: Filters
+) -> list[SessionRow]:
+    """Return `rows` with the models that each has used."""
+    if not rows:
+        return []
+    own, theirs = column_expr(table, "session_id"), among(table, "session_id", [row.session_id for row in rows])
+    counted = sa.select(own, table.c.model, sa.func.count().label("calls")).where(filters.clause(table), theirs)
+    models: dict[str, list[str]] = {}
+    for key, model, _ in await connection.execute(
+        counted.group_by(own, table.c.model).order_by(sa.literal_column("calls").desc(), table.c.model)
+    ):
+        models.setdefault(str(key), []).append(model)
+    return [replace(row, models=tuple(models.get(row.session_id, ()))) for row in rows]
