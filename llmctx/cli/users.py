@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
@@ -55,7 +56,10 @@ def show_usage(
     if before is not None and after is not None:
         raise typer.BadParameter("--before and --after: choose one")
     page: Callable[..., Awaitable[queries.Page[Any]]] = queries.sessions if what == "session" else queries.users
+    is_bounded = filters.since is None and (by is not None or (what == "user" and filters.user is None))
     if by is None:
+        if is_bounded and before is None and after is None:  # all that some users ever did would take long
+            filters = replace(filters, since=datetime.now(UTC) - queries.MOST_DAYS)
         found = ask(ctx, lambda c, table: page(c, table, filters, before=before, after=after, limit=number))
     else:
         if before is not None or after is not None:
@@ -68,8 +72,8 @@ def show_usage(
         return
     if rows:
         _show_table(what, rows)
-    if by is not None and filters.since is None:
-        output.say("Of the last 31 days; --since overrides this.")
+    if is_bounded and before is None and after is None:
+        output.say(f"Of the last {queries.MOST_DAYS.days} days; --since overrides this.")
     say_next(ctx, found)
     if rows and what == "session":
         output.say("The conversation of one: llmctx sessions ID")

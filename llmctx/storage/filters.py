@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
-from sqlalchemy import ColumnElement, FromClause, String, Text, and_, cast, false, or_, true
+from sqlalchemy import ColumnElement, FromClause, String, Text, and_, case, cast, false, func, or_, true
 
 from llmctx.core.record import SNAPSHOTS, SPECS, ColumnKind, ColumnSpec, Reason
 from llmctx.storage.reflection import column_expr, either, equals, lacks
@@ -50,6 +50,19 @@ class Filters:
     within: Filters | None = None
     """What the reader may see at all: a row has to meet these filters as well."""
 
+    @property
+    def given(self) -> frozenset[str]:
+        """Return the names of what narrows."""
+        named = (
+            one.name for one in fields(self) if one.name != "more" and getattr(self, one.name) not in (None, False)
+        )
+        return frozenset([*named, *self.more])
+
+    def value(self, name: str) -> str | None:
+        """Return the value that the column of filter `name` has to have; None where it may have any."""
+        value: str | None = getattr(self, name, self.more.get(name))
+        return value
+
     def clauses(self, table: FromClause) -> list[ColumnElement[bool]]:
         """Return conditions of which a row meets one at most, where an id may stand in either of two columns.
 
@@ -66,7 +79,7 @@ class Filters:
         """Return the condition on `table`."""
         given: list[ColumnElement[bool]] = []
         for spec in _FILTERED:
-            value = getattr(self, spec.filter, self.more.get(spec.filter))
+            value = self.value(spec.filter or "")
             if value is not None:
                 given.append(_has(table, spec, value))
         if self.since is not None:
@@ -102,15 +115,21 @@ def unattributed(table: FromClause) -> ColumnElement[bool]:
 
 def _has(table: FromClause, spec: ColumnSpec, value: str) -> ColumnElement[bool]:
     if spec.name == "status":
-        return _ended(table, value)
+        return _has_status(table, value)
     return equals(table, spec.name, value) if spec.kind is ColumnKind.ID else column_expr(table, spec.name) == value
 
 
-def _ended(table: FromClause, status: str) -> ColumnElement[bool]:
+def _has_status(table: FromClause, status: str) -> ColumnElement[bool]:
     column = column_expr(table, "status")
     if status not in _BEFORE_US:
         return column == status
     return or_(column == status, and_(column.is_(None), column_expr(table, "success").is_(_BEFORE_US[status])))
+
+
+def status_expr(table: FromClause) -> ColumnElement[str]:
+    """Return the status; of rows that are older than llmctx what `success` says."""
+    success = column_expr(table, "success")
+    return func.coalesce(column_expr(table, "status"), case((success.is_(True), "ok"), (success.is_(False), "error")))
 
 
 def _holding(table: FromClause, text: str) -> ColumnElement[bool]:

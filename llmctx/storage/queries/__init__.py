@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from llmctx.storage.filters import Filters
 from llmctx.storage.queries.activity import (
+    MOST_DAYS,
     ORDERS,
     Activity,
     Order,
@@ -34,14 +35,21 @@ from llmctx.storage.queries.calls import (
 from llmctx.storage.queries.coverage import Coverage, coverage
 from llmctx.storage.queries.page import Cursor, InvalidCursor, Page
 from llmctx.storage.queries.tokens import missing_tokens
+from llmctx.storage.queries.usage import BUCKETS, BY, Bucket, By, Figures, Usage, UsageRow, usage
 
 __all__ = [
+    "BUCKETS",
+    "BY",
     "GROUPS",
+    "MOST_DAYS",
     "ORDERS",
     "Activity",
     "AmbiguousCall",
+    "Bucket",
+    "By",
     "Coverage",
     "Cursor",
+    "Figures",
     "Filters",
     "Group",
     "InvalidCursor",
@@ -50,6 +58,8 @@ __all__ = [
     "Page",
     "Row",
     "SessionRow",
+    "Usage",
+    "UsageRow",
     "UserRow",
     "call",
     "call_page",
@@ -63,5 +73,6 @@ __all__ = [
     "stats",
     "top_sessions",
     "top_users",
+    "usage",
     "users",
 ]

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from llmctx.storage.filters import Filters
+from llmctx.storage.filters import Filters, status_expr
 from llmctx.storage.reflection import NaiveUtc, column_expr
 
 Group = Literal["user", "session", "agent", "model", "node", "day", "status"]
@@ -62,7 +62,7 @@ def _rows(connection: AsyncConnection, table: sa.Table, by: Group, where: sa.Col
     """Return the rows with their group: an expression that becomes a column here, so that it is one parameter."""
     is_postgresql = connection.dialect.name == "postgresql"
     key = _day(table.c.created_at, is_postgresql) if by == "day" else column_expr(table, GROUPS[by])
-    key = _ended(table) if by == "status" else key
+    key = status_expr(table) if by == "status" else key
     figures = ("success", *_SUMMED, "cost_usd", "latency_ms")
     rows = sa.select(key.label("key"), *(column_expr(table, name) for name in figures)).where(where)
     if not is_postgresql:
@@ -140,11 +140,3 @@ def _day(time: sa.ColumnElement[datetime], postgresql: bool) -> sa.ColumnElement
 def _shown(key: Any) -> Any:
     """Return a day as 2026-11-22; anything else as it is."""
     return key.isoformat() if isinstance(key, date) else key
-
-
-def _ended(table: sa.Table) -> sa.ColumnElement[str]:
-    """Return the status; of rows that are older than llmctx what `success` says."""
-    success = column_expr(table, "success")
-    return sa.func.coalesce(
-        column_expr(table, "status"), sa.case((success.is_(True), "ok"), (success.is_(False), "error"))
-    )

@@ -74,10 +74,10 @@ async def test_each_reader_sees_one_id(settings: Settings, tmp_path: Path) -> No
 
     by_user = {row["user"]: row["calls"] for row in await asked(settings, stats, "user")}
     assert by_user == {"7": 3, "8": 1, QUOTED: 1, "007": 1, None: 1}
-    assert {row["user_id"]: row["sessions"] for row in await asked(settings, users)} == dict.fromkeys(
+    assert {row.user_id: row.sessions for row in (await asked(settings, users)).rows} == dict.fromkeys(
         ["7", "8", QUOTED, "007"], 1
     )
-    by_session = {row["session_id"]: (row["users"], row["calls"]) for row in await asked(settings, sessions)}
+    by_session = {row.session_id: (row.users, row.calls) for row in (await asked(settings, sessions)).rows}
     assert by_session == {SESSION: (2, 4), "s-text": (2, 2)}
     covered = await asked(settings, coverage)
     assert (covered.rows, covered.with_both) == (7, 6)

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.storage import queries
-from tests.kit.calls import NOON, TABLE, row
+from tests.kit.calls import TABLE, row
 
 
 async def insert(connection: AsyncConnection, *rows: dict[str, Any]) -> None:
@@ -67,30 +67,3 @@ async def test_days_are_utc_and_newest_first(connection: AsyncConnection) -> Non
     await insert(connection, row(1, created_at=midnight - timedelta(seconds=1)), row(2, created_at=midnight))
     found = await queries.stats(connection, TABLE, "day")
     assert [each["day"] for each in found] == ["2026-11-21", "2026-11-20"]
-
-
-async def test_sessions_and_users_say_who_was_there_last(connection: AsyncConnection) -> None:
-    """Newest first; a session that two have used names how many, a user how many sessions."""
-    await insert(
-        connection,
-        row(1, total_tokens=10, cost_usd=Decimal("0.5")),
-        row(2, user_id="bob"),
-        row(3, session_id="s-2", success=False, total_tokens=5),
-        row(4, session_id=None, user_id=None),
-        row(5, user_id=None),
-    )
-    sessions = await queries.sessions(connection, TABLE)
-    assert [(each["session_id"], each["users"], each["calls"], each["errors"]) for each in sessions] == [
-        ("s-1", 2, 3, 0),
-        ("s-2", 1, 1, 1),
-    ]
-    assert (sessions[0]["cost_usd"], sessions[0]["first"], sessions[0]["last"]) == (
-        Decimal("0.5"), NOON + timedelta(minutes=1), NOON + timedelta(minutes=5),
-    )  # fmt: skip
-    users = await queries.users(connection, TABLE)
-    assert [(each["user_id"], each["sessions"], each["calls"], each["total_tokens"]) for each in users] == [
-        ("ada", 2, 2, 15),
-        ("bob", 1, 1, None),
-    ]
-    said = await queries.conversation(connection, TABLE, "s-1", limit=2)
-    assert [each["latency_ms"] for each in said] == [2000, 5000]

@@ -1,0 +1,64 @@
+"""Marks of hours whose totals have to be made anew: left by everything that changes rows of hours that are closed.
+
+A mark is inserted in the transaction that changes the rows, so there is never one without the other. Nothing is marked
+where no totals are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from llmctx.storage.rollup.build import HOUR, floor_hour
+from llmctx.storage.rollup.tables import may, totals_of
+
+MARGIN: Final = timedelta(minutes=10)
+"""Between an hour for which rows are not late yet and one of which totals are made: for clocks that differ, and for
+transactions under way."""
+
+
+def late_before(now: datetime) -> datetime:
+    """Return the time before which rows that are stored `now` are late: totals may have been made of their hours."""
+    return floor_hour(now - HOUR)
+
+
+def closed_until(now: datetime) -> datetime:
+    """Return until when totals may be made `now`."""
+    return floor_hour(now - HOUR - MARGIN)
+
+
+async def mark(connection: AsyncConnection, log: sa.Table, times: Iterable[datetime | None]) -> None:
+    """Mark the hours of `times`, those of rows that are being changed."""
+    hours = {floor_hour(time) for time in times if time is not None}
+    await mark_spans(connection, log, merged((hour, hour + HOUR) for hour in hours))
+
+
+async def mark_spans(connection: AsyncConnection, log: sa.Table, spans: Iterable[tuple[datetime, datetime]]) -> None:
+    """Mark all hours of `spans`, from their first times up to their last ones."""
+    rows = [{"first": first, "after": after} for first, after in spans]
+    marks = totals_of(log, postgresql=connection.dialect.name == "postgresql").marks
+    if rows and await may(connection, marks, "INSERT"):
+        await connection.execute(marks.insert(), rows)
+
+
+async def mark_rows(connection: AsyncConnection, log: sa.Table, where: sa.ColumnElement[bool]) -> None:
+    """Mark the hours of the rows that meet `where`."""
+    at = log.c.created_at
+    marks = totals_of(log, postgresql=connection.dialect.name == "postgresql").marks
+    if await may(connection, marks, "INSERT"):
+        await mark(connection, log, await connection.scalars(sa.select(at).where(where).distinct()))
+
+
+def merged(spans: Iterable[tuple[datetime, datetime]]) -> list[tuple[datetime, datetime]]:
+    """Return `spans` in order, with those as one that touch."""
+    found: list[tuple[datetime, datetime]] = []
+    for first, after in sorted(spans):
+        if found and first <= found[-1][1]:
+            found[-1] = found[-1][0], max(after, found[-1][1])
+        else:
+            found.append((first, after))
+    return found

@@ -1,0 +1,185 @@
+"""Where figures of a time are read from: totals of days and hours where they are made and know the filters, else rows.
+
+A `Part` is a part of the time and what to read it from; those of one question hold every call once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from llmctx.core.record import Reason
+from llmctx.storage.figures import SUMMED_COLUMNS, SUMS, latency_bucket, sums_of_rows, sums_of_sums
+from llmctx.storage.filters import Filters
+from llmctx.storage.reflection import column_expr
+from llmctx.storage.rollup import state_of
+from llmctx.storage.rollup.build import DAY, HOUR, floor_day, floor_hour, histogram_of
+from llmctx.storage.rollup.tables import totals_of
+from llmctx.storage.sanitize import storable_id
+
+_KNOWN: Final[Mapping[str, str]] = {
+    "agent": "agent_key", "model": "model", "provider": "provider", "status": "status", "source": "identity_source",
+    "reason": "identity_reason",
+}  # fmt: skip
+"""Filters that totals know, and their columns there."""
+_FLAGS: Final = ("errors", "unattributed")
+_TIMES: Final = ("since", "until")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some of the calls, and what they are read from: rows of the log, or totals."""
+
+    rows: sa.FromClause
+    where: sa.ColumnElement[bool]
+    at: sa.ColumnElement[Any]
+    low: sa.ColumnElement[Any]
+    """The smallest latency of a bucket of the histogram."""
+    count: sa.ColumnElement[Any] | None = None
+    """Calls in that bucket; None for rows, of which each is one."""
+    histogram: sa.FromClause | None = None
+    """What `low` and `count` are selected from, beside `rows`."""
+
+    @property
+    def is_total(self) -> bool:
+        return self.count is not None
+
+    def column(self, name: str) -> sa.ColumnElement[Any]:
+        """Return a column that both rows and totals have."""
+        return self.rows.c[name] if self.is_total else column_expr(self.rows, name)
+
+    def summed(self, **keys: sa.ColumnElement[Any]) -> sa.Select[Any]:
+        """Return the sums of `figures.SUMS` by `keys`."""
+        names = SUMS if self.is_total else SUMMED_COLUMNS
+        each = self._each(keys, {name: self.column(name) for name in names}, self.rows)
+        sums = sums_of_sums(each) if self.is_total else sums_of_rows(each)
+        return sa.select(*(each.c[name] for name in keys), *sums.values()).group_by(*(each.c[name] for name in keys))
+
+    def latencies(self, **keys: sa.ColumnElement[Any]) -> sa.Select[Any]:
+        """Return the histogram by `keys`: `low`, and how many calls."""
+        source = self.rows if self.histogram is None else self.rows.join(self.histogram, sa.true())
+        more = {"low": self.low} if self.count is None else {"low": self.low, "count": self.count}
+        each = self._each(keys, more, source, self.low.is_not(None))
+        groups = [*(each.c[name] for name in keys), each.c["low"]]
+        count = sa.func.count() if self.count is None else sa.func.sum(each.c["count"])
+        return sa.select(*groups, count.label("count")).group_by(*groups)
+
+    def _each(
+        self,
+        keys: Mapping[str, sa.ColumnElement[Any]],
+        more: Mapping[str, sa.ColumnElement[Any]],
+        source: sa.FromClause,
+        *conditions: sa.ColumnElement[bool],
+    ) -> sa.Subquery:
+        """Return the rows with what they are grouped by: an expression becomes a column, so that it is one parameter.
+
+        Of an expression of a time PostgreSQL believes that there are as many as times, and sorts a million rows in one
+        process rather than count them in several. Of a column that comes out of a UNION it believes nothing: 200.
+        """
+        columns = (column.label(name) for name, column in {**keys, **more}.items())
+        rows = sa.select(*columns).select_from(source).where(self.where, *conditions)
+        return rows.subquery() if self.is_total else sa.union_all(rows, rows.where(sa.false())).subquery()
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The parts of a time, and until when totals are used; None where they are not."""
+
+    parts: Sequence[Part]
+    as_of: datetime | None
+
+    @property
+    def source(self) -> str:
+        """Return "rollup" where totals are used, else "rows"."""
+        return "rows" if self.as_of is None else "rollup"
+
+
+async def reading_of(
+    connection: AsyncConnection,
+    log: sa.Table,
+    filters: Filters,
+    *,
+    cuts: Sequence[datetime] = (),
+    only_rows: bool = False,
+) -> Reading:
+    """Return what to read for the rows of `filters`, when they are cut at the times `cuts`.
+
+    Args:
+        only_rows: the question is of something that totals do not hold.
+    """
+    is_postgresql = connection.dialect.name == "postgresql"
+    totals = totals_of(log, postgresql=is_postgresql)
+    state = None if only_rows or not _are_known(filters) else await state_of(connection, totals)
+    since, until = filters.since, filters.until
+    if state is None:
+        return Reading([_of_rows(log, filters.clause(log))], None)
+    first = datetime.min.replace(tzinfo=UTC) if since is None else _ceil(since, HOUR)
+    after = state.until if until is None else min(floor_hour(until), state.until)
+    inner = [cut for cut in cuts if first < cut < after]
+    if first >= after or any(cut != floor_hour(cut) for cut in inner):
+        return Reading([_of_rows(log, filters.clause(log))], None)
+    parts = []
+    day_first = first if since is None else _ceil(first, DAY)
+    day_after = floor_day(after)
+    if day_first >= day_after or any(cut != floor_day(cut) for cut in inner):
+        day_first = day_after = first
+    else:
+        parts.append(_of_totals(totals.days, filters, [(day_first, day_after)], is_postgresql))
+    hours = [span for span in ((first, day_first), (day_after, after)) if span[0] < span[1]]
+    if hours:
+        parts.append(_of_totals(totals.hours, filters, hours, is_postgresql))
+    at = log.c.created_at
+    rest = [at >= after] if since is None else [at >= after, at < first]
+    if at.nullable and since is None and until is None:
+        rest.append(at.is_(None))
+    parts.append(_of_rows(log, sa.and_(filters.clause(log), sa.or_(*rest))))
+    return Reading(parts, after)
+
+
+def _ceil(time: datetime, unit: timedelta) -> datetime:
+    floor: Callable[[datetime], datetime] = floor_hour if unit == HOUR else floor_day
+    whole = floor(time)
+    return whole if whole == time else whole + unit
+
+
+def _are_known(filters: Filters) -> bool:
+    """Return whether totals can tell which calls `filters` are of."""
+    return filters.given <= {*_KNOWN, *_FLAGS, *_TIMES, "within"} and (
+        filters.within is None or filters.within.given <= {*_KNOWN, *_FLAGS}
+    )
+
+
+def _of_rows(log: sa.Table, where: sa.ColumnElement[bool]) -> Part:
+    return Part(log, where, log.c.created_at, latency_bucket(column_expr(log, "latency_ms")))
+
+
+def _of_totals(
+    totals: sa.Table, filters: Filters, spans: Sequence[tuple[datetime, datetime]], is_postgresql: bool
+) -> Part:
+    at = totals.c.at
+    where = sa.or_(*(sa.and_(at >= first, at < after) for first, after in spans))
+    low, count, histogram = histogram_of(totals, is_postgresql)
+    return Part(totals, sa.and_(where, _clause(totals, filters)), at, low, count, histogram)
+
+
+def _clause(totals: sa.Table, filters: Filters) -> sa.ColumnElement[bool]:
+    """Return the condition of `filters` on totals, but for its times."""
+    c = totals.c
+    given = [
+        c[column] == (storable_id(value) or value if name == "agent" else value)
+        for name, column in _KNOWN.items()
+        if (value := filters.value(name)) is not None
+    ]
+    if filters.errors:
+        given.append(c.success.is_(False))
+    if filters.unattributed:
+        given.append(sa.not_(sa.and_(c.has_session, c.has_user)))
+        given.append(c.identity_reason.is_distinct_from(Reason.ERASED.value))
+    if filters.within is not None:
+        given.append(_clause(totals, filters.within))
+    return sa.and_(sa.true(), *given)
