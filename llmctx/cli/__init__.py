@@ -39,9 +39,9 @@ from llmctx.core.errors import ConfigError, DatabaseUnavailable, LlmctxError
 _COMMANDS: Final[dict[str, Callable[..., None] | typer.Typer]] = {
     "demo": demo.demo, "migrate": migrate.group, "partition": partition.partition, "doctor": doctor.doctor,
     "calls": calls.calls, "show": show.show, "sessions": sessions.sessions, "users": users.users,
-    "coverage": coverage.coverage, "stats": stats.stats, "rollup": rollup.rollup, "prices": prices.prices, "recompute": recompute.recompute,
-    "backfill": backfill.backfill, "export": export.export, "retain": retain.retain, "erase": erase.erase,
-    "journal": journal.group,
+    "coverage": coverage.coverage, "stats": stats.stats, "rollup": rollup.rollup,
+    "prices": prices.prices, "recompute": recompute.recompute, "backfill": backfill.backfill, "export": export.export,
+    "retain": retain.retain, "erase": erase.erase, "journal": journal.group,
 }  # fmt: skip
 
 
