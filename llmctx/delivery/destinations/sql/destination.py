@@ -57,9 +57,9 @@ class SqlDestination(Destination):
     async def prepare(self) -> bool:
         """Connect, see what the table looks like, and compile the insert for that."""
         before, self._shape = self._shape, None
-        shape: TableShape = await self._connection.with_deadline(
-            look(self._connection, self._table), self._settings.connect_timeout_s + 1
-        )
+        # drivers of different age take 20 to 35 round trips for this: one to another continent takes 0.2 s
+        patience_s = self._settings.connect_timeout_s + max(1.0, self._settings.statement_timeout_s)
+        shape: TableShape = await self._connection.with_deadline(look(self._connection, self._table), patience_s)
         # columns that are missing may be added while we run, and a rule, which COPY would pass by
         self._look_again_at = time.monotonic() + (_LOOK_AGAIN_S if shape.missing else _LOOK_SELDOM_S)
         if shape.missing:
