@@ -162,7 +162,7 @@ def expected(who: str, place: str, saying: str, path: Any) -> str | None:
     if place in READ_BY_NODES:
         # langchain-core before 1.3 copies configurable into the metadata
         return None if path in BARE and not (place == "configurable" and COPIES_CONFIGURABLE) else saying
-    return saying if place in IN_METADATA else None
+    return saying if place in IN_METADATA or (place == "configurable llmctx" and COPIES_CONFIGURABLE) else None
 
 
 @contextlib.contextmanager
