@@ -22,6 +22,7 @@ from langchain_core.runnables.config import var_child_runnable_config
 
 from llmctx.capture.callstack import Origin, origin
 from llmctx.capture.open_calls import OpenCall
+from llmctx.capture.payload.blocks import is_delta, is_event_with_content
 from llmctx.capture.payload.failures import failure_of
 from llmctx.capture.payload.messages import (
     Answer,
@@ -259,6 +260,7 @@ class CallLogHandler(BaseCallbackHandler):
             stream = call.stream
             if stream is None:
                 stream = call.stream = Stream()
+            if not call.first_token_ns and is_delta(token, chunk):
                 call.mark_first_token()
             if chunk is not None:
                 stream.feed(chunk)
@@ -269,8 +271,11 @@ class CallLogHandler(BaseCallbackHandler):
     def on_stream_event(self, event: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any) -> None:
         recorder = self._recorder
         call = None if recorder is None else recorder.open_calls.get(run_id, parent_run_id)
-        if call is not None and call.stream is None:
+        if call is None:
+            return
+        if call.stream is None:
             call.stream = Stream()
+        if not call.first_token_ns and is_event_with_content(event):
             call.mark_first_token()
 
     # -- end ------------------------------------------------------------------------------------------------------

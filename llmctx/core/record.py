@@ -19,6 +19,12 @@ CACHE_WRITTEN: Final = "llmctx_cache_written"
 CACHE_WRITTEN_1H: Final = "llmctx_cache_written_1h"
 """The key of `attributes` for those of `cache_write_tokens` that are kept for an hour, and cost more."""
 
+AUDIO_IN: Final = "llmctx_audio_in"
+AUDIO_OUT: Final = "llmctx_audio_out"
+"""The keys of `attributes` for those of the prompt's and the completion's tokens that are sound, and cost otherwise."""
+CONTRADICTORY: Final = "llmctx_contradictory"
+"""The key of `attributes` for figures of the provider that contradict its others, by column: NULL stands there."""
+
 
 class Status(StrEnum):
     """How a call ended."""
@@ -74,8 +80,8 @@ class CostSource(StrEnum):
     """Who says what a call cost."""
 
     PROVIDER = "provider"  # the answer itself, or the gateway that passed it on
-    PRICE_FILE = "price_file"  # the team's own prices
-    PRICE_LIST = "price_list"  # genai-prices
+    PRICE_FILE = "price file"  # the team's own prices
+    PRICE_LIST = "genai-prices"
     CACHE = "cache"  # LangChain's cache answered: nothing was paid
     MANUAL = "manual"  # `CallLog.record(cost_usd=…)`
 

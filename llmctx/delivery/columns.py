@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Final
 
 import orjson
@@ -14,8 +15,8 @@ import orjson
 from llmctx.capture.payload.failures import CODE_LIMIT, MESSAGE_LIMIT, Failure, read_body
 from llmctx.capture.payload.messages import WORD_LIMIT, Answer, Choice, Prompt
 from llmctx.capture.payload.snapshot import LIMIT, text_of, to_json_text
-from llmctx.capture.payload.usage import INT_MAX, UNKNOWN, Stream, Usage, from_metadata, usage_of
-from llmctx.core.record import CACHE_WRITTEN, CACHE_WRITTEN_1H, UsageSource
+from llmctx.capture.payload.usage import INT_MAX, UNKNOWN, Stream, Usage, from_metadata, reconciled, usage_of
+from llmctx.core.record import AUDIO_IN, AUDIO_OUT, CACHE_WRITTEN_1H, CONTRADICTORY, CostSource, UsageSource
 from llmctx.delivery.redact import Redactor
 
 _MAX_TOKENS: Final = (
@@ -33,6 +34,8 @@ _PARAMS: Final = frozenset(_MAX_TOKENS + _TEMPERATURE + _TOP_P)
 MODEL_NAMES: Final = ("model", "model_name", "model_id", "azure_deployment", "deployment_name")
 _NESTED: Final = ("options", "model_kwargs", "generation_config", "inferenceConfig")
 _PLACES: Final = _PARAMS.union(_NESTED)
+_NANO: Final = Decimal("0.000000001")
+_DEAREST: Final = Decimal(10**9)  # numeric(18, 9) ends there
 _NOWHERE: Final[tuple[Mapping[str, Any], ...]] = ()
 _OWN_TAGS: Final = ("seq:step:", "graph:step:", "map:key:", "branch:", "condition:", "langsmith:")
 
@@ -65,7 +68,7 @@ def fields_of(
     """
     metadata, params = metadata or {}, params or {}
     settings = _settings(params) if params else _NOWHERE
-    usage = tokens_of(answer, stream=stream, metadata=metadata)
+    usage, contradictory = reconciled(tokens_of(answer, stream=stream, metadata=metadata))
     first = answer.choices[0] if answer is not None and answer.choices else None
     node = word_of(metadata.get("langgraph_node"))
     fields: dict[str, Any] = {
@@ -85,8 +88,14 @@ def fields_of(
         "cached": answer.cached if answer is not None and answer.choices else None,
         "node": node,
         "agent_key": word_of(metadata.get("lc_agent_name")) or node,
-        "attributes": _attributes(tags, redactor, usage),
+        "attributes": _attributes(tags, redactor, usage, contradictory),
+        "response_model": _once(word_of(answer.model)) if answer is not None else None,
+        "response_id": _once(word_of(answer.id)) if answer is not None else None,
+        "service_tier": _once(word_of(answer.tier)) if answer is not None else None,
+        "cache_write_tokens": usage.cache_written,
     }
+    if answer is not None and (cost := money_of(answer.cost)) is not None:
+        fields.update(cost_usd=cost, cost_source=CostSource.PROVIDER.value)
     if failure is not None:
         fields.update(error_fields(failure, redactor))
     elif answer is not None and answer.blank:
@@ -174,6 +183,15 @@ def _whole(value: Any) -> int | None:
     return int(value) if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= INT_MAX else None
 
 
+def money_of(value: Any) -> Decimal | None:
+    """Return an amount of US dollars; None for what is none."""
+    try:
+        found = None if value is None or isinstance(value, bool) else Decimal(str(value))
+    except ArithmeticError:
+        return None
+    return found.quantize(_NANO) if found is not None and found.is_finite() and 0 <= found < _DEAREST else None
+
+
 def word_of(value: Any) -> str | None:
     """Return a name, clean and bounded; None for what is none."""
     return text_of(value, WORD_LIMIT) if isinstance(value, str) and value else None
@@ -184,14 +202,20 @@ def snapshot_of(kept: Any, limit: int, redactor: Redactor | None) -> str:
     return to_json_text(kept if redactor is None else redactor.redact_tree(kept), limit)
 
 
-def _attributes(tags: Sequence[str] | None, redactor: Redactor | None, usage: Usage) -> dict[str, Any] | None:
-    """Return the team's tags, without those that LangChain gives to every step; and the figures that have no column."""
+def _attributes(
+    tags: Sequence[str] | None, redactor: Redactor | None, usage: Usage, contradictory: dict[str, int]
+) -> dict[str, Any] | None:
+    """Return the team's tags, without those that LangChain gives to every step; the figures that have no column; and
+    those that stand in none, because they contradict others.
+    """
     own = [tag for tag in tags or () if isinstance(tag, str) and not tag.startswith(_OWN_TAGS)][:32]
     if redactor is not None:
         own = [redactor.redact(tag) for tag in own]
     kept: dict[str, Any] = {"tags": [text_of(tag, WORD_LIMIT) for tag in own]} if own else {}
-    figures = ((CACHE_WRITTEN, usage.cache_written), (CACHE_WRITTEN_1H, usage.cache_written_1h))
+    figures = ((CACHE_WRITTEN_1H, usage.cache_written_1h), (AUDIO_IN, usage.audio_in), (AUDIO_OUT, usage.audio_out))
     kept.update((name, figure) for name, figure in figures if figure)
+    if contradictory:
+        kept[CONTRADICTORY] = contradictory
     return kept or None
 
 
@@ -217,6 +241,8 @@ def _shown(choice: Choice) -> dict[str, Any]:
         shown["tool_calls"] = list(choice.calls)
     if choice.refusal:
         shown["refusal"] = choice.refusal
+    if choice.blocks:
+        shown["blocks"] = list(choice.blocks)
     return shown
 
 

@@ -22,13 +22,17 @@ from llmctx.capture.payload.providers import PRICE_NAMES
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError
 from llmctx.core.process import not_forking
-from llmctx.core.record import CACHE_WRITTEN, CACHE_WRITTEN_1H, CallRecord
+from llmctx.core.record import AUDIO_IN, AUDIO_OUT, CACHE_WRITTEN, CACHE_WRITTEN_1H, CallRecord, CostSource
 
 _MILLION: Final = Decimal(1_000_000)
 _NANO: Final = Decimal("0.000000001")
 _NO_TIERS_BELOW: Final = 16_000  # tokens; the lowest tier of any model begins at 32,000
 _REMEMBERED: Final = 10_000
-_FIELDS: Final = {"model", "provider", "input", "output", "cached", "cache_write", "since", "note"}
+_FIELDS: Final = {"model", "provider", "input", "output", "cached", "cache_write", "since", "service_tier", "note"}
+_STANDARD: Final = frozenset({"default", "standard", "auto", "on_demand", "standard_only"})
+_DISCOUNTED: Final = frozenset({"flex", "batch"})
+_HALF_PRICE: Final = ("openai", "azure", "anthropic", "google")
+"""Providers, as genai-prices names them, that bill `_DISCOUNTED` tiers at half of the price for every model."""
 
 
 class Price(NamedTuple):
@@ -43,12 +47,12 @@ class Price(NamedTuple):
     """The same for an hour."""
     call: Decimal
     """For the call itself."""
-    origin: str
+    origin: CostSource
 
 
 class Tokens(NamedTuple):
     """What a call used. `cached` were read from the provider's cache and `written` put there, `written_1h` of them for
-    an hour: all of them are among `prompt`.
+    an hour: all of them are among `prompt`, as `audio_in` is; `audio_out` is among `completion`.
     """
 
     prompt: int | None
@@ -56,6 +60,18 @@ class Tokens(NamedTuple):
     cached: int | None = None
     written: int | None = None
     written_1h: int | None = None
+    audio_in: int | None = None
+    audio_out: int | None = None
+
+    @classmethod
+    def of(cls, figures: Mapping[str, Any], noted: Mapping[str, Any]) -> Tokens:
+        """Return those of a row, from its columns and from its `attributes`, where anything may stand."""
+        written = figures["cache_write_tokens"]
+        return cls(
+            figures["prompt_tokens"], figures["completion_tokens"], figures["cached_tokens"],
+            _figure(noted.get(CACHE_WRITTEN)) if written is None else written,
+            _figure(noted.get(CACHE_WRITTEN_1H)), _figure(noted.get(AUDIO_IN)), _figure(noted.get(AUDIO_OUT)),
+        )  # fmt: skip
 
     def usable(self) -> Tokens | None:
         """Figures that can be reckoned with; None where the price would be a guess."""
@@ -64,7 +80,26 @@ class Tokens(NamedTuple):
             return None
         read = min(max(self.cached or 0, 0), prompt)
         written = min(max(self.written or 0, 0), prompt - read)
-        return Tokens(prompt, completion, read, written, min(max(self.written_1h or 0, 0), written))
+        hour = min(max(self.written_1h or 0, 0), written)
+        return Tokens(
+            prompt, completion, read, written, hour,
+            min(max(self.audio_in or 0, 0), prompt), min(max(self.audio_out or 0, 0), completion),
+        )  # fmt: skip
+
+
+TOKEN_COLUMNS: Final = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens")
+TOKEN_NOTES: Final = (CACHE_WRITTEN, CACHE_WRITTEN_1H, AUDIO_IN, AUDIO_OUT)
+"""What `Tokens.of` reads: columns of a row, and keys of its attributes."""
+
+
+def _figure(noted: Any) -> int | None:
+    return int(noted) if str(noted).isdecimal() and len(str(noted)) < 12 else None
+
+
+def _tier(named: str | None) -> str:
+    """Return a service tier that is billed otherwise than the usual one, else nothing."""
+    tier = (named or "").lower().removeprefix("on_demand_")
+    return "" if tier in _STANDARD else tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +110,18 @@ class _Line:
     provider: str | None
     price: Price
     since: datetime | None
+    tier: str
 
-    def covers(self, model: str, provider: str | None, at: datetime) -> bool:
+    def covers(self, model: str, provider: str | None, at: datetime, tier: str) -> bool:
         is_model = fnmatchcase(model.lower(), self.model.lower())
         is_provider = self.provider is None or (provider or "").lower() == self.provider.lower()
-        return is_model and is_provider and (self.since is None or at >= self.since)
+        return is_model and is_provider and (self.since is None or at >= self.since) and self.tier in (tier, "*")
 
 
 def load_file(path: Path) -> list[_Line]:
     """Read a JSON list of objects with `model` (`*` stands for anything), `input` and `output` (USD a million tokens),
-    and perhaps `cached`, `cache_write`, `provider`, `since`. The first one that covers a call counts; of several dates,
-    the newest.
+    and perhaps `cached`, `cache_write`, `provider`, `since`, `service_tier`. The first one that covers a call counts;
+    of several dates, the newest. One without a tier is for calls of the usual one; `*` is for all.
 
     Raises `ConfigError`, naming the line's number.
     """
@@ -124,9 +160,10 @@ def _line(told: Any, origin: str) -> _Line:
     since = since.replace(tzinfo=UTC) if since is not None and since.tzinfo is None else since
     written = per_token["cache_write"]
     price = Price(
-        per_token["input"], per_token["output"], per_token["cached"], written, written, Decimal(0), "price file"
-    )
-    return _Line(told["model"], told.get("provider"), price, since)
+        per_token["input"], per_token["output"], per_token["cached"], written, written, Decimal(0),
+        CostSource.PRICE_FILE,
+    )  # fmt: skip
+    return _Line(told["model"], told.get("provider"), price, since, _tier(str(told.get("service_tier") or "")))
 
 
 class Prices:
@@ -138,7 +175,7 @@ class Prices:
 
     def __init__(self, file: str | None = None) -> None:
         self._lines: Sequence[_Line] = [] if file is None else load_file(Path(file).expanduser())
-        self._known: dict[tuple[str, str | None, int], Price | None] = {}
+        self._known: dict[tuple[str, str | None, str, int], Price | None] = {}
 
     @property
     def has_list(self) -> bool:
@@ -157,17 +194,20 @@ class Prices:
         return DataSnapshot(providers=providers, from_auto_update=False)
 
     def add_cost(self, record: CallRecord) -> CallRecord:
-        """Return `record` with what it cost, where that is known and does not stand there yet. Never raises."""
+        """Return `record` with what it cost and who says so, where that is known and does not stand there yet.
+
+        Never raises.
+        """
         try:
-            if record.cost_usd is None:
-                noted = record.attributes or {}
-                tokens = Tokens(
-                    record.prompt_tokens, record.completion_tokens, record.cached_tokens,
-                    noted.get(CACHE_WRITTEN), noted.get(CACHE_WRITTEN_1H),
-                )  # fmt: skip
-                record.cost_usd = self.cost(
-                    record.model, record.provider, record.created_at, tokens, answered_by_cache=bool(record.cached)
-                )
+            if record.cost_usd is not None:
+                record.cost_source = record.cost_source or CostSource.MANUAL.value
+                return record
+            figures = {name: getattr(record, name) for name in TOKEN_COLUMNS}
+            record.cost_usd, source = self.cost(
+                record.model, record.provider, record.created_at, Tokens.of(figures, record.attributes or {}),
+                tier=record.service_tier, answered_by_cache=bool(record.cached),
+            )  # fmt: skip
+            record.cost_source = None if source is None else source.value
         except Exception as problem:  # noqa: BLE001  the row is worth more than its price
             diagnostics.count("price_failed", "a call could not be priced", exc=problem)
         return record
@@ -179,67 +219,79 @@ class Prices:
         at: datetime,
         tokens: Tokens,
         *,
+        tier: str | None = None,
         answered_by_cache: bool = False,
-    ) -> Decimal | None:
-        """Return what that many tokens cost."""
+    ) -> tuple[Decimal | None, CostSource | None]:
+        """Return what that many tokens cost in a service tier, and who says so."""
         if answered_by_cache:
-            return Decimal(0).quantize(_NANO)
+            return Decimal(0).quantize(_NANO), CostSource.CACHE
         used = tokens.usable()
-        if used is None or not model or (price := self.price(model, provider, at)) is None:
-            return None
-        prompt, completion, read, written, hour = (figure or 0 for figure in used)
-        if price.origin == "price file" or max(prompt, completion) < _NO_TIERS_BELOW:
+        if used is None or not model or (price := self.price(model, provider, at, tier)) is None:
+            return None, None
+        prompt, completion, read, written, hour, *audio = (figure or 0 for figure in used)
+        if price.origin is CostSource.PRICE_FILE or (max(prompt, completion) < _NO_TIERS_BELOW and not any(audio)):
             cost = price.call + (prompt - read - written) * price.input + read * price.cached
             cost += (written - hour) * price.written + hour * price.written_1h + completion * price.output
         else:
-            found = self._calculated(model, provider, at, used)
+            found = self._calculated(model, provider, at, used, _tier(tier))
             if found is None:
-                return None
+                return None, None
             cost = found
-        return cost.quantize(_NANO)
+        return cost.quantize(_NANO), price.origin
 
-    def price(self, model: str | None, provider: str | None, at: datetime) -> Price | None:
-        """Return the price of a token of each kind in a small call; None for an unknown model.
+    def price(self, model: str | None, provider: str | None, at: datetime, tier: str | None = None) -> Price | None:
+        """Return the price of a token of each kind in a small call; None for an unknown model or tier.
 
         A table that is not ours may have rows without a model.
         """
         if not model:
             return None
-        key = (model, provider, int(at.timestamp()) // 1800)
+        key = (model, provider, _tier(tier), int(at.timestamp()) // 1800)
         if key not in self._known:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
-            self._known[key] = self._look_up(model, provider, at)
+            self._known[key] = self._look_up(model, provider, at, _tier(tier))
         return self._known[key]
 
-    def _look_up(self, model: str, provider: str | None, at: datetime) -> Price | None:
-        own = next((line.price for line in self._lines if line.covers(model, provider, at)), None)
+    def _look_up(self, model: str, provider: str | None, at: datetime, tier: str) -> Price | None:
+        own = next((line.price for line in self._lines if line.covers(model, provider, at, tier)), None)
         if own is not None:
             return own
-        call = self._calculated(model, provider, at, Tokens(0, 0))
+        call = self._calculated(model, provider, at, Tokens(0, 0), tier)
         if call is None:
             return None
         kinds = (
             Tokens(1000, 0), Tokens(0, 1000), Tokens(1000, 0, cached=1000), Tokens(1000, 0, written=1000),
             Tokens(1000, 0, written=1000, written_1h=1000),
         )  # fmt: skip
-        found = [self._calculated(model, provider, at, kind) or Decimal(0) for kind in kinds]
+        found = [self._calculated(model, provider, at, kind, tier) or Decimal(0) for kind in kinds]
         each = [(total - call) / 1000 for total in found]
         if not any(each):  # a price of nothing is an unknown price
             return None
-        return Price(each[0], each[1], each[2], each[3], each[4], call, "genai-prices")
+        return Price(each[0], each[1], each[2], each[3], each[4], call, CostSource.PRICE_LIST)
 
-    def _calculated(self, model: str, provider: str | None, at: datetime, used: Tokens) -> Decimal | None:
+    def _calculated(self, model: str, provider: str | None, at: datetime, used: Tokens, tier: str) -> Decimal | None:
+        """Return what genai-prices says; None where it knows no price of the model in that tier."""
         if self._snapshot is None:
             return None
         from genai_prices import Usage
 
-        usage = Usage(
-            input_tokens=used.prompt, output_tokens=used.completion, cache_read_tokens=used.cached,
-            cache_write_tokens=used.written, cache_write_1h_tokens=used.written_1h,
-        )  # fmt: skip
+        figures = {
+            "input_tokens": used.prompt, "output_tokens": used.completion, "cache_read_tokens": used.cached,
+            "cache_write_tokens": used.written, "cache_write_1h_tokens": used.written_1h,
+        }  # fmt: skip
+        figures.update({"input_audio_tokens": used.audio_in} if used.audio_in else {})
+        figures.update({"output_audio_tokens": used.audio_out} if used.audio_out else {})
         named = None if provider is None else PRICE_NAMES.get(provider.lower(), provider.lower())
+        context, share = None, 1
         try:
-            return Decimal(self._snapshot.calc(usage, model, named, None, at).total_price)
+            if tier:
+                maker, known = self._snapshot.find_provider_model(model.lower(), None, named, None)
+                context = {"processing" if tier == "batch" else "service_tier": tier}
+                if not any(one.when.items() <= context.items() for one in known.price_variants or ()):
+                    if tier not in _DISCOUNTED or maker.id not in _HALF_PRICE:
+                        return None
+                    context, share = None, 2
+            return Decimal(self._snapshot.calc(Usage(**figures), model, named, None, at, context).total_price) / share
         except (LookupError, ValueError, ArithmeticError):
             return None

@@ -13,17 +13,17 @@ from sqlalchemy import Table, bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.core.errors import LlmctxError
-from llmctx.core.record import CACHE_WRITTEN, CACHE_WRITTEN_1H
-from llmctx.delivery.pricing import Price, Prices, Tokens
+from llmctx.core.record import CostSource
+from llmctx.delivery.pricing import TOKEN_COLUMNS, TOKEN_NOTES, Price, Prices, Tokens
 from llmctx.settings import Settings
 from llmctx.storage.engine import changing
 from llmctx.storage.filters import Filters
 from llmctx.storage.paging import iter_batches
 from llmctx.storage.reflection import attribute, column_expr, is_row, key_of, key_values, reflect
 
-_USED: Final = ("model", "provider", "prompt_tokens", "completion_tokens", "cached_tokens", "cached", "cost_usd")
-_NOTED: Final = (CACHE_WRITTEN, CACHE_WRITTEN_1H)
-"""Figures that have no column."""
+_USED: Final = ("model", "provider", *TOKEN_COLUMNS, "service_tier", "cached", "cost_usd", "cost_source")
+_CERTAIN: Final = (CostSource.PROVIDER.value, CostSource.MANUAL.value)
+"""Costs that no list of prices knows better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,47 +73,51 @@ async def recompute(
     do: bool = False,
     progress: Callable[[int, int], None] = lambda more, total: None,
 ) -> Report:
-    """Compute cost_usd of rows that have none, or if `again` of all; a thousand rows to a transaction."""
+    """Compute cost_usd of rows that have none, or if `again` of all; a thousand rows to a transaction.
+
+    What the provider itself, or the application, has said of a call's cost stays.
+    """
     report = Report(do)
     async with changing(settings) as connection:
         log = await reflect(connection, settings)
         if "cost_usd" not in log.c:
             raise LlmctxError(f"Table {log.name} has no column cost_usd. Run `llmctx migrate` first.")
-        used = [*(column_expr(log, name) for name in _USED), *(attribute(log, name).label(name) for name in _NOTED)]
+        used = [
+            *(column_expr(log, name) for name in _USED),
+            *(attribute(log, name).label(name) for name in TOKEN_NOTES),
+        ]
         wanted = select(*dict.fromkeys([*key_of(log), log.c.created_at, *used]))
         wanted = wanted.where(filters.clause(log))
         if not again:
             wanted = wanted.where(log.c.cost_usd.is_(None))
+        elif "cost_source" in log.c:
+            wanted = wanted.where(log.c.cost_source.is_(None) | log.c.cost_source.not_in(_CERTAIN))
         total = await connection.scalar(select(func.count()).select_from(wanted.subquery()))
         async with aclosing(iter_batches(connection, settings, log, wanted)) as steps:
             async for rows in steps:
                 changes = []
                 for row in rows:
-                    cost, before = _cost(prices, row), row["cost_usd"]
+                    (cost, source), before = _cost(prices, row), row["cost_usd"]
                     report.before += before or 0
                     report.after += cost if cost is not None else before or 0
                     report.unknown += cost is None
                     if cost is not None and cost != before:
-                        changes.append({**key_values(log, row), "cost": cost})
+                        changes.append({**key_values(log, row), "cost": cost, "source": source and source.value})
                 report.rows += len(rows)
                 report.changed += len(changes)
                 if do and changes:
-                    cost_of = bindparam("cost", type_=log.c.cost_usd.type)
-                    await connection.execute(update(log).where(is_row(log)).values(cost_usd=cost_of), changes)
+                    changed = {"cost_usd": bindparam("cost", type_=log.c.cost_usd.type)}
+                    if "cost_source" in log.c:
+                        changed["cost_source"] = bindparam("source", type_=log.c.cost_source.type)
+                    await connection.execute(update(log).where(is_row(log)).values(changed), changes)
                     await connection.commit()
                 progress(len(rows), total or 0)
     return report
 
 
-def _cost(prices: Prices, row: dict[str, Any]) -> Decimal | None:
-    tokens = Tokens(
-        row["prompt_tokens"], row["completion_tokens"], row["cached_tokens"],
-        _figure(row[CACHE_WRITTEN]), _figure(row[CACHE_WRITTEN_1H]),
-    )  # fmt: skip
+def _cost(prices: Prices, row: dict[str, Any]) -> tuple[Decimal | None, CostSource | None]:
     at = row["created_at"] or datetime.now(UTC)
-    return prices.cost(row["model"], row["provider"], at, tokens, answered_by_cache=bool(row["cached"]))
-
-
-def _figure(noted: Any) -> int | None:
-    """Return the figure; `attributes` are the team's as well, so that anything may stand there."""
-    return int(noted) if str(noted).isdecimal() else None
+    return prices.cost(
+        row["model"], row["provider"], at, Tokens.of(row, row), tier=row["service_tier"],
+        answered_by_cache=bool(row["cached"]),
+    )  # fmt: skip

@@ -9,19 +9,18 @@ Providers differ in where they put things, not in what they say, so each is look
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 
-from llmctx.capture.payload.providers import raw_usage
+from llmctx.capture.payload.blocks import REASONING_BESIDE, Content, beside_content, sort_content, texts_of
+from llmctx.capture.payload.providers import raw_usage, reported_cost, response_id, service_tier
 from llmctx.capture.payload.snapshot import LIMIT, Cut, Pieces, Room, cut, join_texts, keep
 from llmctx.core.diagnostics import diagnostics
 
 MESSAGES: Final = 96  # messages kept of one prompt: the first, and the latest
-BLOCKS: Final = 4096  # blocks of an answer that are looked at
 FEW: Final = 4  # messages, none of which is left out
 SHORT: Final = 1024  # characters of a message that is kept whole, whatever the room
 BLOCKS_KEPT: Final = 32  # blocks kept of either end of a message
@@ -38,9 +37,6 @@ _ROLES: Final = {
     "ToolMessageChunk": "tool",
 }
 _CONTENT_ONLY: Final = {"human": "user", "system": "system"}  # kinds that have nothing else, but for a name
-_REASONING_BLOCKS: Final = frozenset({"thinking", "reasoning", "reasoning_content"})
-_REASONING_PARTS: Final = ("thinking", "reasoning", "reasoning_content", "summary", "content")
-
 
 Message = tuple[str, Any, dict[str, Any] | None]
 """Role, content, further keys."""
@@ -62,6 +58,7 @@ class Choice(NamedTuple):
     refusal: str | Cut | None = None
     calls: tuple[dict[str, Any], ...] = ()
     call_count: int = 0
+    blocks: tuple[Any, ...] = ()  # whatever else it says: images, results of the provider's own tools, citations
 
 
 class Answer(NamedTuple):
@@ -75,6 +72,9 @@ class Answer(NamedTuple):
     finish: Any = None
     cached: bool = False  # by LangChain's own cache
     blank: bool = False  # the client found nothing at all in the provider's answer
+    id: Any = None
+    tier: Any = None
+    cost: Any = None  # as the provider reports it
 
 
 def prompt_of_messages(messages: Sequence[BaseMessage], limit: int = LIMIT) -> Prompt:
@@ -119,9 +119,10 @@ class Held(NamedTuple):
     usage: dict[str, Any] | None
     info: dict[str, Any] | None
     output: dict[str, Any] | None
+    id: str | None
 
     def read(self) -> Answer:
-        fields = {"response_metadata": self.meta, "usage_metadata": self.usage}
+        fields = {"response_metadata": self.meta, "usage_metadata": self.usage, "id": self.id}
         return _answer((Choice(self.text),), fields, self.info, self.output)
 
 
@@ -141,6 +142,7 @@ def hold_answer(result: LLMResult, limit: int = LIMIT) -> Held | Answer:
                 None if usage is None else usage.copy(),
                 held["generation_info"],
                 result.llm_output,
+                fields["id"],
             )
     except (ValueError, KeyError, AttributeError, TypeError):  # it is of another kind
         pass
@@ -174,15 +176,19 @@ def _answer(
     meta = fields.get("response_metadata") or info or {}
     usage = fields.get("usage_metadata")
     output = output or {}
+    raw = raw_usage(meta, output)
     return Answer(
         choices,
         dict(usage) if usage else None,
-        raw_usage(meta, output),
+        raw,
         meta.get("model_name") or meta.get("model") or output.get("model_name"),
         meta.get("model_provider"),
         _finish(meta) or (_finish(info) if info else None),
         usage is not None and "total_cost" in usage,  # `BaseChatModel._convert_cached_generations` leaves this
         info == {} and not meta and not usage and choices == (Choice(),),
+        response_id(meta, output, fields.get("id")),
+        service_tier(meta, output, raw),
+        reported_cost(meta, output, raw),
     )
 
 
@@ -238,27 +244,30 @@ def _blocks(content: Any, room: Room) -> Any:
 
 def _choice(fields: dict[str, Any], limit: int) -> Choice:
     content = fields["content"]
-    reasoning: str | Cut | Pieces = ""
-    if isinstance(content, str):
-        text: str | Cut | Pieces = cut(content, limit)
-    else:
-        text, reasoning = _text_and_reasoning(content, limit)
-    calls: tuple[dict[str, Any], ...] = ()
     valid, invalid = fields.get("tool_calls") or (), fields.get("invalid_tool_calls") or ()
     count = len(valid) + len(invalid)
+    if isinstance(content, str):
+        sorted_ = Content(cut(content, limit))
+    else:
+        sorted_ = sort_content(content, limit, has_calls=count > 0)
+    text, reasoning, refusal, blocks = sorted_
+    calls: tuple[dict[str, Any], ...] = ()
     if count:
         calls = tuple(_calls(valid, invalid, Room(limit)))
     extra = fields.get("additional_kwargs")
-    if not extra:
-        return Choice(text, reasoning, None, calls, count)
-    if not reasoning and (found := extra.get("reasoning_content") or extra.get("reasoning") or extra.get("thinking")):
-        reasoning = join_texts(list(_texts(found)), limit)
-    call = extra.get("function_call")
-    if not count and isinstance(call, dict) and call.get("name"):
-        # shown like one, but not counted: providers do not count OpenAI's old single-call form among tool calls
-        calls = (keep({"name": call["name"], "args": call.get("arguments")}, Room(limit)),)
-    refusal = extra.get("refusal")
-    return Choice(text, reasoning, cut(refusal, limit) if isinstance(refusal, str) and refusal else None, calls, count)
+    if extra:
+        if not reasoning:
+            found = next(filter(None, map(extra.get, REASONING_BESIDE)), None)
+            reasoning = join_texts(list(texts_of(found)), limit)
+        call = extra.get("function_call")
+        if not count and isinstance(call, dict) and call.get("name"):
+            # shown like one, but not counted: providers do not count OpenAI's old single-call form among tool calls
+            calls = (keep({"name": call["name"], "args": call.get("arguments")}, Room(limit)),)
+        if not refusal and isinstance(extra.get("refusal"), str):
+            refusal = extra["refusal"]
+        is_all = not (text or reasoning or refusal or calls or blocks)
+        blocks += beside_content(extra, limit, is_all=is_all)
+    return Choice(text, reasoning, cut(refusal, limit) if refusal else None, calls, count, blocks)
 
 
 def _calls(valid: Sequence[Any], invalid: Sequence[Any], room: Room) -> list[dict[str, Any]]:
@@ -270,38 +279,6 @@ def _calls(valid: Sequence[Any], invalid: Sequence[Any], room: Room) -> list[dic
             one["error"] = error
         kept.append(keep(one, room))
     return kept
-
-
-def _text_and_reasoning(content: Iterable[Any], limit: int) -> tuple[str | Cut | Pieces, str | Cut | Pieces]:
-    """Return the visible text of content blocks, and the thinking beside it."""
-    visible: list[str] = []
-    thinking: list[str] = []
-    for block in islice(content, BLOCKS):
-        if isinstance(block, str):
-            visible.append(block)
-        elif isinstance(block, dict):
-            kind = block.get("type")
-            if kind == "text":
-                text = block.get("text")
-                if isinstance(text, str):
-                    visible.append(text)
-                thinking.extend(_texts(block.get("reasoning")))  # v1 output of older Anthropic streams mixes the two
-            elif kind in _REASONING_BLOCKS:
-                for part in _REASONING_PARTS:
-                    thinking.extend(_texts(block.get(part)))
-    return join_texts(visible, limit), join_texts(thinking, limit)
-
-
-def _texts(value: Any, depth: int = 0) -> Iterable[str]:
-    """Return every text in a string, a block with `text`, `summary` or `content`, or a list of such."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict) and depth < 4:
-        for key in ("text", "reasoning_text", "summary", "content"):
-            yield from _texts(value.get(key), depth + 1)
-    elif isinstance(value, list) and depth < 4:
-        for item in islice(value, BLOCKS):
-            yield from _texts(item, depth + 1)
 
 
 def _finish(meta: Mapping[str, Any]) -> Any:

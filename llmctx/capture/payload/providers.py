@@ -46,15 +46,33 @@ SUMS: Final = tuple(one.prefix for one in PROVIDERS if one.sums)
 EMPTY_ZEROS: Final = tuple(one.prefix for one in PROVIDERS if one.empty_zeros)
 PRICE_NAMES: Final[Mapping[str, str]] = {name: one.prices for one in PROVIDERS if one.prices for name in one.names}
 
-# The provider's own usage object, as OpenAI's kind, Anthropic and Ollama spell it: the first name that has a figure.
-PROMPT: Final = ("prompt_tokens", "input_tokens", "prompt_eval_count")
-COMPLETION: Final = ("completion_tokens", "output_tokens", "eval_count")
-TOTAL: Final = ("total_tokens",)
+# The provider's own usage object, as each spells it: the first name that has a figure.
+PROMPT: Final = (
+    "prompt_tokens", "input_tokens", "prompt_eval_count", "inputTokens", "promptTokenCount", "prompt_token_count"
+)  # fmt: skip
+COMPLETION: Final = (
+    "completion_tokens", "output_tokens", "eval_count", "outputTokens", "candidatesTokenCount", "candidates_token_count"
+)  # fmt: skip
+TOTAL: Final = ("total_tokens", "totalTokens", "totalTokenCount", "total_token_count")
 INPUT_DETAILS: Final = ("prompt_tokens_details", "input_tokens_details", "prompt_token_details")
 OUTPUT_DETAILS: Final = ("completion_tokens_details", "output_tokens_details")
 CACHED: Final = ("cached_tokens",)
+CACHED_WHOLE: Final = ("prompt_cache_hit_tokens", "cachedContentTokenCount", "cached_content_token_count")
+"""Beside the details, of what is counted in the prompt."""
 CACHE_WRITTEN: Final = ("cache_write_tokens",)
 REASONING: Final = ("reasoning_tokens", "thinking_tokens")
+READ_BESIDE: Final = ("cache_read_input_tokens", "cacheReadInputTokens")
+WRITTEN_BESIDE: Final = ("cache_creation_input_tokens", "cacheWriteInputTokens")
+"""Where the prompt is called `BESIDE_PROMPT`, these are no part of it."""
+BESIDE_PROMPT: Final = ("input_tokens", "inputTokens")
+THOUGHTS_BESIDE: Final = ("thoughtsTokenCount", "thoughts_token_count")
+TOOLS_BESIDE: Final = ("toolUsePromptTokenCount", "tool_use_prompt_token_count")
+"""Gemini's: no part of the output, and of the prompt."""
+
+_OWN_IDS: Final = ("run-", "lc_run-", "lc_")
+"""How ids begin that LangChain gives to messages."""
+_COST_HEADER: Final = "x-litellm-response-cost"
+_TICKS_PER_USD: Final = 10**10
 
 
 def raw_usage(meta: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -65,3 +83,53 @@ def raw_usage(meta: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, A
     if "eval_count" in meta:  # Ollama's figures lie beside the rest
         return {name: meta.get(name) for name in ("prompt_eval_count", "eval_count")}
     return None
+
+
+def response_id(meta: Mapping[str, Any], output: Mapping[str, Any], message_id: Any) -> Any:
+    """Return the id under which the provider, or a gateway before it, knows the answer."""
+    found = meta.get("id") or output.get("id")
+    if found is None and isinstance(message_id, str) and not message_id.startswith(_OWN_IDS):
+        found = message_id
+    if found is None and isinstance(request := meta.get("ResponseMetadata"), dict):  # AWS
+        found = request.get("RequestId")
+    return found
+
+
+def service_tier(meta: Mapping[str, Any], output: Mapping[str, Any], raw: Mapping[str, Any] | None) -> Any:
+    """Return the tier in which the provider says that it has served the call."""
+    for place in (meta, output, raw or {}):
+        found = place.get("service_tier") or place.get("serviceTier") or place.get("traffic_type")
+        if isinstance(found, dict):  # Bedrock
+            found = found.get("type")
+        if found:
+            return found
+    return None
+
+
+def reported_cost(meta: Mapping[str, Any], output: Mapping[str, Any], raw: Mapping[str, Any] | None) -> Any:
+    """Return what the provider or a gateway says that the call has cost, in US dollars; None if it says nothing."""
+    usage = raw or {}
+    cost = usage.get("cost")
+    if isinstance(cost, dict):  # Perplexity
+        cost = cost.get("total_cost")
+    elif usage.get("is_byok"):  # OpenRouter with a key of one's own: its fee; the rest is paid to the provider
+        details = usage.get("cost_details")
+        upstream = details.get("upstream_inference_cost") if isinstance(details, dict) else None
+        cost = (cost or 0) + upstream if _is_number(upstream) and _is_number(cost or 0) else None
+    if cost is None and _is_number(ticks := usage.get("cost_in_usd_ticks")):  # xAI
+        return ticks / _TICKS_PER_USD
+    if cost is None:
+        cost = usage.get("estimated_cost")  # DeepInfra
+    for place in (meta, output):
+        hidden, headers = place.get("_hidden_params"), place.get("headers")
+        if cost is None:
+            cost = place.get("cost") if _is_number(place.get("cost")) else place.get("response_cost")
+        if cost is None and isinstance(hidden, dict):  # LiteLLM
+            cost = hidden.get("response_cost")
+        if cost is None and isinstance(headers, Mapping):
+            cost = headers.get(_COST_HEADER)
+    return cost
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

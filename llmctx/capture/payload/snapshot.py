@@ -32,8 +32,11 @@ KEY_LIMIT: Final = 128  # characters of a key
 BINARY_MIN: Final = 256  # a shorter string is kept even if it may be base64
 NOTE_ROOM: Final = 40  # what a note may take, in bytes
 
-_BINARY_KEYS: Final = frozenset({"data", "base64", "bytes", "file_data", "b64_json", "image_data", "blob"})
-_MIME_KEYS: Final = ("mime_type", "media_type", "mimeType", "mediaType", "format")
+_BINARY_KEYS: Final = frozenset(
+    {"data", "base64", "bytes", "file_data", "b64_json", "image_data", "blob", "result", "encrypted_content",
+     "redacted_content", "signature"}
+)  # fmt: skip
+_MIME_KEYS: Final = ("mime_type", "media_type", "mimeType", "mediaType", "format", "output_format")
 _BASE64: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_\r\n")
 
 Above = tuple[dict[Any, Any], Any] | None  # a dict, and what is above it in turn
@@ -121,7 +124,7 @@ def keep(value: Any, room: Room, *, depth: int = 0, key: str = "", above: Above 
             return f"…[nested deeper than {DEPTH} levels]…"
         return _keep_dict(value, room, depth, above) if isinstance(value, dict) else _keep_list(value, room, depth)
     if isinstance(value, (bytes, bytearray, memoryview)):
-        return f"<{_mime(above)}, {value.nbytes if isinstance(value, memoryview) else len(value)} bytes>"
+        return _note(_mime(above), value.nbytes if isinstance(value, memoryview) else len(value))
     if isinstance(value, Enum):
         return keep(value.value, room, depth=depth + 1)
     if isinstance(value, (date, time, UUID, Decimal)):
@@ -171,14 +174,24 @@ def _is_scalar(value: object) -> bool:
 def _base64_note(text: str, key: str, above: Above) -> str | None:
     """Return what stands for base64: its type and size. None for everything else."""
     if text.startswith("data:") and (comma := text.find(";base64,", 0, 200)) > 0:
-        return f"<{text[5:comma] or 'binary'}, {(len(text) - comma - 8) * 3 // 4} bytes>"
+        return _note(text[5:comma], (len(text) - comma - 8) * 3 // 4)
     if key in _BINARY_KEYS and _BASE64.issuperset(text[:BINARY_MIN]):
-        return f"<{_mime(above)}, {len(text) * 3 // 4} bytes>"
+        return _note(_mime(above), len(text) * 3 // 4)
     return None
 
 
+def _note(kind: str, size: int) -> str:
+    """Return what stands for a binary of so many bytes: `<png, 48 kB>`."""
+    family, _, name = kind.partition("/")
+    if name and family in ("image", "audio", "video", "application"):
+        kind = name
+    amount = f"{size} bytes" if size < 1000 else f"{size / 1e3:.0f} kB" if size < 999_500 else f"{size / 1e6:.1f} MB"
+    return f"<{kind.partition(';')[0] or 'binary'}, {amount}>"
+
+
 def _mime(above: Above) -> str:
-    """Return the type that is named beside a binary, or one level further out."""
+    """Return the type that is named beside a binary, or one level further out; else that of the block."""
+    block = "binary"
     for _ in range(2):
         if above is None:
             break
@@ -186,8 +199,11 @@ def _mime(above: Above) -> str:
             found = above[0].get(name)
             if isinstance(found, str) and 0 < len(found) < 100:
                 return found
+        kind = above[0].get("type")
+        if block == "binary" and isinstance(kind, str) and 0 < len(kind) < 100 and kind != "base64":
+            block = kind
         above = above[1]
-    return "binary"
+    return block
 
 
 def snapshot(value: Any, limit: int = LIMIT) -> str:

@@ -18,7 +18,8 @@ INT_MAX: Final = 2**31 - 1
 
 class Usage(NamedTuple):
     """Tokens of one call; None is unknown. `cached` are read from the provider's cache, `cache_written` put there, of
-    them `cache_written_1h` for an hour.
+    them `cache_written_1h` for an hour; these and `audio_in` are part of `prompt`, `reasoning` and `audio_out` of
+    `completion`.
     """
 
     prompt: int | None = None
@@ -28,6 +29,8 @@ class Usage(NamedTuple):
     reasoning: int | None = None
     cache_written: int | None = None
     cache_written_1h: int | None = None
+    audio_in: int | None = None
+    audio_out: int | None = None
 
 
 UNKNOWN: Final = Usage()
@@ -102,6 +105,8 @@ def from_metadata(usage: Any) -> Usage:
         _detail(outputs, "reasoning") if outputs else None,
         _written(inputs) if inputs else None,
         _first(inputs, "ephemeral_1h_input_tokens") if inputs else None,
+        _first(inputs, "audio") if inputs else None,
+        _first(outputs, "audio") if outputs else None,
     )
 
 
@@ -111,13 +116,25 @@ def from_provider(raw: Any) -> Usage:
         return UNKNOWN
     inputs = next(filter(None, map(raw.get, providers.INPUT_DETAILS)), None)
     outputs = next(filter(None, map(raw.get, providers.OUTPUT_DETAILS)), None)
+    prompt, completion = _first(raw, *providers.PROMPT), _first(raw, *providers.COMPLETION)
+    thoughts, tools = _first(raw, *providers.THOUGHTS_BESIDE), _first(raw, *providers.TOOLS_BESIDE)
+    read, written = _first(raw, *providers.READ_BESIDE), _first(raw, *providers.WRITTEN_BESIDE)
+    if prompt is not None:
+        prompt += tools or 0
+        if prompt == _first(raw, *providers.BESIDE_PROMPT) and "prompt_tokens" not in raw:
+            prompt += (read or 0) + (written or 0)
+    if thoughts is not None:
+        completion = (completion or 0) + thoughts
+    cached, cache_written = _first(inputs, *providers.CACHED), _first(inputs, *providers.CACHE_WRITTEN)
+    cached = _first(raw, *providers.CACHED_WHOLE) if cached is None else cached
+    reasoning = _first(outputs, *providers.REASONING)
     return Usage(
-        prompt=_first(raw, *providers.PROMPT),
-        completion=_first(raw, *providers.COMPLETION),
+        prompt=prompt,
+        completion=completion,
         total=_first(raw, *providers.TOTAL),
-        cached=_first(inputs, *providers.CACHED),
-        reasoning=_first(outputs, *providers.REASONING),
-        cache_written=_first(inputs, *providers.CACHE_WRITTEN),
+        cached=read if cached is None else cached,
+        reasoning=thoughts if reasoning is None else reasoning,
+        cache_written=written if cache_written is None else cache_written,
     )
 
 
@@ -139,6 +156,42 @@ def usage_of(metadata: Any, raw: Any, *, stream: Stream | None, provider: str) -
     return usage._replace(**{name: getattr(own, name) for name in details if getattr(usage, name) is None})
 
 
+def reconciled(usage: Usage) -> tuple[Usage, dict[str, int]]:
+    """Return figures that do not contradict each other, and those that were taken out for it, by their column.
+
+    Prompt and completion make the total; no part is larger than its whole. What a provider counts beside (Vertex the
+    thoughts, others what came from a cache) is added where that makes up the total; what no addition explains, is not
+    known.
+    """
+    prompt, completion, total, cached, reasoning, written = usage[:6]
+    dropped: dict[str, int] = {}
+    if prompt is not None and completion is not None:
+        if total is None:
+            total = prompt + completion
+        missing = total - prompt - completion
+        thoughts, kept = reasoning or 0, (cached or 0) + (written or 0)
+        if missing < 0:
+            dropped["total_tokens"], total = total, None
+        elif missing > 0:
+            for more_in, more_out in ((0, thoughts), (kept, 0), (kept, thoughts)):
+                if more_in + more_out == missing:
+                    prompt, completion = prompt + more_in, completion + more_out
+                    break
+            else:
+                dropped["completion_tokens"], completion = completion, None
+    if prompt is not None and (cached or 0) + (written or 0) > prompt:
+        dropped.update(_columns(cached_tokens=cached, cache_write_tokens=written))
+        usage = usage._replace(cached=None, cache_written=None, cache_written_1h=None)
+    if completion is not None and reasoning is not None and reasoning > completion:
+        dropped["reasoning_tokens"] = reasoning
+        usage = usage._replace(reasoning=None)
+    return usage._replace(prompt=prompt, completion=completion, total=total), dropped
+
+
+def _columns(**figures: int | None) -> dict[str, int]:
+    return {name: figure for name, figure in figures.items() if figure}
+
+
 def _without_invented(usage: Usage, own: Usage, provider: str) -> Usage:
     """Drop zeros that were never sent: a 0 counts where the provider's own object says it, or where it makes sense."""
     prompt, completion, total = usage.prompt, usage.completion, usage.total
@@ -146,8 +199,6 @@ def _without_invented(usage: Usage, own: Usage, provider: str) -> Usage:
         prompt = total = None
         if completion == 0:
             completion = None
-    if total is not None and total < (prompt or 0) + (completion or 0):
-        total = None
     if (
         usage.cached == 0
         and not usage.cache_written

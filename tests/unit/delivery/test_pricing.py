@@ -18,8 +18,9 @@ AT = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
 def cost(prices: Prices, model: str, provider: str | None, prompt: Any, completion: Any, **more: Any) -> Decimal | None:
-    at, cache = more.pop("at", AT), more.pop("answered_by_cache", False)
-    return prices.cost(model, provider, at, Tokens(prompt, completion, **more), answered_by_cache=cache)
+    at, cache, tier = more.pop("at", AT), more.pop("answered_by_cache", False), more.pop("tier", None)
+    tokens = Tokens(prompt, completion, **more)
+    return prices.cost(model, provider, at, tokens, tier=tier, answered_by_cache=cache)[0]
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_a_zero_counts_where_the_provider_says_it() -> None:
 
 
 def test_tokens_written_to_the_cache_are_known_to_the_price() -> None:
-    """They have no column, but they cost more."""
+    """Those that are kept for an hour cost more still, and have no column."""
     details: Any = {
         **USAGE,
         "input_token_details": {"cache_creation": 0, "ephemeral_5m_input_tokens": 4, "cache_read": 0},
@@ -110,8 +110,9 @@ def test_tokens_written_to_the_cache_are_known_to_the_price() -> None:
     usage = tokens_of(answer_of(result(AIMessage("x", usage_metadata=details))))
     assert (usage.cache_written, usage.cached) == (4, 0)
     details["input_token_details"]["ephemeral_1h_input_tokens"] = 2
-    kept = row(AIMessage("x", usage_metadata=details), tags=["mine"])["attributes"]
-    assert kept == {"tags": ["mine"], "llmctx_cache_written": 6, "llmctx_cache_written_1h": 2}
+    fields = row(AIMessage("x", usage_metadata=details), tags=["mine"])
+    assert fields["cache_write_tokens"] == 6
+    assert fields["attributes"] == {"tags": ["mine"], "llmctx_cache_written_1h": 2}
     assert row(AIMessage("x", usage_metadata=USAGE))["attributes"] is None
 
 
@@ -129,6 +130,6 @@ def test_details_that_langchain_did_not_add_up_are_added_up() -> None:
     for reasoning in (30, 7, 0):
         usage: Any = {**USAGE, "output_token_details": {"reasoning": reasoning}}
         stream.feed(ChatGenerationChunk(message=AIMessageChunk("x", usage_metadata=usage)))
-    last: Any = {"input_tokens": 30, "output_tokens": 15, "total_tokens": 45, "output_token_details": {"reasoning": 0}}
+    last: Any = {"input_tokens": 30, "output_tokens": 45, "total_tokens": 75, "output_token_details": {"reasoning": 0}}
     fields = row(AIMessage("x", usage_metadata=last), stream=stream, metadata={"ls_provider": "google_genai"})
     assert fields["reasoning_tokens"] == 37

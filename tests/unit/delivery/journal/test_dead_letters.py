@@ -32,7 +32,7 @@ def test_refused_rows_are_kept_with_their_reason(tmp_path: Path) -> None:
 def test_the_quarantine_is_bounded(tmp_path: Path) -> None:
     """What does not fit is refused, not half of it."""
     root = os.open(tmp_path, os.O_RDONLY)
-    small = package.DeadLetters(root, limit_bytes=3000)
+    small = package.DeadLetters(root, limit_bytes=3500)
     assert [small.append(record(prompt_snapshot="x" * 500), "22021", "no") for _ in range(4)] == [
         True,
         True,
