@@ -6,7 +6,7 @@ A new provider's shape is a name more in one of these tables. `usage.py` decides
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeGuard
 
 
 class Provider(NamedTuple):
@@ -115,7 +115,8 @@ def reported_cost(meta: Mapping[str, Any], output: Mapping[str, Any], raw: Mappi
     elif usage.get("is_byok"):  # OpenRouter with a key of one's own: its fee; the rest is paid to the provider
         details = usage.get("cost_details")
         upstream = details.get("upstream_inference_cost") if isinstance(details, dict) else None
-        cost = (cost or 0) + upstream if _is_number(upstream) and _is_number(cost or 0) else None
+        fee = cost or 0
+        cost = fee + upstream if _is_number(upstream) and _is_number(fee) else None
     if cost is None and _is_number(ticks := usage.get("cost_in_usd_ticks")):  # xAI
         return ticks / _TICKS_PER_USD
     if cost is None:
@@ -131,5 +132,5 @@ def reported_cost(meta: Mapping[str, Any], output: Mapping[str, Any], raw: Mappi
     return cost
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
