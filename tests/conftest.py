@@ -25,6 +25,7 @@ from llmctx.database_url import normal_url
 from llmctx.identity.registry.base import believe_again
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
+from llmctx.storage.rollup.tables import names_of
 from tests.kit.redis_server import RedisServer
 
 ROOT = Path(__file__).parent.parent
@@ -112,7 +113,9 @@ def _migrated_database(postgres_url: str) -> Iterator[str]:
 @pytest.fixture
 def database(_migrated_database: str) -> str:
     """The URL of a PostgreSQL database with an empty call log, made by the real migrations."""
-    execute(_migrated_database, f"TRUNCATE {DEFAULT_TABLE}")
+    execute(
+        _migrated_database, f"TRUNCATE {DEFAULT_TABLE}", f"DROP TABLE IF EXISTS {', '.join(names_of(DEFAULT_TABLE))}"
+    )
     return _migrated_database
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from llmctx.cli import output
-from llmctx.cli.options import Json, ask, with_filters
+from llmctx.cli.options import Json, ask, totals_used, with_filters
 from llmctx.cli.output import Column, text_of
 from llmctx.identity.reasons import REASONS
 
@@ -56,6 +56,8 @@ def _show(result: Coverage) -> None:
     if result.share is None:
         output.say("No rows.")
         return
+    if result.as_of is not None:
+        output.say(totals_used(result.as_of))
     output.show(f"{_percent(result.share)} of {result.rows:,} rows have both session and user.")
     output.show("\nby source")
     columns = [Column("source"), Column("rows", "right"), Column("with both", "right"), Column("share", "right")]

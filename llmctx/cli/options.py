@@ -125,6 +125,11 @@ def say_next(ctx: typer.Context, page: Page[Any]) -> None:
         output.say(f"Older ones: llmctx {ctx.info_name} … --before {page.next}")
 
 
+def totals_used(as_of: datetime) -> str:
+    """Return the sentence that says from what sums were read."""
+    return f"From totals until {as_of:%Y-%m-%d %H:%M} UTC (llmctx rollup), and from the rows since."
+
+
 def _option(name: str, kind: Any = str | None, default: Any = None, **shown: Any) -> tuple[Any, Any]:
     return Annotated[kind, typer.Option(f"--{name}", **shown)], default
 

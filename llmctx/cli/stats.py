@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from llmctx.cli import output
-from llmctx.cli.options import COMMON_FILTERS, Csv, Json, Number, ask, choice, with_filters
+from llmctx.cli.options import COMMON_FILTERS, Csv, Json, Number, ask, choice, totals_used, with_filters
 from llmctx.cli.output import Column, text_of
 
 if TYPE_CHECKING:
@@ -36,8 +36,9 @@ def stats(
     from llmctx.storage.queries import tokens
 
     group = choice("--by", by, queries.GROUPS)
-    rows = ask(ctx, lambda connection, table: queries.stats(connection, table, group, filters, limit=number))
-    if output.for_programs(rows, json=json, csv=csv):
+    found = ask(ctx, lambda connection, table: queries.stats_by(connection, table, group, filters, limit=number))
+    rows = found.rows
+    if output.for_programs([{**row, "source": found.source} for row in rows], json=json, csv=csv):
         return
     if not rows:
         output.say("No calls.")
@@ -47,3 +48,5 @@ def stats(
     missing = ask(ctx, lambda connection, table: queries.missing_tokens(connection, table, filters))
     for sentence in tokens.in_words(missing):
         output.say(sentence)
+    if found.as_of is not None:
+        output.say(totals_used(found.as_of))

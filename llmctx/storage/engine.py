@@ -1,7 +1,7 @@
 """The way to the database for everything but the writer: an engine from `Settings`, and errors that say what to do.
 
-Migrations and the reading side share it. Its engines keep no pool: a command runs a few statements and ends, and an
-engine that is used from a second event loop breaks.
+Migrations and the reading side share it. Its engines keep no pool, but for that of `reader.py`: a command runs a few
+statements and ends, and an engine that is used from a second event loop breaks.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ logger: Final = logging.getLogger("llmctx")
 
 READ_PATIENCE_S: Final = 60.0
 LOCK_PATIENCE_S: Final = 5.0
+_RECYCLE_S: Final = 300
 _DETAIL: Final = re.compile(r"\nDETAIL:.*?(?=\nHINT:|\Z)", re.DOTALL)
 _CHECK: Final = "Check that it runs and that LLMCTX_DATABASE_URL points to it."
 
@@ -47,8 +48,17 @@ _SQLITE: Final = {
 }
 
 
-def engine(settings: Settings, *, patience_s: float | None = READ_PATIENCE_S) -> AsyncEngine:
-    """An engine without a pool. No statement waits longer than `patience_s`; None waits for ever (migrations)."""
+def engine(
+    settings: Settings,
+    *,
+    patience_s: float | None = READ_PATIENCE_S,
+    pool_size: int = 0,
+    application_name: str = "llmctx",
+) -> AsyncEngine:
+    """Return an engine, without a pool unless it has a `pool_size`.
+
+    No statement waits longer than `patience_s`; None waits for ever (migrations).
+    """
     arguments: dict[str, Any] = {}
     if settings.is_postgresql:
         arguments = {
@@ -56,7 +66,10 @@ def engine(settings: Settings, *, patience_s: float | None = READ_PATIENCE_S) ->
             "command_timeout": patience_s,
             "prepared_statement_name_func": lambda: f"llmctx_{uuid4().hex}",  # no statement is named twice
         }
-    made = create_async_engine(settings.database_url, poolclass=NullPool, connect_args=arguments, hide_parameters=True)
+    pool: dict[str, Any] = {"poolclass": NullPool}
+    if pool_size:
+        pool = {"pool_size": pool_size, "max_overflow": 0, "pool_pre_ping": True, "pool_recycle": _RECYCLE_S}
+    made = create_async_engine(settings.database_url, connect_args=arguments, hide_parameters=True, **pool)
     if settings.is_postgresql:
         event.listen(made.sync_engine, "connect", lambda connection, _: connection.run_async(register_codecs))
         event.listen(made.sync_engine, "begin", _plainly)

@@ -7,7 +7,8 @@ interpolated within one is 3 % off at most.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -37,7 +38,7 @@ def sums_of_rows(rows: sa.FromClause) -> dict[str, sa.ColumnElement[Any]]:
     def number(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[Any]:
         return count(sa.case((condition, 1)))
 
-    cost, ms, ttft, tokens = (column_expr(rows, n) for n in ("cost_usd", "latency_ms", "ttft_ms", "total_tokens"))
+    cost, ms, ttft = (column_expr(rows, name) for name in ("cost_usd", "latency_ms", "ttft_ms"))
     found: dict[str, sa.ColumnElement[Any]] = {
         "calls": count(),
         "errors": number(column_expr(rows, "success").is_(False)),
@@ -45,7 +46,7 @@ def sums_of_rows(rows: sa.FromClause) -> dict[str, sa.ColumnElement[Any]]:
         **{name: total(column_expr(rows, name)) for name in TOKENS},
         "cost_usd": total(cost, type_=Money()),
         "unpriced": count() - count(cost),
-        "unmetered": count() - count(tokens),
+        "unmetered": number(has_no_tokens(rows)),
         "timed": count(ms),
         "total_ms": total(ms),
         "ttft_calls": count(ttft),
@@ -54,14 +55,19 @@ def sums_of_rows(rows: sa.FromClause) -> dict[str, sa.ColumnElement[Any]]:
     return {name: found[name].label(name) for name in SUMS}
 
 
-def sums_of_sums(sums: sa.FromClause) -> dict[str, sa.ColumnElement[Any]]:
-    """Return the sums of `SUMS` over rows that are such sums themselves."""
-    return {name: sa.func.sum(sums.c[name], type_=kind).label(name) for name, kind in SUMS.items()}
+def sums_of_sums(sums: sa.FromClause, only: Collection[str] | None = None) -> dict[str, sa.ColumnElement[Any]]:
+    """Return the sums of `SUMS`, or `only` some, over rows that are such sums themselves."""
+    return {name: sa.func.sum(sums.c[name], type_=SUMS[name]).label(name) for name in only or SUMS}
 
 
 def has_both(rows: sa.FromClause) -> sa.ColumnElement[bool]:
     """Return whether a row has its session and its user."""
     return sa.and_(*(column_expr(rows, name).is_not(None) for name in ("session_id", "user_id")))
+
+
+def has_no_tokens(rows: sa.FromClause) -> sa.ColumnElement[bool]:
+    """Return whether a row has no tokens."""
+    return sa.and_(*(column_expr(rows, name).is_(None) for name in ("prompt_tokens", "completion_tokens")))
 
 
 def latency_bucket(ms: sa.ColumnElement[Any], bits: int = _BITS) -> sa.ColumnElement[Any]:
@@ -91,3 +97,32 @@ def percentile(histogram: Mapping[int, int], share: float) -> int | None:
     width = max(1, 1 << max(0, low.bit_length() - _BITS))
     inside = (rank - (reached[at] - count)) / count
     return low + int((width - 1) * min(1.0, max(0.0, inside)))
+
+
+class Sums:
+    """Sums that are added up from several parts."""
+
+    def __init__(self) -> None:
+        self.figures: dict[str, Any] = {}
+        self.histogram: Counter[int] = Counter()
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add the sums of `row`; what is None there stays unknown."""
+        for name in SUMS:
+            if (value := row[name]) is not None:
+                value = value if name == "cost_usd" else int(value)
+                self.figures[name] = self.figures.get(name, 0) + value
+
+    def merge(self, other: Sums) -> None:
+        """Add those of `other`, and its latencies."""
+        self.add({name: other.figures.get(name) for name in SUMS})
+        self.histogram.update(other.histogram)
+
+    def figures_with_latency(self) -> dict[str, Any]:
+        """Return the sums, with averages and percentiles in place of the sums of latencies."""
+        figures = dict(self.figures)
+        timed, total = figures.pop("timed", 0), figures.pop("total_ms", 0)
+        ttft_calls, ttft_ms = figures.pop("ttft_calls", 0), figures.pop("ttft_ms", 0)
+        figures["avg_ms"] = round(total / timed) if timed else None
+        figures["avg_ttft_ms"] = round(ttft_ms / ttft_calls) if ttft_calls else None
+        return figures | {f"p{share}_ms": percentile(self.histogram, share / 100) for share in (50, 95, 99)}

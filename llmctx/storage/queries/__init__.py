@@ -15,12 +15,14 @@ from llmctx.storage.queries.activity import (
     Order,
     SessionRow,
     UserRow,
+    session_sums,
     sessions,
     top_sessions,
     top_users,
+    user_sums,
     users,
 )
-from llmctx.storage.queries.aggregates import GROUPS, Group, stats
+from llmctx.storage.queries.aggregates import GROUPS, Group, Stats, stats, stats_by
 from llmctx.storage.queries.calls import (
     AmbiguousCall,
     NoSuchCall,
@@ -32,9 +34,13 @@ from llmctx.storage.queries.calls import (
     handle,
     news,
 )
+from llmctx.storage.queries.counts import Count, count_calls, estimate_rows
 from llmctx.storage.queries.coverage import Coverage, coverage
+from llmctx.storage.queries.errors import ErrorGroup, Errors, errors
+from llmctx.storage.queries.health import Health, PartitionState, TotalsState, health
 from llmctx.storage.queries.page import Cursor, InvalidCursor, Page
 from llmctx.storage.queries.tokens import missing_tokens
+from llmctx.storage.queries.transcript import Transcript, transcript
 from llmctx.storage.queries.usage import BUCKETS, BY, Bucket, By, Figures, Usage, UsageRow, usage
 
 __all__ = [
@@ -47,17 +53,25 @@ __all__ = [
     "AmbiguousCall",
     "Bucket",
     "By",
+    "Count",
     "Coverage",
     "Cursor",
+    "ErrorGroup",
+    "Errors",
     "Figures",
     "Filters",
     "Group",
+    "Health",
     "InvalidCursor",
     "NoSuchCall",
     "Order",
     "Page",
+    "PartitionState",
     "Row",
     "SessionRow",
+    "Stats",
+    "TotalsState",
+    "Transcript",
     "Usage",
     "UsageRow",
     "UserRow",
@@ -65,14 +79,22 @@ __all__ = [
     "call_page",
     "calls",
     "conversation",
+    "count_calls",
     "coverage",
+    "errors",
+    "estimate_rows",
     "handle",
+    "health",
     "missing_tokens",
     "news",
+    "session_sums",
     "sessions",
     "stats",
+    "stats_by",
     "top_sessions",
     "top_users",
+    "transcript",
     "usage",
+    "user_sums",
     "users",
 ]

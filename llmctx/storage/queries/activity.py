@@ -16,6 +16,7 @@ from typing import Any, Final, Generic, Literal, TypeVar, cast
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from llmctx.storage.figures import has_no_tokens
 from llmctx.storage.filters import Filters
 from llmctx.storage.queries.aggregates import make_room
 from llmctx.storage.queries.page import (
@@ -142,6 +143,21 @@ async def top_users(
     return await _top(connection, table, _USERS, _bounded(filters), by, limit)
 
 
+async def session_sums(
+    connection: AsyncConnection, table: sa.Table, session: str, filters: Filters | None = None
+) -> SessionRow | None:
+    """Return what the calls of one session add up to; None where there are none that match."""
+    found = list((await _added_up(connection, table, _SESSIONS, filters or Filters(), [session])).values())
+    return next(iter(await _with_models(connection, table, found, filters or Filters())), None)
+
+
+async def user_sums(
+    connection: AsyncConnection, table: sa.Table, user: str, filters: Filters | None = None
+) -> UserRow | None:
+    """Return what the calls of one user add up to; None where there are none that match."""
+    return next(iter((await _added_up(connection, table, _USERS, filters or Filters(), [user])).values()), None)
+
+
 def _bounded(filters: Filters | None) -> Filters:
     filters = filters or Filters()
     end = filters.until or datetime.now(UTC)
@@ -254,7 +270,7 @@ async def _used_later(
 async def _added_up(
     connection: AsyncConnection, table: sa.Table, kind: _Kind[R], filters: Filters, ids: Sequence[str]
 ) -> dict[str | None, R]:
-    if not ids:
+    if not ids or kind.name not in table.c:
         return {}
     where = sa.and_(filters.clause(table), among(table, kind.name, ids))
     rows = await connection.execute(_sums(table, kind, where))
@@ -277,13 +293,13 @@ async def _top(
 def _sums(table: sa.Table, kind: _Kind[R], where: sa.ColumnElement[bool]) -> sa.Select[Any]:
     """Return the sums of the rows by id: by pairs of ids first, for counting different ones would sort every row."""
     at, time = table.c.created_at, table.c.created_at.type
-    cost, tokens = column_expr(table, "cost_usd"), column_expr(table, "total_tokens")
+    cost = column_expr(table, "cost_usd")
     own, other = column_expr(table, kind.name), column_expr(table, kind.other)
     counts = {
         "calls": sa.func.count(),
         "errors": sa.func.count(sa.case((column_expr(table, "success").is_(False), 1))),
         "unpriced": sa.func.count() - sa.func.count(cost),
-        "unmetered": sa.func.count() - sa.func.count(tokens),
+        "unmetered": sa.func.count(sa.case((has_no_tokens(table), 1))),
         **{name: sa.func.sum(column_expr(table, name)) for name in _TOKENS},
         "total_ms": sa.func.sum(column_expr(table, "latency_ms")),
     }

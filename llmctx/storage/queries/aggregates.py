@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Final, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from llmctx.storage.figures import Sums, latency_bucket
 from llmctx.storage.filters import Filters, status_expr
 from llmctx.storage.reflection import NaiveUtc, column_expr
+from llmctx.storage.rollup.reading import Reading, reading_of
 
 Group = Literal["user", "session", "agent", "model", "node", "day", "status"]
 Row = dict[str, Any]
@@ -26,19 +30,75 @@ GROUPS: Final[Mapping[Group, str]] = {
 }
 _MANY: Final = ("user", "session")
 """Of which there are so many that those with the most calls are looked for first."""
+_IN_TOTALS: Final = ("agent", "model", "day", "status")
+_FIGURES: Final = (
+    "calls", "errors", "prompt_tokens", "completion_tokens", "total_tokens", "cost_usd", "avg_ms", "p95_ms",
+)  # fmt: skip
 _SUMMED: Final = ("prompt_tokens", "completion_tokens", "total_tokens")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """The groups, and what they were read from."""
+
+    rows: Sequence[Row]
+    source: str = "rows"
+    """"rollup" where totals were used, else "rows"."""
+    as_of: datetime | None = None
+    """Until when totals were used; what came later was read from rows."""
 
 
 async def stats(
     connection: AsyncConnection, table: sa.Table, by: Group, filters: Filters | None = None, *, limit: int = 50
 ) -> list[Row]:
-    """Calls, errors, tokens, cost and latency by `by`: most calls first, days newest first.
+    """Return the groups of `stats_by`."""
+    return list((await stats_by(connection, table, by, filters, limit=limit)).rows)
+
+
+async def stats_by(
+    connection: AsyncConnection, table: sa.Table, by: Group, filters: Filters | None = None, *, limit: int = 50
+) -> Stats:
+    """Return calls, errors, tokens, cost and latency by `by`: most calls first, days newest first.
 
     `p95_ms` is a latency of theirs that 95 % of the calls do not exceed: the smallest such, or one that is less than
-    1 % larger (above 255 ms).
+    1 % larger (above 255 ms). From totals it is interpolated, and 3 % off at most.
     """
+    filters = filters or Filters()
     await make_room(connection)
-    rows = _rows(connection, table, by, (filters or Filters()).clause(table))
+    if by in _IN_TOTALS:
+        reading = await reading_of(connection, table, filters)
+        if reading.as_of is not None:
+            rows = await _from_parts(connection, reading, by)
+            return Stats(rows=rows[:limit], source=reading.source, as_of=reading.as_of)
+    return Stats(rows=await _from_rows(connection, table, by, filters, limit))
+
+
+async def _from_parts(connection: AsyncConnection, reading: Reading, by: Group) -> list[Row]:
+    """Return the groups of `stats_by` from totals, and from the rows that they do not hold."""
+    is_postgresql = connection.dialect.name == "postgresql"
+    found: dict[Any, Sums] = defaultdict(Sums)
+    for part in reading.parts:
+        key = _day(part.at, is_postgresql) if by == "day" else part.column(GROUPS[by])
+        key = status_expr(part.rows) if by == "status" and not part.is_total else key
+        for row in (await connection.execute(part.summed({"key": key}))).mappings():
+            found[_shown(row["key"])].add(row)
+        for row in (await connection.execute(part.latencies({"key": key}))).mappings():
+            found[_shown(row["key"])].histogram[row["low"]] += int(row["count"])
+    rows = [
+        {by: key, **{name: figures.get(name) for name in _FIGURES}}
+        for key, sums in found.items()
+        for figures in [sums.figures_with_latency()]
+    ]
+    if by == "day":
+        return sorted(rows, key=lambda row: row[by] or "", reverse=True)
+    return sorted(rows, key=lambda row: (-row["calls"], row[by] is None, row[by] or ""))
+
+
+async def _from_rows(
+    connection: AsyncConnection, table: sa.Table, by: Group, filters: Filters, limit: int
+) -> list[Row]:
+    """Return the groups of `stats_by` from rows."""
+    rows = _rows(connection, table, by, filters.clause(table))
     key = rows.c.key
     wanted: sa.ColumnElement[bool] = sa.true()
     if by in _MANY:
@@ -81,7 +141,7 @@ def _added_up(rows: sa.Subquery, by: Group, wanted: sa.ColumnElement[bool]) -> s
     counted = (
         sa.select(
             r.key,
-            _nearly(ms).label("nearly"),
+            latency_bucket(ms, bits=8).label("nearly"),
             sa.func.count().label("calls"),
             sa.func.count(sa.case((r.success.is_(False), 1))).label("errors"),
             *(sa.func.sum(r[name]).label(name) for name in _SUMMED),
@@ -114,13 +174,6 @@ def _added_up(rows: sa.Subquery, by: Group, wanted: sa.ColumnElement[bool]) -> s
         .group_by(q.key)
         .order_by(q.key.desc() if by == "day" else calls.desc(), q.key)
     )
-
-
-def _nearly(ms: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-    """Return `ms` without its last bits, so that the eight first ones are left: 0.8 % at most."""
-    if not isinstance(ms.type, sa.Integer):
-        return ms
-    return sa.case(*((ms < 256 << bits, ms - ms % (1 << bits)) for bits in range(23)), else_=ms)
 
 
 async def make_room(connection: AsyncConnection) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Table, and_, case, func, select
@@ -12,8 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from llmctx.core.record import Reason
 from llmctx.identity.explanation import KEY
 from llmctx.storage.filters import Filters, unattributed
-from llmctx.storage.queries.tokens import missing_in
+from llmctx.storage.queries.aggregates import make_room
 from llmctx.storage.reflection import attribute, column_expr, lacks
+from llmctx.storage.rollup.reading import Reading, reading_of
 
 Row = dict[str, Any]
 
@@ -36,6 +38,10 @@ class Coverage:
     """
     missing_tokens: Sequence[Row] = ()
     """The rows without tokens, by `usage_source`."""
+    source: str = "rows"
+    """"rollup" where the sums are from totals; the misses always are from rows."""
+    as_of: datetime | None = None
+    """Until when totals were used; what came later was read from rows."""
 
     @property
     def share(self) -> float | None:
@@ -47,40 +53,62 @@ async def coverage(
     connection: AsyncConnection, table: Table, filters: Filters | None = None, *, limit: int = 10_000
 ) -> Coverage:
     """Return which share of the rows has its session and its user."""
-    where = (filters or Filters()).clause(table)
-    by_witness = await _by_witness(connection, table, where)
+    filters = filters or Filters()
+    where = filters.clause(table)
+    await make_room(connection)
+    reading = await reading_of(connection, table, filters)
+    groups = await _groups(connection, reading)
+    by_witness = _summed(groups, "identity_source", "identity_reason")
     by_place = await _misses(connection, table, where, limit)
     kept = [row for row in by_witness if row["identity_reason"] != Reason.ERASED]
     return Coverage(
         rows=sum(row["rows"] for row in kept),
         with_both=sum(row["with_both"] for row in kept),
         erased=sum(row["rows"] for row in by_witness) - sum(row["rows"] for row in kept),
-        by_source=_summed(kept, "identity_source"),
-        by_reason=_summed(kept, "identity_reason"),
+        by_source=_shown(kept, "identity_source"),
+        by_reason=_shown(kept, "identity_reason"),
         misses=_together(by_place, ("identity_reason", "node", "agent_key", "route")),
         by_place=by_place,
-        missing_tokens=await missing_in(connection, table, where),
+        missing_tokens=[
+            {"usage_source": row["usage_source"], "rows": row["missing"]}
+            for row in sorted(_summed(groups, "usage_source"), key=_by_missing)
+            if row["missing"]
+        ],
+        source=reading.source,
+        as_of=reading.as_of,
     )
 
 
-async def _by_witness(connection: AsyncConnection, table: Table, where: ColumnElement[bool]) -> list[Row]:
-    """Return all rows, in one pass, by who testified and what was odd."""
-    keys = [column_expr(table, name) for name in ("identity_source", "identity_reason")]
-    both = and_(column_expr(table, "session_id").is_not(None), column_expr(table, "user_id").is_not(None))
-    counted = select(*keys, func.count().label("rows"), func.count(case((both, 1))).label("with_both"))
-    # a column that the table lacks is the same for all of its rows
-    found = await connection.execute(counted.where(where).group_by(*(key for key in keys if key.name in table.c)))
-    return [dict(row) for row in found.mappings() if row["rows"]]
+async def _groups(connection: AsyncConnection, reading: Reading) -> list[Row]:
+    """Return all rows, in one pass, by who testified, what was odd, and who reported the tokens."""
+    found: list[Row] = []
+    for part in reading.parts:
+        keys = {name: part.column(name) for name in ("identity_source", "identity_reason", "usage_source")}
+        for row in (await connection.execute(part.summed(keys, only=("calls", "with_both", "unmetered")))).mappings():
+            figures = {"rows": row["calls"], "with_both": row["with_both"], "missing": row["unmetered"]}
+            found.append({**{name: row[name] for name in keys}, **{n: int(each) for n, each in figures.items()}})
+    return found
 
 
-def _summed(groups: Sequence[Row], key: str) -> list[Row]:
-    """Return `groups` by one key, most rows first."""
-    found: dict[Any, Row] = {}
+def _by_missing(row: Row) -> tuple[int, bool, str]:
+    """Return the place of a group: most rows first, those that do not say why last."""
+    return -row["missing"], row["usage_source"] is None, str(row["usage_source"])
+
+
+def _summed(groups: Sequence[Row], *keys: str) -> list[Row]:
+    """Return `groups` by `keys` alone, most rows first."""
+    found: dict[tuple[Any, ...], Row] = {}
     for group in groups:
-        one = found.setdefault(group[key], {key: group[key], "rows": 0, "with_both": 0})
-        one["rows"] += group["rows"]
-        one["with_both"] += group["with_both"]
-    return sorted(found.values(), key=lambda one: (-one["rows"], one[key] is None, str(one[key])))
+        key = tuple(group[name] for name in keys)
+        one = found.setdefault(key, {**dict(zip(keys, key, strict=True)), "rows": 0, "with_both": 0, "missing": 0})
+        for figure in ("rows", "with_both", "missing"):
+            one[figure] += group[figure]
+    return sorted(found.values(), key=lambda one: (-one["rows"], [(one[k] is None, str(one[k])) for k in keys]))
+
+
+def _shown(groups: Sequence[Row], key: str) -> list[Row]:
+    """Return `groups` by one key, without what was counted on the way."""
+    return [{name: row[name] for name in (key, "rows", "with_both")} for row in _summed(groups, key)]
 
 
 async def _misses(connection: AsyncConnection, table: Table, where: ColumnElement[bool], limit: int) -> list[Row]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Table, and_, func, select
+from sqlalchemy import Table, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.core.record import UsageSource
+from llmctx.storage.figures import has_no_tokens
 from llmctx.storage.filters import Filters
 from llmctx.storage.reflection import column_expr
 
@@ -28,16 +29,11 @@ REMEDIES: Final[Mapping[str | None, str]] = {
 
 async def missing_tokens(connection: AsyncConnection, table: Table, filters: Filters | None = None) -> list[Row]:
     """Return the rows without tokens: `usage_source`, `rows`; most rows first."""
-    return await missing_in(connection, table, (filters or Filters()).clause(table))
-
-
-async def missing_in(connection: AsyncConnection, table: Table, where: ColumnElement[bool]) -> list[Row]:
-    """Return what `missing_tokens` does, of the rows that meet `where`."""
+    where = (filters or Filters()).clause(table)
     source = column_expr(table, "usage_source").label("usage_source")
-    missing = and_(*(column_expr(table, name).is_(None) for name in ("prompt_tokens", "completion_tokens")))
-    rows = select(source).where(where, missing).subquery()
+    rows = select(source).where(where, has_no_tokens(table)).subquery()
     counted = select(rows.c.usage_source, func.count().label("rows")).group_by(rows.c.usage_source)
-    found = await connection.execute(counted.order_by(func.count().desc(), rows.c.usage_source))
+    found = await connection.execute(counted.order_by(func.count().desc(), rows.c.usage_source.nulls_last()))
     return [dict(row) for row in found.mappings()]
 
 

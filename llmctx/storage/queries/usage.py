@@ -19,19 +19,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.core.errors import ConfigError
 from llmctx.identity.explanation import KEY
-from llmctx.storage.figures import SUMS, percentile
+from llmctx.storage.figures import Sums
 from llmctx.storage.filters import Filters, status_expr
 from llmctx.storage.queries.aggregates import make_room
 from llmctx.storage.reflection import attribute
 from llmctx.storage.rollup.reading import Part, reading_of
 
 Bucket = Literal["hour", "day", "week", "month"]
-By = Literal["model", "agent", "provider", "node", "route", "status", "source", "reason"]
+By = Literal["model", "agent", "provider", "node", "route", "status", "error", "source", "reason"]
 
 BUCKETS: Final[Sequence[Bucket]] = ("hour", "day", "week", "month")
 BY: Final[Mapping[By, str]] = {
     "model": "model", "agent": "agent_key", "provider": "provider", "node": "node", "route": "route",
-    "status": "status", "source": "identity_source", "reason": "identity_reason",
+    "status": "status", "error": "error_code", "source": "identity_source", "reason": "identity_reason",
 }  # fmt: skip
 OTHERS: Final = "(others)"
 """The key of everything beyond the most frequent ones."""
@@ -129,28 +129,28 @@ async def usage(
     edges = [] if bucket is None else _edges(since, until, bucket, zone)
     reading = await reading_of(connection, table, filters, cuts=edges, only_rows=by in _NOT_IN_TOTALS)
     await make_room(connection)
-    sums: dict[_Key, _Sums] = defaultdict(_Sums)
-    everything, truncated = _Sums(), False
+    sums: dict[_Key, Sums] = defaultdict(Sums)
+    everything, truncated = Sums(), False
     with_latency = percentiles and not (bucket and by)
     for part in reading.parts:
         keys_of = {"bucket": _at(connection, part, edges), "key": _key(part, by)}
         groups = {name: one for name, one in keys_of.items() if one is not None}
-        found = (await connection.execute(part.summed(**groups).limit(_MOST_ROWS))).mappings().all()
+        found = (await connection.execute(part.summed(groups).limit(_MOST_ROWS))).mappings().all()
         truncated |= len(found) == _MOST_ROWS
         for row in found:
             sums[_start(row.get("bucket"), edges), row.get("key")].add(row)
         if percentiles:
-            some = part.latencies(**(groups if with_latency else {})).limit(_MOST_ROWS)
+            some = part.latencies(groups if with_latency else {}).limit(_MOST_ROWS)
             for row in (await connection.execute(some)).mappings():
                 place = sums[_start(row.get("bucket"), edges), row.get("key")] if with_latency else everything
                 place.histogram[row["low"]] += int(row["count"])
     for one in sums.values():
         everything.merge(one)
     folded = _folded(sums, keys) if by is not None else sums
-    rows = [UsageRow(at=at, key=key, **one.result()) for (at, key), one in folded.items()]
+    rows = [UsageRow(at=at, key=key, **one.figures_with_latency()) for (at, key), one in folded.items()]
     rows.sort(key=lambda row: (row.at or since, row.key == OTHERS, -row.calls, row.key or ""))
     return Usage(
-        rows=rows, total=Figures(**everything.result()), since=since, until=until, source=reading.source,
+        rows=rows, total=Figures(**everything.figures_with_latency()), since=since, until=until, source=reading.source,
         as_of=reading.as_of, truncated=truncated,
     )  # fmt: skip
 
@@ -158,39 +158,13 @@ async def usage(
 _Key = tuple[datetime | None, str | None]
 
 
-class _Sums:
-    """Sums that are added up from several parts."""
-
-    def __init__(self) -> None:
-        self.figures: dict[str, Any] = {}
-        self.histogram: Counter[int] = Counter()
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        for name in SUMS:
-            if (value := row[name]) is not None:
-                value = value if name == "cost_usd" else int(value)
-                self.figures[name] = self.figures.get(name, 0) + value
-
-    def merge(self, other: _Sums) -> None:
-        self.add({name: other.figures.get(name) for name in SUMS})
-        self.histogram.update(other.histogram)
-
-    def result(self) -> dict[str, Any]:
-        figures = dict(self.figures)
-        timed, total = figures.pop("timed", 0), figures.pop("total_ms", 0)
-        ttft_calls, ttft_ms = figures.pop("ttft_calls", 0), figures.pop("ttft_ms", 0)
-        figures["avg_ms"] = round(total / timed) if timed else None
-        figures["avg_ttft_ms"] = round(ttft_ms / ttft_calls) if ttft_calls else None
-        return figures | {f"p{share}_ms": percentile(self.histogram, share / 100) for share in (50, 95, 99)}
-
-
-def _folded(sums: Mapping[_Key, _Sums], keys: int) -> dict[_Key, _Sums]:
+def _folded(sums: Mapping[_Key, Sums], keys: int) -> dict[_Key, Sums]:
     """Return `sums` with the most frequent keys, and the others as one."""
     calls: Counter[str | None] = Counter()
     for (_, key), one in sums.items():
         calls[key] += one.figures.get("calls", 0)
     kept = {key for key, _ in calls.most_common(keys)}
-    folded: dict[_Key, _Sums] = defaultdict(_Sums)
+    folded: dict[_Key, Sums] = defaultdict(Sums)
     for (at, key), one in sums.items():
         folded[at, key if key in kept else OTHERS].merge(one)
     return folded

@@ -5,7 +5,7 @@ A `Part` is a part of the time and what to read it from; those of one question h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -24,7 +24,7 @@ from llmctx.storage.sanitize import storable_id
 
 _KNOWN: Final[Mapping[str, str]] = {
     "agent": "agent_key", "model": "model", "provider": "provider", "status": "status", "source": "identity_source",
-    "reason": "identity_reason",
+    "reason": "identity_reason", "error": "error_code",
 }  # fmt: skip
 """Filters that totals know, and their columns there."""
 _FLAGS: Final = ("errors", "unattributed")
@@ -53,14 +53,17 @@ class Part:
         """Return a column that both rows and totals have."""
         return self.rows.c[name] if self.is_total else column_expr(self.rows, name)
 
-    def summed(self, **keys: sa.ColumnElement[Any]) -> sa.Select[Any]:
-        """Return the sums of `figures.SUMS` by `keys`."""
-        names = SUMS if self.is_total else SUMMED_COLUMNS
+    def summed(
+        self, keys: Mapping[str, sa.ColumnElement[Any]], *, only: Collection[str] | None = None
+    ) -> sa.Select[Any]:
+        """Return the sums of `figures.SUMS` by `keys`, or `only` some of them."""
+        names = (only or SUMS) if self.is_total else SUMMED_COLUMNS
         each = self._each(keys, {name: self.column(name) for name in names}, self.rows)
-        sums = sums_of_sums(each) if self.is_total else sums_of_rows(each)
-        return sa.select(*(each.c[name] for name in keys), *sums.values()).group_by(*(each.c[name] for name in keys))
+        sums = sums_of_sums(each, only) if self.is_total else sums_of_rows(each)
+        groups = [each.c[name] for name in keys]
+        return sa.select(*groups, *(sums[name] for name in only or SUMS)).group_by(*groups)
 
-    def latencies(self, **keys: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    def latencies(self, keys: Mapping[str, sa.ColumnElement[Any]]) -> sa.Select[Any]:
         """Return the histogram by `keys`: `low`, and how many calls."""
         source = self.rows if self.histogram is None else self.rows.join(self.histogram, sa.true())
         more = {"low": self.low} if self.count is None else {"low": self.low, "count": self.count}

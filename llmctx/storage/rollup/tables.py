@@ -21,6 +21,7 @@ from llmctx.storage.table import UtcTime
 KEYS: Final[Mapping[str, sa.types.TypeEngine[Any]]] = {
     "model": sa.Text(), "provider": sa.Text(), "agent_key": sa.Text(), "status": sa.Text(), "success": sa.Boolean(),
     "has_session": sa.Boolean(), "has_user": sa.Boolean(), "identity_source": sa.Text(), "identity_reason": sa.Text(),
+    "error_code": sa.Text(), "usage_source": sa.Text(),
 }  # fmt: skip
 """What the totals are of, beside their time."""
 

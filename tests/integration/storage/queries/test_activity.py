@@ -129,7 +129,7 @@ async def test_sessions_and_users_say_what_was_there(connection: AsyncConnection
         ("s-2", 1, 1, 1, ("small",)),
     ]
     first = sessions[0]
-    assert (first.cost_usd, first.unpriced, first.unmetered, first.total_ms) == (Decimal("0.5"), 2, 2, 8000)
+    assert (first.cost_usd, first.unpriced, first.unmetered, first.total_ms) == (Decimal("0.5"), 2, 3, 8000)
     assert (first.first, first.last) == (NOON + timedelta(minutes=1), NOON + timedelta(minutes=5))
     users = (await queries.users(connection, TABLE)).rows
     assert [(one.user_id, one.sessions, one.calls, one.total_tokens) for one in users] == [

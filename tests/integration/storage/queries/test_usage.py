@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -21,6 +23,7 @@ from llmctx.storage.rollup import rollup
 from tests.kit.calls import NOBODY, TABLE
 
 NOW = datetime(2026, 11, 20, 12, 34, 56, tzinfo=UTC)
+GROUPS: Sequence[queries.Group] = ("day", "agent", "status")
 SINCE = NOW - timedelta(days=40)
 
 
@@ -63,16 +66,16 @@ async def settings(any_database: str) -> Settings:
 async def every(connection: AsyncConnection) -> list[tuple[str, Usage]]:
     """The answers to many questions."""
     found = []
+    cuts: list[tuple[Any, Any]] = [(None, None), (None, "model"), ("day", "status"), ("week", None), ("month", "error")]
     for filters in (
         Filters(since=SINCE, until=NOW),
         Filters(since=NOW - timedelta(days=9, hours=5, minutes=7), until=NOW - timedelta(hours=30), model="large"),
-        Filters(since=SINCE, until=NOW, errors=True, agent="helper", within=Filters(source="none")),
+        Filters(since=SINCE, until=NOW, errors=True, agent="helper", within=Filters(more={"source": "none"})),
         Filters(since=SINCE, until=NOW, unattributed=True, status="lost"),
     ):
-        for bucket in (None, "day", "week", "month"):
-            for by in (None, "model", "status", "agent"):
-                one = await queries.usage(connection, TABLE, filters, bucket=bucket, by=by)
-                found.append((f"{filters} {bucket} {by}", one))
+        for bucket, by in cuts:
+            one = await queries.usage(connection, TABLE, filters, bucket=bucket, by=by)
+            found.append((f"{filters} {bucket} {by}", one))
         shanghai = await queries.usage(connection, TABLE, filters, bucket="day", zone="Asia/Shanghai", by="source")
         found.append((f"{filters} Shanghai", shanghai))
     hours = Filters(since=NOW - timedelta(days=3), until=NOW)
@@ -80,14 +83,27 @@ async def every(connection: AsyncConnection) -> list[tuple[str, Usage]]:
     return found
 
 
+def without_p95(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A percentile from totals is interpolated."""
+    return [{name: value for name, value in row.items() if name != "p95_ms"} for row in rows]
+
+
 async def test_totals_say_what_the_rows_say(settings: Settings) -> None:
     """Every question has the same answer, which says from what it was read."""
     async with reading(settings) as connection:
         of_rows = await every(connection)
+        before = [
+            await queries.stats_by(connection, TABLE, by, Filters(model="large")) for by in ("day", "agent", "status")
+        ]
+        uncovered = await queries.coverage(connection, TABLE)
     report = await rollup(settings, now=NOW)
     assert report.until == NOW.replace(hour=11, minute=0, second=0)
     async with reading(settings) as connection:
         of_totals = await every(connection)
+        stats = [
+            await queries.stats_by(connection, TABLE, by, Filters(model="large")) for by in ("day", "agent", "status")
+        ]
+        covered = await queries.coverage(connection, TABLE)
         kolkata = await queries.usage(connection, TABLE, Filters(since=SINCE), bucket="day", zone="Asia/Kolkata")
         nodes = await queries.usage(connection, TABLE, Filters(since=SINCE), by="node")
         routes = await queries.usage(connection, TABLE, Filters(since=SINCE), by="route")
@@ -95,6 +111,10 @@ async def test_totals_say_what_the_rows_say(settings: Settings) -> None:
         assert totals.rows == rows.rows, what
         assert totals.total == rows.total, what
         assert (rows.source, rows.as_of, totals.source) == ("rows", None, "rollup"), what
+    for old, new in zip(before, stats, strict=True):
+        assert (old.source, new.source) == ("rows", "rollup")
+        assert without_p95(old.rows) == without_p95(new.rows)
+    assert (covered.source, replace(covered, source="rows", as_of=None)) == ("rollup", uncovered)
     assert {kolkata.source, nodes.source, routes.source} == {"rows"}, "half hours, nodes and routes are not in totals"
     assert {row.key for row in routes.rows} == {None, "GET /chat/{id}"}
 
