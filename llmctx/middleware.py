@@ -10,22 +10,21 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import Any
 from uuid import uuid4
 
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Receive, Send
+from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guarded, harmless, is_from_outside, without_ids
 from llmctx.core.record import Reason
 from llmctx.identity.binding import tell_named
+from llmctx.identity.inherited_context import SCOPE_KEY, follow_connection
 from llmctx.identity.scope import EMPTY, CallContext, Inside, Scope, failed_scope
 
 Identify = Callable[[HTTPConnection], CallContext | Awaitable[CallContext | None] | None]
-
-_KEY: Final = "llmctx.scope"
 
 
 class ContextMiddleware:
@@ -50,7 +49,7 @@ class ContextMiddleware:
             return
         identity, reason = await self._ask(connection)
         with Inside(self._opened(connection, identity, reason)):
-            await self.app(connection, receive, send)
+            await self.app(connection, _following(receive) if connection["type"] == "websocket" else receive, send)
 
     def _of_nobody(self, connection: Connection, identity: CallContext, reason: str | None) -> Scope:
         return failed_scope("request")
@@ -58,7 +57,7 @@ class ContextMiddleware:
     @without_ids("request_scope_failed", otherwise=_of_nobody)
     def _opened(self, connection: Connection, identity: CallContext, reason: str | None) -> Scope:
         """Return the scope of a request."""
-        outer = connection.get(_KEY)
+        outer = connection.get(SCOPE_KEY)
         if isinstance(outer, Scope) and outer.is_open:
             # A mounted application with a middleware of its own: what it knows is laid over what is known outside,
             # unless the two speak of different people.
@@ -78,7 +77,7 @@ class ContextMiddleware:
         if self.identify is None and identity.user_id is None:
             scope.refresh = lambda: authenticated(connection)
         scope.route = lambda: route(connection)
-        connection[_KEY] = scope
+        connection[SCOPE_KEY] = scope
         tell_named(scope, identity)
         return scope
 
@@ -95,6 +94,17 @@ class ContextMiddleware:
             if _is_cancelled(problem) or is_from_outside(problem):
                 raise
             return _unidentified(problem)
+
+
+def _following(receive: Receive) -> Receive:
+    """Return `receive` so that what reads from a websocket goes on as the user who has logged in on it."""
+
+    async def receive_as_newest() -> Message:
+        message = await receive()
+        follow_connection()
+        return message
+
+    return receive_as_newest
 
 
 def _may_be(problem: BaseException) -> bool:

@@ -10,6 +10,7 @@ from langchain_core.tracers.context import register_configure_hook
 from llmctx.capture.handler import CallLogHandler
 from llmctx.capture.recorder import Recorder
 from llmctx.core.guard import HARMLESS, stop
+from llmctx.identity.inherited_context import SESSION_SERVER, modules, present_scope
 from llmctx.identity.scope import FAILED_SCOPE, current_scope
 
 
@@ -39,6 +40,8 @@ class _Hook:
                 if self.plain is not None and time.monotonic() > self.deaf_from:
                     self.plain = None
                 return self.plain
+            if SESSION_SERVER in modules or (scope is not None and scope.history is not None):
+                scope = present_scope()
             if scope is None or scope.closed_at is not None:
                 return self.plain
             anchor = scope.anchor

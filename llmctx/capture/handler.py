@@ -42,10 +42,12 @@ from llmctx.core.record import Source, Status
 from llmctx.identity import remote
 from llmctx.identity.candidates import EXPLICIT_KEYS, Candidates, gather, pack
 from llmctx.identity.explanation import call_site
+from llmctx.identity.inherited_context import present_scope
+from llmctx.identity.long_work import note_early
 from llmctx.identity.platform import has_platform_user, platform_user
 from llmctx.identity.registration import use
 from llmctx.identity.registry.base import register_in_all
-from llmctx.identity.resolution import UNDECIDED, Attribution, decide
+from llmctx.identity.resolution import UNDECIDED, Attribution, decide, look_again
 from llmctx.identity.scope import EMPTY, CallContext, Scope, current_scope
 
 if TYPE_CHECKING:
@@ -168,7 +170,7 @@ class CallLogHandler(BaseCallbackHandler):
         if known is None:
             return False
         mine, theirs = self._scope, known.candidates.carried
-        here = current_scope()
+        here = present_scope()
         around = None if here is None else here.anchor  # whose handler was not carried here, but found here
         if self._explicit:
             known.candidates.explicit = self._explicit
@@ -198,6 +200,8 @@ class CallLogHandler(BaseCallbackHandler):
         if attribution.identity.user_id is None or attribution.identity.session_id is None:
             call.call_site = _read(call_site, candidates.scope)
         recorder.open_calls.start(call)
+        if scope is not None and scope.anchor.owner != call.home and scope.anchor.closed_at is None:
+            candidates.is_in_the_dark = note_early(scope)
         thread_id = candidates.thread_id
         if thread_id is None:
             return
@@ -293,6 +297,8 @@ class CallLogHandler(BaseCallbackHandler):
                 answer = hold_answer(response, recorder.snapshot_bytes)
             except BaseException as problem:  # noqa: BLE001
                 _unread(problem, hold_answer)
+            if call.candidates.is_in_the_dark:
+                look_again(call.candidates, recorder.late_s)
             recorder.open_calls.end(call, Status.OK, answer=answer)
         except BaseException as problem:  # noqa: BLE001
             _stop(problem, "CallLogHandler.on_llm_end")
@@ -305,6 +311,8 @@ class CallLogHandler(BaseCallbackHandler):
         call = None if recorder is None else recorder.open_calls.get(run_id, parent_run_id)
         if recorder is None or call is None:
             return
+        if call.candidates.is_in_the_dark:
+            look_again(call.candidates, recorder.late_s)
         partial = kwargs.get("response")
         answer = None if partial is None else _read(answer_of, partial, recorder.snapshot_bytes)
         if _is_cancelled(error):

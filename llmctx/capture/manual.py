@@ -14,8 +14,9 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guarded, harmless
 from llmctx.core.record import COLUMNS, SNAPSHOTS, SPECS, Status
 from llmctx.identity.candidates import gather
+from llmctx.identity.inherited_context import present_scope
 from llmctx.identity.resolution import decide
-from llmctx.identity.scope import ID_FIELDS, CallContext, current_scope
+from llmctx.identity.scope import ID_FIELDS, CallContext
 
 
 class Recording:
@@ -53,7 +54,7 @@ class Recording:
         if recorder.enabled:
             candidates = gather(None, explicit=self._identity)
             call = OpenCall(None, candidates, decide(candidates, recorder.registry, late_s=recorder.late_s))
-            call.scope = current_scope()
+            call.scope = present_scope()
             if self._prompt is not None:
                 call.prompt = prompt_of_text(self._prompt, recorder.snapshot_bytes)
             call.fields = self._fields

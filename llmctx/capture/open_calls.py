@@ -34,7 +34,8 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guarded, harmless
 from llmctx.core.record import Status
 from llmctx.identity.await_graph import awaiting_task, is_waited_for_by
-from llmctx.identity.scope import Scope, current_scope
+from llmctx.identity.inherited_context import present_scope
+from llmctx.identity.scope import Scope
 
 _FIRST_LOOK_NS: Final = 1_000_000_000
 
@@ -171,7 +172,7 @@ class OpenCalls:
         if len(calls) > 1:
             calls = [call for call in calls if _is_home(call)] or calls
         if len(calls) > 1:
-            here = current_scope()
+            here = present_scope()
             calls = [call for call in calls if call.scope is here] or calls
         return calls[-1]
 

@@ -23,6 +23,7 @@ from llmctx.core.record import Reason
 from llmctx.graph.node_data import filled, read_ids
 from llmctx.identity.authority import data_id, refuse_malformed, trusting
 from llmctx.identity.candidates import CARRIED_KEY, CarriedIdentity, as_text
+from llmctx.identity.inherited_context import SESSION_SERVER, modules, present_scope
 from llmctx.identity.platform import RUNTIME, has_platform_user, platform_user
 from llmctx.identity.registration import node_scope
 from llmctx.identity.registry.base import active, mark_unreliable
@@ -297,6 +298,8 @@ def _inside(
     The common case, and what `registration.node_scope` would come to. It spares the node a look into the registries.
     """
     outer = current_scope()
+    if SESSION_SERVER in modules or (outer is not None and outer.history is not None):
+        outer = present_scope()
     if outer is None:
         if CARRIED_KEY in metadata:
             return None

@@ -25,6 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
+from llmctx.identity.inherited_context import is_answered_here
 from llmctx.identity.scope import Scope
 
 _STEPS: Final = 500
@@ -39,7 +40,7 @@ def is_part_of(scope: Scope) -> bool | None:
     if around is None:
         return None
     try:
-        return _is_part_of(around.owner)
+        return is_answered_here(around) or _is_part_of(around.owner)
     except Exception:  # noqa: BLE001  these are other libraries' objects: what cannot be read cannot be told
         return None
 
@@ -51,15 +52,12 @@ def is_waited_for_by(task: asyncio.Future[Any], owner: object) -> bool:
 
 def _is_part_of(owner: object) -> bool | None:
     here = threading.get_ident()
-    work: asyncio.Future[Any] | concurrent.futures.Future[Any] | None
-    if asyncio._get_running_loop() is not None:
-        work = asyncio.current_task()
-    elif owner == here:
-        return True
-    elif type(threading.current_thread()).__module__.startswith("anyio."):
-        return True  # starlette's sync endpoints, dependencies, bodies: one short job for a waiting task
-    else:
-        work = _job_of_a_pool()
+    if asyncio._get_running_loop() is None:
+        if owner == here:
+            return True
+        if type(threading.current_thread()).__module__.startswith("anyio."):
+            return True  # starlette's sync endpoints, dependencies, bodies: one short job for a waiting task
+    work = work_here()
     if work is None:
         return None
     in_the_dark = False
@@ -72,15 +70,35 @@ def _is_part_of(owner: object) -> bool | None:
     return None if in_the_dark else False
 
 
-def _job_of_a_pool() -> concurrent.futures.Future[Any] | None:
-    """Return the future of the job that this thread of an executor runs; None if it is no such thread."""
+_Work = asyncio.Future[Any] | concurrent.futures.Future[Any]
+
+
+def work_here() -> _Work | None:
+    """Return the task that runs, or the future of the job that this thread of a pool runs; None if there is neither."""
+    if asyncio._get_running_loop() is not None:
+        return asyncio.current_task()
+    is_anyios = type(threading.current_thread()).__module__.startswith("anyio.")
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
+        future = None
         if frame.f_code is _RUN_JOB:
             future = getattr(frame.f_locals.get("self"), "future", None)
-            return future if isinstance(future, concurrent.futures.Future) else None
+        elif is_anyios and str(frame.f_globals.get("__name__")).startswith("anyio."):
+            future = frame.f_locals.get("future")
+        if isinstance(future, (asyncio.Future, concurrent.futures.Future)):
+            return future
         frame = frame.f_back
     return None
+
+
+def waiting_work(work: _Work) -> Iterator[asyncio.Task[Any] | concurrent.futures.Future[Any]]:
+    """Yield the tasks and jobs among `work` and all that waits for it, directly or through others."""
+    return (found for found in _waiting(work) if isinstance(found, (asyncio.Task, concurrent.futures.Future)))
+
+
+def is_unawaited(work: _Work | None) -> bool:
+    """Return whether nothing waits for a pool's job, or not yet: it may start before it is awaited."""
+    return isinstance(work, concurrent.futures.Future) and not _callbacks(work)
 
 
 def context_that_waits(names: tuple[str, ...]) -> tuple[bool, Context | None]:
@@ -123,7 +141,7 @@ _A_THREAD: Final = object()
 _RUN_JOB: Final = concurrent.futures.thread._WorkItem.run.__code__
 
 
-def _waiting(work: asyncio.Future[Any] | concurrent.futures.Future[Any]) -> Iterator[object]:
+def _waiting(work: _Work) -> Iterator[object]:
     """Yield `work`, and all that waits for it: futures, tasks, `_MAIN`, `_A_THREAD` (one that may block on it)."""
     found: list[object] = [work]
     seen = {id(work)}

@@ -11,16 +11,18 @@ from typing import Any, Final
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guarded, without_ids
+from llmctx.identity.inherited_context import current, newest_of, present_scope
 from llmctx.identity.scope import (
     EMPTY,
     FAILED_SCOPE,
     ID_FIELDS,
     CallContext,
-    Inside,
+    Held,
     Scope,
-    current,
     current_scope,
     failed_scope,
+    replace_current,
+    worker_here,
 )
 
 _NAMES: Final = frozenset((*ID_FIELDS, "attributes"))
@@ -40,8 +42,9 @@ def bind(identity: CallContext | None = None, /, **ids: Any) -> Iterator[CallCon
     if identity is not None and not isinstance(identity, CallContext):
         raise TypeError(f"bind() takes a CallContext, or its fields by name, not {type(identity).__name__}")
     scope = _bound(identity, ids)
-    with Inside(scope):
+    with Held(scope):
         yield EMPTY if scope is None else scope.identity
+    present_scope()  # what was there before may have been left meanwhile
 
 
 def _check_names(ids: dict[str, Any]) -> None:
@@ -55,7 +58,7 @@ def _bound(identity: CallContext | None, ids: dict[str, Any]) -> Scope | None:
     over = CallContext(**ids)
     if identity is not None:
         over = identity.overlay(over)
-    outer = current_scope()
+    outer = present_scope()
     # A closed scope is a weak source; what is bound inside of it must not make its ids strong again.
     if outer is None or not outer.is_open:
         scope = Scope(over, "bind", outer)
@@ -92,14 +95,23 @@ def _doubtful(ids: dict[str, Any]) -> CallContext:
 @guarded("amend_failed", "%s failed: the scope stays as it was", otherwise=_doubtful)
 def _amended(ids: dict[str, Any]) -> CallContext:
     over = CallContext(**ids)
-    scope = current_scope()
+    scope = _amendable()
     if scope is None:
         diagnostics.count("amend_without_scope", "amend() outside of any scope: add ContextMiddleware, or use bind()")
         return EMPTY
     if "user_id" in ids and over.user_id is None and scope.identity.user_id is not None:
         _log_out(scope)
+        scope = newest_of(scope)
     amend_scope(scope, over)
-    return scope.identity
+    return newest_of(scope).identity
+
+
+def _amendable() -> Scope | None:
+    """Return the scope that `amend` changes: on a connection whose user has changed, that of the newest user."""
+    here = current_scope()
+    if here is None or here.history is None or here.history.successor is None or here.history.is_replaced_here:
+        return present_scope()
+    return newest_of(here)
 
 
 def _log_out(scope: Scope) -> None:
@@ -108,12 +120,35 @@ def _log_out(scope: Scope) -> None:
     around: Scope | None = scope
     while around is not None and around.identity.user_id == user_id and around is not FAILED_SCOPE:
         before = around.identity
-        around.identity = around.authority = before.without_people()
-        around.refresh = None
-        tell_named(around, EMPTY, before)
+        if around.is_socket and around.kind == "request":
+            _succeed(around, before.without_people())
+        else:
+            around.identity = around.authority = before.without_people()
+            around.refresh = None
+            tell_named(around, EMPTY, before)
         if around.kind != "node":
             break
         around = around.parent
+
+
+def _succeed(scope: Scope, identity: CallContext) -> None:
+    """Give a connection a new scope, for another user: tasks of the user before go on in the one that they have."""
+    successor = Scope(identity, "request")
+    successor.is_socket, successor.owner, successor.route = True, scope.owner, scope.route
+    history = scope.noted()
+    history.successor = successor
+    successor.noted().is_successor = True
+    scope.on_close.append(lambda _: successor.close())
+    if current_scope() is scope:
+        history.is_replaced_here = scope.owner == worker_here()
+        replace_current(successor)
+    tell_named(successor, identity, scope.identity)
+
+
+def _is_next(scope: Scope, over: CallContext) -> bool:
+    """Return whether `over` logs a user in on a connection from which another has logged out."""
+    history = scope.history
+    return history is not None and history.is_successor and scope.identity.user_id is None and over.user_id is not None
 
 
 on_named: Final[list[Callable[[Scope, CallContext], None]]] = []
@@ -133,6 +168,9 @@ def amend_scope(scope: Scope, over: CallContext) -> None:
         return
     before = scope.identity
     is_another = None not in (before.user_id, over.user_id) and over.user_id != before.user_id
+    if scope.is_socket and scope.kind == "request" and (is_another or _is_next(scope, over)):
+        _succeed(scope, before.overlay(over))
+        return
     if is_another and not scope.is_socket:  # there, another user may log in
         scope.conflict = True
         diagnostics.count("amended_into_another_user", "amend() turned one user into another; open a scope with bind()")

@@ -17,6 +17,7 @@ from llmctx.core.guard import swallow
 from llmctx.identity import handover
 from llmctx.identity.authority import SAME_NAMES, data_ids, is_guarded, refused, trusting
 from llmctx.identity.binding import amend_scope
+from llmctx.identity.inherited_context import SESSION_SERVER, modules, present_scope
 from llmctx.identity.registry.base import Entry
 from llmctx.identity.scope import EMPTY, ID_FIELDS, ID_LIMIT, CallContext, Scope, clean_id, current_scope
 
@@ -83,6 +84,10 @@ class Candidates:
     """Whether this is the call of a worker that has merely inherited `scope`. None: cannot be told."""
     own_scope: Scope | None = None
     """`scope`, open or closed, once the call is known to be its own work."""
+    is_lasting = False
+    """Whether this is work that a scope began which has closed long ago."""
+    is_in_the_dark = False
+    """Whether it could not be seen at the start who waits for what runs (`resolution.look_again`)."""
     decided_at_start: bool = False
     is_own_work: bool | None = True
     """Unless True, the scope counts only after other processes were asked (`remote.py`)."""
@@ -108,6 +113,8 @@ def gather(
     """
     candidates = Candidates()
     here = scope = current_scope()
+    if SESSION_SERVER in modules or (scope is not None and scope.history is not None):
+        here = scope = present_scope()
     if scope is not None:
         scope.anchor.used = True
         if scope.kind == "node":

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, cast
 
 from llmctx.core.guard import without_ids
-from llmctx.identity.scope import EMPTY, FAILED_SCOPE, Inside, Scope, current_scope, failed_scope
+from llmctx.identity.inherited_context import present_scope
+from llmctx.identity.scope import EMPTY, FAILED_SCOPE, Inside, Scope, failed_scope
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -62,4 +63,4 @@ def carry(fn: Callable[P, R]) -> Callable[P, R]:
     Each call runs in a scope of its own with the identity that the scope has by then, and leaves nothing behind in
     the thread. Works for functions and coroutine functions.
     """
-    return _each_in(functools.partial(_job, current_scope()), fn)
+    return _each_in(functools.partial(_job, present_scope()), fn)

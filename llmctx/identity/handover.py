@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError, InvalidToken
-from llmctx.identity.scope import EMPTY, ID_FIELDS, CallContext, Inside, current, opened
+from llmctx.identity.inherited_context import current
+from llmctx.identity.scope import EMPTY, ID_FIELDS, CallContext, Held, opened
 
 if TYPE_CHECKING:
     from itsdangerous import URLSafeSerializer
@@ -89,7 +90,7 @@ def take_over(token: str | None, *, on_invalid: OnInvalid | None = None) -> Iter
     scope = opened("job", identity)
     if reason is not None and not scope.failed:
         scope.reason, scope.of_request = reason, scope.serial  # as an anonymous request, it borrows no name
-    with Inside(scope):
+    with Held(scope):
         yield identity
 
 

@@ -23,8 +23,10 @@ from llmctx.identity.candidates import (
     unpack,
 )
 from llmctx.identity.inheritance import is_inherited_by_worker
+from llmctx.identity.inherited_context import present_scope
+from llmctx.identity.long_work import mark_as_worker
 from llmctx.identity.registry.base import Registry, active, mark_unreliable, register_in_all, unregistered
-from llmctx.identity.scope import EMPTY, CallContext, Scope, current_scope
+from llmctx.identity.scope import EMPTY, CallContext, Scope
 
 _THREADS_OF_A_SCOPE: Final = 4096
 
@@ -90,7 +92,7 @@ def node_scope(
     current scope, if that is open and speaks for this thread; over the identity that rode in on the metadata otherwise.
     """
     thread_id = as_text(thread_id)
-    outer = effective_scope(current_scope())
+    outer = effective_scope(present_scope())
     if outer is not None and outer.failed:
         return _resolve_in_failed_scope(outer, found, persisted, thread_id, task, registries)
     thread = next((e for r in registries if thread_id is not None and (e := r.get(thread_id=thread_id))), None)
@@ -143,6 +145,7 @@ def node_scope(
     scope.conflict = conflict
     if outer is not None and inherited_by_worker is not False:
         scope.displaced = outer.anchor
+        mark_as_worker(outer)
     if conflict:
         diagnostics.count("node_conflict", "a node's own ids name another user than the scope around it")
     if inherited_by_worker is None and not identity:

@@ -19,9 +19,10 @@ from llmctx.identity.authority import is_foreign, refuse
 from llmctx.identity.await_graph import is_part_of
 from llmctx.identity.candidates import Candidates
 from llmctx.identity.inheritance import is_inherited_by_worker
+from llmctx.identity.long_work import is_in_the_dark, is_lasting, mark_as_worker, note_early
 from llmctx.identity.registry.base import Registry, is_unreliable
 from llmctx.identity.scope import EMPTY, CallContext, Scope
-from llmctx.identity.sources import answers
+from llmctx.identity.sources import answers, outlived
 
 LATE_S: Final = 600.0
 """How long, in seconds, a scope is believed that has closed."""
@@ -91,11 +92,13 @@ def weigh(candidates: Candidates, registry: Registry, late_s: float) -> Attribut
     """Decide by asking every source, as `decide` does where its fast path does not apply."""
     thread = registry.get(thread_id=candidates.thread_id) if candidates.thread_id is not None else None
     candidates.thread = thread
-    scope = candidates.scope
-    if scope is not None and not candidates.decided_at_start:  # only here and now is it the caller's task that runs
+    scope, is_start, is_workers = candidates.scope, not candidates.decided_at_start, False
+    if scope is not None and is_start:  # only here and now is it the caller's task that runs
         candidates.inherited_by_worker = is_inherited_by_worker(
             scope, candidates.thread_id, thread, candidates.sent, candidates.carried, candidates.sent_request
         )
+        is_workers = candidates.inherited_by_worker is not False
+        _ask_long_work(candidates, scope, late_s)
         if candidates.inherited_by_worker is False:
             candidates.is_own_work = remote.is_own_work(scope, candidates.thread_id, candidates.sent, (registry,))
             candidates.inherited_by_worker = False if candidates.is_own_work is True else None
@@ -108,6 +111,9 @@ def weigh(candidates: Candidates, registry: Registry, late_s: float) -> Attribut
     candidates.decided_at_start = True
     candidates.own_scope = scope if candidates.inherited_by_worker is False else None
     found = answers(candidates, registry, late_s)
+    if is_start and scope is not None and (is_workers or not candidates.scope_open):
+        of_others = bool(found) and found[0][1].user_id not in (None, scope.identity.user_id)
+        _note_work(candidates, scope, late_s, is_workers=is_workers or of_others)
     if not found:
         return Attribution(EMPTY, Source.NONE, _why_nobody(candidates))
     source, identity = found[0]
@@ -125,6 +131,34 @@ def weigh(candidates: Candidates, registry: Registry, late_s: float) -> Attribut
         conflict = True
     reason = _why_odd(identity, candidates, conflict)
     return Attribution(identity, source, reason, conflict, found)
+
+
+def _ask_long_work(candidates: Candidates, scope: Scope, late_s: float) -> None:
+    closed = outlived(scope)
+    if closed is not None and closed.closed_at is not None and candidates.started - closed.closed_at > late_s:
+        candidates.is_lasting = is_lasting(closed)
+        candidates.is_in_the_dark = not candidates.is_lasting and is_in_the_dark()
+
+
+def _note_work(candidates: Candidates, scope: Scope, late_s: float, *, is_workers: bool) -> None:
+    """Note, of what runs here in a scope that has closed or was inherited, whether it works for that or for others."""
+    if is_workers:
+        mark_as_worker(scope)
+    elif scope.closed_at is not None and candidates.started - scope.closed_at <= late_s:
+        candidates.is_in_the_dark = note_early(scope)
+
+
+def look_again(candidates: Candidates, late_s: float) -> None:
+    """See, where a call ends, who waits for what runs there: in a pool's thread that may not be seen at its start."""
+    scope = candidates.scope
+    candidates.is_in_the_dark = False
+    if scope is None or candidates.scope_open:
+        if scope is not None:
+            note_early(scope)
+        return
+    _ask_long_work(candidates, scope, late_s)
+    _note_work(candidates, scope, late_s, is_workers=False)
+    candidates.is_in_the_dark = False
 
 
 def _drop_foreign(candidates: Candidates, scope: Scope) -> None:

@@ -39,6 +39,22 @@ next_serial: Final = itertools.count(1).__next__
 """Numbers scopes and registrations on one counter, so that their order can be asked."""
 
 
+class History:
+    """What is kept of those few scopes that were left or replaced elsewhere."""
+
+    __slots__ = ("is_replaced_here", "is_successor", "left", "successor")
+
+    def __init__(self) -> None:
+        self.left: Token[Scope | None] | None = None
+        """Takes it out of the context in which it was entered, for it was left in another (`inherited_context.py`)."""
+        self.successor: Scope | None = None
+        """The scope of the user who has logged in on this connection since (`binding.py`)."""
+        self.is_successor = False
+        """Whether it is such a successor itself."""
+        self.is_replaced_here = False
+        """Whether that was done in the context of the scope's owner: what still holds this scope is older."""
+
+
 class Scope:
     """The span of code to which an identity belongs. Open until `close`, closed for ever afterwards.
 
@@ -53,7 +69,8 @@ class Scope:
     source is believed before the code says outright whose this is. `authority` is that part of the identity which the
     server's own code has given; the rest are data of the caller (`authority.py`). `of_request` is the number of the
     outermost request around it, open or closed; 0 outside of requests. `is_socket` says that this request is a
-    websocket, whose user may change.
+    websocket, whose user may change. `history` is None for most; `early_work` is what was seen at work in it beside its
+    owner (`long_work.py`).
     """
 
     __slots__ = (
@@ -64,8 +81,10 @@ class Scope:
         "closed_at",
         "conflict",
         "displaced",
+        "early_work",
         "failed",
         "handlers",
+        "history",
         "identity",
         "is_socket",
         "kind",
@@ -105,7 +124,7 @@ class Scope:
         self.reason: str | None = None
         self.displaced: Scope | None = None if parent is None else parent.displaced
         self.threads: set[str] = set() if identity.thread_id is None else {identity.thread_id}
-        self.owner: object = None if kind in ("node", "thread") else _here()
+        self.owner: object = None if kind in ("node", "thread") else worker_here()
         self.refresh: Callable[[], CallContext | None] | None = None
         self.route: Callable[[], str | None] | None = None
         self.on_close: list[Callable[[Scope], None]] = []
@@ -123,6 +142,8 @@ class Scope:
             anchor = parent.anchor
         self.anchor: Scope = anchor
         self.used = False
+        self.history: History | None = None
+        self.early_work: Any = None
         self.attribution: Any = None  # what its word alone amounts to (`resolution.decide`)
         self.packed: tuple[CallContext, dict[str, str]] | None = None  # its identity as it travels in metadata
         if parent is not None:
@@ -131,6 +152,12 @@ class Scope:
     @property
     def is_open(self) -> bool:
         return self.closed_at is None
+
+    def noted(self) -> History:
+        """Return its history, which is made at first need."""
+        if self.history is None:
+            self.history = History()
+        return self.history
 
     @property
     def anonymous(self) -> bool:
@@ -158,7 +185,7 @@ class Scope:
                 swallow(problem, "scope_watcher_failed", "a watcher of a closing scope failed")
 
 
-def _here() -> object:
+def worker_here() -> object:
     """Return the running task, or else the thread's number. It does not import asyncio: `import llmctx` stays quick."""
     asyncio = sys.modules.get("asyncio")
     if asyncio is not None and asyncio._get_running_loop() is not None:
@@ -170,13 +197,10 @@ _current: Final[ContextVar[Scope | None]] = ContextVar("llmctx_scope", default=N
 
 
 current_scope: Final[Callable[[], Scope | None]] = _current.get
-"""The innermost scope of this context, open or closed."""
+"""The innermost scope of this context, open or closed. It may be inherited: see `inherited_context.present_scope`."""
 
-
-def current() -> CallContext:
-    """Return the identity of the current scope; an empty one where nothing is known."""
-    scope = _current.get()
-    return EMPTY if scope is None else scope.identity
+replace_current: Final = _current.set
+restore_current: Final = _current.reset
 
 
 # What surrounds the application's own code is made of these. None of them ever raises. Where one fails, the code runs
@@ -245,13 +269,30 @@ def leave(scope: Scope | None, token: Entry) -> None:
     except ValueError:
         _restore(token)  # it need not have been that which failed
         _restore_here(token, scope)
-        # Another context: a generator that held the scope open was closed by another task. The token is
-        # useless there, and the context that it belongs to has gone.
+        if scope is not None:
+            scope.noted().left = token  # the context that it belongs to may live on: a pooled thread's, a generator's
         diagnostics.count(
             "scope_left_elsewhere", "a scope was left in another context; do not hold bind() across a yield"
         )
     if scope is not None:
         scope.close()
+
+
+def _is_inside(scope: Scope | None, around: Scope) -> bool:
+    """Return whether `scope` was entered after `around`, and not been left: the two are not left in order."""
+    return (
+        scope is not None and scope.closed_at is None and scope.serial > around.serial and scope.kind in ("bind", "job")
+    )
+
+
+@harmless("scope_failed", otherwise=_drop)
+def release(scope: Scope | None, token: Entry) -> None:
+    """`leave`, for a scope that the application holds open by hand: others that were entered since may go on."""
+    if scope is not None and _is_inside(_current.get(), scope):
+        scope.noted().left = token
+        scope.close()
+    else:
+        leave(scope, token)
 
 
 class Inside:
@@ -287,6 +328,15 @@ def change_job(scope: Scope | None) -> None:
     if before is not None and before.kind == "item":
         before.close()
     _current.set(scope)
+
+
+class Held(Inside):
+    """`Inside` for a block that the application may end wherever and whenever it likes."""
+
+    __slots__ = ()
+
+    def __exit__(self, *_: object) -> None:
+        release(self.scope, self.token)
 
 
 @in_forked_child(ForkStage.SCOPE)

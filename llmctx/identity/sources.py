@@ -88,16 +88,24 @@ def _thread(candidates: Candidates, registry: Registry, late_s: float) -> CallCo
 
 
 def _late(candidates: Candidates, registry: Registry, late_s: float) -> CallContext | None:
-    """Return the scope, if it has closed not long ago."""
-    scope = candidates.own_scope
-    if scope is None or candidates.scope_open or scope.closed_at is None:
+    """Return the scope, if it has closed not long ago, or what it began goes on still."""
+    scope = outlived(candidates.own_scope)
+    if scope is None or scope.closed_at is None:
         return None
-    if candidates.started - scope.closed_at > late_s:
+    if candidates.started - scope.closed_at > late_s and not candidates.is_lasting:
         return None
     # a forked process may be one of a pool, that works for others than the one who caused it
     if scope.kind == "fork" and candidates.thread_id is not None and candidates.thread_id not in scope.threads:
         return None
-    return scope.identity
+    inner = candidates.own_scope
+    return scope.identity if inner is None or inner is scope else scope.identity.overlay(inner.identity)
+
+
+def outlived(scope: Scope | None) -> Scope | None:
+    """Return `scope` if it has closed, or the closed one around a block in which a user is still to be named."""
+    while scope is not None and scope.is_open and scope.kind == "bind" and scope.identity.user_id is None:
+        scope = scope.parent
+    return None if scope is None or scope.is_open else scope
 
 
 def _data(candidates: Candidates, registry: Registry, late_s: float) -> CallContext | None:

@@ -397,6 +397,68 @@ def test_who_logs_in_on_a_websocket_is_named_from_then_on() -> None:
     assert "conflict" not in [row.identity_reason for row in sink.records]
 
 
+@pytest.mark.parametrize("between", ["at once", "logged out"])
+@pytest.mark.parametrize("login", ["in the endpoint", "in a thread", "in a task"])
+def test_a_task_of_the_user_before_is_never_the_next_users(login: str, between: str) -> None:
+    """Started while alice was on the connection, they call when bob is: theirs is hers, or nobody's."""
+
+    async def log_in() -> None:
+        if between == "logged out":
+            amend(user_id=None)
+        amend(user_id="bob", session_id="s-bob")
+
+    async def endpoint(socket: Any) -> None:
+        await socket.accept()
+        amend(user_id="alice", session_id="s-alice")
+        turn = asyncio.Event()
+
+        async def old(text: str) -> None:
+            await turn.wait()
+            await model.ainvoke(text)
+            await asyncio.gather(model.ainvoke(text), asyncio.to_thread(model.invoke, text))
+
+        async with asyncio.TaskGroup() as group:
+            detached = asyncio.create_task(old("old"))
+            group.create_task(old("old"))
+            await socket.receive_text()
+            if login == "in the endpoint":
+                await log_in()
+            elif login == "in a thread":
+                await asyncio.to_thread(asyncio.run, log_in())
+            else:
+                await group.create_task(log_in())
+            await model.ainvoke("new")
+            await socket.receive_text()
+            group.create_task(model.ainvoke("new"))
+            await asyncio.gather(model.ainvoke("new"), asyncio.to_thread(model.invoke, "new"))
+            turn.set()
+            await detached
+        with bind(conversation_id="c"):
+            await model.ainvoke("new")
+        amend(user_id=None)
+        await model.ainvoke("anonymous")
+        await socket.send_text("done")
+        await socket.close()
+
+    app = Starlette(routes=[WebSocketRoute("/", endpoint)])
+    with (
+        recorded() as sink,
+        TestClient(ContextMiddleware(app, identify=lambda connection: None)) as client,
+        client.websocket_connect("/") as socket,
+    ):
+        socket.send_text("log in")
+        socket.send_text("go on")
+        assert socket.receive_text() == "done"
+    users = {text: [row.user_id for row in sink.records if f'"{text}"' in row.prompt_snapshot] for text in WORDS}
+    assert users["new"] == ["bob"] * 5
+    assert users["anonymous"] == [None]
+    assert len(users["old"]) == 6
+    assert set(users["old"]) <= ({"alice"} if login == "in the endpoint" else {"alice", None})
+
+
+WORDS = ("new", "old", "anonymous")
+
+
 def test_a_scope_left_in_a_copy_of_its_context_restores_what_was_there() -> None:
     """A bridge between sync and async enters a scope in one thread and leaves it in another."""
     import contextvars

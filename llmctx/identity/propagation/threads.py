@@ -26,6 +26,7 @@ from llmctx.core.guard import harmless, without_ids
 from llmctx.core.locks import RecoverableLock
 from llmctx.identity.candidates import pack
 from llmctx.identity.carry import carry, run_in_failed_scope
+from llmctx.identity.inherited_context import current, present_scope
 from llmctx.identity.propagation import queues
 from llmctx.identity.scope import (
     EMPTY,
@@ -33,7 +34,6 @@ from llmctx.identity.scope import (
     Inside,
     Scope,
     carries,
-    current,
     current_scope,
     failed_scope,
     opened,
@@ -137,7 +137,7 @@ def _give_none(thread: threading.Thread) -> None:
 
 @without_ids("carry_failed", otherwise=_give_none)
 def _give_scope(thread: threading.Thread) -> None:
-    outer = current_scope() if _users else None
+    outer = present_scope() if _users else None
     if outer is not None and not _is_pooled(thread):
         thread.run = _inheriting(thread.run, outer)  # type: ignore[method-assign]  # this one's, whatever its class
 

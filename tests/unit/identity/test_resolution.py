@@ -10,10 +10,11 @@ import pytest
 from llmctx import CallContext, bind
 from llmctx.core.record import Reason, Source
 from llmctx.identity.candidates import CARRIED_KEY, gather, pack
+from llmctx.identity.inherited_context import current
 from llmctx.identity.registration import node_scope, register
 from llmctx.identity.registry import MemoryRegistry
 from llmctx.identity.resolution import Attribution, decide, reconsider
-from llmctx.identity.scope import EMPTY, Scope, current, current_scope, enter, leave
+from llmctx.identity.scope import EMPTY, Scope, current_scope, enter, leave
 
 A = CallContext(user_id="a", session_id="s-a")
 B = CallContext(user_id="b", session_id="s-b")

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import anyio
+import anyio.from_thread
+import anyio.to_thread
 import pytest
+from fastapi import Depends, FastAPI
+from starlette.middleware import Middleware
+from starlette.testclient import TestClient
 
-from llmctx import CallContext, amend, bind, current
+from llmctx import CallContext, amend, bind, current, hand_over, take_over
 from llmctx.core.diagnostics import diagnostics
+from llmctx.identity import handover
 from llmctx.identity.scope import EMPTY, current_scope
+from llmctx.middleware import ContextMiddleware
 
 
 def test_nothing_is_known_outside_of_any_scope() -> None:
@@ -89,4 +100,128 @@ async def test_a_scope_left_in_another_context_raises_nothing() -> None:
     generator = careless()
     await asyncio.create_task(anext(generator))  # type: ignore[arg-type]
     await asyncio.create_task(generator.aclose())  # type: ignore[attr-defined]
+    assert current() == EMPTY
+
+
+# -- scopes that are entered and left in different contexts, or not in order ------------------------------------------
+
+
+def _in_a_thread(run: Callable[[], object]) -> None:
+    """Run in a new thread, in a copy of this context."""
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(run,))
+    thread.start()
+    thread.join()
+
+
+def _held(user_id: str) -> Any:
+    return bind(user_id=user_id)
+
+
+def _taken_over(user_id: str) -> Any:
+    handover.configure("k" * 32, "raise")
+    with bind(user_id=user_id):
+        token = hand_over()
+    return take_over(token)
+
+
+@pytest.fixture(params=[_held, _taken_over])
+def block(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Any]]:
+    before = handover.configuration()
+    yield request.param
+    handover.configure(*before)
+
+
+@pytest.mark.parametrize("around", [None, "ann"])
+def test_a_scope_left_in_another_thread_is_not_left_behind_here(
+    block: Callable[[str], Any], around: str | None
+) -> None:
+    """A bridge between sync and async leaves it wherever a thread is free; a pool's thread lives on."""
+    with bind(user_id=around) if around else contextlib.nullcontext():
+        held = block("bob")
+        held.__enter__()
+        assert current().user_id == "bob"
+        _in_a_thread(lambda: held.__exit__(None, None, None))
+        assert current().user_id == around
+        with bind(session_id="s"):
+            assert current().user_id == around
+        assert current().user_id == around
+
+
+def test_a_task_started_inside_of_a_scope_keeps_it_when_that_is_left_elsewhere() -> None:
+    """It is what the scope has begun, and no leftover."""
+    held = bind(user_id="bob")
+    held.__enter__()
+    inside = contextvars.copy_context()
+    _in_a_thread(lambda: held.__exit__(None, None, None))
+    assert current() == EMPTY
+    assert inside.run(current).user_id == "bob"
+
+
+def test_scopes_that_are_not_left_in_order_leave_none_behind(block: Callable[[str], Any]) -> None:
+    """Two generators that take turns: the end of the outer block does not end the inner one."""
+    with bind(user_id="ann"):
+        first, second, third = block("1"), block("2"), block("3")
+        for held in (first, second, third):
+            held.__enter__()
+        first.__exit__(None, None, None)
+        assert current().user_id == "3"
+        third.__exit__(None, None, None)
+        assert current().user_id == "2"
+        second.__exit__(None, None, None)
+        assert current().user_id == "ann"
+    assert current() == EMPTY
+
+
+async def test_a_scope_on_an_exit_stack_that_another_task_closes() -> None:
+    """As a lifespan does, or a test's fixture."""
+
+    async def enter() -> contextlib.AsyncExitStack:
+        stack = contextlib.AsyncExitStack()
+        stack.enter_context(bind(user_id="u"))
+        return stack
+
+    stack = await enter()
+    assert current().user_id == "u"
+    await asyncio.create_task(stack.aclose())
+    assert current() == EMPTY
+
+
+async def test_scopes_in_a_portal_leave_none_behind() -> None:
+    """anyio's bridge enters and leaves in different threads, and in different tasks."""
+
+    def work() -> list[str | None]:
+        found = []
+        held = bind(user_id="u")
+        anyio.from_thread.run_sync(held.__enter__)
+        found.append(anyio.from_thread.run_sync(current).user_id)
+        found.append(current().user_id)
+        anyio.from_thread.run_sync(held.__exit__, None, None, None)
+        with bind(user_id="v"):
+            found.append(anyio.from_thread.run_sync(current).user_id)
+        return found
+
+    assert await anyio.to_thread.run_sync(work) == [None, None, "v"]
+    assert current() == EMPTY
+
+
+def test_a_dependency_with_yield_restores_what_was_there() -> None:
+    """FastAPI enters a synchronous one in one thread and leaves it in another."""
+    seen: list[str | None] = []
+
+    def named() -> Iterator[None]:
+        with bind(user_id="dependency"):
+            seen.append(current().user_id)
+            yield
+        seen.append(current().user_id)
+
+    app = FastAPI(middleware=[Middleware(ContextMiddleware, identify=lambda connection: CallContext(user_id="ann"))])
+
+    @app.get("/", dependencies=[Depends(named)])
+    def endpoint() -> None:
+        seen.append(current().user_id)
+
+    with TestClient(app) as http:
+        for _ in range(3):
+            assert http.get("/").status_code == 200
+    assert seen == ["dependency", "ann", "ann"] * 3
     assert current() == EMPTY

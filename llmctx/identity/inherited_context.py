@@ -1,0 +1,124 @@
+"""The scope that holds here, where a context still has one that was inherited, left or replaced: `present_scope`.
+
+- A scope that was entered in this context and left in another (a bridge between sync and async, a generator that
+  another task closed) is over: what was there before it holds.
+- On a connection whose user has changed, what goes on in the connection's own flow is the new user's; a task that was
+  started before is not.
+- A server that holds sessions runs the requests of all its clients in tasks that inherited the context of the one who
+  opened the session. Some keep the request at hand (`SESSION_SERVER`): then that request's scope holds.
+
+To be deleted, as far as sessions go, once `mcp` 1.x is out of use: 2.x runs each request in its sender's context.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any, Final
+
+from llmctx.core.guard import harmless, without_ids
+from llmctx.identity.scope import (
+    EMPTY,
+    FAILED_SCOPE,
+    CallContext,
+    Scope,
+    current_scope,
+    replace_current,
+    restore_current,
+    worker_here,
+)
+
+SCOPE_KEY: Final = "llmctx.scope"
+"""Where `ContextMiddleware` keeps the scope of a request, in the connection."""
+
+SESSION_SERVER: Final = "mcp.server.lowlevel.server"
+_VARIABLE: Final = "request_ctx"
+"""The context variable there whose value has, as `request`, the request that is being answered."""
+
+modules: Final = sys.modules
+
+
+def present_scope() -> Scope | None:
+    """Return the scope that holds for what runs here; None if there is none. Never raises."""
+    scope = current_scope()
+    if scope is not None and scope.history is not None:
+        scope = _followed(scope)
+    return answered_scope(scope)
+
+
+def current() -> CallContext:
+    """Return the identity of the current scope; an empty one where nothing is known."""
+    scope = present_scope()
+    return EMPTY if scope is None else scope.identity
+
+
+@without_ids("scope_failed", otherwise=lambda scope: FAILED_SCOPE)
+def answered_scope(scope: Scope | None) -> Scope | None:
+    """Return the scope of the request that a session's task is answering, unless `scope` was opened for it."""
+    if SESSION_SERVER not in modules:
+        return scope
+    variable = getattr(modules[SESSION_SERVER], _VARIABLE, None)
+    own = _scope_of(variable) if isinstance(variable, ContextVar) else None
+    if own is None or (scope is not None and own.serial < scope.serial and (scope.is_open or not own.is_open)):
+        return scope
+    return own
+
+
+def _scope_of(variable: ContextVar[Any]) -> Scope | None:
+    request = getattr(variable.get(None), "request", None)
+    connection = getattr(request, "scope", None)
+    scope = connection.get(SCOPE_KEY) if isinstance(connection, Mapping) else None
+    return scope if isinstance(scope, Scope) else None
+
+
+def is_answered_here(scope: Scope) -> bool:
+    """Return whether a session's task is answering the very request that `scope` is part of."""
+    own = answered_scope(None)
+    return own is not None and own.of_request == scope.of_request
+
+
+def _followed(scope: Scope) -> Scope | None:
+    """Return what holds in place of a scope that was left or replaced, and make it current where that is certain."""
+    present: Scope | None = scope
+    while present is not None and (history := present.history) is not None:
+        if history.left is not None and not present.is_open:
+            try:
+                restore_current(history.left)
+            except (ValueError, RuntimeError):  # another context: a task that was started inside of the scope
+                return present
+            history.left = None
+            present = current_scope()
+        elif history.successor is not None and present.is_open:
+            if present.owner == worker_here():
+                present = history.successor
+                replace_current(present)
+            elif history.is_replaced_here:
+                return present
+            else:  # started before or after, it cannot be told
+                return _of_nobody(present)
+        else:
+            return present
+    return present
+
+
+def _of_nobody(scope: Scope) -> Scope:
+    """Return a scope of the same connection that names no user."""
+    nobody = Scope(scope.identity.without_people(), "request")
+    nobody.of_request = scope.of_request
+    return nobody
+
+
+def newest_of(scope: Scope) -> Scope:
+    """Return the scope of the user who is on the connection of `scope` by now."""
+    while scope.history is not None and scope.history.successor is not None:
+        scope = scope.history.successor
+    return scope
+
+
+@harmless("scope_failed")
+def follow_connection() -> None:
+    """Make the newest scope of a connection current, in the task that reads from it, if an older one is."""
+    here = current_scope()
+    if here is not None and here.history is not None and here.is_open:
+        replace_current(newest_of(here))
