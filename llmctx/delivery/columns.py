@@ -17,7 +17,9 @@ from llmctx.capture.payload.messages import WORD_LIMIT, Answer, Choice, Prompt
 from llmctx.capture.payload.snapshot import LIMIT, text_of, to_json_text
 from llmctx.capture.payload.usage import INT_MAX, UNKNOWN, Stream, Usage, from_metadata, reconciled, usage_of
 from llmctx.core.record import AUDIO_IN, AUDIO_OUT, CACHE_WRITTEN_1H, CONTRADICTORY, CostSource, UsageSource
+from llmctx.delivery.agent_name import agent_name, word_of
 from llmctx.delivery.redact import Redactor
+from llmctx.identity.scope import Scope
 
 _MAX_TOKENS: Final = (
     "max_tokens",
@@ -50,6 +52,7 @@ def fields_of(
     failure: Failure | None = None,
     stream: Stream | None = None,
     finished: bool = True,
+    scope: Scope | None = None,
     content: str = "full",
     limit: int = LIMIT,
     redactor: Redactor | None = None,
@@ -60,6 +63,7 @@ def fields_of(
         metadata: The callback's `metadata`.
         params: The callback's `invocation_params`.
         finished: Whether the call ended well. Otherwise tokens may be missing for that reason.
+        scope: The scope in which the call was made.
         content: "none" leaves prompt, response and reasoning NULL.
         limit: Bytes of each snapshot.
         redactor: Sees everything that goes into a snapshot before it is cut to size, the error's words, and tags.
@@ -70,7 +74,6 @@ def fields_of(
     settings = _settings(params) if params else _NOWHERE
     usage, contradictory = reconciled(tokens_of(answer, stream=stream, metadata=metadata))
     first = answer.choices[0] if answer is not None and answer.choices else None
-    node = word_of(metadata.get("langgraph_node"))
     fields: dict[str, Any] = {
         "model": _model(answer, params, metadata),
         "provider": word_of(metadata.get("ls_provider") or (answer.client if answer else None)),
@@ -86,8 +89,8 @@ def fields_of(
         "finish_reason": _once(word_of(answer.finish)) if answer is not None else None,
         "tool_calls": first.call_count if first is not None else None,
         "cached": answer.cached if answer is not None and answer.choices else None,
-        "node": node,
-        "agent_key": word_of(metadata.get("lc_agent_name")) or node,
+        "node": word_of(metadata.get("langgraph_node")),
+        "agent_key": agent_name(metadata, scope),
         "attributes": _attributes(tags, redactor, usage, contradictory),
         "response_model": _once(word_of(answer.model)) if answer is not None else None,
         "response_id": _once(word_of(answer.id)) if answer is not None else None,
@@ -190,11 +193,6 @@ def money_of(value: Any) -> Decimal | None:
     except ArithmeticError:
         return None
     return found.quantize(_NANO) if found is not None and found.is_finite() and 0 <= found < _DEAREST else None
-
-
-def word_of(value: Any) -> str | None:
-    """Return a name, clean and bounded; None for what is none."""
-    return text_of(value, WORD_LIMIT) if isinstance(value, str) and value else None
 
 
 def snapshot_of(kept: Any, limit: int, redactor: Redactor | None) -> str:

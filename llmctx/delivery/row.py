@@ -19,7 +19,8 @@ from llmctx.capture.payload.failures import Failure
 from llmctx.capture.payload.messages import WORD_LIMIT, Held
 from llmctx.capture.payload.snapshot import LIMIT, bound
 from llmctx.core.record import SPECS, CallRecord, ColumnKind, Status, UsageSource
-from llmctx.delivery.columns import MODEL_NAMES, fields_of, model_asked_for, snapshot_of, word_of
+from llmctx.delivery.agent_name import agent_name, names_around, word_of
+from llmctx.delivery.columns import MODEL_NAMES, fields_of, model_asked_for, snapshot_of
 from llmctx.delivery.journal.frames import as_json
 from llmctx.delivery.redact import Redactor, Withheld
 from llmctx.identity.explanation import KEY as EVIDENCE
@@ -111,6 +112,8 @@ def marker_of(call: OpenCall) -> bytes:
         call.candidates.thread_id,
         metadata.get("langgraph_node"),
         metadata.get("lc_agent_name"),
+        metadata.get("graph_id"),
+        names_around(metadata),
         model if type(model) is str and model else tuple(map(params.get, MODEL_NAMES)),
     )
     known = attribution.marker
@@ -140,7 +143,7 @@ def _noted(call: OpenCall, metadata: dict[str, Any], params: dict[str, Any]) -> 
     model = metadata.get("ls_model_name") if call.fields is None else call.fields.get("model")
     if type(model) is not str or not 0 < len(model) <= WORD_LIMIT:
         model = model_asked_for(params, metadata)
-    node, attribution = word_of(metadata.get("langgraph_node")), call.attribution
+    attribution = call.attribution
     identity = attribution.identity
     fields = {
         **{name: getattr(identity, name, None) for name in _MARKED_IDS},
@@ -148,8 +151,8 @@ def _noted(call: OpenCall, metadata: dict[str, Any], params: dict[str, Any]) -> 
         "identity_source": attribution.source,
         "identity_reason": attribution.reason,
         "thread_id": call.candidates.thread_id or identity.thread_id,
-        "node": node,
-        "agent_key": identity.agent_key or word_of(metadata.get("lc_agent_name")) or node,
+        "node": word_of(metadata.get("langgraph_node")),
+        "agent_key": identity.agent_key or agent_name(metadata, call.scope),
     }
     by_hand = call.fields or {}
     for name in _MARKED.intersection(by_hand):
@@ -180,6 +183,7 @@ def _reported(call: OpenCall, texts: Texts) -> dict[str, Any]:
         failure=failure,
         stream=call.stream,
         finished=call.status is Status.OK,
+        scope=call.scope,
         content=texts.content,
         limit=texts.limit,
         redactor=texts.redactor,

@@ -57,7 +57,8 @@ def wrap_graph(
         identify: `identify(state, config)` returns a `CallContext`, or None. Not a coroutine.
         fields: identity field -> key in the state, in `configurable` and in `Runtime.context`, where they have other
             names: `{"user_id": "patient"}`, `{"session_id": "thread_id"}`.
-        agent_key: for rows of this graph; by default LangChain's agent name, or the node's.
+        agent_key: for rows of this graph; by default the name of the agent, of the node around, of the graph, or the
+            node's own.
     """
     plan = Plan.build(identify, fields, agent_key)
     if isinstance(graph, (list, tuple, set, frozenset, dict)):
@@ -150,6 +151,7 @@ def _wrap_compiled(graph: Pregel[Any, Any, Any, Any], plan: Plan, *, strong: boo
                     both,
                     channels=channels,
                     unseen={key: field for key, field in channels.items() if key not in node.channels},
+                    graph=None if graph.name == Pregel.name else graph.name,
                     sends=not isinstance(node.bound, Pregel),
                     sequence=hasattr(runnable, "steps"),
                 )

@@ -80,6 +80,8 @@ class Plan:
     """Those channels that the node is not handed: its input schema is narrower than the state."""
     sends: bool = True
     """Whether the identity is to be sent along. Not into a bare subgraph, whose nodes do it themselves."""
+    graph: str | None = None
+    """The name of the node's graph, if it was given one."""
     sequence: bool = False
     """Whether this is LangGraph's sequence of a node and its writers."""
     inside: Any = None
@@ -133,6 +135,8 @@ class Plan:
         given: Mapping[str, Any] = config if config is not None else around or _NOTHING
         metadata: Mapping[str, Any] = given.get("metadata") or (around or _NOTHING).get("metadata") or _NOTHING
         scope = self._open(state, given, given.get("configurable") or _NOTHING, metadata)
+        if self.graph is not None:
+            scope.graph = self.graph
         who = scope.identity
         if self.sends and (who.user_id is not None or who.session_id is not None):
             # A config may be handed to a bare thread, or pickled: the identity goes with it. Nothing is added

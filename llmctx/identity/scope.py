@@ -70,7 +70,7 @@ class Scope:
     server's own code has given; the rest are data of the caller (`authority.py`). `of_request` is the number of the
     outermost request around it, open or closed; 0 outside of requests. `is_socket` says that this request is a
     websocket, whose user may change. `history` is None for most; `early_work` is what was seen at work in it beside its
-    owner (`long_work.py`).
+    owner (`long_work.py`). `graph`, set only where there is one, is the name of a node's graph.
     """
 
     __slots__ = (
@@ -83,6 +83,7 @@ class Scope:
         "displaced",
         "early_work",
         "failed",
+        "graph",
         "handlers",
         "history",
         "identity",
@@ -101,6 +102,8 @@ class Scope:
         "threads",
         "used",
     )
+
+    graph: str
 
     def __init__(self, identity: CallContext, kind: str, parent: Scope | None = None) -> None:
         self.identity = identity
