@@ -12,7 +12,7 @@ from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from llmctx.capture.global_hook import install, uninstall
 from llmctx.capture.handler import CallLogHandler
@@ -37,6 +37,10 @@ from llmctx.identity.registry import Registry, registry_of
 from llmctx.identity.registry.base import active as active_registries
 from llmctx.identity.scope import EMPTY, CallContext
 from llmctx.settings import Settings, load
+
+if TYPE_CHECKING:
+    from llmctx.migrate import State
+    from llmctx.settings import Database
 
 __all__ = ["CallLog", "Recording", "Stats"]
 
@@ -94,7 +98,7 @@ class CallLog:
         app = FastAPI(lifespan=call_log.lifespan)
 
     Args:
-        database_url: where the rows go; by default `LLMCTX_DATABASE_URL`, else a SQLite file.
+        database_url: where the rows go, a URL or a SQLAlchemy engine; else `LLMCTX_DATABASE_URL`, or a SQLite file.
         destination: another place for the rows (`llmctx.delivery.Destination`), with all that the database would get.
         sink: takes the records instead of all that, for tests (`llmctx.testing.MemorySink`).
         registry: thread_id -> identity; by default in memory, or in the Redis of `LLMCTX_REGISTRY_URL`.
@@ -107,7 +111,7 @@ class CallLog:
 
     def __init__(
         self,
-        database_url: str | None = None,
+        database_url: Database | None = None,
         *,
         destination: Destination | None = None,
         sink: Sink | None = None,
@@ -160,6 +164,15 @@ class CallLog:
         from llmctx.delivery.destinations.sql import SqlDestination
 
         return Spool(SqlDestination(self.settings), self.settings)
+
+    def migrate(self, *, say: Callable[[str], None] | None = None) -> State:
+        """Make this call log's table, or bring it up to date: `llmctx.migrate.upgrade(self)`, which says what it does.
+
+        Call it before the application starts, or in its lifespan as `await asyncio.to_thread(call_log.migrate)`.
+        """
+        from llmctx.migrate import upgrade  # late: no running application needs it
+
+        return upgrade(self.settings, say=say)
 
     # -- life -------------------------------------------------------------------------------------------------------
 

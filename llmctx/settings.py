@@ -13,7 +13,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -22,6 +22,12 @@ from llmctx.core.errors import ConfigError
 from llmctx.core.record import DEFAULT_TABLE
 from llmctx.core.urls import shown_url
 from llmctx.database_url import connect_timeout, normal_url
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL, Engine
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    Database = str | URL | Engine | AsyncEngine
 
 PREFIX: Final = "LLMCTX_"
 _FOR_TESTS: Final = ("LLMCTX_TEST_", "LLMCTX_RECORDED_")
@@ -223,6 +229,8 @@ def load(**overrides: Any) -> Settings:
     Raises `ConfigError`, naming the key, for any value that cannot be used.
     """
     overrides = {key: value for key, value in overrides.items() if value is not None}
+    if "database_url" in overrides:
+        overrides["database_url"] = _url_text(overrides["database_url"])
     for key in overrides:
         if key not in Settings.model_fields:
             near = difflib.get_close_matches(key, Settings.model_fields, 1)
@@ -246,6 +254,33 @@ def load(**overrides: Any) -> Settings:
         raise _named(problem) from None
     except SettingsError:  # the one setting that is not a plain value
         raise ConfigError(f"{PREFIX}REDACT_PATTERNS (redact_patterns=): must be a JSON object of texts.") from None
+
+
+def settings_of(database: Any = None, **overrides: Any) -> Settings:
+    """Return the settings that `database` stands for: a URL, a SQLAlchemy engine, `Settings`, a `CallLog`, or None for
+    `LLMCTX_*`.
+
+    Raises `ConfigError` for anything else, and for settings that cannot be used.
+    """
+    known = getattr(database, "settings", database)
+    if not isinstance(known, Settings):
+        return load(database_url=database, **overrides)
+    return load(**{**dict(known), **overrides}) if overrides else known
+
+
+def _url_text(database: Any) -> str:
+    """Return the URL in `database`: text, SQLAlchemy's `URL`, or an engine, whose own driver does not matter."""
+    url = getattr(database, "url", database)
+    if isinstance(url, str):
+        return url
+    try:
+        text: str = url.set(drivername=url.get_backend_name()).render_as_string(hide_password=False)
+    except AttributeError:
+        raise ConfigError(
+            "A database is given as a URL, such as postgresql+asyncpg://user:password@host/dbname, as a SQLAlchemy "
+            f"engine, Settings or CallLog, not as {type(database).__name__}."
+        ) from None
+    return text
 
 
 def _named(problem: ValidationError) -> ConfigError:

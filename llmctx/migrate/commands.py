@@ -1,7 +1,8 @@
 """Makes the table, or adopts the one that is there, and takes away again what it added: `llmctx migrate`.
 
 What would be done to a table that is there is asked of the very script that does it. Everything here is synchronous and
-runs an event loop of its own, so call it from a thread that has none.
+runs an event loop of its own. `database` and `settings` are what `CallLog` takes: a URL, an engine, `Settings`, a
+`CallLog`, or nothing for `LLMCTX_*`; what is none of that is a `ConfigError`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
 
@@ -33,7 +34,7 @@ from llmctx.migrate.state import (
     survey,
     target,
 )
-from llmctx.settings import Settings
+from llmctx.settings import Settings, settings_of
 from llmctx.storage.engine import sqlite_file, where
 
 if TYPE_CHECKING:
@@ -68,8 +69,9 @@ class Plan:
     """Somebody's table would be changed."""
 
 
-def check(settings: Settings) -> State:
+def check(database: Any = None, **given: Any) -> State:
     """`state`, or the error that says what is in the way of a head that is reached."""
+    settings = settings_of(database, **given)
     found = state(settings)
     if found.table == "foreign":
         raise foreign(settings, found)
@@ -85,9 +87,9 @@ def check(settings: Settings) -> State:
     return found
 
 
-def plan(settings: Settings, *, down: bool = False, widen: bool = False) -> Plan:
+def plan(database: Any = None, *, down: bool = False, widen: bool = False, **given: Any) -> Plan:
     """What `upgrade` (or `downgrade`) would do now. With `widen`, ids of another type than text become text."""
-
+    settings = settings_of(database, **given)
     file = sqlite_file(settings)
     if file is not None and not file.exists():
         return Plan() if down else _making(settings)
@@ -138,11 +140,12 @@ def step_of(step: adoption.Step) -> Step:
 
 
 def upgrade(
-    settings: Settings,
+    database: Any = None,
     *,
     widen: bool = False,
     say: Callable[[str], None] | None = None,
     patience_s: float | None = None,
+    **given: Any,
 ) -> State:
     """Bring the database to the head; at the head already, nothing happens. Returns what was there before.
 
@@ -150,6 +153,7 @@ def upgrade(
     than a moment, and none tries for longer than `patience_s` (10 minutes) to get its turn. Raises `NotACallLog` if it
     cannot be, and changes nothing then. After a break, what is left is done the next time.
     """
+    settings = settings_of(database, **given)
 
     def up(connection: Connection, config: Config) -> State:
         from alembic import command
@@ -191,11 +195,12 @@ def _mend(connection: Connection, seen: Survey, say: Callable[[str], None] | Non
     carry_out(MigrationContext.configure(connection), seen.plan.steps, seen.table, say=say)
 
 
-def downgrade(settings: Settings, *, say: Callable[[str], None] | None = None) -> State:
+def downgrade(database: Any = None, *, say: Callable[[str], None] | None = None, **given: Any) -> State:
     """Take away what `upgrade` made: the table with its rows, or of an adopted one what was added.
 
     Returns what was there before.
     """
+    settings = settings_of(database, **given)
 
     def down(connection: Connection, config: Config) -> State:
         from alembic import command
@@ -222,7 +227,13 @@ def downgrade(settings: Settings, *, say: Callable[[str], None] | None = None) -
 
 
 def sql(
-    settings: Settings, *, down: bool = False, existing: str | None = None, widen: bool = False, look: bool = False
+    database: Any = None,
+    *,
+    down: bool = False,
+    existing: str | None = None,
+    widen: bool = False,
+    look: bool = False,
+    **given: Any,
 ) -> str:
     """The statements of a whole `upgrade` or `downgrade`, for whoever owns the database.
 
@@ -234,6 +245,7 @@ def sql(
 
     from llmctx.migrate.adoption.revision import Run
 
+    settings = settings_of(database, **given)
     head, wanted = target()
     run, first = Run({} if down else wanted, existing=existing, widen=widen), "base"
     if look:

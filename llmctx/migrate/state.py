@@ -1,7 +1,7 @@
 """The state of the database, seen as the revisions see it that would change it; and the way to change it.
 
 The scripts travel in the wheel as `llmctx/migrations`; in a checkout they stand in `alembic/`. Everything here is
-synchronous and runs an event loop of its own, so call it from a thread that has none.
+synchronous and runs an event loop of its own; one that runs in the caller's thread waits.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,7 +23,7 @@ from llmctx.migrate.adoption import plan as adoption
 from llmctx.migrate.adoption.checks import Columns
 from llmctx.migrate.adoption.inspect import ExistingTable, inspect_table
 from llmctx.migrate.adoption.plan import StepPlan
-from llmctx.settings import Settings
+from llmctx.settings import Settings, settings_of
 from llmctx.storage.engine import (
     end_turn,
     engine,
@@ -84,8 +85,15 @@ def scripts() -> Path:
     raise LlmctxError("The migrations are missing from this installation. Reinstall llmctx.")
 
 
-def state(settings: Settings) -> State:
-    """Look, and change nothing. A SQLite file that is not there yet counts as an empty database."""
+def state(database: Any = None, **settings: Any) -> State:
+    """Look, and change nothing. A SQLite file that is not there yet counts as an empty database.
+
+    `database` and `settings` are what `CallLog` takes, or a `CallLog`.
+    """
+    return _state(settings_of(database, **settings))
+
+
+def _state(settings: Settings) -> State:
     file = sqlite_file(settings)
     if file is not None and not file.exists():
         return State(head=target()[0], current=None, table="missing")
@@ -191,12 +199,22 @@ def foreign(settings: Settings, found: State) -> NotACallLog:
     return NotACallLog(f"{why} Nothing was changed in {where(settings)}.")
 
 
+def run_apart(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` in an event loop of its own; in another thread, where this one has a running loop, which waits."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1, "llmctx-migrate") as thread:
+        return thread.submit(asyncio.run, work).result()
+
+
 def asking(settings: Settings, question: Callable[[Connection], T]) -> T:
     async def ask() -> T:
         async with reading(settings) as connection:
             return await connection.run_sync(question)
 
-    return asyncio.run(ask())
+    return run_apart(ask())
 
 
 def changing(settings: Settings, change: Callable[[Connection, Config], T]) -> T:
@@ -234,4 +252,4 @@ def changing(settings: Settings, change: Callable[[Connection, Config], T]) -> T
             await source.dispose()
 
     with one_at_a_time:
-        return asyncio.run(run())
+        return run_apart(run())

@@ -20,13 +20,15 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, inspect, select, text
+from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from llmctx.core.errors import DatabaseUnavailable, LlmctxError, MigrationsPending, NotACallLog
+from llmctx.calllog import CallLog
+from llmctx.core.errors import ConfigError, DatabaseUnavailable, LlmctxError, MigrationsPending, NotACallLog
 from llmctx.core.record import COLUMNS, DEFAULT_TABLE
 from llmctx.migrate import commands as migrate
-from llmctx.settings import Settings, load
+from llmctx.settings import Settings, load, settings_of
 from llmctx.storage.table import call_log_table
 from tests.conftest import execute
 from tests.kit.pooler import Pooler
@@ -380,3 +382,32 @@ async def test_a_pooler_in_transaction_mode_is_refused(empty_database: str) -> N
         assert (await asyncio.to_thread(migrate.state, behind)).table == "missing"
     finally:
         await one.close()
+
+
+async def test_the_python_functions_take_what_a_call_log_takes(tmp_path: Path) -> None:
+    """A URL, an engine, settings, or the call log, also while a loop runs. What is none of that is a sentence."""
+    url = f"sqlite+aiosqlite:///{tmp_path / 'llmctx.db'}"
+    engine = create_async_engine(url)
+    call_log = CallLog(engine, table="calls")
+    assert call_log.settings.database_url == url
+    assert call_log.migrate().table == "missing"
+    for database, more in ((url, {"table": "calls"}), (engine, {"table": "calls"}), (call_log, {}), (load(), {})):
+        expected = "missing" if isinstance(database, Settings) else "ours"
+        assert migrate.state(database, **more).table == expected
+    assert migrate.check(call_log.settings).is_current
+    assert migrate.upgrade(engine.url, table="calls").is_current
+    assert not migrate.plan(call_log).steps
+    assert "CREATE TABLE" in migrate.sql(call_log)
+    for wrong in (7, Path("llmctx.db"), object()):
+        with pytest.raises(ConfigError, match="as a URL, such as"):
+            migrate.upgrade(wrong)
+    with pytest.raises(ConfigError, match="no setting 'tabel'"):
+        migrate.upgrade(url, tabel="calls")
+    assert migrate.downgrade(call_log).table == "ours"
+    await engine.dispose()
+
+
+def test_another_driver_of_the_same_database_is_no_hindrance() -> None:
+    """The application's engine may use psycopg."""
+    url = make_url("postgresql+psycopg://app:p%40ss@db/app")
+    assert settings_of(url).database_url == "postgresql+asyncpg://app:p%40ss@db/app"
