@@ -16,25 +16,39 @@ if TYPE_CHECKING:
 def doctor(
     ctx: typer.Context,
     app: Annotated[
-        str | None, typer.Option("--app", metavar="MODULE:APP", help="Your application, as uvicorn takes it.")
+        str | None,
+        typer.Option("--app", metavar="MODULE:APP", help="Your application, as uvicorn takes it, or langgraph.json."),
     ] = None,
+    app_dir: Annotated[
+        str | None, typer.Option("--app-dir", metavar="DIR", help="Where its modules are; by default here and in src.")
+    ] = None,
+    no_start: Annotated[bool, typer.Option("--no-start", help="Do not run the application's lifespan.")] = False,
     json: Json = False,
 ) -> None:
     """Find what is set up wrong, and how to fix it."""
     from llmctx.ops.doctor import examine
 
-    findings = examine(settings_of(ctx), app=app)
+    findings = examine(settings_of(ctx), app=app, app_dir=app_dir, start=not no_start, say=output.say)
     wrong = [finding for finding in findings if not finding.ok]
     if json:
         output.show_json({"ok": not wrong, "findings": findings})
     else:
         for finding in findings:
             _show(finding)
-    output.say(f"{len(wrong)} of {len(findings)} checks found something." if wrong else "Everything is set up right.")
+    unknown = sum(finding.unknown for finding in findings)
+    if wrong:
+        output.say(f"{len(wrong)} of {len(findings)} checks found something.")
+    elif unknown:
+        output.say(f"Nothing was found to be wrong. {unknown} of {len(findings)} checks could not be made.")
+    else:
+        output.say("Everything is set up right.")
     raise typer.Exit(1 if wrong else 0)
 
 
 def _show(finding: Finding) -> None:
+    if finding.unknown:
+        output.paragraph(f"{finding.name}: {finding.cause}", lead="?     ", lead_style="yellow")
+        return
     if finding.ok:
         output.paragraph(f"{finding.name}: {finding.cause}", lead="ok    ", lead_style="green")
         return

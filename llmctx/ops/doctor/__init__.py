@@ -1,95 +1,109 @@
-"""Finds why ids or rows would be missing in this installation and this app_checks.
+"""Finds why ids or rows are missing, or would be, in this installation and this application.
 
 Each check returns `Finding`s with cause, consequence and fix: of the installation (`install_checks.py`,
-`table_checks.py`), of the application as it runs (`app_checks.py`, `canary_calls.py`) and of its source
-(`source_checks.py`). Nothing is written: canary calls go through the real handler and pipeline into memory, the trial
-insert is rolled back, and endpoints, nodes and models are inspected, never called. The application's lifespan does run.
+`table_checks.py`), of the rows of late (`row_checks.py`), of the application as it runs (`app_checks.py`,
+`canary_calls.py`) and of its source (`source_checks.py`). Nothing is written: canary calls go through the real handler
+and pipeline into memory, the trial insert is rolled back, and endpoints, nodes and models are inspected, never called.
+The application's lifespan does run, unless one says otherwise.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib
-import inspect
-import sys
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
-from llmctx.core.errors import ConfigError
 from llmctx.identity.propagation import threads as carrying
-from llmctx.ops.doctor import app_checks, canary_calls, install_checks
+from llmctx.migrate.state import State
+from llmctx.ops.doctor import app_checks, canary_calls, install_checks, row_checks
 from llmctx.ops.doctor.app_inspection import AppParts, inspect_app
 from llmctx.ops.doctor.finding import Finding
+from llmctx.ops.doctor.loading import Loaded, load, load_app
 from llmctx.ops.doctor.source_checks import scope_losses
 from llmctx.settings import Settings
 
 __all__ = ["Finding", "examine", "load_app"]
 
+logger: Final = logging.getLogger("llmctx")
+
 _LIFESPAN_S: Final = 15.0
 
 
-def examine(settings: Settings, *, app: str | None = None) -> list[Finding]:
-    """Check the database, the table, the handler, and the application `module:app` if it is named.
+def examine(
+    settings: Settings,
+    *,
+    app: str | None = None,
+    app_dir: str | None = None,
+    start: bool = True,
+    say: Callable[[str], None] = logger.info,
+) -> list[Finding]:
+    """Check the database, the table, its latest rows, the handler, and the application `module:app` if it is named.
 
-    Raises `ConfigError` when `app` cannot be imported.
+    `app` may be a platform's file as well (`langgraph.json`), and `app_dir` is where its modules are. With `start`, the
+    application's lifespan runs, of which `say` is told before. Raises `ConfigError` when `app` cannot be imported.
     """
-    found = None if app is None else load_app(app)
+    loaded = None if app is None else load(app, app_dir)
     state = install_checks.state_of(settings)
 
     async def look() -> list[Finding]:
-        findings = [*await install_checks.database(settings, state), await canary_calls.call()]
-        if found is not None and app is not None:
-            findings += await _application(found, app.partition(":")[0], settings)
+        findings = await install_checks.database(settings, state)
+        recent = None
+        if isinstance(state, State) and state.is_current:
+            recent = await row_checks.recent_rows(settings)
+            findings += row_checks.findings(recent, settings)
+        findings.append(await canary_calls.call())
+        if loaded is not None:
+            if start and loaded.app is not None:
+                say(f"Starting the lifespan of {app}, with all that it does; --no-start leaves that out.")
+            about = await _application(loaded, settings, start=start)
+            findings += row_checks.corrected(about, recent)
         return findings
 
     return asyncio.run(look())
 
 
-def load_app(name: str) -> Any:
-    """Return the object that `module:attribute` names; a factory is called."""
-    module_name, _, attribute = name.partition(":")
-    if not attribute:
-        raise ConfigError(f"--app {name}: write module:attribute, for example --app main:app.")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-        if inspect.isfunction(found) and not inspect.signature(found).parameters:
-            found = found()
-    except Exception as problem:
-        raise ConfigError(f"--app {name}: {type(problem).__name__}: {problem}.") from problem
-    return found
-
-
-async def _application(app: Any, module_name: str, settings: Settings) -> list[Finding]:
-    """Start the application as a server would, and check it then: much is created only at the start."""
+async def _application(loaded: Loaded, settings: Settings, *, start: bool) -> list[Finding]:
+    """Check an application; once it has been started, as a server would, for much is created only then."""
+    if loaded.app is None:
+        cause = "the file names no http.app: the platform's own application serves, and no call log is started by it"
+        fix = 'Start one where the graph is made: CallLog().start(), or "http": {"app": …} with a lifespan of its own.'
+        parts = AppParts(None)
+        return [Finding("start", True, f"{cause}. {fix}", unknown=True), *_graphs(parts, loaded)]
+    app, module_name = loaded.app, loaded.module_name
     problem: BaseException | None = None
-    parts: AppParts | None = None
+    parts_found: AppParts | None = None
     started: Finding | None = None
     carry = settings.carry
+    elsewhere: list[Finding] = []
     try:
-        async with asyncio.timeout(_LIFESPAN_S), _started(app):
-            parts = inspect_app(app, module_name)
+        async with asyncio.timeout(_LIFESPAN_S), _started(app if start else None):
+            parts_found = inspect_app(app, module_name)
             carry = carry or carrying.installed()
-            started = app_checks.start(None, app_checks.place_of_app(parts))
+            elsewhere = app_checks.destination(settings)
+            started = app_checks.start(None, app_checks.place_of_app(parts_found), was_started=start)
     except Exception as failure:  # noqa: BLE001  the application's own start
         problem = failure
-    if parts is None:
-        parts = inspect_app(app, module_name)
+    parts = parts_found or inspect_app(app, module_name)
     if started is None:
         started = app_checks.start(problem, app_checks.place_of_app(parts))
-    findings = [started, *_run(app_checks.middleware, parts)]
+    findings = [started, *elsewhere, *_run(app_checks.middleware, parts)]
     if any(layer.is_ours for layer in parts.layers):
         findings.append(await canary_calls.requests(parts.layers, app_checks.place_of_app(parts)))
-    for check in (app_checks.wrapping, app_checks.callbacks, partial(scope_losses, carry=carry)):
+    findings += _graphs(parts, loaded)
+    for check in (app_checks.callbacks, partial(scope_losses, carry=carry)):
         findings += _run(check, parts)
     return findings
+
+
+def _graphs(parts: AppParts, loaded: Loaded) -> list[Finding]:
+    parts.objects |= loaded.graphs
+    found = _run(app_checks.wrapping, parts)
+    if loaded.not_looked_at:
+        found.append(Finding("graphs", True, f"not checked: {'; '.join(loaded.not_looked_at.values())}", unknown=True))
+    return found
 
 
 def _run(check: Callable[[AppParts], list[Finding]], parts: AppParts) -> list[Finding]:
@@ -102,6 +116,7 @@ def _run(check: Callable[[AppParts], list[Finding]], parts: AppParts) -> list[Fi
 
 @asynccontextmanager
 async def _started(app: Any) -> AsyncIterator[None]:
+    """Run the lifespan of `app`; nothing for None."""
     inner = app
     while not hasattr(inner, "router") and hasattr(inner, "app"):
         inner = inner.app

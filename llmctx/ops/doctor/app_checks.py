@@ -13,10 +13,13 @@ from langchain_core.language_models import BaseLLM
 from llmctx.capture import recorder
 from llmctx.capture.global_hook import hears_everything
 from llmctx.capture.handler import CallLogHandler
+from llmctx.core.process import running
+from llmctx.core.urls import shown_url
 from llmctx.ops.doctor.app_inspection import AppParts, Layer, Route, graphs, is_own, is_wrapped, where_of
 from llmctx.ops.doctor.contextvar_checks import amends
 from llmctx.ops.doctor.finding import Finding, names, places, source_of
 from llmctx.ops.doctor.source import Source
+from llmctx.settings import Settings
 
 _ADD: Final = "app.add_middleware(ContextMiddleware, identify=who)"
 _KEYS: Final = frozenset({"user_id", "session_id", "conversation_id"})
@@ -138,8 +141,11 @@ def wrapping(parts: AppParts) -> list[Finding]:
     """Check that the application's graphs are wrapped, above all where ids are in configurable."""
     found = graphs(parts)
     bare = [name for name, graph in found.items() if not is_wrapped(graph)]
+    if not found:
+        cause = "no graph found, not checked: if one is made in a function, or later, see that it is wrapped"
+        return [Finding("graphs", True, cause, unknown=True)]
     if not bare:
-        return [Finding("graphs", True, f"{names(found)}: wrapped")] if found else []
+        return [Finding("graphs", True, f"{names(found)}: wrapped")]
     findings = [
         Finding(
             "graphs", False, f"{names(bare)}: not wrapped",
@@ -221,7 +227,7 @@ def _is_slow_handler(cls: type) -> bool:
 # -- start ------------------------------------------------------------------------------------------------------------
 
 
-def start(problem: BaseException | None, where: str | None) -> Finding:
+def start(problem: BaseException | None, where: str | None, *, was_started: bool = True) -> Finding:
     """Check that a call log runs, while the application has been started; `problem` is why it could not be."""
     if problem is not None:
         return Finding(
@@ -229,6 +235,9 @@ def start(problem: BaseException | None, where: str | None) -> Finding:
             "It cannot be told whether a call log runs in it.",
             "Run doctor where the application runs, with the same environment.", where,
         )  # fmt: skip
+    if not recorder.active and not was_started:
+        cause = "the application was not started (--no-start): whether a call log runs in it is not known"
+        return Finding("handler", True, cause, unknown=True)
     if not recorder.active:
         return Finding(
             "handler", False, "no CallLog was started with the application", "No call is recorded.",
@@ -238,3 +247,20 @@ def start(problem: BaseException | None, where: str | None) -> Finding:
         explicit = 'a CallLog runs with capture="explicit": only calls that are given call_log.handler are recorded'
         return Finding("handler", True, explicit)
     return Finding("handler", True, "a CallLog runs, and records every call of the process")
+
+
+def destination(settings: Settings) -> list[Finding]:
+    """Look whether the running call logs write where doctor looks."""
+    found: list[Finding] = []
+
+    def look(call_log: Any) -> None:
+        theirs: Settings = call_log.settings
+        if theirs.journal_key != settings.journal_key:
+            cause = (
+                f"the application's rows go to {theirs.table} in {shown_url(theirs.database_url)}, which was not "
+                "looked at: give it as LLMCTX_DATABASE_URL or --database-url"
+            )
+            found.append(Finding("database", True, cause, unknown=True))
+
+    running.each(look)
+    return found

@@ -22,6 +22,8 @@ class Finding:
     consequence: str = ""
     fix: str = ""
     where: str | None = None
+    unknown: bool = False
+    """Nothing is known to be wrong, and it could not be looked at."""
 
 
 def place(file: str, line: int) -> str:
