@@ -33,6 +33,7 @@ PREFIX: Final = "LLMCTX_"
 _FOR_TESTS: Final = ("LLMCTX_TEST_", "LLMCTX_RECORDED_")
 _KIB: Final = 1024
 _MIB: Final = 1024 * _KIB
+_CENTURY_S: Final = 36_500 * 86_400
 
 # Tables of the same name with suffixes are ours too (partitions, indexes, versions); PostgreSQL cuts names at 63.
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
@@ -60,13 +61,13 @@ class Settings(BaseModel):
     """Additional patterns: name -> regular expression. In the environment a JSON object."""
     snapshot_bytes: int = Field(default=32 * _KIB, ge=64, le=16 * _MIB)
     """Limit of each snapshot in bytes; longer text is cut inside and marked."""
-    memory_bytes: int = Field(default=64 * _MIB, ge=64 * _KIB)
+    memory_bytes: int = Field(default=64 * _MIB, ge=64 * _KIB, le=2**50)
     """Limit of everything that waits in memory for the database."""
     durability: Literal["memory", "journal", "fsync"] = "journal"
     """What a recorded call survives: nothing, the end of the process, or also that of the machine."""
     journal_dir: str | None = None
     """Directory of the journals; None is this user's state directory. Each database has a subdirectory of its own."""
-    journal_bytes: int = Field(default=1024 * _MIB, ge=_MIB)
+    journal_bytes: int = Field(default=1024 * _MIB, ge=_MIB, le=2**50)
     """Limit of this process's journal in bytes."""
     batch_rows: int = Field(default=500, ge=1, le=500)
     batch_bytes: int = Field(default=4 * _MIB, ge=_KIB, le=64 * _MIB)
@@ -78,13 +79,13 @@ class Settings(BaseModel):
     statement_timeout_s: float = Field(default=10.0, gt=0, le=3600)
     shutdown_timeout_s: float = Field(default=5.0, ge=0, le=3600)
     """How long the exit of the process may wait for the database."""
-    registry_entries: int = Field(default=100_000, ge=1)
-    registry_ttl_s: float = Field(default=86_400.0, gt=0)
+    registry_entries: int = Field(default=100_000, ge=1, le=2**31)
+    registry_ttl_s: float = Field(default=86_400.0, gt=0, le=_CENTURY_S)
     registry_url: str | None = Field(default=None, repr=False)
     """A Redis in which several processes share the registry of threads: redis://, rediss:// or unix://."""
     registry_prefix: str = "llmctx:"
     """Prefix of every key in that Redis. Applications that share it but not their users need different ones."""
-    late_s: float = Field(default=600.0, ge=0)
+    late_s: float = Field(default=600.0, ge=0, le=_CENTURY_S)
     """How long a closed scope is still a source of identity."""
     session: Literal["scope", "thread"] = "scope"
     """"thread": where no session is known, LangGraph's thread_id is the session."""
@@ -97,18 +98,18 @@ class Settings(BaseModel):
     """Secret that signs handed-over identities: the same in every process. Several, comma-separated, newest first."""
     handover_invalid: Literal["raise", "anonymous"] = "raise"
     """What `take_over` does with a forged or expired token."""
-    call_limit_s: float = Field(default=3600.0, gt=0)
+    call_limit_s: float = Field(default=3600.0, gt=0, le=_CENTURY_S)
     """A call that has been open for longer gets the status `abandoned`."""
 
     price_file: str | None = None
     """Your own prices, as JSON; they override those of genai-prices (`pip install "llmctx[prices]"`)."""
     retain: Literal["off", "on"] = "off"
     """"on": one of the running processes creates the next partitions and deletes what the next settings let expire."""
-    retain_days: int | None = Field(default=None, ge=1)
+    retain_days: int | None = Field(default=None, ge=1, le=36_500)
     """How long rows are kept; None is for ever."""
-    retain_snapshot_days: int | None = Field(default=None, ge=1)
+    retain_snapshot_days: int | None = Field(default=None, ge=1, le=36_500)
     """How long prompts, responses and reasoning are kept in the rows."""
-    retain_error_days: int | None = Field(default=None, ge=1)
+    retain_error_days: int | None = Field(default=None, ge=1, le=36_500)
     """How long rows of calls that did not end well are kept; None is as long as other rows."""
 
     @model_validator(mode="before")

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final
@@ -34,6 +35,7 @@ from llmctx.cli import (
     users,
 )
 from llmctx.cli.demo import command as demo
+from llmctx.cli.streams import OutputFailed, checked_stdout, safe_streams
 from llmctx.core.errors import ConfigError, DatabaseUnavailable, LlmctxError
 
 _COMMANDS: Final[dict[str, Callable[..., None] | typer.Typer]] = {
@@ -91,18 +93,67 @@ def main(
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
-    output.prepare()
+    """Run one command and return its exit code.
+
+    Whatever goes wrong is a sentence on stderr, and with `--json` an object with `error` and `exit_code` on stdout.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    code = 0
+    with safe_streams():
+        try:
+            with checked_stdout() as stdout:
+                code, error, usage = _outcome(given)
+                if usage:
+                    output.say(usage)
+                if error:
+                    output.say(f"{'E' if usage else 'e'}rror: {error}")
+                    if "--json" in given and not stdout.is_used:
+                        output.show_json({"error": error, "exit_code": code})
+        except OutputFailed as problem:
+            if problem.reader_is_gone:
+                return 0
+            output.say(f"error: {problem}")
+            return code or 1
+        except KeyboardInterrupt:
+            return 130
+        return code
+
+
+def _outcome(arguments: list[str]) -> tuple[int, str, str]:
+    """Return the exit code of one command, what went wrong in words, and how to use it if that was the reason."""
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="llmctx")
-    except SystemExit as end:  # click ends this way
-        return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        result = app(args=arguments, prog_name="llmctx", standalone_mode=False)
+        return (result if isinstance(result, int) else 0), "", ""
+    except OutputFailed:
+        raise
     except LlmctxError as problem:
-        output.say(f"error: {problem}")
-        return 3 if isinstance(problem, DatabaseUnavailable) else 2 if isinstance(problem, ConfigError) else 1
+        code = 3 if isinstance(problem, DatabaseUnavailable) else 2 if isinstance(problem, ConfigError) else 1
+        return code, str(problem), ""
     except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # the reader of our output has closed it: `llmctx calls | head`
-        sys.stderr.close()
-        return 0
-    return 0
+        return 130, "interrupted", ""
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else 1, "", ""
+    except Exception as problem:  # noqa: BLE001  no user is to read a traceback
+        if hasattr(problem, "format_message") and hasattr(problem, "exit_code"):  # click's, of which typer has a copy
+            return _misuse(problem)
+        return 1, _unexpected(problem), ""
+
+
+def _misuse(problem: Any) -> tuple[int, str, str]:
+    context, message = getattr(problem, "ctx", None), problem.format_message()
+    if type(problem).__name__ == "NoArgsIsHelpError":
+        return problem.exit_code, "", message
+    usage = "" if context is None else f"{context.get_usage()}\nTry '{context.command_path} --help' for help.\n"
+    return problem.exit_code, message, usage
+
+
+def _unexpected(problem: Exception) -> str:
+    if isinstance(problem, UnicodeEncodeError):
+        return "An argument or a setting holds bytes that are not UTF-8. Correct it."
+    if isinstance(problem, RecursionError):
+        return "The input is nested too deeply."
+    if isinstance(problem, OSError):
+        name = f"{problem.filename}: " if problem.filename else ""
+        return f"{name}{problem.strerror or problem}."
+    logging.getLogger("llmctx").debug("llmctx: a command failed", exc_info=problem)
+    return f"This should not happen: {type(problem).__name__}: {problem}. Please report it."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json as jsons
 from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -109,7 +108,7 @@ async def _poll(settings: Settings, filters: Filters, rows: Sequence[dict[str, A
 def _show_followed(rows: Sequence[dict[str, Any]], *, json: bool, csv: bool, titles: bool) -> None:
     if json:
         for row in rows:
-            print(jsons.dumps(output.jsonable(row), ensure_ascii=False), flush=True)
+            output.show_json_line(row)
     elif csv:
         output.show_csv(rows, titles=titles)
     else:

@@ -61,7 +61,7 @@ def migrate(
     if by_month:
         partition(ctx, plan, rehearse, downgrade, drop_foreign_keys, yes, json)
     elif sql:
-        print_sql(ctx, widen, downgrade, offline, existing)
+        print_sql(ctx, widen, downgrade, offline, existing, json)
     elif check:
         check_table(ctx, json)
     else:
@@ -88,6 +88,7 @@ def print_sql(
     downgrade: Downgrade = False,
     offline: Offline = False,
     existing: Existing = None,
+    json: Json = False,
 ) -> None:
     """Print the SQL for the table as it is in the database."""
     from llmctx.core.errors import DatabaseUnavailable
@@ -99,7 +100,10 @@ def print_sql(
     except DatabaseUnavailable:
         script = commands.sql(settings, down=downgrade, widen=widen, look=False)
         output.say("No connection: this is for a database without the table. If the table exists, add --existing.")
-    output.show(script.rstrip())
+    if json:
+        output.show_json({"sql": script.rstrip()})
+    else:
+        output.show(script.rstrip())
 
 
 def _plan_and_do(settings: Settings, *, down: bool, widen: bool, only_plan: bool, yes: bool, json: bool) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_AGO: Final = re.compile(r"(\d{1,6})([smhdw])")
+_AGO: Final = re.compile(r"([0-9]{1,6})([smhdw])")
 
 Number = Annotated[int, typer.Option("-n", metavar="N", min=1, max=10_000, help="Number of lines.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do it; without it, only show what would be done.")]
@@ -82,13 +82,15 @@ def choice(option: str, text: str, allowed: Iterable[T]) -> T:
 
 def moment(text: str) -> datetime:
     """Parse `2h` (ago), or an ISO 8601 date or time; UTC unless it has an offset."""
-    if match := _AGO.fullmatch(text.strip().lower()):
-        return datetime.now(UTC) - timedelta(**{_UNITS[match[2]]: int(match[1])})
     try:
+        if match := _AGO.fullmatch(text.strip().lower()):
+            return datetime.now(UTC) - timedelta(**{_UNITS[match[2]]: int(match[1])})
         time = datetime.fromisoformat(text.strip())
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a time: write 30m, 2h, 7d, or 2026-11-22T10:30") from None
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+        raise typer.BadParameter(f"{text[:60]!r} is not a time: write 30m, 2h, 7d, or 2026-11-22T10:30") from None
+    except OverflowError:
+        raise typer.BadParameter(f"{text!r} is before the year 1 or after 9999") from None
 
 
 def place(text: str) -> Cursor:

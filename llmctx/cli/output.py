@@ -6,8 +6,8 @@ character and direction mark as a visible escape, so that nothing can move the c
 
 from __future__ import annotations
 
-import csv
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +21,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
+from llmctx.core.csv_text import csv_line
 from llmctx.core.jsonable import scalar
 from llmctx.core.text import plain
 
@@ -30,13 +31,6 @@ if TYPE_CHECKING:
 
 NULL: Final = "NULL"
 _NARROWEST: Final = 6
-
-
-def prepare() -> None:
-    """Print escapes where the terminal's encoding lacks a character, rather than fail."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def say(words: str) -> None:
@@ -51,22 +45,29 @@ def show(text: Text | str = "") -> None:
 
 def show_json(value: object) -> None:
     """Print `value` on stdout as JSON that is safe to look at in a terminal."""
-    text = json.dumps(jsonable(value), ensure_ascii=False, indent=2)
+    _write_json(jsonable(value), indent=2)
+
+
+def show_json_line(value: object) -> None:
+    """Print `value` on stdout as one line of JSON, at once."""
+    _write_json(jsonable(value))
+    sys.stdout.flush()
+
+
+def _write_json(value: object, indent: int | None = None) -> None:
+    narrow = not sys.stdout.encoding.lower().startswith("utf")  # an escape of the stream's is not JSON's
+    text = json.dumps(value, ensure_ascii=narrow, indent=indent, allow_nan=False)
     sys.stdout.write(plain(text, breaks=True, for_json=True) + "\n")
 
 
 def show_csv(rows: Sequence[Mapping[str, Any]], *, titles: bool = True) -> None:
-    """Print `rows` on stdout as CSV; NULL is empty."""
-    if not rows:
-        return
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    if titles:
-        writer.writerow(rows[0])
+    """Print `rows` on stdout as CSV; NULL is empty, an empty text is `""`."""
+    if rows and titles:
+        sys.stdout.write(csv_line(rows[0]))
     for row in rows:
         cells = (jsonable(value) for value in row.values())
-        writer.writerow(
-            "" if cell is None else json.dumps(cell, ensure_ascii=False) if isinstance(cell, (dict, list)) else cell
-            for cell in cells
+        sys.stdout.write(
+            csv_line(json.dumps(cell, ensure_ascii=False) if isinstance(cell, (dict, list)) else cell for cell in cells)
         )
 
 
@@ -87,7 +88,9 @@ def jsonable(value: object) -> Any:
         return {str(key): jsonable(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [jsonable(inner) for inner in value]
-    return float(value) if isinstance(value, Decimal) else scalar(value)
+    if isinstance(value, (Decimal, float)):
+        return float(value) if math.isfinite(value) else None  # JSON has no NaN
+    return scalar(value)
 
 
 def _console(*, stderr: bool = False) -> Console:

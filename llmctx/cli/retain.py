@@ -13,12 +13,14 @@ from llmctx.cli.options import Json, Yes, run_interruptible, settings_of
 
 def retain(
     ctx: typer.Context,
-    rows: Annotated[int | None, typer.Option("--rows", metavar="DAYS", min=1, help="Keep rows this long.")] = None,
+    rows: Annotated[
+        int | None, typer.Option("--rows", metavar="DAYS", min=1, max=36_500, help="Keep rows this long.")
+    ] = None,
     snapshots: Annotated[
-        int | None, typer.Option("--snapshots", metavar="DAYS", min=1, help="Keep texts this long.")
+        int | None, typer.Option("--snapshots", metavar="DAYS", min=1, max=36_500, help="Keep texts this long.")
     ] = None,
     errors: Annotated[
-        int | None, typer.Option("--errors", metavar="DAYS", min=1, help="Keep failed calls this long.")
+        int | None, typer.Option("--errors", metavar="DAYS", min=1, max=36_500, help="Keep failed calls this long.")
     ] = None,
     ahead: Annotated[
         int, typer.Option("--ahead", metavar="MONTHS", min=0, max=24, help="Future partitions to create.")

@@ -62,7 +62,7 @@ def _show_conversation(session: str, rows: Sequence[Mapping[str, Any]]) -> None:
 def _last_message(prompt: str) -> str:
     try:
         messages = jsons.loads(prompt)
-    except ValueError:
+    except (ValueError, RecursionError):
         return prompt
     is_list = isinstance(messages, list) and messages and isinstance(messages[-1], dict)
     return readable(jsons.dumps(messages[-1:] if is_list else messages, ensure_ascii=False))

@@ -143,7 +143,7 @@ def readable(snapshot: str) -> str:
     """Format a snapshot for reading: messages as `role: text`, other JSON indented, anything else as it is."""
     try:
         value = json.loads(snapshot)
-    except ValueError:
+    except (ValueError, RecursionError):
         return snapshot
     if isinstance(value, list) and value and all(isinstance(item, dict) and "content" in item for item in value):
         return "\n".join(map(_message, value))

@@ -33,7 +33,7 @@ def first_words(snapshot: str | None) -> str:
     """The beginning of what was said last, on one line."""
     try:
         said: Any = json.loads(snapshot or '""')
-    except ValueError:
+    except (ValueError, RecursionError):
         said = snapshot
     if isinstance(said, list) and said:
         said = said[-1]

@@ -129,7 +129,7 @@ def load_file(path: Path) -> list[_Line]:
         told = json.loads(path.read_text(encoding="utf-8"), parse_float=Decimal, parse_int=Decimal)
     except OSError as problem:
         raise ConfigError(f"LLMCTX_PRICE_FILE {path}: {problem.strerror}.") from None
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:
         raise ConfigError(f"LLMCTX_PRICE_FILE {path} is not JSON: {problem}.") from None
     if not isinstance(told, list):
         raise ConfigError(f'LLMCTX_PRICE_FILE {path}: write a list, [{{"model": "…", "input": 1.2, "output": 4.8}}].')

@@ -7,7 +7,6 @@ written meanwhile. The file appears under its name when it is whole.
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import os
 import sqlite3
@@ -25,8 +24,10 @@ import orjson
 from sqlalchemy import Boolean, ColumnElement, Double, Float, Integer, Numeric, String, select
 from sqlalchemy.types import TypeDecorator
 
+from llmctx.core.csv_text import csv_line
 from llmctx.core.errors import ConfigError, LlmctxError
 from llmctx.core.jsonable import scalar
+from llmctx.core.text import plain
 from llmctx.settings import Settings
 from llmctx.storage.engine import engine, explained, probe, reading
 from llmctx.storage.filters import Filters
@@ -173,25 +174,27 @@ class _Lines:
 
     def write(self, rows: Sequence[_Row]) -> None:
         names = self._names
-        self._file.write("".join([_line(dict(zip(names, row, strict=True))) for row in rows]))
+        text = "".join([_line(dict(zip(names, row, strict=True))) for row in rows])
+        self._file.write(plain(text, breaks=True, for_json=True))
 
 
 def _line(told: dict[str, Any]) -> str:
     try:
         return orjson.dumps(told, default=scalar, option=orjson.OPT_APPEND_NEWLINE).decode()
     except TypeError:  # a number of more than 64 bits, or half of a surrogate pair
-        return json.dumps({name: scalar(value) for name, value in told.items()}, ensure_ascii=False, default=str) + "\n"
+        finite = {name: None if value != value else scalar(value) for name, value in told.items()}
+        return json.dumps(finite, ensure_ascii=False, default=str) + "\n"
 
 
 class _Csv:
     """A line of titles, then one a row; NULL is nothing, an empty text is ""."""
 
     def __init__(self, file: Any, columns: _Columns) -> None:
-        self._writer, self._flat = csv.writer(file, quoting=csv.QUOTE_MINIMAL), _Flattened(columns)
-        self._writer.writerow(column.name for column in columns)
+        self._file, self._flat = file, _Flattened(columns)
+        file.write(csv_line(column.name for column in columns))
 
     def write(self, rows: Sequence[_Row]) -> None:
-        self._writer.writerows(self._flat(rows))
+        self._file.write("".join([csv_line(row) for row in self._flat(rows)]))
 
 
 _TEXTS: Final[dict[str, Callable[[Any, _Columns], Writer]]] = {"jsonl": _Lines, "csv": _Csv}

@@ -1,13 +1,14 @@
-"""asyncpg's `connect` as both ways to the database use it, the writer's and that of commands.
+"""asyncpg's `connect` and SQLite's files, as both ways to the database use them: the writer's and that of commands.
 
-Its key and password files are read outside of the event loop (see `outside_loop`), and password files as libpq reads
-them. asyncpg itself, which the application may use as well, stays as it is: these are copies of its functions. Where it
-is built in another way than it has been for years, it is its own function.
+asyncpg's key and password files are read outside of the event loop (see `outside_loop`), and password files as libpq
+reads them. asyncpg itself, which the application may use as well, stays as it is: these are copies of its functions.
+Where it is built in another way than it has been for years, it is its own function.
 """
 
 from __future__ import annotations
 
 import configparser
+import contextlib
 import os
 import re
 import types
@@ -49,6 +50,13 @@ def _asyncpg_connect() -> Any:
         return _with_globals(asyncpg.connect, connect_utils=types.SimpleNamespace(_connect=inner))
     except AttributeError:
         return asyncpg.connect
+
+
+def create_private(file: str | Path) -> None:
+    """Create a SQLite file that only its owner may read; SQLite gives its journals the same mode. Never raises."""
+    if not str(file).startswith("file:"):
+        with contextlib.suppress(OSError, ValueError):  # it is there, or connecting says why it cannot be
+            os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _explained(parse: Any) -> Any:

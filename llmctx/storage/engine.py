@@ -28,7 +28,7 @@ from sqlalchemy.pool import NullPool
 from llmctx.core.errors import ConfigError, DatabaseUnavailable, LlmctxError, MigrationsPending
 from llmctx.settings import Settings
 from llmctx.storage.db_errors import sqlstate
-from llmctx.storage.driver import connect_arguments
+from llmctx.storage.driver import connect_arguments, create_private
 from llmctx.storage.pg_timestamps import register_codecs
 
 logger: Final = logging.getLogger("llmctx")
@@ -74,6 +74,8 @@ def engine(
         event.listen(made.sync_engine, "connect", lambda connection, _: connection.run_async(register_codecs))
         event.listen(made.sync_engine, "begin", _plainly)
         event.listen(made.sync_engine, "handle_error", _hide_detail)
+    else:
+        event.listen(made.sync_engine, "do_connect", lambda *arguments: create_private(arguments[2][0]))
     return made
 
 
@@ -103,6 +105,8 @@ async def reading(settings: Settings, *, whole: bool = False) -> AsyncIterator[A
         async with source.connect() as connection:
             if settings.is_postgresql:
                 await connection.execution_options(postgresql_readonly=True)
+            else:
+                await connection.execute(text("PRAGMA query_only = ON"))
             yield connection
     except Exception as problem:
         raise explained(problem, settings) from problem
@@ -189,6 +193,7 @@ def probe(settings: Settings) -> None:
     """Open a SQLite file once, in this thread: where that fails, aiosqlite's own thread would outlive the loop."""
     file = sqlite_file(settings)
     if file is not None:
+        create_private(file)
         with closing(sqlite3.connect(file)) as connection:
             connection.execute("PRAGMA schema_version")
 

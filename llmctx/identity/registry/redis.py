@@ -67,7 +67,7 @@ class RedisRegistry:
         timeout_s: float = 0.25,
         backoff_s: tuple[float, float] = (1.0, 30.0),
     ) -> None:
-        _check(url)
+        check_url(url)
         self._url = url
         self._prefix = prefix
         self._ttl_s = ttl_s
@@ -382,8 +382,8 @@ def _driver() -> Any:
     return redis
 
 
-def _check(url: str) -> None:
-    """`ConfigError`, unless `url` is one that redis-py takes, and it is there."""
+def check_url(url: str) -> None:
+    """Raise `ConfigError` unless redis-py is there and takes `url`."""
     if importlib.util.find_spec("redis") is None:
         raise ConfigError('LLMCTX_REGISTRY_URL needs the package redis: pip install "llmctx[redis]".')
     try:

@@ -31,12 +31,12 @@ from llmctx.core.errors import ConfigError, LlmctxError
 from llmctx.core.record import LINKS
 from llmctx.ops.backfill.bulk_update import Change, fill, take_back
 from llmctx.ops.backfill.facts import Collected, checkpoints_of
-from llmctx.ops.backfill.mapping import Mapping, from_csv, plain_id
+from llmctx.ops.backfill.mapping import QUERY, Mapping, from_csv, from_sqlite, plain_id
 from llmctx.ops.backfill.rules import CHECKPOINT, MAPPING, RULES, Filling, Gap, decide
 from llmctx.ops.backfill.undo import COLUMNS, UndoFile, default_path, lines
 from llmctx.settings import Settings
 from llmctx.storage.convert import Lossy
-from llmctx.storage.engine import changing, is_pooled, reading
+from llmctx.storage.engine import changing, reading, sqlite_file
 from llmctx.storage.filters import lacks_an_id
 from llmctx.storage.paging import iter_batches
 from llmctx.storage.reflection import (
@@ -117,14 +117,8 @@ async def backfill(
             why = "has no column identity_source" if "identity_source" not in log.c else "has its own identity_source"
             report.notes.append(f"{log.name} {why}: rows will not say by which rule.")
         checkpoints = await checkpoints_of(connection, settings.db_schema)
-        pooled = await is_pooled(connection)
-        await connection.rollback()
-        if pooled:  # what is temporary lasts for a transaction there: the facts get a connection of their own
-            report.notes.append(
-                "The connection goes through a pooler: until the end, changes to the table's schema have to wait."
-            )
-        knowing = await stack.enter_async_context(changing(settings)) if pooled else connection
-        facts = Collected(knowing, log, within_one=pooled)
+        facts = Collected(connection, log)
+        stack.callback(facts.close)
         await facts.collect(mapping, checkpoints)
         if mapping is not None and mapping.blank:
             report.notes.append(f"{mapping.blank} lines of the mapping are empty, and were skipped.")
@@ -147,9 +141,13 @@ async def _mapping(settings: Settings, csv: Path | None, query: str | None) -> M
         return from_csv(csv)
     if query is None:
         return None
+    if (file := sqlite_file(settings)) is not None:
+        return from_sqlite(file, query)
     async with reading(settings) as connection:
         found = await connection.exec_driver_sql(query)
-        return Mapping(list(found.keys()), [tuple(row) for row in found], "The answer to --map-query")
+        if not found.returns_rows:
+            raise ConfigError("--map-query is no query: it returns no rows. Nothing was changed.")
+        return Mapping(list(found.keys()), [tuple(row) for row in found], QUERY)
 
 
 class _Run:
@@ -195,7 +193,7 @@ class _Run:
     async def step(self, rows: Sequence[dict[str, Any]]) -> None:
         """Decide on each of `rows`, and if that is wanted fill them: a transaction."""
         gaps = [self._gap(row) for row in rows]
-        facts = await self._facts.about({(kind, value) for gap in gaps for kind, value in gap.belongs.items()})
+        facts = self._facts.about({(kind, value) for gap in gaps for kind, value in gap.belongs.items()})
         changes = []
         for row, gap in zip(rows, gaps, strict=True):
             filling = decide(gap, facts, self._rules)

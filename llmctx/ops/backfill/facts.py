@@ -1,9 +1,10 @@
-"""Collects facts from the table, from LangGraph's checkpoints and from a mapping, in temporary tables: each source is
+"""Collects facts from the table, from LangGraph's checkpoints and from a mapping, in a temporary file: each source is
 read once, and what is filled later is no fact.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
@@ -21,73 +22,65 @@ from llmctx.storage.reflection import as_text, column_expr
 
 T = TypeVar("T")
 
-_AT_ONCE: Final = 500
+_MANY: Final = 5000
 _SPOILING: Final = ("shared_thread", "conflict")
 
-_metadata: Final = sa.MetaData()
-_wanted: Final = sa.Table(
-    "llmctx_wanted", _metadata, sa.Column("kind", sa.Text()), sa.Column("value", sa.Text()), prefixes=["TEMPORARY"]
-)
-_facts: Final = sa.Table(
-    "llmctx_facts",
-    _metadata,
-    sa.Column("kind", sa.Text()),
-    sa.Column("value", sa.Text()),
-    sa.Column("user_id", sa.Text()),
-    sa.Column("session_id", sa.Text()),
-    sa.Column("proves", sa.Boolean()),
-    sa.Column("spoils", sa.Boolean()),
-    prefixes=["TEMPORARY"],
-)
-sa.Index("llmctx_facts_by_value", _facts.c.kind, _facts.c.value)
+_FACTS: Final = """
+CREATE TABLE facts (kind TEXT, value TEXT, user_id TEXT, session_id TEXT, proves BOOLEAN, spoils BOOLEAN);
+CREATE INDEX by_value ON facts (kind, value);
+"""
 
 
 class Collected:
-    """Facts about everything that rows with gaps belong to, in this connection.
+    """Facts about everything that rows with gaps belong to, in a temporary file of this process.
 
-    With `within_one`, nothing is committed: the facts last for as long as its transaction.
+    The database is only read, so that a standby can be asked what would be done.
     """
 
-    def __init__(self, connection: AsyncConnection, log: sa.Table, *, within_one: bool = False) -> None:
+    def __init__(self, connection: AsyncConnection, log: sa.Table) -> None:
         self._connection = connection
-        self._within_one = within_one
         self._log = log
+        self._store = sqlite3.connect("", check_same_thread=False)  # SQLite's own temporary file
+        self._store.executescript(_FACTS)
         self.mapped_by: str | None = None
+
+    def close(self) -> None:
+        self._store.close()
 
     async def collect(self, mapping: Mapping | None, checkpoints: sa.Table | None) -> None:
         """Read every source once."""
-        connection, log = self._connection, self._log
-        await connection.run_sync(_metadata.create_all, checkfirst=False)
+        log = self._log
         kinds = [name for name in LINKS if name in log.c]
         for kind in kinds:
-            value = as_text(column_expr(log, kind))
-            gaps = sa.select(sa.literal(kind), value).where(
-                lacks_an_id(log), value.is_not(None), sa.func.trim(value) != ""
-            )
-            await connection.execute(_wanted.insert().from_select(["kind", "value"], gaps.distinct()))
-        await self._analyze(_wanted)
-        for kind in kinds:
             if kind != "session_id":
-                await self._insert(self._rows(kind, _wanted_of(kind)))
+                await self._read(self._rows(kind, self._wanted(kind)))
         if checkpoints is not None and "thread_id" in log.c:
-            await self._insert(_of_checkpoints(checkpoints))
+            await self._read(_of_checkpoints(checkpoints, self._wanted("thread_id")))
         if mapping is not None:
             self.mapped_by = mapping.key
-            for lines in _batches(mapping):
-                await connection.execute(_facts.insert(), [_mapped(mapping.key, *line) for line in lines])
+            self._insert((f"{MAPPING}:{mapping.key}", *line, True, False) for line in mapping)
         if "session_id" in kinds:  # also of the sessions that a row may get
-            offered = sa.select(_facts.c.session_id).where(_facts.c.session_id.is_not(None))
-            await self._insert(self._rows("session_id", _wanted_of("session_id").union(offered)))
-        await self._analyze(_facts)
-        if not self._within_one:
-            await connection.commit()
+            await self._read(self._rows("session_id", self._wanted("session_id")))
+            offered = self._store.execute(
+                "SELECT DISTINCT session_id FROM facts WHERE session_id IS NOT NULL EXCEPT "
+                "SELECT value FROM facts WHERE kind = 'session_id'"
+            ).fetchall()
+            for some in _batches([value for (value,) in offered], _MANY):
+                await self._read(self._rows("session_id", some))
+        await self._connection.rollback()
 
-    async def _insert(self, rows: sa.Select[Any]) -> None:
-        await self._connection.execute(_facts.insert().from_select([column.name for column in _facts.c], rows))
+    def _wanted(self, kind: str) -> sa.Select[Any]:
+        """Select the traces, threads, … of the rows with gaps."""
+        value = as_text(column_expr(self._log, kind))
+        return sa.select(value).where(lacks_an_id(self._log), value.is_not(None), sa.func.trim(value) != "").distinct()
 
-    async def _analyze(self, table: sa.Table) -> None:
-        if self._connection.dialect.name == "postgresql":
-            await self._connection.execute(sa.text(f"ANALYZE {table.name}"))
+    async def _read(self, rows: sa.Select[Any]) -> None:
+        async with self._connection.stream(rows) as found:
+            while some := await found.fetchmany(_MANY):
+                self._insert(tuple(row) for row in some)
+
+    def _insert(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        self._store.executemany("INSERT INTO facts VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def _rows(self, kind: str, wanted: Any) -> sa.Select[Any]:
         """Select what the table's rows say of each trace, thread, …"""
@@ -109,31 +102,29 @@ class Collected:
         )  # fmt: skip
         return _few(rows)
 
-    async def about(self, asked: Collection[tuple[str, str]]) -> dict[tuple[str, str], Sequence[Fact]]:
+    def about(self, asked: Collection[tuple[str, str]]) -> dict[tuple[str, str], Sequence[Fact]]:
         """Return the facts of each kind and value, and of every session that they name."""
-        found = await self._fetch(asked)
+        found = self._fetch(asked)
         sessions = {("session_id", fact.session) for facts in found.values() for fact in facts if fact.session}
-        return {**await self._fetch(sessions - found.keys()), **found}
+        return {**self._fetch(sessions - found.keys()), **found}
 
-    async def _fetch(self, asked: Collection[tuple[str, str]]) -> dict[tuple[str, str], Sequence[Fact]]:
+    def _fetch(self, asked: Collection[tuple[str, str]]) -> dict[tuple[str, str], Sequence[Fact]]:
         found: dict[tuple[str, str], list[Fact]] = defaultdict(list)
-        for some in _batches(sorted(asked)):
-            wanted = sa.select(_facts).where(sa.tuple_(_facts.c.kind, _facts.c.value).in_(some))
-            for kind, value, user, session, is_proof, blocks in await self._connection.execute(wanted):
+        for kind, value in asked:
+            rows = self._store.execute(
+                "SELECT user_id, session_id, proves, spoils FROM facts WHERE kind = ? AND value = ?", (kind, value)
+            )
+            for user, session, is_proof, blocks in rows:
                 # a name of blanks is no name
                 user, session = (name if name and name.strip() else None for name in (user, session))
-                found[kind, value].append(Fact(user, session, is_proof, blocks))
+                found[kind, value].append(Fact(user, session, bool(is_proof), bool(blocks)))
         return dict(found)
 
 
-def _batches(items: Iterable[T]) -> Iterator[list[T]]:
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     rest = iter(items)
-    while some := list(islice(rest, _AT_ONCE)):
+    while some := list(islice(rest, size)):
         yield some
-
-
-def _wanted_of(kind: str) -> sa.Select[Any]:
-    return sa.select(_wanted.c.value).where(_wanted.c.kind == kind)
 
 
 def _few(rows: Any) -> sa.Select[Any]:
@@ -142,13 +133,6 @@ def _few(rows: Any) -> sa.Select[Any]:
     rank = sa.func.row_number().over(partition_by=inner.c.value)
     ranked = sa.select(*inner.c, rank.label("rank")).subquery()
     return sa.select(*[column for column in ranked.c if column.name != "rank"]).where(ranked.c.rank <= CROWD + 1)
-
-
-def _mapped(key: str, value: str, user: str | None, session: str | None) -> dict[str, Any]:
-    return {
-        "kind": f"{MAPPING}:{key}", "value": value, "user_id": user, "session_id": session, "proves": True,
-        "spoils": False,
-    }  # fmt: skip
 
 
 # -- LangGraph's checkpoints ------------------------------------------------------------------------------------------
@@ -170,7 +154,7 @@ async def checkpoints_of(connection: AsyncConnection, schema: str | None) -> sa.
     return await connection.run_sync(look)
 
 
-def _of_checkpoints(checkpoints: sa.Table) -> sa.Select[Any]:
+def _of_checkpoints(checkpoints: sa.Table, threads: sa.Select[Any]) -> sa.Select[Any]:
     """Select who ran the thread, as far as the metadata of its checkpoints say."""
     thread, told = checkpoints.c.thread_id, checkpoints.c.metadata
     if isinstance(told.type, (sa.LargeBinary, sa.Text)):  # SQLite's saver keeps JSON in a blob
@@ -186,7 +170,7 @@ def _of_checkpoints(checkpoints: sa.Table) -> sa.Select[Any]:
             sa.literal(CHECKPOINT).label("kind"), as_text(thread).label("value"), user.label("user_id"),
             session.label("session_id"), sa.true().label("proves"), sa.false().label("spoils"),
         )
-        .where(as_text(thread).in_(_wanted_of("thread_id")), sa.or_(user.is_not(None), session.is_not(None)))
+        .where(as_text(thread).in_(threads), sa.or_(user.is_not(None), session.is_not(None)))
         .distinct()
     )  # fmt: skip
     return _few(rows)

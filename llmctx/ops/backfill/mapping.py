@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -13,6 +15,8 @@ from llmctx.core.errors import ConfigError
 KEYS: Final = ("call_id", "run_id", "trace_id", "thread_id", "conversation_id", "session_id")
 """What a row can be found by."""
 VALUES: Final = ("user_id", "session_id")
+QUERY: Final = "The answer to --map-query"
+_READING: Final = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE)
 _HOW: Final = (
     "Write one column to find rows by (call_id, run_id, trace_id, thread_id, conversation_id or session_id) and "
     "user_id, session_id or both"
@@ -82,7 +86,7 @@ def from_csv(path: Path) -> Mapping:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as problem:
         raise ConfigError(f"--map {path}: {problem.strerror}.") from None
-    except UnicodeDecodeError:
+    except ValueError:  # also a path that no file can have
         raise ConfigError(f"--map {path} is not text in UTF-8.") from None
     try:
         lines = list(csv.reader(text.splitlines(keepends=True), strict=True))
@@ -91,3 +95,21 @@ def from_csv(path: Path) -> Mapping:
     if not lines:
         raise ConfigError(f"--map {path} is empty. {_HOW}.")
     return Mapping(lines[0], [line for line in lines[1:] if line], f"--map {path}")
+
+
+def from_sqlite(file: Path, query: str) -> Mapping:
+    """Ask a SQLite file, which nothing in `query` can change. Raises `ConfigError` for what is no query."""
+
+    def may(action: int, *_: object) -> int:
+        return sqlite3.SQLITE_OK if action in _READING else sqlite3.SQLITE_DENY
+
+    try:
+        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            connection.set_authorizer(may)
+            found = connection.execute(query)
+            titles, rows = [title for title, *_ in found.description or ()], found.fetchall()
+    except (sqlite3.Error, sqlite3.Warning, ValueError) as problem:
+        raise ConfigError(f"--map-query cannot be asked: {problem}. It may only read. Nothing was changed.") from None
+    if not titles:
+        raise ConfigError("--map-query is no query: it returns no rows. Nothing was changed.")
+    return Mapping(titles, rows, QUERY)

@@ -104,7 +104,7 @@ def lines(path: Path, table: Table) -> Iterator[tuple[dict[str, Any], dict[str, 
 def _read(text: str) -> dict[str, Any] | None:
     try:
         told = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return told if isinstance(told, dict) else None
 

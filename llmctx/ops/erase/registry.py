@@ -78,7 +78,10 @@ def _escaped(prefix: str) -> str:
 async def _with_client(settings: Settings, work: Any) -> Any:
     from redis.asyncio import Redis
 
+    from llmctx.identity.registry.redis import check_url
+
     assert settings.registry_url is not None
+    check_url(settings.registry_url)
     client = Redis.from_url(settings.registry_url, socket_connect_timeout=settings.connect_timeout_s)
     try:
         return await work(client)

@@ -169,7 +169,7 @@ async def _evidence(connection: AsyncConnection, log: sa.Table, subject_ids: Sub
             written = isinstance(attributes, str)
             try:
                 less, changed = without(json.loads(attributes) if written else attributes, ids)
-            except ValueError:  # a column of the team's own, of plain text
+            except (ValueError, RecursionError):  # a column of the team's own, of plain text
                 less, changed = without(attributes, ids)
                 written = False
             if changed:

@@ -194,9 +194,13 @@ def test_a_missing_table_names_the_command_that_makes_it(empty: Terminal, verb: 
 def test_a_wrong_url_and_an_absent_database_are_told_apart(
     capsys: pytest.CaptureFixture[str], url: str, code: int, verb: list[str]
 ) -> None:
-    """2 for what can never work, 3 for what is not there; one line on stderr, no password, nothing on stdout."""
+    """2 for what can never work, 3 for what is not there; one line on stderr, no password; stdout is empty or JSON."""
     answer = Terminal(url, capsys)(*verb)
-    assert (answer.code, answer.out) == (code, "")
+    if "--json" in verb:
+        assert (answer.code, answer.json["exit_code"]) == (code, code)
+        assert answer.json["error"] in answer.err
+    else:
+        assert (answer.code, answer.out) == (code, "")
     assert len(answer.err.splitlines()) == 1
     assert "LLMCTX_DATABASE_URL" in answer.err
     assert "hunter2" not in answer.err

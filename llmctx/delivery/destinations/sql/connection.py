@@ -24,7 +24,7 @@ from sqlalchemy.pool import NullPool
 
 from llmctx.core.threads import outside_loop
 from llmctx.settings import Settings, url_in_environment
-from llmctx.storage.driver import connect_arguments
+from llmctx.storage.driver import connect_arguments, create_private
 
 _GIVE_UP_S: Final = 1.0
 LOCK_TIMEOUT_MS: Final = 3000
@@ -172,6 +172,7 @@ class Connection:
                 )
                 event.listen(self._engine.sync_engine, "connect", self._connected)
             else:
+                create_private(make_url(settings.database_url).database or "")
                 self._engine = create_async_engine(
                     settings.database_url, poolclass=NullPool, connect_args={"timeout": 5.0}, hide_parameters=True
                 )
