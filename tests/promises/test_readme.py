@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import re
 import shlex
@@ -27,8 +28,8 @@ ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +125,36 @@ async def test_the_other_python_blocks_run(application: ModuleType) -> None:
             exec(compile(block, "README.md", "exec"), vars(application))
         await application.call_log.aflush(5)
     assert [(record.model, record.prompt_tokens) for record in sink.records] == [("whisper-1", 310)]
+
+
+async def test_what_an_application_already_has_works_as_it_is_printed(application: ModuleType) -> None:
+    """Its own lifespan, a dependency, ids in the body, compiled graphs, a job: each call is one row with both ids."""
+    section = README.split("## Your application already has", 1)[1].split("\n## ", 1)[0]
+    for block in blocks("python", section):
+        exec(compile(block, "README.md", "exec"), vars(application))
+    sink = MemorySink()
+    application.call_log._sink = sink
+    app = application.app
+    transport = httpx.ASGITransport(app)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://app") as http:
+        signed = {"authorization": "Bearer ann:v-1"}
+        body = {"question": "Why?", "user_id": "bob", "thread_id": "t-2"}
+        for reply in (
+            await http.post("/signed-in", params={"question": "How?"}, headers=signed),
+            await http.post("/ask", json=body),
+        ):
+            assert reply.status_code == 200, reply.text
+        await asyncio.to_thread(application.summarise, "eve", "v-3", "How long?")
+        await application.agents["triage"].ainvoke(
+            {"messages": []}, {"metadata": {"user_id": "fay", "session_id": "v-4"}}
+        )
+        await application.call_log.aflush(5)
+    assert [(record.user_id, record.session_id) for record in sink.records] == [
+        ("ann", "v-1"),
+        ("bob", "t-2"),
+        ("eve", "v-3"),
+        ("fay", "v-4"),
+    ]
 
 
 async def test_every_setting_that_the_readme_names_exists() -> None:
