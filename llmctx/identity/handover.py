@@ -114,13 +114,14 @@ def read(token: str | None) -> CallContext:
 def _serializer() -> URLSafeSerializer:
     from itsdangerous import URLSafeSerializer
 
-    keys = _keys() or _from_environment()
-    if any(len(key.encode("utf-8", "surrogatepass")) < _KEY_BYTES for key in keys):
+    secrets = keys() or _from_environment()
+    if any(len(key.encode("utf-8", "surrogatepass")) < _KEY_BYTES for key in secrets):
         raise ConfigError(TOO_SHORT)
-    return URLSafeSerializer(list(reversed(keys)), salt=_SALT, signer_kwargs={"key_derivation": "hmac"})
+    return URLSafeSerializer(list(reversed(secrets)), salt=_SALT, signer_kwargs={"key_derivation": "hmac"})
 
 
-def _keys() -> list[str]:
+def keys() -> list[str]:
+    """Return the keys that are configured: the first signs, all verify."""
     return [part for part in (part.strip() for part in (_configured[0][0] or "").split(",")) if part]
 
 
@@ -130,10 +131,10 @@ def _from_environment() -> list[str]:
 
     settings = load()
     configure(settings.handover_key, settings.handover_invalid)
-    keys = _keys()
-    if not keys:
+    secrets = keys()
+    if not secrets:
         raise ConfigError(
             "LLMCTX_HANDOVER_KEY is not set: hand_over() and take_over() need the same secret in every process. "
             "Make one with `python -c 'import secrets; print(secrets.token_urlsafe(32))'`."
         )
-    return keys
+    return secrets

@@ -226,9 +226,8 @@ def reconsider(
     scope = candidates.scope
     if scope is not None and scope.is_socket and scope.identity.user_id != candidates.user_at_start:
         return attribution  # somebody has logged in, or out, since: that is about later calls
-    if (
-        attribution.source is Source.THREAD and candidates.registry_answered
-    ):  # this process alone said so; others may have used it too
+    if attribution.source is Source.THREAD and candidates.registry_answered is not None:
+        # this process alone said so; others may have used it too
         later = decide(candidates, registry, late_s=late_s)
         return (
             later

@@ -83,7 +83,8 @@ def request_of(who: CallContext) -> Iterator[Scope]:
 
 @contextmanager
 def redis_keys(url: str, prefix: str) -> Iterator[Callable[[], list[str]]]:
+    """Yield a function that lists the keys of threads, tasks and users."""
     import redis
 
     with redis.Redis.from_url(url, decode_responses=True) as client:
-        yield lambda: sorted(client.keys(f"{prefix}*"))
+        yield lambda: sorted(key for kind in "tku" for key in client.keys(f"{prefix}{kind}:*"))

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from llmctx.core.guard import guarded
+from llmctx.identity.registry.fingerprints import Fingerprints
 from llmctx.identity.scope import EMPTY, CallContext, Scope
 
 ELSEWHERE: Final = 2**63
@@ -22,7 +23,8 @@ ELSEWHERE: Final = 2**63
 class Entry:
     """What a registry knows of a thread or task.
 
-    `identity` is empty where nobody, or more than one user, has used it. `shared` tells the two apart. `first` and
+    `identity` is empty where nobody, more than one user, or a user who is forgotten has used it. `shared` says that
+    there is more than one. `first` and
     `last` number the first and the newest registration on the counter that also numbers scopes, so that "after this
     scope was opened" can be asked.
     """
@@ -90,10 +92,8 @@ active: Final[list[Registry]] = []
 
 # -- filing, which may fail --------------------------------------------------------------------------------------------
 
-_UNRELIABLE: Final[set[str | None]] = set()
-"""Threads and tasks that a registry could not be told of: what it says of them may be of somebody else."""
-_EVERYTHING: Final = None
-_DOUBTS: Final = 10_000
+_UNRELIABLE: Final = Fingerprints(0)
+"""Threads and tasks that a registry could not be told of: what it says of them may be of another user."""
 
 
 unregistered: Final = partial(guarded, "registry_failed", "%s failed: a thread names nobody from here on")
@@ -101,13 +101,10 @@ unregistered: Final = partial(guarded, "registry_failed", "%s failed: a thread n
 
 
 def mark_unreliable(thread_id: str | None, task: str | None = None) -> None:
-    """Believe no registry any more about these: a use of them could not be filed. For as long as the process lives."""
-    if len(_UNRELIABLE) >= _DOUBTS:
-        _UNRELIABLE.add(_EVERYTHING)
-        return
+    """Believe no registry any more about these: a use of them could not be filed."""
     for name in (thread_id, task):
         if name is not None:
-            _UNRELIABLE.add(name)
+            _UNRELIABLE.record(name, None)
 
 
 def believe_again() -> None:
@@ -119,7 +116,7 @@ def is_unreliable(thread_id: str | None, task: str | None) -> bool:
     """Return whether what registries know of a thread, or of a task and those around it, may lack a use."""
     if not _UNRELIABLE:
         return False
-    if _EVERYTHING in _UNRELIABLE or (thread_id is not None and thread_id in _UNRELIABLE):
+    if thread_id is not None and thread_id in _UNRELIABLE:
         return True
     while task:
         if task in _UNRELIABLE:

@@ -2,11 +2,16 @@
 
 Entries hold scopes, not copies of their identity, so that an identity which becomes known late (`amend`) is known
 here as well. Readers take no lock: what they read is an immutable tuple that writers replace.
+
+What is forgotten, by age or for want of room, never makes "several" into "one". As long as a thread is in use it keeps
+its users; of one whose entry has gone a fingerprint stays (`fingerprints.py`), and where that tells of another user
+than the one who uses it now, the thread names nobody.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,21 +20,30 @@ from cachebox import TTLCache
 from llmctx.core.locks import RecoverableLock
 from llmctx.core.process import Forkable, ForkStage
 from llmctx.identity.registry.base import Entry
+from llmctx.identity.registry.fingerprints import KEEP_S, Fingerprints
 from llmctx.identity.scope import EMPTY, CallContext, Scope, next_serial
 
 PARTIES = 8
 """Users and sessions remembered for one thread beside the newest. Two users are enough to know that it is shared."""
 
 
+Party = tuple[Scope, float]
+"""Who has used a thread, and the monotonic seconds of the last use."""
+
+
 @dataclass(slots=True)
 class _Use:
-    """Who used a thread, in the order of their first use: (scope, monotonic seconds of the last use)."""
+    """Who used a thread, in the order of their last use."""
 
-    parties: tuple[tuple[Scope, float], ...]
+    parties: tuple[Party, ...]
     first: int
     last: int
     stored: float
     """Monotonic seconds of when the cache was given it, and began to count its time."""
+    unclear: bool
+    """Others may have used it of whom nothing else is known any more."""
+    recorded: tuple[str | None, float]
+    """Whose fingerprint it has left last, and when."""
 
 
 class MemoryRegistry:
@@ -44,7 +58,8 @@ class MemoryRegistry:
         self._ttl_s = ttl_s
         self._fresh_s = ttl_s / 16  # a use is stored anew this often, for the cache counts from there
         self._threads: TTLCache[str, _Use] = TTLCache(entries, ttl_s)
-        self._tasks: TTLCache[str, tuple[Scope, int]] = TTLCache(entries, ttl_s)
+        self._tasks: TTLCache[str, tuple[Scope | None, int]] = TTLCache(entries, ttl_s)
+        self._fingerprints = Fingerprints(entries, keep_s=max(KEEP_S, 2 * ttl_s))
         # Writers only: read, change, replace must be one step. Reentrant, for the garbage collector may end a
         # stream in the middle of it.
         self._lock = RecoverableLock()
@@ -53,7 +68,10 @@ class MemoryRegistry:
     def put(self, scope: Scope, *, thread_id: str | None = None, task: str | None = None) -> None:
         serial = next_serial()
         if task is not None:
-            self._tasks[task] = (scope, serial)
+            runs = self._tasks.get(task)
+            # Two users run a task of one name where both replay one checkpoint.
+            is_shared = runs is not None and (runs[0] is None or not _is_same(runs[0], scope))
+            self._tasks[task] = (None if is_shared else scope, serial)
         if thread_id is None:
             return
         now = time.monotonic()
@@ -63,17 +81,20 @@ class MemoryRegistry:
             return
         with self._lock:
             use: _Use | None = self._threads.get(thread_id)
-            if use is None:
-                self._threads[thread_id] = _Use(((scope, now),), serial, serial, now)
-                return
+            owner, recorded = _owner(scope.identity), None if use is None else use.recorded
+            if recorded is None or recorded[0] != owner or now - recorded[1] >= self._fresh_s:
+                recorded, had_others = (owner, now), self._fingerprints.record(thread_id, owner)
+                if use is None:
+                    self._threads[thread_id] = _Use(((scope, now),), serial, serial, now, had_others, recorded)
+                    return
+            assert use is not None
             # One party per user and session. The newest scope replaces an older one: it can still be amended.
-            who = (scope.identity.user_id, scope.identity.session_id)
-            others = [
-                (other, at)
-                for other, at in use.parties
-                if now - at < self._ttl_s and (other.identity.user_id, other.identity.session_id) != who
-            ]
-            self._threads[thread_id] = _Use((*_bounded(others), (scope, now)), use.first, serial, now)
+            kept = others = [party for party in use.parties if not _replaces(scope, party[0])]
+            unclear = use.unclear
+            if others:
+                kept = _bounded(_remembered(others, scope, now - self._ttl_s))
+                unclear = unclear or (len(kept) < len(others) and _are_several([*others, (scope, now)]))
+            self._threads[thread_id] = _Use((*kept, (scope, now)), use.first, serial, now, unclear, recorded)
 
     def get(self, *, thread_id: str | None = None, task: str | None = None) -> Entry | None:
         if task is not None:
@@ -81,18 +102,26 @@ class MemoryRegistry:
                 found = self._tasks.get(name, None)
                 if found is not None:
                     scope, serial = found
-                    return Entry(scope.identity, False, serial, serial)
-        if thread_id is None:
-            return None
-        return judge(*self.parties(thread_id))
+                    return Entry(EMPTY if scope is None else scope.identity, scope is None, serial, serial)
+        return None if thread_id is None else judge(self.uses(thread_id))
 
-    def parties(self, thread_id: str) -> tuple[list[CallContext], int, int]:
-        """Return who has used the thread, the newest last, and the numbers of the first and the newest use."""
+    def uses(self, thread_id: str) -> Uses:
+        """Return who has used the thread."""
         known: _Use | None = self._threads.get(thread_id)
         if known is None:
-            return [], 0, 0
-        oldest = time.monotonic() - self._ttl_s
-        return [scope.identity for scope, at in known.parties if at > oldest], known.first, known.last
+            return NO_USES
+        parties = known.parties
+        if len(parties) > 1:
+            parties = (*_remembered(parties[:-1], parties[-1][0], time.monotonic() - self._ttl_s), parties[-1])
+        return Uses([scope.identity for scope, _ in parties], known.first, known.last, known.unclear)
+
+    def scopes(self, thread_id: str) -> list[Scope]:
+        """Return the scopes that have used the thread, as far as they are remembered."""
+        known: _Use | None = self._threads.get(thread_id)
+        return [] if known is None else [scope for scope, _ in known.parties]
+
+    def threads(self) -> list[str]:
+        return list(self._threads.keys())
 
     def forget(self, *, thread_id: str | None = None, user_id: str | None = None) -> int:
         gone = 0
@@ -102,12 +131,10 @@ class MemoryRegistry:
             if user_id is not None:
                 for key, use in list(self._threads.items()):
                     if any(scope.identity.user_id == user_id for scope, _ in use.parties):
-                        del self._threads[key]
-                        gone += 1
-                for key, (scope, _) in list(self._tasks.items()):
-                    if scope.identity.user_id == user_id:
-                        del self._tasks[key]
-                        gone += 1
+                        gone += self._threads.pop(key, None) is not None  # it may have expired just now
+                for key, (runs, _) in list(self._tasks.items()):
+                    if runs is not None and runs.identity.user_id == user_id:
+                        gone += self._tasks.pop(key, None) is not None
         return gone
 
     def renew_lock(self) -> None:
@@ -118,13 +145,27 @@ class MemoryRegistry:
         return len(self._threads) + len(self._tasks)
 
 
-def judge(identities: list[CallContext], first: int, last: int) -> Entry | None:
+@dataclass(frozen=True, slots=True)
+class Uses:
+    """Who has used a thread, the newest last; the numbers of the first and the newest use; and as in `_Use`."""
+
+    identities: list[CallContext]
+    first: int
+    last: int
+    unclear: bool = False
+
+
+NO_USES: Final = Uses([], 0, 0)
+
+
+def judge(uses: Uses) -> Entry | None:
     """Return what several uses of one thread say together.
 
     One user: that user, with the session if it was always the same. Several users, or a user and somebody
     anonymous who shares no session with them: nobody.
     """
-    if not identities:
+    identities, first, last = uses.identities, uses.first, uses.last
+    if not identities and not uses.unclear:
         return None
     users = {i.user_id for i in identities if i.user_id is not None}
     sessions = {i.session_id for i in identities if i.session_id is not None}
@@ -132,6 +173,8 @@ def judge(identities: list[CallContext], first: int, last: int) -> Entry | None:
     strangers = [i for i in identities if i.user_id is None and (users or len(sessions) > 1)]
     if len(users) > 1 or any(i.session_id is None or i.session_id not in of_users for i in strangers):
         return Entry(EMPTY, True, first, last)
+    if uses.unclear:
+        return Entry(EMPTY, False, first, last)
     user = users.pop() if users else None
     if len(sessions) > 1:
         return Entry(CallContext(user_id=user), False, first, last)
@@ -139,8 +182,43 @@ def judge(identities: list[CallContext], first: int, last: int) -> Entry | None:
     return Entry(newest if newest.user_id == user else newest.overlay(CallContext(user_id=user)), False, first, last)
 
 
-def _bounded(parties: list[tuple[Scope, float]]) -> list[tuple[Scope, float]]:
-    """At most `PARTIES`, never forgetting a user while another one is remembered twice: that would unshare a thread."""
+def _owner(who: CallContext) -> str | None:
+    """Return whose fingerprint a use leaves; None where it can be anyone's."""
+    return who.user_id or (None if who.session_id is None else f"\0{who.session_id}")
+
+
+def _is_same(one: Scope, other: Scope) -> bool:
+    """Return whether two scopes are of one user, or may turn out to be."""
+    mine, theirs = one.identity, other.identity
+    if mine.user_id is None or theirs.user_id is None:
+        in_one_request = one.of_request != 0 and one.of_request == other.of_request
+        return one is other or in_one_request or (mine.user_id, mine.session_id) == (theirs.user_id, theirs.session_id)
+    return mine.user_id == theirs.user_id
+
+
+def _replaces(scope: Scope, other: Scope) -> bool:
+    """Return whether a use by `other` needs no place of its own beside one by `scope`."""
+    mine, theirs = scope.identity, other.identity
+    if other is scope:
+        return True
+    if theirs.user_id is None and other.closed_at is None:  # it may turn out to be a user, by `amend`
+        return False
+    return mine is theirs or (mine.user_id == theirs.user_id and mine.session_id == theirs.session_id)
+
+
+def _are_several(parties: Sequence[Party]) -> bool:
+    verdict = judge(Uses([scope.identity for scope, _ in parties], 0, 0))
+    return verdict is not None and verdict.shared
+
+
+def _remembered(others: Sequence[Party], newest: Scope, oldest: float) -> list[Party]:
+    """Return `others` without uses before `oldest` by a user of whom there is a newer one: sessions, not users, age."""
+    users = {newest.identity.user_id, *(scope.identity.user_id for scope, at in others if at > oldest)}
+    return [(scope, at) for scope, at in others if at > oldest or scope.identity.user_id not in users]
+
+
+def _bounded(parties: list[Party]) -> list[Party]:
+    """At most `PARTIES`, never forgetting a user while another one is remembered twice."""
     while len(parties) > PARTIES:
         users = [scope.identity.user_id for scope, _ in parties]
         del parties[next((i for i, user in enumerate(users) if users.count(user) > 1), 0)]

@@ -48,6 +48,8 @@ class Outbox:
         self._unsettled: OrderedDict[tuple[str, Scope], CallContext] = OrderedDict()
         """Told without user or session, and may still be amended -> what was told."""
         self._forgotten: dict[tuple[str | None, str | None], None] = {}
+        self.has_dropped = False
+        """Some were dropped untold: what this process knows of threads is to be told again."""
 
     def __len__(self) -> int:
         return len(self._news) + len(self._forgotten)
@@ -59,8 +61,9 @@ class Outbox:
     def add(self, news: News) -> None:
         with self._lock:
             if len(self._news) >= LIMIT:
-                diagnostics.count("registry_full", "too many registrations wait for Redis: the oldest are dropped")
+                diagnostics.count("registry_full", "too many registrations wait for Redis: the oldest are told later")
                 self._news.popitem(last=False)
+                self.has_dropped = True
             self._news[news.key] = news
 
     def take(self, most: int) -> list[tuple[News, CallContext]]:
@@ -73,6 +76,7 @@ class Outbox:
         """Could not be told. What is to be forgotten meanwhile, or has no room any more, goes."""
         with self._lock:
             waiting: OrderedDict[tuple[str | None, ...], News] = OrderedDict()
+            self.has_dropped = self.has_dropped or len(untold) > LIMIT - len(self._news)
             for news, who in untold[: max(0, LIMIT - len(self._news))]:
                 if (news.thread_id, None) not in self._forgotten and (None, who.user_id) not in self._forgotten:
                     waiting[news.key] = news

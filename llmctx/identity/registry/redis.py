@@ -5,38 +5,42 @@ pipeline tells Redis what is new here, every 50 ms, and asks it in batches befor
 Redis away, slow or flushed means that this process knows what it has seen itself, and NULL with a reason otherwise:
 each exchange has a deadline, and after a failed one Redis is left alone for a while. What the parties of a thread
 say together is judged as in memory, wherever they were.
+
+Each process leaves a mark in Redis that it looks at in each exchange, once a second at least. Where that is gone or
+old (flushed, restarted, a replica that lagged behind), or Redis has evicted keys, every process tells again what it
+knows; until all have had time to, Redis counts as away. What only processes knew that have ended since is lost then.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, Final
 
 from cachebox import TTLCache
 
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.errors import ConfigError
 from llmctx.core.process import Forkable, ForkStage
 from llmctx.core.urls import shown_url
 from llmctx.identity.registry.base import ELSEWHERE, Entry
-from llmctx.identity.registry.memory import PARTIES, MemoryRegistry, judge, task_lineage
+from llmctx.identity.registry.fingerprints import Fingerprints
+from llmctx.identity.registry.memory import PARTIES, MemoryRegistry, Uses, judge, task_lineage
 from llmctx.identity.registry.outbox import Claims, News, Outbox
-from llmctx.identity.registry.redis_keys import FORGET, Layout, Put, commands, identity_of
-from llmctx.identity.scope import CallContext, Scope
-
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
+from llmctx.identity.registry.redis_connection import Link, check_url
+from llmctx.identity.registry.redis_heartbeat import Heartbeat
+from llmctx.identity.registry.redis_keys import LONGEST, Heard, Layout, Put
+from llmctx.identity.registry.redis_scripts import LIST, PUT, STRIP, calls
+from llmctx.identity.scope import EMPTY, CallContext, Scope
 
 _BATCH: Final = 200  # registrations told in one round trip: a few ms
 _FLUSH_S: Final = 0.05
 _SETTLE_S: Final = 0.15  # after this, three flushes, others have told what they knew
 _HEARD_S: Final = 60.0  # an answer is used for so long, where Redis is not asked again
 _CONNECT_S: Final = 2.0
+_FORGET_ROUNDS: Final = 20
 
 
 class RedisRegistry:
@@ -76,8 +80,9 @@ class RedisRegistry:
         self._backoff_s = backoff_s
         self._local = MemoryRegistry(entries=entries, ttl_s=ttl_s)
         heard_s = min(_HEARD_S, ttl_s)
-        self._heard: TTLCache[str, tuple[CallContext, ...]] = TTLCache(entries, heard_s)
-        self._heard_tasks: TTLCache[str, CallContext] = TTLCache(entries, heard_s)
+        self._heard: TTLCache[str, Heard] = TTLCache(entries, heard_s)
+        self._heard_tasks: TTLCache[str, Entry] = TTLCache(entries, heard_s)
+        self._heard_of = Fingerprints(entries)
         # A thread in constant use is told anew this often, so that it neither expires nor stays flushed.
         self._told: TTLCache[str, tuple[Scope, str | None, str | None]] = TTLCache(entries, min(60.0, ttl_s / 4))
         self.on_news: Callable[[], None] | None = None
@@ -97,12 +102,15 @@ class RedisRegistry:
             self._prefix, os.urandom(6).hex(), ttl_s=self._ttl_s, task_ttl_s=self._task_ttl_s, parties=PARTIES + 1
         )
         self._outbox = Outbox()
-        self._links: dict[asyncio.AbstractEventLoop, _Link] = {}
+        self._links: dict[asyncio.AbstractEventLoop, Link] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._work: asyncio.Event | None = None
         self._idle = False
         self._failures = 0
         self._rest_until = 0.0
+        self._heartbeat = Heartbeat(self._layout)
+        self._untold: list[str] = []
+        """Threads to tell again, for Redis may have lost them."""
         self._told.clear()
 
     def _begin_in_child(self) -> None:
@@ -133,19 +141,32 @@ class RedisRegistry:
             if found is not None:
                 return found
             for name in task_lineage(task):
-                identity = self._heard_tasks.get(name)
-                if identity is not None:
-                    return Entry(identity, False, 0, ELSEWHERE)
-        if thread_id is None:
-            return None
-        heard: tuple[CallContext, ...] | None = self._heard.get(thread_id)
+                entry: Entry | None = self._heard_tasks.get(name)
+                if entry is not None:
+                    return entry
+        return None if thread_id is None else self._judged(thread_id, self._heard.get(thread_id))
+
+    def _judged(self, thread_id: str, heard: Heard | None) -> Entry | None:
+        """Return what this process and `heard` say together, unless Redis may know more, or has said more before."""
+        entry = self._judged_now(thread_id, heard)
+        if entry is None or not (self._heartbeat.has_gap or self._had_others(thread_id, entry.identity)):
+            return entry
+        return Entry(EMPTY, entry.shared, entry.first, entry.last)
+
+    def _had_others(self, thread_id: str, who: CallContext) -> bool:
+        """Return whether Redis has told before of another user, of whom it may tell no more."""
+        return who.user_id is not None and self._heard_of.had_others(thread_id, who.user_id)
+
+    def _judged_now(self, thread_id: str, heard: Heard | None) -> Entry | None:
+        mine = self._local.uses(thread_id)
         if not heard:
-            return self._local.get(thread_id=thread_id)
-        mine, first, last = self._local.parties(thread_id)
-        known = {(who.user_id, who.session_id) for who in mine}
-        others = [who for who in heard if (who.user_id, who.session_id) not in known]
+            return judge(mine)
+        known = {(who.user_id, who.session_id) for who in mine.identities}
+        others = [who for who in heard.identities if (who.user_id, who.session_id) not in known]
+        if not others and not heard.unclear:
+            return judge(mine)
         # When it was that others used it cannot be told in numbers of this process: before and after any scope of it.
-        return judge([*others, *mine], 0, ELSEWHERE) if others else judge(mine, first, last)
+        return judge(Uses([*others, *mine.identities], 0, ELSEWHERE, mine.unclear or heard.unclear))
 
     def forget(self, *, thread_id: str | None = None, user_id: str | None = None) -> int:
         """As in memory, at once; the pipeline then tells Redis. To be certain of that, await `aforget`.
@@ -198,8 +219,8 @@ class RedisRegistry:
                 work.clear()
                 await asyncio.sleep(max(_FLUSH_S, self._rest_until - time.monotonic()))
                 self._outbox.amended()
-                if self._failures or not self._outbox.is_empty:
-                    while await self._talk(timeout_s=_CONNECT_S if self._failures else None) and self._outbox:
+                if self._heartbeat.is_due or self._failures or not self._outbox.is_empty or self._untold:
+                    while await self._talk(timeout_s=_CONNECT_S if self._failures else None) and self._has_news:
                         pass
         finally:
             self._loop = self._work = None
@@ -212,7 +233,7 @@ class RedisRegistry:
         wait = max([since, *(born for _, born in claims)]) + _SETTLE_S - time.monotonic()
         if wait > 0:
             await asyncio.sleep(min(wait, _SETTLE_S))
-        return await self._talk(threads, tasks)
+        return await self._talk(threads, tasks) and not self._heartbeat.has_gap
 
     async def publish(self, timeout_s: float) -> int:
         deadline = time.monotonic() + timeout_s
@@ -221,7 +242,7 @@ class RedisRegistry:
             with contextlib.suppress(TimeoutError):  # what `run` is telling right now is not in the outbox
                 await asyncio.wait_for(link.lock.acquire(), timeout_s)
                 link.lock.release()
-        while self._outbox and not self._resting and (left := deadline - time.monotonic()) > 0:
+        while self._has_news and not self._resting and (left := deadline - time.monotonic()) > 0:
             await self._talk(timeout_s=min(left, 1.0))
         return len(self._outbox)
 
@@ -233,9 +254,13 @@ class RedisRegistry:
     async def aforget(self, *, thread_id: str | None = None, user_id: str | None = None) -> int:
         """Forget, here and in Redis; return how many went from there. From any loop. Raises what redis-py raises."""
         self._forget_here(thread_id, user_id)
-        link = _Link(self._url)
+        link = Link(self._url)
         try:
-            return await self._forget_there(link.client(_CONNECT_S), [(thread_id, None), (None, user_id)])
+            gone, done = 0, False
+            while not done:
+                more, done = await self._forget_there(link, (thread_id, user_id), _CONNECT_S)
+                gone += more
+            return gone
         finally:
             await link.drop()
 
@@ -243,13 +268,17 @@ class RedisRegistry:
     def _resting(self) -> bool:
         return time.monotonic() < self._rest_until
 
+    @property
+    def _has_news(self) -> bool:
+        return bool(self._outbox) or bool(self._untold)
+
     async def _talk(
         self, threads: Collection[str] = (), tasks: Collection[str] = (), *, timeout_s: float | None = None
     ) -> bool:
         """Tell what is new, and ask, in one round trip; False if that failed. Here alone Redis is met."""
         if self._resting:
             return False
-        link = self._links.setdefault(asyncio.get_running_loop(), _Link(self._url))
+        link = self._links.setdefault(asyncio.get_running_loop(), Link(self._url))
         timeout_s = timeout_s or self._timeout_s
         outbox = self._outbox
         news: list[tuple[News, CallContext]] = []
@@ -258,16 +287,18 @@ class RedisRegistry:
             async with asyncio.timeout(timeout_s), link.lock:
                 mine = True
                 news = outbox.take(_BATCH)
+                again = self._untold[-(_BATCH - len(news)) :] if len(news) < _BATCH else []
                 claims = outbox.claims(time.monotonic() - _SETTLE_S, list(threads))
                 asked = list({*threads, *(thread_id for thread_id, _ in claims)})
                 names = list(dict.fromkeys(name for task in tasks for name in task_lineage(task)))
-                forgotten = outbox.to_forget
-                if forgotten:
-                    await self._forget_there(link.client(timeout_s), forgotten)
-                puts = [put for new, who in news for put in self._layout.puts(new, who)]
-                reads = [("HGETALL", self._layout.thread(thread_id)) for thread_id in asked]
-                reads += [("GET", self._layout.task(name)) for name in names]
-                now, *answers = await link.round_trip(puts, reads, timeout_s)
+                forgotten = [one for one in outbox.to_forget if (await self._forget_there(link, one, timeout_s))[1]]
+                number, beat = self._heartbeat.command(is_telling=bool(self._untold))
+                puts = list(self._puts(news, again))
+                reads = [*map(self._layout.thread, asked), *map(self._layout.task, names)]
+                commands = [beat, *calls(PUT, puts), *(("GETRANGE", key, 0, LONGEST) for key in reads)]
+                answers = await link.round_trip(commands, timeout_s)
+                if isinstance(answers[0], Exception):
+                    raise answers[0]
         except BaseException as problem:
             outbox.put_back(news)
             if mine:  # else somebody else's exchange takes its time, and will say how it went
@@ -280,16 +311,34 @@ class RedisRegistry:
         self._failures = 0
         outbox.forgot(forgotten)
         outbox.told(news)
-        self._hear(now, asked, names, answers)
-        self._settle(claims)
+        del self._untold[len(self._untold) - len(again) :]
+        now, lost = self._heartbeat.hear(number, answers[0])
+        if lost is not None:
+            diagnostics.count("registry_lost", "%s %s what it was told: it is told again", shown_url(self._url), lost)
+        if lost is not None or outbox.has_dropped:
+            outbox.has_dropped, self._untold = False, self._local.threads()
+        if not self._heartbeat.has_gap:
+            self._hear(now, asked, names, answers[1 + len(puts) :])
+            self._settle(claims)
         return True
 
-    def _hear(self, now: Any, threads: Sequence[str], tasks: Sequence[str], answers: Sequence[Any]) -> None:
-        for thread_id, fields in zip(threads, answers, strict=False):
-            self._heard[thread_id] = self._layout.parties(now, fields) if isinstance(fields, dict) else ()
+    def _puts(self, news: Sequence[tuple[News, CallContext]], again: Sequence[str]) -> Iterator[Put]:
+        told_again = [(News(scope, one, None), scope.identity) for one in again for scope in self._local.scopes(one)]
+        for new, who in (*news, *told_again):
+            one = new.thread_id
+            unclear = one is not None and (self._local.uses(one).unclear or self._had_others(one, who))
+            yield from self._layout.puts(new, who, unclear=unclear)
+
+    def _hear(self, now: float, threads: Sequence[str], tasks: Sequence[str], answers: Sequence[Any]) -> None:
+        for thread_id, value in zip(threads, answers, strict=False):
+            heard = self._heard[thread_id] = self._layout.heard(now, thread_id, value)
+            entry = self._judged_now(thread_id, heard)
+            if entry is not None and (entry.shared or entry.identity.user_id is not None):
+                self._heard_of.record(thread_id, entry.identity.user_id)
         for task, value in zip(tasks, answers[len(threads) :], strict=True):
-            if identity := identity_of(value):
-                self._heard_tasks[task] = identity
+            entry = self._layout.heard_task(task, value)
+            if entry is not None:
+                self._heard_tasks[task] = entry
             else:
                 self._heard_tasks.pop(task, None)
 
@@ -311,86 +360,29 @@ class RedisRegistry:
             "registry_away", "%s does not answer (%s): calls keep what this process knows", shown_url(self._url), what
         )
 
-    async def _forget_there(self, client: Redis, whom: Sequence[tuple[str | None, str | None]]) -> int:
+    async def _forget_there(
+        self, link: Link, whom: tuple[str | None, str | None], timeout_s: float
+    ) -> tuple[int, bool]:
+        """Forget a thread, or a user, of whom a round takes at most 500 keys. Return how many there were, and whether
+        that is all.
+        """
+        thread_id, user_id = whom
         gone = 0
-        for thread_id, user_id in whom:
-            if thread_id is not None:
-                gone += int(await client.delete(self._layout.thread(thread_id)))
-            while user_id is not None:
-                call: Any = client.eval(FORGET, 1, self._layout.index(user_id))
-                looked_at, removed = await call
-                gone += int(removed)
-                if not looked_at:
-                    break
-        return gone
-
-
-class _Link:
-    """The connection of one event loop."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._client: Redis | None = None
-        self._is_proven = False
-        self.lock = asyncio.Lock()
-
-    def client(self, timeout_s: float) -> Redis:
-        if self._client is None:
-            from redis.asyncio import Redis
-            from redis.asyncio.retry import Retry
-            from redis.backoff import NoBackoff
-
-            self._client = Redis.from_url(
-                self._url, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0), client_name="llmctx"
-            )
-        return self._client
-
-    async def round_trip(self, puts: Sequence[Put], reads: Sequence[tuple[str, str]], timeout_s: float) -> list[Any]:
-        """Return the server's time, and the answers to `reads`. A key of another kind answers with an exception."""
-        while True:
-            pipe = self.client(timeout_s).pipeline(transaction=False)
-            for command in commands(puts, reads):
-                pipe.execute_command(*command)
-            try:
-                answers: list[Any] = await pipe.execute(raise_on_error=False)
-            except (OSError, EOFError, _driver().ConnectionError):
-                if not self._is_proven:
-                    raise
-                await self.drop()  # idle for long, it may be gone while Redis is as well as ever: once more
-                continue
-            for answer in answers:
-                if isinstance(answer, Exception):
-                    if "WRONGTYPE" not in str(answer):  # loading, full, read-only, refused
-                        raise answer
-                    diagnostics.count(
-                        "registry_key_taken", "a key of the registry is in use for something else in Redis"
-                    )
-            self._is_proven = True
-            return answers[len(puts) :]
-
-    async def drop(self) -> None:
-        """Close it, in whatever state: an answer that comes too late must not be taken for the next one."""
-        client, self._client, self._is_proven = self._client, None, False
-        if client is not None:
-            with contextlib.suppress(Exception):
-                await asyncio.wait_for(client.aclose(), 0.1)
-
-
-def _driver() -> Any:
-    import redis.asyncio  # late: a third of a second, and an extra
-
-    return redis
-
-
-def check_url(url: str) -> None:
-    """Raise `ConfigError` unless redis-py is there and takes `url`."""
-    if importlib.util.find_spec("redis") is None:
-        raise ConfigError('LLMCTX_REGISTRY_URL needs the package redis: pip install "llmctx[redis]".')
-    try:
-        _driver().asyncio.connection.parse_url(url)
-    except ValueError:
-        what = "Write redis://user:password@host:6379/0, rediss://… or unix:///path"
-        raise ConfigError(f"LLMCTX_REGISTRY_URL is not the URL of a Redis. {what}.") from None
+        if thread_id is not None:
+            gone += sum(await link.round_trip([("UNLINK", self._layout.thread(thread_id))], timeout_s))
+        if user_id is None:
+            return gone, True
+        index, length = self._layout.index(user_id), len(self._layout.thread(""))
+        for _ in range(_FORGET_ROUNDS):
+            ((looked_at, names),) = await link.round_trip([("EVAL", LIST, 1, index, length)], timeout_s)
+            ours = [name.decode() for name in names if self._layout.is_entry(name)]
+            foreign = [("ZREM", index, name) for name in names if not self._layout.is_entry(name)]
+            commands = [*calls(STRIP, [self._layout.strip(name, user_id) for name in ours]), *foreign]
+            if commands:
+                gone += sum((await link.round_trip(commands, timeout_s))[: len(ours)])
+            if not looked_at:
+                return gone, True
+        return gone, False
 
 
 _all: Final = Forkable(ForkStage.SHARED_REGISTRY, RedisRegistry._begin_in_child)

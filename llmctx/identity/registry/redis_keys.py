@@ -1,79 +1,51 @@
-"""What the shared registry looks like in Redis: names of keys, what stands in them, and the two scripts.
+"""What the shared registry looks like in Redis: names of keys, what stands in them, and how it is proved ours.
 
-A thread is a hash with a field for each user and session: nobody overwrites anybody. A task is a plain key. An index
-for each user names the keys in which he stands, so that he can be forgotten at once. Names hold hashes, for ids may be
-long or hostile; values hold ids and times, nothing else. The times are those of the Redis server: clocks of hosts
-differ.
+A thread is a text with a line for each user and session: nobody overwrites anybody. A task is one such line. An index
+for each user names the keys in which that user stands, so that all of it can be forgotten at once. Names hold hashes,
+for ids may be long or hostile; lines hold ids and times, nothing else. The times are those of the Redis server: clocks
+of hosts differ. With a hand-over key each line bears a signature over its key and content, and a line without one is
+as if it were not there: others may write to the same Redis. No text is read beyond `LONGEST`.
+
+A line `*` says that others have used the thread, or run the task, of whom no line is left.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+import hmac
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
 
 import orjson
 
+from llmctx.core.diagnostics import diagnostics
+from llmctx.identity import handover
+from llmctx.identity.registry.base import ELSEWHERE, Entry
 from llmctx.identity.registry.outbox import News
 from llmctx.identity.scope import EMPTY, CallContext, Scope
 
 _OF_A_THREAD: Final = ("user_id", "session_id", "conversation_id")
 _OF_A_TASK: Final = (*_OF_A_THREAD, "trace_id", "agent_key")
 
-# KEYS: the key, and the index of the user's keys, if there is a user. ARGV: field ("" for a task), value, milliseconds
-# to live, most fields, a field to drop or "". Over the limit a field goes whose user has another one, the oldest first:
-# a thread that several have used stays one that several have used.
-PUT: Final = """
-local t = redis.call('TIME')
-local now = t[1] * 1000 + math.floor(t[2] / 1000)
-local field, ttl = ARGV[1], tonumber(ARGV[3])
-local function user_of(name) return string.match(name, '^%-') or string.match(name, '^[^:]*') end
-if field == '' then
-  redis.call('SET', KEYS[1], ARGV[2], 'PX', ttl)
-else
-  if ARGV[5] ~= '' then redis.call('HDEL', KEYS[1], ARGV[5]) end
-  redis.call('HSET', KEYS[1], field, string.format('%.0f', now) .. ' ' .. ARGV[2])
-  redis.call('PEXPIRE', KEYS[1], ttl)
-  for _ = tonumber(ARGV[4]) + 1, redis.call('HLEN', KEYS[1]) do
-    local all, count = redis.call('HGETALL', KEYS[1]), {}
-    for i = 1, #all, 2 do
-      count[user_of(all[i])] = (count[user_of(all[i])] or 0) + 1
-    end
-    local victim, oldest, twice = nil, 0, false
-    for i = 1, #all, 2 do
-      local last = tonumber(string.match(all[i + 1], '^%d+')) or 0
-      local more = count[user_of(all[i])] > 1
-      if all[i] ~= field and (not victim or (more and not twice) or (more == twice and last < oldest)) then
-        victim, oldest, twice = all[i], last, more
-      end
-    end
-    redis.call('HDEL', KEYS[1], victim)
-  end
-end
-if KEYS[2] then
-  redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('%.0f', now))
-  redis.call('ZADD', KEYS[2], string.format('%.0f', now + ttl), KEYS[1])
-  if redis.call('PTTL', KEYS[2]) < ttl then redis.call('PEXPIRE', KEYS[2], ttl) end
-end
-return 1
-"""
-PUT_SHA: Final = hashlib.sha1(PUT.encode(), usedforsecurity=False).hexdigest()
-
-# KEYS: the index of a user's keys. Removes some of them; answers how many it has looked at, and how many were there.
-FORGET: Final = """
-local keys = redis.call('ZRANGE', KEYS[1], 0, 499)
-if #keys == 0 then return {0, 0} end
-local gone = redis.call('DEL', unpack(keys))
-redis.call('ZREM', KEYS[1], unpack(keys))
-return {#keys, gone}
-"""
+LONGEST: Final = 65_536
+"""Bytes. A text that is longer is none of ours: a thread has few lines, and ids are short."""
+OTHERS: Final = "*"
+_HASH_BYTES: Final = 16
+_SALT: Final = b"llmctx.identity.registry.1"
 
 Put = tuple[list[str], list[Any]]
-"""The keys and arguments of `PUT`."""
+"""The keys and arguments of a script."""
+
+
+class Heard(NamedTuple):
+    """What Redis says of a thread: who has used it, the newest last, and whether others may have."""
+
+    identities: tuple[CallContext, ...] = ()
+    unclear: bool = False
 
 
 class Layout:
-    """Names and values under one prefix, as one process writes them."""
+    """Names and lines under one prefix, as one process writes them."""
 
     def __init__(self, prefix: str, process: str, *, ttl_s: float, task_ttl_s: float, parties: int) -> None:
         self._prefix = prefix
@@ -82,6 +54,7 @@ class Layout:
         self._ttl_ms = max(1, int(ttl_s * 1000))
         self._task_ttl_ms = max(1, int(task_ttl_s * 1000))
         self._parties = parties
+        self.process, self.gap, self.evicted = (f"{prefix}{name}" for name in (f"p:{process}", "gap", "evicted"))
 
     def thread(self, thread_id: str) -> str:
         return f"{self._prefix}t:{_hash(thread_id)}"
@@ -92,31 +65,65 @@ class Layout:
     def index(self, user_id: str) -> str:
         return f"{self._prefix}u:{_hash(user_id)}"
 
-    def puts(self, news: News, who: CallContext) -> Iterator[Put]:
-        """Yield what files `who` under the thread and the task, instead of what the scope was before it was amended."""
+    def is_entry(self, key: bytes) -> bool:
+        """Return whether `key` is the name of a thread or a task."""
+        start = self._prefix.encode()
+        return len(key) == len(start) + 2 + 2 * _HASH_BYTES and key[: len(start) + 2] in (start + b"t:", start + b"k:")
+
+    def puts(self, news: News, who: CallContext, *, unclear: bool = False) -> Iterator[Put]:
+        """Yield what files `who` under the thread and the task, instead of what the scope was before it was amended.
+
+        `unclear` says that others have used the thread of whom nothing else is known here any more.
+        """
         scope, thread_id, task, before = news
         index = [] if who.user_id is None else [self.index(who.user_id)]
+        field = self._field(scope, who)
         if thread_id is not None:
             drop = "" if before is None or before.user_id is not None else self._field(scope, before)
-            field = self._field(scope, who)
-            arguments = [field, _value(who, _OF_A_THREAD), self._ttl_ms, self._parties, "" if drop == field else drop]
-            yield [self.thread(thread_id), *index], arguments
+            key = self.thread(thread_id)
+            line, others = _line(key, field, who, _OF_A_THREAD), _line(key, OTHERS, EMPTY, ())
+            limits = [self._ttl_ms, self._parties, LONGEST]
+            yield [key, *index], [line, others, *limits, "" if drop == field else drop, int(unclear)]
         if task is not None and who:
-            yield [self.task(task), *index], ["", _value(who, _OF_A_TASK), self._task_ttl_ms, 0, ""]
+            key = self.task(task)
+            line, others = _line(key, field, who, _OF_A_TASK), _line(key, OTHERS, EMPTY, ())
+            yield [key, *index], [line, others, self._task_ttl_ms, 0, LONGEST, "", 0]
 
-    def parties(self, now: Sequence[int], fields: Mapping[bytes, bytes]) -> tuple[CallContext, ...]:
-        """Return who stands in the hash of a thread and has not expired, the newest last.
+    def strip(self, key: str, user_id: str) -> Put:
+        """Return what takes a user out of a thread or task, and out of the index of that user."""
+        return [key, self.index(user_id)], [_hash(user_id), _line(key, OTHERS, EMPTY, ()), LONGEST]
+
+    def heard(self, now: float, thread_id: str, value: object) -> Heard:
+        """Return who stands in the value of a thread; `now` in seconds, by the clock of the server.
 
         Without those whom this process has told of as nobody in particular: it knows better itself who they are by now.
         """
-        oldest = (now[0] - self._ttl_s) * 1000 + now[1] / 1000
-        found = []
-        for field, value in fields.items():
-            at, _, text = value.partition(b" ")
-            if at.isdigit() and float(at) > oldest and not field.decode("ascii", "replace").startswith(self._own):
-                found.append((float(at), identity_of(text)))
-        found.sort(key=lambda one: one[0])
-        return tuple(identity for _, identity in found)
+        key, oldest = self.thread(thread_id), (now - self._ttl_s) * 1000
+        lines = self._lines(key, value)
+        if lines is None:
+            return Heard((), True)
+        said = [(float(at), field, who) for at, field, who in lines if not field.startswith(self._own)]
+        fresh = {who.user_id for at, _, who in said if at > oldest}
+        # sessions of a user age, users do not: the key lives for as long as one of them uses the thread
+        kept = [who for at, field, who in said if field != OTHERS and (at > oldest or who.user_id not in fresh)]
+        return Heard(tuple(kept), any(field == OTHERS for _, field, _ in said))
+
+    def heard_task(self, task: str, value: object) -> Entry | None:
+        """Return what stands in the value of a task."""
+        lines = self._lines(self.task(task), value)
+        if not lines:
+            return None
+        _, field, who = lines[-1]
+        return Entry(who, field == OTHERS, 0, ELSEWHERE) if who or field == OTHERS else None
+
+    def _lines(self, key: str, value: object) -> list[tuple[str, str, CallContext]] | None:
+        """Return the lines of a value that are ours; None if there is a value that cannot be ours."""
+        if value is None:
+            return []
+        if not isinstance(value, bytes) or len(value) > LONGEST:
+            diagnostics.count("registry_key_taken", "a key of the registry is in use for something else in Redis")
+            return None
+        return [one for line in value.split(b"\n") if line and (one := _read(key, line)) is not None]
 
     def _field(self, scope: Scope, who: CallContext) -> str:
         """One per user and session. Of somebody unknown, one per scope: he may be the same as another, or not."""
@@ -124,18 +131,8 @@ class Layout:
         return f"{_hash(who.user_id)}:{session}" if who.user_id is not None else f"{self._own}.{scope.serial}:{session}"
 
 
-def commands(puts: Sequence[Put], reads: Sequence[tuple[str, str]]) -> Iterator[tuple[Any, ...]]:
-    """One round trip: the puts, the time of the server, the reads."""
-    for number, (keys, arguments) in enumerate(puts):
-        # The first brings the script along, for Redis may have been flushed of it.
-        script = ("EVAL", PUT) if number == 0 else ("EVALSHA", PUT_SHA)
-        yield *script, len(keys), *keys, *arguments
-    yield ("TIME",)
-    yield from reads
-
-
 def identity_of(text: object) -> CallContext:
-    """Return what stands in a value; an empty identity if it is not one of ours."""
+    """Return the ids in a line; an empty identity if there are none."""
     try:
         ids = orjson.loads(text)  # type: ignore[arg-type]  # whatever it is
         return CallContext(**{name: ids[name] for name in _OF_A_TASK if isinstance(ids.get(name), str)})
@@ -143,9 +140,33 @@ def identity_of(text: object) -> CallContext:
         return EMPTY
 
 
-def _value(who: CallContext, names: Sequence[str]) -> bytes:
-    return orjson.dumps({name: value for name in names if (value := getattr(who, name)) is not None})
+def _line(key: str, field: str, who: CallContext, names: Sequence[str]) -> bytes:
+    """Return `field signature ids`, which stands behind the time in a value."""
+    ids = orjson.dumps({name: value for name in names if (value := getattr(who, name)) is not None})
+    secrets = handover.keys()
+    signature = _signature(secrets[0], key, field.encode(), ids) if secrets else b"-"
+    return b" ".join((field.encode(), signature, ids))
+
+
+def _read(key: str, line: bytes) -> tuple[str, str, CallContext] | None:
+    """Return the time, the field and the identity of a line; None if it is not proved to be ours."""
+    try:
+        at, field, signature, ids = line.split(b" ", 3)
+        secrets = handover.keys()
+        if at.isdigit() and (
+            not secrets or any(hmac.compare_digest(signature, _signature(one, key, field, ids)) for one in secrets)
+        ):
+            return at.decode(), field.decode("ascii"), identity_of(ids)
+    except ValueError:
+        pass
+    diagnostics.count("registry_entry_refused", "an entry in Redis does not bear our signature: ignored")
+    return None
+
+
+def _signature(secret: str, key: str, field: bytes, ids: bytes) -> bytes:
+    said = b"\0".join((_SALT, key.encode("utf-8", "surrogatepass"), field, ids))
+    return hmac.digest(secret.encode("utf-8", "surrogatepass"), said, "sha256").hex()[:32].encode()
 
 
 def _hash(name: str) -> str:
-    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=_HASH_BYTES).hexdigest()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llmctx.core.errors import LlmctxError
 from llmctx.core.urls import shown_url
+from llmctx.identity.registry.redis_keys import LONGEST
 from llmctx.ops.erase.subject import SubjectIds
 from llmctx.settings import Settings
 
@@ -61,10 +62,9 @@ async def _keys(settings: Settings, subject_ids: SubjectIds) -> list[bytes]:
                     continue
                 pipe = client.pipeline(transaction=False)
                 for key in keys:
-                    pipe.execute_command(*(("HVALS", key) if kind == "t:" else ("GET", key)))
+                    pipe.execute_command("GETRANGE", key, 0, LONGEST)
                 for key, value in zip(keys, await pipe.execute(raise_on_error=False), strict=True):
-                    text = b"\n".join(value) if isinstance(value, list) else value if isinstance(value, bytes) else b""
-                    if any(mark in text for mark in marks):
+                    if isinstance(value, bytes) and any(mark in value for mark in marks):
                         found.append(key)
         return found
 
@@ -78,7 +78,7 @@ def _escaped(prefix: str) -> str:
 async def _with_client(settings: Settings, work: Any) -> Any:
     from redis.asyncio import Redis
 
-    from llmctx.identity.registry.redis import check_url
+    from llmctx.identity.registry.redis_connection import check_url
 
     assert settings.registry_url is not None
     check_url(settings.registry_url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from random import Random
 
 import pytest
 
@@ -132,3 +133,77 @@ def test_many_threads_may_register_at_once() -> None:
         thread.join()
     entries = [registry.get(thread_id=f"t-{number}") for number in range(500)]
     assert all(entry is not None and entry.shared for entry in entries)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_is_forgotten_a_name_is_right_or_not_given(seed: int) -> None:
+    """By age, by size and on demand. The oracle remembers all; the registry has room for little, for a short time."""
+    random = Random(seed)
+    ttl_s = random.choice([0.0001, 0.001, 60.0])
+    registry = MemoryRegistry(entries=random.choice([1, 2, 5, 1000]), ttl_s=ttl_s)
+    used: dict[str, set[str | None]] = {}
+    ran: dict[str, set[str | None]] = {}
+    for _ in range(1500):
+        name = f"t-{random.randrange(12)}"
+        match random.random():
+            case draw if draw < 0.5:
+                user = random.choices([None, "a", "b", *(f"u-{n}" for n in range(20))], [2, 20, 20, *[1] * 20])[0]
+                scope = Scope(CallContext(user_id=user, session_id=random.choice(["s", "s2", None])), "request")
+                registry.put(scope, thread_id=name, task=None if user is None else f"{name}:1")
+                used.setdefault(name, set()).add(user)
+                if user is not None:
+                    ran.setdefault(name, set()).add(user)
+                if random.random() < 0.9:
+                    scope.close()
+            case draw if draw < 0.97:
+                entry = registry.get(thread_id=name)
+                if entry is not None and entry.identity.user_id is not None:
+                    assert used[name] - {None} == {entry.identity.user_id}
+                entry = registry.get(task=f"{name}:1|inner:2")
+                if entry is not None and entry.identity.user_id is not None:
+                    assert entry.identity.user_id in ran[name]
+            case draw if draw < 0.98:
+                registry.forget(thread_id=name)
+            case _:
+                registry.forget(user_id=random.choice(["a", "b"]))
+    assert len(registry) <= 2 * 1000
+
+
+def test_a_user_who_comes_back_is_known_again() -> None:
+    """That he had the thread before, and that it was forgotten, is no reason for silence."""
+    registry = MemoryRegistry(entries=3)
+    for number in range(1000):
+        registry.put(Scope(A, "bind"), thread_id=f"t-{number}")
+    for number in range(1000):
+        registry.put(Scope(A, "bind"), thread_id=f"t-{number}")
+        entry = registry.get(thread_id=f"t-{number}")
+        assert entry is not None
+        assert entry.identity == A
+
+
+def test_a_thread_stays_one_of_several_users_for_as_long_as_one_of_them_uses_it() -> None:
+    """By age as well as by size."""
+    registry = MemoryRegistry(entries=3, ttl_s=0.05)
+    waiting = threading.Event()
+    for who in (A, B):
+        registry.put(Scope(who, "bind"), thread_id="t")
+    for number in range(20):
+        waiting.wait(0.01)
+        registry.put(Scope(B, "bind"), thread_id="t")
+        registry.put(Scope(B, "bind"), thread_id=f"t-{number}")
+        entry = registry.get(thread_id="t")
+        assert entry is None or entry.identity.user_id is None
+
+
+def test_a_task_that_two_users_run_is_of_neither() -> None:
+    """Both replay one checkpoint. Anonymous at first and known later is one user, within a request."""
+    registry = MemoryRegistry()
+    request = Scope(CallContext(session_id="s-a"), "request")
+    registry.put(request, task="n:1")
+    registry.put(Scope(A, "node", request), task="n:1")
+    entry = registry.get(task="n:1")
+    assert entry is not None
+    assert entry.identity == A
+    registry.put(Scope(B, "node"), task="n:1")
+    registry.put(Scope(B, "node"), task="n:1")
+    assert registry.get(task="n:1|m:2") == Entry(CallContext(), True, *[registry.get(task="n:1").last] * 2)  # type: ignore[union-attr]
