@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from cachebox import TTLCache
 
@@ -22,6 +22,8 @@ from llmctx.core.process import Forkable, ForkStage
 from llmctx.identity.registry.base import Entry
 from llmctx.identity.registry.fingerprints import KEEP_S, Fingerprints
 from llmctx.identity.scope import EMPTY, CallContext, Scope, next_serial
+
+T = TypeVar("T")
 
 PARTIES = 8
 """Users and sessions remembered for one thread beside the newest. Two users are enough to know that it is shared."""
@@ -55,7 +57,9 @@ class MemoryRegistry:
     """
 
     def __init__(self, *, entries: int = 100_000, ttl_s: float = 86_400.0) -> None:
+        self._entries = entries
         self._ttl_s = ttl_s
+        self._evicted_at = -ttl_s
         self._fresh_s = ttl_s / 16  # a use is stored anew this often, for the cache counts from there
         self._threads: TTLCache[str, _Use] = TTLCache(entries, ttl_s)
         self._tasks: TTLCache[str, tuple[Scope | None, int]] = TTLCache(entries, ttl_s)
@@ -71,7 +75,7 @@ class MemoryRegistry:
             runs = self._tasks.get(task)
             # Two users run a task of one name where both replay one checkpoint.
             is_shared = runs is not None and (runs[0] is None or not _is_same(runs[0], scope))
-            self._tasks[task] = (None if is_shared else scope, serial)
+            _store(self._tasks, task, (None if is_shared else scope, serial))
         if thread_id is None:
             return
         now = time.monotonic()
@@ -85,7 +89,10 @@ class MemoryRegistry:
             if recorded is None or recorded[0] != owner or now - recorded[1] >= self._fresh_s:
                 recorded, had_others = (owner, now), self._fingerprints.record(thread_id, owner)
                 if use is None:
-                    self._threads[thread_id] = _Use(((scope, now),), serial, serial, now, had_others, recorded)
+                    if len(self._threads) >= self._entries:
+                        self._evicted_at = now
+                    use = _Use(((scope, now),), serial, serial, now, had_others, recorded)
+                    _store(self._threads, thread_id, use)
                     return
             assert use is not None
             # One party per user and session. The newest scope replaces an older one: it can still be amended.
@@ -94,7 +101,8 @@ class MemoryRegistry:
             if others:
                 kept = _bounded(_remembered(others, scope, now - self._ttl_s))
                 unclear = unclear or (len(kept) < len(others) and _are_several([*others, (scope, now)]))
-            self._threads[thread_id] = _Use((*kept, (scope, now)), use.first, serial, now, unclear, recorded)
+            use = _Use((*kept, (scope, now)), use.first, serial, now, unclear, recorded)
+            _store(self._threads, thread_id, use)
 
     def get(self, *, thread_id: str | None = None, task: str | None = None) -> Entry | None:
         if task is not None:
@@ -114,6 +122,15 @@ class MemoryRegistry:
         if len(parties) > 1:
             parties = (*_remembered(parties[:-1], parties[-1][0], time.monotonic() - self._ttl_s), parties[-1])
         return Uses([scope.identity for scope, _ in parties], known.first, known.last, known.unclear)
+
+    def had_others(self, thread_id: str, user_id: str) -> bool:
+        """Return whether another one has used a thread of which nothing else is known here any more."""
+        return thread_id not in self._threads and self._fingerprints.had_others(thread_id, user_id)
+
+    @property
+    def has_evicted(self) -> bool:
+        """Return whether threads have gone for want of room that would not have expired yet."""
+        return time.monotonic() - self._evicted_at < self._ttl_s
 
     def scopes(self, thread_id: str) -> list[Scope]:
         """Return the scopes that have used the thread, as far as they are remembered."""
@@ -143,6 +160,13 @@ class MemoryRegistry:
 
     def __len__(self) -> int:
         return len(self._threads) + len(self._tasks)
+
+
+def _store(cache: TTLCache[str, T], key: str, value: T) -> None:
+    try:
+        cache[key] = value
+    except KeyError:  # cachebox 6: the entry that was to make room has expired just then
+        cache[key] = value
 
 
 @dataclass(frozen=True, slots=True)

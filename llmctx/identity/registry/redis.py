@@ -108,7 +108,7 @@ class RedisRegistry:
         self._idle = False
         self._failures = 0
         self._rest_until = 0.0
-        self._heartbeat = Heartbeat(self._layout)
+        self._heartbeat = Heartbeat(self._layout, longest_gap_s=self._ttl_s)
         self._untold: list[str] = []
         """Threads to tell again, for Redis may have lost them."""
         self._told.clear()
@@ -154,8 +154,11 @@ class RedisRegistry:
         return Entry(EMPTY, entry.shared, entry.first, entry.last)
 
     def _had_others(self, thread_id: str, who: CallContext) -> bool:
-        """Return whether Redis has told before of another user, of whom it may tell no more."""
-        return who.user_id is not None and self._heard_of.had_others(thread_id, who.user_id)
+        """Return whether another user was known before, here or in Redis, who may be known no more."""
+        user_id = who.user_id
+        return user_id is not None and (
+            self._heard_of.had_others(thread_id, user_id) or self._local.had_others(thread_id, user_id)
+        )
 
     def _judged_now(self, thread_id: str, heard: Heard | None) -> Entry | None:
         mine = self._local.uses(thread_id)
@@ -292,7 +295,9 @@ class RedisRegistry:
                 asked = list({*threads, *(thread_id for thread_id, _ in claims)})
                 names = list(dict.fromkeys(name for task in tasks for name in task_lineage(task)))
                 forgotten = [one for one in outbox.to_forget if (await self._forget_there(link, one, timeout_s))[1]]
-                number, beat = self._heartbeat.command(is_telling=bool(self._untold))
+                number, beat = self._heartbeat.command(
+                    is_telling=bool(self._untold), knows_all=not self._local.has_evicted
+                )
                 puts = list(self._puts(news, again))
                 reads = [*map(self._layout.thread, asked), *map(self._layout.task, names)]
                 commands = [beat, *calls(PUT, puts), *(("GETRANGE", key, 0, LONGEST) for key in reads)]

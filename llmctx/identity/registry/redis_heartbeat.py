@@ -22,8 +22,9 @@ _RETELL_S: Final = 30.0  # where Redis goes on evicting, it is told again this o
 class Heartbeat:
     """The numbers of one process."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, *, longest_gap_s: float) -> None:
         self._layout = layout
+        self._longest_gap_s = max(_GAP_S, longest_gap_s)
         self._number = 0
         self._at = 0.0
         self._evicted: bytes | None = None
@@ -39,14 +40,21 @@ class Heartbeat:
         """Return whether other processes may not have told again yet what they know."""
         return self._had_gap and time.monotonic() - self._at < _GAP_S
 
-    def command(self, *, is_telling: bool) -> tuple[int, tuple[Any, ...]]:
-        """Return a number, and the command that leaves it. `is_telling` says that this process tells again."""
+    def command(self, *, is_telling: bool, knows_all: bool) -> tuple[int, tuple[Any, ...]]:
+        """Return a number, and the command that leaves it. `is_telling` says that this process tells again.
+
+        Where it does not know all that it has told, for it has forgotten some, a gap lasts until that would have
+        expired in Redis.
+        """
         layout = self._layout
         expected = self._number if self._number and time.monotonic() - self._at < _MARK_S / 2 else ""
         keys = [layout.process, layout.gap, layout.evicted]
         # Where the last attempt failed, it may have come to Redis all the same: the same number again.
         number = self._number + 1
-        arguments = [expected, number, int(_MARK_S * 1000), int(_GAP_S * 1000), int(is_telling)]
+        gap_s = _GAP_S if knows_all else self._longest_gap_s
+        seconds = [_MARK_S, gap_s, self._longest_gap_s]
+        mark_ms, gap_ms, longest_ms = (int(1000 * one) for one in seconds)
+        arguments = [expected, number, mark_ms, gap_ms, int(is_telling), longest_ms]
         (command,) = calls(BEAT, [(keys, arguments)])
         return number, command
 

@@ -6,7 +6,8 @@ for ids may be long or hostile; lines hold ids and times, nothing else. The time
 of hosts differ. With a hand-over key each line bears a signature over its key and content, and a line without one is
 as if it were not there: others may write to the same Redis. No text is read beyond `LONGEST`.
 
-A line `*` says that others have used the thread, or run the task, of whom no line is left.
+A thread also has a mark, which outlives it and tells whether one who comes back or another uses it. A line `*` says
+that others have used the thread, or run the task, of whom no line is left.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import orjson
 from llmctx.core.diagnostics import diagnostics
 from llmctx.identity import handover
 from llmctx.identity.registry.base import ELSEWHERE, Entry
+from llmctx.identity.registry.fingerprints import KEEP_S
 from llmctx.identity.registry.outbox import News
 from llmctx.identity.scope import EMPTY, CallContext, Scope
 
@@ -53,6 +55,7 @@ class Layout:
         self._ttl_s = ttl_s
         self._ttl_ms = max(1, int(ttl_s * 1000))
         self._task_ttl_ms = max(1, int(task_ttl_s * 1000))
+        self._mark_ms = int(max(KEEP_S, 2 * ttl_s) * 1000)
         self._parties = parties
         self.process, self.gap, self.evicted = (f"{prefix}{name}" for name in (f"p:{process}", "gap", "evicted"))
 
@@ -61,6 +64,9 @@ class Layout:
 
     def task(self, task: str) -> str:
         return f"{self._prefix}k:{_hash(task)}"
+
+    def mark(self, thread_id: str) -> str:
+        return f"{self._prefix}m:{_hash(thread_id)}"
 
     def index(self, user_id: str) -> str:
         return f"{self._prefix}u:{_hash(user_id)}"
@@ -83,11 +89,13 @@ class Layout:
             key = self.thread(thread_id)
             line, others = _line(key, field, who, _OF_A_THREAD), _line(key, OTHERS, EMPTY, ())
             limits = [self._ttl_ms, self._parties, LONGEST]
-            yield [key, *index], [line, others, *limits, "" if drop == field else drop, int(unclear)]
+            marks = " ".join(_marks(key, who.user_id or f"\0{who.session_id}"))
+            told = ["" if drop == field else drop, int(unclear), self._mark_ms, marks]
+            yield [key, self.mark(thread_id), *index], [line, others, *limits, *told]
         if task is not None and who:
             key = self.task(task)
             line, others = _line(key, field, who, _OF_A_TASK), _line(key, OTHERS, EMPTY, ())
-            yield [key, *index], [line, others, self._task_ttl_ms, 0, LONGEST, "", 0]
+            yield [key, key, *index], [line, others, self._task_ttl_ms, 0, LONGEST, "", 0, 0, ""]
 
     def strip(self, key: str, user_id: str) -> Put:
         """Return what takes a user out of a thread or task, and out of the index of that user."""
@@ -161,6 +169,12 @@ def _read(key: str, line: bytes) -> tuple[str, str, CallContext] | None:
         pass
     diagnostics.count("registry_entry_refused", "an entry in Redis does not bear our signature: ignored")
     return None
+
+
+def _marks(key: str, owner: str) -> Iterator[str]:
+    """Yield what stands for `owner` in the mark of a thread: nobody reads an id from it, or can say who else it is."""
+    for secret in handover.keys() or [""]:
+        yield _signature(secret, key, b"mark", owner.encode("utf-8", "surrogatepass")).decode()
 
 
 def _signature(secret: str, key: str, field: bytes, ids: bytes) -> bytes:

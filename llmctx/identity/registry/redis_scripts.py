@@ -37,9 +37,11 @@ local function lines_of(key, longest, most)
 end
 """
 
-# KEYS: the thread or task, and the index of the user's keys, if there is a user. ARGV: line, line that stands for
-# others, milliseconds to live, most lines (0 for a task), longest text, a field to drop or "", whether there are
-# others. Over the limit a line goes whose user has another one, the oldest first; where no user has two, it is noted.
+# KEYS: the thread or task, the mark of the thread, and the index of the user's keys, if there is a user. ARGV: line,
+# line that stands for others, milliseconds to live, most lines (0 for a task), longest text, a field to drop or "",
+# whether there are others, milliseconds for the mark, how this user marks the thread: with the newest key and with
+# older ones. Over the limit a line goes whose user has another one, the oldest first; or else another, which is noted.
+# A mark outlives the thread: it tells whether one who comes back, or another, uses it.
 PUT: Final = (
     _COMMON
     + """
@@ -53,7 +55,10 @@ if most == 0 then
   if before and before ~= '-' and before ~= user_of(field) then unclear = true end
   redis.call('SET', KEYS[1], stamp .. (unclear and ARGV[2] or line), 'PX', ttl)
 else
-  local kept = {}
+  local kept, mark = {}, redis.pcall('GETRANGE', KEYS[2], 0, 63)
+  local own = mark == '' or (type(mark) == 'string' and string.find(ARGV[9], mark, 1, true))
+  if not own and #held == 0 then unclear = true end
+  put(KEYS[2], own and string.match(ARGV[9], '^[^ ]+') or '*', ARGV[8])
   for _, one in ipairs(held) do
     local name = field_of(one)
     if name == '*' then
@@ -79,22 +84,23 @@ else
   kept[#kept + 1] = stamp .. line
   redis.call('SET', KEYS[1], table.concat(kept, '\\n'), 'PX', ttl)
 end
-if KEYS[2] then
-  local count = redis.pcall('ZCOUNT', KEYS[2], '-inf', string.format('%.0f', now))
+if KEYS[3] then
+  local count = redis.pcall('ZCOUNT', KEYS[3], '-inf', string.format('%.0f', now))
   if type(count) == 'table' then
-    redis.call('UNLINK', KEYS[2])
+    redis.call('UNLINK', KEYS[3])
   elseif count > 0 then
-    redis.call('ZREMRANGEBYRANK', KEYS[2], 0, math.min(count, 16) - 1)
+    redis.call('ZREMRANGEBYRANK', KEYS[3], 0, math.min(count, 16) - 1)
   end
-  redis.call('ZADD', KEYS[2], string.format('%.0f', now + ttl), KEYS[1])
-  if redis.call('PTTL', KEYS[2]) < ttl then redis.call('PEXPIRE', KEYS[2], ttl) end
+  redis.call('ZADD', KEYS[3], string.format('%.0f', now + ttl), KEYS[1])
+  if redis.call('PTTL', KEYS[3]) < ttl then redis.call('PEXPIRE', KEYS[3], ttl) end
 end
 return 1
 """
 )
 
 # KEYS: the process's own key, the gap, the evictions that have been seen. ARGV: what should stand in the process's key
-# or "", what is to stand there, milliseconds for it and for a gap, whether this process still tells what was lost.
+# or "", what is to stand there, milliseconds for it and for a gap, whether this process still tells what was lost, and
+# the milliseconds of the longest gap.
 # Answers the server's time in milliseconds, whether what this process has told may be lost, how many keys Redis has
 # evicted, and whether there is a gap: some process may not have told again what was lost.
 BEAT: Final = (
@@ -111,9 +117,13 @@ if seen ~= evicted and not (seen == '' and evicted == '0') then
   put(KEYS[3], evicted, 86400000)
   if tonumber(evicted) > (type(seen) == 'string' and tonumber(seen) or 0) then gap = true end
 end
-if gap then put(KEYS[2], '1', ARGV[4]) end
-local left = redis.call('PTTL', KEYS[2])
-return {string.format('%.0f', clock()), lost, evicted, (left > 0 and left <= tonumber(ARGV[4])) and 1 or 0}
+local left, longest = redis.call('PTTL', KEYS[2]), tonumber(ARGV[6])
+if left > longest then left = -1 end
+if gap and left < tonumber(ARGV[4]) then
+  put(KEYS[2], '1', ARGV[4])
+  left = 1
+end
+return {string.format('%.0f', clock()), lost, evicted, left > 0 and 1 or 0}
 """
 )
 
