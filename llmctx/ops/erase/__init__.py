@@ -82,17 +82,17 @@ async def erase(
     async def look() -> list[Place]:
         async with reading(settings, whole=True) as connection:
             found = await rows.count(connection, table, subject_ids, children, mentions=mentions)
-        return await _places(settings, subject_ids, found)
+        return await _places(settings, subject_ids, found, mentions=mentions)
 
     receipt = Receipt(subject, blank, do)
     _explain(receipt, children, mentions)
     if do:
-        await disk.drain(settings, subject_ids, wait_s)
+        await disk.drain(settings, subject_ids, wait_s, mentions=mentions)
     receipt.places = await look()
     if do:
-        disk.erase(settings, subject_ids)
+        disk.erase(settings, subject_ids, mentions=mentions)
         async with changing(settings) as connection:
-            work = rows.Work(connection, table, subject_ids, children, progress)
+            work = rows.Work(connection, table, subject_ids, children, progress, settings)
             await work.erase(blank=blank, mentions=mentions)
         if (file := sqlite_file(settings)) is not None:
             await asyncio.to_thread(compact, file)
@@ -104,10 +104,10 @@ async def erase(
     return receipt
 
 
-async def _places(settings: Settings, subject_ids: SubjectIds, found: dict[str, int]) -> list[Place]:
+async def _places(settings: Settings, subject_ids: SubjectIds, found: dict[str, int], *, mentions: bool) -> list[Place]:
     database, redis = where(settings), shared.place(settings)
     places = [Place(name, database, count) for name, count in found.items()]
-    lying = disk.count(settings, subject_ids)
+    lying = disk.count(settings, subject_ids, mentions=mentions)
     said = ", ".join(lying.directories)
     places += [
         Place("journals of dead processes", said, lying.dead),

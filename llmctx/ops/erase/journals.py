@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from llmctx.delivery import journal
 from llmctx.ops.erase.subject import SubjectIds, without
+from llmctx.ops.erase.table import PERSONAL_TEXTS
 from llmctx.settings import Settings
 
 _POLL_S: Final = 0.2
@@ -30,20 +31,32 @@ class JournalCounts:
     living_processes: list[str] = field(default_factory=list)
 
 
-def says_something(subject_ids: SubjectIds) -> Wanted:
-    """Return rows of theirs, and rows of others whose evidence names them."""
-    ids = subject_ids.ids
+def says_something(subject_ids: SubjectIds, *, mentions: bool) -> Wanted:
+    """Return rows of theirs, and rows of others whose evidence or, with `mentions`, whose texts name them."""
 
     def wanted(columns: Mapping[str, Any]) -> bool:
-        return subject_ids.are_in(columns) or without(columns.get("attributes"), ids)[1]
+        return subject_ids.are_in(columns) or bool(_less(columns, subject_ids, mentions=mentions))
 
     return wanted
 
 
-def count(settings: Settings, subject_ids: SubjectIds) -> JournalCounts:
+def _less(columns: Mapping[str, Any], subject_ids: SubjectIds, *, mentions: bool) -> dict[str, Any]:
+    """Return the columns of another's row that name them, without that."""
+    attributes, changed = without(columns.get("attributes"), subject_ids.ids)
+    less = {"attributes": attributes} if changed else {}
+    if mentions:
+        finder = subject_ids.mentions
+        for name in PERSONAL_TEXTS:
+            text = columns.get(name)
+            if isinstance(text, str) and (left := finder.without(text)) != text:
+                less[name] = left
+    return less
+
+
+def count(settings: Settings, subject_ids: SubjectIds, *, mentions: bool) -> JournalCounts:
     """Return what is there now."""
     found = JournalCounts()
-    wanted = says_something(subject_ids)
+    wanted = says_something(subject_ids, mentions=mentions)
     for directory in settings.journal_directories:
         found.directories.append(str(directory))
         seen = journal.search(directory, wanted)
@@ -54,11 +67,11 @@ def count(settings: Settings, subject_ids: SubjectIds) -> JournalCounts:
     return found
 
 
-async def drain(settings: Settings, subject_ids: SubjectIds, wait_s: float) -> None:
+async def drain(settings: Settings, subject_ids: SubjectIds, wait_s: float, *, mentions: bool) -> None:
     """Wait until living processes hold nothing of theirs any more, at most for so long."""
     deadline = time.monotonic() + wait_s
     asked = False
-    while count(settings, subject_ids).living and time.monotonic() < deadline:
+    while count(settings, subject_ids, mentions=mentions).living and time.monotonic() < deadline:
         if not asked:
             asked = True
             for directory in settings.journal_directories:
@@ -67,15 +80,14 @@ async def drain(settings: Settings, subject_ids: SubjectIds, wait_s: float) -> N
         await asyncio.sleep(_POLL_S)
 
 
-def erase(settings: Settings, subject_ids: SubjectIds) -> None:
+def erase(settings: Settings, subject_ids: SubjectIds, *, mentions: bool) -> None:
     """Take theirs from the journals of the dead and from the quarantine; of others' rows what names them."""
-    ids = subject_ids.ids
 
     def keep(columns: dict[str, Any]) -> bool | dict[str, Any]:
         if subject_ids.are_in(columns):
             return False
-        attributes, changed = without(columns.get("attributes"), ids)
-        return {**columns, "attributes": attributes} if changed else True
+        less = _less(columns, subject_ids, mentions=mentions)
+        return {**columns, **less} if less else True
 
     for directory in settings.journal_directories:
         if directory.is_dir():

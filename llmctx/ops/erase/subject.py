@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from llmctx.core.record import LINKS
+from llmctx.ops.erase.mentions import Mentions
 from llmctx.storage.sanitize import storable_id
 
-GONE: Final = "[erased]"
 _LONG_ENOUGH: Final = 4  # of an id, to be looked for inside of texts: "7" is in all of them
 
 
@@ -44,6 +44,11 @@ class SubjectIds:
                 found |= {one, storable_id(one) or one}
         return found
 
+    @property
+    def mentions(self) -> Mentions:
+        """Return what finds the subject in the texts of others."""
+        return Mentions(one for one in (self.subject.user, self.subject.session) if one is not None)
+
     def are_in(self, columns: Mapping[str, Any]) -> bool:
         """Return whether a row of these columns is theirs."""
         user, session = (_text(columns.get(name)) for name in ("user_id", "session_id"))
@@ -67,10 +72,7 @@ def without(value: Any, ids: set[str]) -> tuple[Any, bool]:
     if isinstance(value, str):
         if value in ids:
             return None, True
-        text = value
-        for one in ids:
-            if len(one) >= _LONG_ENOUGH and one in text:
-                text = text.replace(one, GONE)
+        text = Mentions(one for one in ids if len(one) >= _LONG_ENOUGH and one in value).without(value)
         return text, text != value
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return (None, True) if str(value) in ids and len(str(value)) >= _LONG_ENOUGH else (value, False)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import Any, Final
 
@@ -13,8 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from llmctx.core.errors import LlmctxError
 from llmctx.core.record import LINKS, SPECS, ColumnKind, Reason
 from llmctx.identity.explanation import KEY
-from llmctx.ops.erase.subject import GONE, Subject, SubjectIds, without
+from llmctx.ops.erase.mentions import Mentions
+from llmctx.ops.erase.subject import Subject, SubjectIds, without
+from llmctx.settings import Settings
 from llmctx.storage.dependents import Dependent
+from llmctx.storage.paging import iter_batches
 from llmctx.storage.reflection import (
     UNFIT,
     among,
@@ -34,7 +38,7 @@ from llmctx.storage.reflection import (
 _AT_ONCE: Final = 1000
 _IN: Final = 500  # ids in one condition
 _PERSONAL: Final = tuple(spec.name for spec in SPECS if spec.personal)
-_TEXTS: Final = tuple(
+PERSONAL_TEXTS: Final = tuple(
     spec.name for spec in SPECS if spec.personal and spec.kind in (ColumnKind.TEXT, ColumnKind.SNAPSHOT)
 )
 _SHARED: Final = ("shared_thread", "shared_job", "conflict")
@@ -119,12 +123,26 @@ def with_evidence(log: sa.Table, ids: set[str]) -> sa.ColumnElement[bool]:
     )
 
 
-def mentioning(log: sa.Table, subject_ids: SubjectIds) -> sa.ColumnElement[bool]:
-    """Return the condition of rows with the id in a text."""
-    given = [one for one in (subject_ids.subject.user, subject_ids.subject.session) if one is not None]
-    written = {form for one in given for form in (one, json.dumps(one, ensure_ascii=False)[1:-1])}
-    columns = [log.c[name] for name in _TEXTS if name in log.c and isinstance(log.c[name].type, (sa.String, sa.Text))]
-    return sa.or_(sa.false(), *(each.contains(form, autoescape=True) for each in columns for form in sorted(written)))
+def mentioning(log: sa.Table, subject_ids: SubjectIds) -> sa.Select[Any] | None:
+    """Select others' rows that may have the id in a text, to be looked at one by one; None without columns of texts."""
+    columns = [log.c[name] for name in PERSONAL_TEXTS if name in log.c]
+    if not columns:
+        return None
+    held = [sa.cast(column, sa.Text) for column in columns]
+    fragments = subject_ids.mentions.fragments
+    may = (
+        sa.true()
+        if fragments is None
+        else sa.or_(*(each.contains(one, autoescape=True) for each in held for one in fragments))
+    )
+    return sa.select(*dict.fromkeys([*key_of(log), *columns])).where(may, ~_all_theirs(log, subject_ids))
+
+
+def without_mentions(log: sa.Table, row: Mapping[str, Any], mentions: Mentions) -> dict[str, Any]:
+    """Return the texts of `row` that have the id, without it."""
+    texts = {name: row[name] for name in PERSONAL_TEXTS if name in log.c and row[name] is not None}
+    less = {name: mentions.without(value) for name, value in texts.items()}
+    return {name: value for name, value in less.items() if value != texts[name]}
 
 
 async def count(
@@ -146,8 +164,11 @@ async def count(
         belongs = each.c[child.column].in_(sa.select(log.c[child.ours]).where(_all_theirs(log, subject_ids)))
         found[child.name] = await count_rows(connection, each, belongs)
     found["evidence of others"] = len(await _evidence(connection, log, subject_ids))
-    if mentions:
-        found["texts of others"] = await rows_of(sa.and_(mentioning(log, subject_ids), ~_all_theirs(log, subject_ids)))
+    if mentions and (wanted := mentioning(log, subject_ids)) is not None:
+        found["texts of others"] = 0
+        async with connection.stream(wanted.execution_options(yield_per=_AT_ONCE // 10)) as rows:
+            async for row in rows.mappings():
+                found["texts of others"] += bool(without_mentions(log, row, subject_ids.mentions))
     return found
 
 
@@ -191,8 +212,10 @@ class Work:
         subject_ids: SubjectIds,
         children: Sequence[Dependent],
         progress: Callable[[str, int], None],
+        settings: Settings,
     ) -> None:
         self._connection = connection
+        self._settings = settings
         self._log = log
         self._subject_ids = subject_ids
         self._children = children
@@ -210,8 +233,7 @@ class Work:
             await self._connection.execute(less, changes[at : at + _AT_ONCE])
             await self._connection.commit()
         if mentions:
-            others = sa.and_(mentioning(log, self._subject_ids), ~_all_theirs(log, self._subject_ids))
-            await self._each("texts of others", others, self._replacing())
+            await self._replace_mentions()
         for condition in of_no_user(log, self._subject_ids):
             await self._each("rows of nobody", condition, change, with_children=True)
         await self._each(log.name, naming(log, self._subject_ids.subject), change, with_children=True)
@@ -251,15 +273,15 @@ class Work:
         values |= word_values(log, "identity_reason", Reason.ERASED.value)
         return sa.update(log).values(values)
 
-    def _replacing(self) -> Any:
-        log, subject = self._log, self._subject_ids.subject
-        values: dict[str, Any] = {}
-        for name in _TEXTS:
-            column = log.c.get(name)
-            if column is None or not isinstance(column.type, (sa.String, sa.Text)):
-                continue
-            for one in filter(None, (subject.user, subject.session)):
-                mark = "[…]" if one in GONE else GONE
-                for form in dict.fromkeys((json.dumps(one, ensure_ascii=False)[1:-1], one)):
-                    values[name] = sa.func.replace(values.get(name, column), form, mark)
-        return sa.update(log).values(values)
+    async def _replace_mentions(self) -> None:
+        log, connection, mentions = self._log, self._connection, self._subject_ids.mentions
+        wanted = mentioning(log, self._subject_ids)
+        if wanted is None:
+            return
+        async with aclosing(iter_batches(connection, self._settings, log, wanted)) as steps:
+            async for rows in steps:
+                for row in rows:
+                    if less := without_mentions(log, row, mentions):
+                        await connection.execute(sa.update(log).where(is_row(log)).values(less), key_values(log, row))
+                        self._progress("texts of others", 1)
+                await connection.commit()

@@ -74,6 +74,23 @@ async def test_texts_of_others_are_searched_on_demand(any_database: str) -> None
     assert (prompt, error) == ('"call [erased] back"', "no [erased]")
 
 
+async def test_mentions_are_whole_ids_in_what_json_says(any_database: str) -> None:
+    """A short id is no reason to touch others' ids; rows that only seem to have it are not counted, and stay."""
+    settings = load(database_url=any_database)
+    prompt = '[{"role":"user","content":"I am 1, not 21 or 1-b"},{"user_id":1,"tokens":1}]'
+    others = [record(user_id="b", prompt_snapshot='"21"', error_message=f"1{n}") for n in range(3)]
+    await store(settings, record(user_id="ada", prompt_snapshot=prompt, response_snapshot='"1"'), *others)
+    found = await erase(settings, Subject(user="1"), mentions=True)
+    assert {place.name: place.found for place in found.places}["texts of others"] == 1
+    done = await erase(settings, Subject(user="1"), do=True, mentions=True)
+    assert (done.found, done.left) == (1, 0)
+    rows = await query(any_database, f"SELECT prompt_snapshot, response_snapshot, error_message FROM {DEFAULT_TABLE}")
+    less = '[{"role":"user","content":"I am [erased], not 21 or 1-b"},{"user_id":"[erased]","tokens":1}]'
+    assert sorted(rows, key=str) == sorted(
+        [(less, '"[erased]"', None), *(('"21"', None, f"1{n}") for n in range(3))], key=str
+    )
+
+
 async def test_rows_that_a_policy_hides_are_not_passed_over(empty_database: str) -> None:
     """A role that sees some of the rows cannot say that nothing is left: it is told which role can."""
     await do(empty_database, *older.made("named"), older.row("named", 1, user_id="ada"), older.row("named", 2))
