@@ -42,6 +42,8 @@ class OpenCall:
     look_ns = 0
     """When to look whether it does so still."""
     is_stream = False
+    shared_by = 1
+    """Calls among which the figures of its answer are shared: the prompts of a batch, or calls that it made itself."""
     metadata: dict[str, Any] | None = None
     params: dict[str, Any] | None = None
     tags: list[str] | None = None

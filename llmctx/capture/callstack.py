@@ -7,8 +7,9 @@ looked at, never changed.
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
-from types import CodeType, FrameType
+from types import AsyncGeneratorType, CodeType, FrameType
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -117,36 +118,55 @@ def is_awaiting_a_model(task: asyncio.Task[Any]) -> bool:
     return any(frame.f_code.co_name == "agenerate" for frame in frames_of(task))
 
 
-def is_on_stack(run_id: UUID | None) -> bool:
-    """Return whether the code that runs was called by the `agenerate` of the run."""
-    frame: FrameType | None = sys._getframe(1)
+def is_on_stack(run_id: UUID | None, frame: FrameType | None = None) -> bool:
+    """Return whether the code that runs, here or in `frame`, was called by the method that makes the run."""
+    frame = frame or sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_name == "agenerate" and _has_manager(frame, run_id):
+        if _is_of_run(frame, run_id):
             return True
         frame = frame.f_back
     return False
 
 
-def _has_manager(frame: FrameType, run_id: UUID | None) -> bool:
-    managers = frame.f_locals.get("run_managers")
+def is_in_thread(run_id: UUID | None, thread: int) -> bool:
+    """Return whether the thread of that number is inside of the run."""
+    frame = sys._current_frames().get(thread)
+    return frame is not None and is_on_stack(run_id, frame)
+
+
+def _is_of_run(frame: FrameType, run_id: UUID | None) -> bool:
+    """Return whether `frame` is that of the model's method that makes the run, as far as can be seen."""
+    code = frame.f_code
+    if code.co_name == "agenerate":
+        managers = frame.f_locals.get("run_managers")
+    elif code.co_name in STREAMED and "language_models" in code.co_filename:
+        manager = frame.f_locals.get("run_manager")
+        managers = None if manager is None else [manager]
+    else:
+        return False
     return managers is None or any(getattr(manager, "run_id", None) == run_id for manager in managers)
 
 
 def is_awaited(task: asyncio.Task[Any], run_id: UUID | None) -> bool:
     """Return whether `task` may still be inside of the run, as far as its chain of awaits can be followed.
 
-    A coroutine shows what it awaits; an async generator does not. Where the chain ends in the dark the answer is
-    yes: a call is only ended when it is certain that nothing awaits it.
+    Where the chain ends in the dark the answer is yes: a call is only ended when it is certain that nothing awaits it.
     """
     if task.done():
         return False
     step: Any = task.get_coro()
     while step is not None:
-        frame = getattr(step, "cr_frame", None) or getattr(step, "gi_frame", None)
+        if type(step).__name__.startswith("async_generator_"):  # one step of an async generator, which it hides
+            step = next((one for one in gc.get_referents(step) if isinstance(one, AsyncGeneratorType)), step)
+        frame = next(filter(None, (getattr(step, name, None) for name in _FRAMES)), None)
         if frame is None:
             # A future is the honest end of a chain; anything else hides what is inside of it.
             return type(step).__name__ != "FutureIter"
-        if frame.f_code.co_name == "agenerate" and _has_manager(frame, run_id):
+        if _is_of_run(frame, run_id):
             return True
-        step = getattr(step, "cr_await", None) or getattr(step, "gi_yieldfrom", None)
+        step = next(filter(None, (getattr(step, name, None) for name in _AWAITED)), None)
     return False
+
+
+_FRAMES: Final = ("cr_frame", "ag_frame", "gi_frame")
+_AWAITED: Final = ("cr_await", "ag_await", "gi_yieldfrom")

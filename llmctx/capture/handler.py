@@ -33,6 +33,7 @@ from llmctx.capture.payload.messages import (
     prompt_of_messages,
     prompt_of_text,
 )
+from llmctx.capture.payload.raw_answers import answer_in, merged
 from llmctx.capture.payload.usage import Stream
 from llmctx.capture.recorder import Recorder, active
 from llmctx.capture.run_inline import beware, watch
@@ -162,7 +163,7 @@ class CallLogHandler(BaseCallbackHandler):
         if recorder is None or (recorder.open_calls.has(run_id) and self._again(recorder, run_id, kwargs)):
             return
         prompt = _read(prompt_of_text, prompts[0], recorder.snapshot_bytes)
-        self._start(recorder, prompt, run_id, kwargs, origin(2))
+        self._start(recorder, prompt, run_id, kwargs, origin(2), kwargs.get("batch_size") or 1)
 
     def _again(self, recorder: Recorder, run_id: UUID, told: dict[str, Any]) -> bool:
         """Return whether another handler has reported this call. The scope that comes with the later one is nearer."""
@@ -183,7 +184,13 @@ class CallLogHandler(BaseCallbackHandler):
         return True
 
     def _start(
-        self, recorder: Recorder, prompt: Prompt | None, run_id: UUID, told: dict[str, Any], made: Origin
+        self,
+        recorder: Recorder,
+        prompt: Prompt | None,
+        run_id: UUID,
+        told: dict[str, Any],
+        made: Origin,
+        shared_by: int = 1,
     ) -> None:
         metadata: dict[str, Any] | None = told.get("metadata")
         candidates, attribution = self._whose(recorder, metadata, made)
@@ -191,6 +198,8 @@ class CallLogHandler(BaseCallbackHandler):
         call.handler = self
         # and not the config of `made`, which would be kept alive
         call.method, call.is_langchains = made.method, made.is_langchains
+        if shared_by != 1:  # completion models report the sum of a batch, with its first prompt
+            call.shared_by = shared_by
         call.scope = scope = candidates.here
         call.parent_run_id = told.get("parent_run_id")
         call.metadata = metadata
@@ -264,6 +273,8 @@ class CallLogHandler(BaseCallbackHandler):
             stream = call.stream
             if stream is None:
                 stream = call.stream = Stream()
+                if call.is_stream and call.task is not None and recorder is not None:
+                    recorder.open_calls.release(call)
             if not call.first_token_ns and is_delta(token, chunk):
                 call.mark_first_token()
             if chunk is not None:
@@ -315,6 +326,9 @@ class CallLogHandler(BaseCallbackHandler):
             look_again(call.candidates, recorder.late_s)
         partial = kwargs.get("response")
         answer = None if partial is None else _read(answer_of, partial, recorder.snapshot_bytes)
+        paid = _read(answer_in, error, recorder.snapshot_bytes)
+        if paid is not None:
+            answer = merged(paid, answer)
         if _is_cancelled(error):
             recorder.open_calls.end(call, Status.CANCELLED, answer=answer)
         else:

@@ -5,8 +5,9 @@ fires a start and then nothing, ever. So each open call is watched: by a done-ca
 the exit of the scope it started in, by the end of its parent run, by the next call of its task, by a look at what its
 task awaits, by a time limit, and at shutdown. Whoever ends it first wins (`unclaimed`); the others find it ended.
 
-A call made by `stream` or `astream` is not bound to the task that started it: the stream may be handed on and read
-elsewhere. It ends by LangChain's own word, by the time limit, or at shutdown.
+A call made by `stream` or `astream` is bound to the task or thread that started it until its first chunk, for where it
+waits before that (a rate limiter) LangChain reports no end. Afterwards the stream may be handed on and read elsewhere:
+it ends by LangChain's own word, by the time limit, or at shutdown.
 
 No locks: the garbage collector may close a stream, and so end a call, between any two steps of the same
 thread. Each change is one step of a dict or list.
@@ -27,8 +28,15 @@ from uuid import UUID
 
 from llmctx.capture.call import OpenCall as OpenCall  # part of what stands here
 from llmctx.capture.call import key_of
-from llmctx.capture.callstack import STREAMED, is_awaited, is_awaiting_a_model, is_helper, is_on_stack
-from llmctx.capture.payload.failures import Failure
+from llmctx.capture.callstack import (
+    STREAMED,
+    is_awaited,
+    is_awaiting_a_model,
+    is_helper,
+    is_in_thread,
+    is_on_stack,
+)
+from llmctx.capture.payload.failures import Failure, failure_of
 from llmctx.capture.payload.messages import Answer, Held
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guarded, harmless
@@ -84,8 +92,11 @@ class OpenCalls:
         known = (next(self._started), self._by_run.setdefault(call.key, call))[1]
         if known is not call:
             self._twins[call] = run_id
+        if call.parent_run_id is not None and (outer := self._by_run.get(key_of(call.parent_run_id))) is not None:
+            outer.shared_by += 1  # a model that asks others: what it reports is their sum
         if asyncio._get_running_loop() is None:
             call.home = threading.get_ident()
+            call.is_stream = call.method == "stream" and call.is_langchains
         else:
             self._watch(call)
         if len(self._by_run) > self._limit:
@@ -112,8 +123,8 @@ class OpenCalls:
                 return
         call.home = task
         call.is_stream = name in STREAMED
-        if call.is_stream or name == "generate":  # LangChain reports every end of these
-            return
+        if name == "generate" or (call.is_stream and (name == "stream" or not call.is_langchains)):
+            return  # LangChain reports every end of these
         if task is not None:
             calls = self._by_task.get(task)
             if calls is None:
@@ -126,7 +137,7 @@ class OpenCalls:
             if call.is_langchains or not name:
                 call.task = task
         scope = call.scope
-        if scope is not None and scope.closed_at is None:
+        if scope is not None and scope.closed_at is None and not call.is_stream:
             for watcher in scope.on_close:
                 if type(watcher) is _InScope and watcher.of is self:
                     inside = watcher
@@ -138,6 +149,13 @@ class OpenCalls:
             inside.append(call)
             if not scope.is_open:  # meanwhile, in another thread
                 inside(scope)
+
+    def release(self, call: OpenCall) -> None:
+        """Bind a stream that has begun to its task no longer: it may be handed on, and LangChain reports its end."""
+        call.task = None
+        calls = self._by_task.get(call.home)  # type: ignore[call-overload]  # a thread's number
+        if calls and call in calls:
+            calls.remove(call)
 
     def _end_cut_off(self, task: asyncio.Task[Any], calls: list[OpenCall], new: OpenCall) -> None:
         """`task` goes on with `new`: what it awaited before, and does not now, was cut off in it."""
@@ -232,7 +250,11 @@ class OpenCalls:
     @harmless("end_failed")
     def _task_done(self, task: asyncio.Task[Any]) -> None:
         for call in self._by_task.pop(task, ()):
-            self.end(call, Status.CANCELLED)
+            problem = None if not call.is_stream or task.cancelled() else getattr(task, "_exception", None)
+            if problem is None or isinstance(problem, TimeoutError):
+                self.end(call, Status.CANCELLED)
+            else:
+                self.end(call, Status.ERROR, failure=failure_of(problem))
 
     def scope_closed(self, calls: list[OpenCall]) -> None:
         """End those of `calls` that were cut off by the end of the scope in which they started."""
@@ -269,6 +291,8 @@ class OpenCalls:
             elif call.task is not None and (call.look_ns or call.started_ns + _FIRST_LOOK_NS) < now:
                 call.look_ns = now + (now - call.started_ns)  # less and less often
                 doubtful[call.task.get_loop()].append(call)
+            elif call.started_ns + _FIRST_LOOK_NS < now and _has_left_its_thread(call):
+                self.end(call, Status.CANCELLED)
         for loop, calls in doubtful.items():
             try:
                 # in their own loop, where nothing runs while this does: only then does a task show what it awaits
@@ -337,6 +361,12 @@ def _nobody(call: OpenCall) -> None:
 def _is_sibling(one: OpenCall, other: OpenCall) -> bool:
     """Return whether both are prompts of one `agenerate`."""
     return one.params is other.params and one.params is not None
+
+
+def _has_left_its_thread(call: OpenCall) -> bool:
+    """Return whether `call` is a stream without a first chunk, and the thread that waited for that does not any more."""
+    is_waiting = call.is_stream and call.stream is None and type(call.home) is int
+    return is_waiting and not is_in_thread(call.run_id, call.home)  # type: ignore[arg-type]  # it is a number
 
 
 def _is_home(call: OpenCall) -> bool:

@@ -24,6 +24,8 @@ AUDIO_OUT: Final = "llmctx_audio_out"
 """The keys of `attributes` for those of the prompt's and the completion's tokens that are sound, and cost otherwise."""
 CONTRADICTORY: Final = "llmctx_contradictory"
 """The key of `attributes` for figures of the provider that contradict its others, by column: NULL stands there."""
+SHARED_USAGE: Final = "llmctx_shared_usage"
+"""The key of `attributes` for the number of calls of which the tokens that were reported are the sum: they are NULL."""
 
 
 class Status(StrEnum):
@@ -72,7 +74,7 @@ class UsageSource(StrEnum):
     PROVIDER = "provider"
     NO_STREAM_USAGE = "missing:stream"  # a stream that was read to its end brought none
     UNFINISHED = "missing:unfinished"  # the call failed, or was not read to its end
-    UNCERTAIN = "missing:uncertain"  # the figures of a stream's chunks contradict each other
+    UNCERTAIN = "missing:uncertain"  # the figures of a stream's chunks contradict each other, or are of several calls
     NOT_REPORTED = "missing:provider"  # the answer has none
 
 

@@ -16,7 +16,15 @@ from llmctx.capture.payload.failures import CODE_LIMIT, MESSAGE_LIMIT, Failure, 
 from llmctx.capture.payload.messages import WORD_LIMIT, Answer, Choice, Prompt
 from llmctx.capture.payload.snapshot import LIMIT, text_of, to_json_text
 from llmctx.capture.payload.usage import INT_MAX, UNKNOWN, Stream, Usage, from_metadata, reconciled, usage_of
-from llmctx.core.record import AUDIO_IN, AUDIO_OUT, CACHE_WRITTEN_1H, CONTRADICTORY, CostSource, UsageSource
+from llmctx.core.record import (
+    AUDIO_IN,
+    AUDIO_OUT,
+    CACHE_WRITTEN_1H,
+    CONTRADICTORY,
+    SHARED_USAGE,
+    CostSource,
+    UsageSource,
+)
 from llmctx.delivery.agent_name import agent_name, word_of
 from llmctx.delivery.redact import Redactor
 from llmctx.identity.scope import Scope
@@ -56,6 +64,7 @@ def fields_of(
     content: str = "full",
     limit: int = LIMIT,
     redactor: Redactor | None = None,
+    shared_by: int = 1,
 ) -> dict[str, Any]:
     """Return the columns of a `CallRecord` that follow from what LangChain handed over.
 
@@ -67,12 +76,16 @@ def fields_of(
         content: "none" leaves prompt, response and reasoning NULL.
         limit: Bytes of each snapshot.
         redactor: Sees everything that goes into a snapshot before it is cut to size, the error's words, and tags.
+        shared_by: Of how many calls the answer's tokens and cost are the sum. Of several, they are no one's.
 
     Raises `Withheld` if the redactor failed.
     """
     metadata, params = metadata or {}, params or {}
     settings = _settings(params) if params else _NOWHERE
     usage, contradictory = reconciled(tokens_of(answer, stream=stream, metadata=metadata))
+    is_shared = shared_by > 1 and usage != UNKNOWN
+    if is_shared:
+        usage, contradictory = UNKNOWN, {}
     first = answer.choices[0] if answer is not None and answer.choices else None
     fields: dict[str, Any] = {
         "model": _model(answer, params, metadata),
@@ -97,7 +110,10 @@ def fields_of(
         "service_tier": _once(word_of(answer.tier)) if answer is not None else None,
         "cache_write_tokens": usage.cache_written,
     }
-    if answer is not None and (cost := money_of(answer.cost)) is not None:
+    if is_shared:
+        fields["usage_source"] = UsageSource.UNCERTAIN.value
+        fields["attributes"] = {**(fields["attributes"] or {}), SHARED_USAGE: shared_by}
+    elif answer is not None and (cost := money_of(answer.cost)) is not None:
         fields.update(cost_usd=cost, cost_source=CostSource.PROVIDER.value)
     if failure is not None:
         fields.update(error_fields(failure, redactor))

@@ -184,6 +184,7 @@ def _reported(call: OpenCall, texts: Texts) -> dict[str, Any]:
         stream=call.stream,
         finished=call.status is Status.OK,
         scope=call.scope,
+        shared_by=call.shared_by,
         content=texts.content,
         limit=texts.limit,
         redactor=texts.redactor,

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+from llmctx.capture.payload.raw_answers import chain_of, is_answer
 from llmctx.capture.payload.snapshot import Cut, cut
 from llmctx.core.diagnostics import diagnostics
 
-CHAIN: Final = 6  # exceptions that wrap each other
 BODY_LIMIT: Final = 64 * 1024  # bytes of a response that is still to be read
 CODE_LIMIT: Final = 200
 MESSAGE_LIMIT: Final = 8 * 1024
@@ -52,17 +52,12 @@ def failure_of(error: BaseException, limit: int = MESSAGE_LIMIT) -> Failure:
 
 def _of_chain(error: BaseException, limit: int) -> Failure | None:
     """Return the first of `error` and what it wraps that carries a provider's words."""
-    current: BaseException | None = error
     status_only: Failure | None = None
-    for _ in range(CHAIN):
-        # CancelledError, GeneratorExit and their like come from outside; what they interrupted says nothing
-        if not isinstance(current, Exception):
-            break
-        found = _of_one(current, limit)
+    for one in chain_of(error):
+        found = _of_one(one, limit)
         if found is not None and (found.code or found.kind or found.message or found.body):
             return found
         status_only = status_only or found
-        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
     return status_only
 
 
@@ -93,7 +88,7 @@ def read_body(body: Any, limit: int) -> Failure | None:
         body = body[0]
     if isinstance(body, str) and body:
         return Failure("", message=cut(body, limit))
-    if not isinstance(body, dict):
+    if not isinstance(body, dict) or is_answer(body):
         return None
     inner = body.get("error") or body.get("Error") or body
     if not isinstance(inner, dict):

@@ -123,7 +123,7 @@ class Held(NamedTuple):
 
     def read(self) -> Answer:
         fields = {"response_metadata": self.meta, "usage_metadata": self.usage, "id": self.id}
-        return _answer((Choice(self.text),), fields, self.info, self.output)
+        return answer_of_choices((Choice(self.text),), fields, self.info, self.output)
 
 
 def hold_answer(result: LLMResult, limit: int = LIMIT) -> Held | Answer:
@@ -159,10 +159,10 @@ def answer_of(result: LLMResult, limit: int = LIMIT) -> Answer:
         info = first.get("generation_info")
         if first.get("message") is None:
             choices = tuple([Choice(cut(generation.text or "", limit)) for generation in generations])
-            return _answer(choices, {}, info, result.llm_output)
+            return answer_of_choices(choices, {}, info, result.llm_output)
         messages = [generation.__dict__["message"].__dict__ for generation in generations]
-        choices = tuple([_choice(fields, limit) for fields in messages])
-        return _answer(choices, messages[0], info, result.llm_output)
+        choices = tuple([choice_of(fields, limit) for fields in messages])
+        return answer_of_choices(choices, messages[0], info, result.llm_output)
     except Exception as problem:  # noqa: BLE001  as above
         diagnostics.count(
             "answer_unreadable", "a response could not be read; the row is stored without it", exc=problem
@@ -170,7 +170,7 @@ def answer_of(result: LLMResult, limit: int = LIMIT) -> Answer:
         return Answer()
 
 
-def _answer(
+def answer_of_choices(
     choices: tuple[Choice, ...], fields: dict[str, Any], info: dict[str, Any] | None, output: dict[str, Any] | None
 ) -> Answer:
     meta = fields.get("response_metadata") or info or {}
@@ -242,7 +242,7 @@ def _blocks(content: Any, room: Room) -> Any:
     return [*keep(content[:BLOCKS_KEPT], room), note, *keep(content[-BLOCKS_KEPT:], room)]
 
 
-def _choice(fields: dict[str, Any], limit: int) -> Choice:
+def choice_of(fields: dict[str, Any], limit: int) -> Choice:
     content = fields["content"]
     valid, invalid = fields.get("tool_calls") or (), fields.get("invalid_tool_calls") or ()
     count = len(valid) + len(invalid)

@@ -133,3 +133,58 @@ def test_details_that_langchain_did_not_add_up_are_added_up() -> None:
     last: Any = {"input_tokens": 30, "output_tokens": 45, "total_tokens": 75, "output_token_details": {"reasoning": 0}}
     fields = row(AIMessage("x", usage_metadata=last), stream=stream, metadata={"ls_provider": "google_genai"})
     assert fields["reasoning_tokens"] == 37
+
+
+@pytest.mark.parametrize(
+    ("given", "expected", "noted"),
+    [
+        # prompt, completion, total, cached, written, reasoning
+        ((20, 198, 623, None, None, 405), (20, 603, 623, None, None, 405), {}),  # Vertex: thoughts beside
+        ((409, 8, 553, 192, None, 136), (409, 144, 553, 192, None, 136), {}),  # xAI
+        ((10, 5, 47, 30, 2, None), (42, 5, 47, 30, 2, None), {}),  # a cache beside
+        ((10, 5, 53, 30, 2, 6), (42, 11, 53, 30, 2, 6), {}),  # both
+        ((10, 5, 15, 7, None, 4), (10, 5, 15, 7, None, 4), {}),
+        ((35, 12, 109, None, None, None), (35, None, 109, None, None, None), {"completion_tokens": 12}),
+        ((10, 5, 9, None, None, None), (10, 5, None, None, None, None), {"total_tokens": 9}),
+        ((29, 6, 35, 157, None, 0), (29, 6, 35, None, None, 0), {"cached_tokens": 157}),
+        ((10, 5, 15, 6, 6, None), (10, 5, 15, None, None, None), {"cached_tokens": 6, "cache_write_tokens": 6}),
+        ((10, 5, 15, None, None, 9), (10, 5, 15, None, None, None), {"reasoning_tokens": 9}),
+    ],
+)
+def test_figures_do_not_contradict_each_other(given: Any, expected: Any, noted: dict[str, int]) -> None:
+    """What makes up the total is added; what no addition explains is NULL, and noted."""
+    prompt, completion, total, cached, written, reasoning = given
+    inside = {"cache_read": cached, "cache_creation": written}
+    usage: Any = {
+        "input_tokens": prompt, "output_tokens": completion, "total_tokens": total,
+        "input_token_details": {name: figure for name, figure in inside.items() if figure is not None},
+        "output_token_details": {} if reasoning is None else {"reasoning": reasoning},
+    }  # fmt: skip
+    fields = row(AIMessage("x", usage_metadata=usage))
+    columns = (
+        "prompt_tokens",
+        "completion_tokens",
+        "total_tokens",
+        "cached_tokens",
+        "cache_write_tokens",
+        "reasoning_tokens",
+    )
+    assert tuple(fields[name] for name in columns) == expected
+    assert (fields["attributes"] or {}).get("llmctx_contradictory", {}) == noted
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ({"prompt_tokens": 9, "completion_tokens": 4}, (9, 4, 13)),
+        ({"input_tokens": 3, "cache_read_input_tokens": 6, "output_tokens": 4}, (9, 4, 13)),
+        ({"input_tokens": 3, "cache_creation_input_tokens": 6, "output_tokens": 4}, (9, 4, 13)),
+        ({"prompt_tokens": 9, "cache_read_input_tokens": 4, "completion_tokens": 4, "total_tokens": 13}, (9, 4, 13)),
+        ({"inputTokens": 2, "cacheReadInputTokens": 7, "outputTokens": 4, "totalTokens": 13}, (9, 4, 13)),
+        ({"promptTokenCount": 7, "toolUsePromptTokenCount": 2, "candidatesTokenCount": 1, "thoughtsTokenCount": 3},
+         (9, 4, 13)),
+    ],
+)  # fmt: skip
+def test_a_providers_own_usage_is_read_where_langchain_has_none(raw: Any, expected: tuple[int, ...]) -> None:
+    """With what each of them counts beside."""
+    assert figures(row(AIMessage("x", response_metadata={"usage": raw}))) == expected
