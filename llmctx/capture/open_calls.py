@@ -364,7 +364,7 @@ def _is_sibling(one: OpenCall, other: OpenCall) -> bool:
 
 
 def _has_left_its_thread(call: OpenCall) -> bool:
-    """Return whether `call` is a stream without a first chunk, and the thread that waited for that does not any more."""
+    """Return whether `call` is a stream without a first chunk, for which its thread does not wait any more."""
     is_waiting = call.is_stream and call.stream is None and type(call.home) is int
     return is_waiting and not is_in_thread(call.run_id, call.home)  # type: ignore[arg-type]  # it is a number
 
