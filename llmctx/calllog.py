@@ -7,12 +7,14 @@ hear every LLM call of the process; `close` undoes both and waits for the databa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import urlencode
+from uuid import UUID
 
 from llmctx.capture.global_hook import install, uninstall
 from llmctx.capture.handler import CallLogHandler
@@ -132,6 +134,9 @@ class CallLog:
         )
         self.handler = CallLogHandler(recorder=self._recorder)
         """For `callbacks=`, where `capture="explicit"`."""
+        self.dashboard_url = self.settings.dashboard_url
+        """Where the dashboard is reached from outside: `LLMCTX_DASHBOARD_URL`, or what `Dashboard(base_url=…)` says."""
+        self._when_closed: list[Callable[[], Awaitable[None]]] = []
         self._started = False
         self._starts = 0
 
@@ -228,8 +233,16 @@ class CallLog:
             left = await self.aflush(self._for_database(timeout))
         finally:
             await self._worker.astop(_STOP_S)
+            await self._close_others()
             self._begin_again()
         return self._closed(left)
+
+    async def _close_others(self) -> None:
+        for work in self._when_closed:
+            try:
+                await work()
+            except Exception as problem:  # noqa: BLE001  the database may be away, or a loop of another time
+                diagnostics.count("close_failed", "what goes with the call log could not be closed", exc=problem)
 
     @guarded("start_failed", "%s failed: calls are recorded in part, or not at all, until it is started again")
     def _begin_again(self) -> None:
@@ -346,9 +359,22 @@ class CallLog:
             return draining.result()
         return self._worker.waiting
 
+    def when_closed(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Let `aclose` await `work` as well, such as the end of the dashboard's connections."""
+        self._when_closed.append(work)
+
     def stats(self) -> Stats:
         """The ledger as it stands. Exact at rest; while calls are on their way, counts may be one apart."""
         return compute_stats(self._worker, self._recorder.open_calls)
+
+    def url(self, call_id: UUID | str) -> str:
+        """Return the address of a call's page in the dashboard, for logs, and for pages of the application.
+
+        Raises `ConfigError` where nothing says where the dashboard is.
+        """
+        if self.dashboard_url is None:
+            raise ConfigError("Where is the dashboard? Set LLMCTX_DASHBOARD_URL, or Dashboard(base_url=…).")
+        return f"{self.dashboard_url.rstrip('/')}/call?{urlencode({'id': str(call_id)})}"
 
     # -- by hand ------------------------------------------------------------------------------------------------------
 

@@ -101,6 +101,11 @@ class Settings(BaseModel):
     call_limit_s: float = Field(default=3600.0, gt=0, le=_CENTURY_S)
     """A call that has been open for longer gets the status `abandoned`."""
 
+    dashboard_database_url: str | None = Field(default=None, repr=False)
+    """The dashboard's own way to the database, such as with a role that may only read; None is `database_url`."""
+    dashboard_url: str | None = None
+    """Where the dashboard is reached from outside, for `call_log.url(call_id)`."""
+
     price_file: str | None = None
     """Your own prices, as JSON; they override those of genai-prices (`pip install "llmctx[prices]"`)."""
     retain: Literal["off", "on"] = "off"
@@ -121,10 +126,10 @@ class Settings(BaseModel):
             return values if seconds is None else {**values, "connect_timeout_s": seconds}
         return values
 
-    @field_validator("database_url", mode="after")
+    @field_validator("database_url", "dashboard_database_url", mode="after")
     @classmethod
-    def _understand_url(cls, value: str) -> str:
-        return normal_url(value)
+    def _understand_url(cls, value: str | None) -> str | None:
+        return None if value is None else normal_url(value)
 
     @field_validator("db_schema", mode="before")
     @classmethod

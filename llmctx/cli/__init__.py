@@ -32,6 +32,7 @@ from llmctx.cli import (
     sessions,
     show,
     stats,
+    ui,
     users,
 )
 from llmctx.cli.demo import command as demo
@@ -42,6 +43,7 @@ _COMMANDS: Final[dict[str, Callable[..., None] | typer.Typer]] = {
     "demo": demo.demo, "migrate": migrate.group, "partition": partition.partition, "doctor": doctor.doctor,
     "calls": calls.calls, "show": show.show, "sessions": sessions.sessions, "users": users.users,
     "coverage": coverage.coverage, "stats": stats.stats, "rollup": rollup.rollup,
+    "ui": ui.ui,
     "prices": prices.prices, "recompute": recompute.recompute, "backfill": backfill.backfill, "export": export.export,
     "retain": retain.retain, "erase": erase.erase, "journal": journal.group,
 }  # fmt: skip

@@ -152,13 +152,16 @@ async def _spans(
     return [*timeless, *whole] if place is None or place.at is None else whole
 
 
-async def call(connection: AsyncConnection, table: Table, call_id: str) -> Row:
+async def call(connection: AsyncConnection, table: Table, call_id: str, filters: Filters | None = None) -> Row:
     """Return one call, whole, by its id, the beginning of it, or `beginning..end`, with or without dashes.
+
+    With `filters` a call that does not meet them does not exist.
 
     The ends of ids differ where their beginnings, times in milliseconds, do not. Raises `NoSuchCall` or
     `AmbiguousCall`.
     """
-    statement = sa.select(*_columns(table, whole=True)).where(_called(table, call_id))
+    wanted = sa.and_(_called(table, call_id), (filters or Filters()).clause(table))
+    statement = sa.select(*_columns(table, whole=True)).where(wanted)
     found = await connection.execute(statement.order_by(table.c.call_id, table.c.created_at).limit(2))
     rows = [dict(row) for row in found.mappings()]
     if not rows:

@@ -1,0 +1,101 @@
+"""`llmctx ui`: the dashboard on this machine, for whoever has the address that it prints."""
+
+from __future__ import annotations
+
+import secrets
+import webbrowser
+from typing import TYPE_CHECKING, Annotated, Final
+from urllib.parse import parse_qsl, urlencode
+
+import typer
+
+from llmctx.cli import output
+from llmctx.cli.options import settings_of
+
+if TYPE_CHECKING:
+    from starlette.requests import HTTPConnection
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from llmctx.dashboard import Access
+
+_COOKIE: Final = "llmctx_token"
+_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
+
+
+def ui(
+    ctx: typer.Context,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 chooses a free one.")] = 8787,
+    *,
+    texts: Annotated[bool, typer.Option("--texts", help="Show prompts and responses.")] = False,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    grants: Annotated[
+        bool, typer.Option("--grants", help="Print the SQL that lets a role read the table, and end.")
+    ] = False,
+) -> None:
+    """Show sessions, users, costs, errors and coverage in the browser, on this machine only."""
+    from llmctx.calllog import CallLog
+    from llmctx.core.errors import ConfigError
+    from llmctx.dashboard import Access, Dashboard
+    from llmctx.dashboard.readers import grants as grants_of
+
+    settings = settings_of(ctx)
+    if grants:
+        output.show(grants_of(settings))
+        return
+    try:
+        import uvicorn
+    except ImportError:
+        raise ConfigError('The dashboard needs uvicorn: pip install "llmctx[ui]"') from None
+    token = secrets.token_urlsafe(24)
+    access = Access("llmctx ui", texts=texts, export=True)
+    call_log = CallLog(ctx.find_root().obj)
+    app = LocalOnly(Dashboard(call_log, authorize=lambda connection: _known(connection, token, access)), token)
+    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", lifespan="off", server_header=False)
+    bound = config.bind_socket()
+    bound.listen()  # the address is good from the moment that it is printed
+    address = f"http://127.0.0.1:{bound.getsockname()[1]}/?{urlencode({'token': token})}"
+    output.show(address)
+    output.say("Ctrl-C ends it. Whoever has this address may read the table.")
+    if open_browser:
+        webbrowser.open(address)
+    uvicorn.Server(config).run(sockets=[bound])
+
+
+def _known(connection: HTTPConnection, token: str, access: Access) -> Access | None:
+    given = connection.cookies.get(_COOKIE, "")
+    return access if secrets.compare_digest(given.encode(), token.encode()) else None
+
+
+class LocalOnly:
+    """Answer only this machine's browsers, and turn the token of the first address into a cookie.
+
+    The name in `Host` is checked, for a page of another site may have its own name resolve to 127.0.0.1.
+    """
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app = app
+        self._token = token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        from starlette.requests import Request
+        from starlette.responses import PlainTextResponse, RedirectResponse
+
+        if scope["type"] != "http":
+            return
+        request = Request(scope)
+        host = request.headers.get("host", "").lower()
+        if (host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host) not in _HOSTS:
+            await PlainTextResponse("This address is not llmctx ui's.", 421)(scope, receive, send)
+            return
+        query = parse_qsl(request.url.query, keep_blank_values=True)
+        given = next((value for name, value in query if name == "token"), None)
+        if given is None:
+            await self._app(scope, receive, send)
+        elif secrets.compare_digest(given.encode(), self._token.encode()):
+            rest = urlencode([(name, value) for name, value in query if name != "token"])
+            answer = RedirectResponse(request.url.path + (f"?{rest}" if rest else ""), 303)
+            answer.set_cookie(_COOKIE, self._token, httponly=True, samesite="strict", path="/")
+            await answer(scope, receive, send)
+        else:
+            await PlainTextResponse("That token is of another `llmctx ui`.", 403)(scope, receive, send)

@@ -1,0 +1,93 @@
+"""How values are written on a page. What is unknown is a dash, never a zero."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, is_dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final
+
+from llmctx.core.jsonable import scalar
+from llmctx.dashboard.view import View
+
+DASH: Final = "—"
+HIDDEN: Final = "••••"
+_KEY: Final = secrets.token_bytes(16)
+_SHORTEST: Final = 8
+
+
+def count(value: Any) -> str:
+    """Return a whole number with separators: 12,480."""
+    return DASH if value is None else f"{int(value):,}"
+
+
+def money(value: Any) -> str:
+    """Return US dollars: $12.48; of less than a cent three digits that count."""
+    if value is None:
+        return DASH
+    amount = Decimal(value)
+    if amount == 0:
+        return "$0"
+    if abs(amount) < Decimal("0.01"):
+        return f"${amount:.3g}" if abs(amount) >= Decimal("0.0001") else f"${float(amount):.1e}"
+    return f"${amount:,.2f}"
+
+
+def duration(value: Any) -> str:
+    """Return milliseconds as a reader says them: 840 ms, 12.5 s, 3 min."""
+    if value is None:
+        return DASH
+    ms = float(value)
+    if ms < 1000:
+        return f"{ms:.0f} ms"
+    if ms < 120_000:
+        return f"{ms / 1000:.1f} s"
+    return f"{ms / 60_000:,.0f} min" if ms < 7_200_000 else f"{ms / 3_600_000:,.1f} h"
+
+
+def percent(part: Any, whole: Any) -> str:
+    """Return `part` of `whole` in percent; never 100 where something is missing, nor 0 where something is there."""
+    if part is None or not whole:
+        return DASH
+    share = 100.0 * float(part) / float(whole)
+    if 0 < share < 0.1:
+        return "< 0.1 %"
+    if 99.9 < share < 100:
+        return "> 99.9 %"
+    return f"{share:.1f} %" if share % 1 else f"{share:.0f} %"
+
+
+def short_id(value: str) -> str:
+    """Return an id that cannot be read from the screen, and is still told from others: its ends and a keyed hash."""
+    mark = hashlib.blake2b(value.encode("utf-8", "surrogatepass"), key=_KEY, digest_size=2).hexdigest()
+    ends = f"{value[:2]}…{value[-2:]}" if len(value) >= _SHORTEST else "…"
+    return f"{ends}·{mark}"
+
+
+def time_in(view: View) -> Callable[[datetime | None], str]:
+    """Return the function that writes a time in the zone of `view`: 2026-11-29 10:15:03."""
+    return lambda value: DASH if value is None else f"{value.astimezone(view.zone):%Y-%m-%d %H:%M:%S}"
+
+
+def bucket_in(view: View) -> Callable[[datetime], str]:
+    """Return the function that writes when a bucket begins: a day where it begins at midnight, else with the hour."""
+
+    def write(value: datetime) -> str:
+        local = value.astimezone(view.zone)
+        return f"{local:%Y-%m-%d}" if (local.hour, local.minute) == (0, 0) else f"{local:%m-%d %H:%M}"
+
+    return write
+
+
+def plain_values(value: Any) -> Any:
+    """Return `value` as JSON has it: times as ISO 8601, money as a decimal string, dataclasses as objects."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain_values(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain_values(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_values(inner) for inner in value]
+    return scalar(value)

@@ -1,0 +1,50 @@
+"""The dashboard's way to the database: a `storage.reader.Reader` for each event loop that asks.
+
+A mounted application has no lifespan, so that a reader is made by the first question; tests and reloads ask from one
+loop after the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Table
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from llmctx.settings import Settings
+from llmctx.storage.catalog import qualified
+from llmctx.storage.reader import Reader
+
+
+class Readers:
+    """Readers of one database, by event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Reader] = WeakKeyDictionary()
+
+    @asynccontextmanager
+    async def question(self, *, aggregate: bool) -> AsyncIterator[tuple[AsyncConnection, Table]]:
+        """Lend a connection and the table, as `Reader.question` does."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._by_loop:
+            self._by_loop[loop] = Reader(self._settings)
+        async with self._by_loop[loop].question(aggregate=aggregate) as lent:
+            yield lent
+
+    async def close(self) -> None:
+        """Close the connections of this event loop."""
+        reader = self._by_loop.pop(asyncio.get_running_loop(), None)
+        if reader is not None:
+            await reader.close()
+
+
+def grants(settings: Settings) -> str:
+    """Return the statements that let a role read the table; its owner runs them."""
+    return (
+        f"GRANT USAGE ON SCHEMA {settings.db_schema or 'public'} TO your_role;\n"
+        f"GRANT SELECT ON {qualified(settings.table, settings.db_schema)} TO your_role;"
+    )

@@ -1,0 +1,250 @@
+"""The dashboard as its readers meet it: every page in every form, who may see what, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from html import unescape
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from llmctx.calllog import CallLog
+from llmctx.core.errors import ConfigError
+from llmctx.dashboard import Access, Dashboard
+from llmctx.dashboard.pages import FRAMES, PAGES
+from llmctx.storage.filters import Filters
+from tests.kit.calls import row
+from tests.kit.dashboard import EVERYTHING, FOREIGN, HOSTILE, OF_ONE, PREFIX, application, every_page, fill, path
+
+Client = Callable[..., TestClient]
+LIMITED = replace(EVERYTHING, texts=False, export=False)
+
+
+@pytest.fixture
+def filled(any_database: str) -> str:
+    fill(any_database)
+    return any_database
+
+
+@pytest.fixture
+def client(filled: str) -> Client:
+    """A function from what a reader may see to a client of the mounted dashboard."""
+
+    def make(access: Access | None = EVERYTHING, url: str = filled, **options: Any) -> TestClient:
+        return TestClient(application(url, access, **options), follow_redirects=False)
+
+    return make
+
+
+def test_every_page_answers_in_every_form_and_language(client: Client) -> None:
+    """Without a template's error, a bare exception or a foreign host."""
+    with client() as reader:
+        for page, query in every_page():
+            for lang in ("en", "zh"):
+                shown = reader.get(path(page, lang=lang, **query))
+                assert shown.status_code == 200, (page, shown.text)
+                assert f'lang="{"zh-CN" if lang == "zh" else "en"}"' in shown.text
+                assert not re.findall(r"(?:src|href)=\"(?:https?:)?//", shown.text)
+            if page not in FRAMES:
+                body = reader.get(path(page, ".json", **query)).json()
+                assert {"v", "data", "next", "window", "source", "as_of", "hidden"} <= body.keys(), page
+                table = reader.get(path(page, ".csv", **query))
+                assert table.status_code == 200, page
+                assert table.headers["content-disposition"].startswith("attachment")
+
+
+def test_every_answer_has_its_headers(client: Client) -> None:
+    """Also errors and static files; only files with their hash in the URL may be kept."""
+    with client() as reader:
+        for url in (path("usage"), path("calls", ".json"), path("nope"), path("static/llmctx.css")):
+            headers = reader.get(url).headers
+            assert "default-src 'none'" in headers["content-security-policy"]
+            assert "unsafe" not in headers["content-security-policy"]
+            assert "frame-ancestors 'none'" in headers["content-security-policy"]
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["cache-control"] == "private, no-store"
+        (versioned,) = set(re.findall(r'href="([^"]*llmctx\.css[^"]*)"', reader.get(path("usage")).text))
+        assert "immutable" in reader.get(versioned).headers["cache-control"]
+        for method in ("POST", "PUT", "DELETE", "PATCH"):
+            assert reader.request(method, path("calls")).status_code == 405
+
+
+def test_links_lead_to_pages_that_are_there(client: Client) -> None:
+    """A walk that a reader could take, by every link of every page, under the prefix."""
+    with client() as reader:
+        seen, waiting = set[str](), [path("usage")]
+        while waiting and len(seen) < 120:
+            url = waiting.pop(0)
+            if url in seen:
+                continue
+            seen.add(url)
+            shown = reader.get(url)
+            assert shown.status_code == 200, url
+            if "html" in shown.headers["content-type"]:
+                links = map(unescape, re.findall(r'(?:href|hx-get)="([^"#]+)"', shown.text))
+                found = [one for one in links if "/static/" not in one]
+                assert all(one.startswith(PREFIX + "/") for one in found), url
+                waiting += found
+    assert {one.partition("?")[0] for one in seen} >= {path(page) for page in (*FRAMES, *PAGES)}
+
+
+def test_nobody_without_authorize_and_nobody_whom_it_refuses(filled: str, client: Client) -> None:
+    """There is no dashboard that is open by accident."""
+    with pytest.raises(ConfigError, match="authorize="):
+        Dashboard(CallLog(filled))
+    with client(None) as refused:
+        for page, query in every_page():
+            for form in ("", ".json", ".csv"):
+                answer = refused.get(path(page, form, **query))
+                assert answer.status_code == 403, page
+                assert "ada" not in answer.text
+    with client(None, login_url="/login") as reader:
+        redirected = reader.get(path("session", id="s-1"))
+        assert (redirected.status_code, redirected.headers["location"]) == (303, f"/login?next={PREFIX}/session")
+        assert reader.get(path("calls", ".json")).status_code == 403
+
+
+def test_what_authorize_gets_wrong_shows_nothing(filled: str) -> None:
+    """It raised, or returned True: closed, and said in the log."""
+
+    def raises(connection: Any) -> Access:
+        raise RuntimeError("no session store")
+
+    for authorize in (raises, lambda connection: True):
+        with TestClient(Dashboard(CallLog(filled), authorize=authorize)) as reader:  # type: ignore[arg-type]  # wrong
+            answer = reader.get("/calls")
+        assert answer.status_code in (500, 503)
+        assert "ada" not in answer.text
+
+
+def test_texts_are_hidden_unless_allowed(client: Client) -> None:
+    """In every page and form; a search is a way to read, too."""
+    with client(LIMITED) as reader:
+        for page, query in every_page():
+            for form in ("", ".json"):
+                if not (form and page in FRAMES):
+                    assert "secret" not in reader.get(path(page, form, **query)).text, page
+        assert reader.get(path("calls", q="secret")).status_code == 403
+        assert "prompt_snapshot" in reader.get(path("call", ".json", id=OF_ONE["call"])).json()["hidden"]
+        assert reader.get(path("calls", ".csv")).status_code == 403
+    with client() as allowed:
+        assert "secret question of ada" in allowed.get(path("session", id="s-1")).text
+        assert "secret answer" in allowed.get(path("call", id=OF_ONE["call"])).text
+
+
+def test_reading_texts_is_audited(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    """Who, and which session or call."""
+    with caplog.at_level(logging.INFO, "llmctx.dashboard.audit"):
+        for access in (EVERYTHING, LIMITED):
+            with client(access) as reader:
+                reader.get(path("session", id="s-1"))
+    lines = [record.getMessage() for record in caplog.records if record.name == "llmctx.dashboard.audit"]
+    assert lines == ["ada@example.org reads session s-1"]
+
+
+@pytest.mark.parametrize("within", [Filters(agent="triage"), Filters(user="ada"), Filters(session="s-1")], ids=repr)
+def test_rows_outside_of_what_a_reader_may_see_do_not_exist(client: Client, within: Filters) -> None:
+    """Neither in a list, by a filter, nor by their id: on each route."""
+    with client(Access("team", texts=True, export=True, within=within)) as reader:
+        for page, query in every_page(FOREIGN):
+            for form in ("", ".json", ".csv"):
+                if form and page in FRAMES:
+                    continue
+                shown = reader.get(path(page, form, **query))
+                assert shown.status_code == (404 if page in {*FOREIGN, "health"} else 200), (page, shown.text)
+                assert not re.search(r"\bbob\b|booking", shown.text.replace("id=bob", "")), page
+        assert reader.get(path("calls", ".json", user="bob")).json()["data"] == []
+        assert reader.get(path("sessions", ".json", agent="booking")).json()["data"] == []
+    with client() as unlimited:
+        assert len(unlimited.get(path("calls", ".json", user="bob")).json()["data"]) == 1
+
+
+def test_ids_and_texts_that_attack_the_page(client: Client) -> None:
+    """They are text: no tag, no escape, no formula; and their pages are found by them."""
+    with client() as reader:
+        listed = "".join(reader.get(path(page, n="500")).text for page in ("calls", "sessions", "users"))
+        assert "<script>alert" not in listed
+        assert "<img" not in listed
+        for text in HOSTILE.values():
+            shown = reader.get(path("session", id=text[:500]))
+            assert shown.status_code == 200, text[:40]
+            assert "<script>alert" not in shown.text
+            (of_session,) = reader.get(path("session", ".json", id=text[:500])).json()["data"]["calls"]
+            assert of_session["session_id"] == text[:500]
+        table = reader.get(path("sessions", ".csv")).text
+        assert "\x1b" not in table
+        assert not re.search(r"(?m)(^|,)\"?=", table)
+
+
+def test_short_ids_show_no_user(client: Client) -> None:
+    """Where a screen is shared: the page shows ends and a hash."""
+    with client(replace(LIMITED, ids="short")) as reader:
+        visible = re.sub(r"<[^>]*>", " ", reader.get(path("users")).text)
+    assert not re.search(r"\b(ada|bob)\b", visible)
+
+
+@pytest.mark.parametrize("name", ["foo=1", "since=x", "before=%00", "n=0"])
+def test_what_cannot_be_asked_says_so_in_both_forms(client: Client, name: str) -> None:
+    """A page with the sentence, and an error object with its code."""
+    with client() as reader:
+        assert reader.get(f"{PREFIX}/calls?{name}").status_code == 400
+        answer = reader.get(f"{PREFIX}/calls.json?{name}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, f"invalid_{name.partition('=')[0]}")
+
+
+def test_pages_go_on_to_the_end(client: Client) -> None:
+    """By `next`, each call once."""
+    with client() as reader:
+        everything = [one["call_id"] for one in reader.get(path("calls", ".json", n="500")).json()["data"]]
+        walked: list[str] = []
+        query: dict[str, str] = {}
+        while True:
+            body = reader.get(path("calls", ".json", n="3", **query)).json()
+            walked += [one["call_id"] for one in body["data"]]
+            if body["next"] is None:
+                break
+            query = {"before": body["next"]}
+    assert walked == everything
+
+
+def test_what_is_unknown_is_not_zero(client: Client) -> None:
+    """A dash, and a word on what to do."""
+    with client() as reader:
+        shown = reader.get(path("call", id=str(row(20)["call_id"]))).text
+    assert "NULL" in shown
+    assert "$0" not in shown
+    assert "llmctx prices" in shown
+
+
+def test_no_table_and_no_database_say_what_to_do(any_empty_database: str, nowhere: str, tmp_path: Any) -> None:
+    """Each in words of its own; nothing of the page needs the database."""
+    with TestClient(application(any_empty_database)) as empty:
+        shown = empty.get(path("calls"))
+        assert shown.status_code == 503
+        assert "llmctx migrate" in shown.text
+    for url in (f"sqlite+aiosqlite:///{tmp_path}/gone/x.db", nowhere):
+        with TestClient(application(url)) as away:
+            assert away.get(path("sessions")).status_code == 503
+            assert away.get(path("sessions", ".json")).json()["error"]["code"] == "database_away"
+            assert away.get(path("usage")).status_code == 200
+
+
+def test_an_empty_table_shows_how_to_begin(any_database: str) -> None:
+    """And a filter that matches nothing says so instead."""
+    with TestClient(application(any_database)) as reader:
+        assert "CallLog()" in reader.get(path("calls")).text
+        assert "CallLog()" not in reader.get(path("calls", user="nobody")).text
+        assert reader.get(path("calls", ".json")).json()["data"] == []
+
+
+def test_the_address_of_a_call(filled: str) -> None:
+    """For logs and for the application's own pages."""
+    call_log = CallLog(filled)
+    with pytest.raises(ConfigError, match="LLMCTX_DASHBOARD_URL"):
+        call_log.url("x")
+    Dashboard(call_log, authorize=lambda _: EVERYTHING, base_url="https://example.org/admin/llm/")
+    assert call_log.url(OF_ONE["call"]) == f"https://example.org/admin/llm/call?id={OF_ONE['call']}"
