@@ -21,10 +21,10 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from llmctx.core.record import DEFAULT_TABLE
-from llmctx.database_url import normal_url
 from llmctx.identity.registry.base import believe_again
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
+from llmctx.settings.database_url import normal_url
 from llmctx.storage.rollup.tables import names_of
 from tests.kit.redis_server import RedisServer
 

@@ -20,8 +20,8 @@ from sqlalchemy.engine import make_url
 
 from llmctx.core.errors import ConfigError
 from llmctx.core.threads import outside_loop
-from llmctx.database_url import application_name
 from llmctx.settings import Settings
+from llmctx.settings.database_url import application_name
 
 _FIELD: Final = re.compile(r"(?:\\.|[^:\\]|\\\Z)*", re.DOTALL)
 _ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)

@@ -21,7 +21,7 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError
 from llmctx.core.record import DEFAULT_TABLE
 from llmctx.core.urls import shown_url
-from llmctx.database_url import connect_timeout, normal_url
+from llmctx.settings.database_url import connect_timeout, normal_url
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Engine

@@ -12,8 +12,8 @@ from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError
 from llmctx.core.urls import shown_url
-from llmctx.database_url import application_name, normal_url
 from llmctx.settings import load
+from llmctx.settings.database_url import application_name, normal_url
 from llmctx.storage.driver import read_passfile
 from llmctx.storage.engine import where
 
