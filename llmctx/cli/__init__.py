@@ -36,6 +36,7 @@ from llmctx.cli import (
     users,
 )
 from llmctx.cli.demo import command as demo
+from llmctx.cli.help_texts import restore_docstrings
 from llmctx.cli.streams import OutputFailed, checked_stdout, safe_streams
 from llmctx.core.errors import ConfigError, DatabaseUnavailable, LlmctxError
 
@@ -92,6 +93,9 @@ def main(
 ) -> None:
     """Every LLM call becomes one row in your own database, with the right session and user."""
     ctx.obj = database_url
+
+
+restore_docstrings(app)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -1,5 +1,7 @@
 """The exception tree. Each docstring is the default message and ends with the remedy.
 
+They are assigned: `python -OO` leaves out the others.
+
     LlmctxError
     ├── ConfigError            (also a ValueError)
     ├── DatabaseUnavailable
@@ -17,31 +19,31 @@ from __future__ import annotations
 
 
 class LlmctxError(Exception):
-    """Something went wrong in llmctx. See the log for details."""
+    __doc__ = "Something went wrong in llmctx. See the log for details."
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or " ".join((type(self).__doc__ or "").split()))
 
 
 class ConfigError(LlmctxError, ValueError):
-    """A setting has a value that llmctx cannot use. Correct the setting that the message names."""
+    __doc__ = "A setting has a value that llmctx cannot use. Correct the setting that the message names."
 
 
 class DatabaseUnavailable(LlmctxError):
-    """The database cannot be reached. Check that it runs and that LLMCTX_DATABASE_URL points to it."""
+    __doc__ = "The database cannot be reached. Check that it runs and that LLMCTX_DATABASE_URL points to it."
 
 
 class MigrationsPending(LlmctxError):
-    """The call log table is missing or behind this version. Run `llmctx migrate`."""
+    __doc__ = "The call log table is missing or behind this version. Run `llmctx migrate`."
 
 
 class NotACallLog(LlmctxError):
-    """A table of that name exists but is not a call log. Choose another name with LLMCTX_TABLE."""
+    __doc__ = "A table of that name exists but is not a call log. Choose another name with LLMCTX_TABLE."
 
 
 class JournalUnavailable(LlmctxError):
-    """The journal's directory cannot be used. Set LLMCTX_JOURNAL_DIR to one that this user may create and write."""
+    __doc__ = "The journal's directory cannot be used. Set LLMCTX_JOURNAL_DIR to one that this user may write."
 
 
 class InvalidToken(LlmctxError):
-    """The token was not signed with our key. Use the same LLMCTX_HANDOVER_KEY in every process."""
+    __doc__ = "The token was not signed with our key. Use the same LLMCTX_HANDOVER_KEY in every process."

@@ -103,7 +103,8 @@ def _after_fork_in_child() -> None:
             swallow(problem, "lifecycle_failed", "a part of llmctx failed after a fork")
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+if hasattr(os, "register_at_fork"):  # Windows has no forks
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 
 # -- the end ------------------------------------------------------------------------------------------------------

@@ -151,3 +151,17 @@ def test_the_query_of_a_mapping_cannot_change_anything(filled: Path, capsys: pyt
     assert sorted(filled.iterdir()) == before
     assert cli.run(["calls", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == len(hostile.IDS)
+
+
+def test_the_words_are_the_same_without_docstrings_and_without_forks(folder: Path) -> None:
+    """Under `python -OO`, and where the system has no fork."""
+    program = (
+        "import os, sys; {}; from llmctx import cli; from llmctx.core.errors import InvalidToken; "
+        "print(InvalidToken()); cli.run(['journal', '--help']); sys.exit(cli.run(['--help']))"
+    )
+    usual, *others = (
+        subprocess.run([sys.executable, *flags, "-c", program.format(cut)], capture_output=True, text=True, check=True)
+        for flags, cut in (([], "pass"), (["-OO"], "pass"), ([], "del os.fork, os.register_at_fork"))
+    )
+    assert "LLMCTX_HANDOVER_KEY" in usual.stdout
+    assert [(one.stdout, one.stderr) for one in others] == [(usual.stdout, usual.stderr)] * 2
