@@ -157,11 +157,11 @@ def _waiting(work: _Work) -> Iterator[object]:
 
 def _waiters_of(one: object) -> Iterator[object]:
     """Yield what waits for `one`, if it is a future."""
-    told = [list(_targets_of(callback)) for callback, _ in _callbacks(one)]
     if isinstance(one, asyncio.Future):
-        for waiting in told:
-            yield from waiting
+        for callback, _ in getattr(one, "_callbacks", None) or ():
+            yield from _targets_of(callback)
     elif isinstance(one, concurrent.futures.Future):
+        told = [list(_targets_of(callback)) for callback, _ in _callbacks(one)]
         for waiting in told:
             yield from waiting
         if not all(told) or not told or getattr(one, "_waiters", None):
@@ -184,20 +184,21 @@ def _only_cancels(callback: Any) -> bool:
 
 def _targets_of(callback: Any) -> Iterator[object]:
     """Yield the futures and tasks that `callback` wakes up."""
-    if _only_cancels(callback):
+    name = getattr(callback, "__name__", "")
+    if name == "_call_check_cancel":  # `_only_cancels`
         return
+    if name == "_run_until_complete_cb":
+        yield _MAIN
     parts: list[Any] = [getattr(callback, "__self__", None)]
-    if isinstance(callback, functools.partial):  # wait_for
+    if type(callback) is functools.partial:  # wait_for
         parts += callback.args
     for cell in getattr(callback, "__closure__", None) or ():  # gather, wait, shield, anyio's task groups
         try:
             parts.append(cell.cell_contents)
         except ValueError:  # not filled yet
             continue
-    if getattr(callback, "__name__", "") == "_run_until_complete_cb":
-        yield _MAIN
     for part in parts:
-        if isinstance(part, (asyncio.Future, concurrent.futures.Future)):
+        if isinstance(part, _FUTURES):
             yield part
         elif type(part).__module__.startswith(("asyncio.", "anyio.")):
             host = getattr(part, "_parent_task", None) or getattr(
@@ -205,3 +206,6 @@ def _targets_of(callback: Any) -> Iterator[object]:
             )
             if isinstance(host, asyncio.Future):
                 yield host
+
+
+_FUTURES: Final = (asyncio.Future, concurrent.futures.Future)

@@ -113,20 +113,21 @@ def gather(
     """
     candidates = Candidates()
     here = scope = current_scope()
-    if SESSION_SERVER in modules or (scope is not None and scope.history is not None):
+    if SESSION_SERVER in modules or (here is not None and here.history is not None):
         here = scope = present_scope()
-    if scope is not None:
-        scope.anchor.used = True
-        if scope.kind == "node":
-            scope = effective_scope(scope)
-        candidates.here, candidates.scope, candidates.scope_open = (
-            here,
-            scope,
-            scope is not None and scope.closed_at is None,
-        )
-        if scope is not None and scope.refresh is not None and scope.identity.user_id is None:
+    if here is not None and scope is not None:
+        here.anchor.used = True
+        if here.kind == "node":
+            scope = effective_scope(here) or here
+        candidates.here, candidates.scope, candidates.scope_open = here, scope, scope.closed_at is None
+        if scope.refresh is not None and scope.identity.user_id is None:
             refresh(scope)
-    candidates.explicit, candidates.carried, candidates.started = explicit, carried, time.monotonic()
+        candidates.user_at_start = scope.identity.user_id
+    if explicit is not EMPTY:
+        candidates.explicit = explicit
+    if carried is not None:
+        candidates.carried = carried
+    candidates.started = time.monotonic()
     thread_id: object = child_thread_id
     if platform_user is not None:
         candidates.sent, candidates.proven_user = CallContext(user_id=platform_user), platform_user
@@ -146,8 +147,6 @@ def gather(
                 _take_data(candidates, data_ids(metadata, _EXPLICIT_NAMES), "explicit")
             if not _TRACER.isdisjoint(metadata):
                 _take_data(candidates, data_ids(metadata, TRACER_NAMES), "for_tracers")
-    if scope is not None:
-        candidates.user_at_start = scope.identity.user_id
     candidates.thread_id = None if thread_id is None else as_text(thread_id)
     return candidates
 

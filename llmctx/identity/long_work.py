@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from opcode import opmap
 from types import FrameType
 from typing import Any, Final
@@ -27,7 +27,7 @@ from llmctx.identity.await_graph import is_unawaited, waiting_work, work_here
 from llmctx.identity.scope import Scope
 
 _BUDGET: Final = 64
-_OF_ITS_FLOW: Final = 8
+_OF_ITS_FLOW: Final = 16
 """What the search for those who wait may cost a scope in all, and what one costs that finds the scope's own flow."""
 
 _workers: Final[WeakSet[Any]] = WeakSet()
@@ -47,12 +47,14 @@ class EarlyWork:
         runs = work_here()
         if isinstance(runs, asyncio.Task) and ref(runs) in self.seen:
             return False
-        found = _chain(runs)
-        if owner is not None and any(one is owner for one in found):
-            self.budget -= _OF_ITS_FLOW
-        else:
-            self.budget -= 1
-            self.seen.update(map(ref, found))
+        found: list[Any] = []
+        for one in _chain(runs):
+            if one is owner:
+                self.budget -= _OF_ITS_FLOW
+                return False
+            found.append(one)
+        self.budget -= 1
+        self.seen.update(map(ref, found))
         return is_unawaited(runs)
 
 
@@ -72,7 +74,7 @@ def note_early(scope: Scope) -> bool:
 @harmless("long_work_failed")
 def mark_as_worker(scope: Scope) -> None:
     """Note that what runs here, in a `scope` that it has inherited, works for another user."""
-    found = _chain(work_here())
+    found = list(_chain(work_here()))
     if all(one is not scope.owner for one in found):
         _workers.update(found)
 
@@ -88,7 +90,7 @@ def is_lasting(scope: Scope) -> bool:
     work = scope.anchor.early_work
     if work is None:
         return False
-    found = _chain(work_here())
+    found = list(_chain(work_here()))
     return (
         any(ref(one) in work.seen for one in found)
         and all(one not in _workers for one in found)
@@ -96,9 +98,9 @@ def is_lasting(scope: Scope) -> bool:
     )
 
 
-def _chain(work: Any) -> list[Any]:
+def _chain(work: Any) -> Iterable[Any]:
     """Return the tasks and jobs among `work` and all that waits for it; the thread, where there is neither."""
-    return [threading.current_thread()] if work is None else list(waiting_work(work))
+    return (threading.current_thread(),) if work is None else waiting_work(work)
 
 
 # -- what frames show -------------------------------------------------------------------------------------------------
