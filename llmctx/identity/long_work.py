@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from opcode import opmap
 from types import FrameType
@@ -28,7 +29,11 @@ from llmctx.identity.scope import Scope
 
 _BUDGET: Final = 64
 _OF_ITS_FLOW: Final = 16
-"""What the search for those who wait may cost a scope in all, and what one costs that finds the scope's own flow."""
+_IN_THE_DARK: Final = 4
+"""What the search for those who wait may cost a scope in all, and what one costs that finds the scope's own flow, or
+nothing.
+"""
+_GLANCES: Final = 20
 
 _workers: Final[WeakSet[Any]] = WeakSet()
 
@@ -53,9 +58,10 @@ class EarlyWork:
                 self.budget -= _OF_ITS_FLOW
                 return False
             found.append(one)
-        self.budget -= 1
+        is_dark = is_unawaited(runs)
+        self.budget -= _IN_THE_DARK if is_dark else 1
         self.seen.update(map(ref, found))
-        return is_unawaited(runs)
+        return is_dark
 
 
 @harmless("long_work_failed", otherwise=lambda scope: False)
@@ -82,6 +88,15 @@ def mark_as_worker(scope: Scope) -> None:
 def is_in_the_dark() -> bool:
     """Return whether it cannot be seen yet who waits for what runs here."""
     return is_unawaited(work_here())
+
+
+def await_light() -> None:
+    """Give the loop that has submitted the job of this pool's thread a moment to await it. Models take longer."""
+    runs = work_here()
+    for _ in range(_GLANCES):
+        if not is_unawaited(runs):
+            break
+        time.sleep(0.001)
 
 
 @harmless("long_work_failed", otherwise=lambda scope: False)

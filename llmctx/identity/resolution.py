@@ -19,7 +19,7 @@ from llmctx.identity.authority import is_foreign, refuse
 from llmctx.identity.await_graph import is_part_of
 from llmctx.identity.candidates import Candidates
 from llmctx.identity.inheritance import is_inherited_by_worker
-from llmctx.identity.long_work import is_in_the_dark, is_lasting, mark_as_worker, note_early
+from llmctx.identity.long_work import await_light, is_in_the_dark, is_lasting, mark_as_worker, note_early
 from llmctx.identity.registry.base import Registry, is_unreliable
 from llmctx.identity.scope import EMPTY, CallContext, Scope
 from llmctx.identity.sources import answers, outlived
@@ -152,6 +152,7 @@ def look_again(candidates: Candidates, late_s: float) -> None:
     """See, where a call ends, who waits for what runs there: in a pool's thread that may not be seen at its start."""
     scope = candidates.scope
     candidates.is_in_the_dark = False
+    await_light()
     if scope is None or candidates.scope_open:
         if scope is not None:
             note_early(scope)

@@ -56,8 +56,23 @@ async def in_a_group(text: str) -> None:
         group.create_task(asyncio.wait_for(model.ainvoke(text), 20))
 
 
+class Waiting(Talker):
+    """Answers once its thread's job is awaited: when it is asked, that may not be so yet."""
+
+    def _reply(self, messages: list[Any], streamed: bool = False) -> Any:
+        assert is_awaited.wait(20)
+        return super()._reply(messages, streamed)
+
+
+is_awaited = threading.Event()
+
+
 async def in_a_thread(text: str) -> None:
-    await asyncio.to_thread(model.invoke, text)
+    is_awaited.clear()
+    job = asyncio.ensure_future(asyncio.to_thread(Waiting().invoke, text))
+    await asyncio.sleep(0)
+    is_awaited.set()
+    await job
 
 
 async def streamed(text: str) -> None:
