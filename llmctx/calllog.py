@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlencode
 from uuid import UUID
 
+from llmctx.capture import listeners
 from llmctx.capture.global_hook import install, uninstall
 from llmctx.capture.handler import CallLogHandler
 from llmctx.capture.manual import Recording
@@ -63,23 +64,6 @@ def _add(among: list[Any], one: object) -> None:
 def _remove(among: list[Any], one: object) -> None:
     if one in among:
         among.remove(one)
-
-
-_started: Final[list[CallLog]] = []
-"""The call logs that record, in the order in which they were started."""
-
-
-def _let_one_hear() -> None:
-    """Let the first call log for each table hear the calls of this process: two would write each of them twice.
-
-    There are several where a platform imports the application's module once for each graph in it.
-    """
-    targets = set()
-    for call_log in tuple(_started):
-        target = call_log._target()
-        if target not in targets:
-            call_log._listen()
-        targets.add(target)
 
 
 def _all_that_wait(call_log: CallLog, *_: object) -> int:
@@ -251,8 +235,7 @@ class CallLog:
             self._begin()
 
     def _begin_listening(self) -> None:
-        _add(_started, self)
-        _let_one_hear()
+        listeners.add(self, self._target(), self._listen)
         if self._recorder not in active_recorders:
             diagnostics.count(
                 "second_call_log",
@@ -267,8 +250,7 @@ class CallLog:
     def _stop_listening(self) -> None:
         _remove(active_recorders, self._recorder)
         uninstall(self._recorder)
-        _remove(_started, self)
-        _let_one_hear()
+        listeners.remove(self)
 
     def _target(self) -> object:
         """Return what call logs have in common that would write each call of the process twice."""

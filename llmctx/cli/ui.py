@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import secrets
+import socket
+import sys
 import webbrowser
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import parse_qsl, urlencode
 
@@ -11,20 +14,24 @@ import typer
 
 from llmctx.cli import output
 from llmctx.cli.options import settings_of
+from llmctx.core.errors import ConfigError, LlmctxError
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from llmctx.calllog import CallLog
     from llmctx.dashboard import Access
 
+DEFAULT_PORT: Final = 8787
+_LOOPBACK: Final = "127.0.0.1"
 _COOKIE: Final = "llmctx_token"
 _HOSTS: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 
 def ui(
     ctx: typer.Context,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 chooses a free one.")] = 8787,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 chooses a free one.")] = DEFAULT_PORT,
     *,
     texts: Annotated[bool, typer.Option("--texts", help="Show prompts and responses.")] = False,
     open_browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
@@ -34,31 +41,42 @@ def ui(
 ) -> None:
     """Show sessions, users, costs, errors and coverage in the browser, on this machine only."""
     from llmctx.calllog import CallLog
-    from llmctx.core.errors import ConfigError
-    from llmctx.dashboard import Access, Dashboard
     from llmctx.dashboard.readers import grants as grants_of
 
     settings = settings_of(ctx)
     if grants:
         output.show(grants_of(settings))
         return
+    serve(CallLog(ctx.find_root().obj), port=port, texts=texts, open_browser=open_browser)
+
+
+def serve(call_log: CallLog, *, port: int, texts: bool, open_browser: bool = False) -> None:
+    """Serve the dashboard of `call_log` on loopback until Ctrl-C, and print its address.
+
+    Raises `LlmctxError` where the port is taken, `ConfigError` without the extra.
+    """
     try:
         import uvicorn
+
+        from llmctx.dashboard import Access, Dashboard
     except ImportError:
-        raise ConfigError('The dashboard needs uvicorn: pip install "llmctx[ui]"') from None
+        raise ConfigError('The dashboard needs uvicorn and jinja2: pip install "llmctx[ui]"') from None
+    try:
+        bound = socket.create_server((_LOOPBACK, port))
+    except OSError as problem:
+        raise LlmctxError(f"Port {port} cannot be used ({problem.strerror}). Choose another one with --port.") from None
     token = secrets.token_urlsafe(24)
     access = Access("llmctx ui", texts=texts, export=True)
-    call_log = CallLog(ctx.find_root().obj)
     app = LocalOnly(Dashboard(call_log, authorize=lambda connection: _known(connection, token, access)), token)
-    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", lifespan="off", server_header=False)
-    bound = config.bind_socket()
-    bound.listen()  # the address is good from the moment that it is printed
-    address = f"http://127.0.0.1:{bound.getsockname()[1]}/?{urlencode({'token': token})}"
+    address = f"http://{_LOOPBACK}:{bound.getsockname()[1]}/?{urlencode({'token': token})}"
     output.show(address)
+    sys.stdout.flush()
     output.say("Ctrl-C ends it. Whoever has this address may read the table.")
     if open_browser:
         webbrowser.open(address)
-    uvicorn.Server(config).run(sockets=[bound])
+    config = uvicorn.Config(app, log_level="warning", lifespan="off", server_header=False)
+    with suppress(KeyboardInterrupt):  # it has ended as it should
+        uvicorn.Server(config).run(sockets=[bound])
 
 
 def _known(connection: HTTPConnection, token: str, access: Access) -> Access | None:

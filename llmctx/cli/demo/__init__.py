@@ -11,19 +11,25 @@ import importlib.util
 import signal
 import sys
 from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from llmctx.cli.demo import stages
 
 _NEEDED: Final = ("fastapi", "httpx", "langchain_anthropic", "langchain_openai", "rich", "uvicorn", "websockets")
 
 FINE, FINDING, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
-def run(*, json_output: bool = False, keep: bool = False, users: int | None = None, speed: float = 10.0) -> int:
+def run(
+    *, json_output: bool = False, keep: bool = False, ui: bool = False, users: int | None = None, speed: float = 10.0
+) -> int:
     """Run the demo and print what it found; the exit code says whether llmctx kept its promise.
 
     Args:
         json_output: one JSON object on stdout instead of tables.
         keep: leave the database running, and say how to look into it.
+        ui: show the calls in the dashboard, until Ctrl-C.
         users: patients at once; 20, or 3 where OPENAI_API_KEY names a real service.
         speed: by how much the provider answers faster than a real one.
     """
@@ -38,7 +44,7 @@ def run(*, json_output: bool = False, keep: bool = False, users: int | None = No
     progress = stages.Progress()
     try:
         with _terminable(), progress.shown():
-            outcome = stages.perform(users=users, speed=speed, keep=keep, progress=progress)
+            outcome = stages.perform(users=users, speed=speed, keep=keep or ui, progress=progress)
     except KeyboardInterrupt:
         # It may have hit an event loop in the making, which complains when it goes; the process ends now anyway.
         sys.unraisablehook = lambda _: None
@@ -49,7 +55,28 @@ def run(*, json_output: bool = False, keep: bool = False, users: int | None = No
         print(report.as_json(outcome, keep=keep))
     else:
         report.print_report(outcome, keep=keep)
+    if ui:
+        _show_dashboard(outcome, keep=keep)
     return FINE if outcome.comparisons["after"].total.clean else FINDING
+
+
+def _show_dashboard(outcome: stages.Outcome, *, keep: bool) -> None:
+    """Serve the dashboard on its usual port, or on a free one; then take the database away, unless `keep`."""
+    from llmctx.calllog import CallLog
+    from llmctx.cli.ui import DEFAULT_PORT, serve
+    from llmctx.core.errors import LlmctxError
+
+    call_log = CallLog(outcome.database_url)
+    try:
+        try:
+            serve(call_log, port=DEFAULT_PORT, texts=True)
+        except LlmctxError:
+            serve(call_log, port=0, texts=True)
+    finally:
+        if not keep:
+            from llmctx.cli.demo.stages import remove
+
+            remove(outcome)
 
 
 def _fail(code: int, text: str) -> int:

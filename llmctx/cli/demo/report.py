@@ -27,11 +27,13 @@ SHOWN: Final = (
 
 
 GONE: Final = (
+    ("demo --ui", "look at the calls in the browser"),
     ("demo --keep", "keep the database, look around in it"),
     ("migrate", "make the table in your own database"),
     ("doctor --app module:app", "check your application"),
 )
 KEPT: Final = (
+    ("ui", "look at them in the browser"),
     ("calls", "which calls were made?"),
     ("coverage", "how many rows have their ids?"),
     ("stats --by user", "what does each user cost?"),

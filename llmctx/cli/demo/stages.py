@@ -12,6 +12,8 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -154,6 +156,18 @@ def perform(*, users: int | None, speed: float, keep: bool, progress: Progress) 
             seconds=time.monotonic() - started,
             process_id=running.home["pid"],
         )
+
+
+def remove(outcome: Outcome) -> None:
+    """Stop the database that was kept, and remove its directory."""
+    if outcome.process_id is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(outcome.process_id, signal.SIGINT)
+            deadline = time.monotonic() + START_S
+            while time.monotonic() < deadline:
+                os.kill(outcome.process_id, 0)  # raises when it has ended: it is no child of this process
+                time.sleep(0.05)
+    shutil.rmtree(outcome.directory, ignore_errors=True)
 
 
 def _start(
