@@ -26,6 +26,7 @@ from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from llmctx.settings.database_url import normal_url
 from llmctx.storage.rollup.tables import names_of
+from tests.kit import absent
 from tests.kit.redis_server import RedisServer
 
 ROOT = Path(__file__).parent.parent
@@ -46,6 +47,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the tests that mirror the modules first: they are quick, and name the module that is broken."""
     mirrors = [ROOT / "tests" / "unit", ROOT / "tests" / "integration"]
     items.sort(key=lambda item: next((n for n, path in enumerate(mirrors) if path in item.path.parents), 9))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was left out; here, for with several workers no other conftest is read by the process that reports."""
+    for line in absent.lines():
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(autouse=True)

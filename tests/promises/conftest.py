@@ -1,13 +1,7 @@
-"""Where the recorded provider traffic lies, and the server that replays it.
-
-The recordings are no part of the repository. They are looked for beside it, in `shared/data` and `shared/replay`;
-`LLMCTX_RECORDED_DATA` names another folder that holds `data` and `replay`. Without them the tests that need them are
-left out, and the summary says so in one line.
-"""
+"""The server that replays the recorded provider traffic. Without the recordings its tests are left out."""
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -18,23 +12,9 @@ from pathlib import Path
 
 import pytest
 
-# read at import, before any fixture takes LLMCTX_* out of the environment
-RECORDED = Path(os.environ.get("LLMCTX_RECORDED_DATA") or Path(__file__).resolve().parents[3] / "shared")
-NEEDED = (RECORDED / "data" / "exchanges.jsonl", RECORDED / "replay" / "server.py")
+from tests.kit.absent import HAS_RECORDED, RECORDED
 
-_left_out: list[pytest.Item] = []
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not all(path.exists() for path in NEEDED):
-        _left_out[:] = [item for item in items if item.path.name == "test_recorded.py"]
-        items[:] = [item for item in items if item not in _left_out]
-        config.hook.pytest_deselected(items=_left_out)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _left_out:
-        terminalreporter.write_line("left out: test_recorded.py, no recorded provider traffic (LLMCTX_RECORDED_DATA)")
+collect_ignore = [] if HAS_RECORDED else ["test_recorded.py"]
 
 
 @pytest.fixture(scope="session")
