@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from llmctx.capture.payload.messages import WORD_LIMIT
-from llmctx.capture.payload.snapshot import text_of
+from llmctx.core.text import is_storable
 from llmctx.identity.scope import Scope
+from llmctx.storage.sanitize import shorten_id
 
 _OF_READY_MADE: Final = frozenset(
     (
@@ -58,8 +59,10 @@ def agent_name(metadata: Mapping[str, Any], scope: Scope | None = None) -> str |
 
 
 def word_of(value: Any) -> str | None:
-    """Return a name, clean and bounded; None for what is none."""
-    return text_of(value, WORD_LIMIT) if isinstance(value, str) and value else None
+    """Return a name, clean and bounded, not to be mistaken for another one; None for what is none."""
+    if not isinstance(value, str) or not value:
+        return None
+    return value if len(value) <= WORD_LIMIT and is_storable(value) else shorten_id(value, WORD_LIMIT)
 
 
 def _is_ready_made(node: str) -> bool:

@@ -15,7 +15,16 @@ import orjson
 from llmctx.capture.payload.failures import CODE_LIMIT, MESSAGE_LIMIT, Failure, read_body
 from llmctx.capture.payload.messages import WORD_LIMIT, Answer, Choice, Prompt
 from llmctx.capture.payload.snapshot import LIMIT, text_of, to_json_text
-from llmctx.capture.payload.usage import INT_MAX, UNKNOWN, Stream, Usage, from_metadata, reconciled, usage_of
+from llmctx.capture.payload.usage import (
+    INT_MAX,
+    UNKNOWN,
+    Stream,
+    Usage,
+    from_metadata,
+    is_no_count,
+    reconciled,
+    usage_of,
+)
 from llmctx.core.record import (
     AUDIO_IN,
     AUDIO_OUT,
@@ -28,6 +37,7 @@ from llmctx.core.record import (
 from llmctx.delivery.agent_name import agent_name, word_of
 from llmctx.delivery.redact import Redactor
 from llmctx.identity.scope import Scope
+from llmctx.storage.sanitize import CLEANED, note_changes
 
 _MAX_TOKENS: Final = (
     "max_tokens",
@@ -47,6 +57,7 @@ _PLACES: Final = _PARAMS.union(_NESTED)
 _NANO: Final = Decimal("0.000000001")
 _DEAREST: Final = Decimal(10**9)  # numeric(18, 9) ends there
 _NOWHERE: Final[tuple[Mapping[str, Any], ...]] = ()
+TAGS: Final = 32  # of the team's own that are kept
 _OWN_TAGS: Final = ("seq:step:", "graph:step:", "map:key:", "branch:", "condition:", "langsmith:")
 
 
@@ -89,34 +100,35 @@ def fields_of(
     first = answer.choices[0] if answer is not None and answer.choices else None
     fields: dict[str, Any] = {
         "model": _model(answer, params, metadata),
-        "provider": word_of(metadata.get("ls_provider") or (answer.client if answer else None)),
-        "temperature": _number(_param(settings, _TEMPERATURE, metadata.get("ls_temperature"))),
-        "top_p": _number(_param(settings, _TOP_P, None)),
-        "max_tokens": _whole(_param(settings, _MAX_TOKENS, metadata.get("ls_max_tokens"))),
+        "provider": _word(metadata.get("ls_provider") or (answer.client if answer else None)),
+        "temperature": _param(settings, _TEMPERATURE, metadata.get("ls_temperature")),
+        "top_p": _param(settings, _TOP_P, None),
+        "max_tokens": _param(settings, _MAX_TOKENS, metadata.get("ls_max_tokens")),
         "prompt_tokens": usage.prompt,
         "completion_tokens": usage.completion,
         "total_tokens": usage.total,
         "cached_tokens": usage.cached,
         "reasoning_tokens": usage.reasoning,
         "usage_source": _usage_source(usage, answer, stream, finished=finished and failure is None).value,
-        "finish_reason": _once(word_of(answer.finish)) if answer is not None else None,
+        "finish_reason": _once(_word(answer.finish)) if answer is not None else None,
         "tool_calls": first.call_count if first is not None else None,
         "cached": answer.cached if answer is not None and answer.choices else None,
-        "node": word_of(metadata.get("langgraph_node")),
+        "node": _word(metadata.get("langgraph_node")),
         "agent_key": agent_name(metadata, scope),
         "attributes": _attributes(tags, redactor, usage, contradictory),
-        "response_model": _once(word_of(answer.model)) if answer is not None else None,
-        "response_id": _once(word_of(answer.id)) if answer is not None else None,
-        "service_tier": _once(word_of(answer.tier)) if answer is not None else None,
+        "response_model": _once(_word(answer.model)) if answer is not None else None,
+        "response_id": _once(_word(answer.id)) if answer is not None else None,
+        "service_tier": _once(_word(answer.tier)) if answer is not None else None,
         "cache_write_tokens": usage.cache_written,
     }
+    cleaned = _fit_numbers(fields) + _unfit_tokens(answer, usage, contradictory)
     if is_shared:
         fields["usage_source"] = UsageSource.UNCERTAIN.value
         fields["attributes"] = {**(fields["attributes"] or {}), SHARED_USAGE: shared_by}
     elif answer is not None and (cost := money_of(answer.cost)) is not None:
         fields.update(cost_usd=cost, cost_source=CostSource.PROVIDER.value)
     if failure is not None:
-        fields.update(error_fields(failure, redactor))
+        fields.update(error_fields(failure, redactor, cleaned))
     elif answer is not None and answer.blank:
         fields.update(error_code="empty_answer", error_message="LangChain's client found nothing in the answer")
     if content != "none":
@@ -130,8 +142,37 @@ def fields_of(
         if redactor is not None:  # all at once: most calls hold nothing, and that is seen in one pass
             kept = redactor.redact_tree(kept)
         for name, value in kept.items():
-            fields[name] = to_json_text(value, limit)
+            lost: list[object] = []
+            fields[name] = to_json_text(value, limit, lost)
+            if lost:
+                cleaned.append(name)
+    fields["attributes"] = note_changes(fields["attributes"], cleaned)
     return fields
+
+
+def _fit_numbers(fields: dict[str, Any]) -> list[str]:
+    """Make the call's parameters numbers that a column takes; return the names of those that are none."""
+    unfit = []
+    for name, read in (("temperature", _number), ("top_p", _number), ("max_tokens", _whole)):
+        given = fields[name]
+        fields[name] = read(given)
+        if given is not None and fields[name] is None:
+            unfit.append(name)
+    return unfit
+
+
+def _unfit_tokens(answer: Answer | None, usage: Usage, contradictory: dict[str, int]) -> list[str]:
+    """Return the columns of token figures that were reported, and can be none."""
+    reported = (answer.usage if answer is not None else None) or {}
+    columns = (
+        ("prompt_tokens", "input_tokens", usage.prompt), ("completion_tokens", "output_tokens", usage.completion),
+        ("total_tokens", "total_tokens", usage.total),
+    )  # fmt: skip
+    return [
+        column
+        for column, name, figure in columns
+        if figure is None and reported.get(name) and column not in contradictory and is_no_count(reported[name])
+    ]
 
 
 def tokens_of(
@@ -159,10 +200,16 @@ def _model(answer: Answer | None, params: Mapping[str, Any], metadata: Mapping[s
     """Return the model as the answer names it, else as it was asked for; "unknown" if neither says."""
     asked = [metadata.get("ls_model_name")]
     asked += [params.get(name) for name in MODEL_NAMES]
-    named = word_of(answer.model) if answer is not None else None
+    named = _word(answer.model) if answer is not None else None
     if named is not None:
         return named if named in asked else _once(named) or "unknown"
-    return model_asked_for(params, metadata)
+    named = next(filter(None, map(_word, asked)), None)
+    return "unknown" if named is None else named.removeprefix("models/")
+
+
+def _word(value: Any) -> str | None:
+    """Return a name as it is, which is cleaned when it is stored; None for what is none."""
+    return value if isinstance(value, str) and value else None
 
 
 def _once(word: str | None) -> str | None:
@@ -211,9 +258,12 @@ def money_of(value: Any) -> Decimal | None:
     return found.quantize(_NANO) if found is not None and found.is_finite() and 0 <= found < _DEAREST else None
 
 
-def snapshot_of(kept: Any, limit: int, redactor: Redactor | None) -> str:
-    """Return what was kept of a text or structure as bounded JSON, redacted. Raises `Withheld`."""
-    return to_json_text(kept if redactor is None else redactor.redact_tree(kept), limit)
+def snapshot_of(kept: Any, limit: int, redactor: Redactor | None, lost: list[object]) -> str:
+    """Return what was kept of a text or structure as bounded JSON, redacted; add what is missing to `lost`.
+
+    Raises `Withheld`.
+    """
+    return to_json_text(kept if redactor is None else redactor.redact_tree(kept), limit, lost)
 
 
 def _attributes(
@@ -222,10 +272,12 @@ def _attributes(
     """Return the team's tags, without those that LangChain gives to every step; the figures that have no column; and
     those that stand in none, because they contradict others.
     """
-    own = [tag for tag in tags or () if isinstance(tag, str) and not tag.startswith(_OWN_TAGS)][:32]
-    if redactor is not None:
-        own = [redactor.redact(tag) for tag in own]
-    kept: dict[str, Any] = {"tags": [text_of(tag, WORD_LIMIT) for tag in own]} if own else {}
+    own = [tag for tag in tags or () if isinstance(tag, str) and not tag.startswith(_OWN_TAGS)]
+    some = own[:TAGS] if redactor is None else [redactor.redact(tag) for tag in own[:TAGS]]
+    shown = [text_of(tag, WORD_LIMIT) for tag in some]
+    kept: dict[str, Any] = {"tags": shown} if own else {}
+    if shown != some or len(own) > TAGS:
+        kept[CLEANED] = ["attributes"]
     figures = ((CACHE_WRITTEN_1H, usage.cache_written_1h), (AUDIO_IN, usage.audio_in), (AUDIO_OUT, usage.audio_out))
     kept.update((name, figure) for name, figure in figures if figure)
     if contradictory:
@@ -271,8 +323,13 @@ def model_asked_for(params: Mapping[str, Any] | None, metadata: Mapping[str, Any
     return "unknown"
 
 
-def error_fields(failure: Failure, redactor: Redactor | None = None) -> dict[str, str | None]:
-    """error_code and error_message of the row, in the pipeline. Raises `Withheld` if the redactor failed."""
+def error_fields(
+    failure: Failure, redactor: Redactor | None = None, cleaned: list[str] | None = None
+) -> dict[str, str | None]:
+    """error_code and error_message of the row, in the pipeline. Those that are cut or replaced are added to `cleaned`.
+
+    Raises `Withheld` if the redactor failed.
+    """
     code, kind, message = failure.code, failure.kind, failure.message
     if failure.body and not message:
         try:
@@ -287,7 +344,11 @@ def error_fields(failure: Failure, redactor: Redactor | None = None) -> dict[str
         # a word of that length was cut, perhaps inside of what must not be kept
         code = redactor.redact(code) if len(code) < CODE_LIMIT else redactor.redact_cut(code, "")[0]
         message = redactor.redact_tree(message)
-    return {
+    fields = {
         "error_code": text_of(code, CODE_LIMIT),
         "error_message": text_of(message, MESSAGE_LIMIT) if message else None,
     }
+    if cleaned is not None:
+        cleaned += ["error_code"] if fields["error_code"] != code or len(code) == CODE_LIMIT else []
+        cleaned += ["error_message"] if message and fields["error_message"] != message else []
+    return fields

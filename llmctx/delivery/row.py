@@ -26,7 +26,16 @@ from llmctx.delivery.redact import Redactor, Withheld
 from llmctx.identity.explanation import KEY as EVIDENCE
 from llmctx.identity.explanation import explanation
 from llmctx.identity.scope import ID_FIELDS, CallContext
-from llmctx.storage.sanitize import ATTRIBUTES_LIMIT, UNKNOWN_MODEL, cut_attributes, storable_json, storable_text
+from llmctx.storage.sanitize import (
+    ATTRIBUTES_LIMIT,
+    CLEANED,
+    UNKNOWN_MODEL,
+    cut_attributes,
+    note_changes,
+    plain_attributes,
+    storable_json,
+    storable_text,
+)
 
 _NANO: Final = 1_000_000
 WITHHELD: Final = "llmctx_content"
@@ -60,7 +69,8 @@ def _record_of(call: OpenCall, texts: Texts) -> CallRecord:
     if call.fields is not None:
         fields.update({name: value for name, value in _by_hand(call.fields, texts).items() if name in _SETTABLE})
     attributes = dict(fields.pop("attributes", None) or {})
-    attributes = {**_own_attributes(call, texts), **attributes}
+    own = _own_attributes(call, texts)
+    attributes = note_changes({**own, **attributes}, own.get(CLEANED) or []) or {}
     fields.update(_identity(call, fields, attributes))
     status = call.status
     if status is Status.CANCELLED:
@@ -197,20 +207,30 @@ def _by_hand(given: dict[str, Any], texts: Texts) -> dict[str, Any]:
     """Return what `CallLog.record` was given, as columns: `response` and `reasoning` become snapshots."""
     fields = dict(given)
     response, reasoning = fields.pop("response", None), fields.pop("reasoning", None)
+    cleaned: list[str] = []
     if texts.withheld:
         for name in _OF_TEXT:
             fields.pop(name, None)
     elif texts.redactor is not None:
         redactor = texts.redactor
         for name in _OF_TEXT:
-            if (value := fields.get(name)) is not None:
-                fields[name] = _redacted(value, redactor) if name == "attributes" else redactor(storable_text(value))
+            if (value := fields.get(name)) is None:
+                continue
+            if name == "attributes":
+                fields[name] = _redacted(value, redactor)
+            else:
+                text = storable_text(value)
+                cleaned += [name] if text != value else []
+                fields[name] = redactor(text)
     if texts.content != "none":
-        if response is not None:
-            shown = bound({"role": "assistant", "content": response}, texts.limit)
-            fields["response_snapshot"] = snapshot_of(shown, texts.limit, texts.redactor)
-        if reasoning is not None:
-            fields["reasoning_snapshot"] = snapshot_of(bound(reasoning, texts.limit), texts.limit, texts.redactor)
+        shown = None if response is None else {"role": "assistant", "content": response}
+        for name, value in (("response_snapshot", shown), ("reasoning_snapshot", reasoning)):
+            if value is not None:
+                lost: list[object] = []
+                fields[name] = snapshot_of(bound(value, texts.limit), texts.limit, texts.redactor, lost)
+                cleaned += [name] if lost else []
+    if cleaned:
+        fields["attributes"] = note_changes(fields.get("attributes"), cleaned)
     has_tokens = any(fields.get(name) is not None for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
     fields.setdefault("usage_source", UsageSource.PROVIDER.value if has_tokens else None)
     return fields
@@ -231,13 +251,14 @@ def _own_attributes(call: OpenCall, texts: Texts) -> dict[str, Any]:
 
 def _redacted(attributes: Any, redactor: Redactor) -> dict[str, Any]:
     """Redact them as they will be stored, for an object's own words count as well."""
-    text = storable_json(dict(attributes))
+    plain, is_lossy = plain_attributes(dict(attributes))
+    text = storable_json(plain)
     if text is None:
         return {}
     kept = orjson.loads(text)
-    kept = kept if len(text) <= ATTRIBUTES_LIMIT else cut_attributes(kept, len(text))
-    redacted: dict[str, Any] = redactor.redact_tree(kept)
-    return redacted
+    if len(text) > ATTRIBUTES_LIMIT:
+        kept, is_lossy = cut_attributes(kept, len(text)), True
+    return note_changes(redactor.redact_tree(kept), ["attributes"] if is_lossy else []) or {}
 
 
 def _identity(call: OpenCall, fields: dict[str, Any], attributes: dict[str, Any]) -> dict[str, Any]:

@@ -46,6 +46,8 @@ _DEPTH: Final = 64
 _NOTE, _NOTES = 8192, 7  # characters of what llmctx notes under one key, and how many such keys
 _NODES: Final = 10_000
 _MARK: Final = 16  # hexadecimal digits
+_CLEANED_ID: Final = re.compile(f"~[0-9a-f]{{{_MARK}}}\\Z")
+"""How ids end that were cut or cleaned, here or where they came in (`call_context.clean_id`)."""
 
 
 def clean(record: CallRecord) -> CallRecord:
@@ -61,6 +63,8 @@ def clean(record: CallRecord) -> CallRecord:
         if value is not None and not (type(value) is str and len(value) <= _NAME and is_storable(value)):
             setattr(record, name, storable_id(value))
             changed.append(name)
+        elif value is not None and value[-17:-16] == "~" and _CLEANED_ID.search(value) is not None:
+            changed.append(name)  # before it came here
     for name in _COUNTS:
         number = getattr(record, name)
         if number is not None and not _is_int4(number):
@@ -71,7 +75,7 @@ def clean(record: CallRecord) -> CallRecord:
     _clean_others(record, changed)
     attributes = record.attributes
     if attributes is not None and not (type(attributes) is dict and _is_plain(attributes)):
-        attributes, lossy = _plain_attributes(attributes)
+        attributes, lossy = plain_attributes(attributes)
         if lossy:
             changed.append("attributes")
     if attributes and len(text := storable_json(attributes) or "") > ATTRIBUTES_LIMIT:
@@ -127,12 +131,12 @@ def _clean_others(record: CallRecord, changed: list[str]) -> None:
 
 
 def note_changes(attributes: dict[str, Any] | None, changed: list[str]) -> dict[str, Any] | None:
-    """Return `attributes` that say which columns were changed."""
+    """Return `attributes` that say which columns were changed, these and before."""
     if not changed:
         return attributes
     before = (attributes or {}).get(CLEANED)
-    known = [name for name in before if isinstance(name, str)] if isinstance(before, list) else []
-    return {**(attributes or {}), CLEANED: list(dict.fromkeys([*known, *changed]))}
+    names = [*(before if isinstance(before, list) else ()), *(changed if isinstance(changed, list) else ())]
+    return {**(attributes or {}), CLEANED: list(dict.fromkeys(name for name in names if isinstance(name, str)))}
 
 
 # -- text -----------------------------------------------------------------------------------------------------------
@@ -209,7 +213,8 @@ def _is_ours(name: Any) -> bool:
     return type(name) is str and (name == "llmctx" or name.startswith("llmctx_"))
 
 
-def _plain_attributes(value: Any) -> tuple[dict[str, Any] | None, bool]:
+def plain_attributes(value: Any) -> tuple[dict[str, Any] | None, bool]:
+    """Return attributes as JSON has them, and whether anything was lost in that."""
     plain = _Plain()
     if type(value) is dict:  # ours first: for the others there may be no room
         with suppress(Exception):  # keys may be objects of the host's

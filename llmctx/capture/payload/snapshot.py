@@ -219,22 +219,28 @@ def bound(value: Any, limit: int = LIMIT) -> Any:
         return _unreadable(problem)
 
 
-def to_json_text(kept: Any, limit: int = LIMIT) -> str:
-    """JSON text of what `keep` and `cut` returned."""
+def to_json_text(kept: Any, limit: int = LIMIT, lost: list[object] | None = None) -> str:
+    """JSON text of what `keep` and `cut` returned. What was cut or replaced, here or before, is added to `lost`."""
     try:
         whole = orjson.dumps(kept)
-        if len(whole) <= limit and b"\\u0000" not in whole and b"null" not in whole:  # which may have been a NaN
+        if len(whole) <= limit and not any(sign in whole for sign in _TO_BE_LOOKED_AT):
             return whole.decode()
     except TypeError:  # it was cut, or holds what JSON does not know
         pass
+    lost = [] if lost is None else lost
     try:
-        plain = _plain(kept)
+        plain = _plain(kept, lost)
         texts = list(_texts(plain))
         if sum(map(len, texts)) <= limit and len(dumped := _dumped(plain)) <= limit:
             return dumped.decode()
+        lost.append(limit)
         return _squeezed(plain, texts, limit)
     except Exception as problem:  # noqa: BLE001  as above
         return f'"{_unreadable(problem)}"'
+
+
+_TO_BE_LOOKED_AT: Final = (b"\\u0000", b"null", '"…['.encode(), '"…":'.encode())
+"""NUL, what may have been a NaN, and notes on what was cut."""
 
 
 def text_of(text: str | Cut, limit: int) -> str:
@@ -242,7 +248,7 @@ def text_of(text: str | Cut, limit: int) -> str:
     if type(text) is str and len(text) <= limit and text.isascii() and "\0" not in text:
         return text
     try:
-        plain = _plain(text)
+        plain = _plain(text, [])
     except Exception as problem:  # noqa: BLE001  as above
         plain = _unreadable(problem)
     found = _shortened(plain, None)
@@ -260,22 +266,32 @@ def _unreadable(problem: Exception) -> str:
     return "…[unreadable]…"
 
 
-def _plain(value: Any) -> Any:
-    """Return what orjson takes, with clean texts that are still whole."""
+def _plain(value: Any, lost: list[object]) -> Any:
+    """Return what orjson takes, with clean texts that are still whole. Add what was cut or replaced to `lost`."""
     if isinstance(value, str):
-        return storable(value)
+        text = storable(value)
+        if text is not value or text.startswith("…["):
+            lost.append(value)
+        return text
     if isinstance(value, Pieces):
-        return storable("".join(value.pieces))
+        return _plain("".join(value.pieces), lost)
     if isinstance(value, Cut):
-        head, tail = _plain(value.head), _plain(value.tail)
+        lost.append(value)
+        head, tail = _plain(value.head, lost), _plain(value.tail, lost)
         return Cut(head, tail, max(value.length, len(head) + len(tail)))
     if isinstance(value, dict):
-        return {storable(name): _plain(item) for name, item in value.items()}
+        if "…" in value:
+            lost.append(value)
+        return {_plain(name, lost): _plain(item, lost) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_plain(item, lost) for item in value]
     if isinstance(value, float):
-        return float(value) if math.isfinite(value) else str(float(value))  # subclasses are unknown to orjson
+        if math.isfinite(value):
+            return float(value)  # subclasses are unknown to orjson
+        lost.append(value)
+        return str(float(value))
     if isinstance(value, int) and value.bit_length() > 63:
+        lost.append(value)
         return str(value) if value.bit_length() < 4096 else f"<integer of {value.bit_length()} bits>"
     return value
 

@@ -220,6 +220,11 @@ def _count(value: Any) -> int | None:
     return int(value)
 
 
+def is_no_count(value: Any) -> bool:
+    """Return whether `value` is a figure that no number of tokens can be."""
+    return _count(value) is None
+
+
 def _first(raw: Any, *names: str) -> int | None:
     if not isinstance(raw, dict):
         return None
