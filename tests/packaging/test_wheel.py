@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
+import venv
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,16 +16,23 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel's content, built from the sources as they stand."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the sources as they stand."""
     folder = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True, text=True)
-    (wheel,) = folder.glob("*.whl")
-    target = folder / "installed"
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path) -> Path:
+    """A folder with the wheel's content."""
+    target = wheel.parent / "installed"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(target)
     return target
@@ -73,3 +83,34 @@ def test_without_the_extra_one_line_says_what_to_install(installed: Path, tmp_pa
     done = run(installed, tmp_path, "-m", "llmctx", "calls", **environment)
     assert done.returncode == 1
     assert done.stderr.strip() == 'The command line needs two more packages: pip install "llmctx[cli]"'
+
+
+REQUIREMENTS = [
+    re.fullmatch(r"([\w-]+)(?:\[\w+\])?>=([\w.]+)", line)
+    for lines in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())
+    for line in lines
+    if "llmctx" not in line
+]
+
+
+@pytest.mark.parametrize("versions", ["lowest", "of the next major version"])
+def test_nothing_that_is_installed_is_replaced(wheel: Path, tmp_path: Path, versions: str) -> None:
+    """pip would install llmctx alone, beside the oldest libraries that it supports, and beside ones yet to come.
+
+    It has no index to take others from, and only reads what is noted of each library.
+    """
+    venv.create(tmp_path / "host")
+    (packages,) = (tmp_path / "host").glob("lib/python*/site-packages")
+    for found in REQUIREMENTS:
+        assert found is not None
+        name, version = found[1], found[2] if versions == "lowest" else f"{int(found[2].split('.')[0]) + 1}.0"
+        noted = packages / f"{name.replace('-', '_')}-{version}.dist-info"
+        noted.mkdir(exist_ok=True)
+        extra = "Provides-Extra: asyncio\n" if name == "sqlalchemy" else ""
+        (noted / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{extra}")
+        (noted / "RECORD").touch()
+    pip = [sys.executable, "-m", "pip", "--python", str(tmp_path / "host"), "--isolated"]
+    asked = [*pip, "install", "--quiet", "--dry-run", "--no-index", "--report", "-", f"{wheel}[all,demo]"]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert [each["metadata"]["name"] for each in json.loads(done.stdout)["install"]] == ["llmctx"]
