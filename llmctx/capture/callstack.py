@@ -15,6 +15,7 @@ from uuid import UUID
 
 from langchain_core.language_models import BaseChatModel
 
+from llmctx.core.patches import function_within
 from llmctx.identity.await_graph import awaiting_task
 
 _OF_A_MODEL: Final = frozenset({"invoke", "ainvoke", "stream", "astream"})
@@ -59,9 +60,16 @@ def origin(depth: int) -> Origin:
     return _searched(sys._getframe(depth + 1))
 
 
+_OWN: Final = {"agenerate": "ainvoke", "generate": "invoke", "astream": "astream", "stream": "stream"}
+_CODES: Final = {
+    name: function.__code__
+    for name in {*_OWN, *_OWN.values()}
+    if (function := function_within(BaseChatModel, name)) is not None
+}
 _USUAL: Final[dict[int, tuple[str, bool, int]]] = {
-    id(getattr(BaseChatModel, name).__code__): (name, name == own, id(getattr(BaseChatModel, own).__code__))
-    for name, own in (("agenerate", "ainvoke"), ("generate", "invoke"), ("astream", "astream"), ("stream", "stream"))
+    id(_CODES[name]): (name, name == own, id(_CODES[own]))
+    for name, own in _OWN.items()
+    if name in _CODES and own in _CODES
 }
 """By the id of the code of LangChain's method that begins a run: its name, whether it is the model's own or stands two
 frames above that, and the id of the model's own. By id, for to hash code takes longer than the rest."""

@@ -12,7 +12,6 @@ them is here, and sees who asks.
 
 from __future__ import annotations
 
-import inspect
 from functools import partial
 from sys import _getframe
 from types import CodeType, FrameType
@@ -23,14 +22,20 @@ from langchain_core.language_models import BaseLLM
 from langchain_core.tracers.context import register_configure_hook
 
 from llmctx.core.guard import HARMLESS, harmless, stop
+from llmctx.core.patches import function_within
 
-_ON_LLM_START: Final = inspect.unwrap(AsyncCallbackManager.on_llm_start).__code__
-_STARTS_COMPLETIONS: Final = frozenset(
-    {id(_ON_LLM_START), *(id(part) for part in _ON_LLM_START.co_consts if isinstance(part, CodeType))}
+_on_llm_start: Final = function_within(AsyncCallbackManager, "on_llm_start")
+_ON_LLM_START: Final = None if _on_llm_start is None else _on_llm_start.__code__
+_STARTS_COMPLETIONS: Final = (
+    frozenset()
+    if _ON_LLM_START is None
+    else frozenset({id(_ON_LLM_START), *(id(part) for part in _ON_LLM_START.co_consts if isinstance(part, CodeType))})
 )
 """By id: to hash code takes as long as all else that is asked of us."""
 _BEGIN_COMPLETIONS: Final = frozenset(
-    id(inspect.unwrap(method).__code__) for method in (BaseLLM.agenerate, BaseLLM.astream)
+    id(function.__code__)
+    for name in ("agenerate", "astream")
+    if (function := function_within(BaseLLM, name)) is not None
 )
 _ASKER: Final = 3  # frames above `get`: LangChain's _configure, configure, and what called that
 

@@ -17,13 +17,13 @@ import functools
 import multiprocessing.pool
 import multiprocessing.process
 import threading
-import types
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any, Final
 
 from llmctx.core.guard import harmless, without_ids
 from llmctx.core.locks import RecoverableLock
+from llmctx.core.patches import Make, patch
 from llmctx.identity.candidates import pack
 from llmctx.identity.carry import carry, run_in_failed_scope
 from llmctx.identity.inherited_context import current, present_scope
@@ -45,8 +45,6 @@ _POOLS: Final = ("concurrent.futures.thread", "concurrent.futures.process", "mul
 _lock: Final = RecoverableLock()
 _users: Final = carries
 _undo: Final[list[Callable[[], None]]] = []
-_replacements: Final[list[Any]] = []
-_WRAPPERS: Final = 20  # around one method
 
 
 def install(user: object) -> None:
@@ -81,43 +79,11 @@ def installed() -> bool:
     return bool(_users)
 
 
-def _patch(kind: Any, name: str, make: Callable[[Any], Any]) -> None:
-    """Replace `kind.name`, if the class or module defines it itself."""
-    original = vars(kind).get(name)
-    if original is None or _is_ours(original):
-        return
-    # by its real type: wrapt's wrappers say that they are functions
-    is_descriptor = not issubclass(type(original), (types.FunctionType, type)) and hasattr(original, "__get__")
-    replacement = make(_as_method(original) if isinstance(kind, type) and is_descriptor else original)
-    if not isinstance(replacement, type):
-        functools.update_wrapper(replacement, original)
-    _replacements.append(replacement)
-    setattr(kind, name, replacement)
-
-    def undo() -> None:
-        if vars(kind).get(name) is replacement:  # otherwise another library has wrapped us, and still calls us
-            setattr(kind, name, original)
-            _replacements.remove(replacement)
-
-    _undo.append(undo)
-
-
-def _is_ours(function: Any) -> bool:
-    """Return whether `function` calls a replacement that was left in place, because another library had wrapped it."""
-    for _ in range(_WRAPPERS):
-        if function is None or any(function is ours for ours in _replacements):
-            return function is not None
-        function = getattr(function, "__wrapped__", None)
-    return False
-
-
-def _as_method(descriptor: Any) -> Callable[..., Any]:
-    """Return a function for what another library has put in place of a method: wrapt's wrappers want to be bound."""
-
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return descriptor.__get__(self, type(self))(*args, **kwargs)
-
-    return call
+@harmless("carry_failed")
+def _patch(kind: Any, name: str, make: Make) -> None:
+    undo = patch(kind, name, make)
+    if undo is not None:
+        _undo.append(undo)
 
 
 # -- threads and executors --------------------------------------------------------------------------------------------
