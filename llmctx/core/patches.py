@@ -127,14 +127,17 @@ def _calling(replacement: Any, code: CodeType) -> CodeType:
 # -- where that is not possible ---------------------------------------------------------------------------------------
 
 
-def _replace(owner: Any, name: str, present: Any, make: Make) -> Callable[[], None]:
+def _replace(owner: Any, name: str, present: Any, make: Make) -> Callable[[], None] | None:
     # by its real type: wrapt's wrappers say that they are functions
     is_descriptor = not issubclass(type(present), (FunctionType, type)) and hasattr(present, "__get__")
     replacement = make(_as_method(present) if isinstance(owner, type) and is_descriptor else present)
     if not isinstance(replacement, type):
         functools.update_wrapper(replacement, present)
+    try:
+        setattr(owner, name, replacement)
+    except TypeError:  # a class that is compiled, such as gevent's queues
+        return None
     _replacements.append(replacement)
-    setattr(owner, name, replacement)
 
     def undo() -> None:
         if vars(owner).get(name) is replacement:  # otherwise another library has wrapped us, and still calls us

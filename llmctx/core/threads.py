@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Final, ParamSpec, TypeVar
 
@@ -13,6 +15,47 @@ PIPELINE: Final = "llmctx-pipeline"
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class _NativeThread:
+    """A daemon thread of the operating system where gevent has made greenlets of those of `threading`.
+
+    In a greenlet the pipeline's event loop would be the running one of the application's as well.
+    """
+
+    def __init__(self, target: Callable[..., object], args: tuple[object, ...], name: str) -> None:
+        self._target, self._args, self._name = target, args, name
+        self._alive = False
+
+    def start(self) -> None:
+        self._alive = True
+        sys.modules["gevent.monkey"].get_original("_thread", "start_new_thread")(self._run, ())
+
+    def _run(self) -> None:
+        try:
+            threading.current_thread().name = self._name
+            self._target(*self._args)
+        finally:
+            self._alive = False
+
+    def is_alive(self) -> bool:
+        return self._alive
+
+    def join(self, timeout: float | None = None) -> None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self._alive and (deadline is None or time.monotonic() < deadline):
+            time.sleep(0.002)  # gevent's: other greenlets run meanwhile
+
+
+DaemonThread = threading.Thread | _NativeThread
+
+
+def daemon_thread(target: Callable[..., object], *args: object, name: str) -> DaemonThread:
+    """Return a daemon thread, not started yet: one of the operating system, whatever is patched."""
+    gevent = sys.modules.get("gevent.monkey")
+    if gevent is not None and gevent.is_module_patched("threading"):
+        return _NativeThread(target, args, name)
+    return threading.Thread(target=target, args=args, name=name, daemon=True)
 
 
 async def run_in_daemon_thread(work: Callable[[], T]) -> T:
@@ -40,7 +83,7 @@ async def run_in_daemon_thread(work: Callable[[], T]) -> T:
         except RuntimeError:  # the loop is closed
             return
 
-    threading.Thread(target=run, name="llmctx-aside", daemon=True).start()
+    daemon_thread(run, name="llmctx-aside").start()
     return await future
 
 

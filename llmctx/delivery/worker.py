@@ -21,7 +21,7 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import harmless
 from llmctx.core.locks import RecoverableLock
 from llmctx.core.scheduling import Throttle
-from llmctx.core.threads import PIPELINE, outside_loop
+from llmctx.core.threads import PIPELINE, DaemonThread, daemon_thread, outside_loop
 from llmctx.delivery.pipeline import CHUNK, Pipeline
 from llmctx.delivery.sink import RecordingSink
 from llmctx.settings import Settings
@@ -48,8 +48,8 @@ class Worker:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._work: asyncio.Event | None = None
         self._urgent: asyncio.Event | None = None
-        self._thread: threading.Thread | None = None
-        self._last: threading.Thread | None = None  # it may be about to end
+        self._thread: DaemonThread | None = None
+        self._last: DaemonThread | None = None  # it may be about to end
         self._idle = self._stopping = self._asleep = False
         self._ready = threading.Event()
         self._starting = RecoverableLock(lost_s=30.0)  # a forked child's first calls may come from two threads at once
@@ -99,7 +99,7 @@ class Worker:
         ready = self._ready = threading.Event()
         self._beat = time.monotonic()
         self._stopping = self._asleep = False
-        self._last = threading.Thread(target=self._main, args=(ready,), name=PIPELINE, daemon=True)
+        self._last = daemon_thread(self._main, ready, name=PIPELINE)
         self._thread = self._last
         self._thread.start()
         if wait:
@@ -163,7 +163,7 @@ class Worker:
             await asyncio.sleep(0.002)
 
     @harmless("close_failed")
-    def _ask_to_stop(self) -> threading.Thread | None:
+    def _ask_to_stop(self) -> DaemonThread | None:
         self._stopping = True
         thread, loop, self._thread = self._thread, self._loop, None
         if thread is not None and loop is not None and thread.is_alive():
@@ -196,7 +196,8 @@ class Worker:
     def _main(self, ready: threading.Event) -> None:
         while not self._stopping:
             try:
-                asyncio.run(self._run(ready), debug=False)  # whatever the application debugs is not our loop
+                with asyncio.Runner(debug=False) as runner:  # whatever the application debugs is not our loop, nor what
+                    runner.run(self._run(ready))  # it nests: libraries replace asyncio.run
             except BaseException as problem:  # noqa: BLE001  a thread has nobody to raise to, and nothing else stores
                 diagnostics.count("pipeline_died", "the pipeline stopped and is restarted", exc=problem)
                 time.sleep(_RESTART_S)
