@@ -14,10 +14,12 @@ Everything else cannot be told from a worker. Tasks and threads are held weakly,
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextvars import Context
 from opcode import opmap
 from types import FrameType
 from typing import Any, Final
@@ -25,7 +27,8 @@ from weakref import ReferenceType, WeakSet, ref
 
 from llmctx.core.guard import harmless
 from llmctx.identity.await_graph import is_unawaited, waiting_work, work_here
-from llmctx.identity.scope import Scope
+from llmctx.identity.inherited_context import is_answered_here
+from llmctx.identity.scope import Scope, scope_in
 
 _BUDGET: Final = 64
 _OF_ITS_FLOW: Final = 16
@@ -47,20 +50,20 @@ class EarlyWork:
         self.seen: set[ReferenceType[Any]] = set()
         self.budget = _BUDGET
 
-    def search(self, owner: object) -> bool:
+    def search(self, anchor: Scope) -> bool:
         """Note what runs here and what waits for it, unless that is the scope's owner. Return `note_early`'s answer."""
         runs = work_here()
         if isinstance(runs, asyncio.Task) and ref(runs) in self.seen:
             return False
         found: list[Any] = []
         for one in _chain(runs):
-            if one is owner:
+            if one is anchor.owner:
                 self.budget -= _OF_ITS_FLOW
                 return False
             found.append(one)
         is_dark = is_unawaited(runs)
         self.budget -= _IN_THE_DARK if is_dark else 1
-        self.seen.update(map(ref, found))
+        self.seen.update(ref(one) for one in found if one is runs or _works_in(one, anchor))
         return is_dark
 
 
@@ -74,15 +77,16 @@ def note_early(scope: Scope) -> bool:
     work = anchor.early_work
     if work is None:
         work = anchor.early_work = EarlyWork()
-    return work.budget > 0 and anchor.kind != "node" and work.search(anchor.owner)
+    return work.budget > 0 and anchor.kind != "node" and work.search(anchor)
 
 
 @harmless("long_work_failed")
 def mark_as_worker(scope: Scope) -> None:
     """Note that what runs here, in a `scope` that it has inherited, works for another user."""
-    found = list(_chain(work_here()))
+    runs = work_here()
+    found = list(_chain(runs))
     if all(one is not scope.owner for one in found):
-        _workers.update(found)
+        _workers.update(one for one in found if one is runs or _works_in(one, scope.anchor))
 
 
 def is_in_the_dark() -> bool:
@@ -102,6 +106,8 @@ def await_light() -> None:
 @harmless("long_work_failed", otherwise=lambda scope: False)
 def is_lasting(scope: Scope) -> bool:
     """Return whether what runs here is known to be work that `scope`, which has closed long ago, began."""
+    if is_answered_here(scope):
+        return True
     work = scope.anchor.early_work
     if work is None:
         return False
@@ -115,7 +121,21 @@ def is_lasting(scope: Scope) -> bool:
 
 def _chain(work: Any) -> Iterable[Any]:
     """Return the tasks and jobs among `work` and all that waits for it; the thread, where there is neither."""
-    return (threading.current_thread(),) if work is None else waiting_work(work)
+    if work is not None:
+        return waiting_work(work)
+    return (threading.current_thread(),) if asyncio._get_running_loop() is None else ()
+
+
+def _works_in(one: Any, anchor: Scope) -> bool:
+    """Return whether `one` has inherited a scope of `anchor`'s. The host of a task group may wait for work of many."""
+    if not isinstance(one, asyncio.Task):
+        return isinstance(one, threading.Thread)
+    if sys.version_info >= (3, 12):
+        context: Context | None = one.get_context()
+    else:
+        context = next((part for part in gc.get_referents(one) if type(part) is Context), None)
+    scope = None if context is None else scope_in(context)
+    return scope is not None and scope.anchor is anchor
 
 
 # -- what frames show -------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import sys
 import time
 from _thread import get_ident
 from collections.abc import Callable
-from contextvars import ContextVar, Token
+from contextvars import Context, ContextVar, Token
 from typing import Any, Final
 
 from llmctx.core.diagnostics import diagnostics
@@ -201,6 +201,12 @@ _current: Final[ContextVar[Scope | None]] = ContextVar("llmctx_scope", default=N
 
 current_scope: Final[Callable[[], Scope | None]] = _current.get
 """The innermost scope of this context, open or closed. It may be inherited: see `inherited_context.present_scope`."""
+
+
+def scope_in(context: Context) -> Scope | None:
+    """Return the innermost scope of another context."""
+    return context.get(_current)
+
 
 replace_current: Final = _current.set
 restore_current: Final = _current.reset

@@ -69,10 +69,8 @@ is_awaited = threading.Event()
 
 async def in_a_thread(text: str) -> None:
     is_awaited.clear()
-    job = asyncio.ensure_future(asyncio.to_thread(Waiting().invoke, text))
-    await asyncio.sleep(0)
-    is_awaited.set()
-    await job
+    asyncio.get_running_loop().call_soon(is_awaited.set)
+    await asyncio.to_thread(Waiting().invoke, text)
 
 
 async def streamed(text: str) -> None:
@@ -275,6 +273,27 @@ async def test_what_a_worker_starts_for_others_is_nobodys(rows: Any) -> None:
         await task
         await loop.run_in_executor(pool, own.run, model.invoke, "3")
     assert rows() == ["ann", None, None]
+
+
+async def test_what_a_worker_starts_in_a_group_of_the_applications_is_nobodys(rows: Any) -> None:
+    """The group's host waits for all of them, and works for no request."""
+    request, turn = Request(), asyncio.Event()
+
+    async def work(group: asyncio.TaskGroup) -> None:
+        await group.create_task(alone("1"))
+        turn.set()
+        await over.wait()
+        group.create_task(alone("2"))
+
+    over = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        with request.open():
+            group.create_task(work(group))
+            group.create_task(alone("1"))
+            await turn.wait()
+        request.pass_by()
+        over.set()
+    assert rows() == ["ann", "ann", None]
 
 
 async def test_it_is_bounded_and_weak(rows: Any) -> None:
