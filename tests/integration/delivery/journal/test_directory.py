@@ -138,9 +138,9 @@ def test_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LLMCTX_JOURNAL_DIR")
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     url = "postgresql://hunter1:hunter2@host/db"
-    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("HOME", "/users/somebody")
     first, second = load(database_url=url).journal_directories
-    assert str(first).startswith("/home/somebody/.local/state/llmctx/")
+    assert str(first).startswith("/users/somebody/.local/state/llmctx/")
     assert second.name.startswith(f"llmctx-{os.geteuid()}-")
     assert "hunter" not in f"{first}{second}"
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
