@@ -20,6 +20,7 @@ from starlette.types import Scope as Connection
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guarded, harmless, is_from_outside, without_ids
 from llmctx.core.record import Reason
+from llmctx.core.tracing import current_span
 from llmctx.identity.binding import tell_named
 from llmctx.identity.inherited_context import SCOPE_KEY, follow_connection
 from llmctx.identity.scope import EMPTY, CallContext, Inside, Scope, failed_scope
@@ -36,7 +37,7 @@ class ContextMiddleware:
         app: the application inside.
         identify: gets the `HTTPConnection`, returns a `CallContext`, or None for an anonymous request; may be async.
             By default the user is `scope["user"]` as starlette's AuthenticationMiddleware leaves it, also when that
-            middleware runs further in. A request without a trace_id gets a new one.
+            middleware runs further in. A request without a trace_id gets that of OpenTelemetry's span, or a new one.
     """
 
     def __init__(self, app: ASGIApp, identify: Identify | None = None) -> None:
@@ -70,7 +71,7 @@ class ContextMiddleware:
             # A request has no scope around it, whatever the server's own context holds: on a kept-alive connection
             # that may be the request before.
             if identity.trace_id is None:
-                identity = identity.overlay(CallContext(trace_id=uuid4().hex))
+                identity = identity.overlay(CallContext(trace_id=_trace_id()))
             scope = Scope(identity, "request")
         scope.reason = reason
         scope.is_socket = connection["type"] == "websocket"
@@ -153,6 +154,12 @@ def route(connection: Mapping[str, Any]) -> str | None:
     if path is None:  # starlette before 1.0
         path = getattr(connection.get("endpoint"), "__qualname__", None)
     return None if path is None else f"{connection.get('method') or connection['type']} {path}"
+
+
+@without_ids("trace_failed", otherwise=lambda: uuid4().hex)
+def _trace_id() -> str:
+    span = current_span()
+    return uuid4().hex if span is None else span.trace_id
 
 
 def _as_identity(found: object) -> CallContext:

@@ -14,6 +14,7 @@ from llmctx.capture.payload.messages import Answer, Held, Prompt
 from llmctx.capture.payload.usage import Stream
 from llmctx.core.process import ForkStage, in_forked_child
 from llmctx.core.record import Status
+from llmctx.core.tracing import Span
 from llmctx.identity.candidates import Candidates
 from llmctx.identity.resolution import Attribution
 from llmctx.identity.scope import Scope
@@ -28,6 +29,8 @@ class OpenCall:
 
     ended_ns = 0
     parent_run_id: UUID | None = None
+    span: Span | None = None
+    """The span of OpenTelemetry around it."""
     handler: object = None
     method = ""
     is_langchains = False

@@ -40,6 +40,7 @@ from llmctx.capture.run_inline import beware, watch
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import HARMLESS, harmless, is_from_outside, stop, swallow
 from llmctx.core.record import Source, Status
+from llmctx.core.tracing import current_span
 from llmctx.identity import remote
 from llmctx.identity.candidates import EXPLICIT_KEYS, Candidates, gather, pack
 from llmctx.identity.explanation import call_site
@@ -202,6 +203,7 @@ class CallLogHandler(BaseCallbackHandler):
             call.shared_by = shared_by
         call.scope = scope = candidates.here
         call.parent_run_id = told.get("parent_run_id")
+        call.span = _read(current_span)
         call.metadata = metadata
         call.params = told.get("invocation_params")
         call.tags = told.get("tags") or None

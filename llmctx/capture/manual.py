@@ -13,6 +13,7 @@ from llmctx.capture.recorder import Recorder
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guarded, harmless
 from llmctx.core.record import COLUMNS, SNAPSHOTS, SPECS, Status
+from llmctx.core.tracing import current_span
 from llmctx.identity.candidates import gather
 from llmctx.identity.inherited_context import present_scope
 from llmctx.identity.resolution import decide
@@ -55,6 +56,7 @@ class Recording:
             candidates = gather(None, explicit=self._identity)
             call = OpenCall(None, candidates, decide(candidates, recorder.registry, late_s=recorder.late_s))
             call.scope = present_scope()
+            call.span = current_span()
             if self._prompt is not None:
                 call.prompt = prompt_of_text(self._prompt, recorder.snapshot_bytes)
             call.fields = self._fields

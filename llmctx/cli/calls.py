@@ -24,7 +24,9 @@ _LATE: Final = timedelta(seconds=10)  # between the end of a call and its row
 _REMEMBERED: Final = 100_000
 
 
-@with_filters("user", "session", "agent", "model", "node", "status", "errors", "unattributed", "text", "since", "until")
+@with_filters(
+    "user", "session", "agent", "model", "node", "trace", "status", "errors", "unattributed", "text", "since", "until"
+)
 def calls(
     ctx: typer.Context,
     number: Annotated[int, typer.Option("-n", metavar="N", min=1, max=10_000, help="Number of calls.")] = 20,

@@ -142,6 +142,7 @@ _FILTERS: Final[dict[str, tuple[Any, Any]]] = {
     "agent": _option("agent", metavar="KEY"),
     "model": _option("model", metavar="NAME"),
     "node": _option("node", metavar="NAME"),
+    "trace": _option("trace", metavar="ID", help="Only calls of this trace of OpenTelemetry, or of one of yours."),
     "status": _option("status", metavar="WORD", help="ok, error, cancelled, abandoned or lost."),
     "errors": _option("errors", bool, False, help="Only calls that did not end well."),
     "unattributed": _option("unattributed", bool, False, help="Only calls without user or session."),

@@ -93,6 +93,7 @@ def _minted(call: OpenCall, status: Status) -> dict[str, Any]:
         "success": status is Status.OK,
         "run_id": call.run_id,
         "parent_run_id": call.parent_run_id,
+        "span_id": None if call.span is None else call.span.span_id,
     }
 
 
@@ -134,11 +135,12 @@ def marker_of(call: OpenCall) -> bytes:
     run_id, parent_run_id = call.run_id, call.parent_run_id
     if not isinstance(run_id, UUID):  # made by hand; or a text, from a config
         run_id = _uuid_of(run_id)
+    about_run = b"" if call.span is None else b',"span_id":"%016x"' % call.span.span
     if run_id is None:
-        return known[1] + b"}"
+        return b"%b%b}" % (known[1], about_run)
     if not isinstance(parent_run_id, UUID):
-        return b'%b,"run_id":"%032x"}' % (known[1], run_id.int)
-    return b'%b,"run_id":"%032x","parent_run_id":"%032x"}' % (known[1], run_id.int, parent_run_id.int)
+        return b'%b%b,"run_id":"%032x"}' % (known[1], about_run, run_id.int)
+    return b'%b%b,"run_id":"%032x","parent_run_id":"%032x"}' % (known[1], about_run, run_id.int, parent_run_id.int)
 
 
 def _uuid_of(text: object) -> UUID | None:
@@ -271,6 +273,7 @@ def _identity(call: OpenCall, fields: dict[str, Any], attributes: dict[str, Any]
         **{name: getattr(identity, name) for name in ID_FIELDS},
         "agent_key": identity.agent_key or fields.get("agent_key"),
         "thread_id": call.candidates.thread_id or identity.thread_id,
+        "trace_id": identity.trace_id or (call.span.trace_id if call.span is not None else None),
         "identity_source": attribution.source.value,
         "identity_reason": None if attribution.reason is None else attribution.reason.value,
     }
