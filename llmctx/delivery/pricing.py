@@ -233,7 +233,7 @@ class Prices:
             cost = price.call + (prompt - read - written) * price.input + read * price.cached
             cost += (written - hour) * price.written + hour * price.written_1h + completion * price.output
         else:
-            found = self._calculated(model, provider, at, used, _tier(tier))
+            found = self._calculated(model.removeprefix("models/"), provider, at, used, _tier(tier))
             if found is None:
                 return None, None
             cost = found
@@ -246,6 +246,7 @@ class Prices:
         """
         if not model:
             return None
+        model = model.removeprefix("models/")  # Google's spelling
         key = (model, provider, _tier(tier), int(at.timestamp()) // 1800)
         if key not in self._known:
             if len(self._known) >= _REMEMBERED:

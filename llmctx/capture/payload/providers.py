@@ -59,7 +59,9 @@ OUTPUT_DETAILS: Final = ("completion_tokens_details", "output_tokens_details")
 CACHED: Final = ("cached_tokens",)
 CACHED_WHOLE: Final = ("prompt_cache_hit_tokens", "cachedContentTokenCount", "cached_content_token_count")
 """Beside the details, of what is counted in the prompt."""
-CACHE_WRITTEN: Final = ("cache_write_tokens",)
+CACHE_WRITTEN: Final = ("cache_write_tokens", "cache_creation_tokens")
+LIFETIMES: Final = ("cache_creation", "cache_creation_token_details")
+"""Where tokens put into a cache are counted by how long they are kept: beside, and among the details."""
 REASONING: Final = ("reasoning_tokens", "thinking_tokens")
 READ_BESIDE: Final = ("cache_read_input_tokens", "cacheReadInputTokens")
 WRITTEN_BESIDE: Final = ("cache_creation_input_tokens", "cacheWriteInputTokens")

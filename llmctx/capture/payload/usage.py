@@ -128,13 +128,15 @@ def from_provider(raw: Any) -> Usage:
     cached, cache_written = _first(inputs, *providers.CACHED), _first(inputs, *providers.CACHE_WRITTEN)
     cached = _first(raw, *providers.CACHED_WHOLE) if cached is None else cached
     reasoning = _first(outputs, *providers.REASONING)
+    kept = next(filter(None, (place.get(name) for place in (raw, inputs or {}) for name in providers.LIFETIMES)), None)
     return Usage(
         prompt=prompt,
         completion=completion,
         total=_first(raw, *providers.TOTAL),
-        cached=read if cached is None else cached,
+        cached=cached or (cached if read is None else read),  # LiteLLM has a 0 among the details, and the figure beside
         reasoning=thoughts if reasoning is None else reasoning,
-        cache_written=written if cache_written is None else cache_written,
+        cache_written=cache_written or (cache_written if written is None else written),
+        cache_written_1h=_first(kept, "ephemeral_1h_input_tokens"),
     )
 
 
@@ -152,8 +154,9 @@ def usage_of(metadata: Any, raw: Any, *, stream: Stream | None, provider: str) -
         usage = usage._replace(prompt=own.prompt, completion=own.completion, total=own.total)
     if own is UNKNOWN:
         return usage
-    details = ("cached", "reasoning", "cache_written")
-    return usage._replace(**{name: getattr(own, name) for name in details if getattr(usage, name) is None})
+    details = ("cached", "reasoning", "cache_written", "cache_written_1h")
+    better = {name: getattr(own, name) for name in details if not getattr(usage, name)}
+    return usage._replace(**{name: figure for name, figure in better.items() if figure is not None})
 
 
 def reconciled(usage: Usage) -> tuple[Usage, dict[str, int]]:

@@ -66,6 +66,48 @@ def test_what_is_not_known_costs_null(model: str, provider: str | None, prompt: 
     assert cost(Prices(), model, provider, prompt, completion) is None
 
 
+def test_a_tier_is_billed_at_its_own_rate() -> None:
+    """As the list has it, else at half price where all of a provider's models are; NULL for what has no price."""
+    usage = Usage(input_tokens=1000, output_tokens=100)
+
+    def listed(model: str, **context: str) -> Decimal:
+        found = calc_price(usage, model, provider_id="openai", genai_request_timestamp=AT, price_context=context)
+        return Decimal(found.total_price)
+
+    def ours(model: str, provider: str, tier: str | None) -> Decimal | None:
+        return cost(Prices(), model, provider, 1000, 100, tier=tier)
+
+    for tier in (None, "default", "auto", "standard", "ON_DEMAND"):
+        assert ours("gpt-5", "openai", tier) == listed("gpt-5")
+    for tier in ("flex", "priority"):
+        assert ours("gpt-5", "openai", tier) == listed("gpt-5", service_tier=tier) != listed("gpt-5")
+    assert ours("gpt-4o", "openai", "flex") == listed("gpt-4o") / 2
+    assert ours("claude-3-5-haiku-20241022", "anthropic", "batch") is not None
+    assert ours("gpt-4o", "openai", "scale") is None
+    assert ours("models/gemini-2.5-pro", "google_genai", None) == ours("gemini-2.5-pro", "google_genai", None)
+
+
+def test_sound_is_billed_at_its_own_rate() -> None:
+    """Where the list has one."""
+    usage = Usage(input_tokens=1000, output_tokens=100, input_audio_tokens=500, output_audio_tokens=50)
+    expected = calc_price(usage, "gpt-audio", provider_id="openai", genai_request_timestamp=AT).total_price
+    found = cost(Prices(), "gpt-audio", "openai", 1000, 100, audio_in=500, audio_out=50)
+    assert found == expected != cost(Prices(), "gpt-audio", "openai", 1000, 100)
+
+
+def test_a_price_file_may_name_tiers(tmp_path: Path) -> None:
+    """A line without one is for the usual tier, `*` is for all."""
+    file = [
+        {"model": "own-1", "input": 1, "output": 1},
+        {"model": "own-1", "input": 3, "output": 3, "service_tier": "priority"},
+        {"model": "own-2", "input": 1, "output": 1, "service_tier": "*"},
+    ]
+    prices = Prices(written(tmp_path / "prices.json", file))
+    found = [cost(prices, "own-1", None, 1_000_000, 0, tier=tier) for tier in (None, "default", "priority", "flex")]
+    assert found == [1, 1, 3, None]
+    assert cost(prices, "own-2", None, 1_000_000, 0, tier="flex") == 1
+
+
 def test_what_a_cache_answered_cost_nothing() -> None:
     """LangChain's own cache: nothing was sent."""
     assert cost(Prices(), "gpt-4o", "openai", 1000, 10, answered_by_cache=True) == 0

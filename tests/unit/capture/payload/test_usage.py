@@ -89,6 +89,22 @@ def test_details_are_read_under_every_name() -> None:
     assert figures(alone) == (None, 9, None)
 
 
+def test_a_gateways_figures_of_its_cache_are_read() -> None:
+    """LiteLLM's proxy has a 0 where OpenAI has the figure, and Anthropic's own figures beside."""
+    usage: Any = {**USAGE, "input_tokens": 4818, "total_tokens": 4823, "input_token_details": {"cache_read": 0}}
+    raw = {
+        "prompt_tokens": 4818, "completion_tokens": 5, "total_tokens": 4823, "cache_read_input_tokens": 10,
+        "prompt_tokens_details": {
+            "cached_tokens": 0, "cache_creation_tokens": 4803,
+            "cache_creation_token_details": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 4803},
+        },
+    }  # fmt: skip
+    for metadata in (usage, None):
+        fields = row(AIMessage("x", usage_metadata=metadata, response_metadata={"token_usage": raw}))
+        assert (*figures(fields), fields["cached_tokens"]) == (4818, 5, 4823, 10)
+        assert (fields["cache_write_tokens"], fields["attributes"]) == (4803, {"llmctx_cache_written_1h": 4803})
+
+
 def test_a_zero_counts_where_the_provider_says_it() -> None:
     """And nowhere else."""
     zero: Any = {"input_tokens": 0, "output_tokens": 5, "total_tokens": 5}
