@@ -17,6 +17,9 @@ and logged (`diagnostics.py`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
+
 
 class LlmctxError(Exception):
     __doc__ = "Something went wrong in llmctx. See the log for details."
@@ -47,3 +50,15 @@ class JournalUnavailable(LlmctxError):
 
 class InvalidToken(LlmctxError):
     __doc__ = "The token was not signed with our key. Use the same LLMCTX_HANDOVER_KEY in every process."
+
+
+_KEY_BYTES: Final = 16
+
+
+def check_keys(keys: Sequence[str]) -> None:
+    """Raise `ConfigError` if one of the hand-over keys can be guessed."""
+    if any(len(key.encode("utf-8", "surrogatepass")) < _KEY_BYTES for key in keys):
+        raise ConfigError(
+            "LLMCTX_HANDOVER_KEY is too short: a key of fewer than 16 bytes can be guessed. "
+            "Make one with `python -c 'import secrets; print(secrets.token_urlsafe(32))'`."
+        )

@@ -7,13 +7,12 @@ is `LLMCTX_HANDOVER_KEY`, the same for all processes; several, separated by comm
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.errors import ConfigError, InvalidToken
+from llmctx.core.errors import ConfigError, InvalidToken, check_keys
 from llmctx.identity.inherited_context import current
 from llmctx.identity.scope import EMPTY, ID_FIELDS, CallContext, Held, opened
 
@@ -23,11 +22,7 @@ if TYPE_CHECKING:
 _SHORT: Final = dict(zip("sutcah", ID_FIELDS, strict=True))  # one letter an id: tokens travel in headers
 _SALT: Final = "llmctx.identity.handover.1"
 
-_KEY_BYTES: Final = 16
-TOO_SHORT: Final = (
-    "LLMCTX_HANDOVER_KEY is too short: a key of fewer than 16 bytes can be guessed. "
-    "Make one with `python -c 'import secrets; print(secrets.token_urlsafe(32))'`."
-)
+_NUMBER: Final = "n"
 
 OnInvalid = Literal["raise", "anonymous"]
 
@@ -51,7 +46,7 @@ def hand_over(*, ttl_s: float = 86_400.0) -> str:
 
         queue.enqueue(job, text, identity=hand_over())
 
-    Raises `ConfigError` when no key is set.
+    Raises `ConfigError` when no key is set, or one is too short.
     """
     return sign(current(), ttl_s=ttl_s)
 
@@ -64,11 +59,11 @@ def has_key() -> bool:
 def sign(identity: CallContext, *, ttl_s: float = 86_400.0) -> str:
     """Return `identity` as a token."""
     ids = {letter: value for letter, name in _SHORT.items() if (value := getattr(identity, name)) is not None}
-    return str(_serializer().dumps({"e": int(time.time() + ttl_s), **ids}))
+    number = os.urandom(6).hex()  # two tokens are two, also of one user and second: each may be taken over once
+    return str(_serializer().dumps({"e": int(time.time() + ttl_s), _NUMBER: number, **ids}))
 
 
-@contextmanager
-def take_over(token: str | None, *, on_invalid: OnInvalid | None = None) -> Iterator[CallContext]:
+def take_over(token: str | None, *, on_invalid: OnInvalid | None = None, once: bool = False) -> TakeOver:
     """Open a scope with the identity in `token`, in a worker or in another service.
 
         with take_over(job.identity):
@@ -76,38 +71,91 @@ def take_over(token: str | None, *, on_invalid: OnInvalid | None = None) -> Iter
 
     A forged, broken or expired token raises `InvalidToken`, or opens an anonymous scope where `on_invalid`, or else
     `LLMCTX_HANDOVER_INVALID`, says "anonymous". The worker's own context is not inherited.
-    """
-    reason: str | None = None
-    try:
-        identity = read(token)
-    except InvalidToken as problem:
-        diagnostics.count("invalid_handover", "a handed-over identity was refused: %s", problem)
-        if (on_invalid or _configured[0][1]) == "raise":
-            raise
-        from llmctx.core.record import Reason  # late, as itsdangerous is: `import llmctx` stays quick
 
-        identity, reason = EMPTY, Reason.INVALID_HANDOVER
-    scope = opened("job", identity)
-    if reason is not None and not scope.failed:
-        scope.reason, scope.of_request = reason, scope.serial  # as an anonymous request, it borrows no name
-    with Held(scope):
-        yield identity
+    Until it expires a token may be taken over any number of times: queues deliver jobs again. With `once` the first
+    worker alone is given the identity, of all processes; that takes a round trip to the Redis of `LLMCTX_REGISTRY_URL`
+    (`ConfigError` without one), which `async with take_over(token, once=True)` makes outside of the event loop.
+    """
+    return TakeOver(token, on_invalid, once)
+
+
+class TakeOver:
+    """The block of `take_over`: `with`, or `async with`."""
+
+    __slots__ = ("_inside", "_on_invalid", "_once", "_token")
+
+    def __init__(self, token: str | None, on_invalid: OnInvalid | None, once: bool) -> None:
+        self._token, self._on_invalid, self._once = token, on_invalid, once
+
+    def __enter__(self) -> CallContext:
+        return self._open(_checked(self._token, self._once))
+
+    def __exit__(self, *problem: object) -> None:
+        self._inside.__exit__(*problem)
+
+    async def __aenter__(self) -> CallContext:
+        if not self._once:
+            return self.__enter__()
+        import asyncio
+
+        return self._open(await asyncio.to_thread(_checked, self._token, True))
+
+    async def __aexit__(self, *problem: object) -> None:
+        self._inside.__exit__(*problem)
+
+    def _open(self, checked: CallContext | InvalidToken) -> CallContext:
+        identity, reason = checked, None
+        if isinstance(identity, InvalidToken):
+            diagnostics.count("invalid_handover", "a handed-over identity was refused: %s", identity)
+            if (self._on_invalid or _configured[0][1]) == "raise":
+                raise identity
+            from llmctx.core.record import Reason  # late, as itsdangerous is: `import llmctx` stays quick
+
+            identity, reason = EMPTY, Reason.INVALID_HANDOVER
+        scope = opened("job", identity)
+        if reason is not None and not scope.failed:
+            scope.reason, scope.of_request = reason, scope.serial  # as an anonymous request, it borrows no name
+        self._inside = Held(scope)
+        self._inside.__enter__()
+        return identity
+
+
+def _checked(token: str | None, once: bool) -> CallContext | InvalidToken:
+    """Return the identity in `token`, or why there is none."""
+    try:
+        identity, expires = _read(token)
+        if once and token is not None:
+            from llmctx.identity.registry.single_use import redeem  # late: it may load redis
+
+            # without the signature, which can be spelled in several ways
+            redeem(token.rpartition(".")[0], expires - time.time())
+    except InvalidToken as problem:
+        return problem
+    return identity
 
 
 def read(token: str | None) -> CallContext:
     """Return the identity in `token`, for an `identify` that reads a header. `InvalidToken` if forged or too old."""
+    return _read(token)[0]
+
+
+def _read(token: str | None) -> tuple[CallContext, float]:
+    """Return the identity in `token`, and when that expires, in seconds since 1970."""
     from itsdangerous import BadData
 
     if not token:
         raise InvalidToken("There is no token. Call hand_over() where the job is created.")
+    serializer = _serializer()
     try:
-        said: Any = _serializer().loads(token)
+        said: Any = serializer.loads(token)
         if not all(isinstance(value, str) for name, value in said.items() if name != "e"):
             raise InvalidToken
-        if said.pop("e") < time.time():
+        expires = float(said.pop("e"))
+        if expires < time.time():
             raise InvalidToken("The token has expired. Give hand_over() a longer ttl_s if jobs wait that long.")
-        return CallContext(**{_SHORT[letter]: value for letter, value in said.items()})
-    except (BadData, KeyError, TypeError, AttributeError, ValueError, RecursionError) as problem:
+        said.pop(_NUMBER, None)
+        return CallContext(**{_SHORT[letter]: value for letter, value in said.items()}), expires
+    except (BadData, KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as problem:
         raise InvalidToken from problem
 
 
@@ -115,8 +163,7 @@ def _serializer() -> URLSafeSerializer:
     from itsdangerous import URLSafeSerializer
 
     secrets = keys() or _from_environment()
-    if any(len(key.encode("utf-8", "surrogatepass")) < _KEY_BYTES for key in secrets):
-        raise ConfigError(TOO_SHORT)
+    check_keys(secrets)
     return URLSafeSerializer(list(reversed(secrets)), salt=_SALT, signer_kwargs={"key_derivation": "hmac"})
 
 

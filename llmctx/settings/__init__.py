@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.errors import ConfigError
+from llmctx.core.errors import ConfigError, check_keys
 from llmctx.core.record import DEFAULT_TABLE
 from llmctx.core.urls import shown_url
 from llmctx.settings.database_url import connect_timeout, normal_url
@@ -142,6 +142,12 @@ class Settings(BaseModel):
         if isinstance(value, (list, tuple, set, frozenset)):
             return ",".join(map(str, value))
         return None if value == "" else value  # `LLMCTX_REDACT=` in a deployment file means that none was chosen
+
+    @field_validator("handover_key", mode="after")
+    @classmethod
+    def _long_keys(cls, value: str | None) -> str | None:
+        check_keys([part for part in map(str.strip, (value or "").split(",")) if part])
+        return value
 
     @field_validator("journal_dir", "price_file", mode="before")
     @classmethod

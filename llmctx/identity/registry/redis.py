@@ -93,6 +93,10 @@ class RedisRegistry:
     def __repr__(self) -> str:
         return f"<RedisRegistry {shown_url(self._url)} {self._prefix}>"
 
+    @property
+    def address(self) -> tuple[str, str]:
+        return self._url, self._prefix
+
     def __len__(self) -> int:
         return len(self._local)
 

@@ -9,9 +9,12 @@ from collections.abc import Iterator
 import pytest
 
 from llmctx import CallContext, bind, current, hand_over, take_over
+from llmctx.calllog import CallLog
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError, InvalidToken
+from llmctx.delivery.memory_sink import MemorySink
 from llmctx.identity import handover
+from llmctx.settings import load
 
 A = CallContext(user_id="a", session_id="s-a", thread_id="t-1", agent_key="triage")
 
@@ -108,3 +111,35 @@ def test_another_process_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
     script = "import sys; from llmctx import take_over, current\nwith take_over(sys.argv[1]): print(current().user_id)"
     done = subprocess.run([sys.executable, "-c", script, token()], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "a", done.stderr
+
+
+@pytest.mark.parametrize("place", ["hand_over", "take_over", "settings", "call log", "environment"])
+def test_a_short_key_is_refused_with_the_way_to_make_one(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By every door."""
+    handover.configure("fifteen-bytes!!", "raise")
+    with pytest.raises(ConfigError, match=r"LLMCTX_HANDOVER_KEY is too short.*token_urlsafe"):
+        match place:
+            case "hand_over":
+                hand_over()
+            case "take_over":
+                with take_over("x.y"):
+                    pass
+            case "settings":
+                load(handover_key="long-enough-for-this, short")
+            case "call log":
+                CallLog(sink=MemorySink(), handover_key="short")
+            case _:
+                handover.configure(None, "raise")
+                monkeypatch.setenv("LLMCTX_HANDOVER_KEY", "short")
+                hand_over()
+
+
+def test_two_tokens_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of one user, within a second."""
+    assert token() != token()
+
+
+def test_to_take_over_once_needs_a_redis() -> None:
+    """Which it says, with what to do."""
+    with pytest.raises(ConfigError, match="LLMCTX_REGISTRY_URL"), take_over(token(), once=True):
+        pass
