@@ -38,7 +38,7 @@ platforms: $(PLATFORMS)/stamp  ## on and beside what people deploy to: langgraph
 	$(PLATFORMS)/bin/python -m pytest tests/platforms $(ARGS)
 
 shapes: $(VENV)/dev.stamp  ## all scenarios of calls, twice; the second time on a busy machine
-	$(BIN)/python -m pytest tests/promises/test_attribution.py --all-shapes $(ARGS)
+	$(BIN)/python -m pytest tests/promises/test_attribution.py tests/promises/test_authority.py --all-shapes --timeout 600 $(ARGS)
 	$(BIN)/python -m pytest tests/promises/test_attribution.py --all-shapes --busy --timeout 600 $(ARGS)
 
 faults: $(VENV)/dev.stamp  ## all faults that llmctx must survive, at length; ARGS="--seeds 50 --seconds 60"

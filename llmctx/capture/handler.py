@@ -42,7 +42,7 @@ from llmctx.core.guard import HARMLESS, harmless, is_from_outside, stop, swallow
 from llmctx.core.record import Source, Status
 from llmctx.core.tracing import current_span
 from llmctx.identity import remote
-from llmctx.identity.candidates import EXPLICIT_KEYS, Candidates, gather, pack
+from llmctx.identity.candidates import EXPLICIT_KEYS, Candidates, as_text, gather, pack
 from llmctx.identity.explanation import call_site
 from llmctx.identity.inherited_context import present_scope
 from llmctx.identity.long_work import note_early
@@ -235,7 +235,7 @@ class CallLogHandler(BaseCallbackHandler):
             child_thread_id = _thread_id_of(configurable)
             if child_thread_id is not None and metadata:
                 told = metadata.get("thread_id")
-                if told is not None and child_thread_id not in (str(told), _thread_id_of(_configurable_of(None))):
+                if told is not None and child_thread_id not in (as_text(told), _thread_id_of(_configurable_of(None))):
                     # A worker that was started in a node has inherited that node's metadata, not that of its job.
                     metadata = {key: value for key, value in metadata.items() if key in EXPLICIT_KEYS}
             candidates = gather(
@@ -385,4 +385,4 @@ _NOTHING: Final[Mapping[str, Any]] = {}
 
 def _thread_id_of(configurable: Mapping[str, Any]) -> str | None:
     thread_id = configurable.get("thread_id")
-    return None if thread_id is None or thread_id == "" else str(thread_id)
+    return None if thread_id is None else as_text(thread_id)

@@ -37,9 +37,9 @@ trusting: Final[list[object]] = []
 
 def data_id(value: object) -> str | None:
     """Return an id that somebody has sent: text, a number or a UUID; None for anything else, which is counted."""
-    if value is None or value == "":
-        return None
     kind = type(value)
+    if value is None or (kind is str and not value):
+        return None
     if kind is str or kind is int or kind is UUID or isinstance(value, (str, UUID)):
         text = str(value)
         if is_fit(text):

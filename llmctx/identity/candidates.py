@@ -118,6 +118,8 @@ def gather(
     if here is not None and scope is not None:
         here.anchor.used = True
         if here.kind == "node":
+            if here.refused:
+                candidates.refused = here.refused
             scope = effective_scope(here) or here
         candidates.here, candidates.scope, candidates.scope_open = here, scope, scope.closed_at is None
         if scope.refresh is not None and scope.identity.user_id is None:
@@ -132,7 +134,8 @@ def gather(
     if platform_user is not None:
         candidates.sent, candidates.proven_user = CallContext(user_id=platform_user), platform_user
     if metadata:
-        if (named := metadata.get("thread_id")) is not None and named != "":
+        named = metadata.get("thread_id")
+        if named is not None and (type(named) is not str or named):
             thread_id = named
         candidates.task = None if (task := metadata.get("langgraph_checkpoint_ns")) is None else as_text(task)
         if CARRIED_KEY in metadata:

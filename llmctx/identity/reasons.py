@@ -134,10 +134,15 @@ def candidate_outcomes(row: Mapping[str, Any], told: Mapping[str, Any]) -> list[
         found.append(
             CandidateOutcome(source, user_id, session_id, one is winner, f"{verdict} ({note})" if note else verdict)
         )
-    return found
+    refused = [one for one in told.get("refused") or () if isinstance(one, Mapping)]
+    return [
+        *found,
+        *(CandidateOutcome("data", one.get("user_id"), one.get("session_id"), False, _REFUSED) for one in refused),
+    ]
 
 
 _WINNER: Final = "believed"
+_REFUSED: Final = "refused: what callers send, or a config of another request, never names another user than the server"
 
 
 def _verdict(

@@ -131,10 +131,12 @@ def node_scope(
     identity = authority = base.overlay(found) if found is not EMPTY else base
     if guarded and outer is not None and base is outer.identity and outer.authority is not base:
         authority = outer.authority.overlay(found)
+    is_refused = False
     if data is not EMPTY:
         if data.user_id not in (None, identity.user_id):
             # What a thread keeps of the user before claims nothing.
             if not (ours and outer is not None and data_persisted and thread and thread.first < outer.serial):
+                is_refused = True
                 refuse((identity.user_id,))
                 conflict = conflict or identity.user_id is not None
         elif data.agrees(authority):
@@ -143,6 +145,8 @@ def node_scope(
     scope = Scope(identity, "node", outer if inherited_by_worker is False else None)
     scope.authority = authority if guarded else EMPTY
     scope.conflict = conflict
+    if is_refused:
+        scope.refused = (data,)
     if outer is not None and inherited_by_worker is not False:
         scope.displaced = outer.anchor
         mark_as_worker(outer)

@@ -64,7 +64,8 @@ class Scope:
     while the user is unknown (authentication that runs further in than the middleware). `route` tells which of the
     application's routes a request has come to. `owner` is the task that opened it, or the number of the thread; it
     tells the scope's own work from a worker that it started. `displaced` is, for what a worker runs, the scope that the
-    worker was started in. `redacts` says that one of the team's functions for redaction is at work in it. `used` says
+    worker was started in. `refused` is what data said in a node and was not
+    believed. `redacts` says that one of the team's functions for redaction is at work in it. `used` says
     that something was done in it, or handed on. `failed` says that llmctx has failed, here or around it: no
     source is believed before the code says outright whose this is. `authority` is that part of the identity which the
     server's own code has given; the rest are data of the caller (`authority.py`). `of_request` is the number of the
@@ -97,6 +98,7 @@ class Scope:
         "reason",
         "redacts",
         "refresh",
+        "refused",
         "route",
         "serial",
         "threads",
@@ -124,6 +126,7 @@ class Scope:
             self.redacts = True
         self.closed_at: float | None = None  # monotonic seconds
         self.conflict = False
+        self.refused: tuple[CallContext, ...] = ()
         self.reason: str | None = None
         self.displaced: Scope | None = None if parent is None else parent.displaced
         self.threads: set[str] = set() if identity.thread_id is None else {identity.thread_id}

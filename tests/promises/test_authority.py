@@ -18,231 +18,100 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from langchain_core.runnables import RunnableConfig, ensure_config
-from langgraph.func import entrypoint
-from langgraph.graph import END, START, StateGraph
+from langchain_core.runnables import RunnableConfig
 from starlette.applications import Starlette
-from starlette.responses import PlainTextResponse
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import WebSocketRoute
 from starlette.testclient import TestClient
-from typing_extensions import TypedDict
 
 from llmctx import CallContext, amend, bind
-from llmctx.calllog import CallLog
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import InvalidToken
-from llmctx.delivery.memory_sink import MemorySink
 from llmctx.graph import wrap_graph
 from llmctx.identity import handover
 from llmctx.identity.candidates import CARRIED_KEY, CarriedIdentity
 from llmctx.identity.handover import take_over
 from llmctx.middleware import ContextMiddleware
-from tests.kit.support import Talker
-
-model = Talker()
-
-
-class Raising:
-    """An object whose every look raises."""
-
-    def __str__(self) -> str:
-        raise RuntimeError("do not touch")
-
-    __repr__ = __str__
-
-    def __eq__(self, other: object) -> bool:
-        raise RuntimeError("do not touch")
-
-    __hash__ = object.__hash__
-
-
-MALFORMED: dict[str, Any] = {
-    "dict": {"a": 1},
-    "list": [],
-    "false": False,
-    "float": 1.5,
-    "bytes": b"x",
-    "surrogate": "\ud800",
-    "long": "x" * 10_000,
-    "nested": {"user_id": {"user_id": "victim"}},
-    "raises": Raising(),
-}
+from tests.kit.trust import (
+    ANONYMOUS,
+    IN_METADATA,
+    PATHS,
+    PLACES,
+    SAYINGS,
+    Sent,
+    Server,
+    State,
+    bare,
+    call_in_node,
+    chosen_cells,
+    every_cell,
+    graph_of,
+    model,
+    recorded,
+)
 
 
-class State(TypedDict, total=False):
-    text: str
-    user_id: Any
-    session_id: Any
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with Server() as running:
+        yield running
 
 
-async def _node(state: State, config: RunnableConfig) -> State:
-    await model.ainvoke("hello", config)
-    return {}
-
-
-def _sync_node(state: State, config: RunnableConfig) -> State:
-    model.invoke("hello", config)
-    return {}
-
-
-def _graph(node: Any, schema: Any = State) -> Any:
-    return StateGraph(schema).add_node("node", node).add_edge(START, "node").add_edge("node", END)
-
-
-async def bare(state: Any, config: Any) -> None:
-    await model.ainvoke("hello", config)
-
-
-async def bare_sync(state: Any, config: Any) -> None:
-    model.invoke("hello", config)
-
-
-async def streamed(state: Any, config: Any) -> None:
-    async for _ in model.astream("hello", config):
-        pass
-
-
-async def unwrapped(state: Any, config: Any) -> None:
-    await _graph(_node).compile().ainvoke(state, config)
-
-
-async def wrapped(state: Any, config: Any) -> None:
-    await wrap_graph(_graph(_node)).compile().ainvoke(state, config)
-
-
-async def wrapped_sync(state: Any, config: Any) -> None:
-    wrap_graph(_graph(_sync_node)).compile().invoke(state, config)
-
-
-async def wrapped_stream(state: Any, config: Any) -> None:
-    async for _ in wrap_graph(_graph(_node)).compile().astream(state, config):
-        pass
-
-
-async def subgraph(state: Any, config: Any) -> None:
-    await wrap_graph(_graph(_graph(_node).compile())).compile().ainvoke(state, config)
-
-
-async def functional(state: Any, config: Any) -> None:
-    @entrypoint()
-    async def flow(given: Any, *, config: RunnableConfig) -> None:
-        await model.ainvoke("hello", config)
-
-    await wrap_graph(flow).ainvoke(state, config)
-
-
-BARE = (bare, bare_sync, streamed, unwrapped)
-PATHS = (*BARE, wrapped, wrapped_sync, wrapped_stream, subgraph, functional)
-
-# place of the data -> (state, config) that says `user` there
-PLACES: dict[str, Callable[[Any], tuple[Any, Any]]] = {
-    "metadata": lambda user: ({}, {"metadata": {"llmctx_user_id": user, "llmctx_session_id": "s-c"}}),
-    "carried": lambda user: ({}, {"metadata": {CARRIED_KEY: {"user_id": user, "session_id": "s-c"}}}),
-    "carried whole": lambda user: ({}, {"metadata": {CARRIED_KEY: user}}),
-    "configurable": lambda user: ({}, {"configurable": {"user_id": user, "session_id": "s-c"}}),
-    "configurable llmctx": lambda user: ({}, {"configurable": {"llmctx_user_id": user}}),
-    "state": lambda user: ({"user_id": user, "session_id": "s-c"}, {}),
-    "tracer": lambda user: ({}, {"metadata": {"langfuse_user_id": user, "session_id": "s-c"}}),
-    "tracer plain": lambda user: ({}, {"metadata": {"user_id": user, "langfuse_session_id": "s-c"}}),
-    "auth": lambda user: ({}, {"configurable": {"langgraph_auth_user": user, "langgraph_auth_user_id": user}}),
-}
-READ_BY_NODES = ("configurable", "state")
-COPIES_CONFIGURABLE = "user_id" in (ensure_config({"configurable": {"user_id": "u"}}).get("metadata") or {})
-IN_METADATA = ("metadata", "carried", "tracer", "tracer plain")
-SAYINGS: dict[str, Any] = {"victim": "victim", "alice": "alice", **MALFORMED}
-WHO = ("alice", "nobody", "bind", "none")
-
-
-def expected(who: str, place: str, saying: str, path: Any) -> str | None:
-    """Return the user of the row. Only where the server knows nothing, and there is no request, data count."""
-    if who in ("alice", "bind"):
-        return "alice"
-    if who == "nobody" or saying in MALFORMED:
-        return None
-    if place in READ_BY_NODES:
-        # langchain-core before 1.3 copies configurable into the metadata
-        return None if path in BARE and not (place == "configurable" and COPIES_CONFIGURABLE) else saying
-    return saying if place in IN_METADATA or (place == "configurable llmctx" and COPIES_CONFIGURABLE) else None
-
-
-@contextlib.contextmanager
-def recorded(**settings: Any) -> Iterator[MemorySink]:
-    sink = MemorySink()
-    with CallLog(sink=sink, **settings):
-        yield sink
-
-
-def in_request(who: str, work: Callable[[], Any]) -> None:
-    """Run `work` in a request of `alice`, or of nobody."""
-
-    async def endpoint(request: Any) -> PlainTextResponse:
-        await work()
-        return PlainTextResponse("")
-
-    app = Starlette(routes=[Route("/", endpoint)])
-    identity = CallContext(user_id="alice", session_id="s-alice") if who == "alice" else None
-    with TestClient(ContextMiddleware(app, identify=lambda connection: identity)) as client:
-        assert client.get("/").status_code == 200
-
-
-def run(who: str, work: Callable[[], Any]) -> None:
-    if who in ("alice", "nobody"):
-        in_request(who, work)
-    elif who == "bind":
-        with bind(user_id="alice"):
-            asyncio.run(work())
-    else:
-        asyncio.run(work())
-
-
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("who", WHO)
-def test_data_never_name_a_user_whom_the_server_does_not_name(who: str, place: str) -> None:
-    """The whole matrix; a thread is never doubted, and nothing fails."""
-    cells = list(itertools.product(SAYINGS, PATHS))
+def test_data_never_name_a_user_whom_the_server_does_not_name(server: Server, pytestconfig: pytest.Config) -> None:
+    """Each pair of the matrix, the whole of it with `make shapes`; no thread is doubted, and nothing fails."""
+    cells = every_cell() if pytestconfig.getoption("--all-shapes") else chosen_cells()
     before = diagnostics.by_cause()
     with recorded() as sink:
-        for saying, path in cells:
-            state, config = PLACES[place](SAYINGS[saying])
-            run(who, lambda path=path, state=state, config=config: path(state, config))
+        for cell in cells:
+            server.run(cell.who, cell.path, PLACES[cell.place](SAYINGS[cell.saying]))
     assert len(sink.records) == len(cells)
     wrong = []
-    for (saying, path), row in zip(cells, sink.records, strict=True):
-        right = expected(who, place, saying, path)
-        if row.user_id != right or row.identity_reason == "internal_error":
-            wrong.append((saying, path.__name__, row.user_id, row.identity_reason))
-        if who == "alice" and saying == "victim" and place in IN_METADATA:
+    for cell, row in zip(cells, sink.records, strict=True):
+        if row.user_id != cell.right or row.identity_reason == "internal_error":
+            wrong.append((str(cell), row.user_id, row.identity_reason))
+        if cell.who in ("alice", "socket") and cell.saying == "victim" and cell.place in IN_METADATA:
             assert (row.identity_reason, row.session_id) == ("conflict", "s-alice")
-        if who == "nobody":
-            assert row.identity_reason == "anonymous_request"
+        if cell.who in ANONYMOUS:
+            assert row.identity_reason == "anonymous_request" or (
+                cell.place == "thread" and row.identity_reason == "shared_thread"
+            )
     assert not wrong
     after = diagnostics.by_cause()
     for cause in ("handler_failed", "node_scope_failed", "registry_failed"):
         assert after.get(cause, 0) == before.get(cause, 0)
 
 
+def test_the_matrix_meets_each_pair() -> None:
+    """Of who, place, saying and path."""
+    cells = chosen_cells()
+    for i, j in itertools.combinations(range(4), 2):
+        met = {(cell[i], cell[j]) for cell in cells}
+        every = {(cell[i], cell[j]) for cell in every_cell()}
+        assert met == every
+
+
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.__name__)
-def test_who_is_authenticated_by_a_platform_is_the_user(path: Any) -> None:
-    """Its object stands in the config, wrapped or not, in no request and in an anonymous one, whatever clients say."""
-    user = SimpleNamespace(identity="alice", is_authenticated=True)
-    config = {"configurable": {"langgraph_auth_user": user}, "metadata": {"llmctx_user_id": "victim"}}
-    nobody = {"configurable": {"langgraph_auth_user": SimpleNamespace(identity="x", is_authenticated=False)}}
+def test_whom_a_platform_has_not_authenticated_is_nobody(path: Any) -> None:
+    """Its object says so itself."""
+    user = SimpleNamespace(identity="victim", is_authenticated=False)
     with recorded() as sink:
-        for who in ("none", "nobody"):
-            run(who, lambda: path({"user_id": "victim"}, copy.copy(config)))
-        run("none", lambda: path({}, nobody))
-    assert [row.user_id for row in sink.records] == ["alice", "alice", None]
-    assert [row.identity_reason for row in sink.records[:2]] == ["conflict"] * 2
+        asyncio.run(path(Sent({}, {"configurable": {"langgraph_auth_user": user}})))
+    assert [row.user_id for row in sink.records] == [None]
+
+
+def in_request(who: str, work: Callable[[], Any]) -> None:
+    """Run `work` in a request of `alice`, or of nobody."""
+    with Server() as server:
+        server.request(who, work)
 
 
 def test_trust_config_believes_what_callers_send() -> None:
     """For a back end whose callers are services."""
-    state, config = PLACES["metadata"]("bob")
+    sent = PLACES["metadata"]("bob")
     with recorded(trust_config=True) as sink:
-        in_request("alice", lambda: bare(state, config))
+        in_request("alice", lambda: bare(sent))
     assert [row.user_id for row in sink.records] == ["bob"]
     with recorded() as sink:
-        in_request("alice", lambda: bare(state, config))
+        in_request("alice", lambda: bare(sent))
     assert [row.user_id for row in sink.records] == ["alice"]
 
 
@@ -254,7 +123,7 @@ def test_data_fill_what_the_server_does_not_know() -> None:
     (row,) = sink.records
     assert (row.user_id, row.session_id, row.agent_key, row.identity_reason) == ("alice", "s-7", "triage", None)
     with recorded() as sink:
-        in_request("nobody", lambda: bare({}, config))
+        in_request("nobody", lambda: bare(Sent({}, config)))
     (row,) = sink.records
     assert (row.user_id, row.session_id, row.identity_reason) == (None, "s-7", "anonymous_request")
 
@@ -293,15 +162,15 @@ def test_an_anonymous_request_borrows_no_name(key: str) -> None:
             return {}
 
         await (
-            wrap_graph(_graph(node))
+            wrap_graph(graph_of(node))
             .compile()
             .ainvoke({}, {"configurable": {"thread_id": "t-1"}, "metadata": {"thread_id": "t-1"}})
         )
 
     with recorded() as sink:
         in_request("alice", of_the_victim)
-        in_request("nobody", lambda: bare({}, {"metadata": {key: seen[key]}}))
-        in_request("nobody", lambda: asyncio.create_task(bare({}, {"metadata": {key: seen[key]}})))
+        in_request("nobody", lambda: bare(Sent({}, {"metadata": {key: seen[key]}})))
+        in_request("nobody", lambda: asyncio.create_task(bare(Sent({}, {"metadata": {key: seen[key]}}))))
     assert [row.user_id for row in sink.records] == [None, None]
 
 
@@ -314,18 +183,18 @@ def test_a_config_that_was_kept_names_nobody_in_another_request() -> None:
             kept.append(config)
             return {}
 
-        await wrap_graph(_graph(node)).compile().ainvoke({})
+        await wrap_graph(graph_of(node)).compile().ainvoke({})
 
     with recorded() as sink:
         in_request("alice", keep)
-        in_request("nobody", lambda: bare({}, kept[0]))
-        in_request("nobody", lambda: bare({}, {"metadata": kept[0]["metadata"]}))
+        in_request("nobody", lambda: bare(Sent({}, kept[0])))
+        in_request("nobody", lambda: bare(Sent({}, {"metadata": kept[0]["metadata"]})))
     assert [(row.user_id, row.identity_reason) for row in sink.records] == [(None, "anonymous_request")] * 2
 
 
 def test_identify_of_a_graph_may_name_a_user_in_an_anonymous_request() -> None:
     """It is the team's code."""
-    graph = wrap_graph(_graph(_node), identify=lambda state, config: CallContext(user_id="alice")).compile()
+    graph = wrap_graph(graph_of(call_in_node), identify=lambda state, config: CallContext(user_id="alice")).compile()
     with recorded() as sink:
         in_request("nobody", lambda: graph.ainvoke({"user_id": "victim"}))
     assert [row.user_id for row in sink.records] == ["alice"]

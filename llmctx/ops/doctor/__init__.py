@@ -49,7 +49,7 @@ def examine(
     state = install_checks.state_of(settings)
 
     async def look() -> list[Finding]:
-        findings = await install_checks.database(settings, state)
+        findings = [*await install_checks.database(settings, state), *install_checks.trust(settings)]
         recent = None
         if isinstance(state, State) and state.is_current:
             recent = await row_checks.recent_rows(settings)

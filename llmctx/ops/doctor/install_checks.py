@@ -47,6 +47,17 @@ async def _table(settings: Settings, state: migrate.State | LlmctxError, where: 
     return [*findings, *await table.table(settings)]
 
 
+def trust(settings: Settings) -> list[Finding]:
+    """Say what `trust_config` means where it is on."""
+    if not settings.trust_config:
+        return []
+    cause = (
+        "on: a user whom callers name in config, state or context counts before the one whom your server has "
+        "authenticated. Right where all callers are services of your own; anywhere else a client can be any user"
+    )
+    return [Finding("trust_config", True, cause, where="LLMCTX_TRUST_CONFIG")]
+
+
 def state_of(settings: Settings) -> migrate.State | LlmctxError:
     """Return the state of the table, or why it cannot be read."""
     try:
