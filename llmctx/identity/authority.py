@@ -83,6 +83,11 @@ def is_guarded(scope: Scope | None) -> bool:
     )
 
 
+def is_in_request(scope: Scope | None) -> bool:
+    """Return whether `scope` is part of an open request: what another process has signed comes from another one."""
+    return scope is not None and scope.of_request != 0 and scope.is_open
+
+
 def borrows_nothing(scope: Scope | None) -> bool:
     """Return whether `scope` is an anonymous request, or inherited from one: no thread or task lends it a name."""
     if scope is None:

@@ -15,7 +15,7 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import LlmctxError
 from llmctx.core.guard import swallow
 from llmctx.identity import handover
-from llmctx.identity.authority import SAME_NAMES, data_ids, is_guarded, refused, trusting
+from llmctx.identity.authority import SAME_NAMES, data_ids, is_guarded, is_in_request, refused, trusting
 from llmctx.identity.binding import amend_scope
 from llmctx.identity.inherited_context import SESSION_SERVER, modules, present_scope
 from llmctx.identity.registry.base import Entry
@@ -157,10 +157,10 @@ def gather(
 def _take_unproven(candidates: Candidates, value: object) -> None:
     """Take what stands under `CARRIED_KEY` and is not the object that this process has put there."""
     identity = signed_identity(value)
-    if identity is not None:
+    if identity is not None and not is_in_request(candidates.scope):
         candidates.sent, candidates.proven_user = identity, identity.user_id
     else:
-        _take_data(candidates, unpack(value), "sent")
+        _take_data(candidates, unpack(value) if identity is None else identity, "sent")
 
 
 def _take_data(candidates: Candidates, data: CallContext, place: str) -> None:

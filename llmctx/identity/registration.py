@@ -12,7 +12,7 @@ from typing import Any, Final
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.record import Reason
 from llmctx.identity import remote
-from llmctx.identity.authority import is_guarded, refuse, trusting
+from llmctx.identity.authority import is_guarded, is_in_request, refuse, trusting
 from llmctx.identity.binding import on_named
 from llmctx.identity.candidates import (
     CARRIED_KEY,
@@ -96,7 +96,7 @@ def node_scope(
     if outer is not None and outer.failed:
         return _resolve_in_failed_scope(outer, found, persisted, thread_id, task, registries)
     thread = next((e for r in registries if thread_id is not None and (e := r.get(thread_id=thread_id))), None)
-    sent, proven, sent_request = _sent(metadata)
+    sent, proven, sent_request = _sent(metadata, outer)
     guarded = not trusting and (is_guarded(outer) or found.user_id is not None or (proven and sent.user_id is not None))
     if guarded and not proven:
         data, sent = (sent.overlay(data) if sent.agrees(data) else data or sent), EMPTY
@@ -166,7 +166,7 @@ def node_scope(
     return scope
 
 
-def _sent(metadata: Mapping[str, Any] | None) -> tuple[CallContext, bool, int]:
+def _sent(metadata: Mapping[str, Any] | None, outer: Scope | None) -> tuple[CallContext, bool, int]:
     """Return the identity that came with the metadata, whether it is proved ours, and the request that it is of."""
     if not metadata or CARRIED_KEY not in metadata:
         return EMPTY, False, 0
@@ -174,7 +174,7 @@ def _sent(metadata: Mapping[str, Any] | None) -> tuple[CallContext, bool, int]:
     if type(value) is CarriedIdentity:
         return value.identity, True, value.of_request
     signed = signed_identity(value)
-    return (unpack(value), False, 0) if signed is None else (signed, True, 0)
+    return (unpack(value), False, 0) if signed is None else (signed, not is_in_request(outer), 0)
 
 
 def _resolve_in_failed_scope(

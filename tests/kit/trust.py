@@ -206,7 +206,10 @@ WHO = (*KNOWN, *ANONYMOUS, "none")
 
 
 class Server:
-    """An application whose requests, and websockets, do the work that they are given."""
+    """An application whose requests, and websockets, do the work that they are given. It knows alice, and `others`."""
+
+    def __init__(self, *others: CallContext) -> None:
+        self._users = {str(who.user_id): who for who in (ALICE, *others)}
 
     def __enter__(self) -> Server:
         self._work: Work | None = None
@@ -224,8 +227,7 @@ class Server:
             await socket.close()
 
         app = Starlette(routes=[Route("/", serve), WebSocketRoute("/socket", serve_socket)])
-        users = {"alice": ALICE, "bob": CallContext(user_id="bob", session_id="s-bob")}
-        served = ContextMiddleware(app, identify=lambda connection: users.get(connection.headers["x-user"]))
+        served = ContextMiddleware(app, identify=lambda connection: self._users.get(connection.headers["x-user"]))
         self._client = TestClient(served)
         self._client.__enter__()
         return self
