@@ -172,6 +172,10 @@ BARE = (bare, bare_sync, streamed, unwrapped)
 PATHS = (*BARE, wrapped, wrapped_sync, wrapped_stream, subgraph, functional, functional_task, agent)
 
 
+def _on_thread(thread_id: Any) -> Sent:
+    return Sent({}, {"configurable": {"thread_id": thread_id}, "metadata": {"thread_id": thread_id}})
+
+
 # -- what a client says, and where --------------------------------------------------------------------------------
 
 PLACES: dict[str, Callable[[Any], Sent]] = {
@@ -186,7 +190,7 @@ PLACES: dict[str, Callable[[Any], Sent]] = {
     "tracer": lambda user: Sent({}, {"metadata": {"langfuse_user_id": user, "session_id": "s-c"}}),
     "tracer plain": lambda user: Sent({}, {"metadata": {"user_id": user, "langfuse_session_id": "s-c"}}),
     "auth": lambda user: Sent({}, {"configurable": {"langgraph_auth_user": user, "langgraph_auth_user_id": user}}),
-    "thread": lambda user: Sent({}, {"configurable": {"thread_id": user}, "metadata": {"thread_id": user}}),
+    "thread": lambda user: _on_thread(object() if isinstance(user, Raising) else user),  # LangGraph itself looks at it
     "task": lambda user: Sent({}, {"metadata": {"langgraph_checkpoint_ns": user}}),
 }
 READ_BY_NODES = ("configurable", "state", "context")
