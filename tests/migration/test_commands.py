@@ -79,7 +79,8 @@ def schema(settings: Settings) -> Any:
             indexes = connection.scalars(text("SELECT indexdef FROM pg_indexes WHERE tablename LIKE 'biz%' ORDER BY 1"))
             extra = list(indexes)
         else:
-            extra = list(connection.scalars(text("SELECT sql FROM sqlite_master ORDER BY name")))
+            created = connection.scalars(text("SELECT sql FROM sqlite_master ORDER BY name"))
+            extra = [" ".join(str(statement).split()) for statement in created]
         columns = {name: [(c["name"], str(c["type"]), c["nullable"]) for c in seen.get_columns(name)] for name in names}
         return columns, extra
 
