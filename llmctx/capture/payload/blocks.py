@@ -33,6 +33,7 @@ _BESIDE: Final = ("audio", "image", "images", "tool_outputs", "annotations", "ci
 """Keys of `additional_kwargs` that hold content for which the message has no field."""
 REASONING_BESIDE: Final = ("reasoning_content", "reasoning", "thinking")
 _DELTAS_BESIDE: Final = (*REASONING_BESIDE, "reasoning_details", "tool_calls", "function_call", "refusal", *_BESIDE)
+_NONE: Final[dict[str, Any]] = {}
 _NO_CONTENT: Final = frozenset({"parsed", "tool_calls", "function_call"})
 """Keys of `additional_kwargs` that repeat what stands elsewhere; names with two underscores hold signatures."""
 
@@ -72,7 +73,11 @@ def is_delta(token: Any, chunk: Any) -> bool:
     return (
         (bool(content) and (isinstance(content, str) or says_something(content)))
         or says_something(fields.get("tool_call_chunks") or fields.get("tool_calls"))
-        or any(says_something(fields["additional_kwargs"].get(name)) for name in _DELTAS_BESIDE)
+        or any(
+            says_something(value)
+            for name, value in (fields.get("additional_kwargs") or _NONE).items()
+            if name in _DELTAS_BESIDE
+        )
     )
 
 

@@ -79,9 +79,10 @@ _TICKS_PER_USD: Final = 10**10
 
 def raw_usage(meta: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the provider's own usage object from a message's metadata or `llm_output`, if its client has kept it."""
-    raw = meta.get("token_usage") or meta.get("usage") or output.get("token_usage") or output.get("usage")
-    if isinstance(raw, dict):
-        return raw.copy()
+    for place in (meta, output):
+        raw = place.get("token_usage") or place.get("usage") or place.get("usage_metadata")  # the last is Vertex'
+        if isinstance(raw, dict):
+            return raw.copy()
     if "eval_count" in meta:  # Ollama's figures lie beside the rest
         return {name: meta.get(name) for name in ("prompt_eval_count", "eval_count")}
     return None

@@ -133,11 +133,18 @@ def from_provider(raw: Any) -> Usage:
         prompt=prompt,
         completion=completion,
         total=_first(raw, *providers.TOTAL),
-        cached=cached or (cached if read is None else read),  # LiteLLM has a 0 among the details, and the figure beside
+        cached=_beside(cached, read, raw),
         reasoning=thoughts if reasoning is None else reasoning,
-        cache_written=cache_written or (cache_written if written is None else written),
+        cache_written=_beside(cache_written, written, raw),
         cache_written_1h=_first(kept, "ephemeral_1h_input_tokens"),
     )
+
+
+def _beside(detail: int | None, beside: int | None, raw: Mapping[str, Any]) -> int | None:
+    """Return a detail, or what stands beside: a gateway to Anthropic has a 0 in one of the places, or in both."""
+    if "prompt_tokens" in raw:
+        return detail or beside or detail
+    return beside if detail is None else detail
 
 
 def usage_of(metadata: Any, raw: Any, *, stream: Stream | None, provider: str) -> Usage:

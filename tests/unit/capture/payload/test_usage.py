@@ -89,6 +89,14 @@ def test_details_are_read_under_every_name() -> None:
     assert figures(alone) == (None, 9, None)
 
 
+def test_thoughts_that_langchain_drops_are_read_from_the_providers_object() -> None:
+    """Vertex: its client leaves them out of the output, and out of the details."""
+    usage: Any = {"input_tokens": 41, "output_tokens": 5, "total_tokens": 389}
+    raw = {"prompt_token_count": 41, "candidates_token_count": 5, "thoughts_token_count": 343, "total_token_count": 389}
+    fields = row(AIMessage("x", usage_metadata=usage, response_metadata={"usage_metadata": raw}))
+    assert (*figures(fields), fields["reasoning_tokens"]) == (41, 348, 389, 343)
+
+
 def test_a_gateways_figures_of_its_cache_are_read() -> None:
     """LiteLLM's proxy has a 0 where OpenAI has the figure, and Anthropic's own figures beside."""
     usage: Any = {**USAGE, "input_tokens": 4818, "total_tokens": 4823, "input_token_details": {"cache_read": 0}}
