@@ -86,13 +86,17 @@ def findings(recent: RecentRows | None, settings: Settings) -> Iterator[Finding]
         return
     found = recent.coverage
     without_tokens = sum(row["rows"] for row in found.missing_tokens)
-    shares = (("a user", recent.with_user), ("both ids", found.with_both), ("tokens", found.rows - without_tokens))
-    summary = f"{recent.words}: {', '.join(f'{100 * count // found.rows} % have {what}' for what, count in shares)}"
+    unfinished = sum(row["rows"] for row in found.missing_tokens if row["usage_source"] == UsageSource.UNFINISHED)
+    ended = found.rows - unfinished
+    shares = [("have a user", recent.with_user, found.rows), ("have both ids", found.with_both, found.rows)]
+    if ended:
+        shares.append(("of those that ended well have tokens", found.rows - without_tokens, ended))
+    summary = f"{recent.words}: {', '.join(f'{100 * count // of} % {what}' for what, count, of in shares)}"
     if found.with_both >= _ENOUGH * found.rows:
         yield Finding("recent rows", True, summary, where=settings.table)
     else:
         yield _missing_ids(recent, summary)
-    if recent.not_asked_for > (1 - _ENOUGH) * found.rows:
+    if recent.not_asked_for > (1 - _ENOUGH) * ended:
         yield Finding(
             "tokens", False,
             f"{recent.not_asked_for:,} of {recent.words} have none ({UsageSource.NO_STREAM_USAGE})",

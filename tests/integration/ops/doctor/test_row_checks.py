@@ -85,10 +85,12 @@ def test_tokens_that_a_gateway_swallowed(settings: Settings, fill: Fill) -> None
     """The client's setting is named; models that no such client speaks to are left alone."""
     fill(40, **TOKENS)
     fill(560, **SWALLOWED)
+    fill(200, usage_source="missing:unfinished", status="error")
     found = of_rows(settings)
     assert found["recent rows"].ok
+    assert "6 % of those that ended well have tokens" in found["recent rows"].cause
     assert "stream_usage=True" in found["tokens"].fix
-    assert "560 of 600 rows" in found["tokens"].cause
+    assert "560 of 800 rows" in found["tokens"].cause
 
 
 def test_tokens_of_other_models_are_no_alarm(settings: Settings, fill: Fill) -> None:
