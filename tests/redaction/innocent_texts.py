@@ -44,7 +44,7 @@ E = mc^2, $\\alpha_{12} = \\frac{1}{2}\\sum_{i=0}^{100} x_i^{2}$, \\textbf{12345
 3.14159265358979323846 2.718281828459045 1.6180339887498949 0.00001234567890 -1.4111111111111111e10 6.02214076e23
 gpt-4o-mini-2024-07-18 claude-sonnet-4-5-20250929 text-embedding-3-large ft:gpt-3.5:org::7p4lURel
 call_abc123DEF456ghi789JKL012 chatcmpl-9abcDEF123ghiJKL456mno789 toolu_01A09q90qw90lq917835lq9 run-1 msg_01XFDUDYJgAACzvnptvVoYEL
-sk-cube-grid-animation sk-folding-cube risk-assessment-methodology task-oriented-dialogue key-value-store-12
+sk-cube-grid-animation sk-cubeGridScaleDelay sk-foldCubeAngle sk-folding-cube risk-assessment-methodology task-oriented-dialogue key-value-store-12
 npm i @scope/name@1.2.3 icon@2x.png git clone git@github.com:langchain-ai/langgraph.git pip install llmctx==0.4.1
 @app.get('/x') @pytest.mark.parametrize("a", [1]) self.weights@other.T user@ @user @2024 a@b (x@y) A @ B
 postgresql://localhost:5432/app https://example.com:8443/path?x=1#frag https://user@host/ redis://cache:6379/0

@@ -70,6 +70,32 @@ def keys(m: Maker) -> dict[str, str]:
         "anthropic admin": f"sk-ant-admin01-{s(93, URL64)}AA",
         "openrouter": f"sk-or-v1-{s(64, HEX)}",
         "deepseek": f"sk-{s(32, HEX)}",
+        "tailscale": f"tskey-auth-{s(12)}CNTRL-{s(32)}",
+        "neon": f"napi_{s(64, string.ascii_lowercase + string.digits)}",
+        "aiven": f"AVNS_{s(19, URL64)}",
+        "dbt": f"dbtc_{s(40, URL64)}",
+        "atlas service account": f"mdb_sa_sk_{s(40, URL64)}",
+        "nuget": f"oy2{s(43, string.ascii_lowercase + string.digits)}",
+        "crates.io": f"cio{s(32)}",
+        "infisical": f"st.{s(24, HEX)}.{s(32, HEX)}.{s(32, HEX)}",
+        "axiom": f"xaat-{m.uuid()}",
+        "launchdarkly": f"sdk-{m.uuid()}",
+        "honeycomb": f"hcaik_01{s(58, string.ascii_lowercase + string.digits)}",
+        "logfire": f"pylf_v1_us_{s(43)}",
+        "circleci": f"CCIPAT_{s(22)}_{s(40, HEX)}",
+        "buildkite": f"bkua_{s(40, HEX)}",
+        "gitpod": f"gitpod_pat_{s(40, URL64)}",
+        "runpod": f"rpa_{s(46)}",
+        "anyscale": f"aph0_{s(80, URL64)}",
+        "browserbase": f"bb_live_{s(27, URL64)}",
+        "coze": f"pat_{s(64)}",
+        "fastgpt": f"fastgpt-{s(56)}",
+        "llamacloud": f"llx-{s(48)}",
+        "segment": f"sgp_{s(64)}",
+        "sanity": f"sk{s(178)}",
+        "new relic licence": f"{s(36, HEX)}NRAL",
+        "paypal": f"access_token$production${s(16, string.ascii_lowercase + string.digits)}${s(32, HEX)}",
+        "zapier": f"https://hooks.zapier.com/hooks/catch/{m.digits(7)}/{s(7, string.ascii_lowercase + string.digits)}/",
         "moonshot": f"sk-{s(48)}",
         "google": f"AIza{s(35, URL64)}",
         "google oauth": f"ya29.a0{s(160, URL64)}",
@@ -224,6 +250,18 @@ def named(m: Maker) -> Iterator[Secret]:
                      '{{"name": "{n}", "value": "{v}"}}', "{n}:\n{v}\n", "| {n} | {v} |", "- name: {n}\n  value: '{v}'", "my {n} is {v}"):  # fmt: skip
             value = m.password().replace("&", "x")
             yield Secret("password", form.format(n=name, v=value), value)
+
+
+def named_in_other_languages(m: Maker) -> Iterator[Secret]:
+    """The words for a key of an API, in the languages whose word is not "key"."""
+    for form in ("ключ API: {}", "clé API : {}", "API-Schlüssel: {}", "clave de API: {}", "chave de API: {}", "APIキー：{}",
+                 "API 金鑰：{}", "API 키: {}", "API-sleutel: {}", "API key\n\n    {}\n"):  # fmt: skip
+        value = m.rng.choice([m.some(32), m.some(40, HEX), m.some(24)])
+        yield Secret("named, other languages", form.format(value), value)
+    for form in ("requests.get(u, auth=('me', '{}'))", "ConvertTo-SecureString '{}' -AsPlainText", "smtp://me%40x.example:{}@h:587",
+                 "WIFI:S:net;T:WPA;P:{};;"):  # fmt: skip
+        value = m.some(12) + m.digits(2)
+        yield Secret("password", form.format(value), value)
 
 
 def commands(m: Maker) -> Iterator[Secret]:
@@ -478,6 +516,7 @@ def secrets(seed: int = 1) -> Iterator[Secret]:
                 f"wrapped: {name}", shown, other if other in shown else shown[len(shown) // 2 - 3 : len(shown) // 2 + 3]
             )
     yield from (one for one in named(m))
+    yield from named_in_other_languages(m)
     yield from commands(m)
     yield from (one for one in personal(m) if one.secret)
     yield from phones(m)

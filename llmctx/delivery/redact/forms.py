@@ -84,6 +84,14 @@ _FORMS: Final = tuple(
         (b"sqlplus", "password", rb"sqlplus[^\n]{0,40}? [\w$]{1,30}/([^\s@\"']{3,128}+)@", None),
         (b"smbclient", "password", rb"-u[ \t]{1,2}[^\s%]{1,60}%([^\s\"']{3,128}+)", None),
         (b"net use", "password", rb"net use [^\n]{0,100}?/user:\S{1,60} ([^\s\"'/]{4,128}+)", None),
+        (b"securestring", "password", rb"convertto-securestring(?: -string)?[ \t]{1,4}[\"']([^\"'\n]{4,256}+)", None),
+        (
+            b"auth",
+            "password",
+            rb"auth[a-z_]{0,12}[ =]{0,3}\( ?[\"'][^\"'\n]{1,80}[\"'], ?[\"']([^\"'\n]{4,128}+)[\"']",
+            lambda value: is_password(value, True, b"") and DIGIT.search(value) is not None,
+        ),
+        (b"wifi:", "password", rb"wifi:[^\s]{0,120}?;p:((?:\\.|[^;\\\s]){4,63})", None),
         # files
         (b":54", "password", rb":54\d\d:[^:\s]{1,64}:[^:\s]{1,64}:([^\s:]{3,256}+)(?=\s|\Z)", None),
         (
@@ -112,23 +120,25 @@ _GATES: Final = {
     b"}": (b"value",),
     b"=": (b"connect.sid", b"sess", b"cookie"),
     b"'": (b"identified",),
+    b"(": (b"auth",),
+    b";": (b"wifi:",),
     b"-": (b"-u", b"mysql", b"mariadb", b"sshpass", b"redis-cli", b"login", b"sqlcmd", b"ldap", b"mongo", b"htpasswd",
-           b"smbclient", b"http -a ", b"snowsql"),
+           b"smbclient", b"http -a ", b"snowsql", b"securestring"),
     b"": (b"authorization", b"bearer", b"cred"),
 }  # fmt: skip
 """What must be there, too, for a form to be looked for: a single sign is seen in no time."""
 
 
 _USERINFO: Final = re.compile(
-    rb"://[^\s/@:\"'<>?#]{0,256}+:(?:(?!\d{1,5}[/?#])([^\s/\"'<>`]{1,256})@|(?!\d{1,5}/)([^\s\"'<>`@]{1,128}+)@)(?=[A-Za-z0-9\[\x80\x81_$*{-])"
+    rb"://[^\s/:\"'<>?#]{0,256}+:(?:(?!\d{1,5}[/?#])([^\s/\"'<>`]{1,256})@|(?!\d{1,5}/)([^\s\"'<>`@]{1,128}+)@)(?=[A-Za-z0-9\[\x80\x81_$*{-])"
 )
 _DOCUMENTED: Final = frozenset((b"password", b"pass", b"passwd", b"pwd", b"pw", b"your_password", b"xxx", b"tiger"))
 """What stands for a password in documentation."""
 _SCHEME: Final = re.compile(rb"(?:https?|wss?|git)\Z", re.IGNORECASE)
 _LONE: Final = re.compile(rb"://([A-Za-z0-9_.~-]{20,512}+)(?::|:x-oauth-basic)?@(?=[A-Za-z0-9])")
-_SAID_SIGNS: Final = ("密", "令", "凭", "パ", "暗", "비", "암", "ароль")
+_SAID_SIGNS: Final = ("密", "令", "凭", "憑", "鑰", "パ", "暗", "キ", "키", "비", "암", "ароль")
 _SAID: Final = re.compile(
-    r"(?:密码|密碼|密钥|密鑰|口令|令牌|凭证|パスワード|暗証番号|비밀번호|암호|[Пп]ароль)[^\n!-~]{0,8}[ ：:=是为:「“\"'`]{0,6}([!-~]{4,128})"
+    r"(?:密码|密碼|密钥|密鑰|金鑰|憑證|(?:API|api) ?(?:キー|키)|口令|令牌|凭证|パスワード|暗証番号|비밀번호|암호|[Пп]ароль)[^\n!-~]{0,8}[ ：:=是为:「“\"'`]{0,6}([!-~]{4,128})"
 )
 
 

@@ -30,7 +30,7 @@ _GLUE: Final = (
     rf"|[ \t]{{1,16}}+(?:is|was|are|ist|est|es|set to)(?::| )(?=[^\s]{{0,40}}[^a-z\s.,;:!?])"
     rf"|[ \t]{{1,16}}+(?:value=|name=[^<>\n]{{0,40}}?value=)|[(](?=[\"'])|[ \t]{{1,4}}+(?=')|(?P<comma>,[ \t]{{0,4}}+)(?=[\"'])"
     rf"|{_ATTRIBUTE}>(?:\s{{0,8}}<[a-z:]{{1,20}}>|<!\[cdata\[)?|</[a-z:]{{1,20}}>\s{{0,16}}+<[a-z:]{{1,20}}>)"
-    rf"|(?P<gap>[\"'`]?(?:[ \t]{{1,16}}+|\r?\n{{1,2}}|[ \t]\?[ \t]))(?=\S{{0,48}}[0-9]))"
+    rf"|(?P<gap>[\"'`]?(?:[ \t]{{1,16}}+|\r?\n{{1,2}}[ \t]{{0,16}}+|[ \t]\?[ \t]))(?=\S{{0,48}}[0-9]))"
 )
 _VALUE: Final = (
     rf"{_WS}(?P<open>[\"'`\\* ]{{0,6}}+)(?:(?<=\")(?P<quoted>[^\"\n\\]{{4,512}}+)(?=[\\ ]{{0,4}}\")"
@@ -55,6 +55,10 @@ _NAMES: Final = (  # a word that must be there, a sign (seen in no time), the ki
     (b"pw", None, "password", _named("pwd?")),
     (b"contrase", b"\x80", "password", _named("contrase[n\x80?]a")),
     (b"senha", b":", "password", _named("senha")),
+    (b"api", b":", "api_key", _named(
+        r"api(?:(?<=cl\x80 api)|(?<=\x80{4} api)|(?<=c[lh]ave de api)|(?<=chiave api)|(?<=klucz api)|(?<=kunci api)"
+        r"|[ -]?(?:schl\x80ssel|schluessel|sleutel|nyckel|n\x80kkel|\x80{1,4}))"
+    )),
 )  # fmt: skip
 _KEY_OF: Final = re.compile(
     rb"(?:api|access|secret|account|auth|private|subscription|encryption|signing|shared|storage|licen[sc]e|app|application"
@@ -175,6 +179,11 @@ def _is_key(name: bytes, value: bytes, quoted: bool, behind: bytes) -> bool:
     )
 
 
+def _is_mixed(value: bytes) -> bool:
+    """Return True for letters of both cases and digits, which no word of a sentence has."""
+    return is_random(value, 10) and value.isalnum() and not value.islower() and not value.isupper()
+
+
 def _is_behind_gap(name: bytes, word: bytes, value: bytes, quoted: bool, kind: str) -> bool:
     """Nothing but blanks stands between: a command line, a `.netrc`, or a word that is no name at all."""
     if _FLAG.search(name[: -len(word)] + word):
@@ -184,7 +193,7 @@ def _is_behind_gap(name: bytes, word: bytes, value: bytes, quoted: bool, kind: s
             and (kind != "api_key" or word != b"key" or is_secret(value, True, b""))
         )
     if kind == "password":
-        return _LOGIN.search(name) is not None and is_password(value, True, b"")
+        return is_password(value, True, b"") and (_LOGIN.search(name) is not None or _is_mixed(value))
     if word == b"auth" or (word == b"key" and not _KEY_OF.search(name)):
         return False
     if _SET.search(name):

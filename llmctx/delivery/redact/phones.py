@@ -17,7 +17,7 @@ _REGIONS: Final = ("GB", "DE", "FR", "AU", "IT", "JP", "KR", "TW", "NL")  # whos
 _NOT_DIGIT: Final = bytes(c for c in range(256) if not 0x30 <= c <= 0x39)
 
 _STRONG: Final = (
-    rb"tel(?:e?(?:ph|f)on[a-z]{0,3})?|[a-z]{0,12}phones?|mob(?:il[a-z]?|ile)?|m\x80vil|cell(?:phone|ular)?|handy|fax"
+    rb"t[e\x80]l(?:[e\x80]?(?:ph|f)on[a-z]{0,3})?|[a-z]{0,12}phones?|mob(?:il[a-z]?|ile)?|m\x80vil|cell(?:phone|ular)?|handy|fax"
     rb"|whatsapp|wechat|sms|hotline|celular|telefax|fon|ph|n[uo]m(?:e|\x80)ro"
 )
 _WEAK: Final = (
@@ -25,7 +25,7 @@ _WEAK: Final = (
     rb"|[a-z]{0,8}nummer"
 )
 _CUE_BEYOND: Final = re.compile(
-    "电话|電話|手机|手機|联系方式|联系|聯絡|号码|號碼|热线|传真|座机|微信|致电|拨打|携帯|전화|휴대폰|연락처|[Тт]ел(?:ефон)?|[Мм]обильный|τηλ|هاتف"
+    "[📞☎📱✆]|电话|電話|手机|手機|联系方式|联系|聯絡|号码|號碼|热线|传真|座机|微信|致电|拨打|携帯|전화|휴대폰|연락처|[Тт]ел(?:ефон)?|[Мм]обильный|τηλ|هاتف"
 )
 _BETWEEN: Final = (
     rb"(?:[^a-z0-9]|(?<![a-z])(?:no|nr|num|number|numbers|num\x80ro|is|was|are|at|on|me|us|him|her|them|home|work|office"
@@ -65,6 +65,7 @@ _WRITTEN: Final = tuple(
 
 
 _ANY_FORM: Final = re.compile(b"|".join(b"(?:%s)" % form.pattern.replace(rb"\1", rb"[ .-]") for _, form in _WRITTEN))
+_ABROAD: Final = re.compile(rb"00[1-9]\d{0,2}[ .-]")
 _SERVICE: Final = re.compile(rb"[48]00-\d{3}-\d{4}")
 
 
@@ -142,7 +143,7 @@ def cue_before(view: NormalForm, start: int) -> str:
     before = before[begin:]
     if before.translate(None, _NOT_LETTER) and (cue := _CUE.search(before)):
         return "strong" if cue.lastindex else "weak"
-    if not before.isascii():
+    if b"?" in before or not before.isascii():  # an emoji is a "?" there
         for match in _CUE_BEYOND.finditer(view.text, start - len(before), start):
             if _GAP.fullmatch(view.low, match.end(), start):
                 return "strong"
@@ -164,12 +165,25 @@ def is_foreign(number: bytes) -> bool:
 
 def is_written_as_one(number: bytes) -> bool:
     """Return True for a number in a form in which people write them in the country that has it."""
+    if _ABROAD.match(number):
+        return _is_valid_abroad(number.translate(None, _NOT_DIGIT)[2:].decode())
     if _AMERICAN.fullmatch(number):
         return is_valid(number.translate(None, _NOT_DIGIT).decode(), "US") or _SERVICE.fullmatch(number) is not None
     if _ANY_FORM.fullmatch(number) is None or _DATE.fullmatch(number):
         return False
     digits = number.translate(None, _NOT_DIGIT).decode()
     return any(form.fullmatch(number) and is_valid(digits, region) for region, form in _WRITTEN)
+
+
+@cache
+def _is_valid_abroad(digits: str) -> bool:
+    """Return True for the digits of a number with its country code that the country has."""
+    import phonenumbers  # late, as above
+
+    try:
+        return phonenumbers.is_valid_number(phonenumbers.parse(f"+{digits}"))
+    except phonenumbers.NumberParseException:
+        return False
 
 
 def is_expected(number: bytes, strong: bool) -> bool:

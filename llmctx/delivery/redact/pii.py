@@ -34,7 +34,7 @@ _DIGITS: Final = bytes(0x30 if 0x30 <= c <= 0x39 else 0x20 for c in range(256))
 _FEWEST: Final = 7  # digits of a telephone number
 _MOST: Final = 24
 _RUN: Final = re.compile(  # no decimal fraction, no date, no address of a host; the literal comes first: that is fast
-    rb"0(?<![0a]0)(?<!0[.]0)(?!0{0,3}[.]0{4,}+(?![.0/-]))(?!000-00-00(?![-0.]))(?!0{0,2}(?:[.]0{1,3}){3}(?![.0]))"
+    rb"0(?<![0a]0)(?<!0[.]0)(?!0{0,3}[.]0{4,}+(?![.0/-]))(?!000-00-00(?![-0.]))(?!(?<![+]0)0{0,2}(?:[.]0{1,3}){3}(?![.0]))"
     rb"(?:[ .()/-]{0,3}+0){6,23}0*+"
 )
 _MANY, _FEW = 256, 512  # candidates that are judged one by one: so many, and one more in so many characters
@@ -100,7 +100,13 @@ _NAMED: Final = tuple(
         ((b"passport",), "resident_id", rb"passport[^\n]{0,40}?(?<![A-Za-z0-9])([A-Z]{0,2}\d{7,9}[A-Z]?)(?![A-Za-z0-9])"),
         ((b"aadha",), "resident_id", rb"aadha+r[^\n\d]{0,30}(\d{4}[ -]?\d{4}[ -]?\d{4})(?!\d)"),
         ((b"driv",), "resident_id", rb"driv(?:er|ing)[^\n]{0,40}?(?<![A-Za-z0-9])([A-Z]{1,2}\d{6,12}|[A-Z]{5}\d{6}[A-Z0-9]{5})(?![A-Za-z0-9])"),
-        ((b"social",), "resident_id", rb"(?:social insurance|\bsin\b)[^\n\d]{0,20}(\d{3}[ -]\d{3}[ -]\d{3})(?!\d)"),
+        ((b"nric", b"fin "), "resident_id", rb"\b(?:nric|fin)\b[^\n\w]{0,4}([STFGM]\d{7}[A-Z])\b"),
+        ((b"pesel",), "resident_id", rb"pesel[^\n\d]{0,10}(\d{11})(?!\d)"),
+        ((b"steuer",), "resident_id", rb"steuer-?(?:id|nummer|identifikationsnummer)[^\n\d]{0,20}(\d{2} ?\d{3} ?\d{3} ?\d{3})(?!\d)"),
+        ((b"tfn", b"tax file"), "resident_id", rb"(?:\btfn\b|tax file)[^\n\d]{0,20}(\d{3}[ -]?\d{3}[ -]?\d{2,3})(?!\d)"),
+        ((b"s\x80cu", b"nir "), "resident_id", rb"(?:s\x80cu|\bnir\b)[^\n\d]{0,24}([12] ?\d\d ?\d\d ?\d[\dAB] ?\d{3} ?\d{3}(?: ?\d\d)?)(?!\d)"),
+        ((b"_ip", b"forwarded-for", b"real-ip"), "ip", rb"(?:(?:client|user|remote|peer)_ip|x-forwarded-for|x-real-ip)[\"']?[ \t]{0,2}[:=][ \t\"']{0,3}(\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}|[0-9a-f]{1,4}(?::[0-9a-f]{0,4}){2,7})(?![\w.])"),
+        ((b"social", b"sin ", b"sin:"), "resident_id", rb"(?:social insurance|\bsin\b)[^\n\d]{0,20}(\d{3}[ -]\d{3}[ -]\d{3})(?!\d)"),
         ((b"dni",), "resident_id", rb"\b(?:dni|nie)\b[^\n\w]{0,4}((?:[XYZ]\d{7}|\d{8})-?[A-Z])\b"),
         ((b"ident", b"onal id", b"id card", b"id num", b"hkid"), "resident_id", rb"(?:identity|national id|id card|id number|hkid)[^\n]{0,24}?(?<![A-Za-z0-9])([A-Z]{1,2}\d{6}\([0-9A]\)|[A-Z][1289]\d{8})(?![A-Za-z0-9])"),
         ((b" ip",), "ip", rb"(?:my|'s|their|client) ip(?: ?v?[46])?(?: address)?(?: is|:| =)? {0,2}(\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}|[0-9a-f]{1,4}(?::[0-9a-f]{0,4}){2,7})(?![\w.])"),

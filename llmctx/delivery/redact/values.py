@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 _IDENTIFIER: Final = re.compile(
-    rb"[A-Za-z_]\w*(?:(?:\.|->|::)[A-Za-z_]\w*)+|[A-Z][A-Z_]+[0-9]?|[a-z]+(?:[A-Z][a-z]+)+[0-9]?|%?[A-Z0-9_]+%"
+    rb"[A-Za-z_]\w{0,39}(?:(?:\.|->|::)[A-Za-z_]\w{0,39})+|[A-Z][A-Z_]+[0-9]?|[a-z]+(?:[A-Z][a-z]+)+[0-9]?|%?[A-Z0-9_]+%"
 )
 """`settings.key`, `API_KEY`, `apiKey`."""
 _TYPE: Final = re.compile(
