@@ -42,6 +42,7 @@ from llmctx.core.guard import HARMLESS, harmless, is_from_outside, stop, swallow
 from llmctx.core.record import Source, Status
 from llmctx.core.tracing import current_span
 from llmctx.identity import remote
+from llmctx.identity.authority import is_guarded
 from llmctx.identity.candidates import EXPLICIT_KEYS, Candidates, as_text, gather, pack
 from llmctx.identity.explanation import call_site
 from llmctx.identity.inherited_context import present_scope
@@ -97,6 +98,11 @@ class CallLogHandler(BaseCallbackHandler):
         self._scope = scope
         """The scope in which the run began, when the handler rides along with its callbacks."""
         watch(CallLogHandler)
+
+    @property
+    def vouches(self) -> bool:
+        """Return whether this knows whose the calls are that it hears: data of a caller name nobody else then."""
+        return self._explicit.user_id is not None or is_guarded(self._scope)
 
     # In configs, which applications copy, print and send to other processes.
 

@@ -36,3 +36,9 @@ def filled(found: dict[str, Any], ids: dict[str, Any]) -> dict[str, Any]:
         if name in found and name in ids and str(found[name]) != str(ids[name]):
             return found
     return {**ids, **found}
+
+
+def has_vouching_handler(callbacks: object) -> bool:
+    """Return whether a handler of ours among a config's callbacks knows whose the run is."""
+    handlers = getattr(callbacks, "handlers", callbacks)
+    return isinstance(handlers, list) and any(getattr(one, "vouches", False) is True for one in handlers)

@@ -20,7 +20,7 @@ from langchain_core.runnables.config import var_child_runnable_config
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guarded, swallow, without_ids
 from llmctx.core.record import Reason
-from llmctx.graph.node_data import filled, read_ids
+from llmctx.graph.node_data import filled, has_vouching_handler, read_ids
 from llmctx.identity.authority import data_id, refuse_malformed, trusting
 from llmctx.identity.candidates import CARRIED_KEY, CarriedIdentity, as_text
 from llmctx.identity.inherited_context import SESSION_SERVER, modules, present_scope
@@ -172,7 +172,9 @@ class Plan:
         if task is not None and type(task) is not str:
             task = as_text(task)
         scope = None
-        if not answer.attributes and ("user_id" not in ids or not data):
+        # In a bare thread the callbacks may be all that is left of the request.
+        is_vouched = bool(data) and current_scope() is None and has_vouching_handler(config.get("callbacks"))
+        if not is_vouched and not answer.attributes and ("user_id" not in ids or not data):
             scope = _inside(ids, metadata, thread_id, task, data)
         if scope is None:
             found = CallContext(**ids, attributes=answer.attributes) if ids or answer.attributes else EMPTY
@@ -185,6 +187,7 @@ class Plan:
                 registries=active,
                 data=CallContext(**data) if data else EMPTY,
                 data_persisted=data_persisted,
+                is_vouched=is_vouched,
             )
         if failed and scope.identity.user_id is None:
             scope.reason = Reason.IDENTIFY_FAILED

@@ -84,12 +84,14 @@ def node_scope(
     registries: Sequence[Registry],
     data: CallContext = EMPTY,
     data_persisted: bool = False,
+    is_vouched: bool = False,
 ) -> Scope:
     """Return the scope of a LangGraph node, branch or task, registered under its thread and task.
 
     `found` is what the server's code says of the node's identity, `data` what a client may have sent (`authority.py`).
     `persisted` says that it was read from graph state, which may be older than this request. It is laid over the
     current scope, if that is open and speaks for this thread; over the identity that rode in on the metadata otherwise.
+    `is_vouched` says that the callbacks know whose the run is, which is asked at each call.
     """
     thread_id = as_text(thread_id)
     outer = effective_scope(present_scope())
@@ -97,7 +99,9 @@ def node_scope(
         return _resolve_in_failed_scope(outer, found, persisted, thread_id, task, registries)
     thread = next((e for r in registries if thread_id is not None and (e := r.get(thread_id=thread_id))), None)
     sent, proven, sent_request = _sent(metadata, outer)
-    guarded = not trusting and (is_guarded(outer) or found.user_id is not None or (proven and sent.user_id is not None))
+    guarded = not trusting and (
+        is_vouched or is_guarded(outer) or found.user_id is not None or (proven and sent.user_id is not None)
+    )
     if guarded and not proven:
         data, sent = (sent.overlay(data) if sent.agrees(data) else data or sent), EMPTY
     elif not guarded and data is not EMPTY:

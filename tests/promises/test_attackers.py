@@ -6,9 +6,12 @@ import asyncio
 import collections
 import copy
 import json
+import multiprocessing
 import pickle
+import threading
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -291,3 +294,48 @@ def test_malformed_values_cost_nobody_anything(server: Server) -> None:
     after = diagnostics.by_cause()
     for cause in ("handler_failed", "node_scope_failed", "registry_failed", "refresh_failed"):
         assert after.get(cause, 0) == before.get(cause, 0)
+
+
+def test_in_a_bare_thread_the_callbacks_are_proof_enough(server: Server) -> None:
+    """A wrapped graph there is alice's, by a handler that rode in, whatever state and configurable say."""
+    kept: list[RunnableConfig] = []
+
+    async def node(state: State, config: RunnableConfig) -> State:
+        kept.append(config)
+        return {}
+
+    graph = wrap_graph(graph_of(node)).compile()
+
+    async def work() -> None:
+        await graph.ainvoke({})
+        for sent in (Sent(IDS, {}), Sent({}, {"configurable": IDS}), Sent({}, {}, IDS)):
+            config = {**sent.config, "callbacks": kept[0]["callbacks"]}
+            thread = threading.Thread(target=lambda: asyncio.run(wrapped(sent._replace(config=config))))  # noqa: B023
+            thread.start()
+            thread.join(20)
+
+    with recorded() as sink:
+        server.request("alice", work)
+    assert [row.user_id for row in sink.records] == ["alice"] * 3
+
+
+def _in_another_process(sent: Sent) -> list[str | None]:
+    with recorded() as sink:
+        asyncio.run(bare(sent))
+        asyncio.run(wrapped(sent))
+    return [row.user_id for row in sink.records]
+
+
+def test_an_anonymous_request_is_anonymous_in_other_processes_too(server: Server) -> None:
+    """With `carry=True`: data name nobody there either; alice is alice there."""
+    sent = Sent(dict(IDS), {"metadata": {"llmctx_user_id": "victim"}})
+    users: list[Any] = []
+    spawn = multiprocessing.get_context("spawn")
+    with recorded(carry=True), ProcessPoolExecutor(1, mp_context=spawn) as pool:
+
+        async def work() -> None:
+            users.append(await asyncio.wrap_future(pool.submit(_in_another_process, sent)))
+
+        for who in ("nobody", "alice"):
+            server.request(who, work)
+    assert users == [[None, None], ["alice", "alice"]]

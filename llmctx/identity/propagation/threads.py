@@ -26,7 +26,7 @@ from llmctx.core.locks import RecoverableLock
 from llmctx.core.patches import Make, patch
 from llmctx.identity.candidates import pack
 from llmctx.identity.carry import carry, run_in_failed_scope
-from llmctx.identity.inherited_context import current, present_scope
+from llmctx.identity.inherited_context import present_scope
 from llmctx.identity.propagation import queues
 from llmctx.identity.scope import (
     EMPTY,
@@ -162,15 +162,16 @@ def _carried(fn: Any, *, to_process: bool = False) -> Any:
     """
     if not _users or not callable(fn):
         return fn
-    return _InProcess(fn, current()) if to_process else carry(fn)
+    return _InProcess(fn, present_scope()) if to_process else carry(fn)
 
 
 class _InProcess:
     """A function and an identity, as they travel to another process."""
 
-    def __init__(self, fn: Callable[..., Any], identity: CallContext) -> None:
+    def __init__(self, fn: Callable[..., Any], scope: Scope | None) -> None:
         self.fn = fn
-        self.ids: dict[str, Any] = pack(identity)
+        self.ids: dict[str, Any] = {} if scope is None else pack(scope.identity)
+        self.is_anonymous = scope is not None and scope.anonymous
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with Inside(self._opened()):
@@ -179,6 +180,8 @@ class _InProcess:
     @without_ids("carry_failed", otherwise=lambda self: failed_scope("job"))
     def _opened(self) -> Scope:
         scope = Scope(CallContext(**self.ids), "job")
+        if self.is_anonymous:
+            scope.of_request = scope.serial  # what the caller of the request sends names nobody there either
         inherited = current_scope()
         if inherited is not None and inherited.kind == "fork":
             scope.displaced = inherited.anchor
@@ -227,5 +230,7 @@ def _give_nobody(process: Any) -> None:
 @without_ids("carry_failed", otherwise=_give_nobody)
 def _give_identity(process: Any) -> None:
     target = getattr(process, "_target", None)
-    if _users and target is not None and getattr(target, "__module__", None) not in _POOLS and current() is not EMPTY:
-        process._target = _InProcess(target, current())
+    scope = present_scope()
+    has_words = scope is not None and (scope.identity is not EMPTY or scope.anonymous)
+    if _users and has_words and target is not None and getattr(target, "__module__", None) not in _POOLS:
+        process._target = _InProcess(target, scope)
