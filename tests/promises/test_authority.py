@@ -30,7 +30,10 @@ from llmctx.graph import wrap_graph
 from llmctx.identity import handover
 from llmctx.identity.candidates import CARRIED_KEY, CarriedIdentity
 from llmctx.identity.handover import take_over
+from llmctx.identity.reasons import candidate_outcomes
 from llmctx.middleware import ContextMiddleware
+from llmctx.ops.doctor.install_checks import trust
+from llmctx.settings import load
 from tests.kit.trust import (
     ANONYMOUS,
     IN_METADATA,
@@ -47,6 +50,7 @@ from tests.kit.trust import (
     graph_of,
     model,
     recorded,
+    wrapped,
 )
 
 
@@ -345,3 +349,24 @@ def test_a_scope_left_in_a_copy_of_its_context_restores_what_was_there() -> None
         thread.join()
         assert other.run(current).user_id == "alice"
         here.gen.close()  # type: ignore[attr-defined]  # of contextlib
+
+
+def test_what_was_refused_is_explained(server: Server) -> None:
+    """`show` says what data named, of a call and of a node, and why that was not believed."""
+    with recorded() as sink:
+        for place, path in (("metadata", bare), ("state", wrapped)):
+            server.run("alice", path, PLACES[place]("victim"))
+    for row in sink.records:
+        columns = {"user_id": row.user_id, "identity_source": row.identity_source}
+        outcomes = candidate_outcomes(columns, row.attributes["llmctx"])
+        refused = [one for one in outcomes if one.source == "data"]
+        assert [(one.user_id, one.believed, one.verdict.split(":")[0]) for one in refused] == [
+            ("victim", False, "refused")
+        ]
+
+
+def test_doctor_says_what_trust_config_means() -> None:
+    """Only where it is on."""
+    (finding,) = trust(load(trust_config=True))
+    assert "a client can be any user" in finding.cause
+    assert trust(load()) == []
