@@ -21,6 +21,8 @@ from tests.scenarios import SHAPES, Shape
 from tests.scenarios.world import USERS, World
 
 for _module in pkgutil.iter_modules(tests.scenarios.__path__):
+    if _module.name == "__main__":
+        continue
     importlib.import_module(f"tests.scenarios.{_module.name}")
 
 
