@@ -218,7 +218,7 @@ class CallLogHandler(BaseCallbackHandler):
             call.call_site = _read(call_site, candidates.scope)
         recorder.open_calls.start(call)
         if scope is not None and scope.anchor.owner != call.home and scope.anchor.closed_at is None:
-            candidates.is_in_the_dark = note_early(scope)
+            candidates.is_in_the_dark = note_early(scope) or candidates.is_in_the_dark
         thread_id = candidates.thread_id
         if thread_id is None:
             return

@@ -251,6 +251,33 @@ async def test_a_worker_that_was_seen_at_work_for_others_is_nobodys_hours_later(
     assert rows() == ["ann", "bob", None]
 
 
+async def test_a_worker_whose_job_in_a_thread_is_not_awaited_yet_works_for_the_threads_user(rows: Any) -> None:
+    """Started in a request that is open still."""
+    request, turn = Request(), asyncio.Event()
+
+    async def work() -> None:
+        await turn.wait()
+        is_awaited.clear()
+        asyncio.get_running_loop().call_soon(is_awaited.set)
+        await asyncio.to_thread(Waiting().invoke, "1", {"configurable": {"thread_id": "t-bob"}})
+        done.set()
+
+    done = asyncio.Event()
+    with request.open():
+        task = asyncio.create_task(work())
+        context = contextvars.Context()
+        context.run(named, "bob", "t-bob")
+        turn.set()
+        await done.wait()
+    await task
+    assert rows() == ["bob"]
+
+
+def named(user_id: str, thread_id: str) -> None:
+    with bind(user_id=user_id, session_id=f"s-{user_id}"):
+        amend(thread_id=thread_id)
+
+
 async def test_what_a_worker_starts_for_others_is_nobodys(rows: Any) -> None:
     """A pool's thread, as well, works for whoever waits for it."""
     request, over = Request(), asyncio.Event()
