@@ -15,7 +15,7 @@ SOURCES: Final[Mapping[str, str]] = {
     Source.CARRIED: "The scope in which the run began rode along with the callbacks, into another thread or process.",
     Source.TASK: "The registry knows whom the LangGraph task of this call works for.",
     Source.THREAD: "The registry knows the one user of the call's thread_id.",
-    Source.LATE: "The scope had closed a short time before; the call is of a task that outlived its request.",
+    Source.LATE: "The scope had closed before; the call is of a task or thread that it had begun.",
     Source.NONE: "No witness testified, so nobody was guessed.",
 }
 
@@ -45,7 +45,7 @@ REASONS: Final[Mapping[str, Explained]] = {
     Reason.SHARED_JOB: Explained("one item, one job", "A worker had taken the items of several users from its queue "
         "before it made the call. Hand each item's config or thread_id on, or use bind() for each."),
     Reason.EXPIRED_SCOPE: Explained("bind() in the task", "The scope had closed too long ago to be believed "
-        "(LLMCTX_LATE_S). Open one in the task itself, with bind()."),
+        "(LLMCTX_LATE_S), and what called may be a worker for all. Open one in the task itself, with bind()."),
     Reason.INTERNAL_ERROR: Explained("a report", "llmctx itself failed where it was to find out whose the call is, "
         "and guessed nobody: see the log of that time, and please report it."),
     Reason.PARTIAL: Explained("both ids", "The witness knew only one of user and session. Give both where the scope "
