@@ -40,6 +40,7 @@ for _name in [name for name in os.environ if name.startswith("LLMCTX_") and name
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all-shapes", action="store_true", help="the whole table of execution shapes, in both modes")
     parser.addoption("--every-line", action="store_true", help="failures at every line of llmctx, not at some of them")
+    parser.addoption("--bad-days", action="store_true", help="totals after forty kills, not three")
     parser.addoption("--busy", action="store_true", help="shapes on a busy machine, with much garbage collection")
 
 

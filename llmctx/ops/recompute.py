@@ -20,6 +20,7 @@ from llmctx.storage.engine import changing
 from llmctx.storage.filters import Filters
 from llmctx.storage.paging import iter_batches
 from llmctx.storage.reflection import attribute, column_expr, is_row, key_of, key_values, reflect
+from llmctx.storage.rollup.marks import mark
 
 _USED: Final = ("model", "provider", *TOKEN_COLUMNS, "service_tier", "cached", "cost_usd", "cost_source")
 _CERTAIN: Final = (CostSource.PROVIDER.value, CostSource.MANUAL.value)
@@ -95,7 +96,7 @@ async def recompute(
         total = await connection.scalar(select(func.count()).select_from(wanted.subquery()))
         async with aclosing(iter_batches(connection, settings, log, wanted)) as steps:
             async for rows in steps:
-                changes = []
+                changes, times = [], []
                 for row in rows:
                     (cost, source), before = _cost(prices, row), row["cost_usd"]
                     report.before += before or 0
@@ -103,9 +104,11 @@ async def recompute(
                     report.unknown += cost is None
                     if cost is not None and cost != before:
                         changes.append({**key_values(log, row), "cost": cost, "source": source and source.value})
+                        times.append(row["created_at"])
                 report.rows += len(rows)
                 report.changed += len(changes)
                 if do and changes:
+                    await mark(connection, log, times)
                     changed = {"cost_usd": bindparam("cost", type_=log.c.cost_usd.type)}
                     if "cost_source" in log.c:
                         changed["cost_source"] = bindparam("source", type_=log.c.cost_source.type)

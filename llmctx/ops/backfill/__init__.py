@@ -17,10 +17,11 @@ interruption the next run continues where this one ended.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from collections.abc import Mapping as Dict
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,10 +49,12 @@ from llmctx.storage.reflection import (
     key_of,
     key_values,
     lacks,
+    lasting_key,
     place_of,
     reflect,
     word_values,
 )
+from llmctx.storage.rollup.marks import EVER, hours_of, mark, mark_spans
 
 __all__ = ["RULES", "Report", "Sample", "backfill", "default_path", "undo"]
 
@@ -194,7 +197,7 @@ class _Run:
         """Decide on each of `rows`, and if that is wanted fill them: a transaction."""
         gaps = [self._gap(row) for row in rows]
         facts = self._facts.about({(kind, value) for gap in gaps for kind, value in gap.belongs.items()})
-        changes = []
+        changes, times = [], []
         for row, gap in zip(rows, gaps, strict=True):
             filling = decide(gap, facts, self._rules)
             change = self._change(row, filling)
@@ -203,11 +206,13 @@ class _Run:
             else:
                 self._count(row, filling, change[1])
                 changes.append(change)
+                times.append(row["at"])
         if not changes or not self._report.done:
             await self._connection.rollback()
             return
         self._back.note(changes)
         await fill(self._connection, self._log, changes)
+        await mark(self._connection, self._log, times)
         await self._connection.commit()
 
     def _gap(self, row: Dict[str, Any]) -> Gap:
@@ -280,10 +285,21 @@ async def undo(settings: Settings, path: Path, *, do: bool = False) -> int:
     return found
 
 
+def _hours(log: Table, batch: Sequence[Change]) -> Iterable[tuple[datetime, datetime]]:
+    """Return the hours of the rows of `batch`: all there are, where their keys hold no time."""
+    place = next((n for n, column in enumerate(lasting_key(log)) if column.name == "created_at"), None)
+    if place is None:
+        return [EVER]
+    times = [key[f"key_{place}"] for key, _, _ in batch if key[f"key_{place}"] is not None]
+    return hours_of(times)
+
+
 async def _take_back(connection: AsyncConnection, log: Table, batch: Sequence[Change], *, do: bool) -> int:
     for _, new, old in batch:
         if not set(new) | set(old) <= set(COLUMNS) & set(log.c.keys()):
             raise ConfigError("The undo file names columns that the table does not have. Nothing more was changed.")
     found = await take_back(connection, log, batch, do=do)
+    if do and found:
+        await mark_spans(connection, log, _hours(log, batch))
     await connection.commit()
     return found

@@ -34,6 +34,7 @@ from llmctx.storage.reflection import (
     place_of,
     word_values,
 )
+from llmctx.storage.rollup.marks import mark
 
 _AT_ONCE: Final = 1000
 _IN: Final = 500  # ids in one condition
@@ -243,7 +244,8 @@ class Work:
     ) -> None:
         log, connection = self._log, self._connection
         links = [log.c[child.ours] for child in self._children] if with_children else []
-        wanted = sa.select(*dict.fromkeys([*key_of(log), *links])).where(condition).limit(_AT_ONCE)
+        columns = dict.fromkeys([*key_of(log), *links, log.c.created_at])
+        wanted = sa.select(*columns).where(condition).limit(_AT_ONCE)
         before: list[dict[str, Any]] = []
         most, seen = 0, 0
         if place_of(log):  # a row that a trigger changes back stands elsewhere then
@@ -258,6 +260,8 @@ class Work:
                 linked = [row[child.ours] for row in rows if row[child.ours] is not None]
                 await connection.execute(sa.delete(each).where(each.c[child.column].in_(linked)))
             await connection.execute(change.where(is_row(log)), [key_values(log, row) for row in rows])
+            if with_children:  # else only texts change
+                await mark(connection, log, (row["created_at"] for row in rows))
             await connection.commit()
             self._progress(what, len(rows))
 

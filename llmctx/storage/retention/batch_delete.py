@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from llmctx.core.record import SNAPSHOTS
 from llmctx.storage.dependents import Dependent
 from llmctx.storage.retention.partitions import Partition
+from llmctx.storage.rollup.marks import mark_spans
 
 _TARGET_S: Final = 0.2  # for one step
 _SMALLEST, _LARGEST = 16, 16_384  # pages of a step
@@ -55,7 +56,11 @@ class Sweep:
             for child in self._children
         ]
         delete = f"DELETE FROM {self._source} WHERE {{where}} AND {condition}"  # noqa: S608
-        return await self._walk([*before, delete], cut, errors, "rows looked through")
+        oldest = f"SELECT min(created_at) AS at FROM {self._source} WHERE {condition}"  # noqa: S608
+        kind = self._log.c.created_at.type
+        first = await self._connection.scalar(self._bound(oldest, cut, errors).columns(at=kind))
+        span = None if first is None else (first, max(cut, errors))
+        return await self._walk([*before, delete], cut, errors, "rows looked through", span)
 
     async def silence(self, cut: datetime) -> int:
         nothing = ", ".join(f"{self._quoted(name)} = NULL" for name in self._spoken)
@@ -92,8 +97,18 @@ class Sweep:
         await self._connection.rollback()
         return int(found)
 
-    async def _walk(self, statements: Sequence[str], cut: datetime, errors: datetime, what: str) -> int:
-        """Run `statements` over some pages at a time. Returns how many rows the last of them touched."""
+    async def _walk(
+        self,
+        statements: Sequence[str],
+        cut: datetime,
+        errors: datetime,
+        what: str,
+        span: tuple[datetime, datetime] | None = None,
+    ) -> int:
+        """Run `statements` over some pages at a time. Returns how many rows the last of them touched.
+
+        Each step marks the hours of `span`, whose totals change.
+        """
         end = await self._end()
         touched, at, pages = 0, 0, 256
         while at < end:
@@ -102,6 +117,8 @@ class Sweep:
             for statement in statements:
                 bound = self._bound(statement.format(where=where), cut, errors)
                 rows = (await self._connection.execute(bound)).rowcount
+            if span is not None and rows > 0:
+                await mark_spans(self._connection, self._log, [span])
             await self._connection.commit()
             touched += max(rows, 0)
             self._progress(what, min(pages, end - at), end)

@@ -16,6 +16,7 @@ from llmctx.storage.catalog import qualified, quote
 from llmctx.storage.ddl import run_as_one
 from llmctx.storage.partition_ddl import Month, move_rows, partition_name
 from llmctx.storage.reflection import NaiveUtc
+from llmctx.storage.rollup.marks import mark_in_sql
 
 PATIENCE_S: Final = 20.0
 _SHORT: Final = timedelta(days=32)
@@ -158,7 +159,8 @@ async def copied_columns(connection: AsyncConnection, log: Table) -> list[str]:
 async def remove(connection: AsyncConnection, log: Table, part: Partition, *, keep: bool) -> None:
     """Take a partition off the table, and away, unless it is to be kept."""
     parent = name_in_sql(log)
-    await run_patiently(connection, [f"ALTER TABLE {parent} DETACH PARTITION {part.name}"], parent)
+    marks = await mark_in_sql(connection, log, part.lower, part.upper)
+    await run_patiently(connection, [f"ALTER TABLE {parent} DETACH PARTITION {part.name}", *marks], parent)
     if not keep:
         await run_patiently(connection, [f"DROP TABLE {part.name}"])
 

@@ -148,11 +148,13 @@ class _Run:
         connection, marks = self._connection, self._totals.marks
         found = (await connection.execute(sa.select(marks))).all()
         await connection.rollback()
-        spans = [
-            (floor_hour(mark.first), min(until, floor_hour(mark.after + HOUR - _INSTANT)))
-            for mark in found
-            if mark.first < until
-        ]
+        oldest = await connection.scalar(sa.select(sa.func.min(self._totals.hours.c.at))) or until
+        await connection.rollback()
+        spans = []
+        for mark in found:
+            # of a long time what has no totals has none to be made anew
+            first = mark.first if mark.after - mark.first <= DAY else max(mark.first, oldest)
+            spans.append((floor_hour(first), min(until, floor_hour(mark.after + HOUR - _INSTANT))))
         await self._anew([(first, after) for first, after in spans if first < after], until)
         numbers = [mark.id for mark in found]
         for some in range(0, len(numbers), 1000):

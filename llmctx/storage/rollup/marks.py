@@ -7,12 +7,13 @@ where no totals are kept.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from llmctx.storage.catalog import qualified
 from llmctx.storage.rollup.build import HOUR, floor_hour
 from llmctx.storage.rollup.tables import may, totals_of
 
@@ -20,10 +21,19 @@ MARGIN: Final = timedelta(minutes=10)
 """Between an hour for which rows are not late yet and one of which totals are made: for clocks that differ, and for
 transactions under way."""
 
+EVER: Final = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
+"""A span of all hours."""
+
 
 def late_before(now: datetime) -> datetime:
     """Return the time before which rows that are stored `now` are late: totals may have been made of their hours."""
     return floor_hour(now - HOUR)
+
+
+def late_times(times: Iterable[datetime], now: datetime | None = None) -> list[datetime]:
+    """Return those of `times`, of rows that are stored now, that are late."""
+    before = late_before(now or datetime.now(UTC))
+    return [time for time in times if time < before]
 
 
 def closed_until(now: datetime) -> datetime:
@@ -33,8 +43,7 @@ def closed_until(now: datetime) -> datetime:
 
 async def mark(connection: AsyncConnection, log: sa.Table, times: Iterable[datetime | None]) -> None:
     """Mark the hours of `times`, those of rows that are being changed."""
-    hours = {floor_hour(time) for time in times if time is not None}
-    await mark_spans(connection, log, merged((hour, hour + HOUR) for hour in hours))
+    await mark_spans(connection, log, hours_of(time for time in times if time is not None))
 
 
 async def mark_spans(connection: AsyncConnection, log: sa.Table, spans: Iterable[tuple[datetime, datetime]]) -> None:
@@ -45,12 +54,23 @@ async def mark_spans(connection: AsyncConnection, log: sa.Table, spans: Iterable
         await connection.execute(marks.insert(), rows)
 
 
-async def mark_rows(connection: AsyncConnection, log: sa.Table, where: sa.ColumnElement[bool]) -> None:
-    """Mark the hours of the rows that meet `where`."""
-    at = log.c.created_at
-    marks = totals_of(log, postgresql=connection.dialect.name == "postgresql").marks
-    if await may(connection, marks, "INSERT"):
-        await mark(connection, log, await connection.scalars(sa.select(at).where(where).distinct()))
+async def mark_in_sql(
+    connection: AsyncConnection, log: sa.Table, first: datetime | None, after: datetime | None
+) -> list[str]:
+    """Return the statement that marks all hours from `first` to `after`; None is as far as there are any."""
+    marks = totals_of(log, postgresql=True).marks
+    there = await may(connection, marks, "INSERT")
+    await connection.rollback()
+    if not there:
+        return []
+    ends = [(first or EVER[0]).isoformat(), (after or EVER[1]).isoformat()]
+    name = qualified(marks.name, marks.schema)
+    return [f"INSERT INTO {name} (first, after) VALUES ('{ends[0]}', '{ends[1]}')"]  # noqa: S608
+
+
+def hours_of(times: Iterable[datetime]) -> list[tuple[datetime, datetime]]:
+    """Return the hours of `times`, in order, with those as one that touch."""
+    return merged((hour, hour + HOUR) for hour in {floor_hour(time) for time in times})
 
 
 def merged(spans: Iterable[tuple[datetime, datetime]]) -> list[tuple[datetime, datetime]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Final
 
 from llmctx.core.diagnostics import diagnostics
@@ -20,6 +21,7 @@ from llmctx.delivery.destinations.sql.connection import Connection
 from llmctx.delivery.destinations.sql.table_shape import TableShape, look
 from llmctx.settings import Settings
 from llmctx.storage.db_errors import classify
+from llmctx.storage.rollup.marks import late_times, mark
 from llmctx.storage.sanitize import storable_json
 from llmctx.storage.table import call_log_table
 
@@ -88,10 +90,26 @@ class SqlDestination(Destination):
 
     async def _store(self, rows: Sequence[Row]) -> None:
         assert self._shape is not None
+        late = late_times(row.record.created_at for row in rows)
+        if late:  # in case that we die when the rows are in
+            await self._mark(late)
         if await insert.store(self._connection, self._shape, self._table, rows, by_copy=not self._careful):
             self._careful = _CAREFUL
         else:
             self._careful = max(0, self._careful - 1)
+        if late:  # in case that totals were made meanwhile
+            await self._mark(late)
+
+    async def _mark(self, late: Sequence[datetime]) -> None:
+        """Mark the hours of late rows, of which totals may have been made already."""
+        async with self._connection.connection() as connection:
+            try:
+                await mark(connection, self._table, late)
+                await connection.commit()
+            except Exception as problem:
+                if classify(problem).is_outage:
+                    raise
+                diagnostics.count("marks_refused", "hours of late rows are not marked for llmctx rollup: %s", problem)
 
     async def probe(self, record: CallRecord) -> None:
         """Insert `record` as far as it meets no key of the host's, and take it back."""
