@@ -33,7 +33,8 @@ def leaving(
     # any URL of PostgreSQL's will do: no connection is made
     settings = load(database_url="postgresql:///llmctx", table=table, db_schema=schema)
     name = re.escape(settings.table)
-    whole = re.compile(rf"(llmctx_alembic_version(_\w+)?)|(({name})(_default|_p\d{{4}}\w*|_before|_partitioned)?)")
+    beside = "alembic_version|hours|days|stale_hours|rollup"
+    whole = re.compile(rf"(llmctx_({beside})(_\w+)?)|(({name})(_default|_p\d{{4}}\w*|_before|_partitioned)?)")
     index = re.compile(rf"(llmctx_{name}_\w+)|(llmctx_\w+)")
 
     def include(thing: Any, named: str | None, kind: str, reflected: bool, compare_to: Any) -> bool:

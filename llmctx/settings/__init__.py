@@ -116,6 +116,8 @@ class Settings(BaseModel):
     """How long prompts, responses and reasoning are kept in the rows."""
     retain_error_days: int | None = Field(default=None, ge=1, le=36_500)
     """How long rows of calls that did not end well are kept; None is as long as other rows."""
+    rollup: Literal["off", "on"] = "off"
+    """"on": one of the running processes keeps the totals that `llmctx rollup` makes up to date."""
 
     @model_validator(mode="before")
     @classmethod

@@ -67,7 +67,7 @@ async def erase(
     wait_s: float = 20.0,
     progress: Progress = lambda what, more: None,
 ) -> Receipt:
-    """Forget `subject`, or say what would be done.
+    """Forget `subject`, or say what would be done: of a large table as far as indexes tell, and what they do not.
 
     Args:
         blank: keep the rows for their figures, without ids and texts.
@@ -76,16 +76,19 @@ async def erase(
     """
     async with reading(settings, whole=True) as connection:
         table = await reflect(connection, settings)
-        subject_ids = await rows.find_ids(connection, table, subject)
+        unchecked = [] if do else await rows.unindexed_links(connection, table)
+        subject_ids = await rows.find_ids(connection, table, subject, unchecked)
         children = await dependents(connection, table)
 
     async def look() -> list[Place]:
         async with reading(settings, whole=True) as connection:
-            found = await rows.count(connection, table, subject_ids, children, mentions=mentions)
+            found = await rows.count(
+                connection, table, subject_ids, children, mentions=mentions, evidence=not unchecked
+            )
         return await _places(settings, subject_ids, found, mentions=mentions)
 
     receipt = Receipt(subject, blank, do)
-    _explain(receipt, children, mentions)
+    _explain(receipt, children, mentions, unchecked)
     if do:
         await disk.drain(settings, subject_ids, wait_s, mentions=mentions)
     receipt.places = await look()
@@ -119,7 +122,13 @@ async def _places(settings: Settings, subject_ids: SubjectIds, found: dict[str, 
     return places
 
 
-def _explain(receipt: Receipt, children: Sequence[Dependent], mentions: bool) -> None:
+def _explain(receipt: Receipt, children: Sequence[Dependent], mentions: bool, unchecked: Sequence[str]) -> None:
+    if unchecked:
+        receipt.notes.append(
+            f"The table is large: without an index on {', '.join(unchecked)}, rows of nobody are counted as theirs "
+            "also where others have used the same. With --yes that is looked up, and what others' rows say of them is "
+            "taken out: every row is read for it."
+        )
     if children:
         names = ", ".join(child.name for child in children)
         receipt.notes.append(f"Rows of {names} are deleted with their calls, also with --blank.")

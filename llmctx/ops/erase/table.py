@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+<<<<<<< HEAD
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
+=======
+from collections.abc import Callable, Collection, Sequence
+>>>>>>> b30d0b3 (Totals without cron (LLMCTX_ROLLUP=on); the plan of an erasure of a large table reads what indexes find; bench.pages)
 from functools import partial
 from typing import Any, Final
 
@@ -14,11 +18,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from llmctx.core.errors import LlmctxError
 from llmctx.core.record import LINKS, SPECS, ColumnKind, Reason
 from llmctx.identity.explanation import KEY
+<<<<<<< HEAD
 from llmctx.ops.erase.mentions import Mentions
 from llmctx.ops.erase.subject import Subject, SubjectIds, without
 from llmctx.settings import Settings
 from llmctx.storage.dependents import Dependent
 from llmctx.storage.paging import iter_batches
+=======
+from llmctx.ops.erase.subject import GONE, Subject, SubjectIds, without
+from llmctx.storage.catalog import indexes_of, qualified
+from llmctx.storage.dependents import Dependent
+from llmctx.storage.queries.counts import estimate_rows
+>>>>>>> b30d0b3 (Totals without cron (LLMCTX_ROLLUP=on); the plan of an erasure of a large table reads what indexes find; bench.pages)
 from llmctx.storage.reflection import (
     UNFIT,
     among,
@@ -38,6 +49,7 @@ from llmctx.storage.rollup.marks import mark
 
 _AT_ONCE: Final = 1000
 _IN: Final = 500  # ids in one condition
+_LARGE: Final = 200_000  # rows, from which on a plan reads only what an index finds
 _PERSONAL: Final = tuple(spec.name for spec in SPECS if spec.personal)
 PERSONAL_TEXTS: Final = tuple(
     spec.name for spec in SPECS if spec.personal and spec.kind in (ColumnKind.TEXT, ColumnKind.SNAPSHOT)
@@ -58,8 +70,20 @@ def naming(log: sa.Table, subject: Subject) -> sa.ColumnElement[bool]:
     return sa.and_(*found) if found else sa.false()
 
 
-async def find_ids(connection: AsyncConnection, log: sa.Table, subject: Subject) -> SubjectIds:
-    """Return the sessions, threads, … that lead to the subject alone."""
+async def unindexed_links(connection: AsyncConnection, log: sa.Table) -> list[str]:
+    """Return the links, such as thread_id, by which no index of a large table finds rows; none of a small table."""
+    rows = await estimate_rows(connection, log)
+    if connection.dialect.name != "postgresql" or rows is None or rows.value < _LARGE:
+        return []
+    indexes = await connection.run_sync(indexes_of, qualified(log.name, log.schema))
+    first = {index.columns[0] for index in indexes if index.columns and index.valid and index.predicate is None}
+    return [name for name in LINKS if name in log.c and name not in first]
+
+
+async def find_ids(
+    connection: AsyncConnection, log: sa.Table, subject: Subject, unchecked: Collection[str] = ()
+) -> SubjectIds:
+    """Return the sessions, threads, … that lead to the subject alone; those `unchecked` perhaps to others as well."""
     own: dict[str, set[str]] = {}
     theirs = naming(log, subject)
     for name in LINKS:
@@ -69,7 +93,7 @@ async def find_ids(connection: AsyncConnection, log: sa.Table, subject: Subject)
         values = sa.select(link).where(theirs, link.is_not(None)).distinct()
         used = {value for value in await connection.scalars(values) if value and value.strip()}
         taken: set[str] = set()
-        if "user_id" in log.c or "identity_reason" in log.c:
+        if name not in unchecked and ("user_id" in log.c or "identity_reason" in log.c):
             for some in _chunks(sorted(used)):
                 others = _of_others(log, subject, name)
                 taken.update(await connection.scalars(sa.select(link).where(among(log, name, some), others)))
@@ -153,8 +177,9 @@ async def count(
     children: Sequence[Dependent],
     *,
     mentions: bool,
+    evidence: bool = True,
 ) -> dict[str, int]:
-    """Return how many rows there are of each kind."""
+    """Return how many rows there are of each kind; without `evidence` not of that, for which every row is read."""
 
     rows_of = partial(count_rows, connection, log)
     found = {log.name: await rows_of(naming(log, subject_ids.subject)), "rows of nobody": 0}
@@ -164,12 +189,19 @@ async def count(
         each = child.table
         belongs = each.c[child.column].in_(sa.select(log.c[child.ours]).where(_all_theirs(log, subject_ids)))
         found[child.name] = await count_rows(connection, each, belongs)
+<<<<<<< HEAD
     found["evidence of others"] = len(await _evidence(connection, log, subject_ids))
     if mentions and (wanted := mentioning(log, subject_ids)) is not None:
         found["texts of others"] = 0
         async with connection.stream(wanted.execution_options(yield_per=_AT_ONCE // 10)) as rows:
             async for row in rows.mappings():
                 found["texts of others"] += bool(without_mentions(log, row, subject_ids.mentions))
+=======
+    if evidence:
+        found["evidence of others"] = len(await _evidence(connection, log, subject_ids))
+    if mentions:
+        found["texts of others"] = await rows_of(sa.and_(mentioning(log, subject_ids), ~_all_theirs(log, subject_ids)))
+>>>>>>> b30d0b3 (Totals without cron (LLMCTX_ROLLUP=on); the plan of an erasure of a large table reads what indexes find; bench.pages)
     return found
 
 

@@ -1,4 +1,5 @@
-"""Retention without cron: one of the running processes does it, the one that holds the lock (LLMCTX_RETAIN=on).
+"""Retention and totals without cron: one of the running processes does it, the one that holds the lock
+(LLMCTX_RETAIN=on, LLMCTX_ROLLUP=on).
 
 It runs in the pipeline's loop, never in the application's. The lock belongs to a connection: when its process dies
 another one takes over.
@@ -7,6 +8,7 @@ another one takes over.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -20,6 +22,7 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.settings import Settings
 from llmctx.storage.engine import changing, is_pooled
 from llmctx.storage.retention import Policy, retain
+from llmctx.storage.rollup import RollupRunning, rollup
 
 _FIRST_S: Final = 30.0  # after the start, in which there is enough to do
 _LOOK_S: Final = 300.0
@@ -28,22 +31,27 @@ _LOCK: Final = 0x6C6C6D63 << 32  # "llmc", and the table
 
 
 async def keep(settings: Settings, *, first_s: float = _FIRST_S, look_s: float = _LOOK_S) -> None:
-    """Retain once a day, if no other process does, until cancelled. Never raises."""
-    if not settings.is_postgresql:
+    """Retain once a day, and bring the totals up to date, if no other process does, until cancelled. Never raises."""
+    if not settings.is_postgresql and settings.retain == "on":
         diagnostics.count(
             "retain_failed", "LLMCTX_RETAIN=on needs PostgreSQL: run `llmctx retain --yes` from cron instead"
         )
-        return
+        if settings.rollup == "off":
+            return
     await asyncio.sleep(first_s * (0.5 + random.random()))  # noqa: S311  workers start together
     while True:
         try:
+            if not settings.is_postgresql:
+                await rollup(settings)
+                await asyncio.sleep(look_s)
+                continue
             async with changing(settings) as connection:
                 pooled = await is_pooled(connection)
                 await connection.rollback()
                 if await _held(connection, settings, pooled=pooled):
                     await _rule(connection, settings, look_s, pooled=pooled)
         except Exception as problem:  # noqa: BLE001  the database, or a role without the right
-            diagnostics.count("retain_failed", "retention failed: %s It will be retried.", problem)
+            diagnostics.count("retain_failed", "retention or totals failed: %s It will be retried.", problem)
         await asyncio.sleep(look_s * (0.5 + random.random()))  # noqa: S311
 
 
@@ -60,10 +68,13 @@ async def _held(connection: AsyncConnection, settings: Settings, *, pooled: bool
 
 
 async def _rule(connection: AsyncConnection, settings: Settings, look_s: float, *, pooled: bool) -> None:
-    """Do it every day, for as long as the connection holds the lock."""
+    """Do it every day, totals at every look, for as long as the connection holds the lock."""
     due = time.monotonic()
     while True:
-        if time.monotonic() >= due:
+        if settings.rollup == "on":
+            with contextlib.suppress(RollupRunning):  # from cron, or by hand
+                await rollup(settings)
+        if settings.retain == "on" and time.monotonic() >= due:
             due += _EVERY_S
             report = await retain(settings, Policy.from_settings(settings), do=True)
             if report.steps:

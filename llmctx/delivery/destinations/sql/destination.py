@@ -152,8 +152,8 @@ class SqlDestination(Destination):
             self.fork_gate = ForkGate()  # the parent's is closed for ever
 
     async def maintain(self) -> None:
-        """Delete old rows, where that is wanted (`retain`)."""
-        if self._settings.retain == "on":
+        """Delete old rows and keep totals, where that is wanted (`retain`, `rollup`)."""
+        if "on" in (self._settings.retain, self._settings.rollup):
             from llmctx.storage.retention.scheduler import keep  # late: few want it
 
             await keep(self._settings)

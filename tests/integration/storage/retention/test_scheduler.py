@@ -11,6 +11,7 @@ from llmctx.core.record import DEFAULT_TABLE
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from llmctx.storage.retention.scheduler import keep
+from llmctx.storage.rollup import rollup
 from tests.kit.rows import query, record, store
 
 
@@ -46,3 +47,20 @@ async def wait_for_rows(url: str, statement: str, number: int) -> None:
     while (await query(url, statement))[0][0] != number:
         assert asyncio.get_running_loop().time() < deadline, statement
         await asyncio.sleep(0.05)
+
+
+async def test_totals_are_kept_up_to_date(any_empty_database: str) -> None:
+    """Without cron, and without retention."""
+    settings = load(database_url=any_empty_database, rollup="on")
+    await asyncio.to_thread(migrate.upgrade, settings)
+    await store(settings, record(created_at=datetime.now(UTC) - timedelta(days=2)))
+    await rollup(settings)  # the tables are there
+    keeper = asyncio.create_task(keep(settings, first_s=0.01, look_s=0.2))
+    try:
+        await store(settings, record(created_at=datetime.now(UTC) - timedelta(days=3)))
+        await wait_for_rows(any_empty_database, "SELECT sum(calls) FROM llmctx_days", 2)
+    finally:
+        keeper.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await keeper
+    assert not diagnostics.counts["retain_failed"]
