@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-<<<<<<< HEAD
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
-=======
-from collections.abc import Callable, Collection, Sequence
->>>>>>> b30d0b3 (Totals without cron (LLMCTX_ROLLUP=on); the plan of an erasure of a large table reads what indexes find; bench.pages)
 from functools import partial
 from typing import Any, Final
 
@@ -18,18 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from llmctx.core.errors import LlmctxError
 from llmctx.core.record import LINKS, SPECS, ColumnKind, Reason
 from llmctx.identity.explanation import KEY
-<<<<<<< HEAD
 from llmctx.ops.erase.mentions import Mentions
 from llmctx.ops.erase.subject import Subject, SubjectIds, without
 from llmctx.settings import Settings
-from llmctx.storage.dependents import Dependent
-from llmctx.storage.paging import iter_batches
-=======
-from llmctx.ops.erase.subject import GONE, Subject, SubjectIds, without
 from llmctx.storage.catalog import indexes_of, qualified
 from llmctx.storage.dependents import Dependent
+from llmctx.storage.paging import iter_batches
 from llmctx.storage.queries.counts import estimate_rows
->>>>>>> b30d0b3 (Totals without cron (LLMCTX_ROLLUP=on); the plan of an erasure of a large table reads what indexes find; bench.pages)
 from llmctx.storage.reflection import (
     UNFIT,
     among,
@@ -189,19 +180,13 @@ async def count(
         each = child.table
         belongs = each.c[child.column].in_(sa.select(log.c[child.ours]).where(_all_theirs(log, subject_ids)))
         found[child.name] = await count_rows(connection, each, belongs)
-<<<<<<< HEAD
-    found["evidence of others"] = len(await _evidence(connection, log, subject_ids))
+    if evidence:
+        found["evidence of others"] = len(await _evidence(connection, log, subject_ids))
     if mentions and (wanted := mentioning(log, subject_ids)) is not None:
         found["texts of others"] = 0
         async with connection.stream(wanted.execution_options(yield_per=_AT_ONCE // 10)) as rows:
             async for row in rows.mappings():
                 found["texts of others"] += bool(without_mentions(log, row, subject_ids.mentions))
-=======
-    if evidence:
-        found["evidence of others"] = len(await _evidence(connection, log, subject_ids))
-    if mentions:
-        found["texts of others"] = await rows_of(sa.and_(mentioning(log, subject_ids), ~_all_theirs(log, subject_ids)))
->>>>>>> b30d0b3 (Totals without cron (LLMCTX_ROLLUP=on); the plan of an erasure of a large table reads what indexes find; bench.pages)
     return found
 
 

@@ -38,6 +38,7 @@ ORDERS: Final[Mapping[Order, str]] = {
 }  # fmt: skip
 MOST_DAYS: Final = timedelta(days=31)
 """How far back `top_sessions` and `top_users` look where they are not told: they read every row of the time."""
+_MOST_MODELS: Final = 50
 _FIRST_SPAN: Final = timedelta(minutes=15)
 
 
@@ -260,7 +261,9 @@ async def _used_later(
     if after is None or not some or overflow_column(table, kind.name) is None:
         return set()
     theirs = among(table, kind.name, [str(one.id) for one in some])
-    used = sa.select(column_expr(table, kind.name)).where(theirs, after, filters.clause(table)).distinct()
+    used = (
+        sa.select(column_expr(table, kind.name)).where(theirs, after, filters.clause(table)).distinct().limit(len(some))
+    )
     return set(await connection.scalars(used))
 
 
@@ -273,7 +276,7 @@ async def _added_up(
     if not ids or kind.name not in table.c:
         return {}
     where = sa.and_(filters.clause(table), among(table, kind.name, ids))
-    rows = await connection.execute(_sums(table, kind, where))
+    rows = await connection.execute(_sums(table, kind, where).limit(len(ids)))
     return {row.key: _row(kind, row._mapping) for row in rows}
 
 
@@ -351,8 +354,7 @@ async def _with_models(
     own, theirs = column_expr(table, "session_id"), among(table, "session_id", [row.session_id for row in rows])
     counted = sa.select(own, table.c.model, sa.func.count().label("calls")).where(filters.clause(table), theirs)
     models: dict[str, list[str]] = {}
-    for key, model, _ in await connection.execute(
-        counted.group_by(own, table.c.model).order_by(sa.literal_column("calls").desc(), table.c.model)
-    ):
+    by_calls = counted.group_by(own, table.c.model).order_by(sa.literal_column("calls").desc(), table.c.model)
+    for key, model, _ in await connection.execute(by_calls.limit(_MOST_MODELS * len(rows))):
         models.setdefault(str(key), []).append(model)
     return [replace(row, models=tuple(models.get(row.session_id, ()))) for row in rows]

@@ -30,6 +30,7 @@ GROUPS: Final[Mapping[Group, str]] = {
 }
 _MANY: Final = ("user", "session")
 """Of which there are so many that those with the most calls are looked for first."""
+_MOST_ROWS: Final = 50_000
 _IN_TOTALS: Final = ("agent", "model", "day", "status")
 _FIGURES: Final = (
     "calls", "errors", "prompt_tokens", "completion_tokens", "total_tokens", "cost_usd", "avg_ms", "p95_ms",
@@ -80,9 +81,9 @@ async def _from_parts(connection: AsyncConnection, reading: Reading, by: Group) 
     for part in reading.parts:
         key = _day(part.at, is_postgresql) if by == "day" else part.column(GROUPS[by])
         key = status_expr(part.rows) if by == "status" and not part.is_total else key
-        for row in (await connection.execute(part.summed({"key": key}))).mappings():
+        for row in (await connection.execute(part.summed({"key": key}).limit(_MOST_ROWS))).mappings():
             found[_shown(row["key"])].add(row)
-        for row in (await connection.execute(part.latencies({"key": key}))).mappings():
+        for row in (await connection.execute(part.latencies({"key": key}).limit(_MOST_ROWS))).mappings():
             found[_shown(row["key"])].histogram[row["low"]] += int(row["count"])
     rows = [
         {by: key, **{name: figures.get(name) for name in _FIGURES}}

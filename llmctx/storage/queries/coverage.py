@@ -84,7 +84,8 @@ async def _groups(connection: AsyncConnection, reading: Reading) -> list[Row]:
     found: list[Row] = []
     for part in reading.parts:
         keys = {name: part.column(name) for name in ("identity_source", "identity_reason", "usage_source")}
-        for row in (await connection.execute(part.summed(keys, only=("calls", "with_both", "unmetered")))).mappings():
+        sums = part.summed(keys, only=("calls", "with_both", "unmetered")).limit(_MOST_GROUPS)
+        for row in (await connection.execute(sums)).mappings():
             figures = {"rows": row["calls"], "with_both": row["with_both"], "missing": row["unmetered"]}
             found.append({**{name: row[name] for name in keys}, **{n: int(each) for n, each in figures.items()}})
     return found
@@ -144,4 +145,5 @@ def _together(groups: Sequence[Row], keys: Sequence[str]) -> list[Row]:
     return sorted(found.values(), key=lambda group: -group["rows"])
 
 
+_MOST_GROUPS: Final = 10_000
 _NOTED: Final = ("route", "where")

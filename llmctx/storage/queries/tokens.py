@@ -14,6 +14,7 @@ from llmctx.storage.filters import Filters
 from llmctx.storage.reflection import column_expr
 
 Row = dict[str, Any]
+_MOST: Final = 100
 
 REMEDIES: Final[Mapping[str | None, str]] = {
     UsageSource.NO_STREAM_USAGE: "are streams that brought no usage. With a base_url, LangChain's OpenAI client does "
@@ -33,7 +34,9 @@ async def missing_tokens(connection: AsyncConnection, table: Table, filters: Fil
     source = column_expr(table, "usage_source").label("usage_source")
     rows = select(source).where(where, has_no_tokens(table)).subquery()
     counted = select(rows.c.usage_source, func.count().label("rows")).group_by(rows.c.usage_source)
-    found = await connection.execute(counted.order_by(func.count().desc(), rows.c.usage_source.nulls_last()))
+    found = await connection.execute(
+        counted.order_by(func.count().desc(), rows.c.usage_source.nulls_last()).limit(_MOST)
+    )
     return [dict(row) for row in found.mappings()]
 
 

@@ -223,7 +223,7 @@ async def state_of(connection: AsyncConnection, totals: Totals) -> State | None:
     """Return how far the totals are; None where there are none, or the role may not read them."""
     if not await may(connection, totals.state, "SELECT"):
         return None
-    row = (await connection.execute(sa.select(totals.state))).first()
+    row = (await connection.execute(sa.select(totals.state).limit(1))).first()
     return None if row is None else State(row.until, row.verified_at, row.made_at)
 
 

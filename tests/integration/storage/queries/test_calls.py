@@ -17,7 +17,7 @@ from llmctx.core.errors import MigrationsPending
 from llmctx.settings import load
 from llmctx.storage import queries
 from llmctx.storage.engine import engine, reading
-from llmctx.storage.queries import AmbiguousCall, Filters, NoSuchCall
+from llmctx.storage.queries import AmbiguousCall, Cursor, Filters, NoSuchCall
 from tests.kit.calls import NOON, TABLE, row
 
 
@@ -173,6 +173,15 @@ async def test_a_large_table_is_read_by_its_indexes(database: str) -> None:
         lambda c: queries.calls(c, TABLE, Filters(since=now - hour)),
         lambda c: queries.calls(c, TABLE, Filters(until=now - 9 * hour, errors=True)),
         lambda c: queries.conversation(c, TABLE, "s-42"),
+        lambda c: queries.transcript(c, TABLE, "s-42"),
+        lambda c: queries.call_page(c, TABLE, before=Cursor(now - 60 * hour)),
+        lambda c: queries.call_page(c, TABLE, after=Cursor(now - 60 * hour)),
+        lambda c: queries.call_page(c, TABLE, Filters(user="u-42"), before=Cursor(now - 60 * hour, str(UUID(int=7)))),
+        lambda c: queries.sessions(c, TABLE),
+        lambda c: queries.sessions(c, TABLE, before=Cursor(now - 60 * hour, "s-42")),
+        lambda c: queries.sessions(c, TABLE, after=Cursor(now - 60 * hour)),
+        lambda c: queries.users(c, TABLE, Filters(since=now - 60 * hour), before=Cursor(now - 59 * hour)),
+        lambda c: queries.errors(c, TABLE, Filters(since=now - hour)),
         lambda c: queries.stats(c, TABLE, "model", Filters(since=now - hour)),
         lambda c: queries.stats(c, TABLE, "day", Filters(user="u-42")),
         lambda c: queries.sessions(c, TABLE, Filters(since=now - hour)),
@@ -186,6 +195,7 @@ async def test_a_large_table_is_read_by_its_indexes(database: str) -> None:
             for statement in await explained(opened, question):
                 read = [int(rows) for rows in re.findall(r"Seq Scan on \S+ .*?rows=(\d+)", statement)]
                 assert max(read, default=0) < 1000, (number, statement)  # a partition may be empty
+                assert "Limit" in statement, (number, statement)
         for by in ("day", "model", "agent", "node", "status"):
             (plan,) = await explained(opened, lambda c, by=by: queries.stats(c, TABLE, by))  # type: ignore[misc]
             sorted_rows = [int(rows) for rows in re.findall(r"(?<!Merge )Sort  \(.*?rows=(\d+)", plan)]
