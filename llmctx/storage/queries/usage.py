@@ -48,7 +48,7 @@ class Figures:
     """What calls add up to. What no row knows is None, never 0.
 
     `unpriced` calls have no cost and `unmetered` no tokens: the sums leave them out. Latencies are in milliseconds,
-    percentiles interpolated: 3 % off at most.
+    percentiles interpolated: 6 % off at most.
     """
 
     calls: int = 0
