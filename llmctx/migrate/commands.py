@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect
 
 from llmctx.core.errors import ConfigError, LlmctxError, MigrationsPending, NotACallLog
 from llmctx.migrate.adoption import plan as adoption
@@ -35,7 +35,9 @@ from llmctx.migrate.state import (
     target,
 )
 from llmctx.settings import Settings, settings_of
+from llmctx.storage.catalog import qualified
 from llmctx.storage.engine import sqlite_file, where
+from llmctx.storage.rollup.tables import names_of
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -114,14 +116,21 @@ def _plan(connection: Connection, settings: Settings, *, down: bool, widen: bool
 
 
 def _way_back(connection: Connection, settings: Settings, seen: Survey) -> Plan:
+    totals = [Step(f"drop table {name}, which `llmctx rollup` made") for name in totals_there(connection, settings)]
     if seen.table is None or seen.table.made_by_us:
         if seen.state.table != "ours":
             return Plan()
-        return Plan([Step(f"drop table {settings.table} with every row in it", "everybody, for a moment")])
+        return Plan([Step(f"drop table {settings.table} with every row in it", "everybody, for a moment"), *totals])
     back = plan_undo(seen.table, columns_with_nulls(connection, seen.table))
     if back.problems:
         raise LlmctxError(f"{sentence(back.problems)} Nothing was changed in {where(settings)}.")
-    return Plan([step_of(step) for step in back.steps], back.notes, adopts=True)
+    return Plan([*map(step_of, back.steps), *totals], back.notes, adopts=True)
+
+
+def totals_there(connection: Connection, settings: Settings) -> list[str]:
+    """Return the names of the tables of totals that are there."""
+    there = inspect(connection)
+    return [name for name in names_of(settings.table) if there.has_table(name, settings.db_schema)]
 
 
 def _making(settings: Settings) -> Plan:
@@ -221,6 +230,9 @@ def downgrade(database: Any = None, *, say: Callable[[str], None] | None = None,
             command.downgrade(config, "base")
         elif before.table == "ours":
             command.downgrade(config, "base")
+        for name in totals_there(connection, settings):
+            connection.exec_driver_sql(f"DROP TABLE {qualified(name, settings.db_schema)}")
+        connection.commit()
         return before
 
     return changing(settings, down)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from llmctx.migrate import commands as migrate
 from llmctx.settings import Settings, load
 from llmctx.storage.engine import changing, reading
 from llmctx.storage.rollup import RollupRunning, rollup
@@ -162,6 +163,17 @@ async def test_marks_without_totals_are_none(settings: Settings) -> None:
         await connection.commit()
     async with reading(settings) as connection:
         assert await connection.scalar(text("SELECT 1")) == 1
+
+
+async def test_totals_go_with_the_table(settings: Settings) -> None:
+    """Those of a table that has gone would be taken for those of the next one."""
+    await store(settings, record(created_at=datetime.now(UTC) - DAY))
+    await rollup(settings)
+    planned = await asyncio.to_thread(migrate.plan, settings, down=True)
+    assert sum("llmctx rollup" in step.what for step in planned.steps) == 4
+    await asyncio.to_thread(migrate.downgrade, settings)
+    await asyncio.to_thread(migrate.upgrade, settings)
+    assert (await rollup(settings)).until is None
 
 
 async def test_totals_survive_a_bad_day(settings: Settings, tmp_path: Path, request: pytest.FixtureRequest) -> None:
