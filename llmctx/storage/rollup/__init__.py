@@ -7,6 +7,7 @@ from the rows by those who ask (`storage/queries/usage.py`).
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
@@ -33,6 +34,8 @@ __all__ = ["Report", "rollup"]
 Progress = Callable[[str, int, int | None], None]
 """Takes how much more is done, of what, of how much in all."""
 _LOCK: Final = 0x6C6C6D72 << 32  # "llmr", and the table
+_TARGET_S: Final = 1.0  # for one step
+_MOST_DAYS: Final = 32
 _COMPARED: Final = ("calls", "errors", "with_both", "total_tokens", "cost_usd", "unpriced", "timed", "total_ms")
 
 
@@ -98,6 +101,7 @@ class _Run:
         self._connection, self._log, self._now, self._progress = connection, log, now, progress
         self._totals = totals_of(log, postgresql=settings.is_postgresql)
         self._report = Report()
+        self._stride = 1
 
     async def run(self, *, verify: bool) -> Report:
         connection, report = self._connection, self._report
@@ -126,7 +130,7 @@ class _Run:
             state = State(floor_hour(first), None)
         end = max(state.until, closed_until(self._now))
         self._report.until = state.until
-        for first, after in _by_day(state.until, end):
+        for first, after in self._steps(state.until, end):
             await remake(connection, self._log, totals, first, after, until=after)
             await self._note(until=after)
             self._report.until = after
@@ -134,6 +138,15 @@ class _Run:
             self._progress("hours", hours, (end - state.until) // HOUR)
         if state.until == end:
             await self._note(until=end)
+
+    def _steps(self, first: datetime, after: datetime) -> Iterator[tuple[datetime, datetime]]:
+        """Yield the parts of a span: a day, or several where these are made quickly."""
+        while first < after:
+            began = time.monotonic()
+            end = min(floor_day(first) + DAY * self._stride, after)
+            yield first, end
+            first, took = end, time.monotonic() - began
+            self._stride = max(1, self._stride // 2) if took > _TARGET_S else min(_MOST_DAYS, self._stride * 2)
 
     async def _note(self, **values: Any) -> None:
         """Note how far the totals are, and commit."""
@@ -162,8 +175,7 @@ class _Run:
         await connection.commit()
 
     async def _anew(self, spans: list[tuple[datetime, datetime]], until: datetime) -> None:
-        steps = [step for first, after in merged(spans) for step in _by_day(first, after)]
-        for first, after in steps:
+        for first, after in (step for one in merged(spans) for step in self._steps(*one)):
             await remake(self._connection, self._log, self._totals, first, after, until=until)
             await self._connection.commit()
             self._report.anew += (hours := (after - first) // HOUR)
@@ -225,14 +237,6 @@ async def state_of(connection: AsyncConnection, totals: Totals) -> State | None:
         return None
     row = (await connection.execute(sa.select(totals.state).limit(1))).first()
     return None if row is None else State(row.until, row.verified_at, row.made_at)
-
-
-def _by_day(first: datetime, after: datetime) -> Iterator[tuple[datetime, datetime]]:
-    """Yield the parts of a span that are of one day each."""
-    while first < after:
-        end = min(floor_day(first) + DAY, after)
-        yield first, end
-        first = end
 
 
 async def create(connection: AsyncConnection, log: sa.Table, totals: Totals) -> None:

@@ -31,7 +31,7 @@ def floor_day(time: datetime) -> datetime:
 async def remake(
     connection: AsyncConnection, log: sa.Table, totals: Totals, first: datetime, after: datetime, until: datetime
 ) -> None:
-    """Make the hours from `first` to `after` anew, at most a day's, and of the days that they touch what is whole.
+    """Make the hours from `first` to `after` anew, and of the days that they touch what is whole.
 
     Totals go `until` there. The caller commits.
     """
