@@ -7,6 +7,7 @@ hear every LLM call of the process; `close` undoes both and waits for the databa
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager
@@ -51,9 +52,10 @@ _STOP_S: Final = 1.0  # for what is left to go into the journal, and for the con
 
 
 @guarded("life_failed", "%s failed: a part of a CallLog could not be started or stopped")
-def _attempt(step: Callable[..., object], *args: object) -> None:
-    """One of several steps, of which each is worth taking where another fails."""
+def _attempt(step: Callable[..., object], *args: object) -> bool:
+    """Take one of several steps, of which each is worth taking where another fails. Return True if it did not."""
     step(*args)
+    return True
 
 
 def _add(among: list[Any], one: object) -> None:
@@ -123,6 +125,7 @@ class CallLog:
         self._when_closed: list[Callable[[], Awaitable[None]]] = []
         self._started = False
         self._starts = 0
+        self._not_begun: list[Callable[[], object]] = []
 
     def __repr__(self) -> str:
         state = "started" if self._started else "not started"
@@ -133,6 +136,7 @@ class CallLog:
         worker = Worker(self.settings, pipeline, self._make_sink)
         open_calls = worker.open_calls = OpenCalls(worker.put, announce=worker.announce)
         worker.on_ledger = lambda: log_if_wrong(self.stats())
+        worker.on_look = self._begin_the_rest
         worker.on_first_call = lambda: lifecycle.close_with_the_child(self)
         return worker, open_calls
 
@@ -178,17 +182,26 @@ class CallLog:
             self._begin(wait=wait)
 
     def _begin(self, *, wait: bool = True) -> None:
-        """Every step may be taken again."""
+        """Every step may be taken again, and is where it fails."""
         _attempt(partial(self._worker.start, wait=wait))
         self._recorder.enabled = True
-        _attempt(_add, active_registries, self.registry)
-        _attempt(lifecycle.running.add, self)
-        _attempt(handover.configure, self.settings.handover_key, self.settings.handover_invalid)
-        _attempt(self._begin_listening)
+        steps: list[Callable[[], object]] = [
+            partial(_add, active_registries, self.registry),
+            partial(lifecycle.running.add, self),
+            partial(handover.configure, self.settings.handover_key, self.settings.handover_invalid),
+            self._begin_listening,
+        ]
         if self.settings.trust_config:
-            _attempt(_add, authority.trusting, self)
+            steps.append(partial(_add, authority.trusting, self))
         if self.settings.carry:
-            _attempt(carrying.install, self)
+            steps.append(partial(carrying.install, self))
+        self._not_begun = steps
+        self._begin_the_rest()
+
+    def _begin_the_rest(self) -> None:
+        """Take the steps that are left; once a second, until none is."""
+        if self._not_begun and self._started:
+            self._not_begun = [step for step in self._not_begun if not _attempt(step)]
 
     def close(self, timeout: float | None = None) -> int:
         """Stop recording, wait for what is on its way, at most `timeout` seconds in all. Returns the calls left.
@@ -314,20 +327,27 @@ class CallLog:
         `timeout` is in seconds, by default `shutdown_timeout_s`. Calls that are still open are not waited for.
         """
         timeout = self.settings.shutdown_timeout_s if timeout is None else timeout
-        draining = self._worker.drain(timeout)
-        if draining is None:
-            return self._worker.waiting
-        try:
-            return draining.result(timeout + 1.0)
-        except (TimeoutError, CancelledError):  # cancelled: the pipeline has just ended
-            return self._worker.waiting
+        deadline = time.monotonic() + timeout
+        while True:
+            draining = self._worker.drain(max(0.0, deadline - time.monotonic()))
+            if draining is None:
+                return self._worker.waiting
+            try:
+                return draining.result(max(0.0, deadline - time.monotonic()) + 1.0)
+            except TimeoutError:
+                return self._worker.waiting
+            except CancelledError:  # the pipeline has just ended: it may be about to start again
+                if time.monotonic() > deadline:
+                    return self._worker.waiting
 
     async def aflush(self, timeout: float | None = None) -> int:  # noqa: ASYNC109  it is what flush() has
         """`flush` for coroutines."""
         patience = self.settings.shutdown_timeout_s if timeout is None else timeout
-        draining = self._begin_drain(patience)
-        if draining is not None:
-            await asyncio.wait({draining}, timeout=patience + 1.0)
+        deadline = time.monotonic() + patience
+        while (draining := self._begin_drain(max(0.0, deadline - time.monotonic()))) is not None:
+            await asyncio.wait({draining}, timeout=max(0.0, deadline - time.monotonic()) + 1.0)
+            if not draining.cancelled() or time.monotonic() > deadline:
+                break
         return self._drained(draining)
 
     @guarded("flush_failed", "%s failed: rows are still being written")

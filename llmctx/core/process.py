@@ -20,6 +20,8 @@ import time
 import weakref
 from collections.abc import Callable
 from enum import IntEnum
+from functools import partial
+from pathlib import Path
 from typing import Final, Generic, Protocol, TypeVar
 
 from llmctx.core.guard import harmless, swallow
@@ -46,6 +48,9 @@ not_forking: Final = ForkLock()
 """Held for moments that a forked child must not inherit half done: a lock that is taken but not noted, an import."""
 _PATIENCE_S: Final = 1.0  # of a fork: the disk may have hung up
 _closed: Final[list[ForkGate | ForkLock]] = []
+_ATTEMPTS: Final = 2  # of each part of a fork and of the end: what fails once is done again
+_OURS: Final = ("llmctx", "asyncio_")  # names of the pipeline's threads, and of those in which its loop looks up hosts
+_forks_from_a_thread = _began_in_a_thread = False
 
 
 def in_forked_child(stage: ForkStage) -> Callable[[F], F]:
@@ -70,15 +75,25 @@ class Forkable(Generic[T]):
     def each(self, do: Callable[[T], object]) -> None:
         """Call `do` with each, also where it fails for others."""
         for one in list(self._all):
-            try:
-                do(one)
-            except BaseException as problem:  # noqa: BLE001  the interpreter is ending, or has just forked
-                swallow(problem, "lifecycle_failed", "a %s failed in a hook of the process", type(one).__name__)
+            _persist(partial(do, one), f"a {type(one).__name__}")
+
+
+def _persist(do: Callable[[], object], what: str) -> None:
+    """Call `do`, and once more where it fails: half of it would be left. Count what fails."""
+    for _ in range(_ATTEMPTS):
+        try:
+            do()
+        except BaseException as problem:  # noqa: BLE001  the interpreter is ending, or has just forked
+            swallow(problem, "lifecycle_failed", "%s failed in a hook of the process, and is called again", what)
+        else:
+            return
 
 
 @harmless("lifecycle_failed")
 def _before_fork() -> None:
     """Wait until no thread is in the middle of something that does not survive a fork, at most a second for each."""
+    global _forks_from_a_thread
+    _forks_from_a_thread = threading.get_ident() != threading.main_thread().ident
     all_gates: list[ForkGate | ForkLock] = [*gates, not_forking]
     for gate in all_gates:
         if gate.acquire(timeout=_PATIENCE_S):
@@ -93,14 +108,13 @@ def _after_fork_in_parent() -> None:
 
 @harmless("lifecycle_failed")
 def _after_fork_in_child() -> None:
+    global _began_in_a_thread
+    _began_in_a_thread |= _forks_from_a_thread
     _closed.clear()
     gates.clear()  # those who would open them are threads of the parent
     not_forking.renew()
-    for _, hook in sorted(_hooks, key=lambda one: one[0]):
-        try:
-            hook()
-        except BaseException as problem:  # noqa: BLE001  the others are to run all the same
-            swallow(problem, "lifecycle_failed", "a part of llmctx failed after a fork")
+    for stage, hook in sorted(_hooks, key=lambda one: one[0]):
+        _persist(hook, f"the part {stage.name}")
 
 
 if hasattr(os, "register_at_fork"):  # Windows has no forks
@@ -108,6 +122,26 @@ if hasattr(os, "register_at_fork"):  # Windows has no forks
 
 
 # -- the end ------------------------------------------------------------------------------------------------------
+
+
+def is_left_alone() -> bool:
+    """Return whether no thread of the application's is left. Only then the pipeline's thread must end by itself.
+
+    Of a process that was forked by a thread, Python does not notice the end: it is over with its last thread, without
+    a hook, and the pipeline's would keep it for ever.
+    """
+    if not _began_in_a_thread or not _first_thread_has_ended():
+        return False
+    first = threading.main_thread()
+    return all(thread is first or thread.name.startswith(_OURS) for thread in threading.enumerate())
+
+
+def _first_thread_has_ended() -> bool:
+    try:
+        state = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return not threading.main_thread().is_alive()
+    return state.rpartition(")")[2].split()[0] == "Z"  # the others of its process are not seen there
 
 
 class ProcessHooks(Protocol):

@@ -62,6 +62,7 @@ class Batcher:
         self._hurried = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_prepared = False
+        self._is_to_prepare = False
         self._good: CallRecord | None = None
         """One that the destination took: the specimen for a probe."""
         self.rejected: deque[tuple[CallRecord, str, str]] = deque(maxlen=_REJECTED_KEPT)
@@ -144,6 +145,11 @@ class Batcher:
         finally:
             await self._destination.close()
 
+    def prepare_soon(self) -> None:
+        """Have the destination prepared even if there is nothing to store."""
+        self._is_to_prepare = True
+        self._more.set()
+
     async def drain(self, timeout_s: float) -> int:
         """Wait until nothing waits any more, at most `timeout_s` seconds. Return how many records are left."""
         self._hurried += 1
@@ -182,7 +188,7 @@ class Batcher:
             if self._deferred and time.monotonic() >= self._deferred_until:
                 self._queue.extendleft(reversed(self._deferred))
                 self._deferred.clear()
-            if self._queue:
+            if self._queue or self._is_to_prepare:
                 break
             if not self._deferred:
                 self._settled.set()
@@ -209,7 +215,8 @@ class Batcher:
             try:
                 if not self._is_prepared or self._destination.is_stale:
                     await self._prepare()
-                await self._store_part(list(self._batch))
+                if self._batch:
+                    await self._store_part(list(self._batch))
             except Exception as problem:  # noqa: BLE001  sorted by what it says
                 failure = self._classify(problem)
             else:
@@ -238,7 +245,7 @@ class Batcher:
     async def _prepare(self) -> bool:
         self._is_prepared = False
         has_changed = await self._destination.prepare()
-        self._is_prepared = True
+        self._is_prepared, self._is_to_prepare = True, False
         return has_changed
 
     async def _store_part(self, part: list[Row]) -> None:

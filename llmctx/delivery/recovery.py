@@ -2,6 +2,8 @@
 
 Their files stay where they are, locked, until the destination has all of it. Should this process die meanwhile, the
 next one recovers them; storing twice is harmless. The rows are counted apart from this process's own.
+
+A journal belongs to a database, not to its name (`storage/place.py`): rows that were to go to another one stay.
 """
 
 from __future__ import annotations
@@ -11,22 +13,22 @@ import random
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain, islice, repeat
+from pathlib import Path
 from typing import Final
 
 from llmctx.core.diagnostics import diagnostics
+from llmctx.core.place import Place, is_of
 from llmctx.core.record import CallRecord
 from llmctx.core.threads import outside_loop, run_in_daemon_thread
 from llmctx.delivery.batcher import Batcher
+from llmctx.delivery.destination import Destination
 from llmctx.delivery.journal import DeadJournal, Journal
+from llmctx.settings import Settings
 
 AT_ONCE: Final = 200
 """Records that are read from a journal before anything else is done."""
 _EVERY_S: Final = 3.0
-
-
-@outside_loop
-def _has_company(journal: Journal) -> bool:
-    return journal.has_company
+_ELSEWHERE_EVERY: Final = 5  # rounds between two looks into directories of other names: the same place may have several
 
 
 class Recovery:
@@ -36,16 +38,27 @@ class Recovery:
         batcher: takes the rows as long as no more than `room` bytes wait there.
         held: calls of this process whose rows are in the batcher's memory; the spool's, which removes them.
         room: in bytes.
+        destination: whose rows these are to be.
+        settings: say where else journals lie.
         lost: applied to the rows of calls that were open when their process died.
     """
 
     def __init__(
-        self, batcher: Batcher, held: set[bytes], room: int, lost: Callable[[CallRecord], CallRecord] | None = None
+        self,
+        batcher: Batcher,
+        held: set[bytes],
+        room: int,
+        destination: Destination,
+        settings: Settings,
+        lost: Callable[[CallRecord], CallRecord] | None = None,
     ) -> None:
         self._batcher = batcher
         self._held = held
         self._room = room
+        self._destination = destination
+        self._settings = settings
         self._lost = lost
+        self._rounds = 0
         self._progress = asyncio.Event()
         self._recovered_ids: set[bytes] = set()
         """Calls of dead processes whose rows are in the batcher's memory."""
@@ -90,7 +103,7 @@ class Recovery:
         while True:
             journal = self.journal
             try:
-                if journal is not None and _has_company(journal):
+                if journal is not None:
                     await self._recover_all(journal)
             except Exception as problem:  # noqa: BLE001  the disk; the next round tries again
                 diagnostics.count(
@@ -99,10 +112,29 @@ class Recovery:
             await asyncio.sleep(_EVERY_S * (0.5 + random.random()))  # noqa: S311  spread: workers die together
 
     async def _recover_all(self, journal: Journal) -> None:
-        journals = journal.recover()
+        elsewhere = self._elsewhere() if self._rounds % _ELSEWHERE_EVERY == 0 else []
+        if not elsewhere and not outside_loop(lambda: journal.has_company)():
+            self._rounds += 1
+            return
+        if self._destination.place is None:  # whose they are is known only with a connection
+            self._batcher.prepare_soon()
+            return
+        self._rounds += 1
+        journals = journal.recover(self._is_ours, elsewhere)
         while (dead := await run_in_daemon_thread(partial(next, journals, None))) is not None:
             with dead:
                 await self._recover(dead)
+
+    @outside_loop
+    def _elsewhere(self) -> list[Path]:
+        roots = self._settings.journal_roots(self._destination.key)
+        journal = self.journal
+        return [root for root in roots if journal is None or root != journal.directory]
+
+    def _is_ours(self, place: Place, is_here: bool) -> bool:
+        """Return whether rows that were to go to `place` may go where ours go; `is_here`: it goes by the same name."""
+        here = self._destination.place
+        return here is not None and is_of(here, place, goes_by_our_name=is_here)
 
     async def _recover(self, dead: DeadJournal) -> None:
         """Give the batcher everything of a dead process's, wait until all of it is done, then remove its files."""

@@ -14,11 +14,13 @@ import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import ClassVar, Final
 
 from llmctx.capture.open_calls import OpenCall
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import JournalUnavailable
+from llmctx.core.place import Place
 from llmctx.core.record import CallRecord, use_thread_as_session, without_snapshots
 from llmctx.core.threads import outside_loop
 from llmctx.delivery.batcher import Batcher
@@ -55,7 +57,7 @@ class Spool(RecordingSink):
         """Rows that are in the journal alone."""
         self._room = settings.memory_bytes // 4  # half is for calls on their way here, and the index takes its share
         lost = use_thread_as_session if settings.session == "thread" else None
-        self._recovery = Recovery(batcher, self._held, self._room // 2, lost)
+        self._recovery = Recovery(batcher, self._held, self._room // 2, destination, settings, lost)
         self._reading: Iterator[CallRecord] | None = None
         self._read: CallRecord | None = None
         self._strip_at = settings.journal_bytes // 2  # what is left holds ten times as many rows without their texts
@@ -120,43 +122,64 @@ class Spool(RecordingSink):
 
         Asked again and again: a directory that could not be used may have been mended, another may have been moved.
         """
-        settings, old = self._settings, self._journal
-        if settings.durability == "memory" or time.monotonic() < self._try_again_at:
+        old = self._journal
+        if self._settings.durability == "memory" or time.monotonic() < self._try_again_at:
             return False
-        if old is not None and not old.is_displaced:
+        if old is not None and not old.is_displaced and old.is_intact:
             return False
         problem: Exception | None = None
-        for directory in settings.journal_directories_of(self._destination.key):
-            if self._has_begun and not directory.parent.parent.is_dir():  # removed with all around it: not wanted there
-                continue
-            try:
-                new = Journal(
-                    directory,
-                    limit_bytes=settings.journal_bytes,
-                    segment_bytes=min(_SEGMENT, settings.journal_bytes // 16),
-                    fsync_s=0.0 if settings.durability == "fsync" else None,
-                )
-            except (JournalUnavailable, OSError) as refusal:
-                problem = problem or refusal
-            else:
-                if old is None or self._move(old, new):
-                    self._journal = self._recovery.journal = new
-                    self._try_again_at, self._has_begun = 0.0, True
-                    # what was in memory alone, for want of a journal; others' rows are in theirs
-                    here = [one for one in self._batcher.in_memory() if not self._recovery.holds(one.call_id.bytes)]
-                    self._held.update(one.call_id.bytes for one in here[: new.append(here)])
-                    return True
+        try:
+            for directory in self._settings.journal_directories_of(self._destination.key):
+                # removed with all around it: not wanted there
+                if self._has_begun and not directory.parent.parent.is_dir():
+                    continue
+                try:
+                    new = self._begin(directory)
+                except (JournalUnavailable, OSError) as refusal:
+                    problem = problem or refusal
+                else:
+                    if old is None or self._move(old, new):
+                        self._use(new)
+                        return True
+        except Exception as failure:  # noqa: BLE001  there may be no home, no user, no temporary directory
+            problem = problem or failure
         self._try_again_at = time.monotonic() + _TRY_AGAIN_S
-        if old is not None:
+        if old is None:
+            why = problem or "The journal's directory is gone: set LLMCTX_JOURNAL_DIR."
             diagnostics.count(
-                "journal_astray", "the journal was moved, and no new one can be created there: %s", problem
+                "journal_unavailable", "%s Until then rows wait in memory, and are lost when the process ends.", why
             )
-            return False
-        why = problem or "The journal's directory is gone: set LLMCTX_JOURNAL_DIR."
-        diagnostics.count(
-            "journal_unavailable", "%s Until then rows wait in memory, and are lost when the process ends.", why
-        )
+        elif old.has_vanished:
+            self._lose(old)
+        else:
+            diagnostics.count(
+                "journal_astray", "the journal was moved or cut, and no new one can be created there: %s", problem
+            )
         return False
+
+    def _begin(self, directory: Path) -> Journal:
+        settings = self._settings
+        return Journal(
+            directory,
+            limit_bytes=settings.journal_bytes,
+            segment_bytes=min(_SEGMENT, settings.journal_bytes // 16),
+            fsync_s=0.0 if settings.durability == "fsync" else None,
+            place=self._destination.place or Place(self._destination.name),
+        )
+
+    def _use(self, new: Journal) -> None:
+        self._journal = self._recovery.journal = new
+        self._try_again_at, self._has_begun = 0.0, True
+        # what was in memory alone, for want of a journal; others' rows are in theirs
+        here = [one for one in self._batcher.in_memory() if not self._recovery.holds(one.call_id.bytes)]
+        self._held.update(one.call_id.bytes for one in here[: new.append(here)])
+        new.sync(now=True)
+        # of what was on disk alone, as far as it could be read from where it was
+        gone = self._on_disk_only - sum(call_id not in self._held for call_id in new.pending_ids())
+        if gone > 0:
+            self._on_disk_only -= gone
+            self._unreadable += gone
+            diagnostics.count("journal_damaged", "%d rows that only the journal held are lost", gone)
 
     def submit(self, record: CallRecord) -> bool:
         """Take `record`. Return False if neither disk nor memory has room."""
@@ -304,17 +327,18 @@ class Spool(RecordingSink):
 
     @outside_loop
     def _tidy_up(self, journal: Journal) -> None:
-        if journal.has_vanished:
-            self._lose(journal)
+        if (place := self._destination.place) is not None:
+            journal.note_place(place)
+        if not journal.is_intact:  # `open` begins another one
             return
         journal.checkpoint()
         journal.sync()
         self._read_back()
 
     def _move(self, old: Journal, new: Journal) -> bool:
-        """Write what waits in `old`, whose directory was moved away, into `new`. False: it does not fit, `old` stays.
+        """Write what can be read of `old` into `new`. False: it does not fit, `old` stays.
 
-        No process would ever look where `old` lies now.
+        No process would ever look where `old` lies now, or its files are not what they were.
         """
         rows = old.waiting()
         try:
@@ -325,19 +349,22 @@ class Spool(RecordingSink):
             diagnostics.count("journal_failed", "the journal cannot be read now: %s", problem)
         else:
             if not some:
+                new.take_starts(old)
                 new.sync(now=True)
                 self._reading = self._read = None
-                diagnostics.count("journal_moved", "the journal in %s was moved: a new one is created", old.directory)
+                cause, what = ("journal_vanished", "removed") if old.has_vanished else ("journal_moved", "moved or cut")
+                diagnostics.count(cause, "the journal in %s was %s: a new one is created", old.directory, what)
                 old.close(discard=True)
                 return True
         new.close(discard=True)
         return False
 
     def _lose(self, journal: Journal) -> None:
-        """Let go of a journal whose files were removed. What is in memory is stored; `open` begins another one."""
+        """Let go of a journal that was removed, where no other one can be begun. What is in memory is stored."""
         diagnostics.count(
             "journal_vanished",
-            "the journal in %s was removed: %d rows that only it held are lost. A new one is created.",
+            "the journal in %s was removed, and no new one can be created: %d rows that only it held are lost, others "
+            "wait in memory",
             journal.directory,
             self._on_disk_only,
         )

@@ -20,6 +20,7 @@ from llmctx.capture.open_calls import OpenCall, OpenCalls
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import harmless
 from llmctx.core.locks import RecoverableLock
+from llmctx.core.process import is_left_alone
 from llmctx.core.scheduling import Throttle
 from llmctx.core.threads import PIPELINE, DaemonThread, daemon_thread, outside_loop
 from llmctx.delivery.pipeline import CHUNK, Pipeline
@@ -52,11 +53,14 @@ class Worker:
         self._last: DaemonThread | None = None  # it may be about to end
         self._idle = self._stopping = self._asleep = False
         self._ready = threading.Event()
+        """Its loop runs."""
         self._starting = RecoverableLock(lost_s=30.0)  # a forked child's first calls may come from two threads at once
         self._hurry = 0
         self.open_calls: OpenCalls | None = None
         self.on_ledger: Callable[[], None] | None = None
         """Called once a minute."""
+        self.on_look: Callable[[], None] | None = None
+        """Called about once a second."""
         self.on_first_call: Callable[[], None] | None = None
         """Called when the thread is started by a call, in a forked child."""
 
@@ -81,35 +85,47 @@ class Worker:
             self.look_after()
 
     def look_after(self) -> None:
-        """Start the thread again if it has died without a word."""
+        """Start the thread if it has died without a word, or could not be started."""
         with self._starting:
             self._beat, beaten = time.monotonic(), self._beat
-            if beaten and not self._stopping and not self._asleep and not self.running:
-                diagnostics.count("pipeline_died", "the pipeline's thread has died and is restarted")
-                with contextlib.suppress(RuntimeError):  # no thread is to be had: the next caller tries again
-                    self.start(wait=False)
+            if not beaten or self._stopping or self._asleep or self.running:
+                return
+            has_died = self._thread is not None
+            try:
+                self.start(wait=False)
+            except Exception as problem:  # noqa: BLE001  no thread is to be had
+                diagnostics.count(
+                    "pipeline_not_started",
+                    "no thread can be started for the pipeline: %s. Calls wait in memory; it is tried again.", problem,
+                )  # fmt: skip
+            else:
+                if has_died:
+                    diagnostics.count("pipeline_died", "the pipeline's thread had died, and was started again")
 
     def start(self, *, wait: bool = True) -> None:
-        """Start the thread; once it runs, return."""
+        """Start the thread; once it runs, return. Where it cannot be started, raise: the next call tries again."""
         if (last := self._last) is not None:
             last.join(_RESTART_S if self._stopping else 0.0)
             if last.is_alive():  # two would be in each other's way
                 self._thread, self._stopping = last, False
                 return
-        ready = self._ready = threading.Event()
+        begun = threading.Event()
+        self._ready.clear()
+        self._beat = time.monotonic() - _SILENT_S + _RESTART_S
+        self._stopping, self._last, self._thread = False, None, None
+        thread = daemon_thread(self._main, begun, name=PIPELINE)
+        thread.start()
+        self._last = self._thread = thread
         self._beat = time.monotonic()
-        self._stopping = self._asleep = False
-        self._last = daemon_thread(self._main, ready, name=PIPELINE)
-        self._thread = self._last
-        self._thread.start()
+        self._asleep = False
         if wait:
-            outside_loop(ready.wait)(5.0)  # and no longer, whatever the disk does: the application is starting
+            outside_loop(begun.wait)(5.0)  # and no longer, whatever the disk does: the application is starting
 
     async def wait_until_ready(self) -> None:
         """Return once the thread runs, after 5 seconds at the latest."""
         deadline = time.monotonic() + 5.0
         # polled: waiting in a thread would take one of the application's
-        while not self._ready.is_set() and time.monotonic() < deadline:  # noqa: ASYNC110
+        while self.running and not self._ready.is_set() and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
 
     def start_when_needed(self) -> None:
@@ -153,6 +169,7 @@ class Worker:
         thread = self._ask_to_stop()
         if thread is not None:
             thread.join(timeout_s)
+        self._take_the_rest(thread)
 
     async def astop(self, timeout_s: float) -> None:
         """`stop` for coroutines. Never raises."""
@@ -161,6 +178,12 @@ class Worker:
         # polled: waiting in a thread would take one of the application's
         while thread is not None and thread.is_alive() and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.002)
+        self._take_the_rest(thread)
+
+    def _take_the_rest(self, thread: DaemonThread | None) -> None:
+        """Bring calls into the journal that no thread was there to take."""
+        if self.pipeline.is_busy and (thread is None or not thread.is_alive()):
+            self._finish()
 
     @harmless("close_failed")
     def _ask_to_stop(self) -> DaemonThread | None:
@@ -182,10 +205,10 @@ class Worker:
     def _start_once(self) -> None:
         with self._starting:
             if self._asleep:
-                self._open_sink()  # here and now: a child may leave at once, and its call is to be known all the same
-                self.start(wait=False)
                 if self.on_first_call is not None:
                     self.on_first_call()
+                self._open_sink()  # here and now: a child may leave at once, and its call is to be known all the same
+                self.start(wait=False)
 
     # -- in the thread ----------------------------------------------------------------------------------------------
 
@@ -193,28 +216,48 @@ class Worker:
         for event in filter(None, (self._work, *others)):
             event.set()
 
-    def _main(self, ready: threading.Event) -> None:
+    def _main(self, begun: threading.Event) -> None:
         while not self._stopping:
             try:
-                with asyncio.Runner(debug=False) as runner:  # whatever the application debugs is not our loop, nor what
-                    runner.run(self._run(ready))  # it nests: libraries replace asyncio.run
+                # whatever the application debugs is not our loop, nor what it nests: libraries replace asyncio.run
+                with asyncio.Runner(debug=False) as runner:
+                    runner.get_loop()  # before there is a coroutine that it would have to run
+                    runner.run(self._run(begun))
             except BaseException as problem:  # noqa: BLE001  a thread has nobody to raise to, and nothing else stores
                 diagnostics.count("pipeline_died", "the pipeline stopped and is restarted", exc=problem)
+                self._loop = None
+                self._ready.clear()
+                begun.set()
                 time.sleep(_RESTART_S)
             finally:
                 self._loop = None
-                ready.set()
-        if self._sink is not None:
-            self._close_sink(self._sink)
+        self._finish()
+        begun.set()
+        self._ready.set()
 
-    async def _run(self, ready: threading.Event) -> None:
+    def _finish(self) -> None:
+        """Bring what is left into the journal, and close it. What fails is tried once more."""
+        for _ in range(2):
+            try:
+                if self.pipeline.is_busy:
+                    self.pipeline.recover()
+                    self._open_sink()
+                if self._sink is not None:
+                    self._close_sink(self._sink)
+            except BaseException as problem:  # noqa: BLE001  as above
+                diagnostics.count("close_failed", "the pipeline could not be closed", exc=problem)
+            else:
+                return
+
+    async def _run(self, begun: threading.Event) -> None:
         self._work, self._urgent = asyncio.Event(), asyncio.Event()
         self.pipeline.recover()
         sink, self._loop = self._open_sink(), asyncio.get_running_loop()
         self._loop.set_exception_handler(diagnostics.count_loop_failure)
         background = asyncio.create_task(sink.run(), name="llmctx-sink")
         talking = None if self._shared is None else asyncio.create_task(self._shared.run(), name="llmctx-registry")
-        ready.set()
+        self._ready.set()
+        begun.set()
         next_ledger, next_look = time.monotonic() + _LEDGER_S, 0.0
         try:
             while not self._stopping:
@@ -224,10 +267,9 @@ class Worker:
                     await self._linger()
                 await self.pipeline.process(sink)
                 now = self._beat = time.monotonic()
-                if self.open_calls is not None and now > next_look:
+                if now > next_look:
                     next_look = now + _HOUSEKEEPING_S / 2
-                    outside_loop(self.open_calls.sweep)(self._settings.call_limit_s)
-                    self._open_sink()  # its journal may have to be begun anew
+                    await self._keep_house(sink)
                 if now > next_ledger:
                     next_ledger += _LEDGER_S
                     if self.on_ledger is not None:
@@ -247,6 +289,19 @@ class Worker:
                     await task
             if self._shared is not None:
                 await self._shared.aclose()
+
+    async def _keep_house(self, sink: RecordingSink) -> None:
+        if self.open_calls is not None:
+            outside_loop(self.open_calls.sweep)(self._settings.call_limit_s)
+        self._open_sink()  # its journal may have to be begun anew
+        if self.on_look is not None:
+            outside_loop(self.on_look)()
+        if outside_loop(is_left_alone)():  # end with the process, which only this thread keeps alive
+            if self.open_calls is not None:
+                outside_loop(self.open_calls.close)()
+            await self.pipeline.process(sink)
+            await sink.drain(self._settings.shutdown_timeout_s)
+            self._stopping = True
 
     @outside_loop
     def _open_sink(self) -> RecordingSink:

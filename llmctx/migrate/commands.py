@@ -14,8 +14,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, inspect
+from sqlalchemy.exc import DBAPIError
 
 from llmctx.core.errors import ConfigError, LlmctxError, MigrationsPending, NotACallLog
+from llmctx.core.place import Place
 from llmctx.migrate.adoption import plan as adoption
 from llmctx.migrate.adoption.undo import columns_with_nulls, plan_undo
 from llmctx.migrate.autogenerate import include_object, leaving
@@ -37,14 +39,15 @@ from llmctx.migrate.state import (
 from llmctx.settings import Settings, settings_of
 from llmctx.storage.catalog import qualified
 from llmctx.storage.engine import sqlite_file, where
+from llmctx.storage.place import note, place_of
 from llmctx.storage.rollup.tables import names_of
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
 __all__ = [
-    "Plan", "State", "Step", "check", "downgrade", "include_object", "leaving", "plan", "scripts", "sql", "state",
-    "upgrade",
+    "Plan", "State", "Step", "check", "downgrade", "identify", "include_object", "leaving", "plan", "scripts", "sql",
+    "state", "upgrade",
 ]  # fmt: skip
 
 
@@ -165,6 +168,11 @@ def upgrade(
     settings = settings_of(database, **given)
 
     def up(connection: Connection, config: Config) -> State:
+        before = bring_up(connection, config)
+        _note_place(connection, settings)
+        return before
+
+    def bring_up(connection: Connection, config: Config) -> State:
         from alembic import command
 
         from llmctx.migrate.adoption.revision import Run
@@ -192,6 +200,30 @@ def upgrade(
         return before
 
     return changing(settings, up)
+
+
+def identify(settings: Settings) -> Place:
+    """Note an id in a database at the head that has none, if this role may. Return which database it is.
+
+    Rows that wait on disk are known by it to belong there.
+    """
+
+    def ask(connection: Connection, _: Config) -> Place:
+        _note_place(connection, settings)
+        return place_of(connection, settings)
+
+    return changing(settings, ask)
+
+
+def _note_place(connection: Connection, settings: Settings) -> None:
+    try:
+        with connection.begin_nested():
+            note(connection, settings)
+        connection.commit()
+    except (
+        DBAPIError
+    ):  # a role that may not, or a server that is only read: it is known by other things, or by its name
+        connection.rollback()
 
 
 def _mend(connection: Connection, seen: Survey, say: Callable[[str], None] | None) -> None:

@@ -200,14 +200,30 @@ class Settings(BaseModel):
         which only a directory of our own is safe.
         """
         if self.journal_dir is not None:
-            return (Path(self.journal_dir).expanduser() / key,)
+            with contextlib.suppress(RuntimeError, KeyError):  # `~`, and this user has no home
+                return (Path(self.journal_dir).expanduser() / key,)
+            return ()
         directories = []
         state = os.environ.get("XDG_STATE_HOME", "")
-        with contextlib.suppress(RuntimeError):  # this user has no home
+        with contextlib.suppress(RuntimeError, KeyError):  # this user has no home
             directories.append(
                 (Path(state) if Path(state).is_absolute() else Path.home() / ".local/state") / "llmctx" / key
             )
-        return (*directories, Path(tempfile.gettempdir()) / f"llmctx-{os.geteuid()}-{key}")
+        with contextlib.suppress(OSError):  # no directory is there that could be written
+            directories.append(Path(tempfile.gettempdir()) / f"llmctx-{os.geteuid()}-{key}")
+        return tuple(directories)
+
+    def journal_roots(self, key: str | None = None) -> tuple[Path, ...]:
+        """Return the directories of journals that lie on this host, of whatever destination; first those of `key`."""
+        own = self.journal_directories_of(key or self.journal_key)
+        found = dict.fromkeys(own)
+        for one in own:
+            in_temp = one.name.startswith(f"llmctx-{os.geteuid()}-") and self.journal_dir is None
+            with contextlib.suppress(OSError):
+                for other in sorted(one.parent.glob(f"llmctx-{os.geteuid()}-*" if in_temp else "*")):
+                    if (other / "quarantine").is_dir():  # each of ours has one
+                        found[other] = None
+        return tuple(found)
 
     def __repr_args__(self) -> Any:
         yield "database_url", shown_url(self.database_url)

@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
@@ -18,11 +18,13 @@ from uuid import UUID
 import orjson
 
 from llmctx.core.diagnostics import diagnostics
+from llmctx.core.place import Place
 from llmctx.core.process import not_forking
 from llmctx.core.record import CallRecord
 from llmctx.delivery.journal import directory as directories
 from llmctx.delivery.journal.frames import ID_BYTES, Kind, frame, frames_in, pack_record, record_of
 from llmctx.delivery.journal.recovery import Keep, rewrite
+from llmctx.storage.sanitize import clean
 
 _FILE: Final = "refused"
 _LIMIT: Final = 64 * 1024 * 1024
@@ -37,21 +39,28 @@ class DeadLetter:
     sqlstate: str
     reason: str
     at: datetime
+    place: Place = field(default_factory=Place)
+    """Which destination it was that refused it."""
 
 
 class DeadLetters:
     """The dead letters of a journal's directory. Any process may use them; one thread at a time."""
 
-    def __init__(self, root: int, *, limit_bytes: int = _LIMIT) -> None:
-        """Raise OSError if its directory can be neither made nor opened."""
+    def __init__(self, root: int, *, limit_bytes: int = _LIMIT, fsync: bool = False) -> None:
+        """With `fsync`, wait for the disk. Raise OSError if its directory can be neither made nor opened."""
         self._limit = limit_bytes
+        self._fsync = fsync
+        self.place = Place()
+        """The destination that refuses."""
         with contextlib.suppress(FileExistsError):
             os.mkdir(directories.DEAD_LETTERS, 0o700, dir_fd=root)
         self.folder = directories.open_inside(directories.DEAD_LETTERS, root)
 
     def append(self, record: CallRecord, sqlstate: str, reason: str) -> bool:
         """Keep `record`. Return False if that is impossible: the file or the disk is full, or the lock is held."""
-        about = orjson.dumps({"sqlstate": sqlstate, "reason": _plain(reason), "at": datetime.now(UTC).isoformat()})
+        place = {"name": self.place.name, "ids": sorted(self.place.ids)}
+        told = {"sqlstate": sqlstate, "reason": _plain(reason), "at": datetime.now(UTC).isoformat(), "place": place}
+        about = orjson.dumps(told)
         payload = pack_record(record)
         # {"record": {…}, "sqlstate": …}, without reading the record again
         whole = payload[:ID_BYTES] + b'{"record":' + payload[ID_BYTES:] + b"," + about[1:]
@@ -77,7 +86,7 @@ class DeadLetters:
                 return False
             try:
                 if os.write(fd, made) == len(made):
-                    return True
+                    return self._kept(fd)
                 diagnostics.count("quarantine_failed", "a dead letter could not be written: the disk is full")
             except OSError:
                 os.ftruncate(fd, size)
@@ -87,6 +96,15 @@ class DeadLetters:
         finally:
             os.close(fd)
 
+    def _kept(self, fd: int) -> bool:
+        """Wait for the disk, if that is wanted; where that fails, write the whole file anew. Raise OSError."""
+        if self._fsync:
+            try:
+                os.fdatasync(fd)
+            except OSError:
+                directories.replace(_FILE, self.folder, directories.read_file(_FILE, self.folder))
+        return True
+
     def read(self) -> Iterator[DeadLetter]:
         """Yield all that is there, oldest first. What cannot be read is passed over."""
         for found in frames_in(directories.read_file(_FILE, self.folder)):
@@ -94,7 +112,11 @@ class DeadLetters:
                 with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
                     letter = orjson.loads(found.payload[ID_BYTES:])
                     at = datetime.fromisoformat(letter["at"])
-                    yield DeadLetter(record_of(letter["record"]), str(letter["sqlstate"]), str(letter["reason"]), at)
+                    place = letter.get("place") or {"name": "", "ids": ()}
+                    yield DeadLetter(
+                        clean(record_of(letter["record"])), str(letter["sqlstate"]), str(letter["reason"]), at,
+                        Place(str(place["name"]), frozenset(place["ids"])),
+                    )  # fmt: skip
 
     def __len__(self) -> int:
         return sum(found.kind == Kind.REFUSED for found in frames_in(directories.read_file(_FILE, self.folder)))

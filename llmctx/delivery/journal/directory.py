@@ -3,10 +3,10 @@
 Everything is opened relative to a directory that is already open, without following links, with mode 0600 in 0700,
 and closed on exec. What belongs to another user is not touched.
 
-A process is alive while it holds the `flock` on its lock file, and for no other reason: process ids are used again.
-`flock` belongs to the open file, so it is seen also between two journals of one process (POSIX record locks are not,
-and vanish when another descriptor of the file is closed), but a forked child shares it: `Journal` closes the
-child's copy. A directory gets its name after its lock is held, so no process ever meets one that only seems dead.
+A process that is alive holds the `flock` on its lock file; where the lock is free, `owner.py` tells. `flock` belongs
+to the open file, so it is seen also between two journals of one process (POSIX record locks are not, and vanish when
+another descriptor of the file is closed), but a forked child shares it: `Journal` closes the child's copy. A directory
+gets its name after its lock is held, so no process ever meets one that only seems dead.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import secrets
 import stat
 import time
@@ -26,6 +27,7 @@ from llmctx.core.errors import JournalUnavailable
 
 LOCK: Final = "lock"
 DEAD_LETTERS: Final = "quarantine"
+_PROCESS: Final = re.compile(r"\d+-[0-9a-f]+-[0-9a-f]+")  # what else lies there is not ours
 _NEW: Final = ".new-"
 _MADE_S: Final = 3600.0  # longer than it takes to make a directory or a file, whatever its process waits for
 _ROTATE: Final = ".settle"
@@ -52,14 +54,15 @@ def open_private(path: str | os.PathLike[str]) -> int:
         except BaseException:
             os.close(fd)
             raise
-    except OSError as problem:
+    except (OSError, ValueError) as problem:  # ValueError: a path that is none
         raise unavailable(path, problem) from problem
     return fd
 
 
-def unavailable(directory: str | os.PathLike[str], problem: OSError) -> JournalUnavailable:
+def unavailable(directory: str | os.PathLike[str], problem: Exception) -> JournalUnavailable:
+    number = getattr(problem, "errno", None)
     return JournalUnavailable(
-        f"The journal's directory {directory} cannot be used: {os.strerror(problem.errno or 0)}. Let "
+        f"The journal's directory {directory} cannot be used: {os.strerror(number) if number else problem}. Let "
         "LLMCTX_JOURNAL_DIR name one that this user may make and write."
     )
 
@@ -74,8 +77,8 @@ def open_inside(name: str, root: int) -> int:
 
 
 def create(name: str, folder: int) -> int:
-    """Return a descriptor of a new file, for appending. Raise OSError, also if there is one."""
-    return os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | _SAFE, 0o600, dir_fd=folder)
+    """Return a descriptor of a new file, for appending and reading. Raise OSError, also if there is one."""
+    return os.open(name, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | _SAFE, 0o600, dir_fd=folder)
 
 
 def read_file(name: str, folder: int) -> bytes:
@@ -88,16 +91,42 @@ def read_file(name: str, folder: int) -> bytes:
     except OSError as problem:
         _pass_on_if_it_is_ours(problem)
         return b""
-    pieces = []
     try:
-        if stat.S_ISREG(os.fstat(fd).st_mode):
-            while piece := os.read(fd, 1 << 20):
-                pieces.append(piece)
-    except OSError as problem:  # the disk: what it gave so far counts
-        _pass_on_if_it_is_ours(problem)
+        return read_descriptor(fd)
     finally:
         os.close(fd)
+
+
+def read_descriptor(fd: int) -> bytes:
+    """Return all that can be read of an open file, as `read_file`, wherever it lies by now."""
+    pieces: list[bytes] = []
+    at = 0
+    try:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            while piece := os.pread(fd, 1 << 20, at):
+                pieces.append(piece)
+                at += len(piece)
+    except OSError as problem:  # the disk: what it gave so far counts
+        _pass_on_if_it_is_ours(problem)
     return b"".join(pieces)
+
+
+def is_file(name: str, folder: int, *, inode: int, size: int) -> bool:
+    """Return whether a file is still the one that it was, with all that was written to it."""
+    try:
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except OSError as problem:
+        return problem.errno not in (errno.ENOENT, errno.ENOTDIR)  # it cannot be told now
+    return found.st_ino == inode and found.st_size >= size
+
+
+def name_of(inode: int, folder: int, likely: str) -> str | None:
+    """Return what a file is called in an open directory; None if it is not there. It may have been renamed."""
+    for name in (likely, *names_in(folder)):
+        with contextlib.suppress(OSError):
+            if os.stat(name, dir_fd=folder, follow_symlinks=False).st_ino == inode:
+                return name
+    return None
 
 
 def append(fd: int, data: bytes) -> tuple[int, str]:
@@ -123,15 +152,16 @@ def leads_to(path: str | os.PathLike[str], fd: int, root: int | None = None) -> 
         return False
 
 
-def replace(name: str, folder: int, data: bytes) -> None:
-    """Give a file other contents, all or nothing. Raise OSError."""
+def replace(name: str, folder: int, data: bytes, *, sync: bool = True) -> None:
+    """Give a file other contents, all or nothing; with `sync` also if power is lost. Raise OSError."""
     new = f"{_NEW}{secrets.token_hex(8)}"
     fd = create(new, folder)
     try:
         view = memoryview(data)
         while view:
             view = view[os.write(fd, view) :]
-        os.fdatasync(fd)
+        if sync:
+            os.fdatasync(fd)
         os.rename(new, name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
         os.unlink(new, dir_fd=folder)
@@ -199,18 +229,23 @@ def make_process_directory(root: int) -> tuple[str, int, int]:
         os.rmdir(_NEW + name, dir_fd=root)
         raise
     held = lock(folder)
-    if held is None:
+    try:
+        if held is None:
+            raise OSError(errno.ENOLCK, "the journal's lock cannot be held")
+        os.rename(_NEW + name, name, src_dir_fd=root, dst_dir_fd=root)
+    except BaseException:
         clear(_NEW + name, folder, root)
         os.close(folder)
-        raise OSError(errno.ENOLCK, "the journal's lock cannot be held")
-    os.rename(_NEW + name, name, src_dir_fd=root, dst_dir_fd=root)
+        if held is not None:
+            os.close(held)
+        raise
     return name, folder, held
 
 
 def process_directories_in(root: int) -> Iterator[str]:
     """Yield the names of the directories of processes."""
     for name in names_in(root):
-        if name != DEAD_LETTERS:
+        if _PROCESS.fullmatch(name):
             yield name
 
 

@@ -146,7 +146,10 @@ def unpack_record(payload: bytes) -> CallRecord:
     Raise ValueError for what is no record.
     """
     try:
-        return record_of(orjson.loads(payload[ID_BYTES:]))
+        record = record_of(orjson.loads(payload[ID_BYTES:]))
+        if record.call_id.bytes != payload[:ID_BYTES]:
+            raise ValueError("a record of another call")
+        return record
     except (KeyError, TypeError, AttributeError, ArithmeticError) as problem:
         raise ValueError(f"no record: {problem!r}") from None
 

@@ -10,7 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from llmctx.core.place import Place
 from llmctx.delivery.journal import directory as directories
+from llmctx.delivery.journal import owner as owners
 from llmctx.delivery.journal.dead_letters import DeadLetter, DeadLetters
 from llmctx.delivery.journal.frames import (
     ID_BYTES,
@@ -22,6 +24,7 @@ from llmctx.delivery.journal.frames import (
     start_of,
     unpack_record,
 )
+from llmctx.storage.sanitize import clean
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class ProcessJournal:
     bytes: int
     oldest: datetime | None
     damaged: int
+    place: Place = field(default_factory=Place)
+    """Where its rows go, as far as its process knew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +111,7 @@ def search(directory: str | os.PathLike[str], wanted: Callable[[dict[str, Any]],
                 )
                 if name == directories.DEAD_LETTERS:
                     found.dead_letters += count
-                elif count and _is_alive(folder):
+                elif count and _is_alive(name, folder):
                     found.living[name.partition("-")[0]] = count
                 else:
                     found.dead += count
@@ -117,15 +122,15 @@ def search(directory: str | os.PathLike[str], wanted: Callable[[dict[str, Any]],
     return found
 
 
-def _is_alive(folder: int) -> bool:
+def _is_alive(name: str, folder: int) -> bool:
     held = directories.lock(folder)  # for a moment: a process that wants to recover it meanwhile comes again
     if held is not None:
         os.close(held)
-    return held is None
+    return held is None or owners.is_alive(name, folder)
 
 
 def _process_journal(name: str, folder: int) -> ProcessJournal:
-    alive = _is_alive(folder)
+    alive = _is_alive(name, folder)
     starts: dict[bytes, float] = {}
     records: dict[bytes, bytes] = {}
     done: set[bytes] = set()
@@ -145,10 +150,14 @@ def _process_journal(name: str, folder: int) -> ProcessJournal:
                     starts[start.call_id] = start.created_s
     waiting = {call_id: payload for call_id, payload in records.items() if call_id not in done}
     still_open = {call_id: at for call_id, at in starts.items() if call_id not in records and call_id not in done}
-    times = [datetime.fromtimestamp(at, UTC) for at in still_open.values()]
+    times = []
+    for at in still_open.values():
+        with contextlib.suppress(ValueError, OverflowError, OSError):
+            times.append(datetime.fromtimestamp(at, UTC))
     if waiting:
         with contextlib.suppress(ValueError):
-            times.append(unpack_record(min(waiting.items())[1]).created_at)  # ids are minted in the order of time
+            # ids are minted in the order of time
+            times.append(clean(unpack_record(min(waiting.items())[1])).created_at)
     pid = name.partition("-")[0]
     return ProcessJournal(
         name,
@@ -159,4 +168,5 @@ def _process_journal(name: str, folder: int) -> ProcessJournal:
         size,
         min(times, default=None),
         damage.places,
+        (owners.read(folder) or owners.Owner()).place,
     )

@@ -1,24 +1,29 @@
 """What dead processes have left: each journal is recovered by exactly one living process.
 
 The process that gets the lock of a directory whose own process has died reads all of its files before deciding
-anything: only a call of which no file knows more than its start is lost. The directory goes when everything in it is
-stored (`finish`); a process that dies before that leaves it to the next one. So a row may be stored twice, which is
-harmless: its key, call_id and created_at, comes from the journal each time.
+anything: only a call of which no file knows more than its start is lost, neither there nor in another journal of the
+same process. The directory goes when everything in it is stored (`finish`); a process that dies before that leaves it
+to the next one. So a row may be stored twice, which is harmless: its key, call_id and created_at, comes from the
+journal each time. A frame that is whole and makes no sense costs itself alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 from uuid import UUID
 
 from llmctx.core.diagnostics import diagnostics
+from llmctx.core.place import Place
 from llmctx.core.process import Forkable, ForkStage, not_forking
 from llmctx.core.record import SPECS, CallRecord, Status
 from llmctx.delivery.journal import directory as directories
+from llmctx.delivery.journal import owner as owners
 from llmctx.delivery.journal.frames import (
     ID_BYTES,
     Damage,
@@ -33,8 +38,12 @@ from llmctx.delivery.journal.frames import (
     unpack_record,
     with_columns,
 )
+from llmctx.delivery.journal.owner import Owner
 from llmctx.storage.sanitize import clean
 
+Accepts = Callable[[Place, bool], bool]
+"""Called with where a dead journal's rows are to go, and whether it lies in the own directory."""
+_NOWHERE: Final = Place()
 _OF_THE_MARKER: Final = frozenset(spec.name for spec in SPECS if spec.marked)
 
 
@@ -47,9 +56,14 @@ class DeadJournal:
                 dead.finish()
     """
 
-    def __init__(self, name: str, root: int, folder: int, lock: int) -> None:
+    def __init__(
+        self, name: str, root: int, folder: int, lock: int, place: Place = _NOWHERE, roots: Sequence[int] = ()
+    ) -> None:
         self.name = name
+        self.place = place
+        """Where its rows are to go, as far as its process knew."""
         self._root, self._folder, self._lock = root, folder, lock
+        self._roots = roots or (root,)  # where its process may have begun another journal
         self._held = True
         self.damage = Damage()
         """What could not be read."""
@@ -76,25 +90,58 @@ class DeadJournal:
                 call_id = found.payload[:ID_BYTES]
                 if found.kind == Kind.RECORD and call_id not in self._done and call_id not in yielded:
                     try:
-                        record = unpack_record(found.payload)
-                    except ValueError as problem:  # whole, and yet no record: of a version to come?
+                        # it may be of another version of llmctx
+                        record = clean(unpack_record(found.payload))
+                    except Exception as problem:  # noqa: BLE001  whole, and yet no record: of a version to come?
+                        self._recorded.discard(call_id)  # its start may still be told
                         diagnostics.count(
                             "journal_damaged", "a journal contains a record that cannot be read", exc=problem
                         )
                         continue
+                    self._recorded.add(call_id)
                     yielded.add(call_id)
-                    yield clean(record)  # it may be of another version of llmctx
+                    yield record
 
     def lost(self) -> Iterator[CallRecord]:
         """Yield rows of the calls that were open when the process died: identity and model, status `lost`."""
-        for call_id in self._lost_ids():
+        open_ids = self._lost_ids()
+        elsewhere = self._known_elsewhere() if open_ids else set()
+        for call_id in open_ids:
+            if call_id in elsewhere:
+                continue
             start = self._starts[call_id]
             fields = {name: value for name, value in start.fields.items() if name in _OF_THE_MARKER}
-            try:
-                record = record_of(fields | _born(start))
-            except (ValueError, TypeError, AttributeError, ArithmeticError, OverflowError):
-                record = record_of(_born(start))
-            yield clean(record)
+            for more in (fields, {}):
+                try:
+                    record = clean(record_of(more | _born(start)))
+                except Exception as problem:  # noqa: BLE001  as above
+                    diagnostics.count("journal_damaged", "a journal contains a start that cannot be read", exc=problem)
+                else:
+                    yield record
+                    break
+
+    def _known_elsewhere(self) -> set[bytes]:
+        """Return the calls that have records in other journals of the same process, or are done there."""
+        process = self.name.rpartition("-")[0] + "-"
+        known: set[bytes] = set()
+        for root in self._roots:
+            for name in directories.process_directories_in(root):
+                if name == self.name or not name.startswith(process):
+                    continue
+                try:
+                    folder = directories.open_inside(name, root)
+                except OSError:
+                    continue
+                try:
+                    for file in directories.names_in(folder):
+                        for found in frames_in(directories.read_file(file, folder)):
+                            if found.kind == Kind.RECORD:
+                                known.add(found.payload[:ID_BYTES])
+                            elif found.kind == Kind.DONE:
+                                known.update(ids_of(found.payload))
+                finally:
+                    os.close(folder)
+        return known
 
     def finish(self) -> None:
         """Remove the directory: everything is stored."""
@@ -161,23 +208,45 @@ def _born(start: Start) -> dict[str, Any]:
     }
 
 
-def recover(root: int) -> Iterator[DeadJournal]:
-    """Yield every journal in `root` whose process has died and that no other process has locked. Close `root`."""
+def recover(root: int, accepts: Accepts | None = None, elsewhere: Sequence[Path] = ()) -> Iterator[DeadJournal]:
+    """Yield every journal whose process has died and that no other process has locked: those in `root`, then those in
+    the directories `elsewhere` that can be opened. Close `root`.
+    """
+    roots = [root]
     try:
-        for name, folder in directories.folders_in(root):
-            with not_forking:
-                lock = directories.lock(folder)
-                if lock is None:
+        for path in elsewhere:
+            with contextlib.suppress(OSError):
+                roots.append(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW))
+        for one in roots:
+            for name, folder in directories.folders_in(one):
+                dead = _take(name, one, folder, roots, accepts)
+                if dead is None:
                     os.close(folder)
                     continue
-                dead = DeadJournal(name, root, folder, lock)
-            try:
-                dead.scan()
-                yield dead
-            finally:
-                dead.release()
+                try:
+                    dead.scan()
+                    yield dead
+                finally:
+                    dead.release()
     finally:
-        os.close(root)
+        for one in roots:
+            os.close(one)
+
+
+def _take(name: str, root: int, folder: int, roots: Sequence[int], accepts: Accepts | None) -> DeadJournal | None:
+    """Return a journal, locked, if its process has died and it is accepted."""
+    with not_forking:
+        lock = directories.lock(folder)
+        if lock is None:
+            return None
+        try:
+            owner = owners.read(folder) or Owner()
+            if (accepts is None or accepts(owner.place, root == roots[0])) and not owners.is_alive(name, folder, owner):
+                return DeadJournal(name, root, folder, lock, owner.place, roots)
+        except OSError as problem:
+            diagnostics.count("journal_failed", "a journal cannot be read now: %s", problem)
+        os.close(lock)
+        return None
 
 
 Keep = Callable[[dict[str, Any]], "bool | dict[str, Any]"]
@@ -190,10 +259,10 @@ def erase(root: int, keep: Keep) -> tuple[int, int]:
     Return for how many, and how many journals belong to living processes, which write theirs themselves.
     """
     removed = living = 0
-    for _, folder in directories.folders_in(root):
+    for name, folder in directories.folders_in(root):
         lock = directories.lock(folder)
         try:
-            if lock is None:
+            if lock is None or owners.is_alive(name, folder):
                 living += 1
                 continue
             for file in directories.names_in(folder):

@@ -16,33 +16,27 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
 from llmctx.core.diagnostics import diagnostics
+from llmctx.core.place import Place
 from llmctx.core.process import Forkable, ForkStage, not_forking
 from llmctx.core.record import CallRecord
 from llmctx.core.scheduling import yielding
 from llmctx.delivery.journal import directory as directories
+from llmctx.delivery.journal import owner as owners
 from llmctx.delivery.journal.dead_letters import DeadLetters
 from llmctx.delivery.journal.frames import Kind, done_payload, frame, frames_in, pack_record, unpack_record
-from llmctx.delivery.journal.recovery import DeadJournal, recover
+from llmctx.delivery.journal.recovery import Accepts, DeadJournal, recover
+from llmctx.delivery.journal.segment import Segment
 from llmctx.delivery.journal.start_markers import Markers
 
 _MIB: Final = 1024 * 1024
-
-
-class _Segment:
-    """A file of records."""
-
-    __slots__ = ("empty_size", "name", "pending", "size")
-
-    def __init__(self, name: str, size: int) -> None:
-        self.name = name
-        self.size = self.empty_size = size
-        self.pending: dict[bytes, None] = {}  # of as many as wait: smaller than a set, and there is no other index
+_BEAT_S: Final = 5.0
 
 
 class Journal:
@@ -56,6 +50,7 @@ class Journal:
         limit_bytes: bound of this process's files. Records are refused when it is reached; markers have a reserve.
         segment_bytes: size at which a new file of records is begun.
         fsync_s: None leaves it to the kernel when to write; else `sync` waits for the disk, no oftener than that.
+        place: where its rows go, as far as that is known (`note_place`).
 
     Raises `JournalUnavailable` if the directory cannot be made or written.
     """
@@ -67,6 +62,7 @@ class Journal:
         limit_bytes: int = 1024 * _MIB,
         segment_bytes: int = 8 * _MIB,
         fsync_s: float | None = None,
+        place: Place | None = None,
     ) -> None:
         self.directory = Path(directory)
         self._limit = limit_bytes
@@ -74,12 +70,17 @@ class Journal:
         self._fsync_s = fsync_s
         self._synced_at = 0.0
         self._dirty = False
+        self._unsynced: list[tuple[bytes, bytes]] = []
+        """What was written since the disk was waited for, where it is to be: should that fail, it is written anew."""
+        self._unsynced_bytes = 0
+        self.place = place or Place()
+        self._beaten_at = 0.0
         soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
         # writing beyond it is a signal that kills where the host has left it at its default
         self._file_limit: int | None = None if soft == resource.RLIM_INFINITY else soft
         self._segment_bytes = segment_bytes if self._file_limit is None else min(segment_bytes, self._file_limit)
         self._numbers = itertools.count(1)
-        self._segments: list[_Segment] = []
+        self._segments: list[Segment] = []
         self._closed = False
         self.last_error: str | None = None
         """Why the last append did not fit, in a sentence; None while all is well."""
@@ -88,29 +89,32 @@ class Journal:
 
     def _open(self, directory: str | os.PathLike[str]) -> None:
         self._root = directories.open_private(directory)
-        opened = [self._root]
-        try:
-            self.dead_letters = DeadLetters(self._root)
-            opened.append(self.dead_letters.folder)
-            for folder in opened:
-                directories.sweep(folder)
-            self.name, self._folder, self._lock = directories.make_process_directory(self._root)
-            opened += self._folder, self._lock
-            self._markers = Markers(
-                self._new_file, self._folder, self._reserve, self._file_limit, self._fsync_s is not None
-            )
-            self.start = self._markers.start
-            self._records = -1
-            self._rotated_at = directories.rotation_requested_at(self._root)
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, self._root)
             try:
+                self.dead_letters = DeadLetters(self._root, fsync=self._fsync_s is not None)
+                undo.callback(self.dead_letters.close)
+                for folder in (self._root, self.dead_letters.folder):
+                    directories.sweep(folder)
+                self.name, self._folder, self._lock = directories.make_process_directory(self._root)
+                undo.callback(os.close, self._folder)
+                undo.callback(os.close, self._lock)
+                undo.callback(directories.clear, self.name, self._folder, self._root)
+                self._markers = Markers(
+                    self._new_file, self._folder, self._reserve, self._file_limit, self._fsync_s is not None
+                )
+                undo.callback(self._markers.close)
+                self.start = self._markers.start
+                self._records = -1
+                self._rotated_at = directories.rotation_requested_at(self._root)
                 self._begin_segment()
-            except OSError:
-                self._markers.close()
-                raise
-        except OSError as problem:
-            for fd in opened:
-                os.close(fd)
-            raise directories.unavailable(directory, problem) from problem
+            except OSError as problem:
+                raise directories.unavailable(directory, problem) from problem
+            if not self.place.ids:  # where this name led last
+                self.place = Place(self.place.name, owners.recall(self.dead_letters.folder).ids)
+            self._say_whose()
+            undo.pop_all()
+        owners.open_journals.add(self.name)
         _alive.add(self)
 
     # -- from any thread --------------------------------------------------------------------------------------------
@@ -152,6 +156,8 @@ class Journal:
         segment = self._segments[-1]
         if segment.size >= self._segment_bytes and not self._rotate():
             return 0, 0
+        if self._unsynced_bytes >= self._segment_bytes and not self._sync_records():
+            return 0, 0
         segment = self._segments[-1]
         by_all = self._limit - self._reserve - self.used_bytes
         by_file = by_all if self._file_limit is None else self._file_limit - segment.size
@@ -175,10 +181,11 @@ class Journal:
         for call_id, made in frames[:fitted]:
             if made:
                 segment.pending[call_id] = None
+                self._keep_until_synced(call_id, made)
             self._markers.answered(call_id)
         return len(frames), fitted
 
-    def _write(self, segment: _Segment, frames: list[tuple[bytes, bytes]]) -> int:
+    def _write(self, segment: Segment, frames: list[tuple[bytes, bytes]]) -> int:
         """Append `frames` to `segment`, the current one. Returns how many are there, whole; nothing else is."""
         whole = b"".join(made for _, made in frames)
         self._dirty = True
@@ -213,7 +220,7 @@ class Journal:
             # If this cannot be written they are delivered once more after a crash, which is harmless.
             self._note(frame(Kind.DONE, done_payload(gone)))
 
-    def _holding(self, call_id: bytes) -> _Segment | None:
+    def _holding(self, call_id: bytes) -> Segment | None:
         """Return the file that has the record of a call that is not done."""
         for segment in self._segments:  # the oldest first: its rows are done next
             if call_id in segment.pending:
@@ -237,15 +244,20 @@ class Journal:
         """Yield the records that are in the journal and not done, oldest first, read as they are asked for."""
         for segment in list(self._segments):
             if segment.pending:
-                for found in frames_in(directories.read_file(segment.name, self._folder)):
+                is_current = segment is self._segments[-1]
+                for found in frames_in(segment.read(self._folder, self._records if is_current else None)):
                     if found.kind == Kind.RECORD and found.payload[:16] in segment.pending:
                         with contextlib.suppress(ValueError):
                             yield unpack_record(found.payload)
 
     def checkpoint(self) -> None:
-        """Let go of what is done. Call it every second or so; never raises."""
+        """Let go of what is done, and say that this process is alive. Call it every second or so; never raises."""
         if self._closed:
             return
+        if time.monotonic() - self._beaten_at > _BEAT_S:
+            self._beaten_at = time.monotonic()
+            if not owners.beat(self._folder):
+                self._say_whose()
         try:
             current = self._segments[-1]
             asked = directories.rotation_requested_at(self._root)
@@ -263,7 +275,7 @@ class Journal:
                 os.unlink(segment.name, dir_fd=self._folder)
             self._segments.remove(segment)
 
-    def _over(self) -> list[_Segment]:
+    def _over(self) -> list[Segment]:
         return [segment for segment in self._segments[:-1] if not segment.pending]
 
     def sync(self, *, now: bool = False) -> None:
@@ -274,20 +286,75 @@ class Journal:
         if not now and at - self._synced_at < self._fsync_s:
             return
         self._synced_at = at
+        self._sync_records()
+        try:
+            self._markers.sync()
+        except OSError as problem:
+            self._failed_to_sync(problem)
+
+    def _keep_until_synced(self, call_id: bytes, made: bytes) -> None:
+        if self._fsync_s is not None:
+            self._unsynced.append((call_id, made))
+            self._unsynced_bytes += len(made)
+
+    def _sync_records(self) -> bool:
+        """Wait for the disk. Where that fails, nothing that was written since the last time counts as written.
+
+        The kernel calls the pages clean all the same, and a second attempt would succeed without writing them.
+        """
         self._dirty = False
         try:
             os.fdatasync(self._records)
-            self._markers.sync()
         except OSError as problem:
-            self._dirty = True
-            diagnostics.count("journal_failed", "the journal could not be synced: %s", problem)
+            self._failed_to_sync(problem)
+            if not self._write_anew():
+                self._dirty = True
+                return False
+        self._unsynced.clear()
+        self._unsynced_bytes = 0
+        return True
 
-    def recover(self) -> Iterator[DeadJournal]:
+    def _write_anew(self) -> bool:
+        """Write what may not be on the disk into a new file. Return whether that is there."""
+        before = list(self._segments)
+        try:
+            self._begin_segment()
+            current = self._segments[-1]
+            again = [(call_id, made) for call_id, made in self._unsynced if self._holding(call_id) is not None]
+            if self._write(current, again) < len(again):
+                return False
+            os.fdatasync(self._records)
+        except OSError as problem:
+            self._failed_to_sync(problem)
+            return False
+        for call_id, _ in again:
+            for segment in before:
+                segment.pending.pop(call_id, None)
+            current.pending[call_id] = None
+        return True
+
+    def _failed_to_sync(self, problem: OSError) -> None:
+        self.last_error = f"the journal cannot be synced: {os.strerror(problem.errno or 0)}"
+        diagnostics.count("journal_failed", "the journal could not be synced, and is written anew: %s", problem)
+
+    def note_place(self, place: Place) -> None:
+        """Note where its rows go, as soon as that is known. Never raises."""
+        if not self._closed and place != self.place:
+            self.place = place
+            self._say_whose()
+            owners.remember(place, self.dead_letters.folder)
+
+    def _say_whose(self) -> None:
+        self.dead_letters.place = self.place
+        owners.write(replace(owners.this_process(), place=self.place), self._folder)
+
+    def recover(self, accepts: Accepts | None = None, elsewhere: Sequence[Path] = ()) -> Iterator[DeadJournal]:
         """Yield the journals of processes that have died, each to one of the processes that ask. See `DeadJournal`.
 
+        Of those in its own directory, and `elsewhere`, only such as `accepts`, if that is given, returns True for.
         Any thread may do this, one at a time. A large one takes a second to read: do not do it in an event loop.
         """
-        return iter(()) if self._closed else recover(os.dup(self._root))
+        return iter(()) if self._closed else recover(os.dup(self._root), accepts, elsewhere)
 
     @property
     def has_company(self) -> bool:
@@ -295,11 +362,22 @@ class Journal:
         return not self._closed and any(name != self.name for name in directories.process_directories_in(self._root))
 
     @property
-    def has_vanished(self) -> bool:
-        """Whether the files that are being written were removed: no process would ever find what is in them."""
+    def is_intact(self) -> bool:
+        """Whether its files hold what was written to them: they may have been removed, moved, cut or exchanged."""
         if self._closed:
-            return False
-        return self._markers.has_vanished or any(os.fstat(fd).st_nlink == 0 for fd in (self._lock, self._records))
+            return True
+        lock = os.fstat(self._lock)
+        return (
+            directories.is_file(directories.LOCK, self._folder, inode=lock.st_ino, size=0)
+            and self._markers.is_intact
+            and all(segment.is_intact(self._folder) for segment in self._segments)
+            and self._segments[-1].begins(self._records)
+        )
+
+    @property
+    def has_vanished(self) -> bool:
+        """Whether the file that is being written was removed: no process would ever find what is in it."""
+        return not self._closed and os.fstat(self._records).st_nlink == 0
 
     @property
     def is_displaced(self) -> bool:
@@ -308,6 +386,10 @@ class Journal:
             self.name, self._folder, self._root
         )
         return not self._closed and not here
+
+    def take_starts(self, other: Journal) -> None:
+        """Note the calls that are open in `other`. Never raises."""
+        self._markers.take(other._markers)
 
     def pending_ids(self) -> list[bytes]:
         """Return the calls whose records are in the journal and not done."""
@@ -325,39 +407,41 @@ class Journal:
             self._note(frame(Kind.END, b""))
             with contextlib.suppress(OSError):
                 os.fdatasync(self._records)
+            owners.close(replace(owners.this_process(), place=self.place), self._folder)
         else:
             directories.clear(self.name, self._folder, self._root)
         self._let_go()
-        self.dead_letters.close()
-        os.close(self._root)
         return left
 
     # -- files --------------------------------------------------------------------------------------------------------
 
-    def _new_file(self, what: str) -> tuple[str, int]:
+    def _new_file(self, what: str) -> tuple[str, int, bytes]:
+        """Return the name of a new file, its descriptor, and what stands in it."""
         name = f"{what}-{next(self._numbers):08d}"
         fd = directories.create(name, self._folder)
-        opened = {"pid": os.getpid(), "boot": directories.boot_id(), "at": time.time()}
+        opened = frame(
+            Kind.OPENED, orjson.dumps({"pid": os.getpid(), "boot": directories.boot_id(), "at": time.time()})
+        )
         try:
-            os.write(fd, frame(Kind.OPENED, orjson.dumps(opened)))
+            os.write(fd, opened)
             if self._fsync_s is not None:
                 os.fsync(self._folder)  # so that the file is still there after a power loss
         except BaseException:
             os.close(fd)
             os.unlink(name, dir_fd=self._folder)
             raise
-        return name, fd
+        return name, fd, opened
 
     def _begin_segment(self) -> None:
-        name, fd = self._new_file("records")
+        name, fd, head = self._new_file("records")
         if self._records >= 0:
-            if self._fsync_s is not None:
-                os.fdatasync(self._records)
             os.close(self._records)
         self._records = fd
-        self._segments.append(_Segment(name, os.fstat(fd).st_size))
+        self._segments.append(Segment(name, fd, head))
 
     def _rotate(self) -> bool:
+        if self._fsync_s is not None and self._unsynced and not self._sync_records():
+            return False
         try:
             self._begin_segment()
         except OSError as problem:
@@ -367,19 +451,20 @@ class Journal:
         return True
 
     def _let_go(self) -> None:
+        """Close everything, the lock first: where the rest fails, no other process shall wait for it."""
         self._closed = True
-        self._markers.close()
-        os.close(self._records)
-        os.close(self._lock)
-        os.close(self._folder)
+        owners.open_journals.discard(self.name)
         _alive.discard(self)
+        for fd in (self._lock, self._records, self._folder, self._root):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self._markers.close()
+        self.dead_letters.close()
 
     def _leave_to_parent(self) -> None:
         """In a forked child: the files are the parent's, and its lock must end with it."""
         if not self._closed:
             self._let_go()
-            self.dead_letters.close()
-            os.close(self._root)
 
 
 _alive: Final = Forkable(ForkStage.JOURNAL, Journal._leave_to_parent)

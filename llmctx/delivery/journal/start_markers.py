@@ -17,11 +17,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from llmctx.core.diagnostics import diagnostics
+from llmctx.delivery.journal import directory as directories
 from llmctx.delivery.journal.frames import start_frame
 
 _LOOK_EVERY: Final = 256  # starts between two looks at the size of their file
 
-NewFile = Callable[[str], tuple[str, int]]
+NewFile = Callable[[str], tuple[str, int, bytes]]
 
 
 class Markers:
@@ -42,9 +43,11 @@ class Markers:
         self._full = False
         self._closed = False
         self.dirty = False
+        self._distrusted = False  # the disk has failed to keep what is in the file
+        self._seen_size = 0
         self._nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)  # now: later there may be no descriptor
         try:
-            self._name, self._fd = new_file("starts")
+            self._name, self._fd, self._head = new_file("starts")
         except BaseException:
             os.close(self._nowhere)
             raise
@@ -85,9 +88,20 @@ class Markers:
         return os.fstat(self._fd).st_size
 
     @property
-    def has_vanished(self) -> bool:
-        """Whether somebody has removed the file."""
-        return os.fstat(self._fd).st_nlink == 0
+    def is_intact(self) -> bool:
+        """Whether the file lies where it was made, with all that was written. Never asked while it is rewritten."""
+        inode, seen = os.fstat(self._fd).st_ino, self._seen_size
+        self._seen_size = self.size
+        return directories.is_file(self._name, self._folder, inode=inode, size=seen) and (
+            os.pread(self._fd, len(self._head), 0) == self._head
+        )
+
+    def take(self, other: Markers) -> None:
+        """Note the calls that are open in `other` as well. Never raises."""
+        for call_id, marker in list(other._open.items()):
+            self._open[call_id] = marker
+            with contextlib.suppress(OSError):
+                os.write(self._fd, marker)
 
     def answered(self, call_id: bytes) -> bool:
         """The call has a record now, or needs none. True if it was open."""
@@ -104,13 +118,13 @@ class Markers:
         them ever writes into a file that is closed. A marker is in `_open` before it is written: one that went into
         the old file is in the list that is taken after the exchange.
         """
-        name, fd = self._new_file("starts")
+        name, fd, self._head = self._new_file("starts")
         try:
             os.dup2(fd, self._fd, inheritable=False)
         finally:
             os.close(fd)
         self._stale.append(self._name)
-        self._name = name
+        self._name, self._seen_size = name, 0
         markers = memoryview(b"".join(list(self._open.values())))
         self._carried = len(markers)
         self._full = False
@@ -123,9 +137,20 @@ class Markers:
             self._stale.pop()
 
     def sync(self) -> None:
-        """Wait for the disk. Raises OSError."""
-        self.dirty = False
-        os.fdatasync(self._fd)
+        """Wait for the disk; where that fails, write all of them anew. Raise OSError if that fails as well."""
+        self.dirty, distrusted = False, self._distrusted or bool(self._stale)
+        try:
+            if not distrusted:
+                try:
+                    os.fdatasync(self._fd)
+                    return
+                except OSError:
+                    self._distrusted = True
+            self.rewrite()
+            self._distrusted = False
+        except OSError:
+            self.dirty = True
+            raise
 
     def close(self) -> None:
         """The callers' descriptor stays, and leads nowhere: one of them may be about to use it."""

@@ -30,8 +30,11 @@ _GIVE_UP_S: Final = 1.0
 LOCK_TIMEOUT_MS: Final = 3000
 """A migration may hold the table: then we stand in its queue for that long, and others behind us no longer."""
 _ASK: Final = """
-SELECT pg_catalog.pg_backend_pid(), setting::int FROM pg_catalog.pg_settings WHERE name = 'statement_timeout'
+SELECT pg_catalog.pg_backend_pid(), setting::int,
+       (SELECT setting FROM pg_catalog.pg_settings WHERE name = 'synchronous_commit')
+FROM pg_catalog.pg_settings WHERE name = 'statement_timeout'
 """
+_NOT_DURABLE: Final = ("off", "local")
 
 
 @dataclass(slots=True)
@@ -41,7 +44,8 @@ class Session:
     driver: Any  # asyncpg's
     is_pooled: bool
     """Somebody stands between: the server at the other end may be another one for each transaction."""
-    limits: dict[str, int]
+    limits: dict[str, str | int]
+    """What is set for our transactions."""
     prepared: dict[str, Any] = field(default_factory=dict)
 
     @asynccontextmanager
@@ -49,7 +53,9 @@ class Session:
         """Commit at the end, or take all back."""
         async with self.driver.transaction():
             if self.is_pooled:  # what is set for a session would stay there for other clients
-                await self.driver.execute("; ".join(f"SET LOCAL {name} = {ms}" for name, ms in self.limits.items()))
+                await self.driver.execute(
+                    "; ".join(f"SET LOCAL {name} = {value}" for name, value in self.limits.items())
+                )
             yield
 
     async def prepare(self, statement: str) -> Any:
@@ -89,13 +95,17 @@ class Connection:
             return known
         driver: Any = raw.driver_connection
         async with driver.transaction():  # or the two halves of a statement could meet two servers
-            pid, theirs = await driver.fetchrow(_ASK)
+            pid, theirs, commit = await driver.fetchrow(_ASK)
         # what we have given up must not go on over there, with its locks; a stricter limit of the host's stays
         ours = max(1, int(self._settings.statement_timeout_s * 900))
-        limits = {"lock_timeout": LOCK_TIMEOUT_MS, "statement_timeout": min(ours, theirs or ours)}
+        limits: dict[str, str | int] = {
+            "lock_timeout": LOCK_TIMEOUT_MS, "statement_timeout": min(ours, theirs or ours),
+        }  # fmt: skip
+        if commit in (*_NOT_DURABLE, "on"):  # what is acknowledged leaves the journal; "on" may become off meanwhile
+            limits["synchronous_commit"] = "on"
         session = Session(driver, is_pooled=pid != driver.get_server_pid(), limits=limits)
         if not session.is_pooled:
-            await driver.execute("; ".join(f"SET {name} = {limit}" for name, limit in limits.items()))
+            await driver.execute("; ".join(f"SET {name} = {value}" for name, value in limits.items()))
         raw.info["llmctx"] = session
         return session
 

@@ -13,11 +13,13 @@ from typing import Final
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.locks import ForkGate
+from llmctx.core.place import Place
 from llmctx.core.record import CallRecord
 from llmctx.core.urls import shown_url
 from llmctx.delivery.destination import Destination, Failure, Row
-from llmctx.delivery.destinations.sql import insert
+from llmctx.delivery.destinations.sql import facts, insert
 from llmctx.delivery.destinations.sql.connection import Connection
+from llmctx.delivery.destinations.sql.facts import Facts
 from llmctx.delivery.destinations.sql.table_shape import TableShape, look
 from llmctx.settings import Settings
 from llmctx.storage.db_errors import classify
@@ -40,6 +42,9 @@ class SqlDestination(Destination):
         self._settings = settings
         self._connection = Connection(settings)
         self._shape: TableShape | None = None
+        self._facts: Facts | None = None
+        self._is_known = False
+        """The facts are of the database that the connections lead to."""
         self._look_again_at = 0.0
         self._careful = 0
         self._table = call_log_table(settings.table, settings.db_schema)
@@ -61,6 +66,8 @@ class SqlDestination(Destination):
         before, self._shape = self._shape, None
         # drivers of different age take 20 to 35 round trips for this: one to another continent takes 0.2 s
         patience_s = self._settings.connect_timeout_s + max(1.0, self._settings.statement_timeout_s)
+        if not self._is_known:
+            await self._connection.with_deadline(self._ask(), patience_s)
         shape: TableShape = await self._connection.with_deadline(look(self._connection, self._table), patience_s)
         # columns that are missing may be added while we run, and a rule, which COPY would pass by
         self._look_again_at = time.monotonic() + (_LOOK_AGAIN_S if shape.missing else _LOOK_SELDOM_S)
@@ -73,6 +80,21 @@ class SqlDestination(Destination):
             )
         self._shape = shape
         return shape != before
+
+    async def _ask(self) -> None:
+        """Ask what database it is, once for each time that the connection was lost."""
+        before = self._facts
+        self._facts = await facts.look(self._connection, self._settings, self.name)
+        self._is_known = True
+        risks = [risk for risk in self._facts.risks if not risk.is_chosen]
+        if risks and (before is None or before.risks != self._facts.risks):
+            told = " ".join(f"{risk.cause[:1].upper()}{risk.cause[1:]}. {risk.consequence}" for risk in risks)
+            diagnostics.count("not_durable", "%s may lose rows that it has acknowledged. %s", self.name, told)
+
+    @property
+    def place(self) -> Place | None:
+        """Return which database it is; None before it was reached."""
+        return None if self._facts is None else self._facts.place
 
     @property
     def is_stale(self) -> bool:
@@ -137,6 +159,7 @@ class SqlDestination(Destination):
 
     async def reset(self, failure: Failure) -> None:
         """Close all connections, without a word to a server that does not answer; take up a new password."""
+        self._is_known = False
         await self._connection.close(cut=failure.kind == "reconnect")
         if failure.code.startswith("28"):
             self._connection.reload_credentials()

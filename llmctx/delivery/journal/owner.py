@@ -1,0 +1,164 @@
+"""Whose a journal is: the process that writes it, whether that process is alive, and where its rows go.
+
+A lock alone does not tell who is alive: on network file systems it may hold on one node only, and its file may be
+removed. So each process says in a file beside it who it is: host, boot, namespace of process ids, process id and the
+time at which that process was started. Who shares all but the last two with it looks whether it runs; whoever does not
+believes the time of that file, which a living process renews every few seconds, by the file system's own clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from llmctx.core.place import Place
+from llmctx.delivery.journal import directory as directories
+from llmctx.delivery.journal.frames import Kind, frame, frames_in
+
+FILE: Final = "owner"
+_PLACE: Final = ".place"
+_STALE_S: Final = 30.0
+_ENDED: Final = ("Z", "X")  # states of a process of which nothing but the entry is left
+
+open_journals: Final[set[str]] = set()
+"""The names of the journals of this process that are not closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A process, and what it says of its journal."""
+
+    host: str = ""
+    boot: str = ""
+    namespace: str = ""
+    pid: int = 0
+    started: str = ""
+    """In the machine's own ticks since its boot; empty where that is not known."""
+    closed: bool = False
+    """It has ended this journal, and may be alive."""
+    place: Place = field(default_factory=Place)
+
+
+def this_process() -> Owner:
+    """Return who we are."""
+    return _this_process(os.getpid())
+
+
+@lru_cache(maxsize=1)
+def _this_process(pid: int) -> Owner:
+    namespace = started = ""
+    with contextlib.suppress(OSError):
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+        if str(Path("/proc/self").readlink()) == str(pid):  # or these are the processes of another namespace
+            started = _state_of(pid)[1]
+    return Owner(os.uname().nodename, directories.boot_id(), namespace, pid, started)
+
+
+def _state_of(pid: int) -> tuple[str, str]:
+    """Return the state of a process, and when it was started; empty if there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        state = fields[0]
+        if state in _ENDED and len(list(Path(f"/proc/{pid}/task").iterdir())) > 1:
+            state = "R"  # only its first thread has ended
+    except (OSError, IndexError):
+        return "", ""
+    return state, fields[19]
+
+
+def write(owner: Owner, folder: int) -> bool:
+    """Note in an open directory whose it is. Return whether that was possible."""
+    said = asdict(owner) | {"place": _as_json(owner.place)}
+    try:
+        directories.replace(FILE, folder, frame(Kind.OPENED, orjson.dumps(said)), sync=False)
+    except OSError:
+        return False
+    return True
+
+
+def read(folder: int) -> Owner | None:
+    """Return whose an open directory is; None where that is not noted: by an older version, or on a full disk."""
+    for found in frames_in(directories.read_file(FILE, folder)):
+        with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError):
+            said = orjson.loads(found.payload)
+            return Owner(**(said | {"place": _place_of(said["place"])}))
+    return None
+
+
+def close(owner: Owner, folder: int) -> None:
+    """Note that its process writes no more."""
+    write(replace(owner, closed=True), folder)
+
+
+def beat(folder: int) -> bool:
+    """Say that this process is alive. Return False where it has to be noted anew."""
+    try:
+        os.utime(FILE, dir_fd=folder, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
+
+
+def is_alive(name: str, folder: int, owner: Owner | None = None) -> bool:
+    """Return whether the process of a journal is alive, as far as its lock, which is free, does not tell."""
+    owner = read(folder) if owner is None else owner
+    if owner is None or owner.closed:
+        return False
+    me = this_process()
+    is_near = (owner.boot, owner.namespace) == (me.boot, me.namespace) and owner.boot.strip("0")
+    if is_near and owner.started and me.started:
+        if (owner.pid, owner.started) == (me.pid, me.started):
+            return name in open_journals
+        state, started = _state_of(owner.pid)
+        return started == owner.started and state not in _ENDED
+    return _age(folder) < _STALE_S
+
+
+def _age(folder: int) -> float:
+    """Return for how many seconds a process has not said that it is alive."""
+    try:
+        beaten = os.stat(FILE, dir_fd=folder, follow_symlinks=False).st_mtime
+    except OSError:
+        return _STALE_S
+    now = time.time()
+    probe = f".new-{secrets.token_hex(8)}"
+    with contextlib.suppress(OSError):  # the clock of the server that the files lie on
+        fd = directories.create(probe, folder)
+        now = os.fstat(fd).st_mtime
+        os.close(fd)
+        os.unlink(probe, dir_fd=folder)
+    return now - beaten
+
+
+# -- places -----------------------------------------------------------------------------------------------------------
+
+
+def remember(place: Place, folder: int) -> None:
+    """Note, beside the dead letters of a name, which place it led to last. Never raises."""
+    if place.ids and place != recall(folder):
+        with contextlib.suppress(OSError):
+            directories.replace(_PLACE, folder, frame(Kind.OPENED, orjson.dumps(_as_json(place))), sync=False)
+
+
+def recall(folder: int) -> Place:
+    """Return which place the name led to last."""
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
+        for found in frames_in(directories.read_file(_PLACE, folder)):
+            return _place_of(orjson.loads(found.payload))
+    return Place()
+
+
+def _as_json(place: Place) -> dict[str, Any]:
+    return {"name": place.name, "ids": sorted(place.ids)}
+
+
+def _place_of(said: dict[str, Any]) -> Place:
+    return Place(str(said["name"]), frozenset(map(str, said["ids"])))
