@@ -7,11 +7,16 @@
 
 The last two say what to look into, not what is to blame: `delivery/bisect.py` finds out whether it is the rows or the
 table.
+
+Poolers and distributed servers have codes of their own, and report outages under such as stand for something else:
+`XX000` is what Supabase, Neon and Yugabyte say, `08P01` what pgbouncer says. No row is to blame for what a server says
+of itself: a row that such a failure follows waits, and lets the others pass.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -19,10 +24,21 @@ from sqlalchemy.exc import DBAPIError
 
 from llmctx.core.errors import ConfigError, MigrationsPending
 
-# 26 and 42P05: a pooler has moved us to another server, which does not know our prepared statement, or knows another's
-_RECONNECT: Final = ("08", "57P", "25", "26", "42P05")
-_TRANSIENT: Final = ("53", "40", "55", "57", "58")
-_CONFIG: Final = ("42", "28", "3D", "3F", "0A")
+# 24, 26, 34 and 42P05: a pooler has moved us to another server, which does not know our statement, or knows another's;
+# 03, 0B, 2D and 3B: or into another transaction; F0: a server is being started; XX: something in it is broken
+_RECONNECT: Final = ("08", "57P", "25", "26", "34", "24", "42P05", "03", "2D", "3B", "0B", "F0", "XX", "OC", "CR", "YB")
+_TRANSIENT: Final = ("53", "40", "55", "57", "58", "72", "HV00N", "HV00L", "HV00M", "HV000")
+_CONFIG: Final = ("42", "28", "3D", "3F", "0A", "0L", "0P")
+_OF_ROWS: Final = ("02", "21", "22", "23", "27", "38", "39", "44", "54", "P0")
+_OF_SERVERS: Final = re.compile(
+    r"shutting down|starting up|read-?only|not (?:the )?(?:leader|primary)|no (?:leader|primary)|unavailable"
+    r"|unreachable|too many (?:clients|connections)|(?:no more|max(?:imum)?)[ a-z]* (?:clients?|connections?)"
+    r"|connections? (?:allowed|limit|refused|reset|closed|lost)|pool(?:er)? |time[d-]? ?-?out|login has been failing"
+    r"|tenant or user not found|circuit ?breaker|failover|restart transaction|retry|could(?: not|n'?t) connect"
+    r"|broken pipe|compute node",
+    re.IGNORECASE,
+)
+"""Words of servers and poolers about themselves. Read only where the code is of no known class: rows may be quoted."""
 _NO_PARTITION: Final = "no partition of relation"
 Kind = Literal["reconnect", "transient", "config", "poison"]
 
@@ -56,15 +72,18 @@ def classify(problem: BaseException) -> DatabaseFailure:
     code = sqlstate(original)
     driver = original.__cause__ if getattr(original.__cause__, "sqlstate", None) else original  # SQLAlchemy wraps it
     text = (str(original) or type(original).__name__).strip().splitlines()[0][:300]
-    kind = _kind(code) if code else _kind_without_code(original, text.lower())
+    kind = _kind(code, text) if code else _kind_without_code(original, text.lower())
     return DatabaseFailure(
         kind, code or type(original).__name__, text, _name(driver), _lacks_partition(code, driver, text)
     )
 
 
-def _kind(code: str) -> Kind:
+def _kind(code: str, text: str) -> Kind:
     kinds: dict[Kind, tuple[str, ...]] = {"reconnect": _RECONNECT, "transient": _TRANSIENT, "config": _CONFIG}
-    return next((kind for kind, starts in kinds.items() if code.startswith(starts)), "poison")
+    kind: Kind = next((kind for kind, starts in kinds.items() if code.startswith(starts)), "poison")
+    if kind == "poison" and not code.startswith(_OF_ROWS) and _OF_SERVERS.search(text):
+        return "transient"
+    return kind
 
 
 def _name(problem: BaseException | None) -> str:
@@ -105,7 +124,8 @@ def _kind_without_code(problem: BaseException, text: str) -> Kind:
     for kind, words in _WORDS:
         if any(word in text for word in words):
             return kind
-    if isinstance(problem, (OSError, TimeoutError, asyncio.TimeoutError, EOFError)):
+    # UnicodeDecodeError: of a server that tells what ails it in another encoding; ours go out, and are encoded
+    if isinstance(problem, (OSError, TimeoutError, asyncio.TimeoutError, EOFError, UnicodeDecodeError)):
         return "reconnect"
     refusals = isinstance(problem, (ValueError, TypeError, ArithmeticError, RecursionError))
     named = type(problem).__name__ in ("IntegrityError", "DataError")

@@ -13,14 +13,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
-
-import orjson
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.place import Place
@@ -30,16 +27,17 @@ from llmctx.core.scheduling import yielding
 from llmctx.delivery.journal import directory as directories
 from llmctx.delivery.journal import owner as owners
 from llmctx.delivery.journal.dead_letters import DeadLetters
-from llmctx.delivery.journal.frames import Kind, done_payload, frame, frames_in, pack_record, unpack_record
+from llmctx.delivery.journal.frames import Kind, done_payload, frame, pack_record
+from llmctx.delivery.journal.record_files import RecordFiles
 from llmctx.delivery.journal.recovery import Accepts, DeadJournal, recover
-from llmctx.delivery.journal.segment import Segment
 from llmctx.delivery.journal.start_markers import Markers
 
 _MIB: Final = 1024 * 1024
 _BEAT_S: Final = 5.0
+_MOST_NOT_NOTED: Final = 100_000
 
 
-class Journal:
+class Journal(RecordFiles):
     """The journal of this process, in a directory that others share.
 
     `start` may be called by any thread. Everything else belongs to one thread, the pipeline's. A forked child must
@@ -67,23 +65,12 @@ class Journal:
         self.directory = Path(directory)
         self._limit = limit_bytes
         self._reserve = limit_bytes // 8  # for markers
-        self._fsync_s = fsync_s
-        self._synced_at = 0.0
-        self._dirty = False
-        self._unsynced: list[tuple[bytes, bytes]] = []
-        """What was written since the disk was waited for, where it is to be: should that fail, it is written anew."""
-        self._unsynced_bytes = 0
+        super().__init__(segment_bytes, fsync_s)
+        self._synced_at = self._beaten_at = 0.0
         self.place = place or Place()
-        self._beaten_at = 0.0
-        soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-        # writing beyond it is a signal that kills where the host has left it at its default
-        self._file_limit: int | None = None if soft == resource.RLIM_INFINITY else soft
-        self._segment_bytes = segment_bytes if self._file_limit is None else min(segment_bytes, self._file_limit)
-        self._numbers = itertools.count(1)
-        self._segments: list[Segment] = []
+        self._not_noted: list[bytes] = []
+        """Calls that are done, which could not be written yet."""
         self._closed = False
-        self.last_error: str | None = None
-        """Why the last append did not fit, in a sentence; None while all is well."""
         with not_forking:  # a child in between would inherit a lock that it does not know of
             self._open(directory)
 
@@ -105,7 +92,6 @@ class Journal:
                 )
                 undo.callback(self._markers.close)
                 self.start = self._markers.start
-                self._records = -1
                 self._rotated_at = directories.rotation_requested_at(self._root)
                 self._begin_segment()
             except OSError as problem:
@@ -128,11 +114,6 @@ class Journal:
     def used_bytes(self) -> int:
         """Bytes of this process's files."""
         return self._markers.size + sum(segment.size for segment in self._segments)
-
-    @property
-    def pending(self) -> int:
-        """Records that are in the journal and not done."""
-        return sum(len(segment.pending) for segment in self._segments)
 
     def append(self, records: Sequence[CallRecord]) -> int:
         """Append `records`, in order. Returns how many of them, from the first, are in the journal now.
@@ -185,28 +166,6 @@ class Journal:
             self._markers.answered(call_id)
         return len(frames), fitted
 
-    def _write(self, segment: Segment, frames: list[tuple[bytes, bytes]]) -> int:
-        """Append `frames` to `segment`, the current one. Returns how many are there, whole; nothing else is."""
-        whole = b"".join(made for _, made in frames)
-        self._dirty = True
-        written, why = directories.append(self._records, whole)
-        if written == len(whole):
-            segment.size += written
-            return len(frames)
-        fitted = end = 0
-        for _, made in frames:
-            if end + len(made) > written:
-                break
-            end += len(made)
-            fitted += 1
-        with contextlib.suppress(OSError):  # a torn frame is passed over by readers
-            os.ftruncate(self._records, segment.size + end)
-            written = end
-        segment.size += written
-        self.last_error = f"the journal cannot be written: {why}"
-        diagnostics.count("journal_failed", "the journal cannot be written: %s. Rows wait in memory.", why)
-        return fitted
-
     def done(self, call_ids: Iterable[bytes]) -> None:
         """Note that the rows of these calls are stored, or dead letters, or that there will be none."""
         gone = []
@@ -217,38 +176,13 @@ class Journal:
             if self._markers.answered(call_id) or segment is not None:
                 gone.append(call_id)
         if gone and not self._closed:
-            # If this cannot be written they are delivered once more after a crash, which is harmless.
-            self._note(frame(Kind.DONE, done_payload(gone)))
+            self._note_done(gone)
 
-    def _holding(self, call_id: bytes) -> Segment | None:
-        """Return the file that has the record of a call that is not done."""
-        for segment in self._segments:  # the oldest first: its rows are done next
-            if call_id in segment.pending:
-                return segment
-        return None
-
-    def _note(self, made: bytes) -> None:
-        segment = self._segments[-1]
-        if self._file_limit is not None and segment.size + len(made) > self._file_limit:
-            return
-        self._dirty = True
-        written, why = directories.append(self._records, made)
-        if written < len(made):
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._records, segment.size)
-                written = 0
-            diagnostics.count("journal_failed", "the journal cannot be written: %s", why)
-        segment.size += written
-
-    def waiting(self) -> Iterator[CallRecord]:
-        """Yield the records that are in the journal and not done, oldest first, read as they are asked for."""
-        for segment in list(self._segments):
-            if segment.pending:
-                is_current = segment is self._segments[-1]
-                for found in frames_in(segment.read(self._folder, self._records if is_current else None)):
-                    if found.kind == Kind.RECORD and found.payload[:16] in segment.pending:
-                        with contextlib.suppress(ValueError):
-                            yield unpack_record(found.payload)
+    def _note_done(self, gone: list[bytes]) -> None:
+        """Where this cannot be written it is tried again; until then a crash delivers them once more, harmlessly."""
+        self._not_noted += gone
+        if self._note(frame(Kind.DONE, done_payload(self._not_noted))) or len(self._not_noted) > _MOST_NOT_NOTED:
+            self._not_noted = []
 
     def checkpoint(self) -> None:
         """Let go of what is done, and say that this process is alive. Call it every second or so; never raises."""
@@ -274,9 +208,8 @@ class Journal:
             with contextlib.suppress(OSError):
                 os.unlink(segment.name, dir_fd=self._folder)
             self._segments.remove(segment)
-
-    def _over(self) -> list[Segment]:
-        return [segment for segment in self._segments[:-1] if not segment.pending]
+        if self._not_noted:
+            self._note_done([])
 
     def sync(self, *, now: bool = False) -> None:
         """Wait for the disk, if that is wanted and due, or wanted and to be `now`. Never raises."""
@@ -291,51 +224,6 @@ class Journal:
             self._markers.sync()
         except OSError as problem:
             self._failed_to_sync(problem)
-
-    def _keep_until_synced(self, call_id: bytes, made: bytes) -> None:
-        if self._fsync_s is not None:
-            self._unsynced.append((call_id, made))
-            self._unsynced_bytes += len(made)
-
-    def _sync_records(self) -> bool:
-        """Wait for the disk. Where that fails, nothing that was written since the last time counts as written.
-
-        The kernel calls the pages clean all the same, and a second attempt would succeed without writing them.
-        """
-        self._dirty = False
-        try:
-            os.fdatasync(self._records)
-        except OSError as problem:
-            self._failed_to_sync(problem)
-            if not self._write_anew():
-                self._dirty = True
-                return False
-        self._unsynced.clear()
-        self._unsynced_bytes = 0
-        return True
-
-    def _write_anew(self) -> bool:
-        """Write what may not be on the disk into a new file. Return whether that is there."""
-        before = list(self._segments)
-        try:
-            self._begin_segment()
-            current = self._segments[-1]
-            again = [(call_id, made) for call_id, made in self._unsynced if self._holding(call_id) is not None]
-            if self._write(current, again) < len(again):
-                return False
-            os.fdatasync(self._records)
-        except OSError as problem:
-            self._failed_to_sync(problem)
-            return False
-        for call_id, _ in again:
-            for segment in before:
-                segment.pending.pop(call_id, None)
-            current.pending[call_id] = None
-        return True
-
-    def _failed_to_sync(self, problem: OSError) -> None:
-        self.last_error = f"the journal cannot be synced: {os.strerror(problem.errno or 0)}"
-        diagnostics.count("journal_failed", "the journal could not be synced, and is written anew: %s", problem)
 
     def note_place(self, place: Place) -> None:
         """Note where its rows go, as soon as that is known. Never raises."""
@@ -391,10 +279,6 @@ class Journal:
         """Note the calls that are open in `other`. Never raises."""
         self._markers.take(other._markers)
 
-    def pending_ids(self) -> list[bytes]:
-        """Return the calls whose records are in the journal and not done."""
-        return [call_id for segment in self._segments for call_id in segment.pending]
-
     def close(self, *, discard: bool = False) -> int:
         """End it. Return how many records, and calls without one, are left for the process that recovers them.
 
@@ -412,43 +296,6 @@ class Journal:
             directories.clear(self.name, self._folder, self._root)
         self._let_go()
         return left
-
-    # -- files --------------------------------------------------------------------------------------------------------
-
-    def _new_file(self, what: str) -> tuple[str, int, bytes]:
-        """Return the name of a new file, its descriptor, and what stands in it."""
-        name = f"{what}-{next(self._numbers):08d}"
-        fd = directories.create(name, self._folder)
-        opened = frame(
-            Kind.OPENED, orjson.dumps({"pid": os.getpid(), "boot": directories.boot_id(), "at": time.time()})
-        )
-        try:
-            os.write(fd, opened)
-            if self._fsync_s is not None:
-                os.fsync(self._folder)  # so that the file is still there after a power loss
-        except BaseException:
-            os.close(fd)
-            os.unlink(name, dir_fd=self._folder)
-            raise
-        return name, fd, opened
-
-    def _begin_segment(self) -> None:
-        name, fd, head = self._new_file("records")
-        if self._records >= 0:
-            os.close(self._records)
-        self._records = fd
-        self._segments.append(Segment(name, fd, head))
-
-    def _rotate(self) -> bool:
-        if self._fsync_s is not None and self._unsynced and not self._sync_records():
-            return False
-        try:
-            self._begin_segment()
-        except OSError as problem:
-            self.last_error = f"the journal cannot be written: {os.strerror(problem.errno or 0)}"
-            diagnostics.count("journal_failed", "the journal cannot create a new file: %s", problem)
-            return False
-        return True
 
     def _let_go(self) -> None:
         """Close everything, the lock first: where the rest fails, no other process shall wait for it."""

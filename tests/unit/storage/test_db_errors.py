@@ -39,6 +39,47 @@ def test_each_failure_has_its_kind(problem: Exception, kind: str) -> None:
     assert classify(problem).is_outage == (kind in ("reconnect", "transient"))
 
 
+OTHERS = [
+    ("08P01", "server login has been failing, try again later (server_login_retry)"),  # pgbouncer
+    ("08P01", "no more connections allowed (max_client_conn)"),
+    ("XX000", "Tenant or user not found"),  # Supabase
+    ("XX000", "MaxClientsInSessionMode: max clients reached - in Session mode max clients are limited to pool_size"),
+    ("XX000", "{:error, :econnrefused}"),
+    ("XX000", "Couldn't connect to compute node"),  # Neon
+    ("XX000", "Timed out: Write RPC timed out after deadline expired"),  # Yugabyte
+    ("XXUUU", "rpc error: node unavailable"),  # CockroachDB
+    ("58C00", "lost quorum"),
+    ("40001", "restart transaction: TransactionRetryWithProtoRefreshError"),
+    ("OC000", "change conflicts with another transaction"),  # Aurora DSQL
+    ("57P05", "terminating connection due to idle-session timeout"),
+    ("25006", "cannot execute INSERT in a read-only transaction"),
+    ("25006", "writing to worker nodes is not currently allowed"),  # Citus
+    ("57P03", "the database system is starting up"),
+    ("58000", "could not get connection from the pool - AllServersDown"),  # pgcat
+    ("34000", "portal does not exist"),
+    ("HV00N", "could not connect to server"),  # postgres_fdw
+    ("R0001", "RDS Proxy: timed-out waiting to acquire database connection"),
+    ("F0001", "lock file exists"),
+]
+
+
+@pytest.mark.parametrize(("code", "words"), OTHERS)
+def test_what_poolers_and_distributed_servers_say_of_themselves_is_an_outage(code: str, words: str) -> None:
+    """Under whatever code; and their words are for the log, which those of a row are not."""
+    failure = classify(Refused(code, words))
+    assert failure.is_outage
+    assert failure.text == words
+
+
+def test_a_row_that_quotes_a_server_is_a_row() -> None:
+    """Words count only where the code does not say what it is."""
+    assert classify(Refused("22P02", 'invalid input syntax: "connection refused"')).kind == "poison"
+    assert classify(Refused("P0001", "not this one: connection refused")).kind == "poison"
+    assert classify(Refused("MY001", "no such tenant")).kind == "poison"
+    assert classify(UnicodeDecodeError("utf-8", b"\xfc", 0, 1, "a server in German")).kind == "reconnect"
+    assert classify(UnicodeEncodeError("utf-8", "\ud800", 0, 1, "a row")).kind == "poison"
+
+
 def test_the_code_is_found_wherever_the_driver_left_it() -> None:
     """On the error, on what it wraps, or on its cause."""
     wrapped = RuntimeError("wrapped")
