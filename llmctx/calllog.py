@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager
 from functools import partial
 from types import TracebackType
@@ -327,18 +326,7 @@ class CallLog:
         `timeout` is in seconds, by default `shutdown_timeout_s`. Calls that are still open are not waited for.
         """
         timeout = self.settings.shutdown_timeout_s if timeout is None else timeout
-        deadline = time.monotonic() + timeout
-        while True:
-            draining = self._worker.drain(max(0.0, deadline - time.monotonic()))
-            if draining is None:
-                return self._worker.waiting
-            try:
-                return draining.result(max(0.0, deadline - time.monotonic()) + 1.0)
-            except TimeoutError:
-                return self._worker.waiting
-            except CancelledError:  # the pipeline has just ended: it may be about to start again
-                if time.monotonic() > deadline:
-                    return self._worker.waiting
+        return self._worker.flush(timeout)
 
     async def aflush(self, timeout: float | None = None) -> int:  # noqa: ASYNC109  it is what flush() has
         """`flush` for coroutines."""

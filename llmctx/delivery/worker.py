@@ -13,7 +13,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Final
 
 from llmctx.capture.open_calls import OpenCall, OpenCalls
@@ -163,6 +163,19 @@ class Worker:
         except RuntimeError:  # the loop has just closed
             draining.close()
             return None
+
+    def flush(self, timeout_s: float) -> int:
+        """`drain`, and wait for it. Return how many calls are left."""
+        deadline = time.monotonic() + timeout_s
+        while (draining := self.drain(max(0.0, deadline - time.monotonic()))) is not None:
+            try:
+                return draining.result(max(0.0, deadline - time.monotonic()) + 1.0)
+            except TimeoutError:
+                break
+            except CancelledError:  # the thread has just ended: it may be about to start again
+                if time.monotonic() > deadline:
+                    break
+        return self.waiting
 
     def stop(self, timeout_s: float) -> None:
         """End the thread, whatever is left: that goes into the journal."""

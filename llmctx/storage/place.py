@@ -15,7 +15,8 @@ from typing import Any, Final
 from sqlalchemy import Connection, text
 
 from llmctx.core.place import Place
-from llmctx.settings import Settings, shown_url
+from llmctx.core.urls import shown_url
+from llmctx.settings import Settings
 from llmctx.storage.catalog import literal, qualified
 
 _NOTE: Final = re.compile(r"llmctx database ([0-9a-f]{16,64})(?: at (\S+))?")
