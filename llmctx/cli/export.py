@@ -11,6 +11,7 @@ from llmctx.cli import output
 from llmctx.cli.options import COMMON_FILTERS, Json, choice, run_interruptible, settings_of, with_filters
 
 if TYPE_CHECKING:
+    from llmctx.settings import Settings
     from llmctx.storage.filters import Filters
 
 
@@ -48,3 +49,15 @@ def export(
     if json:
         output.show_json({"rows": rows, "file": str(to), "format": chosen})
     output.say(f"{rows:,} rows" + (f" in {to}." if to is not None else "."))
+    _say_what_waits(settings)
+
+
+def _say_what_waits(settings: Settings) -> None:
+    """Say how many rows are on this host's disk and not in the table."""
+    from llmctx.ops import journals
+
+    waiting = journals.waiting(settings)
+    if waiting.ours:
+        output.say(f"{waiting.ours:,} more wait on this host's disk, and are not among them: llmctx journal.")
+    for name, count in waiting.others.items():
+        output.say(f"{count:,} wait on this host's disk for {name}.")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +16,9 @@ from llmctx.cli.options import Json, Yes, settings_of
 from llmctx.core.text import plain
 
 if TYPE_CHECKING:
+    from llmctx.core.place import Place
     from llmctx.delivery.journal import JournalDirectory
-    from llmctx.settings import Settings
+    from llmctx.ops.journals import Ownership
 
 group = typer.Typer(invoke_without_command=True)
 
@@ -28,13 +31,17 @@ def journal(ctx: typer.Context, json: Json = False) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
-    directories = _directories(settings_of(ctx))
+    from llmctx.ops import journals
+
+    settings = settings_of(ctx)
+    directories = list(journals.survey(settings))
+    owners = journals.ownership(settings)
     if json:
-        output.show_json([_as_json(one) for one in directories])
+        output.show_json([_as_json(one, owners) for one in directories])
     for one in directories:
         if not json:
-            _show(one)
-    left, refused = _left(directories), sum(len(one.dead_letters) for one in directories)
+            _show(one, owners)
+    left, refused = _left(directories, owners)
     if left or refused:
         output.say(f"{left} calls of ended processes, {refused} rows that the database refused: llmctx journal replay")
         raise typer.Exit(1)
@@ -44,11 +51,16 @@ def journal(ctx: typer.Context, json: Json = False) -> None:
 @group.command()
 def replay(ctx: typer.Context, yes: Yes = False, json: Json = False) -> None:
     """Write refused rows, and those of ended processes."""
+    from llmctx.ops import journals
+
     settings = settings_of(ctx)
     directories = [
-        one for one in _directories(settings) if one.dead_letters or any(not process.alive for process in one.processes)
+        one
+        for one in journals.survey(settings)
+        if one.dead_letters or any(not process.alive for process in one.processes)
     ]
-    left, refused = _left(directories), sum(len(one.dead_letters) for one in directories)
+    owners = journals.ownership(settings, must_reach=yes and bool(directories))
+    left, refused = _left(directories, owners)
     stored = again = adopted = 0
     if yes:
         from llmctx.delivery.destinations.sql import SqlDestination
@@ -56,9 +68,11 @@ def replay(ctx: typer.Context, yes: Yes = False, json: Json = False) -> None:
         from llmctx.delivery.replay import replay as write
 
         for one in directories:
+            if not any(_left([one], owners)):
+                continue
             own = Journal(Path(one.directory))
             try:
-                counts = write(SqlDestination(settings), settings, own)
+                counts = write(SqlDestination(settings), settings, own, partial(owners.takes, one.directory))
             finally:
                 own.close()
             stored, again, adopted = stored + counts[0], again + counts[1], adopted + counts[2]
@@ -76,36 +90,58 @@ def replay(ctx: typer.Context, yes: Yes = False, json: Json = False) -> None:
     raise typer.Exit(1 if again else 0)
 
 
-def _directories(settings: Settings) -> list[JournalDirectory]:
-    from llmctx.delivery.journal import inspect_directory
+def _left(directories: Sequence[JournalDirectory], owners: Ownership) -> tuple[int, int]:
+    """Return how many calls of ended processes, and how many refused rows, wait for this database."""
+    left = sum(
+        process.records + process.open
+        for one in directories
+        for process in one.processes
+        if not process.alive and owners.takes(one.directory, process.place)
+    )
+    refused = sum(owners.takes(one.directory, row.place) for one in directories for row in one.dead_letters)
+    return left, refused
 
-    return [inspect_directory(place) for place in settings.journal_directories]
 
-
-def _left(directories: Sequence[JournalDirectory]) -> int:
-    """Return the number of calls in the journals of ended processes."""
-    return sum(process.records + process.open for one in directories for process in one.processes if not process.alive)
-
-
-def _as_json(one: JournalDirectory) -> dict[str, object]:
-    refused = [
-        {"call_id": row.record.call_id, "sqlstate": row.sqlstate, "reason": row.reason, "at": row.at}
-        for row in one.dead_letters
+def _as_json(one: JournalDirectory, owners: Ownership) -> dict[str, object]:
+    processes = [
+        {**asdict(process), "place": process.place.name or None, "whose": owners.of(one.directory, process.place)}
+        for process in one.processes
     ]
-    return {"directory": one.directory, "processes": one.processes, "quarantined": refused}
+    refused = [
+        {
+            "call_id": row.record.call_id, "sqlstate": row.sqlstate, "reason": row.reason, "at": row.at,
+            "place": row.place.name or None, "whose": owners.of(one.directory, row.place),
+        }
+        for row in one.dead_letters
+    ]  # fmt: skip
+    return {"directory": one.directory, "processes": processes, "quarantined": refused}
 
 
-def _show(one: JournalDirectory) -> None:
+def _show(one: JournalDirectory, owners: Ownership) -> None:
     output.show(plain(one.directory))
     columns = [output.Column("process"), output.Column("state")]
     columns += [output.Column(title, "right") for title in ("rows", "open calls", "bytes")]
     lines = [
         [str(process.pid or process.name), "running" if process.alive else "ended"]
         + [output.text_of(number) for number in (process.records, process.open, process.bytes)]
-        + [output.text_of(process.oldest, null="-")]
+        + [output.text_of(process.oldest, null="-"), _whose(one, process.place, owners)]
         for process in one.processes
     ]
     if lines:
-        output.table([*columns, output.Column("oldest")], lines, indent=2)
-    for (sqlstate, reason), count in Counter((row.sqlstate, row.reason) for row in one.dead_letters).most_common(10):
-        output.paragraph(f"{count} refused [{sqlstate}]: {reason}", lead="  ")
+        output.table([*columns, output.Column("oldest"), output.Column("database", cut="end")], lines, indent=2)
+    counts = Counter(
+        (row.sqlstate, row.reason, _whose(one, row.place, owners, between=" by ")) for row in one.dead_letters
+    )
+    for (sqlstate, reason, whose), count in counts.most_common(10):
+        output.paragraph(f"{count} refused{whose} [{sqlstate}]: {reason}", lead="  ")
+
+
+def _whose(one: JournalDirectory, place: Place, owners: Ownership, *, between: str | None = None) -> str:
+    """Return the name of the database that rows wait for; with `between` only if it is another one."""
+    from llmctx.ops.journals import UNKNOWN
+
+    whose = owners.of(one.directory, place)
+    name = place.name or UNKNOWN
+    if between is None:
+        return "this one" if whose == "ours" else name
+    return "" if whose == "ours" else f"{between}{name}"

@@ -6,6 +6,7 @@ former spellings of these commands and of `llmctx partition`: they still work, a
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -133,7 +134,21 @@ def _plan_and_do(settings: Settings, *, down: bool, widen: bool, only_plan: bool
         for step in plan.steps:
             if step.what not in told:
                 done(step.what)
+    if not down and not only_plan and (doing or not plan.steps):
+        _remember_place(settings)
     output.say(_conclusion(where(settings), plan, doing=doing, down=down))
+
+
+def _remember_place(settings: Settings) -> None:
+    """Note in the database which one it is, and on this host which one its name leads to: for rows that wait here."""
+    from llmctx.core.errors import LlmctxError
+    from llmctx.delivery.journal import remember_place
+    from llmctx.migrate import commands
+
+    with contextlib.suppress(LlmctxError, OSError):  # a role that may not; a host without a directory for journals
+        place = commands.identify(settings)
+        for directory in settings.journal_directories[:1]:
+            remember_place(directory, place)
 
 
 def _conclusion(database: str, plan: Plan, *, doing: bool, down: bool) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from llmctx.core.errors import DatabaseUnavailable
+from llmctx.core.place import Place
 from llmctx.core.record import CallRecord, use_thread_as_session
 from llmctx.delivery.batcher import Batcher
 from llmctx.delivery.destination import Destination
@@ -18,24 +19,29 @@ _AT_ONCE = 500
 _PATIENCE_S = 30.0
 
 
-def replay(destination: Destination, settings: Settings, journal: Journal) -> tuple[int, int, int]:
-    """Store the dead letters, and what dead processes left, in the directory of `journal`.
+def replay(
+    destination: Destination, settings: Settings, journal: Journal, of: Callable[[Place], bool] = lambda place: True
+) -> tuple[int, int, int]:
+    """Store the dead letters, and what dead processes left, in the directory of `journal`, as far as these rows go to
+    places for which `of` returns True.
 
     Return how many dead letters were stored, how many were refused again (they stay), and how many rows of dead
     processes were stored. Raise `DatabaseUnavailable` if the destination does not take them in time; what is stored is
     not given up again.
     """
-    return asyncio.run(_replay(destination, settings, journal))
+    return asyncio.run(_replay(destination, settings, journal, of))
 
 
-async def _replay(destination: Destination, settings: Settings, journal: Journal) -> tuple[int, int, int]:
-    letters = {one.record.call_id: one.record for one in journal.dead_letters.read()}
+async def _replay(
+    destination: Destination, settings: Settings, journal: Journal, of: Callable[[Place], bool]
+) -> tuple[int, int, int]:
+    letters = {one.record.call_id: one.record for one in journal.dead_letters.read() if of(one.place)}
     again = await _store(destination, settings, list(letters.values()), keep=lambda *_: True)
     stored = [call_id for call_id in letters if call_id not in again]
     if stored:
         journal.dead_letters.remove(stored)
     recovered = 0
-    for dead in journal.recover():
+    for dead in journal.recover(lambda place, _: of(place)):
         with dead:
             rows = list(dead.rows())
             if settings.session == "thread":

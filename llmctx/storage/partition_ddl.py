@@ -16,15 +16,28 @@ _TRIGGER: Final = "llmctx_ahead"
 
 @dataclass(frozen=True, slots=True)
 class Month:
-    """A month, or the rest of one."""
+    """A month, or the rest of one; or what a team cuts its table into instead."""
 
     first: datetime
     after_last: datetime
+    label: str = ""
+    """Of a whole one, as it stands in its partition's name."""
 
     @classmethod
     def after(cls, moment: datetime, months: int) -> Month:
         """Return the month that comes so many months after that of `moment`."""
-        return cls(_first_of(moment, months), _first_of(moment, months + 1))
+        first = _first_of(moment, months)
+        return cls(first, _first_of(moment, months + 1), f"{first:%Y_%m}")
+
+    def partition(self, table: str) -> str:
+        """Return the name of its partition, without its schema."""
+        clock = "" if self.first.time() == datetime.min.time() else f"_{self.first:%H%M}"
+        return f"{table}_p{self.label or f'{self.first:%Y_%m_%d}{clock}'}"
+
+    def __str__(self) -> str:
+        if self == Month.after(self.first, 0):
+            return f"{self.first:%Y-%m}"
+        return f"{self.first:%Y-%m-%d %H:%M} to {self.after_last:%Y-%m-%d %H:%M} UTC"
 
     def bounds(self, *, naive: bool = False) -> tuple[str, str]:
         """Return both ends as they stand in a statement; `naive` where the column has no time zone."""
@@ -37,8 +50,8 @@ def _first_of(moment: datetime, months: int) -> datetime:
 
 
 def day_literal(day: datetime, *, naive: bool) -> str:
-    """Return the beginning of a day as it stands in a statement."""
-    return f"'{day:%Y-%m-%d} 00:00:00{'' if naive else '+00'}'"
+    """Return the beginning of a day, or another moment, as it stands in a statement."""
+    return f"'{day.replace(tzinfo=None).isoformat(' ')}{'' if naive else '+00'}'"
 
 
 def partition_name(table: str, month: datetime) -> str:

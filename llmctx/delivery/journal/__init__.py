@@ -14,10 +14,12 @@ reports.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from llmctx.core.place import Place
 from llmctx.delivery.journal import directory as directories
+from llmctx.delivery.journal import owner as owners
 from llmctx.delivery.journal.dead_letters import DeadLetter, DeadLetters
 from llmctx.delivery.journal.frames import Damage, Frame, Kind, frames_in, pack_record, unpack_record
 from llmctx.delivery.journal.inspect import JournalDirectory, Matches, ProcessJournal, inspect_directory, search
@@ -40,6 +42,8 @@ __all__ = [
     "inspect_directory",
     "pack_record",
     "read",
+    "recall_place",
+    "remember_place",
     "request_rotation",
     "search",
     "unpack_record",
@@ -60,9 +64,37 @@ def read(path: str | os.PathLike[str], damage: Damage | None = None) -> Iterator
     yield from frames_in(data, damage)
 
 
-def erase(directory: str | os.PathLike[str], keep: Keep) -> tuple[int, int]:
+def recall_place(directory: str | os.PathLike[str]) -> Place:
+    """Return where the rows of this directory went last; without ids if that was never known."""
+    try:
+        folder = os.open(Path(directory) / directories.DEAD_LETTERS, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return Place()
+    try:
+        return owners.recall(folder)
+    finally:
+        os.close(folder)
+
+
+def remember_place(directory: str | os.PathLike[str], place: Place) -> None:
+    """Note where the rows of this directory go. Raise `JournalUnavailable`, or OSError."""
+    root = directories.open_private(directory)
+    try:
+        dead_letters = DeadLetters(root)
+        try:
+            owners.remember(place, dead_letters.folder)
+        finally:
+            dead_letters.close()
+    finally:
+        os.close(root)
+
+
+def erase(
+    directory: str | os.PathLike[str], keep: Keep, of: Callable[[Place], bool] = lambda place: True
+) -> tuple[int, int]:
     """Remove from the journals of dead processes and from the dead letters the rows of whose columns `keep` returns
-    False. Where it returns other columns, those are kept instead.
+    False. Where it returns other columns, those are kept instead. Only of rows that go to places for which `of` returns
+    True.
 
     Return how many frames were removed or changed, and how many journals belong to living processes: their rows are on
     the way to the database, and can be erased there (`request_rotation`).
@@ -70,10 +102,10 @@ def erase(directory: str | os.PathLike[str], keep: Keep) -> tuple[int, int]:
     """
     root = directories.open_private(directory)
     try:
-        removed, living = _erase(root, keep)
+        removed, living = _erase(root, keep, of)
         dead_letters = DeadLetters(root)
         try:
-            return removed + dead_letters.erase(keep), living
+            return removed + dead_letters.erase(keep, of), living
         finally:
             dead_letters.close()
     finally:

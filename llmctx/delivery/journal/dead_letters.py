@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
@@ -22,7 +22,7 @@ from llmctx.core.place import Place
 from llmctx.core.process import not_forking
 from llmctx.core.record import CallRecord
 from llmctx.delivery.journal import directory as directories
-from llmctx.delivery.journal.frames import ID_BYTES, Kind, frame, frames_in, pack_record, record_of
+from llmctx.delivery.journal.frames import ID_BYTES, Frame, Kind, frame, frames_in, pack_record, record_of
 from llmctx.delivery.journal.recovery import Keep, rewrite
 from llmctx.storage.sanitize import clean
 
@@ -112,11 +112,8 @@ class DeadLetters:
                 with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
                     letter = orjson.loads(found.payload[ID_BYTES:])
                     at = datetime.fromisoformat(letter["at"])
-                    place = letter.get("place") or {"name": "", "ids": ()}
-                    yield DeadLetter(
-                        clean(record_of(letter["record"])), str(letter["sqlstate"]), str(letter["reason"]), at,
-                        Place(str(place["name"]), frozenset(place["ids"])),
-                    )  # fmt: skip
+                    record = clean(record_of(letter["record"]))
+                    yield DeadLetter(record, str(letter["sqlstate"]), str(letter["reason"]), at, place_in(found))
 
     def __len__(self) -> int:
         return sum(found.kind == Kind.REFUSED for found in frames_in(directories.read_file(_FILE, self.folder)))
@@ -126,10 +123,12 @@ class DeadLetters:
         gone = {str(call_id) for call_id in call_ids}
         return self.erase(lambda columns: columns.get("call_id") not in gone)
 
-    def erase(self, keep: Keep) -> int:
-        """Remove the rows of whose columns `keep` returns False, or change them. Return how many. Raise OSError."""
+    def erase(self, keep: Keep, of: Callable[[Place], bool] = lambda place: True) -> int:
+        """Remove the rows of whose columns `keep` returns False, or change them; only such as went to places for which
+        `of` returns True. Return how many. Raise OSError.
+        """
         with not_forking, self._locked():
-            return rewrite(_FILE, self.folder, keep)
+            return rewrite(_FILE, self.folder, keep, lambda found: of(place_in(found)))
 
     def close(self) -> None:
         """Close the directory's descriptor."""
@@ -146,6 +145,14 @@ class DeadLetters:
             yield
         finally:
             os.close(held)
+
+
+def place_in(found: Frame) -> Place:
+    """Return which destination has refused the row in a frame."""
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+        place = orjson.loads(found.payload[ID_BYTES:])["place"]
+        return Place(str(place["name"]), frozenset(map(str, place["ids"])))
+    return Place()
 
 
 def _plain(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from typing import Any
 from llmctx.core.place import Place
 from llmctx.delivery.journal import directory as directories
 from llmctx.delivery.journal import owner as owners
-from llmctx.delivery.journal.dead_letters import DeadLetter, DeadLetters
+from llmctx.delivery.journal.dead_letters import DeadLetter, DeadLetters, place_in
 from llmctx.delivery.journal.frames import (
     ID_BYTES,
     Damage,
@@ -88,10 +89,19 @@ class Matches:
     living: dict[str, int] = field(default_factory=dict)
     """By process id."""
     dead_letters: int = 0
+    elsewhere: Counter[str] = field(default_factory=Counter)
+    """Of rows that go to other places, by their names."""
 
 
-def search(directory: str | os.PathLike[str], wanted: Callable[[dict[str, Any]], bool]) -> Matches:
-    """Count rows of whose columns `wanted` returns True: also those that are done, as long as their file is there."""
+def search(
+    directory: str | os.PathLike[str],
+    wanted: Callable[[dict[str, Any]], bool],
+    of: Callable[[Place], bool] = lambda place: True,
+) -> Matches:
+    """Count rows of whose columns `wanted` returns True: also those that are done, as long as their file is there.
+
+    Those that go to places for which `of` returns False are counted apart.
+    """
     found = Matches()
     try:
         root = os.open(Path(directory), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -104,22 +114,38 @@ def search(directory: str | os.PathLike[str], wanted: Callable[[dict[str, Any]],
             except OSError:
                 continue
             try:
-                count = sum(
-                    (columns := columns_of(frame)) is not None and wanted(columns)
-                    for file in directories.names_in(folder)
-                    for frame in frames_in(directories.read_file(file, folder))
-                )
-                if name == directories.DEAD_LETTERS:
-                    found.dead_letters += count
-                elif count and _is_alive(name, folder):
-                    found.living[name.partition("-")[0]] = count
-                else:
-                    found.dead += count
+                _count(found, name, folder, wanted, of)
             finally:
                 os.close(folder)
     finally:
         os.close(root)
     return found
+
+
+def _count(
+    found: Matches,
+    name: str,
+    folder: int,
+    wanted: Callable[[dict[str, Any]], bool],
+    of: Callable[[Place], bool],
+) -> None:
+    owner = owners.read(folder) or owners.Owner()
+    is_quarantine = name == directories.DEAD_LETTERS
+    count = 0
+    for file in directories.names_in(folder):
+        for frame in frames_in(directories.read_file(file, folder)):
+            if (columns := columns_of(frame)) is not None and wanted(columns):
+                place = place_in(frame) if is_quarantine else owner.place
+                if of(place):
+                    count += 1
+                else:
+                    found.elsewhere[place.name] += 1
+    if is_quarantine:
+        found.dead_letters += count
+    elif count and _is_alive(name, folder):
+        found.living[name.partition("-")[0]] = count
+    else:
+        found.dead += count
 
 
 def _is_alive(name: str, folder: int) -> bool:

@@ -27,6 +27,7 @@ from llmctx.delivery.journal import owner as owners
 from llmctx.delivery.journal.frames import (
     ID_BYTES,
     Damage,
+    Frame,
     Kind,
     Start,
     columns_of,
@@ -253,13 +254,17 @@ Keep = Callable[[dict[str, Any]], "bool | dict[str, Any]"]
 """Called with the columns of a row. Returns whether the row stays, or the columns to keep instead."""
 
 
-def erase(root: int, keep: Keep) -> tuple[int, int]:
-    """Remove the frames of dead processes for whose columns `keep` returns False, or change them.
+def erase(root: int, keep: Keep, of: Callable[[Place], bool]) -> tuple[int, int]:
+    """Remove the frames of dead processes for whose columns `keep` returns False, or change them; only of such
+    processes as wrote for a place for which `of` returns True.
 
     Return for how many, and how many journals belong to living processes, which write theirs themselves.
     """
     removed = living = 0
     for name, folder in directories.folders_in(root):
+        if not of((owners.read(folder) or Owner()).place):
+            os.close(folder)
+            continue
         lock = directories.lock(folder)
         try:
             if lock is None or owners.is_alive(name, folder):
@@ -275,12 +280,12 @@ def erase(root: int, keep: Keep) -> tuple[int, int]:
     return removed, living
 
 
-def rewrite(name: str, folder: int, keep: Keep) -> int:
+def rewrite(name: str, folder: int, keep: Keep, of: Callable[[Frame], bool] = lambda found: True) -> int:
     """Leave out of a file what `keep` does not want, in one step. Return how many frames have gone, or changed."""
     touched = 0
     kept: list[bytes] = []
     for found in frames_in(directories.read_file(name, folder)):
-        columns = columns_of(found)
+        columns = columns_of(found) if of(found) else None
         wanted = True if columns is None else keep(columns)
         if wanted is not True:
             touched += 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from llmctx.calllog import CallLog
 from llmctx.core.errors import LlmctxError
 from llmctx.core.record import CallRecord
@@ -11,6 +13,7 @@ from llmctx.delivery.destinations.sql import SqlDestination
 from llmctx.delivery.memory_sink import MemorySink
 from llmctx.identity.binding import bind
 from llmctx.migrate import commands as migrate
+from llmctx.ops import journals
 from llmctx.ops.doctor import table_checks as table
 from llmctx.ops.doctor.finding import Finding
 from llmctx.settings import Settings, unknown_variables
@@ -44,7 +47,22 @@ async def _table(settings: Settings, state: migrate.State | LlmctxError, where: 
         return findings
     findings.append(Finding("migration", True, f"at head ({state.head})", where=settings.table))
     findings.append(await _trial_insert(settings))
-    return [*findings, *await table.table(settings)]
+    return [*findings, *await _journals(settings), *await table.table(settings)]
+
+
+async def _journals(settings: Settings) -> list[Finding]:
+    """Whose rows wait on this host, if any do."""
+    found = await asyncio.to_thread(journals.waiting, settings)
+    others = ", ".join(f"{count:,} for {name}" for name, count in found.others.items())
+    findings = [Finding("other journals", True, f"rows wait on this host: {others}")] if others else []
+    if found.left:
+        cause = f"{found.left:,} calls wait on this host's disk that no running process will write"
+        consequence = "They are not in the table until a process that records starts here."
+        fix = "llmctx journal, and llmctx journal replay --yes"
+        findings.append(Finding("journal", False, cause, consequence, fix, settings.table))
+    elif found.ours:
+        findings.append(Finding("journal", True, f"{found.ours:,} calls are on their way", where=settings.table))
+    return findings
 
 
 def trust(settings: Settings) -> list[Finding]:

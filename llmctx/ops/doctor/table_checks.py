@@ -15,10 +15,11 @@ from sqlalchemy import Table, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.core.errors import LlmctxError
-from llmctx.ops.doctor.finding import Finding, names
+from llmctx.ops.doctor.finding import Finding
 from llmctx.settings import Settings
-from llmctx.storage import catalog
+from llmctx.storage import catalog, durability
 from llmctx.storage.dependents import Dependent, dependents
+from llmctx.storage.durability import Risk
 from llmctx.storage.engine import reading
 from llmctx.storage.reflection import overflow_column, reflect
 from llmctx.storage.retention import partitions
@@ -45,6 +46,7 @@ class _Seen:
     children: Sequence[Dependent]
     """Tables that refer to it and are large, without an index for that."""
     settings: Settings
+    risks: Sequence[Risk]
 
 
 async def table(settings: Settings) -> list[Finding]:
@@ -63,7 +65,7 @@ async def table(settings: Settings) -> list[Finding]:
             )
         ]  # fmt: skip
     checks: Sequence[Callable[[_Seen], list[Finding]]] = (
-        _months, _astray, _indexes, _children, _rights, _statistics, _growth,
+        _months, _astray, _durability, _indexes, _children, _rights, _statistics, _growth,
     )  # fmt: skip
     found = [finding for check in checks for finding in check(seen)]
     if not found:
@@ -84,7 +86,8 @@ async def _look(connection: AsyncConnection, settings: Settings) -> _Seen:
         if not child.indexed and (await connection.scalar(text(_ROWS), {"name": child.name}) or 0) >= _MANY
     ]
     daily = await _daily(connection, log) if rights["may_select"] else 0
-    return _Seen(log, name, {**facts, **rights, "daily": daily}, parts, indexes, children, settings)
+    risks = durability.risks_of((await connection.execute(text(durability.LOOK), {"table": name})).mappings().one())
+    return _Seen(log, name, {**facts, **rights, "daily": daily}, parts, indexes, children, settings, risks)
 
 
 async def _daily(connection: AsyncConnection, log: Table) -> int:
@@ -145,27 +148,38 @@ FROM log
 def _months(seen: _Seen) -> list[Finding]:
     if seen.parts is None:
         return []
-    now = datetime.now(UTC)
-    gone = partitions.missing(seen.parts, now, 1)
+    gone = partitions.missing(seen.parts, datetime.now(UTC), 1)
     if not gone:
         return []
     has_default = any(part.is_default for part in seen.parts)
     consequence = (
-        "Rows of those months go into the default partition, which can never be dropped by the month."
+        "Rows of that time go into the default partition, which can never be dropped by the month."
         if has_default
-        else "The database refuses rows of those months: they wait on disk."
+        else "The database refuses rows of that time: they wait on disk."
     )
+    statements = []
+    for month in gone:
+        first, after = partitions.bounds(seen.log, month)
+        statements.append(
+            f"CREATE TABLE {partitions.part_in_sql(seen.log, month)} PARTITION OF {seen.name} "
+            f"FOR VALUES FROM ({first}) TO ({after});"
+        )
     return [
         Finding(
-            "partitions", False, f"no partition for {names(f'{month.first:%Y-%m}' for month in gone)}", consequence,
-            "llmctx retain --yes, from cron; or LLMCTX_RETAIN=on. As SQL: " + " ".join(
-                f"CREATE TABLE {partitions.part_in_sql(seen.log, month)} PARTITION OF {seen.name} "
-                f"FOR VALUES FROM ('{month.first:%Y-%m-%d}') TO ('{month.after_last:%Y-%m-%d}');"
-                for month in gone
-            ),
+            "partitions", False, f"no partition for {', '.join(map(str, gone))}", consequence,
+            f"llmctx retain --yes, from cron; or LLMCTX_RETAIN=on. As SQL: {' '.join(statements)}",
             seen.settings.table,
         )
     ]  # fmt: skip
+
+
+def _durability(seen: _Seen) -> list[Finding]:
+    """The writer asks for a commit that waits for the disk; what is left no client can ask for."""
+    return [
+        Finding("durability", False, risk.cause, risk.consequence, risk.fix, seen.settings.table)
+        for risk in seen.risks
+        if not risk.is_chosen
+    ]
 
 
 def _astray(seen: _Seen) -> list[Finding]:

@@ -15,6 +15,7 @@ from llmctx.ops.erase import journals as disk
 from llmctx.ops.erase import registry as shared
 from llmctx.ops.erase import table as rows
 from llmctx.ops.erase.subject import Subject, SubjectIds
+from llmctx.ops.journals import Ownership, ask
 from llmctx.settings import Settings
 from llmctx.storage.dependents import Dependent, dependents
 from llmctx.storage.engine import changing, compact, reading, sqlite_file, where
@@ -80,20 +81,29 @@ async def erase(
         subject_ids = await rows.find_ids(connection, table, subject, unchecked)
         children = await dependents(connection, table)
 
+    owners = await ask(settings)
+
+    def lying() -> disk.JournalCounts:
+        return disk.count(owners, subject_ids, mentions=mentions)
+
     async def look() -> list[Place]:
         async with reading(settings, whole=True) as connection:
             found = await rows.count(
                 connection, table, subject_ids, children, mentions=mentions, evidence=not unchecked
             )
-        return await _places(settings, subject_ids, found, mentions=mentions)
+        return await _places(owners, subject_ids, found, lying())
 
     receipt = Receipt(subject, blank, do)
     _explain(receipt, children, mentions, unchecked)
+    receipt.notes += [
+        f"{count} rows with this id wait on this host for another database, {name}: erase them there."
+        for name, count in lying().elsewhere.items()
+    ]
     if do:
-        await disk.drain(settings, subject_ids, wait_s, mentions=mentions)
+        await disk.drain(owners, subject_ids, wait_s, mentions=mentions)
     receipt.places = await look()
     if do:
-        disk.erase(settings, subject_ids, mentions=mentions)
+        disk.erase(owners, subject_ids, mentions=mentions)
         async with changing(settings) as connection:
             work = rows.Work(connection, table, subject_ids, children, progress, settings)
             await work.erase(blank=blank, mentions=mentions)
@@ -107,10 +117,12 @@ async def erase(
     return receipt
 
 
-async def _places(settings: Settings, subject_ids: SubjectIds, found: dict[str, int], *, mentions: bool) -> list[Place]:
+async def _places(
+    owners: Ownership, subject_ids: SubjectIds, found: dict[str, int], lying: disk.JournalCounts
+) -> list[Place]:
+    settings = owners.settings
     database, redis = where(settings), shared.place(settings)
     places = [Place(name, database, count) for name, count in found.items()]
-    lying = disk.count(settings, subject_ids, mentions=mentions)
     said = ", ".join(lying.directories)
     places += [
         Place("journals of dead processes", said, lying.dead),

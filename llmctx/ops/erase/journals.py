@@ -1,19 +1,26 @@
 """What lies on this machine's disk: journals of the dead, which can be rewritten, journals of the living, whose owners
 are asked to bring what they hold to the database and to begin new files, and the quarantine.
+
+All journals of the host are looked through. Rows that wait for another database may be of another person with the same
+id: they are told, and left to whoever erases there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
+from llmctx.core.place import Place
 from llmctx.delivery import journal
 from llmctx.ops.erase.subject import SubjectIds, without
 from llmctx.ops.erase.table import PERSONAL_TEXTS
-from llmctx.settings import Settings
+from llmctx.ops.journals import Ownership
 
 _POLL_S: Final = 0.2
 Wanted = Callable[[Mapping[str, Any]], bool]
@@ -29,6 +36,8 @@ class JournalCounts:
     quarantined: int = 0
     living: int = 0
     living_processes: list[str] = field(default_factory=list)
+    elsewhere: Counter[str] = field(default_factory=Counter)
+    """Of rows that wait for other databases, by their names."""
 
 
 def says_something(subject_ids: SubjectIds, *, mentions: bool) -> Wanted:
@@ -53,34 +62,40 @@ def _less(columns: Mapping[str, Any], subject_ids: SubjectIds, *, mentions: bool
     return less
 
 
-def count(settings: Settings, subject_ids: SubjectIds, *, mentions: bool) -> JournalCounts:
+def count(owners: Ownership, subject_ids: SubjectIds, *, mentions: bool) -> JournalCounts:
     """Return what is there now."""
     found = JournalCounts()
     wanted = says_something(subject_ids, mentions=mentions)
-    for directory in settings.journal_directories:
-        found.directories.append(str(directory))
-        seen = journal.search(directory, wanted)
+    for directory in owners.settings.journal_roots():
+        seen = journal.search(directory, wanted, _of_this_database(owners, directory))
+        counts = seen.dead, seen.dead_letters, sum(seen.living.values())
+        if any(counts) or directory in owners.settings.journal_directories:
+            found.directories.append(str(directory))
         found.dead += seen.dead
         found.quarantined += seen.dead_letters
         found.living += sum(seen.living.values())
         found.living_processes += [f"process {pid}" for pid in seen.living]
+        found.elsewhere.update(seen.elsewhere)
     return found
 
 
-async def drain(settings: Settings, subject_ids: SubjectIds, wait_s: float, *, mentions: bool) -> None:
+def _of_this_database(owners: Ownership, directory: Path) -> Callable[[Place], bool]:
+    return lambda place: not owners.is_another_database(directory, place)
+
+
+async def drain(owners: Ownership, subject_ids: SubjectIds, wait_s: float, *, mentions: bool) -> None:
     """Wait until living processes hold nothing of theirs any more, at most for so long."""
     deadline = time.monotonic() + wait_s
     asked = False
-    while count(settings, subject_ids, mentions=mentions).living and time.monotonic() < deadline:
+    while count(owners, subject_ids, mentions=mentions).living and time.monotonic() < deadline:
         if not asked:
             asked = True
-            for directory in settings.journal_directories:
-                if directory.is_dir():
-                    journal.request_rotation(directory)
+            for directory in _there(owners):
+                journal.request_rotation(directory)
         await asyncio.sleep(_POLL_S)
 
 
-def erase(settings: Settings, subject_ids: SubjectIds, *, mentions: bool) -> None:
+def erase(owners: Ownership, subject_ids: SubjectIds, *, mentions: bool) -> None:
     """Take theirs from the journals of the dead and from the quarantine; of others' rows what names them."""
 
     def keep(columns: dict[str, Any]) -> bool | dict[str, Any]:
@@ -89,6 +104,12 @@ def erase(settings: Settings, subject_ids: SubjectIds, *, mentions: bool) -> Non
         less = _less(columns, subject_ids, mentions=mentions)
         return {**columns, **less} if less else True
 
-    for directory in settings.journal_directories:
-        if directory.is_dir():
-            journal.erase(directory, keep)
+    for directory in _there(owners):
+        journal.erase(directory, keep, _of_this_database(owners, directory))
+
+
+def _there(owners: Ownership) -> Iterator[Path]:
+    for directory in owners.settings.journal_roots():
+        with contextlib.suppress(OSError):  # such as may not be looked into
+            if directory.is_dir():
+                yield directory

@@ -19,7 +19,6 @@ from llmctx.core.errors import ConfigError
 from llmctx.settings import Settings
 from llmctx.storage.dependents import Dependent, dependents
 from llmctx.storage.engine import changing
-from llmctx.storage.partition_ddl import partition_name
 from llmctx.storage.reflection import reflect
 from llmctx.storage.retention import large_default, partitions
 from llmctx.storage.retention.batch_delete import Sweep
@@ -133,18 +132,20 @@ class _Work:
 
     async def _prepare(self, log: Table, parts: list[Partition]) -> None:
         default = next((part for part in parts if part.is_default), None)
-        for whole in partitions.missing(parts, self._now, self._policy.ahead):
+        if (end := partitions.calendar_ends(parts, self._now)) is not None:
+            self._report.notes.append(
+                f"The partitions follow no calendar that llmctx can tell: make those from {end:%Y-%m-%d %H:%M} UTC on."
+            )
+        for gap in partitions.missing(parts, self._now, self._policy.ahead):
+            whole = await partitions.named(self._connection, log, gap)
             month, is_large = await large_default.plan(self._connection, log, whole, default, self._now)
             if month is None:
                 self._report.notes.append(
-                    f"{whole.first:%Y-%m} stays in the default partition, which has too much of it to be split beside "
-                    "its writers."
+                    f"{whole} stays in the default partition, which has too much of it to be split beside its writers."
                 )
                 continue
             rest = "" if month == whole else f", from {month.first:%Y-%m-%d} on"
-            self._report.steps.append(
-                f"make partition {partition_name(log.name, month.first)} for {month.first:%Y-%m}{rest}"
-            )
+            self._report.steps.append(f"make partition {month.partition(log.name)} for {whole}{rest}")
             if self._report.done and is_large and default is not None:
                 await large_default.make(self._connection, log, month, default)
             elif self._report.done:

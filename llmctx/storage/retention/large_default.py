@@ -8,6 +8,7 @@ the days to come, rows that are dated so far ahead are led to the new table. Aft
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -15,7 +16,7 @@ from sqlalchemy import Table, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.storage.catalog import qualified
-from llmctx.storage.partition_ddl import Diversion, Month, partition_name
+from llmctx.storage.partition_ddl import Diversion, Month
 from llmctx.storage.retention import partitions
 from llmctx.storage.retention.partitions import Partition, run_patiently
 
@@ -33,16 +34,17 @@ async def plan(
     """Return what is to be made of `month`, if anything, and whether in this way."""
     if default is None:
         return month, False
+    label = month.partition("").removeprefix("_p")  # also of a part of it
     given = {"default": default.name, "part": partitions.part_in_sql(log, month)}
     found = (await connection.execute(text(_STATE), given)).one()
     await connection.rollback()
     if found.begun:
         begun = datetime.fromisoformat(json.loads(found.says or "{}").get("from", month.first.isoformat()))
-        return Month(begun, month.after_last), bool(found.says)
+        return replace(month, first=begun, label=month.label or label), bool(found.says)
     if found.bytes < LARGE_BYTES:
         return month, False
     first = max(month.first, now.replace(hour=0, minute=0, second=0, microsecond=0) + _MARGIN)
-    return (Month(first, month.after_last) if first < month.after_last else None), True
+    return (replace(month, first=first, label=label) if first < month.after_last else None), True
 
 
 async def make(connection: AsyncConnection, log: Table, month: Month, default: Partition) -> None:
@@ -54,8 +56,8 @@ async def make(connection: AsyncConnection, log: Table, month: Month, default: P
         columns=await partitions.copied_columns(connection, log),
         leaving=partitions.condition(log, month, "{row}"),
         staying=f"NOT ({partitions.condition(log, month)})",
-        check=f"llmctx_without_{month.first:%Y_%m}",
-        function=qualified(f"llmctx_ahead_{partition_name(log.name, month.first)}", log.schema),
+        check=f"llmctx_without_{month.partition('').removeprefix('_p')}",
+        function=qualified(f"llmctx_ahead_{month.partition(log.name)}", log.schema),
         as_owner=True,
     )
     begun = await connection.scalar(text("SELECT to_regclass(:part) IS NOT NULL"), {"part": part})

@@ -14,12 +14,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from llmctx.storage import catalog
 from llmctx.storage.catalog import qualified, quote
 from llmctx.storage.ddl import run_as_one
-from llmctx.storage.partition_ddl import Month, move_rows, partition_name
+from llmctx.storage.partition_ddl import Month, move_rows
 from llmctx.storage.reflection import NaiveUtc
+from llmctx.storage.retention import calendar
 from llmctx.storage.rollup.marks import mark_in_sql
 
 PATIENCE_S: Final = 20.0
 _SHORT: Final = timedelta(days=32)
+_DAY: Final = timedelta(days=1)
 _BOUND: Final = re.compile(r"FOR VALUES FROM \((.*)\) TO \((.*)\)")
 
 
@@ -84,14 +86,27 @@ def _time(said: str) -> datetime | None:
 
 
 def missing(parts: Sequence[Partition], now: datetime, ahead: int) -> list[Month]:
-    """Return the months, from the present one on, that no partition has any part of."""
-    months = [Month.after(now, number) for number in range(ahead + 1)]
-    return [month for month in months if not any(_has_part_of(part, month) for part in parts)]
+    """Return what no partition but the default one has of the present month and of so many after it, and between the
+    partitions that are there: by the months of their own calendar, or whatever else it goes by.
+    """
+    ours = [part for part in parts if not part.is_default]
+    bounds = [(part.lower, part.upper) for part in ours if part.lower is not None and part.upper is not None]
+    ends = [(part.upper - _DAY, part.upper) for part in ours if part.lower is None and part.upper is not None]
+    covered = [(part.lower, part.upper) for part in ours]
+    known = calendar.infer(bounds or ends)
+    return [
+        gap
+        for step in calendar.steps(known, bounds or ends, now, ahead)
+        for gap in calendar.without(step, covered)
+        if gap.after_last > now
+    ]
 
 
-def _has_part_of(part: Partition, month: Month) -> bool:
-    begins_before = part.lower is None or part.lower < month.after_last
-    return not part.is_default and begins_before and (part.upper is None or part.upper > month.first)
+def calendar_ends(parts: Sequence[Partition], now: datetime) -> datetime | None:
+    """Return where the partitions end, if they follow no calendar that could be told; None if they follow one."""
+    bounds = [(part.lower, part.upper) for part in parts if part.lower is not None and part.upper is not None]
+    known = calendar.infer(bounds)
+    return max(upper for _, upper in bounds) if known is None or known.begin(now) is None else None
 
 
 def name_in_sql(log: Table) -> str:
@@ -101,7 +116,25 @@ def name_in_sql(log: Table) -> str:
 
 def part_in_sql(log: Table, month: Month) -> str:
     """Return the partition of `month` as it stands in a statement."""
-    return qualified(partition_name(log.name, month.first), log.schema)
+    return qualified(month.partition(log.name), log.schema)
+
+
+async def named(connection: AsyncConnection, log: Table, month: Month) -> Month:
+    """Return `month`, so called that its partition's name is not that of a table of the team's."""
+    called = month
+    for number in range(1, 100):
+        taken = await connection.scalar(text(_TAKEN), {"part": part_in_sql(log, called)})
+        await connection.rollback()
+        if not taken:
+            break
+        called = replace(month, label=f"{month.partition('').removeprefix('_p')}_{number}")
+    return called
+
+
+_TAKEN: Final = """
+SELECT to_regclass(:part) IS NOT NULL
+       AND coalesce(obj_description(to_regclass(:part), 'pg_class'), '') NOT LIKE '{"from":%'
+"""
 
 
 def bounds(log: Table, month: Month) -> tuple[str, str]:

@@ -1,0 +1,107 @@
+"""The journals of this host, of whatever database, and whose each is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from llmctx.core.errors import LlmctxError
+from llmctx.core.place import Place, is_of
+from llmctx.delivery.journal import JournalDirectory, inspect_directory, recall_place
+from llmctx.settings import Settings
+from llmctx.storage.engine import reading
+from llmctx.storage.place import place_of
+
+Whose = Literal["ours", "unknown", "another"]
+UNKNOWN: Final = "a database that was never reached"
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """Tells whose rows are that wait on this host."""
+
+    settings: Settings
+    here: Place
+    """The database of the settings; without ids if it is away, and was never reached from here."""
+
+    def of(self, directory: str | Path, place: Place) -> Whose:
+        """Return whose rows in `directory` are that were to go to `place`."""
+        is_by_name = Path(directory) in self.settings.journal_directories
+        if not self.here.ids and is_by_name:
+            return "ours"
+        if is_of(self.here, place, goes_by_our_name=is_by_name):
+            return "ours"
+        return "another" if place.ids else "unknown"
+
+    def takes(self, directory: str | Path, place: Place) -> bool:
+        """Return whether these rows go into the database of the settings."""
+        return self.of(directory, place) == "ours"
+
+    def is_another_database(self, directory: str | Path, place: Place) -> bool:
+        """Return whether it is another database that these rows wait for: not an own destination's, which has a key."""
+        return self.of(directory, place) == "another" and not any(str(directory).endswith(key) for key in place.ids)
+
+
+def ownership(settings: Settings, *, must_reach: bool = False) -> Ownership:
+    """Ask the database which one it is; where it is away, what is remembered of it. Raise with `must_reach`."""
+    return asyncio.run(ask(settings, must_reach=must_reach))
+
+
+async def ask(settings: Settings, *, must_reach: bool = False) -> Ownership:
+    """`ownership` for coroutines."""
+    try:
+        async with reading(settings) as connection:
+            return Ownership(settings, await connection.run_sync(place_of, settings))
+    except LlmctxError:
+        if must_reach:
+            raise
+    for directory in settings.journal_directories:
+        if (place := recall_place(directory)).ids:
+            return Ownership(settings, place)
+    return Ownership(settings, Place())
+
+
+@dataclass(slots=True)
+class Waiting:
+    """Rows that are on this host's disk, and maybe not in their table."""
+
+    ours: int = 0
+    """For the database of the settings."""
+    left: int = 0
+    """Of those, such as no running process will write: of ended processes, and refused ones."""
+    others: Counter[str] = field(default_factory=Counter)
+    """For others, by their names."""
+
+
+def waiting(settings: Settings, owners: Ownership | None = None) -> Waiting:
+    """Return how many rows wait on this host, and for which database."""
+    directories = list(survey(settings))
+    found = Waiting()
+    if not any(one.processes or one.dead_letters for one in directories):
+        return found
+    owners = ownership(settings) if owners is None else owners
+    for one in directories:
+        # calls that a running process has begun may go on
+        rows = [
+            (process.place, process.records + (0 if process.alive else process.open), process.alive)
+            for process in one.processes
+        ]
+        for place, count, is_alive in [*rows, *((letter.place, 1, False) for letter in one.dead_letters)]:
+            if owners.takes(one.directory, place):
+                found.ours += count
+                found.left += 0 if is_alive else count
+            elif count:
+                found.others[place.name or UNKNOWN] += count
+    return found
+
+
+def survey(settings: Settings) -> Iterator[JournalDirectory]:
+    """Yield what lies on this host: the directories of the settings, and others in which something lies."""
+    for root in settings.journal_roots():
+        found = inspect_directory(root)
+        if root in settings.journal_directories or found.processes or found.dead_letters:
+            yield found
