@@ -149,13 +149,14 @@ class CallLog:
     def _make_sink(self) -> RecordingSink:
         if self._sink is not None:
             return self._sink
-        from llmctx.delivery.spool import Spool  # late: not every call log needs it, nor a database driver
+        with lifecycle.importing:  # late: not every call log needs it, nor a database driver
+            from llmctx.delivery.spool import Spool
 
-        if self._destination is not None:
-            return Spool(self._destination, self.settings)
-        from llmctx.delivery.destinations.sql import SqlDestination
+            if self._destination is not None:
+                return Spool(self._destination, self.settings)
+            from llmctx.delivery.destinations.sql import SqlDestination
 
-        return Spool(SqlDestination(self.settings), self.settings)
+            return Spool(SqlDestination(self.settings), self.settings)
 
     def migrate(self, *, say: Callable[[str], None] | None = None) -> State:
         """Make this call log's table, or bring it up to date: `llmctx.migrate.upgrade(self)`, which says what it does.

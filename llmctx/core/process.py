@@ -46,7 +46,10 @@ class ForkStage(IntEnum):
 _hooks: Final[list[tuple[ForkStage, Callable[[], object]]]] = []
 not_forking: Final = ForkLock()
 """Held for moments that a forked child must not inherit half done: a lock that is taken but not noted, an import."""
+importing: Final = ForkLock()
+"""Held where another thread than the application's imports: a child would wait for ever for a module half imported."""
 _PATIENCE_S: Final = 1.0  # of a fork: the disk may have hung up
+_IMPORT_S: Final = 30.0  # of a fork, while modules are imported: that takes long on a busy machine, and ends
 _closed: Final[list[ForkGate | ForkLock]] = []
 _ATTEMPTS: Final = 2  # of each part of a fork and of the end: what fails once is done again
 _OURS: Final = ("llmctx", "asyncio_")  # names of the pipeline's threads, and of those in which its loop looks up hosts
@@ -94,9 +97,9 @@ def _before_fork() -> None:
     """Wait until no thread is in the middle of something that does not survive a fork, at most a second for each."""
     global _forks_from_a_thread
     _forks_from_a_thread = threading.get_ident() != threading.main_thread().ident
-    all_gates: list[ForkGate | ForkLock] = [*gates, not_forking]
+    all_gates: list[ForkGate | ForkLock] = [importing, *gates, not_forking]
     for gate in all_gates:
-        if gate.acquire(timeout=_PATIENCE_S):
+        if gate.acquire(timeout=_IMPORT_S if gate is importing else _PATIENCE_S):
             _closed.append(gate)
 
 
@@ -113,6 +116,7 @@ def _after_fork_in_child() -> None:
     _closed.clear()
     gates.clear()  # those who would open them are threads of the parent
     not_forking.renew()
+    importing.renew()
     for stage, hook in sorted(_hooks, key=lambda one: one[0]):
         _persist(hook, f"the part {stage.name}")
 

@@ -36,6 +36,10 @@ class Once:
         return self.real(*args, **how)
 
 
+def _is_called(name: str) -> Any:
+    return lambda path, *args, **how: str(path).startswith(name)
+
+
 def _is_ours(thread: threading.Thread) -> bool:
     return thread.name.startswith("llmctx")
 
@@ -44,9 +48,14 @@ STEPS: dict[str, tuple[Any, str, BaseException, Any]] = {
     "a thread": (threading.Thread, "start", RuntimeError("can't start new thread"), _is_ours),
     "a loop": (asyncio.events, "new_event_loop", OSError(24, "Too many open files"), lambda: True),
     "a folder": (os, "mkdir", OSError(28, "No space left on device"), lambda *args, **how: True),
-    "a file": (os, "open", OSError(5, "Input/output error"), lambda path, *args, **how: str(path).startswith("records")),
-    "markers": (os, "open", MemoryError(), lambda path, *args, **how: str(path).startswith("starts")),
-    "a lock": (os, "open", OSError(24, "Too many open files"), lambda path, *args, **how: path == "lock"),
+    "a file": (
+        os,
+        "open",
+        OSError(5, "Input/output error"),
+        lambda path, *args, **how: str(path).startswith("records"),
+    ),
+    "markers": (os, "open", MemoryError(), _is_called("starts")),
+    "a lock": (os, "open", OSError(24, "Too many open files"), _is_called("lock")),
     "a rename": (os, "rename", OSError(5, "Input/output error"), lambda *args, **how: True),
 }
 

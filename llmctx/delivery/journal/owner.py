@@ -102,9 +102,9 @@ def beat(folder: int) -> bool:
     """Say that this process is alive. Return False where it has to be noted anew."""
     try:
         os.utime(FILE, dir_fd=folder, follow_symlinks=False)
+        return os.stat(FILE, dir_fd=folder, follow_symlinks=False).st_size > 0
     except OSError:
         return False
-    return True
 
 
 def is_alive(name: str, folder: int, owner: Owner | None = None) -> bool:

@@ -22,6 +22,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from llmctx.core.process import importing
 from llmctx.core.threads import outside_loop
 from llmctx.settings import Settings, url_in_environment
 from llmctx.storage.driver import connect_arguments, create_private
@@ -170,23 +171,27 @@ class Connection:
     @outside_loop
     def _open(self) -> AsyncEngine:
         if self._engine is None:
-            settings = self._settings
-            if settings.is_postgresql:
-                self._engine = create_async_engine(
-                    self._url,
-                    pool_size=settings.pool_size,
-                    max_overflow=0,
-                    pool_timeout=settings.connect_timeout_s,
-                    connect_args=_arguments(settings),
-                    hide_parameters=True,
-                )
-                event.listen(self._engine.sync_engine, "connect", self._connected)
-            else:
-                create_private(make_url(settings.database_url).database or "")
-                self._engine = create_async_engine(
-                    settings.database_url, poolclass=NullPool, connect_args={"timeout": 5.0}, hide_parameters=True
-                )
+            with importing:  # SQLAlchemy loads the driver now
+                self._engine = self._make_engine()
         return self._engine
+
+    def _make_engine(self) -> AsyncEngine:
+        settings = self._settings
+        if not settings.is_postgresql:
+            create_private(make_url(settings.database_url).database or "")
+            return create_async_engine(
+                settings.database_url, poolclass=NullPool, connect_args={"timeout": 5.0}, hide_parameters=True
+            )
+        made = create_async_engine(
+            self._url,
+            pool_size=settings.pool_size,
+            max_overflow=0,
+            pool_timeout=settings.connect_timeout_s,
+            connect_args=_arguments(settings),
+            hide_parameters=True,
+        )
+        event.listen(made.sync_engine, "connect", self._connected)
+        return made
 
     def _connected(self, connection: Any, _: object) -> None:
         self._drivers = [known for known in self._drivers if not known.is_closed()]
