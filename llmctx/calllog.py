@@ -7,7 +7,6 @@ hear every LLM call of the process; `close` undoes both and waits for the databa
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -332,11 +331,9 @@ class CallLog:
     async def aflush(self, timeout: float | None = None) -> int:  # noqa: ASYNC109  it is what flush() has
         """`flush` for coroutines."""
         patience = self.settings.shutdown_timeout_s if timeout is None else timeout
-        deadline = time.monotonic() + patience
-        while (draining := self._begin_drain(max(0.0, deadline - time.monotonic()))) is not None:
-            await asyncio.wait({draining}, timeout=max(0.0, deadline - time.monotonic()) + 1.0)
-            if not draining.cancelled() or time.monotonic() > deadline:
-                break
+        draining = self._begin_drain(patience)
+        if draining is not None:
+            await asyncio.wait({draining}, timeout=patience + 1.0)
         return self._drained(draining)
 
     @guarded("flush_failed", "%s failed: rows are still being written")
