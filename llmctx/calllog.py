@@ -197,8 +197,7 @@ class CallLog:
         self._not_begun = steps
         self._begin_the_rest()
 
-    def _begin_the_rest(self) -> None:
-        """Take the steps that are left; once a second, until none is."""
+    def _begin_the_rest(self) -> None:  # once a second, until no step is left
         if self._not_begun and self._started:
             self._not_begun = [step for step in self._not_begun if not _attempt(step)]
 

@@ -36,6 +36,8 @@ class RecordFiles:
         self._unsynced: list[tuple[bytes, bytes]] = []
         """Calls and their frames since the disk was waited for, where it is to be."""
         self._unsynced_bytes = 0
+        self._distrusted = False
+        """The disk has failed to keep what was written last, and that has not been written anew."""
         soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
         # writing beyond it is a signal that kills where the host has left it at its default
         self._file_limit: int | None = None if soft == resource.RLIM_INFINITY else soft
@@ -158,13 +160,16 @@ class RecordFiles:
         The kernel calls the pages clean all the same, and a second attempt would succeed without writing them.
         """
         self._dirty = False
-        try:
-            os.fdatasync(self._records)
-        except OSError as problem:
-            self._failed_to_sync(problem)
-            if not self._write_anew():
-                self._dirty = True
-                return False
+        if not self._distrusted:
+            try:
+                os.fdatasync(self._records)
+            except OSError as problem:
+                self._distrusted = True
+                self._failed_to_sync(problem)
+        if self._distrusted and not self._write_anew():
+            self._dirty = True
+            return False
+        self._distrusted = False
         self._unsynced.clear()
         self._unsynced_bytes = 0
         return True
