@@ -194,7 +194,7 @@ call_log.close()
 """
 
 
-@pytest.mark.parametrize("how", ["returns", "leaves", "raises", "bare", "grandchild", "main", "multiprocessing"])
+@pytest.mark.parametrize("how", ["returns", "bare", "main", "multiprocessing"])
 def test_a_child_ends_when_the_application_ends_it(how: str, sqlite_url: str) -> None:
     """Wherever it was forked: with its last thread, and its calls have rows."""
     migrate.upgrade(load(database_url=sqlite_url))
