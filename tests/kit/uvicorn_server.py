@@ -13,12 +13,12 @@ import uvicorn
 
 
 @asynccontextmanager
-async def served(app: Any) -> AsyncIterator[str]:
+async def served(app: Any, **settings: Any) -> AsyncIterator[str]:
     """The base URL of `app`, served until the block ends."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    config = uvicorn.Config(app, log_level="error", lifespan="on", ws="none")
+    config = uvicorn.Config(app, **{"log_level": "error", "lifespan": "on", "ws": "none", **settings})
     server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]  # not in the main thread
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))

@@ -85,8 +85,10 @@ def command_of(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def judge(database: str, calls: Counter[tuple[str, str]], *, patience_s: float = 0.0) -> list[Any]:
-    """Check that each call, known by its prompt and its user, has one row, with a session that is its thread."""
+def judge(
+    database: str, calls: Counter[tuple[str, str]], *, patience_s: float = 0.0, thread_is_session: bool = True
+) -> list[Any]:
+    """Check that each call, known by its prompt and its user, has one row, and a session: its thread."""
     deadline = time.monotonic() + patience_s
     while True:
         rows = asyncio.run(query(database, "SELECT * FROM biz_agent_llm_call_logs"))
@@ -95,5 +97,6 @@ def judge(database: str, calls: Counter[tuple[str, str]], *, patience_s: float =
         time.sleep(0.1)
     assert len(rows) == calls.total()
     assert Counter((json.loads(row.prompt_snapshot)[-1]["content"], row.user_id) for row in rows) == calls
-    assert not [row for row in rows if row.session_id is None or row.session_id != (row.thread_id or row.session_id)]
+    assert all(row.session_id is not None for row in rows)
+    assert not thread_is_session or all(row.session_id == (row.thread_id or row.session_id) for row in rows)
     return rows

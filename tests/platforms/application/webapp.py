@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from agent import model
+from agent import model, wrapped
 from fastapi import FastAPI
 
 from llmctx import CallContext
@@ -26,6 +26,16 @@ app.add_middleware(ContextMiddleware, identify=who)
 @app.get("/quick")
 async def quick(question: str) -> Mapping[str, Any]:
     return {"answer": (await model.ainvoke(question)).text, "process": os.getpid()}
+
+
+@app.get("/graph")
+async def graph(question: str) -> Mapping[str, Any]:
+    return {"answer": (await wrapped.ainvoke({"messages": [("user", question)]}))["messages"][-1].text}
+
+
+@app.get("/thread")
+def thread(question: str) -> Mapping[str, Any]:
+    return {"answer": model.invoke(question).text}
 
 
 @app.get("/process")
