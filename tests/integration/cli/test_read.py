@@ -111,6 +111,27 @@ def test_a_role_without_the_right_is_told(llmctx: Terminal, verb: list[str]) -> 
         execute(llmctx.url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
+def test_lists_are_walked_by_their_cursors(any_database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """With --before or --after an object with the neighbours' cursors; a first page is asked for with a time."""
+    settings = load(database_url=any_database)
+    asyncio.run(store(settings, *(record(session_id=f"s-{n}", user_id=f"u-{n}") for n in range(5))))
+    llmctx = Terminal(any_database, capsys)
+    for verb, key in (("calls", "call_id"), ("sessions", "session_id"), ("users", "user_id")):
+        (code, out, _), found = llmctx(verb, "-n", "2", "--json", "--before", "0s"), []
+        while code == 0:
+            page = json.loads(out)
+            found += [row[key] for row in page["data"]]
+            if page["next"] is None:
+                break
+            code, out, _ = llmctx(verb, "-n", "2", "--json", "--before", page["next"])
+        assert len(set(found)) == len(found) == 5, verb
+        newer = json.loads(llmctx(verb, "-n", "9", "--json", "--after", page["previous"])[1])
+        assert [row[key] for row in newer["data"]] == found[:4]
+        assert [row[key] for row in json.loads(llmctx(verb, "--json")[1])] == found, "a list, as ever"
+        assert llmctx(verb, "--before", "nonsense")[0] == 2
+        assert llmctx(verb, "--before", "0s", "--after", "1h")[0] == 2
+
+
 def test_calls_are_followed(any_database: str) -> None:
     """Those that are there, then those that end from now on, each once."""
     settings = load(database_url=any_database)
