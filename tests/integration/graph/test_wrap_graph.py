@@ -481,7 +481,8 @@ def test_retries_error_handlers_and_deferred_nodes() -> None:
     builder.add_edge(START, "fails").add_edge(START, "late")
     with bind(ANN), nullcontext() if handler else pytest.raises(ValueError, match="again"):
         wrap_graph(builder).compile().invoke({"text": "hi"})
-    assert sorted(seen) == [("handler", ANN)] * len(handler) + [("late", ANN), ("try", ANN), ("try", ANN)]
+    is_late = bool(handler) or ("late", ANN) in seen  # without a handler the run may be over before
+    assert sorted(seen) == [("handler", ANN)] * len(handler) + [("late", ANN)] * is_late + [("try", ANN), ("try", ANN)]
 
 
 def asking(state: State) -> dict[str, Any]:
