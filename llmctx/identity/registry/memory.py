@@ -10,6 +10,7 @@ than the one who uses it now, the thread names nobody.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -138,7 +139,7 @@ class MemoryRegistry:
         return [] if known is None else [scope for scope, _ in known.parties]
 
     def threads(self) -> list[str]:
-        return list(self._threads.keys())
+        return [key for key, _ in _items(self._threads)]
 
     def forget(self, *, thread_id: str | None = None, user_id: str | None = None) -> int:
         gone = 0
@@ -146,10 +147,10 @@ class MemoryRegistry:
             if thread_id is not None and self._threads.pop(thread_id, None) is not None:
                 gone += 1
             if user_id is not None:
-                for key, use in list(self._threads.items()):
+                for key, use in _items(self._threads):
                     if any(scope.identity.user_id == user_id for scope, _ in use.parties):
                         gone += self._threads.pop(key, None) is not None  # it may have expired just now
-                for key, (runs, _) in list(self._tasks.items()):
+                for key, (runs, _) in _items(self._tasks):
                     if runs is not None and runs.identity.user_id == user_id:
                         gone += self._tasks.pop(key, None) is not None
         return gone
@@ -167,6 +168,17 @@ def _store(cache: TTLCache[str, T], key: str, value: T) -> None:
         cache[key] = value
     except KeyError:  # cachebox 6: the entry that was to make room has expired just then
         cache[key] = value
+
+
+def _items(cache: TTLCache[str, T]) -> list[tuple[str, T]]:
+    """Return what is in `cache`. cachebox 5 does not go on where an entry has expired meanwhile."""
+    for _ in range(_TRIES):
+        with contextlib.suppress(RuntimeError):
+            return list(cache.items())
+    return list(cache.items())
+
+
+_TRIES: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
