@@ -145,7 +145,7 @@ class Spool(RecordingSink):
             problem = problem or failure
         self._try_again_at = time.monotonic() + _TRY_AGAIN_S
         if old is None:
-            why = problem or "The journal's directory is gone: set LLMCTX_JOURNAL_DIR."
+            why = problem or "There is no directory for the journal: set LLMCTX_JOURNAL_DIR to one."
             diagnostics.count(
                 "journal_unavailable", "%s Until then rows wait in memory, and are lost when the process ends.", why
             )
