@@ -78,25 +78,22 @@ def listed(page: queries.Page[Any], **more: Any) -> Answer:
 
 async def sessions(ask: Ask) -> Answer:
     """List the sessions used last, or of a span of time those with most of something."""
-    view = ask.view
-    if view.order is not None:
-        rows = await queries.top_sessions(ask.connection, ask.table, ask.filters(), by=view.order, limit=view.n)
-        return Answer(data=rows, rows=rows)
-    found = await queries.sessions(
-        ask.connection, ask.table, ask.filters(), before=view.before, after=view.after, limit=view.n
-    )
-    return listed(found)
+    return await _last_or_top(ask, queries.sessions, queries.top_sessions)
 
 
 async def users(ask: Ask) -> Answer:
     """List the users who were there last, or of a span of time those with most of something."""
+    return await _last_or_top(ask, queries.users, queries.top_users)
+
+
+async def _last_or_top(
+    ask: Ask, last: Callable[..., Awaitable[queries.Page[Any]]], top: Callable[..., Awaitable[Sequence[Any]]]
+) -> Answer:
     view = ask.view
     if view.order is not None:
-        rows = await queries.top_users(ask.connection, ask.table, ask.filters(), by=view.order, limit=view.n)
+        rows = await top(ask.connection, ask.table, ask.filters(), by=view.order, limit=view.n)
         return Answer(data=rows, rows=rows)
-    found = await queries.users(
-        ask.connection, ask.table, ask.filters(), before=view.before, after=view.after, limit=view.n
-    )
+    found = await last(ask.connection, ask.table, ask.filters(), before=view.before, after=view.after, limit=view.n)
     return listed(found)
 
 
