@@ -13,10 +13,12 @@ from urllib.parse import parse_qsl, urlencode
 import typer
 
 from llmctx.cli import output
-from llmctx.cli.options import settings_of
+from llmctx.cli.options import ask, settings_of
 from llmctx.core.errors import ConfigError, LlmctxError
 
 if TYPE_CHECKING:
+    from sqlalchemy import Table
+    from sqlalchemy.ext.asyncio import AsyncConnection
     from starlette.requests import HTTPConnection
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -47,7 +49,12 @@ def ui(
     if grants:
         output.show(grants_of(settings))
         return
+    ask(ctx, _nothing)  # a table that cannot be read is an error here, rather than on each page
     serve(CallLog(ctx.find_root().obj), port=port, texts=texts, open_browser=open_browser)
+
+
+async def _nothing(connection: AsyncConnection, table: Table) -> None:
+    pass
 
 
 def serve(call_log: CallLog, *, port: int, texts: bool, open_browser: bool = False) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -69,3 +70,11 @@ def test_the_grants(url: str) -> None:
     command = [sys.executable, "-m", "llmctx", "--database-url", url, "ui", "--grants"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert "GRANT SELECT ON biz_agent_llm_call_logs" in done.stdout
+
+
+def test_a_table_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
+    """And not on each page of a browser that somebody had to open first."""
+    command = [sys.executable, "-m", "llmctx", "--database-url", f"sqlite:///{tmp_path}/none.db", "ui", "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "llmctx migrate" in done.stderr
