@@ -5,6 +5,7 @@ A scenario that needs one of them is left out where it is missing: only in the e
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any, cast
 
 import langgraph.errors
@@ -14,6 +15,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import RunnableLambda
 from langgraph.graph import START, StateGraph
+from langgraph.runtime import Runtime
 
 ModelRetryMiddleware: Any = getattr(middleware, "ModelRetryMiddleware", None)
 NodeError: Any = getattr(langgraph.errors, "NodeError", Exception)
@@ -21,6 +23,7 @@ NodeTimeoutError: Any = getattr(langgraph.errors, "NodeTimeoutError", TimeoutErr
 TimeoutPolicy: Any = getattr(langgraph.types, "TimeoutPolicy", None)
 
 HAS_EVENTS_V3 = hasattr(BaseChatModel, "stream_events")
+HAS_SERVER_INFO = "server_info" in signature(Runtime).parameters  # whom a platform has authenticated
 HAS_MODEL_RETRIES = ModelRetryMiddleware is not None
 HAS_NODE_POLICIES = TimeoutPolicy is not None  # time limits and error handlers of single nodes
 

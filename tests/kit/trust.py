@@ -30,6 +30,7 @@ from llmctx.delivery.memory_sink import MemorySink
 from llmctx.graph import wrap_graph
 from llmctx.identity.candidates import CARRIED_KEY
 from llmctx.middleware import ContextMiddleware
+from tests.kit.newer import HAS_SERVER_INFO
 
 model = FakeListChatModel(responses=["yes"])
 Work = Callable[[], Awaitable[Any]]
@@ -204,7 +205,7 @@ SAYINGS: dict[str, Any] = {"victim": "victim", "alice": "alice", **MALFORMED}
 # -- who authenticated --------------------------------------------------------------------------------------------
 
 ALICE = CallContext(user_id="alice", session_id="s-alice")
-KNOWN = ("alice", "socket", "bind", "platform", "platform in a request", "runtime")
+KNOWN = ("alice", "socket", "bind", "platform", "platform in a request", *(["runtime"] if HAS_SERVER_INFO else []))
 ANONYMOUS = ("nobody", "anonymous socket")
 WHO = (*KNOWN, *ANONYMOUS, "none")
 
