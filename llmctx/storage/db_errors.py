@@ -25,8 +25,12 @@ from sqlalchemy.exc import DBAPIError
 from llmctx.core.errors import ConfigError, MigrationsPending
 
 # 24, 26, 34 and 42P05: a pooler has moved us to another server, which does not know our statement, or knows another's;
-# 03, 0B, 2D and 3B: or into another transaction; F0: a server is being started; XX: something in it is broken
-_RECONNECT: Final = ("08", "57P", "25", "26", "34", "24", "42P05", "03", "2D", "3B", "0B", "F0", "XX", "OC", "CR", "YB")
+# 03, 0B, 2D and 3B: or into another transaction; F0: a server is being started; XX001 and XX002: its files are damaged
+_RECONNECT: Final = (
+    "08", "57P", "25", "26", "34", "24", "42P05", "03", "2D", "3B", "0B", "F0", "XX001", "XX002", "OC", "CR", "YB",
+)  # fmt: skip
+_INTERNAL: Final = "XX000"
+"""What poolers say of themselves, and what functions of a trigger raise that name no code."""
 _TRANSIENT: Final = ("53", "40", "55", "57", "58", "72", "HV00N", "HV00L", "HV00M", "HV000")
 _CONFIG: Final = ("42", "28", "3D", "3F", "0A", "0L", "0P")
 _OF_ROWS: Final = ("02", "21", "22", "23", "27", "38", "39", "44", "54", "P0")
@@ -35,7 +39,7 @@ _OF_SERVERS: Final = re.compile(
     r"|unreachable|too many (?:clients|connections)|(?:no more|max(?:imum)?)[ a-z]* (?:clients?|connections?)"
     r"|connections? (?:allowed|limit|refused|reset|closed|lost)|pool(?:er)? |time[d-]? ?-?out|login has been failing"
     r"|tenant or user not found|circuit ?breaker|failover|restart transaction|retry|could(?: not|n'?t) connect"
-    r"|broken pipe|compute node",
+    r"|broken pipe|(?:compute|remote|worker) node|econn(?:refused|reset)",
     re.IGNORECASE,
 )
 """Words of servers and poolers about themselves. Read only where the code is of no known class: rows may be quoted."""
@@ -72,13 +76,17 @@ def classify(problem: BaseException) -> DatabaseFailure:
     code = sqlstate(original)
     driver = original.__cause__ if getattr(original.__cause__, "sqlstate", None) else original  # SQLAlchemy wraps it
     text = (str(original) or type(original).__name__).strip().splitlines()[0][:300]
-    kind = _kind(code, text) if code else _kind_without_code(original, text.lower())
+    is_server = getattr(driver, "server_source_function", None) is not None
+    kind = _kind(code, text, is_server=is_server) if code else _kind_without_code(original, text.lower())
     return DatabaseFailure(
         kind, code or type(original).__name__, text, _name(driver), _lacks_partition(code, driver, text)
     )
 
 
-def _kind(code: str, text: str) -> Kind:
+def _kind(code: str, text: str, *, is_server: bool) -> Kind:
+    """Return what `code` means; `is_server` where the error names the function of PostgreSQL's that raised it."""
+    if code == _INTERNAL and not is_server:
+        return "reconnect"  # a pooler's own word: it has seen no row
     kinds: dict[Kind, tuple[str, ...]] = {"reconnect": _RECONNECT, "transient": _TRANSIENT, "config": _CONFIG}
     kind: Kind = next((kind for kind, starts in kinds.items() if code.startswith(starts)), "poison")
     if kind == "poison" and not code.startswith(_OF_ROWS) and _OF_SERVERS.search(text):
