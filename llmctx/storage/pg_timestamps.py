@@ -35,6 +35,10 @@ class OutOfRangeDatetime(datetime):
     def replace(self, **how: Any) -> OutOfRangeDatetime:  # type: ignore[override]  # nothing else of it can be replaced
         return OutOfRangeDatetime.of(self.microseconds, how.get("tzinfo", self.tzinfo))
 
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Let copies keep what it really is; a datetime would copy its date and time alone."""
+        return OutOfRangeDatetime.of, (self.microseconds, self.tzinfo)
+
 
 def _times(zone: tzinfo | None) -> Callable[[tuple[int]], datetime]:
     zero = _ZERO.replace(tzinfo=zone)
