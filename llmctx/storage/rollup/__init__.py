@@ -26,7 +26,7 @@ from llmctx.storage.engine import changing
 from llmctx.storage.figures import sums_of_rows, sums_of_sums
 from llmctx.storage.reflection import reflect
 from llmctx.storage.rollup.build import DAY, HOUR, day_expr, floor_day, floor_hour, remake
-from llmctx.storage.rollup.marks import closed_until, merged
+from llmctx.storage.rollup.marks import EVER, closed_until, merged
 from llmctx.storage.rollup.tables import Totals, may, totals_of
 
 __all__ = ["Report", "rollup"]
@@ -123,7 +123,7 @@ class _Run:
         """Make the totals of hours that have been closed since."""
         connection, totals, at = self._connection, self._totals, self._log.c.created_at
         if state is None:
-            first = await connection.scalar(sa.select(sa.func.min(at, type_=at.type)))
+            first = await connection.scalar(sa.select(sa.func.min(at, type_=at.type)).where(_in_calendar(at)))
             await connection.rollback()
             if first is None:
                 return
@@ -206,12 +206,17 @@ class _Run:
         self, at: sa.ColumnElement[Any], figures: list[sa.ColumnElement[Any]], where: sa.ColumnElement[bool]
     ) -> dict[datetime, tuple[str, ...]]:
         day = day_expr(at, self._connection.dialect.name == "postgresql").label("day")
-        rows = sa.select(day, *figures).where(where, at.is_not(None)).group_by(sa.literal_column("day"))
+        rows = sa.select(day, *figures).where(where, _in_calendar(at)).group_by(sa.literal_column("day"))
         found = {}
         for when, *sums in await self._connection.execute(rows):
             when = datetime.fromisoformat(when).replace(tzinfo=UTC) if isinstance(when, str) else when
             found[when.astimezone(UTC)] = _compared(sums)
         return found
+
+
+def _in_calendar(at: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+    """Return the condition of rows that have totals: PostgreSQL knows times that Python has not."""
+    return sa.and_(at >= EVER[0], at < EVER[1])
 
 
 def _compared(sums: Iterable[Any]) -> tuple[str, ...]:

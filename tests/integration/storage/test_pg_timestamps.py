@@ -48,6 +48,7 @@ def test_rows_of_times_that_python_has_not(
     for verb in (
         ["calls", "-n", "50"], ["calls", "--user", "u"], ["calls", "--unattributed"], ["show", "known-0"], ["sessions"],
         ["users"], ["stats", "--by", "day"], ["stats", "--by", "user"], ["coverage"], ["recompute"], ["doctor"],
+        ["rollup"], ["stats", "--by", "day"],
     ):  # fmt: skip
         assert cli.run(verb) in ((0, 1) if verb[0] in ("coverage", "doctor") else (0,)), verb
         assert cli.run([*verb, "--json"]) in ((0, 1) if verb[0] in ("coverage", "doctor") else (0,)), verb
