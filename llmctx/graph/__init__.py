@@ -48,6 +48,10 @@ def wrap_graph(
     A node's identity is looked for in this order: `identify`, the state, `config["configurable"]`,
     `Runtime.context`, `Runtime.server_info.user`; where none of them knows it, the scope around holds.
 
+    Where a user or session is known, the code of a node finds the ids in its `config["metadata"]` under `llmctx`, so
+    that a bare thread has them too. Tracers of the model calls in it see that key, and so do clients to whom the
+    metadata of `stream_mode="messages"` is passed on.
+
     A list, tuple, set or dict of graphs is wrapped one by one. Whatever else is given, a remote graph or a test's
     double, is returned as it is, with one line in the log where it is no graph.
 
