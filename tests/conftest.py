@@ -22,6 +22,7 @@ from sqlalchemy.pool import NullPool
 
 from llmctx.core.record import DEFAULT_TABLE
 from llmctx.identity.registry.base import believe_again
+from llmctx.identity.scope import _current
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from llmctx.settings.database_url import normal_url
@@ -63,6 +64,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest
         monkeypatch.delenv(name)
     monkeypatch.setenv("LLMCTX_JOURNAL_DIR", str(tmp_path_factory.mktemp("journal")))
     believe_again()
+    _current.set(None)  # a test may have left a scope in the context that all tests of this thread are run in
 
 
 def execute(url: str, *statements: str) -> None:

@@ -26,14 +26,16 @@ HOME: Final = str(Path(llmctx.__file__).parent)
 
 SURROUNDING: Final = {
     "core/guard.py": {"guarded.<locals>.guard.<locals>.run", "is_from_outside"},
-    "identity/scope.py": {
+    "identity/binding.py": {
         "bind",  # a generator, with the application's block in the middle
         "amend",
+        "_check_names",  # what is no name of an id is a TypeError
+    },
+    "identity/scope.py": {
         "Inside.__init__",
         "Inside.__enter__",
         "Inside.__exit__",
         "StepInside.__exit__",
-        "_check_names",  # what is no name of an id is a TypeError
     },
     "identity/carry.py": {
         "run_in_failed_scope",
@@ -173,6 +175,8 @@ class Lines:
         if not code.co_filename.startswith(HOME):
             return None
         file = code.co_filename[len(HOME) + 1 :]
+        if file == "core/patches.py" and code.co_firstlineno == 1:  # what stands in for a library's function
+            return None
         return None if code.co_qualname in SURROUNDING.get(file, ()) else (file, code.co_qualname)
 
     def _stepped(self, frame: FrameType, event: str, arg: Any) -> Any:
