@@ -36,6 +36,9 @@ SURROUNDING: Final = {
         "Inside.__enter__",
         "Inside.__exit__",
         "StepInside.__exit__",
+        "Held.__init__",
+        "Held.__enter__",
+        "Held.__exit__",
     },
     "identity/carry.py": {
         "run_in_failed_scope",
