@@ -225,8 +225,9 @@ class Plan:
         if user is not None and not trusting:
             ids = filled(ids, {"user_id": user})
         data, data_persisted = _NO_IDS, False
+        channels = self._hidden(metadata.get("langgraph_path"))  # ours: where this fails, nothing is known of the node
         try:
-            data, data_persisted = self._data(state, configurable, metadata, runtime)
+            data, data_persisted = self._data(state, configurable, channels, runtime)
         except Exception:  # noqa: BLE001  objects of any kind, which may raise at a mere look
             refuse_malformed()
         if user is not None and trusting:
@@ -234,10 +235,10 @@ class Plan:
         return ({**ids, **self.agent} if self.agent else ids), data, persisted, data_persisted
 
     def _data(
-        self, state: Any, configurable: Mapping[str, Any], metadata: Mapping[str, Any], runtime: Any
+        self, state: Any, configurable: Mapping[str, Any], channels: Mapping[str, str], runtime: Any
     ) -> tuple[dict[str, Any], bool]:
         """Return what state, configurable and `Runtime.context` say, and whether it may be older than this request."""
-        data = self._of_state(state, configurable, metadata.get("langgraph_path"))
+        data = self._of_state(state, configurable, channels)
         persisted = "user_id" in data or "session_id" in data
         for given in (configurable, None if runtime is None else runtime.context):
             if given is not None:
@@ -266,16 +267,17 @@ class Plan:
         """Return the channels that the node was not handed. A Send hands over what it was given, of whatever kind."""
         return self.channels if path is not None and path[0] == _PUSH else self.unseen
 
-    def _of_state(self, state: Any, configurable: Mapping[str, Any], path: Any) -> dict[str, Any]:
+    def _of_state(self, state: Any, configurable: Mapping[str, Any], channels: Mapping[str, str]) -> dict[str, Any]:
         ids: dict[str, Any]
         if type(state) is dict:
             if state.get(_TYPE) == "tool_call_with_context":
-                return self._of_state(state.get("state"), configurable, path)  # what create_agent sends to its tools
+                return self._of_state(
+                    state.get("state"), configurable, channels
+                )  # what create_agent sends to its tools
             ids = _NO_IDS if state.keys().isdisjoint(self.keys) else read_ids(state, self.pairs)
         else:
             ids = read_ids(state, self.pairs)
         # The graph may know more than it hands to this node.
-        channels = self._hidden(path)
         if channels and ("user_id" not in ids or "session_id" not in ids):
             read = configurable.get(_READ)
             if read is not None:

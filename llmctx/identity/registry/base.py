@@ -94,6 +94,8 @@ active: Final[list[Registry]] = []
 
 _UNRELIABLE: Final = Fingerprints(0)
 """Threads and tasks that a registry could not be told of: what it says of them may be of another user."""
+_pending: Final[list[tuple[str | None, str | None]]] = []
+"""What is about to be marked; it stays where the mark fails, and no thread or task names anybody then."""
 
 
 unregistered: Final = partial(guarded, "registry_failed", "%s failed: a thread names nobody from here on")
@@ -102,18 +104,23 @@ unregistered: Final = partial(guarded, "registry_failed", "%s failed: a thread n
 
 def mark_unreliable(thread_id: str | None, task: str | None = None) -> None:
     """Believe no registry any more about these: a use of them could not be filed."""
+    _pending.append((thread_id, task))  # should the mark fail as well, everything is in doubt
     for name in (thread_id, task):
         if name is not None:
             _UNRELIABLE.record(name, None)
+    _pending.pop()
 
 
 def believe_again() -> None:
     """Forget all marks of `mark_unreliable`. For tests."""
     _UNRELIABLE.clear()
+    _pending.clear()
 
 
 def is_unreliable(thread_id: str | None, task: str | None) -> bool:
     """Return whether what registries know of a thread, or of a task and those around it, may lack a use."""
+    if _pending:
+        return True
     if not _UNRELIABLE:
         return False
     if thread_id is not None and thread_id in _UNRELIABLE:
