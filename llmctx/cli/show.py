@@ -13,7 +13,7 @@ from llmctx.cli import output
 from llmctx.cli.options import Json, ask
 from llmctx.cli.output import text_of, time_of
 from llmctx.core.record import SNAPSHOTS, SPECS, ColumnKind
-from llmctx.core.text import plain
+from llmctx.core.text import capitalized, plain
 from llmctx.identity import reasons as explain
 from llmctx.identity.explanation import KEY
 
@@ -114,7 +114,7 @@ def _show_sources(outcomes: Sequence[explain.CandidateOutcome]) -> None:
     output.show()
     for one in outcomes:
         ids = [f"{name} {value}" for name, value in (("user", one.user_id), ("session", one.session_id)) if value]
-        words = f"{', '.join(ids) or 'no user'}. {one.verdict[:1].upper()}{one.verdict[1:]}."
+        words = f"{', '.join(ids) or 'no user'}. {capitalized(one.verdict)}."
         output.paragraph(words, lead=f"  {plain(one.source):<10}", style="bold" if one.believed else "")
 
 

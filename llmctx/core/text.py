@@ -32,6 +32,12 @@ def storable(text: str) -> str:
     return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
+def capitalized(text: str) -> str:
+    """Return `text` as a sentence begins; a name at its begin (`my_table`, `host.name`) keeps its spelling."""
+    first = text.partition(" ")[0]
+    return text if "_" in first or "." in first[:-1] else f"{text[:1].upper()}{text[1:]}"
+
+
 def plain(value: object, *, breaks: bool = False, for_json: bool = False) -> str:
     """Return `value` as text with every control character and direction mark as a visible escape.
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from sqlalchemy import Connection, inspect, text
 
 from llmctx.core.errors import LlmctxError, NotACallLog
+from llmctx.core.text import capitalized
 from llmctx.migrate.adoption import plan as adoption
 from llmctx.migrate.adoption.checks import Columns
 from llmctx.migrate.adoption.inspect import ExistingTable, inspect_table
@@ -187,8 +188,7 @@ def _may_read(connection: Connection, settings: Settings, table: str) -> bool:
 
 
 def sentence(problems: list[str]) -> str:
-    text = "; ".join(problems)
-    return f"{text[:1].upper()}{text[1:]}."
+    return f"{capitalized('; '.join(problems))}."
 
 
 def foreign(settings: Settings, found: State) -> NotACallLog:

@@ -26,6 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool
 
 from llmctx.core.errors import ConfigError, DatabaseUnavailable, LlmctxError, MigrationsPending
+from llmctx.core.text import capitalized
 from llmctx.settings import Settings
 from llmctx.storage.db_errors import sqlstate
 from llmctx.storage.driver import connect_arguments, create_private
@@ -264,12 +265,14 @@ def explained(problem: Exception, settings: Settings) -> Exception:
     said = str(getattr(problem, "orig", None) or problem).strip().partition("\n")[0]
     reason = said.rpartition(": ")[2] if said.startswith("<class") else said  # SQLAlchemy puts the class in front
     if state in {"42P01", "42703"} or reason.startswith(("no such table", "no such column")):
-        return MigrationsPending(f"{reason[:1].upper()}{reason[1:]} in {where(settings)}. Run `llmctx migrate`.")
+        return MigrationsPending(f"{capitalized(reason)} in {where(settings)}. Run `llmctx migrate`.")
     if state == "55P03":
-        return LlmctxError(f"Somebody holds a lock in {where(settings)} for too long. Nothing waits now: try again.")
+        return LlmctxError(
+            f"Another transaction holds a lock in {where(settings)} for too long. Nothing waits now: try again."
+        )
     if state == "42501" and "row-level security" in reason:
         return LlmctxError(
-            f"{reason[:1].upper()}{reason[1:]} in {where(settings)}: this role sees only some of the rows. Use the "
+            f"{capitalized(reason)} in {where(settings)}: this role sees only some of the rows. Use the "
             "table's owner, or a role with BYPASSRLS. Nothing was changed."
         )
     if state == "42501":

@@ -120,6 +120,6 @@ def _behind_a_lock(connection: Connection, step: Step, table: ExistingTable, pat
             raise
         ((holders,),) = catalog.rows(connection, _HOLDERS, table.sql)
         raise CommandError(
-            f"Somebody holds {table.sql}, so that this could not be done within {patience_s:g} s: {step.what}. "
+            f"Another transaction holds {table.sql}, so this could not be done within {patience_s:g} s: {step.what}. "
             f"Holding it now: {holders or 'nobody'}. What was done before stays; run it again."
         ) from problem

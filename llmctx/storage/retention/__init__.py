@@ -16,6 +16,7 @@ from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.core.errors import ConfigError
+from llmctx.core.text import capitalized
 from llmctx.settings import Settings
 from llmctx.storage.dependents import Dependent, dependents
 from llmctx.storage.engine import changing
@@ -124,7 +125,7 @@ class _Work:
         if managed.works:
             self._report.steps.append(managed.step)
         else:
-            self._report.notes.append(f"{managed.step[:1].upper()}{managed.step[1:]}.")
+            self._report.notes.append(f"{capitalized(managed.step)}.")
         if self._policy.rows is not None and managed.retention is None:
             self._report.notes.append(managed.expiring(self._policy.rows))
         if self._report.done and managed.works:
