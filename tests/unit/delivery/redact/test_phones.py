@@ -1,0 +1,34 @@
+"""Telephone numbers as people write them in their countries, and numbers that are none."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmctx.delivery.redact import Redactor
+from llmctx.delivery.redact.phones import is_valid
+
+redact = Redactor().redact
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "+44 20 7946 0958", "+49 (0)30 901820", "+86 138 0013 8000", "+1 415-555-2671", "(415) 555-2671",
+        "phone: 4155552671", "手机 13800138000", "Tel. 030 901820", "04 91 23 45 67", "call me on 07700 900123",
+    ],
+)  # fmt: skip
+def test_a_number_goes(text: str) -> None:
+    assert "[redacted:" in redact(f"Reached via {text}.")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["order 4155552671", "2026-11-29 17:26:01", "3.14159265358979", "192.168.10.25", "1764437161", "v1.26.0-4155"],
+)
+def test_other_numbers_stay(text: str) -> None:
+    assert redact(text) == text
+
+
+def test_each_country_has_its_own_numbers() -> None:
+    assert is_valid("02079460958", "GB")
+    assert not is_valid("00000000000", "GB")

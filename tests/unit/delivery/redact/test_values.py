@@ -1,0 +1,37 @@
+"""What a secret looks like, and what only stands where one might."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmctx.delivery.redact.values import PLACEHOLDER, is_password, is_random, is_secret
+
+
+@pytest.mark.parametrize("value", [b"f3Kq9Zp2Lm7Xw1Vb", b"9f86d081884c7d659a2feaa0c55ad015"])
+def test_what_a_machine_made(value: bytes) -> None:
+    assert is_random(value)
+    assert is_secret(value, True, b"")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"settings.api_key", b"API_KEY", b"apiKeyProvider", b"2026-11-29T17:26:01Z", b"your-key-here", b"${SECRET}"],
+)
+def test_names_times_and_placeholders_are_no_secrets(value: bytes) -> None:
+    assert not is_random(value)
+    assert not is_secret(value, True, b"")
+
+
+@pytest.mark.parametrize("value", [b"hunter2", b"Tr0ub4dor&3", b"s3cret!"])
+def test_passwords(value: bytes) -> None:
+    assert is_password(value, False, b"")
+
+
+@pytest.mark.parametrize("value", [b"required", b"changeme", b"<password>", b"********", b"hashed"])
+def test_words_about_passwords_are_none(value: bytes) -> None:
+    assert not is_password(value, False, b"")
+
+
+def test_a_path_and_a_reference_are_placeholders() -> None:
+    assert PLACEHOLDER.fullmatch(b"op://vault/item/field")
+    assert PLACEHOLDER.fullmatch(b"./secrets/key")

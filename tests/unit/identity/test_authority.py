@@ -1,0 +1,42 @@
+"""What data may say: ids that can be used, and no user beside the one whom the server knows."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+
+from llmctx.core.diagnostics import diagnostics
+from llmctx.identity.authority import SAME_NAMES, data_id, data_ids, refused
+from llmctx.identity.call_context import CallContext
+
+ID = UUID("6f1c7d9e-2b44-4a55-9f0e-0c9d5e3f2a11")
+
+
+@pytest.mark.parametrize(("value", "expected"), [("u1", "u1"), (7, "7"), (ID, str(ID)), (None, None), ("", None)])
+def test_texts_numbers_and_uuids_are_ids(value: object, expected: str | None) -> None:
+    assert data_id(value) == expected
+
+
+@pytest.mark.parametrize("value", [True, 1.5, b"u", ["u"], {"id": "u"}, object(), "\0", "x" * 10_000])
+def test_anything_else_is_as_if_it_were_not_there_and_is_counted(value: object) -> None:
+    before = diagnostics.counts.get("ids_refused", 0)
+    assert data_id(value) is None
+    assert diagnostics.counts["ids_refused"] == before + 1
+
+
+def test_an_object_that_raises_at_a_look_costs_its_own_id_alone() -> None:
+    class Hostile(dict[str, object]):
+        def get(self, key: str, default: object = None) -> object:  # type: ignore[override]  # as an application may
+            if key == "session_id":
+                raise RuntimeError
+            return super().get(key, default)
+
+    assert data_ids(Hostile(user_id="u", session_id="s"), SAME_NAMES) == CallContext(user_id="u")
+
+
+def test_data_name_no_other_user_than_the_server() -> None:
+    assert refused(CallContext(user_id="victim"), ["alice"])
+    assert refused(CallContext(user_id="victim"), [])
+    assert not refused(CallContext(user_id="alice"), ["alice"])
+    assert not refused(CallContext(session_id="s"), ["alice"])
