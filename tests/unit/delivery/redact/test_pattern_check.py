@@ -7,7 +7,7 @@ import pytest
 from llmctx.delivery.redact.pattern_check import fault_of
 
 
-@pytest.mark.parametrize("pattern", [r"(a+)+$", r"(ab|a\w)*c", r"(.*)(.*)x", r"(\w+\s?)*:", r"\d*\d*\d*x"])
+@pytest.mark.parametrize("pattern", [r"(a+)+$", r"(a|b|ab)*c", r"(.*)(.*)x", r"(\w+\s?)*:", r"\d*\d*\d*x"])
 def test_a_pattern_that_may_take_for_ever_is_told(pattern: str) -> None:
     assert fault_of(pattern)
 
