@@ -37,7 +37,7 @@ from llmctx.capture.callstack import (
     is_on_stack,
 )
 from llmctx.capture.payload.failures import Failure, failure_of
-from llmctx.capture.payload.messages import Answer, Held
+from llmctx.capture.payload.messages import Answer, UnreadAnswer
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guarded, harmless
 from llmctx.core.record import Status
@@ -208,7 +208,7 @@ class OpenCalls:
         call: OpenCall,
         status: Status,
         *,
-        answer: Answer | Held | None = None,
+        answer: Answer | UnreadAnswer | None = None,
         failure: Failure | None = None,
     ) -> bool:
         """End `call` and deliver it. False if it had ended before."""

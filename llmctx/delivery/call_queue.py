@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from llmctx.capture.open_calls import OpenCall
-from llmctx.capture.payload.messages import Held
+from llmctx.capture.payload.messages import UnreadAnswer
 from llmctx.core.diagnostics import diagnostics
 
 LEAST_BYTES: Final = 4 * 1024 * 1024
@@ -88,7 +88,7 @@ class CallQueue(deque[OpenCall]):
     def _strip(self, call: OpenCall) -> None:
         self.without_texts.add(call)
         call.prompt = None
-        answer = call.answer.read() if isinstance(call.answer, Held) else call.answer
+        answer = call.answer.read() if isinstance(call.answer, UnreadAnswer) else call.answer
         if answer is not None:
             choices = [one._replace(text="", reasoning="", refusal=None, calls=()) for one in answer.choices]
             call.answer = answer._replace(choices=tuple(choices))

@@ -16,7 +16,7 @@ import orjson
 
 from llmctx.capture.open_calls import OpenCall
 from llmctx.capture.payload.failures import Failure
-from llmctx.capture.payload.messages import WORD_LIMIT, Held
+from llmctx.capture.payload.messages import WORD_LIMIT, UnreadAnswer
 from llmctx.capture.payload.snapshot import LIMIT, bound
 from llmctx.core.record import SPECS, CallRecord, ColumnKind, Status, UsageSource
 from llmctx.delivery.agent_name import agent_name, names_around, word_of
@@ -191,7 +191,7 @@ def _reported(call: OpenCall, texts: Texts) -> dict[str, Any]:
         params=call.params,
         tags=None if texts.withheld else call.tags,
         prompt=call.prompt,
-        answer=answer.read() if isinstance(answer, Held) else answer,
+        answer=answer.read() if isinstance(answer, UnreadAnswer) else answer,
         failure=failure,
         stream=call.stream,
         finished=call.status is Status.OK,

@@ -111,7 +111,7 @@ def prompt_of_text(text: str, limit: int = LIMIT) -> Prompt:
         return Prompt()
 
 
-class Held(NamedTuple):
+class UnreadAnswer(NamedTuple):
     """A plain, short answer as it came, to be read in the pipeline: nothing in it can change, or is large."""
 
     text: str
@@ -126,7 +126,7 @@ class Held(NamedTuple):
         return answer_of_choices((Choice(self.text),), fields, self.info, self.output)
 
 
-def hold_answer(result: LLMResult, limit: int = LIMIT) -> Held | Answer:
+def hold_answer(result: LLMResult, limit: int = LIMIT) -> UnreadAnswer | Answer:
     """Return `answer_of`, or what it needs: for most answers, which are one text, the caller's thread does no more."""
     try:
         ((generation,),) = result.generations
@@ -136,7 +136,7 @@ def hold_answer(result: LLMResult, limit: int = LIMIT) -> Held | Answer:
         plain = type(text) is str and len(text) <= limit
         if plain and not (fields["additional_kwargs"] or fields["tool_calls"] or fields["invalid_tool_calls"]):
             usage = fields["usage_metadata"]
-            return Held(
+            return UnreadAnswer(
                 text,
                 fields["response_metadata"].copy(),
                 None if usage is None else usage.copy(),
