@@ -10,7 +10,7 @@ from uuid import UUID
 import uuid_utils
 
 from llmctx.capture.payload.failures import Failure
-from llmctx.capture.payload.messages import Answer, Held, Prompt
+from llmctx.capture.payload.messages import Answer, Prompt, UnreadAnswer
 from llmctx.capture.payload.usage import Stream
 from llmctx.core.process import ForkStage, in_forked_child
 from llmctx.core.record import Status
@@ -51,7 +51,7 @@ class OpenCall:
     params: dict[str, Any] | None = None
     tags: list[str] | None = None
     prompt: Prompt | None = None
-    answer: Answer | Held | None = None
+    answer: Answer | UnreadAnswer | None = None
     failure: Failure | None = None
     stream: Stream | None = None
     first_token_ns = 0

@@ -26,8 +26,8 @@ from llmctx.capture.payload.blocks import is_delta, is_event_with_content
 from llmctx.capture.payload.failures import failure_of
 from llmctx.capture.payload.messages import (
     Answer,
-    Held,
     Prompt,
+    UnreadAnswer,
     answer_of,
     hold_answer,
     prompt_of_messages,
@@ -311,7 +311,7 @@ class CallLogHandler(BaseCallbackHandler):
             call = None if recorder is None else recorder.open_calls.get(run_id, parent_run_id)
             if recorder is None or call is None:
                 return
-            answer: Answer | Held | None = None
+            answer: Answer | UnreadAnswer | None = None
             try:
                 answer = hold_answer(response, recorder.snapshot_bytes)
             except BaseException as problem:  # noqa: BLE001

@@ -2,8 +2,9 @@
 
 To add a source: a function here and its line in `SOURCES`, a member of `core.record.Source`, a sentence in
 `reasons.SOURCES`; if it reads something new of the call, a field of `candidates.Candidates`; if it may come before an
-open scope, its condition in the fast paths (`resolution.decide`, `graph.node_identity`). Everything else follows this list: what `decide` believes, what fills and what contradicts it, what a
-row keeps of it, and how `llmctx show` explains it.
+open scope, its condition in the fast paths (`resolution.decide`, `graph.node_identity`). Everything else follows this
+list: what `decide` believes, what fills and what contradicts it, what a row keeps of it, and how `llmctx show`
+explains it.
 
 Each function returns the identity by which its source names the call's owner; None, or an empty one, where it does not
 know, or must not be believed about this call.
