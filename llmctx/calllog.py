@@ -220,7 +220,7 @@ class CallLog:
         return self._closed(left)
 
     async def aclose(self, timeout: float | None = None) -> int:  # noqa: ASYNC109  it is what close() has
-        """`close` for coroutines: waits without holding up the event loop."""
+        """Close as `close` does, for coroutines: wait without holding up the event loop."""
         if not self._stop_hearing():
             return 0
         left = 0
@@ -312,7 +312,7 @@ class CallLog:
 
     @asynccontextmanager
     async def lifespan(self, app: Any = None) -> AsyncIterator[None]:
-        """`FastAPI(lifespan=call_log.lifespan)`; in a lifespan of one's own, `async with call_log` does the same."""
+        """Serve as `FastAPI(lifespan=call_log.lifespan)`; in one's own lifespan, `async with call_log` does the same."""
         async with self:
             yield
 
@@ -328,7 +328,7 @@ class CallLog:
         return self._worker.flush(timeout)
 
     async def aflush(self, timeout: float | None = None) -> int:  # noqa: ASYNC109  it is what flush() has
-        """`flush` for coroutines."""
+        """Flush as `flush` does, for coroutines."""
         patience = self.settings.shutdown_timeout_s if timeout is None else timeout
         draining = self._begin_drain(patience)
         if draining is not None:
@@ -351,7 +351,7 @@ class CallLog:
         self._when_closed.append(work)
 
     def stats(self) -> Stats:
-        """The ledger as it stands. Exact at rest; while calls are on their way, counts may be one apart."""
+        """Return the ledger as it stands. Exact at rest; while calls are on their way, counts may be one apart."""
         return compute_stats(self._worker, self._recorder.open_calls)
 
     def url(self, call_id: UUID | str) -> str:
@@ -378,11 +378,11 @@ class CallLog:
     # -- the process --------------------------------------------------------------------------------------------------
 
     def flush_at_exit(self, spent_s: float) -> None:
-        """Before the interpreter ends, while threads and connections can still be made."""
+        """Flush before the interpreter ends, while threads and connections can still be made."""
         self.flush(max(0.0, self._for_database() - spent_s))
 
     def close_at_exit(self, spent_s: float) -> None:
-        """The interpreter ends, of whose patience so much is spent."""
+        """Close as the interpreter ends, of whose patience so much is spent."""
         self._starts = 1
         self._leave(max(0.0, self._for_database() - spent_s))
 
@@ -392,7 +392,7 @@ class CallLog:
         return max(whole_s - _STOP_S, whole_s / 2)
 
     def after_fork_in_child(self) -> None:
-        """After a fork: the parent's rows are the parent's; the child begins with nothing, on its first call."""
+        """Renew after a fork: the parent's rows are the parent's; the child begins with nothing, on its first call."""
         if self._sink is not None:
             self._sink = self._sink.for_child()
         self._worker, open_calls = self._make_worker()

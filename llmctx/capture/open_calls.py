@@ -267,7 +267,7 @@ class OpenCalls:
                 self.end(call, Status.CANCELLED)
 
     def sibling_failed(self, failed: OpenCall) -> None:
-        """In a thread, `generate` of several prompts stops at the first that fails, and reports no other's end."""
+        """End its call: in a thread, `generate` of several prompts stops at the first that fails and ends no other."""
         if isinstance(failed.home, int):
             for call in self._all():
                 if call.home == failed.home and _is_sibling(call, failed):

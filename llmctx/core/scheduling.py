@@ -42,7 +42,7 @@ class Throttle:
         self._wall = self._others = 0.0
 
     def begin(self) -> None:
-        """Calls have come. From now on it is measured what the other threads do."""
+        """Begin when calls have come: from now on it is measured what the other threads do."""
         self._since = time.monotonic()
         self._look()
 

@@ -69,7 +69,7 @@ class CallQueue(deque[OpenCall]):
         return len(gone)
 
     def is_without_texts(self, call: OpenCall) -> bool:
-        """Whether the texts of `call` were let go. It is asked once."""
+        """Return whether the texts of `call` were let go. It is asked once."""
         if call not in self.without_texts:
             return False
         self.without_texts.discard(call)

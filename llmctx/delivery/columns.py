@@ -326,7 +326,7 @@ def model_asked_for(params: Mapping[str, Any] | None, metadata: Mapping[str, Any
 def error_fields(
     failure: Failure, redactor: Redactor | None = None, cleaned: list[str] | None = None
 ) -> dict[str, str | None]:
-    """error_code and error_message of the row, in the pipeline. Those that are cut or replaced are added to `cleaned`.
+    """Return error_code and error_message of the row; add to `cleaned` those that are cut or replaced.
 
     Raises `Withheld` if the redactor failed.
     """

@@ -30,7 +30,7 @@ class MemorySink(RecordingSink):
 
 
 def first_words(snapshot: str | None) -> str:
-    """The beginning of what was said last, on one line."""
+    """Return the beginning of what was said last, on one line."""
     try:
         said: Any = json.loads(snapshot or '""')
     except (ValueError, RecursionError):

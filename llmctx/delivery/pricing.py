@@ -74,7 +74,7 @@ class Tokens(NamedTuple):
         )  # fmt: skip
 
     def usable(self) -> Tokens | None:
-        """Figures that can be reckoned with; None where the price would be a guess."""
+        """Return figures that can be reckoned with; None where the price would be a guess."""
         prompt, completion = self.prompt, self.completion
         if prompt is None or completion is None or prompt < 0 or completion < 0:
             return None

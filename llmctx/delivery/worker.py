@@ -165,7 +165,7 @@ class Worker:
             return None
 
     def flush(self, timeout_s: float) -> int:
-        """`drain`, and wait for it. Return how many calls are left."""
+        """Start `drain`, and wait for it. Return how many calls are left."""
         deadline = time.monotonic() + timeout_s
         while (draining := self.drain(max(0.0, deadline - time.monotonic()))) is not None:
             try:
@@ -185,7 +185,7 @@ class Worker:
         self._take_the_rest(thread)
 
     async def astop(self, timeout_s: float) -> None:
-        """`stop` for coroutines. Never raises."""
+        """Stop as `stop` does, for coroutines. Never raises."""
         thread = self._ask_to_stop()
         deadline = time.monotonic() + timeout_s
         # polled: waiting in a thread would take one of the application's

@@ -110,7 +110,7 @@ class Plan:
 
     @unwrapped(otherwise=_alone)
     def over(self, other: Plan) -> Plan:
-        """This plan, with `other` for whatever it does not say."""
+        """Return this plan, with `other` for whatever it does not say."""
         return replace(
             self,
             identify=self.identify or other.identify,

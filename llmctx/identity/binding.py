@@ -163,7 +163,7 @@ def tell_named(scope: Scope, over: CallContext, before: CallContext = EMPTY) -> 
 
 
 def amend_scope(scope: Scope, over: CallContext) -> None:
-    """`amend` for a given scope."""
+    """Amend a given scope as `amend` does the current one."""
     if scope is FAILED_SCOPE:
         return
     before = scope.identity

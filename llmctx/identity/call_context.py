@@ -91,12 +91,12 @@ class CallContext:
         )
 
     def without_people(self) -> CallContext:
-        """This identity without its session and its user."""
+        """Return this identity without its session and its user."""
         ids = {name: getattr(self, name) for name in ID_FIELDS if name not in ("session_id", "user_id")}
         return CallContext(**ids, attributes=self.attributes)
 
     def overlay(self, over: CallContext) -> CallContext:
-        """This identity with every field that `over` knows taken from `over`."""
+        """Return this identity with every field that `over` knows taken from `over`."""
         if over is EMPTY:
             return self
         if self is EMPTY:

@@ -299,7 +299,7 @@ def _is_inside(scope: Scope | None, around: Scope) -> bool:
 
 @harmless("scope_failed", otherwise=_drop)
 def release(scope: Scope | None, token: Entry) -> None:
-    """`leave`, for a scope that the application holds open by hand: others that were entered since may go on."""
+    """Leave a scope that the application holds open by hand: others that were entered since may go on."""
     if scope is not None and _is_inside(_current.get(), scope):
         scope.noted().left = token
         scope.close()

@@ -26,7 +26,7 @@ _DIVIDED: Final = "llmctx_divided"
 def leaving(
     table: str | None = None, schema: str | None = None, *, besides: IncludeObject | None = None
 ) -> IncludeObject:
-    """Alembic's `include_object` for a call log of that name; of LLMCTX_TABLE and LLMCTX_DB_SCHEMA unless given.
+    """Return Alembic's `include_object` for a call log of that name; of LLMCTX_TABLE and LLMCTX_DB_SCHEMA unless given.
 
     `besides` is the host's own: what it refuses stays refused.
     """
@@ -99,5 +99,5 @@ def _eased(ours: Any, there: Any) -> bool:
 
 
 def include_object(thing: Any, name: str | None, kind: str, reflected: bool, compare_to: Any) -> bool:
-    """For `context.configure(include_object=…)` in the host's env.py."""
+    """Serve as `context.configure(include_object=…)` in the host's env.py."""
     return leaving()(thing, name, kind, reflected, compare_to)

@@ -75,7 +75,7 @@ class Plan:
 
 
 def check(database: Any = None, **given: Any) -> State:
-    """`state`, or the error that says what is in the way of a head that is reached."""
+    """Return `state`, or raise the error that says what is in the way of a head that is reached."""
     settings = settings_of(database, **given)
     found = state(settings)
     if found.table == "foreign":
@@ -93,7 +93,7 @@ def check(database: Any = None, **given: Any) -> State:
 
 
 def plan(database: Any = None, *, down: bool = False, widen: bool = False, **given: Any) -> Plan:
-    """What `upgrade` (or `downgrade`) would do now. With `widen`, ids of another type than text become text."""
+    """Return what `upgrade` (or `downgrade`) would do now. With `widen`, ids of another type than text become text."""
     settings = settings_of(database, **given)
     file = sqlite_file(settings)
     if file is not None and not file.exists():
@@ -279,7 +279,7 @@ def sql(
     look: bool = False,
     **given: Any,
 ) -> str:
-    """The statements of a whole `upgrade` or `downgrade`, for whoever owns the database.
+    """Return the statements of a whole `upgrade` or `downgrade`, for whoever owns the database.
 
     With `look`, for the table as it stands. Without a connection it is for a table that is not there, or for one of
     the shape `existing`: "numbers", "texts" or "unkeyed".

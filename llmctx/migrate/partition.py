@@ -42,14 +42,14 @@ def plan(settings: Settings, *, back: bool = False, drop_foreign_keys: bool = Fa
 
 
 def notes(settings: Settings) -> list[str]:
-    """What one should know before: which statements fail afterwards."""
+    """Return what one should know before: which statements fail afterwards."""
     return asking(settings, lambda connection: list(_open(connection, settings).notes()))
 
 
 def partition(
     settings: Settings, *, back: bool = False, drop_foreign_keys: bool = False, say: Say | None = None
 ) -> None:
-    """Partition the table, or lead it back. Nobody waits for more than a moment; after a break, run it again."""
+    """Partition the table, or lead it back. No transaction waits longer than a moment; after a break, run it again."""
 
     def change(connection: Connection, _: Any) -> None:
         seen = _open(connection, settings, say=say or (lambda _: None))
@@ -62,7 +62,7 @@ def partition(
 
 
 def lead_back(seen: Conversion) -> None:
-    """All of the way back."""
+    """Lead the table back, all of the way."""
     _carry(seen, list(seen.back()))
     for part in seen.parts():
         moved = 0

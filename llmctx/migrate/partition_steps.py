@@ -166,7 +166,7 @@ class Conversion:
         return found
 
     def notes(self) -> Iterator[str]:
-        """What one should know before: which statements fail or mean something else afterwards."""
+        """Return what one should know before: which statements fail or mean something else afterwards."""
         if self.state().kind != "r":
             return
         lost = [row for row in self._indexes_now() if row.unique and "created_at" not in row.columns and row.columns]

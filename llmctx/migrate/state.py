@@ -78,7 +78,7 @@ class Survey:
 
 
 def scripts() -> Path:
-    """The folder with `env.py` and `versions/`: packaged, or else the checkout's."""
+    """Return the folder with `env.py` and `versions/`: packaged, or else the checkout's."""
     here = Path(__file__).parents[1]
     for folder in (here / "migrations", here.parent / "alembic"):
         if (folder / "env.py").is_file():

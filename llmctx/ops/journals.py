@@ -52,7 +52,7 @@ def ownership(settings: Settings, *, must_reach: bool = False) -> Ownership:
 
 
 async def ask(settings: Settings, *, must_reach: bool = False) -> Ownership:
-    """`ownership` for coroutines."""
+    """Return what `ownership` does, for coroutines."""
     try:
         async with reading(settings) as connection:
             return Ownership(settings, await connection.run_sync(place_of, settings))

@@ -89,7 +89,7 @@ def _hide_detail(context: ExceptionContext) -> None:
 
 @asynccontextmanager
 async def reading(settings: Settings, *, whole: bool = False) -> AsyncIterator[AsyncConnection]:
-    """A connection that only reads, with every failure as one of `errors.py`.
+    """Yield a connection that only reads, with every failure as one of `errors.py`.
 
     With `whole`, it is an error where policies would hide some rows from the role.
     """
@@ -117,7 +117,7 @@ async def reading(settings: Settings, *, whole: bool = False) -> AsyncIterator[A
 
 @asynccontextmanager
 async def changing(settings: Settings) -> AsyncIterator[AsyncConnection]:
-    """A connection that writes, whose statements may take as long as they need; its user commits.
+    """Yield a connection that writes, whose statements may take as long as they need; its user commits.
 
     No statement waits for a lock longer than `LOCK_PATIENCE_S`, and none is shown only some of the rows: where policies
     would hide some from the role, that is an error. Failures are those of `reading`.
@@ -156,7 +156,7 @@ def _begin(connection: Connection) -> None:
 
 
 async def is_pooled(connection: AsyncConnection) -> bool:
-    """Whether somebody such as pgbouncer stands between, so that another transaction may meet another server."""
+    """Return whether a pooler such as pgbouncer stands between, so that another transaction may meet another server."""
     if connection.dialect.name != "postgresql":
         return False
     driver: Any = (await connection.get_raw_connection()).driver_connection
@@ -233,7 +233,7 @@ def end_turn(connection: Connection) -> None:
 
 
 def where(settings: Settings) -> str:
-    """The database in words, without the password: for messages."""
+    """Return the database in words, without the password: for messages."""
     url = make_url(settings.database_url)
     if not settings.is_postgresql:
         return f"SQLite file {url.database}"
@@ -252,13 +252,13 @@ def _address(url: URL) -> str:
 
 
 def sqlite_file(settings: Settings) -> Path | None:
-    """The file of a SQLite database; None for PostgreSQL."""
+    """Return the file of a SQLite database; None for PostgreSQL."""
     database = make_url(settings.database_url).database or ""
     return None if settings.is_postgresql or database.startswith("file:") else Path(database)
 
 
 def explained(problem: Exception, settings: Settings) -> Exception:
-    """`problem` as an error that says what to do, or itself when it is none of the database's."""
+    """Return `problem` as an error that says what to do, or itself when it is none of the database's."""
     if isinstance(problem, LlmctxError):
         return problem
     state = sqlstate(problem)

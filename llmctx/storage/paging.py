@@ -23,7 +23,7 @@ _AT_ONCE: Final = 1000
 async def iter_batches(
     connection: AsyncConnection, settings: Settings, log: Table, wanted: Select[Any]
 ) -> AsyncGenerator[list[dict[str, Any]], None]:
-    """The rows of `wanted`, which selects the columns of `key_of` as well. In between, `connection` may commit."""
+    """Yield the rows of `wanted`, which selects the columns of `key_of` too. In between, `connection` may commit."""
     place = place_of(log)
     if place and settings.is_postgresql:
         async with (

@@ -207,7 +207,7 @@ def _mime(above: Above) -> str:
 
 
 def snapshot(value: Any, limit: int = LIMIT) -> str:
-    """JSON text of any value, at most `limit` bytes, cut inside of its longest texts. Never raises."""
+    """Return JSON text of any value, at most `limit` bytes, cut inside of its longest texts. Never raises."""
     return to_json_text(bound(value, limit), limit)
 
 
@@ -220,7 +220,7 @@ def bound(value: Any, limit: int = LIMIT) -> Any:
 
 
 def to_json_text(kept: Any, limit: int = LIMIT, lost: list[object] | None = None) -> str:
-    """JSON text of what `keep` and `cut` returned. What was cut or replaced, here or before, is added to `lost`."""
+    """Return JSON text of what `keep` and `cut` returned; add to `lost` what was cut or replaced, here or before."""
     try:
         whole = orjson.dumps(kept)
         if len(whole) <= limit and not any(sign in whole for sign in _TO_BE_LOOKED_AT):

@@ -104,11 +104,11 @@ class Markers:
                 os.write(self._fd, marker)
 
     def answered(self, call_id: bytes) -> bool:
-        """The call has a record now, or needs none. True if it was open."""
+        """End a marker: its call has a record now, or needs none. Return True if it was open."""
         return self._open.pop(call_id, None) is not None
 
     def is_overgrown(self, size: int) -> bool:
-        """Is it time to begin anew: does the file hold far more than what is open?"""
+        """Return whether it is time to begin anew: the file holds far more than what is open."""
         return self._full or bool(self._stale) or self.size > max(size, 2 * self._carried)
 
     def rewrite(self) -> None:
@@ -153,7 +153,7 @@ class Markers:
             raise
 
     def close(self) -> None:
-        """The callers' descriptor stays, and leads nowhere: one of them may be about to use it."""
+        """Close the file. The callers' descriptor stays, and leads nowhere: one of them may be about to use it."""
         self._closed = True
         os.dup2(self._nowhere, self._fd, inheritable=False)
         os.close(self._nowhere)

@@ -83,7 +83,7 @@ class Redactor:
         self._functions = [OwnFunction(function, deadline_s) for function in functions]
 
     def redact(self, text: str) -> str:
-        """`text` without what must not be kept."""
+        """Return `text` without what must not be kept."""
         for _ in range(_ROUNDS):
             spans = self._spans(text)
             if not spans:
@@ -96,7 +96,7 @@ class Redactor:
     __call__ = redact
 
     def redact_parts(self, parts: Sequence[str]) -> list[str]:
-        """`parts` of one text, redacted: also what begins in one of them and ends in another.
+        """Return `parts` of one text, redacted: also what begins in one of them and ends in another.
 
         Its placeholder stands where it begins. Each part is searched by itself, too: a part may begin with a key that
         nobody would recognise behind the last letter of the part before.
@@ -118,11 +118,11 @@ class Redactor:
         return kept
 
     def redact_cut(self, head: str, tail: str) -> tuple[str, str]:
-        """Both ends of a text that was cut, redacted, without the halves of words at the cut."""
+        """Return both ends of a text that was cut, redacted, without the halves of words at the cut."""
         return _trimmed(self.redact(head), self.redact(tail))
 
     def redact_tree(self, value: Any) -> Any:
-        """`value`, redacted: texts, numbers that are one, and lists and dicts of such.
+        """Return `value`, redacted: texts, numbers that are one, and lists and dicts of such.
 
         A tuple with `head` and `tail` is a text that was cut, one with `pieces` a text that came in pieces. The texts
         of a list's blocks are parts of one text. In dicts the key tells what a text is: `{"password": "…"}`. Returns

@@ -152,7 +152,7 @@ class NormalForm:
         self.low = self.raw.lower()
 
     def original(self, start: int, end: int) -> tuple[int, int]:
-        """Where in the text itself stands what is between `start` and `end`; whole escapes."""
+        """Return where in the text itself stands what is between `start` and `end`; whole escapes."""
         if self._maps is None:
             self._maps = [(_ends(after), _ends(before)) for after, before in reversed(self._undone)]
         for after, before in self._maps:

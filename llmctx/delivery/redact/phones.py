@@ -100,7 +100,7 @@ _country: Final = cache(_Country)
 
 
 def is_valid(digits: str, region: str) -> bool:
-    """Has the country such numbers? `digits` are those that are dialled within it."""
+    """Return whether the country has such numbers. `digits` are those that are dialled within it."""
     return _country(region).has(digits)
 
 

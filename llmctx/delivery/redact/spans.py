@@ -9,7 +9,7 @@ Span = tuple[int, int, str]
 
 
 def merged(spans: list[Span]) -> list[Span]:
-    """`spans` in order, those that overlap as one, of the kind of the first or, of several, the longest."""
+    """Return `spans` in order, those that overlap as one, of the kind of the first or, of several, the longest."""
     if len(spans) < 2:
         return spans
     spans.sort()
@@ -27,7 +27,7 @@ def merged(spans: list[Span]) -> list[Span]:
 
 
 def placeholder(kind: str) -> str:
-    """What stands for a finding; in quotes, if its kind begins with one."""
+    """Return what stands for a finding; in quotes, if its kind begins with one."""
     return f'"[redacted:{kind[1:]}]"' if kind[0] == '"' else f"[redacted:{kind}]"
 
 
@@ -38,7 +38,7 @@ _OURS: Final = tuple(
 
 
 def masked(raw: bytes) -> bytes:
-    """`raw` without the names in placeholders, which would tell of what stands behind them."""
+    """Return `raw` without the names in placeholders, which would tell of what stands behind them."""
     if b"[redacted:" in raw:
         for shown, mask in _OURS:
             raw = raw.replace(shown, mask)
@@ -46,7 +46,7 @@ def masked(raw: bytes) -> bytes:
 
 
 def replaced(text: str, spans: list[Span]) -> str:
-    """`text` with a placeholder for each of `spans`, which are in order and apart."""
+    """Return `text` with a placeholder for each of `spans`, which are in order and apart."""
     pieces: list[str] = []
     at = 0
     for start, end, kind in spans:

@@ -70,7 +70,7 @@ class SharedRegistry(Registry, Protocol):
         ...
 
     def claim(self, scope: Scope, *, thread_id: str, task: str | None = None) -> None:
-        """`put`, once it turns out that nobody else uses the thread; until then, nothing."""
+        """Put the entry once it turns out that nobody else uses the thread; until then, nothing."""
         ...
 
     async def run(self) -> None:

@@ -156,7 +156,7 @@ class MemoryRegistry:
         return gone
 
     def renew_lock(self) -> None:
-        """In a forked child: a lock that another thread held at that moment would never be released."""
+        """Renew the lock in a forked child: one that another thread held at that moment would never be released."""
         self._lock = RecoverableLock()
 
     def __len__(self) -> int:

@@ -73,7 +73,7 @@ class Outbox:
             return [(news, news.scope.identity) for news in oldest]
 
     def put_back(self, untold: Sequence[tuple[News, CallContext]]) -> None:
-        """Could not be told. What is to be forgotten meanwhile, or has no room any more, goes."""
+        """Put back what could not be sent. What is to be forgotten meanwhile, or has no room any more, goes."""
         with self._lock:
             waiting: OrderedDict[tuple[str | None, ...], News] = OrderedDict()
             self.has_dropped = self.has_dropped or len(untold) > LIMIT - len(self._news)
@@ -111,7 +111,7 @@ class Outbox:
             self._claims[thread_id, task] = (scope, time.monotonic())
 
     def claims(self, born_before: float, threads: Sequence[str]) -> Claims:
-        """Those that are old enough, or of these threads."""
+        """Return the claims that are old enough, or of these threads."""
         with self._lock:
             ripe = [item for item in self._claims.items() if item[1][1] <= born_before or item[0][0] in threads]
             return OrderedDict(ripe)

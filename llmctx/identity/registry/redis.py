@@ -176,7 +176,7 @@ class RedisRegistry:
         return judge(Uses([*others, *mine.identities], 0, ELSEWHERE, mine.unclear or heard.unclear))
 
     def forget(self, *, thread_id: str | None = None, user_id: str | None = None) -> int:
-        """As in memory, at once; the pipeline then tells Redis. To be certain of that, await `aforget`.
+        """Forget at once, as in memory; the pipeline then tells Redis. To be certain of that, await `aforget`.
 
         What other processes hold in their memory is theirs, until it expires.
         """

@@ -139,7 +139,7 @@ def _few(rows: Any) -> sa.Select[Any]:
 
 
 async def checkpoints_of(connection: AsyncConnection, schema: str | None) -> sa.Table | None:
-    """LangGraph's table of checkpoints, if it is in this database."""
+    """Return LangGraph's table of checkpoints, if it is in this database."""
 
     def look(sync: Any) -> sa.Table | None:
         try:

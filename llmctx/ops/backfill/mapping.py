@@ -81,7 +81,7 @@ def plain_id(text: str) -> str:
 
 
 def from_csv(path: Path) -> Mapping:
-    """Raises `ConfigError` for a file that is missing, empty or no CSV in UTF-8."""
+    """Read a mapping. Raises `ConfigError` for a file that is missing, empty or no CSV in UTF-8."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as problem:

@@ -25,7 +25,7 @@ COLUMNS: Final = (
 
 
 def default_path() -> Path:
-    """In the working directory, named for the time."""
+    """Return a path in the working directory, named for the time."""
     return Path(f"llmctx-backfill-{datetime.now(UTC):%Y%m%dT%H%M%S}.jsonl")
 
 
@@ -68,7 +68,7 @@ def _line(value: Mapping[str, Any]) -> str:
 
 
 def lines(path: Path, table: Table) -> Iterator[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
-    """Key parameters, what was set, and what was there before. Raises `ConfigError` for a file that is none of ours.
+    """Yield key parameters, what was set, and what was there before. Raises `ConfigError` for any other file.
 
     A last line that is torn was never acted upon.
     """

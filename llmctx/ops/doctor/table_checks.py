@@ -50,7 +50,7 @@ class _Seen:
 
 
 async def table(settings: Settings) -> list[Finding]:
-    """Whether the table is healthy. Nothing for SQLite, which has none of this."""
+    """Return what is wrong with the table; nothing for SQLite, which has none of this."""
     if not settings.is_postgresql:
         return []
     try:

@@ -240,7 +240,7 @@ class Work:
         self._progress = progress
 
     async def erase(self, *, blank: bool, mentions: bool) -> None:
-        """First what is found by way of the rows that name them, those rows last: so it can be taken up again."""
+        """Erase what is found by way of the rows that name them first, those rows last: so it can be taken up again."""
         log = self._log
         change = self._blanking() if blank else sa.delete(log)
         changes = await _evidence(self._connection, log, self._subject_ids)

@@ -41,11 +41,11 @@ class Sweep:
         self._spoken = [name for name in SNAPSHOTS if name in log.c and log.c[name].nullable]
 
     async def expired(self, cut: datetime, errors: datetime) -> int:
-        """How many rows are older than `cut`, those with errors than `errors`."""
+        """Return how many rows are older than `cut`, those with errors than `errors`."""
         return await self._count(f"created_at < :cut AND {self._no_longer_wanted()}", cut, errors)
 
     async def spoken(self, cut: datetime) -> int:
-        """How many rows from before `cut` have texts."""
+        """Return how many rows from before `cut` have texts."""
         return await self._count(self._has_texts(), cut, cut) if self._spoken else 0
 
     async def delete(self, cut: datetime, errors: datetime) -> int:

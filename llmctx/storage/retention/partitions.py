@@ -43,7 +43,7 @@ class Partition:
 
 
 def plain(connection: AsyncConnection, log: Table) -> Partition:
-    """A table without partitions as its only one."""
+    """Return a table without partitions as its only one."""
     return Partition(connection.dialect.identifier_preparer.format_table(log))
 
 

@@ -50,7 +50,7 @@ class Managed:
         return f"let pg_partman look after the partitions: it makes {self.premake} beforehand, and {kept}"
 
     def expiring(self, days: int) -> str:
-        """How to tell it for how long rows are kept."""
+        """Return how to tell it for how long rows are kept."""
         tell = f"UPDATE {self.schema}.part_config SET retention = '{days} days', retention_keep_table = false"  # noqa: S608
         return (
             "pg_partman keeps all partitions, so expired rows go one by one. To let it drop whole ones: "
@@ -63,7 +63,7 @@ def _literal(value: str) -> str:
 
 
 async def managing(connection: AsyncConnection, log: Table) -> Managed | None:
-    """What pg_partman does for the table; None where it does nothing. Raises `LlmctxError` where that is hidden."""
+    """Return what pg_partman does for the table, None for nothing. Raises `LlmctxError` where that is hidden."""
     name = connection.dialect.identifier_preparer.format_table(log)
     for row in await connection.execute(text(_CONFIGS), {"name": name}):
         if not row.readable:

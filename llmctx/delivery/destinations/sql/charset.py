@@ -43,7 +43,7 @@ _known: Final[dict[str, frozenset[str]]] = {}
 
 
 async def characters(session: Session) -> frozenset[str] | None:
-    """Those that the database can store; None for all of them."""
+    """Return the characters that the database can store; None for all of them."""
     name = getattr(session.driver.get_settings(), "server_encoding", "UTF8")
     if name in _ANY:
         return None
@@ -76,7 +76,7 @@ async def _stored(session: Session, maybe: str) -> frozenset[str]:
 
 
 def storable(name: str, kind: str, value: str, known: frozenset[str]) -> tuple[str, bool]:
-    """`value` for the column `name` of the type `kind`, and whether it says the same."""
+    """Return `value` for the column `name` of the type `kind`, and whether it says the same."""
     strange = set(value) - known
     if not strange:
         return value, True

@@ -60,7 +60,7 @@ class Session:
             yield
 
     async def prepare(self, statement: str) -> Any:
-        """`statement`, prepared once."""
+        """Return `statement`, prepared once."""
         if statement not in self.prepared:
             self.prepared[statement] = await self.driver.prepare(statement)
         return self.prepared[statement]
@@ -82,12 +82,12 @@ class Connection:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncConnection]:
-        """A connection of the pool; back into it at the end."""
+        """Yield a connection of the pool; back into it at the end."""
         async with self._open().connect() as connection:
             yield connection
 
     async def session(self, connection: AsyncConnection) -> Session | None:
-        """PostgreSQL's end of `connection`; SQLite has none."""
+        """Return PostgreSQL's end of `connection`; SQLite has none."""
         if not self._settings.is_postgresql:
             return None
         raw = await connection.get_raw_connection()
@@ -111,7 +111,7 @@ class Connection:
         return session
 
     async def with_deadline(self, work: Coroutine[Any, Any, Any], seconds: float) -> Any:
-        """The result of `work`, or TimeoutError: then what it was doing, and every connection, has been cut."""
+        """Return the result of `work`, or raise TimeoutError once its statement, and every connection, has been cut."""
         task = asyncio.ensure_future(work)
         try:
             done, _ = await asyncio.wait({task}, timeout=seconds)
@@ -142,7 +142,7 @@ class Connection:
                 await asyncio.wait_for(engine.dispose(), _GIVE_UP_S)
 
     def reload_credentials(self) -> None:
-        """The password was refused: next time use the URL that stands in the environment by now, if ours stood there.
+        """Use the URL that stands in the environment by now, if ours stood there: the password was refused.
 
         Not one of another database: the journal's rows belong to this one.
         """
