@@ -312,7 +312,7 @@ class CallLog:
 
     @asynccontextmanager
     async def lifespan(self, app: Any = None) -> AsyncIterator[None]:
-        """Serve as `FastAPI(lifespan=call_log.lifespan)`; in one's own lifespan, `async with call_log` does the same."""
+        """Serve as `FastAPI(lifespan=call_log.lifespan)`; in one's own, `async with call_log` does the same."""
         async with self:
             yield
 
