@@ -7,12 +7,11 @@ character and direction mark as a visible escape, so that nothing can move the c
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -22,7 +21,7 @@ from rich.console import Console
 from rich.text import Text
 
 from llmctx.core.csv_text import csv_line
-from llmctx.core.jsonable import scalar
+from llmctx.core.jsonable import nested
 from llmctx.core.text import plain
 
 if TYPE_CHECKING:
@@ -45,12 +44,12 @@ def show(text: Text | str = "") -> None:
 
 def show_json(value: object) -> None:
     """Print `value` on stdout as JSON that is safe to look at in a terminal."""
-    _write_json(jsonable(value), indent=2)
+    _write_json(nested(value, exact=False), indent=2)
 
 
 def show_json_line(value: object) -> None:
     """Print `value` on stdout as one line of JSON, at once."""
-    _write_json(jsonable(value))
+    _write_json(nested(value, exact=False))
     sys.stdout.flush()
 
 
@@ -65,7 +64,7 @@ def show_csv(rows: Sequence[Mapping[str, Any]], *, titles: bool = True) -> None:
     if rows and titles:
         sys.stdout.write(csv_line(rows[0]))
     for row in rows:
-        cells = (jsonable(value) for value in row.values())
+        cells = (nested(value, exact=False) for value in row.values())
         sys.stdout.write(
             csv_line(json.dumps(cell, ensure_ascii=False) if isinstance(cell, (dict, list)) else cell for cell in cells)
         )
@@ -78,19 +77,6 @@ def for_programs(rows: Sequence[Mapping[str, Any]], *, json: bool, csv: bool) ->
     elif csv:
         show_csv(rows)
     return json or csv
-
-
-def jsonable(value: object) -> Any:
-    """Return `value` made of what JSON can hold."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return jsonable(asdict(value))
-    if isinstance(value, Mapping):
-        return {str(key): jsonable(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [jsonable(inner) for inner in value]
-    if isinstance(value, (Decimal, float)):
-        return float(value) if math.isfinite(value) else None  # JSON has no NaN
-    return scalar(value)
 
 
 def _console(*, stderr: bool = False) -> Console:

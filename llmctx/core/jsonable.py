@@ -1,7 +1,10 @@
-"""Single values as JSON spells them: times as ISO 8601, ids and exact numbers as text."""
+"""Values as JSON spells them: times as ISO 8601, ids and exact numbers as text."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
@@ -22,3 +25,22 @@ def scalar(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
     return value if isinstance(value, (str, int, float, bool, dict, list)) or value is None else str(value)
+
+
+def nested(value: Any, *, exact: bool) -> Any:
+    """Return `value` made of what JSON can hold: dataclasses and mappings as objects, NaN and infinity as null.
+
+    Args:
+        exact: decimal numbers, which money is, become text; otherwise floats.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        return nested(asdict(value), exact=exact)
+    if isinstance(value, Mapping):
+        return {str(key): nested(inner, exact=exact) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [nested(inner, exact=exact) for inner in value]
+    if isinstance(value, (Decimal, float)):
+        if not math.isfinite(value):
+            return None
+        return scalar(value) if exact else float(value)
+    return scalar(value)

@@ -10,8 +10,9 @@ import orjson
 from starlette.responses import Response
 
 from llmctx.core.csv_text import csv_line
+from llmctx.core.jsonable import nested
 from llmctx.core.text import plain
-from llmctx.dashboard.formats import bucket_in, plain_values, short_id, time_in
+from llmctx.dashboard.formats import bucket_in, short_id, time_in
 from llmctx.dashboard.rendering import render, static_versions
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from llmctx.dashboard.pages import Answer
     from llmctx.dashboard.view import View
     from llmctx.delivery.ledger import Stats
+    from llmctx.settings import Settings
 
 VERSION: Final = 1
 _JSON: Final = "application/json"
@@ -28,8 +30,8 @@ def as_json(answer: Answer, view: View) -> Response:
     """Return the answer for programs: numbers as numbers, money as decimal strings, times as ISO 8601 in UTC."""
     window = {"since": view.since, "until": view.until, "tz": view.zone.key}
     body = {
-        "v": VERSION, "data": plain_values(answer.data), "next": answer.next, "previous": answer.previous,
-        "window": plain_values(window), "count": answer.count, "as_of": answer.as_of or view.now.isoformat(),
+        "v": VERSION, "data": nested(answer.data, exact=True), "next": answer.next, "previous": answer.previous,
+        "window": nested(window, exact=True), "count": answer.count, "as_of": answer.as_of or view.now.isoformat(),
         "source": answer.source, "hidden": list(answer.hidden),
     }  # fmt: skip
     return Response(_dump(body), media_type=_JSON)
@@ -37,20 +39,20 @@ def as_json(answer: Answer, view: View) -> Response:
 
 def as_csv(answer: Answer, page: str) -> Response:
     """Return the main table as CSV; what a spreadsheet would take for a formula is text."""
-    rows: Sequence[Mapping[str, Any]] = plain_values(answer.rows)
+    rows: Sequence[Mapping[str, Any]] = nested(answer.rows, exact=True)
     lines = [csv_line(rows[0]), *(csv_line(map(_cell, row.values())) for row in rows)] if rows else []
     headers = {"content-disposition": f'attachment; filename="llmctx-{page}.csv"'}
     return Response("".join(lines), media_type="text/csv", headers=headers)
 
 
 def as_html(
-    page: str, answer: Answer, view: View, access: Access, *, root: str, took_ms: float, trace_url: str | None,
-    in_part: bool,
+    page: str, answer: Answer, view: View, access: Access, *, root: str, settings: Settings, took_ms: float,
+    trace_url: str | None, in_part: bool,
 ) -> str:  # fmt: skip
     """Return the page, or with `in_part` only its main part, which htmx puts into the page that is there."""
     return render(
         f"{page}.html", view.lang, page=page, answer=answer, data=answer.data, access=access, trace_url=trace_url,
-        took_ms=took_ms, in_part=in_part, **_common(view, root, short=access.ids == "short"),
+        settings=settings, took_ms=took_ms, in_part=in_part, **_common(view, root, short=access.ids == "short"),
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ and nothing else: no host, no header of a proxy is believed.
 from __future__ import annotations
 
 import time
+from collections import deque
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -25,7 +26,7 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError, DatabaseUnavailable, LlmctxError, MigrationsPending
 from llmctx.dashboard import answers, rendering
 from llmctx.dashboard.access import Access, Authorize, authorized
-from llmctx.dashboard.pages import AGGREGATES, FRAMES, PAGES, SPANS, Answer, Ask, NotFound
+from llmctx.dashboard.pages import AGGREGATES, FRAMES, PAGES, SPANS, Answer, Ask, NotFound, SlowPage
 from llmctx.dashboard.readers import Readers, grants
 from llmctx.dashboard.view import LANGUAGES, InvalidView, View, parse
 from llmctx.storage.reader import QuestionTooLarge
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from llmctx.calllog import CallLog
 
 HOME: Final = "usage"
+_SLOW_MS: Final = 1000
+_REMEMBERED: Final = 20
 _FORMS: Final = ("html", "json", "csv")
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -84,6 +87,7 @@ class Dashboard:
         self._trace_url = trace_url
         self._settings = settings
         self._readers = Readers(settings)
+        self._slow: deque[SlowPage] = deque(maxlen=_REMEMBERED)
         call_log.when_closed(self.aclose)
         if base_url is not None:
             call_log.dashboard_url = base_url.rstrip("/")
@@ -124,15 +128,17 @@ class Dashboard:
             if form == "csv" and not access.export:
                 raise HTTPException(403, "Taking tables away as CSV is not allowed to you (Access(export=True)).")
             answer = await self._ask(page, view, access)
+            took_ms = (time.perf_counter() - began) * 1000
+            if took_ms > _SLOW_MS:
+                self._slow.appendleft(SlowPage(page=page, at=view.now, ms=round(took_ms)))
         except Exception as problem:  # noqa: BLE001  every failure has its page
             return self._failed(request, problem, form, view, root)
         if form == "json":
             return answers.as_json(answer, view)
         if form == "csv":
             return answers.as_csv(answer, page)
-        took_ms = (time.perf_counter() - began) * 1000
         html = answers.as_html(
-            page, answer, view, access, root=root, took_ms=took_ms, trace_url=self._trace_url,
+            page, answer, view, access, root=root, settings=self._settings, took_ms=took_ms, trace_url=self._trace_url,
             in_part=request.headers.get("hx-request") == "true",
         )  # fmt: skip
         return Response(html, media_type="text/html")
@@ -143,7 +149,7 @@ class Dashboard:
         if page in FRAMES:
             return Answer(data=None)
         async with self._readers.question(aggregate=page in AGGREGATES) as (connection, table):
-            return await PAGES[page](Ask(connection, table, view, access, self._call_log))
+            return await PAGES[page](Ask(connection, table, view, access, self._call_log, self._slow))
 
     def _refuse(self, request: Request, form: str, view: View, root: str) -> Response:
         if self._login_url is not None and form == "html":

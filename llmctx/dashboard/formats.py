@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, is_dataclass
+from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from llmctx.core.jsonable import scalar
 from llmctx.dashboard.view import View
 
 DASH: Final = "—"
@@ -80,14 +78,3 @@ def bucket_in(view: View) -> Callable[[datetime], str]:
         return f"{local:%Y-%m-%d}" if (local.hour, local.minute) == (0, 0) else f"{local:%m-%d %H:%M}"
 
     return write
-
-
-def plain_values(value: Any) -> Any:
-    """Return `value` as JSON has it: times as ISO 8601, money as a decimal string, dataclasses as objects."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return plain_values(asdict(value))
-    if isinstance(value, Mapping):
-        return {str(key): plain_values(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain_values(inner) for inner in value]
-    return scalar(value)

@@ -5,9 +5,11 @@ A page is one coroutine function from what is asked to an `Answer`; templates dr
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Table
@@ -16,24 +18,35 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from llmctx.core.record import SNAPSHOTS
 from llmctx.core.text import plain
 from llmctx.dashboard.access import Access
-from llmctx.dashboard.transcript import turns
+from llmctx.dashboard.readers import journals
+from llmctx.dashboard.transcript import first_words, turns
 from llmctx.dashboard.view import View
 from llmctx.identity import reasons
 from llmctx.identity.explanation import KEY
 from llmctx.storage import queries
 from llmctx.storage.filters import Filters
-from llmctx.storage.queries.coverage_advice import in_common, remedies
+from llmctx.storage.queries.coverage_advice import alike, in_common, remedies
 from llmctx.storage.queries.usage import OTHERS
 
 if TYPE_CHECKING:
     from llmctx.calllog import CallLog
 
 audit: Final = logging.getLogger("llmctx.dashboard.audit")
+_MOST_MODELS: Final = 100
 _TEXTS: Final = (*SNAPSHOTS, "error_message")
 
 
 class NotFound(Exception):
     """There is no such row, or it is not this reader's: the page does not tell which."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlowPage:
+    """A page that took long: which, when and for how long, but not what it was asked."""
+
+    page: str
+    at: datetime
+    ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +58,8 @@ class Ask:
     view: View
     access: Access
     call_log: CallLog
+    slow: Collection[SlowPage] = ()
+    """The latest pages of this process that took long."""
 
     def filters(self, **more: Any) -> Filters:
         """Return the rows that are asked for, as far as the reader may see them."""
@@ -78,7 +93,14 @@ def listed(page: queries.Page[Any], **more: Any) -> Answer:
 
 async def sessions(ask: Ask) -> Answer:
     """List the sessions used last, or of a span of time those with most of something."""
-    return await _last_or_top(ask, queries.sessions, queries.top_sessions)
+    found = await _last_or_top(ask, queries.sessions, queries.top_sessions)
+    if not ask.access.texts or ask.view.query.get("texts") != "1":
+        return found
+    prompts = await queries.first_prompts(ask.connection, ask.table, found.rows, ask.filters())
+    audit.info("%s reads the first words of %d sessions", ask.access.name, len(found.rows))
+    words = {key: first_words(prompt) for key, prompt in prompts.items()}
+    rows = [{**asdict(row), "first_words": words.get(row.session_id)} for row in found.rows]
+    return replace(found, data=rows, rows=rows)
 
 
 async def users(ask: Ask) -> Answer:
@@ -103,7 +125,37 @@ async def calls(ask: Ask) -> Answer:
     found = await queries.call_page(
         ask.connection, ask.table, ask.filters(), before=view.before, after=view.after, limit=view.n
     )
-    return listed(replace(found, rows=_visible(found.rows, _hidden(ask))), hidden=_hidden(ask))
+    count = await _count(ask) if view.query.get("count") == "1" else None
+    return listed(replace(found, rows=_visible(found.rows, _hidden(ask))), hidden=_hidden(ask), count=count)
+
+
+async def _count(ask: Ask) -> Mapping[str, Any] | None:
+    """Return how many calls match: of all the database's estimate, else counted up to a limit."""
+    filters = ask.filters()
+    found = await queries.estimate_rows(ask.connection, ask.table) if filters == Filters() else None
+    return asdict(found or await queries.count_calls(ask.connection, ask.table, filters))
+
+
+async def trace(ask: Ask) -> Answer:
+    """Show all calls of a trace in their order, each with its span and where in the time of all it lies."""
+    view = ask.view
+    page = await queries.calls_in_order(
+        ask.connection, ask.table, ask.filters(trace=_id(ask)), before=view.before, after=view.after
+    )
+    rows = _visible(page.rows, _hidden(ask))
+    starts = [row["created_at"] for row in rows if row["created_at"]]
+    ends = [row["created_at"] + timedelta(milliseconds=row["latency_ms"] or 0) for row in rows if row["created_at"]]
+    costs = [row["cost_usd"] for row in rows if row["cost_usd"] is not None]
+    first, after = min(starts, default=None), max(ends, default=None)
+    totals = {
+        "calls": len(rows), "errors": sum(row["success"] is False for row in rows), "first": first, "after": after,
+        "total_tokens": sum(row["total_tokens"] or 0 for row in rows), "cost_usd": sum(costs) if costs else None,
+        "unpriced": len(rows) - len(costs),
+    }  # fmt: skip
+    return Answer(
+        data={"trace_id": view.id, "totals": totals, "calls": rows}, rows=rows, next=page.next, previous=page.previous,
+        hidden=_hidden(ask),
+    )  # fmt: skip
 
 
 async def session(ask: Ask) -> Answer:
@@ -124,21 +176,27 @@ async def session(ask: Ask) -> Answer:
 
 
 async def user(ask: Ask) -> Answer:
-    """Show one user: what they add up to, and the sessions they used last."""
+    """Show one user: what they add up to, and day by day, and the sessions they used last."""
+    connection, table, view = ask.connection, ask.table, ask.view
     of_user = ask.filters(user=_id(ask))
-    totals = await queries.top_users(ask.connection, ask.table, of_user, by="calls", limit=1)
+    totals = await queries.top_users(connection, table, of_user, by="calls", limit=1)
+    last = None
     if not totals:
-        raise NotFound
-    page = await queries.sessions(
-        ask.connection, ask.table, of_user, before=ask.view.before, after=ask.view.after, limit=ask.view.n
-    )
-    return replace(listed(page), data={"user": totals[0], "sessions": page.rows})
+        rows = await queries.calls(connection, table, replace(of_user, since=None, until=None), limit=1)
+        if not rows:
+            raise NotFound
+        last = rows[0]["created_at"]
+    found = await queries.usage(connection, table, of_user, bucket=_bucket(view), zone=view.zone.key, percentiles=False)
+    page = await queries.sessions(connection, table, of_user, before=view.before, after=view.after, limit=view.n)
+    data = {"user": totals[0] if totals else None, "days": _filled(found), "sessions": page.rows}
+    return replace(listed(page), data=data, more={"last": last})
 
 
 async def call(ask: Ask) -> Answer:
     """Show one call: what it was, whose, and why; its texts where the reader may see them."""
+    within = Filters(within=ask.access.within)
     try:
-        row = await queries.call(ask.connection, ask.table, _id(ask), Filters(within=ask.access.within))
+        row = await queries.call(ask.connection, ask.table, _id(ask), within)
     except (queries.NoSuchCall, queries.AmbiguousCall):
         raise NotFound from None
     attributes = dict(row["attributes"] or {})
@@ -154,8 +212,21 @@ async def call(ask: Ask) -> Answer:
             **shown, "attributes": attributes or None, "why": reasons.why(row), "witnesses": outcomes,
             "route": evidence.get("route"), "where": evidence.get("where"),
         },
-        rows=[shown], hidden=hidden, more={"turns": turns([shown])},
+        rows=[shown], hidden=hidden, more={"turns": turns([shown]), **await _beside(ask, row, within)},
     )  # fmt: skip
+
+
+async def _beside(ask: Ask, row: queries.Row, within: Filters) -> dict[str, Any]:
+    """Return the ids of the calls before and after `row` in its session, as `earlier` and `later`."""
+    if row["session_id"] is None or row["created_at"] is None or row["call_id"] is None:
+        return {"earlier": None, "later": None}
+    session = replace(within, session=str(row["session_id"]))
+    place = queries.Cursor(row["created_at"], str(row["call_id"]))
+    earlier = await queries.call_page(ask.connection, ask.table, session, before=place, limit=1)
+    later = await queries.call_page(ask.connection, ask.table, session, after=place, limit=1)
+    return {
+        name: page.rows[0]["call_id"] if page.rows else None for name, page in (("earlier", earlier), ("later", later))
+    }
 
 
 async def coverage(ask: Ask) -> Answer:
@@ -165,7 +236,39 @@ async def coverage(ask: Ask) -> Answer:
         "coverage": found, "share": found.share, "in_common": in_common(found.by_place),
         "remedies": remedies(found.by_place),
     }  # fmt: skip
-    return Answer(data=data, rows=found.by_place)
+    over_time = await _over_time(ask, "source")
+    shares = {at: [0, 0] for at in over_time.times}
+    for row in over_time.rows:
+        if row.at is not None:
+            both, all_calls = shares[row.at]
+            shares[row.at] = [both + row.with_both, all_calls + row.calls]
+    return Answer(
+        data=data, rows=found.by_place, more={"shares": shares, "alike": alike(found.by_place), **_grid(over_time)}
+    )
+
+
+async def _over_time(ask: Ask, by: queries.By) -> queries.Usage:
+    """Return sums by hour or day and by `by`, of the most frequent ones."""
+    return await queries.usage(
+        ask.connection, ask.table, ask.filters(), bucket=_bucket(ask.view), by=by, zone=ask.view.zone.key,
+        keys=7, percentiles=False,
+    )  # fmt: skip
+
+
+def _grid(found: queries.Usage, *, only_errors: bool = False) -> dict[str, Any]:
+    """Return the times and the keys of `found`, and its rows by both; or only those of errors."""
+    rows = [row for row in found.rows if row.errors or not only_errors]
+    return {
+        "times": found.times,
+        "keys": list(dict.fromkeys(row.key for row in sorted(rows, key=lambda row: row.key == OTHERS))),
+        "cells": {(row.at, row.key): row for row in rows},
+    }
+
+
+def _filled(found: queries.Usage) -> list[queries.UsageRow]:
+    """Return the row of each time, an empty one where there was no call: a plot has no gaps to hide."""
+    by_time = {row.at: row for row in found.rows}
+    return [by_time.get(at, queries.UsageRow(at=at)) for at in found.times]
 
 
 def _id(ask: Ask) -> str:
@@ -191,15 +294,26 @@ async def errors(ask: Ask) -> Answer:
     found = await queries.errors(ask.connection, ask.table, ask.filters())
     hidden = () if _sees_texts(ask) else ("messages",)
     groups = [replace(one, messages=()) for one in found.groups] if hidden else found.groups
-    return Answer(data=replace(found, groups=groups), rows=groups, hidden=hidden)
+    over_time = await _over_time(ask, "error")
+    more = {"calls": over_time.total.calls, **_grid(over_time, only_errors=True)}
+    return Answer(data=replace(found, groups=groups), rows=groups, hidden=hidden, more=more)
 
 
 async def health(ask: Ask) -> Answer:
     """Show how fresh and how large the table is, and what this process has on its way to it."""
     if ask.access.within is not None:
         raise NotFound  # its figures are those of all rows
-    found = await queries.health(ask.connection, ask.table)
-    return Answer(data={"table": found, "ledger": ask.call_log.stats()}, rows=found.partitions)
+    connection, table, now = ask.connection, ask.table, ask.view.now
+    found = await queries.health(connection, table)
+    days = [Filters(since=now - timedelta(days=count)) for count in (1, 7)]
+    hours = await queries.usage(connection, table, days[0], bucket="hour", zone=ask.view.zone.key, percentiles=False)
+    models = await queries.usage(connection, table, days[1], by="model", keys=_MOST_MODELS, percentiles=False)
+    unpriced = [{"model": row.key, "calls": row.calls, "unpriced": row.unpriced} for row in models.rows if row.unpriced]
+    data = {
+        "table": found, "ledger": ask.call_log.stats(), "hours": _filled(hours), "unpriced": unpriced,
+        "journals": await asyncio.to_thread(journals, ask.call_log.settings), "slow": list(ask.slow),
+    }  # fmt: skip
+    return Answer(data=data, rows=found.partitions)
 
 
 async def usage_over_time(ask: Ask) -> Answer:
@@ -207,20 +321,13 @@ async def usage_over_time(ask: Ask) -> Answer:
     found = await queries.usage(
         ask.connection, ask.table, ask.filters(), bucket=_bucket(ask.view), zone=ask.view.zone.key
     )
-    return _of_usage(found)
+    return replace(_of_usage(found), more={"rows": _filled(found)})
 
 
 async def usage_by_group(ask: Ask) -> Answer:
-    """Show cost, calls and tokens by hour or day and by model, agent, provider, node or status."""
-    view = ask.view
-    found = await queries.usage(
-        ask.connection, ask.table, ask.filters(), bucket=_bucket(view), by=view.by, zone=view.zone.key, keys=7,
-        percentiles=False,
-    )  # fmt: skip
-    times = list(dict.fromkeys(row.at for row in found.rows))
-    keys = list(dict.fromkeys(row.key for row in sorted(found.rows, key=lambda row: row.key == OTHERS)))
-    cells = {(row.at, row.key): row for row in found.rows}
-    return replace(_of_usage(found), more={"times": times, "keys": keys, "cells": cells})
+    """Show cost, calls or tokens by hour or day and by model, agent, provider, node or status."""
+    found = await _over_time(ask, ask.view.by)
+    return replace(_of_usage(found), more=_grid(found))
 
 
 def _of_usage(found: queries.Usage) -> Answer:
@@ -247,13 +354,16 @@ PAGES: Final[Mapping[str, Page]] = {
     "user": user,
     "calls": calls,
     "call": call,
+    "trace": trace,
     "errors": errors,
     "coverage": coverage,
     "health": health,
 }
 FRAMES: Final = frozenset({"usage"})
 """Pages that ask nothing themselves: their panels come by requests of their own."""
-AGGREGATES: Final = frozenset({"coverage", "errors", "usage/time", "usage/groups"})
+AGGREGATES: Final = frozenset({"coverage", "errors", "health", "user", "usage/time", "usage/groups"})
 """Pages that add up many rows: few of them are answered at once."""
-SPANS: Final[Mapping[str, str]] = dict.fromkeys(("usage", "usage/time", "usage/groups", "coverage", "errors"), "7d")
+SPANS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("usage", "usage/time", "usage/groups", "coverage", "errors", "trace"), "7d"), "user": "30d",
+}  # fmt: skip
 """How far back a page looks that adds up rows, where its URL does not say."""

@@ -7,8 +7,10 @@ loop after the other.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Table
@@ -48,3 +50,14 @@ def grants(settings: Settings) -> str:
         f"GRANT USAGE ON SCHEMA {settings.db_schema or 'public'} TO your_role;\n"
         f"GRANT SELECT ON {qualified(settings.table, settings.db_schema)} TO your_role;"
     )
+
+
+def journals(settings: Settings) -> list[dict[str, str | int]]:
+    """Return the journals on this host, by their directory: how many processes have one there, and the bytes of all."""
+    found: list[dict[str, str | int]] = []
+    for directory in settings.journal_directories:
+        with contextlib.suppress(OSError):  # not there, or not ours
+            processes = [one for one in Path(directory).iterdir() if one.name.partition("-")[0].isdigit()]
+            sizes = [file.stat().st_size for one in processes for file in one.iterdir()]
+            found.append({"directory": str(directory), "processes": len(processes), "bytes": sum(sizes)})
+    return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gettext
 import hashlib
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from llmctx.dashboard import formats
 from llmctx.dashboard.view import LANGUAGES
 from llmctx.identity.reasons import REASONS, SOURCES, STATUSES
+from llmctx.storage.queries.usage import OTHERS
 
 HERE: Final = Path(__file__).parent
 STATIC: Final = HERE / "static"
@@ -57,7 +59,8 @@ def _environment(lang: str) -> Environment:
     )  # fmt: skip
     made.globals.update(
         percent=formats.percent, DASH=formats.DASH, HIDDEN=formats.HIDDEN, LANGUAGES=LANGUAGES, lang=lang,
-        SOURCES=SOURCES, STATUSES=STATUSES, REASONS={code: one.text for code, one in REASONS.items()},
+        OTHERS=OTHERS, day=timedelta(days=1), SOURCES=SOURCES, STATUSES=STATUSES,
+        REASONS={code: one.text for code, one in REASONS.items()},
         words_of=partial(words_of, lang),
     )  # fmt: skip
     return made

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 _REMEMBERED: Final = 8
 """Prompts of a session that are compared: agents that take turns have a history each."""
+_FIRST_WORDS: Final = 80
 _ROLES: Final = {"human": "user", "ai": "assistant", "AIMessageChunk": "assistant"}
 
 
@@ -86,6 +87,13 @@ def _shared(prompt: Sequence[Message], history: Sequence[Message]) -> int:
 
 def _keys(messages: Sequence[Message]) -> list[tuple[str, str]]:
     return [(one.role, one.text) for one in messages]
+
+
+def first_words(prompt: str) -> str:
+    """Return how the user began, on one line; what there is of a prompt that was cut, or is no list of messages."""
+    said = [one.text for one in messages(prompt) if one.role == "user" and one.text] or [prompt]
+    line = " ".join(said[0].split())
+    return line if len(line) <= _FIRST_WORDS else line[: _FIRST_WORDS - 1] + "…"
 
 
 def messages(snapshot: Any, *, role: str = "user") -> list[Message]:

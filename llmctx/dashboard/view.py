@@ -29,7 +29,7 @@ LANGUAGES: Final = ("en", "zh")
 _LAST: Final = "last"
 _KNOWN: Final[tuple[str, ...]] = (
     *WORDS, *FLAGS, "min_cost", "min_ms", "q", "since", "until", "tz", "order", "before", "after", "n", "by", "bucket",
-    "view", "lang", "id", "lazy", "texts",
+    "view", "lang", "id", "lazy", "texts", "count",
 )  # fmt: skip
 _AGO: Final = re.compile(r"([1-9]\d{0,4})([hdw])")
 _UNITS: Final = {"h": "hours", "d": "days", "w": "weeks"}
@@ -79,9 +79,8 @@ class View:
         """
         kept = dict(self.query)
         if page is not None and page.partition(".")[0] != self.page:
-            kept.pop("id", None)
-            kept.pop("view", None)
-            kept.pop("order", None)
+            for name in ("id", "view", "order", "count"):
+                kept.pop(name, None)
         if changes or page is not None:
             kept.pop("before", None)
             kept.pop("after", None)
@@ -91,6 +90,12 @@ class View:
                 kept[name] = value.isoformat() if isinstance(value, datetime) else str(value)
         query = urlencode({name: kept[name] for name in _KNOWN if name in kept})
         return f"/{page or self.page}" + (f"?{query}" if query else "")
+
+    @property
+    def is_relative(self) -> bool:
+        """Return whether the time goes with the clock: tomorrow the same URL shows other calls."""
+        written = [self.query.get(name, "") for name in ("since", "until")]
+        return self.since is not None and (not any(written) or any(map(_AGO.fullmatch, written)))
 
     @property
     def chips(self) -> list[tuple[str, str]]:

@@ -32,8 +32,8 @@ HOSTILE: Final = {
     "chinese": "用户-张三 🦙",
     "formula": "=HYPERLINK(A1)",
 }
-OF_ONE: Final = {"session": "s-1", "user": "ada", "call": str(row(1)["call_id"])}
-FOREIGN: Final = {"session": "s-2", "user": "bob", "call": str(row(2)["call_id"])}
+OF_ONE: Final = {"session": "s-1", "user": "ada", "call": str(row(1)["call_id"]), "trace": "a" * 32}
+FOREIGN: Final = {"session": "s-2", "user": "bob", "call": str(row(2)["call_id"]), "trace": "b" * 32}
 
 
 def calls() -> list[dict[str, Any]]:
@@ -51,10 +51,12 @@ def calls() -> list[dict[str, Any]]:
         "response_snapshot": None,
     }  # fmt: skip
     rows = [
-        row(1, **usual),
-        row(2, **{**usual, "session_id": "s-2", "user_id": "bob", "agent_key": "booking"}),
+        row(1, **usual, trace_id=OF_ONE["trace"], span_id="1" * 16),
+        row(
+            2, **{**usual, "session_id": "s-2", "user_id": "bob", "agent_key": "booking", "trace_id": FOREIGN["trace"]}
+        ),
         row(3, **usual, **nobody),
-        row(4, **{**usual, **failed}),
+        row(4, **{**usual, **failed}, trace_id=OF_ONE["trace"], span_id="4" * 16),
         row(5, model="unpriced"),
     ]
     for number, (name, text) in enumerate(HOSTILE.items(), 6):

@@ -46,7 +46,8 @@ const draw = (panel) => {
   if (place.chart) place.chart.destroy();
   const titles = [...table.tHead.rows[0].cells].slice(1).map((cell) => cell.textContent.trim());
   const rows = [...table.tBodies[0].rows];
-  const stacked = table.dataset.plot === "bars";
+  const stacked = table.dataset.plot !== "lines", keyed = table.dataset.plot === "stacks";
+  const whole = rows.every((row) => [...row.cells].slice(1).every((cell) => Number.isInteger(number(cell) ?? 0)));
   const canvas = document.createElement("canvas");
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", table.caption.textContent.trim());
@@ -63,13 +64,15 @@ const draw = (panel) => {
     },
     options: {
       animation: false, maintainAspectRatio: false, interaction: { mode: "index", intersect: false },
-      plugins: { legend: { display: titles.length > 1, labels: { color: text, boxWidth: 12 } } },
+      plugins: { legend: { display: keyed || titles.length > 1, labels: { color: text, boxWidth: 12 } } },
       scales: {
         x: { stacked, ticks: { color: text, maxRotation: 0, autoSkip: true }, grid: { display: false } },
-        y: { stacked, beginAtZero: true, ticks: { color: text }, grid: { color: line } },
+        y: { stacked, beginAtZero: true, ticks: whole ? { color: text, precision: 0 } : { color: text }, grid: { color: line } },
       },
-      onClick: (_event, hits) => {
-        const link = hits.length && rows[hits[0].index].cells[0].querySelector("a");
+      onClick: (event, hits, chart) => {
+        const [bar] = chart.getElementsAtEventForMode(event, "nearest", { intersect: true }, true);
+        const cells = hits.length ? rows[hits[0].index].cells : [];
+        const link = (bar && cells[bar.datasetIndex + 1].querySelector("a")) || (cells[0] && cells[0].querySelector("a"));
         if (link) location.assign(link.href);
       },
     },

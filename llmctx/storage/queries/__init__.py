@@ -30,6 +30,7 @@ from llmctx.storage.queries.calls import (
     call,
     call_page,
     calls,
+    calls_in_order,
     conversation,
     handle,
     news,
@@ -40,7 +41,7 @@ from llmctx.storage.queries.errors import ErrorGroup, Errors, errors
 from llmctx.storage.queries.health import Health, PartitionState, TotalsState, health
 from llmctx.storage.queries.page import Cursor, InvalidCursor, Page
 from llmctx.storage.queries.tokens import missing_tokens
-from llmctx.storage.queries.transcript import Transcript, transcript
+from llmctx.storage.queries.transcript import Transcript, first_prompts, transcript
 from llmctx.storage.queries.usage import BUCKETS, BY, Bucket, By, Figures, Usage, UsageRow, usage
 
 __all__ = [
@@ -78,11 +79,13 @@ __all__ = [
     "call",
     "call_page",
     "calls",
+    "calls_in_order",
     "conversation",
     "count_calls",
     "coverage",
     "errors",
     "estimate_rows",
+    "first_prompts",
     "handle",
     "health",
     "missing_tokens",

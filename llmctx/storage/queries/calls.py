@@ -126,6 +126,31 @@ async def call_page(
     return page_of(found, limit, cursors, before=older)
 
 
+async def calls_in_order(
+    connection: AsyncConnection,
+    table: Table,
+    filters: Filters,
+    *,
+    before: Cursor | None = None,
+    after: Cursor | None = None,
+    limit: int = 200,
+    whole: bool = False,
+) -> Page[Row]:
+    """Return a page of the calls, oldest first: from the beginning on, on from `after`, or back from `before`.
+
+    `next` is the cursor of later calls, for `after`, and `previous` of earlier ones, for `before`.
+    """
+    if before is not None:
+        page = await call_page(connection, table, filters, before=before, limit=limit, whole=whole)
+        later, earlier = page.previous, page.next
+    else:
+        start = after or Cursor(filters.since or datetime.min.replace(tzinfo=UTC))
+        page = await call_page(connection, table, filters, after=start, limit=limit, whole=whole)
+        later = page.previous if len(page.rows) == limit else None
+        earlier = page.next if after is not None else None
+    return Page(rows=list(reversed(page.rows)), next=later, previous=earlier)
+
+
 async def _spans(
     connection: AsyncConnection, table: Table, filters: Filters, place: Cursor | None, *, older: bool
 ) -> Sequence[sa.ColumnElement[bool]]:
@@ -218,12 +243,21 @@ async def conversation(connection: AsyncConnection, table: Table, session: str, 
 
 
 async def news(
-    connection: AsyncConnection, table: Table, filters: Filters, since: datetime, known: Collection[Any]
+    connection: AsyncConnection,
+    table: Table,
+    filters: Filters,
+    since: datetime,
+    known: Collection[Any],
+    *,
+    limit: int = 1000,
 ) -> list[Row]:
-    """Return calls that have ended since then and are not `known` by their ids, in the order of their ends."""
+    """Return calls that have ended since then and are not `known` by their ids, in the order of their ends.
+
+    At least the first `limit` of them: the others come when these are known.
+    """
     ended = sa.func.coalesce(column_expr(table, "finished_at"), table.c.created_at, type_=table.c.created_at.type)
     wanted = sa.select(*_columns(table, whole=False)).where(
         filters.clause(table), table.c.created_at >= since - _OVERLAP, ended >= since
     )
-    rows = await connection.execute(wanted.order_by(ended, table.c.call_id))
+    rows = await connection.execute(wanted.order_by(ended, table.c.call_id).limit(limit + len(known)))
     return [dict(row) for row in rows.mappings() if row["call_id"] not in known]

@@ -37,17 +37,21 @@ class Remedy:
     how: str
 
 
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """Some rows without ids, and what they share: `identity_reason`, `node`, …"""
+
+    rows: int
+    values: Mapping[str, Any]
+
+
 def in_common(misses: Sequence[Group]) -> list[str]:
     """Return one sentence or two: what most of the rows share, and what most of the others do."""
     total = _rows(misses)
     said: list[str] = []
-    rest = list(misses)
-    while rest and len(said) < 2:
-        shared, rest = _shared(rest)
-        if shared is None:
-            break
-        inside, words = shared
-        said.append(f"{'Another ' if said else ''}{_rows(inside):,} of {total:,} {_misses(total)}: {', '.join(words)}.")
+    for one in alike(misses):
+        words = ", ".join(_WORDS[name].format(value) for name, value in one.values.items())
+        said.append(f"{'Another ' if said else ''}{one.rows:,} of {total:,} {_misses(total)}: {words}.")
     if total and all(group.get("lacks") for group in misses):
         said.append("All of them have a thread_id and no session: LLMCTX_SESSION=thread makes it their session.")
     elif not said and total:
@@ -55,9 +59,22 @@ def in_common(misses: Sequence[Group]) -> list[str]:
     return said
 
 
-def _shared(groups: Sequence[Group]) -> tuple[tuple[list[Group], list[str]] | None, list[Group]]:
+def alike(misses: Sequence[Group]) -> list[Alike]:
+    """Return what most of the rows share, and what most of the others do: two at most."""
+    found: list[Alike] = []
+    rest = list(misses)
+    while rest and len(found) < 2:
+        shared, rest = _shared(rest)
+        if shared is None:
+            break
+        inside, values = shared
+        found.append(Alike(_rows(inside), values))
+    return found
+
+
+def _shared(groups: Sequence[Group]) -> tuple[tuple[list[Group], Mapping[str, Any]] | None, list[Group]]:
     """Return the groups that share the most, with what it is, and the others."""
-    inside, words, bar = list(groups), {}, _MOST
+    inside, words, bar = list(groups), dict[str, Any](), _MOST
     while True:
         counts: Counter[tuple[str, Any]] = Counter()
         for group in inside:
@@ -68,12 +85,12 @@ def _shared(groups: Sequence[Group]) -> tuple[tuple[list[Group], list[str]] | No
         if best is None or counts[best] < bar * _rows(inside):
             break
         key, value = best
-        words[key] = _WORDS[key].format(value)
+        words[key] = value
         inside, bar = [group for group in inside if group.get(key) == value], _ALL
     if not words:
         return None, list(groups)
-    said = [words[key] for key in _WORDS if key in words]
-    return (inside, said), [group for group in groups if not any(group is one for one in inside)]
+    values = {key: words[key] for key in _WORDS if key in words}
+    return (inside, values), [group for group in groups if not any(group is one for one in inside)]
 
 
 def remedies(misses: Sequence[Group]) -> list[Remedy]:

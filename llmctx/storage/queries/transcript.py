@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 
 import sqlalchemy as sa
@@ -12,12 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.storage.filters import Filters
 from llmctx.storage.queries.activity import SessionRow, session_sums
-from llmctx.storage.queries.calls import Row, call_page
+from llmctx.storage.queries.calls import Row, calls_in_order
 from llmctx.storage.queries.page import Cursor
-from llmctx.storage.reflection import as_text, column_expr
+from llmctx.storage.reflection import among, as_text, column_expr
 
-_BEGINNING: Final = Cursor(datetime.min.replace(tzinfo=UTC))
 _MOST_LINKS: Final = 20
+_PROMPT: Final = 16_384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,17 +49,26 @@ async def transcript(
     head = await session_sums(connection, table, session, within)
     if head is None:
         return None
-    if before is not None:
-        page = await call_page(connection, table, filters, before=before, limit=limit, whole=True)
-        later, earlier = page.previous, page.next
-    else:
-        page = await call_page(connection, table, filters, after=after or _BEGINNING, limit=limit, whole=True)
-        later = page.previous if len(page.rows) == limit else None
-        earlier = page.next if after is not None else None
+    page = await calls_in_order(connection, table, filters, before=before, after=after, limit=limit, whole=True)
     threads, traces = [await _links(connection, table, filters, name) for name in ("thread_id", "trace_id")]
     return Transcript(
-        session=head, rows=list(reversed(page.rows)), next=later, previous=earlier, threads=threads, traces=traces
+        session=head, rows=page.rows, next=page.next, previous=page.previous, threads=threads, traces=traces
     )
+
+
+async def first_prompts(
+    connection: AsyncConnection, table: sa.Table, sessions: Sequence[SessionRow], filters: Filters
+) -> dict[str, str]:
+    """Return the beginning of the prompt of the first call of each of `sessions`, by its id, as far as it has one."""
+    if "prompt_snapshot" not in table.c or not sessions:
+        return {}
+    own, at = column_expr(table, "session_id"), table.c.created_at
+    prompt = sa.func.substr(as_text(table.c.prompt_snapshot), 1, _PROMPT)
+    first = sa.and_(
+        among(table, "session_id", [one.session_id for one in sessions]), at.in_([one.first for one in sessions])
+    )
+    found = sa.select(as_text(own), prompt).where(first, filters.clause(table), prompt.is_not(None))
+    return {row[0]: row[1] for row in await connection.execute(found.limit(2 * len(sessions)))}
 
 
 async def _links(connection: AsyncConnection, table: sa.Table, filters: Filters, name: str) -> list[str]:

@@ -94,6 +94,8 @@ class Usage:
     """Until when totals were used; what came later was read from rows."""
     truncated: bool = False
     """There was more than could be returned."""
+    times: Sequence[datetime] = ()
+    """When each bucket begins, also those without calls, of which there are no rows."""
 
 
 class UnknownZone(ConfigError):
@@ -151,7 +153,7 @@ async def usage(
     rows.sort(key=lambda row: (row.at or since, row.key == OTHERS, -row.calls, row.key or ""))
     return Usage(
         rows=rows, total=Figures(**everything.figures_with_latency()), since=since, until=until, source=reading.source,
-        as_of=reading.as_of, truncated=truncated,
+        as_of=reading.as_of, truncated=truncated, times=edges,
     )  # fmt: skip
 
 

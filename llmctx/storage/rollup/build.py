@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from llmctx.storage.figures import SUMMED_COLUMNS, SUMS, latency_bucket, sums_of_rows, sums_of_sums
 from llmctx.storage.filters import status_expr
 from llmctx.storage.reflection import NaiveUtc, column_expr
-from llmctx.storage.rollup.tables import KEYS, Totals
+from llmctx.storage.rollup.tables import HISTOGRAM, KEYS, Totals
 
 HOUR: Final = timedelta(hours=1)
 DAY: Final = timedelta(days=1)
@@ -82,8 +82,7 @@ def _days_from_hours(connection: AsyncConnection, totals: Totals, first: datetim
     counts = (
         sa.select(at, low.label("low"), count.label("count"), *keys)
         .add_columns(*(sa.cast(sa.null(), kind).label(name) for name, kind in SUMS.items()))
-        .select_from(hours)
-        .join(histogram, sa.true())
+        .select_from(histogram)
         .where(within)
     )
     both = sa.union_all(counts, sums).subquery()
@@ -104,10 +103,7 @@ def _insert(into: sa.Table, by_latency: sa.Subquery, count: sa.ColumnElement[Any
     histogram: Sequence[sa.ColumnElement[Any]]
     if is_postgresql:
         gather = sa.func.array_agg
-        histogram = [
-            gather(low).filter(counted).label("latency_from"),
-            gather(count).filter(counted).label("latency_calls"),
-        ]
+        histogram = [gather(one).filter(counted).label(name) for one, name in zip((low, count), HISTOGRAM, strict=True)]
     else:
         histogram = [sa.func.json_group_object(low, count).filter(counted).label("latencies")]
     keys = [b.at, *(b[name] for name in KEYS)]
@@ -119,13 +115,16 @@ def _insert(into: sa.Table, by_latency: sa.Subquery, count: sa.ColumnElement[Any
 def histogram_of(
     totals: sa.FromClause, is_postgresql: bool
 ) -> tuple[sa.ColumnElement[Any], sa.ColumnElement[Any], sa.FromClause]:
-    """Return the latency and the count of the histograms of `totals`, and what they are selected from beside it."""
+    """Return the latency and the count of the histograms of `totals`, and what they are selected from.
+
+    PostgreSQL unfolds arrays in the list of what is selected; beside the table, as a function, that takes thrice as
+    long.
+    """
     if is_postgresql:
-        each = sa.func.unnest(totals.c.latency_from, totals.c.latency_calls).table_valued("low", "count")
-        table = each.render_derived(name="histogram")
-        return table.c["low"], table.c["count"], table
+        low, count = (sa.func.unnest(totals.c[name], type_=sa.Integer()) for name in HISTOGRAM)
+        return low, count, totals
     each = sa.func.json_each(totals.c.latencies).table_valued("key", "value")
-    return sa.cast(each.c.key, sa.Integer), each.c.value, each
+    return sa.cast(each.c.key, sa.Integer), each.c.value, totals.join(each, sa.true())
 
 
 def _hour(at: sa.ColumnElement[Any], is_postgresql: bool) -> sa.ColumnElement[Any]:

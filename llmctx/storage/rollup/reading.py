@@ -19,7 +19,7 @@ from llmctx.storage.filters import Filters
 from llmctx.storage.reflection import column_expr
 from llmctx.storage.rollup import state_of
 from llmctx.storage.rollup.build import DAY, HOUR, floor_day, floor_hour, histogram_of
-from llmctx.storage.rollup.tables import totals_of
+from llmctx.storage.rollup.tables import HISTOGRAM, totals_of
 from llmctx.storage.sanitize import storable_id
 
 _KNOWN: Final[Mapping[str, str]] = {
@@ -38,16 +38,8 @@ class Part:
     rows: sa.FromClause
     where: sa.ColumnElement[bool]
     at: sa.ColumnElement[Any]
-    low: sa.ColumnElement[Any]
-    """The smallest latency of a bucket of the histogram."""
-    count: sa.ColumnElement[Any] | None = None
-    """Calls in that bucket; None for rows, of which each is one."""
-    histogram: sa.FromClause | None = None
-    """What `low` and `count` are selected from, beside `rows`."""
-
-    @property
-    def is_total(self) -> bool:
-        return self.count is not None
+    is_total: bool = False
+    is_postgresql: bool = False
 
     def column(self, name: str) -> sa.ColumnElement[Any]:
         """Return a column that both rows and totals have."""
@@ -58,25 +50,31 @@ class Part:
     ) -> sa.Select[Any]:
         """Return the sums of `figures.SUMS` by `keys`, or `only` some of them."""
         names = (only or SUMS) if self.is_total else SUMMED_COLUMNS
-        each = self._each(keys, {name: self.column(name) for name in names}, self.rows)
+        each = self._each(keys, {name: self.column(name) for name in names})
         sums = sums_of_sums(each, only) if self.is_total else sums_of_rows(each)
         groups = [each.c[name] for name in keys]
         return sa.select(*groups, *(sums[name] for name in only or SUMS)).group_by(*groups)
 
     def latencies(self, keys: Mapping[str, sa.ColumnElement[Any]]) -> sa.Select[Any]:
-        """Return the histogram by `keys`: `low`, and how many calls."""
-        source = self.rows if self.histogram is None else self.rows.join(self.histogram, sa.true())
-        more = {"low": self.low} if self.count is None else {"low": self.low, "count": self.count}
-        each = self._each(keys, more, source, self.low.is_not(None))
+        """Return the histogram by `keys`: `low`, the smallest latency of a bucket, and how many calls are in it."""
+        if not self.is_total:
+            low = latency_bucket(self.column("latency_ms"))
+            each = self._each(keys, {"low": low}, low.is_not(None))
+            count: sa.ColumnElement[Any] = sa.func.count()
+        else:
+            names = HISTOGRAM if self.is_postgresql else ("latencies",)
+            held = self._each(keys, {name: self.rows.c[name] for name in names})
+            low, number, source = histogram_of(held, self.is_postgresql)
+            columns = [*(held.c[name] for name in keys), low.label("low"), number.label("count")]
+            each = sa.select(*columns).select_from(source).subquery()
+            count = sa.func.sum(each.c["count"])
         groups = [*(each.c[name] for name in keys), each.c["low"]]
-        count = sa.func.count() if self.count is None else sa.func.sum(each.c["count"])
         return sa.select(*groups, count.label("count")).group_by(*groups)
 
     def _each(
         self,
         keys: Mapping[str, sa.ColumnElement[Any]],
         more: Mapping[str, sa.ColumnElement[Any]],
-        source: sa.FromClause,
         *conditions: sa.ColumnElement[bool],
     ) -> sa.Subquery:
         """Return the rows with what they are grouped by: an expression becomes a column, so that it is one parameter.
@@ -85,8 +83,8 @@ class Part:
         process rather than count them in several. Of a column that comes out of a UNION it believes nothing: 200.
         """
         columns = (column.label(name) for name, column in {**keys, **more}.items())
-        rows = sa.select(*columns).select_from(source).where(self.where, *conditions)
-        return rows.subquery() if self.is_total else sa.union_all(rows, rows.where(sa.false())).subquery()
+        rows = sa.select(*columns).select_from(self.rows).where(self.where, *conditions)
+        return sa.union_all(rows, rows.where(sa.false())).subquery()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +156,7 @@ def _are_known(filters: Filters) -> bool:
 
 
 def _of_rows(log: sa.Table, where: sa.ColumnElement[bool]) -> Part:
-    return Part(log, where, log.c.created_at, latency_bucket(column_expr(log, "latency_ms")))
+    return Part(log, where, log.c.created_at)
 
 
 def _of_totals(
@@ -166,8 +164,7 @@ def _of_totals(
 ) -> Part:
     at = totals.c.at
     where = sa.or_(*(sa.and_(at >= first, at < after) for first, after in spans))
-    low, count, histogram = histogram_of(totals, is_postgresql)
-    return Part(totals, sa.and_(where, _clause(totals, filters)), at, low, count, histogram)
+    return Part(totals, sa.and_(where, _clause(totals, filters)), at, True, is_postgresql)
 
 
 def _clause(totals: sa.Table, filters: Filters) -> sa.ColumnElement[bool]:

@@ -26,6 +26,10 @@ KEYS: Final[Mapping[str, sa.types.TypeEngine[Any]]] = {
 """What the totals are of, beside their time."""
 
 
+HISTOGRAM: Final = ("latency_from", "latency_calls")
+"""PostgreSQL's columns of the histogram: the smallest latency of each of its buckets, and how many calls it holds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Totals:
     """The tables of totals of one call log."""
@@ -81,7 +85,7 @@ def _sums(name: str, schema: str | None, metadata: sa.MetaData, *, postgresql: b
     figures = sa.ARRAY(sa.Integer)
     histogram: list[sa.Column[Any]] = [sa.Column("latencies", sa.Text)]
     if postgresql:
-        histogram = [sa.Column("latency_from", figures), sa.Column("latency_calls", figures)]
+        histogram = [sa.Column(name, figures) for name in HISTOGRAM]
     return sa.Table(
         name,
         metadata,

@@ -77,7 +77,7 @@ def test_links_lead_to_pages_that_are_there(client: Client) -> None:
     """A walk that a reader could take, by every link of every page, under the prefix."""
     with client() as reader:
         seen, waiting = set[str](), [path("usage")]
-        while waiting and len(seen) < 120:
+        while waiting and len(seen) < 100:
             url = waiting.pop(0)
             if url in seen:
                 continue
@@ -88,7 +88,9 @@ def test_links_lead_to_pages_that_are_there(client: Client) -> None:
                 links = map(unescape, re.findall(r'(?:href|hx-get)="([^"#]+)"', shown.text))
                 found = [one for one in links if "/static/" not in one]
                 assert all(one.startswith(PREFIX + "/") for one in found), url
+                pages = {one.partition("?")[0] for one in seen}
                 waiting += found
+                waiting.sort(key=lambda one: one.partition("?")[0] in pages)  # none is left out for the number of links
     assert {one.partition("?")[0] for one in seen} >= {path(page) for page in (*FRAMES, *PAGES)}
 
 
@@ -155,7 +157,10 @@ def test_rows_outside_of_what_a_reader_may_see_do_not_exist(client: Client, with
                 if form and page in FRAMES:
                     continue
                 shown = reader.get(path(page, form, **query))
-                assert shown.status_code == (404 if page in {*FOREIGN, "health"} else 200), (page, shown.text)
+                assert shown.status_code == (404 if page in {*FOREIGN, "health"} - {"trace"} else 200), (
+                    page,
+                    shown.text,
+                )
                 assert not re.search(r"\bbob\b|booking", shown.text.replace("id=bob", "")), page
         assert reader.get(path("calls", ".json", user="bob")).json()["data"] == []
         assert reader.get(path("sessions", ".json", agent="booking")).json()["data"] == []
@@ -248,3 +253,62 @@ def test_the_address_of_a_call(filled: str) -> None:
         call_log.url("x")
     Dashboard(call_log, authorize=lambda _: EVERYTHING, base_url="https://example.org/admin/llm/")
     assert call_log.url(OF_ONE["call"]) == f"https://example.org/admin/llm/call?id={OF_ONE['call']}"
+
+
+def test_a_trace_is_read_in_its_order(client: Client) -> None:
+    """With the span of each call, from a link of the call's page; another's trace and another time show nothing."""
+    trace = OF_ONE["trace"]
+    with client() as reader:
+        (link,) = re.findall(
+            rf'href="([^"]*/trace[?][^"]*{trace}[^"]*)"', reader.get(path("call", id=OF_ONE["call"])).text
+        )
+        assert reader.get(unescape(link)).text.count("<rect") == 2
+        data = reader.get(path("trace", ".json", id=trace)).json()["data"]
+        assert [one["span_id"] for one in data["calls"]] == ["1" * 16, "4" * 16]
+        assert (data["totals"]["calls"], data["totals"]["errors"], data["totals"]["cost_usd"]) == (2, 1, "0.020000000")
+        assert reader.get(path("trace", ".csv", id=trace)).text.count("\n") == 3
+        assert "between" in reader.get(path("trace", id=trace, since="2020-01-01", until="2020-01-02")).text
+        assert reader.get(path("trace")).status_code == 404
+    with client(Access("team", within=Filters(user="ada"))) as limited:
+        assert limited.get(path("trace", ".json", id=FOREIGN["trace"])).json()["data"]["calls"] == []
+
+
+def test_first_words_are_shown_when_asked_for(client: Client) -> None:
+    """And to those alone who may read texts; by default no list loads any."""
+    with client() as reader:
+        assert "secret question" not in reader.get(path("sessions")).text
+        assert "secret question of ada" in reader.get(path("sessions", texts="1")).text
+        found = reader.get(path("sessions", ".json", texts="1", user="ada")).json()["data"]
+        assert [one["first_words"] for one in found] == ["secret question of ada"]
+    with client(LIMITED) as limited:
+        assert "secret" not in limited.get(path("sessions", texts="1")).text
+
+
+def test_a_user_without_calls_in_the_time_is_still_there(client: Client) -> None:
+    """The page says when the last one was; a user of whom there is no call at all is not found."""
+    with client() as reader:
+        quiet = reader.get(path("user", id="ada", since="2020-01-01", until="2020-02-01"))
+        assert quiet.status_code == 200
+        assert "No call of this user in this time" in quiet.text
+        assert reader.get(path("user", ".json", id="ada")).json()["data"]["days"][-1]["calls"] == 3
+        assert reader.get(path("user", id="nobody at all")).status_code == 404
+
+
+def test_how_many_there_are_is_counted_when_asked(client: Client) -> None:
+    """Of all calls the database's estimate, where it has one; of filtered ones a count."""
+    with client() as reader:
+        assert reader.get(path("calls", ".json")).json()["count"] is None
+        assert reader.get(path("calls", ".json", count="1", user="ada")).json()["count"] == {
+            "value": 3, "capped": False, "estimated": False,
+        }  # fmt: skip
+        assert reader.get(path("calls", count="1")).status_code == 200
+
+
+def test_calls_of_a_session_lead_to_one_another(client: Client) -> None:
+    """From the first to the next and back."""
+    with client() as reader:
+        first = reader.get(path("call", id=OF_ONE["call"])).text
+        (later,) = re.findall(r'rel="next" href="([^"]+)"', first)
+        assert 'rel="prev"' not in first
+        (earlier,) = re.findall(r'rel="prev" href="([^"]+)"', reader.get(unescape(later)).text)
+    assert earlier.endswith(f"id={OF_ONE['call']}")

@@ -142,6 +142,9 @@ async def test_what_came_in_since_is_seen_once(connection: AsyncConnection) -> N
     found = await queries.news(connection, TABLE, Filters(), since, set())
     assert [each["latency_ms"] for each in found] == [8000, 1000]
     assert await queries.news(connection, TABLE, Filters(), since, {each["call_id"] for each in found}) == []
+    (first,) = await queries.news(connection, TABLE, Filters(), since, set(), limit=1)
+    (second,) = await queries.news(connection, TABLE, Filters(), since, {first["call_id"]}, limit=1)
+    assert [first, second] == found
 
 
 async def test_a_large_table_is_read_by_its_indexes(database: str) -> None:
