@@ -9,6 +9,7 @@ ARGS ?=
 LOWEST := .venvs/lowest-$(notdir $(PYTHON))
 NEWEST := .venvs/newest-$(notdir $(PYTHON))
 PLATFORMS := .venvs/platforms-$(notdir $(PYTHON))
+RELEASE := .venvs/release-$(notdir $(PYTHON))
 # what tells whether a library fits: its callbacks, graphs, requests, statements and settings; streams that libraries
 # of that time leave unclosed are their own
 COMPATIBILITY := tests/unit tests/integration/capture tests/integration/graph tests/integration/identity \
@@ -22,7 +23,7 @@ COMPATIBILITY := tests/unit tests/integration/capture tests/integration/graph te
   -W default::DeprecationWarning -W default::PendingDeprecationWarning -W default::ResourceWarning
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-lowest test-newest platforms shapes faults adopt redaction install install-browser messages vendor format check bench build lock clean
+.PHONY: demo test test-lowest test-newest platforms shapes faults adopt redaction install install-browser messages vendor docs reference format check bench build matrix lock clean
 
 demo: $(VENV)/demo.stamp  ## see llmctx at work in one minute; ARGS="--json" or ARGS="--keep"
 	@$(BIN)/llmctx demo $(ARGS)
@@ -67,31 +68,42 @@ messages: $(VENV)/dev.stamp  ## what the pages have gained goes into their Chine
 vendor: $(VENV)/dev.stamp  ## fetch the browser's libraries of the dashboard anew, as its manifest names them (needs npm)
 	$(BIN)/python -m tests.packaging.vendor
 
+docs: $(VENV)/dev.stamp  ## the site of the docs in site/, strict; see mkdocs.yml
+	$(BIN)/python -m tests.packaging.site
+
+reference: $(VENV)/dev.stamp  ## the pages of docs/reference that are made from settings, commands, columns and errors
+	$(BIN)/python -m tests.packaging.reference
+
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-check: $(VENV)/dev.stamp  ## style, types, floors, changelog
+check: $(VENV)/dev.stamp  ## style, types, floors, changelog, generated pages of the docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.packaging.changelog
+	$(BIN)/python -m tests.packaging.reference --check
 
 bench: $(VENV)/dev.stamp  ## the cost of llmctx, as ratios in one run
 	$(BIN)/python -m bench $(ARGS)
 
-build: $(VENV)/dev.stamp  ## sdist and wheel in dist/
-	$(BIN)/python -m hatchling build
+build: $(RELEASE)/stamp  ## sdist and wheel in dist/, inspected and tried in fresh environments; PYTHON=python3.12
+	$(RELEASE)/bin/python -m tests.packaging.release --python $(PYTHON) $(ARGS)
+
+matrix: $(VENV)/dev.stamp  ## Python x lowest and newest libraries x PostgreSQL; ARGS="--python 3.12 --libraries newest"
+	$(BIN)/python -m tests.packaging.matrix $(ARGS)
 
 lock:  ## renew the hashed requirements (needs uv on the PATH)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --no-strip-extras --all-extras --group dev pyproject.toml -o requirements/dev.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --no-strip-extras --extra demo --group build -c requirements/dev.lock pyproject.toml -o requirements/demo.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --no-strip-extras --resolution lowest-direct --extra cli --extra demo --extra parquet --extra patterns --extra redis pyproject.toml requirements/lowest.in -o requirements/lowest.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --no-strip-extras --extra all --extra demo pyproject.toml requirements/platforms.in -o requirements/platforms.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --no-strip-extras --group release -c requirements/dev.lock -o requirements/release.lock
 
 clean:
-	rm -rf $(VENV) .venvs dist
+	rm -rf $(VENV) .venvs dist site
 
 $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
@@ -117,6 +129,11 @@ $(PLATFORMS)/stamp: requirements/platforms.lock pyproject.toml
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/pip install -qq --no-compile --no-deps --require-hashes -r requirements/platforms.lock
 	$(@D)/bin/pip install -qq --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(RELEASE)/stamp: requirements/release.lock
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip install -qq --no-compile --require-hashes -r requirements/release.lock
 	@touch $@
 
 .PHONY: $(NEWEST)/stamp  # newest is what is newest today

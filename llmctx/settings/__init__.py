@@ -47,6 +47,7 @@ class Settings(BaseModel):
     database_url: str = Field(default="sqlite+aiosqlite:///llmctx.db", repr=False)
     """The database of the rows. postgres://, postgresql:// and sqlite:// are accepted as well."""
     table: str = DEFAULT_TABLE
+    """Name of the table. With another name it has a version of its own: set it before `llmctx migrate`."""
     db_schema: str | None = None
     """PostgreSQL's schema of the table; None is the first schema of the search path."""
     capture: Literal["all", "explicit"] = "all"
@@ -70,17 +71,23 @@ class Settings(BaseModel):
     journal_bytes: int = Field(default=1024 * _MIB, ge=_MIB, le=2**50)
     """Limit of this process's journal in bytes."""
     batch_rows: int = Field(default=500, ge=1, le=500)
+    """Limit of a batch in rows."""
     batch_bytes: int = Field(default=4 * _MIB, ge=_KIB, le=64 * _MIB)
     """Limit of a batch: encoding a larger one would block the writer's loop for too long."""
     linger_ms: int = Field(default=50, ge=0, le=60_000)
     """How long a batch that is not full waits for more rows."""
     pool_size: int = Field(default=2, ge=1, le=16)
+    """Connections of a process to the database, at most."""
     connect_timeout_s: float = Field(default=5.0, gt=0, le=300)
+    """How long connecting to the database may take."""
     statement_timeout_s: float = Field(default=10.0, gt=0, le=3600)
+    """How long storing a batch may take."""
     shutdown_timeout_s: float = Field(default=5.0, ge=0, le=3600)
     """How long the exit of the process may wait for the database."""
     registry_entries: int = Field(default=100_000, ge=1, le=2**31)
+    """Limit of the registry of threads: beyond it the oldest are forgotten."""
     registry_ttl_s: float = Field(default=86_400.0, gt=0, le=_CENTURY_S)
+    """How long the registry remembers a thread that is not used."""
     registry_url: str | None = Field(default=None, repr=False)
     """A Redis in which several processes share the registry of threads: redis://, rediss:// or unix://."""
     registry_prefix: str = "llmctx:"

@@ -1,9 +1,8 @@
-"""Every block of docs/handing-over.md is run: real RQ and Celery workers, on a real Redis, and two services."""
+"""Every program of docs/handing-over.md is run: real RQ and Celery workers, on a real Redis, and two services."""
 
 from __future__ import annotations
 
 import importlib
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,8 +20,8 @@ from llmctx.delivery.memory_sink import MemorySink
 from llmctx.identity import handover
 from tests.kit.support import wait_until
 
-DOC = (Path(__file__).parent.parent.parent / "docs" / "handing-over.md").read_text(encoding="utf-8")
-NAMES = dict(re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```$", DOC, re.MULTILINE | re.DOTALL))
+JOBS = Path(__file__).parents[2] / "docs/snippets/jobs"
+NAMES = {file.name: file.read_text(encoding="utf-8") for file in sorted(JOBS.glob("*.py"))}
 KEY = "a key for tests and for nothing else"
 
 

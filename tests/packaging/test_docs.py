@@ -1,0 +1,126 @@
+"""The docs: what is generated is up to date, what is printed can be typed, and the site asks nobody else."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.main import get_command
+
+from llmctx.cli import app
+from llmctx.delivery.pricing import load_file
+from llmctx.settings import Settings, load
+from tests.packaging import reference, site
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+SNIPPETS = DOCS / "snippets"
+PAGES = sorted(DOCS.rglob("*.md"))
+SHOWN = {"text", "sh"}
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str]]:
+    for found in re.finditer(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", page.read_text(encoding="utf-8"), re.M | re.S):
+        yield found[2], "\n".join(line.removeprefix(found[1]) for line in found[3].splitlines())
+
+
+def relative(page: Path) -> str:
+    return str(page.relative_to(DOCS))
+
+
+def test_the_reference_is_what_the_code_says() -> None:
+    """Settings, commands, columns and errors: `make reference` writes them."""
+    behind = [name for name, make in reference.PAGES.items() if (reference.FOLDER / name).read_text() != make()]
+    assert behind == [], "run `make reference`"
+
+
+def test_every_page_is_in_the_navigation_and_the_site_asks_no_foreign_host(tmp_path: Path) -> None:
+    """Built strictly: a link or an anchor that leads nowhere fails."""
+    listed = set(re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M))
+    assert {relative(page) for page in PAGES} - listed - {"snippets/matrix.md"} == set()
+    site.build(tmp_path / "site")
+    assert (tmp_path / "site/zh/index.html").exists()
+    assert list(site.foreign(tmp_path / "site")) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_every_block_of_code_is_a_file(page: Path) -> None:
+    """What can be run is a file of docs/snippets, which a test runs; the rest are commands and what they print."""
+    for language, text in blocks(page):
+        if language not in SHOWN:
+            assert re.fullmatch(r'--8<-- "[\w/.]+"', text.strip()), f"{relative(page)}: {text}"
+
+
+COMMANDS = sorted(
+    {line for page in PAGES for language, text in blocks(page) if language == "sh" for line in text.splitlines()}
+)
+ANY = {"python", ".", "uvicorn", "curl", "rm", "pytest", "docker"}
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_can_be_typed(line: str) -> None:
+    """Options exist, extras exist, settings are such, targets of make are there."""
+    words = shlex.split(line)
+    if words[0] == "llmctx":
+        parse(get_command(app), words)
+    elif words[:2] == ["pip", "install"]:
+        extras = re.fullmatch(r"llmctx\[([\w,]+)\]", words[2])
+        assert extras is not None
+        assert set(extras[1].split(",")) <= set(EXTRAS)
+    elif words[0] == "export":
+        values = dict(word.split("=", 1) for word in words[1:])
+        settings = {name.removeprefix("LLMCTX_").lower(): value for name, value in values.items()}
+        assert set(settings) <= set(Settings.model_fields)
+        settings.pop("price_file", None)
+        load(**settings)
+    elif words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.M)
+    else:
+        assert words[0] in ANY
+
+
+def parse(command: Any, words: list[str]) -> None:
+    """Parse as the command line does, and run nothing."""
+    context = command.make_context(words[0], words[1:], ignore_unknown_options=False)
+    with context:
+        rest = [*context._protected_args, *context.args]
+        if rest and hasattr(command, "get_command"):
+            below = command.get_command(context, rest[0])
+            assert below is not None, words
+            parse(below, rest)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def test_every_setting_that_is_named_exists(page: Path) -> None:
+    """`LLMCTX_…` in the text is a setting."""
+    named = set(re.findall(r"LLMCTX_([A-Z_]*[A-Z])", page.read_text(encoding="utf-8")))
+    others = {"TEST_DATABASE_URL", "TEST", "RECORDED"}
+    if page.name != "changelog.md":
+        assert {name.lower() for name in named - others} <= set(Settings.model_fields)
+
+
+def test_files_that_are_shown_can_be_read() -> None:
+    """Those that are no program: YAML, JSON, prices."""
+    assert list(yaml.safe_load_all((SNIPPETS / "how_to/kubernetes.yaml").read_text()))
+    assert len(json.loads((SNIPPETS / "how_to/prices.json").read_text())) == len(
+        load_file(SNIPPETS / "how_to/prices.json")
+    )
+
+
+def test_every_snippet_is_shown() -> None:
+    """And so none is run for nothing."""
+    shown = {name for page in PAGES for name in re.findall(r'--8<-- "([\w/.]+)"', page.read_text(encoding="utf-8"))}
+    files = {
+        str(one.relative_to(SNIPPETS))
+        for one in SNIPPETS.rglob("*.*")
+        if one.is_file() and "__pycache__" not in str(one)
+    }
+    assert files <= shown
