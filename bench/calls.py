@@ -29,9 +29,10 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import MessagesState, StateGraph
 
+from llmctx import bind
 from llmctx.calllog import CallLog
 from llmctx.identity.carry import carry
-from llmctx.identity.scope import bind, current_scope
+from llmctx.identity.scope import current_scope
 
 ROUNDS: Final = 24
 CALLS: Final = 200

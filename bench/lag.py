@@ -18,8 +18,8 @@ from typing import Any, Final
 from langchain_core.runnables import RunnableConfig
 
 from bench.calls import MESSAGES, DequeHandler, InstantModel
+from llmctx import bind
 from llmctx.calllog import CallLog
-from llmctx.identity.scope import bind
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from tests.kit.cluster import Cluster

@@ -54,7 +54,7 @@ async def _calls(config: Any) -> float:
     from langchain_core.messages import HumanMessage
 
     from bench.calls import InstantModel
-    from llmctx.identity.scope import bind
+    from llmctx import bind
 
     model, before, most, due = InstantModel(), 0.0, 0.0, time.monotonic()
     with bind(session_id="s-1", user_id="u-1"):

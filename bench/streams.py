@@ -13,8 +13,8 @@ from langchain_core.messages import AIMessageChunk, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGenerationChunk
 
 from bench.calls import DequeHandler, EmptyHandler, InstantModel, Series
+from llmctx import bind
 from llmctx.calllog import CallLog
-from llmctx.identity.scope import bind
 
 ROUNDS: Final = 24
 TOKENS: Final = 400

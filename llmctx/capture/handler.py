@@ -43,7 +43,8 @@ from llmctx.core.record import Source, Status
 from llmctx.core.tracing import current_span
 from llmctx.identity import remote
 from llmctx.identity.authority import is_guarded
-from llmctx.identity.candidates import EXPLICIT_KEYS, Candidates, as_text, gather, pack
+from llmctx.identity.candidates import EXPLICIT_KEYS, Candidates, as_text, gather
+from llmctx.identity.carrier import pack
 from llmctx.identity.explanation import call_site
 from llmctx.identity.inherited_context import present_scope
 from llmctx.identity.long_work import note_early

@@ -30,7 +30,7 @@ NOTHING_AROUND: Final = ()
 def names_around(metadata: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the nodes of the graphs around that of a call, the outermost first."""
     path = metadata.get("langgraph_checkpoint_ns")
-    if type(path) is not str or "|" not in path:
+    if not isinstance(path, str) or "|" not in path:
         return NOTHING_AROUND
     names = [step.partition(":")[0] for step in path.split("|")[:-1]]
     return tuple(name for name in names if name and not name.isdigit() and not _is_ready_made(name))

@@ -48,9 +48,9 @@ def wrap_graph(
     A node's identity is looked for in this order: `identify`, the state, `config["configurable"]`,
     `Runtime.context`, `Runtime.server_info.user`; where none of them knows it, the scope around holds.
 
-    Where a user or session is known, the code of a node finds the ids in its `config["metadata"]` under `llmctx`, so
-    that a bare thread has them too. Tracers of the model calls in it see that key, and so do clients to whom the
-    metadata of `stream_mode="messages"` is passed on.
+    Where a user or session is known, the config that the code of a node gets takes it along: a bare thread that is
+    given the config, or another process that is given its metadata (signed, with `LLMCTX_HANDOVER_KEY`), knows whose
+    its calls are. Nothing of it shows in streams, events, traces and checkpoints.
 
     A list, tuple, set or dict of graphs is wrapped one by one. Whatever else is given, a remote graph or a test's
     double, is returned as it is, with one line in the log where it is no graph.
@@ -157,7 +157,6 @@ def _wrap_compiled(graph: Pregel[Any, Any, Any, Any], plan: Plan, *, strong: boo
                     unseen={key: field for key, field in channels.items() if key not in node.channels},
                     graph=None if graph.name == Pregel.name else graph.name,
                     sends=not isinstance(node.bound, Pregel),
-                    sequence=hasattr(runnable, "steps"),
                 )
                 # `node` is a cached property, made of `bound` and `writers`: this is the place of its value.
                 node.__dict__["node"] = instrument(runnable, both)

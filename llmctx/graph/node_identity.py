@@ -22,7 +22,8 @@ from llmctx.core.guard import guarded, swallow, without_ids
 from llmctx.core.record import Reason
 from llmctx.graph.node_data import filled, has_vouching_handler, read_ids
 from llmctx.identity.authority import data_id, refuse_malformed, trusting
-from llmctx.identity.candidates import CARRIED_KEY, CarriedIdentity, as_text
+from llmctx.identity.candidates import as_text
+from llmctx.identity.carrier import CarriedIdentity, carried_in, carrying
 from llmctx.identity.inherited_context import SESSION_SERVER, modules, present_scope
 from llmctx.identity.platform import RUNTIME, has_platform_user, platform_user
 from llmctx.identity.registration import node_scope
@@ -82,8 +83,6 @@ class Plan:
     """Whether the identity is to be sent along. Not into a bare subgraph, whose nodes do it themselves."""
     graph: str | None = None
     """The name of the node's graph, if it was given one."""
-    sequence: bool = False
-    """Whether this is LangGraph's sequence of a node and its writers."""
     inside: Any = None
     outside: Callable[[], Any] | None = None
     """Where a function was wrapped: it, and a reference to what it became."""
@@ -139,20 +138,14 @@ class Plan:
             scope.graph = self.graph
         who = scope.identity
         if self.sends and (who.user_id is not None or who.session_id is not None):
-            # A config may be handed to a bare thread, or pickled: the identity goes with it. Nothing is added
-            # where no user is known, and nothing twice.
+            # A config may be handed to a bare thread, or pickled: the identity goes with it. Nothing is added where no
+            # user is known, nothing twice, and nothing that is not there without us (`carrier.py`).
             packed = scope.anchor.packed
             if packed is None or packed[0] is not who:
                 packed = scope.anchor.packed = (who, CarriedIdentity(who, scope.of_request))
-            sent = packed[1]
-            if metadata.get(CARRIED_KEY) is not sent:
-                metadata = {**metadata, CARRIED_KEY: sent}
-                if self.sequence:
-                    sending = _Sending(given)
-                    sending.metadata = metadata
-                    config = cast("RunnableConfig", sending)
-                else:
-                    config = cast("RunnableConfig", {**given, "metadata": metadata})
+            sending = carrying(metadata, packed[1])
+            if sending is not metadata:
+                config = cast("RunnableConfig", {**given, "metadata": sending})
         return scope, config
 
     def _open(
@@ -309,8 +302,9 @@ def _inside(
     outer = current_scope()
     if SESSION_SERVER in modules or (outer is not None and outer.history is not None):
         outer = present_scope()
+    sent = carried_in(metadata)
     if outer is None:
-        if CARRIED_KEY in metadata:
+        if sent is not None:
             return None
         new = None
         authority = CallContext(**ids) if ids else EMPTY
@@ -320,10 +314,8 @@ def _inside(
         who = outer.identity
         if outer.closed_at is not None or outer.failed or (thread_id is not None and thread_id not in outer.threads):
             return None
-        if CARRIED_KEY in metadata:
-            sent = metadata[CARRIED_KEY]
-            if type(sent) is not CarriedIdentity or sent.identity.user_id not in (None, who.user_id):
-                return None
+        if sent is not None and (type(sent) is not CarriedIdentity or sent.identity.user_id not in (None, who.user_id)):
+            return None
         if outer.kind == "node" and outer.parent is not None and not who:
             return None
         if data:
@@ -366,20 +358,3 @@ def _doubt(config: RunnableConfig | None) -> None:
     mark_unreliable(
         None if thread_id is None else str(thread_id), (given.get("metadata") or {}).get("langgraph_checkpoint_ns")
     )
-
-
-class _Sending(dict[str, Any]):
-    """A node's config whose *copies* have other metadata.
-
-    LangGraph's sequence reports the node to the callbacks with the config it is given, and gives a copy to the node's
-    code. So the code has the identity to hand on, and the node's own run shows nothing of it: metadata of runs is
-    what `stream_mode="messages"` gives to clients.
-    """
-
-    __slots__ = ("metadata",)
-
-    metadata: dict[str, Any]
-
-    @without_ids("node_scope_failed", otherwise=dict.copy)
-    def copy(self) -> dict[str, Any]:
-        return {**self, "metadata": self.metadata}

@@ -7,24 +7,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from operator import attrgetter
 from typing import Any, Final
 from uuid import UUID
 
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.errors import LlmctxError
 from llmctx.core.guard import swallow
-from llmctx.identity import handover
-from llmctx.identity.authority import SAME_NAMES, data_ids, is_guarded, is_in_request, refused, trusting
+from llmctx.identity.authority import data_ids, is_guarded, is_in_request, refused, trusting
 from llmctx.identity.binding import amend_scope
+from llmctx.identity.carrier import CARRIED_KEY, TASK_KEY, THREAD_KEY, CarriedIdentity, Carrier, signed_identity, unpack
 from llmctx.identity.inherited_context import SESSION_SERVER, modules, present_scope
 from llmctx.identity.registry.base import Entry
 from llmctx.identity.scope import EMPTY, ID_FIELDS, ID_LIMIT, CallContext, Scope, clean_id, current_scope
-
-CARRIED_KEY: Final = "llmctx"
-"""Key in `config["metadata"]` under which `wrap_graph` sends a node's identity along: a `CarriedIdentity`."""
-
-_SIGNED: Final = "signed"
 
 EXPLICIT_KEYS: Final = {f"llmctx_{name}": name for name in ID_FIELDS}
 """Keys in a call's `config["metadata"]` that name its identity outright."""
@@ -61,7 +54,7 @@ class Candidates:
     explicit: CallContext = EMPTY
     carried: Scope | None = None
     sent: CallContext = EMPTY
-    """The identity that came with the metadata (`CARRIED_KEY`)."""
+    """The identity that came with the metadata (`carrier.py`)."""
     sent_request = 0
     """The request in which that was packed (`Scope.of_request`)."""
     proven_user: str | None = None
@@ -134,17 +127,22 @@ def gather(
     if platform_user is not None:
         candidates.sent, candidates.proven_user = CallContext(user_id=platform_user), platform_user
     if metadata:
-        named = metadata.get("thread_id")
+        named, task = metadata.get(THREAD_KEY), metadata.get(TASK_KEY)
+        sent: object  # `carrier.carried_in`, spelled out
+        if type(named) is Carrier:
+            sent, named = named.sent, named.text
+        elif type(task) is Carrier:
+            sent, task = task.sent, task.text
+        else:
+            sent = metadata.get(CARRIED_KEY)
         if named is not None and (type(named) is not str or named):
             thread_id = named
-        candidates.task = None if (task := metadata.get("langgraph_checkpoint_ns")) is None else as_text(task)
-        if CARRIED_KEY in metadata:
-            sent = metadata[CARRIED_KEY]
-            if type(sent) is CarriedIdentity:
-                candidates.sent, candidates.sent_request = sent.identity, sent.of_request
-                candidates.proven_user = sent.identity.user_id
-            else:
-                _take_unproven(candidates, sent)
+        candidates.task = None if task is None else as_text(task)
+        if type(sent) is CarriedIdentity:
+            candidates.sent, candidates.sent_request = sent.identity, sent.of_request
+            candidates.proven_user = sent.identity.user_id
+        elif sent is not None:
+            _take_unproven(candidates, sent)
         if not _NAMING.isdisjoint(metadata):
             if not _EXPLICIT.isdisjoint(metadata):
                 _take_data(candidates, data_ids(metadata, _EXPLICIT_NAMES), "explicit")
@@ -155,7 +153,7 @@ def gather(
 
 
 def _take_unproven(candidates: Candidates, value: object) -> None:
-    """Take what stands under `CARRIED_KEY` and is not the object that this process has put there."""
+    """Take what the metadata carry, if this process has not put it there."""
     identity = signed_identity(value)
     if identity is not None and not is_in_request(candidates.scope):
         candidates.sent, candidates.proven_user = identity, identity.user_id
@@ -206,69 +204,10 @@ def effective_scope(scope: Scope | None) -> Scope | None:
     return scope
 
 
-def pack(identity: CallContext) -> dict[str, str]:
-    """Return `identity` as a dict: ids only, nothing that is unknown."""
-    return {name: value for name, value in zip(ID_FIELDS, _ids_of(identity), strict=True) if value is not None}
-
-
-class CarriedIdentity(dict[str, str]):
-    """An identity as it travels in metadata: a dict of ids, which is known by its class to be made by this process.
-
-    No JSON becomes one. Copies are plain dicts, save those of the `copy` module; in another process it is a plain dict
-    as well, signed if there is a hand-over key.
-    """
-
-    __slots__ = ("identity", "of_request")
-
-    def __init__(self, identity: CallContext, of_request: int) -> None:
-        super().__init__(pack(identity))
-        self.identity = identity
-        self.of_request = of_request
-
-    def __copy__(self) -> CarriedIdentity:
-        return self
-
-    def __deepcopy__(self, memo: object) -> CarriedIdentity:
-        return self
-
-    def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
-        plain = dict(self)
-        if handover.has_key():
-            try:
-                plain[_SIGNED] = handover.sign(self.identity)
-            except Exception as problem:  # noqa: BLE001  it may be pickled anywhere
-                swallow(problem, "handover_failed", "an identity could not be signed for another process")
-        return dict, (plain,)
-
-
-def signed_identity(value: object) -> CallContext | None:
-    """Return the identity that another process has signed; None if there is none, or the signature is not ours."""
-    try:
-        token = value.get(_SIGNED) if type(value) is dict else None
-        return None if type(token) is not str or not handover.has_key() else handover.read(token)
-    except LlmctxError:
-        diagnostics.count("carried_refused", "an identity in a config bears a signature that is not ours: ignored")
-        return None
-
-
-_ids_of = attrgetter(*ID_FIELDS)
-
-
-def unpack(value: object) -> CallContext:
-    """Return the identity that `pack` made; an empty one for anything else."""
-    if value is None:
-        return EMPTY
-    try:
-        if isinstance(value, Mapping):
-            return data_ids(value, SAME_NAMES)
-    except Exception:  # noqa: BLE001, S110  objects of any kind: counted below
-        pass
-    diagnostics.count("carried_refused", "what stands in a config in place of an identity is none: ignored")
-    return EMPTY
-
-
 def as_text(value: object) -> str | None:
     """Return a thread_id as text; LangGraph takes numbers and UUIDs as well."""
+    if type(value) is Carrier:
+        value = value.text
     if type(value) is str and len(value) <= ID_LIMIT and value.isprintable():
         return value or None
     if value is None or isinstance(value, bool) or not isinstance(value, (str, int, UUID)):

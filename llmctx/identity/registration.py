@@ -14,14 +14,8 @@ from llmctx.core.record import Reason
 from llmctx.identity import remote
 from llmctx.identity.authority import is_guarded, is_in_request, refuse, trusting
 from llmctx.identity.binding import on_named
-from llmctx.identity.candidates import (
-    CARRIED_KEY,
-    CarriedIdentity,
-    as_text,
-    effective_scope,
-    signed_identity,
-    unpack,
-)
+from llmctx.identity.candidates import as_text, effective_scope
+from llmctx.identity.carrier import CarriedIdentity, carried_in, signed_identity, unpack
 from llmctx.identity.inheritance import is_inherited_by_worker
 from llmctx.identity.inherited_context import present_scope
 from llmctx.identity.long_work import mark_as_worker
@@ -172,9 +166,9 @@ def node_scope(
 
 def _sent(metadata: Mapping[str, Any] | None, outer: Scope | None) -> tuple[CallContext, bool, int]:
     """Return the identity that came with the metadata, whether it is proved ours, and the request that it is of."""
-    if not metadata or CARRIED_KEY not in metadata:
+    value = carried_in(metadata) if metadata else None
+    if value is None:
         return EMPTY, False, 0
-    value = metadata[CARRIED_KEY]
     if type(value) is CarriedIdentity:
         return value.identity, True, value.of_request
     signed = signed_identity(value)

@@ -151,7 +151,7 @@ class Scope:
         self.history: History | None = None
         self.early_work: Any = None
         self.attribution: Any = None  # what its word alone amounts to (`resolution.decide`)
-        self.packed: tuple[CallContext, dict[str, str]] | None = None  # its identity as it travels in metadata
+        self.packed: tuple[CallContext, Any] | None = None  # its identity as it travels in metadata
         if parent is not None:
             parent.anchor.used = True
 

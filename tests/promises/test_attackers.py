@@ -23,7 +23,7 @@ from langchain_core.runnables import RunnableConfig
 from llmctx import CallContext
 from llmctx.core.diagnostics import diagnostics
 from llmctx.graph import wrap_graph
-from llmctx.identity.candidates import CARRIED_KEY
+from llmctx.identity.carrier import CARRIED_KEY, carried_in
 from tests.kit.trust import (
     MALFORMED,
     PATHS,
@@ -175,7 +175,7 @@ ATTACKS: dict[str, Callable[[Seen], Sent]] = {
     "metadata kept": of_seen(lambda seen: {"metadata": seen.metadata}),
     "metadata copied": of_seen(lambda seen: {"metadata": copy.deepcopy(seen.metadata)}),
     "metadata as a dict": of_seen(
-        lambda seen: {"metadata": {**seen.metadata, "llmctx": dict(seen.metadata["llmctx"])}}
+        lambda seen: {"metadata": {**seen.metadata, CARRIED_KEY: carried_in(pickle.loads(pickle.dumps(seen.metadata)))}}
     ),
     "metadata pickled": of_seen(lambda seen: {"metadata": pickle.loads(pickle.dumps(seen.metadata))}),
     "metadata as JSON": of_seen(lambda seen: {"metadata": json.loads(json.dumps(seen.metadata, default=str))}),

@@ -17,8 +17,10 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import orjson
 import pytest
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.testclient import TestClient
@@ -28,7 +30,7 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import InvalidToken
 from llmctx.graph import wrap_graph
 from llmctx.identity import handover
-from llmctx.identity.candidates import CARRIED_KEY, CarriedIdentity
+from llmctx.identity.carrier import CARRIED_KEY, TASK_KEY, CarriedIdentity, carried_in, carrier
 from llmctx.identity.handover import take_over
 from llmctx.identity.reasons import candidate_outcomes
 from llmctx.middleware import ContextMiddleware
@@ -204,26 +206,49 @@ def test_identify_of_a_graph_may_name_a_user_in_an_anonymous_request() -> None:
     assert [row.user_id for row in sink.records] == ["alice"]
 
 
+class _Prefix(str):
+    """Equals each text that begins like it."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, str) and other.startswith(str(self))
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+
 def test_a_carried_identity_is_proved_within_its_process_alone() -> None:
-    """It can be copied, pickled, compared and printed; as JSON it is data."""
-    mine = CarriedIdentity(CallContext(user_id="alice"), 7)
-    assert mine == {"user_id": "alice"}
+    """It can be copied, pickled, compared, printed and stored, as the text that it stands beside."""
+    mine = carrier("node:1", CarriedIdentity(CallContext(user_id="alice"), 7))
+    assert mine == "node:1" == mine == carrier("node:1", mine.sent)
+    assert mine != "node:2" != mine
+    assert mine == _Prefix("node:")
+    assert _Prefix("node:") == mine
+    assert not mine != _Prefix("node:")  # noqa: SIM202  it asks the other method
+    assert {"node:1": "found"}[mine] == "found"
     assert copy.copy(mine) is mine
     assert copy.deepcopy({"a": mine})["a"] is mine
-    assert str(mine) == "{'user_id': 'alice'}"
-    for other in (pickle.loads(pickle.dumps(mine)), json.loads(json.dumps(mine)), dict(mine)):
-        assert type(other) is dict
+    assert (str(mine), repr(mine), f"{mine}") == ("node:1", "'node:1'", "node:1")
+    assert type(json.loads(json.dumps(mine))) is type(orjson.loads(orjson.dumps(mine))) is str
+    assert JsonPlusSerializer().loads_typed(JsonPlusSerializer().dumps_typed({"a": mine})) == {"a": "node:1"}
+    there = pickle.loads(pickle.dumps(mine))
+    assert (there, carried_in({TASK_KEY: there})) == ("node:1", {"user_id": "alice"})
+    assert pickle.loads(pickle.dumps(there)).sent == there.sent
 
 
 def test_across_processes_a_signature_proves_it() -> None:
     """With the hand-over key; a forged one is data."""
     with recorded(handover_key="k" * 32) as sink:
-        signed = pickle.loads(pickle.dumps(CarriedIdentity(CallContext(user_id="alice"), 7)))
-        model.invoke("hello", {"metadata": {CARRIED_KEY: signed, "llmctx_user_id": "victim"}})
-        forged = {**signed, "user_id": "victim", "signed": signed["signed"][:-3]}
+        signed = pickle.loads(pickle.dumps(carrier("node:1", CarriedIdentity(CallContext(user_id="alice"), 7))))
+        model.invoke("hello", {"metadata": {TASK_KEY: signed, "llmctx_user_id": "victim"}})
+        model.invoke("hello", {"metadata": {CARRIED_KEY: signed.sent, "llmctx_user_id": "victim"}})
+        forged = {**signed.sent, "user_id": "victim", "signed": signed.sent["signed"][:-3]}
         with bind(user_id="alice"):
             model.invoke("hello", {"metadata": {CARRIED_KEY: forged}})
-    assert [row.user_id for row in sink.records] == ["alice", "alice"]
+            model.invoke("hello", {"metadata": {TASK_KEY: carrier("node:1", forged)}})
+    assert [row.user_id for row in sink.records] == ["alice"] * 4
 
 
 @pytest.mark.parametrize("text", ["\ud800", "x", "", "a.b", "\x00", "é" * 5000, "W10.x", None, 7, b"x"])

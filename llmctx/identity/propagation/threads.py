@@ -24,7 +24,7 @@ from typing import Any, Final
 from llmctx.core.guard import harmless, without_ids
 from llmctx.core.locks import RecoverableLock
 from llmctx.core.patches import Make, patch
-from llmctx.identity.candidates import pack
+from llmctx.identity.carrier import pack
 from llmctx.identity.carry import carry, run_in_failed_scope
 from llmctx.identity.inherited_context import present_scope
 from llmctx.identity.propagation import queues

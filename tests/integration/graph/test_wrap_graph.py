@@ -35,7 +35,7 @@ from pydantic import BaseModel
 from llmctx import CallContext, bind, current
 from llmctx.core.diagnostics import diagnostics
 from llmctx.graph import wrap_graph, wrap_node
-from llmctx.identity.candidates import CARRIED_KEY, pack
+from llmctx.identity.carrier import CarriedIdentity, carried_in, pack
 from llmctx.identity.registry import MemoryRegistry
 from llmctx.identity.registry.base import active
 from llmctx.identity.scope import Scope, current_scope
@@ -564,11 +564,13 @@ def test_the_identity_goes_with_the_config(hands_on: str) -> None:
         graph.invoke({"text": "hi"}, {"callbacks": [recorder]})
     ((found, metadata),) = recorder.calls
     assert not found
-    assert metadata[CARRIED_KEY] == {"session_id": "s-ann", "user_id": "ann"}
+    sent = carried_in(metadata)
+    assert isinstance(sent, CarriedIdentity)
+    assert sent.identity == ANN
 
 
 def test_what_is_sent_along_can_be_pickled() -> None:
-    """The ids in the metadata are plain strings, fit for another process."""
+    """The metadata are fit for another process, and take the ids along."""
     configs: list[RunnableConfig] = []
 
     def node(state: State, config: RunnableConfig) -> None:
@@ -577,7 +579,8 @@ def test_what_is_sent_along_can_be_pickled() -> None:
     with bind(ANN, attributes={"not": "sent"}):
         wrap_graph(one_node(node)).compile().invoke({"text": "hi"})
     metadata = pickle.loads(pickle.dumps(configs[0]["metadata"]))
-    assert metadata[CARRIED_KEY] == {"session_id": "s-ann", "user_id": "ann"}
+    assert metadata == configs[0]["metadata"]
+    assert carried_in(metadata) == {"session_id": "s-ann", "user_id": "ann"}
 
 
 def depth() -> int:

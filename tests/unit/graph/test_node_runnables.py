@@ -15,7 +15,6 @@ from typing_extensions import TypedDict
 
 from llmctx import bind
 from llmctx.graph import wrap_node
-from llmctx.identity.candidates import CARRIED_KEY
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -26,12 +25,12 @@ class State(TypedDict, total=False):
 
 
 def test_a_node_without_config_keeps_what_is_around() -> None:
-    """A wrapped Runnable that is run without a config adds to the metadata around it, and replaces nothing."""
+    """A wrapped Runnable that is run without a config replaces nothing of the one around, and adds nothing."""
     got: list[RunnableConfig] = []
     inner = wrap_node(RunnableLambda(lambda state, config: got.append(config)))
     with bind(user_id="ann"):
         RunnableLambda(lambda state: inner.invoke(state)).invoke({}, {"metadata": {"mine": "x"}, "tags": ["a"]})
-    assert got[0]["metadata"] == {"mine": "x", CARRIED_KEY: {"user_id": "ann"}}
+    assert got[0]["metadata"] == {"mine": "x"}
     assert got[0]["tags"] == ["a"]
 
 

@@ -5,23 +5,29 @@ from __future__ import annotations
 import copy
 import inspect
 import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import pytest
+from langchain.agents import create_agent
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models.fake_chat_models import FakeMessagesListChatModel
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda
+from langchain_core.tools import tool
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.func import entrypoint, task
 from langgraph.graph import START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.types import CachePolicy
 from typing_extensions import TypedDict
 
-from llmctx import bind
+from llmctx import bind, current
 from llmctx.graph import wrap_graph, wrap_node
-from llmctx.identity.candidates import CARRIED_KEY
+from tests.kit.trust import recorded
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -56,22 +62,22 @@ def a_graph(**kwargs: Any) -> Any:
     return builder.compile(checkpointer=InMemorySaver(), **kwargs)
 
 
-def still(value: object) -> str:
-    """`value` in words, without what differs from run to run."""
-    return VOLATILE.sub("*", repr(value))
+def still(values: Iterable[object]) -> list[str]:
+    """`values` in words, without what differs from run to run: in no order, for nodes and tasks run side by side."""
+    return sorted(VOLATILE.sub("*", repr(value)) for value in values)
 
 
 MODES: Any = ["values", "updates", "custom", "messages", "checkpoints", "tasks", "debug"]
 
 
-def everything(graph: Any) -> tuple[str, str]:
+def everything(graph: Any, **more: Any) -> tuple[list[str], list[str]]:
     """All that a run of `graph` shows: every stream, and every snapshot that it leaves."""
-    config: RunnableConfig = {"configurable": {"thread_id": "t"}, "metadata": {"mine": "x"}}
+    config: RunnableConfig = {"configurable": {"thread_id": "t"}, "metadata": {"mine": "x"}, **more}  # type: ignore[typeddict-item]  # keys of a config
     streamed = list(graph.stream({"text": "hi"}, config, stream_mode=MODES, subgraphs=True))
-    return still(streamed), still(list(graph.get_state_history(config)))
+    return still(streamed), still(graph.get_state_history(config))
 
 
-async def events(graph: Any) -> str:
+async def events(graph: Any) -> list[str]:
     config: RunnableConfig = {"configurable": {"thread_id": "t"}}
     return still([event async for event in graph.astream_events({"text": "hi"}, config, version="v2")])
 
@@ -86,15 +92,86 @@ async def test_no_event_differs_where_nobody_is_known() -> None:
     assert await events(wrap_graph(a_graph())) == await events(a_graph())
 
 
-def test_an_identity_shows_only_in_the_metadata_of_what_runs_inside_a_node() -> None:
-    """With an identity, snapshots are the same, and so are streams, up to the metadata of model calls in nodes."""
-    with bind(user_id="ann", session_id="s"):
-        streamed, snapshots = everything(wrap_graph(a_graph()))
-    plain_streamed, plain_snapshots = everything(a_graph())
-    assert snapshots == plain_snapshots
-    sent = f", '{CARRIED_KEY}': {{'session_id': 's', 'user_id': 'ann'}}"
-    assert streamed.replace(sent, "") == plain_streamed
-    assert streamed.count(sent) == 1  # the message of the model; not those of nodes, nor anything of the subgraph
+class Shown(BaseCallbackHandler):
+    """What a tracer is shown of each run: its name, tags and metadata."""
+
+    run_inline = True
+
+    def __init__(self) -> None:
+        self.runs: list[object] = []
+
+    def on_chain_start(self, *args: Any, **run: Any) -> None:
+        self.runs.append((run.get("name"), run.get("tags"), run.get("metadata")))
+
+    on_chat_model_start = on_tool_start = on_chain_start
+
+
+def a_nest() -> Any:
+    """Graphs in nodes, called with the config, without it, on a thread of their own; and the code's own config."""
+    inner = wrapped_or_not(StateGraph(State).add_node("inner", answer).add_edge(START, "inner").compile())
+
+    def calls(state: State, config: RunnableConfig) -> dict[str, Any]:
+        answer(state)
+        RunnableLambda(answer).invoke(state, config)
+        inner.invoke({"text": "hi"}, config)
+        inner.invoke({"text": "hi"}, {"configurable": {"thread_id": "other"}})
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(inner.invoke, {"text": "hi"}, config).result()
+        return {"text": "done"}
+
+    builder = StateGraph(State).add_node("calls", calls).add_edge(START, "calls")
+    return builder.compile(checkpointer=InMemorySaver())
+
+
+def an_agent() -> Any:
+    """A prebuilt agent with a tool that calls a model."""
+
+    @tool
+    def ask(text: str) -> str:
+        """Ask a model."""
+        return answer({})["messages"][0].text
+
+    class Model(FakeMessagesListChatModel):
+        def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
+            return self
+
+    calling = AIMessage("", id="m0", tool_calls=[{"name": "ask", "args": {"text": "x"}, "id": "1"}])
+    return create_agent(Model(responses=[calling, AIMessage("done", id="m3")]), [ask], checkpointer=InMemorySaver())
+
+
+def a_function() -> Any:
+    """The functional API: a task that calls a model."""
+
+    @task
+    def step(text: str) -> str:
+        return str(answer({})["messages"][0].text)
+
+    @entrypoint(checkpointer=InMemorySaver())
+    def flow(state: State) -> str:
+        return step("a").result() + step("b").result()
+
+    return flow
+
+
+def wrapped_or_not(graph: Any) -> Any:
+    return wrap_graph(graph) if current().user_id else graph
+
+
+@pytest.mark.parametrize("build", [a_graph, a_nest, an_agent, a_function])
+async def test_an_identity_shows_nowhere(build: Any) -> None:
+    """Streams of every mode, snapshots, events and what a tracer is shown are those of the plain graph."""
+    sights: list[list[Any]] = []
+    with recorded() as sink:
+        for known in ({}, {"user_id": "ann", "session_id": "s-ann"}):
+            tracer = Shown()
+            with bind(**known):
+                graphs = [wrapped_or_not(build()) for _ in range(2)]
+                streamed, snapshots = everything(graphs[0], callbacks=[tracer])
+                sights.append([streamed, snapshots, await events(graphs[1]), still(tracer.runs)])
+    for plain, wrapped in zip(*sights, strict=True):
+        assert wrapped == plain
+    assert "ann" not in str(sights)
+    assert "ann" in {row.user_id for row in sink.records}
 
 
 def test_what_draws_and_describes_a_graph_sees_no_difference() -> None:
@@ -142,7 +219,7 @@ def test_the_config_is_never_changed() -> None:
         node.invoke({}, config)
         wrap_graph(a_graph()).invoke({"text": "hi"}, config)
     assert config == bare
-    assert got[1]["metadata"] == {**got[0]["metadata"], CARRIED_KEY: {"user_id": "ann"}}
+    assert got[1]["metadata"] == got[0]["metadata"]
     assert got[0]["metadata"]["mine"] == "x"
 
 

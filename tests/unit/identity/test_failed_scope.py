@@ -14,7 +14,8 @@ from llmctx.calllog import CallLog
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.record import Source
 from llmctx.delivery.memory_sink import MemorySink
-from llmctx.identity.candidates import CARRIED_KEY, gather, pack
+from llmctx.identity.candidates import gather
+from llmctx.identity.carrier import CARRIED_KEY, pack
 from llmctx.identity.carry import run_in_failed_scope
 from llmctx.identity.registration import node_scope, register
 from llmctx.identity.registry import MemoryRegistry

@@ -9,7 +9,8 @@ import pytest
 
 from llmctx import CallContext, bind
 from llmctx.core.record import Reason, Source
-from llmctx.identity.candidates import CARRIED_KEY, gather, pack
+from llmctx.identity.candidates import gather
+from llmctx.identity.carrier import CARRIED_KEY, pack
 from llmctx.identity.inherited_context import current
 from llmctx.identity.registration import node_scope, register
 from llmctx.identity.registry import MemoryRegistry

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from llmctx import CallContext
 from llmctx.core.record import Source
 from llmctx.identity import reasons, sources
-from llmctx.identity.candidates import CARRIED_KEY, gather, pack
+from llmctx.identity.candidates import gather
+from llmctx.identity.carrier import CARRIED_KEY, pack
 from llmctx.identity.registry import MemoryRegistry
 from llmctx.identity.resolution import decide, weigh
 from llmctx.identity.scope import EMPTY, Scope, enter, suspend
