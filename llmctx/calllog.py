@@ -26,9 +26,10 @@ from llmctx.core import process as lifecycle
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError
 from llmctx.core.guard import guarded, harmless
+from llmctx.core.steps import add, attempt, remove
 from llmctx.core.urls import shown_url
 from llmctx.delivery.destination import Destination
-from llmctx.delivery.ledger import Stats, compute_stats, log_if_wrong
+from llmctx.delivery.ledger import Stats, compute_figures, compute_stats, log_if_wrong
 from llmctx.delivery.pipeline import Pipeline
 from llmctx.delivery.redact import Redactor
 from llmctx.delivery.sink import RecordingSink, Sink, recording_sink
@@ -39,31 +40,17 @@ from llmctx.identity.registry import Registry, registry_of
 from llmctx.identity.registry.base import active as active_registries
 from llmctx.identity.scope import EMPTY, CallContext
 from llmctx.settings import Settings, load
+from llmctx.telemetry.observer import Observer
 
 if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
     from llmctx.migrate import State
     from llmctx.settings import Database
 
 __all__ = ["CallLog", "Recording", "Stats"]
 
 _STOP_S: Final = 1.0  # for what is left to go into the journal, and for the connections to be closed
-
-
-@guarded("life_failed", "%s failed: a part of a CallLog could not be started or stopped")
-def _attempt(step: Callable[..., object], *args: object) -> bool:
-    """Take one of several steps, of which each is worth taking where another fails. Return True if it did not."""
-    step(*args)
-    return True
-
-
-def _add(among: list[Any], one: object) -> None:
-    if one not in among:
-        among.append(one)
-
-
-def _remove(among: list[Any], one: object) -> None:
-    if one in among:
-        among.remove(one)
 
 
 def _all_that_wait(call_log: CallLog, *_: object) -> int:
@@ -88,6 +75,7 @@ class CallLog:
         destination: another place for the rows (`llmctx.delivery.Destination`), with all that the database would get.
         sink: takes the records instead of all that, for tests (`llmctx.testing.MemorySink`).
         registry: thread_id -> identity; by default in memory, or in the Redis of `LLMCTX_REGISTRY_URL`.
+        prometheus: a registry of prometheus-client, which gets the metrics of llmctx (`llmctx.prometheus`).
         redact_functions: the team's own; each gets a text and returns it without what must not be kept.
         settings: any of `llmctx.settings.Settings`, by name.
 
@@ -102,6 +90,7 @@ class CallLog:
         destination: Destination | None = None,
         sink: Sink | None = None,
         registry: Registry | None = None,
+        prometheus: CollectorRegistry | None = None,
         redact_functions: Sequence[Callable[[str], str]] = (),
         **settings: Any,
     ) -> None:
@@ -112,6 +101,9 @@ class CallLog:
             raise ConfigError("CallLog takes a destination or a sink, not both.")
         self._destination = destination
         self._sink: RecordingSink | None = None if sink is None else recording_sink(sink)
+        self.observer = Observer(self.settings, lambda: compute_figures(self._worker, self._recorder.open_calls))
+        if prometheus is not None:
+            self.observer.add_registry(prometheus)
         self._worker, open_calls = self._make_worker()
         self._recorder = Recorder(
             open_calls, self.registry, snapshot_bytes=self.settings.snapshot_bytes, late_s=self.settings.late_s
@@ -126,15 +118,14 @@ class CallLog:
         self._not_begun: list[Callable[[], object]] = []
 
     def __repr__(self) -> str:
-        state = "started" if self._started else "not started"
-        return f"<CallLog {shown_url(self.settings.database_url)} {state}>"
+        return f"<CallLog {shown_url(self.settings.database_url)} {'' if self._started else 'not '}started>"
 
     def _make_worker(self) -> tuple[Worker, OpenCalls]:
-        pipeline = Pipeline(self.settings, self.registry, self._redactor)
+        pipeline = Pipeline(self.settings, self.registry, self._redactor, self.observer.observe)
         worker = Worker(self.settings, pipeline, self._make_sink)
         open_calls = worker.open_calls = OpenCalls(worker.put, announce=worker.announce)
         worker.on_ledger = lambda: log_if_wrong(self.stats())
-        worker.on_look = self._begin_the_rest
+        worker.on_look = self._look
         worker.on_first_call = lambda: lifecycle.close_with_the_child(self)
         return worker, open_calls
 
@@ -146,8 +137,11 @@ class CallLog:
         return None if settings.content == "full" else redactor
 
     def _make_sink(self) -> RecordingSink:
-        if self._sink is not None:
-            return self._sink
+        sink = self._new_sink() if self._sink is None else self._sink
+        sink.on_write = self.observer.wrote
+        return sink
+
+    def _new_sink(self) -> RecordingSink:
         with lifecycle.importing:  # late: not every call log needs it, nor a database driver
             from llmctx.delivery.spool import Spool
 
@@ -182,24 +176,28 @@ class CallLog:
 
     def _begin(self, *, wait: bool = True) -> None:
         """Every step may be taken again, and is where it fails."""
-        _attempt(partial(self._worker.start, wait=wait))
+        attempt(partial(self._worker.start, wait=wait))
         self._recorder.enabled = True
         steps: list[Callable[[], object]] = [
-            partial(_add, active_registries, self.registry),
+            partial(add, active_registries, self.registry),
             partial(lifecycle.running.add, self),
             partial(handover.configure, self.settings.handover_key, self.settings.handover_invalid),
             self._begin_listening,
         ]
         if self.settings.trust_config:
-            steps.append(partial(_add, authority.trusting, self))
+            steps.append(partial(add, authority.trusting, self))
         if self.settings.carry:
             steps.append(partial(carrying.install, self))
         self._not_begun = steps
         self._begin_the_rest()
 
-    def _begin_the_rest(self) -> None:  # once a second, until no step is left
+    def _look(self) -> None:  # once a second
+        self._begin_the_rest()
+        self.observer.look()
+
+    def _begin_the_rest(self) -> None:  # until no step is left
         if self._not_begun and self._started:
-            self._not_begun = [step for step in self._not_begun if not _attempt(step)]
+            self._not_begun = [step for step in self._not_begun if not attempt(step)]
 
     def close(self, timeout: float | None = None) -> int:
         """Stop recording, wait for what is on its way, at most `timeout` seconds in all. Returns the calls left.
@@ -215,7 +213,7 @@ class CallLog:
         try:
             left = self.flush(database_s)
         finally:
-            _attempt(self._worker.stop, _STOP_S)
+            attempt(self._worker.stop, _STOP_S)
             self._begin_again()
         return self._closed(left)
 
@@ -254,12 +252,12 @@ class CallLog:
             )
 
     def _listen(self) -> None:
-        _add(active_recorders, self._recorder)
+        add(active_recorders, self._recorder)
         if self.settings.capture == "all":
             install(self._recorder, self.handler)
 
     def _stop_listening(self) -> None:
-        _remove(active_recorders, self._recorder)
+        remove(active_recorders, self._recorder)
         uninstall(self._recorder)
         listeners.remove(self)
 
@@ -276,16 +274,17 @@ class CallLog:
             return False
         self._started = False
         self._recorder.enabled = False
-        _attempt(_remove, active_registries, self.registry)
-        _attempt(_remove, authority.trusting, self)
-        _attempt(self._stop_listening)
-        _attempt(carrying.remove, self)
-        _attempt(self._recorder.open_calls.close)
-        _attempt(lifecycle.running.discard, self)
+        attempt(remove, active_registries, self.registry)
+        attempt(remove, authority.trusting, self)
+        attempt(self._stop_listening)
+        attempt(carrying.remove, self)
+        attempt(self._recorder.open_calls.close)
+        attempt(lifecycle.running.discard, self)
         return True
 
     @harmless("close_failed", otherwise=lambda self, left: left)
     def _closed(self, left: int) -> int:
+        self.observer.look()
         if left:
             sink = self._worker.sink
             kept = "" if sink is None or not sink.is_durable else " yet: the next process writes them"
@@ -398,3 +397,4 @@ class CallLog:
         self._worker, open_calls = self._make_worker()
         self._worker.start_when_needed()
         self._recorder.open_calls = open_calls
+        self.observer.after_fork_in_child()

@@ -30,7 +30,13 @@ class OpenCall:
     ended_ns = 0
     parent_run_id: UUID | None = None
     span: Span | None = None
-    """The span of OpenTelemetry around it."""
+    """The span of OpenTelemetry around it; once it has one of its own, that."""
+    serialized: Any = None
+    """The model, as LangChain describes it."""
+    is_completion = False
+    """Whether a model was asked that completes a text, not one that takes messages."""
+    is_observed = False
+    """Whether tracers and metrics were told of it."""
     handler: object = None
     method = ""
     is_langchains = False

@@ -35,7 +35,7 @@ from llmctx.capture.payload.messages import (
 )
 from llmctx.capture.payload.raw_answers import answer_in, merged
 from llmctx.capture.payload.usage import Stream
-from llmctx.capture.recorder import Recorder, active
+from llmctx.capture.recorder import Recorder, active, awaited
 from llmctx.capture.run_inline import beware, watch
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import HARMLESS, harmless, is_from_outside, stop, swallow
@@ -158,7 +158,7 @@ class CallLogHandler(BaseCallbackHandler):
                 prompt = prompt_of_messages(messages[0], recorder.snapshot_bytes)
             except BaseException as problem:  # noqa: BLE001
                 _unread(problem, prompt_of_messages)
-            self._start(recorder, prompt, run_id, told, origin(1))
+            self._start(recorder, prompt, run_id, told, origin(1)).serialized = serialized
         except BaseException as problem:  # noqa: BLE001
             _stop(problem, "CallLogHandler.on_chat_model_start")
 
@@ -171,7 +171,8 @@ class CallLogHandler(BaseCallbackHandler):
         if recorder is None or (recorder.open_calls.has(run_id) and self._again(recorder, run_id, kwargs)):
             return
         prompt = _read(prompt_of_text, prompts[0], recorder.snapshot_bytes)
-        self._start(recorder, prompt, run_id, kwargs, origin(2), kwargs.get("batch_size") or 1)
+        call = self._start(recorder, prompt, run_id, kwargs, origin(2), kwargs.get("batch_size") or 1)
+        call.serialized, call.is_completion = serialized, True
 
     def _again(self, recorder: Recorder, run_id: UUID, told: dict[str, Any]) -> bool:
         """Return whether another handler has reported this call. The scope that comes with the later one is nearer."""
@@ -199,7 +200,7 @@ class CallLogHandler(BaseCallbackHandler):
         told: dict[str, Any],
         made: Origin,
         shared_by: int = 1,
-    ) -> None:
+    ) -> OpenCall:
         metadata: dict[str, Any] | None = told.get("metadata")
         candidates, attribution = self._whose(recorder, metadata, made)
         call = OpenCall(run_id, candidates, attribution)
@@ -210,7 +211,7 @@ class CallLogHandler(BaseCallbackHandler):
             call.shared_by = shared_by
         call.scope = scope = candidates.here
         call.parent_run_id = told.get("parent_run_id")
-        call.span = _read(current_span)
+        call.span = _read(current_span) or (None if scope is None else scope.span)
         call.metadata = metadata
         call.params = told.get("invocation_params")
         call.tags = told.get("tags") or None
@@ -218,11 +219,13 @@ class CallLogHandler(BaseCallbackHandler):
         if attribution.identity.user_id is None or attribution.identity.session_id is None:
             call.call_site = _read(call_site, candidates.scope)
         recorder.open_calls.start(call)
+        if awaited and (tell := awaited.pop(call.key, None)) is not None:
+            tell(call)
         if scope is not None and scope.anchor.owner != call.home and scope.anchor.closed_at is None:
             candidates.is_in_the_dark = note_early(scope) or candidates.is_in_the_dark
         thread_id = candidates.thread_id
         if thread_id is None:
-            return
+            return call
         if candidates.is_own_work is not True and candidates.scope is not None:
             remote.claim(candidates.scope, (recorder.registry,), thread_id=thread_id)
         elif attribution.source is Source.CONTEXT and scope is not None:
@@ -231,6 +234,7 @@ class CallLogHandler(BaseCallbackHandler):
             if telling is not None and thread_id not in telling.threads:
                 use(telling, thread_id)
                 register_in_all((recorder.registry,), telling, thread_id, None)
+        return call
 
     def _whose(
         self, recorder: Recorder, metadata: dict[str, Any] | None, made: Origin

@@ -56,7 +56,7 @@ class Recording:
             candidates = gather(None, explicit=self._identity)
             call = OpenCall(None, candidates, decide(candidates, recorder.registry, late_s=recorder.late_s))
             call.scope = present_scope()
-            call.span = current_span()
+            call.span = current_span() or (None if call.scope is None else call.scope.span)
             if self._prompt is not None:
                 call.prompt = prompt_of_text(self._prompt, recorder.snapshot_bytes)
             call.fields = self._fields

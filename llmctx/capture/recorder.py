@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from llmctx.capture.call import OpenCall
 from llmctx.capture.open_calls import OpenCalls
 from llmctx.identity.registry.base import Registry
 from llmctx.identity.resolution import LATE_S
@@ -23,3 +25,6 @@ class Recorder:
 
 active: Final[list[Recorder]] = []
 """The captures of the call logs that run in this process, for handlers that were made without one."""
+
+awaited: Final[dict[object, Callable[[OpenCall], object]]] = {}
+"""Key of a run -> what waits for its call to begin, such as a span that was started before it. Must not raise."""

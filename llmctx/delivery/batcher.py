@@ -46,6 +46,8 @@ class Batcher:
         is given up. Until it is set, the last thousand stand in `rejected`, without their snapshots."""
         self.on_done: Callable[[Sequence[CallRecord]], None] | None = None
         """Called in the loop with rows that are not held here any more: stored, kept by `on_rejected`, or given up."""
+        self.on_write: Callable[[float], object] | None = None
+        """Told how many seconds a batch took to be stored. Must not raise."""
         self._queue: deque[Row] = deque()
         self._batch: list[Row] = []
         """In hand; what is done leaves it."""
@@ -86,6 +88,13 @@ class Batcher:
     def waiting_bytes(self) -> int:
         """About how many bytes they hold."""
         return self._bytes
+
+    @property
+    def oldest_s(self) -> float:
+        """Return the age of the oldest record that waits, in seconds; 0 if none does. Any thread may ask."""
+        firsts = [next(iter(rows), None) for rows in (self._batch, self._queue, self._deferred)]
+        oldest = min((row.record.created_at for row in firsts if row is not None), default=None)
+        return 0.0 if oldest is None else max(0.0, (datetime.now(UTC) - oldest).total_seconds())
 
     def in_memory(self) -> list[CallRecord]:
         """Return the records that wait."""
@@ -250,7 +259,10 @@ class Batcher:
 
     async def _store_part(self, part: list[Row]) -> None:
         self.tries += 1
+        begun = time.monotonic()
         await self._destination.store(part)
+        if self.on_write is not None:
+            self.on_write(time.monotonic() - begun)
         self.written += len(part)
         if part[-1].size < _SPECIMEN_BYTES:
             self._good = part[-1].record

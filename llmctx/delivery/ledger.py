@@ -57,6 +57,22 @@ def compute_stats(worker: Worker, calls: OpenCalls) -> Stats:
     )
 
 
+def compute_figures(worker: Worker, calls: OpenCalls) -> dict[str, float]:
+    """Return the ledger and the state of the journal as numbers, for metrics."""
+    stats = compute_stats(worker, calls)
+    sink = NullSink() if worker.sink is None else worker.sink
+    return {
+        "open": stats.open,
+        "waiting": stats.waiting,
+        "written": stats.written,
+        "quarantined": stats.quarantined,
+        "dropped": stats.dropped,
+        "adopted": stats.adopted,
+        "journal_bytes": sink.journal_bytes,
+        "journal_oldest_s": sink.oldest_s,
+    }
+
+
 def log_if_wrong(stats: Stats) -> None:
     """Log the ledger in one line, but only while something is wrong."""
     if stats.trouble or stats.dropped or stats.quarantined:

@@ -7,7 +7,7 @@ a call it is counted as dropped. What was in hand when the thread died is taken 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from llmctx.capture.open_calls import OpenCall
@@ -35,8 +35,16 @@ _LOOKED_UP_AT_ONCE: Final = 500  # calls of which a shared registry is asked in 
 class Pipeline:
     """Makes records of the calls in `queue`. Only the queue's `put` may be called by other threads."""
 
-    def __init__(self, settings: Settings, registry: Registry, redactor: Redactor | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        redactor: Redactor | None = None,
+        observe: Callable[[OpenCall, CallRecord], object] | None = None,
+    ) -> None:
         self._settings = settings
+        self._observe = observe
+        """Told of each call and its record. Never raises."""
         self._texts = Texts(settings.content, settings.snapshot_bytes, redactor)
         self._prices = Prices(settings.price_file)
         self._registry = registry
@@ -139,6 +147,8 @@ class Pipeline:
                     use_thread_as_session(record)
                 if is_bare:
                     without_snapshots(record, "calls came faster than they could be made into rows")
+                if self._observe is not None:
+                    self._observe(call, record)
                 return record
             except Exception as problem:  # noqa: BLE001  one call must not stop the others
                 diagnostics.count("record_failed", "a call could not be turned into a row", exc=problem)

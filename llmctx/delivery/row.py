@@ -269,6 +269,8 @@ def _identity(call: OpenCall, fields: dict[str, Any], attributes: dict[str, Any]
     identity: CallContext = attribution.identity
     if (explained := explanation(attribution, call.candidates, call.call_site)) is not None:
         attributes[EVIDENCE] = explained
+    if call.span is not None and not call.span.sampled:  # its trace is nowhere to be found
+        attributes[EVIDENCE] = {**attributes.get(EVIDENCE, {}), "sampled": False}
     return {
         **{name: getattr(identity, name) for name in ID_FIELDS},
         "agent_key": identity.agent_key or fields.get("agent_key"),

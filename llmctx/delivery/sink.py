@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Protocol
 
 from llmctx.capture.open_calls import OpenCall
@@ -29,6 +29,9 @@ class RecordingSink(ABC):
     deduplicates: ClassVar[bool] = False
     """Set it where a record that is given twice is taken once. Only then does the pipeline hand over several records at
     a time, and hand them over again after its thread has died in the middle of that."""
+
+    on_write: Callable[[float], object] | None = None
+    """Told how many seconds a batch took to be stored. Set by the call log; never raises."""
 
     # -- taking ---------------------------------------------------------------------------------------------------
 
@@ -102,6 +105,16 @@ class RecordingSink(ABC):
     def last_error(self) -> str | None:
         """Why records wait, in a sentence; None while all is well."""
         return None
+
+    @property
+    def journal_bytes(self) -> int:
+        """How large the journal is."""
+        return 0
+
+    @property
+    def oldest_s(self) -> float:
+        """Return the age of the oldest record that waits, in seconds; 0 if none does."""
+        return 0.0
 
     @property
     def is_durable(self) -> bool:

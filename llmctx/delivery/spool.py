@@ -48,6 +48,7 @@ class Spool(RecordingSink):
         self._settings = settings = settings or load()
         self._batcher = batcher = Batcher(destination, settings)
         batcher.on_done = self._done
+        batcher.on_write = self._wrote
         self._remember = batcher.on_rejected
         batcher.on_rejected = self._keep_rejected
         self._journal: Journal | None = None
@@ -101,6 +102,17 @@ class Spool(RecordingSink):
     def last_error(self) -> str | None:
         """Why rows wait, in a sentence; None while all is well."""
         return self._batcher.last_error or (None if self._journal is None else self._journal.last_error)
+
+    @property
+    def journal_bytes(self) -> int:
+        """How large the journal is."""
+        journal = self._journal
+        return 0 if journal is None else journal.used_bytes
+
+    @property
+    def oldest_s(self) -> float:
+        """Return the age of the oldest row that waits in memory, in seconds."""
+        return self._batcher.oldest_s
 
     @property
     def is_durable(self) -> bool:
@@ -225,6 +237,11 @@ class Spool(RecordingSink):
         diagnostics.count("snapshots_dropped", "the journal is nearly full: rows are stored without snapshots")
 
     # -- what the batcher reports ---------------------------------------------------------------------------------
+
+    @outside_loop
+    def _wrote(self, seconds: float) -> None:
+        if self.on_write is not None:
+            self.on_write(seconds)
 
     @outside_loop
     def _done(self, records: Sequence[CallRecord]) -> None:

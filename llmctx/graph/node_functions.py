@@ -53,13 +53,13 @@ def in_scope(original: Any, plan: Plan) -> Any:
     elif inspect.iscoroutinefunction(fn):
 
         async def run(*args: Any, **kwargs: Any) -> Any:
-            with _in_node(plan, args, kwargs) or _NOWHERE:
+            with in_node(plan, args, kwargs) or NOWHERE:
                 return await fn(*args, **kwargs)
 
     else:
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            with _in_node(plan, args, kwargs) or _NOWHERE:
+            with in_node(plan, args, kwargs) or NOWHERE:
                 return fn(*args, **kwargs)
 
     run.__annotations__ = {}
@@ -71,7 +71,7 @@ def in_scope(original: Any, plan: Plan) -> Any:
     return run
 
 
-_NOWHERE: Final = contextlib.nullcontext()
+NOWHERE: Final = contextlib.nullcontext()
 """Where not even the scope of a failure could be made: no stack was left."""
 
 
@@ -115,7 +115,7 @@ def _in_failed_scope(plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 
 @without_ids("node_scope_failed", otherwise=_in_failed_scope)
-def _in_node(plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _InNode:
+def in_node(plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _InNode:
     """Open the scope of a call that begins."""
     config = _given(args, kwargs)
     scope, sent = plan.open(args[0] if args else NO_STATE, config) or plan.open_failed(None, config)

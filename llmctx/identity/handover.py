@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError, InvalidToken, check_keys
-from llmctx.identity.inherited_context import current
+from llmctx.core.guard import harmless
+from llmctx.identity.inherited_context import current, present_scope
 from llmctx.identity.scope import EMPTY, ID_FIELDS, CallContext, Held, opened
 
 if TYPE_CHECKING:
     from itsdangerous import URLSafeSerializer
 
+    from llmctx.core.tracing import Span
+
 _SHORT: Final = dict(zip("sutcah", ID_FIELDS, strict=True))  # one letter an id: tokens travel in headers
 _SALT: Final = "llmctx.identity.handover.1"
 
 _NUMBER: Final = "n"
+_SPAN: Final = "p"
 
 OnInvalid = Literal["raise", "anonymous"]
 
@@ -42,13 +46,15 @@ def configuration() -> tuple[str | None, OnInvalid]:
 
 
 def hand_over(*, ttl_s: float = 86_400.0) -> str:
-    """Return the identity of the current scope as a signed text of 100 to 300 characters, good for `ttl_s` seconds.
+    """Return the identity of the current scope as a signed text of 100 to 400 characters, good for `ttl_s` seconds.
 
         queue.enqueue(job, text, identity=hand_over())
 
+    Inside of a span of OpenTelemetry it takes that along as well: rows of the job are linked with it.
+
     Raises `ConfigError` when no key is set, or one is too short.
     """
-    return sign(current(), ttl_s=ttl_s)
+    return sign(current(), ttl_s=ttl_s, span=_span_here())
 
 
 def has_key() -> bool:
@@ -56,11 +62,21 @@ def has_key() -> bool:
     return bool(_configured[0][0])
 
 
-def sign(identity: CallContext, *, ttl_s: float = 86_400.0) -> str:
-    """Return `identity` as a token."""
+@harmless("trace_failed")
+def _span_here() -> Span | None:
+    """Return the span around the caller; in a job that runs in none, that of the token which it was given."""
+    from llmctx.core.tracing import current_span  # late, as below: `import llmctx` stays quick
+
+    scope = present_scope()
+    return current_span() or (None if scope is None else scope.span)
+
+
+def sign(identity: CallContext, *, ttl_s: float = 86_400.0, span: Span | None = None) -> str:
+    """Return `identity`, and a span if there is one, as a token."""
     ids = {letter: value for letter, name in _SHORT.items() if (value := getattr(identity, name)) is not None}
     number = os.urandom(6).hex()  # two tokens are two, also of one user and second: each may be taken over once
-    return str(_serializer().dumps({"e": int(time.time() + ttl_s), _NUMBER: number, **ids}))
+    trace = {} if span is None else {_SPAN: span.traceparent}
+    return str(_serializer().dumps({"e": int(time.time() + ttl_s), _NUMBER: number, **ids, **trace}))
 
 
 def take_over(token: str | None, *, on_invalid: OnInvalid | None = None, once: bool = False) -> TakeOver:
@@ -103,16 +119,20 @@ class TakeOver:
     async def __aexit__(self, *problem: object) -> None:
         self._inside.__exit__(*problem)
 
-    def _open(self, checked: CallContext | InvalidToken) -> CallContext:
-        identity, reason = checked, None
-        if isinstance(identity, InvalidToken):
-            diagnostics.count("invalid_handover", "a handed-over identity was refused: %s", identity)
+    def _open(self, checked: _Token | InvalidToken) -> CallContext:
+        identity, reason, span = EMPTY, None, None
+        if isinstance(checked, _Token):
+            identity, span = checked.identity, checked.span
+        else:
+            diagnostics.count("invalid_handover", "a handed-over identity was refused: %s", checked)
             if (self._on_invalid or _configured[0][1]) == "raise":
-                raise identity
+                raise checked
             from llmctx.core.record import Reason  # late, as itsdangerous is: `import llmctx` stays quick
 
-            identity, reason = EMPTY, Reason.INVALID_HANDOVER
+            reason = Reason.INVALID_HANDOVER
         scope = opened("job", identity)
+        if span is not None and not scope.failed:
+            scope.span = span
         if reason is not None and not scope.failed:
             scope.reason, scope.of_request = reason, scope.serial  # as an anonymous request, it borrows no name
         self._inside = Held(scope)
@@ -120,27 +140,35 @@ class TakeOver:
         return identity
 
 
-def _checked(token: str | None, once: bool) -> CallContext | InvalidToken:
-    """Return the identity in `token`, or why there is none."""
+class _Token(NamedTuple):
+    """What a token says."""
+
+    identity: CallContext
+    expires: float
+    """Seconds since 1970."""
+    span: Span | None
+
+
+def _checked(token: str | None, once: bool) -> _Token | InvalidToken:
+    """Return what `token` says, or why it says nothing."""
     try:
-        identity, expires = _read(token)
+        said = _read(token)
         if once and token is not None:
             from llmctx.identity.registry.single_use import redeem  # late: it may load redis
 
             # without the signature, which can be spelled in several ways
-            redeem(token.rpartition(".")[0], expires - time.time())
+            redeem(token.rpartition(".")[0], said.expires - time.time())
     except InvalidToken as problem:
         return problem
-    return identity
+    return said
 
 
 def read(token: str | None) -> CallContext:
     """Return the identity in `token`, for an `identify` that reads a header. `InvalidToken` if forged or too old."""
-    return _read(token)[0]
+    return _read(token).identity
 
 
-def _read(token: str | None) -> tuple[CallContext, float]:
-    """Return the identity in `token`, and when that expires, in seconds since 1970."""
+def _read(token: str | None) -> _Token:
     from itsdangerous import BadData
 
     if not token:
@@ -154,7 +182,12 @@ def _read(token: str | None) -> tuple[CallContext, float]:
         if expires < time.time():
             raise InvalidToken("The token has expired. Give hand_over() a longer ttl_s if jobs wait that long.")
         said.pop(_NUMBER, None)
-        return CallContext(**{_SHORT[letter]: value for letter, value in said.items()}), expires
+        span = None
+        if (traceparent := said.pop(_SPAN, None)) is not None:
+            from llmctx.core.tracing import span_of
+
+            span = span_of(traceparent)
+        return _Token(CallContext(**{_SHORT[letter]: value for letter, value in said.items()}), expires, span)
     except (BadData, KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as problem:
         raise InvalidToken from problem
 

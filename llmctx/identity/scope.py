@@ -21,7 +21,7 @@ import time
 from _thread import get_ident
 from collections.abc import Callable
 from contextvars import Context, ContextVar, Token
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import harmless, swallow, without_ids
@@ -31,6 +31,9 @@ from llmctx.identity.call_context import ID_FIELDS as ID_FIELDS
 from llmctx.identity.call_context import ID_LIMIT as ID_LIMIT
 from llmctx.identity.call_context import CallContext as CallContext
 from llmctx.identity.call_context import clean_id as clean_id
+
+if TYPE_CHECKING:
+    from llmctx.core.tracing import Span
 
 carries: Final[list[object]] = []
 """The call logs for which `propagation.threads` carries scopes into threads, jobs and queues."""
@@ -71,7 +74,8 @@ class Scope:
     server's own code has given; the rest are data of the caller (`authority.py`). `of_request` is the number of the
     outermost request around it, open or closed; 0 outside of requests. `is_socket` says that this request is a
     websocket, whose user may change. `history` is None for most; `early_work` is what was seen at work in it beside its
-    owner (`long_work.py`). `graph`, set only where there is one, is the name of a node's graph.
+    owner (`long_work.py`). `span` is the span of OpenTelemetry, in another process, that has handed this
+    job over. `graph`, set only where there is one, is the name of a node's graph.
     """
 
     __slots__ = (
@@ -101,6 +105,7 @@ class Scope:
         "refused",
         "route",
         "serial",
+        "span",
         "threads",
         "used",
     )
@@ -116,10 +121,12 @@ class Scope:
         self.is_socket = self.redacts = False
         if parent is None:
             self.of_request: int = self.serial if kind == "request" else 0
+            self.span: Span | None = None
         else:
             self.of_request = parent.of_request or (self.serial if kind == "request" else 0)
             self.is_socket = parent.is_socket
             self.redacts = parent.redacts
+            self.span = parent.span
             if parent.identity is identity:
                 self.authority = parent.authority
         if kind == "redaction":

@@ -113,6 +113,17 @@ class Settings(BaseModel):
     dashboard_url: str | None = None
     """Where the dashboard is reached from outside, for `call_log.url(call_id)`."""
 
+    otel_spans: Literal["off", "on"] = "off"
+    """"on": a span of OpenTelemetry for each call, unless another instrumentation of LangChain makes one."""
+    otel_metrics: Literal["off", "on"] = "on"
+    """"on": metrics of OpenTelemetry, where the application has a MeterProvider."""
+    otel_user: Literal["hash", "id", "off"] = "hash"
+    """How OpenTelemetry is told of users: by a keyed hash, by their ids, or not at all."""
+    otel_key: str | None = Field(default=None, repr=False)
+    """The key of that hash; None is the first `handover_key`, or else one made of `database_url`."""
+    otel_content: Literal["off", "span", "event", "both"] = "off"
+    """Whether prompts and responses, as the rows have them, go into those spans, into log events, or into both."""
+
     price_file: str | None = None
     """Your own prices, as JSON; they override those of genai-prices (`pip install "llmctx[prices]"`)."""
     retain: Literal["off", "on"] = "off"

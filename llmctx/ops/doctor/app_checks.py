@@ -15,7 +15,16 @@ from llmctx.capture.global_hook import hears_everything
 from llmctx.capture.handler import CallLogHandler
 from llmctx.core.process import running
 from llmctx.core.urls import shown_url
-from llmctx.ops.doctor.app_inspection import AppParts, Layer, Route, graphs, is_own, is_wrapped, where_of
+from llmctx.ops.doctor.app_inspection import (
+    AppParts,
+    Layer,
+    Route,
+    graphs,
+    has_agent_middleware,
+    is_own,
+    is_wrapped,
+    where_of,
+)
 from llmctx.ops.doctor.contextvar_checks import amends
 from llmctx.ops.doctor.finding import Finding, names, places, source_of
 from llmctx.ops.doctor.source import Source
@@ -146,6 +155,16 @@ def wrapping(parts: AppParts) -> list[Finding]:
         return [Finding("graphs", True, cause, unknown=True)]
     if not bare:
         return [Finding("graphs", True, f"{names(found)}: wrapped")]
+    if all(has_agent_middleware(found[name]) for name in bare):
+        return [
+            Finding(
+                "graphs", False, f"{names(bare)}: not wrapped, only LlmctxMiddleware is in it",
+                "Models that hooks of other middleware ask (summaries, guardrails) have no ids, and others no "
+                "scope.",
+                "wrap_graph(create_agent(…)), beside the middleware or in its place.",
+                places(filter(None, map(parts.place_of, bare))),
+            )
+        ]  # fmt: skip
     findings = [
         Finding(
             "graphs", False, f"{names(bare)}: not wrapped",

@@ -5,6 +5,7 @@ Nothing of the application is called, apart from the attributes of starlette's, 
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 import sys
@@ -307,6 +308,35 @@ def is_wrapped(graph: Any) -> bool:
     inner = [graph, *_subgraphs(graph, set())]
     nodes = [node for each in inner for name, node in each.nodes.items() if name != START and not _is_graph(node)]
     return not nodes or any(map(_is_marked, nodes))
+
+
+def has_agent_middleware(graph: Any) -> bool:
+    """Return whether an agent's model, or its tools, are asked through `LlmctxMiddleware`."""
+    agents = sys.modules.get("llmctx.agents")
+    if agents is None:
+        return False
+    seen: set[int] = set()
+    steps = [part for node in graph.nodes.values() for part in (node.bound, getattr(node.bound, "func", None))]
+    return any(_leads_to(step, agents.LlmctxMiddleware, _DEEP, seen) for step in steps)
+
+
+_DEEP: Final = 10
+_HOLDS: Final = ("__self__", "__wrapped__", "func", "afunc", "_wrap_tool_call", "_awrap_tool_call")
+"""Where functions and LangGraph's runnables hold what they call."""
+
+
+def _leads_to(thing: Any, cls: type, depth: int, seen: set[int]) -> bool:
+    """Return whether what `thing` calls, as far as it can be seen, is a method of `cls`."""
+    if thing is None or id(thing) in seen or not depth:
+        return False
+    seen.add(id(thing))
+    if isinstance(thing, cls):
+        return True
+    inner = [getattr(thing, name, None) for name in _HOLDS]
+    for cell in getattr(thing, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):  # not filled
+            inner.append(cell.cell_contents)
+    return any(callable(one) and _leads_to(one, cls, depth - 1, seen) for one in inner)
 
 
 def _is_marked(node: Any) -> bool:

@@ -14,9 +14,9 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from llmctx import CallContext, bind, current
+from llmctx import CallContext, bind, current, hand_over, take_over
 from llmctx.calllog import CallLog
-from llmctx.core.tracing import current_span
+from llmctx.core.tracing import current_span, span_of
 from llmctx.delivery.memory_sink import MemorySink
 from llmctx.middleware import ContextMiddleware
 
@@ -65,3 +65,43 @@ def test_opentelemetry_is_never_imported_by_llmctx() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == ["None", "False"]
     assert current_span() is None
+
+
+def test_the_calls_of_a_job_are_linked_with_the_span_that_handed_it_over() -> None:
+    """Its token carries `traceparent`, also through jobs that hand over in turn; a job's own span comes first."""
+    model, sink = FakeListChatModel(responses=["yes"]), MemorySink()
+    own = NonRecordingSpan(SpanContext(0x1 << 100, 0x2, is_remote=False, trace_flags=TraceFlags(1)))
+    with CallLog(sink=sink, handover_key="k" * 40) as call_log:
+        with bind(user_id="ada"), trace.use_span(SPAN):
+            token = hand_over()
+        with take_over(token):
+            model.invoke("in the job")
+            again = hand_over()
+            with trace.use_span(own):
+                model.invoke("in a span of the job's")
+            with call_log.record(model="whisper"):
+                pass
+        with take_over(again), bind(session_id="s-1"):
+            model.invoke("in a job of the job's")
+        with bind(user_id="ada"):
+            without = hand_over()
+        with take_over(without):
+            model.invoke("handed over outside of any span")
+    linked = (TRACE_ID, SPAN_ID)
+    assert [(row.trace_id, row.span_id) for row in sink.records] == [
+        linked,
+        (f"{1 << 100:032x}", f"{2:016x}"),
+        linked,
+        linked,
+        (None, None),
+    ]
+    assert all(row.user_id == "ada" for row in sink.records)
+
+
+def test_what_is_no_traceparent_names_no_span() -> None:
+    """Nothing is raised, whatever stands there."""
+    text = f"00-{TRACE_ID}-{SPAN_ID}-01"
+    assert span_of(text) == (0xABC << 100, 0xDEF, True)
+    assert span_of(text[:-1] + "0") == (0xABC << 100, 0xDEF, False)
+    for wrong in (None, 7, "", "00", text[3:], f"00-{'0' * 32}-{SPAN_ID}-01", f"00-{'x' * 32}-{SPAN_ID}-01", text[:-1]):
+        assert span_of(wrong) is None

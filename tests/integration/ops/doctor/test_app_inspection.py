@@ -71,3 +71,23 @@ def test_ids_in_configurable_need_a_wrapped_graph(check: Check) -> None:
     findings = check(before, graphs=BARE)
     assert [finding.name for finding in findings] == ["graphs", "configurable"]
     assert "configurable" in line(findings[1])
+
+
+AGENT = """
+    from langchain.agents import create_agent
+    from langchain_core.language_models.fake_chat_models import FakeListChatModel
+
+    from llmctx.agents import LlmctxMiddleware
+
+    model = FakeListChatModel(responses=["yes"])
+    graph = create_agent(model, [], middleware=[MIDDLEWARE_OF_AGENT])
+"""
+
+
+def test_an_agent_that_has_only_the_middleware(check: Check) -> None:
+    """What it does not see is said; an agent without it is one that is not wrapped."""
+    finding = only(check(graphs=AGENT.replace("MIDDLEWARE_OF_AGENT", "LlmctxMiddleware()")), "graphs")
+    assert "only LlmctxMiddleware is in it" in finding.cause
+    assert "wrap_graph(create_agent" in finding.fix
+    finding = only(check(graphs=AGENT.replace("MIDDLEWARE_OF_AGENT", "")), "graphs")
+    assert "LlmctxMiddleware" not in finding.cause

@@ -1,0 +1,83 @@
+"""The calls that an agent's middleware sees, each in the scope of a node; and what it does not see, said once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Final
+
+from langchain_core.runnables.config import var_child_runnable_config
+
+from llmctx.core.diagnostics import diagnostics
+from llmctx.core.guard import harmless
+from llmctx.graph.node_functions import NOWHERE, in_node
+from llmctx.graph.node_identity import NO_STATE, Identify, Plan
+from llmctx.identity.scope import current_scope
+
+_HOOKS: Final = ("before_agent", "before_model", "after_model", "after_agent")
+_CHANNEL: Final = "branch:to:"
+_WRAPS: Final = frozenset({"wrap_model_call", "awrap_model_call", "wrap_tool_call", "awrap_tool_call"})
+_DEEP: Final = 40
+
+
+def in_call(
+    identify: Identify | None, fields: Mapping[str, str] | None, agent_key: str | None
+) -> Callable[[Any], AbstractContextManager[None]]:
+    """Return what opens the scope of a call, for `with`; it takes the request of a model or of a tool."""
+    plan = Plan.build(identify, fields, agent_key)
+    advised: list[bool] = []
+
+    def opened(request: Any) -> AbstractContextManager[None]:
+        if not advised:
+            advised.append(True)
+            _advise()
+        return in_node(plan, (getattr(request, "state", NO_STATE),), {}) or NOWHERE
+
+    return opened
+
+
+@harmless("agent_advice_failed")
+def _advise() -> None:
+    """Say which models LlmctxMiddleware cannot see in the agent that runs."""
+    outer = sorted({type(one).__name__ for one in _wrapped_around()})
+    if outer:
+        diagnostics.count(
+            "agent_middleware_order",
+            "LlmctxMiddleware stands after %s: make it the first in the list, or models that they ask have no ids",
+            ", ".join(outer),
+        )
+    scope = current_scope()
+    if scope is not None and (scope.kind == "node" or scope.identity):
+        return  # what runs in hooks is known by what is around
+    if hooks := sorted(_hooks_here()):
+        diagnostics.count(
+            "agent_not_wrapped",
+            "LlmctxMiddleware does not see models that are asked in %s: wrap_graph(create_agent(…)) does",
+            ", ".join(hooks),
+        )
+
+
+def _wrapped_around() -> Iterator[Any]:
+    """Return the middleware in whose `wrap_…` the caller's runs."""
+    frame, own = sys._getframe(1), None
+    for _ in range(_DEEP):
+        if frame.f_code.co_name in _WRAPS:
+            one = frame.f_locals.get("self")
+            if own is None:
+                own = one
+            elif one is not None and one is not own:
+                yield one
+        if frame.f_back is None:
+            return
+        frame = frame.f_back
+
+
+def _hooks_here() -> Iterator[str]:
+    """Return the names of the nodes in which other middleware of the running agent works, by the graph's channels."""
+    read = ((var_child_runnable_config.get() or {}).get("configurable") or {}).get("__pregel_read")
+    for one in getattr(read, "args", ()):
+        if isinstance(one, Mapping):
+            for channel in list(one):
+                if isinstance(channel, str) and channel.startswith(_CHANNEL) and channel.endswith(_HOOKS):
+                    yield channel.removeprefix(_CHANNEL)
