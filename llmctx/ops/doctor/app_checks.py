@@ -159,8 +159,7 @@ def wrapping(parts: AppParts) -> list[Finding]:
         return [
             Finding(
                 "graphs", False, f"{names(bare)}: not wrapped, only LlmctxMiddleware is in it",
-                "Models that hooks of other middleware ask (summaries, guardrails) have no ids, and others no "
-                "scope.",
+                "Models that hooks of other middleware ask (summaries, …) have no ids; other nodes have no scope.",
                 "wrap_graph(create_agent(…)), beside the middleware or in its place.",
                 places(filter(None, map(parts.place_of, bare))),
             )

@@ -327,16 +327,16 @@ _HOLDS: Final = ("__self__", "__wrapped__", "func", "afunc", "_wrap_tool_call", 
 
 def _leads_to(thing: Any, cls: type, depth: int, seen: set[int]) -> bool:
     """Return whether what `thing` calls, as far as it can be seen, is a method of `cls`."""
-    if thing is None or id(thing) in seen or not depth:
-        return False
-    seen.add(id(thing))
     if isinstance(thing, cls):
         return True
+    if not callable(thing) or id(thing) in seen or not depth:
+        return False
+    seen.add(id(thing))
     inner = [getattr(thing, name, None) for name in _HOLDS]
     for cell in getattr(thing, "__closure__", None) or ():
         with contextlib.suppress(ValueError):  # not filled
             inner.append(cell.cell_contents)
-    return any(callable(one) and _leads_to(one, cls, depth - 1, seen) for one in inner)
+    return any(_leads_to(one, cls, depth - 1, seen) for one in inner)
 
 
 def _is_marked(node: Any) -> bool:
