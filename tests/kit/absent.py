@@ -1,4 +1,4 @@
-"""What may be absent where the tests run, and what is left out then: recorded traffic, and a browser.
+"""What may be absent where the tests run, and what is left out then: recorded traffic, a browser, Prometheus.
 
 Everything else is there, or the tests fail. The summary says each in one line.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,9 @@ NEEDED: Final = (RECORDED / "data" / "exchanges.jsonl", RECORDED / "replay" / "s
 HAS_RECORDED: Final = all(path.exists() for path in NEEDED)
 BROWSER: Final = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 """Debian's Chromium; `make install-browser` installs it."""
+_UNPACKED: Final = Path(sys.prefix) / "prometheus/usr/bin/prometheus"
+PROMETHEUS: Final = str(_UNPACKED) if _UNPACKED.exists() else shutil.which("prometheus")
+"""Debian's Prometheus, with promtool beside it; `make install-prometheus` unpacks it."""
 
 
 def lines() -> Iterator[str]:
@@ -26,3 +30,5 @@ def lines() -> Iterator[str]:
         yield "left out: test_recorded.py, no recorded provider traffic (LLMCTX_RECORDED_DATA)"
     if BROWSER is None:
         yield "left out: tests/browser, no Chromium (make install-browser)"
+    if PROMETHEUS is None:
+        yield "left out: tests/monitoring, no Prometheus (make install-prometheus)"
