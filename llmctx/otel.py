@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from llmctx.capture.open_calls import OpenCall
-from llmctx.capture.recorder import active, awaited
+from llmctx.capture.recorder import active, on_start
 from llmctx.core.guard import harmless
 from llmctx.core.record import CallRecord
+from llmctx.core.steps import remove
 from llmctx.delivery.agent_name import agent_name
 from llmctx.identity.candidates import gather
 from llmctx.identity.resolution import decide
@@ -54,8 +54,13 @@ class LlmctxSpanProcessor(SpanProcessor):
 
     def __init__(self, call_log: CallLog | None = None) -> None:
         self._shown = user_shown(load() if call_log is None else call_log.settings)
+        self._calls: WeakValueDictionary[object, OpenCall] = WeakValueDictionary()
+        """Run -> its call, until there is a row of it."""
+        self._awaited: OrderedDict[int, list[tuple[Any, frozenset[str]]]] = OrderedDict()
+        """Run -> spans that were started before its call, and the attributes that we have put onto them."""
         self._recent: OrderedDict[int, _Row] = OrderedDict()
-        """Run -> row of a call that has ended: some instrumentations make their spans later."""
+        """Run -> its row: some instrumentations make their spans later."""
+        on_start.append(self._started)
         observer.on_record.append(self._remember)
 
     def on_start(self, span: Any, parent_context: Any = None) -> None:
@@ -67,9 +72,10 @@ class LlmctxSpanProcessor(SpanProcessor):
 
     def shutdown(self) -> None:
         """Forget the calls that have ended."""
-        if self._remember in observer.on_record:
-            observer.on_record.remove(self._remember)
+        remove(on_start, self._started)
+        remove(observer.on_record, self._remember)
         self._recent.clear()
+        self._awaited.clear()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Return True: nothing waits here."""
@@ -84,25 +90,22 @@ class LlmctxSpanProcessor(SpanProcessor):
             if is_about_models(span):
                 _put(span, self._of_here())
             return
-        call = _open_call(run_id)
+        call = self._calls.get(run_id.int)
         if call is not None:
             _put(span, self._of_call(call))
         elif (row := self._recent.get(run_id.int)) is not None:
             _put(span, {**people_attributes(row, self._shown(row.user_id)), names.CALL_ID: str(row.call_id)})
         else:  # our handler comes after theirs
-            ours, earlier = _put(span, self._of_here()), awaited.get(run_id.int)
-            awaited[run_id.int] = partial(self._complete, span, ours, earlier)
-            while len(awaited) > _MOST:
-                awaited.pop(next(iter(awaited)), None)
+            self._awaited.setdefault(run_id.int, []).append((span, _put(span, self._of_here())))
+            if len(self._awaited) > _MOST:
+                self._awaited.popitem(last=False)
 
     @harmless("otel_failed")
-    def _complete(
-        self, span: Any, ours: frozenset[str], earlier: Callable[[OpenCall], object] | None, call: OpenCall
-    ) -> None:
-        if span.is_recording():
-            _put(span, self._of_call(call), ours)
-        if earlier is not None:  # another instrumentation's
-            earlier(call)
+    def _started(self, call: OpenCall) -> None:
+        self._calls[call.key] = call
+        for span, ours in self._awaited.pop(call.key, ()) if self._awaited else ():  # type: ignore[call-overload]  # a number, or not there
+            if span.is_recording():
+                _put(span, self._of_call(call), ours)
 
     def _of_here(self) -> Attributes:
         """Return whose the code is that runs, as a call would be attributed that it made."""
@@ -135,13 +138,6 @@ class _Row(NamedTuple):
     user_id: str | None
     conversation_id: str | None
     agent_key: str | None
-
-
-def _open_call(run_id: UUID) -> OpenCall | None:
-    for recorder in reversed(active):
-        if (call := recorder.open_calls.get(run_id)) is not None:
-            return call
-    return None
 
 
 def _put(span: Any, attributes: Attributes, ours: frozenset[str] = frozenset()) -> frozenset[str]:

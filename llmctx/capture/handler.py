@@ -35,7 +35,7 @@ from llmctx.capture.payload.messages import (
 )
 from llmctx.capture.payload.raw_answers import answer_in, merged
 from llmctx.capture.payload.usage import Stream
-from llmctx.capture.recorder import Recorder, active, awaited
+from llmctx.capture.recorder import Recorder, active, on_start
 from llmctx.capture.run_inline import beware, watch
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import HARMLESS, harmless, is_from_outside, stop, swallow
@@ -219,7 +219,7 @@ class CallLogHandler(BaseCallbackHandler):
         if attribution.identity.user_id is None or attribution.identity.session_id is None:
             call.call_site = _read(call_site, candidates.scope)
         recorder.open_calls.start(call)
-        if awaited and (tell := awaited.pop(call.key, None)) is not None:
+        for tell in on_start:
             tell(call)
         if scope is not None and scope.anchor.owner != call.home and scope.anchor.closed_at is None:
             candidates.is_in_the_dark = note_early(scope) or candidates.is_in_the_dark

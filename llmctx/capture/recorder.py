@@ -26,5 +26,5 @@ class Recorder:
 active: Final[list[Recorder]] = []
 """The captures of the call logs that run in this process, for handlers that were made without one."""
 
-awaited: Final[dict[object, Callable[[OpenCall], object]]] = {}
-"""Key of a run -> what waits for its call to begin, such as a span that was started before it. Must not raise."""
+on_start: Final[list[Callable[[OpenCall], object]]] = []
+"""Told of each call of LangChain's that starts, in the caller's thread. Must not raise."""
