@@ -88,9 +88,7 @@ async def erase(
 
     async def look() -> list[Place]:
         async with reading(settings, whole=True) as connection:
-            found = await rows.count(
-                connection, table, subject_ids, children, mentions=mentions, evidence=not unchecked
-            )
+            found = await rows.count(connection, table, subject_ids, children, mentions=mentions, unchecked=unchecked)
         return await _places(owners, subject_ids, found, lying())
 
     receipt = Receipt(subject, blank, do)
@@ -137,9 +135,9 @@ async def _places(
 def _explain(receipt: Receipt, children: Sequence[Dependent], mentions: bool, unchecked: Sequence[str]) -> None:
     if unchecked:
         receipt.notes.append(
-            f"The table is large: without an index on {', '.join(unchecked)}, rows of nobody are counted as theirs "
-            "also where others have used the same. With --yes that is looked up, and what others' rows say of them is "
-            "taken out: every row is read for it."
+            f"The table is large: rows of nobody are not counted here that have only {' or '.join(unchecked)} in "
+            "common with theirs, for no index finds them, nor is what others' rows say of them. With --yes both are "
+            "erased: every row is read for it."
         )
     if children:
         names = ", ".join(child.name for child in children)

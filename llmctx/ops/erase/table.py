@@ -110,12 +110,16 @@ def _kind(subject: Subject) -> str:
     return "user_id" if subject.user is not None else "session_id"
 
 
-def of_no_user(log: sa.Table, subject_ids: SubjectIds) -> list[sa.ColumnElement[bool]]:
-    """Return conditions, each small enough, of rows that name no user and lie in what theirs alone have used."""
+def of_no_user(log: sa.Table, subject_ids: SubjectIds, unchecked: Collection[str] = ()) -> list[sa.ColumnElement[bool]]:
+    """Return conditions, each small enough, of rows that name no user and lie in what theirs alone have used.
+
+    Links that are `unchecked` are left out: without an index on them, every row without a user would be read.
+    """
     unnamed = lacks(log, _kind(subject_ids.subject))
     return [
         sa.and_(unnamed, among(log, name, some), ~sa.func.coalesce(naming(log, subject_ids.subject), sa.false()))
         for name, values in subject_ids.own.items()
+        if name not in unchecked
         for some in _chunks(sorted(values))
     ]
 
@@ -168,19 +172,21 @@ async def count(
     children: Sequence[Dependent],
     *,
     mentions: bool,
-    evidence: bool = True,
+    unchecked: Collection[str] = (),
 ) -> dict[str, int]:
-    """Return how many rows there are of each kind; without `evidence` not of that, for which every row is read."""
+    """Return how many rows there are of each kind; with links that are `unchecked` only those that an index finds."""
 
     rows_of = partial(count_rows, connection, log)
-    found = {log.name: await rows_of(naming(log, subject_ids.subject)), "rows of nobody": 0}
-    for condition in of_no_user(log, subject_ids):
+    theirs = naming(log, subject_ids.subject)
+    of_nobody = of_no_user(log, subject_ids, unchecked)
+    found = {log.name: await rows_of(theirs), "rows of nobody": 0}
+    for condition in of_nobody:
         found["rows of nobody"] += await rows_of(condition)
     for child in children:
         each = child.table
-        belongs = each.c[child.column].in_(sa.select(log.c[child.ours]).where(_all_theirs(log, subject_ids)))
+        belongs = each.c[child.column].in_(sa.select(log.c[child.ours]).where(sa.or_(theirs, *of_nobody)))
         found[child.name] = await count_rows(connection, each, belongs)
-    if evidence:
+    if not unchecked:
         found["evidence of others"] = len(await _evidence(connection, log, subject_ids))
     if mentions and (wanted := mentioning(log, subject_ids)) is not None:
         found["texts of others"] = 0

@@ -109,3 +109,22 @@ async def test_rows_that_a_policy_hides_are_not_passed_over(empty_database: str)
         assert (await erase(load(database_url=empty_database), Subject(user="ada"), do=True, wait_s=0)).left == 0
     finally:
         await do(empty_database, f"DROP OWNED BY {role} CASCADE", f"DROP ROLE {role}")
+
+
+async def test_the_plan_of_a_large_table_reads_what_indexes_find(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of nobody in their sessions are counted, those in their threads left for `--yes`, and it says so."""
+    monkeypatch.setattr("llmctx.ops.erase.table._LARGE", 1)
+    settings = load(database_url=database)
+    await store(settings, of_eve(thread_id="t-eve", trace_id="trace"), record(user_id="ada", session_id="s-ada"))
+    in_session = record(user_id=None, session_id="s-eve")
+    in_thread = record(user_id=None, session_id=None, thread_id="t-eve")
+    await store(settings, in_session, in_thread)
+    await do(database, f"ANALYZE {DEFAULT_TABLE}")
+    plan = await erase(settings, Subject(user=EVE))
+    assert {place.name: place.found for place in plan.places if place.found} == {DEFAULT_TABLE: 1, "rows of nobody": 1}
+    assert any("thread_id" in note and "session_id" not in note and "--yes" in note for note in plan.notes)
+    done = await erase(settings, Subject(user=EVE), do=True)
+    assert (done.found, done.left) == (3, 0)
+    assert await query(database, f"SELECT user_id FROM {DEFAULT_TABLE}") == [("ada",)]
