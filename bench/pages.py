@@ -108,7 +108,7 @@ class Question:
     aggregate: bool = False
 
 
-def questions(now: datetime, session: str, deep_days: int) -> list[Question]:
+def questions(now: datetime, session: str, user: str | None, deep_days: int) -> list[Question]:
     """Return the questions of the pages."""
     then = Cursor(now - timedelta(days=deep_days))
 
@@ -117,6 +117,7 @@ def questions(now: datetime, session: str, deep_days: int) -> list[Question]:
 
     usage = partial(queries.usage, bucket="day")
     by_model = partial(usage, by="model", percentiles=False)
+    by_error = partial(usage, by="error", percentiles=False)
     return [
         Question("calls, first page", lambda c, t: queries.call_page(c, t, limit=50), 150),
         Question("calls, months back", lambda c, t: queries.call_page(c, t, before=then, limit=50), 300),
@@ -138,6 +139,16 @@ def questions(now: datetime, session: str, deep_days: int) -> list[Question]:
             "usage, 30 days in Shanghai",
             lambda c, t: usage(c, t, since(30), zone="Asia/Shanghai"), 800, True,
         ),
+        Question(
+            "usage, 90 days in Shanghai",
+            lambda c, t: usage(c, t, since(90), zone="Asia/Shanghai"), 800, True,
+        ),
+        Question(
+            "usage of a user, 30 days",
+            lambda c, t: usage(c, t, since(30, user=user), percentiles=False), 800, True,
+        ),
+        Question("one trace", lambda c, t: queries.calls_in_order(c, t, since(7, trace="0" * 32)), 800),
+        Question("errors over time, 7 days", lambda c, t: by_error(c, t, since(7)), 800, True),
         Question("coverage, 30 days", lambda c, t: queries.coverage(c, t, since(30)), 800, True),
         Question("stats by day, 90 days", lambda c, t: queries.stats_by(c, t, "day", since(90)), 800, True),
         Question("errors, 7 days", lambda c, t: queries.errors(c, t, since(7)), 800, True),
@@ -152,7 +163,7 @@ async def measure(settings: Settings, *, small: bool) -> list[tuple[str, float, 
     found = []
     async with reader.question() as (connection, table):
         (row,) = (await queries.sessions(connection, table, limit=1)).rows
-    for one in questions(datetime.now(UTC), row.session_id, 240 if small else 60):
+    for one in questions(datetime.now(UTC), row.session_id, row.user_id, 240 if small else 60):
         times = []
         for _ in range(ROUNDS):
             began = time.perf_counter()

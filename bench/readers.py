@@ -48,7 +48,7 @@ async def _read(url: str, readers: int, think_s: float, small: bool, reading: Ev
     reader = Reader(load(database_url=url))
     async with reader.question() as (connection, table):
         (row,) = (await queries.sessions(connection, table, limit=1)).rows
-    pages = questions(datetime.now(UTC), row.session_id, _DEEP_DAYS[small])
+    pages = questions(datetime.now(UTC), row.session_id, row.user_id, _DEEP_DAYS[small])
     times: list[float] = []
 
     async def one(chance: random.Random) -> None:

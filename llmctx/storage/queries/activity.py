@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, Final, Generic, Literal, TypeVar, cast
+from typing import Any, Final, Generic, Literal, TypedDict, TypeVar, Unpack, cast
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -79,6 +79,14 @@ class UserRow(Activity):
     sessions: int
 
 
+class Place(TypedDict, total=False):
+    """Which page of a list: the first, the one `before` a cursor or `after` one; of `limit` rows, 20 by default."""
+
+    before: Cursor | None
+    after: Cursor | None
+    limit: int
+
+
 R = TypeVar("R")
 
 
@@ -103,30 +111,18 @@ _USERS: Final = _Kind(
 
 
 async def sessions(
-    connection: AsyncConnection,
-    table: sa.Table,
-    filters: Filters | None = None,
-    *,
-    before: Cursor | None = None,
-    after: Cursor | None = None,
-    limit: int = 20,
+    connection: AsyncConnection, table: sa.Table, filters: Filters | None = None, **place: Unpack[Place]
 ) -> Page[SessionRow]:
     """Return a page of the sessions, those used last first. Only calls that match are counted, and make a session."""
-    page = await _page(connection, table, _SESSIONS, filters or Filters(), before, after, limit)
+    page = await _page(connection, table, _SESSIONS, filters or Filters(), **place)
     return replace(page, rows=await _with_models(connection, table, page.rows, filters or Filters()))
 
 
 async def users(
-    connection: AsyncConnection,
-    table: sa.Table,
-    filters: Filters | None = None,
-    *,
-    before: Cursor | None = None,
-    after: Cursor | None = None,
-    limit: int = 20,
+    connection: AsyncConnection, table: sa.Table, filters: Filters | None = None, **place: Unpack[Place]
 ) -> Page[UserRow]:
     """Return a page of the users, those seen last first. Only calls that match are counted, and make a user."""
-    return await _page(connection, table, _USERS, filters or Filters(), before, after, limit)
+    return await _page(connection, table, _USERS, filters or Filters(), **place)
 
 
 async def top_sessions(
@@ -173,9 +169,9 @@ async def _page(
     table: sa.Table,
     kind: _Kind[R],
     filters: Filters,
-    before: Cursor | None,
-    after: Cursor | None,
-    limit: int,
+    before: Cursor | None = None,
+    after: Cursor | None = None,
+    limit: int = 20,
 ) -> Page[R]:
     if kind.name not in table.c:
         return Page(rows=[])
