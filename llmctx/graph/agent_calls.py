@@ -10,7 +10,7 @@ from typing import Any, Final
 from langchain_core.runnables.config import var_child_runnable_config
 
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.guard import harmless
+from llmctx.core.guard import harmless, without_ids
 from llmctx.graph.node_functions import NOWHERE, in_node
 from llmctx.graph.node_identity import NO_STATE, Identify, Plan
 from llmctx.identity.scope import current_scope
@@ -28,6 +28,7 @@ def in_call(
     plan = Plan.build(identify, fields, agent_key)
     advised: list[bool] = []
 
+    @without_ids("node_scope_failed", otherwise=lambda request: NOWHERE)
     def opened(request: Any) -> AbstractContextManager[None]:
         if not advised:
             advised.append(True)
