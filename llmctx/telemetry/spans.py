@@ -164,8 +164,9 @@ def _nanoseconds(moment: datetime) -> int:
     return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1000
 
 
+@harmless("otel_failed")
 def _emit_events(record: CallRecord, attributes: Any, context: Any) -> None:
-    """Tell what was said as log records, which go other ways than spans in many set-ups."""
+    """Tell what was said as log records, which go other ways than spans in many set-ups. Before 1.35 there are none."""
     from opentelemetry._logs import LogRecord, get_logger
 
     logger = get_logger(SCOPE)

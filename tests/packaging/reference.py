@@ -23,6 +23,7 @@ from llmctx.core.record import SPECS, ColumnKind, ColumnSpec
 from llmctx.identity.reasons import REASONS, REMEDIES, SOURCES, STATUSES
 from llmctx.settings import PREFIX, Settings
 from llmctx.storage.queries.tokens import REMEDIES as NO_TOKENS
+from llmctx.telemetry.measures import MEASURES
 
 ROOT: Final = Path(__file__).parents[2]
 FOLDER: Final = ROOT / "docs/reference"
@@ -79,7 +80,7 @@ MEANINGS: Final = {
     "response_id": "The answer's id at the provider.",
     "service_tier": "The tier in which the provider served it.",
     "cache_write_tokens": "Those of the prompt that were written to the provider's cache.",
-    "span_id": "OpenTelemetry's span around the call.",
+    "span_id": "OpenTelemetry's span around the call; with `LLMCTX_OTEL_SPANS=on`, the call's own.",
     "cost_source": "Who says what it cost: `provider`, `price file`, `genai-prices`, `cache` or `manual`.",
     "attributes": "Everything else: tags, metadata, evidence. Keys that begin with `llmctx_` are ours.",
 }
@@ -230,8 +231,22 @@ def messages() -> str:
     )
 
 
+def metrics() -> str:
+    """Return the page of the metrics."""
+    rows = [
+        (f"`{one.name}`", f"`{one.otel_name}`", one.kind, ", ".join(f"`{label}`" for label in one.labels), one.text)
+        for one in MEASURES
+    ]
+    return _page(
+        "Metrics",
+        "As [Prometheus](../look/prometheus.md) and [OpenTelemetry](../look/opentelemetry.md) name them. A label is "
+        "empty where the row has NULL.",
+        _table(("In Prometheus", "In OpenTelemetry", "Kind", "Labels", "Meaning"), *rows),
+    )
+
+
 PAGES: Final[dict[str, Callable[[], str]]] = {
-    "settings.md": settings, "cli.md": cli, "table.md": table, "errors.md": messages,
+    "settings.md": settings, "cli.md": cli, "table.md": table, "errors.md": messages, "metrics.md": metrics,
 }  # fmt: skip
 
 

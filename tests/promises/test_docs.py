@@ -139,6 +139,27 @@ async def test_the_dashboard_is_mounted(module: Any) -> None:
         assert (await http.get("/admin/llm/usage")).status_code == 403
 
 
+def test_tools_that_are_there_already(module: Any) -> None:
+    """OpenTelemetry, Prometheus, an agent: as they stand, each call is one row with its ids."""
+    assert module(HOW_TO / "prometheus.py").app.routes[-1].path == "/metrics"
+    agents = module(HOW_TO / "agents.py", "own_agents")
+    with CallLog(sink=(sink := MemorySink())):
+        given = {"messages": [("user", "How?")]}
+        agents.agent.invoke(given, context=agents.Context(user_id="ann", session_id="v-1"))
+    assert [(row.user_id, row.session_id) for row in sink.records] == [("ann", "v-1")]
+
+
+def test_the_processor_of_spans_is_added(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the provider that becomes the process's."""
+    from opentelemetry import trace
+
+    providers: list[Any] = []
+    monkeypatch.setattr(trace, "set_tracer_provider", providers.append)
+    provider = module(HOW_TO / "otel.py", "own_otel").provider
+    assert providers == [provider]
+    provider.shutdown()
+
+
 def test_the_first_program_is_that_of_the_readme() -> None:
     """So that tests/promises/test_readme.py runs it."""
     assert (SNIPPETS / "app.py").read_text() == blocks("python")[0]
