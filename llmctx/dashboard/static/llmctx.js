@@ -29,6 +29,10 @@ const news = async () => {
   else follow.checked = false;
 };
 if (follow) follow.addEventListener("change", () => { asked = 0; news(); });
+// A table without any call is looked at again, while somebody looks at the page.
+const again = () => {
+  if (document.getElementById("waiting")) setTimeout(() => (document.hidden ? again() : location.reload()), often);
+};
 // A plot draws the table that stands beside it: one source, readable without a script.
 const resolved = (name) => {
   const probe = document.createElement("i");
@@ -79,6 +83,7 @@ const draw = (panel) => {
   });
 };
 const drawAll = (from) => from.querySelectorAll(".panel").forEach(draw);
-document.addEventListener("htmx:after:swap", () => drawAll(document));
-addEventListener("load", () => drawAll(document));
+const shown = () => { drawAll(document); again(); };
+document.addEventListener("htmx:after:swap", shown);
+addEventListener("load", shown);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawAll(document));

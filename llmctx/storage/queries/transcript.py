@@ -50,7 +50,11 @@ async def transcript(
     if head is None:
         return None
     page = await calls_in_order(connection, table, filters, before=before, after=after, limit=limit, whole=True)
-    threads, traces = [await _links(connection, table, filters, name) for name in ("thread_id", "trace_id")]
+    is_whole = page.next is None and page.previous is None
+    threads, traces = [
+        _links_of(page.rows, name) if is_whole else await _links(connection, table, filters, name)
+        for name in ("thread_id", "trace_id")
+    ]
     return Transcript(
         session=head, rows=page.rows, next=page.next, previous=page.previous, threads=threads, traces=traces
     )
@@ -69,6 +73,10 @@ async def first_prompts(
     )
     found = sa.select(as_text(own), prompt).where(first, filters.clause(table), prompt.is_not(None))
     return {row[0]: row[1] for row in await connection.execute(found.limit(2 * len(sessions)))}
+
+
+def _links_of(rows: Sequence[Row], name: str) -> list[str]:
+    return sorted({str(row[name]) for row in rows if row[name] is not None})[:_MOST_LINKS]
 
 
 async def _links(connection: AsyncConnection, table: sa.Table, filters: Filters, name: str) -> list[str]:

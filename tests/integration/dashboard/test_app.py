@@ -242,6 +242,7 @@ def test_an_empty_table_shows_how_to_begin(any_database: str) -> None:
     """And a filter that matches nothing says so instead."""
     with TestClient(application(any_database)) as reader:
         assert "CallLog()" in reader.get(path("calls")).text
+        assert 'id="waiting"' in reader.get(path("usage/time")).text
         assert "CallLog()" not in reader.get(path("calls", user="nobody")).text
         assert reader.get(path("calls", ".json")).json()["data"] == []
 
