@@ -10,14 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 from typer.main import get_command
 
 from llmctx.cli import app
+from llmctx.dashboard import pages as dashboard_pages
+from llmctx.dashboard import view
 from llmctx.delivery.pricing import load_file
 from llmctx.settings import Settings, load
-from tests.packaging import reference, site
+from tests.packaging import matrix, reference, site
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -51,24 +52,30 @@ def test_every_page_is_in_the_navigation_and_the_site_asks_no_foreign_host(tmp_p
     assert list(site.foreign(tmp_path / "site")) == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=relative)
-def test_every_block_of_code_is_a_file(page: Path) -> None:
+def test_every_block_of_code_is_a_file() -> None:
     """What can be run is a file of docs/snippets, which a test runs; the rest are commands and what they print."""
-    for language, text in blocks(page):
-        if language not in SHOWN:
-            assert re.fullmatch(r'--8<-- "[\w/.]+"', text.strip()), f"{relative(page)}: {text}"
+    for page in PAGES:
+        for language, text in blocks(page):
+            if language not in SHOWN:
+                assert re.fullmatch(r'--8<-- "[\w/.]+"', text.strip()), f"{relative(page)}: {text}"
 
 
-COMMANDS = sorted(
-    {line for page in PAGES for language, text in blocks(page) if language == "sh" for line in text.splitlines()}
-)
 ANY = {"python", ".", "uvicorn", "curl", "rm", "pytest", "docker"}
 
 
-@pytest.mark.parametrize("line", COMMANDS)
-def test_every_command_can_be_typed(line: str) -> None:
+def test_every_command_can_be_typed() -> None:
     """Options exist, extras exist, settings are such, targets of make are there."""
-    words = shlex.split(line)
+    texts = [text for page in PAGES for language, text in blocks(page) if language == "sh"]
+    for line in sorted({line for text in texts for line in text.splitlines()}):
+        try:
+            check_command(shlex.split(line))
+        except Exception as problem:
+            problem.add_note(line)
+            raise
+
+
+def check_command(words: list[str]) -> None:
+    """Raise if a line of a shell block is not what a reader can type."""
     if words[0] == "llmctx":
         parse(get_command(app), words)
     elif words[:2] == ["pip", "install"]:
@@ -98,13 +105,26 @@ def parse(command: Any, words: list[str]) -> None:
             parse(below, rest)
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
-def test_every_setting_that_is_named_exists(page: Path) -> None:
+def test_every_setting_that_is_named_exists() -> None:
     """`LLMCTX_…` in the text is a setting."""
-    named = set(re.findall(r"LLMCTX_([A-Z_]*[A-Z])", page.read_text(encoding="utf-8")))
     others = {"TEST_DATABASE_URL", "TEST", "RECORDED"}
-    if page.name != "changelog.md":
-        assert {name.lower() for name in named - others} <= set(Settings.model_fields)
+    for page in [ROOT / "README.md", *PAGES]:
+        named = set(re.findall(r"LLMCTX_([A-Z_]*[A-Z])", page.read_text(encoding="utf-8"))) - others
+        assert {name.lower() for name in named} <= set(Settings.model_fields), page
+
+
+def test_every_page_and_parameter_of_the_dashboard_is_listed() -> None:
+    """In docs/reference/pages.md."""
+    page = (DOCS / "reference/pages.md").read_text()
+    listed = set(re.findall(r"`([\w/]+?)(?:\.json|\?id=)?`", page))
+    assert {*dashboard_pages.PAGES} - listed == set()
+    assert {*view._KNOWN} - {"view", "id", "lazy", "texts"} - listed == set()
+
+
+def test_what_make_matrix_noted_is_what_the_docs_show() -> None:
+    """The table is made from what ran, and from nothing else."""
+    cells = json.loads(matrix.NOTED.read_text()) if matrix.NOTED.exists() else {}
+    assert matrix.TABLE.read_text() == matrix.table(cells)
 
 
 def test_files_that_are_shown_can_be_read() -> None:
@@ -123,4 +143,4 @@ def test_every_snippet_is_shown() -> None:
         for one in SNIPPETS.rglob("*.*")
         if one.is_file() and "__pycache__" not in str(one)
     }
-    assert files <= shown
+    assert files - {"matrix.json"} <= shown

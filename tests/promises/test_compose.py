@@ -1,0 +1,120 @@
+"""examples/compose: its programs run as real processes, and its files say what they should."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from llmctx import cli
+from llmctx.cli.demo.processes import clean_environment
+from llmctx.settings import Settings, load
+
+EXAMPLE = Path(__file__).parents[2] / "examples/compose"
+COMPOSE: dict[str, Any] = yaml.safe_load((EXAMPLE / "compose.yaml").read_text())
+OURS = {name: one for name, one in COMPOSE["services"].items() if one.get("image") == "llmctx-example"}
+
+
+@contextmanager
+def uvicorn(environment: dict[str, str]) -> Iterator[str]:
+    """The base URL of the application with the command of the Dockerfile, on a free port of loopback."""
+    command = json.loads(instructions()["CMD"][-1])
+    assert command[-2:] == ["--workers", "2"]
+    command = [sys.executable, "-m", *command, "--host", "127.0.0.1", "--port", "0"]
+    server = subprocess.Popen(command, cwd=EXAMPLE, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        assert server.stderr is not None
+        address = next(found[0] for line in server.stderr if (found := re.search(r"http://127\S+:\d+", line)))
+        for line in server.stderr:  # until the first of its workers is ready
+            if "startup complete" in line:
+                break
+        yield address
+    finally:
+        server.terminate()
+        server.communicate()
+
+
+@pytest.mark.timeout(600)
+def test_every_call_of_the_service_and_of_its_worker_has_both_ids(
+    database: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two uvicorn workers, then RQ's worker, on real PostgreSQL and Redis: rows = calls, none without an id."""
+    settings = {
+        "LLMCTX_DATABASE_URL": database,
+        "LLMCTX_HANDOVER_KEY": "a key for tests and for nothing else",
+        "LLMCTX_REGISTRY_URL": redis_url,
+        "LLMCTX_JOURNAL_DIR": str(tmp_path),
+        "JOBS_URL": redis_url,
+    }
+    environment = {**clean_environment(), **settings}
+    with uvicorn(environment) as address:
+        for user in ("ann:v-1", "bob:v-2"):
+            headers = {"authorization": f"Bearer {user}"}
+            reply = httpx.post(f"{address}/chat?question=Hello", headers=headers, timeout=300, trust_env=False)
+            assert reply.status_code == 200, reply.text
+    command = OURS["worker"]["command"]
+    assert command[:4] == ["python", "-m", "rq.cli", "worker"]
+    worker = [sys.executable, *command[1:4], "--burst", "--url", redis_url]
+    subprocess.run(worker, check=True, cwd=EXAMPLE, env=environment, timeout=300)
+
+    monkeypatch.setenv("LLMCTX_DATABASE_URL", database)
+    assert cli.run(["coverage", "--json", "--fail-under", "100"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 4
+    for command in re.findall(r"llmctx ([^;]+);", OURS["cron"]["command"][-1]):
+        assert cli.run(command.split()) == 0, command
+
+
+def test_the_containers_may_do_next_to_nothing() -> None:
+    """Nobody, a read-only root, no capabilities, no new privileges; settings are such."""
+    assert set(OURS) == {"app", "worker", "migrate", "cron"}
+    for one in OURS.values():
+        assert one["user"] == "65534:65534"
+        assert one["read_only"] is True
+        assert one["cap_drop"] == ["ALL"]
+        assert "no-new-privileges:true" in one["security_opt"]
+        names = {name.removeprefix("LLMCTX_").lower(): value for name, value in one["environment"].items()}
+        names.pop("jobs_url")
+        assert set(names) <= set(Settings.model_fields)
+        load(**{name: re.sub(r"\$\{\w+:-([^}]+)\}", r"\1", value) for name, value in names.items()})
+        for volume in one["volumes"]:
+            assert volume.partition(":")[0] in COMPOSE["volumes"]
+    assert {name for name, one in COMPOSE["services"].items() if "profiles" in one} == {"prometheus", "grafana"}
+    for name, one in COMPOSE["services"].items():
+        assert one["image"] == "llmctx-example" or re.search(r":[\w.]*\d", one["image"]), f"{name} has no version"
+        assert set(one.get("depends_on", ())) <= set(COMPOSE["services"])
+
+
+def instructions() -> dict[str, list[str]]:
+    """The instructions of the Dockerfile, by name, in their order."""
+    text = re.sub(r"\\\n", " ", (EXAMPLE / "Dockerfile").read_text())
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            name, _, rest = line.partition(" ")
+            found.setdefault(name, []).append(rest.strip())
+    return found
+
+
+def test_the_dockerfile() -> None:
+    """A fixed base, nobody at the end, commands without a shell, files that are there, no cache left behind."""
+    lines = instructions()
+    known = {"FROM", "ENV", "WORKDIR", "COPY", "RUN", "USER", "VOLUME", "EXPOSE", "HEALTHCHECK", "CMD"}
+    assert set(lines) <= known
+    assert re.fullmatch(r"python:3\.\d+-slim", lines["FROM"][-1])
+    assert lines["USER"][-1] == "65534:65534"
+    assert json.loads(lines["HEALTHCHECK"][-1].removeprefix("CMD "))
+    for copied in lines["COPY"]:
+        *files, _ = copied.split()
+        assert all((EXAMPLE / file).is_file() for file in files)
+    assert all("--no-cache-dir" in line for line in lines["RUN"] if "pip install" in line)
+    journal = next(one for one in lines["ENV"] if "LLMCTX_JOURNAL_DIR" in one)
+    assert journal.partition("=")[2] in lines["VOLUME"]
