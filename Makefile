@@ -81,13 +81,14 @@ format: $(VENV)/dev.stamp
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-check: $(VENV)/dev.stamp  ## style, types, floors, changelog, generated pages of the docs
+check: $(VENV)/dev.stamp  ## style, types, floors, changelog, docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.packaging.changelog
 	$(BIN)/python -m tests.packaging.reference --check
+	$(BIN)/python -m tests.packaging.site
 
 bench: $(VENV)/dev.stamp  ## the cost of llmctx, as ratios in one run
 	$(BIN)/python -m bench $(ARGS)

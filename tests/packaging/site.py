@@ -52,13 +52,23 @@ def foreign(site: Path) -> Iterator[str]:
                     yield f"{file.relative_to(site)}: {found[0].decode()}"
 
 
+def pages_without_a_place() -> list[str]:
+    """Return the pages that the navigation of mkdocs.yml does not name."""
+    listed = set(re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
+    pages = (page.relative_to(ROOT / "docs") for page in (ROOT / "docs").rglob("*.md"))
+    return sorted(str(page) for page in pages if page.parts[0] != "snippets" and str(page) not in listed)
+
+
 def main() -> int:
-    """Build `site/`. Return 1 if it would ask a foreign host."""
+    """Build `site/`. Return 1 if it would ask a foreign host, or if a page cannot be found in it."""
     site = ROOT / "site"
+    if missing := pages_without_a_place():
+        print("mkdocs.yml does not name", *missing, file=sys.stderr)
+        return 1
     try:
         build(site)
     except subprocess.CalledProcessError as problem:
-        print(problem.stdout, problem.stderr, sep="", file=sys.stderr)
+        print(re.sub(r"\x1b\[[0-9;]*m", "", problem.stdout + problem.stderr), file=sys.stderr)
         return 1
     hosts = list(foreign(site))
     print(*hosts, sep="\n", end="\n" if hosts else "", file=sys.stderr)
