@@ -122,8 +122,9 @@ def weigh(candidates: Candidates, registry: Registry, late_s: float) -> Attribut
     for other_source, other in found[1:]:
         if identity.agrees(other):
             identity = other.overlay(identity)
-        elif other_source is not Source.LATE:
-            # A closed scope that differs from the registry is a worker doing its next job, not a contradiction.
+        elif other_source is not Source.LATE and (other.user_id is not None or other_source is not Source.EXPLICIT):
+            # A closed scope that differs from the registry is a worker doing its next job, not a contradiction. Nor is
+            # another session among data, which name no user: a tracer may call something else a session.
             conflict = conflict or other.user_id != identity.user_id
     data = candidates.data
     if data is not EMPTY and data.user_id in (None, identity.user_id) and data.agrees(identity):

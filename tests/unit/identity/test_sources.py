@@ -20,7 +20,7 @@ IDENTITIES = st.builds(
 )
 
 
-@settings(derandomize=True)  # known: of a tracer's other session the list says conflict, the fast path does not
+@settings(deadline=None)
 @given(
     IDENTITIES,
     st.booleans(),
@@ -67,6 +67,19 @@ def test_the_fast_path_decides_as_the_list_does(
         suspend(token)
     assert (ours.source, ours.reason, ours.conflict) == (listed.source, listed.reason, listed.conflict)
     assert (ours.identity.user_id, ours.identity.session_id) == (listed.identity.user_id, listed.identity.session_id)
+
+
+@pytest.mark.parametrize("key", ["session_id", "langfuse_session_id", "llmctx_session_id"])
+def test_another_session_among_data_is_no_conflict(key: str) -> None:
+    """The server's session holds, and nothing is noted: a tracer may call something else a session."""
+    registry, found = MemoryRegistry(), []
+    for session_id in ("s", None):
+        token = enter(Scope(CallContext(user_id="a", session_id=session_id), "bind"))
+        try:
+            found.append(weigh(gather({key: "t"}), registry, 600.0))
+        finally:
+            suspend(token)
+    assert [(one.identity.session_id, one.conflict) for one in found] == [("s", False), ("t", False)]
 
 
 def test_every_source_has_a_place_a_name_and_a_sentence() -> None:
