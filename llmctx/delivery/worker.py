@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -232,6 +233,9 @@ class Worker:
     def _main(self, begun: threading.Event) -> None:
         while not self._stopping:
             try:
+                # A loop that could not be made leaves itself open, and half of its socket pair: where sockets are
+                # forbidden (pytest-socket), that is to be known before.
+                socket.socket(getattr(socket, "AF_UNIX", socket.AF_INET)).close()
                 # whatever the application debugs is not our loop, nor what it nests: libraries replace asyncio.run
                 with asyncio.Runner(debug=False) as runner:
                     runner.get_loop()  # before there is a coroutine that it would have to run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -19,6 +20,7 @@ from llmctx.core.record import CallRecord
 from llmctx.delivery.memory_sink import MemorySink
 from llmctx.identity.registry.redis import RedisRegistry
 from llmctx.identity.scope import Scope
+from tests.kit.proxy import Proxy
 from tests.kit.redis_server import RedisServer
 from tests.kit.shared_registry import Here, model, on, redis_keys, request_of, use_elsewhere
 from tests.kit.support import wait_for, wait_until
@@ -61,6 +63,55 @@ def test_redis_away_from_the_start_costs_ids_of_others_alone(own_redis: RedisSer
         wait_until(lambda: ids(here.lost_call("b's")) == ("b", "s-b"), "the registry to heal")
     with Here(own_redis.url, prefix) as second:
         assert ids(second.lost_call("a's")) == ("a", "s-a"), "what waited for Redis was not told"
+
+
+@pytest.mark.parametrize("how", ["held", "lost"])
+async def test_a_network_split_from_the_start_that_heals(own_redis: RedisServer, prefix: str, how: str) -> None:
+    """Redis lives and hears the others, this process is cut off from it: its own scopes are as ever, the rest is NULL.
+    Healed, each side learns of the other's threads, and of the one that both have used: it is nobody's.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    own_redis.start("--port", str(port))
+    way = Proxy(f"redis://127.0.0.1:{port}", tcp=True)
+    await way.open()
+    if how == "held":
+        way.flowing.clear()
+    else:
+        way.swallowing = True
+    healed = threading.Event()
+
+    def cut_off(heal: Callable[[], Any]) -> None:
+        for thread_id in ("b's", "both"):
+            use_elsewhere(own_redis.url, prefix, thread_id, B)
+        with Here(way.url, prefix, timeout_s=0.25) as here:
+            with bind(A):
+                for thread_id in ("a's", "both"):
+                    model.invoke("hello", on(thread_id))
+            assert {(ids(row), why(row)) for row in here.rows()} == {(("a", "s-a"), ("context", None))}
+            assert ids(here.lost_call("a's")) == ("a", "s-a")
+            row = here.lost_call("b's")
+            assert (ids(row), why(row)) == (NOBODY, ("none", "registry_away"))
+            heal()
+            assert healed.wait(30)
+            wait_until(lambda: ids(here.lost_call("b's")) == ("b", "s-b"), "the registry to heal")
+            wait_until(lambda: why(here.lost_call("both"))[1] == "shared_thread", "the other side's use")
+        with Here(own_redis.url, prefix) as other:
+            assert ids(other.lost_call("a's")) == ("a", "s-a")
+            row = other.lost_call("both")
+            assert (ids(row), row.identity_reason) == (NOBODY, "shared_thread")
+
+    def mend() -> None:
+        way.swallowing = False
+        way.flowing.set()
+        healed.set()
+
+    loop = asyncio.get_running_loop()
+    try:
+        await asyncio.to_thread(cut_off, lambda: loop.call_soon_threadsafe(mend))
+    finally:
+        await way.remove()
 
 
 def test_redis_killed_and_started_anew(own_redis: RedisServer, prefix: str) -> None:
