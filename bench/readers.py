@@ -25,11 +25,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from bench.pages import questions
 from bench.rows import records
+from llmctx.delivery.destination import Row
 from llmctx.delivery.destinations.sql import SqlDestination
 from llmctx.settings import load
 from llmctx.storage import queries
 from llmctx.storage.engine import engine
 from llmctx.storage.reader import QuestionTooLarge, Reader
+from llmctx.storage.sanitize import storable_json
 
 BAR: Final = 1.10
 _SPAN_S: Final = 6.0
@@ -93,7 +95,7 @@ async def measure(url: str, rounds: int, reading: Event) -> dict[str, dict[bool,
 async def _write(destination: SqlDestination, until: float) -> list[float]:
     times = []
     while (began := time.monotonic()) < until:
-        batch = records(_BATCH)
+        batch = [Row(record, storable_json(record.attributes), 3000) for record in records(_BATCH)]
         start = time.perf_counter()
         await destination.store(batch)
         times.append(time.perf_counter() - start)
