@@ -23,7 +23,7 @@ COMPATIBILITY := tests/unit tests/integration/capture tests/integration/graph te
   -W default::DeprecationWarning -W default::PendingDeprecationWarning -W default::ResourceWarning
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-lowest test-newest platforms shapes faults adopt redaction install install-browser install-prometheus messages vendor docs reference format check bench build matrix lock clean
+.PHONY: demo test test-lowest test-newest platforms shapes faults adopt redaction install install-browser install-prometheus monitoring messages vendor docs reference format check bench build matrix lock clean
 
 demo: $(VENV)/demo.stamp  ## see llmctx at work in one minute; ARGS="--json" or ARGS="--keep"
 	@$(BIN)/llmctx demo $(ARGS)
@@ -61,6 +61,9 @@ install: $(VENV)/dev.stamp  ## the development environment
 
 install-browser:  ## Chromium and fonts for Chinese, of Debian: without them `make test` leaves the browser's tests out
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-noto-cjk
+
+monitoring: $(VENV)/dev.stamp  ## Prometheus and an OTLP receiver beside a server under load; ARGS="--load-minutes 10"
+	$(BIN)/python -m pytest tests/monitoring --timeout 3600 -s $(ARGS)
 
 install-prometheus: | $(BIN)/python  ## Prometheus and promtool of Debian, unpacked in .venv: without them `make test` leaves their tests out
 	apt-get update -qq && mkdir -p $(VENV)/prometheus && cd $(VENV)/prometheus && apt-get download -qq prometheus && dpkg -x prometheus_*.deb . && rm prometheus_*.deb

@@ -42,6 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all-shapes", action="store_true", help="the whole table of execution shapes, in both modes")
     parser.addoption("--every-line", action="store_true", help="failures at every line of llmctx, not at some of them")
     parser.addoption("--bad-days", action="store_true", help="totals after forty kills, not three")
+    parser.addoption("--load-minutes", type=float, default=0, help="how long tests/monitoring goes on with its load")
     parser.addoption("--busy", action="store_true", help="shapes on a busy machine, with much garbage collection")
 
 

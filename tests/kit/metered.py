@@ -1,10 +1,14 @@
-"""An application whose metrics are scraped: `uvicorn --workers 2 tests.kit.metered:app`."""
+"""An application that is scraped, and sends spans by OTLP: `uvicorn --workers 2 tests.kit.metered:app`."""
 
 from __future__ import annotations
 
 import random
 
 from fastapi import FastAPI
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from llmctx import CallContext
 from llmctx.calllog import CallLog
@@ -12,7 +16,10 @@ from llmctx.middleware import ContextMiddleware
 from llmctx.prometheus import metrics_app
 from tests.kit.support import ProviderDown, Talker
 
-call_log = CallLog()
+provider = TracerProvider()
+provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))  # to OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
+trace.set_tracer_provider(provider)
+call_log = CallLog(otel_spans="on")
 app = FastAPI(lifespan=call_log.lifespan)
 app.add_middleware(ContextMiddleware, identify=lambda request: CallContext(user_id="ann", session_id="s-1"))
 app.mount("/metrics", metrics_app(call_log))

@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI
+from langchain.agents.middleware import AgentMiddleware
 from langgraph.graph import MessagesState, StateGraph
 from langgraph.graph.state import CompiledStateGraph
+from opentelemetry.sdk.trace import SpanProcessor
+from prometheus_client import CollectorRegistry
 from starlette.requests import HTTPConnection
 
 from llmctx import CallContext, amend, bind, carry, current, hand_over, take_over
+from llmctx.agents import LlmctxMiddleware
 from llmctx.calllog import CallLog, Stats
 from llmctx.capture.handler import CallLogHandler
 from llmctx.core.record import CallRecord
@@ -17,6 +21,8 @@ from llmctx.delivery.memory_sink import MemorySink
 from llmctx.graph import wrap_graph, wrap_node
 from llmctx.identity.registry import Entry, MemoryRegistry, Registry
 from llmctx.middleware import ContextMiddleware
+from llmctx.otel import LlmctxSpanProcessor
+from llmctx.prometheus import metrics_app
 from llmctx.testing.captured import CapturedCalls, captured_calls
 
 sink = MemorySink()
@@ -89,3 +95,10 @@ async def main() -> int:
         others.assert_all_attributed()
     async with call_log:
         return await call_log.aflush()
+
+
+spans: SpanProcessor = LlmctxSpanProcessor(call_log)
+metered = CallLog(prometheus=CollectorRegistry())
+app.mount("/metrics", metrics_app(call_log))
+app.mount("/own-metrics", metrics_app(call_log, registry=CollectorRegistry()))
+in_agents: AgentMiddleware[Any, Any] = LlmctxMiddleware(fields={"user_id": "patient"}, agent_key="desk")

@@ -10,7 +10,9 @@ import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
-from opentelemetry import metrics, trace
+from opentelemetry import _logs, metrics, trace
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -144,6 +146,28 @@ def test_texts_go_along_only_when_asked_for(exporter: InMemorySpanExporter) -> N
     assert "ann@example.org" not in message["parts"][0]["content"]
     (answer,) = json.loads(str(span.attributes[names.OUTPUT_MESSAGES]))
     assert answer == {"role": "assistant", "parts": [{"type": "text", "content": "Yes."}], "finish_reason": "stop"}
+
+
+def test_texts_as_events(exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log records beside a span that has no texts: what was said, and with a failure its words."""
+    logs = LoggerProvider()
+    kept = InMemoryLogRecordExporter()
+    logs.add_log_record_processor(SimpleLogRecordProcessor(kept))
+    monkeypatch.setattr(_logs, "get_logger", logs.get_logger)
+
+    def work() -> None:
+        with pytest.raises(ProviderDown):
+            Talker().invoke("[fail] of ann@example.org")
+
+    _, (span,) = emitted(exporter, work, otel_content="event")
+    assert names.INPUT_MESSAGES not in span.attributes
+    details, problem = (one.log_record for one in kept.get_finished_logs())
+    assert (details.event_name, problem.event_name) == (names.DETAILS, names.EXCEPTION)
+    assert "[fail] of" in details.attributes[names.INPUT_MESSAGES]
+    assert "ann@example.org" not in details.attributes[names.INPUT_MESSAGES]
+    assert problem.attributes[names.EXCEPTION_TYPE] == "ProviderDown"
+    assert {details.span_id, problem.span_id} == {span.context.span_id}
+    logs.shutdown()
 
 
 def test_rows_of_unsampled_traces_are_kept_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
