@@ -123,5 +123,6 @@ def test_what_is_counted_is_what_the_table_has(database: str, tmp_path: Path, py
         until(lambda: len(received.of_llmctx()) == sent)
         spans = {said["llmctx.call.id"]: span_id for span_id, said in received.of_llmctx().items()}
         assert spans == {str(row["call_id"]): row["span_id"] for row in rows}
-        print(f"{sent} calls, {len(received.spans)} spans, {len(rows)} rows")
+        assert sum(scope == "llmctx" for scope, _, _ in received.spans) == sent
+        print(f"{sent} calls, spans of {Counter(scope for scope, _, _ in received.spans)}, {len(rows)} rows")
     bound.close()
