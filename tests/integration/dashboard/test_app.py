@@ -10,10 +10,12 @@ from html import unescape
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine, event
 from starlette.testclient import TestClient
 
 from llmctx.calllog import CallLog
 from llmctx.core.errors import ConfigError
+from llmctx.core.record import DEFAULT_TABLE
 from llmctx.dashboard import Access, Dashboard
 from llmctx.dashboard.pages import FRAMES, PAGES
 from llmctx.storage.filters import Filters
@@ -313,3 +315,22 @@ def test_calls_of_a_session_lead_to_one_another(client: Client) -> None:
         assert 'rel="prev"' not in first
         (earlier,) = re.findall(r'rel="prev" href="([^"]+)"', reader.get(unescape(later)).text)
     assert earlier.endswith(f"id={OF_ONE['call']}")
+
+
+def test_every_statement_has_a_limit(client: Client) -> None:
+    """Whatever a page asks, it never gets more rows than it can show."""
+    asked: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        asked.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        with client() as reader:
+            for page, query in every_page():
+                assert reader.get(path(page, texts="1", count="1", **query)).status_code == 200
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    of_rows = [one for one in asked if f"FROM {DEFAULT_TABLE}" in one]
+    assert len(of_rows) > 20
+    assert [one for one in of_rows if "LIMIT" not in one and not re.match(r"SELECT (count|max)\(", one)] == []
