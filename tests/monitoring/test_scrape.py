@@ -62,6 +62,7 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.timeout(1800)
 def test_what_is_counted_is_what_the_table_has(database: str, tmp_path: Path, pytestconfig: pytest.Config) -> None:
     """Calls by model and status, tokens, cost, errors and coverage, summed over the workers; a span for each row."""
     seconds = 60 * pytestconfig.getoption("--load-minutes")

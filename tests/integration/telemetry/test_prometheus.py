@@ -191,6 +191,7 @@ print(json.dumps([by(now, name)[()] for name in ("llmctx_calls_total", "llmctx_r
 """
 
 
+@pytest.mark.timeout(400)
 def test_several_workers_answer_as_one(tmp_path: Path) -> None:
     """With PROMETHEUS_MULTIPROC_DIR, forked from one that has counted already: nothing is counted twice."""
     done = subprocess.run(
@@ -198,7 +199,7 @@ def test_several_workers_answer_as_one(tmp_path: Path) -> None:
         env={"PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path.cwd())},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout.splitlines()[-1]) == [6, 6]
