@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 else:
     try:
         from opentelemetry.sdk.trace import SpanProcessor
-    except ImportError:  # whoever has processors of spans has the SDK; others may still import this
+    except ImportError:  # processors of spans are the SDK's; without it this can still be imported
         SpanProcessor = object
 
 __all__ = ["LlmctxSpanProcessor"]
