@@ -148,7 +148,7 @@ def a_function() -> Any:
 
     @entrypoint(checkpointer=InMemorySaver())
     def flow(state: State) -> str:
-        return step("a").result() + step("b").result()
+        return f"{step('a').result()} {step('b').result()}"  # of LangGraph 1.0, under astream_events, None
 
     return flow
 
