@@ -37,6 +37,7 @@ from llmctx.capture.payload.raw_answers import answer_in, merged
 from llmctx.capture.payload.usage import Stream
 from llmctx.capture.recorder import Recorder, active, on_start
 from llmctx.capture.run_inline import beware, watch
+from llmctx.capture.token_reports import collected_chunks
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import HARMLESS, harmless, is_from_outside, stop, swallow
 from llmctx.core.record import Source, Status
@@ -290,7 +291,8 @@ class CallLogHandler(BaseCallbackHandler):
                     recorder.open_calls.release(call)
             if not call.first_token_ns and is_delta(token, chunk):
                 call.mark_first_token()
-            if chunk is not None:
+                stream.chunks = _read(collected_chunks, CallLogHandler)
+            if chunk is not None and stream.chunks is None:
                 stream.feed(chunk)
         except BaseException as problem:  # noqa: BLE001
             _stop(problem, "CallLogHandler.on_llm_new_token")
@@ -316,6 +318,8 @@ class CallLogHandler(BaseCallbackHandler):
             call = None if recorder is None else recorder.open_calls.get(run_id, parent_run_id)
             if recorder is None or call is None:
                 return
+            if call.stream is not None:
+                _read(call.stream.read_chunks)
             answer: Answer | UnreadAnswer | None = None
             try:
                 answer = hold_answer(response, recorder.snapshot_bytes)
@@ -335,6 +339,8 @@ class CallLogHandler(BaseCallbackHandler):
         call = None if recorder is None else recorder.open_calls.get(run_id, parent_run_id)
         if recorder is None or call is None:
             return
+        if call.stream is not None:
+            _read(call.stream.read_chunks)
         if call.candidates.is_in_the_dark:
             look_again(call.candidates, recorder.late_s)
         partial = kwargs.get("response")

@@ -39,9 +39,14 @@ UNKNOWN: Final = Usage()
 class Stream:
     """Watches the usage that the chunks of one stream report. Fed once per token, so it does next to nothing."""
 
-    __slots__ = ("_falling", "_prompt", "_prompts", "_reasoning", "_varied", "last")
+    __slots__ = ("_falling", "_prompt", "_prompts", "_reasoning", "_varied", "chunks", "last")
 
     def __init__(self) -> None:
+        self.chunks: list[Any] | None = None
+        """Where LangChain collects the chunks, all of them: then none is fed (`read_chunks`)."""
+        self._begin()
+
+    def _begin(self) -> None:
         self.last: Mapping[str, Any] | None = None  # the latest usage that says anything
         self._prompt = 0  # input tokens of the first chunk that had some
         self._prompts = 0  # chunks that had some
@@ -58,6 +63,15 @@ class Stream:
             return
         if usage:
             self._note(usage)
+
+    def read_chunks(self) -> None:
+        """Look at all chunks that were collected, and let go of them; do nothing if they were fed. Never raises."""
+        chunks, self.chunks = self.chunks, None
+        if chunks is None:
+            return
+        self._begin()  # those before the first content were fed
+        for chunk in chunks:
+            self.feed(chunk)
 
     def _note(self, usage: Mapping[str, Any]) -> None:
         try:
@@ -79,6 +93,7 @@ class Stream:
 
     def correct(self, summed: Usage, provider: str) -> Usage:
         """Return the true figures, where `summed` is what LangChain made of the chunks by adding them up."""
+        self.read_chunks()
         if provider.startswith(providers.SUMS):
             # `stream_events(version="v3")` adds up the figures, but keeps the details of one chunk
             lost = summed.reasoning is not None and self._reasoning > summed.reasoning

@@ -1,0 +1,185 @@
+"""After a stream's first content LangChain reports its tokens to us no more, and its row says the same."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+from langchain_core.callbacks import BaseCallbackHandler, manager
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessageChunk
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+
+from llmctx import bind
+from llmctx.calllog import CallLog
+from llmctx.delivery.memory_sink import MemorySink
+from llmctx.handler import CallLogHandler
+
+WORDS = 40
+Way = Callable[[BaseChatModel, Any], Any]
+
+
+class Streamer(BaseChatModel):
+    """Streams an empty chunk and then words, each with the running total of the usage, as some services do."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "streamer"
+
+    def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+        raise NotImplementedError
+
+    def _chunks(self) -> Iterator[ChatGenerationChunk]:
+        for number in range(WORDS + 1):
+            usage = {"input_tokens": 7, "output_tokens": number, "total_tokens": 7 + number}
+            yield ChatGenerationChunk(message=AIMessageChunk("word " if number else "", usage_metadata=usage))
+
+    def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+        yield from self._chunks()
+
+    async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
+        for chunk in self._chunks():
+            yield chunk
+
+
+class Listener(BaseCallbackHandler):
+    """The application's own."""
+
+    run_inline = True
+
+    def __init__(self) -> None:
+        self.tokens = 0
+
+    def on_llm_new_token(self, token: Any, **kwargs: Any) -> None:
+        self.tokens += 1
+
+
+async def _streamed(model: BaseChatModel, config: Any) -> None:
+    for _ in model.stream("go", config):
+        pass
+
+
+async def _astreamed(model: BaseChatModel, config: Any) -> None:
+    async for _ in model.astream("go", config):
+        pass
+
+
+@pytest.fixture
+def reported(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The events that LangChain hands to handlers."""
+    events: list[str] = []
+
+    def noted(name: str) -> Callable[..., Any]:
+        original = getattr(manager, name)
+
+        def report(handlers: Any, event: str, *args: Any, **kwargs: Any) -> Any:
+            events.append(event)
+            return original(handlers, event, *args, **kwargs)
+
+        return report
+
+    for name in ("handle_event", "ahandle_event"):
+        monkeypatch.setattr(manager, name, noted(name))
+    return events
+
+
+async def rows_of(way: Way, *handlers: BaseCallbackHandler) -> list[Any]:
+    sink = MemorySink()
+    async with CallLog(sink=sink) as call_log:
+        with bind(user_id="u", session_id="s"):
+            await way(Streamer(), {"callbacks": list(handlers)} if handlers else {})
+        await call_log.aflush()
+    return list(sink.records)
+
+
+@pytest.mark.parametrize("way", [_streamed, _astreamed])
+async def test_no_reports_after_the_first_content(way: Way, reported: list[str]) -> None:
+    (row,) = await rows_of(way)
+    assert reported.count("on_llm_new_token") == 2  # the empty one, and the first word
+    assert reported.count("on_llm_end") == 1
+    assert (row.status, row.prompt_tokens, row.completion_tokens, row.total_tokens) == ("ok", 7, WORDS, 7 + WORDS)
+    assert row.streamed
+    assert row.ttft_ms is not None
+    assert row.response_snapshot.count("word ") == WORDS
+
+
+@pytest.mark.parametrize("way", [_streamed, _astreamed])
+async def test_a_handler_of_the_application_hears_every_token(way: Way) -> None:
+    listener = Listener()
+    (row,) = await rows_of(way, listener)
+    assert listener.tokens == WORDS + 2  # and an empty one at the end, which LangChain adds
+    assert (row.prompt_tokens, row.completion_tokens) == (7, WORDS)
+
+
+async def test_two_handlers_of_ours(reported: list[str]) -> None:
+    (row,) = await rows_of(_astreamed, CallLogHandler())
+    assert reported.count("on_llm_new_token") == 2
+    assert (row.user_id, row.completion_tokens) == ("u", WORDS)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_handler_that_comes_later(is_async: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is put beside ours while the stream runs: from there on it hears of the tokens."""
+    managers: list[Any] = []
+    make = manager.BaseRunManager.__init__
+
+    def made(self: Any, **about: Any) -> None:
+        make(self, **about)
+        managers.append(self)
+
+    monkeypatch.setattr(manager.BaseRunManager, "__init__", made)
+    listener, seen = Listener(), 0
+
+    def one() -> None:
+        nonlocal seen
+        seen += 1
+        if seen == WORDS // 2:
+            managers[-1].handlers.append(listener)
+
+    async def way(model: BaseChatModel, config: Any) -> None:
+        if is_async:
+            async for _ in model.astream("go", config):
+                one()
+        else:
+            for _ in model.stream("go", config):
+                one()
+
+    (row,) = await rows_of(way)
+    assert listener.tokens == WORDS + 2 - WORDS // 2
+    assert (row.prompt_tokens, row.completion_tokens) == (7, WORDS)
+
+
+async def test_an_instrumented_run_manager_reports_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another library has wrapped LangChain's method: what it counts is not to become less."""
+    tokens = 0
+    original = manager.AsyncCallbackManagerForLLMRun.on_llm_new_token
+
+    async def wrapped(self: Any, *args: Any, **kwargs: Any) -> None:
+        nonlocal tokens
+        tokens += 1
+        await original(self, *args, **kwargs)
+
+    monkeypatch.setattr(manager.AsyncCallbackManagerForLLMRun, "on_llm_new_token", wrapped)
+    (row,) = await rows_of(_astreamed)
+    assert tokens == WORDS + 2
+    assert (row.prompt_tokens, row.completion_tokens) == (7, WORDS)
+
+
+@pytest.mark.parametrize("end", ["closed", "cancelled"])
+async def test_a_stream_that_is_left_keeps_its_text_and_tokens(end: str) -> None:
+    async def way(model: BaseChatModel, config: Any) -> None:
+        stream = model.astream("go", config)
+        for _ in range(5):
+            await anext(stream)
+        if end == "closed":
+            await stream.aclose()  # type: ignore[attr-defined]  # it is an async generator
+        else:
+            with pytest.raises(asyncio.CancelledError):
+                await stream.athrow(asyncio.CancelledError())  # type: ignore[attr-defined]  # as above
+
+    (row,) = await rows_of(way)
+    assert row.status == "cancelled"
+    assert row.response_snapshot.count("word ") == 4
+    assert (row.prompt_tokens, row.completion_tokens) == (7, 4)
