@@ -8,6 +8,7 @@ ARGS ?=
 # per Python: `make test-lowest PYTHON=python3.12`
 LOWEST := .venvs/lowest-$(notdir $(PYTHON))
 NEWEST := .venvs/newest-$(notdir $(PYTHON))
+PEERS := opentelemetry langfuse
 PLATFORMS := .venvs/platforms-$(notdir $(PYTHON))
 RELEASE := .venvs/release-$(notdir $(PYTHON))
 # what tells whether a library fits: its callbacks, graphs, requests, statements and settings; streams that libraries
@@ -96,6 +97,10 @@ check: $(VENV)/dev.stamp  ## style, types, floors, changelog, docs
 bench: $(VENV)/dev.stamp  ## the cost of llmctx, as ratios in one run
 	$(BIN)/python -m bench $(ARGS)
 
+.PHONY: peers
+peers: $(VENV)/dev.stamp $(PEERS:%=.venvs/peer-%/stamp)  ## the cost of llmctx beside OpenTelemetry's, LangSmith's and Langfuse's recorders
+	$(BIN)/python -m bench peers $(ARGS)
+
 build: $(RELEASE)/stamp  ## sdist and wheel in dist/, inspected and tried in fresh environments; PYTHON=python3.12
 	$(RELEASE)/bin/python -m tests.packaging.release --python $(PYTHON) $(ARGS)
 
@@ -141,6 +146,11 @@ $(PLATFORMS)/stamp: requirements/platforms.lock pyproject.toml
 $(RELEASE)/stamp: requirements/release.lock
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/pip install -qq --no-compile --require-hashes -r requirements/release.lock
+	@touch $@
+
+.venvs/peer-%/stamp: bench/peers-%.txt
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip install -qq --no-compile -r $<
 	@touch $@
 
 .PHONY: $(NEWEST)/stamp  # newest is what is newest today

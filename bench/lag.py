@@ -17,14 +17,15 @@ from typing import Any, Final
 
 from langchain_core.runnables import RunnableConfig
 
-from bench.calls import MESSAGES, DequeHandler, InstantModel
-from llmctx import bind
+from bench.recorders import DequeHandler
+from bench.workloads import MESSAGES, InstantModel
 from llmctx.calllog import CallLog
+from llmctx import bind
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from tests.kit.cluster import Cluster
 
-ROUNDS: Final = 5
+ROUNDS: Final = 3
 ROUND_S: Final = 2.0
 RATES: Final = (500, 2000)  # calls a second
 _TICK_S: Final = 0.01

@@ -53,7 +53,7 @@ async def _calls(config: Any) -> float:
     """Make them; the largest that the process was, less what it was when all code had run."""
     from langchain_core.messages import HumanMessage
 
-    from bench.calls import InstantModel
+    from bench.workloads import InstantModel
     from llmctx import bind
 
     model, before, most, due = InstantModel(), 0.0, 0.0, time.monotonic()
@@ -70,11 +70,11 @@ async def _calls(config: Any) -> float:
 
 
 def main() -> None:
-    from bench.calls import DequeHandler
+    from bench.recorders import DequeHandler
     from llmctx.calllog import CallLog
 
     if sys.argv[1] == "deque":
-        print(json.dumps({"grown_mib": asyncio.run(_calls({"callbacks": [DequeHandler()]}))}))
+        print(json.dumps({"grown_mib": asyncio.run(_calls({"callbacks": [DequeHandler(0)]}))}))
         return
     with CallLog(shutdown_timeout_s=0.1) as call_log:
         grown = asyncio.run(_calls({}))

@@ -20,7 +20,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from bench.calls import MESSAGES, InstantModel
+from bench.workloads import MESSAGES, InstantModel
 from llmctx.calllog import CallLog
 from llmctx.identity.scope import CallContext
 from llmctx.middleware import ContextMiddleware

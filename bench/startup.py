@@ -14,7 +14,7 @@ from typing import Any, Final
 ROUNDS: Final = 20
 _EXIT: Final = """
 import time
-from bench.calls import InstantModel, MESSAGES
+from bench.workloads import InstantModel, MESSAGES
 from llmctx import bind
 from llmctx.calllog import CallLog
 call_log = CallLog()

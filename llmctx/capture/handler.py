@@ -25,9 +25,7 @@ from llmctx.capture.open_calls import OpenCall
 from llmctx.capture.payload.blocks import is_delta, is_event_with_content
 from llmctx.capture.payload.failures import failure_of
 from llmctx.capture.payload.messages import (
-    Answer,
     Prompt,
-    UnreadAnswer,
     answer_of,
     hold_answer,
     prompt_of_messages,
@@ -37,7 +35,7 @@ from llmctx.capture.payload.raw_answers import answer_in, merged
 from llmctx.capture.payload.usage import Stream
 from llmctx.capture.recorder import Recorder, active, on_start
 from llmctx.capture.run_inline import beware, watch
-from llmctx.capture.token_reports import collected_chunks
+from llmctx.capture.run_managers import collected_chunks, end_directly
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import HARMLESS, harmless, is_from_outside, stop, swallow
 from llmctx.core.record import Source, Status
@@ -224,6 +222,8 @@ class CallLogHandler(BaseCallbackHandler):
             tell(call)
         if scope is not None and scope.anchor.owner != call.home and scope.anchor.closed_at is None:
             candidates.is_in_the_dark = note_early(scope) or candidates.is_in_the_dark
+        if not candidates.is_in_the_dark:  # what is seen at the end is seen from LangChain's task
+            _read(end_directly, CallLogHandler, run_id)
         thread_id = candidates.thread_id
         if thread_id is None:
             return call
@@ -320,11 +320,7 @@ class CallLogHandler(BaseCallbackHandler):
                 return
             if call.stream is not None:
                 _read(call.stream.read_chunks)
-            answer: Answer | UnreadAnswer | None = None
-            try:
-                answer = hold_answer(response, recorder.snapshot_bytes)
-            except BaseException as problem:  # noqa: BLE001
-                _unread(problem, hold_answer)
+            answer = _read(hold_answer, response, recorder.snapshot_bytes)
             if call.candidates.is_in_the_dark:
                 look_again(call.candidates, recorder.late_s)
             recorder.open_calls.end(call, Status.OK, answer=answer)

@@ -78,6 +78,11 @@ SURROUNDING: Final = {
     "middleware.py": {"ContextMiddleware.__init__", "ContextMiddleware.__call__", "ContextMiddleware._ask"},
     "capture/handler.py": {"CallLogHandler.ignore_chain"},
     "capture/run_inline.py": {"_is_inline"},
+    "capture/run_managers.py": {
+        "_silent.<locals>.on_llm_new_token",
+        "_silent_async.<locals>.on_llm_new_token",
+        "_direct_end.<locals>.on_llm_end",
+    },
     "graph/__init__.py": {"wrap_graph", "wrap_node", "_compiling.<locals>.compile"},  # what is no graph is a TypeError
     "graph/node_identity.py": {"Plan.build"},  # as is what is no argument for it
     "graph/node_runnables.py": {

@@ -14,6 +14,8 @@ from typing import Any, Final, NamedTuple
 from llmctx.capture.payload import providers
 
 INT_MAX: Final = 2**31 - 1
+_PLAIN_NAMES: Final = ("prompt_tokens", "completion_tokens", "total_tokens")
+_PLAIN: Final = frozenset(_PLAIN_NAMES)
 
 
 class Usage(NamedTuple):
@@ -129,6 +131,8 @@ def from_provider(raw: Any) -> Usage:
     """Read the provider's own usage object."""
     if not isinstance(raw, dict):
         return UNKNOWN
+    if _PLAIN.issuperset(raw):  # most services have nothing else, and there are many names to look for
+        return Usage(*map(_count, map(raw.get, _PLAIN_NAMES)))
     inputs = next(filter(None, map(raw.get, providers.INPUT_DETAILS)), None)
     outputs = next(filter(None, map(raw.get, providers.OUTPUT_DETAILS)), None)
     prompt, completion = _first(raw, *providers.PROMPT), _first(raw, *providers.COMPLETION)
@@ -174,7 +178,7 @@ def usage_of(metadata: Any, raw: Any, *, stream: Stream | None, provider: str) -
     usage = _without_invented(usage, own, provider)
     if usage.prompt is None and usage.completion is None and own is not UNKNOWN:
         usage = usage._replace(prompt=own.prompt, completion=own.completion, total=own.total)
-    if own is UNKNOWN:
+    if own[3:] == UNKNOWN[3:]:
         return usage
     details = ("cached", "reasoning", "cache_written", "cache_written_1h")
     better = {name: getattr(own, name) for name in details if not getattr(usage, name)}
@@ -253,7 +257,10 @@ def is_no_count(value: Any) -> bool:
 def _first(raw: Any, *names: str) -> int | None:
     if not isinstance(raw, dict):
         return None
-    return next((found for name in names if (found := _count(raw.get(name))) is not None), None)
+    for name in names:
+        if (value := raw.get(name)) is not None and (count := _count(value)) is not None:
+            return count
+    return None
 
 
 def _detail(details: Any, name: str) -> int | None:

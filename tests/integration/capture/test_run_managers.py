@@ -1,4 +1,6 @@
-"""After a stream's first content LangChain reports its tokens to us no more, and its row says the same."""
+"""After a stream's first content LangChain reports its tokens to us no more, and no end of an awaited run; and its row
+says the same as ever.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,14 @@ from typing import Any
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler, manager
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessageChunk
+from langchain_core.messages import AIMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
 from llmctx import bind
 from llmctx.calllog import CallLog
 from llmctx.delivery.memory_sink import MemorySink
 from llmctx.handler import CallLogHandler
+from tests.kit.support import Talker
 
 WORDS = 40
 Way = Callable[[BaseChatModel, Any], Any]
@@ -98,7 +101,7 @@ async def rows_of(way: Way, *handlers: BaseCallbackHandler) -> list[Any]:
 async def test_no_reports_after_the_first_content(way: Way, reported: list[str]) -> None:
     (row,) = await rows_of(way)
     assert reported.count("on_llm_new_token") == 2  # the empty one, and the first word
-    assert reported.count("on_llm_end") == 1
+    assert reported.count("on_llm_end") == (way is _streamed)  # an awaited end is told at once
     assert (row.status, row.prompt_tokens, row.completion_tokens, row.total_tokens) == ("ok", 7, WORDS, 7 + WORDS)
     assert row.streamed
     assert row.ttft_ms is not None
@@ -183,3 +186,28 @@ async def test_a_stream_that_is_left_keeps_its_text_and_tokens(end: str) -> None
     assert row.status == "cancelled"
     assert row.response_snapshot.count("word ") == 4
     assert (row.prompt_tokens, row.completion_tokens) == (7, 4)
+
+
+class Failing(Listener):
+    """Of the application, and broken."""
+
+    raise_error = True
+
+    def on_llm_end(self, *args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("the application's own")
+
+
+async def test_ends_of_awaited_calls(reported: list[str]) -> None:
+    """They are told at once where nobody else listens; another handler's failure reaches the application as ever."""
+    sink = MemorySink()
+    async with CallLog(sink=sink) as call_log:
+        with bind(user_id="u", session_id="s"):
+            await Talker().ainvoke("one")
+            await Talker().agenerate([[HumanMessage("two")], [HumanMessage("three")]])
+            assert "on_llm_end" not in reported
+            with pytest.raises(RuntimeError, match="the application's own"):
+                await Talker().ainvoke("four", {"callbacks": [Failing()]})
+        await call_log.aflush()
+    assert [row.status for row in sink.records][:3] == ["ok"] * 3
+    assert len(sink.records) == 4
+    assert {row.user_id for row in sink.records} == {"u"}

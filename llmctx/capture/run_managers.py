@@ -1,0 +1,143 @@
+"""Ways past LangChain's run managers, where nobody but us listens to a run.
+
+A run manager reports what happens in one run to the run's handlers. That costs more than what a handler does with it:
+
+- A token takes some 4 µs, whatever becomes of it. A row needs the moment of the first content, and the usage that the
+  chunks bring; and these lie in a list of LangChain's until the stream ends. So once a stream has brought content no
+  more is reported of it, and the list is read at the end (`Stream.read_chunks`).
+- The end of a run that is awaited is reported from a task of its own, so that who cancels the run does not cancel a
+  handler that waits for something. Ours waits for nothing: it is called at once.
+
+Both are done to the manager of one run, not to its class, and only where LangChain's own methods stand there. Where
+anybody else's handler hears of the run, or another library has put something in between, all is reported as ever.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Final
+from weakref import ref
+
+from langchain_core.callbacks import (
+    AsyncCallbackManager,
+    AsyncCallbackManagerForLLMRun,
+    BaseCallbackHandler,
+    CallbackManagerForLLMRun,
+)
+from langchain_core.language_models import BaseChatModel
+
+from llmctx.core.guard import HARMLESS, stop
+from llmctx.core.patches import function_within
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+_NEW_TOKEN: Final = "on_llm_new_token"  # noqa: S105  the name of a method
+_END: Final = "on_llm_end"
+_BETWEEN: Final = 5  # frames from the one that asks to the run manager's, at most
+_TO_START: Final = 6  # frames from `end_directly` to the method that has made the run's manager
+_stop = partial(stop, "handler_failed", HARMLESS)
+
+_REPORTERS: Final[dict[int, tuple[Any, FunctionType]]] = {
+    id(function.__code__): (manager, function)
+    for manager in (CallbackManagerForLLMRun, AsyncCallbackManagerForLLMRun)
+    if (function := function_within(manager, _NEW_TOKEN)) is not None
+}
+"""By the id of its code: the method of a run manager that reports a token."""
+_COLLECTING: Final = frozenset(
+    id(function.__code__)
+    for name in ("stream", "astream", "_generate_with_cache", "_agenerate_with_cache")
+    if (function := function_within(BaseChatModel, name)) is not None and "chunks" in function.__code__.co_varnames
+)
+"""Ids of the code of methods that append to `chunks` what they report."""
+_start: Final = function_within(AsyncCallbackManager, "on_chat_model_start")
+_START: Final = None if _start is None or "managers" not in _start.__code__.co_varnames else id(_start.__code__)
+"""The id of the code that makes managers, and then reports the start."""
+_end: Final = vars(AsyncCallbackManagerForLLMRun).get(_END)
+_is_langchains: Final = isinstance(_end, FunctionType) and _end.__globals__ is vars(
+    sys.modules[AsyncCallbackManagerForLLMRun.__module__]
+)
+
+
+def collected_chunks(ours: type[BaseCallbackHandler]) -> list[Any] | None:
+    """Return the list of chunks of the stream whose token is being reported to a handler.
+
+    It grows until the stream ends. If no handler but such of the class `ours` hears of the stream, nothing more of it
+    is reported from here on. None where the chunks are not collected, or cannot be seen: then all is reported.
+    """
+    frame = sys._getframe(1)
+    for _ in range(_BETWEEN):
+        if id(frame.f_code) in _REPORTERS or frame.f_back is None:
+            break
+        frame = frame.f_back
+    if frame.f_back is None or id(frame.f_back.f_code) not in _COLLECTING:
+        return None
+    reporter = _REPORTERS.get(id(frame.f_code))
+    chunks = frame.f_back.f_locals.get("chunks")
+    if reporter is None or type(chunks) is not list:
+        return None
+    kind, function = reporter
+    manager = frame.f_locals.get("self")
+    if _is_ours_alone(manager, kind, _NEW_TOKEN, function, ours):
+        silent = _silent if kind is CallbackManagerForLLMRun else _silent_async
+        setattr(manager, _NEW_TOKEN, silent(manager, function))
+    return chunks
+
+
+def end_directly(ours: type[BaseCallbackHandler], run_id: UUID) -> None:
+    """Let the end of the run whose start is being reported be told at once, if nobody but `ours` hears of it."""
+    frame = sys._getframe(_TO_START)
+    if id(frame.f_code) != _START or not _is_langchains:
+        return
+    for manager in frame.f_locals.get("managers") or ():
+        if manager.run_id == run_id and _is_ours_alone(manager, AsyncCallbackManagerForLLMRun, _END, _end, ours):
+            setattr(manager, _END, _direct_end(manager))
+
+
+def _is_ours_alone(manager: Any, kind: Any, name: str, method: object, ours: type[BaseCallbackHandler]) -> bool:
+    """Return whether `manager` is LangChain's own, as it came, and tells nobody but `ours`."""
+    is_plain = type(manager) is kind and vars(kind).get(name) is method and name not in vars(manager)
+    return is_plain and all(type(handler) is ours for handler in manager.handlers)
+
+
+# In all of these a further handler may have come meanwhile. They hold the manager weakly: it holds them.
+
+
+def _silent(manager: Any, function: FunctionType) -> Callable[..., None]:
+    handlers, count, alive = manager.handlers, len(manager.handlers), ref(manager)
+
+    def on_llm_new_token(*args: Any, **kwargs: Any) -> None:
+        if len(handlers) != count:
+            function(alive(), *args, **kwargs)
+
+    return on_llm_new_token
+
+
+def _silent_async(manager: Any, function: FunctionType) -> Callable[..., Any]:
+    handlers, count, alive = manager.handlers, len(manager.handlers), ref(manager)
+
+    async def on_llm_new_token(*args: Any, **kwargs: Any) -> None:
+        if len(handlers) != count:
+            await function(alive(), *args, **kwargs)
+
+    return on_llm_new_token
+
+
+def _direct_end(manager: Any) -> Callable[..., Any]:
+    handlers, count, alive = manager.handlers, len(manager.handlers), ref(manager)
+    told = {"run_id": manager.run_id, "parent_run_id": manager.parent_run_id, "tags": manager.tags}
+
+    async def on_llm_end(response: Any, **kwargs: Any) -> None:
+        try:
+            if len(handlers) == count:
+                for handler in handlers:
+                    handler.on_llm_end(response, **told, **kwargs)
+                return
+        except BaseException as problem:  # noqa: BLE001  the application's own passes
+            _stop(problem, "on_llm_end")
+        await _end(alive(), response, **kwargs)  # type: ignore[misc]  # it is a function (`_is_langchains`)
+
+    return on_llm_end
