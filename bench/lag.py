@@ -19,8 +19,8 @@ from langchain_core.runnables import RunnableConfig
 
 from bench.recorders import DequeHandler
 from bench.workloads import MESSAGES, InstantModel
-from llmctx.calllog import CallLog
 from llmctx import bind
+from llmctx.calllog import CallLog
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from tests.kit.cluster import Cluster

@@ -14,12 +14,12 @@ from typing import Any, TypedDict
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import START, StateGraph
 
+from llmctx import bind
 from llmctx.graph import wrap_graph
 from llmctx.identity.candidates import gather
 from llmctx.identity.registry import MemoryRegistry
 from llmctx.identity.registry.base import active
 from llmctx.identity.resolution import decide
-from llmctx import bind
 
 NODES = 20
 RUNS = 20

@@ -13,8 +13,8 @@ from langchain_core.messages import HumanMessage
 from bench.calls import with_ratio
 from bench.paired import measure
 from bench.workloads import InstantModel
-from llmctx.calllog import CallLog
 from llmctx import bind
+from llmctx.calllog import CallLog
 
 ROUNDS: Final = 12
 LARGE: Final = 1_000_000

@@ -1,21 +1,22 @@
-"""Ways past LangChain's run managers, where nobody but us listens to a run.
+"""Ways past LangChain's run managers, for what need not be reported to us.
 
 A run manager reports what happens in one run to the run's handlers. That costs more than what a handler does with it:
 
 - A token takes some 4 µs, whatever becomes of it. A row needs the moment of the first content, and the usage that the
   chunks bring; and these lie in a list of LangChain's until the stream ends. So once a stream has brought content no
-  more is reported of it, and the list is read at the end (`Stream.read_chunks`).
+  more of it is reported to us, and the list is read at the end (`Stream.read_chunks`).
 - The end of a run that is awaited is reported from a task of its own, so that who cancels the run does not cancel a
-  handler that waits for something. Ours waits for nothing: it is called at once.
+  handler that waits for something. Ours waits for nothing: it is called at once, where no other handler listens.
 
-Both are done to the manager of one run, not to its class, and only where LangChain's own methods stand there. Where
-anybody else's handler hears of the run, or another library has put something in between, all is reported as ever.
+Both are done to the manager of one run, not to its class, and only where LangChain's own methods stand there. Other
+handlers hear of everything as ever; so do ours where another library has put something in between.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from copy import copy
 from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
@@ -65,8 +66,8 @@ _is_langchains: Final = isinstance(_end, FunctionType) and _end.__globals__ is v
 def collected_chunks(ours: type[BaseCallbackHandler]) -> list[Any] | None:
     """Return the list of chunks of the stream whose token is being reported to a handler.
 
-    It grows until the stream ends. If no handler but such of the class `ours` hears of the stream, nothing more of it
-    is reported from here on. None where the chunks are not collected, or cannot be seen: then all is reported.
+    It grows until the stream ends. From here on no more of the stream is reported to handlers of the class `ours`. None
+    where the chunks are not collected, or cannot be seen: then all is reported.
     """
     frame = sys._getframe(1)
     for _ in range(_BETWEEN):
@@ -81,9 +82,9 @@ def collected_chunks(ours: type[BaseCallbackHandler]) -> list[Any] | None:
         return None
     kind, function = reporter
     manager = frame.f_locals.get("self")
-    if _is_ours_alone(manager, kind, _NEW_TOKEN, function, ours):
-        silent = _silent if kind is CallbackManagerForLLMRun else _silent_async
-        setattr(manager, _NEW_TOKEN, silent(manager, function))
+    if _is_plain(manager, kind, _NEW_TOKEN, function):
+        report = _report_to_others if kind is CallbackManagerForLLMRun else _report_to_others_async
+        setattr(manager, _NEW_TOKEN, report(manager, function, ours))
     return chunks
 
 
@@ -93,35 +94,52 @@ def end_directly(ours: type[BaseCallbackHandler], run_id: UUID) -> None:
     if id(frame.f_code) != _START or not _is_langchains:
         return
     for manager in frame.f_locals.get("managers") or ():
-        if manager.run_id == run_id and _is_ours_alone(manager, AsyncCallbackManagerForLLMRun, _END, _end, ours):
-            setattr(manager, _END, _direct_end(manager))
+        if manager.run_id == run_id and all(type(handler) is ours for handler in manager.handlers):
+            if _is_plain(manager, AsyncCallbackManagerForLLMRun, _END, _end):
+                setattr(manager, _END, _direct_end(manager))
+            return
 
 
-def _is_ours_alone(manager: Any, kind: Any, name: str, method: object, ours: type[BaseCallbackHandler]) -> bool:
-    """Return whether `manager` is LangChain's own, as it came, and tells nobody but `ours`."""
-    is_plain = type(manager) is kind and vars(kind).get(name) is method and name not in vars(manager)
-    return is_plain and all(type(handler) is ours for handler in manager.handlers)
+def _is_plain(manager: Any, kind: Any, name: str, method: object) -> bool:
+    """Return whether `manager` is LangChain's own, as it came."""
+    return type(manager) is kind and vars(kind).get(name) is method and name not in vars(manager)
 
 
 # In all of these a further handler may have come meanwhile. They hold the manager weakly: it holds them.
 
 
-def _silent(manager: Any, function: FunctionType) -> Callable[..., None]:
-    handlers, count, alive = manager.handlers, len(manager.handlers), ref(manager)
+def _without(manager: Any, ours: type[BaseCallbackHandler]) -> Any:
+    """Return a manager of the same run for the other handlers; None if there are none."""
+    others = [handler for handler in manager.handlers if type(handler) is not ours]
+    if not others:
+        return None
+    rest = copy(manager)
+    rest.handlers = others
+    return rest
+
+
+def _report_to_others(manager: Any, function: FunctionType, ours: type[BaseCallbackHandler]) -> Callable[..., None]:
+    handlers, count, alive, rest = manager.handlers, len(manager.handlers), ref(manager), _without(manager, ours)
 
     def on_llm_new_token(*args: Any, **kwargs: Any) -> None:
         if len(handlers) != count:
             function(alive(), *args, **kwargs)
+        elif rest is not None:
+            function(rest, *args, **kwargs)
 
     return on_llm_new_token
 
 
-def _silent_async(manager: Any, function: FunctionType) -> Callable[..., Any]:
-    handlers, count, alive = manager.handlers, len(manager.handlers), ref(manager)
+def _report_to_others_async(
+    manager: Any, function: FunctionType, ours: type[BaseCallbackHandler]
+) -> Callable[..., Any]:
+    handlers, count, alive, rest = manager.handlers, len(manager.handlers), ref(manager), _without(manager, ours)
 
     async def on_llm_new_token(*args: Any, **kwargs: Any) -> None:
         if len(handlers) != count:
             await function(alive(), *args, **kwargs)
+        elif rest is not None:
+            await function(rest, *args, **kwargs)
 
     return on_llm_new_token
 

@@ -79,8 +79,8 @@ SURROUNDING: Final = {
     "capture/handler.py": {"CallLogHandler.ignore_chain"},
     "capture/run_inline.py": {"_is_inline"},
     "capture/run_managers.py": {
-        "_silent.<locals>.on_llm_new_token",
-        "_silent_async.<locals>.on_llm_new_token",
+        "_report_to_others.<locals>.on_llm_new_token",
+        "_report_to_others_async.<locals>.on_llm_new_token",
         "_direct_end.<locals>.on_llm_end",
     },
     "graph/__init__.py": {"wrap_graph", "wrap_node", "_compiling.<locals>.compile"},  # what is no graph is a TypeError

@@ -70,7 +70,13 @@ async def _astreamed(model: BaseChatModel, config: Any) -> None:
 
 
 @pytest.fixture
-def reported(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def to() -> list[list[Any]]:
+    """To whom LangChain has reported tokens."""
+    return []
+
+
+@pytest.fixture(autouse=True)
+def reported(monkeypatch: pytest.MonkeyPatch, to: list[list[Any]]) -> list[str]:
     """The events that LangChain hands to handlers."""
     events: list[str] = []
 
@@ -79,6 +85,8 @@ def reported(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         def report(handlers: Any, event: str, *args: Any, **kwargs: Any) -> Any:
             events.append(event)
+            if event == "on_llm_new_token":
+                to.append(list(handlers))
             return original(handlers, event, *args, **kwargs)
 
         return report
@@ -109,10 +117,12 @@ async def test_no_reports_after_the_first_content(way: Way, reported: list[str])
 
 
 @pytest.mark.parametrize("way", [_streamed, _astreamed])
-async def test_a_handler_of_the_application_hears_every_token(way: Way) -> None:
+async def test_a_handler_of_the_application_hears_every_token(way: Way, to: list[list[Any]]) -> None:
+    """And alone, after the first content."""
     listener = Listener()
     (row,) = await rows_of(way, listener)
     assert listener.tokens == WORDS + 2  # and an empty one at the end, which LangChain adds
+    assert to.count([listener]) == WORDS
     assert (row.prompt_tokens, row.completion_tokens) == (7, WORDS)
 
 
