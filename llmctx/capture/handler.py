@@ -24,13 +24,7 @@ from llmctx.capture.callstack import Origin, origin
 from llmctx.capture.open_calls import OpenCall
 from llmctx.capture.payload.blocks import is_delta, is_event_with_content
 from llmctx.capture.payload.failures import failure_of
-from llmctx.capture.payload.messages import (
-    Prompt,
-    answer_of,
-    hold_answer,
-    prompt_of_messages,
-    prompt_of_text,
-)
+from llmctx.capture.payload.messages import Prompt, answer_of, hold_answer, prompt_of_messages, prompt_of_text
 from llmctx.capture.payload.raw_answers import answer_in, merged
 from llmctx.capture.payload.usage import Stream
 from llmctx.capture.recorder import Recorder, active, on_start
