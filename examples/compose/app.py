@@ -12,11 +12,13 @@ from llmctx import CallContext, hand_over
 from llmctx.calllog import CallLog
 from llmctx.graph import wrap_graph
 from llmctx.middleware import ContextMiddleware
+from llmctx.prometheus import metrics_app
 
 model = FakeListChatModel(responses=["Drink some water, and rest."])  # yours
 jobs = Queue(connection=Redis.from_url(os.environ["JOBS_URL"]))
 call_log = CallLog()
 app = FastAPI(lifespan=call_log.lifespan)
+app.mount("/metrics", metrics_app(call_log))
 
 
 async def who(conn):

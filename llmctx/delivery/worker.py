@@ -168,6 +168,8 @@ class Worker:
     def flush(self, timeout_s: float) -> int:
         """Start `drain`, and wait for it. Return how many calls are left."""
         deadline = time.monotonic() + timeout_s
+        if self.running:  # it may still be loading the database's driver
+            outside_loop(self._ready.wait)(timeout_s)
         while (draining := self.drain(max(0.0, deadline - time.monotonic()))) is not None:
             try:
                 return draining.result(max(0.0, deadline - time.monotonic()) + 1.0)

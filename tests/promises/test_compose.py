@@ -32,6 +32,7 @@ def uvicorn(environment: dict[str, str]) -> Iterator[str]:
     command = json.loads(instructions()["CMD"][-1])
     assert command[-2:] == ["--workers", "2"]
     command = [sys.executable, "-m", *command, "--host", "127.0.0.1", "--port", "0"]
+    command += ["--timeout-worker-healthcheck", "600"]  # it kills workers that are slow to start
     server = subprocess.Popen(command, cwd=EXAMPLE, env=environment, stderr=subprocess.PIPE, text=True)
     try:
         assert server.stderr is not None
@@ -65,6 +66,7 @@ def test_every_call_of_the_service_and_of_its_worker_has_both_ids(
         "LLMCTX_CONNECT_TIMEOUT_S": "100",  # on a machine that is busy with other things
         "LLMCTX_SHUTDOWN_TIMEOUT_S": "100",
         "JOBS_URL": redis_url,
+        "PROMETHEUS_MULTIPROC_DIR": str(tmp_path),
     }
     environment = {**clean_environment(), **settings}
     with uvicorn(environment) as address:
@@ -72,14 +74,16 @@ def test_every_call_of_the_service_and_of_its_worker_has_both_ids(
             headers = {"authorization": f"Bearer {user}"}
             reply = httpx.post(f"{address}/chat?question=Hello", headers=headers, timeout=300, trust_env=False)
             assert reply.status_code == 200, reply.text
+        monkeypatch.setenv("LLMCTX_DATABASE_URL", database)
+        wait_until(lambda: coverage(capsys)["rows"] == 2, "the rows of the requests", 300)
+        metrics = httpx.get(f"{address}/metrics/", timeout=300, trust_env=False).text
+        assert "llmctx_calls_total{" in metrics
     command = OURS["worker"]["command"]
     assert command[:4] == ["python", "-m", "rq.cli", "worker"]
     worker = [sys.executable, *command[1:4], "--burst", "--url", redis_url]
     subprocess.run(worker, check=True, cwd=EXAMPLE, env=environment, timeout=300)
 
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    with CallLog():  # what the others could not write in time is in the journal
+    with CallLog(database, journal_dir=tmp_path):  # what the others could not write in time is in the journal
         wait_until(lambda: coverage(capsys)["rows"] == 4, "all rows", 100)
     assert coverage(capsys)["with_both"] == 4
     for command in re.findall(r"llmctx ([^;]+);", OURS["cron"]["command"][-1]):
@@ -95,15 +99,16 @@ def test_the_containers_may_do_next_to_nothing() -> None:
         assert one["cap_drop"] == ["ALL"]
         assert "no-new-privileges:true" in one["security_opt"]
         names = {name.removeprefix("LLMCTX_").lower(): value for name, value in one["environment"].items()}
-        names.pop("jobs_url")
+        names = {name: value for name, value in names.items() if name not in {"jobs_url", "prometheus_multiproc_dir"}}
         assert set(names) <= set(Settings.model_fields)
         load(**{name: re.sub(r"\$\{\w+:-([^}]+)\}", r"\1", value) for name, value in names.items()})
-        for volume in one["volumes"]:
-            assert volume.partition(":")[0] in COMPOSE["volumes"]
     assert {name for name, one in COMPOSE["services"].items() if "profiles" in one} == {"prometheus", "grafana"}
     for name, one in COMPOSE["services"].items():
         assert one["image"] == "llmctx-example" or re.search(r":[\w.]*\d", one["image"]), f"{name} has no version"
         assert set(one.get("depends_on", ())) <= set(COMPOSE["services"])
+        for volume in one.get("volumes", ()):
+            source = volume.partition(":")[0]
+            assert (EXAMPLE / source).exists() if source.startswith(".") else source in COMPOSE["volumes"], volume
 
 
 def instructions() -> dict[str, list[str]]:
