@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import accumulate
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ import orjson
 
 from llmctx.core.errors import ConfigError
 from llmctx.delivery.redact.custom import Function, OwnFunction, OwnPattern, Withheld
+from llmctx.delivery.redact.family import Families, places_of, within
 from llmctx.delivery.redact.normal_form import NormalForm
 from llmctx.delivery.redact.pii import Personal
 from llmctx.delivery.redact.secrets import Credentials
@@ -36,6 +37,7 @@ KINDS: Final = Credentials.KINDS | Personal.KINDS
 EDGE: Final = 1024  # characters of a word that are taken away at most where a text was cut
 _SHORTEST: Final = 6  # a@b.cd
 _ROUNDS: Final = 8  # what stands beside a finding may be one itself once that has gone
+_NEAR: Final = 200  # characters from a placeholder
 _A_NUMBER: Final = 10**10  # shorter ones are no telephone number
 _NO_NUMBER: Final = 10**20
 
@@ -78,17 +80,20 @@ class Redactor:
         if (unknown := wanted - KINDS) or not wanted:
             what = f"There is no kind {min(unknown)!r} to redact" if unknown else "No kind to redact is named"
             raise ConfigError(f"{what} (LLMCTX_REDACT, redact=). There are: {', '.join(sorted(KINDS))}.")
-        self._finders = [finder(wanted).find for finder in (Credentials, Personal) if wanted & finder.KINDS]
+        self._credentials, self._families = _searches(wanted)
         self._patterns = [OwnPattern(name, pattern) for name, pattern in (patterns or {}).items()]
         self._functions = [OwnFunction(function, deadline_s) for function in functions]
 
     def redact(self, text: str) -> str:
         """Return `text` without what must not be kept."""
+        changed: list[tuple[int, int]] | None = None
         for _ in range(_ROUNDS):
-            spans = self._spans(text)
+            spans = self._spans(text, changed)
             if not spans:
                 break
-            text = replaced(text, _for_json(text, spans))
+            spans = _for_json(text, spans)
+            changed = _near(spans)
+            text = replaced(text, spans)
         for function in self._functions:
             text = function(text)
         return text
@@ -176,19 +181,30 @@ class Redactor:
             return shown[len(before) : -1]
         return self.redact(value)
 
-    def _spans(self, text: str) -> list[Span]:
-        spans: list[Span] = []
-        if len(text) >= _SHORTEST:
-            view = NormalForm(text)
-            for find in self._finders:
-                find(view, spans)
-            if spans and not view.is_original:
-                spans = [(*view.original(start, end), kind) for start, end, kind in spans]
+    def _spans(self, text: str, changed: list[tuple[int, int]] | None = None) -> list[Span]:
+        """Return what is in `text`; with `changed`, what begins in one of those places."""
+        places = None if changed is None else places_of(changed, text, _NEAR)
+        if places is None:
+            spans = self._found(text)
+        else:
+            spans = [
+                span for core, first, last in places for span in within(core, first, self._found(text[first:last]))
+            ]
         for pattern in self._patterns:
             spans += pattern.find(text)
         if spans and "\\" in text:
             spans = [_whole(text, span) for span in spans]
         return _beside_placeholders(text, merged(spans)) if spans else spans
+
+    def _found(self, text: str) -> list[Span]:
+        spans: list[Span] = []
+        if len(text) >= _SHORTEST:
+            view = NormalForm(text)
+            self._families.find(view, spans)
+            self._credentials.find_private_keys(view, spans)
+            if spans and not view.is_original:
+                spans = [(*view.original(start, end), kind) for start, end, kind in spans]
+        return spans
 
     def _spans_apart(self, parts: list[str]) -> list[Span]:
         """What stands in single parts, as places in the whole."""
@@ -202,6 +218,22 @@ class Redactor:
             if start - number < end - number:
                 found.append((start - number, end - number, kind))
         return found
+
+
+@cache
+def _searches(kinds: frozenset[str]) -> tuple[Credentials, Families]:
+    credentials = Credentials(kinds)
+    return credentials, Families(credentials.families + Personal(kinds).families)
+
+
+def _near(spans: list[Span]) -> list[tuple[int, int]]:
+    """Return where something may be found once placeholders stand for `spans`: around each of them."""
+    near, moved = [], 0
+    for start, end, kind in spans:
+        size = len(placeholder(kind))
+        near.append((max(0, start + moved - _NEAR), start + moved + size + _NEAR))
+        moved += size - (end - start)
+    return near
 
 
 def _whole(text: str, span: Span) -> Span:

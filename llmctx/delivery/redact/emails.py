@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from llmctx.delivery.redact.normal_form import View
+from llmctx.delivery.redact.sieve import wider
 from llmctx.delivery.redact.spans import Span
 
 _LABEL: Final = rb"[A-Za-z0-9\x80\x81](?:[A-Za-z0-9\x80\x81-]{0,62}+)"
@@ -44,8 +46,12 @@ _FILES: Final = (
 )
 
 
-def find_emails(raw: bytes, low: bytes, spans: list[Span]) -> None:
+EMAILS: Final = {"raw": [wider(_MAIL.pattern)], "low": [wider(spelled.pattern) for spelled in _SPELLED]}
+
+
+def find_emails(view: View, spans: list[Span]) -> None:
     """Append to `spans` the addresses of a text."""
+    raw, low = view.raw, view.low
     if b"@" in raw:
         _find(raw, spans)
     if b"at)" in low or b" dot " in low or ((b"[" in low or b"<" in low or b"{" in low) and _AT.search(low)):

@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from llmctx.delivery.redact.normal_form import NormalForm
+from llmctx.delivery.redact.normal_form import View
+from llmctx.delivery.redact.sieve import wider
 from llmctx.delivery.redact.spans import Span
 from llmctx.delivery.redact.values import DIGIT, PLACEHOLDER, is_password, is_random, is_secret
 
@@ -152,8 +153,13 @@ class Forms:
         ]
         self._passwords = "password" in kinds
         self._tokens = "token" in kinds
+        self.heads = {
+            "raw": [wider(pattern.pattern) for pattern in (_USERINFO, _LONE)],
+            "low": [wider(pattern.pattern) for _, kind, pattern, _ in _FORMS if kind in kinds],
+            "text": [wider(_SAID.pattern)],
+        }
 
-    def find(self, view: NormalForm, spans: list[Span]) -> None:
+    def find(self, view: View, spans: list[Span]) -> None:
         """Append to `spans` what is found."""
         raw, low = view.raw, view.low
         for sign, forms in self._forms:

@@ -11,6 +11,7 @@ import re
 from typing import Final
 
 from llmctx.delivery.redact.key_table import KIND_OF, MAKERS
+from llmctx.delivery.redact.sieve import EVERY, wider
 from llmctx.delivery.redact.spans import Span
 
 _LONG: Final = 14
@@ -25,9 +26,11 @@ _WORDS: Final = bytes(
     for c in range(256)
 )
 _TELLING: Final = re.compile(b"B[aB]{7,}+")
-_WITHIN: Final = re.compile(
-    rb"(?<=[-_.])(?:sk[-_]|gh[pousr]_|github_pat_|glpat-|xox|AKIA|ASIA|AIza|eyJ|hf_|gsk_|npm_|SG\.|hvs\.|dapi|pypi-|lin_|ntn_)"
-)
+_HEADS_WITHIN: Final = (
+    "sk-", "sk_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xox", "AKIA", "ASIA", "AIza", "eyJ", "hf_",
+    "gsk_", "npm_", "SG.", "hvs.", "dapi", "pypi-", "lin_", "ntn_",
+)  # fmt: skip
+_WITHIN: Final = re.compile(f"(?<=[-_.])(?:{'|'.join(map(re.escape, _HEADS_WITHIN))})".encode())
 _FIRST_WORD: Final = re.compile(rb"(?<![A-Za-z0-9_.-])[A-Za-z0-9_.-]{8,40}+[:|]\Z")
 _LOWER: Final = re.compile(rb"sk-(?<![A-Za-z0-9]sk-)(?!sk-)[a-z0-9]{20,200}+(?![A-Za-z0-9-])")
 
@@ -79,10 +82,16 @@ class Makers:
 
     def __init__(self, kinds: frozenset[str]) -> None:
         self._by_head: dict[bytes, list[tuple[str, re.Pattern[bytes]]]] = {}
+        heads = [wider(entry[2]) for entry in _BUILT]
+        inner = []
         for prefix, body in MAKERS.items():
             kind = "private_key" if prefix.startswith("LS0t") else KIND_OF.get(prefix, "api_key")
             if kind in kinds:
-                pattern = re.compile(f"{re.escape(prefix)}{body}".encode())
+                whole = f"{re.escape(prefix)}{body}"
+                pattern = re.compile(whole.encode())
+                heads.append(wider(whole))
+                if any(prefix.startswith(head) or head.startswith(prefix) for head in _HEADS_WITHIN):
+                    inner.append(heads[-1])
                 self._by_head.setdefault(prefix[:2].encode(), []).append((kind, pattern))
         self._built = {
             sign: [(kind, re.compile(pattern)) for its, kind, pattern in _BUILT if its == sign and kind in kinds]
@@ -90,6 +99,14 @@ class Makers:
         }
         self._lower = _LOWER if "api_key" in kinds else None
         self._marked = [entry for entry in _MARKED if entry[2] in kinds]
+        self.heads = [
+            f"(?:^|[{EVERY}--[A-Za-z0-9_.-]])(?:{'|'.join(heads)})",  # where words begin
+            f"[_.-](?:{'|'.join(inner)})",
+            *(part.decode() for part, _ in _PARTS),
+            wider(_LOWER.pattern),
+            *(wider(entry[3].pattern) for entry in self._marked),
+        ]
+        """Of `raw`."""
 
     def find(self, raw: bytes, spans: list[Span]) -> None:
         """Append to `spans` what is found."""

@@ -9,9 +9,11 @@ depends on how much the name tells: a password may be anything, what is behind a
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
-from llmctx.delivery.redact.normal_form import NormalForm
+from llmctx.delivery.redact.normal_form import View
+from llmctx.delivery.redact.sieve import wider
 from llmctx.delivery.redact.spans import Span
 from llmctx.delivery.redact.values import DIGIT, PLACEHOLDER, WORDY, is_password, is_random, is_secret
 
@@ -22,16 +24,20 @@ _WS: Final = r"[ \t]{0,16}+"
 _LINES: Final = r"(?:[ \t]{0,16}+\r?\n){0,2}+[ \t]{0,16}+"
 _VALUE_OF: Final = r"\"?(?:value|val|default|content|string)[\"'\\]{0,3}+"
 _ATTRIBUTE: Final = r"(?: [a-z:]{1,20}=\"[^\"<>]{0,60}\")?"
-_GLUE: Final = (
-    rf"s?[0-9]?(?:{_CLOSE}(?:(?:[:=|>]{{1,2}}+{_WS}(?:\|{_WS}|<!\[cdata\[|\s{{0,8}}<[a-z:]{{1,20}}>)?"
+_IS: Final = r"[ \t]{1,16}+(?:is|was|are|ist|est|es|set to)(?::| )"
+_TELLS: Final = r"[^\s]{0,40}[^a-z\s.,;:!?]"
+_GAP: Final = r"[\"'`]?(?:[ \t]{1,16}+|\r?\n{1,2}[ \t]{0,16}+|[ \t]\?[ \t])"
+_NUMBER: Final = r"\S{0,48}[0-9]"
+_SIGNS: Final = (
+    rf"(?:{_CLOSE}(?:(?:[:=|>]{{1,2}}+{_WS}(?:\|{_WS}|<!\[cdata\[|\s{{0,8}}<[a-z:]{{1,20}}>)?"
     rf"|{_WS}(?:[(][^()\n]{{1,30}}[)]{_WS}|for [\w.@-]{{1,40}})?(?:[:=|]{{1,2}}+>?|->){_WS}(?:\|{_WS})?"
     rf"|,{_LINES}[\"'\\ ]{{0,3}}+{_VALUE_OF}{_WS}[:=]|\n{_WS}(?:-{_WS})?{_VALUE_OF}{_WS}[:=])"
     rf"(?P<line>(?:\r?\n){{1,2}}[ \t]{{0,32}}+)?"
-    rf"|[ \t]{{1,16}}+(?:is|was|are|ist|est|es|set to)(?::| )(?=[^\s]{{0,40}}[^a-z\s.,;:!?])"
     rf"|[ \t]{{1,16}}+(?:value=|name=[^<>\n]{{0,40}}?value=)|[(](?=[\"'])|[ \t]{{1,4}}+(?=')|(?P<comma>,[ \t]{{0,4}}+)(?=[\"'])"
-    rf"|{_ATTRIBUTE}>(?:\s{{0,8}}<[a-z:]{{1,20}}>|<!\[cdata\[)?|</[a-z:]{{1,20}}>\s{{0,16}}+<[a-z:]{{1,20}}>)"
-    rf"|(?P<gap>[\"'`]?(?:[ \t]{{1,16}}+|\r?\n{{1,2}}[ \t]{{0,16}}+|[ \t]\?[ \t]))(?=\S{{0,48}}[0-9]))"
+    rf"|{_ATTRIBUTE}>(?:\s{{0,8}}<[a-z:]{{1,20}}>|<!\[cdata\[)?|</[a-z:]{{1,20}}>\s{{0,16}}+<[a-z:]{{1,20}}>))"
 )
+_PLURAL: Final = "s?[0-9]?"
+_GLUE: Final = rf"{_PLURAL}(?:{_SIGNS}|{_CLOSE}{_IS}(?={_TELLS})|(?P<gap>{_GAP})(?={_NUMBER}))"
 _VALUE: Final = (
     rf"{_WS}(?P<open>[\"'`\\* ]{{0,6}}+)(?:(?<=\")(?P<quoted>[^\"\n\\]{{4,512}}+)(?=[\\ ]{{0,4}}\")"
     rf"|(?<=')(?P<single>[^'\n\\]{{4,512}}+)(?=[\\ ]{{0,4}}')"
@@ -44,18 +50,27 @@ def _named(word: str) -> re.Pattern[bytes]:
     return re.compile(f"{word}{_GLUE}{_VALUE}".encode("latin-1"))
 
 
-_NAMES: Final = (  # a word that must be there, a sign (seen in no time), the kind, the whole end of the name
-    (b"key", None, "api_key", _named("key(?:_?value|_?base|[ _-]data|s?_secret)?")),
-    (b"secret", None, "api_key", _named("secret(?:[_ -]?(?:access)?[_ -]?(?:key|token|id_?value|value|string|text|data)(?:_base)?)?")),
-    (b"token", None, "token", _named("token(?:[_ -]?(?:value|secret|string))?")),
-    (b"cred", None, "token", _named("credential")),
-    (b"appid", b"=", "api_key", _named("appid")),
-    (b"auth", None, "token", _named("auth(?:code)?")),
-    (b"pass", None, "password", _named("pass(?:w(?:or[dt]|d)(?:_?value|[ _-]?string)?|[ _-]?phrase|[ _-]?code|e)?")),
-    (b"pw", None, "password", _named("pwd?")),
-    (b"contrase", b"\x80", "password", _named("contrase[n\x80?]a")),
-    (b"senha", b":", "password", _named("senha")),
-    (b"api", b":", "api_key", _named(
+def _heads(ends: Iterable[str], least: int) -> str:
+    """Return the sieve's pattern for names that end so; `least`: signs that a secret behind one has."""
+    assigned = f"{_SIGNS}{_VALUE}".replace("{4,", f"{{{least},")
+    for looked_at, read in (("(?=')", "'"), ("(?=[\"'])", "[\"']"), ('(?<=\\")', '"'), ("(?<=')", "'")):
+        assigned = assigned.replace(looked_at, read)
+    glue = "|".join(map(wider, (assigned, f"{_CLOSE}{_IS}{_TELLS}", f"{_GAP}{_NUMBER}")))
+    return f"(?:{'|'.join(map(wider, ends))}){_PLURAL}(?:{glue})"
+
+
+_NAMES: Final = (  # a word that must be there, a sign (seen in no time), the kind, the end of the name
+    (b"key", None, "api_key", "key(?:_?value|_?base|[ _-]data|s?_secret)?"),
+    (b"secret", None, "api_key", "secret(?:[_ -]?(?:access)?[_ -]?(?:key|token|id_?value|value|string|text|data)(?:_base)?)?"),
+    (b"token", None, "token", "token(?:[_ -]?(?:value|secret|string))?"),
+    (b"cred", None, "token", "credential"),
+    (b"appid", b"=", "api_key", "appid"),
+    (b"auth", None, "token", "auth(?:code)?"),
+    (b"pass", None, "password", "pass(?:w(?:or[dt]|d)(?:_?value|[ _-]?string)?|[ _-]?phrase|[ _-]?code|e)?"),
+    (b"pw", None, "password", "pwd?"),
+    (b"contrase", b"\x80", "password", "contrase[n\x80?]a"),
+    (b"senha", b":", "password", "senha"),
+    (b"api", b":", "api_key", (
         r"api(?:(?<=cl\x80 api)|(?<=\x80{4} api)|(?<=c[lh]ave de api)|(?<=chiave api)|(?<=klucz api)|(?<=kunci api)"
         r"|[ -]?(?:schl\x80ssel|schluessel|sleutel|nyckel|n\x80kkel|\x80{1,4}))"
     )),
@@ -78,6 +93,7 @@ _SET: Final = re.compile(
     rb"(?:set(?: -[a-z]{1,3})?|setx|setenv|env|export|add|put|create)[ \t]{1,4}[a-z0-9_.:/-]{0,60}\Z"
 )
 _BEFORE: Final = 100
+_FEWEST: Final = 4  # signs of a password
 _SOME: Final = 8  # signs that a secret has at least where nothing else is looked at
 _MANY, _FEW = 256, 256  # names that are looked at closely: so many, and one more in so many characters
 _ASSIGNS: Final = frozenset((b"(", b"["))
@@ -87,9 +103,14 @@ class Named:
     """Finds what is named a secret, as kinds api_key, token and password."""
 
     def __init__(self, kinds: frozenset[str]) -> None:
-        self._names = [entry for entry in _NAMES if entry[2] in kinds]
+        names = [entry for entry in _NAMES if entry[2] in kinds]
+        self._names = [(word, gate, kind, _named(end)) for word, gate, kind, end in names]
+        passwords = {end for _, _, kind, end in names if kind == "password"}
+        ends = {end for _, _, _, end in names} - passwords
+        self.heads = [_heads(some, least) for some, least in ((passwords, _FEWEST), (ends, _SOME)) if some]
+        """Of `low`."""
 
-    def find(self, view: NormalForm, spans: list[Span]) -> None:
+    def find(self, view: View, spans: list[Span]) -> None:
         """Append to `spans` what is found."""
         raw, low = view.raw, view.low
         left = _MANY + len(raw) // _FEW

@@ -13,15 +13,17 @@ most texts hold nothing to undo.
 
 from __future__ import annotations
 
+import codecs
 import html
 import re
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from itertools import accumulate
 from typing import Final
 
+from llmctx.delivery.redact.sieve import BEYOND, Sieve, wider
 from llmctx.delivery.redact.spans import masked
 
 LETTER: Final = 0x80
@@ -77,16 +79,14 @@ _HINTS: Final = tuple(
     )
 )
 """A sign that is seen in no time, and what must follow it for there to be something to undo."""
-_SHORT: Final = (
-    ("\\n", " \n"),
-    ('\\"', ' "'),
-    ("\\t", " \t"),
-    ("\\r", " \r"),
-    ("\\'", " '"),
-    ("\\/", " /"),
-    ("\\b", "  "),
-)
+_BRIEF: Final = 200
+_FEW: Final = 40  # characters to a sign, from which on it is seldom
+_SHOWN: Final = bytes(BEYOND.get(code, code) for code in range(256))
+_FIRSTS: Final = "\\%&<=[^\0\x08\x1b"
+_MAY_HOLD_TOKENS: Final = Sieve([*(f"{sign}(?:{wider(rest)})" for sign, rest in _TOKENS.items()), "[\0\x1b\x08]"])
+_SHORT: Final = {"\\n": " \n", '\\"': ' "', "\\t": " \t", "\\r": " \r", "\\'": " '", "\\/": " /", "\\b": "  "}
 """Escapes that are undone without moving what follows: a blank more between words changes nothing."""
+_SHORT_ONE: Final = re.compile(r"""\\[n"tr'/b]""")
 
 
 class _Decoded(dict[str, str]):
@@ -123,19 +123,34 @@ def _decoded(token: str) -> str:
 _DECODED: Final = _Decoded()
 
 
-class NormalForm:
-    """A text for searching, and the way back: `text`, `raw` and `low` have the same positions."""
+class View:
+    """A text for searching: `text`, `raw` and `low` have the same positions."""
 
-    __slots__ = ("_maps", "_undone", "low", "raw", "text")
+    __slots__ = ("low", "raw", "text")
+    text: str
+    raw: bytes
+    low: bytes
+
+    def part(self, start: int, end: int) -> View:
+        """Return what stands between `start` and `end`."""
+        part = View()
+        part.text, part.raw, part.low = self.text[start:end], self.raw[start:end], self.low[start:end]
+        return part
+
+
+class NormalForm(View):
+    """A text brought into one form, and the way back."""
+
+    __slots__ = ("_maps", "_shown", "_undone", "is_ascii")
 
     def __init__(self, text: str) -> None:
+        self._shown: dict[str, str] = {}
         self._undone: list[tuple[list[str], list[str]]] = []
         self._maps: list[tuple[list[int], list[int]]] | None = None
         raw = b""
         for _ in range(_ROUNDS):
             if "\\" in text:
-                for escape, plain in _SHORT:
-                    text = text.replace(escape, plain)
+                text = _without_short(text)
             if not _has_tokens(text):
                 raw = _as_bytes(text)
                 if b"\0" not in raw:
@@ -150,6 +165,7 @@ class NormalForm:
         self.text = text
         self.raw = masked(raw or _as_bytes(text))
         self.low = self.raw.lower()
+        self.is_ascii = self.raw.isascii()
 
     def original(self, start: int, end: int) -> tuple[int, int]:
         """Return where in the text itself stands what is between `start` and `end`; whole escapes."""
@@ -158,6 +174,16 @@ class NormalForm:
         for after, before in self._maps:
             start, end = _back(start, after, before), _back(end - 1, after, before, end=True)
         return start, end
+
+    def shown(self, name: str) -> str:
+        """Return `raw`, `low` or `text` for sieves, which read what is UTF-8."""
+        if (shown := self._shown.get(name)) is None:
+            if name == "text":
+                shown = self.text.encode("utf-8", "replace").decode()
+            else:
+                shown = getattr(self, name).translate(_SHOWN).decode()
+            self._shown[name] = shown
+        return shown
 
     @property
     def is_original(self) -> bool:
@@ -177,7 +203,21 @@ def _back(at: int, after: list[int], before: list[int], end: bool = False) -> in
     return before[part] + at - after[part] + end
 
 
+def _without_short(text: str) -> str:
+    if text.count("\\") * _FEW < len(text):
+        return _SHORT_ONE.sub(_shown_short, text)
+    for escape, plain in _SHORT.items():
+        text = text.replace(escape, plain)
+    return text
+
+
+def _shown_short(escape: re.Match[str]) -> str:
+    return _SHORT[escape[0]]
+
+
 def _has_tokens(text: str) -> bool:
+    if len(text) > _BRIEF and text.isascii():
+        return any(sign in text for sign in _FIRSTS) and _MAY_HOLD_TOKENS(text)
     return any(sign in text and pattern.search(text) for sign, pattern in _HINTS)
 
 
@@ -250,9 +290,16 @@ def _selects(blocks: bytes) -> bytes:
 
 
 def _as_bytes(text: str) -> bytes:
-    """One byte for each character. Whole columns of bytes are selected and combined as numbers of any size."""
+    """One byte for each character."""
     if text.isascii():
         return text.encode()
+    if (len(text.encode("utf-8", "surrogatepass")) - len(text)) * _FEW < len(text):
+        return text.encode("ascii", _HANDLER)
+    return _in_columns(text)
+
+
+def _in_columns(text: str) -> bytes:
+    """One byte for each character. Whole columns of bytes are selected and combined as numbers of any size."""
     wide = text.encode("utf-32-le", "surrogatepass")
     low, block, plane = wide[::4], wide[1::4], wide[2::4]
     size = len(low)
@@ -288,3 +335,14 @@ def _as_bytes(text: str) -> bytes:
         others &= ~where(plane, b"\x0e")
     found |= ideographs & ones * IDEOGRAPH | letters & ones * LETTER | others & ones * _OTHER
     return found.to_bytes(size, "little")
+
+
+def _beyond(problem: UnicodeError) -> tuple[bytes, int]:
+    """What stands for characters beyond ASCII where there are few."""
+    assert isinstance(problem, UnicodeEncodeError)
+    return _remembered(problem.object[problem.start : problem.end]), problem.end
+
+
+_HANDLER: Final = "llmctx.delivery.redact"
+_remembered: Final = lru_cache(_REMEMBERED)(_in_columns)
+codecs.register_error(_HANDLER, _beyond)

@@ -11,7 +11,8 @@ import re
 from functools import cache
 from typing import Final
 
-from llmctx.delivery.redact.normal_form import NormalForm
+from llmctx.delivery.redact.normal_form import View
+from llmctx.delivery.redact.sieve import wider
 
 _REGIONS: Final = ("GB", "DE", "FR", "AU", "IT", "JP", "KR", "TW", "NL")  # whose numbers begin with 0
 _NOT_DIGIT: Final = bytes(c for c in range(256) if not 0x30 <= c <= 0x39)
@@ -67,6 +68,14 @@ _WRITTEN: Final = tuple(
 _ANY_FORM: Final = re.compile(b"|".join(b"(?:%s)" % form.pattern.replace(rb"\1", rb"[ .-]") for _, form in _WRITTEN))
 _ABROAD: Final = re.compile(rb"00[1-9]\d{0,2}[ .-]")
 _SERVICE: Final = re.compile(rb"[48]00-\d{3}-\d{4}")
+_DIGITS: Final = r"[0-9](?:[ .()/-]{0,3}[0-9]){6}"
+WRITTEN: Final = (wider(_ABROAD.pattern), wider(_AMERICAN.pattern), wider(_ANY_FORM.pattern))
+"""National forms."""
+CUES: Final = {
+    "low": [wider(_CUE.pattern) + _DIGITS],
+    "text": [wider(_CUE_BEYOND.pattern) + r"\P{Nd}*\p{Nd}(?:[^\p{L}\p{Nd}]{0,3}\p{Nd}){6}"],
+}
+"""What a cue announces."""
 
 
 class _Country:
@@ -130,13 +139,13 @@ _WORDS: Final = (
 )  # fmt: skip
 
 
-def has_cues(view: NormalForm) -> bool:
+def has_cues(view: View) -> bool:
     """Return True if a text has words in it that may announce a telephone number."""
     low = view.low
     return any(word in low for word in _WORDS) or not low.isascii()
 
 
-def cue_before(view: NormalForm, start: int) -> str:
+def cue_before(view: View, start: int) -> str:
     """Return "strong" or "weak" if a word that announces a telephone number stands before `start`, "" if none does."""
     before = view.low[max(0, start - _REACH) : start]
     begin = len(before.rstrip(_NO_DIGITS))  # no other number stands between

@@ -13,12 +13,22 @@ from datetime import date
 from functools import lru_cache
 from typing import Final
 
-from llmctx.delivery.redact.emails import find_emails
-from llmctx.delivery.redact.normal_form import NormalForm
-from llmctx.delivery.redact.phones import cue_before, has_cues, is_expected, is_foreign, is_written_as_one
+from llmctx.delivery.redact.documents import INSURANCE, INSURED, Documents, find_insured
+from llmctx.delivery.redact.emails import EMAILS, find_emails
+from llmctx.delivery.redact.family import Family
+from llmctx.delivery.redact.normal_form import View
+from llmctx.delivery.redact.phones import (
+    CUES,
+    WRITTEN,
+    cue_before,
+    has_cues,
+    is_expected,
+    is_foreign,
+    is_written_as_one,
+)
+from llmctx.delivery.redact.sieve import EVERY, Sieve, wider
 from llmctx.delivery.redact.spans import Span
 
-_SEPARATORS: Final = b" .()/-"
 _SHAPES: Final = bytes(
     0x30 if chr(c).isdigit() and c < 0x80
     else 0x41 if 0x41 <= c <= 0x5A
@@ -30,8 +40,6 @@ _SHAPES: Final = bytes(
     for c in range(256)
 )  # fmt: skip
 """Digits as "0", capitals as "A", small letters as "a", separators as they are, all else as ","."""
-_DIGITS: Final = bytes(0x30 if 0x30 <= c <= 0x39 else 0x20 for c in range(256))
-_FEWEST: Final = 7  # digits of a telephone number
 _MOST: Final = 24
 _RUN: Final = re.compile(  # no decimal fraction, no date, no address of a host; the literal comes first: that is fast
     rb"0(?<![0a]0)(?<!0[.]0)(?!0{0,3}[.]0{4,}+(?![.0/-]))(?!000-00-00(?![-0.]))(?!(?<![+]0)0{0,2}(?:[.]0{1,3}){3}(?![.0]))"
@@ -72,6 +80,21 @@ _NATIONAL: Final = re.compile(
 )
 _SOLID: Final = re.compile(rb"(?<![0Aa$])(?<!0[ .+/-])0{7,12}(?![0Aa])(?![ .-]0)")
 
+_BEGIN, _END, _GAP = rf"(?:^|[{EVERY}--[0-9a-z.]]|[{EVERY}--[0-9]]\.)", f"(?:$|[{EVERY}--[0-9a-z]])", "[ .()/-]{0,3}"
+_NUMBERS: Final = [
+    f"{_BEGIN}(?:{number})"
+    for number in (
+        wider(_CARD, {"0": "0-9"}) + _END,
+        f"[1-8][0-9]{{5}}{_GAP}(?:[0-9]{{4}}{_GAP}[0-9]{{2}}{_GAP}[0-9]{{2}}{_GAP}[0-9]{{3}}[0-9A-Za-z]|[0-9]{{9}}{_END})",
+        f"(?:(?:00)?86{_GAP})?1{_GAP}[3-9](?:{_GAP}[0-9]){{9}}{_END}",
+        f"[0-9]{{3}}-[0-9]{{2}}-[0-9]{{4}}{_END}|[0-9]{{3}}[.][0-9]{{3}}[.][0-9]{{3}}-|[0-9]{{6}}-[0-9]{{7}}",
+        rf"[+]\(?[0-9](?:{_GAP}[0-9]){{6}}",
+        *WRITTEN,
+    )
+]
+_IBANS: Final = [f"(?:^|[{EVERY}--[0-9a-z]])[a-z]{{2}}[0-9]{{2}}(?:[ .-]?[a-z0-9]){{11}}"]
+_SEVEN_DIGITS: Final = Sieve([f"[0-9](?:{_GAP}[0-9]){{6}}"])
+
 _NO_DIGIT: Final = bytes(c for c in range(256) if not 0x30 <= c <= 0x39)
 _DOUBLED: Final = bytes(((2 * (c - 48) - 9) if c > 52 else 2 * (c - 48)) if 48 <= c <= 57 else 0 for c in range(256))
 _ISSUERS: Final = re.compile(
@@ -89,38 +112,6 @@ _SSN: Final = re.compile(rb"(?!000|666|9)[0-9]{3}-(?!00)[0-9]{2}-(?!0000)[0-9]{4
 _IBAN_SHAPE: Final = re.compile(rb"AA00(?<![0Aa]AA00)(?:[ .-]?[A0]){11,33}+")
 _PARTED: Final = re.compile(rb"([ ._-])")
 _AS_DIGITS: Final = {ord(sign): str(int(sign, 36)) for sign in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
-
-_NINO: Final = re.compile(
-    rb"(?<![A-Za-z0-9])(?i:[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z][ -]?\d\d[ -]?\d\d[ -]?\d\d[ -]?[A-D])(?![A-Za-z0-9])"
-)
-_NAMED: Final = tuple(
-    (marks, kind, re.compile(pattern, re.IGNORECASE))
-    for marks, kind, pattern in (
-        ((b"ssn", b"social"), "resident_id", rb"(?:ssn|social security(?: (?:number|no\.?|num))?)\W{0,4}(?:(?:is|was|number|no)\W{1,3}){0,2}(\d{3}[ .-]?\d{2}[ .-]?\d{4})(?!\d)"),
-        ((b"passport",), "resident_id", rb"passport[^\n]{0,40}?(?<![A-Za-z0-9])([A-Z]{0,2}\d{7,9}[A-Z]?)(?![A-Za-z0-9])"),
-        ((b"aadha",), "resident_id", rb"aadha+r[^\n\d]{0,30}(\d{4}[ -]?\d{4}[ -]?\d{4})(?!\d)"),
-        ((b"driv",), "resident_id", rb"driv(?:er|ing)[^\n]{0,40}?(?<![A-Za-z0-9])([A-Z]{1,2}\d{6,12}|[A-Z]{5}\d{6}[A-Z0-9]{5})(?![A-Za-z0-9])"),
-        ((b"nric", b"fin "), "resident_id", rb"\b(?:nric|fin)\b[^\n\w]{0,4}([STFGM]\d{7}[A-Z])\b"),
-        ((b"pesel",), "resident_id", rb"pesel[^\n\d]{0,10}(\d{11})(?!\d)"),
-        ((b"steuer",), "resident_id", rb"steuer-?(?:id|nummer|identifikationsnummer)[^\n\d]{0,20}(\d{2} ?\d{3} ?\d{3} ?\d{3})(?!\d)"),
-        ((b"tfn", b"tax file"), "resident_id", rb"(?:\btfn\b|tax file)[^\n\d]{0,20}(\d{3}[ -]?\d{3}[ -]?\d{2,3})(?!\d)"),
-        ((b"s\x80cu", b"nir "), "resident_id", rb"(?:s\x80cu|\bnir\b)[^\n\d]{0,24}([12] ?\d\d ?\d\d ?\d[\dAB] ?\d{3} ?\d{3}(?: ?\d\d)?)(?!\d)"),
-        ((b"_ip", b"forwarded-for", b"real-ip"), "ip", rb"(?:(?:client|user|remote|peer)_ip|x-forwarded-for|x-real-ip)[\"']?[ \t]{0,2}[:=][ \t\"']{0,3}(\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}|[0-9a-f]{1,4}(?::[0-9a-f]{0,4}){2,7})(?![\w.])"),
-        ((b"social", b"sin ", b"sin:"), "resident_id", rb"(?:social insurance|\bsin\b)[^\n\d]{0,20}(\d{3}[ -]\d{3}[ -]\d{3})(?!\d)"),
-        ((b"dni",), "resident_id", rb"\b(?:dni|nie)\b[^\n\w]{0,4}((?:[XYZ]\d{7}|\d{8})-?[A-Z])\b"),
-        ((b"ident", b"onal id", b"id card", b"id num", b"hkid"), "resident_id", rb"(?:identity|national id|id card|id number|hkid)[^\n]{0,24}?(?<![A-Za-z0-9])([A-Z]{1,2}\d{6}\([0-9A]\)|[A-Z][1289]\d{8})(?![A-Za-z0-9])"),
-        ((b" ip",), "ip", rb"(?:my|'s|their|client) ip(?: ?v?[46])?(?: address)?(?: is|:| =)? {0,2}(\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}|[0-9a-f]{1,4}(?::[0-9a-f]{0,4}){2,7})(?![\w.])"),
-    )
-)  # fmt: skip
-_NAMED_BEYOND: Final = tuple(
-    (kind, re.compile(pattern, re.IGNORECASE))
-    for kind, pattern in (
-        ("resident_id", r"(?:护照|護照|通行证|通行證)[^\nA-Za-z0-9]{0,10}([A-Z]{1,2}[0-9]{7,8}|[0-9]{8,9})(?![A-Za-z0-9])"),
-        ("resident_id", r"(?:身[份分][证證]|居民證|居留證)[^\nA-Za-z0-9]{0,10}([A-Z][0-9]{9}|[A-Z]{1,2}[0-9]{6}\([0-9A]\))(?![A-Za-z0-9])"),
-        ("resident_id", r"(?:パスポート|マイナンバー|여권)[^\nA-Za-z0-9]{0,12}([A-Z]{0,2}[0-9]{7,12}|[0-9]{4} [0-9]{4} [0-9]{4})(?![A-Za-z0-9])"),
-        ("ip", r"(?:我的|本机|用户)\s?ip\s?(?:地址)?\s?[是为:：]?\s?([0-9]{1,3}(?:\.[0-9]{1,3}){3})(?![0-9.])"),
-    )
-)  # fmt: skip
 
 _DOUBTFUL: Final = frozenset(("card", "national", "mobile", "ssn"))
 _OTHER_NUMBER: Final = re.compile(
@@ -142,34 +133,27 @@ class Personal:
 
     def __init__(self, kinds: frozenset[str]) -> None:
         self._kinds = kinds
-        self._numbers = bool(kinds & {"card", "phone", "resident_id"})
+        self.families = [Family(find_emails, raw=EMAILS["raw"], low=EMAILS["low"])] if "email" in kinds else []
+        if "resident_id" in kinds:
+            self.families.append(Family(find_insured, low=INSURED, gate=INSURANCE))
+        for kind, gate in (("resident_id", _SEVEN_DIGITS), ("ip", None)):
+            if kind in kinds:
+                named = Documents(kind)
+                self.families.append(Family(named.find, low=named.heads["low"], text=named.heads["text"], gate=gate))
+        if kinds & {"card", "phone", "resident_id"}:
+            cues = CUES if "phone" in kinds else {"low": [], "text": []}
+            low = [*_NUMBERS, *cues["low"]]
+            self.families.append(Family(self._find_numbers, low=low, text=cues["text"], gate=_SEVEN_DIGITS))
+        if "iban" in kinds:
+            self.families.append(Family(self._find_ibans, low=_IBANS, gate=_SEVEN_DIGITS))
 
-    def find(self, view: NormalForm, spans: list[Span]) -> None:
-        """Append to `spans` what is found."""
-        raw, low, kinds = view.raw, view.low, self._kinds
-        if "email" in kinds:
-            find_emails(raw, low, spans)
-        together = raw.translate(_DIGITS, _SEPARATORS)
-        if b"0" * (_FEWEST - 1) not in together:
-            return
-        if "resident_id" in kinds and (b"insur" in low or b"ni n" in low or b"nino" in low):
-            spans += [(*match.span(), "resident_id") for match in _NINO.finditer(raw)]
-        if b"0" * _FEWEST not in together:
-            return
-        for marks, kind, pattern in _NAMED:
-            if kind in kinds and any(mark in low for mark in marks):
-                spans += [(*match.span(1), kind) for match in pattern.finditer(raw)]
-        if not raw.isascii():
-            for kind, named in _NAMED_BEYOND:
-                if kind in kinds:
-                    spans += [(*match.span(1), kind) for match in named.finditer(view.text)]
+    def _find_ibans(self, view: View, spans: list[Span]) -> None:
+        raw = view.raw
         shapes = raw.translate(_SHAPES)
-        if self._numbers:
-            self._find_numbers(view, shapes, spans)
-        if "iban" in kinds and b"iban" in low and b"aa00" in shapes:
+        if b"iban" in view.low and b"aa00" in shapes:
             raw = raw.upper()
             shapes = raw.translate(_SHAPES)
-        if "iban" in kinds and b"AA00" in shapes:
+        if b"AA00" in shapes:
             left, real = _MANY + len(raw) // _FEW, 0
             for match in _IBAN_SHAPE.finditer(shapes):
                 start, end = match.span()
@@ -183,8 +167,9 @@ class Personal:
                 else:
                     real -= 1
 
-    def _find_numbers(self, view: NormalForm, shapes: bytes, spans: list[Span]) -> None:
+    def _find_numbers(self, view: View, spans: list[Span]) -> None:
         raw, kinds = view.raw, self._kinds
+        shapes = raw.translate(_SHAPES)
         left = _MANY + len(raw) // _FEW
         real: dict[str, int] = {}
         asked, cues = 0, "phone" in kinds
@@ -211,7 +196,7 @@ class Personal:
                     spans.append((start, end, verdict))
 
 
-def _judged(view: NormalForm, kind: str, start: int, end: int) -> str:
+def _judged(view: View, kind: str, start: int, end: int) -> str:
     """Return what the number between `start` and `end` is, or nothing."""
     raw = view.raw
     number = raw[start:end]

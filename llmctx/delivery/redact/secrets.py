@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from llmctx.delivery.redact.family import Family
 from llmctx.delivery.redact.forms import Forms
 from llmctx.delivery.redact.makers import Makers
 from llmctx.delivery.redact.named import Named
-from llmctx.delivery.redact.normal_form import NormalForm
+from llmctx.delivery.redact.normal_form import View
 from llmctx.delivery.redact.spans import Span
 from llmctx.delivery.redact.values import is_random
 
@@ -37,11 +38,19 @@ class Credentials:
     def __init__(self, kinds: frozenset[str]) -> None:
         self._kinds = kinds
         self._makers = Makers(kinds)
-        self._named = Named(kinds)
-        self._forms = Forms(kinds)
+        named, forms = Named(kinds), Forms(kinds)
+        self.families = [
+            Family(self._find_keys, raw=self._makers.heads),
+            Family(named.find, low=named.heads),
+            Family(forms.find, raw=forms.heads["raw"], low=forms.heads["low"], text=forms.heads["text"]),
+        ]
 
-    def find(self, view: NormalForm, spans: list[Span]) -> None:
-        """Append to `spans` what is found."""
+    def find_private_keys(self, view: View, spans: list[Span]) -> None:
+        """Append to `spans` what is found of what goes over many lines."""
+        if "private_key" in self._kinds and b"PRIVATE KEY" in view.raw:
+            _find_private_keys(view.raw, spans)
+
+    def _find_keys(self, view: View, spans: list[Span]) -> None:
         raw = view.raw
         first = len(spans)
         self._makers.find(raw, spans)
@@ -53,10 +62,6 @@ class Credentials:
                     and is_random(near[0])
                 ):
                     spans.append((*near.span(), "api_key"))
-        if "private_key" in self._kinds and b"PRIVATE KEY" in raw:
-            _find_private_keys(raw, spans)
-        self._named.find(view, spans)
-        self._forms.find(view, spans)
 
 
 def _find_private_keys(raw: bytes, spans: list[Span]) -> None:
