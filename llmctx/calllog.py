@@ -287,9 +287,11 @@ class CallLog:
         self.observer.look()
         if left:
             sink = self._worker.sink
-            kept = "" if sink is None or not sink.is_durable else " yet: the next process writes them"
+            lost = left if sink is None else min(left, sink.perishable)
+            kept = f": {lost} are lost with this process, the next one writes the others"
+            kept = "" if lost == left else kept if lost else " yet: the next process writes them"
             diagnostics.count(
-                "closed_with_rows_left", "closed, and %d calls have not reached the database%s", left, kept
+                "closed_with_rows_left", f"closed, and %d calls have not reached the database{kept}", left
             )
         return left
 

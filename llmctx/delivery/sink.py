@@ -117,9 +117,9 @@ class RecordingSink(ABC):
         return 0.0
 
     @property
-    def is_durable(self) -> bool:
-        """Whether what waits survives this process."""
-        return False
+    def perishable(self) -> int:
+        """Records that wait and do not survive this process."""
+        return self.waiting
 
 
 class NullSink(RecordingSink):

@@ -115,9 +115,15 @@ class Spool(RecordingSink):
         return self._batcher.oldest_s
 
     @property
-    def is_durable(self) -> bool:
-        """Whether what is left survives the process."""
-        return self._journal is not None or bool(self._recovery.previous_journals)
+    def perishable(self) -> int:
+        """Rows of this process's calls that wait in memory alone, for want of a journal or of room in it."""
+        return len(self._unjournaled())
+
+    def _unjournaled(self) -> list[CallRecord]:
+        return [one for one in self._of_this_process() if one.call_id.bytes not in self._held]
+
+    def _of_this_process(self) -> list[CallRecord]:
+        return [one for one in self._batcher.in_memory() if not self._recovery.holds(one.call_id.bytes)]
 
     # -- from any thread ------------------------------------------------------------------------------------------
 
@@ -183,7 +189,7 @@ class Spool(RecordingSink):
         self._journal = self._recovery.journal = new
         self._try_again_at, self._has_begun = 0.0, True
         # what was in memory alone, for want of a journal; others' rows are in theirs
-        here = [one for one in self._batcher.in_memory() if not self._recovery.holds(one.call_id.bytes)]
+        here = self._of_this_process()
         self._held.update(one.call_id.bytes for one in here[: new.append(here)])
         new.sync(now=True)
         # of what was on disk alone, as far as it could be read from where it was
@@ -207,12 +213,11 @@ class Spool(RecordingSink):
             journal.checkpoint()  # what is done makes room
             if journal.used_bytes > self._strip_at:
                 self._strip(records)
-        noted = journal.append(records)
+        noted, refused = journal.append(records), 0
         if noted < len(records) and journal.used_bytes > self._strip_at:
             self._strip(records[noted:])
             noted += journal.append(records[noted:])
         journal.sync()
-        refused = 0
         for record in records[:noted]:
             if not self._on_disk_only and self._batcher.offer(record, self._room):
                 self._held.add(record.call_id.bytes)
@@ -329,6 +334,9 @@ class Spool(RecordingSink):
         self._recovery.journal = None
         if journal is None:
             return
+        if alone := self._unjournaled():
+            self._strip(alone)  # without their texts they may fit
+            self._held.update(one.call_id.bytes for one in alone[: journal.append(alone)])
         self._recovery.left_at_close += self._on_disk_only
         self._on_disk_only = 0
         self._reading = self._read = None

@@ -10,6 +10,8 @@ import pytest
 
 from llmctx import bind
 from llmctx.calllog import CallLog
+from llmctx.core.diagnostics import diagnostics
+from tests.kit.disk import full_disk
 from tests.kit.lives import Switch, homes
 from tests.kit.rows import rows_of
 from tests.kit.support import Talker, wait_until
@@ -103,3 +105,24 @@ def test_memory_alone(database: str) -> None:
         model.invoke("hello")
         assert call_log.flush() == 0
     assert list(Path(os.environ["LLMCTX_JOURNAL_DIR"]).iterdir()) == []
+
+
+def test_what_is_lost_with_the_process_is_said(switch: Switch, caplog: pytest.LogCaptureFixture) -> None:
+    """Of rows for which neither the database nor the disk had room, at the end."""
+    diagnostics.reset()  # said once a minute
+    call_log = CallLog(switch.url).start()
+    for _ in range(5):
+        model.invoke("kept")
+    assert call_log.flush(0.2) == 5
+    with full_disk():
+        for _ in range(7):
+            model.invoke("lost")
+        assert call_log.close(0.2) == 12
+    said = "12 calls have not reached the database: 7 are lost with this process, the next one writes the others"
+    assert said in caplog.text
+    switch.on()
+    with CallLog(switch.url) as after:
+        wait_until(lambda: after.stats().adopted >= 5, "the rows of the journal")
+    assert {row.status for row in rows_of(switch.url) if row.prompt_snapshot and "kept" in row.prompt_snapshot} == {
+        "ok"
+    }
