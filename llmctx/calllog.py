@@ -286,13 +286,11 @@ class CallLog:
     def _closed(self, left: int) -> int:
         self.observer.look()
         if left:
-            sink = self._worker.sink
-            lost = left if sink is None else min(left, sink.perishable)
+            lost = left if (sink := self._worker.sink) is None else min(left, sink.perishable)
             kept = f": {lost} are lost with this process, the next one writes the others"
             kept = "" if lost == left else kept if lost else " yet: the next process writes them"
-            diagnostics.count(
-                "closed_with_rows_left", f"closed, and %d calls have not reached the database{kept}", left
-            )
+            what = f"closed, and %d calls have not reached the database{kept}"
+            diagnostics.count("closed_with_rows_left", what, left)
         return left
 
     def __enter__(self) -> Self:

@@ -228,7 +228,7 @@ class Settings(BaseModel):
                 (Path(state) if Path(state).is_absolute() else Path.home() / ".local/state") / "llmctx" / key
             )
         with contextlib.suppress(OSError):  # no directory is there that could be written
-            directories.append(Path(tempfile.gettempdir()) / f"llmctx-{os.geteuid()}-{key}")
+            directories.append(Path(tempfile.gettempdir()) / f"llmctx-{_user()}-{key}")
         return tuple(directories)
 
     def journal_roots(self, key: str | None = None) -> tuple[Path, ...]:
@@ -236,9 +236,9 @@ class Settings(BaseModel):
         own = self.journal_directories_of(key or self.journal_key)
         found = dict.fromkeys(own)
         for one in own:
-            in_temp = one.name.startswith(f"llmctx-{os.geteuid()}-") and self.journal_dir is None
+            in_temp = one.name.startswith(f"llmctx-{_user()}-") and self.journal_dir is None
             with contextlib.suppress(OSError):
-                for other in sorted(one.parent.glob(f"llmctx-{os.geteuid()}-*" if in_temp else "*")):
+                for other in sorted(one.parent.glob(f"llmctx-{_user()}-*" if in_temp else "*")):
                     if (other / "quarantine").is_dir():  # each of ours has one
                         found[other] = None
         return tuple(found)
@@ -340,6 +340,10 @@ def _named(problem: ValidationError) -> ConfigError:
     text = str(reason) if reason is not None else first["msg"][:1].lower() + first["msg"][1:]
     key = str(first["loc"][0])
     return ConfigError(f"{PREFIX}{key.upper()} ({key}=): {text}.")
+
+
+def _user() -> int:
+    return os.geteuid() if hasattr(os, "geteuid") else 0  # Windows has no numbers of users
 
 
 def url_in_environment() -> str | None:

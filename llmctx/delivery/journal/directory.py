@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
+import importlib.util
 import os
 import re
 import secrets
@@ -31,12 +31,15 @@ _PROCESS: Final = re.compile(r"\d+-[0-9a-f]+-[0-9a-f]+")  # what else lies there
 _NEW: Final = ".new-"
 _MADE_S: Final = 3600.0  # longer than it takes to make a directory or a file, whatever its process waits for
 _ROTATE: Final = ".settle"
-_SAFE: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+HAS_LOCKS: Final = importlib.util.find_spec("fcntl") is not None  # Windows has none of the sort
+_SAFE: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK if HAS_LOCKS else 0
 
 
 def open_private(path: str | os.PathLike[str]) -> int:
     """Return a descriptor of the directory `path`, which is made if it is missing. Raise `JournalUnavailable`."""
     path = Path(path)
+    if not HAS_LOCKS:
+        raise JournalUnavailable("This platform has no locks of files as a journal needs them.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
@@ -204,6 +207,8 @@ def _pass_on_if_it_is_ours(problem: OSError) -> None:
 
 def lock(folder: int, name: str = LOCK) -> int | None:
     """Return a descriptor that holds the lock of a directory, or None: another process holds it, or it has gone."""
+    import fcntl  # here: see `HAS_LOCKS`
+
     try:
         fd = os.open(name, os.O_RDWR | os.O_CREAT | _SAFE, 0o600, dir_fd=folder)
     except OSError:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import resource
 import time
 from collections.abc import Iterator
 from typing import Final
@@ -25,6 +24,16 @@ from llmctx.delivery.journal.segment import Segment
 _NO_FILE: Final = -1
 
 
+def _file_limit() -> int | None:
+    """Return how many bytes a file may have: beyond, a signal kills where the host has left it at its default."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
 class RecordFiles:
     """The files in the directory that is open as `_folder`. Belongs to one thread."""
 
@@ -38,9 +47,7 @@ class RecordFiles:
         self._unsynced_bytes = 0
         self._distrusted = False
         """The disk has failed to keep what was written last, and that has not been written anew."""
-        soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-        # writing beyond it is a signal that kills where the host has left it at its default
-        self._file_limit: int | None = None if soft == resource.RLIM_INFINITY else soft
+        self._file_limit = _file_limit()
         self._segment_bytes = segment_bytes if self._file_limit is None else min(segment_bytes, self._file_limit)
         self._numbers = itertools.count(1)
         self._segments: list[Segment] = []

@@ -111,6 +111,14 @@ def _random_texts() -> dict[str, Callable[[random.Random], str]]:
     }  # fmt: skip
 
 
+def test_a_long_text_hides_nothing() -> None:
+    """Short texts are searched as a whole, long ones where the sieves say so: both find the same."""
+    around = PROSE * 25
+    some = [one for one in secrets(6) if len(one.text) < 200 and not one.text.isspace()][::12]
+    for one in some:
+        assert redact(f"{around}\n{one.text}\n{around}") == f"{around}\n{redact(one.text)}\n{around}", one
+
+
 def test_no_text_costs_many_times_what_prose_costs() -> None:
     """A ratio in one run: what is hostile by its signs, not by thousands of findings, stays near prose."""
 
