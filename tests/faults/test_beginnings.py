@@ -76,7 +76,9 @@ def test_a_step_of_the_start_that_fails_once_is_taken_again(
         assert once.raised
         assert call_log.flush(20.0) == 0
         Talker().invoke("second")
-        wait_until(lambda: call_log._worker.sink is not None and call_log._worker.sink._journal is not None, "a journal")
+        wait_until(
+            lambda: call_log._worker.sink is not None and call_log._worker.sink._journal is not None, "a journal"
+        )
         assert call_log.flush(20.0) == 0
         stats = call_log.stats()
         assert (stats.started, stats.written, stats.balanced) == (2, 2, True)
