@@ -1,6 +1,6 @@
 """`make bench`: every bar of the design that is a figure, each a ratio of things measured side by side in one run.
 
-    python -m bench [--json] [calls streams nodes rows lag server memory startup peers]
+    python -m bench [--json] [calls streams nodes rows lag server memory fleet startup peers]
 
 Needs an idle machine: on a busy one the absolute times are noise, and so, in part, are the ratios. Ten minutes of
 outage are one of the faults: `make faults`.
@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from bench import calls, lag, memory, nodes, peers, rows, server, startup, streams
+from bench import calls, fleet, lag, memory, nodes, peers, rows, server, startup, streams
 from llmctx.cli.demo.postgres import make_directory
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
@@ -33,6 +33,7 @@ PARTS: Final[dict[str, Callable[[Cluster], dict[str, Any]]]] = {
     "lag": lag.run,
     "server": lambda database: server.run(database.url),
     "memory": lambda database: memory.run(),
+    "fleet": fleet.run,
     "startup": lambda database: startup.run(),
     "peers": lambda database: peers.run(database.url),
 }
@@ -119,6 +120,18 @@ def _memory(found: dict[str, Any]) -> Iterator[Line]:
     yield what, much, f"{cap} + 20 %", grown - found["deque_mib"] <= 1.2 * cap and not found["dropped"]
 
 
+def _fleet(found: dict[str, Any]) -> Iterator[Line]:
+    for who, bar in (("server", 4), ("client", 3)):
+        times, few = found[f"{who}_times_full"], found["few"][f"{who}_us"]
+        much = f"{few:.0f} µs a row, {times:.1f} x full batches"
+        yield f"{fleet.PROCESSES} processes, 10 calls/s each: CPU of the {who}", much, f"{bar} x", times <= bar
+    crowded = found["crowded"]
+    much = f"{crowded['refused']} of {crowded['tried']}, {crowded['stored']} rows of 180"
+    met = not crowded["refused"] and crowded["stored"] == 180
+    yield f"30 processes, {fleet.FEW} connections: refused to the application", much, "0", met
+    yield "  held when idle", str(crowded["held_when_idle"]), "3", crowded["held_when_idle"] <= 3
+
+
 def _startup(found: dict[str, Any]) -> Iterator[Line]:
     others = ", ".join(found["third_party"]) or "nothing third-party"
     fine = found["import_ms"] < 30 and not found["third_party"]
@@ -141,6 +154,7 @@ _TABLES: Final[dict[str, Callable[[dict[str, Any]], Iterator[Line]]]] = {
     "lag": _lag,
     "server": _server,
     "memory": _memory,
+    "fleet": _fleet,
     "startup": _startup,
     "peers": _peers,
 }

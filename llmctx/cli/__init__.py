@@ -30,6 +30,7 @@ from llmctx.cli import (
     retain,
     rollup,
     sessions,
+    ship,
     show,
     stats,
     ui,
@@ -44,7 +45,7 @@ _COMMANDS: Final[dict[str, Callable[..., None] | typer.Typer]] = {
     "demo": demo.demo, "migrate": migrate.group, "partition": partition.partition, "doctor": doctor.doctor,
     "calls": calls.calls, "show": show.show, "sessions": sessions.sessions, "users": users.users,
     "coverage": coverage.coverage, "stats": stats.stats, "rollup": rollup.rollup,
-    "ui": ui.ui,
+    "ship": ship.ship, "ui": ui.ui,
     "prices": prices.prices, "recompute": recompute.recompute, "backfill": backfill.backfill, "export": export.export,
     "retain": retain.retain, "erase": erase.erase, "journal": journal.group,
 }  # fmt: skip

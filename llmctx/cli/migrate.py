@@ -38,6 +38,9 @@ def migrate(
     downgrade: Downgrade = False,
     yes: Yes = False,
     json: Json = False,
+    distribute: Annotated[
+        bool, typer.Option("--distribute", help="Also spread the table over the nodes of a Citus cluster.")
+    ] = False,
     check: Annotated[bool, typer.Option("--check", hidden=True)] = False,
     sql: Annotated[bool, typer.Option("--sql", hidden=True)] = False,
     offline: Annotated[bool, typer.Option("--offline", hidden=True)] = False,
@@ -50,7 +53,21 @@ def migrate(
 
     A new table is created at once; changes to an existing one are only shown until --yes.
     """
-    flags = plan, widen, downgrade, yes, json, check, sql, offline, existing, by_month, rehearse, drop_foreign_keys
+    flags = (
+        plan,
+        widen,
+        downgrade,
+        yes,
+        json,
+        distribute,
+        check,
+        sql,
+        offline,
+        existing,
+        by_month,
+        rehearse,
+        drop_foreign_keys,
+    )
     if ctx.invoked_subcommand is not None:
         if any(flags):
             raise typer.BadParameter(f"write options after the command: llmctx migrate {ctx.invoked_subcommand} …")
@@ -59,6 +76,8 @@ def migrate(
         raise typer.BadParameter("--partition goes with --rehearse, --drop-foreign-keys, --plan, --downgrade and --yes")
     if plan + sql + check > 1 or (check and downgrade) or ((offline or existing is not None) and not sql):
         raise typer.BadParameter("choose one of --plan, --sql, --check; --offline and --existing go with --sql")
+    if distribute and (by_month or plan or sql or check or downgrade):
+        raise typer.BadParameter("--distribute goes with --widen and --yes")
     if by_month:
         partition(ctx, plan, rehearse, downgrade, drop_foreign_keys, yes, json)
     elif sql:
@@ -66,7 +85,10 @@ def migrate(
     elif check:
         check_table(ctx, json)
     else:
-        _plan_and_do(settings_of(ctx), down=downgrade, widen=widen, only_plan=plan, yes=yes, json=json)
+        settings = settings_of(ctx)
+        _plan_and_do(settings, down=downgrade, widen=widen, only_plan=plan, yes=yes, json=json)
+        if distribute:
+            _distribute(settings, yes=yes)
 
 
 @group.command("check")
@@ -105,6 +127,17 @@ def print_sql(
         output.show_json({"sql": script.rstrip()})
     else:
         output.show(script.rstrip())
+
+
+def _distribute(settings: Settings, *, yes: bool) -> None:
+    from llmctx.migrate.distribute import distribute
+
+    if not yes:
+        output.say(f"Table {settings.table} would be distributed by call_id; its rows are moved. Add --yes.")
+        return
+    with interruptible(changes=True):
+        is_new = distribute(settings)
+    output.say(f"Table {settings.table} is distributed by call_id{'' if is_new else ' already'}.")
 
 
 def _plan_and_do(settings: Settings, *, down: bool, widen: bool, only_plan: bool, yes: bool, json: bool) -> None:

@@ -23,13 +23,15 @@ from llmctx.core.record import SNAPSHOTS, CallRecord, without_snapshots
 from llmctx.core.threads import outside_loop
 from llmctx.delivery.bisect import isolate
 from llmctx.delivery.destination import Destination, Failure, Row
+from llmctx.delivery.pace import Pace
 from llmctx.settings import Settings
 from llmctx.storage.sanitize import storable_json
 
 _FIRST_WAIT_S: Final = 0.1
-_LONGEST_WAIT_S: Final = 2.0
 _URGENT_WAIT_S: Final = 0.5  # while a `drain` waits for us
 _DEFER_S: Final = 5.0
+_IDLE_S: Final = 30.0
+"""Without rows for so long, connections are let go of: a server has few of them, and applications need them."""
 _ROW_OVERHEAD: Final = 1024  # bytes that a record weighs beside its texts
 _REJECTED_KEPT: Final = 1000
 _SPECIMEN_BYTES: Final = 65_536
@@ -58,6 +60,9 @@ class Batcher:
         self.cap_bytes = settings.memory_bytes // 2
         """Bound of what waits here. The other half is for calls on their way (`call_queue.py`)."""
         self._limit = settings.batch_rows
+        self._pace = Pace() if settings.linger_ms else Pace(0.0)
+        self._linger_until = 0.0
+        self.idle_s = _IDLE_S
         self._more = asyncio.Event()
         self._settled = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -121,6 +126,10 @@ class Batcher:
         row = _weigh(record)
         if self._bytes and self._bytes + row.size > room:
             return False
+        now = time.monotonic()
+        if not self._queue:
+            self._linger_until = now + self._pace.linger_s(now)
+        self._pace.arrived(now)
         self._bytes += row.size
         self._queue.append(row)
         self._settled.clear()
@@ -150,7 +159,7 @@ class Batcher:
                     continue
                 await self._failed(failure)
                 await self._pause(wait)
-                wait = min(wait * 2, _LONGEST_WAIT_S)
+                wait = min(wait * 2, self._destination.longest_wait_s)
         finally:
             await self._destination.close()
 
@@ -197,14 +206,9 @@ class Batcher:
             if self._deferred and time.monotonic() >= self._deferred_until:
                 self._queue.extendleft(reversed(self._deferred))
                 self._deferred.clear()
-            if self._queue or self._is_to_prepare:
+            if self._is_to_prepare or (self._queue and self._is_due()):
                 break
-            if not self._deferred:
-                self._settled.set()
-            self._more.clear()
-            patience = self._deferred_until - time.monotonic() if self._deferred else None
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._more.wait(), patience)
+            await self._wait_for_rows()
         size = 0
         while self._queue and len(self._batch) < self._limit:
             if self._batch and size + self._queue[0].size > self._settings.batch_bytes:
@@ -212,6 +216,30 @@ class Batcher:
             row = self._queue.popleft()
             size += row.size
             self._batch.append(row)
+
+    def _is_due(self) -> bool:
+        """Return whether the batch that waits is full, or has waited for company long enough."""
+        is_full = len(self._queue) >= self._limit or self._bytes >= min(self._settings.batch_bytes, self.cap_bytes // 2)
+        return is_full or bool(self._hurried) or time.monotonic() >= self._linger_until
+
+    async def _wait_for_rows(self) -> None:
+        """Wait until there is something new to look at; let go of connections when nothing comes."""
+        if not (self._queue or self._deferred):
+            self._settled.set()
+        self._more.clear()
+        due = [self._deferred_until] if self._deferred else []
+        due += [self._linger_until] if self._queue else []
+        patience = max(0.0, min(due) - time.monotonic()) if due else self.idle_s if self._is_prepared else None
+        try:
+            async with asyncio.timeout(patience):  # wait_for loses a cancellation that comes with a row
+                await self._more.wait()
+        except TimeoutError:
+            if not due:
+                self._is_prepared = False
+                try:
+                    await self._destination.close()
+                except Exception as problem:  # noqa: BLE001  it is let go of all the same
+                    diagnostics.count("close_failed", "an idle connection could not be closed", exc=problem)
 
     def _put_back(self) -> None:
         self._queue.extendleft(reversed(self._batch))

@@ -87,12 +87,14 @@ class Destination(ABC):
         remedy: what to do about a failure of kind *config*, for logs.
         can_probe: whether `probe` is overridden to try a row. Otherwise rows are kept on any *config* failure, and
             `classify` alone decides which failures follow the row.
+        longest_wait_s: between two attempts after failures that follow one another.
         fork_gate: held while rows are stored, where an open connection does not survive a fork of the process.
     """
 
     name: str = ""
     remedy: str = "see its documentation"
     can_probe: ClassVar[bool] = False
+    longest_wait_s: float = 2.0
     fork_gate: ForkGate | None = None
 
     @property
@@ -112,8 +114,8 @@ class Destination(ABC):
     async def prepare(self) -> bool:
         """Connect, and look at what is there. Return True if that has changed since the last time.
 
-        Called before the first batch, after each failure, while `is_stale`, and once before a row is suspected: the
-        batch is tried again if something has changed.
+        Called before the first batch, after each failure and each `close`, while `is_stale`, and once before a row is
+        suspected: the batch is tried again if something has changed.
         """
         return False
 
@@ -138,7 +140,7 @@ class Destination(ABC):
         await self.close()
 
     async def close(self) -> None:  # noqa: B027  without connections there is nothing to close
-        """Let go of connections. It may be used again."""
+        """Let go of connections, at the end or because no rows come. It may be used again."""
 
     def detach(self) -> None:  # noqa: B027  as above
         """Forget, without using it, what belongs to an event loop that has gone, or to the parent of a fork."""

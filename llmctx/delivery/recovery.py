@@ -64,6 +64,8 @@ class Recovery:
         """Calls of dead processes whose rows are in the batcher's memory."""
         self.journal: Journal | None = None
         """This process's own, whose directory is looked through."""
+        self.is_left_to_shipper: Callable[[], bool] = lambda: False
+        """Return whether another process of this host does it."""
         self.previous_journals: set[str] = set()
         """Names of journals of this process that were closed with something in them."""
         self.left_at_close = 0
@@ -103,7 +105,7 @@ class Recovery:
         while True:
             journal = self.journal
             try:
-                if journal is not None:
+                if journal is not None and not self.is_left_to_shipper():
                     await self._recover_all(journal)
             except Exception as problem:  # noqa: BLE001  the disk; the next round tries again
                 diagnostics.count(
@@ -117,7 +119,9 @@ class Recovery:
             self._rounds += 1
             return
         if self._destination.place is None:  # whose they are is known only with a connection
-            self._batcher.prepare_soon()
+            # which is not made for journals of the living
+            if await run_in_daemon_thread(partial(_has_orphans, journal, elsewhere)):
+                self._batcher.prepare_soon()
             return
         self._rounds += 1
         journals = journal.recover(self._is_ours, elsewhere)
@@ -171,3 +175,8 @@ class Recovery:
     async def _wait(self) -> None:
         self._progress.clear()
         await self._progress.wait()
+
+
+def _has_orphans(journal: Journal, elsewhere: list[Path]) -> bool:
+    """Return whether a process has died and left a journal."""
+    return any(True for _ in journal.recover(elsewhere=elsewhere))

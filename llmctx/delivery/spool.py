@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -26,7 +25,9 @@ from llmctx.core.threads import outside_loop
 from llmctx.delivery.batcher import Batcher
 from llmctx.delivery.destination import Destination
 from llmctx.delivery.journal import Journal
-from llmctx.delivery.recovery import AT_ONCE, Recovery
+from llmctx.delivery.journal.move import move_journal
+from llmctx.delivery.outbox import Outbox
+from llmctx.delivery.recovery import Recovery
 from llmctx.delivery.row import marker_of
 from llmctx.delivery.sink import RecordingSink
 from llmctx.settings import Settings, load
@@ -59,6 +60,8 @@ class Spool(RecordingSink):
         self._room = settings.memory_bytes // 4  # half is for calls on their way here, and the index takes its share
         lost = use_thread_as_session if settings.session == "thread" else None
         self._recovery = Recovery(batcher, self._held, self._room // 2, destination, settings, lost)
+        self._outbox = Outbox() if settings.writer == "ship" and settings.durability != "memory" else None
+        self._recovery.is_left_to_shipper = lambda: self._is_served
         self._reading: Iterator[CallRecord] | None = None
         self._read: CallRecord | None = None
         self._strip_at = settings.journal_bytes // 2  # what is left holds ten times as many rows without their texts
@@ -81,7 +84,7 @@ class Spool(RecordingSink):
     @property
     def written(self) -> int:
         """Rows of this process's calls that the destination has."""
-        return self._batcher.written - self._recovery.written
+        return self._batcher.written - self._recovery.written + (0 if self._outbox is None else self._outbox.shipped)
 
     @property
     def quarantined(self) -> int:
@@ -141,6 +144,8 @@ class Spool(RecordingSink):
         Asked again and again: a directory that could not be used may have been mended, another may have been moved.
         """
         old = self._journal
+        if self._outbox is not None and old is not None and self._leave(self._outbox, old):
+            return True
         if self._settings.durability == "memory" or time.monotonic() < self._try_again_at:
             return False
         if old is not None and not old.is_displaced and old.is_intact:
@@ -156,7 +161,8 @@ class Spool(RecordingSink):
                 except (JournalUnavailable, OSError) as refusal:
                     problem = problem or refusal
                 else:
-                    if old is None or self._move(old, new):
+                    if old is None or move_journal(old, new):
+                        self._reading = self._read = None
                         self._use(new)
                         return True
         except Exception as failure:  # noqa: BLE001  there may be no home, no user, no temporary directory
@@ -175,6 +181,23 @@ class Spool(RecordingSink):
             )
         return False
 
+    @property
+    def _is_served(self) -> bool:
+        """Whether `llmctx ship --host` stores the rows of this process."""
+        return self._outbox is not None and self._outbox.is_served
+
+    def _leave(self, outbox: Outbox, old: Journal) -> bool:
+        """Leave the journal to the shipper, if there is one and something is in it. Return whether there is another."""
+        outbox.look(old.directory)
+        outbox.collect(self._recovery)
+        if not self._on_disk_only or self._held or not outbox.takes(old, self._settings.journal_bytes // 2):
+            return False
+        if (new := outbox.leave(old, self._begin, self._recovery)) is None:
+            return False
+        self._on_disk_only, self._reading, self._read = 0, None, None
+        self._use(new)
+        return True
+
     def _begin(self, directory: Path) -> Journal:
         settings = self._settings
         return Journal(
@@ -188,6 +211,8 @@ class Spool(RecordingSink):
     def _use(self, new: Journal) -> None:
         self._journal = self._recovery.journal = new
         self._try_again_at, self._has_begun = 0.0, True
+        if self._outbox is not None:
+            self._outbox.look(new.directory)
         # what was in memory alone, for want of a journal; others' rows are in theirs
         here = self._of_this_process()
         self._held.update(one.call_id.bytes for one in here[: new.append(here)])
@@ -219,7 +244,7 @@ class Spool(RecordingSink):
             noted += journal.append(records[noted:])
         journal.sync()
         for record in records[:noted]:
-            if not self._on_disk_only and self._batcher.offer(record, self._room):
+            if not self._on_disk_only and not self._is_served and self._batcher.offer(record, self._room):
                 self._held.add(record.call_id.bytes)
             else:
                 self._on_disk_only += 1
@@ -270,7 +295,7 @@ class Spool(RecordingSink):
     def _read_back(self) -> None:
         """Give the batcher what is in the journal alone, oldest first, as far as it has room."""
         journal = self._journal
-        if journal is None or self._batcher.waiting_bytes > self._room // 2:
+        if journal is None or self._is_served or self._batcher.waiting_bytes > self._room // 2:
             return
         has_just_begun = False
         for _ in range(_READ_AT_ONCE):
@@ -312,7 +337,8 @@ class Spool(RecordingSink):
         self._recovery.restart()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._batcher.run(), name="llmctx-writer")
-            tasks.create_task(self._destination.maintain(), name="llmctx-maintenance")
+            if self._outbox is None:  # otherwise the shipper does it
+                tasks.create_task(self._destination.maintain(), name="llmctx-maintenance")
             if self._settings.durability != "memory":
                 tasks.create_task(self._tidy(), name="llmctx-journal")
                 tasks.create_task(self._recovery.run(), name="llmctx-recovery")
@@ -324,7 +350,10 @@ class Spool(RecordingSink):
             self._read_back()
             left = max(0.0, deadline - time.monotonic())
             # in short steps where more is to come, or where others' rows would be waited for
-            await self._batcher.drain(min(left, 0.1) if self._on_disk_only or self._recovery.pending else left)
+            others = self._on_disk_only or self._recovery.pending or self._is_served
+            if self.waiting and not self._batcher.waiting:  # for what is in other journals
+                await asyncio.sleep(min(left, 0.05))
+            await self._batcher.drain(min(left, 0.1) if others else left)
             if not self.waiting or time.monotonic() >= deadline:
                 return self.waiting
 
@@ -359,30 +388,6 @@ class Spool(RecordingSink):
         journal.checkpoint()
         journal.sync()
         self._read_back()
-
-    def _move(self, old: Journal, new: Journal) -> bool:
-        """Write what can be read of `old` into `new`. False: it does not fit, `old` stays.
-
-        No process would ever look where `old` lies now, or its files are not what they were.
-        """
-        rows = old.waiting()
-        try:
-            while some := list(islice(rows, AT_ONCE)):
-                if new.append(some) < len(some):
-                    break
-        except OSError as problem:
-            diagnostics.count("journal_failed", "the journal cannot be read now: %s", problem)
-        else:
-            if not some:
-                new.take_starts(old)
-                new.sync(now=True)
-                self._reading = self._read = None
-                cause, what = ("journal_vanished", "removed") if old.has_vanished else ("journal_moved", "moved or cut")
-                diagnostics.count(cause, "the journal in %s was %s: a new one is created", old.directory, what)
-                old.close(discard=True)
-                return True
-        new.close(discard=True)
-        return False
 
     def _lose(self, journal: Journal) -> None:
         """Let go of a journal that was removed, where no other one can be begun. What is in memory is stored."""

@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from llmctx.core.errors import ConfigError, LlmctxError, MigrationsPending, NotACallLog
 from llmctx.core.place import Place
+from llmctx.migrate import compression
 from llmctx.migrate.adoption import plan as adoption
 from llmctx.migrate.adoption.undo import columns_with_nulls, plan_undo
 from llmctx.migrate.autogenerate import include_object, leaving
@@ -108,14 +109,16 @@ def _plan(connection: Connection, settings: Settings, *, down: bool, widen: bool
         return _way_back(connection, settings, seen)
     if found.table == "foreign":
         raise foreign(settings, found)
+    compressing = compression.step(connection, settings)
+    also = [] if compressing is None else [step_of(compressing)]
     if found.is_current:
-        return Plan()
+        return Plan(also, adopts=table is not None and not table.made_by_us)
     if found.table == "missing":
         return _making(settings)
     noting = [] if found.current == found.head else [Step(f"note version {found.head}")]
     if table is None:
         return Plan([*map(Step, found.lacks), *noting])
-    return Plan([*map(step_of, seen.plan.steps), *noting], seen.plan.notes, adopts=not table.made_by_us)
+    return Plan([*map(step_of, seen.plan.steps), *also, *noting], seen.plan.notes, adopts=not table.made_by_us)
 
 
 def _way_back(connection: Connection, settings: Settings, seen: Survey) -> Plan:
@@ -169,6 +172,7 @@ def upgrade(
 
     def up(connection: Connection, config: Config) -> State:
         before = bring_up(connection, config)
+        compression.compress(connection, settings)
         _note_place(connection, settings)
         return before
 

@@ -75,7 +75,10 @@ class Settings(BaseModel):
     batch_bytes: int = Field(default=4 * _MIB, ge=_KIB, le=64 * _MIB)
     """Limit of a batch: encoding a larger one would block the writer's loop for too long."""
     linger_ms: int = Field(default=50, ge=0, le=60_000)
-    """How long a batch that is not full waits for more rows."""
+    """How long the pipeline waits for more calls. Rows that come slowly wait for one another besides, so that they are
+    stored within two seconds; 0 is for those that are not to wait at all."""
+    writer: Literal["own", "ship"] = "own"
+    """"ship": `llmctx ship --host` stores the rows of this process, which opens no connection as long as it does."""
     pool_size: int = Field(default=2, ge=1, le=16)
     """Connections of a process to the database, at most."""
     connect_timeout_s: float = Field(default=5.0, gt=0, le=300)

@@ -65,6 +65,23 @@ WHERE i.indisunique OR i.indisexclusion
 GROUP BY k.relname, i.indexrelid, i.indrelid, i.indimmediate, i.indexprs
 """
 """Unique keys and exclusions of a table and of all its partitions; `own` are those that hold call_id."""
+DIGEST: Final = """
+WITH RECURSIVE parts AS (
+    SELECT pg_catalog.to_regclass(:table)::oid AS oid
+    UNION SELECT inhrelid FROM pg_catalog.pg_inherits JOIN parts ON inhparent = parts.oid
+), told AS (
+    SELECT 'd' AS kind, oid, xmin FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()
+    UNION ALL SELECT 'c', c.oid, c.xmin FROM pg_catalog.pg_class c WHERE c.oid = pg_catalog.to_regclass(:table)
+    UNION ALL SELECT 'a', a.attnum::text::oid, a.xmin FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = pg_catalog.to_regclass(:table) AND a.attnum > 0
+    UNION ALL SELECT 't', t.oid, t.xmin FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+        WHERE a.attrelid = pg_catalog.to_regclass(:table) AND a.attnum > 0
+    UNION ALL SELECT 'e', e.oid, e.xmin FROM pg_catalog.pg_enum e
+    UNION ALL SELECT 'i', i.indexrelid, i.xmin FROM pg_catalog.pg_index i JOIN parts ON i.indrelid = parts.oid
+)
+SELECT pg_catalog.md5(pg_catalog.string_agg(kind || oid || ' ' || xmin, ',' ORDER BY kind, oid, xmin::text)) FROM told
+"""
+"""What changes with the columns, types, rules, policies and unique keys of a table and its partitions."""
 PARTITIONS: Final = """
 SELECT c.oid::pg_catalog.regclass::text AS name, c.relkind = 'p' AS divided,
        pg_catalog.pg_get_expr(c.relpartbound, c.oid) AS bound, c.reltuples AS rows

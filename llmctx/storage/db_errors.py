@@ -39,10 +39,21 @@ _OF_SERVERS: Final = re.compile(
     r"|unreachable|too many (?:clients|connections)|(?:no more|max(?:imum)?)[ a-z]* (?:clients?|connections?)"
     r"|connections? (?:allowed|limit|refused|reset|closed|lost)|pool(?:er)? |time[d-]? ?-?out|login has been failing"
     r"|tenant or user not found|circuit ?breaker|failover|restart transaction|retry|could(?: not|n'?t) connect"
-    r"|broken pipe|(?:compute|remote|worker) node|econn(?:refused|reset)",
+    r"|broken pipe|(?:compute|remote|worker) node|econn(?:refused|reset)"
+    r"|connection marked as essential|active placements|connection error",
     re.IGNORECASE,
 )
 """Words of servers and poolers about themselves. Read only where the code is of no known class: rows may be quoted."""
+_OF_NODES: Final = (
+    "connection_management.c", "remote_transaction.c", "remote_commands.c", "placement_connection.c",
+    "transaction_management.c", "transaction_recovery.c",
+)  # fmt: skip
+"""Citus's files about its connections to other nodes: what they raise without a code of their own is of no row."""
+_NO_CONNECTION: Final = re.compile(
+    r"too many (?:clients|connections)|(?:no more|max(?:imum)?)[ a-z]* (?:clients?|connections?)|connection limit"
+    r"|remaining connection slots",
+    re.IGNORECASE,
+)
 _NO_PARTITION: Final = "no partition of relation"
 Kind = Literal["reconnect", "transient", "config", "poison"]
 
@@ -77,6 +88,7 @@ def classify(problem: BaseException) -> DatabaseFailure:
     driver = original.__cause__ if getattr(original.__cause__, "sqlstate", None) else original  # SQLAlchemy wraps it
     text = (str(original) or type(original).__name__).strip().splitlines()[0][:300]
     is_server = getattr(driver, "server_source_function", None) is not None
+    is_server = is_server and getattr(driver, "server_source_filename", None) not in _OF_NODES
     kind = _kind(code, text, is_server=is_server) if code else _kind_without_code(original, text.lower())
     return DatabaseFailure(
         kind, code or type(original).__name__, text, _name(driver), _lacks_partition(code, driver, text)
@@ -86,12 +98,17 @@ def classify(problem: BaseException) -> DatabaseFailure:
 def _kind(code: str, text: str, *, is_server: bool) -> Kind:
     """Return what `code` means; `is_server` where the error names the function of PostgreSQL's that raised it."""
     if code == _INTERNAL and not is_server:
-        return "reconnect"  # a pooler's own word: it has seen no row
+        return "reconnect"  # a pooler's own word, or of a coordinator about its nodes: it has seen no row
     kinds: dict[Kind, tuple[str, ...]] = {"reconnect": _RECONNECT, "transient": _TRANSIENT, "config": _CONFIG}
     kind: Kind = next((kind for kind, starts in kinds.items() if code.startswith(starts)), "poison")
     if kind == "poison" and not code.startswith(_OF_ROWS) and _OF_SERVERS.search(text):
         return "transient"
     return kind
+
+
+def lacks_connections(code: str, text: str) -> bool:
+    """Return whether a failure with this code and text means that a server or a pooler has no connection left."""
+    return code == "53300" or (not code.startswith(_OF_ROWS) and _NO_CONNECTION.search(text) is not None)
 
 
 def _name(problem: BaseException | None) -> str:

@@ -33,8 +33,8 @@ SETTINGS: Final = {
     "CONNECT_TIMEOUT_S": ("nan", "inf", "-1", "1e400"), "HANDOVER_KEY": ("", "x", "\udc80"),
     "REGISTRY_URL": ("redis://:p@w@127.0.0.1:1", "x", "unix://", "redis://h:99999"),
 }  # fmt: skip
-_LEFT_OUT: Final = ("demo", "ui")
-"""The one runs for a minute, the other until Ctrl-C."""
+_LEFT_OUT: Final = ("demo", "ship", "ui")
+"""The first runs for a minute, the others until Ctrl-C."""
 
 
 def _verbs(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], list[Any]]]:

@@ -213,25 +213,41 @@ def recover(root: int, accepts: Accepts | None = None, elsewhere: Sequence[Path]
     """Yield every journal whose process has died and that no other process has locked: those in `root`, then those in
     the directories `elsewhere` that can be opened. Close `root`.
     """
+    with take(root, accepts, elsewhere) as found:
+        for dead in found:
+            try:
+                yield dead
+            finally:
+                dead.release()
+
+
+@contextlib.contextmanager
+def take(root: int, accepts: Accepts | None = None, elsewhere: Sequence[Path] = ()) -> Iterator[Iterator[DeadJournal]]:
+    """Open what `recover` yields, for the caller to release before the end of the block: several at a time."""
     roots = [root]
     try:
         for path in elsewhere:
             with contextlib.suppress(OSError):
                 roots.append(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW))
-        for one in roots:
-            for name, folder in directories.folders_in(one):
-                dead = _take(name, one, folder, roots, accepts)
-                if dead is None:
-                    os.close(folder)
-                    continue
-                try:
-                    dead.scan()
-                    yield dead
-                finally:
-                    dead.release()
+        yield _all_in(roots, accepts)
     finally:
         for one in roots:
             os.close(one)
+
+
+def _all_in(roots: list[int], accepts: Accepts | None) -> Iterator[DeadJournal]:
+    for one in roots:
+        for name, folder in directories.folders_in(one):
+            dead = _take(name, one, folder, roots, accepts)
+            if dead is None:
+                os.close(folder)
+                continue
+            try:
+                dead.scan()
+            except BaseException:
+                dead.release()
+                raise
+            yield dead
 
 
 def _take(name: str, root: int, folder: int, roots: Sequence[int], accepts: Accepts | None) -> DeadJournal | None:

@@ -29,7 +29,7 @@ from llmctx.delivery.journal import owner as owners
 from llmctx.delivery.journal.dead_letters import DeadLetters
 from llmctx.delivery.journal.frames import Kind, done_payload, frame, pack_record
 from llmctx.delivery.journal.record_files import RecordFiles
-from llmctx.delivery.journal.recovery import Accepts, DeadJournal, recover
+from llmctx.delivery.journal.recovery import Accepts, DeadJournal, recover, take
 from llmctx.delivery.journal.start_markers import Markers
 
 _MIB: Final = 1024 * 1024
@@ -244,6 +244,12 @@ class Journal(RecordFiles):
         """
         return iter(()) if self._closed else recover(os.dup(self._root), accepts, elsewhere)
 
+    def take(
+        self, accepts: Accepts | None = None, elsewhere: Sequence[Path] = ()
+    ) -> contextlib.AbstractContextManager[Iterator[DeadJournal]]:
+        """Open what `recover` yields, for the caller to release before the end of the block: several at a time."""
+        return take(os.dup(self._root), accepts, elsewhere)
+
     @property
     def has_company(self) -> bool:
         """Whether there are journals of other processes, living or dead."""
@@ -294,6 +300,23 @@ class Journal(RecordFiles):
             owners.close(replace(owners.this_process(), place=self.place), self._folder)
         else:
             directories.clear(self.name, self._folder, self._root)
+        self._let_go()
+        return left
+
+    def leave(self) -> int:
+        """End it, and leave its records to another process; calls that are open are in another journal of this one.
+
+        Return how many records that are. Raise OSError where its markers, of which rows would be made, cannot be
+        removed: nothing has changed then.
+        """
+        for name in directories.names_in(self._folder):
+            if name.startswith("starts"):
+                os.unlink(name, dir_fd=self._folder)
+        left = self.pending
+        if not left:
+            return self.close(discard=True)
+        self._note(frame(Kind.END, b""))
+        owners.close(replace(owners.this_process(), place=self.place), self._folder)
         self._let_go()
         return left
 

@@ -54,6 +54,8 @@ OTHERS = [
     ("57P05", "terminating connection due to idle-session timeout"),
     ("25006", "cannot execute INSERT in a read-only transaction"),
     ("25006", "writing to worker nodes is not currently allowed"),  # Citus
+    ("XX000", "failure on connection marked as essential: localhost:9701"),  # Citus, of a worker that starts up
+    ("XX000", "could not connect to any active placements"),
     ("57P03", "the database system is starting up"),
     ("58000", "could not get connection from the pool - AllServersDown"),  # pgcat
     ("34000", "portal does not exist"),
@@ -69,6 +71,23 @@ def test_what_poolers_and_distributed_servers_say_of_themselves_is_an_outage(cod
     failure = classify(Refused(code, words))
     assert failure.is_outage
     assert failure.text == words
+
+
+class OfCitus(Refused):
+    """An error as asyncpg tells it, with the function and the file that raised it."""
+
+    server_source_function = "MarkRemoteTransactionFailed"
+
+    def __init__(self, file: str, text: str) -> None:
+        super().__init__("XX000", text)
+        self.server_source_filename = file
+
+
+def test_an_internal_error_about_other_nodes_is_an_outage() -> None:
+    """In whatever words: the coordinator's files say it; an internal error of any other file may follow the row."""
+    assert classify(OfCitus("remote_transaction.c", "Verbindung fehlgeschlagen")).is_outage
+    assert classify(OfCitus("multi_copy.c", "could not connect to any active placements")).is_outage
+    assert classify(OfCitus("pl_exec.c", "cache lookup failed")).kind == "poison"
 
 
 def test_a_row_that_quotes_a_server_is_a_row() -> None:

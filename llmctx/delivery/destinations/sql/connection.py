@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from sqlalchemy.pool import NullPool
 
 from llmctx.core.process import importing
 from llmctx.core.threads import outside_loop
+from llmctx.delivery.destinations.sql import admission
+from llmctx.delivery.destinations.sql.admission import Room
 from llmctx.settings import Settings, url_in_environment
 from llmctx.storage.driver import connect_arguments, create_private
 
@@ -36,6 +39,7 @@ SELECT pg_catalog.pg_backend_pid(), setting::int,
 FROM pg_catalog.pg_settings WHERE name = 'statement_timeout'
 """
 _NOT_DURABLE: Final = ("off", "local")
+_ROOM_EVERY_S: Final = 5.0
 
 
 @dataclass(slots=True)
@@ -48,6 +52,8 @@ class Session:
     limits: dict[str, str | int]
     """What is set for our transactions."""
     prepared: dict[str, Any] = field(default_factory=dict)
+    room_at: float = 0.0
+    """When it was looked how many connections are left."""
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
@@ -75,6 +81,8 @@ class Connection:
         self._from_environment = self._url == url_in_environment()
         self._engine: AsyncEngine | None = None
         self._drivers: list[Any] = []  # asyncpg's connections, to be cut
+        self.room: Room | None = None
+        """How many connections the server had left when it was looked; None where a pooler sees to that."""
 
     @property
     def is_open(self) -> bool:
@@ -93,6 +101,7 @@ class Connection:
         raw = await connection.get_raw_connection()
         known = raw.info.get("llmctx")
         if isinstance(known, Session):
+            await self._look_for_room(known)
             return known
         driver: Any = raw.driver_connection
         async with driver.transaction():  # or the two halves of a statement could meet two servers
@@ -108,7 +117,15 @@ class Connection:
         if not session.is_pooled:
             await driver.execute("; ".join(f"SET {name} = {value}" for name, value in limits.items()))
         raw.info["llmctx"] = session
+        await self._look_for_room(session)
         return session
+
+    async def _look_for_room(self, session: Session) -> None:
+        if session.is_pooled:
+            self.room = None
+        elif time.monotonic() - session.room_at > _ROOM_EVERY_S:
+            self.room = await admission.look(session.driver)
+            session.room_at = time.monotonic()
 
     async def with_deadline(self, work: Coroutine[Any, Any, Any], seconds: float) -> Any:
         """Return the result of `work`, or raise TimeoutError once its statement, and every connection, has been cut."""

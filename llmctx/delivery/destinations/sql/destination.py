@@ -7,7 +7,8 @@ few seconds. Failures are sorted by SQLSTATE (`storage/db_errors.py`).
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Final
 
@@ -19,17 +20,20 @@ from llmctx.core.text import capitalized
 from llmctx.core.urls import shown_url
 from llmctx.delivery.destination import Destination, Failure, Row
 from llmctx.delivery.destinations.sql import facts, insert
+from llmctx.delivery.destinations.sql.admission import Admission
 from llmctx.delivery.destinations.sql.connection import Connection
 from llmctx.delivery.destinations.sql.facts import Facts
 from llmctx.delivery.destinations.sql.table_shape import TableShape, look
 from llmctx.settings import Settings
-from llmctx.storage.db_errors import classify
+from llmctx.storage.db_errors import classify, lacks_connections
 from llmctx.storage.rollup.marks import late_times, mark
 from llmctx.storage.sanitize import storable_json
 from llmctx.storage.table import call_log_table
 
 _LOOK_AGAIN_S: Final = 5.0
 _LOOK_SELDOM_S: Final = 60.0
+_CROWDED_WAIT_S: Final = 4.0
+"""Between two attempts to get one of the connections of which the server has none left."""
 _CAREFUL: Final = 4  # batches, after one that held rows which were there already, or may have been stored
 
 
@@ -42,6 +46,9 @@ class SqlDestination(Destination):
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._connection = Connection(settings)
+        self._admission = Admission(settings)
+        self._is_crowded = False
+        """The server had no connection left."""
         self._shape: TableShape | None = None
         self._facts: Facts | None = None
         self._is_known = False
@@ -64,12 +71,18 @@ class SqlDestination(Destination):
 
     async def prepare(self) -> bool:
         """Connect, see what the table looks like, and compile the insert for that."""
+        async with self._turn():
+            return await self._prepare()
+
+    async def _prepare(self) -> bool:
         before, self._shape = self._shape, None
         # drivers of different age take 20 to 35 round trips for this: one to another continent takes 0.2 s
         patience_s = self._settings.connect_timeout_s + max(1.0, self._settings.statement_timeout_s)
         if not self._is_known:
             await self._connection.with_deadline(self._ask(), patience_s)
-        shape: TableShape = await self._connection.with_deadline(look(self._connection, self._table), patience_s)
+        looking = look(self._connection, self._table, before)
+        shape: TableShape = await self._connection.with_deadline(looking, patience_s)
+        self._is_crowded = False
         # columns that are missing may be added while we run, and a rule, which COPY would pass by
         self._look_again_at = time.monotonic() + (_LOOK_AGAIN_S if shape.missing else _LOOK_SELDOM_S)
         if shape.missing:
@@ -81,6 +94,29 @@ class SqlDestination(Destination):
             )
         self._shape = shape
         return shape != before
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Connect in turn, where there is no connection, and keep it only where the server has enough of them."""
+        connection = self._connection
+        if connection.is_open or not self._settings.is_postgresql:
+            yield
+        else:
+            async with self._admission.turn():
+                yield
+                await self._leave_if_scarce()
+        await self._leave_if_scarce()
+
+    async def _leave_if_scarce(self) -> None:
+        if self._connection.room is not None and self._connection.room.is_scarce:
+            await self._connection.close()
+
+    @property
+    def longest_wait_s(self) -> float:  # type: ignore[override]  # it is only read
+        """Return how long to wait at most between attempts: the longer, the more processes come back at once."""
+        if self._is_crowded:
+            return _CROWDED_WAIT_S
+        return 2.0 if self._connection.room is None else self._connection.room.longest_wait_s
 
     async def _ask(self) -> None:
         """Ask what database it is, once for each time that the connection was lost."""
@@ -99,13 +135,14 @@ class SqlDestination(Destination):
 
     @property
     def is_stale(self) -> bool:
-        """Return True when it is time to look at the table again, or there is no connection."""
-        return self._shape is None or not self._connection.is_open or time.monotonic() > self._look_again_at
+        """Return True when it is time to look at the table again."""
+        return self._shape is None or not self._is_known or time.monotonic() > self._look_again_at
 
     async def store(self, rows: Sequence[Row]) -> None:
         """Store `rows`, all or none; those that are there already stay as they are."""
         try:
-            await self._connection.with_deadline(self._store(rows), self._settings.statement_timeout_s)
+            async with self._turn():
+                await self._connection.with_deadline(self._store(rows), self._settings.statement_timeout_s)
         except Exception as problem:
             if classify(problem).is_outage:
                 self._careful = _CAREFUL  # nobody knows what of it was stored
@@ -161,6 +198,7 @@ class SqlDestination(Destination):
     async def reset(self, failure: Failure) -> None:
         """Close all connections, without a word to a server that does not answer; take up a new password."""
         self._is_known = False
+        self._is_crowded = lacks_connections(failure.code, failure.text)
         await self._connection.close(cut=failure.kind == "reconnect")
         if failure.code.startswith("28"):
             self._connection.reload_credentials()

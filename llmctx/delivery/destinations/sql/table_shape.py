@@ -7,6 +7,8 @@ changed under load is seen as a `TableShape` that differs.
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -42,6 +44,7 @@ from llmctx.storage.table import call_log_table
 
 _LOOK: Final = catalog.COLUMNS.replace(":table", "$1")  # as the driver itself names a parameter
 _LOOK_AT_KEYS: Final = catalog.UNIQUE_KEYS.replace(":table", "$1")
+_DIGEST: Final = catalog.DIGEST.replace(":table", "$1")
 _NATIVE: Final = {
     "Uuid": "uuid", "UtcTime": "timestamp with time zone", "Text": "text", "Double": "double precision",
     "Integer": "integer", "Boolean": "boolean", "Money": "numeric(18,9)", "JSON": "jsonb",
@@ -49,6 +52,9 @@ _NATIVE: Final = {
 
 _OVERFLOW: Final = {f"llmctx_{name}": name for name in IDS}
 """Columns that `llmctx migrate` adds beside ids that are numbers: for those that are none."""
+_SHARD: Final = re.compile(r"(?P<name>.+)_\d+")
+_CUT: Final = re.compile(r"(?P<name>.+)_[0-9a-f]{8}")
+_LONGEST_NAME: Final = 50  # bytes; of a name that is cut at 63, characters of several bytes may leave fewer
 _OTHER_JSON: Final = frozenset(of_kind(ColumnKind.JSON)) - {"attributes"}
 """Columns of JSON whose text is not made beforehand."""
 
@@ -65,6 +71,8 @@ class TableShape:
     """Nothing stands there that would treat COPY unlike INSERT: no rule, no policy."""
     keys: frozenset[str] = frozenset()
     """The names of the call's own unique keys."""
+    host_keys: frozenset[str] = frozenset()
+    """The names of other unique keys."""
     host_key_columns: frozenset[str] = frozenset()
     """Columns of other unique keys."""
     has_host_keys: bool = False
@@ -75,6 +83,8 @@ class TableShape:
     """All characters that the database can store; None for every one."""
     enum_labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """By column whose type is neither known here nor a kind of text: the labels of an enumerated type, else none."""
+    digest: str | None = field(default=None, compare=False)
+    """Of what the catalogue says of the table: as long as it stays the same, nothing has changed."""
     columns: tuple[str, ...] = field(init=False, compare=False)
     statement: str = field(init=False, compare=False)
     _converters: tuple[tuple[int, str, Converter], ...] = field(init=False, compare=False)
@@ -117,7 +127,22 @@ class TableShape:
 
     def is_of_the_call(self, problem: Exception) -> bool:
         """Return whether a row was refused because its call is there already."""
-        return getattr(problem, "constraint_name", None) in self.keys
+        name = getattr(problem, "constraint_name", None) or ""
+        return name in self.keys or (name not in self.host_keys and self._is_of_a_shard(name))
+
+    def _is_of_a_shard(self, name: str) -> bool:
+        """Return whether `name` is of our keys on a shard of Citus's: with its number, and a hash where it is long."""
+        if (shard := _SHARD.fullmatch(name)) is None:
+            return False
+        if shard["name"] in self.keys:
+            return True
+        cut = _CUT.fullmatch(shard["name"])
+        return cut is not None and len(name) >= _LONGEST_NAME and self._begins(cut["name"])
+
+    def _begins(self, name: str) -> bool:
+        return any(key.startswith(name) for key in self.keys) and not any(
+            key.startswith(name) for key in self.host_keys
+        )
 
     def without_host_keys(self, record: CallRecord) -> CallRecord:
         """Return `record` as far as it meets no key but its call's."""
@@ -191,8 +216,10 @@ def _ours() -> dict[str, str]:
     return {column.name: _NATIVE[type(column.type).__name__] for column in call_log_table().c}
 
 
-async def look(pool: Connection, table: Table) -> TableShape:
-    """Return what the table looks like. Raise `MigrationsPending` if there is none."""
+async def look(pool: Connection, table: Table, known: TableShape | None = None) -> TableShape:
+    """Return what the table looks like; `known`, the last answer, where nothing has changed. Raise `MigrationsPending`
+    if there is none.
+    """
     quote = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it bare
     name: str = quote.format_table(table)
     async with pool.connection() as connection:
@@ -201,12 +228,26 @@ async def look(pool: Connection, table: Table) -> TableShape:
             there = await connection.run_sync(_columns_there, table)
             shape = TableShape(name, {column: kind for column, kind in _ours().items() if column in there})
         else:
-            shape = await _look_at_postgresql(session, name)
+            digest = await _digest(session, name)
+            if known is not None and known.digest is not None and known.digest == digest:
+                return known
+            shape = replace(await _look_at_postgresql(session, name), digest=digest)
     if session is not None:
         await pool.close()  # a server's process that has looked up so much stores a tenth slower from then on
     if not shape.types.keys() >= {"call_id", "created_at"}:  # no table, or another one of that name
         raise MigrationsPending
     return shape
+
+
+async def _digest(session: Session, name: str) -> str | None:
+    """Return a digest of what makes the shape of the table: cheap enough to be asked on a connection that is kept."""
+    try:
+        async with session.transaction() if session.is_pooled else contextlib.nullcontext():
+            return str(await session.driver.fetchval(_DIGEST, name))
+    except Exception as problem:
+        if getattr(problem, "sqlstate", None) is None or session.driver.is_closed():
+            raise
+        return None  # a server that only speaks PostgreSQL's protocol
 
 
 async def _look_at_postgresql(session: Session, name: str) -> TableShape:
@@ -222,6 +263,7 @@ async def _look_at_postgresql(session: Session, name: str) -> TableShape:
         {row["name"]: row["type"] for row in ours},
         bool(columns) and columns[0]["plain"],
         keys=frozenset(key["name"] for key in keys if key["own"]),
+        host_keys=frozenset(key["name"] for key in of_host),
         host_key_columns=frozenset(column for key in of_host for column in key["columns"]),
         has_host_keys=bool(of_host) or not all(key["usable"] for key in keys),
         computed=frozenset(row["name"] for row in columns if row["computed"]),
