@@ -285,12 +285,12 @@ class CallLog:
     @harmless("close_failed", otherwise=lambda self, left: left)
     def _closed(self, left: int) -> int:
         self.observer.look()
-        if left:
-            lost = left if (sink := self._worker.sink) is None else min(left, sink.perishable)
-            kept = f": {lost} are lost with this process, the next one writes the others"
-            kept = "" if lost == left else kept if lost else " yet: the next process writes them"
-            what = f"closed, and %d calls have not reached the database{kept}"
-            diagnostics.count("closed_with_rows_left", what, left)
+        if not left:
+            return 0
+        lost = left if (sink := self._worker.sink) is None else min(left, sink.perishable)
+        kept = f": {lost} are lost with this process, the next one writes the others"
+        kept = "" if lost == left else kept if lost else " yet: the next process writes them"
+        diagnostics.count("closed_with_rows_left", "closed, and %d calls have not reached the database%s", left, kept)
         return left
 
     def __enter__(self) -> Self:
