@@ -15,6 +15,7 @@ import types
 import warnings
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 from sqlalchemy.engine import make_url
 
@@ -44,7 +45,10 @@ def _asyncpg_connect() -> Any:
     utils: Any = asyncpg.connect_utils
     try:
         lookup = _with_globals(utils._read_password_from_pgpass, _read_password_file=read_passfile)
-        resolve = _with_globals(utils._parse_connect_dsn_and_args, _read_password_from_pgpass=lookup)
+        services = types.SimpleNamespace(ConfigParser=_ServiceFile)
+        resolve = _with_globals(
+            utils._parse_connect_dsn_and_args, _read_password_from_pgpass=lookup, configparser=services
+        )
         parse = _with_globals(utils._parse_connect_arguments, _parse_connect_dsn_and_args=resolve)
         inner = _with_globals(utils._connect, _parse_connect_arguments=outside_loop(_explained(parse)))
         return _with_globals(asyncpg.connect, connect_utils=types.SimpleNamespace(_connect=inner))
@@ -59,14 +63,35 @@ def create_private(file: str | Path) -> None:
             os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
+class _Names(list[str]):
+    def __contains__(self, name: object) -> bool:
+        if not super().__contains__(name):
+            raise configparser.NoSectionError(str(name))
+        return True
+
+
+class _ServiceFile(configparser.ConfigParser):
+    """A service file that says when it has no such service, as libpq does; asyncpg would connect to a default."""
+
+    def sections(self) -> list[str]:
+        return _Names(super().sections())
+
+
 def _explained(parse: Any) -> Any:
     """Return `parse` with errors that say where to look; those of its own may quote a file with a password in it."""
 
     def run(**arguments: Any) -> Any:
         try:
+            # asyncpg reads service files for a URL alone, and knows no PGSERVICE
+            if "service" in arguments and not arguments.get("dsn"):
+                service = arguments["service"] or os.environ.get("PGSERVICE")
+                arguments["dsn"] = f"postgresql://?service={quote(service, safe='')}" if service else None
             return parse(**arguments)
         except (ValueError, KeyError, configparser.Error) as problem:
-            what = f" ({problem})" if type(problem).__name__ == "ClientConfigurationError" else ""
+            is_harmless = type(problem).__name__ == "ClientConfigurationError"
+            what = f" ({problem})" if is_harmless else ""
+            if isinstance(problem, configparser.NoSectionError):
+                what = f" (there is no service {problem.section!r} in the service file)"
             raise ConfigError(
                 "The database cannot be found: LLMCTX_DATABASE_URL, the PG* variables or the service file hold "
                 f"something that asyncpg cannot use{what}. Correct it."
