@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import random
 import time
@@ -20,8 +19,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from llmctx.core.threads import outside_loop
-from llmctx.delivery.journal.directory import DEAD_LETTERS
+from llmctx.delivery.journal.directory import DEAD_LETTERS, HAS_LOCKS
 from llmctx.settings import Settings
+
+if HAS_LOCKS:
+    import fcntl
 
 _FILE: Final = ".connecting"
 _PATIENCE_S: Final = 15.0  # for those before us: one of them may have been stopped
@@ -107,8 +109,8 @@ class Admission:
 
     @outside_loop
     def _open(self) -> int | None:
-        """Return a descriptor of the file that the processes share; None where they have no directory."""
-        for directory in self._settings.journal_directories:
+        """Return a descriptor of the file that the processes share; None where they have no directory, or no locks."""
+        for directory in self._settings.journal_directories if HAS_LOCKS else ():
             with contextlib.suppress(OSError):
                 # where no process's own files lie
                 return os.open(
