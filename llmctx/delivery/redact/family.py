@@ -21,7 +21,8 @@ Search = Callable[[View, list[Span]], None]
 class Family:
     """`search` is worth while if one of the patterns, which are `wider` ones, is in a view's `raw`, `low` or `text`.
 
-    `gate` is a simple pattern of `low` that is there too wherever one of those in `raw` or `low` is.
+    `gate` is a simple pattern of `low` that is there too wherever one of those in `raw` or `low` is. One of `words`
+    must be in `low` of the whole text, however far from what is found.
     """
 
     def __init__(
@@ -32,14 +33,20 @@ class Family:
         low: Iterable[str] = (),
         text: Iterable[str] = (),
         gate: Sieve | None = None,
+        words: tuple[bytes, ...] = (),
     ) -> None:
         self.search = search
         self.patterns = {"raw": list(raw), "low": list(low), "text": list(text)}
         self._gate = gate
+        self._words = words
 
     @cached_property
     def _sieves(self) -> list[tuple[str, Sieve]]:
         return [(name, Sieve(patterns)) for name, patterns in self.patterns.items() if patterns]
+
+    def is_for(self, view: NormalForm) -> bool:
+        """Return True if one of the words is there."""
+        return not self._words or any(word in view.low for word in self._words)
 
     def may_be_in(self, view: NormalForm, start: int, end: int) -> bool:
         """Return True if something may begin between `start` and `end`."""
@@ -60,12 +67,13 @@ class Families:
     def find(self, view: NormalForm, spans: list[Span]) -> None:
         """Append to `spans` what is found."""
         size = len(view.raw)
+        families = [family for family in self._families if family.is_for(view)]
         if size <= _SHORT:
-            for family in self._families:
+            for family in families:
                 family.search(view, spans)
             return
         pieces = [(at, max(0, at - _OVERLAP), at + _PIECE + _OVERLAP) for at in range(0, size, _PIECE)]
-        for family in self._families:
+        for family in families:
             cores = [(at, at + _PIECE) for at, start, end in pieces if family.may_be_in(view, start, end)]
             places = places_of(cores, view.raw)
             if places is None:

@@ -135,7 +135,7 @@ class Personal:
         self._kinds = kinds
         self.families = [Family(find_emails, raw=EMAILS["raw"], low=EMAILS["low"])] if "email" in kinds else []
         if "resident_id" in kinds:
-            self.families.append(Family(find_insured, low=INSURED, gate=INSURANCE))
+            self.families.append(Family(find_insured, low=INSURED, words=INSURANCE))
         for kind, gate in (("resident_id", _SEVEN_DIGITS), ("ip", None)):
             if kind in kinds:
                 named = Documents(kind)
@@ -145,27 +145,8 @@ class Personal:
             low = [*_NUMBERS, *cues["low"]]
             self.families.append(Family(self._find_numbers, low=low, text=cues["text"], gate=_SEVEN_DIGITS))
         if "iban" in kinds:
-            self.families.append(Family(self._find_ibans, low=_IBANS, gate=_SEVEN_DIGITS))
-
-    def _find_ibans(self, view: View, spans: list[Span]) -> None:
-        raw = view.raw
-        shapes = raw.translate(_SHAPES)
-        if b"iban" in view.low and b"aa00" in shapes:
-            raw = raw.upper()
-            shapes = raw.translate(_SHAPES)
-        if b"AA00" in shapes:
-            left, real = _MANY + len(raw) // _FEW, 0
-            for match in _IBAN_SHAPE.finditer(shapes):
-                start, end = match.span()
-                left -= 1
-                if left < 0:
-                    if real > 0:
-                        spans.append((start, end, "iban"))
-                elif length := _iban_length(raw[start:end]):
-                    spans.append((start, start + length, "iban"))
-                    real += 1
-                else:
-                    real -= 1
+            for search, words in ((_find_ibans, ()), (_find_small_ibans, (b"iban",))):
+                self.families.append(Family(search, low=_IBANS, gate=_SEVEN_DIGITS, words=words))
 
     def _find_numbers(self, view: View, spans: list[Span]) -> None:
         raw, kinds = view.raw, self._kinds
@@ -194,6 +175,33 @@ class Personal:
                     real[kind] = real.get(kind, 0) + (1 if verdict else -1)
                 if verdict in kinds:
                     spans.append((start, end, verdict))
+
+
+def _find_ibans(view: View, spans: list[Span]) -> None:
+    _find_ibans_in(view.raw, spans)
+
+
+def _find_small_ibans(view: View, spans: list[Span]) -> None:
+    """Find those in small letters, which only a text that speaks of them has."""
+    if b"aa00" in view.raw.translate(_SHAPES):
+        _find_ibans_in(view.raw.upper(), spans)
+
+
+def _find_ibans_in(raw: bytes, spans: list[Span]) -> None:
+    shapes = raw.translate(_SHAPES)
+    if b"AA00" in shapes:
+        left, real = _MANY + len(raw) // _FEW, 0
+        for match in _IBAN_SHAPE.finditer(shapes):
+            start, end = match.span()
+            left -= 1
+            if left < 0:
+                if real > 0:
+                    spans.append((start, end, "iban"))
+            elif length := _iban_length(raw[start:end]):
+                spans.append((start, start + length, "iban"))
+                real += 1
+            else:
+                real -= 1
 
 
 def _judged(view: View, kind: str, start: int, end: int) -> str:

@@ -21,6 +21,18 @@ def test_what_must_not_be_kept_is_replaced_by_its_kind(kind: str, text: str, sec
     assert_replaced(kind, text, secret)
 
 
+@pytest.mark.parametrize(
+    ("head", "number"),
+    [("National insurance numbers", "AB 12 34 56 C"), ("IBANs of the suppliers", "de89370400440532013000")],
+)
+def test_a_long_list_has_its_head_far_above(head: str, number: str) -> None:
+    """What the numbers are is said once, at the beginning of a text of many pages."""
+    page = "The weather is fine today, and nothing else is new.\n" * 300
+    shown = redactor.redact(f"{head}:\n{page}{number}\n{page}{number}\n")
+    assert shown.count("[redacted:") == 2
+    assert number not in shown
+
+
 def test_random_numbers_are_hardly_ever_taken_for_cards() -> None:
     """Order numbers of sixteen digits: a tenth has a right check digit, and few of those a card's beginning."""
     numbers = [f"8{rng.randrange(10**15):015}" for _ in range(300)] + [
