@@ -55,6 +55,8 @@ class View:
     now: datetime
     zone: ZoneInfo
     lang: str = "en"
+    since_written: str = ""
+    """`since` as the query has it, or the page by itself."""
     since: datetime | None = None
     until: datetime | None = None
     before: Cursor | None = None
@@ -127,7 +129,8 @@ def parse(
     cursors = {name: _cursor(name, given[name]) for name in ("before", "after") if name in given}
     if len(cursors) > 1:
         raise InvalidView("after", "before and after exclude each other.")
-    since = _moment("since", given.get("since", span), now, tz)
+    since_written = given.get("since", span)
+    since = _moment("since", since_written, now, tz)
     until = _moment("until", given.get("until", ""), now, tz)
     if since is not None and until is not None and since >= until:
         raise InvalidView("since", "since has to be earlier than until.")
@@ -137,6 +140,7 @@ def parse(
         now=now,
         zone=tz,
         lang=_choice("lang", given, LANGUAGES, lang),
+        since_written=since_written,
         since=since,
         until=until,
         n=_number("n", given, 50, _MOST),
