@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -22,6 +22,7 @@ from llmctx.core.errors import JournalUnavailable
 from llmctx.core.place import Place
 from llmctx.core.record import CallRecord, use_thread_as_session, without_snapshots
 from llmctx.core.threads import outside_loop
+from llmctx.delivery.backlog import Backlog
 from llmctx.delivery.batcher import Batcher
 from llmctx.delivery.destination import Destination
 from llmctx.delivery.journal import Journal
@@ -36,7 +37,6 @@ _SEGMENT: Final = 8 * 1024 * 1024
 _INDEX_ENTRY: Final = 110  # bytes of memory for each row that waits in the journal
 _CHECKPOINT_S: Final = 1.0
 _TRY_AGAIN_S: Final = 5.0  # to begin a journal where none could be begun
-_READ_AT_ONCE: Final = 1000  # records between two looks at everything else that runs in the loop
 
 
 class Spool(RecordingSink):
@@ -55,17 +55,13 @@ class Spool(RecordingSink):
         self._journal: Journal | None = None
         self._held: set[bytes] = set()
         """Calls whose rows are in the journal and in the batcher's memory."""
-        self._on_disk_only = 0
-        """Rows that are in the journal alone."""
         self._room = settings.memory_bytes // 4  # half is for calls on their way here, and the index takes its share
+        self._backlog = Backlog(batcher, self._held, self._room)
         lost = use_thread_as_session if settings.session == "thread" else None
         self._recovery = Recovery(batcher, self._held, self._room // 2, destination, settings, lost)
         self._outbox = Outbox() if settings.writer == "ship" and settings.durability != "memory" else None
         self._recovery.is_left_to_shipper = lambda: self._is_served
-        self._reading: Iterator[CallRecord] | None = None
-        self._read: CallRecord | None = None
         self._strip_at = settings.journal_bytes // 2  # what is left holds ten times as many rows without their texts
-        self._unreadable = 0
         self._try_again_at = 0.0
         self._has_begun = False
 
@@ -79,7 +75,7 @@ class Spool(RecordingSink):
     def waiting(self) -> int:
         """Rows of this process's calls that are not done."""
         recovery = self._recovery
-        return max(0, self._batcher.waiting - recovery.pending) + self._on_disk_only + recovery.left_at_close
+        return max(0, self._batcher.waiting - recovery.pending) + self._backlog.rows + recovery.left_at_close
 
     @property
     def written(self) -> int:
@@ -94,7 +90,7 @@ class Spool(RecordingSink):
     @property
     def given_up(self) -> int:
         """Rows that were taken and are lost: neither stored nor kept as dead letters."""
-        return self._batcher.given_up - self._recovery.given_up + self._unreadable
+        return self._batcher.given_up - self._recovery.given_up + self._backlog.unreadable
 
     @property
     def recovered(self) -> int:
@@ -162,7 +158,6 @@ class Spool(RecordingSink):
                     problem = problem or refusal
                 else:
                     if old is None or move_journal(old, new):
-                        self._reading = self._read = None
                         self._use(new)
                         return True
         except Exception as failure:  # noqa: BLE001  there may be no home, no user, no temporary directory
@@ -190,11 +185,11 @@ class Spool(RecordingSink):
         """Leave the journal to the shipper, if there is one and something is in it. Return whether there is another."""
         outbox.look(old.directory)
         outbox.collect(self._recovery)
-        if not self._on_disk_only or self._held or not outbox.takes(old, self._settings.journal_bytes // 2):
+        if not self._backlog.rows or self._held or not outbox.takes(old, self._settings.journal_bytes // 2):
             return False
         if (new := outbox.leave(old, self._begin, self._recovery)) is None:
             return False
-        self._on_disk_only, self._reading, self._read = 0, None, None
+        self._backlog.clear()
         self._use(new)
         return True
 
@@ -211,6 +206,7 @@ class Spool(RecordingSink):
     def _use(self, new: Journal) -> None:
         self._journal = self._recovery.journal = new
         self._try_again_at, self._has_begun = 0.0, True
+        self._backlog.rewind()
         if self._outbox is not None:
             self._outbox.look(new.directory)
         # what was in memory alone, for want of a journal; others' rows are in theirs
@@ -218,10 +214,9 @@ class Spool(RecordingSink):
         self._held.update(one.call_id.bytes for one in here[: new.append(here)])
         new.sync(now=True)
         # of what was on disk alone, as far as it could be read from where it was
-        gone = self._on_disk_only - sum(call_id not in self._held for call_id in new.pending_ids())
+        gone = self._backlog.rows - sum(call_id not in self._held for call_id in new.pending_ids())
         if gone > 0:
-            self._on_disk_only -= gone
-            self._unreadable += gone
+            self._backlog.lose(gone)
             diagnostics.count("journal_damaged", "%d rows that only the journal held are lost", gone)
 
     def submit(self, record: CallRecord) -> bool:
@@ -244,10 +239,10 @@ class Spool(RecordingSink):
             noted += journal.append(records[noted:])
         journal.sync()
         for record in records[:noted]:
-            if not self._on_disk_only and not self._is_served and self._batcher.offer(record, self._room):
+            if not self._backlog.rows and not self._is_served and self._batcher.offer(record, self._room):
                 self._held.add(record.call_id.bytes)
             else:
-                self._on_disk_only += 1
+                self._backlog.rows += 1
         if noted < len(records):
             self._batcher.cap_bytes = max(self._room, 2 * self._room - _INDEX_ENTRY * journal.pending)
         for record in records[noted:]:
@@ -280,7 +275,7 @@ class Spool(RecordingSink):
         self._held.difference_update(call_ids)
         if self._journal is not None:
             self._journal.done(call_ids)
-            if self._on_disk_only:
+            if self._backlog.rows:
                 self._read_back()
 
     @outside_loop
@@ -293,42 +288,8 @@ class Spool(RecordingSink):
 
     @outside_loop
     def _read_back(self) -> None:
-        """Give the batcher what is in the journal alone, oldest first, as far as it has room."""
-        journal = self._journal
-        if journal is None or self._is_served or self._batcher.waiting_bytes > self._room // 2:
-            return
-        has_just_begun = False
-        for _ in range(_READ_AT_ONCE):
-            if not self._on_disk_only:
-                return
-            if self._reading is None:
-                self._reading, has_just_begun = journal.waiting(), True
-            try:
-                record, self._read = self._read or next(self._reading, None), None
-            except OSError as problem:  # no descriptor is left, say
-                diagnostics.count("journal_failed", "the journal cannot be read now: %s", problem)
-                self._reading = None
-                return
-            if record is None:
-                self._reading = None
-                if has_just_begun:  # all of it was read, and nothing is there
-                    self._give_up(journal)
-                continue
-            has_just_begun = False
-            call_id = record.call_id.bytes
-            if call_id in self._held:
-                continue
-            if not self._batcher.offer(record, self._room):
-                self._read = record
-                return
-            self._held.add(call_id)
-            self._on_disk_only -= 1
-
-    def _give_up(self, journal: Journal) -> None:
-        diagnostics.count("journal_damaged", "%d rows in the journal cannot be read any more", self._on_disk_only)
-        journal.done([call_id for call_id in journal.pending_ids() if call_id not in self._held])
-        self._unreadable += self._on_disk_only
-        self._on_disk_only = 0
+        if self._journal is not None and not self._is_served:
+            self._backlog.read_back(self._journal)
 
     # -- in the background ----------------------------------------------------------------------------------------
 
@@ -350,7 +311,7 @@ class Spool(RecordingSink):
             self._read_back()
             left = max(0.0, deadline - time.monotonic())
             # in short steps where more is to come, or where others' rows would be waited for
-            others = self._on_disk_only or self._recovery.pending or self._is_served
+            others = self._backlog.rows or self._recovery.pending or self._is_served
             if self.waiting and not self._batcher.waiting:  # for what is in other journals
                 await asyncio.sleep(min(left, 0.05))
             await self._batcher.drain(min(left, 0.1) if others else left)
@@ -366,9 +327,7 @@ class Spool(RecordingSink):
         if alone := self._unjournaled():
             self._strip(alone)  # without their texts they may fit
             self._held.update(one.call_id.bytes for one in alone[: journal.append(alone)])
-        self._recovery.left_at_close += self._on_disk_only
-        self._on_disk_only = 0
-        self._reading = self._read = None
+        self._recovery.left_at_close += self._backlog.clear()
         journal.sync(now=True)
         if journal.close():
             self._recovery.previous_journals.add(journal.name)
@@ -396,10 +355,9 @@ class Spool(RecordingSink):
             "the journal in %s was removed, and no new one can be created: %d rows that only it held are lost, others "
             "wait in memory",
             journal.directory,
-            self._on_disk_only,
+            self._backlog.rows,
         )
         self._journal = self._recovery.journal = None
-        self._unreadable += self._on_disk_only
-        self._on_disk_only = 0
-        self._reading = self._read = None
+        self._backlog.lose(self._backlog.rows)
+        self._backlog.rewind()
         journal.close()
