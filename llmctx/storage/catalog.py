@@ -79,9 +79,12 @@ WITH RECURSIVE parts AS (
     UNION ALL SELECT 'e', e.oid, e.xmin FROM pg_catalog.pg_enum e
     UNION ALL SELECT 'i', i.indexrelid, i.xmin FROM pg_catalog.pg_index i JOIN parts ON i.indrelid = parts.oid
 )
-SELECT pg_catalog.md5(pg_catalog.string_agg(kind || oid || ' ' || xmin, ',' ORDER BY kind, oid, xmin::text)) FROM told
+SELECT pg_catalog.md5(pg_catalog.string_agg(kind || oid || ' ' || xmin, ',' ORDER BY kind, oid, xmin::text)) AS digest
+FROM told
 """
-"""What changes with the columns, types, rules, policies and unique keys of a table and its partitions."""
+"""What changes with the columns, types, rules, policies and unique keys of a table and its partitions: cheap enough to
+be asked on a connection that is kept.
+"""
 PARTITIONS: Final = """
 SELECT c.oid::pg_catalog.regclass::text AS name, c.relkind = 'p' AS divided,
        pg_catalog.pg_get_expr(c.relpartbound, c.oid) AS bound, c.reltuples AS rows

@@ -13,7 +13,7 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -33,7 +33,7 @@ _FEW: Final = 15
 """So many are to be left in any case."""
 _RETURNS_A_SECOND: Final = 50
 """How many processes may try to connect in a second while the server is away."""
-_ASK: Final = """
+ASK_FOR_ROOM: Final = """
 SELECT pg_catalog.current_setting('max_connections')::int
        - pg_catalog.current_setting('superuser_reserved_connections')::int
        - coalesce(pg_catalog.current_setting('reserved_connections', true)::int, 0) AS of_server,
@@ -56,6 +56,15 @@ class Room:
     peers: int
     """Connections of our role."""
 
+    @classmethod
+    def of(cls, found: Mapping[Any, Any]) -> Room:
+        """Return what the answer to `ASK_FOR_ROOM` means."""
+        limits = [(found["of_server"], found["on_server"])]
+        limits += [(found["of_database"], found["on_database"])] if found["of_database"] >= 0 else []
+        limits += [(found["of_role"], found["by_role"])] if found["of_role"] >= 0 else []
+        limit, used = min(limits, key=lambda one: one[0] - one[1])
+        return cls(max(0, limit - used), limit, found["by_role"])
+
     @property
     def is_scarce(self) -> bool:
         """Return whether so few are left that none may be kept."""
@@ -65,23 +74,6 @@ class Room:
     def longest_wait_s(self) -> float:
         """Return how long to wait at most before trying again when the server is away, with so many others."""
         return max(2.0, self.peers / _RETURNS_A_SECOND)
-
-
-async def look(driver: Any) -> Room | None:
-    """Return how much room there is, as asyncpg's connection `driver` sees it; None where the server cannot say."""
-    try:
-        found = await driver.fetchrow(_ASK)
-    except Exception as problem:
-        if getattr(problem, "sqlstate", None) is None or driver.is_closed():
-            raise
-        return None  # a server that only speaks PostgreSQL's protocol
-    if found is None:
-        return None
-    limits = [(found["of_server"], found["on_server"])]
-    limits += [(found["of_database"], found["on_database"])] if found["of_database"] >= 0 else []
-    limits += [(found["of_role"], found["by_role"])] if found["of_role"] >= 0 else []
-    limit, used = min(limits, key=lambda one: one[0] - one[1])
-    return Room(max(0, limit - used), limit, found["by_role"])
 
 
 class Admission:

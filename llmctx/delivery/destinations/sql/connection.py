@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -25,8 +25,7 @@ from sqlalchemy.pool import NullPool
 
 from llmctx.core.process import importing
 from llmctx.core.threads import outside_loop
-from llmctx.delivery.destinations.sql import admission
-from llmctx.delivery.destinations.sql.admission import Room
+from llmctx.delivery.destinations.sql.admission import ASK_FOR_ROOM, Room
 from llmctx.settings import Settings, url_in_environment
 from llmctx.storage.driver import connect_arguments, create_private
 
@@ -64,6 +63,24 @@ class Session:
                     "; ".join(f"SET LOCAL {name} = {value}" for name, value in self.limits.items())
                 )
             yield
+
+    async def ask(self, question: str, *given: object) -> Any:
+        """Return the first row of the answer to one statement; None if it has none."""
+        async with self.transaction() if self.is_pooled else contextlib.nullcontext():
+            return await self.driver.fetchrow(question, *given)
+
+    async def ask_if_able(self, question: str, *given: object) -> Mapping[Any, Any] | None:
+        """Ask as `ask` does; return None also where the server refuses the question, and may still be asked others.
+
+        Some only speak PostgreSQL's protocol, and do not have all of its catalog.
+        """
+        try:
+            found: Mapping[Any, Any] | None = await self.ask(question, *given)
+            return found
+        except Exception as problem:
+            if getattr(problem, "sqlstate", None) is None or self.driver.is_closed():
+                raise
+            return None
 
     async def prepare(self, statement: str) -> Any:
         """Return `statement`, prepared once."""
@@ -124,7 +141,8 @@ class Connection:
         if session.is_pooled:
             self.room = None
         elif time.monotonic() - session.room_at > _ROOM_EVERY_S:
-            self.room = await admission.look(session.driver)
+            found = await session.ask_if_able(ASK_FOR_ROOM)
+            self.room = None if found is None else Room.of(found)
             session.room_at = time.monotonic()
 
     async def with_deadline(self, work: Coroutine[Any, Any, Any], seconds: float) -> Any:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.core.place import Place
-from llmctx.delivery.destinations.sql.connection import Connection, Session
+from llmctx.delivery.destinations.sql.connection import Connection
 from llmctx.settings import Settings
 from llmctx.storage import durability, place
 from llmctx.storage.durability import Risk
@@ -38,22 +36,11 @@ async def look(pool: Connection, settings: Settings, name: str) -> Facts:
             return Facts(Place(name, await _ids_of_sqlite(connection, settings)))
         names = place.names_for(settings)
         given = (names["versions"], names["table"])
-        try:
-            found = await _ask(session, _ALL, *given)
-        except Exception as problem:
-            if getattr(problem, "sqlstate", None) is None or session.driver.is_closed():
-                raise
-            # a server that only speaks PostgreSQL's protocol, and has not all of its catalog
-            return Facts(Place(name, place.ids_of(await _ask(session, _PLACE, *given), None)))
+        if (found := await session.ask_if_able(_ALL, *given)) is None:
+            return Facts(Place(name, place.ids_of(await session.ask(_PLACE, *given), None)))
         return Facts(Place(name, place.ids_of(found, found["home"])), durability.risks_of(found))
 
 
 async def _ids_of_sqlite(connection: AsyncConnection, settings: Settings) -> frozenset[str]:
     number = (await connection.exec_driver_sql("PRAGMA application_id")).scalar_one()
     return place.ids_of_sqlite(int(number), settings.table)
-
-
-async def _ask(session: Session, question: str, *given: str) -> Mapping[Any, Any]:
-    async with session.transaction() if session.is_pooled else contextlib.nullcontext():
-        found: Mapping[Any, Any] = await session.driver.fetchrow(question, *given)
-        return found

@@ -7,7 +7,6 @@ changed under load is seen as a `TableShape` that differs.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -228,7 +227,8 @@ async def look(pool: Connection, table: Table, known: TableShape | None = None) 
             there = await connection.run_sync(_columns_there, table)
             shape = TableShape(name, {column: kind for column, kind in _ours().items() if column in there})
         else:
-            digest = await _digest(session, name)
+            found = await session.ask_if_able(_DIGEST, name)
+            digest = None if found is None else str(found["digest"])
             if known is not None and known.digest is not None and known.digest == digest:
                 return known
             shape = replace(await _look_at_postgresql(session, name), digest=digest)
@@ -237,17 +237,6 @@ async def look(pool: Connection, table: Table, known: TableShape | None = None) 
     if not shape.types.keys() >= {"call_id", "created_at"}:  # no table, or another one of that name
         raise MigrationsPending
     return shape
-
-
-async def _digest(session: Session, name: str) -> str | None:
-    """Return a digest of what makes the shape of the table: cheap enough to be asked on a connection that is kept."""
-    try:
-        async with session.transaction() if session.is_pooled else contextlib.nullcontext():
-            return str(await session.driver.fetchval(_DIGEST, name))
-    except Exception as problem:
-        if getattr(problem, "sqlstate", None) is None or session.driver.is_closed():
-            raise
-        return None  # a server that only speaks PostgreSQL's protocol
 
 
 async def _look_at_postgresql(session: Session, name: str) -> TableShape:
