@@ -6,6 +6,7 @@ few seconds. Failures are sorted by SQLSTATE (`storage/db_errors.py`).
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -99,17 +100,11 @@ class SqlDestination(Destination):
     async def _turn(self) -> AsyncIterator[None]:
         """Connect in turn, where there is no connection, and keep it only where the server has enough of them."""
         connection = self._connection
-        if connection.is_open or not self._settings.is_postgresql:
+        is_free = connection.is_open or not self._settings.is_postgresql
+        async with contextlib.nullcontext() if is_free else self._admission.turn():
             yield
-        else:
-            async with self._admission.turn():
-                yield
-                await self._leave_if_scarce()
-        await self._leave_if_scarce()
-
-    async def _leave_if_scarce(self) -> None:
-        if self._connection.room is not None and self._connection.room.is_scarce:
-            await self._connection.close()
+            if connection.room is not None and connection.room.is_scarce:
+                await connection.close()
 
     @property
     def longest_wait_s(self) -> float:  # type: ignore[override]  # it is only read
