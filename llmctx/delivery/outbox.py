@@ -8,7 +8,6 @@ this process recovers what it has left, and stores its rows itself.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Final
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import JournalUnavailable
 from llmctx.delivery.journal import Journal
-from llmctx.delivery.journal.directory import DEAD_LETTERS
+from llmctx.delivery.journal.directory import DEAD_LETTERS, touch, touched_at
 from llmctx.delivery.recovery import Recovery
 
 _FILE: Final = ".shipper"
@@ -28,12 +27,7 @@ _EVERY_S: Final = 0.5
 
 def announce_shipper(directory: Path) -> None:
     """Say to the processes whose journals lie in `directory` that a shipper is at work. Raise OSError."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    fd = os.open(directory / DEAD_LETTERS / _FILE, flags, 0o600)
-    try:
-        os.utime(fd)
-    finally:
-        os.close(fd)
+    touch(directory / DEAD_LETTERS / _FILE)
 
 
 class Outbox:
@@ -52,9 +46,8 @@ class Outbox:
 
     def look(self, directory: Path) -> None:
         """See whether a shipper is at work on `directory`: by its clock, which may not be ours, only changes count."""
-        try:
-            sign = (directory / DEAD_LETTERS / _FILE).stat().st_mtime_ns
-        except OSError:
+        sign = touched_at(directory / DEAD_LETTERS / _FILE)
+        if not sign:
             self.is_served = False
             return
         now = time.monotonic()

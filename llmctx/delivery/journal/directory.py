@@ -173,21 +173,31 @@ def replace(name: str, folder: int, data: bytes, *, sync: bool = True) -> None:
         os.close(fd)
 
 
-def request_rotation(root: int) -> None:
-    """Ask every living process to begin new files. Raise OSError."""
-    fd = os.open(_ROTATE, os.O_WRONLY | os.O_CREAT | _SAFE, 0o600, dir_fd=root)
+def touch(path: str | os.PathLike[str], folder: int | None = None) -> None:
+    """Give a file, which is made if it is missing, the time that it is now. Raise OSError."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | _SAFE, 0o600, dir_fd=folder)
     try:
         os.utime(fd)
     finally:
         os.close(fd)
 
 
-def rotation_requested_at(root: int) -> int:
-    """Return when that was asked last, in ns; 0 if never."""
+def touched_at(path: str | os.PathLike[str], folder: int | None = None) -> int:
+    """Return when that was done last, in ns; 0 if never."""
     try:
-        return os.stat(_ROTATE, dir_fd=root, follow_symlinks=False).st_mtime_ns
+        return os.stat(path, dir_fd=folder, follow_symlinks=False).st_mtime_ns
     except OSError:
         return 0
+
+
+def request_rotation(root: int) -> None:
+    """Ask every living process to begin new files. Raise OSError."""
+    touch(_ROTATE, root)
+
+
+def rotation_requested_at(root: int) -> int:
+    """Return when that was asked last, in ns; 0 if never."""
+    return touched_at(_ROTATE, root)
 
 
 def names_in(folder: int) -> list[str]:
