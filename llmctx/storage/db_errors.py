@@ -34,9 +34,10 @@ _INTERNAL: Final = "XX000"
 _TRANSIENT: Final = ("53", "40", "55", "57", "58", "72", "HV00N", "HV00L", "HV00M", "HV000")
 _CONFIG: Final = ("42", "28", "3D", "3F", "0A", "0L", "0P")
 _OF_ROWS: Final = ("02", "21", "22", "23", "27", "38", "39", "44", "54", "P0")
+_CROWDED: Final = r"too many (?:clients|connections)|(?:no more|max(?:imum)?)[ a-z]* (?:clients?|connections?)"
 _OF_SERVERS: Final = re.compile(
     r"shutting down|starting up|read-?only|not (?:the )?(?:leader|primary)|no (?:leader|primary)|unavailable"
-    r"|unreachable|too many (?:clients|connections)|(?:no more|max(?:imum)?)[ a-z]* (?:clients?|connections?)"
+    rf"|unreachable|{_CROWDED}"
     r"|connections? (?:allowed|limit|refused|reset|closed|lost)|pool(?:er)? |time[d-]? ?-?out|login has been failing"
     r"|tenant or user not found|circuit ?breaker|failover|restart transaction|retry|could(?: not|n'?t) connect"
     r"|broken pipe|(?:compute|remote|worker) node|econn(?:refused|reset)"
@@ -49,11 +50,7 @@ _OF_NODES: Final = (
     "transaction_management.c", "transaction_recovery.c",
 )  # fmt: skip
 """Citus's files about its connections to other nodes: what they raise without a code of their own is of no row."""
-_NO_CONNECTION: Final = re.compile(
-    r"too many (?:clients|connections)|(?:no more|max(?:imum)?)[ a-z]* (?:clients?|connections?)|connection limit"
-    r"|remaining connection slots",
-    re.IGNORECASE,
-)
+_NO_CONNECTION: Final = re.compile(rf"{_CROWDED}|connection limit|remaining connection slots", re.IGNORECASE)
 _NO_PARTITION: Final = "no partition of relation"
 Kind = Literal["reconnect", "transient", "config", "poison"]
 
