@@ -25,8 +25,7 @@ from llmctx.delivery.destination import Destination
 from llmctx.delivery.journal import DeadJournal, Journal
 from llmctx.settings import Settings
 
-AT_ONCE: Final = 200
-"""Records that are read from a journal before anything else is done."""
+_AT_ONCE: Final = 200  # records that are read from a journal before anything else is done
 _EVERY_S: Final = 3.0
 _ELSEWHERE_EVERY: Final = 5  # rounds between two looks into directories of other names: the same place may have several
 
@@ -147,7 +146,7 @@ class Recovery:
         # a record may be one of ours; a call that is lost was never counted as waiting
         lost = dead.lost() if self._lost is None else map(self._lost, dead.lost())
         rows = chain(zip(dead.records(), repeat(True)), zip(lost, repeat(False)))
-        while some := await run_in_daemon_thread(lambda: list(islice(rows, AT_ONCE))):
+        while some := await run_in_daemon_thread(lambda: list(islice(rows, _AT_ONCE))):
             for record, is_whole in some:
                 call_id = record.call_id.bytes
                 if call_id in self._recovered_ids:  # from before we had to restart
