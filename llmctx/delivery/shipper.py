@@ -1,7 +1,7 @@
 """`llmctx ship --host`: store the rows of all processes of a host, over one connection.
 
-It takes the journals that processes have left to it (`outbox.py`) or have died with, many at a time, and removes each
-when the destination has all of its rows. Another one that is killed leaves them to the next, or to the applications.
+It takes the journals that processes have left to it (`delegation.py`) or have died with, many at a time, and removes
+each when the destination has all of its rows. One that is killed leaves them to the next, or to the applications.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from llmctx.core.place import Place, is_of
 from llmctx.core.record import CallRecord, Status, use_thread_as_session
 from llmctx.core.threads import outside_loop, run_in_daemon_thread
 from llmctx.delivery.batcher import Batcher
+from llmctx.delivery.delegation import announce_shipper
 from llmctx.delivery.destination import Destination
 from llmctx.delivery.journal import DeadJournal, Journal
-from llmctx.delivery.outbox import announce_shipper
 from llmctx.settings import Settings
 
 _LOOK_S: Final = 0.25

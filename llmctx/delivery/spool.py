@@ -24,10 +24,10 @@ from llmctx.core.record import CallRecord, use_thread_as_session, without_snapsh
 from llmctx.core.threads import outside_loop
 from llmctx.delivery.backlog import Backlog
 from llmctx.delivery.batcher import Batcher
+from llmctx.delivery.delegation import Delegation
 from llmctx.delivery.destination import Destination
 from llmctx.delivery.journal import Journal
 from llmctx.delivery.journal.move import move_journal
-from llmctx.delivery.outbox import Outbox
 from llmctx.delivery.recovery import Recovery
 from llmctx.delivery.row import marker_of
 from llmctx.delivery.sink import RecordingSink
@@ -59,7 +59,7 @@ class Spool(RecordingSink):
         self._backlog = Backlog(batcher, self._held, self._room)
         lost = use_thread_as_session if settings.session == "thread" else None
         self._recovery = Recovery(batcher, self._held, self._room // 2, destination, settings, lost)
-        self._outbox = Outbox() if settings.writer == "ship" and settings.durability != "memory" else None
+        self._delegation = Delegation() if settings.writer == "ship" and settings.durability != "memory" else None
         self._recovery.is_left_to_shipper = lambda: self._is_served
         self._strip_at = settings.journal_bytes // 2  # what is left holds ten times as many rows without their texts
         self._try_again_at = 0.0
@@ -80,7 +80,8 @@ class Spool(RecordingSink):
     @property
     def written(self) -> int:
         """Rows of this process's calls that the destination has."""
-        return self._batcher.written - self._recovery.written + (0 if self._outbox is None else self._outbox.shipped)
+        shipped = 0 if self._delegation is None else self._delegation.shipped
+        return self._batcher.written - self._recovery.written + shipped
 
     @property
     def quarantined(self) -> int:
@@ -140,7 +141,7 @@ class Spool(RecordingSink):
         Asked again and again: a directory that could not be used may have been mended, another may have been moved.
         """
         old = self._journal
-        if self._outbox is not None and old is not None and self._leave(self._outbox, old):
+        if self._delegation is not None and old is not None and self._leave(self._delegation, old):
             return True
         if self._settings.durability == "memory" or time.monotonic() < self._try_again_at:
             return False
@@ -179,15 +180,15 @@ class Spool(RecordingSink):
     @property
     def _is_served(self) -> bool:
         """Whether `llmctx ship --host` stores the rows of this process."""
-        return self._outbox is not None and self._outbox.is_served
+        return self._delegation is not None and self._delegation.is_served
 
-    def _leave(self, outbox: Outbox, old: Journal) -> bool:
+    def _leave(self, delegation: Delegation, old: Journal) -> bool:
         """Leave the journal to the shipper, if there is one and something is in it. Return whether there is another."""
-        outbox.look(old.directory)
-        outbox.collect(self._recovery)
-        if not self._backlog.rows or self._held or not outbox.takes(old, self._settings.journal_bytes // 2):
+        delegation.look(old.directory)
+        delegation.collect(self._recovery)
+        if not self._backlog.rows or self._held or not delegation.takes(old, self._settings.journal_bytes // 2):
             return False
-        if (new := outbox.leave(old, self._begin, self._recovery)) is None:
+        if (new := delegation.leave(old, self._begin, self._recovery)) is None:
             return False
         self._backlog.clear()
         self._use(new)
@@ -207,8 +208,8 @@ class Spool(RecordingSink):
         self._journal = self._recovery.journal = new
         self._try_again_at, self._has_begun = 0.0, True
         self._backlog.rewind()
-        if self._outbox is not None:
-            self._outbox.look(new.directory)
+        if self._delegation is not None:
+            self._delegation.look(new.directory)
         # what was in memory alone, for want of a journal; others' rows are in theirs
         here = self._of_this_process()
         self._held.update(one.call_id.bytes for one in here[: new.append(here)])
@@ -298,7 +299,7 @@ class Spool(RecordingSink):
         self._recovery.restart()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._batcher.run(), name="llmctx-writer")
-            if self._outbox is None:  # otherwise the shipper does it
+            if self._delegation is None:  # otherwise the shipper does it
                 tasks.create_task(self._destination.maintain(), name="llmctx-maintenance")
             if self._settings.durability != "memory":
                 tasks.create_task(self._tidy(), name="llmctx-journal")

@@ -30,7 +30,7 @@ def announce_shipper(directory: Path) -> None:
     touch(directory / DEAD_LETTERS / _FILE)
 
 
-class Outbox:
+class Delegation:
     """What was left to the shipper, and whether there is one. Belongs to the pipeline's thread."""
 
     def __init__(self) -> None:
