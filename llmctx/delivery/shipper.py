@@ -61,11 +61,6 @@ class Shipper:
         """Rows that are dead letters."""
         return self._batcher.quarantined
 
-    @property
-    def last_error(self) -> str | None:
-        """Why rows wait; None while all is well."""
-        return self._batcher.last_error
-
     async def run(self, stopping: asyncio.Event, *, once: bool = False) -> None:
         """Store what there is, and what comes, until `stopping`; with `once` until nothing is left.
 
