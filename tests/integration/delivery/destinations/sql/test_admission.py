@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import asyncpg
@@ -23,10 +24,9 @@ async def pids(url: str, name: str) -> set[int]:
 
 async def none_is_left(url: str, name: str) -> None:
     """A server's process takes a moment to end."""
-    for _ in range(600):
-        if not await pids(url, name):
-            return
-    raise AssertionError("a connection is still there")
+    deadline = time.monotonic() + 60
+    while await pids(url, name):
+        assert time.monotonic() < deadline, "a connection is still there"
 
 
 def destination_of(one: Batcher) -> Any:
