@@ -119,7 +119,7 @@ class Recovery:
             return
         if self._destination.place is None:  # whose they are is known only with a connection
             # which is not made for journals of the living
-            if await run_in_daemon_thread(partial(_has_orphans, journal, elsewhere)):
+            if await run_in_daemon_thread(partial(journal.has_orphans, elsewhere)):
                 self._batcher.prepare_soon()
             return
         self._rounds += 1
@@ -174,8 +174,3 @@ class Recovery:
     async def _wait(self) -> None:
         self._progress.clear()
         await self._progress.wait()
-
-
-def _has_orphans(journal: Journal, elsewhere: list[Path]) -> bool:
-    """Return whether a process has died and left a journal."""
-    return any(True for _ in journal.recover(elsewhere=elsewhere))

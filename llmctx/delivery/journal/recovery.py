@@ -224,30 +224,50 @@ def recover(root: int, accepts: Accepts | None = None, elsewhere: Sequence[Path]
 @contextlib.contextmanager
 def take(root: int, accepts: Accepts | None = None, elsewhere: Sequence[Path] = ()) -> Iterator[Iterator[DeadJournal]]:
     """Open what `recover` yields, for the caller to release before the end of the block: several at a time."""
+    with _opened(root, elsewhere) as roots:
+        yield _scanned(_dead_in(roots, accepts))
+
+
+def has_orphans(root: int, elsewhere: Sequence[Path] = ()) -> bool:
+    """Return whether `recover` would yield anything, of which nothing is read. Close `root`."""
+    with _opened(root, elsewhere) as roots:
+        for dead in _dead_in(roots):
+            dead.release()
+            return True
+    return False
+
+
+@contextlib.contextmanager
+def _opened(root: int, elsewhere: Sequence[Path]) -> Iterator[list[int]]:
     roots = [root]
     try:
         for path in elsewhere:
             with contextlib.suppress(OSError):
                 roots.append(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW))
-        yield _all_in(roots, accepts)
+        yield roots
     finally:
         for one in roots:
             os.close(one)
 
 
-def _all_in(roots: list[int], accepts: Accepts | None) -> Iterator[DeadJournal]:
+def _dead_in(roots: list[int], accepts: Accepts | None = None) -> Iterator[DeadJournal]:
     for one in roots:
         for name, folder in directories.folders_in(one):
             dead = _take(name, one, folder, roots, accepts)
             if dead is None:
                 os.close(folder)
-                continue
-            try:
-                dead.scan()
-            except BaseException:
-                dead.release()
-                raise
-            yield dead
+            else:
+                yield dead
+
+
+def _scanned(journals: Iterator[DeadJournal]) -> Iterator[DeadJournal]:
+    for dead in journals:
+        try:
+            dead.scan()
+        except BaseException:
+            dead.release()
+            raise
+        yield dead
 
 
 def _take(name: str, root: int, folder: int, roots: Sequence[int], accepts: Accepts | None) -> DeadJournal | None:

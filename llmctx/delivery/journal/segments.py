@@ -29,7 +29,7 @@ from llmctx.delivery.journal import owner as owners
 from llmctx.delivery.journal.dead_letters import DeadLetters
 from llmctx.delivery.journal.frames import Kind, done_payload, frame, pack_record
 from llmctx.delivery.journal.record_files import RecordFiles
-from llmctx.delivery.journal.recovery import Accepts, DeadJournal, recover, take
+from llmctx.delivery.journal.recovery import Accepts, DeadJournal, has_orphans, recover, take
 from llmctx.delivery.journal.start_markers import Markers
 
 _MIB: Final = 1024 * 1024
@@ -249,6 +249,10 @@ class Journal(RecordFiles):
     ) -> contextlib.AbstractContextManager[Iterator[DeadJournal]]:
         """Open what `recover` yields, for the caller to release before the end of the block: several at a time."""
         return take(os.dup(self._root), accepts, elsewhere)
+
+    def has_orphans(self, elsewhere: Sequence[Path] = ()) -> bool:
+        """Return whether `recover` would yield anything. Any thread may ask; nothing large is read."""
+        return not self._closed and has_orphans(os.dup(self._root), elsewhere)
 
     @property
     def has_company(self) -> bool:

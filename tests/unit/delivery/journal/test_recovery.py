@@ -73,8 +73,11 @@ def test_a_living_process_is_left_alone(tmp_path: Path) -> None:
     one, other = Journal(tmp_path), Journal(tmp_path)
     one.append([record()])
     assert taken(other) == taken(one) == ([], [])
+    assert not other.has_orphans()
     assert one.close() == 1  # now it is for others
+    assert other.has_orphans()
     assert len(taken(other)[0]) == 1
+    assert not other.has_orphans()
     other.close()
 
 
