@@ -140,10 +140,10 @@ class Plan:
         if self.sends and (who.user_id is not None or who.session_id is not None):
             # A config may be handed to a bare thread, or pickled: the identity goes with it. Nothing is added where no
             # user is known, nothing twice, and nothing that is not there without us (`carrier.py`).
-            packed = scope.anchor.packed
-            if packed is None or packed[0] is not who:
-                packed = scope.anchor.packed = (who, CarriedIdentity(who, scope.of_request))
-            sending = carrying(metadata, packed[1])
+            packed: CarriedIdentity | None = scope.anchor.packed
+            if packed is None or packed.identity is not who:
+                packed = scope.anchor.packed = CarriedIdentity(who, scope.of_request)
+            sending = carrying(metadata, packed)
             if sending is not metadata:
                 config = cast("RunnableConfig", {**given, "metadata": sending})
         return scope, config
