@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, cast
 
-from llmctx.core.guard import swallow, without_ids
+from llmctx.core.guard import without_ids
 from llmctx.identity.inherited_context import present_scope
 from llmctx.identity.scope import EMPTY, FAILED_SCOPE, Inside, Scope, failed_scope
 
@@ -49,13 +49,10 @@ def _each_in(open_scope: Callable[[], Scope], fn: Callable[P, R]) -> Callable[P,
     return run
 
 
+@without_ids("carry_failed", otherwise=lambda fn: functools.partial(run_in_failed_scope, fn))  # it may fail again
 def _of_nobody(fn: Callable[P, R]) -> Callable[P, R]:
     """Return `fn` without the scope that could not be carried, nor that of the last user of its thread."""
-    try:
-        return _each_in(functools.partial(failed_scope, "job"), fn)
-    except BaseException as problem:  # noqa: BLE001  what failed first may fail again
-        swallow(problem, "carry_failed", "a function could not be given a scope")
-        return functools.partial(run_in_failed_scope, fn)
+    return _each_in(functools.partial(failed_scope, "job"), fn)
 
 
 @without_ids("carry_failed", otherwise=_of_nobody)
