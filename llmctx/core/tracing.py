@@ -30,7 +30,7 @@ class Span(NamedTuple):
     @property
     def traceparent(self) -> str:
         """Return it as W3C's header of that name."""
-        return f"00-{self.trace:032x}-{self.span:016x}-{self.sampled:02x}"
+        return f"00-{self.trace_id}-{self.span_id}-{self.sampled:02x}"
 
 
 def current_span() -> Span | None:

@@ -22,7 +22,7 @@ _OF_READY_MADE: Final = frozenset(
         *("pre_model_hook", "post_model_hook", "generate_structured_response"),
     )
 )
-_HOOKS: Final = ("before_agent", "before_model", "after_model", "after_agent")
+HOOKS: Final = ("before_agent", "before_model", "after_model", "after_agent")
 """Of LangChain's middleware: the end of its nodes' names."""
 NOTHING_AROUND: Final = ()
 
@@ -66,4 +66,4 @@ def word_of(value: Any) -> str | None:
 
 
 def _is_ready_made(node: str) -> bool:
-    return node in _OF_READY_MADE or node.rpartition(".")[2] in _HOOKS
+    return node in _OF_READY_MADE or node.rpartition(".")[2] in HOOKS

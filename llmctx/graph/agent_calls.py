@@ -11,11 +11,11 @@ from langchain_core.runnables.config import var_child_runnable_config
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import harmless, without_ids
+from llmctx.delivery.agent_name import HOOKS
 from llmctx.graph.node_functions import NOWHERE, in_node
-from llmctx.graph.node_identity import NO_STATE, Identify, Plan
+from llmctx.graph.node_identity import NO_STATE, READ, Identify, Plan
 from llmctx.identity.scope import current_scope
 
-_HOOKS: Final = ("before_agent", "before_model", "after_model", "after_agent")
 _CHANNEL: Final = "branch:to:"
 _WRAPS: Final = frozenset({"wrap_model_call", "awrap_model_call", "wrap_tool_call", "awrap_tool_call"})
 _DEEP: Final = 40
@@ -76,9 +76,9 @@ def _wrapped_around() -> Iterator[Any]:
 
 def _hooks_here() -> Iterator[str]:
     """Return the names of the nodes in which other middleware of the running agent works, by the graph's channels."""
-    read = ((var_child_runnable_config.get() or {}).get("configurable") or {}).get("__pregel_read")
+    read = ((var_child_runnable_config.get() or {}).get("configurable") or {}).get(READ)
     for one in getattr(read, "args", ()):
         if isinstance(one, Mapping):
             for channel in list(one):
-                if isinstance(channel, str) and channel.startswith(_CHANNEL) and channel.endswith(_HOOKS):
+                if isinstance(channel, str) and channel.startswith(_CHANNEL) and channel.endswith(HOOKS):
                     yield channel.removeprefix(_CHANNEL)

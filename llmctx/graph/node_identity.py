@@ -23,7 +23,7 @@ from llmctx.core.record import Reason
 from llmctx.graph.node_data import filled, has_vouching_handler, read_ids
 from llmctx.identity.authority import data_id, refuse_malformed, trusting
 from llmctx.identity.candidates import as_text
-from llmctx.identity.carrier import CarriedIdentity, carried_in, carrying
+from llmctx.identity.carrier import TASK_KEY, CarriedIdentity, carried_in, carrying
 from llmctx.identity.inherited_context import SESSION_SERVER, modules, present_scope
 from llmctx.identity.platform import RUNTIME, has_platform_user, platform_user
 from llmctx.identity.registration import node_scope
@@ -51,7 +51,7 @@ FIELDS: Final = ("session_id", "user_id", "trace_id", "conversation_id", "agent_
 """What a node may know of its identity. Not thread_id: that one is LangGraph's own."""
 
 # LangGraph's names for what it puts into config["configurable"] and into a task's path; its constants are private.
-_READ: Final = "__pregel_read"
+READ: Final = "__pregel_read"
 _PUSH: Final = "__pregel_push"
 _TYPE: Final = "__type"
 
@@ -161,7 +161,7 @@ class Plan:
         thread_id: Any = configurable.get("thread_id")
         if thread_id is not None:
             thread_id = as_text(thread_id)
-        task = metadata.get("langgraph_checkpoint_ns")
+        task = metadata.get(TASK_KEY)
         if task is not None and type(task) is not str:
             task = as_text(task)
         scope = None
@@ -264,15 +264,14 @@ class Plan:
         ids: dict[str, Any]
         if type(state) is dict:
             if state.get(_TYPE) == "tool_call_with_context":
-                return self._of_state(
-                    state.get("state"), configurable, channels
-                )  # what create_agent sends to its tools
+                # what create_agent sends to its tools
+                return self._of_state(state.get("state"), configurable, channels)
             ids = _NO_IDS if state.keys().isdisjoint(self.keys) else read_ids(state, self.pairs)
         else:
             ids = read_ids(state, self.pairs)
         # The graph may know more than it hands to this node.
         if channels and ("user_id" not in ids or "session_id" not in ids):
-            read = configurable.get(_READ)
+            read = configurable.get(READ)
             if read is not None:
                 known = {channels[key]: value for key, value in read(list(channels), False).items()}
                 ids = filled(ids, {name: value for name, value in known.items() if data_id(value)})
@@ -355,6 +354,4 @@ def _doubt(config: RunnableConfig | None) -> None:
     """Mark the thread and the task of a node whose scope could not be opened."""
     given: Any = config or var_child_runnable_config.get() or {}
     thread_id = (given.get("configurable") or {}).get("thread_id")
-    mark_unreliable(
-        None if thread_id is None else str(thread_id), (given.get("metadata") or {}).get("langgraph_checkpoint_ns")
-    )
+    mark_unreliable(None if thread_id is None else str(thread_id), (given.get("metadata") or {}).get(TASK_KEY))
