@@ -237,14 +237,13 @@ async def coverage(ask: Ask) -> Answer:
         "remedies": remedies(found.by_place),
     }  # fmt: skip
     over_time = await _over_time(ask, "source")
-    shares = {at: [0, 0] for at in over_time.times}
+    shares = {at: queries.UsageRow(at=at) for at in over_time.times}
     for row in over_time.rows:
         if row.at is not None:
-            both, all_calls = shares[row.at]
-            shares[row.at] = [both + row.with_both, all_calls + row.calls]
-    return Answer(
-        data=data, rows=found.by_place, more={"shares": shares, "alike": alike(found.by_place), **_grid(over_time)}
-    )
+            sums = shares[row.at]
+            shares[row.at] = replace(sums, calls=sums.calls + row.calls, with_both=sums.with_both + row.with_both)
+    more = {"shares": list(shares.values()), "alike": alike(found.by_place), **_grid(over_time)}
+    return Answer(data=data, rows=found.by_place, more=more)
 
 
 async def _over_time(ask: Ask, by: queries.By) -> queries.Usage:
