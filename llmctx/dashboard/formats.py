@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
@@ -35,10 +35,10 @@ def money(value: Any) -> str:
 
 
 def duration(value: Any) -> str:
-    """Return milliseconds as a reader says them: 840 ms, 12.5 s, 3 min."""
+    """Return milliseconds, or the time between two times, as a reader says them: 840 ms, 12.5 s, 3 min."""
     if value is None:
         return DASH
-    ms = float(value)
+    ms = value / timedelta(milliseconds=1) if isinstance(value, timedelta) else float(value)
     if ms < 1000:
         return f"{ms:.0f} ms"
     if ms < 120_000:

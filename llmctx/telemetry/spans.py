@@ -65,7 +65,8 @@ class SpanEmitter:
             span.set_status(trace.StatusCode.ERROR, record.error_code)
         own = span.get_span_context()
         if self._content in ("event", "both"):
-            _emit_events(record, attributes, trace.set_span_in_context(span, context))
+            inside = trace.set_span_in_context(span, context)
+            _emit_events(record, attributes, inside, adds_messages=self._content == "event")
         span.end(started if record.finished_at is None else _nanoseconds(record.finished_at))
         if own.is_valid and own.trace_flags & 1:
             call.span = Span(own.trace_id, own.span_id)
@@ -165,12 +166,12 @@ def _nanoseconds(moment: datetime) -> int:
 
 
 @harmless("otel_failed")
-def _emit_events(record: CallRecord, attributes: Any, context: Any) -> None:
+def _emit_events(record: CallRecord, attributes: Any, context: Any, *, adds_messages: bool) -> None:
     """Tell what was said as log records, which go other ways than spans in many set-ups. Before 1.35 there are none."""
     from opentelemetry._logs import LogRecord, get_logger
 
     logger = get_logger(SCOPE)
-    details = {**attributes, **message_attributes(record)}
+    details = {**attributes, **message_attributes(record)} if adds_messages else attributes  # which has them
     logger.emit(LogRecord(event_name=names.DETAILS, attributes=details, context=context))
     if record.status == Status.ERROR and record.error_message:
         problem = {names.EXCEPTION_TYPE: record.error_code or "", names.EXCEPTION_MESSAGE: record.error_message}

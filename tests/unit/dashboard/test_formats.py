@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -26,7 +27,7 @@ def test_money(value: Any, written: str) -> None:
     ("value", "written"),
     [
         (None, "—"), (0, "0 ms"), (999, "999 ms"), (1500, "1.5 s"), (119_999, "120.0 s"), (180_000, "3 min"),
-        (7_200_000, "2.0 h"),
+        (7_200_000, "2.0 h"), (timedelta(seconds=3), "3.0 s"), (timedelta(microseconds=840_400), "840 ms"),
     ],
 )  # fmt: skip
 def test_durations(value: Any, written: str) -> None:
