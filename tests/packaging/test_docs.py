@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from typer.main import get_command
 
@@ -137,6 +138,19 @@ def test_files_that_are_shown_can_be_read() -> None:
     assert len(json.loads((SNIPPETS / "how_to/prices.json").read_text())) == len(
         load_file(SNIPPETS / "how_to/prices.json")
     )
+
+
+@pytest.mark.parametrize("page", ["tutorial.md", "zh/tutorial.md"])
+def test_what_a_step_adds_is_marked(page: str) -> None:
+    """The lines that the step before does not have; a line that only moved is none."""
+    marked = re.findall(r'hl_lines="([\d ]+)"\n--8<-- "([\w/.]+)"', (DOCS / page).read_text(encoding="utf-8"))
+    assert len(marked) == 3
+    for numbers, name in marked:
+        step = int(name[-4])
+        before = (SNIPPETS / f"tutorial/step{step - 1}.py").read_text().split("\n")
+        lines = (SNIPPETS / name).read_text().split("\n")
+        added = [number for number, line in enumerate(lines, 1) if line not in before and line[4:] not in before]
+        assert [int(number) for number in numbers.split()] == added, name
 
 
 def test_every_snippet_is_shown() -> None:

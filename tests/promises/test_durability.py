@@ -89,8 +89,13 @@ def test_one_of_four_adopts(switch: Switch) -> None:
 def test_a_dead_process_whose_database_stays_away(nowhere: str) -> None:
     """Its journal waits for as long as it takes; nobody who adopts it and dies loses any of it."""
     kill(start(KILLED, nowhere))
+    until_it_was_looked_for = """
+    while "database_away" not in call_log.stats().incidents:
+        time.sleep(0.01)
+    pause()
+    """
     for _ in range(2):
-        kill(start("time.sleep(0.5)\npause()", nowhere))
+        kill(start(until_it_was_looked_for, nowhere))
     found: Counter[int] = Counter()
     for home in homes():
         for file in home.glob("*-*"):

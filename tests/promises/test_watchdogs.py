@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from blockbuster import BlockingError, blockbuster_ctx
 from llmctx import bind
 from llmctx.calllog import CallLog, Stats
 from llmctx.core.diagnostics import diagnostics
+from llmctx.delivery.journal import request_rotation
+from tests.kit.lives import homes
 from tests.kit.rows import rows_of
-from tests.kit.support import Talker
+from tests.kit.support import Talker, wait_until
 
 model = Talker()
 
@@ -44,6 +47,14 @@ def test_rows_are_written_under_a_watchdog(any_database: str) -> None:
     assert where.startswith(f"{Path(__file__).relative_to(Path.cwd())}:")
 
 
+def _tidied() -> None:
+    """Return once the journal was looked at and tidied, as it is every second: then it has begun the new files."""
+    (home,) = [path for path in homes() if path.is_dir()]
+    before = set(os.listdir(home))
+    request_rotation(home.parent)
+    wait_until(lambda: set(os.listdir(home)) != before, "the journal to be tidied", 60.0)
+
+
 async def _under_a_watchdog(database_url: str) -> Stats:
     with blockbuster_ctx():
         with pytest.raises(BlockingError):
@@ -52,5 +63,5 @@ async def _under_a_watchdog(database_url: str) -> Stats:
             for _ in range(2):
                 await _calls(120)
                 assert await call_log.aflush(20) == 0
-                await asyncio.sleep(1.2)  # the journal is tidied, its directory looked at
+                await asyncio.to_thread(_tidied)
             return call_log.stats()
