@@ -45,7 +45,7 @@ async def kills(world: World, count: int, longest_s: float = 1.0, say: Progress 
             await life.ask("stats")
         await asyncio.sleep(rng.uniform(0, longest_s))
         if number % 4 == 3:
-            await _committed(world)
+            await committed(world, 2.0)
         await world.kill()
         if number % 20 == 19:
             say(f"{number + 1} of {count} killed")
@@ -54,10 +54,10 @@ async def kills(world: World, count: int, longest_s: float = 1.0, say: Progress 
     return await world.settled()
 
 
-async def _committed(world: World) -> None:
-    """Until the moment in which the database has a batch, and nobody has heard of it."""
+async def committed(world: World, patience_s: float = 60.0) -> None:
+    """Return at the moment in which the database has a batch, and its client has not heard of it."""
     world.proxy.cut_reply_to = COMMITS
-    cuts, deadline = world.proxy.cuts, time.monotonic() + 2
+    cuts, deadline = world.proxy.cuts, time.monotonic() + patience_s
     while world.proxy.cuts == cuts and time.monotonic() < deadline:
         await asyncio.sleep(0.001)
 
@@ -67,7 +67,7 @@ async def kills_at_commit(world: World, count: int) -> Verdict:
     for _ in range(count):
         life = world.begin_life(users=20, pause_ms=30, ways=("ainvoke", "thread"))
         await life.ask("stats")
-        await _committed(world)
+        await committed(world)
         await world.kill()
     assert world.proxy.cuts >= count
     world.proxy.cut_reply_to = ()
