@@ -1,4 +1,4 @@
-"""What every test may lean on: an environment without LLMCTX_*, real databases, and a real Redis.
+"""What every test may lean on: an environment without LLMCTX_*, real databases, a real Redis and real brokers.
 
 PostgreSQL is the one of LLMCTX_TEST_DATABASE_URL, or comes from its PyPI wheel: a process of its own serves it and
 takes it away when this one ends, however it ends. Without either the tests fail; they do not skip.
@@ -28,6 +28,7 @@ from llmctx.settings import load
 from llmctx.settings.database_url import normal_url
 from llmctx.storage.rollup.tables import names_of
 from tests.kit import absent
+from tests.kit.brokers import Brokers, brokers
 from tests.kit.redis_server import RedisServer
 
 ROOT = Path(__file__).parent.parent
@@ -191,3 +192,17 @@ def own_redis() -> Iterator[RedisServer]:
         yield server
     finally:
         server.remove()
+
+
+@pytest.fixture
+def broker() -> Iterator[Brokers]:
+    """A NATS server of this test's own, with JetStream and nothing in it."""
+    with brokers() as one:
+        yield one
+
+
+@pytest.fixture
+def broker_cluster() -> Iterator[Brokers]:
+    """A cluster of three, of this test's own."""
+    with brokers(3) as three:
+        yield three
