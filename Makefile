@@ -110,7 +110,7 @@ matrix: $(VENV)/dev.stamp  ## Python x lowest and newest libraries x PostgreSQL;
 lock:  ## renew the hashed requirements (needs uv on the PATH)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --no-strip-extras --all-extras --group dev pyproject.toml -o requirements/dev.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --no-strip-extras --extra demo --group build -c requirements/dev.lock pyproject.toml -o requirements/demo.lock
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --no-strip-extras --resolution lowest-direct --extra agents --extra cli --extra demo --extra otel --extra parquet --extra patterns --extra prometheus --extra redis pyproject.toml requirements/lowest.in -o requirements/lowest.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --no-strip-extras --resolution lowest-direct --extra agents --extra cli --extra demo --extra nats --extra otel --extra parquet --extra patterns --extra prometheus --extra redis pyproject.toml requirements/lowest.in -o requirements/lowest.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --no-strip-extras --extra all --extra demo pyproject.toml requirements/platforms.in -o requirements/platforms.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --no-strip-extras --group release -c requirements/dev.lock -o requirements/release.lock
 

@@ -22,6 +22,7 @@ from llmctx.core.errors import ConfigError, check_keys
 from llmctx.core.record import DEFAULT_TABLE
 from llmctx.core.urls import shown_url
 from llmctx.settings.database_url import connect_timeout, normal_url
+from llmctx.settings.transport_url import TransportUrl, parse_transport
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Engine
@@ -77,6 +78,9 @@ class Settings(BaseModel):
     linger_ms: int = Field(default=50, ge=0, le=60_000)
     """How long the pipeline waits for more calls. Rows that come slowly wait for one another besides, so that they are
     stored within two seconds; 0 is for those that are not to wait at all."""
+    transport: str | None = Field(default=None, repr=False)
+    """A message broker between this process and the database, whose rows `llmctx ship` stores: nats:// or tls://, with
+    `?prefix=`, `creds=`, `ca=`, `cert=`, `key=`; None is the database itself."""
     writer: Literal["own", "ship"] = "own"
     """"ship": `llmctx ship --host` stores the rows of this process, which opens no connection as long as it does."""
     pool_size: int = Field(default=2, ge=1, le=16)
@@ -159,6 +163,18 @@ class Settings(BaseModel):
     def _empty_is_none(cls, value: object) -> object:
         return None if value == "" else value
 
+    @field_validator("transport", mode="before")
+    @classmethod
+    def _without_transport(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @field_validator("transport", mode="after")
+    @classmethod
+    def _understand_transport(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_transport(value)
+        return value
+
     @field_validator("redact", mode="before")
     @classmethod
     def _several(cls, value: object) -> object:
@@ -200,18 +216,30 @@ class Settings(BaseModel):
         return self.database_url.startswith("postgresql")
 
     @property
+    def transport_url(self) -> TransportUrl | None:
+        """Return `transport`, taken apart."""
+        return None if self.transport is None else parse_transport(self.transport)
+
+    @property
     def redact_kinds(self) -> tuple[str, ...] | None:
         """Return the kinds of `redact`."""
         return None if self.redact is None else tuple(filter(None, map(str.strip, self.redact.split(","))))
 
     @property
     def journal_key(self) -> str:
-        """Return the name of the directory for the journals of this database's table. It shows no user or password."""
+        """Return the name of the directory for the journals: of rows that go to the transport, or else to this
+        database's table. It shows no user or password."""
+        transport = self.transport_url
+        return self.database_key if transport is None else transport.journal_key
+
+    @property
+    def database_key(self) -> str:
+        """Return a fingerprint of this database's table."""
         return _fingerprint(self)
 
     @property
     def journal_directories(self) -> tuple[Path, ...]:
-        """Return the directories for the journals of this database's table, best first."""
+        """Return the directories for the journals of rows that go where these go, best first."""
         return self.journal_directories_of(self.journal_key)
 
     def journal_directories_of(self, key: str) -> tuple[Path, ...]:
@@ -248,6 +276,8 @@ class Settings(BaseModel):
 
     def __repr_args__(self) -> Any:
         yield "database_url", shown_url(self.database_url)
+        if (transport := self.transport_url) is not None:
+            yield "transport", transport.shown
         yield from super().__repr_args__()
 
 

@@ -68,7 +68,7 @@ class SqlDestination(Destination):
     @property
     def key(self) -> str:
         """Return a fingerprint of the table and where it is, without what is rotated."""
-        return self._settings.journal_key
+        return self._settings.database_key
 
     async def prepare(self) -> bool:
         """Connect, see what the table looks like, and compile the insert for that."""
