@@ -51,6 +51,8 @@ _OF_NODES: Final = (
 )  # fmt: skip
 """Citus's files about its connections to other nodes: what they raise without a code of their own is of no row."""
 _NO_CONNECTION: Final = re.compile(rf"{_CROWDED}|connection limit|remaining connection slots", re.IGNORECASE)
+_BY_STATEMENT: Final = "statement pooling mode"
+"""pgbouncer's words where each statement may meet another server: no driver that prepares statements can work there."""
 _NO_PARTITION: Final = "no partition of relation"
 Kind = Literal["reconnect", "transient", "config", "poison"]
 
@@ -96,11 +98,18 @@ def _kind(code: str, text: str, *, is_server: bool) -> Kind:
     """Return what `code` means; `is_server` where the error names the function of PostgreSQL's that raised it."""
     if code == _INTERNAL and not is_server:
         return "reconnect"  # a pooler's own word, or of a coordinator about its nodes: it has seen no row
+    if pools_by_statement(text):
+        return "config"
     kinds: dict[Kind, tuple[str, ...]] = {"reconnect": _RECONNECT, "transient": _TRANSIENT, "config": _CONFIG}
     kind: Kind = next((kind for kind, starts in kinds.items() if code.startswith(starts)), "poison")
     if kind == "poison" and not code.startswith(_OF_ROWS) and _OF_SERVERS.search(text):
         return "transient"
     return kind
+
+
+def pools_by_statement(text: str) -> bool:
+    """Return whether a failure with this text means that a pooler gives each statement a server of its own."""
+    return _BY_STATEMENT in text
 
 
 def lacks_connections(code: str, text: str) -> bool:

@@ -28,7 +28,7 @@ from sqlalchemy.pool import NullPool
 from llmctx.core.errors import ConfigError, DatabaseUnavailable, LlmctxError, MigrationsPending
 from llmctx.core.text import capitalized
 from llmctx.settings import Settings
-from llmctx.storage.db_errors import sqlstate
+from llmctx.storage.db_errors import pools_by_statement, sqlstate
 from llmctx.storage.driver import connect_arguments, create_private
 from llmctx.storage.pg_timestamps import register_codecs
 
@@ -293,6 +293,8 @@ def _remedy(problem: Exception, state: str, settings: Settings) -> str | None:
     if state == "3D000":
         name = make_url(settings.database_url).database
         return f"Create it (`createdb {name}`), or correct LLMCTX_DATABASE_URL."
+    if pools_by_statement(str(problem)):
+        return "Set the pooler's pool_mode to transaction or session, or give LLMCTX_DATABASE_URL the server's own port."
     if state.startswith("28"):
         return "Check user and password in LLMCTX_DATABASE_URL."
     if isinstance(problem, socket.gaierror):

@@ -35,7 +35,7 @@ async def _table(settings: Settings, state: migrate.State | LlmctxError, where: 
         return [
             Finding(
                 "database", False, str(state), "Rows wait in memory, and are lost when the process ends.",
-                "Start the database, or correct LLMCTX_DATABASE_URL.", where,
+                "Make the database reachable, or correct LLMCTX_DATABASE_URL.", where,
             )
         ]  # fmt: skip
     findings = [Finding("database", True, "reachable", where=where)]
