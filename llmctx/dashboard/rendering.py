@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from llmctx.dashboard import formats
 from llmctx.dashboard.view import LANGUAGES
-from llmctx.identity.reasons import REASONS, SOURCES, STATUSES
+from llmctx.identity.reasons import REASONS, SOURCES, STATUSES, VERDICTS, Verdict
 from llmctx.storage.queries.usage import OTHERS
 
 HERE: Final = Path(__file__).parent
@@ -35,6 +35,12 @@ def words_of(lang: str, kind: str, code: object, english: str) -> str:
     key = f"{kind}.{code}"
     words = _translations(lang).gettext(key)
     return english if words == key else words
+
+
+def verdict_of(lang: str, verdict: Verdict) -> str:
+    """Return why a witness was believed, or was not, in `lang`."""
+    pattern = words_of(lang, "verdict", verdict.code, VERDICTS[verdict.code])
+    return Verdict.spoken(pattern, verdict.names, verdict.note)
 
 
 @cache
@@ -61,7 +67,7 @@ def _environment(lang: str) -> Environment:
         percent=formats.percent, DASH=formats.DASH, HIDDEN=formats.HIDDEN, LANGUAGES=LANGUAGES, lang=lang,
         OTHERS=OTHERS, day=timedelta(days=1), SOURCES=SOURCES, STATUSES=STATUSES,
         REASONS={code: one.text for code, one in REASONS.items()},
-        words_of=partial(words_of, lang),
+        words_of=partial(words_of, lang), verdict_of=partial(verdict_of, lang),
     )  # fmt: skip
     return made
 

@@ -108,6 +108,43 @@ def was_plain(row: Mapping[str, Any]) -> bool:
     return known and row.get("identity_source") not in (None, Source.NONE) and not row.get("identity_reason")
 
 
+VERDICTS: Final[Mapping[str, str]] = {
+    "believed": "believed",
+    "refused": "refused: what callers send, or a config of another request, never names another user than the server",
+    "no_ids": "knew neither user nor session",
+    "inherited": "not believed: its scope may be another's",
+    "uncertain": "not believed: not certain enough",
+    "agrees": "agrees",
+    "gave_user": "agrees, and gave the user_id",
+    "gave_session": "agrees, and gave the session_id",
+    "other_user": "not believed: names another user, and %(theirs)s comes before %(mine)s",
+    "other_session": "not believed: names another session, and %(theirs)s comes before %(mine)s",
+    "inherited_user": "not believed: names another user; the scope was inherited from whoever started the worker",
+    "inherited_session": "not believed: names another session; the scope was inherited from whoever started the worker",
+}
+"""Why a witness was believed, or was not, by code."""
+
+
+class Verdict(str):
+    """Why one witness was believed, or was not: an English sentence that keeps its code, for translations."""
+
+    code: str
+    names: Mapping[str, str]
+    note: str
+
+    def __new__(cls, code: str, names: Mapping[str, str] | None = None, note: str = "") -> Verdict:
+        """Return the sentence of `code`, one of `VERDICTS`; `note` is what the witness itself noted."""
+        names = names or {}
+        self = super().__new__(cls, cls.spoken(VERDICTS[code], names, note))
+        self.code, self.names, self.note = code, names, note
+        return self
+
+    @staticmethod
+    def spoken(pattern: str, names: Mapping[str, str], note: str) -> str:
+        """Return `pattern` with its `names` filled in and its note behind it."""
+        return f"{pattern % names} ({note})" if note else pattern % names
+
+
 @dataclass(frozen=True, slots=True)
 class CandidateOutcome:
     """What one witness said of a call, and what became of it."""
@@ -116,7 +153,7 @@ class CandidateOutcome:
     user_id: str | None
     session_id: str | None
     believed: bool
-    verdict: str
+    verdict: Verdict
     """Why it was believed, or was not."""
 
 
@@ -127,22 +164,18 @@ def candidate_outcomes(row: Mapping[str, Any], told: Mapping[str, Any]) -> list[
     found = []
     for place, one in enumerate(said):
         last = winner is not None and place > said.index(winner) and one.get("source") == Source.EXPLICIT
-        verdict = _WINNER if one is winner else _verdict(one, winner, row, told, last=last)
-        note = one.get("note")
-        user_id, session_id = one.get("user_id"), one.get("session_id")
-        source = str(one.get("source"))
-        found.append(
-            CandidateOutcome(source, user_id, session_id, one is winner, f"{verdict} ({note})" if note else verdict)
-        )
+        code = "believed" if one is winner else _verdict(one, winner, row, told, last=last)
+        names = {"mine": str(one.get("source")), "theirs": str((winner or {}).get("source"))}
+        verdict = Verdict(code, names, str(one.get("note") or ""))
+        found.append(CandidateOutcome(names["mine"], one.get("user_id"), one.get("session_id"), one is winner, verdict))
     refused = [one for one in told.get("refused") or () if isinstance(one, Mapping)]
     return [
         *found,
-        *(CandidateOutcome("data", one.get("user_id"), one.get("session_id"), False, _REFUSED) for one in refused),
+        *(
+            CandidateOutcome("data", one.get("user_id"), one.get("session_id"), False, Verdict("refused"))
+            for one in refused
+        ),
     ]
-
-
-_WINNER: Final = "believed"
-_REFUSED: Final = "refused: what callers send, or a config of another request, never names another user than the server"
 
 
 def _verdict(
@@ -153,19 +186,19 @@ def _verdict(
     *,
     last: bool,
 ) -> str:
-    """Return why `one` was not the witness who was believed. `last`: its ids are data, believed after all others."""
+    """Return the code of why `one` was not believed. `last`: its ids are data, believed after all others."""
     if one.get("user_id") is None and one.get("session_id") is None:
-        return "knew neither user nor session"
+        return "no_ids"
     if winner is None:
-        return "not believed: " + ("its scope may be another's" if told.get("inherited") else "not certain enough")
+        return "inherited" if told.get("inherited") else "uncertain"
     kinds = [name for name in ("user_id", "session_id") if None not in (one.get(name), winner.get(name))]
     other = next((name for name in kinds if one[name] != winner[name]), None)
     if other is None:
         filled = [name for name in ("user_id", "session_id") if winner.get(name) is None and one.get(name) is not None]
-        given = [name for name in filled if row.get(name) == one[name]]
-        return f"agrees, and gave the {' and '.join(given)}" if given else "agrees"
-    what = "another user" if other == "user_id" else "another session"
+        given = next((name for name in filled if row.get(name) == one[name]), None)
+        return {None: "agrees", "user_id": "gave_user", "session_id": "gave_session"}[given]
+    what = other.removesuffix("_id")
     mine, theirs = str(one.get("source")), str(winner.get("source"))
     if not last and RANK.get(mine, 0) < RANK.get(theirs, 0):
-        return f"not believed: names {what}; the scope was inherited from whoever started the worker"
-    return f"not believed: names {what}, and {theirs} comes before {mine}"
+        return f"inherited_{what}"
+    return f"other_{what}"

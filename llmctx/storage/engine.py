@@ -294,7 +294,9 @@ def _remedy(problem: Exception, state: str, settings: Settings) -> str | None:
         name = make_url(settings.database_url).database
         return f"Create it (`createdb {name}`), or correct LLMCTX_DATABASE_URL."
     if pools_by_statement(str(problem)):
-        return "Set the pooler's pool_mode to transaction or session, or give LLMCTX_DATABASE_URL the server's own port."
+        return (
+            "Set the pooler's pool_mode to transaction or session, or give LLMCTX_DATABASE_URL the server's own port."
+        )
     if state.startswith("28"):
         return "Check user and password in LLMCTX_DATABASE_URL."
     if isinstance(problem, socket.gaierror):

@@ -15,12 +15,12 @@ from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
 from jinja2 import Environment
 
-from llmctx.identity.reasons import REASONS, REMEDIES, SOURCES, STATUSES
+from llmctx.identity.reasons import REASONS, REMEDIES, SOURCES, STATUSES, VERDICTS
 
 DASHBOARD: Final = Path(__file__).parents[2] / "llmctx/dashboard"
 WRITTEN: Final = DASHBOARD / "locale/zh/LC_MESSAGES/dashboard.po"
 COMPILED: Final = WRITTEN.with_suffix(".mo")
-CODES: Final = {"source": SOURCES, "reason": REASONS, "remedy": REMEDIES, "status": STATUSES}
+CODES: Final = {"source": SOURCES, "reason": REASONS, "remedy": REMEDIES, "status": STATUSES, "verdict": VERDICTS}
 FAILURES: Final = ("not_found", "forbidden", "too_slow", "internal_error")
 
 

@@ -8,8 +8,8 @@ import re
 
 import pytest
 
-from llmctx.dashboard.rendering import HERE, STATIC
-from llmctx.identity.reasons import REASONS, REMEDIES, SOURCES, STATUSES
+from llmctx.dashboard.rendering import HERE, STATIC, verdict_of
+from llmctx.identity.reasons import REASONS, REMEDIES, SOURCES, STATUSES, VERDICTS, Verdict
 from tests.packaging import messages
 
 TEMPLATES = sorted((HERE / "templates").glob("*.html"))
@@ -46,7 +46,7 @@ def test_every_message_and_code_has_its_chinese() -> None:
     catalogue = messages.read()
     assert [one for one in messages.of_templates() if not catalogue.get(one)] == []
     codes = [(kind, code) for kind, known in messages.CODES.items() for code in known]
-    assert len(codes) == len(REASONS) + len(REMEDIES) + len(SOURCES) + len(STATUSES)
+    assert len(codes) == len(REASONS) + len(REMEDIES) + len(SOURCES) + len(STATUSES) + len(VERDICTS)
     assert [f"{kind}.{code}" for kind, code in codes if not catalogue.get(f"{kind}.{code}")] == []
     assert messages.COMPILED.read_bytes() == messages.compiled()
 
@@ -58,3 +58,15 @@ def test_vendored_files_are_those_of_the_manifest() -> None:
     for one in manifest:
         assert hashlib.sha256((STATIC / one["file"]).read_bytes()).hexdigest() == one["sha256"], one["file"]
         assert "ermission" in (STATIC / one["licence"]).read_text()
+
+
+@pytest.mark.parametrize("code", VERDICTS)
+def test_a_verdict_in_both_languages(code: str) -> None:
+    """With the names of its witnesses, and what the witness noted."""
+    verdict = Verdict(code, {"mine": "task", "theirs": "context"}, "seen twice")
+    assert verdict_of("en", verdict) == verdict
+    chinese = verdict_of("zh", verdict)
+    assert re.search(r"[\u4e00-\u9fff]", chinese)
+    assert not re.search(r"believed|another|agrees|%", chinese)
+    assert ("context" in chinese) is ("context" in verdict)
+    assert chinese.endswith("(seen twice)")
