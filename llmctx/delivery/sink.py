@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from llmctx.capture.open_calls import OpenCall
 from llmctx.core.record import CallRecord
+
+if TYPE_CHECKING:  # whatever reads a journal would load LangChain
+    from llmctx.capture.open_calls import OpenCall
 
 
 class Sink(Protocol):

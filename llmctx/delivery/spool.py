@@ -4,8 +4,8 @@
 `Batcher`; what it has no room for stays in the journal and is read back, oldest first, when it has. Rows leave the
 journal when the destination has them, when it will never take them (dead letters), or when they are lost (counted).
 
-The journals of dead processes are recovered here, too (`recovery.py`). Without a journal, because none is wanted or its
-directory cannot be used, this is the batcher and nothing else.
+The journals of dead processes are recovered here, too (`delivery/recovery.py`). Without a journal, because none is
+wanted or its directory cannot be used, this is the batcher and nothing else.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from llmctx.delivery.journal import dead_letters as quarantine
 from llmctx.delivery.journal import directory as place
-from llmctx.delivery.journal import segments
+from llmctx.delivery.journal import journal
 from llmctx.delivery.journal import start_markers as markers
 
-_WRITERS: Final[tuple[Any, ...]] = (markers, place, quarantine, segments)
+_WRITERS: Final[tuple[Any, ...]] = (markers, place, quarantine, journal)
 
 
 class _Full:

@@ -6,9 +6,9 @@ process recovers what it left (`Journal.recover`): rows that may not be stored y
 ended become rows with status `lost`. Bounded in bytes, private to the user, harmless when the disk is full or broken.
 
 The package knows files and `CallRecord`s, and neither the pipeline nor the destination: `frames.py` the format of a
-file, `directory.py` where files lie and which processes are alive, `segments.py` and `start_markers.py` the process's
-own files, `recovery.py` those of dead processes, `dead_letters.py` rows that the destination refuses, `inspect.py`
-reports.
+file, `directory.py` where files lie and which processes are alive, `journal.py`, `record_files.py` and
+`start_markers.py` the process's own files, `dead_journal.py` those of dead processes, `dead_letters.py` rows that the
+destination refuses, `inspect.py` reports.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pathlib import Path
 from llmctx.core.place import Place
 from llmctx.delivery.journal import directory as directories
 from llmctx.delivery.journal import owner as owners
+from llmctx.delivery.journal.dead_journal import DeadJournal, Keep
+from llmctx.delivery.journal.dead_journal import erase as _erase
 from llmctx.delivery.journal.dead_letters import DeadLetter, DeadLetters
 from llmctx.delivery.journal.frames import Damage, Frame, Kind, frames_in, pack_record, unpack_record
 from llmctx.delivery.journal.inspect import JournalDirectory, Matches, ProcessJournal, inspect_directory, search
-from llmctx.delivery.journal.recovery import DeadJournal, Keep
-from llmctx.delivery.journal.recovery import erase as _erase
-from llmctx.delivery.journal.segments import Journal
+from llmctx.delivery.journal.journal import Journal
 
 __all__ = [
     "Damage",

@@ -22,8 +22,8 @@ from llmctx.core.place import Place
 from llmctx.core.process import not_forking
 from llmctx.core.record import CallRecord
 from llmctx.delivery.journal import directory as directories
+from llmctx.delivery.journal.dead_journal import Keep, rewrite
 from llmctx.delivery.journal.frames import ID_BYTES, Frame, Kind, frame, frames_in, pack_record, record_of
-from llmctx.delivery.journal.recovery import Keep, rewrite
 from llmctx.storage.sanitize import clean
 
 _FILE: Final = "refused"

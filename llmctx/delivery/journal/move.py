@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Final
 
 from llmctx.core.diagnostics import diagnostics
-from llmctx.delivery.journal.segments import Journal
+from llmctx.delivery.journal.journal import Journal
 
 _AT_ONCE: Final = 200
 

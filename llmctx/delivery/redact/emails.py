@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from llmctx.delivery.redact.normal_form import View
+from llmctx.delivery.redact.normal_form import SearchText
 from llmctx.delivery.redact.sieve import wider
 from llmctx.delivery.redact.spans import Span
 
@@ -49,7 +49,7 @@ _FILES: Final = (
 EMAILS: Final = {"raw": [wider(_MAIL.pattern)], "low": [wider(spelled.pattern) for spelled in _SPELLED]}
 
 
-def find_emails(view: View, spans: list[Span]) -> None:
+def find_emails(view: SearchText, spans: list[Span]) -> None:
     """Append to `spans` the addresses of a text."""
     raw, low = view.raw, view.low
     if b"@" in raw:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Final
 
-from llmctx.delivery.redact.normal_form import NormalForm, View
+from llmctx.delivery.redact.normal_form import NormalForm, SearchText
 from llmctx.delivery.redact.sieve import Sieve
 from llmctx.delivery.redact.spans import Span
 
@@ -15,7 +15,7 @@ _PIECE: Final = 3072
 _OVERLAP: Final = 512  # a pattern's beginning is no longer than that, and no finding looks further back
 _LONGEST: Final = 20_000  # characters of a secret in one line
 _WORTH: Final = 0.6  # of a text: beyond that all of it is searched
-Search = Callable[[View, list[Span]], None]
+Search = Callable[[SearchText, list[Span]], None]
 
 
 class Family:

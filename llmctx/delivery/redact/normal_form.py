@@ -123,7 +123,7 @@ def _decoded(token: str) -> str:
 _DECODED: Final = _Decoded()
 
 
-class View:
+class SearchText:
     """A text for searching: `text`, `raw` and `low` have the same positions."""
 
     __slots__ = ("low", "raw", "text")
@@ -131,14 +131,14 @@ class View:
     raw: bytes
     low: bytes
 
-    def part(self, start: int, end: int) -> View:
+    def part(self, start: int, end: int) -> SearchText:
         """Return what stands between `start` and `end`."""
-        part = View()
+        part = SearchText()
         part.text, part.raw, part.low = self.text[start:end], self.raw[start:end], self.low[start:end]
         return part
 
 
-class NormalForm(View):
+class NormalForm(SearchText):
     """A text brought into one form, and the way back."""
 
     __slots__ = ("_maps", "_shown", "_undone", "is_ascii")

@@ -11,7 +11,7 @@ import re
 from functools import cache
 from typing import Final
 
-from llmctx.delivery.redact.normal_form import View
+from llmctx.delivery.redact.normal_form import SearchText
 from llmctx.delivery.redact.sieve import wider
 
 _REGIONS: Final = ("GB", "DE", "FR", "AU", "IT", "JP", "KR", "TW", "NL")  # whose numbers begin with 0
@@ -139,13 +139,13 @@ _WORDS: Final = (
 )  # fmt: skip
 
 
-def has_cues(view: View) -> bool:
+def has_cues(view: SearchText) -> bool:
     """Return True if a text has words in it that may announce a telephone number."""
     low = view.low
     return any(word in low for word in _WORDS) or not low.isascii()
 
 
-def cue_before(view: View, start: int) -> str:
+def cue_before(view: SearchText, start: int) -> str:
     """Return "strong" or "weak" if a word that announces a telephone number stands before `start`, "" if none does."""
     before = view.low[max(0, start - _REACH) : start]
     begin = len(before.rstrip(_NO_DIGITS))  # no other number stands between

@@ -13,10 +13,10 @@ from datetime import date
 from functools import lru_cache
 from typing import Final
 
-from llmctx.delivery.redact.documents import INSURANCE, INSURED, Documents, find_insured
 from llmctx.delivery.redact.emails import EMAILS, find_emails
 from llmctx.delivery.redact.family import Family
-from llmctx.delivery.redact.normal_form import View
+from llmctx.delivery.redact.identity_documents import INSURANCE, INSURED, IdentityDocuments, find_insured
+from llmctx.delivery.redact.normal_form import SearchText
 from llmctx.delivery.redact.phones import (
     CUES,
     WRITTEN,
@@ -138,7 +138,7 @@ class Personal:
             self.families.append(Family(find_insured, low=INSURED, words=INSURANCE))
         for kind, gate in (("resident_id", _SEVEN_DIGITS), ("ip", None)):
             if kind in kinds:
-                named = Documents(kind)
+                named = IdentityDocuments(kind)
                 self.families.append(Family(named.find, low=named.heads["low"], text=named.heads["text"], gate=gate))
         if kinds & {"card", "phone", "resident_id"}:
             cues = CUES if "phone" in kinds else {"low": [], "text": []}
@@ -148,7 +148,7 @@ class Personal:
             for search, words in ((_find_ibans, ()), (_find_small_ibans, (b"iban",))):
                 self.families.append(Family(search, low=_IBANS, gate=_SEVEN_DIGITS, words=words))
 
-    def _find_numbers(self, view: View, spans: list[Span]) -> None:
+    def _find_numbers(self, view: SearchText, spans: list[Span]) -> None:
         raw, kinds = view.raw, self._kinds
         shapes = raw.translate(_SHAPES)
         left = _MANY + len(raw) // _FEW
@@ -177,11 +177,11 @@ class Personal:
                     spans.append((start, end, verdict))
 
 
-def _find_ibans(view: View, spans: list[Span]) -> None:
+def _find_ibans(view: SearchText, spans: list[Span]) -> None:
     _find_ibans_in(view.raw, spans)
 
 
-def _find_small_ibans(view: View, spans: list[Span]) -> None:
+def _find_small_ibans(view: SearchText, spans: list[Span]) -> None:
     """Find those in small letters, which only a text that speaks of them has."""
     if b"aa00" in view.raw.translate(_SHAPES):
         _find_ibans_in(view.raw.upper(), spans)
@@ -204,7 +204,7 @@ def _find_ibans_in(raw: bytes, spans: list[Span]) -> None:
                 real -= 1
 
 
-def _judged(view: View, kind: str, start: int, end: int) -> str:
+def _judged(view: SearchText, kind: str, start: int, end: int) -> str:
     """Return what the number between `start` and `end` is, or nothing."""
     raw = view.raw
     number = raw[start:end]

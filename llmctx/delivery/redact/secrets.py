@@ -1,8 +1,9 @@
-"""Find secrets of machines: keys of the known makers, tokens, passwords, private keys.
+"""Find secrets of machines: keys of the known vendors, tokens, passwords, private keys.
 
-Keys of known makers are told by their looks (`makers.py`), others by their names (`named.py`) or by the form in which
-they stand (`forms.py`); here are private keys, and what belongs to a key that was found. Every quantifier is bounded,
-and hardly one can give back what it took, so that a hostile text costs no more than others.
+Keys of known vendors are recognized by their look (`vendor_keys.py`), others by the name before them
+(`named_secrets.py`) or by the format in which they stand (`credential_formats.py`); here are private keys, and what
+belongs to a key that was found. Every quantifier is bounded, and hardly one can give back what it took, so that a
+hostile text costs no more than others.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from llmctx.delivery.redact.credential_formats import CredentialFormats
 from llmctx.delivery.redact.family import Family
-from llmctx.delivery.redact.forms import Forms
-from llmctx.delivery.redact.makers import Makers
-from llmctx.delivery.redact.named import Named
-from llmctx.delivery.redact.normal_form import View
+from llmctx.delivery.redact.named_secrets import NamedSecrets
+from llmctx.delivery.redact.normal_form import SearchText
+from llmctx.delivery.redact.secret_values import is_random
 from llmctx.delivery.redact.spans import Span
-from llmctx.delivery.redact.values import is_random
+from llmctx.delivery.redact.vendor_keys import VendorKeys
 
 _PEM: Final = re.compile(
     rb"-----BEGIN (?:[A-Z0-9]{1,20} ){0,4}PRIVATE KEY(?: BLOCK)?-----"
@@ -37,23 +38,23 @@ class Credentials:
 
     def __init__(self, kinds: frozenset[str]) -> None:
         self._kinds = kinds
-        self._makers = Makers(kinds)
-        named, forms = Named(kinds), Forms(kinds)
+        self._vendor_keys = VendorKeys(kinds)
+        named, formats = NamedSecrets(kinds), CredentialFormats(kinds)
         self.families = [
-            Family(self._find_keys, raw=self._makers.heads),
+            Family(self._find_keys, raw=self._vendor_keys.heads),
             Family(named.find, low=named.heads),
-            Family(forms.find, raw=forms.heads["raw"], low=forms.heads["low"], text=forms.heads["text"]),
+            Family(formats.find, raw=formats.heads["raw"], low=formats.heads["low"], text=formats.heads["text"]),
         ]
 
-    def find_private_keys(self, view: View, spans: list[Span]) -> None:
+    def find_private_keys(self, view: SearchText, spans: list[Span]) -> None:
         """Append to `spans` what is found of what goes over many lines."""
         if "private_key" in self._kinds and b"PRIVATE KEY" in view.raw:
             _find_private_keys(view.raw, spans)
 
-    def _find_keys(self, view: View, spans: list[Span]) -> None:
+    def _find_keys(self, view: SearchText, spans: list[Span]) -> None:
         raw = view.raw
         first = len(spans)
-        self._makers.find(raw, spans)
+        self._vendor_keys.find(raw, spans)
         if "api_key" in self._kinds and (b"AKIA" in raw or b"ASIA" in raw):
             for start, end, _ in spans[first:]:
                 if (

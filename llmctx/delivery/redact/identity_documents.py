@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from llmctx.delivery.redact.normal_form import View
+from llmctx.delivery.redact.normal_form import SearchText
 from llmctx.delivery.redact.sieve import wider
 from llmctx.delivery.redact.spans import Span
 
@@ -52,12 +52,12 @@ INSURANCE: Final = (b"insur", b"ni n", b"nino")
 """Words of a text that has such numbers: they may stand in the head of a long list."""
 
 
-def find_insured(view: View, spans: list[Span]) -> None:
+def find_insured(view: SearchText, spans: list[Span]) -> None:
     """Append to `spans` the insurance numbers of the United Kingdom."""
     spans += [(*match.span(), "resident_id") for match in _NINO.finditer(view.low)]
 
 
-class Documents:
+class IdentityDocuments:
     """Finds what is named, of one kind: resident_id or ip."""
 
     def __init__(self, kind: str) -> None:
@@ -68,7 +68,7 @@ class Documents:
             "text": [f"(?i:{wider(pattern.pattern)})" for _, pattern in self._beyond],
         }
 
-    def find(self, view: View, spans: list[Span]) -> None:
+    def find(self, view: SearchText, spans: list[Span]) -> None:
         """Append to `spans` what is found."""
         low = view.low
         for marks, kind, pattern in self._named:

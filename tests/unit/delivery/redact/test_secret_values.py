@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmctx.delivery.redact.values import PLACEHOLDER, is_password, is_random, is_secret
+from llmctx.delivery.redact.secret_values import PLACEHOLDER, is_password, is_random, is_secret
 
 
 @pytest.mark.parametrize("value", [b"f3Kq9Zp2Lm7Xw1Vb", b"9f86d081884c7d659a2feaa0c55ad015"])

@@ -1,7 +1,7 @@
-"""Secrets in forms of their own: headers, command lines, connection strings, lines of password files.
+"""Secrets in formats of their own: headers, command lines, connection strings, lines of password files.
 
 There no name stands before the secret, or more stands between: `-u user:password`, `Authorization: Digest …`,
-`mongodb+srv://user:password@host`, `host:5432:db:user:password`. Each form is looked for only where a word that it must
+`mongodb+srv://user:password@host`, `host:5432:db:user:password`. Each format is looked for only where a word that it must
 have in it is there.
 """
 
@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from llmctx.delivery.redact.normal_form import View
+from llmctx.delivery.redact.normal_form import SearchText
+from llmctx.delivery.redact.secret_values import DIGIT, PLACEHOLDER, is_password, is_random, is_secret
 from llmctx.delivery.redact.sieve import wider
 from llmctx.delivery.redact.spans import Span
-from llmctx.delivery.redact.values import DIGIT, PLACEHOLDER, is_password, is_random, is_secret
 
 
 def _is_no_number(value: bytes) -> bool:
@@ -143,7 +143,7 @@ _SAID: Final = re.compile(
 )
 
 
-class Forms:
+class CredentialFormats:
     """Finds what stands in such forms, as kinds api_key, token and password."""
 
     def __init__(self, kinds: frozenset[str]) -> None:
@@ -159,7 +159,7 @@ class Forms:
             "text": [wider(_SAID.pattern)],
         }
 
-    def find(self, view: View, spans: list[Span]) -> None:
+    def find(self, view: SearchText, spans: list[Span]) -> None:
         """Append to `spans` what is found."""
         raw, low = view.raw, view.low
         for sign, forms in self._forms:

@@ -1,4 +1,4 @@
-"""Secrets that are told by what stands before them: `api_key=…`, `"client_secret": "…"`, `Authorization: Basic …`.
+"""Secrets that are recognized by the name before them: `api_key=…`, `"client_secret": "…"`, `Authorization: Basic …`.
 
 A name and its value may stand apart in many ways: `--token X`, `<password>X</password>`, a cell of a table, the next
 line, `{"name": "API_KEY", "value": "X"}`. `_GLUE` knows what may stand between. What stands behind a name is a secret
@@ -12,10 +12,10 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from llmctx.delivery.redact.normal_form import View
+from llmctx.delivery.redact.normal_form import SearchText
+from llmctx.delivery.redact.secret_values import DIGIT, PLACEHOLDER, WORDY, is_password, is_random, is_secret
 from llmctx.delivery.redact.sieve import wider
 from llmctx.delivery.redact.spans import Span
-from llmctx.delivery.redact.values import DIGIT, PLACEHOLDER, WORDY, is_password, is_random, is_secret
 
 # -- what may stand between a name and its value -----------------------------------------------------------------------
 
@@ -99,7 +99,7 @@ _MANY, _FEW = 256, 256  # names that are looked at closely: so many, and one mor
 _ASSIGNS: Final = frozenset((b"(", b"["))
 
 
-class Named:
+class NamedSecrets:
     """Finds what is named a secret, as kinds api_key, token and password."""
 
     def __init__(self, kinds: frozenset[str]) -> None:
@@ -110,7 +110,7 @@ class Named:
         self.heads = [_heads(some, least) for some, least in ((passwords, _FEWEST), (ends, _SOME)) if some]
         """Of `low`."""
 
-    def find(self, view: View, spans: list[Span]) -> None:
+    def find(self, view: SearchText, spans: list[Span]) -> None:
         """Append to `spans` what is found."""
         raw, low = view.raw, view.low
         left = _MANY + len(raw) // _FEW

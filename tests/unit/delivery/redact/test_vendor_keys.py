@@ -1,4 +1,4 @@
-"""Keys that are told by how their makers begin or build them."""
+"""Keys are recognized by how their vendors begin or build them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import string
 
 import pytest
 
-from llmctx.delivery.redact.makers import Makers
 from llmctx.delivery.redact.spans import Span
+from llmctx.delivery.redact.vendor_keys import VendorKeys
 
-makers = Makers(frozenset({"api_key", "token", "private_key"}))
+vendor_keys = VendorKeys(frozenset({"api_key", "token", "private_key"}))
 body = "".join(random.Random(5).choices(string.ascii_letters + string.digits, k=60))
 
 
 def found(text: str) -> list[str]:
     spans: list[Span] = []
-    makers.find(text.encode(), spans)
+    vendor_keys.find(text.encode(), spans)
     return [text[start:end] for start, end, _ in spans]
 
 

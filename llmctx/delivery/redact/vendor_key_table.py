@@ -1,4 +1,4 @@
-"""How the keys of each known maker begin, and what follows; how they are looked up is in `makers.py`."""
+"""How the keys of each known vendor begin, and what follows; how they are looked up is in `vendor_keys.py`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MIXED: Final = "(?=[a-z]{0,40}+[A-Z0-9])"
 _END: Final = "(?![A-Za-z0-9])"
 _UUID: Final = f"{_H}{{8}}-{_H}{{4}}-{_H}{{4}}-{_H}{{4}}-{_H}{{12}}"
 
-MAKERS: Final = {
+VENDOR_KEYS: Final = {
     # OpenAI, Anthropic, Langfuse, OpenRouter, DeepSeek, Moonshot, DashScope, LiteLLM, Stability, …
     "sk-": rf"(?!sk-)(?:(?:proj|ant|svcacct|service|admin|None|lf|or|live|test|dev)-{_W}{{8,4096}}+"
     rf"|(?![a-z]{{2,}}(?:[A-Z][a-z]{{2,}}){{1,6}}(?![A-Za-z0-9_-]))(?:{_TOLD}|(?={_S}{{20}})){_W}{{16,4096}}+)",

@@ -1,4 +1,4 @@
-"""What dead processes have left: each journal is recovered by exactly one living process.
+"""The journal of a dead process, which is recovered by exactly one living process.
 
 The process that gets the lock of a directory whose own process has died reads all of its files before deciding
 anything: only a call of which no file knows more than its start is lost, neither there nor in another journal of the

@@ -26,10 +26,10 @@ from llmctx.core.record import CallRecord
 from llmctx.core.scheduling import yielding
 from llmctx.delivery.journal import directory as directories
 from llmctx.delivery.journal import owner as owners
+from llmctx.delivery.journal.dead_journal import Accepts, DeadJournal, has_orphans, recover, take
 from llmctx.delivery.journal.dead_letters import DeadLetters
 from llmctx.delivery.journal.frames import Kind, done_payload, frame, pack_record
 from llmctx.delivery.journal.record_files import RecordFiles
-from llmctx.delivery.journal.recovery import Accepts, DeadJournal, has_orphans, recover, take
 from llmctx.delivery.journal.start_markers import Markers
 
 _MIB: Final = 1024 * 1024

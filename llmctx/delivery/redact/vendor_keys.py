@@ -1,4 +1,4 @@
-"""Keys that are told by how they look: each maker begins them in a way of its own, or builds them in one.
+"""Keys that are recognized by their look: each vendor begins them in a way of its own, or builds them in one.
 
 A key has no gap and at least `_LONG` characters, among them a digit or a capital and some more behind that: few words
 of ordinary texts are like that. Those alone are looked up by how they begin, so that the length of the table below
@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from llmctx.delivery.redact.key_table import KIND_OF, MAKERS
 from llmctx.delivery.redact.sieve import EVERY, wider
 from llmctx.delivery.redact.spans import Span
+from llmctx.delivery.redact.vendor_key_table import KIND_OF, VENDOR_KEYS
 
 _LONG: Final = 14
 _BUILT_LONG: Final = 32
@@ -77,14 +77,14 @@ _PARTS: Final = tuple(
 )  # fmt: skip
 
 
-class Makers:
+class VendorKeys:
     """Finds keys by their look, as kinds api_key, token and private_key."""
 
     def __init__(self, kinds: frozenset[str]) -> None:
         self._by_head: dict[bytes, list[tuple[str, re.Pattern[bytes]]]] = {}
         heads = [wider(entry[2]) for entry in _BUILT]
         inner = []
-        for prefix, body in MAKERS.items():
+        for prefix, body in VENDOR_KEYS.items():
             kind = "private_key" if prefix.startswith("LS0t") else KIND_OF.get(prefix, "api_key")
             if kind in kinds:
                 whole = f"{re.escape(prefix)}{body}"
