@@ -23,6 +23,8 @@ COMPATIBILITY := tests/unit tests/integration/capture tests/integration/graph te
   --ignore tests/integration/capture/test_row_values.py --ignore tests/integration/capture/test_tracing.py \
   -W default::DeprecationWarning -W default::PendingDeprecationWarning -W default::ResourceWarning
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# images of containers set it; hundreds of processes of the tests would each compile every library anew
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-lowest test-newest platforms shapes faults adopt redaction install install-browser install-prometheus monitoring messages vendor docs reference format check bench build matrix lock clean
 

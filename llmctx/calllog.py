@@ -328,10 +328,10 @@ class CallLog:
 
     async def aflush(self, timeout: float | None = None) -> int:  # noqa: ASYNC109  it is what flush() has
         """Flush as `flush` does, for coroutines."""
-        patience = self.settings.shutdown_timeout_s if timeout is None else timeout
-        draining = self._begin_drain(patience)
+        left_s = await self._worker.wait_until_ready(self.settings.shutdown_timeout_s if timeout is None else timeout)
+        draining = self._begin_drain(left_s)
         if draining is not None:
-            await asyncio.wait({draining}, timeout=patience + 1.0)
+            await asyncio.wait({draining}, timeout=left_s + 1.0)
         return self._drained(draining)
 
     @guarded("flush_failed", "%s failed: rows are still being written")

@@ -37,6 +37,8 @@ OF_TESTS = (TEST_URL, "LLMCTX_RECORDED_DATA")
 
 for _name in [name for name in os.environ if name.startswith("LLMCTX_") and name not in OF_TESTS]:
     del os.environ[_name]  # before any module could read it
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of the tests' processes would compile every library anew
+sys.dont_write_bytecode = False
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -123,12 +123,19 @@ class Worker:
         if wait:
             outside_loop(begun.wait)(5.0)  # and no longer, whatever the disk does: the application is starting
 
-    async def wait_until_ready(self) -> None:
-        """Return once the thread runs, after 5 seconds at the latest."""
-        deadline = time.monotonic() + 5.0
+    async def wait_until_ready(self, timeout_s: float = 5.0) -> float:
+        """Return once the thread's loop runs or there is none, after `timeout_s` at the latest: the seconds left."""
+        deadline = time.monotonic() + timeout_s
         # polled: waiting in a thread would take one of the application's
-        while self.running and not self._ready.is_set() and time.monotonic() < deadline:  # noqa: ASYNC110
+        while self._begins() and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
+        return max(0.0, deadline - time.monotonic())
+
+    @harmless("flush_failed", otherwise=lambda _: False)
+    def _begins(self) -> bool:
+        """Return whether there is a thread whose loop does not run yet: it may be loading the database's driver."""
+        self.look_after()
+        return self.running and not self._ready.is_set()
 
     def start_when_needed(self) -> None:
         """Start with the first call, without waiting for the thread: a forked child may never make one."""
@@ -152,10 +159,10 @@ class Worker:
         return self._sink
 
     def drain(self, timeout_s: float) -> Future[int] | None:
-        """Ask for everything to be stored within `timeout_s` seconds. The future's result is how many are left."""
-        self.look_after()
-        if self.running and not outside_loop(self._ready.wait)(min(timeout_s, 5.0)):
-            return None
+        """Ask a thread that is ready to store everything within `timeout_s` seconds. Never waits.
+
+        The future's result is how many calls are left. None where no loop runs.
+        """
         loop = self._loop
         if loop is None or not self.running:
             return None
@@ -167,16 +174,17 @@ class Worker:
             return None
 
     def flush(self, timeout_s: float) -> int:
-        """Start `drain`, and wait for it. Return how many calls are left."""
+        """Wait until the thread is ready, start `drain`, and wait for it. Return how many calls are left."""
         deadline = time.monotonic() + timeout_s
-        if self.running:  # it may still be loading the database's driver
-            outside_loop(self._ready.wait)(timeout_s)
-        while (draining := self.drain(max(0.0, deadline - time.monotonic()))) is not None:
-            try:
-                return draining.result(max(0.0, deadline - time.monotonic()) + 1.0)
-            except TimeoutError:
+        while True:
+            if self._begins():
+                outside_loop(self._ready.wait)(max(0.0, deadline - time.monotonic()))
+            left_s = max(0.0, deadline - time.monotonic())
+            if (draining := self.drain(left_s)) is None:
                 break
-            except CancelledError:  # the thread has just ended: it may be about to start again
+            try:
+                return draining.result(left_s + 1.0)
+            except (TimeoutError, CancelledError):  # or the thread has just ended: it may be about to start again
                 if time.monotonic() > deadline:
                     break
         return self.waiting

@@ -74,7 +74,7 @@ SURROUNDING: Final = {
         "CallLog.__aenter__",
         "CallLog.__aexit__",
     },
-    "delivery/worker.py": {"Worker.astop"},
+    "delivery/worker.py": {"Worker.astop", "Worker.wait_until_ready"},
     "middleware.py": {"ContextMiddleware.__init__", "ContextMiddleware.__call__", "ContextMiddleware._ask"},
     "capture/handler.py": {"CallLogHandler.ignore_chain"},
     "capture/run_inline.py": {"_is_inline"},

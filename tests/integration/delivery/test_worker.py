@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from llmctx.calllog import CallLog
+from llmctx.core.threads import PIPELINE
+from llmctx.delivery.memory_sink import MemorySink
+from tests.kit.support import Talker
 
 HURRIED = """
 import asyncio, os, sys, threading, time
@@ -55,3 +63,31 @@ def test_a_process_that_ends_before_its_thread_has_begun_loses_nothing(end: str,
     with contextlib.closing(sqlite3.connect(tmp_path / "calls.db")) as database:
         rows = database.execute("SELECT user_id, session_id, status FROM biz_agent_llm_call_logs").fetchall()
     assert rows == [("u", "s", "ok")]
+
+
+async def test_a_flush_waits_for_a_thread_that_begins_without_holding_up_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As long as its caller lets it."""
+    whole, may_begin, attempts = asyncio.Runner, threading.Event(), []
+
+    class SlowRunner(whole):  # type: ignore[misc, valid-type]  # the first one fails, so that `start` does not wait
+        def __init__(self, **kwargs: Any) -> None:
+            if threading.current_thread().name == PIPELINE:
+                attempts.append(1)
+                if len(attempts) == 1:
+                    raise RuntimeError("no loop can be had")
+                assert may_begin.wait(60)
+            super().__init__(**kwargs)
+
+    monkeypatch.setattr(asyncio, "Runner", SlowRunner)
+    sink = MemorySink()
+    with CallLog(sink=sink) as call_log:
+        Talker().invoke("hello")
+        flushes = [asyncio.create_task(flush) for flush in (call_log.aflush(60), asyncio.to_thread(call_log.flush, 60))]
+        await asyncio.sleep(0)  # both have begun
+        assert await call_log.aflush(0) == 1
+        assert not any(flush.done() for flush in flushes)
+        may_begin.set()
+        assert await asyncio.gather(*flushes) == [0, 0]
+    assert len(sink.records) == 1
