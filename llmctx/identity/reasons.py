@@ -128,6 +128,7 @@ VERDICTS: Final[Mapping[str, str]] = {
 class Verdict(str):
     """Why one witness was believed, or was not: an English sentence that keeps its code, for translations."""
 
+    __slots__ = ("code", "names", "note")
     code: str
     names: Mapping[str, str]
     note: str
