@@ -127,7 +127,8 @@ class Settings(BaseModel):
     otel_user: Literal["hash", "id", "off"] = "hash"
     """How OpenTelemetry is told of users: by a keyed hash, by their ids, or not at all."""
     otel_key: str | None = Field(default=None, repr=False)
-    """The key of that hash; None is the first `handover_key`, or else one made of `database_url`."""
+    """The key of that hash; None is the first `handover_key`, or else made of the host and name of the database, which
+    can be guessed."""
     otel_content: Literal["off", "span", "event", "both"] = "off"
     """Whether prompts and responses, as the rows have them, go into those spans, into log events, or into both."""
 
@@ -182,10 +183,18 @@ class Settings(BaseModel):
             return ",".join(map(str, value))
         return None if value == "" else value  # `LLMCTX_REDACT=` in a deployment file means that none was chosen
 
+    @field_validator("redact", "handover_key", mode="after")
+    @classmethod
+    def _no_gaps(cls, value: str | None) -> str | None:
+        parts = _parts(value)
+        if any(parts) and not all(parts):
+            raise ValueError("one of the values between its commas is empty")
+        return value
+
     @field_validator("handover_key", mode="after")
     @classmethod
     def _long_keys(cls, value: str | None) -> str | None:
-        check_keys([part for part in map(str.strip, (value or "").split(",")) if part])
+        check_keys([part for part in _parts(value) if part])
         return value
 
     @field_validator("journal_dir", "price_file", mode="before")
@@ -223,7 +232,7 @@ class Settings(BaseModel):
     @property
     def redact_kinds(self) -> tuple[str, ...] | None:
         """Return the kinds of `redact`."""
-        return None if self.redact is None else tuple(filter(None, map(str.strip, self.redact.split(","))))
+        return None if self.redact is None else tuple(filter(None, _parts(self.redact)))
 
     @property
     def journal_key(self) -> str:
@@ -279,6 +288,11 @@ class Settings(BaseModel):
         if (transport := self.transport_url) is not None:
             yield "transport", transport.shown
         yield from super().__repr_args__()
+
+
+def _parts(value: str | None) -> list[str]:
+    """Return what stands between the commas of `value`."""
+    return [part.strip() for part in (value or "").split(",")]
 
 
 def _fingerprint(settings: Settings) -> str:

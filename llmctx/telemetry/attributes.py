@@ -43,9 +43,10 @@ def user_shown(settings: Settings) -> Callable[[str | None], str | None]:
 
 
 def _key(settings: Settings) -> bytes:
-    """Return a secret that all processes of the application share, and keep when they are started anew."""
+    """Return what all processes of the application share, and keep when they are started anew, or their database's
+    password is rotated."""
     own = settings.otel_key or (settings.handover_key or "").partition(",")[0].strip()
-    return hashlib.sha256(f"llmctx.otel.user\n{own or settings.database_url}".encode()).digest()
+    return hashlib.sha256(f"llmctx.otel.user\n{own or settings.database_key}".encode()).digest()
 
 
 def people_attributes(ids: Any, user: str | None, *, agent: str | None = None) -> Attributes:

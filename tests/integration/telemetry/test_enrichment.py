@@ -16,6 +16,7 @@ from llmctx import bind
 from llmctx.calllog import CallLog
 from llmctx.delivery.memory_sink import MemorySink
 from llmctx.otel import LlmctxSpanProcessor
+from llmctx.settings import load
 from llmctx.telemetry import names
 from llmctx.telemetry.attributes import user_shown
 
@@ -77,6 +78,16 @@ def test_the_user_is_hashed_unless_a_setting_says_otherwise() -> None:
     assert users["id"] == "ann"
     assert users["off"] is None
     assert users["hash"] not in (None, "ann", user_shown(other.settings)("ann"))
+
+
+def test_a_rotated_password_changes_no_hash() -> None:
+    """Where no key is set, that of the hash is made of where the database is, not of how one gets in."""
+    hashes = {
+        user_shown(load(database_url=f"postgresql://{who}@db/shop"))("ann")
+        for who in ("app:old", "app:new", "reader:other")
+    }
+    assert len(hashes) == 1
+    assert user_shown(load(database_url="postgresql://app:old@db/another"))("ann") not in hashes
 
 
 def test_spans_that_are_about_no_model_are_left_alone() -> None:

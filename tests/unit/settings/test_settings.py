@@ -109,6 +109,18 @@ def test_a_bad_value_names_its_key(key: str, value: str, monkeypatch: pytest.Mon
     assert "pydantic" not in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["LLMCTX_REDACT", "LLMCTX_HANDOVER_KEY"])
+@pytest.mark.parametrize("written", ["{0},,{1}", "{0},", ",{0}", "{0}, ,{1}"])
+def test_a_list_has_no_empty_values(key: str, written: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are a slip of the pen, or a variable that was not set; what was meant there is not guessed."""
+    values = ("email", "card") if key == "LLMCTX_REDACT" else ("k" * 32, "o" * 32)
+    monkeypatch.setenv(key, "{0},{1}".format(*values))
+    load()
+    monkeypatch.setenv(key, written.format(*values))
+    with pytest.raises(ConfigError, match=f"{key} .*one of the values between its commas is empty"):
+        load()
+
+
 def test_a_mistyped_argument_gets_a_suggestion() -> None:
     """`load(batch_row=1)` says which name was meant."""
     with pytest.raises(ConfigError, match="Did you mean batch_rows"):
