@@ -114,7 +114,7 @@ def test_a_bad_value_names_its_key(key: str, value: str, monkeypatch: pytest.Mon
 def test_a_list_has_no_empty_values(key: str, written: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are a slip of the pen, or a variable that was not set; what was meant there is not guessed."""
     values = ("email", "card") if key == "LLMCTX_REDACT" else ("k" * 32, "o" * 32)
-    monkeypatch.setenv(key, "{0},{1}".format(*values))
+    monkeypatch.setenv(key, ",".join(values))
     load()
     monkeypatch.setenv(key, written.format(*values))
     with pytest.raises(ConfigError, match=f"{key} .*one of the values between its commas is empty"):
