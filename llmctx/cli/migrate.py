@@ -14,6 +14,7 @@ import typer
 from llmctx.cli import output
 from llmctx.cli.options import Json, Yes, interruptible, settings_of
 from llmctx.cli.partition import Downgrade, PlanOnly, done, partition, show_plan
+from llmctx.cli.transport import provision_broker
 
 if TYPE_CHECKING:
     from llmctx.migrate.commands import Plan
@@ -41,6 +42,9 @@ def migrate(
     distribute: Annotated[
         bool, typer.Option("--distribute", help="Also spread the table over the nodes of a Citus cluster.")
     ] = False,
+    transport: Annotated[
+        bool, typer.Option("--transport", help="Make the streams of LLMCTX_TRANSPORT instead, the message broker.")
+    ] = False,
     check: Annotated[bool, typer.Option("--check", hidden=True)] = False,
     sql: Annotated[bool, typer.Option("--sql", hidden=True)] = False,
     offline: Annotated[bool, typer.Option("--offline", hidden=True)] = False,
@@ -60,6 +64,7 @@ def migrate(
         yes,
         json,
         distribute,
+        transport,
         check,
         sql,
         offline,
@@ -78,7 +83,11 @@ def migrate(
         raise typer.BadParameter("choose one of --plan, --sql, --check; --offline and --existing go with --sql")
     if distribute and (by_month or plan or sql or check or downgrade):
         raise typer.BadParameter("--distribute goes with --widen and --yes")
-    if by_month:
+    if transport and any((widen, downgrade, distribute, check, sql, by_month)):
+        raise typer.BadParameter("--transport goes with --plan, --yes and --json")
+    if transport:
+        provision_broker(settings_of(ctx), only_plan=plan, yes=yes, json=json)
+    elif by_month:
         partition(ctx, plan, rehearse, downgrade, drop_foreign_keys, yes, json)
     elif sql:
         print_sql(ctx, widen, downgrade, offline, existing, json)

@@ -40,7 +40,7 @@ _SPECIMEN_BYTES: Final = 65_536
 class Batcher:
     """Batches into one destination. Everything belongs to the loop that runs `run`."""
 
-    def __init__(self, destination: Destination, settings: Settings) -> None:
+    def __init__(self, destination: Destination, settings: Settings, pace: Pace | None = None) -> None:
         self._settings = settings
         self._destination = destination
         self.on_rejected: Callable[[CallRecord, str, str], bool] = self._remember
@@ -60,7 +60,7 @@ class Batcher:
         self.cap_bytes = settings.memory_bytes // 2
         """Bound of what waits here. The other half is for calls on their way (`call_queue.py`)."""
         self._limit = settings.batch_rows
-        self._pace = Pace() if settings.linger_ms else Pace(0.0)
+        self._pace = pace or (Pace() if settings.linger_ms else Pace(0.0))
         self._linger_until = 0.0
         self.idle_s = _IDLE_S
         self._more = asyncio.Event()

@@ -19,8 +19,10 @@ _ROWS: Final = 100
 class Pace:
     """How fast rows come. All times are of the monotonic clock, in seconds."""
 
-    def __init__(self, longest_s: float = _LONGEST_S) -> None:
+    def __init__(self, longest_s: float = _LONGEST_S, rows: int = _ROWS) -> None:
+        """Linger for `longest_s` at most, and no longer than it takes for `rows` to come."""
         self._longest_s = longest_s
+        self._rows = rows
         self._rate = 0.0
         self._at = 0.0
 
@@ -34,7 +36,7 @@ class Pace:
         rate = self._rate_at(now)
         if rate * self._longest_s < 1:
             return 0.0
-        return min(self._longest_s, _ROWS / rate)
+        return min(self._longest_s, self._rows / rate)
 
     def _rate_at(self, now: float) -> float:
         """Return rows a second."""

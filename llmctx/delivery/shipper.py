@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import defaultdict
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -19,9 +17,9 @@ from llmctx.core.errors import JournalUnavailable
 from llmctx.core.place import Place, is_of
 from llmctx.core.record import CallRecord, Status, use_thread_as_session
 from llmctx.core.threads import outside_loop, run_in_daemon_thread
-from llmctx.delivery.batcher import Batcher
 from llmctx.delivery.delegation import announce_shipper
 from llmctx.delivery.destination import Destination
+from llmctx.delivery.intake import Intake, Load
 from llmctx.delivery.journal import DeadJournal, Journal
 from llmctx.settings import Settings
 
@@ -30,8 +28,6 @@ _BEAT_S: Final = 2.0
 _AT_ONCE: Final = 64
 """Journals that are stored together."""
 _CHUNK: Final = 200
-_ROWS: Final = 5000
-_BYTES: Final = 16 * 1024 * 1024
 
 
 class Shipper:
@@ -39,15 +35,10 @@ class Shipper:
 
     def __init__(self, destination: Destination, settings: Settings) -> None:
         self._destination = destination
-        # rows have waited for company already, in the journals; this loop has nothing else to do
-        self._settings = settings.model_copy(update={"linger_ms": 0, "batch_rows": _ROWS, "batch_bytes": _BYTES})
-        self._batcher = Batcher(destination, self._settings)
-        self._batcher.on_done = self._done
-        self._batcher.on_rejected = self._keep_rejected
-        self._room = settings.memory_bytes // 4
+        self._settings = settings
+        self._intake = Intake(destination, settings, self._keep_rejected, room=settings.memory_bytes // 4)
+        self._batcher = self._intake.batcher
         self._journal: Journal | None = None
-        self._loads: defaultdict[bytes, list[_Load]] = defaultdict(list)
-        self._progress = asyncio.Event()
         self.journals = 0
         """Those that were stored whole."""
 
@@ -140,8 +131,7 @@ class Shipper:
                 for load in loads:
                     await self._fill(load)
                 for load in loads:
-                    while load.outstanding:
-                        await self._wait()
+                    await self._intake.settled(load)
                     outside_loop(load.dead.finish)()
                     self.journals += 1
             finally:
@@ -153,36 +143,19 @@ class Shipper:
         """Give the batcher all rows of a journal."""
         rows = load.dead.rows()
         while some := await run_in_daemon_thread(lambda: list(islice(rows, _CHUNK))):
-            for record in some:
-                if record.status == Status.LOST and self._settings.session == "thread":
-                    use_thread_as_session(record)
-                call_id = record.call_id.bytes
-                is_there = call_id in self._loads
-                self._loads[call_id].append(load)
-                load.outstanding += 1
-                while not is_there and not self._batcher.offer(record, self._room):
-                    await self._wait()
-
-    def _done(self, records: Sequence[CallRecord]) -> None:
-        for record in records:
-            for load in self._loads.pop(record.call_id.bytes, ()):
-                load.outstanding -= 1
-        self._progress.set()
+            if self._settings.session == "thread":
+                for record in some:
+                    if record.status == Status.LOST:
+                        use_thread_as_session(record)
+            await self._intake.put(some, load)
 
     @outside_loop
     def _keep_rejected(self, record: CallRecord, code: str, reason: str) -> bool:
         return self._journal is not None and self._journal.dead_letters.append(record, code, reason)
 
-    async def _wait(self) -> None:
-        self._progress.clear()
-        await self._progress.wait()
 
-
-class _Load:
+class _Load(Load):
     """A journal of which rows are on their way."""
-
-    __slots__ = ("dead", "outstanding")
 
     def __init__(self, dead: DeadJournal) -> None:
         self.dead = dead
-        self.outstanding = 0

@@ -45,7 +45,7 @@ class Broker:
         cluster = f'cluster {{ name: llmctx, listen: "{host}:{_ROUTE}", routes: [{routes}] }}' if peers else ""
         self.configure(
             f'server_name: {name}\nlisten: "{host}:{_CLIENT}"\nhttp: "{host}:{_MONITOR}"\n'
-            f'jetstream {{ store_dir: "{self._store}", sync_interval: always, max_mem: 64MB, max_file: 4GB }}\n'
+            f'jetstream {{ store_dir: "{self._store}", sync_interval: always, max_mem: 64MB, max_file: 1TB }}\n'
             f"{cluster}\n{settings}\n"
         )
 

@@ -1,0 +1,135 @@
+"""How far the shippers are behind: what waits in each stream, for how long, what is in hand, and what came again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from llmctx.core.errors import LlmctxError
+from llmctx.delivery.broker.client import BrokerConnection
+from llmctx.delivery.broker.topology import CONSUMER, Topology
+from llmctx.delivery.broker.visit import ANSWER_S, visit
+from llmctx.settings import Settings
+
+_NOT_THERE: Final = (10059, 10014)
+"""No such stream, no such consumer."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLag:
+    """What waits in one stream, in frames."""
+
+    stream: str
+    waiting: int
+    """Frames that no shipper has."""
+    in_hand: int
+    """Frames that a shipper has, and has not acknowledged."""
+    redelivered: int
+    """Of those, such as another shipper had before."""
+    bytes: int
+    oldest: datetime | None
+    """When the oldest of them was published."""
+    shippers: int
+    """Requests that wait for frames: 0 while no shipper asks for any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """What waits in the broker."""
+
+    transport: str
+    """The broker, without passwords."""
+    streams: list[StreamLag] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    """Streams that are not there, or have no consumer."""
+    refused: int = 0
+    """Messages that are set aside."""
+
+    def sum(self, what: str) -> int:
+        """Return the sum of a figure over all streams."""
+        return sum(getattr(one, what) for one in self.streams)
+
+    @property
+    def oldest(self) -> datetime | None:
+        """Return when the oldest frame was published that is not stored."""
+        return min((one.oldest for one in self.streams if one.oldest is not None), default=None)
+
+    @property
+    def oldest_s(self) -> float:
+        """Return the age of the oldest frame, in seconds; 0 if there is none."""
+        return 0.0 if self.oldest is None else max(0.0, (datetime.now(UTC) - self.oldest).total_seconds())
+
+    @property
+    def sentence(self) -> str:
+        """Return it in words."""
+        waiting, in_hand = self.sum("waiting"), self.sum("in_hand")
+        if not waiting and not in_hand:
+            return "no frames wait in the broker"
+        again = self.sum("redelivered")
+        more = f", {again:,} of them for the second time" if again else ""
+        return (
+            f"{waiting:,} frames wait in the broker, {in_hand:,} are in hand{more}; "
+            f"the oldest is {self.oldest_s:,.0f} s old"
+        )
+
+
+async def look(connection: BrokerConnection, topology: Topology, where: str) -> Lag:
+    """Return what waits. Raise what the client library raises."""
+    found = Lag(where)
+    for partition in range(topology.streams):
+        name = topology.stream(partition)
+        # `stream_info` of the client library leaves out the times
+        stream = await _ask(connection, f"STREAM.INFO.{name}")
+        consumer = await _ask(connection, f"CONSUMER.INFO.{name}.{CONSUMER}") if stream else None
+        if stream is None or consumer is None:
+            found.missing.append(name)
+        else:
+            found.streams.append(_lag(name, stream["state"], consumer))
+    refused = await _ask(connection, f"STREAM.INFO.{topology.refused_stream}")
+    if refused is None:
+        found.missing.append(topology.refused_stream)
+        return found
+    return Lag(found.transport, found.streams, found.missing, refused["state"]["messages"])
+
+
+def _lag(name: str, state: dict[str, Any], consumer: dict[str, Any]) -> StreamLag:
+    return StreamLag(
+        name,
+        consumer["num_pending"],
+        consumer["num_ack_pending"],
+        consumer["num_redelivered"],
+        state["bytes"],
+        datetime.fromisoformat(state["first_ts"]) if state["messages"] else None,
+        consumer["num_waiting"],
+    )
+
+
+async def _ask(connection: BrokerConnection, what: str) -> dict[str, Any] | None:
+    from nats.js.errors import APIError
+
+    answer = json.loads((await connection.client.request(f"$JS.API.{what}", b"", timeout=ANSWER_S)).data)
+    if error := answer.get("error"):
+        if error.get("err_code") in _NOT_THERE:
+            return None
+        raise APIError.from_error(error)
+    return dict(answer)
+
+
+async def lag_of(settings: Settings) -> Lag | str | None:
+    """Return what waits in the broker of `settings`; a sentence where it does not answer, None where none is set."""
+    transport = settings.transport_url
+    if transport is None:
+        return None
+    try:
+        async with visit(settings) as (connection, topology):
+            return await look(connection, topology, transport.shown)
+    except LlmctxError as problem:
+        return str(problem)
+
+
+def lag_now(settings: Settings) -> Lag | str | None:
+    """Return what `lag_of` does, outside of event loops."""
+    return None if settings.transport_url is None else asyncio.run(lag_of(settings))

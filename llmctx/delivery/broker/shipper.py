@@ -1,0 +1,328 @@
+"""`llmctx ship`: store the frames of a broker. Any number of processes may do it, and none is assigned anything.
+
+All share one consumer a stream, so each frame goes to one of them. It is acknowledged when the database has its rows,
+and comes again, to whichever asks, when its shipper has died: then the rows meet their keys. Before a frame is
+acknowledged of which something can never be stored, that is set aside (`refused.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from llmctx.core.diagnostics import diagnostics
+from llmctx.core.record import CallRecord
+from llmctx.delivery.broker import frame, refused
+from llmctx.delivery.broker.client import BrokerConnection
+from llmctx.delivery.broker.pull import Puller, StreamAway
+from llmctx.delivery.broker.topology import ACK_WAIT_S, CONSUMER, Topology
+from llmctx.delivery.broker.visit import ANSWER_S, transport_of
+from llmctx.delivery.destination import Destination
+from llmctx.delivery.intake import Intake, Load
+from llmctx.delivery.journal.frames import pack_record
+from llmctx.delivery.pace import Pace
+from llmctx.settings import Settings
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+
+_LINGER_S: Final = 0.3
+_ROWS: Final = 5000
+_FRESH_BYTES: Final = 4 * 1024 * 1024
+"""So much may have come and not been unpacked yet, before more is asked for."""
+_FIRST_WAIT_S: Final = 0.1
+_LONGEST_WAIT_S: Final = 2.0
+_PAUSE_S: Final = 0.5
+_PING_S: Final = 5.0
+_LATER_S: Final = 60.0
+"""When what cannot be set aside now is tried again."""
+_EMPTY_EVERY_S: Final = 0.2
+
+Key = tuple[str, int, datetime]
+"""A message: its stream, its number there, and when it was stored, for a stream that was deleted begins anew."""
+
+
+class HeldFrame(Load):
+    """A message that this process has not acknowledged."""
+
+    def __init__(self, shipper: BrokerShipper, key: Key, birth: datetime | None, message: Msg) -> None:
+        self.key = key
+        self.birth = birth
+        """Of its stream."""
+        self.message = message
+        """As it came last: it may come again while it is held."""
+        self.unreadable = ""
+        """Why it is no frame."""
+        self.refused: list[tuple[bytes, str, str]] = []
+        """Rows that can never be stored, each with code and reason."""
+        self._shipper = shipper
+
+    def done(self) -> None:
+        """Hand it over to be acknowledged."""
+        self._shipper.done.put_nowait(self)
+
+
+class BrokerShipper:
+    """The frames of a broker on their way into `destination`. Belongs to one event loop."""
+
+    def __init__(self, destination: Destination, settings: Settings) -> None:
+        """Raise `ConfigError` where no broker is set."""
+        transport = transport_of(settings)
+        self._settings = settings
+        self._destination = destination
+        self._topology = Topology(transport)
+        self._where = transport.shown
+        self._connection = BrokerConnection(transport, connect_s=settings.connect_timeout_s, timeout_s=ANSWER_S)
+        pace = Pace(_LINGER_S, _ROWS)
+        self._intake = Intake(destination, settings, self._refuse, room=settings.memory_bytes // 2, pace=pace)
+        self._held: dict[Key, HeldFrame] = {}
+        self._births: dict[str, datetime | None] = {}
+        """When each stream was created."""
+        self._ack_wait_s = ACK_WAIT_S
+        self._has_asked = asyncio.Event()
+        """It is known how long a frame may be held without a word."""
+        self._fresh: asyncio.Queue[HeldFrame] = asyncio.Queue()
+        self._fresh_bytes = 0
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+        self.done: asyncio.Queue[HeldFrame] = asyncio.Queue()
+        """Frames to be acknowledged."""
+        self.frames = 0
+        """Those that were acknowledged."""
+        self.again = 0
+        """Those that had been given to a shipper before."""
+        self.refused = 0
+        """Rows, and unreadable frames, that were set aside."""
+        self.broker_error: str | None = None
+        """Why nothing comes from the broker, in a sentence; None while all is well."""
+
+    @property
+    def written(self) -> int:
+        """Rows that the destination has."""
+        return self._intake.batcher.written
+
+    @property
+    def held(self) -> int:
+        """Frames that are not acknowledged."""
+        return len(self._held)
+
+    @property
+    def last_error(self) -> str | None:
+        """Why rows wait; None while all is well."""
+        return self._intake.batcher.last_error or self.broker_error
+
+    async def run(self, stopping: asyncio.Event, *, once: bool = False) -> None:
+        """Store what there is, and what comes, until `stopping`; with `once` until nothing is left."""
+        writing = [
+            asyncio.create_task(self._intake.batcher.run(), name="llmctx-writer"),
+            asyncio.create_task(self._destination.maintain(), name="llmctx-maintenance"),
+        ]
+        reading = [
+            asyncio.create_task(self._serve(once=once), name="llmctx-broker"),
+            asyncio.create_task(self._unpack(), name="llmctx-frames"),
+        ]
+        ending = asyncio.create_task(stopping.wait())
+        try:
+            over, _ = await asyncio.wait({*reading, ending}, return_when=asyncio.FIRST_COMPLETED)
+            await _end(reading)
+            for task in over:
+                task.result()  # raises
+            await self._drain()
+        finally:
+            await _end([*reading, ending, *writing])
+            await self._connection.close()
+
+    async def _drain(self) -> None:
+        """Store and acknowledge what is held, within the time for it, and give the rest back to others."""
+        until = time.monotonic() + self._settings.shutdown_timeout_s
+        await self._intake.batcher.drain(max(0.0, until - time.monotonic()))
+        with contextlib.suppress(Exception):  # what is not acknowledged comes again
+            async with asyncio.timeout(max(1.0, until - time.monotonic())):
+                while not self.done.empty():
+                    await self._settle(self.done.get_nowait())
+                for held in self._held.values():
+                    await self._reply(held, b"-NAK")
+                await self._connection.client.flush()
+
+    # -- the connection -------------------------------------------------------------------------------------------
+
+    async def _serve(self, *, once: bool) -> None:
+        """Take frames, over one connection after another."""
+        wait = _FIRST_WAIT_S
+        while True:
+            try:
+                await self._connection.open()
+                self.broker_error = None
+                wait = _FIRST_WAIT_S
+                if await self._session(once=once):
+                    return
+            except Exception as problem:  # noqa: BLE001  whatever it is, what is held is kept, and it is tried again
+                self.broker_error = str(problem) or type(problem).__name__
+                diagnostics.count("broker_away", "%s: %s. Rows wait there.", self._where, self.broker_error)
+            await self._connection.close()
+            await asyncio.sleep(wait * (0.5 + random.random() / 2))  # noqa: S311  so that not all come back at once
+            wait = min(wait * 2, _LONGEST_WAIT_S)
+
+    async def _session(self, *, once: bool) -> bool:
+        """Take frames until the connection is lost; return True when there are none any more, with `once`."""
+        pulling = [self._pull(self._topology.stream(partition)) for partition in range(self._topology.streams)]
+        work = (*pulling, self._keep_alive(), self._acknowledge(), self._watch())
+        tasks = [asyncio.create_task(one) for one in work]
+        emptied = asyncio.create_task(self._emptied() if once else asyncio.Event().wait())
+        try:
+            over, _ = await asyncio.wait({*tasks, emptied}, return_when=asyncio.FIRST_COMPLETED)
+            for task in over:
+                task.result()  # raises
+            return True
+        finally:
+            await _end([*tasks, emptied])
+
+    async def _pull(self, stream: str) -> None:
+        """Take frames from a stream, also from one that goes and comes again."""
+        from nats.js.errors import NotFoundError
+
+        while True:
+            try:
+                jetstream = self._connection.jetstream
+                self._births[stream] = (await jetstream.stream_info(stream)).created
+                info = await jetstream.consumer_info(stream, CONSUMER)
+                self._ack_wait_s = min(self._ack_wait_s, info.config.ack_wait or ACK_WAIT_S)
+                self._has_asked.set()
+                await Puller(self._connection.client, stream, self._take).run(self._has_room.wait)
+            except (StreamAway, NotFoundError) as problem:
+                why = (
+                    "it is not there, run `llmctx migrate --transport`"
+                    if isinstance(problem, NotFoundError)
+                    else problem
+                )
+                diagnostics.count("broker_stream_away", "stream %s gives nothing: %s.", stream, why)
+            await asyncio.sleep(_PAUSE_S * (0.5 + random.random()))  # noqa: S311  as above
+
+    async def _watch(self) -> None:
+        """Raise when the server does not answer."""
+        while True:
+            await asyncio.sleep(_PING_S)
+            await self._connection.client.flush(int(ANSWER_S))
+
+    async def _keep_alive(self) -> None:
+        """Say of the frames that are held that they are worked on, before they are given to another shipper."""
+        await self._has_asked.wait()
+        while True:
+            await asyncio.sleep(self._ack_wait_s / 3)
+            for held in list(self._held.values()):
+                await self._reply(held, b"+WPI")
+
+    async def _emptied(self) -> None:
+        """Wait until no stream has anything that is not stored."""
+        while self._held or await self._waits():  # noqa: ASYNC110  no event tells of what others hold
+            await asyncio.sleep(_EMPTY_EVERY_S)
+
+    async def _waits(self) -> bool:
+        for partition in range(self._topology.streams):
+            info = await self._connection.jetstream.consumer_info(self._topology.stream(partition), CONSUMER)
+            if info.num_pending or info.num_ack_pending:
+                return True
+        return False
+
+    # -- frames ---------------------------------------------------------------------------------------------------
+
+    def _take(self, message: Msg) -> None:
+        """Hold a message that has come."""
+        about = message.metadata
+        key = about.stream, about.sequence.stream, about.timestamp
+        self.again += about.num_delivered > 1
+        if (held := self._held.get(key)) is not None:
+            held.message = message
+            return
+        self._held[key] = held = HeldFrame(self, key, self._births[about.stream], message)
+        self._fresh.put_nowait(held)
+        self._weigh(len(message.data))
+
+    def _weigh(self, size: int) -> None:
+        self._fresh_bytes += size
+        if self._fresh_bytes < _FRESH_BYTES:
+            self._has_room.set()
+        else:
+            self._has_room.clear()
+
+    async def _unpack(self) -> None:
+        """Hand the rows of frames over to the batcher, as it has room."""
+        while True:
+            held = await self._fresh.get()
+            data = held.message.data
+            records: list[CallRecord] = []
+            try:
+                for payload in frame.decode(data):
+                    try:
+                        records.append(refused.read_row(payload))
+                    except Exception as problem:  # noqa: BLE001  a reader believes nothing
+                        held.refused.append((payload, refused.UNREADABLE, str(problem)))
+            except Exception as problem:  # noqa: BLE001  as above
+                records.clear()
+                held.unreadable = str(problem) or type(problem).__name__
+                diagnostics.count("frame_unreadable", "a frame is set aside: %s", held.unreadable)
+            await self._intake.put(records, held)
+            self._weigh(-len(data))
+
+    def _refuse(self, record: CallRecord, code: str, reason: str) -> bool:
+        """Note that the destination will never take a row: it is set aside before its frame is acknowledged."""
+        for load in self._intake.loads_of(record):
+            if isinstance(load, HeldFrame):
+                load.refused.append((pack_record(record), code, reason))
+        return True
+
+    async def _acknowledge(self) -> None:
+        """Acknowledge frames whose rows are stored, and set aside what can never be."""
+        while True:
+            held = await self.done.get()
+            try:
+                await self._settle(held)
+            except BaseException:
+                self.done.put_nowait(held)  # over the next connection
+                raise
+
+    async def _settle(self, held: HeldFrame) -> None:
+        from nats.errors import MaxPayloadError
+        from nats.js.errors import APIError, NoStreamResponseError
+
+        if held.birth != self._births.get(held.key[0]):  # its number is another frame's now
+            del self._held[held.key]
+            return
+        try:
+            await self._set_aside(held)
+        except (APIError, NoStreamResponseError, MaxPayloadError) as problem:
+            diagnostics.count(
+                "quarantine_failed",
+                "what the database refuses cannot be set aside in %s: %s. It comes again.",
+                self._topology.refused_stream,
+                problem,
+            )
+            await self._reply(held, b'-NAK {"delay": %d}' % (_LATER_S * 10**9))
+        else:
+            await self._reply(held, b"+ACK")
+            self.frames += 1
+            self.refused += len(held.refused) + bool(held.unreadable)
+        del self._held[held.key]
+
+    async def _set_aside(self, held: HeldFrame) -> None:
+        streams = self._connection.jetstream
+        if held.unreadable:
+            await refused.keep_frame(streams, self._topology, held.message.data, held.unreadable)
+        rows = [refused.keep_row(streams, self._topology, *row) for row in held.refused]
+        await asyncio.gather(*rows)
+
+    async def _reply(self, held: HeldFrame, words: bytes) -> None:
+        await self._connection.client.publish(held.message.reply, words)
+
+
+async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await task
