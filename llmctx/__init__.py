@@ -16,7 +16,7 @@ from llmctx.core.errors import (
 from llmctx.identity.binding import amend, bind
 from llmctx.identity.carry import carry
 from llmctx.identity.handover import hand_over, take_over
-from llmctx.identity.inherited_context import current
+from llmctx.identity.present_scope import current
 from llmctx.identity.scope import CallContext
 
 __version__ = "0.1.0"

@@ -22,7 +22,7 @@ from llmctx.core.guard import guarded, harmless, is_from_outside, without_ids
 from llmctx.core.record import Reason
 from llmctx.core.tracing import current_span
 from llmctx.identity.binding import tell_named
-from llmctx.identity.inherited_context import SCOPE_KEY, follow_connection
+from llmctx.identity.present_scope import SCOPE_KEY, follow_connection
 from llmctx.identity.scope import EMPTY, CallContext, Inside, Scope, failed_scope
 
 Identify = Callable[[HTTPConnection], CallContext | Awaitable[CallContext | None] | None]

@@ -10,7 +10,7 @@ from langchain_core.tracers.context import register_configure_hook
 from llmctx.capture.handler import CallLogHandler
 from llmctx.capture.recorder import Recorder
 from llmctx.core.guard import HARMLESS, stop
-from llmctx.identity.inherited_context import SESSION_SERVER, modules, present_scope
+from llmctx.identity.present_scope import SESSION_SERVER, modules, present_scope
 from llmctx.identity.scope import FAILED_SCOPE, current_scope
 
 

@@ -36,12 +36,12 @@ from llmctx.core.record import Source, Status
 from llmctx.core.tracing import current_span
 from llmctx.identity import remote
 from llmctx.identity.authority import is_guarded
+from llmctx.identity.background_work import note_early
 from llmctx.identity.candidates import EXPLICIT_KEYS, Candidates, as_text, gather
 from llmctx.identity.carrier import pack
 from llmctx.identity.explanation import call_site
-from llmctx.identity.inherited_context import present_scope
-from llmctx.identity.long_work import note_early
 from llmctx.identity.platform import has_platform_user, platform_user
+from llmctx.identity.present_scope import present_scope
 from llmctx.identity.registration import use
 from llmctx.identity.registry.base import register_in_all
 from llmctx.identity.resolution import UNDECIDED, Attribution, decide, look_again

@@ -15,7 +15,7 @@ from llmctx.core.guard import guarded, harmless
 from llmctx.core.record import COLUMNS, SNAPSHOTS, SPECS, Status
 from llmctx.core.tracing import current_span
 from llmctx.identity.candidates import gather
-from llmctx.identity.inherited_context import present_scope
+from llmctx.identity.present_scope import present_scope
 from llmctx.identity.resolution import decide
 from llmctx.identity.scope import ID_FIELDS, CallContext
 

@@ -42,7 +42,7 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guarded, harmless
 from llmctx.core.record import Status
 from llmctx.identity.await_graph import awaiting_task, is_waited_for_by
-from llmctx.identity.inherited_context import present_scope
+from llmctx.identity.present_scope import present_scope
 from llmctx.identity.scope import Scope
 
 _FIRST_LOOK_NS: Final = 1_000_000_000

@@ -93,7 +93,7 @@ def moment(text: str) -> datetime:
         raise typer.BadParameter(f"{text!r} is before the year 1 or after 9999") from None
 
 
-def place(text: str) -> Cursor:
+def cursor(text: str) -> Cursor:
     """Parse a cursor, as lists print it, or a time, as `moment` does."""
     from llmctx.storage.queries.page import Cursor, InvalidCursor
 
@@ -104,10 +104,10 @@ def place(text: str) -> Cursor:
 
 
 Before = Annotated[
-    Any, typer.Option("--before", parser=place, metavar="CURSOR", help="Only older ones: than `next`, or than a time.")
+    Any, typer.Option("--before", parser=cursor, metavar="CURSOR", help="Only older ones: than `next`, or than a time.")
 ]
 After = Annotated[
-    Any, typer.Option("--after", parser=place, metavar="CURSOR", help="Only newer ones: `previous`, or a time.")
+    Any, typer.Option("--after", parser=cursor, metavar="CURSOR", help="Only newer ones: `previous`, or a time.")
 ]
 """A `Cursor`: with one of them, `--json` prints an object of `data`, `next` and `previous` instead of a list."""
 

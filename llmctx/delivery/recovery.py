@@ -3,7 +3,8 @@
 Their files stay where they are, locked, until the destination has all of it. Should this process die meanwhile, the
 next one recovers them; storing twice is harmless. The rows are counted apart from this process's own.
 
-A journal belongs to a database, not to its name (`storage/place.py`): rows that were to go to another one stay.
+A journal belongs to a database, not to its name (`storage/database_identity.py`): rows that were to go to another one
+stay.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ from llmctx.graph.node_data import filled, has_vouching_handler, read_ids
 from llmctx.identity.authority import data_id, refuse_malformed, trusting
 from llmctx.identity.candidates import as_text
 from llmctx.identity.carrier import TASK_KEY, CarriedIdentity, carried_in, carrying
-from llmctx.identity.inherited_context import SESSION_SERVER, modules, present_scope
 from llmctx.identity.platform import RUNTIME, has_platform_user, platform_user
+from llmctx.identity.present_scope import SESSION_SERVER, modules, present_scope
 from llmctx.identity.registration import node_scope
 from llmctx.identity.registry.base import active, mark_unreliable
 from llmctx.identity.scope import (

@@ -25,7 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-from llmctx.identity.inherited_context import is_answered_here
+from llmctx.identity.present_scope import is_answered_here
 from llmctx.identity.scope import Scope
 
 _STEPS: Final = 500

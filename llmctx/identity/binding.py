@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guarded, without_ids
-from llmctx.identity.inherited_context import current, newest_of, present_scope
+from llmctx.identity.present_scope import current, newest_of, present_scope
 from llmctx.identity.scope import (
     EMPTY,
     FAILED_SCOPE,

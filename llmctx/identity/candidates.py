@@ -15,7 +15,7 @@ from llmctx.core.guard import swallow
 from llmctx.identity.authority import data_ids, is_guarded, is_in_request, refused, trusting
 from llmctx.identity.binding import amend_scope
 from llmctx.identity.carrier import CARRIED_KEY, TASK_KEY, THREAD_KEY, CarriedIdentity, Carrier, signed_identity, unpack
-from llmctx.identity.inherited_context import SESSION_SERVER, modules, present_scope
+from llmctx.identity.present_scope import SESSION_SERVER, modules, present_scope
 from llmctx.identity.registry.base import Entry
 from llmctx.identity.scope import EMPTY, ID_FIELDS, ID_LIMIT, CallContext, Scope, clean_id, current_scope
 

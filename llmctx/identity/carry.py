@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, cast
 
 from llmctx.core.guard import without_ids
-from llmctx.identity.inherited_context import present_scope
+from llmctx.identity.present_scope import present_scope
 from llmctx.identity.scope import EMPTY, FAILED_SCOPE, Inside, Scope, failed_scope
 
 P = ParamSpec("P")

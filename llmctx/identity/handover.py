@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError, InvalidToken, check_keys
 from llmctx.core.guard import harmless
-from llmctx.identity.inherited_context import current, present_scope
+from llmctx.identity.present_scope import current, present_scope
 from llmctx.identity.scope import EMPTY, ID_FIELDS, CallContext, Held, opened
 
 if TYPE_CHECKING:

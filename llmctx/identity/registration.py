@@ -13,14 +13,14 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.record import Reason
 from llmctx.identity import remote
 from llmctx.identity.authority import is_guarded, is_in_request, refuse, trusting
+from llmctx.identity.background_work import mark_as_worker
 from llmctx.identity.binding import on_named
 from llmctx.identity.candidates import as_text, effective_scope
 from llmctx.identity.carrier import CarriedIdentity, carried_in, signed_identity, unpack
-from llmctx.identity.inheritance import is_inherited_by_worker
-from llmctx.identity.inherited_context import present_scope
-from llmctx.identity.long_work import mark_as_worker
+from llmctx.identity.present_scope import present_scope
 from llmctx.identity.registry.base import Registry, active, mark_unreliable, register_in_all, unregistered
 from llmctx.identity.scope import EMPTY, CallContext, Scope
+from llmctx.identity.worker_inheritance import is_inherited_by_worker
 
 _THREADS_OF_A_SCOPE: Final = 4096
 

@@ -1,7 +1,7 @@
 """What only another process may know: whether a scope may speak for a thread that is new here.
 
 A worker that was started inside user A's request inherits A's scope. Where B's thread is known in this process, the
-registry objects (`inheritance.py`). With a shared registry B's request may run in another process, and its word
+registry objects (`worker_inheritance.py`). With a shared registry B's request may run in another process, and its word
 is not here yet when the call starts. So where a shared registry exists, a scope speaks at once for a thread that it has
 never used only if what runs is the scope's own work; all else waits until the others have been asked, in the pipeline.
 
@@ -40,7 +40,8 @@ def is_own_work(scope: Scope, thread_id: str | None, sent: CallContext, registri
 def is_inherited_by_worker(
     scope: Scope, was_open: bool, own: bool | None, thread: Entry | None, *, answered: bool
 ) -> bool | None:
-    """Answer `inheritance.is_inherited_by_worker` of a call that waited for others. `thread` is what all know."""
+    """Answer the question of that name in `worker_inheritance.py` of a call that waited for others. `thread` is what
+    all know."""
     if thread is not None and scope.identity.user_id is not None and thread.identity.user_id == scope.identity.user_id:
         return False
     if not answered:

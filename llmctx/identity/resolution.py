@@ -2,7 +2,7 @@
 
 A source gives a whole identity; two that name different people are never mixed into one row. The first that answers, in
 the order of `sources.SOURCES`, is believed. No user is better than a wrong one: where no source answers, the ids
-stay None, with a reason. Whether a scope is the call's own or a worker's inheritance is told by `inheritance.py`.
+stay None, with a reason. `worker_inheritance.py` tells whether a scope is the call's own or was inherited by a worker.
 
 `decide` changes nothing and may be asked again later, when the registry or an amended scope knows more.
 """
@@ -17,12 +17,12 @@ from llmctx.core.record import Reason, Source
 from llmctx.identity import remote
 from llmctx.identity.authority import is_foreign, refuse
 from llmctx.identity.await_graph import is_part_of
+from llmctx.identity.background_work import await_light, is_in_the_dark, is_lasting, mark_as_worker, note_early
 from llmctx.identity.candidates import Candidates
-from llmctx.identity.inheritance import is_inherited_by_worker
-from llmctx.identity.long_work import await_light, is_in_the_dark, is_lasting, mark_as_worker, note_early
 from llmctx.identity.registry.base import Registry, is_unreliable
 from llmctx.identity.scope import EMPTY, CallContext, Scope
 from llmctx.identity.sources import answers, outlived
+from llmctx.identity.worker_inheritance import is_inherited_by_worker
 
 LATE_S: Final = 600.0
 """How long, in seconds, a scope is believed that has closed."""

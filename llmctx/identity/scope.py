@@ -49,7 +49,7 @@ class History:
 
     def __init__(self) -> None:
         self.left: Token[Scope | None] | None = None
-        """Takes it out of the context in which it was entered, for it was left in another (`inherited_context.py`)."""
+        """Takes it out of the context in which it was entered, for it was left in another (`present_scope.py`)."""
         self.successor: Scope | None = None
         """The scope of the user who has logged in on this connection since (`binding.py`)."""
         self.is_successor = False
@@ -74,7 +74,7 @@ class Scope:
     server's own code has given; the rest are data of the caller (`authority.py`). `of_request` is the number of the
     outermost request around it, open or closed; 0 outside of requests. `is_socket` says that this request is a
     websocket, whose user may change. `history` is None for most; `early_work` is what was seen at work in it beside its
-    owner (`long_work.py`). `span` is the span of OpenTelemetry, in another process, that has handed this
+    owner (`background_work.py`). `span` is the span of OpenTelemetry, in another process, that has handed this
     job over. `graph`, set only where there is one, is the name of a node's graph.
     """
 
@@ -210,7 +210,7 @@ _current: Final[ContextVar[Scope | None]] = ContextVar("llmctx_scope", default=N
 
 
 current_scope: Final[Callable[[], Scope | None]] = _current.get
-"""The innermost scope of this context, open or closed. It may be inherited: see `inherited_context.present_scope`."""
+"""The innermost scope of this context, open or closed. It may be inherited: see `present_scope.present_scope`."""
 
 
 def scope_in(context: Context) -> Scope | None:

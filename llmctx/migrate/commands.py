@@ -39,8 +39,8 @@ from llmctx.migrate.state import (
 )
 from llmctx.settings import Settings, settings_of
 from llmctx.storage.catalog import qualified
+from llmctx.storage.database_identity import note, place_of
 from llmctx.storage.engine import sqlite_file, where
-from llmctx.storage.place import note, place_of
 from llmctx.storage.rollup.tables import names_of
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from llmctx.core.errors import LlmctxError
 from llmctx.core.place import Place, is_of
 from llmctx.delivery.journal import JournalDirectory, inspect_directory, recall_place
 from llmctx.settings import Settings
+from llmctx.storage.database_identity import place_of
 from llmctx.storage.engine import reading
-from llmctx.storage.place import place_of
 
 Whose = Literal["ours", "unknown", "another"]
 UNKNOWN: Final = "a database that was never reached"

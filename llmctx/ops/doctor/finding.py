@@ -26,7 +26,7 @@ class Finding:
     """Nothing is known to be wrong, and it could not be looked at."""
 
 
-def place(file: str, line: int) -> str:
+def source_location(file: str, line: int) -> str:
     """Return `shop/main.py:12`, relative to the working directory where the file is below it."""
     relative = os.path.relpath(file)
     return f"{file if relative.startswith('..') else relative}:{line}"
@@ -67,4 +67,4 @@ def source_of(thing: Any) -> str | None:
         line = inspect.getsourcelines(plain)[1]
     except (TypeError, OSError):
         return None
-    return None if file is None else place(file, line)
+    return None if file is None else source_location(file, line)

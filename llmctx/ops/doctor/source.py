@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from llmctx.ops.doctor.finding import place, plain_function
+from llmctx.ops.doctor.finding import plain_function, source_location
 
 Code = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 DEPTH: Final = 5
@@ -74,7 +74,7 @@ class Module:
         return ".".join([first, *reversed(parts)])
 
     def at(self, node: ast.AST) -> str:
-        return place(self.path, getattr(node, "lineno", 1))
+        return source_location(self.path, getattr(node, "lineno", 1))
 
     def line_of(self, name: str) -> str:
         """Return where the module assigns the global `name`."""
@@ -82,7 +82,7 @@ class Module:
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
             if any(isinstance(target, ast.Name) and target.id == name for target in targets):
                 return self.at(node)
-        return place(self.path, 1)
+        return source_location(self.path, 1)
 
 
 @dataclass(eq=False)

@@ -21,15 +21,15 @@ from llmctx.storage.dependents import Dependent, dependents
 from llmctx.storage.engine import changing, compact, reading, sqlite_file, where
 from llmctx.storage.reflection import reflect
 
-__all__ = ["Place", "Receipt", "Subject", "erase"]
+__all__ = ["Receipt", "SearchResult", "Subject", "erase"]
 
 Progress = Callable[[str, int], None]
 """Told of how many rows more something is done, and of what kind they are."""
 
 
 @dataclass(slots=True)
-class Place:
-    """One place where something of theirs was looked for."""
+class SearchResult:
+    """What was found of theirs in one place."""
 
     name: str
     where: str
@@ -45,7 +45,7 @@ class Receipt:
     subject: Subject
     blank: bool
     done: bool
-    places: list[Place] = field(default_factory=list)
+    places: list[SearchResult] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -86,7 +86,7 @@ async def erase(
     def lying() -> disk.JournalCounts:
         return disk.count(owners, subject_ids, mentions=mentions)
 
-    async def look() -> list[Place]:
+    async def look() -> list[SearchResult]:
         async with reading(settings, whole=True) as connection:
             found = await rows.count(connection, table, subject_ids, children, mentions=mentions, unchecked=unchecked)
         return await _places(owners, subject_ids, found, lying())
@@ -107,7 +107,7 @@ async def erase(
             await work.erase(blank=blank, mentions=mentions)
         if (file := sqlite_file(settings)) is not None:
             await asyncio.to_thread(compact, file)
-        if shared.place(settings) is not None:
+        if shared.shown_registry(settings) is not None:
             await shared.forget(settings, subject_ids)
         left = {place.name: place.found for place in await look()}
         for place in receipt.places:
@@ -117,18 +117,18 @@ async def erase(
 
 async def _places(
     owners: Ownership, subject_ids: SubjectIds, found: dict[str, int], lying: disk.JournalCounts
-) -> list[Place]:
+) -> list[SearchResult]:
     settings = owners.settings
-    database, redis = where(settings), shared.place(settings)
-    places = [Place(name, database, count) for name, count in found.items()]
+    database, redis = where(settings), shared.shown_registry(settings)
+    places = [SearchResult(name, database, count) for name, count in found.items()]
     said = ", ".join(lying.directories)
     places += [
-        Place("journals of dead processes", said, lying.dead),
-        Place("journals of living processes", ", ".join(lying.living_processes) or said, lying.living),
-        Place("quarantine", said, lying.quarantined),
+        SearchResult("journals of dead processes", said, lying.dead),
+        SearchResult("journals of living processes", ", ".join(lying.living_processes) or said, lying.living),
+        SearchResult("quarantine", said, lying.quarantined),
     ]
     if redis is not None:
-        places.append(Place("registry", redis, await shared.count(settings, subject_ids)))
+        places.append(SearchResult("registry", redis, await shared.count(settings, subject_ids)))
     return places
 
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 _AT_ONCE: Final = 500
 
 
-def place(settings: Settings) -> str | None:
-    """Return which Redis, for eyes; None where none is in use."""
+def shown_registry(settings: Settings) -> str | None:
+    """Return the URL of the shared registry without its password; None where none is in use."""
     return None if settings.registry_url is None else shown_url(settings.registry_url)
 
 
@@ -99,4 +99,6 @@ def _registry(settings: Settings) -> RedisRegistry:
 
 
 def _away(settings: Settings, problem: Exception) -> LlmctxError:
-    return LlmctxError(f"{place(settings)} does not serve: {problem}. Check LLMCTX_REGISTRY_URL, and run this again.")
+    return LlmctxError(
+        f"{shown_registry(settings)} does not serve: {problem}. Check LLMCTX_REGISTRY_URL, and run this again."
+    )

@@ -79,7 +79,7 @@ class UserRow(Activity):
     sessions: int
 
 
-class Place(TypedDict, total=False):
+class PageOptions(TypedDict, total=False):
     """Which page of a list: the first, the one `before` a cursor or `after` one; of `limit` rows, 20 by default."""
 
     before: Cursor | None
@@ -111,18 +111,18 @@ _USERS: Final = _Kind(
 
 
 async def sessions(
-    connection: AsyncConnection, table: sa.Table, filters: Filters | None = None, **place: Unpack[Place]
+    connection: AsyncConnection, table: sa.Table, filters: Filters | None = None, **options: Unpack[PageOptions]
 ) -> Page[SessionRow]:
     """Return a page of the sessions, those used last first. Only calls that match are counted, and make a session."""
-    page = await _page(connection, table, _SESSIONS, filters or Filters(), **place)
+    page = await _page(connection, table, _SESSIONS, filters or Filters(), **options)
     return replace(page, rows=await _with_models(connection, table, page.rows, filters or Filters()))
 
 
 async def users(
-    connection: AsyncConnection, table: sa.Table, filters: Filters | None = None, **place: Unpack[Place]
+    connection: AsyncConnection, table: sa.Table, filters: Filters | None = None, **options: Unpack[PageOptions]
 ) -> Page[UserRow]:
     """Return a page of the users, those seen last first. Only calls that match are counted, and make a user."""
-    return await _page(connection, table, _USERS, filters or Filters(), **place)
+    return await _page(connection, table, _USERS, filters or Filters(), **options)
 
 
 async def top_sessions(

@@ -11,7 +11,7 @@ from llmctx import CallContext, bind
 from llmctx.core.record import Reason, Source
 from llmctx.identity.candidates import gather
 from llmctx.identity.carrier import CARRIED_KEY, pack
-from llmctx.identity.inherited_context import current
+from llmctx.identity.present_scope import current
 from llmctx.identity.registration import node_scope, register
 from llmctx.identity.registry import MemoryRegistry
 from llmctx.identity.resolution import Attribution, decide, reconsider

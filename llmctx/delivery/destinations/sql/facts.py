@@ -10,12 +10,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from llmctx.core.place import Place
 from llmctx.delivery.destinations.sql.connection import Connection
 from llmctx.settings import Settings
-from llmctx.storage import durability, place
+from llmctx.storage import database_identity as identities
+from llmctx.storage import durability
 from llmctx.storage.durability import Risk
 
-_PLACE: Final = place.LOOK.replace(":versions", "$1").replace(":table", "$2")  # as the driver itself names them
+_PLACE: Final = identities.LOOK.replace(":versions", "$1").replace(":table", "$2")  # as the driver itself names them
 _ALL: Final = (
-    f"SELECT * FROM ({_PLACE}) AS place, ({place.LOOK_AT_HOME}) AS home, "  # noqa: S608  constants
+    f"SELECT * FROM ({_PLACE}) AS place, ({identities.LOOK_AT_HOME}) AS home, "  # noqa: S608  constants
     f"({durability.LOOK.replace(':table', '$2')}) AS durability"
 )
 
@@ -34,13 +35,13 @@ async def look(pool: Connection, settings: Settings, name: str) -> Facts:
         session = await pool.session(connection)
         if session is None:
             return Facts(Place(name, await _ids_of_sqlite(connection, settings)))
-        names = place.names_for(settings)
+        names = identities.names_for(settings)
         given = (names["versions"], names["table"])
         if (found := await session.ask_if_able(_ALL, *given)) is None:
-            return Facts(Place(name, place.ids_of(await session.ask(_PLACE, *given), None)))
-        return Facts(Place(name, place.ids_of(found, found["home"])), durability.risks_of(found))
+            return Facts(Place(name, identities.ids_of(await session.ask(_PLACE, *given), None)))
+        return Facts(Place(name, identities.ids_of(found, found["home"])), durability.risks_of(found))
 
 
 async def _ids_of_sqlite(connection: AsyncConnection, settings: Settings) -> frozenset[str]:
     number = (await connection.exec_driver_sql("PRAGMA application_id")).scalar_one()
-    return place.ids_of_sqlite(int(number), settings.table)
+    return identities.ids_of_sqlite(int(number), settings.table)

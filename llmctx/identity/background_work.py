@@ -27,7 +27,7 @@ from weakref import ReferenceType, WeakSet, ref
 
 from llmctx.core.guard import harmless
 from llmctx.identity.await_graph import is_unawaited, waiting_work, work_here
-from llmctx.identity.inherited_context import is_answered_here
+from llmctx.identity.present_scope import is_answered_here
 from llmctx.identity.scope import Scope, scope_in
 
 _BUDGET: Final = 64
