@@ -11,7 +11,6 @@ import difflib
 import hashlib
 import os
 import re
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -21,6 +20,7 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError, check_keys
 from llmctx.core.record import DEFAULT_TABLE
 from llmctx.core.urls import shown_url
+from llmctx.settings import journal_paths
 from llmctx.settings.database_url import connect_timeout, normal_url
 from llmctx.settings.transport_url import TransportUrl, parse_transport
 
@@ -159,14 +159,9 @@ class Settings(BaseModel):
     def _understand_url(cls, value: str | None) -> str | None:
         return None if value is None else normal_url(value)
 
-    @field_validator("db_schema", mode="before")
+    @field_validator("db_schema", "transport", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
-        return None if value == "" else value
-
-    @field_validator("transport", mode="before")
-    @classmethod
-    def _without_transport(cls, value: object) -> object:
         return None if value == "" else value
 
     @field_validator("transport", mode="after")
@@ -252,36 +247,12 @@ class Settings(BaseModel):
         return self.journal_directories_of(self.journal_key)
 
     def journal_directories_of(self, key: str) -> tuple[Path, ...]:
-        """Return the directories for the journals of the destination with this key, best first.
-
-        A container may have no home, or one that cannot be written; then the system's temporary directory is used, in
-        which only a directory of our own is safe.
-        """
-        if self.journal_dir is not None:
-            with contextlib.suppress(RuntimeError, KeyError):  # `~`, and this user has no home
-                return (Path(self.journal_dir).expanduser() / key,)
-            return ()
-        directories = []
-        state = os.environ.get("XDG_STATE_HOME", "")
-        with contextlib.suppress(RuntimeError, KeyError):  # this user has no home
-            directories.append(
-                (Path(state) if Path(state).is_absolute() else Path.home() / ".local/state") / "llmctx" / key
-            )
-        with contextlib.suppress(OSError):  # no directory is there that could be written
-            directories.append(Path(tempfile.gettempdir()) / f"llmctx-{_user()}-{key}")
-        return tuple(directories)
+        """Return the directories for the journals of the destination with this key, best first."""
+        return journal_paths.directories(self.journal_dir, key)
 
     def journal_roots(self, key: str | None = None) -> tuple[Path, ...]:
         """Return the directories of journals that lie on this host, of whatever destination; first those of `key`."""
-        own = self.journal_directories_of(key or self.journal_key)
-        found = dict.fromkeys(own)
-        for one in own:
-            in_temp = one.name.startswith(f"llmctx-{_user()}-") and self.journal_dir is None
-            with contextlib.suppress(OSError):
-                for other in sorted(one.parent.glob(f"llmctx-{_user()}-*" if in_temp else "*")):
-                    if (other / "quarantine").is_dir():  # each of ours has one
-                        found[other] = None
-        return tuple(found)
+        return journal_paths.roots(self.journal_dir, key or self.journal_key)
 
     def __repr_args__(self) -> Any:
         yield "database_url", shown_url(self.database_url)
@@ -387,10 +358,6 @@ def _named(problem: ValidationError) -> ConfigError:
     text = str(reason) if reason is not None else first["msg"][:1].lower() + first["msg"][1:]
     key = str(first["loc"][0])
     return ConfigError(f"{PREFIX}{key.upper()} ({key}=): {text}.")
-
-
-def _user() -> int:
-    return os.geteuid() if hasattr(os, "geteuid") else 0  # Windows has no numbers of users
 
 
 def url_in_environment() -> str | None:
