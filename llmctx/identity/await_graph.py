@@ -96,9 +96,21 @@ def waiting_work(work: _Work) -> Iterator[asyncio.Task[Any] | concurrent.futures
     return (found for found in _waiting(work) if isinstance(found, (asyncio.Task, concurrent.futures.Future)))
 
 
-def is_unawaited(work: _Work | None) -> bool:
-    """Return whether nothing waits for a pool's job, or not yet: it may start before it is awaited."""
+def is_unobserved(work: _Work | None) -> bool:
+    """Return whether nobody has asked to hear of the end of a pool's job, or not yet: it may start before that."""
     return isinstance(work, concurrent.futures.Future) and not _callbacks(work)
+
+
+def is_unawaited(work: _Work | None) -> bool:
+    """Return whether nothing waits for a pool's job, or not yet, though a loop's future may stand for it already."""
+    if work is None or isinstance(work, asyncio.Task):
+        return False
+    if isinstance(work, asyncio.Future):
+        return all(_only_cancels(callback) for callback, _ in _callbacks(work))
+    told = [list(_targets_of(callback)) for callback, _ in _callbacks(work)]
+    return all(told) and all(
+        isinstance(one, asyncio.Future) and is_unawaited(one) for targets in told for one in targets
+    )
 
 
 def context_that_waits(names: tuple[str, ...]) -> tuple[bool, Context | None]:

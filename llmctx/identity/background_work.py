@@ -26,7 +26,7 @@ from typing import Any, Final
 from weakref import ReferenceType, WeakSet, ref
 
 from llmctx.core.guard import harmless
-from llmctx.identity.await_graph import is_unawaited, waiting_work, work_here
+from llmctx.identity.await_graph import is_unawaited, is_unobserved, waiting_work, work_here
 from llmctx.identity.present_scope import is_answered_here
 from llmctx.identity.scope import Scope, scope_in
 
@@ -98,7 +98,7 @@ def await_light() -> None:
     """Give the loop that has submitted the job of this pool's thread a moment to await it. Models take longer."""
     runs = work_here()
     for _ in range(_GLANCES):
-        if not is_unawaited(runs):
+        if not is_unobserved(runs):
             break
         time.sleep(0.001)
 

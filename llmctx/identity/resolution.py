@@ -98,7 +98,7 @@ def weigh(candidates: Candidates, registry: Registry, late_s: float) -> Attribut
             scope, candidates.thread_id, thread, candidates.sent, candidates.carried, candidates.sent_request
         )
         is_workers = candidates.inherited_by_worker is not False
-        candidates.is_in_the_dark = candidates.inherited_by_worker is None and is_in_the_dark()
+        candidates.is_in_the_dark = is_workers and is_in_the_dark()
         _ask_long_work(candidates, scope, late_s)
         if candidates.inherited_by_worker is False:
             candidates.is_own_work = remote.is_own_work(scope, candidates.thread_id, candidates.sent, (registry,))
@@ -155,7 +155,7 @@ def look_again(candidates: Candidates, late_s: float) -> None:
     scope = candidates.scope
     candidates.is_in_the_dark = False
     await_light()
-    if scope is not None and candidates.inherited_by_worker is None and candidates.is_own_work is True:
+    if scope is not None and candidates.inherited_by_worker is not False and candidates.is_own_work is True:
         candidates.inherited_by_worker = is_inherited_by_worker(
             scope, candidates.thread_id, candidates.thread, candidates.sent, candidates.carried, candidates.sent_request
         )

@@ -73,6 +73,23 @@ async def in_a_thread(text: str) -> None:
     await asyncio.to_thread(Waiting().invoke, text)
 
 
+async def awaited_late(text: str) -> None:
+    """The call has begun before its job is awaited, as it may whenever threads take turns."""
+    is_awaited.clear()
+    has_begun = threading.Event()
+
+    class Beginning(Waiting):
+        def _reply(self, messages: list[Any], streamed: bool = False) -> Any:
+            has_begun.set()
+            return super()._reply(messages, streamed)
+
+    loop = asyncio.get_running_loop()
+    job = loop.run_in_executor(None, contextvars.copy_context().run, Beginning().invoke, text)
+    assert has_begun.wait(20)
+    loop.call_soon(is_awaited.set)
+    await job
+
+
 async def streamed(text: str) -> None:
     assert [chunk async for chunk in model.astream(text)]
 
@@ -86,7 +103,7 @@ async def in_anothers_task(text: str) -> None:
     await asyncio.shield(asyncio.create_task(gathered(text)))
 
 
-WAYS = [alone, gathered, in_a_group, in_a_thread, streamed, bound, in_anothers_task]
+WAYS = [alone, gathered, in_a_group, in_a_thread, awaited_late, streamed, bound, in_anothers_task]
 
 
 @pytest.fixture
