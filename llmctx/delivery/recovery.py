@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain, islice, repeat
@@ -28,6 +29,7 @@ from llmctx.settings import Settings
 
 _AT_ONCE: Final = 200  # records that are read from a journal before anything else is done
 _EVERY_S: Final = 3.0
+_CONNECTED_S: Final = 0.1  # between two looks whether the destination is known that was asked for
 _ELSEWHERE_EVERY: Final = 5  # rounds between two looks into directories of other names: the same place may have several
 
 
@@ -59,6 +61,7 @@ class Recovery:
         self._settings = settings
         self._lost = lost
         self._rounds = 0
+        self._is_asked = False
         self._progress = asyncio.Event()
         self._recovered_ids: set[bytes] = set()
         """Calls of dead processes whose rows are in the batcher's memory."""
@@ -111,7 +114,18 @@ class Recovery:
                 diagnostics.count(
                     "adoption_failed", "the journal of a dead process could not be recovered", exc=problem
                 )
-            await asyncio.sleep(_EVERY_S * (0.5 + random.random()))  # noqa: S311  spread: workers die together
+            await self._rest()
+
+    async def _rest(self) -> None:
+        """Sleep until the next round, which comes as soon as the place is known that this one has asked for."""
+        rest_s = _EVERY_S * (0.5 + random.random())  # noqa: S311  spread: workers die together
+        if not self._is_asked:
+            await asyncio.sleep(rest_s)
+            return
+        until, self._is_asked = time.monotonic() + rest_s, False
+        # polled: a destination has no event for it
+        while self._destination.place is None and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(_CONNECTED_S)
 
     async def _recover_all(self, journal: Journal) -> None:
         elsewhere = self._elsewhere() if self._rounds % _ELSEWHERE_EVERY == 0 else []
@@ -122,6 +136,7 @@ class Recovery:
             # which is not made for journals of the living
             if await run_in_daemon_thread(partial(journal.has_orphans, elsewhere)):
                 self._batcher.prepare_soon()
+                self._is_asked = True
             return
         self._rounds += 1
         journals = journal.recover(self._is_ours, elsewhere)
