@@ -37,7 +37,7 @@ def serving(url: str) -> Iterator[str]:
         time.sleep(0.02)
     yield f"http://127.0.0.1:{bound.getsockname()[1]}{PREFIX}"
     server.should_exit = True
-    thread.join(10)
+    thread.join(60)
 
 
 def launched(playwright: Playwright) -> Iterator[Browser]:

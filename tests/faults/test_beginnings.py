@@ -74,12 +74,12 @@ def test_a_step_of_the_start_that_fails_once_is_taken_again(
     with CallLog(sqlite_url, linger_ms=0) as call_log:
         Talker().invoke("first")
         assert once.raised
-        assert call_log.flush(20.0) == 0
+        assert call_log.flush(60) == 0
         Talker().invoke("second")
         wait_until(
             lambda: call_log._worker.sink is not None and call_log._worker.sink._journal is not None, "a journal"
         )
-        assert call_log.flush(20.0) == 0
+        assert call_log.flush(60) == 0
         stats = call_log.stats()
         assert (stats.started, stats.written, stats.balanced) == (2, 2, True)
     assert len(rows_of(sqlite_url)) == 2
@@ -96,7 +96,7 @@ def test_a_hook_that_cannot_be_installed_is_installed_later(sqlite_url: str, mon
         assert once.raised
         wait_until(lambda: not call_log._not_begun, "the rest of the start")
         Talker().invoke("hello")
-        assert call_log.flush(20.0) == 0
+        assert call_log.flush(60) == 0
     assert len(rows_of(sqlite_url)) == 1
 
 
@@ -135,7 +135,7 @@ from llmctx.calllog import CallLog
 call_log = CallLog(sys.argv[1]).start()
 with bind(user_id="parent"):
     Talker().invoke("hello")
-call_log.flush(20)
+call_log.flush(60)
 
 def call():
     with bind(user_id="child"):

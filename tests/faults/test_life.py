@@ -92,7 +92,7 @@ def _healthy() -> list[str]:
     sink = MemorySink()
     with CallLog(sink=sink, linger_ms=1) as call_log:
         MODEL.invoke("of ada: and now?")
-        assert call_log.flush(10.0) == 0
+        assert call_log.flush(60) == 0
         assert call_log.stats().balanced
         assert kept_by(call_log._recorder.open_calls) == []
     return [record.status for record in sink.records]
@@ -151,7 +151,9 @@ def _interrupt(*_: object) -> None:
 @pytest.fixture
 def waiting(tmp_path: Path) -> CallLog:
     """A call log whose database is not there, with a row that waits for it."""
-    call_log = CallLog(f"postgresql+asyncpg://u@/d?host={tmp_path}", journal_dir=tmp_path / "journal").start()
+    call_log = CallLog(
+        f"postgresql+asyncpg://u@/d?host={tmp_path}", journal_dir=tmp_path / "journal", shutdown_timeout_s=60
+    ).start()
     MODEL.invoke("of ada: hello")
     return call_log
 
@@ -178,7 +180,7 @@ def test_who_interrupts_a_close_gets_his_way(waiting: CallLog) -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < 30
     assert _left(waiting) == 1
 
 
@@ -188,7 +190,7 @@ async def test_a_close_that_is_cancelled_is_one(waiting: CallLog) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
             await waiting.aclose()
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < 30
     assert _left(waiting) == 1
 
 
@@ -197,5 +199,5 @@ def test_a_close_takes_as_long_as_it_may_in_all(waiting: CallLog, timeout: float
     """The journal's part included."""
     began = time.monotonic()
     assert waiting.close(timeout) == 1
-    assert time.monotonic() - began < timeout + 1.5  # a busy machine
+    assert time.monotonic() - began < timeout + 5  # a busy machine
     assert _left(waiting) == 1

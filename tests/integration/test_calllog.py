@@ -30,7 +30,7 @@ def test_what_users_type(any_database: str) -> None:
     call_log = CallLog(any_database).start()
     with bind(session_id="s", user_id="u"):
         model.invoke("hello")
-    assert call_log.close() == 0
+    assert call_log.close(60) == 0
     (row,) = rows_of(any_database)
     assert (row.session_id, row.user_id, row.status, row.model, row.success) == ("s", "u", "ok", "talker", True)
 
@@ -63,7 +63,7 @@ async def test_nested_and_repeated_starts() -> None:
             model.invoke("three")
         model.invoke("four")
     model.invoke("after the end")
-    assert call_log.close() == 0
+    assert call_log.close(60) == 0
     assert len(sink.records) == 4
 
 
@@ -139,7 +139,7 @@ def test_ids_of_every_kind(any_database: str) -> None:
         for one in ids:
             with bind(user_id=one, session_id=one):
                 model.invoke("hello", {"configurable": {"thread_id": str(one)}})
-        assert call_log.flush() == 0
+        assert call_log.flush(60) == 0
         assert call_log.stats().quarantined == 0
     rows = rows_of(any_database)
     assert len(rows) == len(ids)
@@ -191,5 +191,5 @@ def test_a_file_that_somebody_else_has_locked(sqlite_url: str) -> None:
         assert call_log.flush(0.2) == 1
         theirs.execute("COMMIT")
         theirs.close()
-        assert call_log.flush(20) == 0
+        assert call_log.flush(60) == 0
     assert len(rows_of(sqlite_url)) == 1

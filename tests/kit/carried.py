@@ -8,7 +8,7 @@ from llmctx.delivery.memory_sink import MemorySink
 
 def owners(call_log: CallLog, sink: MemorySink) -> list[tuple[str, str | None]]:
     """(whose prompt it was, whose row it became), sorted."""
-    assert call_log.flush(10) == 0
+    assert call_log.flush(60) == 0
     found = []
     for record in sink.records:
         assert record.prompt_snapshot is not None

@@ -106,7 +106,7 @@ async def main(url: str, folder: Path) -> None:
     await do(url, *(f"ALTER TABLE {table.name} ADD COLUMN {name} {kind}" for name, kind in kinds.items()))
     async with writing(url) as one:
         assert [one.submit(row) for row in (back, cleaned, started)] == [True] * 3
-        assert await one.drain(20) == 0, one.last_error
+        assert await one.drain(60) == 0, one.last_error
         assert one.written == 3
 
     async def rows(**filters: Any) -> list[dict[str, Any]]:

@@ -65,7 +65,7 @@ class RedisServer:
         """End it at once, as a crash would."""
         if self._process is not None:
             self.signal(signal.SIGKILL)
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
 
     def remove(self) -> None:

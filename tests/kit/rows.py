@@ -21,7 +21,7 @@ from llmctx.delivery.destinations.sql import SqlDestination
 from llmctx.settings import Settings, load
 from tests.conftest import execute
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 def record(**fields: Any) -> CallRecord:
@@ -85,4 +85,4 @@ async def store(settings: Settings, *records: CallRecord) -> None:
     async with writing(settings.database_url, table=settings.table) as writer:
         for one in records:
             assert writer.submit(one)
-        assert await writer.drain(20) == 0
+        assert await writer.drain(60) == 0

@@ -42,19 +42,19 @@ class Here:
 
     def rows(self) -> list[CallRecord]:
         """The rows of all calls that have ended, which takes no longer than a few seconds, come what may."""
-        assert self.log.flush(10) == 0
+        assert self.log.flush(60) == 0
         assert self.log.stats().balanced
         return list(self.sink.records)
 
     async def arows(self) -> list[CallRecord]:
-        assert await self.log.aflush(10) == 0
+        assert await self.log.aflush(60) == 0
         return list(self.sink.records)
 
     def lost_call(self, thread_id: str) -> CallRecord:
         """The row of a call in a bare thread, of which nothing is known but its thread_id."""
         thread = threading.Thread(target=lambda: model.invoke("lost", on(thread_id)))
         thread.start()
-        thread.join(20)
+        thread.join(60)
         return self.rows()[-1]
 
 
@@ -65,7 +65,7 @@ def use_elsewhere(url: str, prefix: str, thread_id: str, *who: CallContext, task
         elsewhere = RedisRegistry(url, prefix=prefix, timeout_s=2.0)
         for identity in who:
             elsewhere.put(Scope(identity, "request"), thread_id=thread_id, task=task)
-        assert await elsewhere.publish(5) == 0
+        assert await elsewhere.publish(60) == 0
         await elsewhere.aclose()
 
     asyncio.run(use())

@@ -176,7 +176,7 @@ class Book:
         return complaints
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
     """Poll with a deadline."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -184,7 +184,7 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 20.0) 
         time.sleep(0.002)
 
 
-async def wait_for(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+async def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
     """Poll with a deadline, without holding up the loop."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -141,7 +141,7 @@ def test_values_that_an_enumerated_type_does_not_know_are_left_out(empty_databas
     with CallLog(empty_database) as call_log, bind(session_id="s", conversation_id="scribe"):
         with call_log.record(model="m", provider="openai"):
             pass
-        assert call_log.flush(20) == 0
+        assert call_log.flush(60) == 0
         assert call_log.stats().quarantined == 0
     shown = psql(
         empty_database, f"SELECT status, provider, conversation_id, llmctx_conversation_id, attributes FROM {T}"

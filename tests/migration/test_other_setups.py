@@ -66,7 +66,7 @@ def call(url: str, trace: str, user: str | None) -> None:
     with CallLog(url) as call_log, bind(user_id=user, session_id="s-1", trace_id=trace):
         with call_log.record(model="gpt-5", prompt="hello") as made:
             made.set(prompt_tokens=7)
-        assert call_log.flush(20) == 0
+        assert call_log.flush(60) == 0
         assert (call_log.stats().written, call_log.stats().quarantined) == (1, 0)
 
 

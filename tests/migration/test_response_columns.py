@@ -38,7 +38,7 @@ def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Non
 async def write(url: str, row: CallRecord) -> None:
     async with writing(url) as one:
         assert one.submit(row)
-        assert await one.drain(20) == 0, one.last_error
+        assert await one.drain(60) == 0, one.last_error
 
 
 @pytest.mark.parametrize("table", ["texts", "fresh", "sqlite"])

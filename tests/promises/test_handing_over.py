@@ -94,7 +94,7 @@ async def test_another_service(there: dict[str, str], forged: bool) -> None:
             with bind(session_id="s-1", user_id="u-1"):
                 answer = await services.ask(client, "hello")
         assert answer.status_code == 200
-        assert await call_log.aflush() == 0
+        assert await call_log.aflush(60) == 0
     (row,) = sink.records
     expected = (None, None, "identify_failed") if forged else ("u-1", "s-1", None)
     assert (row.user_id, row.session_id, row.identity_reason) == expected

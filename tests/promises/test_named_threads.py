@@ -65,7 +65,7 @@ def in_process(config: RunnableConfig, redis_url: str, prefix: str) -> list[Ids]
     sink = MemorySink()
     with CallLog(sink=sink, registry_url=redis_url, registry_prefix=prefix, linger_ms=1) as call_log:
         work(config)
-        assert call_log.flush(20) == 0
+        assert call_log.flush(60) == 0
     return [ids(row) for row in sink.records]
 
 
@@ -131,7 +131,7 @@ async def test_a_thread_that_is_given_only_the_thread_id_is_right(way: str) -> N
             await requested(people, leave)
             for thread in threads:
                 await asyncio.to_thread(thread.join)
-        assert await call_log.aflush(20) == 0
+        assert await call_log.aflush(60) == 0
     expected = [(user.user_id, user.session_id, user.thread_id) for user in people for _ in CALLS]
     assert sorted(map(ids, sink.records)) == sorted(expected)
     assert {row.identity_source for row in sink.records} == {"thread"}

@@ -175,7 +175,7 @@ async def test_46_secrets(place: World) -> None:
     await place.proxy.close()
     place.begin_life(secrets=SECRETS, pause_ms=60)
     await place.busy(100)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while "answer to" not in _on_disk(place):
             await asyncio.sleep(0.05)
     await place.kill()

@@ -140,8 +140,11 @@ def test_a_process_that_is_killed_is_recovered_by_the_next_one(tmp_path: Path, c
     with CallLog(destination=destination) as call_log:
         call(call_log, -1)
         directory = directory_of(destination)
-        wait_until(lambda: len(inspect_directory(directory).processes) == 1, "the end of the recovery", 60)
-        assert call_log.flush(30) == 0
+        # a flush makes haste where one try after another has failed
+        wait_until(
+            lambda: call_log.flush(0.5) == 0 and len(inspect_directory(directory).processes) == 1,
+            "the end of the recovery",
+        )
         stats = call_log.stats()
     there = Counter(line["user_id"] for line in destination.lines()) + Counter(set(dead_letters(destination)))
     assert set(there.values()) == {1}
@@ -195,10 +198,10 @@ from llmctx.delivery.spool import Spool
 destination = JsonLines(Path(sys.argv[1]))
 with CallLog(**({"destination": destination} if sys.argv[2] == "destination" else {"sink": Spool(destination)})) as log:
     call(log, 1)
-    log.flush(20)
+    log.flush(60)
     child = os.fork()
     call(log, 3 if child else 2)
-    assert log.flush(20) == 0
+    assert log.flush(60) == 0
     stats = log.stats()
     assert (stats.started, stats.written) == ((2, 2) if child else (1, 1)), stats
     if not child:

@@ -123,7 +123,7 @@ async def test_the_other_python_blocks_run(application: ModuleType) -> None:
     async with application.call_log:
         for block in blocks("python")[1:]:
             exec(compile(block, "README.md", "exec"), vars(application))
-        await application.call_log.aflush(5)
+        await application.call_log.aflush(60)
     assert [(record.model, record.prompt_tokens) for record in sink.records] == [("whisper-1", 310)]
 
 
@@ -148,7 +148,7 @@ async def test_what_an_application_already_has_works_as_it_is_printed(applicatio
         await application.agents["triage"].ainvoke(
             {"messages": []}, {"metadata": {"user_id": "fay", "session_id": "v-4"}}
         )
-        await application.call_log.aflush(5)
+        await application.call_log.aflush(60)
     assert [(record.user_id, record.session_id) for record in sink.records] == [
         ("ann", "v-1"),
         ("bob", "t-2"),

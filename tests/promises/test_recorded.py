@@ -166,7 +166,7 @@ async def _call(exchange: Exchange, mode: str, clients: Any, base: str, call_log
                     pass
         except Exception:
             raised = True
-    await call_log.aflush(10)
+    await call_log.aflush(60)
     sink = call_log._sink
     assert isinstance(sink, MemorySink)
     rows, sink.records = sink.records, []

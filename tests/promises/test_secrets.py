@@ -68,7 +68,7 @@ def test_no_secret_is_found_anywhere(
             journal = _everything(folder)
         with CallLog(database, content=content) as call_log:
             _leak(call_log)
-            assert call_log.flush() == 0
+            assert call_log.flush(60) == 0
     rows = rows_of(database)
     assert len(rows) == 3
     assert (b"[redacted:" in journal, len(journal) > 500) == (True, True)
@@ -86,7 +86,7 @@ def test_the_quarantine_holds_no_secret(database: str) -> None:
     with CallLog(database) as call_log:
         with bind(user_id="u", session_id="s"), call_log.record(model="m", prompt=", ".join(CANARIES.values())):
             pass
-        assert call_log.flush() == 0
+        assert call_log.flush(60) == 0
         sink: Any = call_log._worker.sink
         (row,) = rows_of(database)
         from llmctx.core.record import CallRecord
@@ -104,7 +104,7 @@ def test_full_content_is_full(database: str) -> None:
     """Who wants all of it gets all of it."""
     with CallLog(database, content="full") as call_log:
         _leak(call_log)
-        assert call_log.flush() == 0
+        assert call_log.flush(60) == 0
     assert all(secret in str(rows_of(database)[0].prompt_snapshot) for secret in SECRETS)
 
 
@@ -132,7 +132,7 @@ def test_a_redaction_that_fails_costs_the_texts_and_no_row(
         with pytest.raises(ProviderFails), call_log.record(model="m", prompt="swordfish") as call:
             call.set(attributes={"b": "swordfish"})
             raise ProviderFails("swordfish")
-        assert call_log.flush() == 0
+        assert call_log.flush(60) == 0
         kept = _everything(Path(os.environ["LLMCTX_JOURNAL_DIR"]))
         stuck.set()
     rows = rows_of(database)
@@ -157,7 +157,7 @@ def test_a_redaction_that_calls_a_model(database: str) -> None:
     with CallLog(database, redact_functions=[own]) as call_log:
         with bind(user_id="u", session_id="s"):
             Talker().invoke("hello")
-        wait_until(lambda: call_log.flush(5) == 0 and call_log.stats().waiting == 0, "all rows")
+        wait_until(lambda: call_log.flush(60) == 0 and call_log.stats().waiting == 0, "all rows")
         stats = call_log.stats()
     rows = rows_of(database)
     assert (len(rows), stats.balanced) == (stats.written, True)

@@ -62,6 +62,6 @@ async def _under_a_watchdog(database_url: str) -> Stats:
         async with CallLog(database_url, linger_ms=10) as call_log:
             for _ in range(2):
                 await _calls(120)
-                assert await call_log.aflush(20) == 0
+                assert await call_log.aflush(60) == 0
                 await asyncio.to_thread(_tidied)
             return call_log.stats()

@@ -43,7 +43,7 @@ class Patient(PlainTalker):
 
     def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
         hanging.release()
-        self.released.wait(20)
+        self.released.wait(60)
         return ChatResult(generations=[ChatGeneration(message=AIMessage("at last"))])
 
 

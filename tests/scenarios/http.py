@@ -432,12 +432,12 @@ async def events_of_others_that_come_by_a_thread_safe_queue(world: World) -> Non
 
     def gather(user: User) -> None:
         for _ in range(EVENTS):
-            queues[user.user_id].get(timeout=20)
+            queues[user.user_id].get(timeout=60)
             model.invoke(world.prompt(user))
 
     def body(user: User) -> Iterator[str]:
         for _ in range(EVENTS):
-            yield queues[user.user_id].get(timeout=20)
+            yield queues[user.user_id].get(timeout=60)
             model.invoke(world.prompt(user))
 
     telling = asyncio.create_task(answering(world, tell, rounds=1))

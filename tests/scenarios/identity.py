@@ -54,7 +54,7 @@ def identified(identify: Any) -> Middleware:
 
 async def settled(world: World) -> list[CallRecord]:
     """The rows so far, where more is to be said of them than whose they are."""
-    assert await world.log.aflush(10) == 0
+    assert await world.log.aflush(60) == 0
     return world.sink.records
 
 

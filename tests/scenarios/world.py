@@ -94,7 +94,7 @@ class World:
         """What is wrong with the rows, once nothing runs any more."""
         await asyncio.gather(*self.later)
         await asyncio.to_thread(self.executor.shutdown)
-        assert await self.log.aflush(10) == 0
+        assert await self.log.aflush(60) == 0
         assert self.log.stats().open == 0
         assert self.log.stats().balanced
         return self.book.held_against(self.sink.records, carry=self.carry)

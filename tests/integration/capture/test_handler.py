@@ -23,7 +23,7 @@ def test_never_started() -> None:
     with call_log.record(model="m") as call:
         call.set(response="x")
     assert call_log.flush(0.1) == 0
-    assert call_log.close() == 0
+    assert call_log.close(60) == 0
     assert call_log.stats().started == 0
     assert not sink.records
     assert "not started" in repr(call_log)

@@ -41,7 +41,7 @@ def sink() -> Iterator[MemorySink]:
         yield kept
 
 
-async def one_row(sink: MemorySink, within_s: float = 6) -> CallRecord:
+async def one_row(sink: MemorySink, within_s: float = 60) -> CallRecord:
     """The row that comes of the call, as soon as it does."""
     async with asyncio.timeout(within_s):
         while not sink.records:
@@ -236,7 +236,7 @@ async def test_the_sum_of_a_batch_is_no_calls_own(wire: Wire, sink: MemorySink) 
     wire.body = {**completion("stop"), "object": "text_completion", "choices": choices}
     model = OpenAI(api_key="x", base_url=f"{wire.url}/v1", max_retries=0)
     await model.agenerate(["one", "two"])
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(sink.records) < 2:
             await asyncio.sleep(0.01)
     rows, sink.records = sink.records, []
@@ -260,7 +260,7 @@ class Router(FakeListChatModel):
 async def test_the_sum_of_inner_calls_is_no_calls_own(sink: MemorySink) -> None:
     """It stands in the rows of those that were made."""
     Router(responses=["x"]).invoke("hi")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(sink.records) < 3:
             await asyncio.sleep(0.01)
     rows, sink.records = sink.records, []
@@ -333,7 +333,7 @@ async def refuse_in_a_thread() -> None:
 async def test_a_stream_that_ends_before_its_first_chunk(end: Any, status: str, sink: MemorySink) -> None:
     """At a rate limiter LangChain reports no end. It is seen within seconds."""
     await end()
-    row = await one_row(sink, within_s=10)
+    row = await one_row(sink)
     assert (row.status, row.streamed, row.ttft_ms) == (status, True, None)
 
 
@@ -342,7 +342,7 @@ async def test_a_stream_that_waits_long_is_let_wait(sink: MemorySink) -> None:
     limiter = InMemoryRateLimiter(requests_per_second=0.5, check_every_n_seconds=0.05)
     model = FakeListChatModel(responses=["x"], rate_limiter=limiter)
     await asyncio.gather(read(model), asyncio.to_thread(lambda: list(model.stream("hi"))))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(sink.records) < 2:
             await asyncio.sleep(0.01)
     assert {row.status for row in sink.records} == {"ok"}

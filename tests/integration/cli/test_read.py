@@ -145,6 +145,6 @@ def test_calls_are_followed(any_database: str) -> None:
         assert json.loads(process.stdout.readline())["user_id"] == "after"
     finally:
         process.kill()
-        process.wait(20)
+        process.wait(60)
         if process.stdout is not None:
             process.stdout.close()

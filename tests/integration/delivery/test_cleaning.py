@@ -29,7 +29,7 @@ def call_log() -> Iterator[CallLog]:
 
 def cleaned(call_log: CallLog) -> tuple[set[str], CallRecord]:
     """The columns of the one row of which it says that they were cleaned."""
-    assert call_log.flush(10) == 0
+    assert call_log.flush(60) == 0
     (row,), SINK.records = SINK.records, []
     row = clean(row)
     return set((row.attributes or {}).get("llmctx_cleaned", ())), row

@@ -45,7 +45,7 @@ def test_a_long_linger_does_not_hold_up_a_flush() -> None:
     sink = MemorySink()
     with CallLog(sink=sink, linger_ms=60_000) as call_log:
         model.invoke("hello")
-        assert call_log.flush(5) == 0
+        assert call_log.flush(60) == 0
         assert len(sink.records) == 1
         model.invoke("hello")
     assert len(sink.records) == 2
@@ -67,7 +67,7 @@ def test_a_flush_in_the_middle_of_the_load(any_database: str) -> None:
         stop.set()
         for thread in threads:
             thread.join()
-        assert call_log.flush() == 0
+        assert call_log.flush(60) == 0
         started = call_log.stats().started
     assert len(rows_of(any_database)) == started
 
@@ -91,12 +91,12 @@ def test_a_sink_that_raises_or_refuses() -> None:
     with CallLog(sink=hostile) as call_log:
         for _ in range(8):
             assert model.invoke("hello").content == "heard hello"
-        assert call_log.flush() == 0
+        assert call_log.flush(60) == 0
         assert hostile.seen == 8
         assert (call_log.stats().dropped, call_log.stats().balanced) == (8, True)
     with CallLog(sink=MemorySink(full=True)) as call_log:
         model.invoke("hello")
-        assert call_log.flush() == 0
+        assert call_log.flush(60) == 0
         assert (call_log.stats().dropped, call_log.stats().balanced) == (1, True)
 
 
@@ -130,13 +130,13 @@ def test_started_again_while_it_closes() -> None:
     call_log = CallLog(sink=sink).start()
     closing = threading.Thread(target=call_log.close)
     closing.start()
-    assert sink.asked.wait(10)
+    assert sink.asked.wait(60)
     call_log.start()
     sink.go_on.set()
-    closing.join(20)
+    closing.join(60)
     with bind(user_id="u"):
         model.invoke("hello")
-    assert call_log.close() == 0
+    assert call_log.close(60) == 0
     assert [row.user_id for row in sink.records] == ["u"]
     assert call_log.stats().balanced
 
@@ -159,7 +159,7 @@ def test_what_fails_in_its_loop_unseen_is_told_in_its_own_words(caplog: pytest.L
     sink = Careless()
     diagnostics.reset()
     with CallLog(sink=sink):
-        assert sink.been.wait(10)
+        assert sink.been.wait(60)
         wait_until(lambda: diagnostics.counts["loop_failed"] > 0, "the failure to be noted")
     assert {line.name for line in caplog.records} == {"llmctx"}
     assert "refused" in caplog.text
@@ -174,7 +174,7 @@ def test_a_pipeline_that_dies_is_started_again() -> None:
         wait_until(lambda: len(sink.records) == 1, "the end of the thread")
         model.invoke("two")
         wait_until(lambda: len(sink.records) == 2, "its new beginning")
-        assert call_log.flush() == 0
+        assert call_log.flush(60) == 0
 
 
 def test_a_thread_that_dies_without_a_word_is_started_again(database: str) -> None:
@@ -182,7 +182,7 @@ def test_a_thread_that_dies_without_a_word_is_started_again(database: str) -> No
     body = """
     import ctypes
     Talker().invoke("one")
-    assert call_log.flush() == 0
+    assert call_log.flush(60) == 0
     thread = call_log._worker._thread
     while thread.is_alive():  # once it is inside of its own guard, it ends
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
@@ -206,6 +206,6 @@ def test_a_loop_that_is_stopped_is_started_again(database: str) -> None:
             assert loop is not None
             loop.call_soon_threadsafe(loop.stop)
             wait_until(lambda loop=loop: call_log._worker._loop not in (loop, None), "a new loop")  # type: ignore[misc]
-        assert call_log.flush() == 0
+        assert call_log.flush(60) == 0
         assert call_log.stats().balanced
     assert len(rows_of(database)) == 3

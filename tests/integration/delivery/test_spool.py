@@ -29,7 +29,7 @@ def test_with_fsync(database: str) -> None:
     with CallLog(database, durability="fsync") as call_log:
         for _ in range(20):
             model.invoke("hello")
-        assert call_log.flush() == 0
+        assert call_log.flush(60) == 0
     assert len(rows_of(database)) == 20
 
 
@@ -103,7 +103,7 @@ def test_memory_alone(database: str) -> None:
     """`durability="memory"` touches no disk."""
     with CallLog(database, durability="memory") as call_log:
         model.invoke("hello")
-        assert call_log.flush() == 0
+        assert call_log.flush(60) == 0
     assert list(Path(os.environ["LLMCTX_JOURNAL_DIR"]).iterdir()) == []
 
 

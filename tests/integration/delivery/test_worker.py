@@ -50,15 +50,8 @@ ENDS = {"closed": "call_log.close(0.1)", "awaited": "whole().run(call_log.aclose
 def test_a_process_that_ends_before_its_thread_has_begun_loses_nothing(end: str, tmp_path: Path) -> None:
     """What has not come into the table is in the journal, and the next process writes it."""
     url = f"sqlite+aiosqlite:///{tmp_path}/calls.db"
-    program = [
-        sys.executable,
-        "-c",
-        "import sys\nfrom llmctx.calllog import CallLog\nCallLog(sys.argv[1]).migrate()",
-        url,
-    ]
-    subprocess.run(program, check=True, timeout=120)
-    program[2] = HURRIED.replace("END", end)
-    subprocess.run(program, check=True, timeout=120)
+    CallLog(url).migrate()
+    subprocess.run([sys.executable, "-c", HURRIED.replace("END", end), url], check=True, timeout=120)
     subprocess.run([sys.executable, "-m", "llmctx", "--database-url", url, "journal", "replay", "--yes"], timeout=120)
     with contextlib.closing(sqlite3.connect(tmp_path / "calls.db")) as database:
         rows = database.execute("SELECT user_id, session_id, status FROM biz_agent_llm_call_logs").fetchall()

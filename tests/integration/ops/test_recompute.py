@@ -36,7 +36,7 @@ async def test_a_call_is_written_with_its_cost(any_database: str) -> None:
             call.set(prompt_tokens=1000, completion_tokens=100)
         with call_log.record(model="my-own", provider="openai", prompt="hi") as call:
             call.set(prompt_tokens=1000, completion_tokens=100)
-        assert await call_log.aflush(20) == 0
+        assert await call_log.aflush(60) == 0
     found = await query(any_database, f"SELECT model, cost_usd FROM {DEFAULT_TABLE} ORDER BY model")
     assert [(model, None if cost is None else Decimal(str(cost))) for model, cost in found] == [
         ("gpt-4o", Decimal("0.0035")),
@@ -55,7 +55,7 @@ async def test_what_went_into_the_providers_cache_costs_more(any_database: str) 
     usage: Any = {"input_tokens": 1000, "output_tokens": 10, "total_tokens": 1010, "input_token_details": told}
     async with CallLog(any_database, linger_ms=0) as call_log:
         await Claude(responses=[AIMessage("hi", usage_metadata=usage)]).ainvoke("hello")
-        assert await call_log.aflush(20) == 0
+        assert await call_log.aflush(60) == 0
         settings = call_log.settings
     theirs = Usage(
         input_tokens=1000, output_tokens=10, cache_read_tokens=100, cache_write_tokens=800, cache_write_1h_tokens=200
@@ -113,12 +113,12 @@ def test_ctrl_c_says_how_things_stand(database: str) -> None:
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=ROOT)
     priced = f"SELECT count(cost_usd) FROM {DEFAULT_TABLE}"
     try:
-        wait_until(lambda: asyncio.run(query(database, priced))[0][0] > 0, "the first rows", 40)
+        wait_until(lambda: asyncio.run(query(database, priced))[0][0] > 0, "the first rows")
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=40)[1]
     finally:
         process.kill()
-        process.wait(20)
+        process.wait(60)
     ((done,),) = asyncio.run(query(database, priced))
     assert process.returncode == 130, said
     assert "Interrupted. What was done stays: run it again to go on." in said

@@ -57,7 +57,7 @@ async def test_two_questions_at_a_time_add_up(any_database: str) -> None:
             async with reader.question():
                 running -= 1
 
-    await asyncio.wait_for(asyncio.gather(ask(), ask(), ask(), ask()), 20)
+    await asyncio.wait_for(asyncio.gather(ask(), ask(), ask(), ask()), 60)
     await reader.close()
     assert most == 2
 

@@ -38,6 +38,6 @@ async def test_every_handler_hears_every_start(model: Any, method: str) -> None:
             await model.abatch(["one", "two"], config)
         else:
             await model.ainvoke("one", config)
-        assert await call_log.aflush() == 0
+        assert await call_log.aflush(60) == 0
     assert sorted(listener.heard) == (["one", "two"] if method == "abatch" else ["one"])
     assert len(sink.records) == len(listener.heard)

@@ -10,7 +10,7 @@ from llmctx.core.locks import ForkGate, ForkLock, RecoverableLock
 
 def in_another_thread(work: threading.Thread) -> None:
     work.start()
-    work.join(10)
+    work.join(60)
     assert not work.is_alive()
 
 
@@ -51,7 +51,7 @@ def test_a_fork_that_waits_comes_before_the_next_piece_of_work() -> None:
     thread = threading.Thread(target=fork)
     with gate:
         thread.start()
-        assert asked.wait(10)
+        assert asked.wait(60)
         while not gate._wanted:
             assert thread.is_alive()
     with gate:

@@ -48,7 +48,7 @@ async def _in_a_thread() -> Any:
     """Once the job's future is chained to the loop's: before that nothing can be told."""
     chained = threading.Event()
     asyncio.get_running_loop().call_soon(chained.set)
-    return await asyncio.to_thread(lambda: chained.wait(10) and asked())
+    return await asyncio.to_thread(lambda: chained.wait(60) and asked())
 
 
 async def _gathered() -> Any:

@@ -60,7 +60,7 @@ class Waiting(Talker):
     """Answers once its thread's job is awaited: when it is asked, that may not be so yet."""
 
     def _reply(self, messages: list[Any], streamed: bool = False) -> Any:
-        assert is_awaited.wait(20)
+        assert is_awaited.wait(60)
         return super()._reply(messages, streamed)
 
 
@@ -113,7 +113,7 @@ def rows() -> Iterator[list[Any]]:
 
         class Rows(list[Any]):
             def __call__(self) -> list[str | None]:
-                assert call_log.flush(10) == 0
+                assert call_log.flush(60) == 0
                 return [row.user_id for row in sorted(sink.records, key=lambda row: row.created_at)]
 
         yield Rows()

@@ -26,7 +26,7 @@ class Thread:
         work = threading.Thread(target=lambda: Talker().invoke("hello", {"metadata": {"thread_id": thread_id}}))
         work.start()
         work.join()
-        assert self.call_log.flush() == 0
+        assert self.call_log.flush(60) == 0
         return self._sink.records[-1]
 
 

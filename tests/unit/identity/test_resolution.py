@@ -114,7 +114,7 @@ async def test_what_a_request_waits_for_is_its_own() -> None:
         (gathered,) = await asyncio.gather(asked_in_a_task(registry))
         async with asyncio.TaskGroup() as group:
             grouped = group.create_task(asked_in_a_task(registry))
-        waited = await asyncio.wait_for(asked_in_a_task(registry), 1)
+        waited = await asyncio.wait_for(asked_in_a_task(registry), 60)
         shielded = await asyncio.shield(asked_in_a_task(registry))
         deep = await asyncio.gather(asyncio.gather(asked_in_a_task(registry)))
     assert {gathered.identity, grouped.result().identity, waited.identity, shielded.identity} == {A}

@@ -31,7 +31,7 @@ def _provider(log: Path, *args: str) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{child.says(60)['port']}"
     finally:
-        assert child.end() == 0
+        assert child.end(60) == 0
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from llmctx.core.record import CallRecord
 from llmctx.delivery.journal import Journal
 
 HEAD = """
-import os, signal, sys, threading, time
+import glob, os, signal, sys, threading, time
 from datetime import UTC, datetime
 from uuid import UUID
 import uuid_utils
@@ -115,7 +115,7 @@ def test_nothing_is_lost_when_a_process_is_killed(tmp_path: Path, seed: int) -> 
     process = run(BUSY, tmp_path)
     assert process.stdout is not None
     os.set_blocking(process.stdout.fileno(), True)
-    wait_for(lambda: bool(found(tmp_path, "*/starts-*")), 30)
+    wait_for(lambda: bool(found(tmp_path, "*/starts-*")), 60)
     killer = subprocess.Popen(["sh", "-c", f"sleep {random.Random(seed).uniform(0, 0.5):.3f}; kill -9 {process.pid}"])
     told = said(process)
     killer.wait()
@@ -148,8 +148,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 ADOPT = """
 journal = Journal(directory)
 sys.stdin.read(1)
-until = time.monotonic() + 2
-while time.monotonic() < until:
+while len(glob.glob(f"{directory}/*/lock")) > 4:
     for adopted in journal.recover():
         rows = list(adopted.rows())
         assert journal.append(rows) == len(rows)
@@ -171,7 +170,7 @@ def test_four_adopters_at_once_take_each_call_once(tmp_path: Path) -> None:
         subprocess.Popen([sys.executable, "-c", source, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         for _ in range(4)
     ]
-    wait_for(lambda: len(found(tmp_path, "*/lock")) == 16, 30)
+    wait_for(lambda: len(found(tmp_path, "*/lock")) == 16, 60)
     for process in living:
         assert process.stdin is not None
         process.stdin.write(b"x")
@@ -284,7 +283,7 @@ def test_a_fork_leaves_the_journal_to_the_parent(tmp_path: Path) -> None:
         assert len(records) == 2 + 19  # the parent's, and of each child that has ended
         assert all(row.model != "child" for row in lost)
         os.kill(child, signal.SIGKILL)
-        wait_for(lambda: len(adopted(living)[0]) == 1, 10)
+        wait_for(lambda: len(adopted(living)[0]) == 1, 60)
         living.close()
     finally:
         process.stdout.close()

@@ -30,7 +30,7 @@ def test_a_directory_that_cannot_be_used(database: str, tmp_path: Path, caplog: 
     diagnostics.reset()
     with caplog.at_level(logging.WARNING), CallLog(database, journal_dir=tmp_path / "file" / "no") as call_log:
         model.invoke("hello")
-        assert call_log.flush() == 0
+        assert call_log.flush(60) == 0
     assert caplog.text.count("LLMCTX_JOURNAL_DIR") == 1
     assert len(rows_of(database)) == 1
 
@@ -106,7 +106,7 @@ def test_a_journal_that_is_moved_and_finds_no_place_goes_on(switch: Switch) -> N
         wait_until(lambda: bool(diagnostics.counts.get("journal_astray")), "the move to be noticed")
         Talker().invoke("after")
         switch.on()
-        assert call_log.flush(20) == 0
+        assert call_log.flush(60) == 0
         assert call_log.stats().balanced
     assert len(rows_of(switch.url)) == 61
     assert not list(moved.rglob("records-*"))

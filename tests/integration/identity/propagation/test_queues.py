@@ -67,7 +67,7 @@ async def test_a_worker_task_started_in_a_request_works_for_whoever_put_the_item
         await jobs.put("a")
     await jobs.put("nobody")
     await worker
-    assert await call_log.aflush(10) == 0
+    assert await call_log.aflush(60) == 0
     assert owners(call_log, sink) == [("a", "a"), ("b", "b"), ("nobody", None)]
 
 

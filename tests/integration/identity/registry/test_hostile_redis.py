@@ -94,7 +94,7 @@ def test_what_others_plant_names_nobody_and_blocks_nothing(
             assert here.lost_call("other").user_id == "b"
             asyncio.run(here.registry.aforget(user_id="b"))
             assert here.lost_call("other").user_id is None
-        assert slowest < 5
+        assert slowest < 20
         client.flushall()
 
 
@@ -173,7 +173,7 @@ async def test_a_flush_never_makes_several_users_one(own_redis: RedisServer, pre
                 second.put(Scope(B, "request"), thread_id="t")
                 for registry in (second, third, first):
                     assert await _named(registry, "t") is None
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             first.put(Scope(A, "request"), thread_id="a's")
             while await _named(third, "a's") != "a":
                 assert time.monotonic() < deadline
@@ -194,11 +194,11 @@ async def test_a_redis_that_comes_back_older_is_told_again(own_redis: RedisServe
         async with _processes(own_redis.url, prefix, 1, backoff_s=(0.05, 0.1)) as (second,):
             second.put(Scope(B, "request"), thread_id="u")
             second.put(Scope(B, "request"), thread_id="t")
-            assert await second.publish(5) == 0
+            assert await second.publish(60) == 0
             await asyncio.to_thread(own_redis.kill)
             assert Path(own_redis.folder, "dump.rdb").exists()
             await asyncio.to_thread(own_redis.start, "--dbfilename", "dump.rdb", "--dir", own_redis.folder)
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while await _named(third, "u") != "b":
                 assert time.monotonic() < deadline
                 assert await _named(third, "t") in (None, "a"), "A is all that this process knew before"
@@ -212,12 +212,12 @@ async def test_a_redis_that_evicts_names_nobody_wrongly(own_redis: RedisServer, 
         for number in range(300):
             first.put(Scope(A, "request"), thread_id=f"t{number}")
         with own_redis.client() as client:
-            await first.publish(5)
+            await first.publish(60)
             while client.info("stats")["evicted_keys"] < 500:
                 client.mset({f"other:{time.monotonic()}:{n}": "x" * 200 for n in range(200)})
         for number in range(300):
             second.put(Scope(B, "request"), thread_id=f"t{number}")
-        await second.publish(5)
+        await second.publish(60)
         for number in range(0, 300, 10):
             assert await _named(third, f"t{number}") is None
 
@@ -240,7 +240,7 @@ async def test_whatever_is_forgotten_a_name_is_right_or_not_given(
                     used.setdefault(thread_id, set()).add(who.user_id)  # type: ignore[arg-type]
                     registry = random.choice(registries)
                     registry.put(Scope(who, "request"), thread_id=thread_id)
-                    await registry.publish(5)
+                    await registry.publish(60)
                 elif random.random() < 0.1:
                     client.flushall()
                 else:

@@ -146,7 +146,7 @@ def test_a_redis_that_hangs_delays_no_call(own_redis: RedisServer, prefix: str, 
             thread.join(60)
         return time.perf_counter() - began
 
-    with Here(own_redis.url, prefix, timeout_s=0.25) as here:
+    with Here(own_redis.url, prefix, timeout_s=1) as here:
         well = two_hundred(here)
         assert {why(row) for row in here.rows()} == {("none", "unknown_thread")}
         if how == "stopped":
@@ -157,10 +157,10 @@ def test_a_redis_that_hangs_delays_no_call(own_redis: RedisServer, prefix: str, 
         ill = two_hundred(here)
         began = time.perf_counter()
         rows = here.rows()[200:]
-        assert time.perf_counter() - began < 3
+        assert time.perf_counter() - began < 30
         assert len(rows) == 200
         assert {(ids(row), why(row)) for row in rows} == {(NOBODY, ("none", "registry_away"))}
-        assert ill < well * 3 + 0.5
+        assert ill < well * 3 + 5  # ten of them one after another would wait for ten seconds
         if how == "stopped":
             own_redis.signal(signal.SIGCONT)
         else:
@@ -222,7 +222,7 @@ async def test_what_waits_for_redis_is_bounded(own_redis: RedisServer, prefix: s
     assert await registry.publish(0.5) == 10_000
     own_redis.start()
     registry._rest_until = 0.0
-    assert await registry.publish(20) == 0
+    assert await registry.publish(60) == 0
     await registry.aclose()
     with redis_keys(own_redis.url, prefix) as keys:
         assert len(keys()) == 12_001

@@ -90,7 +90,7 @@ def test_real_processes_learn_from_each_other(redis_url: str, prefix: str, tmp_p
             wait_until(lambda: ids(here.lost_call("t")) == ("a", "s-a"), "the other process to have told")
     finally:
         other.stdin.close()
-        other.wait(20)
+        other.wait(60)
         other.stdout.close()
 
 
@@ -110,7 +110,7 @@ def test_two_users_on_one_thread_in_two_processes_make_it_shared(redis_url: str,
         process = spawn.Process(target=_spawned, args=(redis_url, prefix, who, said))
         process.start()
         results.append(said.get(timeout=60))
-        process.join(20)
+        process.join(60)
     assert results == [
         (("a", "s-a"), ("context", None)),
         (("b", "s-b"), ("context", None)),

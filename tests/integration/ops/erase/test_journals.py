@@ -21,7 +21,7 @@ async def test_a_living_process_brings_what_it_holds_before_the_rows_go(database
             pass
         with bind(user_id="ada", session_id="s-ada"), call_log.record(model="m", prompt="hello"):
             pass
-        assert await call_log.aflush(20) == 0
+        assert await call_log.aflush(60) == 0
         assert CANARY in await everything(settings)
         done = await erase(settings, Subject(user=EVE), do=True)
         assert done.left == 0, done
@@ -37,6 +37,6 @@ async def test_a_call_under_way_is_said(database: str) -> None:
         with bind(user_id=EVE, session_id="s-eve"), call_log.record(model="m", prompt=CANARY):
             done = await erase(call_log.settings, Subject(user=EVE), do=True, wait_s=0.5)
             assert done.left == 1
-        assert await call_log.aflush(20) == 0
+        assert await call_log.aflush(60) == 0
         done = await erase(call_log.settings, Subject(user=EVE), do=True)
         assert (done.found, done.left) == (1, 0)

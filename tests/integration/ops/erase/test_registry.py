@@ -18,7 +18,7 @@ async def test_redis_forgets_as_well(database: str, redis_url: str) -> None:
     for user, session, thread in [(EVE, "s-eve", "t-1"), ("ada", "s-ada", "t-2"), ("bob", "s-bob", "t-3")]:
         with bind(user_id=user, session_id=session):
             registry.put(current_scope(), thread_id=thread, task=f"node:{thread}")
-    await registry.publish(10)
+    await registry.publish(60)
     await registry.aclose()
     done = await erase(settings, Subject(user=EVE), do=True)
     assert [(place.found, place.left) for place in done.places if place.name == "registry"] == [(2, 0)]

@@ -43,7 +43,7 @@ async def test_one_of_the_processes_does_it(empty_database: str) -> None:
 
 
 async def wait_for_rows(url: str, statement: str, number: int) -> None:
-    deadline = asyncio.get_running_loop().time() + 20
+    deadline = asyncio.get_running_loop().time() + 60
     while (await query(url, statement))[0][0] != number:
         assert asyncio.get_running_loop().time() < deadline, statement
         await asyncio.sleep(0.05)

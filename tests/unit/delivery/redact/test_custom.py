@@ -88,7 +88,7 @@ def test_a_function_that_hangs_is_not_called_again() -> None:
 
     def own(text: str) -> str:
         calls.append(text)
-        over.wait(10)
+        over.wait(60)
         return text
 
     mine = Redactor(functions=[own], deadline_s=0.05)
@@ -96,6 +96,6 @@ def test_a_function_that_hangs_is_not_called_again() -> None:
     for _ in range(5):
         with pytest.raises(Withheld):
             mine.redact("text")
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 30
     assert len(calls) == 1
     over.set()

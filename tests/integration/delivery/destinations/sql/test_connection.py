@@ -338,7 +338,7 @@ def pgbouncer(program: str, database: str) -> Iterator[str]:
         yield url.set(host=None, port=None, query=query).render_as_string(hide_password=False)
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
         shutil.rmtree(folder)
 
 
