@@ -28,6 +28,7 @@ from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from llmctx.settings.database_url import normal_url
 from llmctx.storage.rollup.tables import names_of
+from llmctx.storage.texts_table import name_of
 from tests.kit import absent
 from tests.kit.brokers import Brokers, brokers
 from tests.kit.redis_server import RedisServer
@@ -186,12 +187,39 @@ def any_empty_database(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(params=["postgresql", "sqlite"])
 def any_database(request: pytest.FixtureRequest) -> str:
     """A migrated, empty database of either kind."""
+    return _migrated(request)
+
+
+def _migrated(request: pytest.FixtureRequest) -> str:
     if request.param == "postgresql":
         url: str = request.getfixturevalue("database")
         return url
     url = request.getfixturevalue("sqlite_url")
     migrate.upgrade(load(database_url=url))
     return url
+
+
+@pytest.fixture(scope="session")
+def _database_with_texts_apart(postgres_url: str) -> Iterator[str]:
+    for url in _fresh_database(postgres_url):
+        migrate.upgrade(load(database_url=url), texts_apart=True)
+        yield url
+
+
+@pytest.fixture
+def texts_apart(_database_with_texts_apart: str) -> str:
+    """The URL of a PostgreSQL database with an empty call log that keeps its texts in a table of their own."""
+    execute(_database_with_texts_apart, f"TRUNCATE {DEFAULT_TABLE}, {name_of(DEFAULT_TABLE)}")
+    return _database_with_texts_apart
+
+
+@pytest.fixture(params=["postgresql", "sqlite", "texts_apart"])
+def any_layout(request: pytest.FixtureRequest) -> str:
+    """`any_database`, or `texts_apart`: for what reads or changes texts."""
+    if request.param == "texts_apart":
+        url: str = request.getfixturevalue("texts_apart")
+        return url
+    return _migrated(request)
 
 
 @pytest.fixture(scope="session")

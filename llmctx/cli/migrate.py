@@ -45,6 +45,9 @@ def migrate(
     transport: Annotated[
         bool, typer.Option("--transport", help="Make the streams of LLMCTX_TRANSPORT instead, the message broker.")
     ] = False,
+    texts_apart: Annotated[
+        bool, typer.Option("--texts-apart", help="Also keep texts in a table of their own, by day.")
+    ] = False,
     check: Annotated[bool, typer.Option("--check", hidden=True)] = False,
     sql: Annotated[bool, typer.Option("--sql", hidden=True)] = False,
     offline: Annotated[bool, typer.Option("--offline", hidden=True)] = False,
@@ -65,6 +68,7 @@ def migrate(
         json,
         distribute,
         transport,
+        texts_apart,
         check,
         sql,
         offline,
@@ -83,8 +87,10 @@ def migrate(
         raise typer.BadParameter("choose one of --plan, --sql, --check; --offline and --existing go with --sql")
     if distribute and (by_month or plan or sql or check or downgrade):
         raise typer.BadParameter("--distribute goes with --widen and --yes")
-    if transport and any((widen, downgrade, distribute, check, sql, by_month)):
+    if transport and any((widen, downgrade, distribute, texts_apart, check, sql, by_month)):
         raise typer.BadParameter("--transport goes with --plan, --yes and --json")
+    if texts_apart and any((by_month, sql, check, downgrade, distribute)):
+        raise typer.BadParameter("--texts-apart goes with --plan, --yes and --json")
     if transport:
         provision_broker(settings_of(ctx), only_plan=plan, yes=yes, json=json)
     elif by_month:
@@ -95,7 +101,8 @@ def migrate(
         check_table(ctx, json)
     else:
         settings = settings_of(ctx)
-        _plan_and_do(settings, down=downgrade, widen=widen, only_plan=plan, yes=yes, json=json)
+        given = {"widen": widen, "texts_apart": texts_apart}
+        _plan_and_do(settings, given, down=downgrade, only_plan=plan, yes=yes, json=json)
         if distribute:
             _distribute(settings, yes=yes)
 
@@ -149,11 +156,14 @@ def _distribute(settings: Settings, *, yes: bool) -> None:
     output.say(f"Table {settings.table} is distributed by call_id{'' if is_new else ' already'}.")
 
 
-def _plan_and_do(settings: Settings, *, down: bool, widen: bool, only_plan: bool, yes: bool, json: bool) -> None:
+def _plan_and_do(
+    settings: Settings, given: dict[str, bool], *, down: bool, only_plan: bool, yes: bool, json: bool
+) -> None:
+    """Show what `given` options of `upgrade`, or the way back, would do; and do it."""
     from llmctx.migrate import commands
     from llmctx.storage.engine import where
 
-    plan = commands.plan(settings, down=down, widen=widen)
+    plan = commands.plan(settings, down=down, **given)
     doing = bool(plan.steps) and not only_plan and (yes or not (down or plan.adopts))
     if not json:
         show_plan(plan, only_notes=doing)
@@ -168,7 +178,7 @@ def _plan_and_do(settings: Settings, *, down: bool, widen: bool, only_plan: bool
         if doing and down:
             commands.downgrade(settings, say=say)
         elif doing:
-            commands.upgrade(settings, widen=widen, say=say)
+            commands.upgrade(settings, **given, say=say)
     if json:
         result = {"steps": plan.steps, "notes": plan.notes, "adopts": plan.adopts, "done": doing}
         output.show_json({"database": where(settings), "table": settings.table, **result})

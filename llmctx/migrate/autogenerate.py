@@ -34,7 +34,8 @@ def leaving(
     settings = load(database_url="postgresql:///llmctx", table=table, db_schema=schema)
     name = re.escape(settings.table)
     beside = "alembic_version|hours|days|stale_hours|rollup"
-    whole = re.compile(rf"(llmctx_({beside})(_\w+)?)|(({name})(_default|_p\d{{4}}\w*|_before|_partitioned)?)")
+    parts = r"_default|_p\d{4}\w*|_before|_partitioned"
+    whole = re.compile(rf"(llmctx_({beside})(_\w+)?)|({name}(_messages)?({parts})?)")
     index = re.compile(rf"(llmctx_{name}_\w+)|(llmctx_\w+)")
 
     def include(thing: Any, named: str | None, kind: str, reflected: bool, compare_to: Any) -> bool:

@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from llmctx.core.errors import ConfigError, LlmctxError, MigrationsPending, NotACallLog
 from llmctx.core.place import Place
 from llmctx.migrate import compression
+from llmctx.migrate import texts_apart as texts
 from llmctx.migrate.adoption import plan as adoption
 from llmctx.migrate.adoption.undo import columns_with_nulls, plan_undo
 from llmctx.migrate.autogenerate import include_object, leaving
@@ -38,6 +39,7 @@ from llmctx.migrate.state import (
     target,
 )
 from llmctx.settings import Settings, settings_of
+from llmctx.storage import texts_table
 from llmctx.storage.catalog import qualified
 from llmctx.storage.database_identity import note, place_of
 from llmctx.storage.engine import sqlite_file, where
@@ -93,16 +95,20 @@ def check(database: Any = None, **given: Any) -> State:
     return found
 
 
-def plan(database: Any = None, *, down: bool = False, widen: bool = False, **given: Any) -> Plan:
-    """Return what `upgrade` (or `downgrade`) would do now. With `widen`, ids of another type than text become text."""
+def plan(
+    database: Any = None, *, down: bool = False, widen: bool = False, texts_apart: bool = False, **given: Any
+) -> Plan:
+    """Return what `upgrade` (or `downgrade`) would do now. With `widen`, ids of another type than text become text;
+    with `texts_apart` texts get a table of their own.
+    """
     settings = settings_of(database, **given)
     file = sqlite_file(settings)
     if file is not None and not file.exists():
-        return Plan() if down else _making(settings)
-    return asking(settings, lambda connection: _plan(connection, settings, down=down, widen=widen))
+        return Plan() if down else _making(settings, texts_apart=texts_apart)
+    return asking(settings, lambda connection: _plan(connection, settings, down, widen=widen, texts_apart=texts_apart))
 
 
-def _plan(connection: Connection, settings: Settings, *, down: bool, widen: bool) -> Plan:
+def _plan(connection: Connection, settings: Settings, down: bool, *, widen: bool, texts_apart: bool) -> Plan:
     seen = survey(connection, settings, widen=widen)
     found, table = seen.state, seen.table
     if down:
@@ -111,10 +117,12 @@ def _plan(connection: Connection, settings: Settings, *, down: bool, widen: bool
         raise foreign(settings, found)
     compressing = compression.step(connection, settings)
     also = [] if compressing is None else [step_of(compressing)]
+    if texts_apart and found.table != "missing":
+        also += map(step_of, texts.plan(connection, settings, table))
     if found.is_current:
         return Plan(also, adopts=table is not None and not table.made_by_us)
     if found.table == "missing":
-        return _making(settings)
+        return _making(settings, texts_apart=texts_apart)
     noting = [] if found.current == found.head else [Step(f"note version {found.head}")]
     if table is None:
         return Plan([*map(Step, found.lacks), *noting])
@@ -122,7 +130,7 @@ def _plan(connection: Connection, settings: Settings, *, down: bool, widen: bool
 
 
 def _way_back(connection: Connection, settings: Settings, seen: Survey) -> Plan:
-    totals = [Step(f"drop table {name}, which `llmctx rollup` made") for name in totals_there(connection, settings)]
+    totals = [Step(f"drop table {name}, which llmctx made beside it") for name in made_beside(connection, settings)]
     if seen.table is None or seen.table.made_by_us:
         if seen.state.table != "ours":
             return Plan()
@@ -133,17 +141,21 @@ def _way_back(connection: Connection, settings: Settings, seen: Survey) -> Plan:
     return Plan([*map(step_of, back.steps), *totals], back.notes, adopts=True)
 
 
-def totals_there(connection: Connection, settings: Settings) -> list[str]:
-    """Return the names of the tables of totals that are there."""
+def made_beside(connection: Connection, settings: Settings) -> list[str]:
+    """Return the names of the tables of totals and of texts that are there."""
     there = inspect(connection)
-    return [name for name in names_of(settings.table) if there.has_table(name, settings.db_schema)]
+    names = [name for name in names_of(settings.table) if there.has_table(name, settings.db_schema)]
+    return [*names, texts_table.name_of(settings.table)] if texts.there(connection, settings) else names
 
 
-def _making(settings: Settings) -> Plan:
+def _making(settings: Settings, *, texts_apart: bool) -> Plan:
     shape = "partitioned by month, with a default partition" if settings.is_postgresql else "one plain table"
     schema = f"{settings.db_schema}." if settings.db_schema else ""
     made = f"make table {schema}{settings.table} ({shape}) and its indexes"
-    return Plan([Step(made), Step(f"note version {target()[0]}")])
+    apart = [Step(texts.first_step(settings))] if texts_apart else []
+    if texts_apart and not settings.is_postgresql:
+        raise texts.no_partitions()
+    return Plan([Step(made), Step(f"note version {target()[0]}"), *apart])
 
 
 def step_of(step: adoption.Step) -> Step:
@@ -158,11 +170,14 @@ def upgrade(
     database: Any = None,
     *,
     widen: bool = False,
+    texts_apart: bool = False,
     say: Callable[[str], None] | None = None,
     patience_s: float | None = None,
     **given: Any,
 ) -> State:
     """Bring the database to the head; at the head already, nothing happens. Returns what was there before.
+
+    With `texts_apart` texts get a table of their own; raises `LlmctxError` where they cannot.
 
     A table that is there is adopted, in steps; `say` is told of each when it is done. None holds others up for more
     than a moment, and none tries for longer than `patience_s` (10 minutes) to get its turn. Raises `NotACallLog` if it
@@ -172,6 +187,8 @@ def upgrade(
 
     def up(connection: Connection, config: Config) -> State:
         before = bring_up(connection, config)
+        if texts_apart:
+            texts.make(connection, settings, say=say, patience_s=patience_s)
         compression.compress(connection, settings)
         _note_place(connection, settings)
         return before
@@ -266,7 +283,7 @@ def downgrade(database: Any = None, *, say: Callable[[str], None] | None = None,
             command.downgrade(config, "base")
         elif before.table == "ours":
             command.downgrade(config, "base")
-        for name in totals_there(connection, settings):
+        for name in made_beside(connection, settings):
             connection.exec_driver_sql(f"DROP TABLE {qualified(name, settings.db_schema)}")
         connection.commit()
         return before

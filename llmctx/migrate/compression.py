@@ -14,6 +14,7 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.record import SNAPSHOTS
 from llmctx.migrate.adoption.plan import Step
 from llmctx.settings import Settings
+from llmctx.storage import texts_table
 from llmctx.storage.catalog import qualified
 from llmctx.storage.ddl import run_as_one
 
@@ -43,8 +44,12 @@ def step(connection: Connection, settings: Settings) -> Step | None:
             default = connection.scalar(text(_CAN))
             if default is None:
                 return None
-            asked = {"table": qualified(settings.table, settings.db_schema), "texts": _TEXTS, "default": default}
-            found = connection.execute(text(_LACKING), asked).all()
+            asked = {"texts": _TEXTS, "default": default}
+            found = [
+                row
+                for table in (settings.table, texts_table.name_of(settings.table))
+                for row in connection.execute(text(_LACKING), {**asked, "table": qualified(table, settings.db_schema)})
+            ]
     except DBAPIError:  # a server that only speaks PostgreSQL's protocol
         return None
     statements = tuple(

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from llmctx.core.errors import LlmctxError
+from llmctx.migrate import texts_apart
 from llmctx.migrate.state import changing
 from llmctx.settings import Settings, settings_of
 from llmctx.storage.catalog import literal, qualified
@@ -44,6 +45,10 @@ def _distribute(connection: Connection, settings: Settings) -> bool:
         return False
     if by is not None:
         raise LlmctxError(f"Table {settings.table} is distributed by {by}, and not by call_id. Nothing was changed.")
+    if texts_apart.there(connection, settings):
+        raise LlmctxError(
+            f"Table {settings.table} keeps its texts apart: it cannot be distributed. Nothing was changed."
+        )
     statement = f"SELECT create_distributed_table({literal(table)}, 'call_id', shard_count := {_SHARDS})"
     try:
         connection.execute(text(statement))

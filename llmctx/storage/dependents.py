@@ -9,6 +9,8 @@ from sqlalchemy import Table, TableClause, column, table, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql import quoted_name
 
+from llmctx.storage.texts_table import texts_of
+
 
 @dataclass(frozen=True, slots=True)
 class Dependent:
@@ -34,13 +36,18 @@ class Dependent:
 
 
 async def dependents(connection: AsyncConnection, log: Table) -> list[Dependent]:
-    """Return the tables with a foreign key to ours; and such as have lost it, and still hold call_ids beside it."""
+    """Return the tables with a foreign key to ours; and such as have lost it, and still hold call_ids beside it.
+
+    A table of texts is none of them.
+    """
     if connection.dialect.name != "postgresql":
         return []
     preparer = connection.dialect.identifier_preparer
     name = preparer.format_table(log)
     stem = log.name.removesuffix("s").removesuffix("_log")
-    found = await connection.execute(text(_DEPENDENTS), {"table": name, "like": f"{stem.replace('_', chr(92) + '_')}%"})
+    texts, like = texts_of(log), f"{stem.replace('_', chr(92) + '_')}%"
+    given = {"table": name, "like": like, "texts": "" if texts is None else texts.name}
+    found = await connection.execute(text(_DEPENDENTS), given)
     return [Dependent(row.name, row.child, row.ours, row.indexed) for row in found]
 
 
@@ -57,7 +64,7 @@ linked AS (
   FROM pg_catalog.pg_class t JOIN ours ON t.relnamespace = ours.relnamespace AND t.oid <> ours.oid
   JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attname = 'call_id' AND NOT a.attisdropped
   WHERE t.relkind IN ('r', 'p') AND NOT t.relispartition AND t.relname LIKE :like
-    AND t.oid NOT IN (SELECT oid FROM linked) AND t.relname LIKE '%message%'
+    AND t.oid NOT IN (SELECT oid FROM linked) AND t.relname LIKE '%message%' AND t.relname <> :texts
 )
 SELECT found.oid::pg_catalog.regclass::text AS name, found.child, found.ours, EXISTS (
   SELECT FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a ON a.attrelid = found.oid AND a.attnum = i.indkey[0]

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, FromClause, String, Text, and_, case, cast, false, func, or_, true
 
 from llmctx.core.record import SNAPSHOTS, SPECS, ColumnKind, ColumnSpec, Reason
 from llmctx.storage.reflection import column_expr, either, equals, lacks
+from llmctx.storage.texts_table import any_apart
 
 _FILTERED: Final = tuple(spec for spec in SPECS if spec.filter is not None)
 _BEFORE_US: Final = {"ok": True, "error": False}
@@ -135,10 +136,10 @@ def status_expr(table: FromClause) -> ColumnElement[str]:
 def _holding(table: FromClause, text: str) -> ColumnElement[bool]:
     # Snapshots hold JSON, where a quote or a line break is written with a backslash; older ones may be plain.
     forms = dict.fromkeys((json.dumps(text, ensure_ascii=False)[1:-1], text))
-    found: list[ColumnElement[bool]] = []
-    for name in (*SNAPSHOTS, "error_message"):
-        column = table.c.get(name)
-        if column is not None:
-            written = column if isinstance(column.type, (String, Text)) else cast(column, Text)
-            found += [written.icontains(form, autoescape=True) for form in forms]
-    return or_(false(), *found)
+
+    def holds(column: ColumnElement[Any]) -> ColumnElement[bool]:
+        written = column if isinstance(column.type, (String, Text)) else cast(column, Text)
+        return or_(*(written.icontains(form, autoescape=True) for form in forms))
+
+    columns = [column for name in (*SNAPSHOTS, "error_message") if (column := table.c.get(name)) is not None]
+    return or_(false(), *map(holds, columns), *any_apart(table, holds))

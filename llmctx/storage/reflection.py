@@ -2,7 +2,7 @@
 
 Everything that reads rows or changes them later asks here once, and is then the same for a fresh table and for
 a host's own. Times without a zone are UTC. `column_expr` gives a column that may be missing, `equals` compares an id
-with one of any type.
+with one of any type. Texts may stand in a table of their own (`texts_table.py`): `column_expr` finds them there.
 
 An adopted table may keep one id in two columns: numbers stand in its own, other ids in the text column that
 `llmctx migrate` has put beside it. Only this module knows: `column_expr` is the id, whichever column holds it, `lacks`
@@ -25,8 +25,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
 from llmctx.core.errors import MigrationsPending, NotACallLog
-from llmctx.core.record import IDS, SPECS, ColumnKind
+from llmctx.core.record import IDS, SNAPSHOTS, SPECS, ColumnKind
 from llmctx.settings import Settings
+from llmctx.storage import texts_table
+from llmctx.storage.catalog import qualified
 from llmctx.storage.convert import Lossy, to_column
 from llmctx.storage.engine import where
 from llmctx.storage.sanitize import storable_id
@@ -96,6 +98,8 @@ def _reflect(connection: sa.Connection, settings: Settings) -> sa.Table:
         if connection.dialect.name == "postgresql":
             kinds = {"tableoid": OID(), "ctid": _Tid()}
         table.info[_PLACE] = [named_column(name, kind, _selectable=table) for name, kind in kinds.items()]
+    elif connection.dialect.name == "postgresql":
+        texts_table.attach(connection, table, qualified(texts_table.name_of(name), schema))
     return table
 
 
@@ -131,11 +135,14 @@ def held_in(table: sa.FromClause, name: str) -> list[sa.ColumnElement[Any]]:
 def column_expr(table: sa.FromClause, name: str) -> sa.ColumnElement[Any]:
     """Return the column `name`, or a NULL of its type where the table has none; an id in two columns as text.
 
-    So is what is asked in words, such as a reason, where the host's column is a number or an enumerated type.
+    So is what is asked in words, such as a reason, where the host's column is a number or an enumerated type. Texts
+    are found wherever they stand.
     """
     column, beside = table.c.get(name), overflow_column(table, name)
     if column is None:
         return sa.cast(sa.null(), call_log_table().c[name].type).label(name)
+    if name in SNAPSHOTS:
+        return texts_table.text_expr(table, name)
     if name in _WORDS:
         return column if _is_text(column) else sa.cast(column, sa.Text).label(name)
     return column if beside is None else sa.func.coalesce(beside, as_text(column), type_=sa.Text()).label(name)
@@ -151,7 +158,7 @@ def everything(table: sa.Table) -> list[sa.ColumnElement[Any]]:
     """Return what the table holds, in its order, each id once."""
     besides = {beside.name for name in IDS if (beside := overflow_column(table, name)) is not None}
     rest = ((name, column) for name, column in table.c.items() if name not in besides)
-    return [column_expr(table, name) if name in IDS else column for name, column in rest]
+    return [column_expr(table, name) if name in (*IDS, *SNAPSHOTS) else column for name, column in rest]
 
 
 def attribute(table: sa.FromClause, *path: str) -> sa.ColumnElement[str | None]:

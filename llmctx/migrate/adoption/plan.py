@@ -201,10 +201,10 @@ def _indexes(fit: Fit) -> Iterator[Step]:
             make = f"CREATE {kind} CONCURRENTLY IF NOT EXISTS {quote(name)} ON {table.sql}{tail}"
             yield Step(what, (make,), "none", seconds, concurrently=True)
         else:
-            yield from _on_each_partition(table, kind, name, tail, what, seconds)
+            yield from index_each_partition(table, kind, name, tail, what, seconds)
 
 
-def _on_each_partition(
+def index_each_partition(
     table: ExistingTable, kind: str, name: str, tail: str, what: str, seconds: int
 ) -> Iterator[Step]:
     """PostgreSQL makes no index of a partitioned table beside its writers, but of each of its partitions."""

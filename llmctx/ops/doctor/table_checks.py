@@ -15,6 +15,7 @@ from sqlalchemy import Table, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.core.errors import LlmctxError
+from llmctx.ops.doctor import texts_checks
 from llmctx.ops.doctor.finding import Finding
 from llmctx.settings import Settings
 from llmctx.storage import catalog, durability
@@ -56,6 +57,7 @@ async def table(settings: Settings) -> list[Finding]:
     try:
         async with reading(settings) as connection:
             seen = await _look(connection, settings)
+            of_texts = await texts_checks.findings(connection, seen.log)
     except LlmctxError as problem:
         return [
             Finding(
@@ -67,7 +69,7 @@ async def table(settings: Settings) -> list[Finding]:
     checks: Sequence[Callable[[_Seen], list[Finding]]] = (
         _months, _astray, _durability, _indexes, _children, _rights, _statistics, _growth,
     )  # fmt: skip
-    found = [finding for check in checks for finding in check(seen)]
+    found = [*(finding for check in checks for finding in check(seen)), *of_texts]
     if not found:
         found.append(Finding("table", True, f"healthy: {_grown(seen.facts)}", where=settings.table))
     return found
@@ -157,13 +159,7 @@ def _months(seen: _Seen) -> list[Finding]:
         if has_default
         else "The database refuses rows of that time: they wait on disk."
     )
-    statements = []
-    for month in gone:
-        first, after = partitions.bounds(seen.log, month)
-        statements.append(
-            f"CREATE TABLE {partitions.part_in_sql(seen.log, month)} PARTITION OF {seen.name} "
-            f"FOR VALUES FROM ({first}) TO ({after});"
-        )
+    statements = [partitions.make_in_sql(seen.log, month) for month in gone]
     return [
         Finding(
             "partitions", False, f"no partition for {', '.join(map(str, gone))}", consequence,

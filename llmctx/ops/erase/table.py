@@ -37,6 +37,7 @@ from llmctx.storage.reflection import (
     word_values,
 )
 from llmctx.storage.rollup.marks import mark
+from llmctx.storage.texts_table import delete_apart, replace_apart, text_expr
 
 _AT_ONCE: Final = 1000
 _IN: Final = 500  # ids in one condition
@@ -145,7 +146,7 @@ def with_evidence(log: sa.Table, ids: set[str]) -> sa.ColumnElement[bool]:
 
 def mentioning(log: sa.Table, subject_ids: SubjectIds) -> sa.Select[Any] | None:
     """Select others' rows that may have the id in a text, to be looked at one by one; None without columns of texts."""
-    columns = [log.c[name] for name in PERSONAL_TEXTS if name in log.c]
+    columns = [text_expr(log, name) for name in PERSONAL_TEXTS if name in log.c]
     if not columns:
         return None
     held = [sa.cast(column, sa.Text) for column in columns]
@@ -282,7 +283,9 @@ class Work:
                 each = child.table
                 linked = [row[child.ours] for row in rows if row[child.ours] is not None]
                 await connection.execute(sa.delete(each).where(each.c[child.column].in_(linked)))
-            await connection.execute(change.where(is_row(log)), [key_values(log, row) for row in rows])
+            keys = [key_values(log, row) for row in rows]
+            await delete_apart(connection, log, keys)
+            await connection.execute(change.where(is_row(log)), keys)
             if with_children:  # else only texts change
                 await mark(connection, log, (row["created_at"] for row in rows))
             await connection.commit()
@@ -309,6 +312,8 @@ class Work:
             async for rows in steps:
                 for row in rows:
                     if less := without_mentions(log, row, mentions):
-                        await connection.execute(sa.update(log).where(is_row(log)).values(less), key_values(log, row))
+                        key = key_values(log, row)
+                        less = await replace_apart(connection, log, key, less)
+                        await connection.execute(sa.update(log).where(is_row(log)).values(less), key)
                         self._progress("texts of others", 1)
                 await connection.commit()

@@ -67,7 +67,7 @@ async def first_prompts(
     if "prompt_snapshot" not in table.c or not sessions:
         return {}
     own, at = column_expr(table, "session_id"), table.c.created_at
-    prompt = sa.func.substr(as_text(table.c.prompt_snapshot), 1, _PROMPT)
+    prompt = sa.func.substr(as_text(column_expr(table, "prompt_snapshot")), 1, _PROMPT)
     first = sa.and_(
         among(table, "session_id", [one.session_id for one in sessions]), at.in_([one.first for one in sessions])
     )

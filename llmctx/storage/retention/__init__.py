@@ -1,9 +1,9 @@
 """Retention: partitions for the coming months, and the deletion of expired rows and texts.
 
 Of a partitioned table whole months are dropped or detached (`partitions.py`, `large_default.py` where the default
-partition is large); the rest is deleted in small batches that block no writer and can be interrupted at any time
-(`batch_delete.py`). Partitions that pg_partman manages are left to it (`partman.py`). `scheduler.py` runs it all in one
-of the running processes.
+partition is large), and texts that stand apart by the day; the rest is deleted in small batches that block no writer
+and can be interrupted at any time (`batch_delete.py`). Partitions that pg_partman manages are left to it
+(`partman.py`). `scheduler.py` runs it all in one of the running processes.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from llmctx.storage.retention import large_default, partitions
 from llmctx.storage.retention.batch_delete import Sweep
 from llmctx.storage.retention.partitions import Partition
 from llmctx.storage.retention.partman import Managed, managing
+from llmctx.storage.texts_table import DAYS_AHEAD, texts_of
 
 __all__ = ["Policy", "Report", "retain"]
 
@@ -116,7 +117,9 @@ class _Work:
             await self._leave_to(managed)
             parts = parts and await partitions.list_partitions(connection, log)
         elif parts is not None:
-            await self._prepare(log, parts)
+            await self._prepare(log, parts, self._policy.ahead)
+        if (texts := texts_of(log)) is not None:
+            await self._keep_texts(texts)
         for part in [partitions.plain(connection, log)] if parts is None else parts:
             await self._expire(log, children, part, droppable=parts is not None and managed is None)
         return self._report
@@ -131,13 +134,13 @@ class _Work:
         if self._report.done and managed.works:
             await partitions.run_patiently(self._connection, [managed.maintenance])
 
-    async def _prepare(self, log: Table, parts: list[Partition]) -> None:
+    async def _prepare(self, log: Table, parts: list[Partition], ahead: int) -> None:
         default = next((part for part in parts if part.is_default), None)
         if (end := partitions.calendar_ends(parts, self._now)) is not None:
             self._report.notes.append(
                 f"The partitions follow no calendar that llmctx can tell: make those from {end:%Y-%m-%d %H:%M} UTC on."
             )
-        for gap in partitions.missing(parts, self._now, self._policy.ahead):
+        for gap in partitions.missing(parts, self._now, ahead):
             whole = await partitions.named(self._connection, log, gap)
             month, is_large = await large_default.plan(self._connection, log, whole, default, self._now)
             if month is None:
@@ -151,6 +154,29 @@ class _Work:
                 await large_default.make(self._connection, log, month, default)
             elif self._report.done:
                 await partitions.make(self._connection, log, month, default)
+
+    async def _keep_texts(self, texts: Table) -> None:
+        """Make the next days of texts that stand apart, and drop those that have expired, with their rows or before."""
+        parts = await partitions.list_partitions(self._connection, texts) or []
+        await self._connection.commit()
+        await self._prepare(texts, parts, min(DAYS_AHEAD, 31 * self._policy.ahead))
+        of_rows, own = self._cut(self._policy.errors or self._policy.rows), self._cut(self._policy.snapshots)
+        cuts = [cut for cut in (of_rows, own) if cut is not None]
+        for part in parts if cuts else ():
+            cut = max(cuts)
+            if part.upper is not None and part.upper <= cut:
+                keep = self._policy.detach and (own is None or part.upper > own)
+                self._report.steps.append(
+                    f"{'detach' if keep else 'drop'} partition {part.name}, about {max(part.rows, 0):,} texts"
+                )
+                if self._report.done:
+                    await partitions.remove(self._connection, texts, part, keep=keep)
+            elif part.is_default or (self._policy.exact and part.lower is not None and part.lower < cut):
+                sweep = Sweep(self._connection, texts, part, (), self._progress)
+                if count := await sweep.expired(cut, cut):
+                    self._report.steps.append(f"delete {count:,} texts of {part.name} from before {cut:%Y-%m-%d}")
+                    if self._report.done:
+                        self._report.snapshots += await sweep.delete(cut, cut)
 
     async def _expire(self, log: Table, children: list[Dependent], part: Partition, *, droppable: bool) -> None:
         """A partition that has expired as a whole goes as a whole, unless errors in it are kept, or rows hang on it."""

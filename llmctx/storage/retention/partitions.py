@@ -119,6 +119,13 @@ def part_in_sql(log: Table, month: Month) -> str:
     return qualified(month.partition(log.name), log.schema)
 
 
+def make_in_sql(log: Table, month: Month) -> str:
+    """Return the statement that makes the partition of `month`, for a person."""
+    first, after = bounds(log, month)
+    values = f"FOR VALUES FROM ({first}) TO ({after})"
+    return f"CREATE TABLE {part_in_sql(log, month)} PARTITION OF {name_in_sql(log)} {values};"
+
+
 async def named(connection: AsyncConnection, log: Table, month: Month) -> Month:
     """Return `month`, so called that its partition's name is not that of a table of the team's."""
     called = month

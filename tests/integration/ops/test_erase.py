@@ -57,9 +57,9 @@ def hers() -> list[CallRecord]:
 
 
 @pytest.mark.parametrize("blank", [False, True])
-async def test_nothing_is_left_anywhere(any_database: str, blank: bool) -> None:
+async def test_nothing_is_left_anywhere(any_layout: str, blank: bool) -> None:
     """Rows, evidence in others' rows, a dead process's journal, the quarantine; and nobody else loses a row."""
-    settings = load(database_url=any_database)
+    settings = load(database_url=any_layout)
     kept = others()
     await store(settings, *kept, *hers())
     directory = settings.journal_directories[0]

@@ -42,10 +42,10 @@ async def filled(url: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "sqlite"])
-async def test_what_is_handed_out_is_what_was_there(any_database: str, tmp_path: Path, form: export.Format) -> None:
+async def test_what_is_handed_out_is_what_was_there(any_layout: str, tmp_path: Path, form: export.Format) -> None:
     """Every column of the rows that were asked for, and only those; odd text survives, in CSV with visible escapes."""
-    await filled(any_database)
-    settings = load(database_url=any_database)
+    await filled(any_layout)
+    settings = load(database_url=any_layout)
     assert await export.count(settings, Filters(user="ada")) == 1
     to = tmp_path / f"out.{form}"
     assert await export.export(settings, Filters(user="ada"), to, form) == 1
@@ -54,6 +54,7 @@ async def test_what_is_handed_out_is_what_was_there(any_database: str, tmp_path:
     (row,) = rows_of(to, form)
     assert set(COLUMNS) <= set(row)
     assert (row["user_id"], row["error_message"]) == ("ada", ODD.replace("\x0b", r"\x0b") if form == "csv" else ODD)
+    assert json.loads(row["prompt_snapshot"]) == ODD
     attributes = row["attributes"] if form == "jsonl" else json.loads(row["attributes"])
     assert attributes == {"a": [1, None, ODD]}
     assert Decimal(row["cost_usd"]) == Decimal("0.000000001")

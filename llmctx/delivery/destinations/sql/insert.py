@@ -3,6 +3,8 @@
 It goes in by COPY, in one transaction that fails if one of its rows is there already; then, and whenever that is
 likely, by INSERT with a bare ON CONFLICT DO NOTHING. Both want the right to INSERT and no other.
 
+Where the texts have a table of their own, the way that fails is tried with it first (`texts_apart.py`).
+
 Such an INSERT also passes over a row that meets another unique key of the host's: a sequence that has fallen behind
 its table, one call for each trace. Where there are such keys nothing is passed over, and a row that is refused is there
 already only if the key that it met is the call's.
@@ -20,11 +22,13 @@ from sqlalchemy import Table
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from llmctx.core.scheduling import yielding
+from llmctx.core.diagnostics import diagnostics
 from llmctx.delivery.destination import Row
+from llmctx.delivery.destinations.sql import texts_apart
 from llmctx.delivery.destinations.sql.connection import Connection, Session
 from llmctx.delivery.destinations.sql.table_shape import TableShape
-from llmctx.storage.db_errors import sqlstate
+from llmctx.delivery.destinations.sql.texts_apart import TextsTable
+from llmctx.storage.db_errors import classify, sqlstate
 
 _MEETS_A_KEY: Final = ("23505", "23P01")
 
@@ -48,18 +52,44 @@ async def store(pool: Connection, shape: TableShape, table: Table, rows: Sequenc
             await _store_strictly(session, shape, rows)
             return False
         values = shape.values(rows)
-        # asyncpg's COPY leaves a prepared statement behind, which a pooler would show to others
-        by_copy = by_copy and shape.by_copy and not session.is_pooled
-        if by_copy:
-            try:
-                await _copy(session, shape, values)
-            except Exception as problem:
-                if not shape.is_of_the_call(problem):  # or it may be a key that has come since the last look
-                    raise
-            else:
-                return False
-        await _insert(session, shape, values)
-        return by_copy
+        if not (by_copy and shape.by_copy and shape.texts is not None):
+            return await _store_whole(session, shape, values, by_copy=by_copy)
+        return await _store_apart(session, shape, shape.texts, values)
+
+
+async def _store_apart(session: Session, shape: TableShape, texts: TextsTable, values: Values) -> bool:
+    """Store rows, and their texts in a table of their own; with their texts where that is refused."""
+    try:
+        await texts_apart.store(session, shape, texts, values)
+    except Exception as problem:
+        found = classify(problem)
+        if found.is_outage:
+            raise
+        met = shape.is_of_the_call(problem)
+        met = await _store_whole(session, shape, values, by_copy=not met) or met
+        if not met:  # it is the table of texts that refuses them
+            diagnostics.count(
+                "texts_not_apart", "%s refuses texts (%s %s): they are stored in their rows. Run `llmctx doctor`.",
+                texts.name, found.code, found.name,
+            )  # fmt: skip
+        return met
+    return False
+
+
+async def _store_whole(session: Session, shape: TableShape, values: Values, *, by_copy: bool) -> bool:
+    """Store rows with their texts. Return whether COPY met some that are there already."""
+    # asyncpg's COPY leaves a prepared statement behind, which a pooler would show to others
+    by_copy = by_copy and shape.by_copy and not session.is_pooled
+    if by_copy:
+        try:
+            await _copy(session, shape, values)
+        except Exception as problem:
+            if not shape.is_of_the_call(problem):  # or it may be a key that has come since the last look
+                raise
+        else:
+            return False
+    await _insert(session, shape, values)
+    return by_copy
 
 
 async def _store_strictly(session: Session, shape: TableShape, rows: Sequence[Row]) -> None:
@@ -124,10 +154,7 @@ async def _insert(session: Session, shape: TableShape, values: Values) -> None:
 
 
 async def _copy(session: Session, shape: TableShape, values: Values) -> None:
-    schema, _, name = shape.table.rpartition(".")
-    await session.driver.copy_records_to_table(
-        name.strip('"'), schema_name=schema.strip('"') or None, records=yielding(values), columns=shape.columns
-    )
+    await texts_apart.copy(session, shape.table, shape.columns, values)
 
 
 async def _insert_sqlite(connection: AsyncConnection, shape: TableShape, table: Table, rows: Sequence[Row]) -> None:

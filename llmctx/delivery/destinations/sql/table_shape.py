@@ -24,8 +24,10 @@ from llmctx.core.errors import MigrationsPending
 from llmctx.core.record import COLUMNS, IDS, CallRecord, ColumnKind, of_kind
 from llmctx.core.scheduling import yielding
 from llmctx.delivery.destination import Row
+from llmctx.delivery.destinations.sql import texts_apart
 from llmctx.delivery.destinations.sql.charset import characters, storable
 from llmctx.delivery.destinations.sql.connection import Connection, Session
+from llmctx.delivery.destinations.sql.texts_apart import TextsTable
 from llmctx.storage import catalog
 from llmctx.storage.convert import (
     Converter,
@@ -82,6 +84,8 @@ class TableShape:
     """All characters that the database can store; None for every one."""
     enum_labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """By column whose type is neither known here nor a kind of text: the labels of an enumerated type, else none."""
+    texts: TextsTable | None = None
+    """The table in which texts are stored; None where they are stored in their rows."""
     digest: str | None = field(default=None, compare=False)
     """Of what the catalogue says of the table: as long as it stays the same, nothing has changed."""
     columns: tuple[str, ...] = field(init=False, compare=False)
@@ -102,6 +106,11 @@ class TableShape:
         put(self, "statement", f"INSERT INTO {self.table} ({quoted}) VALUES ({values}){passing}")  # noqa: S608
         put(self, "_converters", tuple(self._column_converters()))
         put(self, "_get", attrgetter(*(_OVERFLOW.get(name, name) for name in columns if name != "attributes")))
+
+    def with_texts(self, texts: TextsTable | None) -> TableShape:
+        """Return the same with `texts` to store texts in, as far as they can stand there."""
+        fits = texts is not None and texts_apart.fits(self.types, texts)
+        return replace(self, texts=texts if fits else None)
 
     def _column_converters(self) -> Iterator[tuple[int, str, Converter]]:
         for at, name in enumerate(self.columns):
@@ -229,9 +238,10 @@ async def look(pool: Connection, table: Table, known: TableShape | None = None) 
         else:
             found = await session.ask_if_able(_DIGEST, name)
             digest = None if found is None else str(found["digest"])
+            texts = await texts_apart.look(session, table)
             if known is not None and known.digest is not None and known.digest == digest:
-                return known
-            shape = replace(await _look_at_postgresql(session, name), digest=digest)
+                return known if known.texts == texts else known.with_texts(texts)
+            shape = replace(await _look_at_postgresql(session, name), digest=digest).with_texts(texts)
     if session is not None:
         await pool.close()  # a server's process that has looked up so much stores a tenth slower from then on
     if not shape.types.keys() >= {"call_id", "created_at"}:  # no table, or another one of that name

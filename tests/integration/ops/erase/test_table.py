@@ -11,7 +11,10 @@ from sqlalchemy import make_url
 from llmctx.core.errors import LlmctxError
 from llmctx.core.record import DEFAULT_TABLE, CallRecord
 from llmctx.ops.erase import Subject, erase
-from llmctx.settings import load
+from llmctx.settings import Settings, load
+from llmctx.storage import queries
+from llmctx.storage.engine import reading
+from llmctx.storage.reflection import reflect
 from tests.kit import older
 from tests.kit.rows import do, query, record, store
 from tests.kit.subjects import everything
@@ -63,20 +66,27 @@ async def test_an_id_that_did_not_fit_its_column_is_found(empty_database: str) -
     assert EVE not in await everything(settings)
 
 
-async def test_texts_of_others_are_searched_on_demand(any_database: str) -> None:
+async def texts(settings: Settings) -> list[tuple[Any, ...]]:
+    """Return the prompt, the response and the error of every row, as they are read."""
+    async with reading(settings) as connection:
+        rows = await queries.calls(connection, await reflect(connection, settings), whole=True)
+    return [tuple(row[name] for name in ("prompt_snapshot", "response_snapshot", "error_message")) for row in rows]
+
+
+async def test_texts_of_others_are_searched_on_demand(any_layout: str) -> None:
     """`--mentions` takes the id out of them, and leaves the rest."""
-    settings = load(database_url=any_database)
+    settings = load(database_url=any_layout)
     await store(settings, record(user_id="ada", prompt_snapshot=f'"call {EVE} back"', error_message=f"no {EVE}"))
     assert (await erase(settings, Subject(user=EVE))).found == 0
     done = await erase(settings, Subject(user=EVE), do=True, mentions=True)
     assert (done.found, done.left) == (1, 0)
-    ((prompt, error),) = await query(any_database, f"SELECT prompt_snapshot, error_message FROM {DEFAULT_TABLE}")
-    assert (prompt, error) == ('"call [erased] back"', "no [erased]")
+    assert await texts(settings) == [('"call [erased] back"', None, "no [erased]")]
+    assert EVE not in await everything(settings)
 
 
-async def test_mentions_are_whole_ids_in_what_json_says(any_database: str) -> None:
+async def test_mentions_are_whole_ids_in_what_json_says(any_layout: str) -> None:
     """A short id is no reason to touch others' ids; rows that only seem to have it are not counted, and stay."""
-    settings = load(database_url=any_database)
+    settings = load(database_url=any_layout)
     prompt = '[{"role":"user","content":"I am 1, not 21 or 1-b"},{"user_id":1,"tokens":1}]'
     others = [record(user_id="b", prompt_snapshot='"21"', error_message=f"1{n}") for n in range(3)]
     await store(settings, record(user_id="ada", prompt_snapshot=prompt, response_snapshot='"1"'), *others)
@@ -84,9 +94,8 @@ async def test_mentions_are_whole_ids_in_what_json_says(any_database: str) -> No
     assert {place.name: place.found for place in found.places}["texts of others"] == 1
     done = await erase(settings, Subject(user="1"), do=True, mentions=True)
     assert (done.found, done.left) == (1, 0)
-    rows = await query(any_database, f"SELECT prompt_snapshot, response_snapshot, error_message FROM {DEFAULT_TABLE}")
     less = '[{"role":"user","content":"I am [erased], not 21 or 1-b"},{"user_id":"[erased]","tokens":1}]'
-    assert sorted(rows, key=str) == sorted(
+    assert sorted(await texts(settings), key=str) == sorted(
         [(less, '"[erased]"', None), *(('"21"', None, f"1{n}") for n in range(3))], key=str
     )
 
