@@ -36,8 +36,8 @@ async def findings(connection: AsyncConnection, log: Table) -> list[Finding]:
 
 async def _without_rows(connection: AsyncConnection, names: dict[str, str]) -> int:
     some = f"SELECT call_id, created_at FROM {names['texts']} LIMIT {_SOME}"  # noqa: S608  quoted
-    row = f"SELECT FROM {names['log']} r WHERE r.call_id = some.call_id AND r.created_at = some.created_at"
-    counted = f"SELECT count(*) FROM ({some}) some WHERE NOT EXISTS ({row})"  # noqa: S608
+    row = f"SELECT FROM {names['log']} r WHERE r.call_id = t.call_id AND r.created_at = t.created_at"
+    counted = f"SELECT count(*) FROM ({some}) t WHERE NOT EXISTS ({row})"  # noqa: S608
     return int(await connection.scalar(text(counted)) or 0)
 
 
