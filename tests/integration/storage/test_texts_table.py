@@ -25,6 +25,7 @@ from llmctx.storage.filters import Filters
 from llmctx.storage.reflection import reflect
 from llmctx.storage.retention import Policy, retain
 from llmctx.storage.texts_table import name_of
+from tests.conftest import ROOT
 from tests.kit import lives
 from tests.kit.databases import holding, role
 from tests.kit.pooler import Pooler
@@ -255,7 +256,7 @@ async def test_retain_drops_texts_by_the_day(empty_database: str) -> None:
 
 
 async def test_rows_that_are_deleted_one_by_one_take_their_texts_along(empty_database: str) -> None:
-    """Of a day on which failed calls are kept, and with them what they said."""
+    """Of days whose failed calls are kept, these keep what they said. What is left can go into the rows again."""
     settings = load(database_url=empty_database)
     await asyncio.to_thread(migrate.upgrade, settings, texts_apart=True)
     now = datetime.now(UTC)
@@ -263,6 +264,10 @@ async def test_rows_that_are_deleted_one_by_one_take_their_texts_along(empty_dat
     await store(settings, record(**old), record(**old, success=False, status="error"), record(**WHOLE))
     await retain(settings, Policy(rows=30, errors=90, exact=True), do=True, now=now)
     assert await held(empty_database) == (2, 0, 2)
+    back = (ROOT / "docs/snippets/how_to/texts_into_rows.sql").read_text().split(";")
+    await do(empty_database, *filter(str.strip, back))
+    columns = ", ".join(f"count({name})" for name in WHOLE)
+    assert await query(empty_database, f"SELECT {columns}, to_regclass('{TEXTS}') FROM {T}") == [(2, 2, 2, None)]
 
 
 # -- making it, and taking it away ------------------------------------------------------------------------------------
