@@ -1,6 +1,6 @@
 """`make bench`: every bar of the design that is a figure, each a ratio of things measured side by side in one run.
 
-    python -m bench [--json] [calls streams nodes rows lag server memory fleet startup peers]
+    python -m bench [--json] [calls streams nodes rows lag server memory fleet startup texts peers]
 
 Needs an idle machine: on a busy one the absolute times are noise, and so, in part, are the ratios. Ten minutes of
 outage are one of the faults: `make faults`.
@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from bench import calls, fleet, lag, memory, nodes, peers, rows, server, startup, streams
+from bench import calls, fleet, lag, memory, nodes, peers, rows, server, startup, streams, texts
 from llmctx.cli.demo.postgres import make_directory
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
@@ -35,9 +35,10 @@ PARTS: Final[dict[str, Callable[[Cluster], dict[str, Any]]]] = {
     "memory": lambda database: memory.run(),
     "fleet": fleet.run,
     "startup": lambda database: startup.run(),
+    "texts": texts.run,
     "peers": lambda database: peers.run(database.url),
 }
-_ASKED_FOR: Final = ("peers",)  # not measured unless they are named
+_ASKED_FOR: Final = ("texts", "peers")  # not measured unless they are named
 
 Line = tuple[str, str, str, bool | None]
 """What, how much, the bar, and whether it is met."""
@@ -139,6 +140,15 @@ def _startup(found: dict[str, Any]) -> Iterator[Line]:
     yield "exit while the database is silent", f"{found['exit_s']:.1f} s", "5 s", found["exit_s"] <= 5.5
 
 
+def _texts(found: dict[str, Any]) -> Iterator[Line]:
+    for name, where in (("whole", "in the rows"), ("apart", "apart")):
+        one = found[name]
+        much = f"{one['client_us_a_row']:.0f} + {one['server_us_a_row']:.0f} µs, {one['wal_bytes_a_row']:.0f} B of WAL"
+        yield f"texts {where}: to store a row, client + server", much, "", None
+        much = f"{one['retain_server_us_a_row']:.1f} µs, {one['retain_wal_bytes_a_row']:.0f} B of WAL"
+        yield f"  to end the texts of {found['rows']:,} rows: {one['retain_s']:.1f} s, a row", much, "", None
+
+
 def _peers(found: dict[str, Any]) -> Iterator[Line]:
     for workload, one in found.items():
         for name, added in one["recorders"].items():
@@ -156,6 +166,7 @@ _TABLES: Final[dict[str, Callable[[dict[str, Any]], Iterator[Line]]]] = {
     "memory": _memory,
     "fleet": _fleet,
     "startup": _startup,
+    "texts": _texts,
     "peers": _peers,
 }
 

@@ -27,7 +27,7 @@ APPLICATIONS: Final = 12
 """Connections that the application itself wants at once, of those few."""
 
 
-def _server_cpu_s(database: Cluster) -> float:
+def server_cpu_s(database: Cluster) -> float:
     """The CPU of the server and of all processes that it has had."""
     assert database._process is not None
     server = psutil.Process(database._process.pid)
@@ -44,10 +44,10 @@ def _server_cpu_s(database: Cluster) -> float:
 def _cost(database: Cluster, url: str, processes: int, rows: int, pause_s: float) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="llmctx-bench-") as journal:
         with crowd(url, processes, rows, pause_s, LLMCTX_JOURNAL_DIR=journal) as those:
-            begun, before = [one["cpu_s"] for one in those.ledgers()], _server_cpu_s(database)
+            begun, before = [one["cpu_s"] for one in those.ledgers()], server_cpu_s(database)
             those.ledgers()
             ended = those.let_go()
-        server_s = _server_cpu_s(database) - before
+        server_s = server_cpu_s(database) - before
     stored = sum(one["written"] for one in ended)
     client_s = sum(one["cpu_s"] for one in ended) - sum(begun)
     return {"rows": stored, "server_us": server_s / stored * 1e6, "client_us": client_s / stored * 1e6}

@@ -188,7 +188,8 @@ def upgrade(
     def up(connection: Connection, config: Config) -> State:
         before = bring_up(connection, config)
         if texts_apart:
-            texts.make(connection, settings, say=say, patience_s=patience_s)
+            told = None if before.table == "missing" else say  # as of all that is made with the table
+            texts.make(connection, settings, say=told, patience_s=patience_s)
         compression.compress(connection, settings)
         _note_place(connection, settings)
         return before

@@ -15,10 +15,11 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from llmctx.core.record import DEFAULT_TABLE, CallRecord
+from llmctx.core.record import DEFAULT_TABLE, SNAPSHOTS, CallRecord
 from llmctx.delivery.batcher import Batcher
 from llmctx.delivery.destinations.sql import SqlDestination
 from llmctx.settings import Settings, load
+from llmctx.storage.texts_table import name_of
 from tests.conftest import execute
 
 PATIENCE = 60.0
@@ -86,3 +87,14 @@ async def store(settings: Settings, *records: CallRecord) -> None:
         for one in records:
             assert writer.submit(one)
         assert await writer.drain(60) == 0
+
+
+async def set_texts_apart(url: str) -> None:
+    """Take the texts out of all rows, and put them into the table that is there for them."""
+    names = ", ".join(SNAPSHOTS)
+    await do(
+        url,
+        f"INSERT INTO {name_of(DEFAULT_TABLE)} (call_id, created_at, {names}) "
+        f"SELECT call_id, created_at, {names} FROM {DEFAULT_TABLE} WHERE num_nonnulls({names}) > 0",
+        f"UPDATE {DEFAULT_TABLE} SET {', '.join(f'{name} = NULL' for name in SNAPSHOTS)}",
+    )

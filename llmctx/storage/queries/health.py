@@ -19,6 +19,7 @@ from llmctx.storage.queries.counts import Count, estimate_rows
 from llmctx.storage.retention import partitions
 from llmctx.storage.rollup import state_of
 from llmctx.storage.rollup.tables import may, totals_of
+from llmctx.storage.texts_table import texts_of
 
 _SAMPLE: Final = 50
 _MONTHS_AHEAD: Final = 1
@@ -72,7 +73,8 @@ async def health(connection: AsyncConnection, table: sa.Table, *, now: datetime 
     as_of = now or datetime.now(UTC)
     last = (await call_page(connection, table, limit=_SAMPLE)).rows
     times, ends = ([row[name] for row in last if row[name]] for name in ("created_at", "finished_at"))
-    parts, missing, size = [], [], None
+    parts, missing = [], []
+    size: int | None = None
     if connection.dialect.name == "postgresql":
         found = await partitions.list_partitions(connection, table)
         missing = [] if found is None else partitions.missing(found, as_of, _MONTHS_AHEAD)
@@ -85,7 +87,10 @@ async def health(connection: AsyncConnection, table: sa.Table, *, now: datetime 
                     rows=part.rows if part.rows >= 0 else None, bytes=weight,
                 )
             )  # fmt: skip
-        size = await connection.scalar(sa.text(_SIZE), {"name": qualified(table.name, table.schema)})
+        texts = texts_of(table)
+        for each in (table,) if texts is None else (table, texts):
+            weight = await connection.scalar(sa.text(_SIZE), {"name": qualified(each.name, each.schema)})
+            size = (size or 0) + int(weight or 0)
     else:
         pages = await connection.scalar(
             sa.text("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
@@ -93,7 +98,7 @@ async def health(connection: AsyncConnection, table: sa.Table, *, now: datetime 
         size = int(pages or 0)
     return Health(
         as_of=as_of, newest=max(times, default=None), finished=max(ends, default=None),
-        rows=await estimate_rows(connection, table), bytes=None if size is None else int(size), partitions=parts,
+        rows=await estimate_rows(connection, table), bytes=size, partitions=parts,
         missing_months=[month.first for month in missing], totals=await _totals(connection, table),
     )  # fmt: skip
 

@@ -80,7 +80,7 @@ def infer(bounds: Sequence[Bounds]) -> Calendar | None:
     moments = [moment for bound in recent for moment in bound]
     zones = [UTC] if _fits(UTC, moments) else [zone for zone in _zones() if _fits(zone, moments)]
     first, last = recent[-1]
-    in_months = [zone for zone in zones if last.astimezone(zone).day == 1]
+    in_months = [zone for zone in zones if _ends_months(zone, recent)]
     if in_months:  # of two offsets that differ by a day, the one in which it is a month
         begin, end = first.astimezone(in_months[0]), last.astimezone(in_months[0])
         months = (end.year - begin.year) * 12 + end.month - begin.month if begin.day == 1 else 1
@@ -89,6 +89,13 @@ def infer(bounds: Sequence[Bounds]) -> Calendar | None:
         return None
     days = (last.astimezone(zones[0]).date() - first.astimezone(zones[0]).date()).days
     return Calendar(tuple(zones), last, months=0, days=max(1, days))
+
+
+def _ends_months(zone: tzinfo, bounds: Sequence[Bounds]) -> bool:
+    """Return whether the last step is a month, or the rest of one; not the last day or week of one."""
+    first, last = bounds[-1]
+    firsts = [first] if first.astimezone(zone).day == 1 else [upper for _, upper in bounds]
+    return all(moment.astimezone(zone).day == 1 for moment in (last, *firsts))
 
 
 def _fits(zone: tzinfo, moments: Sequence[datetime]) -> bool:

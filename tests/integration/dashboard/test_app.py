@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from llmctx.dashboard.pages import FRAMES, PAGES
 from llmctx.storage.filters import Filters
 from tests.kit.calls import row
 from tests.kit.dashboard import EVERYTHING, FOREIGN, HOSTILE, OF_ONE, PREFIX, application, every_page, fill, path
+from tests.kit.rows import set_texts_apart
 
 Client = Callable[..., TestClient]
 LIMITED = replace(EVERYTHING, texts=False, export=False)
@@ -138,6 +140,17 @@ def test_texts_are_hidden_unless_allowed(client: Client) -> None:
     with client() as allowed:
         assert "secret question of ada" in allowed.get(path("session", id="s-1")).text
         assert "secret answer" in allowed.get(path("call", id=OF_ONE["call"])).text
+
+
+def test_texts_that_stand_apart_are_shown(texts_apart: str) -> None:
+    """As those in rows: in a call, a session and a search."""
+    fill(texts_apart)
+    asyncio.run(set_texts_apart(texts_apart))
+    with TestClient(application(texts_apart)) as reader:
+        assert "secret answer" in reader.get(path("call", id=OF_ONE["call"])).text
+        assert "secret question of ada" in reader.get(path("session", id="s-1")).text
+        assert OF_ONE["call"][-5:] in reader.get(path("calls", q="secret ANSWER")).text
+        assert reader.get(path("health")).status_code == 200
 
 
 def test_reading_texts_is_audited(client: Client, caplog: pytest.LogCaptureFixture) -> None:

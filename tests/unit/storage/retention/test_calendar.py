@@ -58,6 +58,8 @@ def test_quarters_weeks_and_days() -> None:
     """Steps are as long as the last one was."""
     assert lacking(parts("UTC", "2026-07-01", "2026-10-01", "2027-01-01")) == [(at("2027-01-01"), at("2027-04-01"))]
     assert lacking(parts("UTC", "2026-11-09", "2026-11-16", "2026-11-23")) == [(at("2026-11-23"), at("2026-11-30"))]
+    to_the_end = [f"2026-11-{day}" for day in range(18, 31)] + ["2026-12-01"]
+    assert lacking(parts("UTC", *to_the_end), 11) == [(at("2026-12-01"), at("2026-12-02"))]  # no month begins there
     assert lacking(parts("UTC", "2026-11-19", "2026-11-20", "2026-11-21")) == [(at("2026-11-21"), at("2026-11-22"))]
 
 
