@@ -147,9 +147,9 @@ class CallLog:
 
             if self._destination is not None:
                 return Spool(self._destination, self.settings)
-            from llmctx.delivery.destinations.sql import SqlDestination
+            from llmctx.delivery.destinations import default_destination
 
-            return Spool(SqlDestination(self.settings), self.settings)
+            return Spool(default_destination(self.settings), self.settings)
 
     def migrate(self, *, say: Callable[[str], None] | None = None) -> State:
         """Make this call log's table, or bring it up to date: `llmctx.migrate.upgrade(self)`, which says what it does.

@@ -319,7 +319,8 @@ class Batcher:
 
     async def _stuck(self, failure: Failure) -> Failure | None:
         """Take less next time: a server may be too slow for so much. A single row lets the others pass."""
-        self._limit = max(1, len(self._batch) // 2)
+        if self._destination.divides_batches:
+            self._limit = max(1, len(self._batch) // 2)
         if failure.kind == "reconnect":  # or the probe would meet what is left of the connection
             await self._destination.reset(failure)
         is_alone = len(self._batch) == 1 and self._queue and self._destination.can_probe

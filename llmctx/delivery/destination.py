@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -87,6 +87,9 @@ class Destination(ABC):
         remedy: what to do about a failure of kind *config*, for logs.
         can_probe: whether `probe` is overridden to try a row. Otherwise rows are kept on any *config* failure, and
             `classify` alone decides which failures follow the row.
+        divides_batches: whether a batch comes in halves after an outage: a place may be too slow for so much.
+        confirms_later: whether `store` hands rows on to a place that may lose them: they are stored when `follow` has
+            been told so.
         longest_wait_s: between two attempts after failures that follow one another.
         fork_gate: held while rows are stored, where an open connection does not survive a fork of the process.
     """
@@ -94,6 +97,8 @@ class Destination(ABC):
     name: str = ""
     remedy: str = "see its documentation"
     can_probe: ClassVar[bool] = False
+    divides_batches: ClassVar[bool] = True
+    confirms_later: ClassVar[bool] = False
     longest_wait_s: float = 2.0
     fork_gate: ForkGate | None = None
 
@@ -141,6 +146,16 @@ class Destination(ABC):
 
     async def close(self) -> None:  # noqa: B027  without connections there is nothing to close
         """Let go of connections, at the end or because no rows come. It may be used again."""
+
+    def follow(  # noqa: B027  where rows are stored there is nothing to follow
+        self, on_stored: Callable[[Sequence[bytes]], None], on_returned: Callable[[Sequence[bytes]], None]
+    ) -> None:
+        """Where it `confirms_later`: call `on_stored` with the calls whose rows are stored, `on_returned` with those
+        that have to be given again. Forget what was stored before: called by a spool that has nothing under way.
+        """
+
+    async def confirm(self, timeout_s: float) -> None:  # noqa: B027  as above
+        """Where it `confirms_later`: see whether rows are stored by now; wait for that at most `timeout_s` seconds."""
 
     def detach(self) -> None:  # noqa: B027  as above
         """Forget, without using it, what belongs to an event loop that has gone, or to the parent of a fork."""

@@ -33,6 +33,8 @@ class Stats:
     """Why rows wait for the database; None while all is well."""
     incidents: Mapping[str, int] = field(default_factory=dict)
     """How often what went wrong, by cause."""
+    published: int = 0
+    """Of the waiting ones, those that the message broker has (`LLMCTX_TRANSPORT`)."""
 
     @property
     def balanced(self) -> bool:
@@ -54,6 +56,7 @@ def compute_stats(worker: Worker, calls: OpenCalls) -> Stats:
         adopted=sink.recovered,
         trouble=sink.last_error,
         incidents=diagnostics.by_cause(),
+        published=sink.published,
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from functools import partial
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -64,7 +64,11 @@ class Recovery:
         self._is_asked = False
         self._progress = asyncio.Event()
         self._recovered_ids: set[bytes] = set()
-        """Calls of dead processes whose rows are in the batcher's memory."""
+        """Calls of dead processes whose rows are in the batcher's memory, or in transit."""
+        self._own_again: set[bytes] = set()
+        """Calls of this process whose rows are in the journal that is being recovered, and stored from there."""
+        self._returned: set[bytes] = set()
+        """Calls whose rows are to be read from that journal once more."""
         self.journal: Journal | None = None
         """This process's own, whose directory is looked through."""
         self.is_left_to_shipper: Callable[[], bool] = lambda: False
@@ -77,11 +81,11 @@ class Recovery:
 
     @property
     def pending(self) -> int:
-        """Rows of dead processes that are in the batcher's memory."""
+        """Rows of dead processes that are in the batcher's memory, or in transit."""
         return len(self._recovered_ids)
 
     def holds(self, call_id: bytes) -> bool:
-        """Return whether this is a call of a dead process whose row is in the batcher's memory."""
+        """Return whether this is a call of a dead process whose row is in the batcher's memory, or in transit."""
         return call_id in self._recovered_ids
 
     def done(self, call_ids: Sequence[bytes]) -> None:
@@ -98,6 +102,28 @@ class Recovery:
             self._recovered_ids.remove(call_id)
             self.quarantined += is_kept
             self.given_up += not is_kept
+
+    def take_back(self, call_ids: Set[bytes]) -> int:
+        """Have rows of dead processes read again. Return how many of these calls are such."""
+        theirs = self._recovered_ids & call_ids
+        self._recovered_ids -= theirs
+        self._returned |= theirs
+        self._progress.set()
+        return len(theirs)
+
+    def take_back_own(self, call_ids: Set[bytes]) -> Set[bytes]:
+        """Have rows of this process that lie in the journal being recovered read again. Return their calls."""
+        own = self._own_again & call_ids
+        self._returned |= own
+        self.left_at_close += len(own)
+        self._progress.set()
+        return own
+
+    def forget(self, but: Set[bytes]) -> int:
+        """Forget the rows of dead processes that are not among these. Return how many."""
+        gone = len(self._recovered_ids - but)
+        self._recovered_ids &= but
+        return gone
 
     def restart(self) -> None:
         """Prepare for another event loop."""
@@ -157,16 +183,32 @@ class Recovery:
 
     async def _recover(self, dead: DeadJournal) -> None:
         """Give the batcher everything of a dead process's, wait until all of it is done, then remove its files."""
+        again = self._own_again = set()
+        self._returned = set()
+        wanted: Set[bytes] | None = None
+        while wanted is None or wanted:
+            await self._offer(dead, again, wanted)
+            while self._recovered_ids or not again.isdisjoint(self._held):
+                await self._wait()
+            wanted, self._returned = self._returned, set()
+        if len(dead):
+            diagnostics.count(
+                "journal_adopted", "%d calls were recovered from the journal of a dead process", len(dead)
+            )
+        outside_loop(dead.finish)()
+        self.previous_journals.discard(dead.name)
+
+    async def _offer(self, dead: DeadJournal, again: set[bytes], wanted: Set[bytes] | None) -> None:
+        """Give the batcher the rows of a dead process: all, or those of the calls `wanted`."""
         is_ours = dead.name in self.previous_journals
-        again: set[bytes] = set()
         # a record may be one of ours; a call that is lost was never counted as waiting
         lost = dead.lost() if self._lost is None else map(self._lost, dead.lost())
         rows = chain(zip(dead.records(), repeat(True)), zip(lost, repeat(False)))
         while some := await run_in_daemon_thread(lambda: list(islice(rows, _AT_ONCE))):
             for record, is_whole in some:
                 call_id = record.call_id.bytes
-                if call_id in self._recovered_ids:  # from before we had to restart
-                    continue
+                if call_id in self._recovered_ids or (wanted is not None and call_id not in wanted):
+                    continue  # from before we had to restart
                 if call_id in self._held:  # from before we were closed
                     again.add(call_id)
                     continue
@@ -178,14 +220,6 @@ class Recovery:
                     again.add(call_id)
                 else:
                     self._recovered_ids.add(call_id)
-        while self._recovered_ids or not again.isdisjoint(self._held):
-            await self._wait()
-        if len(dead):
-            diagnostics.count(
-                "journal_adopted", "%d calls were recovered from the journal of a dead process", len(dead)
-            )
-        outside_loop(dead.finish)()
-        self.previous_journals.discard(dead.name)
 
     async def _wait(self) -> None:
         self._progress.clear()

@@ -84,6 +84,11 @@ class RecordingSink(ABC):
         return 0
 
     @property
+    def published(self) -> int:
+        """Of the waiting ones, those that a broker has."""
+        return 0
+
+    @property
     def written(self) -> int | None:
         """Records of this process's calls that are stored; None where to take is to store."""
         return None

@@ -26,6 +26,7 @@ from llmctx.delivery.backlog import Backlog
 from llmctx.delivery.batcher import Batcher
 from llmctx.delivery.delegation import Delegation
 from llmctx.delivery.destination import Destination
+from llmctx.delivery.in_transit import InTransit
 from llmctx.delivery.journal import Journal
 from llmctx.delivery.journal.move import move_journal
 from llmctx.delivery.recovery import Recovery
@@ -36,6 +37,7 @@ from llmctx.settings import Settings, load
 _SEGMENT: Final = 8 * 1024 * 1024
 _INDEX_ENTRY: Final = 110  # bytes of memory for each row that waits in the journal
 _CHECKPOINT_S: Final = 1.0
+_CONFIRM_S: Final = 0.5  # for the database, when a broker has all rows
 _TRY_AGAIN_S: Final = 5.0  # to begin a journal where none could be begun
 
 
@@ -48,17 +50,18 @@ class Spool(RecordingSink):
         self._destination = destination
         self._settings = settings = settings or load()
         self._batcher = batcher = Batcher(destination, settings)
-        batcher.on_done = self._done
         batcher.on_write = self._wrote
         self._remember = batcher.on_rejected
         batcher.on_rejected = self._keep_rejected
         self._journal: Journal | None = None
         self._held: set[bytes] = set()
-        """Calls whose rows are in the journal and in the batcher's memory."""
+        """Calls whose rows are in the journal, and in the batcher's memory or in transit."""
         self._room = settings.memory_bytes // 4  # half is for calls on their way here, and the index takes its share
         self._backlog = Backlog(batcher, self._held, self._room)
         lost = use_thread_as_session if settings.session == "thread" else None
         self._recovery = Recovery(batcher, self._held, self._room // 2, destination, settings, lost)
+        self._in_transit = InTransit(destination, self._held, self._recovery, self._backlog, self._finish)
+        batcher.on_done = self._in_transit.hand_over if destination.confirms_later else self._done
         self._delegation = Delegation() if settings.writer == "ship" and settings.durability != "memory" else None
         self._recovery.is_left_to_shipper = lambda: self._is_served
         self._strip_at = settings.journal_bytes // 2  # what is left holds ten times as many rows without their texts
@@ -74,14 +77,23 @@ class Spool(RecordingSink):
     @property
     def waiting(self) -> int:
         """Rows of this process's calls that are not done."""
-        recovery = self._recovery
-        return max(0, self._batcher.waiting - recovery.pending) + self._backlog.rows + recovery.left_at_close
+        return self._undelivered + self._in_transit.rows
+
+    @property
+    def _undelivered(self) -> int:
+        theirs = self._recovery.pending - self._in_transit.recovered
+        return max(0, self._batcher.waiting - theirs) + self._backlog.rows + self._recovery.left_at_close
+
+    @property
+    def published(self) -> int:
+        """Rows of this process's calls that a broker has and the destination not yet."""
+        return self._in_transit.rows
 
     @property
     def written(self) -> int:
         """Rows of this process's calls that the destination has."""
         shipped = 0 if self._delegation is None else self._delegation.shipped
-        return self._batcher.written - self._recovery.written + shipped
+        return self._batcher.written - self._in_transit.all - self._recovery.written + shipped
 
     @property
     def quarantined(self) -> int:
@@ -271,7 +283,9 @@ class Spool(RecordingSink):
 
     @outside_loop
     def _done(self, records: Sequence[CallRecord]) -> None:
-        call_ids = [record.call_id.bytes for record in records]
+        self._finish([record.call_id.bytes for record in records])
+
+    def _finish(self, call_ids: Sequence[bytes]) -> None:
         self._recovery.done(call_ids)
         self._held.difference_update(call_ids)
         if self._journal is not None:
@@ -281,6 +295,7 @@ class Spool(RecordingSink):
 
     @outside_loop
     def _keep_rejected(self, record: CallRecord, code: str, reason: str) -> bool:
+        self._in_transit.reject(record.call_id.bytes)
         if self._journal is None:
             return self._remember(record, code, reason)
         is_kept = self._journal.dead_letters.append(record, code, reason)
@@ -299,25 +314,30 @@ class Spool(RecordingSink):
         self._recovery.restart()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._batcher.run(), name="llmctx-writer")
-            if self._delegation is None:  # otherwise the shipper does it
+            if self._delegation is None or self._destination.confirms_later:  # otherwise the shipper does it
                 tasks.create_task(self._destination.maintain(), name="llmctx-maintenance")
             if self._settings.durability != "memory":
                 tasks.create_task(self._tidy(), name="llmctx-journal")
                 tasks.create_task(self._recovery.run(), name="llmctx-recovery")
 
     async def drain(self, timeout_s: float) -> int:
-        """Wait until nothing waits any more, at most `timeout_s` seconds. Return how many rows are left."""
+        """Wait until nothing waits any more, at most `timeout_s` seconds. Return how many rows are left, but for those
+        that a broker has: the database is waited for a moment only.
+        """
         deadline = time.monotonic() + timeout_s
         while True:
             self._read_back()
             left = max(0.0, deadline - time.monotonic())
             # in short steps where more is to come, or where others' rows would be waited for
             others = self._backlog.rows or self._recovery.pending or self._is_served
-            if self.waiting and not self._batcher.waiting:  # for what is in other journals
+            if self._undelivered and not self._batcher.waiting:  # for what is in other journals
                 await asyncio.sleep(min(left, 0.05))
             await self._batcher.drain(min(left, 0.1) if others else left)
-            if not self.waiting or time.monotonic() >= deadline:
-                return self.waiting
+            if not self._undelivered or time.monotonic() >= deadline:
+                break
+        if self._in_transit.rows:
+            await self._destination.confirm(min(_CONFIRM_S, max(0.0, deadline - time.monotonic())))
+        return self._undelivered
 
     def close(self) -> None:
         """End the journal. What is left in it belongs to the process that recovers it, perhaps this one."""
@@ -329,6 +349,7 @@ class Spool(RecordingSink):
             self._strip(alone)  # without their texts they may fit
             self._held.update(one.call_id.bytes for one in alone[: journal.append(alone)])
         self._recovery.left_at_close += self._backlog.clear()
+        self._in_transit.leave({one.call_id.bytes for one in self._batcher.in_memory()})
         journal.sync(now=True)
         if journal.close():
             self._recovery.previous_journals.add(journal.name)

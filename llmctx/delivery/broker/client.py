@@ -51,8 +51,8 @@ class BrokerConnection:
         self._client: Client | None = None
         self._jetstream: JetStreamContext | None = None
         self._last_problem: Exception | None = None
-        self.lost = 0
-        """How often the connection ended without our asking."""
+        self.opened = 0
+        """How many connections there were: with each, another server may answer."""
 
     @property
     def is_open(self) -> bool:
@@ -96,6 +96,7 @@ class BrokerConnection:
         except BaseException:  # cancelled half-way
             await _end(client)
             raise
+        self.opened += 1
         self._client = client
         self._jetstream = client.jetstream(timeout=self._timeout_s)
 
@@ -117,16 +118,11 @@ class BrokerConnection:
             "ping_interval": _PING_S,
             "pending_size": 0,  # nothing is sent later than its deadline
             "error_cb": self._note,
-            "closed_cb": self._note_end,
         }
 
     async def _note(self, problem: Exception) -> None:
         """Keep what the library would log: it is raised, or counted, by what it makes fail."""
         self._last_problem = problem
-
-    async def _note_end(self) -> None:
-        if self._client is not None:
-            self.lost += 1
 
     async def close(self) -> None:
         """Close the connection, if there is one. Never raises."""

@@ -1,1 +1,17 @@
-"""Where rows are stored: one module or package for each kind of `Destination`."""
+"""The places for rows that are there already: a database (`sql`), and a message broker before it (`nats`)."""
+
+from __future__ import annotations
+
+from llmctx.delivery.destination import Destination
+from llmctx.settings import Settings
+
+
+def default_destination(settings: Settings) -> Destination:
+    """Return where rows go by `settings`: to the broker of `transport`, or else to the database."""
+    if (transport := settings.transport_url) is not None:
+        from llmctx.delivery.destinations.nats import NatsDestination  # late, both: one is wanted, with its driver
+
+        return NatsDestination(transport, settings)
+    from llmctx.delivery.destinations.sql import SqlDestination
+
+    return SqlDestination(settings)

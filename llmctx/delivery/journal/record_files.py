@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Final
 
 import orjson
@@ -64,13 +64,16 @@ class RecordFiles:
         """Return the calls whose records are in the journal and not done."""
         return [call_id for segment in self._segments for call_id in segment.pending]
 
-    def waiting(self) -> Iterator[CallRecord]:
-        """Yield the records that are in the journal and not done, oldest first, read as they are asked for."""
+    def waiting(self, besides: Set[bytes] = frozenset()) -> Iterator[CallRecord]:
+        """Yield the records that are in the journal and not done, but for these calls: oldest first, read as they are
+        asked for.
+        """
         for segment in list(self._segments):
-            if segment.pending:
+            if not segment.pending.keys() <= besides:
                 is_current = segment is self._segments[-1]
                 for found in frames_in(segment.read(self._folder, self._records if is_current else None)):
-                    if found.kind == Kind.RECORD and found.payload[:16] in segment.pending:
+                    call_id = found.payload[:16]
+                    if found.kind == Kind.RECORD and call_id in segment.pending and call_id not in besides:
                         with contextlib.suppress(ValueError):
                             yield unpack_record(found.payload)
 
