@@ -1,6 +1,6 @@
 """`make bench`: every bar of the design that is a figure, each a ratio of things measured side by side in one run.
 
-    python -m bench [--json] [calls streams nodes rows lag server memory fleet startup texts peers]
+    python -m bench [--json] [calls streams nodes rows publish lag server memory fleet startup texts peers]
 
 Needs an idle machine: on a busy one the absolute times are noise, and so, in part, are the ratios. Ten minutes of
 outage are one of the faults: `make faults`.
@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from bench import calls, fleet, lag, memory, nodes, peers, rows, server, startup, streams, texts
+from bench import calls, fleet, lag, memory, nodes, peers, publish, rows, server, startup, streams, texts
 from llmctx.cli.demo.postgres import make_directory
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
@@ -30,6 +30,7 @@ PARTS: Final[dict[str, Callable[[Cluster], dict[str, Any]]]] = {
     "streams": lambda database: streams.run(database.url),
     "nodes": lambda database: nodes.run(),
     "rows": lambda database: rows.run(database.url),
+    "publish": lambda database: publish.run(database.url),
     "lag": lag.run,
     "server": lambda database: server.run(database.url),
     "memory": lambda database: memory.run(),
@@ -91,6 +92,12 @@ def _rows(found: dict[str, Any]) -> Iterator[Line]:
     share, cpu = found["share_of_copy"], found["cpu_us_a_row"]
     yield "writer, of a bare COPY", f"{share:.0%}, {found['writer_rows_per_s']:.0f} rows/s", "85 %", share >= 0.85
     yield "  CPU of the client", f"{cpu:.0f} µs a row", "25 µs", cpu <= 25
+
+
+def _publish(found: dict[str, Any]) -> Iterator[Line]:
+    cpu, share = found["cpu_us_a_row"], found["share_of_direct"]
+    yield "published to a broker, CPU of the client", f"{cpu['publish']:.1f} µs a row", "10 µs", cpu["publish"] <= 10
+    yield "  beside the direct writer", f"{cpu['direct']:.1f} µs a row: {share:.0%}", "", None
 
 
 def _lag(found: dict[str, Any]) -> Iterator[Line]:
@@ -161,6 +168,7 @@ _TABLES: Final[dict[str, Callable[[dict[str, Any]], Iterator[Line]]]] = {
     "streams": _streams,
     "nodes": _nodes,
     "rows": _rows,
+    "publish": _publish,
     "lag": _lag,
     "server": _server,
     "memory": _memory,

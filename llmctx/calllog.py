@@ -29,6 +29,7 @@ from llmctx.core.guard import guarded, harmless
 from llmctx.core.steps import add, attempt, remove
 from llmctx.core.urls import shown_url
 from llmctx.delivery.destination import Destination
+from llmctx.delivery.destinations import check_packages, default_destination
 from llmctx.delivery.ledger import Stats, compute_figures, compute_stats, log_if_wrong
 from llmctx.delivery.pipeline import Pipeline
 from llmctx.delivery.redact import Redactor
@@ -95,6 +96,7 @@ class CallLog:
         **settings: Any,
     ) -> None:
         self.settings: Settings = load(database_url=database_url, **settings)
+        check_packages(self.settings)
         self._redactor = self._make_redactor(redact_functions)
         self.registry: Registry = registry if registry is not None else registry_of(self.settings)
         if destination is not None and sink is not None:
@@ -145,11 +147,7 @@ class CallLog:
         with lifecycle.importing:  # late: not every call log needs it, nor a database driver
             from llmctx.delivery.spool import Spool
 
-            if self._destination is not None:
-                return Spool(self._destination, self.settings)
-            from llmctx.delivery.destinations import default_destination
-
-            return Spool(default_destination(self.settings), self.settings)
+            return Spool(self._destination or default_destination(self.settings), self.settings)
 
     def migrate(self, *, say: Callable[[str], None] | None = None) -> State:
         """Make this call log's table, or bring it up to date: `llmctx.migrate.upgrade(self)`, which says what it does.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 from llmctx.core.diagnostics import diagnostics
@@ -32,13 +33,8 @@ class BrokerUnavailable(ConnectionError):
 
 def require_nats() -> None:
     """Raise `ConfigError` where the packages for a broker are not installed."""
-    try:
-        import nats  # noqa: F401  late: few want it
-        import zstandard  # noqa: F401
-    except ImportError:
-        raise ConfigError(
-            'LLMCTX_TRANSPORT needs the packages nats-py and zstandard: pip install "llmctx[nats]".'
-        ) from None
+    if find_spec("nats") is None or find_spec("zstandard") is None:
+        raise ConfigError('LLMCTX_TRANSPORT needs nats-py and zstandard: pip install "llmctx[nats]".')
 
 
 class BrokerConnection:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from llmctx.delivery.broker.client import require_nats
 from llmctx.delivery.destination import Destination
 from llmctx.settings import Settings
+
+
+def check_packages(settings: Settings) -> None:
+    """Raise `ConfigError` where a package is not installed that the way of the rows needs."""
+    if settings.transport is not None:
+        require_nats()
 
 
 def default_destination(settings: Settings) -> Destination:
