@@ -20,8 +20,8 @@ VERSION: Final = 1
 ROWS: Final = 200
 """Limit of a frame in rows."""
 BYTES: Final = 768 * 1024
-"""Limit of a frame in bytes before they are compressed, to a third or less: what does not shrink is still a message that
-any broker takes. A row that is larger has a frame of its own."""
+"""Limit of a frame in bytes before they are compressed, to a third or less: what does not shrink is still a message
+that any broker takes. A row that is larger has a frame of its own."""
 LARGEST: Final = 64 * 1024 * 1024
 """Limit of what a frame may hold when it is read: of one row that is as large as the journal takes it."""
 MOST_ROWS: Final = 10_000
