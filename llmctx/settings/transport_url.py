@@ -55,7 +55,7 @@ class TransportUrl:
     streams: int = 16
     replicas: int | None = None
     """Copies of each stream; None lets `llmctx migrate --transport` choose by the size of the cluster."""
-    max_bytes: int = 2 * _GIB
+    max_bytes: int = 16 * _GIB
     """Limit of what waits in all streams together, which the broker sets aside on its disk."""
     max_age: int = 7 * _DAY_S
     """How long the broker keeps what is not stored, in seconds."""
