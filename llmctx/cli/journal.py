@@ -1,4 +1,4 @@
-"""`llmctx journal`: the calls that wait on disk; `journal replay` writes them."""
+"""`llmctx journal`: the calls that wait on disk and on the broker; `journal replay` writes them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 import typer
 
 from llmctx.cli import output
+from llmctx.cli.broker import report_json, show_report
 from llmctx.cli.options import Json, Yes, settings_of
+from llmctx.core.errors import DatabaseUnavailable
 from llmctx.core.text import plain
 
 if TYPE_CHECKING:
     from llmctx.core.place import Place
     from llmctx.delivery.journal import JournalDirectory
+    from llmctx.ops.broker import BrokerReport
     from llmctx.ops.journals import Ownership
 
 group = typer.Typer(invoke_without_command=True)
@@ -25,23 +28,28 @@ group = typer.Typer(invoke_without_command=True)
 
 @group.callback()
 def journal(ctx: typer.Context, json: Json = False) -> None:
-    """Show the calls that wait on disk for the database.
+    """Show the calls that wait on disk for the database, and what lies on the broker of LLMCTX_TRANSPORT.
 
     Exit code 1 when there are rows that no running process will write.
     """
     if ctx.invoked_subcommand is not None:
         return
-    from llmctx.ops import journals
+    from llmctx.ops import broker, journals
 
     settings = settings_of(ctx)
     directories = list(journals.survey(settings))
     owners = journals.ownership(settings)
+    report = broker.inspect(settings)
     if json:
-        output.show_json([_as_json(one, owners) for one in directories])
-    for one in directories:
-        if not json:
+        on_broker = [] if report is None else [report_json(report)]
+        output.show_json([*(_as_json(one, owners) for one in directories), *on_broker])
+    else:
+        for one in directories:
             _show(one, owners)
+        if report is not None:
+            show_report(report)
     left, refused = _left(directories, owners)
+    refused += _set_aside(report)
     if left or refused:
         output.say(f"{left} calls of ended processes, {refused} rows that the database refused: llmctx journal replay")
         raise typer.Exit(1)
@@ -51,9 +59,12 @@ def journal(ctx: typer.Context, json: Json = False) -> None:
 @group.command()
 def replay(ctx: typer.Context, yes: Yes = False, json: Json = False) -> None:
     """Write refused rows, and those of ended processes."""
-    from llmctx.ops import journals
+    from llmctx.ops import broker, journals
 
     settings = settings_of(ctx)
+    report = broker.inspect(settings)
+    if isinstance(report, str):
+        raise DatabaseUnavailable(report)
     directories = [
         one
         for one in journals.survey(settings)
@@ -61,6 +72,7 @@ def replay(ctx: typer.Context, yes: Yes = False, json: Json = False) -> None:
     ]
     owners = journals.ownership(settings, must_reach=yes and bool(directories))
     left, refused = _left(directories, owners)
+    refused += _set_aside(report)
     stored = again = adopted = 0
     if yes:
         from llmctx.delivery.destinations.sql import SqlDestination
@@ -76,6 +88,9 @@ def replay(ctx: typer.Context, yes: Yes = False, json: Json = False) -> None:
             finally:
                 own.close()
             stored, again, adopted = stored + counts[0], again + counts[1], adopted + counts[2]
+        if report is not None and report.refused:
+            from_broker = broker.replay(settings, report.refused)
+            stored, again = stored + from_broker[0], again + from_broker[1]
     if json:
         found = {"refused": refused, "of_the_dead": left, "done": yes}
         output.show_json({**found, "stored": stored, "refused_again": again, "adopted": adopted})
@@ -100,6 +115,10 @@ def _left(directories: Sequence[JournalDirectory], owners: Ownership) -> tuple[i
     )
     refused = sum(owners.takes(one.directory, row.place) for one in directories for row in one.dead_letters)
     return left, refused
+
+
+def _set_aside(report: BrokerReport | str | None) -> int:
+    return 0 if report is None or isinstance(report, str) else len(report.refused)
 
 
 def _as_json(one: JournalDirectory, owners: Ownership) -> dict[str, object]:

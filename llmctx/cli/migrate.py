@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmctx.cli import output
+from llmctx.cli.broker import provision_broker
 from llmctx.cli.options import Json, Yes, interruptible, settings_of
 from llmctx.cli.partition import Downgrade, PlanOnly, done, partition, show_plan
-from llmctx.cli.transport import provision_broker
 
 if TYPE_CHECKING:
     from llmctx.migrate.commands import Plan

@@ -36,7 +36,7 @@ async def _replay(
     destination: Destination, settings: Settings, journal: Journal, of: Callable[[Place], bool]
 ) -> tuple[int, int, int]:
     letters = {one.record.call_id: one.record for one in journal.dead_letters.read() if of(one.place)}
-    again = await _store(destination, settings, list(letters.values()), keep=lambda *_: True)
+    again = await store_records(destination, settings, list(letters.values()), keep=lambda *_: True)
     stored = [call_id for call_id in letters if call_id not in again]
     if stored:
         journal.dead_letters.remove(stored)
@@ -46,13 +46,13 @@ async def _replay(
             rows = list(dead.rows())
             if settings.session == "thread":
                 rows = [use_thread_as_session(row) for row in rows]
-            await _store(destination, settings, rows, keep=journal.dead_letters.append)
+            await store_records(destination, settings, rows, keep=journal.dead_letters.append)
             dead.finish()
             recovered += len(rows)
     return len(stored), len(again), recovered
 
 
-async def _store(
+async def store_records(
     destination: Destination,
     settings: Settings,
     records: Sequence[CallRecord],

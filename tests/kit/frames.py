@@ -47,7 +47,7 @@ class Post:
         return made
 
     async def lag(self) -> Lag:
-        return await look(self.connection, self.topology, "the broker")
+        return await look(self.connection, self.topology)
 
     async def refused(self) -> list[Refused]:
         return [one async for one in refused.read(self.connection.jetstream, self.topology)]

@@ -76,9 +76,9 @@ class Lag:
         )
 
 
-async def look(connection: BrokerConnection, topology: Topology, where: str) -> Lag:
+async def look(connection: BrokerConnection, topology: Topology) -> Lag:
     """Return what waits. Raise what the client library raises."""
-    found = Lag(where)
+    found = Lag(topology.where)
     for partition in range(topology.streams):
         name = topology.stream(partition)
         # `stream_info` of the client library leaves out the times
@@ -120,12 +120,11 @@ async def _ask(connection: BrokerConnection, what: str) -> dict[str, Any] | None
 
 async def lag_of(settings: Settings) -> Lag | str | None:
     """Return what waits in the broker of `settings`; a sentence where it does not answer, None where none is set."""
-    transport = settings.transport_url
-    if transport is None:
+    if settings.transport_url is None:
         return None
     try:
         async with visit(settings) as (connection, topology):
-            return await look(connection, topology, transport.shown)
+            return await look(connection, topology)
     except LlmctxError as problem:
         return str(problem)
 

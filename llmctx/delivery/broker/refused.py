@@ -79,18 +79,21 @@ async def read(jetstream: JetStreamContext, topology: Topology) -> AsyncIterator
     config = ConsumerConfig(ack_policy=AckPolicy.NONE, inactive_threshold=_FORGET_S)
     messages = await jetstream.pull_subscribe(topology.refused_subject, stream=topology.refused_stream, config=config)
     try:
-        last = 0
-        while last < state.last_seq:
-            for message in await messages.fetch(min(_AT_ONCE, state.last_seq - last), timeout=_PATIENCE_S):
-                last = message.metadata.sequence.stream
-                yield _read(last, message.data, (message.headers or {}).get(_HEADER, ""), message.metadata.timestamp)
+        left = state.messages
+        while left > 0:
+            for message in await messages.fetch(min(_AT_ONCE, left), timeout=_PATIENCE_S):
+                left -= 1
+                about = message.metadata
+                yield _read(about.sequence.stream, message.data, (message.headers or {}).get(_HEADER), about.timestamp)
+    except TimeoutError:  # another one has removed some meanwhile
+        return
     finally:
         await messages.unsubscribe()
 
 
-def _read(sequence: int, data: bytes, header: str, at: datetime) -> Refused:
+def _read(sequence: int, data: bytes, header: str | None, at: datetime) -> Refused:
     try:
-        about = json.loads(header)
+        about = json.loads(header or "")
         return Refused(sequence, data, str(about["code"]), str(about["reason"]), at)
     except (ValueError, KeyError, TypeError):  # put there by another hand
         return Refused(sequence, data, UNREADABLE, "", at)

@@ -76,7 +76,6 @@ class BrokerShipper:
         self._settings = settings
         self._destination = destination
         self._topology = Topology(transport)
-        self._where = transport.shown
         self._connection = BrokerConnection(transport, connect_s=settings.connect_timeout_s, timeout_s=ANSWER_S)
         pace = Pace(_LINGER_S, _ROWS)
         self._intake = Intake(destination, settings, self._refuse, room=settings.memory_bytes // 2, pace=pace)
@@ -163,7 +162,7 @@ class BrokerShipper:
                     return
             except Exception as problem:  # noqa: BLE001  whatever it is, what is held is kept, and it is tried again
                 self.broker_error = str(problem) or type(problem).__name__
-                diagnostics.count("broker_away", "%s: %s. Rows wait there.", self._where, self.broker_error)
+                diagnostics.count("broker_away", "%s: %s. Rows wait there.", self._topology.where, self.broker_error)
             await self._connection.close()
             await asyncio.sleep(wait * (0.5 + random.random() / 2))  # noqa: S311  so that not all come back at once
             wait = min(wait * 2, _LONGEST_WAIT_S)

@@ -34,6 +34,8 @@ class Topology:
     def __init__(self, transport: TransportUrl) -> None:
         self._transport = transport
         self._name = transport.prefix.upper()
+        self.where = transport.shown
+        """The broker, without passwords."""
         self.streams = transport.streams
         self.refused_stream = f"{self._name}_REFUSED"
         self.refused_subject = f"{transport.prefix}.refused"

@@ -1,16 +1,20 @@
-"""`llmctx migrate --transport`: make the broker's streams and consumers, or change them."""
+"""The broker on the command line: `migrate --transport` makes its streams, and `journal` shows what lies there."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections import Counter
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from llmctx.cli import output
 from llmctx.cli.options import interruptible
 from llmctx.cli.partition import done
+from llmctx.core.text import plain
 
 if TYPE_CHECKING:
     from llmctx.delivery.broker.provision import Plan
+    from llmctx.ops.broker import BrokerReport
     from llmctx.settings import Settings
 
 
@@ -62,3 +66,41 @@ def _say(what: str, steps: list[str], *, quiet: bool) -> None:
     steps.append(what)
     if not quiet:
         done(what)
+
+
+def report_json(report: BrokerReport | str) -> dict[str, Any]:
+    """Return what lies on the broker, for programs."""
+    if isinstance(report, str):
+        return {"broker": None, "problem": report}
+    lag = report.lag
+    refused = [
+        {"sequence": one.sequence, "code": one.code, "reason": one.reason, "at": one.at} for one in report.refused
+    ]
+    streams = [asdict(one) for one in lag.streams]
+    return {"broker": lag.transport, "streams": streams, "missing": lag.missing, "refused": refused}
+
+
+def show_report(report: BrokerReport | str) -> None:
+    """Print what lies on the broker."""
+    if isinstance(report, str):
+        output.paragraph(report, lead="broker: ")
+        return
+    lag = report.lag
+    output.show(plain(lag.transport))
+    columns = [output.Column("stream")]
+    columns += [output.Column(title, "right") for title in ("waiting", "in hand", "again", "bytes")]
+    columns += [output.Column("oldest"), output.Column("shippers", "right")]
+    busy = [one for one in lag.streams if one.waiting or one.in_hand]
+    numbers = [map(output.text_of, (one.waiting, one.in_hand, one.redelivered, one.bytes)) for one in busy]
+    lines = [
+        [one.stream, *counts, output.text_of(one.oldest, null="-"), output.text_of(one.shippers)]
+        for one, counts in zip(busy, numbers, strict=True)
+    ]
+    if lines:
+        output.table(columns, lines, indent=2)
+    else:
+        output.paragraph(f"{lag.sentence}, in {len(lag.streams)} streams", lead="  ")
+    for name in lag.missing:
+        output.paragraph(f"{name} is not there, or has no consumer: llmctx migrate --transport", lead="  ")
+    for (code, reason), count in Counter((one.code, one.reason) for one in report.refused).most_common(10):
+        output.paragraph(f"{count} set aside [{code}]: {reason}", lead="  ")
