@@ -26,7 +26,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # images of containers set it; hundreds of processes of the tests would each compile every library anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-lowest test-newest platforms shapes faults adopt redaction install install-browser install-prometheus monitoring messages vendor docs reference format check bench build matrix lock clean
+.PHONY: demo test test-lowest test-newest platforms shapes faults scale adopt redaction install install-browser install-prometheus monitoring messages vendor docs reference format check bench build matrix lock clean
 
 demo: $(VENV)/demo.stamp  ## see llmctx at work in one minute; ARGS="--json" or ARGS="--keep"
 	@$(BIN)/llmctx demo $(ARGS)
@@ -53,6 +53,9 @@ shapes: $(VENV)/dev.stamp  ## all scenarios of calls, twice; the second time on 
 
 faults: $(VENV)/dev.stamp  ## all faults that llmctx must survive, at length; ARGS="--seeds 50 --seconds 60"
 	$(BIN)/python -m tests.faults $(ARGS)
+
+scale: $(VENV)/dev.stamp  ## brokers, shippers and a database under faults; ARGS="--seed 3 --minutes 10"
+	$(BIN)/python -m tests.scale $(ARGS)
 
 adopt: $(VENV)/dev.stamp  ## adopt and partition tables of a million rows while they are written to; ARGS="100000 texts"
 	$(BIN)/python -m tests.migration.million $(ARGS)

@@ -51,6 +51,7 @@ class Broker:
 
     def configure(self, text: str) -> None:
         """Give it another configuration, for its next life."""
+        self.configuration = text
         self._file.write_text(text)
 
     def begin(self) -> None:

@@ -29,6 +29,8 @@ _WORDS: Final = "Description"
 _BEAT: Final = "100"
 _OVER: Final = ("404", "408")
 """There was nothing, or not enough, until the request expired."""
+_COMPLETED: Final = "batch completed"
+"""As many came as the bytes of a request allow."""
 _TOO_LARGE: Final = "message size exceeds maxbytes"
 
 
@@ -66,7 +68,7 @@ class Puller:
         finally:
             # what was on its way to us is taken: it would come to others only after a while
             with contextlib.suppress(Exception):
-                async with asyncio.timeout(_DRAIN_S):
+                async with asyncio.timeout(_DRAIN_S if self._client.is_connected else 0):
                     await subscription.drain()  # type: ignore[no-untyped-call]  # the library left it bare
 
     async def _request(self, inbox: str) -> None:
@@ -81,8 +83,9 @@ class Puller:
                     await self._signs.wait()
         except TimeoutError:
             raise StreamAway("nothing is heard of it") from None
-        self._is_large = _TOO_LARGE in self._status.lower() and not self._received
-        if self._status.startswith(_OVER) or self._is_large or self._received:
+        words = self._status.lower()
+        self._is_large = _TOO_LARGE in words and not self._received
+        if self._status.startswith(_OVER) or _COMPLETED in words or self._is_large or self._received:
             return
         if self._status:
             raise StreamAway(self._status)

@@ -21,7 +21,7 @@ from llmctx.delivery.broker import frame, refused
 from llmctx.delivery.broker.client import BrokerConnection
 from llmctx.delivery.broker.pull import Puller, StreamAway
 from llmctx.delivery.broker.topology import ACK_WAIT_S, CONSUMER, Topology
-from llmctx.delivery.broker.visit import ANSWER_S, transport_of
+from llmctx.delivery.broker.visit import transport_of
 from llmctx.delivery.destination import Destination
 from llmctx.delivery.intake import Intake, Load
 from llmctx.delivery.journal.frames import pack_record
@@ -38,7 +38,10 @@ _FRESH_BYTES: Final = 4 * 1024 * 1024
 _FIRST_WAIT_S: Final = 0.1
 _LONGEST_WAIT_S: Final = 2.0
 _PAUSE_S: Final = 0.5
+_ANSWER_S: Final = 3.0
+"""What is asked of a stream without a leader is never answered, and has to be asked again."""
 _PING_S: Final = 5.0
+_PING_PATIENCE_S: Final = 10
 _LATER_S: Final = 60.0
 """When what cannot be set aside now is tried again."""
 _EMPTY_EVERY_S: Final = 0.2
@@ -76,7 +79,7 @@ class BrokerShipper:
         self._settings = settings
         self._destination = destination
         self._topology = Topology(transport)
-        self._connection = BrokerConnection(transport, connect_s=settings.connect_timeout_s, timeout_s=ANSWER_S)
+        self._connection = BrokerConnection(transport, connect_s=settings.connect_timeout_s, timeout_s=_ANSWER_S)
         pace = Pace(_LINGER_S, _ROWS)
         self._intake = Intake(destination, settings, self._refuse, room=settings.memory_bytes // 2, pace=pace)
         self._held: dict[Key, HeldFrame] = {}
@@ -121,7 +124,7 @@ class BrokerShipper:
             asyncio.create_task(self._intake.batcher.run(), name="llmctx-writer"),
             asyncio.create_task(self._destination.maintain(), name="llmctx-maintenance"),
         ]
-        reading = [
+        reading: list[asyncio.Task[Any]] = [
             asyncio.create_task(self._serve(once=once), name="llmctx-broker"),
             asyncio.create_task(self._unpack(), name="llmctx-frames"),
         ]
@@ -193,7 +196,7 @@ class BrokerShipper:
                 self._ack_wait_s = min(self._ack_wait_s, info.config.ack_wait or ACK_WAIT_S)
                 self._has_asked.set()
                 await Puller(self._connection.client, stream, self._take).run(self._has_room.wait)
-            except (StreamAway, NotFoundError) as problem:
+            except (StreamAway, NotFoundError, TimeoutError) as problem:
                 why = (
                     "it is not there, run `llmctx migrate --transport`"
                     if isinstance(problem, NotFoundError)
@@ -206,7 +209,7 @@ class BrokerShipper:
         """Raise when the server does not answer."""
         while True:
             await asyncio.sleep(_PING_S)
-            await self._connection.client.flush(int(ANSWER_S))
+            await self._connection.client.flush(_PING_PATIENCE_S)
 
     async def _keep_alive(self) -> None:
         """Say of the frames that are held that they are worked on, before they are given to another shipper."""
@@ -320,8 +323,11 @@ class BrokerShipper:
 
 
 async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancel `tasks` until all have ended: the client library swallows a cancellation now and then."""
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=_PAUSE_S)
     for task in tasks:
-        task.cancel()
-    for task in tasks:
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await task
+        if not task.cancelled():
+            task.exception()  # or it would be logged as one that was never asked for

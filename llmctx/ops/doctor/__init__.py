@@ -1,10 +1,10 @@
 """Finds why ids or rows are missing, or would be, in this installation and this application.
 
 Each check returns `Finding`s with cause, consequence and fix: of the installation (`install_checks.py`,
-`table_checks.py`), of the rows of late (`row_checks.py`), of the application as it runs (`app_checks.py`,
-`canary_calls.py`) and of its source (`source_checks.py`). Nothing is written: canary calls go through the real handler
-and pipeline into memory, the trial insert is rolled back, and endpoints, nodes and models are inspected, never called.
-The application's lifespan does run, unless one says otherwise.
+`table_checks.py`, `broker_checks.py`), of the rows of late (`row_checks.py`), of the application as it runs
+(`app_checks.py`, `canary_calls.py`) and of its source (`source_checks.py`). Nothing is written: canary calls go through
+the real handler and pipeline into memory, the trial insert is rolled back, and endpoints, nodes and models are
+inspected, never called. The application's lifespan does run, unless one says otherwise.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from llmctx.identity.propagation import threads as carrying
 from llmctx.migrate.state import State
-from llmctx.ops.doctor import app_checks, canary_calls, install_checks, row_checks
+from llmctx.ops.doctor import app_checks, broker_checks, canary_calls, install_checks, row_checks
 from llmctx.ops.doctor.app_inspection import AppParts, inspect_app
 from llmctx.ops.doctor.finding import Finding
 from llmctx.ops.doctor.loading import Loaded, load, load_app
@@ -50,6 +50,7 @@ def examine(
 
     async def look() -> list[Finding]:
         findings = [*await install_checks.database(settings, state), *install_checks.trust(settings)]
+        findings += await broker_checks.broker(settings)
         recent = None
         if isinstance(state, State) and state.is_current:
             recent = await row_checks.recent_rows(settings)
