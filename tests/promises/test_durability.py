@@ -21,10 +21,11 @@ def switch(database: str, tmp_path: Path) -> Switch:
     return Switch(database, tmp_path)
 
 
-def test_a_process_that_is_killed_loses_nothing(switch: Switch) -> None:
+def test_a_process_that_is_killed_loses_nothing(switch: Switch, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the database away: the next process writes every row, and the calls that were open are `lost`."""
     kill(start(KILLED, switch.url))
     switch.on()
+    monkeypatch.setattr("llmctx.delivery.recovery._EVERY_S", 3600.0)  # it looks again as soon as it is connected
     with CallLog(switch.url) as call_log:
         wait_until(lambda: call_log.stats().adopted == 22, "the adoption")
         wait_until(lambda: len(homes()) == 1, "the dead one's directory to go")

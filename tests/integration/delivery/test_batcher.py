@@ -134,8 +134,8 @@ async def test_a_locked_table(own: str) -> None:
 
 async def test_a_server_that_is_too_slow_for_a_batch(own: str) -> None:
     """It is given less at once."""
-    await slow_rows(own, "true", 0.01)
-    async with writing(own, statement_timeout_s=1.0) as one:
+    await slow_rows(own, "true", 0.005)
+    async with writing(own, statement_timeout_s=0.5) as one:
         put(one, 400)
         assert await one.drain(60) == 0
     assert await stored(own) == 400
