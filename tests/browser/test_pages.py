@@ -40,7 +40,7 @@ def reading(browser: Browser, served: str, **look: Any) -> Iterator[Page]:
 
 def settled(page: Page, url: str) -> None:
     """Go there, and wait until every panel is filled."""
-    answer = page.goto(url, wait_until="networkidle")
+    answer = page.goto(url, wait_until="load")  # panels that come later are busy until they are there
     assert answer is not None
     assert answer.ok, url
     page.wait_for_function("() => !document.querySelector('[aria-busy=true]')")
