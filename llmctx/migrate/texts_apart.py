@@ -78,6 +78,11 @@ def plan(connection: Connection, settings: Settings, table: ExistingTable | None
         )
     if connection.scalar(text(_INSTALLED)) and connection.scalar(text(_IS_SPREAD), {"table": table.sql}):
         raise LlmctxError(f"Table {table.name} is distributed by Citus: its texts cannot be kept apart.")
+    if triggers := connection.scalars(text(texts_table.TRIGGERS), {"log": table.sql}).all():
+        raise LlmctxError(
+            f"Triggers of {table.name} ({', '.join(triggers)}) would see rows without their texts, which cannot be "
+            f"kept apart. Nothing was changed in {where(settings)}."
+        )
     steps = []
     if not there(connection, settings):
         name = texts_table.name_of(settings.table)

@@ -32,6 +32,13 @@ WHERE c.oid = pg_catalog.to_regclass(:table) AND c.relkind = 'p'
 GROUP BY c.oid HAVING array_agg(a.attname::text) @> ARRAY['call_id', 'created_at', 'prompt_snapshot']
 """
 """The columns of the table of texts, and whether the role may store there; no row where there is none."""
+TRIGGERS: Final = """
+SELECT tgname::text AS name FROM pg_catalog.pg_trigger
+WHERE tgrelid = pg_catalog.to_regclass(:log) AND NOT tgisinternal AND tgtype & 4 <> 0 ORDER BY 1
+"""
+"""Triggers on INSERT, which would see rows without their texts."""
+LOOK_AT_BOTH: Final = f"SELECT columns, writable AND NOT EXISTS ({TRIGGERS}) AS writable FROM ({LOOK}) AS texts"  # noqa: S608
+"""The same, and whether it can be used for rows of the call log `:log`."""
 _TEXTS: Final = "texts"
 
 

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from llmctx import cli
 from llmctx.calllog import CallLog
 from llmctx.core.diagnostics import diagnostics
+from llmctx.core.errors import LlmctxError
 from llmctx.core.record import DEFAULT_TABLE as T
 from llmctx.migrate import commands as migrate
 from llmctx.ops.doctor.table_checks import table as doctor
@@ -27,7 +28,7 @@ from llmctx.storage.retention import Policy, retain
 from llmctx.storage.texts_table import name_of
 from tests.conftest import ROOT
 from tests.kit import lives
-from tests.kit.databases import holding, role
+from tests.kit.databases import holding, refuse_while, role
 from tests.kit.pooler import Pooler
 from tests.kit.rows import do, query, record, store, stored, writing
 from tests.kit.support import wait_until
@@ -119,6 +120,21 @@ async def test_a_row_is_stored_whatever_becomes_of_the_table_of_texts(empty_data
         assert await writer.drain(60) == 0
         assert (writer.written, writer.quarantined) == (4, 1)
     assert await query(empty_database, f"SELECT count(*), count(prompt_snapshot) FROM {T}") == [(4, 3)]
+
+
+async def test_a_trigger_of_the_hosts_sees_the_texts(empty_database: str) -> None:
+    """It may redact them, or keep the row out: so they are stored as it would have them."""
+    settings = load(database_url=empty_database)
+    await asyncio.to_thread(migrate.upgrade, settings, texts_apart=True)
+    await refuse_while(empty_database, "NEW.prompt_snapshot LIKE '%secret%'", "22000")
+    async with writing(empty_database) as writer:
+        assert all(writer.submit(record(prompt_snapshot=text)) for text in ('"secret"', '"fine"'))
+        assert await writer.drain(60) == 0
+        assert writer.quarantined == 1
+    assert await held(empty_database) == (1, 1, 0)
+    await do(empty_database, f"DROP TABLE {TEXTS}", f"DROP INDEX ix_{T}_texts")
+    with pytest.raises(LlmctxError, match="host_trigger"):
+        await asyncio.to_thread(migrate.upgrade, settings, texts_apart=True)
 
 
 def test_a_kill_between_row_and_text(texts_apart: str) -> None:

@@ -24,7 +24,7 @@ from llmctx.storage.convert import placeholder
 if TYPE_CHECKING:
     from llmctx.delivery.destinations.sql.table_shape import TableShape
 
-_LOOK: Final = texts_table.LOOK.replace(":table", "$1")  # as the driver itself names a parameter
+_LOOK: Final = texts_table.LOOK_AT_BOTH.replace(":table", "$1").replace(":log", "$2")  # the driver's own names
 _KEY: Final = ("call_id", "created_at")
 _TYPES: Final = {"call_id": "uuid", "created_at": "timestamp with time zone", **dict.fromkeys(SNAPSHOTS, "text")}
 
@@ -40,9 +40,12 @@ class TextsTable:
 
 
 async def look(session: Session, table: Table) -> TextsTable | None:
-    """Return the table of texts beside `table`; None where there is none in which the role may store."""
+    """Return the table of texts beside `table`; None where there is none in which the role may store.
+
+    Nor is it used where triggers see the rows of `table`, which might do something about their texts.
+    """
     name = qualified(texts_table.name_of(table.name), table.schema)
-    found = await session.ask_if_able(_LOOK, name)
+    found = await session.ask_if_able(_LOOK, name, qualified(table.name, table.schema))
     if found is None or not found["writable"]:
         return None
     columns = tuple(column for column in SNAPSHOTS if column in found["columns"])
