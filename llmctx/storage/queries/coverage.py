@@ -58,13 +58,14 @@ async def coverage(
     await make_room(connection)
     reading = await reading_of(connection, table, filters)
     groups = await _groups(connection, reading)
-    by_witness = _summed(groups, "identity_source", "identity_reason")
+    erased = [group for group in groups if group["identity_reason"] == Reason.ERASED]
+    groups = [group for group in groups if group["identity_reason"] != Reason.ERASED]
+    kept = _summed(groups, "identity_source", "identity_reason")
     by_place = await _misses(connection, table, where, limit)
-    kept = [row for row in by_witness if row["identity_reason"] != Reason.ERASED]
     return Coverage(
         rows=sum(row["rows"] for row in kept),
         with_both=sum(row["with_both"] for row in kept),
-        erased=sum(row["rows"] for row in by_witness) - sum(row["rows"] for row in kept),
+        erased=sum(group["rows"] for group in erased),
         by_source=_shown(kept, "identity_source"),
         by_reason=_shown(kept, "identity_reason"),
         misses=_together(by_place, ("identity_reason", "node", "agent_key", "route")),

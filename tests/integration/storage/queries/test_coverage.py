@@ -121,6 +121,14 @@ async def test_threads_in_place_of_sessions_name_the_setting(connection: AsyncCo
     ]
 
 
+async def test_rows_that_were_blanked_count_for_nothing(connection: AsyncConnection) -> None:
+    """Neither as rows nor as rows without tokens: so a share of them is one."""
+    blanked = {"identity_reason": "erased", "session_id": None, "user_id": None}
+    await insert(connection, row(1), row(2, **blanked), row(3, **blanked))
+    found = await queries.coverage(connection, TABLE)
+    assert (found.rows, found.erased, [one["rows"] for one in found.missing_tokens]) == (1, 2, [1])
+
+
 async def test_missing_tokens_say_why_and_what_helps(connection: AsyncConnection) -> None:
     """Streams through a gateway are named with the setting that brings their figures."""
     nothing = {"prompt_tokens": None, "completion_tokens": None, "total_tokens": None}
