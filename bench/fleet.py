@@ -43,12 +43,13 @@ def server_cpu_s(database: Cluster) -> float:
 
 def _cost(database: Cluster, url: str, processes: int, rows: int, pause_s: float) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="llmctx-bench-") as journal:
-        with crowd(url, processes, rows, pause_s, LLMCTX_JOURNAL_DIR=journal) as those:
-            begun, before = [one["cpu_s"] for one in those.ledgers()], server_cpu_s(database)
+        with crowd(url, processes, rows, pause_s, warm=True, LLMCTX_JOURNAL_DIR=journal) as those:
+            begin = those.ledgers()
+            begun, before = [one["cpu_s"] for one in begin], server_cpu_s(database)
             those.ledgers()
             ended = those.let_go()
         server_s = server_cpu_s(database) - before
-    stored = sum(one["written"] for one in ended)
+    stored = sum(one["written"] for one in ended) - sum(one["written"] for one in begin)
     client_s = sum(one["cpu_s"] for one in ended) - sum(begun)
     return {"rows": stored, "server_us": server_s / stored * 1e6, "client_us": client_s / stored * 1e6}
 

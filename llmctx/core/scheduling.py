@@ -20,7 +20,8 @@ from llmctx.core.threads import outside_loop
 
 T = TypeVar("T")
 
-_PATIENCE: Final = 10
+PATIENCE: Final = 10
+"""Times the linger, for which calls wait at most."""
 MOST_CALLS: Final = 500
 _BUSY: Final = 0.5  # of a processor
 _LATE_S: Final = 0.002  # another thread had the lock, or the machine has no processor to spare
@@ -37,7 +38,7 @@ class Throttle:
     """Decides for one thread, the pipeline's, whether it should leave the processor to the application."""
 
     def __init__(self, linger_s: float) -> None:
-        self._patience_s = _PATIENCE * linger_s
+        self._patience_s = PATIENCE * linger_s
         self._since = 0.0
         self._wall = self._others = 0.0
 

@@ -10,7 +10,7 @@ import math
 from typing import Final
 
 _MEMORY_S: Final = 3.0  # of what came before that, a third counts
-_LONGEST_S: Final = 1.6
+_LONGEST_S: Final = 1.2
 """With the worker's own linger and the statement, a row is in the table within two seconds."""
 _ROWS: Final = 100
 """Of a batch of so many, each row costs little more than of a full one."""
@@ -26,9 +26,9 @@ class Pace:
         self._rate = 0.0
         self._at = 0.0
 
-    def arrived(self, now: float) -> None:
-        """Count a row."""
-        self._rate = self._rate_at(now) + 1 / _MEMORY_S
+    def arrived(self, now: float, rows: int = 1) -> None:
+        """Count `rows`."""
+        self._rate = self._rate_at(now) + rows / _MEMORY_S
         self._at = now
 
     def linger_s(self, now: float) -> float:

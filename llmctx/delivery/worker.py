@@ -22,8 +22,8 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import harmless
 from llmctx.core.locks import RecoverableLock
 from llmctx.core.process import is_left_alone
-from llmctx.core.scheduling import Throttle
 from llmctx.core.threads import PIPELINE, DaemonThread, daemon_thread, outside_loop
+from llmctx.delivery.linger import Linger
 from llmctx.delivery.pipeline import CHUNK, Pipeline
 from llmctx.delivery.sink import RecordingSink
 from llmctx.settings import Settings
@@ -44,7 +44,7 @@ class Worker:
         self._make_sink = make_sink
         self._queue = pipeline.queue
         self._shared = pipeline.shared_registry
-        self._throttle = Throttle(settings.linger_ms / 1000)
+        self._linger = Linger(settings.linger_ms / 1000)
         self._beat = 0.0
         self._mark: Callable[[OpenCall], None] | None = None
         self._sink: RecordingSink | None = None
@@ -296,7 +296,7 @@ class Worker:
                 if not self._queue:
                     await self._rest()
                 if self._queue:
-                    await self._linger()
+                    await self._linger_for_company()
                 await self.pipeline.process(sink)
                 now = self._beat = time.monotonic()
                 if now > next_look:
@@ -355,19 +355,18 @@ class Worker:
         self._mark = None
         sink.close()
 
-    async def _linger(self) -> None:
-        """Wait for company, and while the application needs the interpreter; but not while a `drain` waits for us."""
+    async def _linger_for_company(self) -> None:
+        """Wait for more calls, and while the application needs the interpreter; not while a `drain` waits for us."""
         assert self._urgent is not None
-        linger_s = self._settings.linger_ms / 1000
-        self._throttle.begin()
+        self._linger.begin()
         while not self._hurry and not self._stopping:
             self._urgent.clear()
-            due = time.monotonic() + linger_s
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._urgent.wait(), linger_s)
-            self._beat = now = time.monotonic()
-            if self._queue.overloaded or not self._throttle.should_wait(len(self._queue), now - due):
-                return
+                await asyncio.wait_for(self._urgent.wait(), self._linger.next_s())
+            self._beat = time.monotonic()
+            if self._queue.overloaded or self._linger.is_over(len(self._queue)):
+                break
+        self._linger.end(len(self._queue))
 
     @staticmethod
     def _report(task: asyncio.Task[None], what: str) -> None:
