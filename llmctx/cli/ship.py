@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import signal
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -15,15 +17,21 @@ from llmctx.core.errors import ConfigError
 from llmctx.settings import Settings
 
 if TYPE_CHECKING:
+    from llmctx.delivery.broker.lag import Lag
     from llmctx.delivery.broker.shipper import BrokerShipper
 
-_REPORT_S: Final = 60.0
+_LOOK_S: Final = 15.0
+_LOOKS: Final = 4
+"""From one line about the progress to the next."""
 
 
 def ship(
     ctx: typer.Context,
     host: Annotated[bool, typer.Option("--host", help="Store the journals of all processes of this host.")] = False,
     once: Annotated[bool, typer.Option("--once", help="End when nothing is left.")] = False,
+    metrics: Annotated[
+        int | None, typer.Option("--metrics", metavar="PORT", help="Serve metrics for Prometheus on this port.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Store the rows of many processes, until SIGTERM or Ctrl-C: those in the broker of LLMCTX_TRANSPORT, or of a host.
@@ -35,11 +43,13 @@ def ship(
     themselves when it does not. Run it as the same user, with the same LLMCTX_DATABASE_URL and LLMCTX_JOURNAL_DIR.
     """
     settings = settings_of(ctx)
+    if metrics is not None and (host or settings.transport_url is None):
+        raise typer.BadParameter("--metrics goes with a broker, of LLMCTX_TRANSPORT")
     if host:
         report = asyncio.run(_ship_host(settings, once=once))
         sentence = "Stored {written:,} rows of {journals:,} journals; {quarantined:,} were refused."
     elif settings.transport_url is not None:
-        report = asyncio.run(_ship_broker(settings, once=once))
+        report = asyncio.run(_ship_broker(settings, once=once, metrics=metrics))
         sentence = "Stored {written:,} rows of {frames:,} frames; {refused:,} were set aside."
     else:
         raise ConfigError(
@@ -71,26 +81,58 @@ async def _ship_host(settings: Settings, *, once: bool) -> dict[str, int]:
     return {"written": shipper.written, "quarantined": shipper.quarantined, "journals": shipper.journals}
 
 
-async def _ship_broker(settings: Settings, *, once: bool) -> dict[str, int]:
+async def _ship_broker(settings: Settings, *, once: bool, metrics: int | None) -> dict[str, int]:
     from llmctx.delivery.broker.shipper import BrokerShipper
     from llmctx.delivery.destinations.sql import SqlDestination  # late: with its driver
 
     shipper = BrokerShipper(SqlDestination(settings), settings)
-    reporting = asyncio.create_task(_report(shipper, settings))
-    try:
+    progress = _Progress(shipper, settings)
+    with contextlib.ExitStack() as until_end:
+        if metrics is not None:
+            until_end.callback(_serve(metrics, progress))
+        reporting = asyncio.create_task(progress.run())
+        until_end.callback(reporting.cancel)
         await shipper.run(_stopping(), once=once)
-    finally:
-        reporting.cancel()
     return {"written": shipper.written, "refused": shipper.refused, "frames": shipper.frames, "again": shipper.again}
 
 
-async def _report(shipper: BrokerShipper, settings: Settings) -> None:
-    """Say now and then how it goes on."""
-    from llmctx.delivery.broker.lag import lag_of
+def _serve(port: int, progress: _Progress) -> Callable[[], None]:
+    try:
+        from llmctx.telemetry.shipper_metrics import serve
+    except ImportError:
+        raise ConfigError('--metrics needs prometheus-client: pip install "llmctx[prometheus]".') from None
+    return serve(port, progress.figures)
 
-    while True:
-        await asyncio.sleep(_REPORT_S)
-        lag = await lag_of(settings)
+
+class _Progress:
+    """How it goes on: for metrics, and now and then in a line."""
+
+    def __init__(self, shipper: BrokerShipper, settings: Settings) -> None:
+        self._shipper = shipper
+        self._settings = settings
+        self._lag: Lag | str | None = None
+
+    def figures(self) -> dict[str, float]:
+        """Return the figures of `shipper_metrics.SHIPPER`. Any thread may ask."""
+        shipper, lag = self._shipper, self._lag
+        own = {name: getattr(shipper, name) for name in ("written", "refused", "frames", "again", "held")}
+        if lag is None or isinstance(lag, str):
+            return own
+        behind = {name: lag.sum(name) for name in ("waiting", "in_hand", "bytes")}
+        return {**own, **behind, "set_aside": lag.refused, "oldest_s": lag.oldest_s}
+
+    async def run(self) -> None:
+        """Look at the broker, and say how it goes on."""
+        from llmctx.delivery.broker.lag import lag_of
+
+        for number in itertools.count(1):
+            self._lag = await lag_of(self._settings)
+            await asyncio.sleep(_LOOK_S)
+            if number % _LOOKS == 0:
+                self._report()
+
+    def _report(self) -> None:
+        shipper, lag = self._shipper, self._lag
         behind = lag if lag is None or isinstance(lag, str) else lag.sentence
         waits = f" Rows wait: {shipper.last_error}." if shipper.last_error else ""
         output.say(f"{shipper.written:,} rows stored of {shipper.frames:,} frames; {behind}.{waits}")

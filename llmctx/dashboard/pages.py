@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from llmctx.core.record import SNAPSHOTS
 from llmctx.core.text import plain
 from llmctx.dashboard.access import Access
-from llmctx.dashboard.readers import journals
+from llmctx.dashboard.readers import broker, journals
 from llmctx.dashboard.transcript import first_words, turns
 from llmctx.dashboard.view import View
 from llmctx.identity import reasons
@@ -311,6 +311,7 @@ async def health(ask: Ask) -> Answer:
     data = {
         "table": found, "ledger": ask.call_log.stats(), "hours": _filled(hours), "unpriced": unpriced,
         "journals": await asyncio.to_thread(journals, ask.call_log.settings), "slow": list(ask.slow),
+        "broker": await broker(ask.call_log.settings),
     }  # fmt: skip
     return Answer(data=data, rows=found.partitions)
 

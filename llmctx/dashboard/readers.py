@@ -11,14 +11,18 @@ import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from llmctx.delivery.broker.lag import Lag, lag_of
 from llmctx.settings import Settings
 from llmctx.storage.catalog import qualified
 from llmctx.storage.reader import Reader
+
+_BROKER_S: Final = 3.0
 
 
 class Readers:
@@ -50,6 +54,20 @@ def grants(settings: Settings) -> str:
         f"GRANT USAGE ON SCHEMA {settings.db_schema or 'public'} TO your_role;\n"
         f"GRANT SELECT ON {qualified(settings.table, settings.db_schema)} TO your_role;"
     )
+
+
+async def broker(settings: Settings) -> dict[str, str | int | float | None] | None:
+    """Return what waits on the broker, or the `problem` with it; None where rows go to the database themselves."""
+    lag: Lag | str | None = "The broker does not answer."
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_BROKER_S):  # it may be away, and the page has more to show
+            lag = await lag_of(settings)
+    if lag is None:
+        return None
+    if isinstance(lag, str):
+        return {"problem": lag}
+    figures = {name: lag.sum(name) for name in ("waiting", "in_hand", "redelivered", "bytes")}
+    return {"transport": lag.transport, **figures, "oldest_s": lag.oldest_s, "refused": lag.refused, "problem": None}
 
 
 def journals(settings: Settings) -> list[dict[str, str | int]]:

@@ -40,6 +40,7 @@ _LONGEST_WAIT_S: Final = 2.0
 _PAUSE_S: Final = 0.5
 _ANSWER_S: Final = 3.0
 """What is asked of a stream without a leader is never answered, and has to be asked again."""
+_LOOK_S: Final = 0.2
 _PING_S: Final = 5.0
 _PING_PATIENCE_S: Final = 10
 _LATER_S: Final = 60.0
@@ -206,10 +207,14 @@ class BrokerShipper:
             await asyncio.sleep(_PAUSE_S * (0.5 + random.random()))  # noqa: S311  as above
 
     async def _watch(self) -> None:
-        """Raise when the server does not answer."""
+        """Raise when the connection has ended, or the server does not answer."""
+        pinged = time.monotonic()
         while True:
-            await asyncio.sleep(_PING_S)
-            await self._connection.client.flush(_PING_PATIENCE_S)
+            await asyncio.sleep(_LOOK_S)
+            client = self._connection.client
+            if time.monotonic() - pinged > _PING_S:
+                await client.flush(_PING_PATIENCE_S)
+                pinged = time.monotonic()
 
     async def _keep_alive(self) -> None:
         """Say of the frames that are held that they are worked on, before they are given to another shipper."""

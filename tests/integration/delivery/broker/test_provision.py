@@ -43,7 +43,7 @@ def on(url: str, work: Callable[[JetStreamContext, Topology], Awaitable[Any]]) -
 
 def test_a_cluster(broker_cluster: Brokers, migrate: Run) -> None:
     """Three copies of each stream; nothing before it is run, and nothing to do when it is run again."""
-    url = broker_cluster.url + "?streams=2"
+    url = broker_cluster.url + "?streams=2&max_bytes=17179869184"
     code, plan = migrate(url, "--plan")
     assert (code, plan["done"]) == (0, None)
     assert [step.partition(":")[0] for step in plan["steps"]] == [
@@ -84,7 +84,7 @@ def test_several_at_once(broker: Brokers) -> None:
 
 def test_changes(broker: Brokers, migrate: Run) -> None:
     """What is there is changed with --yes only, and what somebody has removed is made again."""
-    assert migrate(broker.url + "?streams=1")[0] == 0
+    assert migrate(broker.url + "?streams=1&max_bytes=17179869184")[0] == 0
 
     async def spoil(streams: JetStreamContext, topology: Topology) -> None:
         consumer = topology.consumer_config()
