@@ -24,11 +24,15 @@ NAME: Final = "llmctx"
 """Of the connection, as the broker's own tools list it."""
 _PING_S: Final = 20
 _OTHER_SERVER_S: Final = 0.1
-_CLOSE_S: Final = 2.0
+_CLOSE_S: Final = 0.5
 
 
 class BrokerUnavailable(ConnectionError):
     """Raised where no server of the broker can be reached, with its last word."""
+
+
+class StreamMissing(BrokerUnavailable):
+    """Raised where the broker has no such stream, or no consumer of it."""
 
 
 def require_nats() -> None:
@@ -80,6 +84,8 @@ class BrokerConnection:
             return
         await self.close()
         require_nats()
+        from nats.errors import NoServersError
+
         options = await run_in_daemon_thread(self._options)  # reads files
         client = _new_client(needs_tls=self._transport.is_tls)
         try:
@@ -88,7 +94,9 @@ class BrokerConnection:
         except Exception as problem:
             await _end(client)
             last, self._last_problem = self._last_problem, None
-            raise BrokerUnavailable(f"{self._transport.shown}: {_words(last or problem)}") from problem
+            # these two say nothing of why
+            why = last if last is not None and isinstance(problem, (NoServersError, TimeoutError)) else problem
+            raise BrokerUnavailable(f"{self._transport.shown}: {str(why) or type(why).__name__}") from problem
         except BaseException:  # cancelled half-way
             await _end(client)
             raise
@@ -157,8 +165,8 @@ async def _end(client: Client) -> None:
         async with asyncio.timeout(_CLOSE_S):
             await client.close()
     except Exception as problem:  # noqa: BLE001  it is let go of all the same
-        diagnostics.count("close_failed", "a connection to the broker could not be closed", exc=problem)
-
-
-def _words(problem: BaseException) -> str:
-    return str(problem) or type(problem).__name__
+        if not isinstance(problem, TimeoutError):  # a server that does not answer, or speaks no TLS
+            diagnostics.count("close_failed", "a connection to the broker could not be closed", exc=problem)
+        writer = getattr(getattr(client, "_transport", None), "_io_writer", None)  # the library has no word for it
+        if writer is not None:
+            writer.transport.abort()

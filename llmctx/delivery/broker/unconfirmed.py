@@ -19,7 +19,7 @@ from datetime import datetime
 from typing import Final
 
 from llmctx.core.diagnostics import diagnostics
-from llmctx.delivery.broker.client import BrokerConnection, BrokerUnavailable
+from llmctx.delivery.broker.client import BrokerConnection, StreamMissing
 from llmctx.delivery.broker.topology import CONSUMER, Topology
 
 _ID_BYTES: Final = 16
@@ -85,12 +85,12 @@ class Unconfirmed:
         self._asking = asyncio.Lock()
 
     async def begin(self, partition: int) -> None:
-        """See whose store it is before a frame goes there. Raise `BrokerUnavailable` if there is no such stream."""
+        """See whose store it is before a frame goes there. Raise `StreamMissing` if there is none."""
         stream = self._streams[partition]
         async with self._asking:
             is_known = stream.birth is not None and stream.connection == self._connection.opened
             if not is_known and not await self._update(stream):
-                raise BrokerUnavailable(
+                raise StreamMissing(
                     f"the stream {self._topology.stream(partition)} is missing: run `llmctx migrate --transport`"
                 )
 

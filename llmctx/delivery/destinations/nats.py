@@ -17,7 +17,7 @@ from typing import ClassVar, Final
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.place import Place
-from llmctx.delivery.broker.client import BrokerConnection, BrokerUnavailable
+from llmctx.delivery.broker.client import BrokerConnection, BrokerUnavailable, StreamMissing
 from llmctx.delivery.broker.frame import message_id
 from llmctx.delivery.broker.packing import RowTooLarge, pack
 from llmctx.delivery.broker.topology import Topology
@@ -184,6 +184,8 @@ class NatsDestination(Destination):
             return Failure("poison", name, text, text)
         if isinstance(problem, NoStreamResponseError):
             return Failure("transient", name, f"no stream takes rows: {self.remedy}", name)
+        if isinstance(problem, StreamMissing):
+            return Failure("transient", name, text, name)
         if isinstance(problem, APIError):
             is_full = problem.err_code in _FULL
             text = f"{'it is full: ' if is_full else ''}{problem.description or text}"
