@@ -67,6 +67,7 @@ def compute_figures(worker: Worker, calls: OpenCalls) -> dict[str, float]:
     return {
         "open": stats.open,
         "waiting": stats.waiting,
+        "published": stats.published,
         "written": stats.written,
         "quarantined": stats.quarantined,
         "dropped": stats.dropped,

@@ -62,6 +62,7 @@ BUILD: Final = Measure(
 LEDGER: Final = {
     "open": Measure("llmctx_open_calls", "gauge", "Calls that have not ended yet."),
     "waiting": Measure("llmctx_waiting_rows", "gauge", "Calls that are open or on their way to the database."),
+    "published": Measure("llmctx_published_rows", "gauge", "Of the waiting rows, those that the message broker has."),
     "journal_bytes": Measure("llmctx_journal_bytes", "gauge", "Bytes in the journal."),
     "journal_oldest_s": Measure(
         "llmctx_journal_oldest_seconds", "gauge", "Age of the oldest row that waits for the database.", worst=True

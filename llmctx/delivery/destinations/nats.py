@@ -179,11 +179,12 @@ class NatsDestination(Destination):
         from nats.js.errors import APIError, NoStreamResponseError
 
         name = type(problem).__name__
-        text = (str(problem) or name).strip().splitlines()[0][:300]
+        text = (str(problem) or name).strip().splitlines()[0].removeprefix(f"{self.name}: ")[:300]
         if isinstance(problem, RowTooLarge):
             return Failure("poison", name, text, text)
         if isinstance(problem, NoStreamResponseError):
-            return Failure("transient", name, f"no stream takes rows: {self.remedy}", name)
+            why = f"no stream takes rows: it may be without a leader, or missing, then {self.remedy}"
+            return Failure("transient", name, why, name)
         if isinstance(problem, StreamMissing):
             return Failure("transient", name, text, name)
         if isinstance(problem, APIError):
