@@ -37,6 +37,7 @@ NAMES = {
     "llmctx_identity_missing_total",
     "llmctx_open_calls",
     "llmctx_waiting_rows",
+    "llmctx_published_rows",
     "llmctx_journal_bytes",
     "llmctx_journal_oldest_seconds",
     "llmctx_rows_written_total",
