@@ -19,7 +19,7 @@ from datetime import datetime
 from typing import Final
 
 from llmctx.core.diagnostics import diagnostics
-from llmctx.delivery.broker.client import BrokerConnection, StreamMissing
+from llmctx.delivery.broker.client import BrokerConnection, BrokerUnavailable, StreamMissing
 from llmctx.delivery.broker.topology import CONSUMER, Topology
 
 _ID_BYTES: Final = 16
@@ -102,11 +102,19 @@ class Unconfirmed:
         stream.sent.append(sent)
 
     async def look(self) -> None:
-        """Ask how far the shippers are, of each stream that has frames of ours."""
+        """Ask how far the shippers are, of each stream that has frames of ours. Raise what the last one failed with."""
+        problem: Exception | None = None
         for stream in self._streams:
             if stream.sent:
-                async with self._asking:
-                    await self._update(stream)
+                try:
+                    async with self._asking:
+                        await self._update(stream)
+                except BrokerUnavailable:
+                    raise
+                except Exception as failure:  # noqa: BLE001  a stream without a leader is no reason to pass over others
+                    problem = failure
+        if problem is not None:
+            raise problem
 
     async def _update(self, stream: _Stream) -> bool:
         """Ask the stream's consumer. Return False if there is none."""

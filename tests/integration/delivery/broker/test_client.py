@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import datetime
 import ipaddress
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import nkeys
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -98,3 +102,43 @@ def test_another_server_is_taken_for_one_that_is_away() -> None:
         assert connect(f"{away},{server.url}") == ""
         assert "nats://127.0.0.1:9" in connect("nats://app:hunter2@127.0.0.1:9")
         assert "hunter2" not in connect("nats://app:hunter2@127.0.0.1:9")
+
+
+def a_key(prefix: int) -> tuple[nkeys.KeyPair, bytes, str]:
+    """Return a new key of NATS, its seed, and its public name."""
+    seed = nkeys.encode_seed(os.urandom(32), prefix)
+    key = nkeys.from_seed(bytearray(seed))
+    return key, bytes(seed), key.public_key.decode()
+
+
+def signed(key: nkeys.KeyPair, subject: str, kind: str, **claims: object) -> str:
+    """Return a JWT as NATS has them."""
+    body = {"jti": "x", "iat": 1, "iss": key.public_key.decode(), "sub": subject, "name": kind}
+    parts = ({"typ": "JWT", "alg": "ed25519-nkey"}, {**body, "nats": {**claims, "type": kind, "version": 2}})
+    text = ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts)
+    return f"{text}.{base64.urlsafe_b64encode(key.sign(text.encode())).decode().rstrip('=')}"
+
+
+def test_a_credentials_file_opens_the_door(tmp_path: Path) -> None:
+    """As NATS's own tools write it; without it the door stays shut."""
+    (operator, _, operator_name) = a_key(nkeys.PREFIX_BYTE_OPERATOR)
+    (account, _, account_name) = a_key(nkeys.PREFIX_BYTE_ACCOUNT)
+    (_, _, system) = a_key(nkeys.PREFIX_BYTE_ACCOUNT)
+    (_, seed, user_name) = a_key(nkeys.PREFIX_BYTE_USER)
+    limits = {"subs": -1, "conn": -1, "leaf": -1, "imports": -1, "exports": -1, "data": -1, "payload": -1,
+              "wildcards": True, "mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1}  # fmt: skip
+    may = signed(operator, account_name, "account", limits=limits)
+    user = signed(account, user_name, "user", subs=-1, data=-1, payload=-1, pub={}, sub={})
+    creds = tmp_path / "app.creds"
+    creds.write_text(
+        f"-----BEGIN NATS USER JWT-----\n{user}\n------END NATS USER JWT------\n\n"
+        f"-----BEGIN USER NKEY SEED-----\n{seed.decode()}\n------END USER NKEY SEED------\n"
+    )
+    settings = (
+        f"operator: {signed(operator, operator_name, 'operator')}\nresolver: MEMORY\n"
+        f"resolver_preload: {{ {account_name}: {may}\n{system}: {signed(operator, system, 'account', limits={})} }}\n"
+        f"system_account: {system}"
+    )
+    with brokers(settings=settings) as server:
+        assert connect(f"{server.url}?creds={creds}") == ""
+        assert "authorization" in connect(server.url).lower()
