@@ -11,7 +11,7 @@ import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import DBAPIError
@@ -52,6 +52,8 @@ __all__ = [
     "Plan", "State", "Step", "check", "downgrade", "identify", "include_object", "leaving", "plan", "scripts", "sql",
     "state", "upgrade",
 ]  # fmt: skip
+
+_ROLLUP: Final = "which `llmctx rollup` made"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,13 @@ def _plan(connection: Connection, settings: Settings, down: bool, *, widen: bool
 
 
 def _way_back(connection: Connection, settings: Settings, seen: Survey) -> Plan:
-    totals = [Step(f"drop table {name}, which llmctx made beside it") for name in made_beside(connection, settings)]
+    totals = [
+        Step(
+            f"drop table {name}, "
+            + ("with every text in it" if name == texts_table.name_of(settings.table) else _ROLLUP)
+        )
+        for name in made_beside(connection, settings)
+    ]
     if seen.table is None or seen.table.made_by_us:
         if seen.state.table != "ours":
             return Plan()

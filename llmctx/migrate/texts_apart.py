@@ -44,7 +44,7 @@ def there(connection: Connection, settings: Settings) -> bool:
     """Return whether there is a table of texts."""
     if not settings.is_postgresql:
         return False
-    return bool(catalog.rows(connection, texts_table.LOOK, _texts(settings)))
+    return any(texts_table.is_one(row.columns) for row in catalog.rows(connection, texts_table.LOOK, _texts(settings)))
 
 
 def _texts(settings: Settings) -> str:

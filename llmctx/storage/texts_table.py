@@ -8,7 +8,7 @@ read, the row first, and that the table is there is all that there is to know.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -29,9 +29,9 @@ SELECT array_agg(a.attname::text ORDER BY a.attnum) AS columns,
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 WHERE c.oid = pg_catalog.to_regclass(:table) AND c.relkind = 'p'
-GROUP BY c.oid HAVING array_agg(a.attname::text) @> ARRAY['call_id', 'created_at', 'prompt_snapshot']
+GROUP BY c.oid HAVING array_agg(a.attname::text) @> ARRAY['call_id', 'created_at']
 """
-"""The columns of the table of texts, and whether the role may store there; no row where there is none."""
+"""The columns of a table of that name, and whether the role may store there; of texts if `is_one` says so."""
 TRIGGERS: Final = """
 SELECT tgname::text AS name FROM pg_catalog.pg_trigger
 WHERE tgrelid = pg_catalog.to_regclass(:log) AND NOT tgisinternal AND tgtype & 4 <> 0 ORDER BY 1
@@ -48,6 +48,11 @@ def name_of(table: str) -> str:
     Versions that do not know it delete rows of a table with such a name together with their calls, in `erase`.
     """
     return f"{table}_messages"
+
+
+def is_one(columns: Collection[str]) -> bool:
+    """Return whether a table that has `columns`, and the name, is one of texts, and not a team's own."""
+    return not set(SNAPSHOTS).isdisjoint(columns)
 
 
 def index_name(table: str) -> str:
@@ -71,7 +76,7 @@ def attach(connection: sa.Connection, log: sa.Table, name: str) -> None:
     if [column.name for column in log.primary_key.columns] != ["call_id", "created_at"]:
         return
     found = connection.execute(sa.text(LOOK), {"table": name}).first()
-    if found is not None:
+    if found is not None and is_one(found.columns):
         log.info[_TEXTS] = sa.Table(
             name_of(log.name),
             sa.MetaData(),

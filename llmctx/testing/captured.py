@@ -69,7 +69,8 @@ class CapturedCalls:
         from llmctx.identity import handover  # late: `MemorySink` alone needs none of this
 
         # The file is never made: a call log with a sink of its own has no writer.
-        chosen = {"database_url": "sqlite+aiosqlite:///captured.db", "capture": "all", "content": "full"}
+        nowhere = {"database_url": "sqlite+aiosqlite:///captured.db", "db_schema": ""}
+        chosen = {**nowhere, "capture": "all", "content": "full"}
         before = handover.configuration()
         is_beside_another = bool(active)
         self._call_log = CallLog(sink=self._sink, **{**chosen, **self._settings}).start()

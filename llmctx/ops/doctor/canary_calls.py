@@ -46,7 +46,7 @@ async def call() -> Finding:
     """Check that one call without any wiring is recorded once, with its ids."""
     sink = MemorySink()
     with _alone():
-        async with CallLog(sink=sink, capture="all") as call_log:
+        async with CallLog(sink=sink, capture="all", db_schema="") as call_log:
             with bind(_WHO):
                 await _model().ainvoke("are you there?")
             await call_log.aflush(5.0)
@@ -67,7 +67,7 @@ async def requests(layers: Sequence[Layer], where: str | None) -> Finding:
     application = Starlette(routes=_ROUTES, middleware=stack)
     problem = ""
     with _alone():
-        async with CallLog(sink=sink, capture="all") as call_log:
+        async with CallLog(sink=sink, capture="all", db_schema="") as call_log:
             try:
                 async with asyncio.timeout(_PATIENCE_S):
                     for path in _PATHS:

@@ -100,7 +100,7 @@ async def _trial_insert(settings: Settings) -> Finding:
 
 def _specimen() -> CallRecord:
     sink = MemorySink()
-    call_log = CallLog(sink=sink, capture="explicit")
+    call_log = CallLog(sink=sink, capture="explicit", db_schema="")
     with call_log, bind(session_id="doctor", user_id="doctor"), call_log.record(model="canary"):
         pass
     return sink.records[0]

@@ -105,7 +105,8 @@ class TableShape:
         passing = "" if self.has_host_keys else " ON CONFLICT DO NOTHING"
         put(self, "statement", f"INSERT INTO {self.table} ({quoted}) VALUES ({values}){passing}")  # noqa: S608
         put(self, "_converters", tuple(self._column_converters()))
-        put(self, "_get", attrgetter(*(_OVERFLOW.get(name, name) for name in columns if name != "attributes")))
+        named = [_OVERFLOW.get(name, name) for name in columns if name != "attributes"]
+        put(self, "_get", attrgetter(*(named or IDS)))  # `look` refuses a table that has none
 
     def with_texts(self, texts: TextsTable | None) -> TableShape:
         """Return the same with `texts` to store texts in, as far as they can stand there."""

@@ -12,11 +12,13 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import make_url
 
+from llmctx import cli
 from llmctx.core.record import DEFAULT_TABLE
 from llmctx.migrate import commands as migrate
 from llmctx.ops.doctor.finding import Finding
 from llmctx.ops.doctor.table_checks import table
 from llmctx.settings import load
+from llmctx.testing import captured_calls
 from tests.conftest import execute
 from tests.kit import older
 from tests.kit.rows import do, query, record, store
@@ -203,3 +205,15 @@ def test_a_table_that_could_not_be_looked_at_is_not_well(empty_database: str) ->
     (finding,) = asyncio.run(table(load(database_url=empty_database, table="only_theirs")))
     assert not finding.ok
     assert "not looked at" in finding.cause
+
+
+async def test_a_schema_of_the_environment_is_of_the_database_alone(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The calls that doctor makes, and those that a test captures, go into no database."""
+    monkeypatch.setenv("LLMCTX_DB_SCHEMA", "logs")
+    await asyncio.to_thread(migrate.upgrade, load(database_url=empty_database))
+    assert await asyncio.to_thread(cli.run, ["--database-url", empty_database, "doctor"]) == 0
+    assert "canary call: recorded once" in capsys.readouterr().out
+    with captured_calls() as calls:
+        assert calls.records == []

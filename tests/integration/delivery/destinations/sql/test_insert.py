@@ -134,6 +134,7 @@ async def test_a_missing_table_that_is_made_under_load(any_empty_database: str) 
             one.submit(record())
         await wait_for(lambda: one.last_error is not None, "the writer to notice")
         assert (one.waiting, one.quarantined) == (200, 0)
+        assert "the table is missing or behind" in str(one.last_error)
         await asyncio.to_thread(migrate.upgrade, load(database_url=any_empty_database))
         for _ in range(200):
             one.submit(record())
