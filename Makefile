@@ -35,8 +35,9 @@ demo: $(VENV)/demo.stamp  ## see llmctx at work in one minute; ARGS="--json" or 
 ALONE = { test $$? -eq 1 && echo "once more, alone:" && $(BIN)/python -m pytest --last-failed --last-failed-no-failures none $(ARGS) -v && \
   echo "passed alone, after it had failed beside others: it depends on something that it should not, see above"; }
 
+# three processes on two cores: half of a test's time is waiting, for a server, a process, a second that is promised
 test: $(VENV)/dev.stamp  ## all tests; ARGS="-k name" is passed to pytest
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS) || $(ALONE)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS) || $(ALONE)
 
 test-lowest: $(LOWEST)/stamp  ## the lowest versions that pyproject.toml allows; PYTHON=python3.12
 	$(LOWEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(COMPATIBILITY) $(ARGS)
