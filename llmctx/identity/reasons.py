@@ -140,6 +140,10 @@ class Verdict(str):
         self.code, self.names, self.note = code, names, note
         return self
 
+    def __getnewargs__(self) -> tuple[str, Mapping[str, str], str]:  # type: ignore[override]  # of a str with one argument
+        """Let a copy be made of the code, not of its sentence."""
+        return self.code, self.names, self.note
+
     @staticmethod
     def spoken(pattern: str, names: Mapping[str, str], note: str) -> str:
         """Return `pattern` with its `names` filled in and its note behind it."""
