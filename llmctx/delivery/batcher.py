@@ -12,7 +12,7 @@ import contextlib
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
@@ -48,6 +48,8 @@ class Batcher:
         is given up. Until it is set, the last thousand stand in `rejected`, without their snapshots."""
         self.on_done: Callable[[Sequence[CallRecord]], None] | None = None
         """Called in the loop with rows that are not held here any more: stored, kept by `on_rejected`, or given up."""
+        self.select: Callable[[list[Row]], Awaitable[list[Row]]] | None = None
+        """Returns those that are wanted, of rows about to be stored; the others are done."""
         self.on_write: Callable[[float], object] | None = None
         """Told how many seconds a batch took to be stored. Must not raise."""
         self._queue: deque[Row] = deque()
@@ -288,10 +290,11 @@ class Batcher:
     async def _store_part(self, part: list[Row]) -> None:
         self.tries += 1
         begun = time.monotonic()
-        await self._destination.store(part)
+        if wanted := part if self.select is None else await self.select(part):
+            await self._destination.store(wanted)
         if self.on_write is not None:
             self.on_write(time.monotonic() - begun)
-        self.written += len(part)
+        self.written += len(wanted)
         if part[-1].size < _SPECIMEN_BYTES:
             self._good = part[-1].record
         self._done(part)

@@ -76,6 +76,7 @@ async def plan(jetstream: JetStreamContext, topology: Topology, servers: int) ->
     for partition in range(topology.streams):
         await _plan_stream(found, jetstream, topology.stream_config(partition, copies), topology.consumer_config())
     await _plan_stream(found, jetstream, topology.refused_config(copies), None)
+    await _plan_stream(found, jetstream, topology.erased_config(copies), None)
     if servers < COPIES:
         found.notes.append(
             f"The cluster has {servers} of the {COPIES} servers that it takes to lose one without losing messages."

@@ -20,9 +20,10 @@ from llmctx.core.record import CallRecord
 from llmctx.delivery.broker import frame, refused
 from llmctx.delivery.broker.client import BrokerConnection
 from llmctx.delivery.broker.pull import Puller, StreamAway
+from llmctx.delivery.broker.tombstones import Tombstones
 from llmctx.delivery.broker.topology import ACK_WAIT_S, CONSUMER, Topology
 from llmctx.delivery.broker.visit import transport_of
-from llmctx.delivery.destination import Destination
+from llmctx.delivery.destination import Destination, Row
 from llmctx.delivery.intake import Intake, Load
 from llmctx.delivery.journal.frames import pack_record
 from llmctx.delivery.pace import Pace
@@ -83,6 +84,8 @@ class BrokerShipper:
         self._connection = BrokerConnection(transport, connect_s=settings.connect_timeout_s, timeout_s=_ANSWER_S)
         pace = Pace(_LINGER_S, _ROWS)
         self._intake = Intake(destination, settings, self._refuse, room=settings.memory_bytes // 2, pace=pace)
+        self._intake.batcher.select = self._wanted
+        self._tombstones = Tombstones(self._topology)
         self._held: dict[Key, HeldFrame] = {}
         self._births: dict[str, datetime | None] = {}
         """When each stream was created."""
@@ -101,6 +104,8 @@ class BrokerShipper:
         """Those that had been given to a shipper before."""
         self.refused = 0
         """Rows, and unreadable frames, that were set aside."""
+        self.erased = 0
+        """Rows of whom was erased while they were under way."""
         self.broker_error: str | None = None
         """Why nothing comes from the broker, in a sentence; None while all is well."""
 
@@ -275,6 +280,19 @@ class BrokerShipper:
                 diagnostics.count("frame_unreadable", "a frame is set aside: %s", held.unreadable)
             await self._intake.put(records, held)
             self._weigh(-len(data))
+
+    async def _wanted(self, rows: list[Row]) -> list[Row]:
+        """Return those of `rows` whose users and sessions were not erased; wait for the broker, which knows."""
+        while True:
+            try:
+                await self._tombstones.look(self._connection.jetstream)
+            except Exception:  # noqa: BLE001  the connection's own task says why it is away
+                await asyncio.sleep(_PAUSE_S)
+            else:
+                break
+        wanted = [row for row in rows if not self._tombstones.cover(row.record)]
+        self.erased += len(rows) - len(wanted)
+        return wanted
 
     def _refuse(self, record: CallRecord, code: str, reason: str) -> bool:
         """Note that the destination will never take a row: it is set aside before its frame is acknowledged."""

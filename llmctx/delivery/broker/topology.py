@@ -23,6 +23,8 @@ MAX_ACK_PENDING: Final = 1000
 DUPLICATE_WINDOW_S: Final = 120.0
 """For so long the broker recognises a frame that is sent again."""
 REFUSED_DAYS: Final = 30
+_ERASED_BYTES: Final = 64 * 1024 * 1024
+_ERASED_LONGER_S: Final = 86_400
 _RUN: Final = 16
 """Frames of a process that follow one another into the same stream: so a process with few calls has few streams to ask
 how far they are."""
@@ -39,6 +41,8 @@ class Topology:
         self.streams = transport.streams
         self.refused_stream = f"{self._name}_REFUSED"
         self.refused_subject = f"{transport.prefix}.refused"
+        self.erased_stream = f"{self._name}_ERASED"
+        self.erased_subject = f"{transport.prefix}.erased"
 
     def partition(self, number: int) -> int:
         """Return the stream for the frame of this number."""
@@ -105,6 +109,23 @@ class Topology:
             discard=DiscardPolicy.NEW,
             max_bytes=max(1, self._transport.max_bytes // self.streams),
             max_age=REFUSED_DAYS * 86_400,
+            duplicate_window=DUPLICATE_WINDOW_S,
+            num_replicas=self._transport.replicas or replicas,
+        )
+
+    def erased_config(self, replicas: int = 1) -> StreamConfig:
+        """Return how the stream of tombstones is to be: one stays until no frame is left that is older."""
+        from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+
+        return StreamConfig(
+            name=self.erased_stream,
+            description="Who was erased while rows of LLM calls were under way (llmctx)",
+            subjects=[self.erased_subject],
+            retention=RetentionPolicy.LIMITS,
+            storage=StorageType.FILE,
+            discard=DiscardPolicy.NEW,
+            max_bytes=_ERASED_BYTES,
+            max_age=self._transport.max_age + _ERASED_LONGER_S,
             duplicate_window=DUPLICATE_WINDOW_S,
             num_replicas=self._transport.replicas or replicas,
         )

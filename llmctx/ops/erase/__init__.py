@@ -1,4 +1,4 @@
-"""Deletes the data of a user or a session: in the table, dependent tables, journals, dead letters and Redis.
+"""Deletes the data of a user or a session: in the table, dependent tables, journals, dead letters, broker and Redis.
 
 That is the rows that name them, and rows without ids in sessions, threads, conversations and traces that only they have
 used. Other users' rows stay, without what their evidence says of the subject. Nothing is done before
@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from llmctx.ops.erase import broker
 from llmctx.ops.erase import journals as disk
 from llmctx.ops.erase import registry as shared
 from llmctx.ops.erase import table as rows
@@ -92,12 +93,14 @@ async def erase(
         return await _places(owners, subject_ids, found, lying())
 
     receipt = Receipt(subject, blank, do)
-    _explain(receipt, children, mentions, unchecked)
+    _explain(receipt, children, mentions, unchecked, transport=settings.transport is not None)
     receipt.notes += [
         f"{count} rows with this id wait on this host for another database, {name}: erase them there."
         for name, count in lying().elsewhere.items()
     ]
     if do:
+        if settings.transport is not None:
+            await broker.hold_back(settings, subject_ids, wait_s)
         await disk.drain(owners, subject_ids, wait_s, mentions=mentions)
     receipt.places = await look()
     if do:
@@ -107,6 +110,8 @@ async def erase(
             await work.erase(blank=blank, mentions=mentions)
         if (file := sqlite_file(settings)) is not None:
             await asyncio.to_thread(compact, file)
+        if settings.transport is not None:
+            await broker.erase(settings, subject_ids)
         if shared.shown_registry(settings) is not None:
             await shared.forget(settings, subject_ids)
         left = {place.name: place.found for place in await look()}
@@ -127,12 +132,18 @@ async def _places(
         SearchResult("journals of living processes", ", ".join(lying.living_processes) or said, lying.living),
         SearchResult("quarantine", said, lying.quarantined),
     ]
+    if (transport := settings.transport_url) is not None:
+        places.append(
+            SearchResult("set aside on the broker", transport.shown, await broker.count(settings, subject_ids))
+        )
     if redis is not None:
         places.append(SearchResult("registry", redis, await shared.count(settings, subject_ids)))
     return places
 
 
-def _explain(receipt: Receipt, children: Sequence[Dependent], mentions: bool, unchecked: Sequence[str]) -> None:
+def _explain(
+    receipt: Receipt, children: Sequence[Dependent], mentions: bool, unchecked: Sequence[str], *, transport: bool
+) -> None:
     if unchecked:
         receipt.notes.append(
             f"The table is large: rows of nobody are not counted here that have only {' or '.join(unchecked)} in "
@@ -145,4 +156,8 @@ def _explain(receipt: Receipt, children: Sequence[Dependent], mentions: bool, un
     receipt.notes += [child.slow for child in children if not child.indexed]
     if not mentions:
         receipt.notes.append("Texts of other users' rows are not searched for the id; --mentions does that.")
+    if transport:
+        receipt.notes.append(
+            "Frames under way on the broker are not searched: with --yes shippers leave out rows of calls before now."
+        )
     receipt.notes.append("Journals of other machines, backups and exported files are not covered: erase them there.")

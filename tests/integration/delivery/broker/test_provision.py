@@ -48,6 +48,7 @@ def test_a_cluster(broker_cluster: Brokers, migrate: Run) -> None:
     assert (code, plan["done"]) == (0, None)
     assert [step.partition(":")[0] for step in plan["steps"]] == [
         "create stream LLMCTX_CALLS_0", "create stream LLMCTX_CALLS_1", "create stream LLMCTX_REFUSED",
+        "create stream LLMCTX_ERASED",
     ]  # fmt: skip
     assert any("sync_interval: always" in note for note in plan["notes"])
     code, made = migrate(url)

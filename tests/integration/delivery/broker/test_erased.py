@@ -1,0 +1,71 @@
+"""`llmctx erase` reaches frames that are under way, and what was set aside on the broker."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from llmctx.delivery.broker.tombstones import Tombstone, tombstone_of
+from llmctx.ops.erase import Subject, erase
+from llmctx.settings import load
+from tests.kit.brokers import Brokers
+from tests.kit.databases import drop_trigger, refuse_while
+from tests.kit.frames import frame_of, post, ship
+from tests.kit.rows import query, record
+
+pytestmark = pytest.mark.timeout(600)  # servers that start, on a busy machine
+TABLE = "biz_agent_llm_call_logs"
+
+
+async def test_frames_under_way(broker: Brokers, database: str) -> None:
+    """Rows of calls before that are not stored, by user, session and what only they have used; later ones are."""
+    settings = load(database_url=database, transport=broker.url + "?streams=2")
+    async with post(settings) as sent:
+        stored = record(user_id="ada", session_id="s1", thread_id="t-ada")
+        other = record(user_id="bob", session_id="s2")
+        await sent.publish(frame_of([stored, other]))
+        await ship(settings)
+        await refuse_while(database, "NEW.node = 'bad'", "23514")
+        try:
+            aside = [record(user_id=name, session_id=name, node="bad") for name in ("ada", "bob")]
+            await sent.publish(frame_of(aside))
+            await ship(settings)
+        finally:
+            await drop_trigger(database)
+        assert len(await sent.refused()) == 2
+        nobody = record(user_id=None, session_id=None, thread_id="t-ada")
+        await sent.publish(frame_of([record(user_id="ada", session_id="s3"), nobody, record(user_id="bob")]))
+        receipt = await erase(settings, Subject(user="ada"), do=True)
+        assert {place.name: (place.found, place.left) for place in receipt.places if place.found} == {
+            TABLE: (1, 0), "set aside on the broker": (1, 0),
+        }  # fmt: skip
+        later = record(user_id="ada", created_at=datetime.now(UTC) + timedelta(seconds=1))
+        await sent.publish(frame_of([later]))
+        shipper = await ship(settings)
+        assert (shipper.erased, shipper.written, shipper.held) == (2, 2, 0)
+        (left,) = await sent.refused()
+        assert [one.user_id for one in left.records()] == ["bob"]
+    rows = await query(database, f"SELECT user_id, call_id FROM {TABLE} ORDER BY user_id")
+    assert [row.user_id for row in rows] == ["ada", "bob", "bob"]
+    assert rows[0].call_id == later.call_id
+
+
+def test_tombstones() -> None:
+    """They say the same when they are read, also those of many ids, and nothing else passes for one."""
+    until = datetime(2026, 1, 2, tzinfo=UTC)
+    threads = {f"t{number}" for number in range(4500)}
+    parts = list(Tombstone("ada", None, until, {"thread_id": threads}).parts())
+    read = [tombstone_of(part.as_bytes()) for part in parts]
+    assert len(parts) == 3
+    before = until - timedelta(days=1)
+    for number in (0, 2250, 4499):
+        row = record(user_id=None, session_id=None, thread_id=f"t{number}", created_at=before)
+        assert sum(one is not None and one.covers(row) for one in read) == 1
+    (both,) = Tombstone("ada", "s1", until).parts()
+    rows = [record(user_id=user, session_id=session, created_at=before) for user in "ab" for session in ("s1", "s2")]
+    assert not any(map(both.covers, rows))
+    assert both.covers(record(user_id="ada", session_id="s1", created_at=before))
+    assert not both.covers(record(user_id="ada", session_id="s1", created_at=until))
+    for data in (b"", b"{}", b"[]", b'{"user": null, "session": null, "until": "2026-01-02", "own": {}}'):
+        assert tombstone_of(data) is None
