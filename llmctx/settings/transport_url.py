@@ -32,6 +32,7 @@ _NUMBERS: Final[Mapping[str, tuple[int, int]]] = {
     "max_age": (3600, 36_500 * _DAY_S),
 }
 _FILES: Final[tuple[str, ...]] = ("creds", "ca", "cert", "key")
+_READER: Final = re.compile(r"(?!ship\Z)[a-z][a-z0-9_-]{0,31}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -57,6 +58,8 @@ class TransportUrl:
     """Copies of each stream; None lets `llmctx migrate --transport` choose by the size of the cluster."""
     max_bytes: int = 16 * _GIB
     """Limit of what waits in all streams together, which the broker sets aside on its disk."""
+    readers: tuple[str, ...] = ()
+    """Consumers of others beside `llmctx ship`, such as one for an analytical store: each gets every frame."""
     max_age: int = 7 * _DAY_S
     """How long the broker keeps what is not stored, in seconds."""
 
@@ -129,14 +132,19 @@ def _texts(options: dict[str, str]) -> dict[str, Any]:
     files = {name: options.pop(name) for name in _FILES if name in options}
     if "key" in files and "cert" not in files:
         raise ValueError("names a key without a cert")
-    return {"prefix": prefix, **files}
+    readers = tuple(dict.fromkeys(options.pop("readers").split(","))) if "readers" in options else ()
+    if not all(map(_READER.fullmatch, readers)):
+        raise ValueError("needs readers as names of small letters, digits, - and _, at most 32, other than ship")
+    return {"prefix": prefix, "readers": readers, **files}
 
 
 def _numbers(options: dict[str, str]) -> dict[str, int]:
     numbers = {}
     for name, text in options.items():
         if name not in _NUMBERS:
-            raise ValueError(f"has an unknown parameter; there are {', '.join(('prefix', *_FILES, *_NUMBERS))}")
+            raise ValueError(
+                f"has an unknown parameter; there are {', '.join(('prefix', 'readers', *_FILES, *_NUMBERS))}"
+            )
         least, most = _NUMBERS[name]
         if not text.isascii() or not text.isdigit() or not least <= int(text[:20]) <= most:
             raise ValueError(f"needs {name} as a number from {least} to {most}")

@@ -6,13 +6,13 @@ be changed once a stream is there: of these it is said what to do, and nothing i
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from llmctx.core.errors import LlmctxError
 from llmctx.delivery.broker.client import BrokerConnection
-from llmctx.delivery.broker.topology import CONSUMER, Topology
+from llmctx.delivery.broker.topology import Topology
 from llmctx.settings.transport_url import TransportUrl
 
 if TYPE_CHECKING:
@@ -74,9 +74,12 @@ async def plan(jetstream: JetStreamContext, topology: Topology, servers: int) ->
     found = Plan()
     copies = COPIES if servers >= COPIES else 1
     for partition in range(topology.streams):
-        await _plan_stream(found, jetstream, topology.stream_config(partition, copies), topology.consumer_config())
-    await _plan_stream(found, jetstream, topology.refused_config(copies), None)
-    await _plan_stream(found, jetstream, topology.erased_config(copies), None)
+        # the shippers' consumer comes last: applications publish once it is there, and no reader misses anything
+        consumers = [one.consumer_config() for one in (*topology.readers, topology)]
+        await _plan_stream(found, jetstream, topology.stream_config(partition, copies), consumers)
+    for one in (topology, *topology.readers):
+        await _plan_stream(found, jetstream, one.refused_config(copies), ())
+    await _plan_stream(found, jetstream, topology.erased_config(copies), ())
     if servers < COPIES:
         found.notes.append(
             f"The cluster has {servers} of the {COPIES} servers that it takes to lose one without losing messages."
@@ -89,19 +92,16 @@ async def plan(jetstream: JetStreamContext, topology: Topology, servers: int) ->
 
 
 async def _plan_stream(
-    found: Plan, jetstream: JetStreamContext, wanted: StreamConfig, consumer: ConsumerConfig | None
+    found: Plan, jetstream: JetStreamContext, wanted: StreamConfig, consumers: Sequence[ConsumerConfig]
 ) -> None:
     from nats.js.errors import NotFoundError
 
     name = str(wanted.name)
 
-    async def add_consumer() -> None:
-        if consumer is not None:
-            await jetstream.add_consumer(name, consumer)
-
     async def add() -> None:
         await jetstream.add_stream(wanted)
-        await add_consumer()
+        for consumer in consumers:
+            await jetstream.add_consumer(name, consumer)
 
     try:
         there = (await jetstream.stream_info(name)).config
@@ -109,20 +109,30 @@ async def _plan_stream(
         found.steps.append(Step(f"create stream {name}: {_shape(wanted)}", True, add))
         return
     _plan_change(found, jetstream, there, wanted)
-    if consumer is None:
-        return
+    for consumer in consumers:
+        await _plan_consumer(found, jetstream, name, consumer)
+
+
+async def _plan_consumer(found: Plan, jetstream: JetStreamContext, stream: str, wanted: ConsumerConfig) -> None:
+    from nats.js.errors import NotFoundError
+
+    name = str(wanted.durable_name)
+
+    async def add() -> None:
+        await jetstream.add_consumer(stream, wanted)
+
     try:
-        has = (await jetstream.consumer_info(name, CONSUMER)).config
+        has = (await jetstream.consumer_info(stream, name)).config
     except NotFoundError:
-        found.steps.append(Step(f"create consumer {CONSUMER} of stream {name}", True, add_consumer))
+        found.steps.append(Step(f"create consumer {name} of stream {stream}", True, add))
         return
-    if fixed := _differences(has, consumer, _different(has, consumer, _FIXED_OF_CONSUMER)):
+    if fixed := _differences(has, wanted, _different(has, wanted, _FIXED_OF_CONSUMER)):
         found.refusals.append(
-            f"Consumer {CONSUMER} of stream {name} has {fixed}, which cannot be changed. Delete it while no `llmctx "
+            f"Consumer {name} of stream {stream} has {fixed}, which cannot be changed. Delete it while no `llmctx "
             "ship` runs, and run this again: what is delivered twice is stored once."
         )
-    elif changes := _differences(has, consumer, _different(has, consumer, _CONSUMER)):
-        found.steps.append(Step(f"change consumer {CONSUMER} of stream {name}: {changes}", False, add_consumer))
+    elif changes := _differences(has, wanted, _different(has, wanted, _CONSUMER)):
+        found.steps.append(Step(f"change consumer {name} of stream {stream}: {changes}", False, add))
 
 
 def _plan_change(found: Plan, jetstream: JetStreamContext, there: StreamConfig, wanted: StreamConfig) -> None:

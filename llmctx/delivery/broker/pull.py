@@ -11,8 +11,6 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
-from llmctx.delivery.broker.topology import CONSUMER
-
 if TYPE_CHECKING:
     from nats.aio.client import Client
     from nats.aio.msg import Msg
@@ -41,12 +39,12 @@ class StreamAway(Exception):
 class Puller:
     """The requests to one stream's consumer. Belongs to one connection."""
 
-    def __init__(self, client: Client, stream: str, take: Callable[[Msg], object]) -> None:
+    def __init__(self, client: Client, stream: str, consumer: str, take: Callable[[Msg], object]) -> None:
         """Call `take` with each message."""
         self._client = client
         self._stream = stream
         self._take = take
-        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{CONSUMER}"
+        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._signs = asyncio.Event()
         self._wanted = 0
         self._received = 0

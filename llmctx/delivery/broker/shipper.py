@@ -16,12 +16,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from llmctx.core.diagnostics import diagnostics
+from llmctx.core.errors import ConfigError
 from llmctx.core.record import CallRecord
 from llmctx.delivery.broker import frame, refused
 from llmctx.delivery.broker.client import BrokerConnection
 from llmctx.delivery.broker.pull import Puller, StreamAway
 from llmctx.delivery.broker.tombstones import Tombstones
-from llmctx.delivery.broker.topology import ACK_WAIT_S, CONSUMER, Topology
+from llmctx.delivery.broker.topology import ACK_WAIT_S, Topology
 from llmctx.delivery.broker.visit import transport_of
 from llmctx.delivery.destination import Destination, Row
 from llmctx.delivery.intake import Intake, Load
@@ -75,12 +76,17 @@ class HeldFrame(Load):
 class BrokerShipper:
     """The frames of a broker on their way into `destination`. Belongs to one event loop."""
 
-    def __init__(self, destination: Destination, settings: Settings) -> None:
-        """Raise `ConfigError` where no broker is set."""
+    def __init__(self, destination: Destination, settings: Settings, reader: str | None = None) -> None:
+        """Ship for `llmctx ship`, or for a `reader` beside it, one of `?readers=`, which gets all frames as well.
+
+        Raise `ConfigError` where no broker is set, or no such reader.
+        """
         transport = transport_of(settings)
+        if reader is not None and reader not in transport.readers:
+            raise ConfigError(f"LLMCTX_TRANSPORT names no reader {reader!r}: add readers={reader} to it.")
         self._settings = settings
         self._destination = destination
-        self._topology = Topology(transport)
+        self._topology = Topology(transport, reader)
         self._connection = BrokerConnection(transport, connect_s=settings.connect_timeout_s, timeout_s=_ANSWER_S)
         pace = Pace(_LINGER_S, _ROWS)
         self._intake = Intake(destination, settings, self._refuse, room=settings.memory_bytes // 2, pace=pace)
@@ -198,10 +204,12 @@ class BrokerShipper:
             try:
                 jetstream = self._connection.jetstream
                 self._births[stream] = (await jetstream.stream_info(stream)).created
-                info = await jetstream.consumer_info(stream, CONSUMER)
+                info = await jetstream.consumer_info(stream, self._topology.consumer)
                 self._ack_wait_s = min(self._ack_wait_s, info.config.ack_wait or ACK_WAIT_S)
                 self._has_asked.set()
-                await Puller(self._connection.client, stream, self._take).run(self._has_room.wait)
+                await Puller(self._connection.client, stream, self._topology.consumer, self._take).run(
+                    self._has_room.wait
+                )
             except (StreamAway, NotFoundError, TimeoutError) as problem:
                 why = (
                     "it is not there, run `llmctx migrate --transport`"
@@ -236,7 +244,9 @@ class BrokerShipper:
 
     async def _waits(self) -> bool:
         for partition in range(self._topology.streams):
-            info = await self._connection.jetstream.consumer_info(self._topology.stream(partition), CONSUMER)
+            info = await self._connection.jetstream.consumer_info(
+                self._topology.stream(partition), self._topology.consumer
+            )
             if info.num_pending or info.num_ack_pending:
                 return True
         return False

@@ -33,16 +33,23 @@ how far they are."""
 class Topology:
     """The names and the configuration of what belongs to one deployment."""
 
-    def __init__(self, transport: TransportUrl) -> None:
+    def __init__(self, transport: TransportUrl, reader: str | None = None) -> None:
+        """Take the view of `llmctx ship`, or of a `reader` beside it, which has what it refuses for itself."""
         self._transport = transport
         self._name = transport.prefix.upper()
         self.where = transport.shown
         """The broker, without passwords."""
         self.streams = transport.streams
-        self.refused_stream = f"{self._name}_REFUSED"
-        self.refused_subject = f"{transport.prefix}.refused"
+        self.consumer = reader or CONSUMER
+        self.refused_stream = f"{self._name}_REFUSED{f'_{reader.upper()}' if reader else ''}"
+        self.refused_subject = f"{transport.prefix}.refused{f'.{reader}' if reader else ''}"
         self.erased_stream = f"{self._name}_ERASED"
         self.erased_subject = f"{transport.prefix}.erased"
+
+    @property
+    def readers(self) -> list[Topology]:
+        """Return the view of each reader beside `llmctx ship`."""
+        return [Topology(self._transport, reader) for reader in self._transport.readers]
 
     def partition(self, number: int) -> int:
         """Return the stream for the frame of this number."""
@@ -63,7 +70,7 @@ class Topology:
     def stream_config(self, partition: int, replicas: int = 1) -> StreamConfig:
         """Return how a stream of frames is to be: what is acknowledged goes, and what does not fit is refused.
 
-        It can neither be purged nor its messages be deleted by hand: they would pass for stored.
+        With readers beside `llmctx ship` it goes when all of them have acknowledged it. It can neither be purged nor its messages be deleted by hand: they would pass for stored.
         """
         from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 
@@ -71,7 +78,7 @@ class Topology:
             name=self.stream(partition),
             description="Rows of LLM calls on their way to the database (llmctx)",
             subjects=[self.subject(partition)],
-            retention=RetentionPolicy.WORK_QUEUE,
+            retention=RetentionPolicy.INTEREST if self._transport.readers else RetentionPolicy.WORK_QUEUE,
             storage=StorageType.FILE,
             discard=DiscardPolicy.NEW,
             max_bytes=max(1, self._transport.max_bytes // self.streams),
@@ -87,8 +94,8 @@ class Topology:
         from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
         return ConsumerConfig(
-            durable_name=CONSUMER,
-            description="llmctx ship",
+            durable_name=self.consumer,
+            description="llmctx ship" if self.consumer == CONSUMER else "A reader beside llmctx ship",
             deliver_policy=DeliverPolicy.ALL,
             ack_policy=AckPolicy.EXPLICIT,
             ack_wait=ACK_WAIT_S,
