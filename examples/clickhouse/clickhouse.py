@@ -81,7 +81,7 @@ class ClickHouse(Destination):
         return self._client is None
 
     async def store(self, rows: Sequence[Row]) -> None:
-        """Insert a block: all rows of it, or none. Its token makes ClickHouse drop the same block when it comes again."""
+        """Insert a block: all rows of it, or none."""
         values = [_values(row) for row in rows]
         names = [spec.name for spec in SPECS]
         await asyncio.to_thread(
