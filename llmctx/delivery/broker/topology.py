@@ -70,8 +70,8 @@ class Topology:
     def stream_config(self, partition: int, replicas: int = 1) -> StreamConfig:
         """Return how a stream of frames is to be: what is acknowledged goes, and what does not fit is refused.
 
-        With readers beside `llmctx ship` it goes when all have acknowledged it. It can neither be purged nor its messages
-        be deleted by hand: they would pass for stored.
+        With readers beside `llmctx ship` a frame goes when all have acknowledged it. A stream can neither be purged nor
+        its messages be deleted by hand: they would pass for stored.
         """
         from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 

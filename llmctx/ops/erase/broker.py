@@ -22,7 +22,8 @@ _MARGIN_S: Final = 2.0
 async def count(settings: Settings, subject_ids: SubjectIds) -> int:
     """Return how many messages are set aside that are theirs. Raise `LlmctxError` where the broker is away."""
     async with visit(settings) as (connection, topology):
-        return len(await _theirs(connection, topology, subject_ids))
+        views = (topology, *topology.readers)
+        return sum([len(await _theirs(connection, view, subject_ids)) for view in views])
 
 
 async def hold_back(settings: Settings, subject_ids: SubjectIds, wait_s: float) -> None:
@@ -42,8 +43,9 @@ async def hold_back(settings: Settings, subject_ids: SubjectIds, wait_s: float) 
 async def erase(settings: Settings, subject_ids: SubjectIds) -> None:
     """Remove what is set aside of theirs."""
     async with visit(settings) as (connection, topology):
-        theirs = await _theirs(connection, topology, subject_ids)
-        await refused.remove(connection.jetstream, topology, [one.sequence for one in theirs])
+        for view in (topology, *topology.readers):
+            theirs = await _theirs(connection, view, subject_ids)
+            await refused.remove(connection.jetstream, view, [one.sequence for one in theirs])
 
 
 async def _theirs(connection: BrokerConnection, topology: Topology, subject_ids: SubjectIds) -> list[Refused]:

@@ -11,6 +11,7 @@ from llmctx.core.errors import ConfigError
 from llmctx.delivery import Destination, Row
 from llmctx.delivery.broker import refused
 from llmctx.delivery.broker.shipper import BrokerShipper
+from llmctx.ops.erase import Subject, erase
 from llmctx.settings import load
 from tests.kit.brokers import Brokers
 from tests.kit.frames import post, ship
@@ -37,7 +38,7 @@ async def test_both_get_every_row(broker: Brokers, database: str) -> None:
     """What one of them refuses is set aside for itself alone, and the other stores it."""
     settings = load(database_url=database, transport=broker.url + "?streams=2&readers=analysis")
     async with post(settings) as sent:
-        made = [*await sent.rows(10, 5), *await sent.rows(1, 1, node="odd")]
+        made = [*await sent.rows(10, 5), *await sent.rows(1, 1, node="odd", user_id="ada")]
         assert await stored(database) == 0
         shipper = await ship(settings)
         assert (shipper.frames, shipper.refused) == (11, 0)
@@ -53,7 +54,10 @@ async def test_both_get_every_row(broker: Brokers, database: str) -> None:
         (view,) = sent.topology.readers
         aside = [one async for one in refused.read(sent.connection.jetstream, view)]
         assert [one.records()[0].call_id for one in aside] == [made[-1].call_id]
-    assert await stored(database) == len(made) == 51
+        receipt = await erase(settings, Subject(user="ada"), do=True)
+        assert [(place.found, place.left) for place in receipt.places if "broker" in place.name] == [(1, 0)]
+        assert [one async for one in refused.read(sent.connection.jetstream, view)] == []
+    assert await stored(database) == len(made) - 1 == 50
     assert analysis.ids == {str(row.call_id) for row in made[:-1]}
 
 
