@@ -319,7 +319,8 @@ class CallLog:
     def flush(self, timeout: float | None = None) -> int:
         """Wait until every call that has ended is in the database. Returns how many are not when time is up.
 
-        `timeout` is in seconds, by default `shutdown_timeout_s`. Calls that are still open are not waited for.
+        `timeout` is in seconds, by default `shutdown_timeout_s`. Calls that are still open are not waited for. With
+        `transport` the broker is waited for, and not the database.
         """
         timeout = self.settings.shutdown_timeout_s if timeout is None else timeout
         return self._worker.flush(timeout)

@@ -44,19 +44,19 @@ class Stats:
 def compute_stats(worker: Worker, calls: OpenCalls) -> Stats:
     """Return the ledger as it stands. Exact at rest; while calls are on their way, counts may be one apart."""
     pipeline, sink = worker.pipeline, NullSink() if worker.sink is None else worker.sink
-    waiting, written = worker.waiting, sink.written
+    waiting, published, written = worker.waiting, sink.published, sink.written
     still_open = len(calls)
     return Stats(
         started=calls.started,
         written=pipeline.taken - pipeline.refused if written is None else written,
-        waiting=waiting + still_open,
+        waiting=waiting + published + still_open,
         quarantined=sink.quarantined,
         dropped=pipeline.refused + sink.given_up,
         open=still_open,
         adopted=sink.recovered,
         trouble=sink.last_error,
         incidents=diagnostics.by_cause(),
-        published=sink.published,
+        published=published,
     )
 
 

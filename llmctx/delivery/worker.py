@@ -150,8 +150,8 @@ class Worker:
 
     @property
     def waiting(self) -> int:
-        """Calls that have ended and are not stored."""
-        return self.pipeline.waiting + (0 if self._sink is None else self._sink.waiting)
+        """Calls that have ended, and that neither the database nor a broker has."""
+        return self.pipeline.waiting + (0 if self._sink is None else self._sink.waiting - self._sink.published)
 
     @property
     def sink(self) -> RecordingSink | None:
