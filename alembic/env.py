@@ -34,6 +34,8 @@ def settings() -> Settings:
 
 
 SETTINGS = settings()
+_LONGEST = 59
+"""Of names of 63 characters; the name of the version table's key is four longer, so one of a long name has none."""
 TABLE = call_log_table(SETTINGS.table, SETTINGS.db_schema)
 config.attributes.setdefault("llmctx_table", SETTINGS.table)
 config.attributes.setdefault("llmctx_schema", SETTINGS.db_schema)
@@ -53,6 +55,7 @@ def configure(**how: Any) -> None:
         target_metadata=TABLE.metadata,
         version_table=SETTINGS.version_table,
         version_table_schema=SETTINGS.db_schema,
+        version_table_pk=len(SETTINGS.version_table) <= _LONGEST,
         include_schemas=SETTINGS.db_schema is not None,
         include_name=only_ours,
         compare_type=True,

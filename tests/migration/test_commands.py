@@ -121,6 +121,17 @@ def test_another_name_and_schema(empty_database: str) -> None:
     assert migrate.check(usual).is_current
 
 
+@pytest.mark.parametrize("length", [36, 37, 40])
+def test_a_name_as_long_as_a_setting_may_be(empty_database: str, length: int) -> None:
+    """With all that is made beside the table."""
+    settings = load(database_url=empty_database, table="n" * length)
+    migrate.upgrade(settings, texts_apart=True)
+    assert migrate.check(settings).is_current
+    assert not migrate.plan(settings, texts_apart=True).steps
+    migrate.downgrade(settings)
+    assert migrate.state(settings).table == "missing"
+
+
 def test_up_down_up_leaves_the_same_schema(any_empty_database: str) -> None:
     """Down takes everything away but the version table; up again makes the same."""
     settings = load(database_url=any_empty_database)
