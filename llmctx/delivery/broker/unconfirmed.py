@@ -27,13 +27,15 @@ _SETTLED_S: Final = 30.0
 """So long the server that answers may lag behind the one that took a frame."""
 _PROBES: Final = 50
 """Frames that are looked for one by one after a connection was lost, at most."""
-_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # a machine that sleeps grows old as well
 MESSAGE_ID: Final = "Nats-Msg-Id"
 
 
 def now_s() -> float:
-    """Return the time on a clock that nobody sets, in seconds."""
-    return time.clock_gettime(_CLOCK)
+    """Return the time on a clock that no user sets, in seconds; where there is one that also runs while the machine
+    sleeps, on that.
+    """
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
 @dataclass(slots=True, frozen=True)

@@ -15,6 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+# here, and not where it is needed first: that is in a loop, and a fork would come at a bad time
+from nats.js.errors import APIError, NoStreamResponseError
+
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.place import Place
 from llmctx.delivery.broker.client import BrokerConnection, BrokerUnavailable, StreamMissing
@@ -146,8 +149,6 @@ class NatsDestination(Destination):
 
     async def _publish(self, frame: _Frame) -> tuple[Sent, bool]:
         """Publish a frame. Return where it is, and whether it was not there before."""
-        from nats.js.errors import APIError, NoStreamResponseError
-
         partition = frame.partition
         name = message_id(frame.call_ids)
         frame.tries += 1
@@ -176,8 +177,6 @@ class NatsDestination(Destination):
 
     def classify(self, problem: BaseException) -> Failure:
         """Return what `problem` means: all but a row that no message holds is about the broker."""
-        from nats.js.errors import APIError, NoStreamResponseError
-
         name = type(problem).__name__
         text = (str(problem) or name).strip().splitlines()[0].removeprefix(f"{self.name}: ")[:300]
         if isinstance(problem, RowTooLarge):
