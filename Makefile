@@ -55,7 +55,7 @@ shapes: $(VENV)/dev.stamp  ## all scenarios of calls, twice; the second time on 
 faults: $(VENV)/dev.stamp  ## all faults that llmctx must survive, at length; ARGS="--seeds 50 --seconds 60"
 	$(BIN)/python -m tests.faults $(ARGS)
 
-scale: $(VENV)/dev.stamp  ## brokers, shippers and a database under faults; ARGS="--seed 3 --minutes 10"
+scale: $(VENV)/dev.stamp  ## applications, brokers, shippers and a database under faults; ARGS="--seed 3 --minutes 10"
 	$(BIN)/python -m tests.scale $(ARGS)
 
 adopt: $(VENV)/dev.stamp  ## adopt and partition tables of a million rows while they are written to; ARGS="100000 texts"

@@ -1,6 +1,6 @@
-"""`make scale`: brokers, shippers and a database under a seeded schedule of faults, for as long as one likes.
+"""`make scale`: applications, brokers, shippers and a database under a seeded schedule of faults, at any length.
 
-    python -m tests.scale [--seed 1] [--minutes 2] [--streams 4] [--faults NAME ...]
+    python -m tests.scale [--seed 1] [--minutes 2] [--streams 4] [--applications 4] [--faults NAME ...]
 
 A seed draws the same faults in the same order each time. Says what happens, as it goes. Exit status 1 is a finding.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import random
 import sys
 import time
@@ -27,6 +28,7 @@ def main() -> int:
     try:
         database.start()
         migrate.upgrade(load(database_url=database.url))
+        os.environ["LLMCTX_JOURNAL_DIR"] = str(database.home / "journals")
         with brokers(3) as three:
             verdict = asyncio.run(_play(asked, database, three))
     finally:
@@ -42,8 +44,8 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=2.0, help="how long faults happen")
     parser.add_argument("--streams", type=int, default=4)
-    parser.add_argument("--pause-ms", type=float, default=10.0, help="between two frames")
-    parser.add_argument("--rows", type=int, default=20, help="of a frame, at most")
+    parser.add_argument("--applications", type=int, default=4, help="processes that record calls; 0: frames alone")
+    parser.add_argument("--pause-ms", type=float, default=20.0, help="between two calls, or two frames")
     parser.add_argument("--faults", nargs="*", choices=sorted(FAULTS), help="no others than these")
     return parser.parse_args()
 
@@ -51,8 +53,9 @@ def _asked() -> argparse.Namespace:
 async def _play(asked: argparse.Namespace, database: Cluster, three: Brokers) -> Verdict:
     draw = random.Random(asked.seed)
     until = time.monotonic() + asked.minutes * 60
-    flow = {"streams": asked.streams, "pause_s": asked.pause_ms / 1000, "rows": asked.rows}
-    async with world(database.url, three, random.Random(asked.seed), **flow) as one:
+    flow = {"streams": asked.streams, "pause_s": asked.pause_ms / 1000, "applications": asked.applications}
+    book = database.home / "book"
+    async with world(database.url, three, random.Random(asked.seed), **flow, book=book) as one:
 
         async def crash() -> None:
             await asyncio.to_thread(database.crash)

@@ -1,10 +1,11 @@
-"""Frames as applications publish them: each is sent until the broker has it, and all again when that has lost them."""
+"""Where rows come from: frames that are published here, or applications that record calls."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from uuid import UUID
+from abc import ABC, abstractmethod
+from pathlib import Path
 
 from llmctx.delivery.broker import frame
 from llmctx.delivery.broker.client import BrokerConnection
@@ -12,14 +13,77 @@ from llmctx.delivery.broker.topology import Topology
 from llmctx.settings import Settings
 from tests.kit.frames import frame_of
 from tests.kit.rows import record
+from tests.scale.fleet import Fleet
 
 _TEXT = "How is my blood pressure today? " * 40
 
 
-class Source:
-    """Publishes until it is told to stop. Belongs to one event loop."""
+class Source(ABC):
+    """Makes rows until it is told to stop. Belongs to one event loop."""
+
+    column: str
+    """That tells its rows apart."""
+    repeats = 0
+    """Publishes that had to be repeated, as far as is known."""
+
+    def __init__(self) -> None:
+        self.stopping = asyncio.Event()
+
+    @property
+    @abstractmethod
+    def made(self) -> set[str]:
+        """Return the values of `column` that are to be in the table."""
+
+    @abstractmethod
+    async def run(self) -> None:
+        """Make rows until `stopping`."""
+
+    def again(self) -> None:  # noqa: B027  journals do it by themselves
+        """Send everything again: the broker's store has gone."""
+
+    def kill(self) -> None:  # noqa: B027  frames have no process
+        """Kill what makes rows, and let it begin anew."""
+
+    def end(self) -> list[int]:
+        """End what makes rows, when all are stored. Return exit codes."""
+        return []
+
+
+class Applications(Source):
+    """Processes that record calls."""
+
+    column = "session_id"
+
+    def __init__(self, processes: Fleet, book: Path, count: int) -> None:
+        super().__init__()
+        self._processes = processes
+        self._book = book
+        self._count = count
+
+    @property
+    def made(self) -> set[str]:
+        return set(self._book.read_text().split()) if self._book.exists() else set()
+
+    async def run(self) -> None:
+        self._processes.begin(self._count)
+        await self.stopping.wait()
+        self._processes.quiet()
+
+    def kill(self) -> None:
+        self._processes.kill()
+        self._processes.begin()
+
+    def end(self) -> list[int]:
+        return self._processes.end()
+
+
+class Frames(Source):
+    """Frames as applications publish them: each is sent until the broker has it, all again when that has lost them."""
+
+    column = "call_id"
 
     def __init__(self, settings: Settings, draw: random.Random, *, pause_s: float, rows: int) -> None:
+        super().__init__()
         assert settings.transport_url is not None
         self._connection = BrokerConnection(settings.transport_url, connect_s=5, timeout_s=5)
         self._topology = Topology(settings.transport_url)
@@ -28,13 +92,13 @@ class Source:
         self._rows = rows
         self._sent: list[tuple[bytes, str]] = []
         self._todo: list[tuple[bytes, str]] = []
-        self.made: set[UUID] = set()
-        self.repeats = 0
-        """Publishes that had to be repeated."""
-        self.stopping = asyncio.Event()
+        self._made: set[str] = set()
+
+    @property
+    def made(self) -> set[str]:
+        return self._made
 
     async def run(self) -> None:
-        """Make frames of one to `rows` rows, with a pause after each."""
         try:
             while self._todo or not self.stopping.is_set():
                 if not self._todo:
@@ -47,13 +111,12 @@ class Source:
             await self._connection.close()
 
     def again(self) -> None:
-        """Send everything again, as journals do that wait for the database: the broker's store has gone."""
         self._todo += self._sent
         self._sent = []
 
     def _new(self) -> tuple[bytes, str]:
         rows = [record(prompt_snapshot=_TEXT) for _ in range(self._draw.randint(1, self._rows))]
-        self.made |= {row.call_id for row in rows}
+        self._made |= {str(row.call_id) for row in rows}
         return frame_of(rows), frame.message_id(row.call_id.bytes for row in rows)
 
     async def _publish(self, one: tuple[bytes, str]) -> None:

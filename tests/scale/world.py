@@ -11,14 +11,15 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from llmctx.settings import load
 from tests.kit.brokers import Brokers
 from tests.kit.frames import post
 from tests.kit.rows import query
-from tests.scale.ships import Ships, ships
-from tests.scale.source import Source
+from tests.scale.fleet import Fleet, fleet
+from tests.scale.source import Applications, Frames, Source
 
 ACK_WAIT_S: Final = 2.0
 PATIENCE_S: Final = 300.0
@@ -54,13 +55,13 @@ class Verdict:
 class World:
     """What a schedule acts on."""
 
-    def __init__(self, database_url: str, transport: str, brokers: Brokers, fleet: Ships, source: Source) -> None:
+    def __init__(self, database_url: str, transport: str, brokers: Brokers, ships: Fleet, source: Source) -> None:
         self.database_url = database_url
         self.transport = transport
         self._brokers = brokers
         self._source = source
         self._publishing = asyncio.create_task(source.run())
-        self.fleet = fleet
+        self.ships = ships
         self.crash_database: Callable[[], Awaitable[object]] = self._hang_up
         self.faults: Counter[str] = Counter()
 
@@ -80,22 +81,26 @@ class World:
 
     async def kill_shippers(self) -> None:
         """All of them; others begin."""
-        count = len(self.fleet.pids)
-        self.fleet.kill(count)
-        self.fleet.begin(count)
+        count = len(self.ships.pids)
+        self.ships.kill(count)
+        self.ships.begin(count)
 
     async def kill_one_shipper(self) -> None:
         """As many go on."""
-        self.fleet.kill()
-        self.fleet.begin()
+        self.ships.kill()
+        self.ships.begin()
 
     async def scale_out(self) -> None:
         """Four shippers."""
-        self.fleet.begin(max(0, 4 - len(self.fleet.pids)))
+        self.ships.begin(max(0, 4 - len(self.ships.pids)))
 
     async def scale_in(self) -> None:
         """One of them is left."""
-        self.fleet.kill(len(self.fleet.pids) - 1)
+        self.ships.kill(len(self.ships.pids) - 1)
+
+    async def kill_application(self) -> None:
+        """In the middle of a call; its host has others, and another one begins."""
+        self._source.kill()
 
     async def kill_leader(self) -> None:
         """The server that leads a stream, and serves some of the connections."""
@@ -156,9 +161,9 @@ class World:
             await asyncio.sleep(0.05)
         left = await self._left(begun + PATIENCE_S)
         verdict = Verdict(made=len(made), faults=self.faults, repeats=self._source.repeats, left_on_broker=left)
-        verdict.exit_codes = await asyncio.to_thread(self.fleet.end)
-        self.fleet.pids.clear()
-        ids = [row.call_id for row in await query(self.database_url, f"SELECT call_id FROM {_TABLE}")]
+        verdict.exit_codes = await asyncio.to_thread(self._source.end) + await asyncio.to_thread(self.ships.end)
+        column = self._source.column
+        ids = [str(row[0]) for row in await query(self.database_url, f"SELECT {column} FROM {_TABLE}")]
         verdict.rows, verdict.distinct = len(ids), len(set(ids))
         verdict.missing, verdict.unknown = len(made - set(ids)), len(set(ids) - made)
         verdict.seconds = time.monotonic() - begun
@@ -181,6 +186,7 @@ class World:
 
 
 FAULTS: Final[dict[str, Callable[[World], Awaitable[None]]]] = {
+    "application": World.kill_application,
     "one shipper": World.kill_one_shipper,
     "all shippers": World.kill_shippers,
     "four shippers": World.scale_out,
@@ -195,17 +201,33 @@ FAULTS: Final[dict[str, Callable[[World], Awaitable[None]]]] = {
 
 @asynccontextmanager
 async def world(
-    database_url: str, brokers: Brokers, draw: random.Random, *, streams: int, pause_s: float, rows: int
+    database_url: str,
+    brokers: Brokers,
+    draw: random.Random,
+    *,
+    streams: int,
+    pause_s: float,
+    rows: int = 20,
+    applications: int = 0,
+    book: Path | None = None,
 ) -> AsyncIterator[World]:
-    """Make the streams, and let rows flow through one shipper until the end of the block."""
+    """Make the streams, and let rows flow through one shipper until the end of the block: frames of at most `rows`, or
+    calls of so many `applications`, which stand in `book`.
+    """
     transport = f"{brokers.url}?streams={streams}"
     settings = load(database_url=database_url, transport=transport)
     async with post(settings, ack_wait_s=ACK_WAIT_S):
         pass
-    source = Source(settings, draw, pause_s=pause_s, rows=rows)
-    with ships(database_url, transport) as fleet:
-        fleet.begin()
-        made = World(database_url, transport, brokers, fleet, source)
+    with contextlib.ExitStack() as until_end:
+        source: Source = Frames(settings, draw, pause_s=pause_s, rows=rows)
+        if applications:
+            assert book is not None
+            arguments = (transport, str(book), str(pause_s))
+            processes = until_end.enter_context(fleet("tests.scale.applications", *arguments))
+            source = Applications(processes, book, applications)
+        ships = until_end.enter_context(fleet("tests.scale.ships", database_url, transport))
+        ships.begin()
+        made = World(database_url, transport, brokers, ships, source)
         try:
             yield made
         finally:

@@ -57,12 +57,12 @@ class BrokerConnection:
     @property
     def is_open(self) -> bool:
         """Return whether there is a connection, as far as is known."""
-        return self._client is not None and self._client.is_connected
+        return self._client is not None and _is_alive(self._client)
 
     @property
     def client(self) -> Client:
         """The client library's own connection. Raise `BrokerUnavailable` where there is none."""
-        if self._client is None or not self._client.is_connected:
+        if self._client is None or not _is_alive(self._client):
             raise BrokerUnavailable(f"there is no connection to {self._transport.shown}")
         return self._client
 
@@ -158,6 +158,12 @@ def _tls(transport: TransportUrl) -> ssl.SSLContext:
     if transport.cert is not None:
         context.load_cert_chain(transport.cert, transport.key)
     return context
+
+
+def _is_alive(client: Client) -> bool:
+    """Return whether `client` is connected, and reads: a late answer to a ping that was given up ends its reader."""
+    reader = client._reading_task
+    return client.is_connected and not (reader is not None and reader.done())
 
 
 async def _end(client: Client) -> None:

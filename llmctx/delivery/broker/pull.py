@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
@@ -65,9 +64,10 @@ class Puller:
                 await self._request(inbox)
         finally:
             # what was on its way to us is taken: it would come to others only after a while
-            with contextlib.suppress(Exception):
-                async with asyncio.timeout(_DRAIN_S if self._client.is_connected else 0):
-                    await subscription.drain()  # type: ignore[no-untyped-call]  # the library left it bare
+            draining = asyncio.create_task(subscription.drain())  # type: ignore[no-untyped-call]  # left bare there
+            draining.add_done_callback(lambda task: task.cancelled() or task.exception())
+            # never cancelled: the answer to its ping would end the client's reader
+            await asyncio.wait({draining}, timeout=_DRAIN_S if self._client.is_connected else 0)
 
     async def _request(self, inbox: str) -> None:
         wanted = {"batch": 1} if self._is_large else {"batch": _MESSAGES, "max_bytes": _BYTES}
