@@ -20,7 +20,6 @@ _TEXT = "How is my blood pressure today? " * 40
 
 
 def _life(quiet: int, transport: str, book: str, pause_s: str) -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     draw = random.Random()
     pen = os.open(book, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     with CallLog(transport=transport) as call_log:

@@ -23,6 +23,7 @@ ROOT: Final = Path(__file__).parent.parent.parent
 def serve(life: Callable[[int], object]) -> None:
     """Fork processes that do `life`, which is given a descriptor that can be read when they are to be quiet."""
     quiet, noise = os.pipe()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # until a life is ready for it
     begun = []
     while command := os.read(0, 1):
         if command == b"q":

@@ -15,6 +15,7 @@ from tests.scale.fleet import serve
 async def _ship(database_url: str, transport: str) -> None:
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     settings = load(database_url=database_url, transport=transport, statement_timeout_s=5)
     await BrokerShipper(SqlDestination(settings), settings).run(stopping)
 
