@@ -74,9 +74,9 @@ def _stopping() -> asyncio.Event:
 
 async def _ship_host(settings: Settings, *, once: bool) -> dict[str, int]:
     from llmctx.delivery.destinations.sql import SqlDestination  # late: with its driver
-    from llmctx.delivery.shipper import Shipper
+    from llmctx.delivery.host_shipper import HostShipper
 
-    shipper = Shipper(SqlDestination(settings), settings)
+    shipper = HostShipper(SqlDestination(settings), settings)
     await shipper.run(_stopping(), once=once)
     return {"written": shipper.written, "quarantined": shipper.quarantined, "journals": shipper.journals}
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from llmctx.core.errors import LlmctxError
 from llmctx.core.record import CallRecord
-from llmctx.delivery.broker import refused
+from llmctx.delivery.broker import refusals
 from llmctx.delivery.broker.lag import Lag, look
-from llmctx.delivery.broker.refused import Refused
+from llmctx.delivery.broker.refusals import Refused
 from llmctx.delivery.broker.visit import visit
 from llmctx.delivery.destinations.sql import SqlDestination
 from llmctx.delivery.replay import store_records
@@ -40,7 +40,7 @@ def inspect(settings: Settings) -> BrokerReport | str | None:
 async def _inspect(settings: Settings) -> BrokerReport:
     async with visit(settings) as (connection, topology):
         lag = await look(connection, topology)
-        letters = [one async for one in refused.read(connection.jetstream, topology)] if lag.refused else []
+        letters = [one async for one in refusals.read(connection.jetstream, topology)] if lag.refused else []
         return BrokerReport(lag, letters)
 
 
@@ -63,7 +63,7 @@ async def _replay(settings: Settings, letters: list[Refused]) -> tuple[int, int]
             over = [
                 sequence for sequence, found in rows.items() if found and not any(row.call_id in again for row in found)
             ]
-            await refused.remove(connection.jetstream, topology, over)
+            await refusals.remove(connection.jetstream, topology, over)
             stored += len(records) - len(again)
             left += len(some) - len(over)
     return stored, left

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from llmctx.core.record import CallRecord
-from llmctx.delivery.broker import frame, provision, refused
+from llmctx.delivery.broker import frame, provision, refusals
 from llmctx.delivery.broker.client import BrokerConnection
 from llmctx.delivery.broker.lag import Lag, look
-from llmctx.delivery.broker.refused import Refused
+from llmctx.delivery.broker.refusals import Refused
 from llmctx.delivery.broker.shipper import BrokerShipper
 from llmctx.delivery.broker.topology import CONSUMER, Topology
 from llmctx.delivery.broker.visit import visit
@@ -50,7 +50,7 @@ class Post:
         return await look(self.connection, self.topology)
 
     async def refused(self) -> list[Refused]:
-        return [one async for one in refused.read(self.connection.jetstream, self.topology)]
+        return [one async for one in refusals.read(self.connection.jetstream, self.topology)]
 
 
 def frame_of(rows: Sequence[CallRecord]) -> bytes:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from llmctx.delivery.destinations.sql import SqlDestination
-from llmctx.delivery.shipper import Shipper
+from llmctx.delivery.host_shipper import HostShipper
 from llmctx.settings import load
 
 ROOT: Final = Path(__file__).parent.parent.parent
@@ -28,7 +28,7 @@ async def _ship(url: str) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     os.write(1, b"begun\n")
     settings = load(database_url=url)
-    await Shipper(SqlDestination(settings), settings).run(stopping)
+    await HostShipper(SqlDestination(settings), settings).run(stopping)
 
 
 def _fork(url: str) -> int:

@@ -2,7 +2,7 @@
 
 All share one consumer a stream, so each frame goes to one of them. It is acknowledged when the database has its rows,
 and comes again, to whichever asks, when its shipper has died: then the rows meet their keys. Before a frame is
-acknowledged of which something can never be stored, that is set aside (`refused.py`).
+acknowledged of which something can never be stored, that is set aside (`refusals.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError
 from llmctx.core.record import CallRecord
-from llmctx.delivery.broker import frame, refused
+from llmctx.delivery.broker import frame, refusals
 from llmctx.delivery.broker.client import BrokerConnection
 from llmctx.delivery.broker.pull import Puller, StreamAway
 from llmctx.delivery.broker.tombstones import Tombstones
@@ -281,9 +281,9 @@ class BrokerShipper:
             try:
                 for payload in frame.decode(data):
                     try:
-                        records.append(refused.read_row(payload))
+                        records.append(refusals.read_row(payload))
                     except Exception as problem:  # noqa: BLE001  a reader believes nothing
-                        held.refused.append((payload, refused.UNREADABLE, str(problem)))
+                        held.refused.append((payload, refusals.UNREADABLE, str(problem)))
             except Exception as problem:  # noqa: BLE001  as above
                 records.clear()
                 held.unreadable = str(problem) or type(problem).__name__
@@ -347,8 +347,8 @@ class BrokerShipper:
     async def _set_aside(self, held: HeldFrame) -> None:
         streams = self._connection.jetstream
         if held.unreadable:
-            await refused.keep_frame(streams, self._topology, held.message.data, held.unreadable)
-        rows = [refused.keep_row(streams, self._topology, *row) for row in held.refused]
+            await refusals.keep_frame(streams, self._topology, held.message.data, held.unreadable)
+        rows = [refusals.keep_row(streams, self._topology, *row) for row in held.refused]
         await asyncio.gather(*rows)
 
     async def _reply(self, held: HeldFrame, words: bytes) -> None:

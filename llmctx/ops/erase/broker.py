@@ -6,10 +6,10 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Final
 
-from llmctx.delivery.broker import refused
+from llmctx.delivery.broker import refusals
 from llmctx.delivery.broker.client import BrokerConnection
 from llmctx.delivery.broker.lag import look
-from llmctx.delivery.broker.refused import Refused
+from llmctx.delivery.broker.refusals import Refused
 from llmctx.delivery.broker.tombstones import Tombstone, set_tombstone
 from llmctx.delivery.broker.topology import Topology
 from llmctx.delivery.broker.visit import visit
@@ -45,11 +45,11 @@ async def erase(settings: Settings, subject_ids: SubjectIds) -> None:
     async with visit(settings) as (connection, topology):
         for view in (topology, *topology.readers):
             theirs = await _theirs(connection, view, subject_ids)
-            await refused.remove(connection.jetstream, view, [one.sequence for one in theirs])
+            await refusals.remove(connection.jetstream, view, [one.sequence for one in theirs])
 
 
 async def _theirs(connection: BrokerConnection, topology: Topology, subject_ids: SubjectIds) -> list[Refused]:
-    return [one async for one in refused.read(connection.jetstream, topology) if _is_theirs(one, subject_ids)]
+    return [one async for one in refusals.read(connection.jetstream, topology) if _is_theirs(one, subject_ids)]
 
 
 def _is_theirs(one: Refused, subject_ids: SubjectIds) -> bool:

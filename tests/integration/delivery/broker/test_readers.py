@@ -9,7 +9,7 @@ import pytest
 
 from llmctx.core.errors import ConfigError
 from llmctx.delivery import Destination, Row
-from llmctx.delivery.broker import refused
+from llmctx.delivery.broker import refusals
 from llmctx.delivery.broker.shipper import BrokerShipper
 from llmctx.ops.erase import Subject, erase
 from llmctx.settings import load
@@ -52,11 +52,11 @@ async def test_both_get_every_row(broker: Brokers, database: str) -> None:
         assert sum(one.state.messages for one in messages) == 0
         assert await sent.refused() == []
         (view,) = sent.topology.readers
-        aside = [one async for one in refused.read(sent.connection.jetstream, view)]
+        aside = [one async for one in refusals.read(sent.connection.jetstream, view)]
         assert [one.records()[0].call_id for one in aside] == [made[-1].call_id]
         receipt = await erase(settings, Subject(user="ada"), do=True)
         assert [(place.found, place.left) for place in receipt.places if "broker" in place.name] == [(1, 0)]
-        assert [one async for one in refused.read(sent.connection.jetstream, view)] == []
+        assert [one async for one in refusals.read(sent.connection.jetstream, view)] == []
     assert await stored(database) == len(made) - 1 == 50
     assert analysis.ids == {str(row.call_id) for row in made[:-1]}
 

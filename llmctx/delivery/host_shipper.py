@@ -30,7 +30,7 @@ _AT_ONCE: Final = 64
 _CHUNK: Final = 200
 
 
-class Shipper:
+class HostShipper:
     """The journals of a host on their way into `destination`. Belongs to one event loop."""
 
     def __init__(self, destination: Destination, settings: Settings) -> None:

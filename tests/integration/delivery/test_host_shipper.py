@@ -15,7 +15,7 @@ from llmctx import bind, cli
 from llmctx.calllog import CallLog
 from llmctx.delivery.delegation import announce_shipper
 from llmctx.delivery.destinations.sql import SqlDestination
-from llmctx.delivery.shipper import Shipper
+from llmctx.delivery.host_shipper import HostShipper
 from llmctx.settings import load
 from tests.kit.crowd import crowd
 from tests.kit.databases import refuse_while, role
@@ -28,10 +28,10 @@ model = Talker()
 pytestmark = pytest.mark.timeout(600)  # processes that start, on a busy machine
 
 
-def ship(url: str) -> Shipper:
+def ship(url: str) -> HostShipper:
     """Store what there is."""
     settings = load(database_url=url)
-    shipper = Shipper(SqlDestination(settings), settings)
+    shipper = HostShipper(SqlDestination(settings), settings)
     asyncio.run(shipper.run(asyncio.Event(), once=True))
     return shipper
 
