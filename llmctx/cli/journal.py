@@ -162,5 +162,5 @@ def _whose(one: JournalDirectory, place: Place, owners: Ownership, *, between: s
     whose = owners.of(one.directory, place)
     name = place.name or UNKNOWN
     if between is None:
-        return "this one" if whose == "ours" else name
+        return "this one" if whose == "ours" and not owners.is_our_broker(place) else name
     return "" if whose == "ours" else f"{between}{name}"

@@ -29,13 +29,20 @@ class Ownership:
     """The database of the settings; without ids if it is away, and was never reached from here."""
 
     def of(self, directory: str | Path, place: Place) -> Whose:
-        """Return whose rows in `directory` are that were to go to `place`."""
+        """Return whose rows in `directory` are that were to go to `place`, or to the broker on their way there."""
+        if self.is_our_broker(place):
+            return "ours"
         is_by_name = Path(directory) in self.settings.journal_directories
         if not self.here.ids and is_by_name:
             return "ours"
         if is_of(self.here, place, goes_by_our_name=is_by_name):
             return "ours"
         return "another" if place.ids else "unknown"
+
+    def is_our_broker(self, place: Place) -> bool:
+        """Return whether `place` is the broker of the settings, behind which their database is."""
+        transport = self.settings.transport_url
+        return transport is not None and not transport.ids.isdisjoint(place.ids)
 
     def takes(self, directory: str | Path, place: Place) -> bool:
         """Return whether these rows go into the database of the settings."""

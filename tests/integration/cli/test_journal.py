@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from llmctx.calllog import CallLog
 from llmctx.cli import run
 from llmctx.core.record import DEFAULT_TABLE
 from llmctx.delivery.journal import Journal
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from tests.conftest import execute
+from tests.kit.brokers import Brokers
 from tests.kit.lives import KILLED, kill, start
 from tests.kit.rows import record, rows_of
 
@@ -91,4 +93,29 @@ def test_what_is_refused_again_stays(
 def test_a_database_that_is_away(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Looking needs none."""
     monkeypatch.setenv("LLMCTX_DATABASE_URL", "postgresql://u@127.0.0.1:1/d")
+    assert run(["journal"]) == 0
+
+
+def test_what_ended_processes_have_published(
+    url: str, broker: Brokers, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits in their journals until the database is known to have it: replayed, it is there once, shipped or not."""
+    monkeypatch.setenv("LLMCTX_TRANSPORT", f"{broker.url}?streams=2&prefix=ended")
+    assert run(["migrate", "--transport", "--yes"]) == 0
+    for _ in range(2):
+        with CallLog(shutdown_timeout_s=5) as call_log:
+            for number in range(5):
+                with call_log.record(model="m", prompt=f"call {number}"):
+                    pass
+            call_log.flush(60)
+    assert rows_of(url) == []
+    assert run(["journal"]) == 1
+    out = capsys.readouterr()
+    assert "10 calls of ended processes" in out.err
+    assert broker.url in out.out
+    code, done = told(capsys, "journal", "replay", "--yes", "--json")
+    assert (code, done["adopted"], done["refused_again"]) == (0, 10, 0)
+    assert len(rows_of(url)) == 10
+    assert run(["ship", "--once"]) == 0
+    assert len(rows_of(url)) == 10
     assert run(["journal"]) == 0
