@@ -1,6 +1,6 @@
 """`make bench`: every bar of the design that is a figure, each a ratio of things measured side by side in one run.
 
-    python -m bench [--json] [calls streams nodes rows publish lag server memory fleet startup texts peers]
+    python -m bench [--json] [calls streams nodes rows publish ship lag server memory fleet startup texts peers]
 
 Needs an idle machine: on a busy one the absolute times are noise, and so, in part, are the ratios. Ten minutes of
 outage are one of the faults: `make faults`.
@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from bench import calls, fleet, lag, memory, nodes, peers, publish, rows, server, startup, streams, texts
+from bench import calls, fleet, lag, memory, nodes, peers, publish, rows, server, ship, startup, streams, texts
 from llmctx.cli.demo.postgres import make_directory
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
@@ -31,6 +31,7 @@ PARTS: Final[dict[str, Callable[[Cluster], dict[str, Any]]]] = {
     "nodes": lambda database: nodes.run(),
     "rows": lambda database: rows.run(database.url),
     "publish": lambda database: publish.run(database.url),
+    "ship": lambda database: ship.run(database.url),
     "lag": lag.run,
     "server": lambda database: server.run(database.url),
     "memory": lambda database: memory.run(),
@@ -98,6 +99,20 @@ def _publish(found: dict[str, Any]) -> Iterator[Line]:
     cpu, share = found["cpu_us_a_row"], found["share_of_direct"]
     yield "published to a broker, CPU of the client", f"{cpu['publish']:.1f} µs a row", "10 µs", cpu["publish"] <= 10
     yield "  beside the direct writer", f"{cpu['direct']:.1f} µs a row: {share:.0%}", "", None
+
+
+def _ship(found: dict[str, Any]) -> Iterator[Line]:
+    ways, beside = found["ways"], found["ship_beside"]
+    for way, what in (("direct", "a row from its record to PostgreSQL"), ("batcher", "  without a journal")):
+        yield what, f"{ways[way]['cpu_us_a_row']:.0f} µs, {ways[way]['rows_per_s']:.0f} rows/s", "", None
+    cpu = ways["publish"]["cpu_us_a_row"]
+    yield "  to a broker", f"{cpu:.1f} µs", "10 µs", cpu <= 10
+    yield "llmctx ship, CPU", f"{ways['ship']['cpu_us_a_row']:.0f} µs a row", "", None
+    for way, what in (("direct", "the pipeline"), ("batcher", "that without a journal")):
+        cpu, rate = beside[way]["cpu"], beside[way]["rows_per_s"]
+        is_bar = way == "direct"
+        yield f"  of {what}: CPU", f"{cpu:.2f} x", "1.3 x" if is_bar else "", cpu <= 1.3 if is_bar else None
+        yield f"  of {what}: rows/s", f"{rate:.0%}", "85 %" if is_bar else "", rate >= 0.85 if is_bar else None
 
 
 def _lag(found: dict[str, Any]) -> Iterator[Line]:
@@ -169,6 +184,7 @@ _TABLES: Final[dict[str, Callable[[dict[str, Any]], Iterator[Line]]]] = {
     "nodes": _nodes,
     "rows": _rows,
     "publish": _publish,
+    "ship": _ship,
     "lag": _lag,
     "server": _server,
     "memory": _memory,

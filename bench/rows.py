@@ -51,7 +51,8 @@ def records(count: int) -> list[CallRecord]:
     ]
 
 
-async def _connect(settings: Settings) -> asyncpg.Connection:
+async def connect(settings: Settings) -> asyncpg.Connection:
+    """Connect without anything of llmctx."""
     url = make_url(settings.database_url)
     where: dict[str, Any] = {"host": url.host or url.query.get("host"), "port": url.port}
     connection = await asyncpg.connect(
@@ -84,7 +85,7 @@ async def _write(writer: Batcher, batch: list[CallRecord]) -> float:
 
 
 async def _measure(settings: Settings) -> dict[str, Any]:
-    connection = await _connect(settings)
+    connection = await connect(settings)
     writer = Batcher(SqlDestination(settings), settings)
     task = asyncio.create_task(writer.run())
     copied: list[float] = []

@@ -32,7 +32,7 @@ _URGENT_WAIT_S: Final = 0.5  # while a `drain` waits for us
 _DEFER_S: Final = 5.0
 _IDLE_S: Final = 30.0
 """Without rows for so long, connections are let go of: a server has few of them, and applications need them."""
-_ROW_OVERHEAD: Final = 1024  # bytes that a record weighs beside its texts
+ROW_OVERHEAD: Final = 1024  # bytes that a record weighs beside its texts
 _REJECTED_KEPT: Final = 1000
 _SPECIMEN_BYTES: Final = 65_536
 
@@ -125,7 +125,10 @@ class Batcher:
 
     def offer(self, record: CallRecord, room: int) -> bool:
         """Queue `record` if no more than `room` bytes wait then, or nothing but it. Otherwise do nothing."""
-        row = _weigh(record)
+        return self.offer_row(weigh(record), room)
+
+    def offer_row(self, row: Row, room: int) -> bool:
+        """Queue `row`, as `offer` does."""
         if self._bytes and self._bytes + row.size > room:
             return False
         now = time.monotonic()
@@ -390,8 +393,9 @@ class Batcher:
         return None
 
 
-def _weigh(record: CallRecord) -> Row:
-    size = _ROW_OVERHEAD
+def weigh(record: CallRecord) -> Row:
+    """Return `record` as a row of a batch."""
+    size = ROW_OVERHEAD
     for name in (*SNAPSHOTS, "error_message"):
         text = getattr(record, name)
         if text is not None:

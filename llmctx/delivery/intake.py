@@ -13,7 +13,7 @@ from typing import Final
 
 from llmctx.core.record import CallRecord
 from llmctx.delivery.batcher import Batcher
-from llmctx.delivery.destination import Destination
+from llmctx.delivery.destination import Destination, Row
 from llmctx.delivery.pace import Pace
 from llmctx.settings import Settings
 
@@ -57,15 +57,15 @@ class Intake:
         """Return the loads that hold `record` and wait for it."""
         return self._loads.get(record.call_id.bytes, ())
 
-    async def put(self, records: Iterable[CallRecord], load: Load) -> None:
-        """Take `records`, which are of `load`, as there is room. Cancelled half-way, the load is never done."""
+    async def put(self, rows: Iterable[Row], load: Load) -> None:
+        """Take `rows`, which are of `load`, as there is room. Cancelled half-way, the load is never done."""
         load.outstanding += 1  # not done before all of them are here
-        for record in records:
-            call_id = record.call_id.bytes
+        for row in rows:
+            call_id = row.record.call_id.bytes
             is_there = call_id in self._loads
             self._loads[call_id].append(load)
             load.outstanding += 1
-            while not is_there and not self.batcher.offer(record, self._room):
+            while not is_there and not self.batcher.offer_row(row, self._room):
                 await self._wait()
         self._one_less(load)
 

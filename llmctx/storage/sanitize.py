@@ -67,14 +67,14 @@ def clean(record: CallRecord) -> CallRecord:
             changed.append(name)  # before it came here
     for name in _COUNTS:
         number = getattr(record, name)
-        if number is not None and not _is_int4(number):
-            setattr(record, name, _made(int, number, _is_int4))
+        if number is not None and not is_int4(number):
+            setattr(record, name, _made(int, number, is_int4))
             changed.append(name)
     if not record.model:
         record.model = UNKNOWN_MODEL
     _clean_others(record, changed)
     attributes = record.attributes
-    if attributes is not None and not (type(attributes) is dict and _is_plain(attributes)):
+    if attributes is not None and not (type(attributes) is dict and is_plain(attributes)):
         attributes, lossy = plain_attributes(attributes)
         if lossy:
             changed.append("attributes")
@@ -119,12 +119,12 @@ def _clean_others(record: CallRecord, changed: list[str]) -> None:
             changed.append(name)
     for name in _MONEY:
         price = getattr(record, name)
-        if price is not None and not _is_price(price):
-            setattr(record, name, _made(lambda value: Decimal(str(value)), price, _is_price))
+        if price is not None and not is_price(price):
+            setattr(record, name, _made(lambda value: Decimal(str(value)), price, is_price))
             changed.append(name)
     for name in _OTHER_JSON:
         value = getattr(record, name)
-        if value is not None and (not _is_plain(value) or len(storable_json(value) or "") > ATTRIBUTES_LIMIT):
+        if value is not None and (not is_plain(value) or len(storable_json(value) or "") > ATTRIBUTES_LIMIT):
             plain = _Plain().of(value, _DEPTH)
             setattr(record, name, plain if len(storable_json(plain) or "") <= ATTRIBUTES_LIMIT else None)
             changed.append(name)
@@ -190,7 +190,7 @@ def storable_json(value: Any) -> str | None:
     """Return `value` as JSON text that PostgreSQL's jsonb takes; None for nothing. Never raises."""
     if value is None or value == {}:
         return None
-    return orjson.dumps(value if _is_plain(value) else _Plain().of(value, _DEPTH)).decode()
+    return orjson.dumps(value if is_plain(value) else _Plain().of(value, _DEPTH)).decode()
 
 
 def jsonable(value: Any) -> Any:
@@ -223,7 +223,7 @@ def plain_attributes(value: Any) -> tuple[dict[str, Any] | None, bool]:
     return (made, plain.lossy) if isinstance(made, dict) else ({"value": made}, True)
 
 
-def _is_plain(value: Any, depth: int = _DEPTH) -> bool:
+def is_plain(value: Any, depth: int = _DEPTH) -> bool:
     """Return whether `value` is JSON already, and nothing in it would be refused."""
     kind = type(value)
     if kind is str:
@@ -244,7 +244,7 @@ def _is_plain(value: Any, depth: int = _DEPTH) -> bool:
     elif kind is not list:
         return False
     for item in value:  # noqa: SIM110  a generator costs more than the look at most items
-        if not _is_plain(item, depth - 1):
+        if not is_plain(item, depth - 1):
             return False
     return True
 
@@ -312,7 +312,7 @@ class _Plain:
 # -- numbers, times -------------------------------------------------------------------------------------------------
 
 
-def _is_price(value: Any) -> bool:
+def is_price(value: Any) -> bool:
     return type(value) is Decimal and value.is_finite() and 0 <= value < _DEAREST
 
 
@@ -324,7 +324,7 @@ def _made(make: Callable[[Any], T], value: Any, fits: Callable[[T], bool]) -> T 
         return None
 
 
-def _is_int4(value: Any) -> bool:
+def is_int4(value: Any) -> bool:
     return type(value) is int and -_INT4 <= value <= _INT4
 
 

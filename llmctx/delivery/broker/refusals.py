@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 from llmctx.core.record import CallRecord
 from llmctx.delivery.broker import frame
 from llmctx.delivery.broker.topology import Topology
-from llmctx.delivery.journal.frames import ID_BYTES, unpack_record
-from llmctx.storage.sanitize import clean
+from llmctx.delivery.journal.frames import ID_BYTES
+from llmctx.delivery.packed_row import read_row
 
 if TYPE_CHECKING:
     from nats.js import JetStreamContext
@@ -43,12 +43,7 @@ class Refused:
 
     def records(self) -> list[CallRecord]:
         """Return its rows. Raise ValueError as long as it cannot be read."""
-        return [read_row(payload) for payload in frame.decode(self.data)]
-
-
-def read_row(payload: bytes) -> CallRecord:
-    """Return a row as the database takes it. Raise ValueError for what is none."""
-    return clean(unpack_record(payload))
+        return [read_row(payload).record for payload in frame.decode(self.data)]
 
 
 async def keep_row(jetstream: JetStreamContext, topology: Topology, payload: bytes, code: str, reason: str) -> None:

@@ -28,6 +28,7 @@ from llmctx.delivery.destination import Destination, Row
 from llmctx.delivery.intake import Intake, Load
 from llmctx.delivery.journal.frames import pack_record
 from llmctx.delivery.pace import Pace
+from llmctx.delivery.packed_row import read_row
 from llmctx.settings import Settings
 
 if TYPE_CHECKING:
@@ -277,18 +278,18 @@ class BrokerShipper:
         while True:
             held = await self._fresh.get()
             data = held.message.data
-            records: list[CallRecord] = []
+            rows: list[Row] = []
             try:
                 for payload in frame.decode(data):
                     try:
-                        records.append(refusals.read_row(payload))
+                        rows.append(read_row(payload))
                     except Exception as problem:  # noqa: BLE001  a reader believes nothing
                         held.refused.append((payload, refusals.UNREADABLE, str(problem)))
             except Exception as problem:  # noqa: BLE001  as above
-                records.clear()
+                rows.clear()
                 held.unreadable = str(problem) or type(problem).__name__
                 diagnostics.count("frame_unreadable", "a frame is set aside: %s", held.unreadable)
-            await self._intake.put(records, held)
+            await self._intake.put(rows, held)
             self._weigh(-len(data))
 
     async def _wanted(self, rows: list[Row]) -> list[Row]:
