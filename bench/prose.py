@@ -1,5 +1,6 @@
 """Finished rows as applications make them: 2 kB of prompt, of which 700 bytes are one of 20 system prompts, and an
-answer of 1 kB. The texts are phrases of the documentation, so that they compress as English does, and no two are alike.
+answer of 1 kB. The texts are phrases of the documentation, so that they compress as English does; no two rows that are
+compressed together are alike.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 _SYSTEM, _PROMPT, _ANSWER = 700, 1200, 950
 _SYSTEMS: Final = 20
 _LONGEST_PHRASE: Final = 6
+_DISTINCT: Final = 1000
+"""Texts; a frame has two hundred rows at most."""
 
 
 @cache
@@ -38,18 +41,30 @@ def _text(draw: random.Random, size: int) -> str:
     return text[:size]
 
 
-def records(count: int, seed: int) -> list[CallRecord]:
-    """Return so many finished rows; each `seed` has texts of its own."""
-    shared = random.Random(0)
-    systems = [_text(shared, _SYSTEM) for _ in range(_SYSTEMS)]
-    draw = random.Random(seed)
-    return [_record(draw, systems, number) for number in range(count)]
+@cache
+def _texts() -> list[tuple[str, str]]:
+    """Return prompts with their answers, as JSON."""
+    draw = random.Random(0)
+    systems = [_text(draw, _SYSTEM) for _ in range(_SYSTEMS)]
+    return [
+        (
+            json.dumps(
+                [{"role": "system", "content": draw.choice(systems)}, {"role": "user", "content": _text(draw, _PROMPT)}]
+            ),
+            json.dumps([{"role": "assistant", "content": _text(draw, _ANSWER)}]),
+        )
+        for _ in range(_DISTINCT)
+    ]
 
 
-def _record(draw: random.Random, systems: list[str], number: int) -> CallRecord:
+def records(count: int) -> list[CallRecord]:
+    """Return so many finished rows."""
+    draw = random.Random(count)
+    return [_record(draw, number, *_texts()[number % _DISTINCT]) for number in range(count)]
+
+
+def _record(draw: random.Random, number: int, prompt: str, response: str) -> CallRecord:
     now = datetime.now(UTC)
-    system, question = draw.choice(systems), _text(draw, _PROMPT)
-    prompt = [{"role": "system", "content": system}, {"role": "user", "content": question}]
     return CallRecord(
         call_id=UUID(int=uuid_utils.uuid7().int),
         created_at=now,
@@ -65,8 +80,8 @@ def _record(draw: random.Random, systems: list[str], number: int) -> CallRecord:
         total_tokens=932,
         latency_ms=draw.randint(300, 3000),
         success=True,
-        prompt_snapshot=json.dumps(prompt),
-        response_snapshot=json.dumps([{"role": "assistant", "content": _text(draw, _ANSWER)}]),
+        prompt_snapshot=prompt,
+        response_snapshot=response,
         thread_id=f"t-{number % 211}",
         node="agent",
         provider="openai",

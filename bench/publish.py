@@ -7,7 +7,7 @@ import statistics
 import time
 from typing import Any
 
-from bench.rows import records
+from bench.prose import records
 from llmctx.delivery.destination import Destination, Row
 from llmctx.delivery.destinations import default_destination
 from llmctx.settings import load

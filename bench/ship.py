@@ -36,8 +36,8 @@ from llmctx.settings import load
 from tests.kit.brokers import brokers
 from tests.kit.frame_reader import make_streams
 
-ROUNDS: Final = 7
-ROWS: Final = 10_000
+ROUNDS: Final = 5
+ROWS: Final = 20_000
 _WARM: Final = 1000
 _CHUNK: Final = 50
 """Records that the pipeline hands over at once."""
@@ -94,11 +94,10 @@ def cpu_s() -> float:
 
 
 def main(way: str) -> None:
-    """Make rows for a line with their number and seed, pass them on at the next one, and print the CPU of that."""
+    """Make rows for a line with their number, pass them on at the next one, and print the CPU of that."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     for line in sys.stdin:
-        count, seed = map(int, line.split())
-        batch: list[Any] = records(count, seed)
+        batch: list[Any] = records(int(line))
         if way == "publish":
             batch = [weigh(record) for record in batch]
         gc.collect()
@@ -117,8 +116,8 @@ class _Process:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
-    def prepare(self, count: int, seed: int) -> None:
-        self._ask(f"{count} {seed}")
+    def prepare(self, count: int) -> None:
+        self._ask(f"{count}")
         self._answer()
 
     def begin(self) -> None:
@@ -172,7 +171,7 @@ async def _measure(processes: dict[str, _Process], url: str, transport: str) -> 
         rows = ROWS if number >= 0 else _WARM
         await asyncio.to_thread(make_streams, transport)
         for way, process in processes.items():
-            process.prepare(0 if way == "ship" else rows, number + 1)
+            process.prepare(0 if way == "ship" else rows)
             await connection.execute(f'TRUNCATE "{settings.table}"')
             process.begin()
             stored_s = 0.0 if way == "publish" else await _until_stored(connection, settings.table, rows)
