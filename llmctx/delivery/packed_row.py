@@ -14,26 +14,27 @@ from uuid import UUID
 
 import orjson
 
-from llmctx.core.record import COLUMNS, IDS, SPECS, CallRecord, ColumnKind, of_kind
+from llmctx.core.record import SPECS, CallRecord, ColumnKind, of_kind
 from llmctx.delivery.batcher import ROW_OVERHEAD, weigh
 from llmctx.delivery.destination import Row
 from llmctx.delivery.journal.frames import ID_BYTES, unpack_record
 from llmctx.storage.sanitize import ATTRIBUTES_LIMIT, clean, is_int4, is_plain, is_price
 
-_NUL: Final = b"\\u0000"
-"""JSON has no other word for it. Lone surrogates, NaN and infinity are no JSON."""
-_JSON_TYPES: Final = {
-    ColumnKind.COUNT: int, ColumnKind.NUMBER: float, ColumnKind.FLAG: bool, ColumnKind.JSON: dict,
-}  # fmt: skip
-_LIMITED: Final = (ColumnKind.TEXT, ColumnKind.SNAPSHOT, ColumnKind.ID)
-_RULES: Final[dict[str, tuple[Any, int | None]]] = {
-    spec.name: (_JSON_TYPES.get(spec.kind, str), spec.limit if spec.kind in _LIMITED else None) for spec in SPECS
-}
-"""Of a column: the type of its values in JSON, and how long they may be."""
+_TEXTS: Final = tuple((spec.name, spec.limit) for spec in SPECS if spec.kind in (ColumnKind.TEXT, ColumnKind.SNAPSHOT))
+_IDS: Final = tuple((spec.name, spec.limit) for spec in SPECS if spec.kind is ColumnKind.ID)
 _COUNTS: Final = of_kind(ColumnKind.COUNT)
 _TIMES: Final = of_kind(ColumnKind.TIME)
 _UUIDS: Final = of_kind(ColumnKind.UUID)
 _MONEY: Final = of_kind(ColumnKind.MONEY)
+_TYPES: Final = tuple(
+    (name, kind)
+    for names, kind in (
+        (_COUNTS, int), (of_kind(ColumnKind.NUMBER), float), (of_kind(ColumnKind.FLAG), bool),
+        (_TIMES + _UUIDS + _MONEY, str), (("attributes",), dict),
+    )
+    for name in names
+)  # fmt: skip
+"""Columns that are no texts, with the type of their values in JSON."""
 _OTHER_JSON: Final = tuple(name for name in of_kind(ColumnKind.JSON) if name != "attributes")
 
 
@@ -48,12 +49,8 @@ def read_row(payload: bytes) -> Row:
 
 def _clean_row(payload: bytes) -> Row | None:
     """Return the row of a record that needs no cleaning. Return None, or raise, for any other."""
-    if _NUL in payload:
-        return None
-    packed = orjson.loads(memoryview(payload)[ID_BYTES:])
-    # with the names that the class has: to compare others with them takes longer than all else
-    columns = {name: value for name in COLUMNS if (value := packed.get(name)) is not None}
-    if not _is_clean(columns) or not _read(columns):
+    columns = _clean_columns(orjson.loads(memoryview(payload)[ID_BYTES:]))
+    if columns is None or not _read(columns):
         return None
     record = CallRecord(**columns)
     if record.call_id.bytes != payload[:ID_BYTES] or not record.model:
@@ -65,22 +62,37 @@ def _clean_row(payload: bytes) -> Row | None:
     return Row(record, json, ROW_OVERHEAD + len(payload))
 
 
-def _is_clean(columns: dict[str, Any]) -> bool:
-    """Return whether values are those of a clean record, as far as JSON has words for them."""
-    for name, value in columns.items():
-        kind, limit = _RULES[name]
-        if type(value) is not kind or (limit is not None and len(value) > limit):
-            return False
-    for name in IDS:  # one that was cut is noted
-        if name in columns and columns[name][-17:-16] == "~":
-            return False
+def _clean_columns(packed: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the columns that are not NULL; None unless each is, as JSON has it, what a clean record has.
+
+    They get the names that the class has: to compare others with them takes longer than all else. Lone surrogates, NaN
+    and infinity are no JSON.
+    """
+    columns: dict[str, Any] = {}
+    get = packed.get
+    for name, limit in _TEXTS:
+        if (text := get(name)) is not None:
+            if type(text) is not str or len(text) > limit or "\0" in text:
+                return None
+            columns[name] = text
+    for name, limit in _IDS:
+        if (text := get(name)) is not None:
+            # one that was cut is noted in the attributes
+            if type(text) is not str or len(text) > limit or "\0" in text or text[-17:-16] == "~":
+                return None
+            columns[name] = text
+    for name, kind in _TYPES:
+        if (value := get(name)) is not None:
+            if type(value) is not kind:
+                return None
+            columns[name] = value
     for name in _COUNTS:
         if name in columns and not is_int4(columns[name]):
-            return False
+            return None
     for name in _OTHER_JSON:
-        if name in columns:
-            return False
-    return is_plain(columns.get("attributes"))
+        if get(name) is not None:
+            return None
+    return columns if is_plain(columns.get("attributes")) else None
 
 
 def _read(columns: dict[str, Any]) -> bool:

@@ -301,6 +301,8 @@ class BrokerShipper:
                 await asyncio.sleep(_PAUSE_S)
             else:
                 break
+        if not self._tombstones:
+            return rows
         wanted = [row for row in rows if not self._tombstones.cover(row.record)]
         self.erased += len(rows) - len(wanted)
         return wanted

@@ -112,6 +112,9 @@ class Tombstones:
         for number in [number for number in self._read if number < state.first_seq]:
             del self._read[number]
 
+    def __bool__(self) -> bool:
+        return bool(self._read)
+
     def cover(self, record: CallRecord) -> bool:
         """Return whether the row of `record` is not to be stored."""
         return any(one is not None and one.covers(record) for one in self._read.values())
