@@ -85,8 +85,8 @@ def migrate(
         raise typer.BadParameter("--partition goes with --rehearse, --drop-foreign-keys, --plan, --downgrade and --yes")
     if plan + sql + check > 1 or (check and downgrade) or ((offline or existing is not None) and not sql):
         raise typer.BadParameter("choose one of --plan, --sql, --check; --offline and --existing go with --sql")
-    if distribute and (by_month or plan or sql or check or downgrade):
-        raise typer.BadParameter("--distribute goes with --widen and --yes")
+    if distribute and any((by_month, sql, check, downgrade, json)):
+        raise typer.BadParameter("--distribute goes with --widen, --plan and --yes")
     if transport and any((widen, downgrade, distribute, texts_apart, check, sql, by_month)):
         raise typer.BadParameter("--transport goes with --plan, --yes and --json")
     if texts_apart and any((by_month, sql, check, downgrade, distribute)):
@@ -104,7 +104,7 @@ def migrate(
         given = {"widen": widen, "texts_apart": texts_apart}
         _plan_and_do(settings, given, down=downgrade, only_plan=plan, yes=yes, json=json)
         if distribute:
-            _distribute(settings, yes=yes)
+            _distribute(settings, yes=yes and not plan)
 
 
 @group.command("check")

@@ -16,10 +16,10 @@ from llmctx.migrate import texts_apart
 from llmctx.migrate.state import changing
 from llmctx.settings import Settings, settings_of
 from llmctx.storage.catalog import literal, qualified
+from llmctx.storage.distribution import is_installed
 from llmctx.storage.engine import where
 
 _SHARDS: Final = 32
-_IS_CITUS: Final = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_extension WHERE extname = 'citus')"
 _BY: Final = """
 SELECT column_to_column_name(logicalrelid, partkey) FROM pg_dist_partition
 WHERE logicalrelid = pg_catalog.to_regclass(:table) AND partmethod <> 'n'
@@ -37,7 +37,7 @@ def distribute(database: Any = None, **given: Any) -> bool:
 
 
 def _distribute(connection: Connection, settings: Settings) -> bool:
-    if not settings.is_postgresql or not connection.scalar(text(_IS_CITUS)):
+    if not is_installed(connection):
         raise LlmctxError(f"There is no Citus in {where(settings)}: CREATE EXTENSION citus, on the coordinator.")
     table = qualified(settings.table, settings.db_schema)
     by = connection.scalar(text(_BY), {"table": table})

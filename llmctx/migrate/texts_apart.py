@@ -20,6 +20,7 @@ from llmctx.migrate.adoption.plan import Step, index_each_partition
 from llmctx.settings import Settings
 from llmctx.storage import catalog, texts_table
 from llmctx.storage.catalog import qualified, quote
+from llmctx.storage.distribution import has_distributed
 from llmctx.storage.engine import where
 
 _GRANTS: Final = """
@@ -36,8 +37,6 @@ JOIN pg_catalog.pg_inherits h ON h.inhrelid = i.indrelid
 WHERE h.inhparent = pg_catalog.to_regclass(:table) AND NOT i.indisvalid AND starts_with(c.relname, :index)
 """
 """Indexes of partitions whose making was broken off."""
-_IS_SPREAD: Final = "SELECT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = pg_catalog.to_regclass(:table))"
-_INSTALLED: Final = "SELECT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus')"
 
 
 def there(connection: Connection, settings: Settings) -> bool:
@@ -76,7 +75,7 @@ def plan(connection: Connection, settings: Settings, table: ExistingTable | None
             f"Table {table.name} was not made by llmctx, or has been changed: its texts cannot be kept apart. Nothing "
             f"was changed in {where(settings)}."
         )
-    if connection.scalar(text(_INSTALLED)) and connection.scalar(text(_IS_SPREAD), {"table": table.sql}):
+    if has_distributed(connection, table.sql):
         raise LlmctxError(f"Table {table.name} is distributed by Citus: its texts cannot be kept apart.")
     if triggers := connection.scalars(text(texts_table.TRIGGERS), {"log": table.sql}).all():
         raise LlmctxError(

@@ -20,6 +20,7 @@ from llmctx.ops.doctor.finding import Finding
 from llmctx.settings import Settings
 from llmctx.storage import catalog, durability
 from llmctx.storage.dependents import Dependent, dependents
+from llmctx.storage.distribution import is_distributed, total_bytes
 from llmctx.storage.durability import Risk
 from llmctx.storage.engine import reading
 from llmctx.storage.reflection import overflow_column, reflect
@@ -78,7 +79,10 @@ async def table(settings: Settings) -> list[Finding]:
 async def _look(connection: AsyncConnection, settings: Settings) -> _Seen:
     log = await reflect(connection, settings)
     name = connection.dialect.identifier_preparer.format_table(log)
-    facts = (await connection.execute(text(_FACTS), {"name": name})).mappings().one()
+    facts = dict((await connection.execute(text(_FACTS), {"name": name})).mappings().one())
+    distributed = await is_distributed(connection, log)
+    if distributed:
+        facts["bytes"] = await total_bytes(connection, log)
     parts = await partitions.list_partitions(connection, log)
     indexes = await catalog.rows_async(connection, catalog.INDEXES, name)
     rights = (await connection.execute(text(_RIGHTS), {"name": name})).mappings().one()
@@ -87,9 +91,11 @@ async def _look(connection: AsyncConnection, settings: Settings) -> _Seen:
         for child in await dependents(connection, log)
         if not child.indexed and (await connection.scalar(text(_ROWS), {"name": child.name}) or 0) >= _MANY
     ]
-    daily = await _daily(connection, log) if rights["may_select"] else 0
+    # of a distributed table the planner has no idea
+    daily = await _daily(connection, log) if rights["may_select"] and not distributed else 0
     risks = durability.risks_of((await connection.execute(text(durability.LOOK), {"table": name})).mappings().one())
-    return _Seen(log, name, {**facts, **rights, "daily": daily}, parts, indexes, children, settings, risks)
+    facts |= {**rights, "daily": daily, "distributed": distributed}
+    return _Seen(log, name, facts, parts, indexes, children, settings, risks)
 
 
 async def _daily(connection: AsyncConnection, log: Table) -> int:
@@ -326,6 +332,8 @@ def _growth(seen: _Seen) -> list[Finding]:
 def _grown(facts: dict[str, Any]) -> str:
     """How large it is, and what a day adds."""
     rows = max(facts["rows"], 0)
+    if facts["distributed"]:
+        return f"distributed by Citus, {_size(facts['bytes'])}"
     size = f"{rows:,} rows, {_size(facts['bytes'])}"
     if not rows or not facts["daily"]:
         return size

@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any, Final, Generic, Literal, TypedDict, TypeVar, Unpack, cast
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from llmctx.storage.distribution import is_distributed
 from llmctx.storage.figures import has_no_tokens
 from llmctx.storage.filters import Filters
 from llmctx.storage.queries.aggregates import make_room
@@ -40,6 +42,7 @@ MOST_DAYS: Final = timedelta(days=31)
 """How far back `top_sessions` and `top_users` look where they are not told: they read every row of the time."""
 _MOST_MODELS: Final = 50
 _FIRST_SPAN: Final = timedelta(minutes=15)
+_CANDIDATES: Final = 500  # at once, where those that were used later are found by a question of their own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,9 +188,12 @@ async def _page(
     else:
         start = now if place is None or place.at is None else place.at
         spans = spans_after(start, datetime.now(UTC), _FIRST_SPAN, filters.until)
+    # neither an id that stands in two columns can be looked up in the same statement, nor rows of other shards
+    apart = overflow_column(table, kind.name) is not None or await is_distributed(connection, table)
+    find = partial(_last_within, connection, table, kind, filters, place=place, older=older, apart=apart)
     found: list[Cursor] = []
     for span in spans:
-        found += await _last_within(connection, table, kind, filters, span, place, limit + 1 - len(found), older=older)
+        found += await find(span, limit + 1 - len(found))
         if len(found) > limit:
             break
     if not older:
@@ -205,31 +211,33 @@ async def _last_within(
     kind: _Kind[R],
     filters: Filters,
     span: Span,
-    place: Cursor | None,
     limit: int,
     *,
+    place: Cursor | None,
     older: bool,
+    apart: bool,
 ) -> list[Cursor]:
-    """Return the ids whose last call lies in `span`, beyond `place`, the nearest first: with the time of that call."""
+    """Return the ids whose last call lies in `span`, beyond `place`, the nearest first: with the time of that call.
+
+    `apart`: those that were used after it are found by a statement of its own.
+    """
     found: list[Cursor] = []
+    at_once = max(limit, _CANDIDATES) if apart else limit
     while len(found) < limit:
-        statement = _candidates(table, kind, filters, span, place, older=older).limit(limit)
+        statement = _candidates(table, kind, filters, span, place, older=older, apart=apart).limit(at_once)
         some = [Cursor(last, key) for key, last in await connection.execute(statement)]
-        later = await _used_later(connection, table, kind, filters, span, some)
+        later = await _used_later(connection, table, kind, filters, span, some) if apart else set[str | None]()
         found += [one for one in some if one.id not in later]
-        if not later or len(some) < limit:
+        if not later or len(some) < at_once:
             break
         place = some[-1]
     return found[:limit]
 
 
 def _candidates(
-    table: sa.Table, kind: _Kind[R], filters: Filters, span: Span, place: Cursor | None, *, older: bool
+    table: sa.Table, kind: _Kind[R], filters: Filters, span: Span, place: Cursor | None, *, older: bool, apart: bool
 ) -> sa.Select[Any]:
-    """Return the ids that were used in `span`, each with its last time there, and were not used after it.
-
-    An id that stands in two columns cannot be looked up so; `_used_later` does that.
-    """
+    """Return the ids that were used in `span`, each with its last time there; unless `apart` none used after it."""
     own = column_expr(table, kind.name)
     groups = (
         sa.select(own.label("own"), sa.func.max(table.c.created_at, type_=table.c.created_at.type).label("last"))
@@ -241,7 +249,7 @@ def _candidates(
     later = table.alias("later")
     after = span.is_before(later.c.created_at)
     statement = sa.select(key.label("key"), last)
-    if after is not None and overflow_column(table, kind.name) is None:
+    if after is not None and not apart:
         used = sa.select(sa.literal(1)).where(later.c[kind.name] == groups.c.own, after, filters.clause(later))
         statement = statement.where(~used.exists())
     if place is not None:
@@ -252,9 +260,9 @@ def _candidates(
 async def _used_later(
     connection: AsyncConnection, table: sa.Table, kind: _Kind[R], filters: Filters, span: Span, some: Sequence[Cursor]
 ) -> set[str | None]:
-    """Return which of `some` were used after `span` as well, where `_candidates` could not tell."""
+    """Return which of `some` were used after `span` as well."""
     after = span.is_before(table.c.created_at)
-    if after is None or not some or overflow_column(table, kind.name) is None:
+    if after is None or not some:
         return set()
     theirs = among(table, kind.name, [str(one.id) for one in some])
     used = (

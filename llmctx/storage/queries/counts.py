@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.storage.catalog import qualified
+from llmctx.storage.distribution import is_distributed
 from llmctx.storage.filters import Filters
 
 CAP: Final = 10_000
@@ -39,7 +40,9 @@ async def count_calls(
 
 
 async def estimate_rows(connection: AsyncConnection, table: sa.Table) -> Count | None:
-    """Return about how many rows the table has; None where the database has not looked yet (ANALYZE)."""
+    """Return about how many rows the table has; None where the database has not looked (ANALYZE)."""
+    if await is_distributed(connection, table):
+        return None  # its shards have been looked at
     if connection.dialect.name == "postgresql":
         name = {"name": qualified(table.name, table.schema)}
         rows = await connection.scalar(sa.text(_ESTIMATE), name)

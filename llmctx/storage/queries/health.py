@@ -13,7 +13,7 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from llmctx.storage.catalog import qualified
+from llmctx.storage.distribution import size_function, total_bytes
 from llmctx.storage.queries.calls import call_page
 from llmctx.storage.queries.counts import Count, estimate_rows
 from llmctx.storage.retention import partitions
@@ -77,10 +77,11 @@ async def health(connection: AsyncConnection, table: sa.Table, *, now: datetime 
     size: int | None = None
     if connection.dialect.name == "postgresql":
         found = await partitions.list_partitions(connection, table)
+        sized = await size_function(connection, table)
         missing = [] if found is None else partitions.missing(found, as_of, _MONTHS_AHEAD)
         for part in found or []:
             relation = {"name": part.name}
-            weight = await connection.scalar(sa.text("SELECT pg_total_relation_size(to_regclass(:name))"), relation)
+            weight = await connection.scalar(sa.text(f"SELECT {sized}(to_regclass(:name))"), relation)
             parts.append(
                 PartitionState(
                     name=part.name, first=part.lower, after=part.upper, is_default=part.is_default,
@@ -89,8 +90,7 @@ async def health(connection: AsyncConnection, table: sa.Table, *, now: datetime 
             )  # fmt: skip
         texts = texts_of(table)
         for each in (table,) if texts is None else (table, texts):
-            weight = await connection.scalar(sa.text(_SIZE), {"name": qualified(each.name, each.schema)})
-            size = (size or 0) + int(weight or 0)
+            size = (size or 0) + await total_bytes(connection, each)
     else:
         pages = await connection.scalar(
             sa.text("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
@@ -114,9 +114,3 @@ async def _totals(connection: AsyncConnection, table: sa.Table) -> TotalsState |
         stale = await connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0
     count = Count(min(stale, _MOST_MARKS), capped=stale > _MOST_MARKS)
     return TotalsState(until=state.until, made_at=state.made_at, stale=count)
-
-
-_SIZE: Final = """
-SELECT sum(pg_total_relation_size(t.relid)) FROM pg_catalog.pg_partition_tree(pg_catalog.to_regclass(:name)) t
-"""
-"""A table without partitions is a tree of one."""

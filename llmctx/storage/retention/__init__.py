@@ -19,6 +19,7 @@ from llmctx.core.errors import ConfigError
 from llmctx.core.text import capitalized
 from llmctx.settings import Settings
 from llmctx.storage.dependents import Dependent, dependents
+from llmctx.storage.distribution import is_distributed
 from llmctx.storage.engine import changing
 from llmctx.storage.reflection import reflect
 from llmctx.storage.retention import large_default, partitions
@@ -188,7 +189,8 @@ class _Work:
                 await self._sweep(log, children, leaf, rows=exact or expired)
             return
         word = "detach" if self._policy.detach else "drop"
-        self._report.steps.append(f"{word} partition {part.name}, about {max(part.rows, 0):,} rows")
+        about = "" if await is_distributed(self._connection, log) else f", about {max(part.rows, 0):,} rows"
+        self._report.steps.append(f"{word} partition {part.name}{about}")
         if self._report.done:
             await partitions.remove(self._connection, log, part, keep=self._policy.detach)
 

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.core.record import SNAPSHOTS
 from llmctx.storage.dependents import Dependent
+from llmctx.storage.distribution import is_distributed, largest_shard
 from llmctx.storage.retention.partitions import Partition
 from llmctx.storage.rollup.marks import mark_spans
 from llmctx.storage.texts_table import texts_of
@@ -151,8 +152,11 @@ class Sweep:
         return touched
 
     async def _end(self) -> int:
-        """Pages of the table; SQLite counts rows instead."""
-        if self._postgresql:
+        """Pages of the table, of Citus's its largest shard's: a step does its pages of all; SQLite counts rows."""
+        found: int | None
+        if await is_distributed(self._connection, self._log):
+            found = await largest_shard(self._connection, self._part.name)
+        elif self._postgresql:
             size = "pg_relation_size(to_regclass(:name)) / current_setting('block_size')::int"
             found = await self._connection.scalar(text(f"SELECT {size}"), {"name": self._part.name})
         else:
