@@ -112,11 +112,11 @@ class Broker:
 class Brokers:
     """One broker, or a cluster of them."""
 
-    def __init__(self, count: int = 1, settings: str = "") -> None:
+    def __init__(self, count: int = 1, settings: str = "", hosts: tuple[str, ...] | None = None) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="llmctx-nats-"))
         # 127/8 is all loopback: nobody else listens there, and no client is given these ports
         net = f"127.{random.randint(1, 254)}.{random.randint(0, 254)}"
-        hosts = tuple(f"{net}.{one}" for one in range(1, count + 1))
+        hosts = hosts or tuple(f"{net}.{one}" for one in range(1, count + 1))
         self.all = [
             Broker(self._folder, f"n{one}", host, hosts if count > 1 else (), settings)
             for one, host in enumerate(hosts, 1)
@@ -171,9 +171,9 @@ class Brokers:
 
 
 @contextlib.contextmanager
-def brokers(count: int = 1, settings: str = "") -> Iterator[Brokers]:
-    """Run a broker, or a cluster of `count`, until the end of the block."""
-    made = Brokers(count, settings)
+def brokers(count: int = 1, settings: str = "", hosts: tuple[str, ...] | None = None) -> Iterator[Brokers]:
+    """Run a broker, or a cluster of `count`, until the end of the block; on `hosts` where they must be certain ones."""
+    made = Brokers(count, settings, hosts)
     try:
         yield made.start()
     finally:

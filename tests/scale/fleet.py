@@ -13,15 +13,17 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 ROOT: Final = Path(__file__).parent.parent.parent
 
 
-def serve(life: Callable[[int], object]) -> None:
-    """Fork processes that do `life`, which is given a descriptor that can be read when they are to be quiet."""
+def serve(life: Callable[[int, int], object]) -> None:
+    """Fork processes that do `life`, which is given a descriptor that can be read when they are to be quiet, and how
+    many have begun before.
+    """
     quiet, noise = os.pipe()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # until a life is ready for it
     begun = []
@@ -31,7 +33,7 @@ def serve(life: Callable[[int], object]) -> None:
             continue
         if not (pid := os.fork()):
             os.close(noise)
-            life(quiet)
+            life(quiet, len(begun))
             os._exit(0)
         begun.append(pid)
         os.write(1, b"%d\n" % pid)
@@ -45,8 +47,9 @@ def serve(life: Callable[[int], object]) -> None:
 class Fleet:
     """The processes at work, as a test sees them."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], draw: random.Random) -> None:
         self._process = process
+        self._draw = draw
         self.pids: list[int] = []
 
     def _tell(self, command: bytes) -> None:
@@ -64,7 +67,7 @@ class Fleet:
     def kill(self, count: int = 1) -> None:
         """Kill some of them with -9."""
         for _ in range(min(count, len(self.pids))):
-            os.kill(self.pids.pop(random.randrange(len(self.pids))), signal.SIGKILL)
+            os.kill(self.pids.pop(self._draw.randrange(len(self.pids))), signal.SIGKILL)
 
     def quiet(self) -> None:
         """Let them make nothing new."""
@@ -80,11 +83,14 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def fleet(module: str, *arguments: str) -> Iterator[Fleet]:
-    """Run `module` with arguments; what is left at the end is killed."""
-    command = [sys.executable, "-m", module, *arguments]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        found = Fleet(process)
+def fleet(
+    module: str, *arguments: str, draw: random.Random, prefix: Sequence[str] = (), environment: Mapping[str, str]
+) -> Iterator[Fleet]:
+    """Run `module` with arguments, on the host of `prefix`; what is left at the end is killed."""
+    command = [*prefix, sys.executable, "-m", module, *arguments]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, **pipes) as process:
+        found = Fleet(process, draw)
         try:
             yield found
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 
 from llmctx.delivery.broker import frame
@@ -50,31 +51,35 @@ class Source(ABC):
 
 
 class Applications(Source):
-    """Processes that record calls."""
+    """Processes that record calls, so many on each host."""
 
     column = "session_id"
 
-    def __init__(self, processes: Fleet, book: Path, count: int) -> None:
+    def __init__(self, fleets: Sequence[Fleet], book: Path, count: int, draw: random.Random) -> None:
         super().__init__()
-        self._processes = processes
+        self._fleets = fleets
         self._book = book
         self._count = count
+        self._draw = draw
 
     @property
     def made(self) -> set[str]:
         return set(self._book.read_text().split()) if self._book.exists() else set()
 
     async def run(self) -> None:
-        self._processes.begin(self._count)
+        for one in self._fleets:
+            one.begin(self._count)
         await self.stopping.wait()
-        self._processes.quiet()
+        for one in self._fleets:
+            one.quiet()
 
     def kill(self) -> None:
-        self._processes.kill()
-        self._processes.begin()
+        one = self._draw.choice(self._fleets)
+        one.kill()
+        one.begin()
 
     def end(self) -> list[int]:
-        return self._processes.end()
+        return [code for one in self._fleets for code in one.end()]
 
 
 class Frames(Source):

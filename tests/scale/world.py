@@ -1,18 +1,18 @@
-"""Brokers, shippers and a database under faults, and the judge: each row that was made is in the table, once."""
+"""Applications, brokers, shippers and a database under faults, and the judge: each row is in the table, once."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import random
-import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+from sqlalchemy.exc import DBAPIError
 
 from llmctx.core.errors import LlmctxError
 from llmctx.delivery.broker.lag import look
@@ -21,122 +21,117 @@ from llmctx.settings import load
 from tests.kit.brokers import Brokers
 from tests.kit.frames import post
 from tests.kit.rows import query
-from tests.scale.fleet import Fleet, fleet
-from tests.scale.source import Applications, Frames, Source
+from tests.kit.standby import Pair
+from tests.scale.faults import ACK_WAIT_S, FAULTS
+from tests.scale.fleet import Fleet
+from tests.scale.hosts import Host
+from tests.scale.source import Frames, Source
+from tests.scale.verdict import Verdict
 
-ACK_WAIT_S: Final = 2.0
 PATIENCE_S: Final = 300.0
+_DEAD_S: Final = 30.0
+"""Within which the database has noticed that a client has died."""
 _TABLE: Final = "biz_agent_llm_call_logs"
-
-
-@dataclass(slots=True)
-class Verdict:
-    """What is wrong, and what was counted."""
-
-    made: int = 0
-    rows: int = 0
-    distinct: int = 0
-    missing: int = 0
-    unknown: int = 0
-    left_on_broker: int = 0
-    exit_codes: list[int] = field(default_factory=list)
-    repeats: int = 0
-    faults: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0.0
-
-    @property
-    def findings(self) -> list[str]:
-        """Return what is wrong, each in a sentence."""
-        found = [f"{self.missing} rows are missing"] if self.missing else []
-        found += [f"{self.rows - self.distinct} rows are double"] if self.rows != self.distinct else []
-        found += [f"{self.unknown} rows were never made"] if self.unknown else []
-        found += [f"{self.left_on_broker} frames are left on the broker"] if self.left_on_broker else []
-        found += [f"a shipper ended with {code}" for code in self.exit_codes if code]
-        return found
 
 
 class World:
     """What a schedule acts on."""
 
-    def __init__(self, database_url: str, transport: str, brokers: Brokers, ships: Fleet, source: Source) -> None:
+    def __init__(
+        self,
+        database_url: str,
+        transport: str | None,
+        brokers: Brokers | None,
+        hosts: Sequence[Host],
+        source: Source,
+        draw: random.Random,
+        *,
+        book: Path | None = None,
+    ) -> None:
+        """With a `book` the source is applications, whose sessions stand there."""
         self.database_url = database_url
         self.transport = transport
-        self._brokers = brokers
-        self._source = source
+        self.brokers = brokers
+        self.hosts = hosts
+        self.source = source
+        self.draw = draw
+        self._book = book
         self._publishing = asyncio.create_task(source.run())
-        self.ships = ships
+        self.pair: Pair | None = None
         self.crash_database: Callable[[], Awaitable[object]] = self._hang_up
         self.faults: Counter[str] = Counter()
+        self.connections = 0
+
+    @property
+    def ships(self) -> list[Fleet]:
+        """Return the shippers, by host."""
+        return [host.ships for host in self.hosts if host.ships is not None]
+
+    @property
+    def cluster(self) -> Brokers:
+        assert self.brokers is not None
+        return self.brokers
+
+    @property
+    def possible(self) -> list[str]:
+        """Return the names of the faults that can happen here."""
+        has = {
+            "": True,
+            "applications": self._book is not None,
+            "shippers": bool(self.ships),
+            "brokers": self.brokers is not None,
+            "standby": self.pair is not None,
+            "disks": any(host.disk for host in self.hosts),
+            "clocks": any(host.clock for host in self.hosts),
+            "links": any(host.link for host in self.hosts),
+        }
+        return sorted(name for name, fault in FAULTS.items() if has[fault.needs])
 
     async def stored(self) -> int:
-        ((count,),) = await query(self.database_url, f"SELECT count(*) FROM {_TABLE}")
+        ((count,),) = await self._ask(f"SELECT count(*) FROM {_TABLE}")
         return int(count)
+
+    async def _ask(self, statement: str) -> list[tuple[object, ...]]:
+        """Ask until it is answered: the database may have crashed a moment ago."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return await query(self.database_url, statement)
+            except (OSError, DBAPIError):
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.2)
 
     async def progress(self, rows: int = 50) -> None:
         """Wait until so many more rows are stored."""
         least = await self.stored() + rows
+        await self._wait_for(least, f"{rows} more rows")
+
+    async def settled(self) -> None:
+        """Wait until all that was made so far is stored."""
+        made = set(self.source.made)
         deadline = time.monotonic() + PATIENCE_S
-        while await self.stored() < least:
-            assert time.monotonic() < deadline, f"{rows} more rows were not stored within {PATIENCE_S:g} s"
+        while made - {str(one) for (one,) in await self._ask(f"SELECT {self.source.column} FROM {_TABLE}")}:
+            assert time.monotonic() < deadline, f"what was made was not stored within {PATIENCE_S:g} s"
+            await asyncio.sleep(0.5)
+
+    async def _wait_for(self, rows: int, what: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while await self.stored() < rows:
+            assert time.monotonic() < deadline, f"{what} were not stored within {PATIENCE_S:g} s"
             await asyncio.sleep(0.05)
 
-    # -- faults ---------------------------------------------------------------------------------------------------
-
-    async def kill_shippers(self) -> None:
-        """All of them; others begin."""
-        count = len(self.ships.pids)
-        self.ships.kill(count)
-        self.ships.begin(count)
-
-    async def kill_one_shipper(self) -> None:
-        """As many go on."""
-        self.ships.kill()
-        self.ships.begin()
-
-    async def scale_out(self) -> None:
-        """Four shippers."""
-        self.ships.begin(max(0, 4 - len(self.ships.pids)))
-
-    async def scale_in(self) -> None:
-        """One of them is left."""
-        self.ships.kill(len(self.ships.pids) - 1)
-
-    async def kill_application(self) -> None:
-        """In the middle of a call; its host has others, and another one begins."""
-        self._source.kill()
-
-    async def kill_leader(self) -> None:
-        """The server that leads a stream, and serves some of the connections."""
-        leader = await asyncio.to_thread(self._brokers.leader, "LLMCTX_CALLS_0")
-        leader.kill()
-        await self.progress(20)
-        await asyncio.to_thread(leader.start)
-
-    async def freeze_leader(self) -> None:
-        """It neither answers nor hangs up."""
-        leader = await asyncio.to_thread(self._brokers.leader, "LLMCTX_CALLS_0")
-        leader.send(signal.SIGSTOP)
-        try:
-            await self.progress(20)
-        finally:
-            leader.send(signal.SIGCONT)
-
-    async def kill_brokers(self) -> None:
-        """All of them at once."""
-        self._brokers.kill()
-        await asyncio.to_thread(self._brokers.start)
-
-    async def wipe_brokers(self) -> None:
-        """All of them, with all that they have kept: the streams are made anew, and journals send their rows again."""
-        self._brokers.kill()
-        self._brokers.wipe()
-        await asyncio.to_thread(self._brokers.start)
-        async with post(load(transport=self.transport), ack_wait_s=ACK_WAIT_S):
-            self._source.again()
-
-    async def crash(self) -> None:
-        """The database."""
-        await self.crash_database()
+    async def count_connections(self, most: int | None = None) -> int:
+        """Return how many llmctx holds at the database, when there are `most`: those of the dead may be there yet."""
+        deadline = time.monotonic() + _DEAD_S
+        while True:
+            asked = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'llmctx'"
+            ((count,),) = await self._ask(asked)
+            held = int(str(count))
+            if most is None or held <= most or time.monotonic() > deadline:
+                self.connections = max(self.connections, held)
+                return held
+            await asyncio.sleep(0.2)
 
     async def _hang_up(self) -> None:
         """Cut all connections to the database, in the middle of whatever they do."""
@@ -148,7 +143,7 @@ class World:
 
     async def suffer(self, name: str) -> None:
         """Let the fault of this name happen, and wait until rows are stored again."""
-        await FAULTS[name](self)
+        await FAULTS[name].happen(self)
         self.faults[name] += 1
         await self.progress()
 
@@ -157,18 +152,22 @@ class World:
     async def judge(self) -> Verdict:
         """Wait until all is stored, end the shippers, and hold the table against what was made."""
         begun = time.monotonic()
-        self._source.stopping.set()
+        self.source.stopping.set()
         await self._publishing
-        made = self._source.made
+        made = self.source.made
         while await self.stored() < len(made) and time.monotonic() < begun + PATIENCE_S:
             await asyncio.sleep(0.05)
-        left = await self._left(begun + PATIENCE_S)
-        verdict = Verdict(made=len(made), faults=self.faults, repeats=self._source.repeats, left_on_broker=left)
-        verdict.exit_codes = await asyncio.to_thread(self._source.end) + await asyncio.to_thread(self.ships.end)
-        column = self._source.column
-        ids = [str(row[0]) for row in await query(self.database_url, f"SELECT {column} FROM {_TABLE}")]
-        verdict.rows, verdict.distinct = len(ids), len(set(ids))
-        verdict.missing, verdict.unknown = len(made - set(ids)), len(set(ids) - made)
+        left = 0 if self.transport is None else await self._left(begun + PATIENCE_S)
+        verdict = Verdict(faults=self.faults, repeats=self.source.repeats, left_on_broker=left)
+        verdict.exit_codes = await asyncio.to_thread(self.source.end)
+        for ships in self.ships:
+            verdict.exit_codes += await asyncio.to_thread(ships.end)
+        rows = await self._ask(f"SELECT {self.source.column}, user_id FROM {_TABLE}")
+        stored = [(str(one), str(user)) for one, user in rows]
+        verdict.count(self.source.made, stored, has_users=self._book is not None)
+        if self._book is not None:
+            verdict.add_up(self.source.made, self._book.with_name(f"{self._book.name}.ledgers"))
+        verdict.connections = self.connections
         verdict.seconds = time.monotonic() - begun
         return verdict
 
@@ -191,49 +190,21 @@ class World:
             await asyncio.sleep(0.1)
 
 
-FAULTS: Final[dict[str, Callable[[World], Awaitable[None]]]] = {
-    "application": World.kill_application,
-    "one shipper": World.kill_one_shipper,
-    "all shippers": World.kill_shippers,
-    "four shippers": World.scale_out,
-    "one is left": World.scale_in,
-    "leader": World.kill_leader,
-    "leader frozen": World.freeze_leader,
-    "brokers": World.kill_brokers,
-    "brokers wiped": World.wipe_brokers,
-    "database": World.crash,
-}
-
-
 @asynccontextmanager
 async def world(
-    database_url: str,
-    brokers: Brokers,
-    draw: random.Random,
-    *,
-    streams: int,
-    pause_s: float,
-    rows: int = 20,
-    applications: int = 0,
-    book: Path | None = None,
+    database_url: str, brokers: Brokers, draw: random.Random, *, streams: int, pause_s: float, rows: int = 20
 ) -> AsyncIterator[World]:
-    """Make the streams, and let rows flow through one shipper until the end of the block: frames of at most `rows`, or
-    calls of so many `applications`, which stand in `book`.
-    """
+    """Make the streams, and let frames of at most `rows` flow through one shipper until the end of the block."""
     transport = f"{brokers.url}?streams={streams}"
     settings = load(database_url=database_url, transport=transport)
     async with post(settings, ack_wait_s=ACK_WAIT_S):
         pass
     with contextlib.ExitStack() as until_end:
-        source: Source = Frames(settings, draw, pause_s=pause_s, rows=rows)
-        if applications:
-            assert book is not None
-            arguments = (transport, str(book), str(pause_s))
-            processes = until_end.enter_context(fleet("tests.scale.applications", *arguments))
-            source = Applications(processes, book, applications)
-        ships = until_end.enter_context(fleet("tests.scale.ships", database_url, transport))
-        ships.begin()
-        made = World(database_url, transport, brokers, ships, source)
+        here = Host("here", {"LLMCTX_DATABASE_URL": database_url, "LLMCTX_TRANSPORT": transport})
+        here.ships = here.run("tests.scale.ships", draw=draw, until_end=until_end)
+        here.ships.begin()
+        source = Frames(settings, draw, pause_s=pause_s, rows=rows)
+        made = World(database_url, transport, brokers, [here], source, draw)
         try:
             yield made
         finally:
