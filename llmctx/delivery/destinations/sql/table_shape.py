@@ -40,6 +40,7 @@ from llmctx.storage.convert import (
     only_overflow,
     placeholder,
 )
+from llmctx.storage.db_errors import sqlstate
 from llmctx.storage.sanitize import note_changes, storable_json
 from llmctx.storage.table import call_log_table
 
@@ -56,6 +57,8 @@ _OVERFLOW: Final = {f"llmctx_{name}": name for name in IDS}
 _SHARD: Final = re.compile(r"(?P<name>.+)_\d+")
 _CUT: Final = re.compile(r"(?P<name>.+)_[0-9a-f]{8}")
 _LONGEST_NAME: Final = 50  # bytes; of a name that is cut at 63, characters of several bytes may leave fewer
+_OF_A_KEY: Final = ("23505", "XX000")
+_QUOTED: Final = re.compile(r"[\"«„“]\s?([^\"«»„“”]+?)\s?[\"»“”]")
 _OTHER_JSON: Final = frozenset(of_kind(ColumnKind.JSON)) - {"attributes"}
 """Columns of JSON whose text is not made beforehand."""
 
@@ -136,7 +139,7 @@ class TableShape:
 
     def is_of_the_call(self, problem: Exception) -> bool:
         """Return whether a row was refused because its call is there already."""
-        name = getattr(problem, "constraint_name", None) or ""
+        name = getattr(problem, "constraint_name", None) or _quoted_name(problem)
         return name in self.keys or (name not in self.host_keys and self._is_of_a_shard(name))
 
     def _is_of_a_shard(self, name: str) -> bool:
@@ -279,3 +282,9 @@ def _columns_there(connection: Any, table: Table) -> set[str]:
         return {column["name"] for column in inspect(connection).get_columns(table.name, table.schema)}
     except NoSuchTableError:
         raise MigrationsPending from None
+
+
+def _quoted_name(problem: Exception) -> str:
+    """Return the name that the message quotes: Citus names the constraint nowhere else, and calls it XX000 in COPY."""
+    quoted = _QUOTED.search(str(getattr(problem, "message", None) or ""))
+    return quoted[1] if quoted is not None and sqlstate(problem) in _OF_A_KEY else ""
