@@ -55,7 +55,8 @@ def _distribute(connection: Connection, settings: Settings) -> bool:
         connection.commit()
     except DBAPIError as problem:
         connection.rollback()
+        detail = getattr(getattr(problem.orig, "__cause__", None), "detail", None) or ""
         raise LlmctxError(
-            f"Citus cannot distribute {settings.table}: {problem.orig}. Nothing was changed."
+            f"Citus cannot distribute {settings.table}: {problem.orig}. {detail} It was not distributed."
         ) from problem
     return True
