@@ -76,12 +76,15 @@ def _state_of(pid: int) -> tuple[str, str]:
 
 def write(owner: Owner, folder: int) -> bool:
     """Note in an open directory whose it is. Return whether that was possible."""
-    said = asdict(owner) | {"place": _as_json(owner.place)}
     try:
-        directories.replace(FILE, folder, frame(Kind.OPENED, orjson.dumps(said)), sync=False)
+        directories.replace(FILE, folder, _framed(owner), sync=False)
     except OSError:
         return False
     return True
+
+
+def _framed(owner: Owner) -> bytes:
+    return frame(Kind.OPENED, orjson.dumps(asdict(owner) | {"place": _as_json(owner.place)}))
 
 
 def read(folder: int) -> Owner | None:
@@ -94,8 +97,16 @@ def read(folder: int) -> Owner | None:
 
 
 def close(owner: Owner, folder: int) -> None:
-    """Note that its process writes no more."""
-    write(replace(owner, closed=True), folder)
+    """Note that its process writes no more: on a full disk in the file that is there, which needs no room."""
+    closed = replace(owner, closed=True)
+    if write(closed, folder):
+        return
+    with contextlib.suppress(OSError):
+        fd = os.open(FILE, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            os.ftruncate(fd, os.pwrite(fd, _framed(closed), 0))
+        finally:
+            os.close(fd)
 
 
 def beat(folder: int) -> bool:

@@ -14,6 +14,7 @@ import pytest
 
 from llmctx.core.place import Place
 from llmctx.delivery.journal import Journal, inspect_directory, owner
+from tests.kit.disk import full_disk
 from tests.kit.journals import die, record, taken
 
 HERE = Place("here", frozenset({"a"}))
@@ -145,3 +146,17 @@ def test_a_call_that_has_its_record_in_another_journal_of_its_process_is_not_los
     die(second)
     records, lost = taken(Journal(tmp_path), finish=False)
     assert (records, lost) == ([row], [])
+
+
+def test_a_journal_that_was_left_on_a_full_disk_can_be_taken(tmp_path: Path) -> None:
+    """By another process, as long as this one lives."""
+    journal = Journal(tmp_path, place=HERE)
+    journal.append([record()])
+    folder = os.open(journal.directory / journal.name, os.O_RDONLY)
+    with full_disk():
+        assert journal.leave() == 1
+    noted_owner = owner.read(folder)
+    os.close(folder)
+    assert noted_owner is not None
+    assert noted_owner.closed
+    assert noted_owner.place == HERE
