@@ -14,10 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from llmctx.core.errors import DatabaseUnavailable
 from llmctx.storage.catalog import qualified
 
-_INSTALLED: Final = "SELECT pg_catalog.to_regclass('pg_dist_partition') IS NOT NULL"
+INSTALLED: Final = "SELECT pg_catalog.to_regclass('pg_dist_partition') IS NOT NULL AS installed"
 """Citus's own list of tables: of its schema, pg_catalog, which every search path has."""
-_DISTRIBUTED: Final = """
-SELECT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = pg_catalog.to_regclass(:table))
+DISTRIBUTED: Final = """
+SELECT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = pg_catalog.to_regclass(:table)) AS distributed
 """
 _LARGEST: Final = """
 SELECT max(result) FILTER (WHERE NOT success) AS problem,
@@ -33,12 +33,12 @@ _PAGES: Final = "SELECT pg_relation_size('%s') / CAST(current_setting('block_siz
 
 def is_installed(connection: sa.Connection) -> bool:
     """Return whether the database has Citus."""
-    return connection.dialect.name == "postgresql" and bool(connection.scalar(sa.text(_INSTALLED)))
+    return connection.dialect.name == "postgresql" and bool(connection.scalar(sa.text(INSTALLED)))
 
 
 def has_distributed(connection: sa.Connection, table: str) -> bool:
     """Return whether Citus has distributed `table`, a name for statements."""
-    return is_installed(connection) and bool(connection.scalar(sa.text(_DISTRIBUTED), {"table": table}))
+    return is_installed(connection) and bool(connection.scalar(sa.text(DISTRIBUTED), {"table": table}))
 
 
 async def is_distributed(connection: AsyncConnection, log: sa.Table) -> bool:

@@ -18,7 +18,7 @@ from llmctx.storage.engine import reading
 from llmctx.storage.queries import Cursor
 from llmctx.storage.reflection import reflect
 from tests.kit.months import fresh
-from tests.kit.rows import do, record, store
+from tests.kit.rows import do, query, record, store
 
 LIST = "CREATE TABLE pg_dist_partition AS SELECT to_regclass('{}') AS logicalrelid, 'h' AS partmethod"
 SIZE = "CREATE FUNCTION citus_total_relation_size(regclass) RETURNS bigint LANGUAGE sql AS 'SELECT 1000::bigint'"
@@ -77,3 +77,15 @@ async def test_sizes_are_those_of_the_shards(empty_database: str) -> None:
     async with reading(settings) as connection:
         with pytest.raises(DatabaseUnavailable, match="failed to connect"):
             await largest_shard(connection, DEFAULT_TABLE)
+
+
+async def test_a_batch_with_rows_that_are_there_already_is_inserted_at_once(empty_database: str) -> None:
+    """Row by row a batch of 5,000 took Citus as long as a statement may take, and was never stored."""
+    settings = await fresh(empty_database)
+    await do(empty_database, LIST.format(DEFAULT_TABLE))
+    rows = [record(attributes={"n": n}, prompt_snapshot="p") for n in range(60)]
+    await store(settings, *rows[:20])
+    await store(settings, *rows[:40], *rows[10:])
+    await store(settings, *rows)
+    columns = "count(*), count(DISTINCT call_id), count(prompt_snapshot), count(DISTINCT attributes -> 'n')"
+    assert await query(empty_database, f"SELECT {columns} FROM {DEFAULT_TABLE}") == [(60, 60, 60, 60)]

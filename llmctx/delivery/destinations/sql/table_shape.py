@@ -41,12 +41,14 @@ from llmctx.storage.convert import (
     placeholder,
 )
 from llmctx.storage.db_errors import sqlstate
+from llmctx.storage.distribution import DISTRIBUTED, INSTALLED
 from llmctx.storage.sanitize import note_changes, storable_json
 from llmctx.storage.table import call_log_table
 
 _LOOK: Final = catalog.COLUMNS.replace(":table", "$1")  # as the driver itself names a parameter
 _LOOK_AT_KEYS: Final = catalog.UNIQUE_KEYS.replace(":table", "$1")
 _DIGEST: Final = catalog.DIGEST.replace(":table", "$1")
+_DISTRIBUTED: Final = DISTRIBUTED.replace(":table", "$1")
 _NATIVE: Final = {
     "Uuid": "uuid", "UtcTime": "timestamp with time zone", "Text": "text", "Double": "double precision",
     "Integer": "integer", "Boolean": "boolean", "Money": "numeric(18,9)", "JSON": "jsonb",
@@ -73,6 +75,8 @@ class TableShape:
     """The types of those of our columns that it has, as PostgreSQL's `format_type` names them, by column."""
     is_plain: bool = False
     """Nothing stands there that would treat COPY unlike INSERT: no rule, no policy."""
+    is_distributed: bool = False
+    """Citus has spread it over nodes."""
     keys: frozenset[str] = frozenset()
     """The names of the call's own unique keys."""
     host_keys: frozenset[str] = frozenset()
@@ -259,12 +263,15 @@ async def _look_at_postgresql(session: Session, name: str) -> TableShape:
         columns = await session.driver.fetch(_LOOK, name)
         keys = await session.driver.fetch(_LOOK_AT_KEYS, name)
     storable_characters = await characters(session)
+    listed = await session.ask_if_able(INSTALLED)
+    distributed = await session.ask_if_able(_DISTRIBUTED, name) if listed and listed["installed"] else None
     of_host = [key for key in keys if not key["own"]]
     ours = [row for row in columns if row["name"] in {**_ours(), **_OVERFLOW} and not row["computed"]]
     return TableShape(
         name,
         {row["name"]: row["type"] for row in ours},
         bool(columns) and columns[0]["plain"],
+        is_distributed=bool(distributed and distributed["distributed"]),
         keys=frozenset(key["name"] for key in keys if key["own"]),
         host_keys=frozenset(key["name"] for key in of_host),
         host_key_columns=frozenset(column for key in of_host for column in key["columns"]),
