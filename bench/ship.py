@@ -27,7 +27,7 @@ from bench.prose import ROOT, records
 from bench.rows import connect
 from llmctx.cli import app
 from llmctx.core.record import CallRecord
-from llmctx.delivery.batcher import weigh
+from llmctx.delivery.batch_row import row_of
 from llmctx.delivery.destination import Row
 from llmctx.delivery.destinations.nats import NatsDestination
 from llmctx.delivery.destinations.sql import SqlDestination
@@ -99,7 +99,7 @@ def main(way: str) -> None:
     for line in sys.stdin:
         batch: list[Any] = records(int(line))
         if way == "publish":
-            batch = [weigh(record) for record in batch]
+            batch = [row_of(record) for record in batch]
         gc.collect()
         gc.freeze()  # rows that wait for their turn are the benchmark's, not the pipeline's
         answers.write("\n")

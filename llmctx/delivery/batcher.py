@@ -19,20 +19,19 @@ from typing import Final
 from uuid import uuid4
 
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.record import SNAPSHOTS, CallRecord, without_snapshots
+from llmctx.core.record import CallRecord, without_snapshots
 from llmctx.core.threads import outside_loop
+from llmctx.delivery.batch_row import row_of
 from llmctx.delivery.bisect import isolate
 from llmctx.delivery.destination import Destination, Failure, Row
 from llmctx.delivery.pace import Pace
 from llmctx.settings import Settings
-from llmctx.storage.sanitize import storable_json
 
 _FIRST_WAIT_S: Final = 0.1
 _URGENT_WAIT_S: Final = 0.5  # while a `drain` waits for us
 _DEFER_S: Final = 5.0
 _IDLE_S: Final = 30.0
 """Without rows for so long, connections are let go of: a server has few of them, and applications need them."""
-ROW_OVERHEAD: Final = 1024  # bytes that a record weighs beside its texts
 _REJECTED_KEPT: Final = 1000
 _SPECIMEN_BYTES: Final = 65_536
 
@@ -125,7 +124,7 @@ class Batcher:
 
     def offer(self, record: CallRecord, room: int) -> bool:
         """Queue `record` if no more than `room` bytes wait then, or nothing but it. Otherwise do nothing."""
-        return self.offer_row(weigh(record), room)
+        return self.offer_row(row_of(record), room)
 
     def offer_row(self, row: Row, room: int) -> bool:
         """Queue `row`, as `offer` does."""
@@ -391,14 +390,3 @@ class Batcher:
         except Exception as problem:  # noqa: BLE001  that is the answer
             return self._classify(problem)
         return None
-
-
-def weigh(record: CallRecord) -> Row:
-    """Return `record` as a row of a batch."""
-    size = ROW_OVERHEAD
-    for name in (*SNAPSHOTS, "error_message"):
-        text = getattr(record, name)
-        if text is not None:
-            size += len(text) * (1 if text.isascii() else 3)
-    json = storable_json(record.attributes)
-    return Row(record, json, size + len(json or ""))

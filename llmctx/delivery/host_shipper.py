@@ -17,7 +17,7 @@ from llmctx.core.errors import JournalUnavailable
 from llmctx.core.place import Place, is_of
 from llmctx.core.record import CallRecord, Status, use_thread_as_session
 from llmctx.core.threads import outside_loop, run_in_daemon_thread
-from llmctx.delivery.batcher import weigh
+from llmctx.delivery.batch_row import row_of
 from llmctx.delivery.delegation import announce_shipper
 from llmctx.delivery.destination import Destination
 from llmctx.delivery.intake import Intake, Load
@@ -148,7 +148,7 @@ class HostShipper:
                 for record in some:
                     if record.status == Status.LOST:
                         use_thread_as_session(record)
-            await self._intake.put(map(weigh, some), load)
+            await self._intake.put(map(row_of, some), load)
 
     @outside_loop
     def _keep_rejected(self, record: CallRecord, code: str, reason: str) -> bool:

@@ -15,7 +15,7 @@ from uuid import UUID
 import orjson
 
 from llmctx.core.record import SPECS, CallRecord, ColumnKind, of_kind
-from llmctx.delivery.batcher import ROW_OVERHEAD, weigh
+from llmctx.delivery.batch_row import ROW_OVERHEAD, row_of
 from llmctx.delivery.destination import Row
 from llmctx.delivery.journal.frames import ID_BYTES, unpack_record
 from llmctx.storage.sanitize import ATTRIBUTES_LIMIT, clean, is_int4, is_plain, is_price
@@ -44,7 +44,7 @@ def read_row(payload: bytes) -> Row:
         row = _clean_row(payload)
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
         row = None
-    return weigh(clean(unpack_record(payload))) if row is None else row
+    return row_of(clean(unpack_record(payload))) if row is None else row
 
 
 def _clean_row(payload: bytes) -> Row | None:

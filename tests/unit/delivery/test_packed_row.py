@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from llmctx.core.record import COLUMNS, CallRecord
-from llmctx.delivery.batcher import weigh
+from llmctx.delivery.batch_row import row_of
 from llmctx.delivery.journal import pack_record, unpack_record
 from llmctx.delivery.packed_row import read_row
 from llmctx.storage.sanitize import ATTRIBUTES_LIMIT, CLEANED, clean
@@ -52,7 +52,7 @@ def outcome(payload: bytes, read: Any) -> Any:
 
 
 def long_way(payload: bytes) -> Any:
-    return weigh(clean(unpack_record(payload)))
+    return row_of(clean(unpack_record(payload)))
 
 
 def test_record_that_was_clean_is_read_as_it_was() -> None:
@@ -60,7 +60,7 @@ def test_record_that_was_clean_is_read_as_it_was() -> None:
     row = read_row(pack_record(one))
     assert row.record == one
     assert row.attributes_json == '{"tags":["seq:step:1"]}'
-    assert row.size >= weigh(one).size - 64
+    assert row.size >= row_of(one).size - 64
 
 
 @pytest.mark.parametrize("name", COLUMNS)
