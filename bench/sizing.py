@@ -11,24 +11,24 @@ import argparse
 import asyncio
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from sqlalchemy import text
 
+from bench import prose
 from bench.fleet import server_cpu_s
 from llmctx.cli.demo.postgres import make_directory
 from llmctx.core.record import DEFAULT_TABLE, CallRecord
+from llmctx.delivery.batch_row import row_of
 from llmctx.delivery.broker import frame
-from llmctx.delivery.destination import Row
 from llmctx.delivery.destinations.sql import SqlDestination
 from llmctx.delivery.journal.frames import pack_record
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from llmctx.storage.engine import reading
 from tests.kit.cluster import Cluster
-from tests.kit.crowd import WORDS
-from tests.kit.rows import record
 
 _ROWS: Final = 20_000
 _SHIPPED: Final = 500
@@ -38,29 +38,16 @@ _FRAMED: Final = 5_000
 _GATHERING_S: Final = 1.5
 """For so long the rows of a process with few calls wait for one another."""
 _DAY_S: Final = 86_400
-_SYSTEM_PROMPTS: Final = 20
 _PEAK: Final = 2
 _QUESTIONS: Final = 2
 
 
-def _texts(draw: random.Random, own: list[str]) -> tuple[str, str]:
-    if own:
-        return draw.choice(own), draw.choice(own)
-    system = " ".join(random.Random(draw.randrange(_SYSTEM_PROMPTS)).choices(WORDS, k=100))
-    return f"{system} {' '.join(draw.choices(WORDS, k=185))}", " ".join(draw.choices(WORDS, k=140))
-
-
-def _rows(draw: random.Random, own: list[str], *, with_texts: bool = True) -> list[CallRecord]:
-    made = []
-    for number in range(_ROWS):
-        prompt, response = _texts(draw, own) if with_texts else (None, None)
-        made.append(
-            record(
-                user_id=f"user-{number % 500}", session_id=f"session-{number // 10}", prompt_snapshot=prompt,
-                response_snapshot=response, prompt_tokens=500, completion_tokens=200, total_tokens=700,
-            )
-        )  # fmt: skip
-    return made
+def _rows(own: list[str]) -> list[CallRecord]:
+    rows = prose.records(_ROWS)
+    if not own:
+        return rows
+    draw = random.Random(1)
+    return [replace(one, prompt_snapshot=draw.choice(own), response_snapshot=draw.choice(own)) for one in rows]
 
 
 async def _store(database: Cluster, rows: list[CallRecord], batch: int) -> tuple[float, float]:
@@ -70,10 +57,10 @@ async def _store(database: Cluster, rows: list[CallRecord], batch: int) -> tuple
     destination = SqlDestination(settings)
     await destination.prepare()
     try:
-        await destination.store([Row(rows[0], None, 100)])
+        await destination.store([row_of(rows[0])])
         before = server_cpu_s(database)
         for at in range(1, len(rows), batch):
-            await destination.store([Row(one, None, 100) for one in rows[at : at + batch]])
+            await destination.store([row_of(one) for one in rows[at : at + batch]])
         used = server_cpu_s(database) - before
     finally:
         await destination.close()
@@ -97,8 +84,8 @@ def main() -> None:
     parser.add_argument("--texts", type=Path, help="a file of prompts, one a line")
     asked = parser.parse_args()
     own = asked.texts.read_text().splitlines() if asked.texts else []
-    draw = random.Random(1)
-    full, bare = _rows(draw, own), _rows(draw, own, with_texts=False)
+    full = _rows(own)
+    bare = [replace(one, prompt_snapshot=None, response_snapshot=None) for one in full]
     framed = [frame.encode([pack_record(one) for one in full[at : at + frame.ROWS]]) for at in range(0, 2000, 200)]
     frame_bytes = sum(map(len, framed)) / 2000
     database = Cluster(make_directory())
