@@ -36,9 +36,13 @@ async def findings(connection: AsyncConnection, log: Table) -> list[Finding]:
 
 async def _without_rows(connection: AsyncConnection, names: dict[str, str]) -> int:
     some = f"SELECT call_id, created_at FROM {names['texts']} LIMIT {_SOME}"  # noqa: S608  quoted
-    row = f"SELECT FROM {names['log']} r WHERE r.call_id = t.call_id AND r.created_at = t.created_at"
-    counted = f"SELECT count(*) FROM ({some}) t WHERE NOT EXISTS ({row})"  # noqa: S608
+    counted = f"SELECT count(*) FROM ({some}) t WHERE {_has_no_row(names)}"  # noqa: S608
     return int(await connection.scalar(text(counted)) or 0)
+
+
+def _has_no_row(names: dict[str, str]) -> str:
+    """Return the condition of a text `t` whose row has gone."""
+    return f"NOT EXISTS (SELECT FROM {names['log']} r WHERE r.call_id = t.call_id AND r.created_at = t.created_at)"
 
 
 def _days(texts: Table, parts: list[partitions.Partition]) -> list[Finding]:
@@ -80,11 +84,10 @@ def _rights(rights: Any, names: dict[str, str]) -> list[Finding]:
 def _orphans(gone: int, names: dict[str, str], where: str) -> list[Finding]:
     if not gone:
         return []
-    row = f"SELECT FROM {names['log']} r WHERE r.call_id = t.call_id AND r.created_at = t.created_at"
     return [
         Finding(
             "texts' rows", False, f"of {_SOME:,} texts looked at, {gone:,} belong to no row",
             "Rows were deleted by something else than llmctx, or by an older version: what they said is still there.",
-            f"DELETE FROM {names['texts']} t WHERE NOT EXISTS ({row});", where,  # noqa: S608
+            f"DELETE FROM {names['texts']} t WHERE {_has_no_row(names)};", where,  # noqa: S608
         )
     ]  # fmt: skip
