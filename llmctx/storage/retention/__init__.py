@@ -163,8 +163,10 @@ class _Work:
         await self._prepare(texts, parts, min(DAYS_AHEAD, 31 * self._policy.ahead))
         of_rows, own = self._cut(self._policy.errors or self._policy.rows), self._cut(self._policy.snapshots)
         cuts = [cut for cut in (of_rows, own) if cut is not None]
-        for part in parts if cuts else ():
-            cut = max(cuts)
+        if not cuts:
+            return
+        cut = max(cuts)
+        for part in parts:
             if part.upper is not None and part.upper <= cut:
                 keep = self._policy.detach and (own is None or part.upper > own)
                 self._report.steps.append(
