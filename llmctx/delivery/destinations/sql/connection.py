@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool
 
 from llmctx.core.process import importing
+from llmctx.core.scheduling import yielding
 from llmctx.core.threads import outside_loop
 from llmctx.delivery.destinations.sql.admission import ASK_FOR_ROOM, Room
 from llmctx.settings import Settings, url_in_environment
@@ -81,6 +82,13 @@ class Session:
             if getattr(problem, "sqlstate", None) is None or self.driver.is_closed():
                 raise
             return None
+
+    async def copy(self, table: str, columns: Sequence[str], values: Sequence[tuple[Any, ...]]) -> None:
+        """Store rows whose `columns` have `values` in `table`, by COPY. It leaves a prepared statement behind."""
+        schema, _, name = table.rpartition(".")
+        await self.driver.copy_records_to_table(
+            name.strip('"'), schema_name=schema.strip('"') or None, records=yielding(values), columns=columns
+        )
 
     async def prepare(self, statement: str) -> Any:
         """Return `statement`, prepared once."""

@@ -164,12 +164,12 @@ async def _insert_at_once(session: Session, shape: TableShape, values: Values) -
     async with session.transaction():
         like = f"SELECT {names} FROM {shape.table} LIMIT 0"  # noqa: S608
         await session.driver.execute(f"CREATE TEMPORARY TABLE {_BATCH} ON COMMIT DROP AS {like}")
-        await texts_apart.copy(session, _BATCH, shape.columns, values)
+        await session.copy(_BATCH, shape.columns, values)
         await session.driver.execute(passed)
 
 
 async def _copy(session: Session, shape: TableShape, values: Values) -> None:
-    await texts_apart.copy(session, shape.table, shape.columns, values)
+    await session.copy(shape.table, shape.columns, values)
 
 
 async def _insert_sqlite(connection: AsyncConnection, shape: TableShape, table: Table, rows: Sequence[Row]) -> None:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import Table
 
 from llmctx.core.record import SNAPSHOTS
-from llmctx.core.scheduling import yielding
 from llmctx.delivery.destinations.sql.connection import Session
 from llmctx.storage import texts_table
 from llmctx.storage.catalog import qualified, quote
@@ -91,12 +90,4 @@ async def _put(session: Session, table: str, columns: Sequence[str], types: Mapp
         statement = f"INSERT INTO {table} ({names}) VALUES ({places})"  # noqa: S608  quoted
         await session.driver.executemany(statement, values)
     else:
-        await copy(session, table, columns, values)
-
-
-async def copy(session: Session, table: str, columns: Sequence[str], values: Values) -> None:
-    """Store rows whose `columns` have `values` in `table`, by COPY."""
-    schema, _, name = table.rpartition(".")
-    await session.driver.copy_records_to_table(
-        name.strip('"'), schema_name=schema.strip('"') or None, records=yielding(values), columns=columns
-    )
+        await session.copy(table, columns, values)
