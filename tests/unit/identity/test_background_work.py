@@ -85,7 +85,7 @@ async def awaited_late(text: str) -> None:
 
     loop = asyncio.get_running_loop()
     job = loop.run_in_executor(None, contextvars.copy_context().run, Beginning().invoke, text)
-    assert has_begun.wait(20)
+    assert has_begun.wait(60)
     loop.call_soon(is_awaited.set)
     await job
 
