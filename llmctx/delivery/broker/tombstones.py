@@ -10,11 +10,12 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from llmctx.core.record import LINKS, CallRecord
+from llmctx.core.record import CallRecord
 from llmctx.delivery.broker.topology import Topology
-from llmctx.storage.sanitize import storable_id
+from llmctx.storage.subject import is_theirs
 
 if TYPE_CHECKING:
     from nats.js import JetStreamContext
@@ -36,11 +37,8 @@ class Tombstone:
 
     def covers(self, record: CallRecord) -> bool:
         """Return whether the row of `record` is not to be stored."""
-        if record.created_at >= self.until:
-            return False
-        if _names(self.user, record.user_id) and _names(self.session, record.session_id):
-            return True
-        return record.user_id is None and any(getattr(record, name) in self.own.get(name, ()) for name in LINKS)
+        value_of = partial(getattr, record)
+        return record.created_at < self.until and is_theirs(value_of, self.user, self.session, self.own)
 
     def parts(self) -> Iterator[Tombstone]:
         """Yield what says the same in messages of a bounded size."""
@@ -57,10 +55,6 @@ class Tombstone:
         return json.dumps(
             {"user": self.user, "session": self.session, "until": self.until.isoformat(), "own": own}
         ).encode()
-
-
-def _names(given: str | None, value: str | None) -> bool:
-    return given is None or value in (given, storable_id(given))
 
 
 def tombstone_of(data: bytes) -> Tombstone | None:

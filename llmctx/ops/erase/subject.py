@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from llmctx.core.record import LINKS
 from llmctx.ops.erase.mentions import Mentions
 from llmctx.storage.sanitize import storable_id
+from llmctx.storage.subject import is_theirs
 
 _LONG_ENOUGH: Final = 4  # of an id, to be looked for inside of texts: "7" is in all of them
 
@@ -51,13 +51,8 @@ class SubjectIds:
 
     def are_in(self, columns: Mapping[str, Any]) -> bool:
         """Return whether a row of these columns is theirs."""
-        user, session = (_text(columns.get(name)) for name in ("user_id", "session_id"))
         subject = self.subject
-        names_user = subject.user is None or user in (subject.user, storable_id(subject.user))
-        names_session = subject.session is None or session in (subject.session, storable_id(subject.session))
-        if names_user and names_session:
-            return True
-        return user is None and any(_text(columns.get(name)) in self.own.get(name, ()) for name in LINKS)
+        return is_theirs(lambda name: _text(columns.get(name)), subject.user, subject.session, self.own)
 
 
 def _text(value: Any) -> str | None:

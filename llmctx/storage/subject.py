@@ -1,0 +1,32 @@
+"""Whose a row is, when a user or a session is erased: one rule for journals, messages and rows under way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+from llmctx.core.record import LINKS
+from llmctx.storage.sanitize import storable_id
+
+
+def is_theirs(
+    value_of: Callable[[str], str | None],
+    user: str | None,
+    session: str | None,
+    own: Mapping[str, Collection[str]],
+) -> bool:
+    """Return whether a row names `user` and `session`, as far as they are given, or is of no user and has an `own` id.
+
+    Args:
+        value_of: returns the row's value of a column.
+        user: None stands for any.
+        session: None stands for any.
+        own: by column, ids that no other user has.
+    """
+    row_user = value_of("user_id")
+    if _names(user, row_user) and _names(session, value_of("session_id")):
+        return True
+    return row_user is None and any(value_of(name) in own.get(name, ()) for name in LINKS)
+
+
+def _names(given: str | None, value: str | None) -> bool:
+    return given is None or value in (given, storable_id(given))
