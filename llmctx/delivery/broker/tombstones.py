@@ -81,7 +81,7 @@ class Tombstones:
     def __init__(self, topology: Topology) -> None:
         self._topology = topology
         self._birth: datetime | None = None
-        self._read: dict[int, Tombstone | None] = {}
+        self._read: dict[int, Tombstone] = {}
         self._last = 0
 
     async def look(self, jetstream: JetStreamContext) -> None:
@@ -101,7 +101,8 @@ class Tombstones:
                 message = await jetstream.get_msg(self._topology.erased_stream, seq=number)
             except NotFoundError:
                 continue
-            self._read[number] = tombstone_of(message.data or b"")
+            if (tombstone := tombstone_of(message.data or b"")) is not None:
+                self._read[number] = tombstone
         self._last = state.last_seq
         for number in [number for number in self._read if number < state.first_seq]:
             del self._read[number]
@@ -111,4 +112,4 @@ class Tombstones:
 
     def cover(self, record: CallRecord) -> bool:
         """Return whether the row of `record` is not to be stored."""
-        return any(one is not None and one.covers(record) for one in self._read.values())
+        return any(one.covers(record) for one in self._read.values())
