@@ -78,21 +78,21 @@ class Lag:
 
 async def look(connection: BrokerConnection, topology: Topology) -> Lag:
     """Return what waits. Raise what the client library raises."""
-    found = Lag(topology.where)
+    streams: list[StreamLag] = []
+    missing: list[str] = []
     for partition in range(topology.streams):
         name = topology.stream(partition)
         # `stream_info` of the client library leaves out the times
         stream = await _ask(connection, f"STREAM.INFO.{name}")
         consumer = await _ask(connection, f"CONSUMER.INFO.{name}.{CONSUMER}") if stream else None
         if stream is None or consumer is None:
-            found.missing.append(name)
+            missing.append(name)
         else:
-            found.streams.append(_lag(name, stream["state"], consumer))
+            streams.append(_lag(name, stream["state"], consumer))
     refused = await _ask(connection, f"STREAM.INFO.{topology.refused_stream}")
     if refused is None:
-        found.missing.append(topology.refused_stream)
-        return found
-    return Lag(found.transport, found.streams, found.missing, refused["state"]["messages"])
+        missing.append(topology.refused_stream)
+    return Lag(topology.where, streams, missing, 0 if refused is None else refused["state"]["messages"])
 
 
 def _lag(name: str, state: dict[str, Any], consumer: dict[str, Any]) -> StreamLag:
