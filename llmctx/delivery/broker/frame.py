@@ -25,6 +25,8 @@ that any broker takes. A row that is larger has a frame of its own."""
 LARGEST: Final = 64 * 1024 * 1024
 """Limit of what a frame may hold when it is read: of one row that is as large as the journal takes it."""
 MOST_ROWS: Final = 10_000
+MESSAGE_ID: Final = "Nats-Msg-Id"
+"""Header with the id of a message."""
 
 _HEAD: Final = struct.Struct(">BHI")
 _LENGTH: Final = struct.Struct(">I")

@@ -60,7 +60,7 @@ async def _keep(
     jetstream: JetStreamContext, topology: Topology, data: bytes, identity: str, code: str, reason: str
 ) -> None:
     about = {"code": code, "reason": reason[:_LONGEST], "at": datetime.now(UTC).isoformat()}
-    headers = {_HEADER: json.dumps(about), "Nats-Msg-Id": f"refused-{identity}"}  # ASCII, in one line
+    headers = {_HEADER: json.dumps(about), frame.MESSAGE_ID: f"refused-{identity}"}  # ASCII, in one line
     await jetstream.publish(topology.refused_subject, data, headers=headers)
 
 

@@ -20,14 +20,14 @@ from typing import Final
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.delivery.broker.client import BrokerConnection, BrokerUnavailable, StreamMissing
+from llmctx.delivery.broker.frame import MESSAGE_ID
 from llmctx.delivery.broker.topology import CONSUMER, Topology
+from llmctx.delivery.journal.frames import ID_BYTES
 
-_ID_BYTES: Final = 16
 _SETTLED_S: Final = 30.0
 """So long the server that answers may lag behind the one that took a frame."""
 _PROBES: Final = 50
 """Frames that are looked for one by one after a connection was lost, at most."""
-MESSAGE_ID: Final = "Nats-Msg-Id"
 
 
 def now_s() -> float:
@@ -45,7 +45,7 @@ class Sent:
     sequence: int
     message_id: str
     call_ids: bytes
-    """Of 16 bytes each, one behind the other."""
+    """Of `ID_BYTES` each, one behind the other."""
     at: float
 
 
@@ -184,4 +184,4 @@ class Unconfirmed:
 
 
 def _ids(frames: Iterable[Sent]) -> list[bytes]:
-    return [sent.call_ids[at : at + _ID_BYTES] for sent in frames for at in range(0, len(sent.call_ids), _ID_BYTES)]
+    return [sent.call_ids[at : at + ID_BYTES] for sent in frames for at in range(0, len(sent.call_ids), ID_BYTES)]

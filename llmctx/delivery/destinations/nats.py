@@ -21,10 +21,10 @@ from nats.js.errors import APIError, NoStreamResponseError
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.place import Place
 from llmctx.delivery.broker.client import BrokerConnection, BrokerUnavailable, StreamMissing
-from llmctx.delivery.broker.frame import message_id
+from llmctx.delivery.broker.frame import MESSAGE_ID, message_id
 from llmctx.delivery.broker.packing import RowTooLarge, pack
 from llmctx.delivery.broker.topology import Topology
-from llmctx.delivery.broker.unconfirmed import MESSAGE_ID, Sent, Unconfirmed, now_s
+from llmctx.delivery.broker.unconfirmed import Sent, Unconfirmed, now_s
 from llmctx.delivery.destination import Destination, Failure, Row
 from llmctx.settings import Settings
 from llmctx.settings.transport_url import TransportUrl

@@ -11,8 +11,9 @@ from uuid import uuid4
 import pytest
 
 from llmctx.delivery.broker.client import BrokerConnection, StreamMissing
+from llmctx.delivery.broker.frame import MESSAGE_ID
 from llmctx.delivery.broker.topology import CONSUMER, Topology
-from llmctx.delivery.broker.unconfirmed import MESSAGE_ID, Sent, Unconfirmed, now_s
+from llmctx.delivery.broker.unconfirmed import Sent, Unconfirmed, now_s
 from llmctx.settings.transport_url import parse_transport
 from tests.kit.brokers import Brokers, brokers
 from tests.kit.frame_reader import make_streams
