@@ -7,6 +7,7 @@ import contextlib
 import json
 import threading
 from collections.abc import Iterator
+from random import Random
 from typing import Any
 
 import pytest
@@ -21,8 +22,8 @@ from tests.kit.crowd import crowd
 from tests.kit.databases import refuse_while, role
 from tests.kit.lives import homes
 from tests.kit.rows import query, rows_of
-from tests.kit.shippers import shippers
 from tests.kit.support import Talker, wait_until
+from tests.scale.fleet import fleet
 
 model = Talker()
 pytestmark = pytest.mark.timeout(600)  # processes that start, on a busy machine
@@ -43,14 +44,17 @@ async def connections(url: str, of: str) -> int:
 
 def test_killed_again_and_again(database: str) -> None:
     """Eight processes, and a shipper that is killed while it stores: each call is one row, by one connection."""
-    with shippers(database) as shipper, crowd(database, 8, 40, 0.1, LLMCTX_WRITER="ship") as processes:
+    shipping = fleet("tests.scale.ships", "host", draw=Random(1), environment={"LLMCTX_DATABASE_URL": database})
+    with shipping as ships, crowd(database, 8, 40, 0.1, LLMCTX_WRITER="ship") as processes:
+        ships.begin()
         processes.ledgers()  # they have begun
         for kills in range(3):
             wait_until(lambda least=kills * 60: len(rows_of(database)) > least, "some rows", 240)
-            shipper.kill()
+            ships.kill()
+            ships.begin()
         processes.ledgers()
         last = processes.let_go()
-        assert shipper.end() == 0
+        assert ships.end() == [0]
     rows = rows_of(database)
     assert len({row.call_id for row in rows}) == len(rows) == 8 * 40
     assert len({row.node for row in rows}) == 8 * 40
