@@ -14,8 +14,6 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-import zstandard
-
 VERSION: Final = 1
 ROWS: Final = 200
 """Limit of a frame in rows."""
@@ -55,6 +53,8 @@ def encode(payloads: Sequence[bytes]) -> bytes:
     body = b"".join(part for payload in payloads for part in (_LENGTH.pack(len(payload)), payload))
     if not payloads or len(payloads) > MOST_ROWS or len(body) > LARGEST:
         raise ValueError(f"a frame of {len(payloads)} rows and {len(body)} bytes")
+    import zstandard  # late, as below: commands import this where no broker is set, and its package is not installed
+
     packed = zstandard.ZstdCompressor(level=_LEVEL).compress(body)
     return _HEAD.pack(VERSION, len(payloads), len(body)) + packed
 
@@ -72,6 +72,8 @@ def decode(data: bytes) -> list[bytes]:
 
 
 def _unpacked(packed: bytes, size: int) -> bytes:
+    import zstandard
+
     try:
         # what it says of itself is what would be allocated
         if zstandard.frame_content_size(packed) != size:

@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-# here, and not where it is needed first: that is in a loop, and a fork would come at a bad time
+# here, and not where they are needed first: that is in a loop, and a fork would come at a bad time
+import zstandard as _  # noqa: F401  to be loaded
 from nats.js.errors import APIError, NoStreamResponseError
 
 from llmctx.core.diagnostics import diagnostics
