@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -127,8 +126,3 @@ async def lag_of(settings: Settings) -> Lag | str | None:
             return await look(connection, topology)
     except LlmctxError as problem:
         return str(problem)
-
-
-def lag_now(settings: Settings) -> Lag | str | None:
-    """Return what `lag_of` does, outside of event loops."""
-    return None if settings.transport_url is None else asyncio.run(lag_of(settings))
