@@ -19,7 +19,7 @@ COMPATIBILITY := tests/unit tests/integration/capture tests/integration/graph te
   tests/migration/test_commands.py tests/migration/test_adoption.py \
   tests/promises/test_attribution.py tests/promises/test_authority.py \
   --ignore tests/unit/dashboard/test_rendering.py --ignore tests/unit/capture/payload/test_failures.py --ignore tests/unit/delivery/test_pricing.py \
-  --ignore tests/unit/telemetry --ignore tests/integration/graph/test_agent_calls.py --ignore tests/integration/graph/test_agent_key.py --ignore tests/unit/capture/payload/test_blocks.py \
+  --ignore tests/unit/telemetry --ignore tests/integration/graph/test_agents.py --ignore tests/integration/graph/test_agent_key.py --ignore tests/unit/capture/payload/test_blocks.py \
   --ignore tests/integration/capture/test_row_values.py --ignore tests/integration/capture/test_tracing.py \
   -W default::DeprecationWarning -W default::PendingDeprecationWarning -W default::ResourceWarning
 export PIP_DISABLE_PIP_VERSION_CHECK = 1

@@ -21,7 +21,8 @@ from llmctx.identity.scope import CallContext
 
 __version__ = "0.1.0"
 
-__path__ += [f"{path}/_deprecated" for path in __path__]  # former paths, until 0.3: llmctx.errors, .record, .registry
+# The former paths of llmctx.graph.agents and of llmctx.errors, .record and .registry, until 0.3
+__path__ += [f"{path}/_deprecated" for path in __path__]
 
 __all__ = [
     "CallContext",

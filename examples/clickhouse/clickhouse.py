@@ -25,7 +25,8 @@ from urllib.parse import urlsplit
 import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError, DataError
 
-from llmctx.core.record import DEFAULT_TABLE, SPECS, CallRecord, ColumnKind, ColumnSpec
+from llmctx.core.columns import ColumnKind, ColumnSpec
+from llmctx.core.record import DEFAULT_TABLE, SPECS, CallRecord
 from llmctx.delivery import Destination, Failure, Row
 from llmctx.delivery.broker.shipper import BrokerShipper
 from llmctx.settings import load

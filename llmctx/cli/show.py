@@ -12,7 +12,8 @@ from rich.text import Text
 from llmctx.cli import output
 from llmctx.cli.options import Json, ask
 from llmctx.cli.output import text_of, time_of
-from llmctx.core.record import SNAPSHOTS, SPECS, ColumnKind
+from llmctx.core.columns import ColumnKind
+from llmctx.core.record import SNAPSHOTS, SPECS
 from llmctx.core.text import capitalized, plain
 from llmctx.identity import reasons as explain
 from llmctx.identity.explanation import KEY

@@ -1,7 +1,8 @@
 """One row: `CallRecord`, and the words that stand in it.
 
-A field of `CallRecord` is a column of `biz_agent_llm_call_logs`, in its order, and its `ColumnSpec` says what every
-other module needs to know of it. A record is made once, when the call has ended, and never changed afterwards.
+A field of `CallRecord` is a column of `biz_agent_llm_call_logs`, in its order, and its `ColumnSpec` (`columns.py`) says
+what every other module needs to know of it. A record is made once, when the call has ended, and never changed
+afterwards.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID
+
+from llmctx.core.columns import ColumnKind, ColumnSpec
 
 DEFAULT_TABLE: Final = "biz_agent_llm_call_logs"
 CACHE_WRITTEN: Final = "llmctx_cache_written"
@@ -86,50 +89,6 @@ class CostSource(StrEnum):
     PRICE_LIST = "genai-prices"
     CACHE = "cache"  # LangChain's cache answered: nothing was paid
     MANUAL = "manual"  # `CallLog.record(cost_usd=…)`
-
-
-class ColumnKind(StrEnum):
-    """What a column holds; decides its type in the table, how it is cleaned, and how the journal spells it."""
-
-    ID = "id"  # text that tells users, sessions, … apart: never cut without a mark made of the whole
-    TEXT = "text"
-    SNAPSHOT = "snapshot"  # what was said, as JSON text
-    COUNT = "count"  # a 32-bit integer
-    NUMBER = "number"  # a double
-    MONEY = "money"  # US dollars, numeric(18, 9)
-    FLAG = "flag"
-    TIME = "time"  # aware, in UTC
-    UUID = "uuid"
-    JSON = "json"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ColumnSpec:
-    """One column of the table, as it is declared in `CallRecord`.
-
-    Attributes:
-        required: It is never NULL, and a table without it is not a call log.
-        added: llmctx adds it to a table that it adopts; the others are there already, in most of them.
-        personal: `erase --blank` empties it.
-        link: Rows that share its value belong together: a session, a thread, …
-        marked: The journal's start marker carries it, so that a call keeps it when its process dies.
-        minted: llmctx sets it, and nothing else does: not even `CallLog.record`.
-        filter: The field of `Filters`, and the option of the command line, that selects rows by it.
-        group: Where `llmctx show` lists it: what, tokens, usage, run or who, where all ids are; None has no line there.
-        limit: Characters of a text.
-    """
-
-    name: str = ""
-    kind: ColumnKind
-    required: bool = False
-    added: bool = False
-    personal: bool = False
-    link: bool = False
-    marked: bool = False
-    minted: bool = False
-    filter: str | None = None
-    group: str | None = "what"
-    limit: int = 1024
 
 
 def _spec(kind: ColumnKind, **more: Any) -> dict[str, ColumnSpec]:

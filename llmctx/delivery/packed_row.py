@@ -14,7 +14,8 @@ from uuid import UUID
 
 import orjson
 
-from llmctx.core.record import SPECS, CallRecord, ColumnKind, of_kind
+from llmctx.core.columns import ColumnKind
+from llmctx.core.record import SPECS, CallRecord, of_kind
 from llmctx.delivery.batch_row import ROW_OVERHEAD, row_of
 from llmctx.delivery.destination import Row
 from llmctx.delivery.journal.frames import ID_BYTES, unpack_record

@@ -18,10 +18,11 @@ from llmctx.capture.open_calls import OpenCall
 from llmctx.capture.payload.failures import Failure
 from llmctx.capture.payload.messages import WORD_LIMIT, UnreadAnswer
 from llmctx.capture.payload.snapshot import LIMIT, bound
-from llmctx.core.record import SPECS, CallRecord, ColumnKind, Status, UsageSource
+from llmctx.core.columns import ColumnKind
+from llmctx.core.record import SPECS, CallRecord, Status, UsageSource
 from llmctx.delivery.agent_name import agent_name, names_around, word_of
-from llmctx.delivery.columns import MODEL_NAMES, fields_of, model_asked_for, snapshot_of
 from llmctx.delivery.journal.frames import as_json
+from llmctx.delivery.payload_fields import MODEL_NAMES, fields_of, model_asked_for, snapshot_of
 from llmctx.delivery.redact import Redactor, Withheld
 from llmctx.identity.explanation import KEY as EVIDENCE
 from llmctx.identity.explanation import explanation

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, FromClause, String, Text, and_, case, cast, false, func, or_, true
 
-from llmctx.core.record import SNAPSHOTS, SPECS, ColumnKind, ColumnSpec, Reason
+from llmctx.core.columns import ColumnKind, ColumnSpec
+from llmctx.core.record import SNAPSHOTS, SPECS, Reason
 from llmctx.storage.reflection import column_expr, either, equals, lacks
 from llmctx.storage.texts_table import any_apart
 

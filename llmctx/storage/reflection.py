@@ -24,8 +24,9 @@ from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
+from llmctx.core.columns import ColumnKind
 from llmctx.core.errors import MigrationsPending, NotACallLog
-from llmctx.core.record import IDS, SNAPSHOTS, SPECS, ColumnKind
+from llmctx.core.record import IDS, SNAPSHOTS, SPECS
 from llmctx.settings import Settings
 from llmctx.storage import texts_table
 from llmctx.storage.catalog import qualified

@@ -21,7 +21,8 @@ from uuid import UUID, uuid4
 
 import orjson
 
-from llmctx.core.record import IDS, SPECS, CallRecord, ColumnKind, of_kind
+from llmctx.core.columns import ColumnKind
+from llmctx.core.record import IDS, SPECS, CallRecord, of_kind
 from llmctx.core.text import is_storable, storable
 
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")

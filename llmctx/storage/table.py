@@ -16,7 +16,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from llmctx.core.record import DEFAULT_TABLE, SPECS, ColumnKind
+from llmctx.core.columns import ColumnKind
+from llmctx.core.record import DEFAULT_TABLE, SPECS
 
 _NANO: Final = Decimal("0.000000001")
 

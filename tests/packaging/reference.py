@@ -19,7 +19,8 @@ from typer.main import get_command
 
 from llmctx.cli import app
 from llmctx.core import errors
-from llmctx.core.record import SPECS, ColumnKind, ColumnSpec
+from llmctx.core.columns import ColumnKind, ColumnSpec
+from llmctx.core.record import SPECS
 from llmctx.identity.reasons import REASONS, REMEDIES, SOURCES, STATUSES
 from llmctx.settings import PREFIX, Settings
 from llmctx.storage.queries.tokens import REMEDIES as NO_TOKENS

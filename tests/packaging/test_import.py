@@ -25,6 +25,13 @@ def test_importing_llmctx_loads_nothing_third_party() -> None:
     assert done.stdout.split() == []
 
 
+def test_wrapping_graphs_needs_no_langchain() -> None:
+    """`llmctx.graph` asks for langgraph; only `llmctx.graph.agents` for langchain."""
+    program = "import sys, llmctx.graph; print('langgraph' in sys.modules, 'langchain' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
+
+
 def test_importing_llmctx_takes_less_than_30_ms(tmp_path: Path) -> None:
     """30 ms, or three times what `dataclasses` alone takes where other work slows the machine down; best of seven."""
     env = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path)}  # compiled, as an installed package is
@@ -43,10 +50,11 @@ def test_importing_llmctx_takes_less_than_30_ms(tmp_path: Path) -> None:
     assert ours < max(0.030, 3 * theirs)
 
 
-@pytest.mark.parametrize("former", ["errors", "record", "registry", "registry.redis"])
-def test_a_path_of_the_first_release_still_works_and_warns(former: str) -> None:
+@pytest.mark.parametrize("former", ["agents", "errors", "record", "registry", "registry.redis"])
+def test_a_former_path_still_works_and_warns(former: str) -> None:
     """Whoever imports from a former path gets the same objects, and is told where they are now."""
     names = {
+        "agents": "LlmctxMiddleware",
         "errors": "LlmctxError",
         "record": "CallRecord",
         "registry": "MemoryRegistry",
@@ -61,4 +69,4 @@ def test_a_path_of_the_first_release_still_works_and_warns(former: str) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     said, module = done.stdout.splitlines()
     assert "has moved" in said
-    assert module.startswith(("llmctx.core.", "llmctx.identity."))
+    assert module.startswith(("llmctx.core.", "llmctx.graph.", "llmctx.identity."))

@@ -8,10 +8,10 @@ import pytest
 from deepagents import create_deep_agent
 
 from llmctx import bind
-from llmctx.agents import LlmctxMiddleware
 from llmctx.calllog import CallLog
 from llmctx.delivery.memory_sink import MemorySink
 from llmctx.graph import wrap_graph
+from llmctx.graph.agents import LlmctxMiddleware
 from tests.kit.agents import Scripted
 
 

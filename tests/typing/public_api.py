@@ -13,12 +13,12 @@ from prometheus_client import CollectorRegistry
 from starlette.requests import HTTPConnection
 
 from llmctx import CallContext, amend, bind, carry, current, hand_over, take_over
-from llmctx.agents import LlmctxMiddleware
 from llmctx.calllog import CallLog, Stats
 from llmctx.capture.handler import CallLogHandler
 from llmctx.core.record import CallRecord
 from llmctx.delivery.memory_sink import MemorySink
 from llmctx.graph import wrap_graph, wrap_node
+from llmctx.graph.agents import LlmctxMiddleware
 from llmctx.identity.registry import Entry, MemoryRegistry, Registry
 from llmctx.middleware import ContextMiddleware
 from llmctx.otel import LlmctxSpanProcessor

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 from langchain.agents import create_agent
 from langchain_core.language_models import GenericFakeChatModel
 
-from llmctx.agents import LlmctxMiddleware
+from llmctx.graph.agents import LlmctxMiddleware
 
 
 @dataclass

@@ -21,7 +21,8 @@ from zlib import crc32
 
 import orjson
 
-from llmctx.core.record import COLUMNS, SPECS, CallRecord, ColumnKind
+from llmctx.core.columns import ColumnKind
+from llmctx.core.record import COLUMNS, SPECS, CallRecord
 from llmctx.storage.sanitize import jsonable
 
 MAGIC: Final = b"\xff\xabJ1"

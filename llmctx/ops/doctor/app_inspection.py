@@ -312,7 +312,7 @@ def is_wrapped(graph: Any) -> bool:
 
 def has_agent_middleware(graph: Any) -> bool:
     """Return whether an agent's model, or its tools, are asked through `LlmctxMiddleware`."""
-    agents = sys.modules.get("llmctx.agents")
+    agents = sys.modules.get("llmctx.graph.agents")
     if agents is None:
         return False
     seen: set[int] = set()

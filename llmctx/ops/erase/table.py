@@ -11,8 +11,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from llmctx.core.columns import ColumnKind
 from llmctx.core.errors import LlmctxError
-from llmctx.core.record import LINKS, SPECS, ColumnKind, Reason
+from llmctx.core.record import LINKS, SPECS, Reason
 from llmctx.identity.explanation import KEY
 from llmctx.ops.erase.mentions import Mentions
 from llmctx.ops.erase.subject import Subject, SubjectIds, without

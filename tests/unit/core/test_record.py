@@ -9,7 +9,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Column
 from sqlalchemy.dialects import postgresql
 
-from llmctx.core.record import IDS, LINKS, SNAPSHOTS, SPECS, ColumnKind
+from llmctx.core.columns import ColumnKind
+from llmctx.core.record import IDS, LINKS, SNAPSHOTS, SPECS
 from llmctx.identity.call_context import ID_FIELDS
 from llmctx.migrate.adoption.revision import TYPES, columns_until
 from llmctx.storage.table import call_log_table

@@ -19,9 +19,10 @@ from sqlalchemy import Table, inspect
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import NoSuchTableError
 
+from llmctx.core.columns import ColumnKind
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import MigrationsPending
-from llmctx.core.record import COLUMNS, IDS, CallRecord, ColumnKind, of_kind
+from llmctx.core.record import COLUMNS, IDS, CallRecord, of_kind
 from llmctx.core.scheduling import yielding
 from llmctx.delivery.destination import Row
 from llmctx.delivery.destinations.sql import texts_apart

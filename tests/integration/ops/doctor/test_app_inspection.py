@@ -77,7 +77,7 @@ AGENT = """
     from langchain.agents import create_agent
     from langchain_core.language_models.fake_chat_models import FakeListChatModel
 
-    from llmctx.agents import LlmctxMiddleware
+    from llmctx.graph.agents import LlmctxMiddleware
 
     model = FakeListChatModel(responses=["yes"])
     graph = create_agent(model, [], middleware=[MIDDLEWARE_OF_AGENT])

@@ -21,7 +21,7 @@ from typing_extensions import ReadOnly, TypeAliasType
 
 from llmctx.capture.payload.blocks import is_delta, is_event_with_content
 from llmctx.capture.payload.messages import answer_of
-from llmctx.delivery.columns import fields_of
+from llmctx.delivery.payload_fields import fields_of
 
 BASE64 = "iVBORw0KGgo" * 5000
 WORD = "wombat"

@@ -17,7 +17,7 @@ from google.genai import errors as google_errors
 from langchain_core.exceptions import OutputParserException
 
 from llmctx.capture.payload.failures import MESSAGE_LIMIT, Failure, failure_of
-from llmctx.delivery.columns import error_fields
+from llmctx.delivery.payload_fields import error_fields
 
 BODY: dict[str, Any] = {
     "message": "Too fast.",

@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage
 from llmctx.capture.payload.failures import failure_of
 from llmctx.capture.payload.messages import Answer
 from llmctx.capture.payload.raw_answers import answer_in, merged
-from llmctx.delivery.columns import error_fields, fields_of
+from llmctx.delivery.payload_fields import error_fields, fields_of
 
 CALL = {"name": "f", "arguments": "{}"}
 OPENAI = {

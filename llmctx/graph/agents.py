@@ -1,12 +1,20 @@
-"""The calls that an agent's middleware sees, each in the scope of a node; and what it does not see, said once."""
+"""`LlmctxMiddleware` for LangChain's `create_agent`, where the agent's graph cannot be wrapped.
+
+    agent = create_agent(model, tools, middleware=[LlmctxMiddleware(), …])
+
+`wrap_graph(create_agent(…))` sees more, namely the models that hooks of other middleware ask. This is for agents that
+are built from configuration, or by libraries that take middleware; it says once which models it does not see. Needs
+`pip install "llmctx[agents]"`, for `langchain`: `llmctx.graph` itself does not import this.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
+from langchain.agents.middleware import AgentMiddleware
 from langchain_core.runnables.config import var_child_runnable_config
 
 from llmctx.core.diagnostics import diagnostics
@@ -16,12 +24,53 @@ from llmctx.graph.node_functions import NOWHERE, in_node
 from llmctx.graph.node_identity import NO_STATE, READ, Identify, Plan
 from llmctx.identity.scope import current_scope
 
+__all__ = ["LlmctxMiddleware"]
+
 _CHANNEL: Final = "branch:to:"
 _WRAPS: Final = frozenset({"wrap_model_call", "awrap_model_call", "wrap_tool_call", "awrap_tool_call"})
 _DEEP: Final = 40
 
 
-def in_call(
+class LlmctxMiddleware(AgentMiddleware[Any, Any]):
+    """Gives an agent's calls of its model and of its tools the identity that `wrap_graph` would find.
+
+    It has to be the first in the list: what stands before it runs outside of it. The arguments are `wrap_graph`'s.
+    """
+
+    name = "LlmctxMiddleware"
+
+    def __init__(
+        self,
+        *,
+        identify: Identify | None = None,
+        fields: Mapping[str, str] | None = None,
+        agent_key: str | None = None,
+    ) -> None:
+        super().__init__()
+        self._in_call = _in_call(identify, fields, agent_key)
+
+    def wrap_model_call(self, request: Any, handler: Callable[[Any], Any]) -> Any:
+        """Ask the model in a scope."""
+        with self._in_call(request):
+            return handler(request)
+
+    async def awrap_model_call(self, request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any:
+        """`wrap_model_call` for coroutines."""
+        with self._in_call(request):
+            return await handler(request)
+
+    def wrap_tool_call(self, request: Any, handler: Callable[[Any], Any]) -> Any:
+        """Run a tool in a scope: it may ask models itself."""
+        with self._in_call(request):
+            return handler(request)
+
+    async def awrap_tool_call(self, request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any:
+        """`wrap_tool_call` for coroutines."""
+        with self._in_call(request):
+            return await handler(request)
+
+
+def _in_call(
     identify: Identify | None, fields: Mapping[str, str] | None, agent_key: str | None
 ) -> Callable[[Any], AbstractContextManager[None]]:
     """Return what opens the scope of a call, for `with`; it takes the request of a model or of a tool."""

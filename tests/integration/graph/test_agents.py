@@ -14,11 +14,11 @@ from langchain_core.tools import tool
 from langgraph.graph import MessagesState
 
 from llmctx import bind
-from llmctx.agents import LlmctxMiddleware
 from llmctx.calllog import CallLog
 from llmctx.core.record import CallRecord
 from llmctx.delivery.memory_sink import MemorySink
 from llmctx.graph import wrap_graph
+from llmctx.graph.agents import LlmctxMiddleware
 from tests.kit.agents import Scripted
 from tests.kit.support import Talker
 

@@ -1,4 +1,4 @@
-"""LangChain's payloads become the columns of a row.
+"""The fields of a row that follow from LangChain's payload.
 
 This is the pipeline's half: `fields_of` turns into columns what `capture/payload` has kept on the caller's thread.
 """

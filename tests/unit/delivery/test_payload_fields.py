@@ -16,7 +16,7 @@ from langchain_core.outputs import Generation, LLMResult
 
 from llmctx.capture.payload.failures import failure_of
 from llmctx.capture.payload.messages import Answer, prompt_of_text
-from llmctx.delivery.columns import fields_of
+from llmctx.delivery.payload_fields import fields_of
 from tests.kit.answers import LIMIT, result, row
 
 USAGE = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}

@@ -1,0 +1,390 @@
+"""`Redactor`: what the rules of this folder find in a text is replaced by its kind, `[redacted:email]`.
+
+A `Redactor` is made once and used by the pipeline's thread on texts as they are, before any of them becomes JSON. A
+text is brought into one form first, in which escapes, invisible signs and other digits are undone (`normal_form.py`);
+secrets (`secrets.py`) and personal data (`pii.py`) are searched in that, and replaced in the text as it was. Time is
+linear in the length of a text, whatever it holds; the team's own patterns and functions are kept at arm's length
+(`custom.py`). Redacting what is redacted changes nothing. JSON stays JSON.
+
+Secrets are found also where a text was taken apart. Pieces of one message are searched together (`redact_parts`).
+Where a text was cut, half a secret may stand at either end, which no pattern knows: there the last word, and the groups
+of digits before it, are taken away too (`redact_cut`). So a cut needs no margin, and the caller's thread no redaction.
+`redact_tree` does all of that for whole structures, in one pass over texts that hold nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache, lru_cache
+from itertools import accumulate
+from typing import Any, Final
+
+import orjson
+
+from llmctx.core.errors import ConfigError
+from llmctx.delivery.redact.custom import Function, OwnFunction, OwnPattern
+from llmctx.delivery.redact.family import Families, places_of, within
+from llmctx.delivery.redact.normal_form import NormalForm
+from llmctx.delivery.redact.pii import Personal
+from llmctx.delivery.redact.secrets import Credentials
+from llmctx.delivery.redact.spans import Span, merged, placeholder, replaced
+
+KINDS: Final = Credentials.KINDS | Personal.KINDS
+"""api_key, token, password, private_key, email, card, phone, resident_id, iban, ip."""
+EDGE: Final = 1024  # characters of a word that are taken away at most where a text was cut
+_SHORTEST: Final = 6  # a@b.cd
+_ROUNDS: Final = 8  # what stands beside a finding may be one itself once that has gone
+_NEAR: Final = 200  # characters from a placeholder
+_A_NUMBER: Final = 10**10  # shorter ones are no telephone number
+_NO_NUMBER: Final = 10**20
+
+_PLACEHOLDER: Final = re.compile(r"\[redacted:[a-z0-9_]{1,32}\]")
+_DASHES: Final = r"\u00a0\u2010-\u2015\uff0d"
+_EDGE_WORD: Final = rf"[A-Za-z0-9_.+/=@:%~\\{_DASHES}-]{{0,{EDGE}}}+"
+_EDGE_GROUP: Final = (
+    r"[^\S\n]{0,2}[-/() .]?[^\S\n]?(?<=[-/() .\u00a0\u2009\t])[-(]?[xX]?[A-Z0-9]{1,8}+[xX]?(?![A-Za-z0-9])"
+)
+_EDGE_PLACEHOLDER: Final = r"(?:\[redacted:[a-z0-9_]{1,32}\]|\][a-z0-9_]{1,32}:detcader\[)"
+_EDGE: Final = re.compile(rf"(?:{_EDGE_PLACEHOLDER}(?={_EDGE_GROUP}))?{_EDGE_WORD}(?:{_EDGE_GROUP}){{0,8}}+")
+"""A word and the groups of a number behind it, or, read backwards, before it."""
+_SILENT: Final = frozenset({"role", "content", "text", "type"})
+"""Names of most texts. They tell nothing, and hold nothing."""
+_TELLING: Final = re.compile(r"(?i:key|token|secret|passw|pwd|authoriz)")
+
+
+class Redactor:
+    """Takes secrets and personal data out of texts. Any thread may use it.
+
+    Args:
+        kinds: what is looked for, of `KINDS`; all by default.
+        patterns: the team's own, name -> regular expression; the name stands in the placeholder.
+        functions: the team's own; each gets a text and returns it redacted.
+        deadline_s: how long one of them may take for one text.
+
+    Raises `ConfigError` for a kind that does not exist and for a pattern that cannot be used safely. The methods raise
+    `Withheld` when one of the functions failed: then nothing of the call's texts may be kept.
+    """
+
+    def __init__(
+        self,
+        kinds: Iterable[str] | None = None,
+        *,
+        patterns: Mapping[str, str] | None = None,
+        functions: Sequence[Function] = (),
+        deadline_s: float = 0.25,
+    ) -> None:
+        wanted = KINDS if kinds is None else frozenset(kinds)
+        if (unknown := wanted - KINDS) or not wanted:
+            what = f"There is no kind {min(unknown)!r} to redact" if unknown else "No kind to redact is named"
+            raise ConfigError(f"{what} (LLMCTX_REDACT, redact=). There are: {', '.join(sorted(KINDS))}.")
+        self._credentials, self._families = _searches(wanted)
+        self._patterns = [OwnPattern(name, pattern) for name, pattern in (patterns or {}).items()]
+        self._functions = [OwnFunction(function, deadline_s) for function in functions]
+
+    def redact(self, text: str) -> str:
+        """Return `text` without what must not be kept."""
+        changed: list[tuple[int, int]] | None = None
+        for _ in range(_ROUNDS):
+            spans = self._spans(text, changed)
+            if not spans:
+                break
+            spans = _for_json(text, spans)
+            changed = _near(spans)
+            text = replaced(text, spans)
+        for function in self._functions:
+            text = function(text)
+        return text
+
+    __call__ = redact
+
+    def redact_parts(self, parts: Sequence[str]) -> list[str]:
+        """Return `parts` of one text, redacted: also what begins in one of them and ends in another.
+
+        Its placeholder stands where it begins. Each part is searched by itself, too: a part may begin with a key that
+        nobody would recognise behind the last letter of the part before.
+        """
+        if len(parts) < 2:
+            return [self.redact(part) for part in parts]
+        kept = list(parts)
+        for _ in range(_ROUNDS):
+            spans = self._spans("".join(kept)) + self._spans_apart(kept)
+            if not spans:
+                break
+            kept = _replaced_in_parts(kept, merged(spans))
+        for function in self._functions:
+            whole = "".join(kept)
+            if (redacted := function(whole)) != whole:
+                kept = [function(part) for part in kept]
+                if "".join(kept) != redacted:  # it has found what several parts make up: none can be told from others
+                    kept = [redacted, *[""] * (len(kept) - 1)]
+        return kept
+
+    def redact_cut(self, head: str, tail: str) -> tuple[str, str]:
+        """Return both ends of a text that was cut, redacted, without the halves of words at the cut."""
+        return _trimmed(self.redact(head), self.redact(tail))
+
+    def redact_tree(self, value: Any) -> Any:
+        """Return `value`, redacted: texts, numbers that are one, and lists and dicts of such.
+
+        A tuple with `head` and `tail` is a text that was cut, one with `pieces` a text that came in pieces. The texts
+        of a list's blocks are parts of one text. In dicts the key tells what a text is: `{"password": "…"}`. Returns
+        the same object if there is nothing to redact.
+        """
+        together: list[str] = []
+        has_cuts = _collect(value, together)
+        if self._functions or self._spans("".join(together)):
+            return self._tree(value)
+        return _without_edges(value) if has_cuts else value
+
+    def _tree(self, value: Any, key: str = "") -> Any:
+        if isinstance(value, str):
+            return self._named(key, value) if key and _is_telling(key) else self.redact(value)
+        if isinstance(value, dict):
+            return {
+                self.redact(name) if isinstance(name, str) else name: self._tree(item, str(name))
+                for name, item in value.items()
+            }
+        if _is_cut(value):
+            head, tail = self.redact_cut(value.head, value.tail)
+            return value._replace(head=head, tail=tail)
+        if _is_in_pieces(value):
+            return "".join(self.redact_parts(value.pieces))
+        if isinstance(value, (list, tuple)):
+            return self._list(value)
+        if type(value) is int and _A_NUMBER <= abs(value) < _NO_NUMBER:
+            text = str(value)
+            return value if (shown := self.redact(text)) == text else shown
+        return value
+
+    def _list(self, value: Sequence[Any]) -> list[Any]:
+        texts = [text for item in value if (text := _text_of(item)) is not None]
+        if len(texts) < 2:
+            return [self._tree(item) for item in value]
+        redacted = iter(self.redact_parts(texts))
+        return [
+            self._tree(item)
+            if _text_of(item) is None
+            else next(redacted)
+            if isinstance(item, str)
+            else {**self._tree({**item, "text": ""}), "text": next(redacted)}
+            for item in value
+        ]
+
+    def _named(self, key: str, value: str) -> str:
+        """`value` as its key tells."""
+        before = f'{key}="'
+        shown = self.redact(f'{before}{value}"')
+        if shown.startswith(before) and shown.endswith('"'):
+            return shown[len(before) : -1]
+        return self.redact(value)
+
+    def _spans(self, text: str, changed: list[tuple[int, int]] | None = None) -> list[Span]:
+        """Return what is in `text`; with `changed`, what begins in one of those places."""
+        places = None if changed is None else places_of(changed, text, _NEAR)
+        if places is None:
+            spans = self._found(text)
+        else:
+            spans = [
+                span for core, first, last in places for span in within(core, first, self._found(text[first:last]))
+            ]
+        for pattern in self._patterns:
+            spans += pattern.find(text)
+        if spans and "\\" in text:
+            spans = [_whole(text, span) for span in spans]
+        return _beside_placeholders(text, merged(spans)) if spans else spans
+
+    def _found(self, text: str) -> list[Span]:
+        spans: list[Span] = []
+        if len(text) >= _SHORTEST:
+            view = NormalForm(text)
+            self._families.find(view, spans)
+            self._credentials.find_private_keys(view, spans)
+            if spans and not view.is_original:
+                spans = [(*view.original(start, end), kind) for start, end, kind in spans]
+        return spans
+
+    def _spans_apart(self, parts: list[str]) -> list[Span]:
+        """What stands in single parts, as places in the whole."""
+        ends = list(accumulate(len(part) + 1 for part in parts))  # with a newline between: no pattern bridges that
+        found: list[Span] = []
+        number = 0
+        for start, end, kind in self._spans("\n".join(parts)):
+            while ends[number] <= start:
+                number += 1
+            end = min(end, ends[number] - 1)
+            if start - number < end - number:
+                found.append((start - number, end - number, kind))
+        return found
+
+
+@cache
+def _searches(kinds: frozenset[str]) -> tuple[Credentials, Families]:
+    credentials = Credentials(kinds)
+    return credentials, Families(credentials.families + Personal(kinds).families)
+
+
+def _near(spans: list[Span]) -> list[tuple[int, int]]:
+    """Return where something may be found once placeholders stand for `spans`: around each of them."""
+    near, moved = [], 0
+    for start, end, kind in spans:
+        size = len(placeholder(kind))
+        near.append((max(0, start + moved - _NEAR), start + moved + size + _NEAR))
+        moved += size - (end - start)
+    return near
+
+
+def _whole(text: str, span: Span) -> Span:
+    """`span` without halves of escapes: a backslash goes with what it stands before."""
+    start, end, kind = span
+    return start - _escapes(text, start), end - _escapes(text, end), kind
+
+
+def _escapes(text: str, at: int) -> bool:
+    """Does the character before `at` escape the one that stands there?"""
+    count = 0
+    while count < at and text[at - 1 - count] == "\\":
+        count += 1
+    return count % 2 == 1 and at < len(text)
+
+
+def _for_json(text: str, spans: list[Span]) -> list[Span]:
+    """`spans`, and where `text` is JSON and a number goes, its placeholder is a string."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return spans
+    numbers = {
+        span
+        for span in spans
+        if text[span[0] : span[1]].isdigit()
+        and text[: span[0]].rstrip()[-1:] in (":", "[", ",")
+        and text[span[1] :].lstrip()[:1] in (",", "]", "}")
+    }
+    if not numbers:
+        return spans
+    try:
+        orjson.loads(text)
+    except (orjson.JSONDecodeError, UnicodeEncodeError):
+        return spans
+    return [(start, end, f'"{kind}' if (start, end, kind) in numbers else kind) for start, end, kind in spans]
+
+
+def _beside_placeholders(text: str, spans: list[Span]) -> list[Span]:
+    """`spans` without those that are a placeholder; those that touch one contain it whole."""
+    if "[redacted:" not in text:
+        return spans
+    held = [match.span() for match in _PLACEHOLDER.finditer(text)]
+    grown: list[Span] = []
+    number = 0
+    for start, end, kind in spans:
+        while number < len(held) and held[number][1] <= start:
+            number += 1
+        at = number
+        while at < len(held) and held[at][0] < end:
+            start, end = min(start, held[at][0]), max(end, held[at][1])
+            at += 1
+        if (start, end) not in held[number:at]:
+            grown.append((start, end, kind))
+    return merged(grown)
+
+
+def _replaced_in_parts(parts: list[str], spans: list[Span]) -> list[str]:
+    """`parts` with placeholders where spans begin, and nothing where they go on. Linear in both."""
+    found = []
+    begin = number = 0
+    for part in parts:
+        finish = begin + len(part)
+        pieces: list[str] = []
+        at = begin
+        while number < len(spans) and spans[number][0] < finish:
+            start, end, kind = spans[number]
+            if start >= begin:
+                pieces += part[at - begin : start - begin], placeholder(kind)
+            at = min(end, finish)
+            if end > finish:
+                break
+            number += 1
+        pieces.append(part[at - begin :])
+        found.append("".join(pieces))
+        begin = finish
+    return found
+
+
+def _trimmed(head: str, tail: str) -> tuple[str, str]:
+    """Both ends of a cut without the words that it may have gone through."""
+    before, after = _EDGE.match(head[: -2 * EDGE : -1]), _EDGE.match(tail)
+    assert before is not None
+    assert after is not None
+    return head[: len(head) - before.end()], tail[after.end() :]
+
+
+def _without_edges(value: Any) -> Any:
+    """`value`, in which there is nothing to redact, with its cuts trimmed."""
+    if _is_cut(value):
+        head, tail = _trimmed(value.head, value.tail)
+        return value._replace(head=head, tail=tail)
+    if _is_in_pieces(value):
+        return value
+    if isinstance(value, dict):
+        return {name: _without_edges(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_edges(item) for item in value]
+    return value
+
+
+def _collect(value: Any, together: list[str]) -> bool:
+    """Put everything that is searched into `together`, line by line. True if there are texts that were cut."""
+    if isinstance(value, dict):
+        cuts = False
+        for name, item in value.items():
+            if isinstance(item, str):
+                if name in _SILENT:
+                    together += item, "\n"
+                    continue
+                if isinstance(name, str) and _is_telling(name):
+                    together += name, '="', item, '"\n'
+                else:
+                    together += item, "\n"
+            elif item is not None:
+                cuts |= _collect(item, together)
+            if isinstance(name, str) and len(name) >= _SHORTEST:
+                together += name, "\n"
+        return cuts
+    if isinstance(value, str):
+        together += value, "\n"
+    elif _is_cut(value):
+        together += value.head, "\n", value.tail, "\n"
+        return True
+    elif _is_in_pieces(value):
+        together += *value.pieces, "\n", "\n".join(value.pieces), "\n"
+    elif isinstance(value, (list, tuple)):
+        if len(value) > 1:
+            texts = [text for item in value if (text := _text_of(item)) is not None]
+            if len(texts) > 1:
+                together += *texts, "\n"
+        cuts = False
+        for item in value:
+            cuts |= _collect(item, together)
+        return cuts
+    elif type(value) is int and _A_NUMBER <= abs(value) < _NO_NUMBER:
+        together += str(value), "\n"
+    return False
+
+
+def _is_cut(value: Any) -> bool:
+    return isinstance(value, tuple) and hasattr(value, "head")
+
+
+def _is_in_pieces(value: Any) -> bool:
+    return isinstance(value, tuple) and hasattr(value, "pieces")
+
+
+def _text_of(item: Any) -> str | None:
+    """The text of a block of content."""
+    if isinstance(item, dict):
+        item = item.get("text")
+    return item if isinstance(item, str) else None
+
+
+@lru_cache(1024)
+def _is_telling(key: str) -> bool:
+    return _TELLING.search(key) is not None
