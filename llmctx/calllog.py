@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from llmctx.migrate import State
-    from llmctx.settings import Database
+    from llmctx.settings.settings import Database
 
 __all__ = ["CallLog", "Recording", "Stats"]
 

@@ -83,7 +83,7 @@ SURROUNDING: Final = {
         "_report_to_others_async.<locals>.on_llm_new_token",
         "_direct_end.<locals>.on_llm_end",
     },
-    "graph/__init__.py": {"wrap_graph", "wrap_node", "_compiling.<locals>.compile"},  # what is no graph is a TypeError
+    "graph/wrapping.py": {"wrap_graph", "wrap_node", "_compiling.<locals>.compile"},  # what is no graph is a TypeError
     "graph/node_identity.py": {"Plan.build"},  # as is what is no argument for it
     "graph/node_runnables.py": {
         "_invoke.<locals>.invoke",

@@ -17,7 +17,7 @@ from llmctx.storage.distribution import size_function, total_bytes
 from llmctx.storage.queries.calls import call_page
 from llmctx.storage.queries.counts import Count, estimate_rows
 from llmctx.storage.retention import partitions
-from llmctx.storage.rollup import state_of
+from llmctx.storage.rollup.rollup import state_of
 from llmctx.storage.rollup.tables import may, totals_of
 from llmctx.storage.texts_table import texts_of
 

@@ -1,4 +1,4 @@
-"""The rules of retention: for how many days rows, errors and texts are kept. `maintenance.py` carries them out."""
+"""The rules of retention: for how many days rows, errors and texts are kept. `retention.py` carries them out."""
 
 from __future__ import annotations
 

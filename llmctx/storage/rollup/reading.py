@@ -17,8 +17,8 @@ from llmctx.core.record import Reason
 from llmctx.storage.figures import SUMMED_COLUMNS, SUMS, latency_bucket, sums_of_rows, sums_of_sums
 from llmctx.storage.filters import Filters
 from llmctx.storage.reflection import column_expr
-from llmctx.storage.rollup import state_of
 from llmctx.storage.rollup.build import DAY, HOUR, floor_day, floor_hour, histogram_of
+from llmctx.storage.rollup.rollup import state_of
 from llmctx.storage.rollup.tables import HISTOGRAM, totals_of
 from llmctx.storage.sanitize import storable_id
 

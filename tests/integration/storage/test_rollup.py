@@ -138,7 +138,7 @@ async def test_one_process_at_a_time(own: str) -> None:
     async with changing(settings) as connection:
         locks = await connection.execute(text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"))
         assert locks.scalar() == 0
-    from llmctx.storage.rollup import _alone
+    from llmctx.storage.rollup.rollup import _alone
 
     async with _alone(settings):
         with pytest.raises(RollupRunning):

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmctx.core.record import COLUMNS
-from llmctx.delivery.journal import Damage, Frame, Kind, frames_in, pack_record, read, unpack_record
-from llmctx.delivery.journal.frames import frame, start_frame
+from llmctx.delivery.journal import Damage, Frame, Kind, pack_record, read, unpack_record
+from llmctx.delivery.journal.frames import frame, frames_in, start_frame
 from tests.kit.journals import record
 
 WHO = {"session_id": "s", "user_id": "u", "model": "m"}
