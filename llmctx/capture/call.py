@@ -11,7 +11,7 @@ import uuid_utils
 
 from llmctx.capture.payload.failures import Failure
 from llmctx.capture.payload.messages import Answer, Prompt, UnreadAnswer
-from llmctx.capture.payload.usage import Stream
+from llmctx.capture.payload.token_usage import Stream
 from llmctx.core.process import ForkStage, in_forked_child
 from llmctx.core.record import Status
 from llmctx.core.tracing import Span

@@ -26,7 +26,7 @@ from llmctx.capture.payload.blocks import is_delta, is_event_with_content
 from llmctx.capture.payload.failures import failure_of
 from llmctx.capture.payload.messages import Prompt, answer_of, hold_answer, prompt_of_messages, prompt_of_text
 from llmctx.capture.payload.raw_answers import answer_in, merged
-from llmctx.capture.payload.usage import Stream
+from llmctx.capture.payload.token_usage import Stream
 from llmctx.capture.recorder import Recorder, active, on_start
 from llmctx.capture.run_inline import beware, watch
 from llmctx.capture.run_managers import collected_chunks, end_directly
@@ -38,7 +38,7 @@ from llmctx.identity import remote
 from llmctx.identity.authority import is_guarded
 from llmctx.identity.background_work import note_early
 from llmctx.identity.candidates import EXPLICIT_KEYS, Candidates, as_text, gather
-from llmctx.identity.carrier import pack
+from llmctx.identity.config_carrier import pack
 from llmctx.identity.explanation import call_site
 from llmctx.identity.platform import has_platform_user, platform_user
 from llmctx.identity.present_scope import present_scope

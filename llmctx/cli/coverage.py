@@ -35,12 +35,12 @@ def coverage(
     """
     from llmctx.storage import queries
     from llmctx.storage.queries import coverage_advice as advice
-    from llmctx.storage.queries import tokens
+    from llmctx.storage.queries import token_gaps
 
     result = ask(ctx, lambda connection, table: queries.coverage(connection, table, filters))
     if json:
         more = {"in_common": advice.in_common(result.by_place), "cures": advice.remedies(result.by_place)}
-        more["tokens"] = tokens.in_words(result.missing_tokens)
+        more["tokens"] = token_gaps.in_words(result.missing_tokens)
         output.show_json({**asdict(result), "share": result.share, **more})
     else:
         _show(result)
@@ -70,10 +70,10 @@ def _show(result: Coverage) -> None:
     if result.misses:
         _show_misses(result)
     if result.missing_tokens:
-        from llmctx.storage.queries import tokens
+        from llmctx.storage.queries import token_gaps
 
         output.show()
-        for sentence in tokens.in_words(result.missing_tokens):
+        for sentence in token_gaps.in_words(result.missing_tokens):
             output.paragraph(sentence)
 
 

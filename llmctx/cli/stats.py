@@ -33,7 +33,7 @@ def stats(
 ) -> None:
     """Sum up calls, errors, tokens, cost and latency."""
     from llmctx.storage import queries
-    from llmctx.storage.queries import tokens
+    from llmctx.storage.queries import token_gaps
 
     group = choice("--by", by, queries.GROUPS)
     found = ask(ctx, lambda connection, table: queries.stats_by(connection, table, group, filters, limit=number))
@@ -46,7 +46,7 @@ def stats(
     columns = [Column(by, cut="middle"), *(Column(title, "right") for title in _SUMS.values())]
     output.table(columns, ([text_of(row[by]), *(text_of(row[key], null="-") for key in _SUMS)] for row in rows))
     missing = ask(ctx, lambda connection, table: queries.missing_tokens(connection, table, filters))
-    for sentence in tokens.in_words(missing):
+    for sentence in token_gaps.in_words(missing):
         output.say(sentence)
     if found.as_of is not None:
         output.say(totals_used(found.as_of))

@@ -72,7 +72,7 @@ class Reason(StrEnum):
 
 
 class UsageSource(StrEnum):
-    """Who says how many tokens a call took, or why nobody does. `storage/queries/tokens.py` says what helps."""
+    """Who says how many tokens a call took, or why nobody does. `storage/queries/token_gaps.py` says what helps."""
 
     PROVIDER = "provider"
     NO_STREAM_USAGE = "missing:stream"  # a stream that was read to its end brought none

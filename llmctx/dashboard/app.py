@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError, DatabaseUnavailable, LlmctxError, MigrationsPending
-from llmctx.dashboard import answers, rendering
+from llmctx.dashboard import rendering, responses
 from llmctx.dashboard.access import Access, Authorize, authorized
 from llmctx.dashboard.pages import AGGREGATES, FRAMES, PAGES, SPANS, Answer, Ask, NotFound, SlowPage
 from llmctx.dashboard.readers import Readers, grants
@@ -134,10 +134,10 @@ class Dashboard:
         except Exception as problem:  # noqa: BLE001  every failure has its page
             return self._failed(request, problem, form, view, root)
         if form == "json":
-            return answers.as_json(answer, view)
+            return responses.as_json(answer, view)
         if form == "csv":
-            return answers.as_csv(answer, page)
-        html = answers.as_html(
+            return responses.as_csv(answer, page)
+        html = responses.as_html(
             page, answer, view, access, root=root, settings=self._settings, took_ms=took_ms, trace_url=self._trace_url,
             in_part=request.headers.get("hx-request") == "true",
         )  # fmt: skip
@@ -154,7 +154,7 @@ class Dashboard:
     def _refuse(self, request: Request, form: str, view: View, root: str) -> Response:
         if self._login_url is not None and form == "html":
             return RedirectResponse(f"{self._login_url}?next={quote(request.url.path)}", 303)
-        return answers.failure(403, "forbidden", "You may not see this page.", form, view, root)
+        return responses.failure(403, "forbidden", "You may not see this page.", form, view, root)
 
     def _failed(self, request: Request, problem: Exception, form: str, view: View, root: str) -> Response:
         """Return the page that says what went wrong and what to do; it needs no database."""
@@ -166,7 +166,7 @@ class Dashboard:
         elif isinstance(problem, ConfigError):
             diagnostics.count("dashboard_failed", "the dashboard could not answer: %s", message)
         ledger = self._call_log.stats() if status == 503 else None
-        return answers.failure(
+        return responses.failure(
             status, code, message, form, view, root, ledger=ledger,
             grants=grants(self._settings) if code == "no_rights" else None,
         )  # fmt: skip

@@ -15,7 +15,7 @@ import orjson
 from llmctx.capture.payload.failures import CODE_LIMIT, MESSAGE_LIMIT, Failure, read_body
 from llmctx.capture.payload.messages import WORD_LIMIT, Answer, Choice, Prompt
 from llmctx.capture.payload.snapshot import LIMIT, text_of, to_json_text
-from llmctx.capture.payload.usage import (
+from llmctx.capture.payload.token_usage import (
     INT_MAX,
     UNKNOWN,
     Stream,

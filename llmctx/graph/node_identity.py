@@ -23,7 +23,7 @@ from llmctx.core.record import Reason
 from llmctx.graph.node_data import filled, has_vouching_handler, read_ids
 from llmctx.identity.authority import data_id, refuse_malformed, trusting
 from llmctx.identity.candidates import as_text
-from llmctx.identity.carrier import TASK_KEY, CarriedIdentity, carried_in, carrying
+from llmctx.identity.config_carrier import TASK_KEY, CarriedIdentity, carried_in, carrying
 from llmctx.identity.platform import RUNTIME, has_platform_user, platform_user
 from llmctx.identity.present_scope import SESSION_SERVER, modules, present_scope
 from llmctx.identity.registration import node_scope
@@ -139,7 +139,7 @@ class Plan:
         who = scope.identity
         if self.sends and (who.user_id is not None or who.session_id is not None):
             # A config may be handed to a bare thread, or pickled: the identity goes with it. Nothing is added where no
-            # user is known, nothing twice, and nothing that is not there without us (`carrier.py`).
+            # user is known, nothing twice, and nothing that is not there without us (`config_carrier.py`).
             packed: CarriedIdentity | None = scope.anchor.packed
             if packed is None or packed.identity is not who:
                 packed = scope.anchor.packed = CarriedIdentity(who, scope.of_request)

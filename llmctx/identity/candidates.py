@@ -14,7 +14,15 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import swallow
 from llmctx.identity.authority import data_ids, is_guarded, is_in_request, refused, trusting
 from llmctx.identity.binding import amend_scope
-from llmctx.identity.carrier import CARRIED_KEY, TASK_KEY, THREAD_KEY, CarriedIdentity, Carrier, signed_identity, unpack
+from llmctx.identity.config_carrier import (
+    CARRIED_KEY,
+    TASK_KEY,
+    THREAD_KEY,
+    CarriedIdentity,
+    Carrier,
+    signed_identity,
+    unpack,
+)
 from llmctx.identity.present_scope import SESSION_SERVER, modules, present_scope
 from llmctx.identity.registry.base import Entry
 from llmctx.identity.scope import EMPTY, ID_FIELDS, ID_LIMIT, CallContext, Scope, clean_id, current_scope
@@ -54,7 +62,7 @@ class Candidates:
     explicit: CallContext = EMPTY
     carried: Scope | None = None
     sent: CallContext = EMPTY
-    """The identity that came with the metadata (`carrier.py`)."""
+    """The identity that came with the metadata (`config_carrier.py`)."""
     sent_request = 0
     """The request in which that was packed (`Scope.of_request`)."""
     proven_user: str | None = None

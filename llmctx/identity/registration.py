@@ -16,7 +16,7 @@ from llmctx.identity.authority import is_guarded, is_in_request, refuse, trustin
 from llmctx.identity.background_work import mark_as_worker
 from llmctx.identity.binding import on_named
 from llmctx.identity.candidates import as_text, effective_scope
-from llmctx.identity.carrier import CarriedIdentity, carried_in, signed_identity, unpack
+from llmctx.identity.config_carrier import CarriedIdentity, carried_in, signed_identity, unpack
 from llmctx.identity.present_scope import present_scope
 from llmctx.identity.registry.base import Registry, active, mark_unreliable, register_in_all, unregistered
 from llmctx.identity.scope import EMPTY, CallContext, Scope

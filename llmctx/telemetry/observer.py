@@ -16,7 +16,7 @@ from llmctx.core.guard import harmless
 from llmctx.core.record import CallRecord
 from llmctx.settings import Settings
 from llmctx.telemetry.attributes import EndedCall
-from llmctx.telemetry.measures import BUILD, INCIDENTS, LEDGER, WRITE, Labels, Meter, count_call
+from llmctx.telemetry.metrics import BUILD, INCIDENTS, LEDGER, WRITE, Labels, Meter, count_call
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry

@@ -12,7 +12,7 @@ from llmctx.core.record import CallRecord
 from llmctx.telemetry import names
 from llmctx.telemetry.attributes import EndedCall, error_type, operation_of, provider_name
 from llmctx.telemetry.instrumentations import SCOPE, active_instrumentation
-from llmctx.telemetry.measures import Labels, Measure, Meter
+from llmctx.telemetry.metrics import Labels, Measure, Meter
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Histogram

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from llmctx.telemetry.measures import MEASURES, Measure, Meter
+from llmctx.telemetry.metrics import MEASURES, Measure, Meter
 from llmctx.telemetry.names import SECONDS
 
 _meters: Final[weakref.WeakKeyDictionary[CollectorRegistry, PrometheusMeter]] = weakref.WeakKeyDictionary()

@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from llmctx.telemetry.measures import LEDGER, Measure
+from llmctx.telemetry.metrics import LEDGER, Measure
 
 SHIPPER: Final = {
     "written": LEDGER["written"],

@@ -11,7 +11,7 @@ from langchain_core.messages import (
 from langchain_core.outputs import ChatGeneration, LLMResult
 
 from llmctx.capture.payload.messages import answer_of
-from llmctx.capture.payload.usage import Stream
+from llmctx.capture.payload.token_usage import Stream
 from llmctx.delivery.payload_fields import fields_of
 
 LIMIT = 32 * 1024

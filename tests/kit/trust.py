@@ -28,7 +28,7 @@ from llmctx import CallContext, bind
 from llmctx.calllog import CallLog
 from llmctx.delivery.memory_sink import MemorySink
 from llmctx.graph import wrap_graph
-from llmctx.identity.carrier import CARRIED_KEY
+from llmctx.identity.config_carrier import CARRIED_KEY
 from llmctx.middleware import ContextMiddleware
 from tests.kit.newer import HAS_SERVER_INFO
 

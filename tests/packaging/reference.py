@@ -23,8 +23,8 @@ from llmctx.core.columns import ColumnKind, ColumnSpec
 from llmctx.core.record import SPECS
 from llmctx.identity.reasons import REASONS, REMEDIES, SOURCES, STATUSES
 from llmctx.settings import PREFIX, Settings
-from llmctx.storage.queries.tokens import REMEDIES as NO_TOKENS
-from llmctx.telemetry.measures import MEASURES
+from llmctx.storage.queries.token_gaps import REMEDIES as NO_TOKENS
+from llmctx.telemetry.metrics import MEASURES
 
 ROOT: Final = Path(__file__).parents[2]
 FOLDER: Final = ROOT / "docs/reference"

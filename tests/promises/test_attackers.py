@@ -23,7 +23,7 @@ from langchain_core.runnables import RunnableConfig
 from llmctx import CallContext
 from llmctx.core.diagnostics import diagnostics
 from llmctx.graph import wrap_graph
-from llmctx.identity.carrier import CARRIED_KEY, carried_in
+from llmctx.identity.config_carrier import CARRIED_KEY, carried_in
 from tests.kit.trust import (
     MALFORMED,
     PATHS,

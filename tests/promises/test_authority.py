@@ -30,7 +30,7 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import InvalidToken
 from llmctx.graph import wrap_graph
 from llmctx.identity import handover
-from llmctx.identity.carrier import CARRIED_KEY, TASK_KEY, CarriedIdentity, carried_in, carrier
+from llmctx.identity.config_carrier import CARRIED_KEY, TASK_KEY, CarriedIdentity, carried_in, carrier
 from llmctx.identity.handover import take_over
 from llmctx.identity.reasons import candidate_outcomes
 from llmctx.middleware import ContextMiddleware

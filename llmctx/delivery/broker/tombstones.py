@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from llmctx.core.record import CallRecord
 from llmctx.delivery.broker.topology import Topology
-from llmctx.storage.subject import is_theirs
+from llmctx.storage.erasure import is_theirs
 
 if TYPE_CHECKING:
     from nats.js import JetStreamContext

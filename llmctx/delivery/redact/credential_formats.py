@@ -13,7 +13,7 @@ from typing import Final
 from llmctx.delivery.redact.normal_form import SearchText
 from llmctx.delivery.redact.secret_values import DIGIT, PLACEHOLDER, is_password, is_random, is_secret
 from llmctx.delivery.redact.sieve import wider
-from llmctx.delivery.redact.spans import Span
+from llmctx.delivery.redact.text_spans import Span
 
 
 def _is_no_number(value: bytes) -> bool:

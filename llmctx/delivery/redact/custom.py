@@ -22,7 +22,7 @@ from typing import Any, Final
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError
 from llmctx.delivery.redact.pattern_check import fault_of
-from llmctx.delivery.redact.spans import Span
+from llmctx.delivery.redact.text_spans import Span
 from llmctx.identity.scope import enter, opened
 
 Function = Callable[[str], str]

@@ -10,7 +10,7 @@ from typing import Final
 
 from llmctx.delivery.redact.normal_form import SearchText
 from llmctx.delivery.redact.sieve import wider
-from llmctx.delivery.redact.spans import Span
+from llmctx.delivery.redact.text_spans import Span
 
 _LABEL: Final = rb"[A-Za-z0-9\x80\x81](?:[A-Za-z0-9\x80\x81-]{0,62}+)"
 _TOP: Final = rb"(?:(?:xn--[A-Za-z0-9-]{2,30}+|[A-Za-z][A-Za-z-]{1,30}+)(?![A-Za-z0-9_(])|\x80{2,12}+|\x81{2})"

@@ -8,7 +8,7 @@ from typing import Final
 
 from llmctx.delivery.redact.normal_form import NormalForm, SearchText
 from llmctx.delivery.redact.sieve import Sieve
-from llmctx.delivery.redact.spans import Span
+from llmctx.delivery.redact.text_spans import Span
 
 _SHORT: Final = 200  # characters that are searched at once
 _PIECE: Final = 3072

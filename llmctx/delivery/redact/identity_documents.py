@@ -8,7 +8,7 @@ from typing import Final
 
 from llmctx.delivery.redact.normal_form import SearchText
 from llmctx.delivery.redact.sieve import wider
-from llmctx.delivery.redact.spans import Span
+from llmctx.delivery.redact.text_spans import Span
 
 
 def _lower(pattern: bytes) -> re.Pattern[bytes]:

@@ -24,7 +24,7 @@ from itertools import accumulate
 from typing import Final
 
 from llmctx.delivery.redact.sieve import BEYOND, Sieve, wider
-from llmctx.delivery.redact.spans import masked
+from llmctx.delivery.redact.text_spans import masked
 
 LETTER: Final = 0x80
 IDEOGRAPH: Final = 0x81

@@ -27,7 +27,7 @@ from llmctx.delivery.redact.phones import (
     is_written_as_one,
 )
 from llmctx.delivery.redact.sieve import EVERY, Sieve, wider
-from llmctx.delivery.redact.spans import Span
+from llmctx.delivery.redact.text_spans import Span
 
 _SHAPES: Final = bytes(
     0x30 if chr(c).isdigit() and c < 0x80

@@ -28,7 +28,7 @@ from llmctx.delivery.redact.family import Families, places_of, within
 from llmctx.delivery.redact.normal_form import NormalForm
 from llmctx.delivery.redact.pii import Personal
 from llmctx.delivery.redact.secrets import Credentials
-from llmctx.delivery.redact.spans import Span, merged, placeholder, replaced
+from llmctx.delivery.redact.text_spans import Span, merged, placeholder, replaced
 
 KINDS: Final = Credentials.KINDS | Personal.KINDS
 """api_key, token, password, private_key, email, card, phone, resident_id, iban, ip."""

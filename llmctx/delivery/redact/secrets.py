@@ -16,7 +16,7 @@ from llmctx.delivery.redact.family import Family
 from llmctx.delivery.redact.named_secrets import NamedSecrets
 from llmctx.delivery.redact.normal_form import SearchText
 from llmctx.delivery.redact.secret_values import is_random
-from llmctx.delivery.redact.spans import Span
+from llmctx.delivery.redact.text_spans import Span
 from llmctx.delivery.redact.vendor_keys import VendorKeys
 
 _PEM: Final = re.compile(

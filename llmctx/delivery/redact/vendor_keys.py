@@ -11,7 +11,7 @@ import re
 from typing import Final
 
 from llmctx.delivery.redact.sieve import EVERY, wider
-from llmctx.delivery.redact.spans import Span
+from llmctx.delivery.redact.text_spans import Span
 from llmctx.delivery.redact.vendor_key_table import KIND_OF, VENDOR_KEYS
 
 _LONG: Final = 14

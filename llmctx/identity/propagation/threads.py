@@ -24,8 +24,8 @@ from typing import Any, Final
 from llmctx.core.guard import harmless, without_ids
 from llmctx.core.locks import RecoverableLock
 from llmctx.core.patches import Make, patch
-from llmctx.identity.carrier import pack
 from llmctx.identity.carry import carry, run_in_failed_scope
+from llmctx.identity.config_carrier import pack
 from llmctx.identity.present_scope import present_scope
 from llmctx.identity.propagation import queues
 from llmctx.identity.scope import (

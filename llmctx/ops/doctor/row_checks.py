@@ -18,7 +18,7 @@ from llmctx.storage.engine import reading
 from llmctx.storage.filters import Filters
 from llmctx.storage.queries import Coverage, coverage
 from llmctx.storage.queries import coverage_advice as advice
-from llmctx.storage.queries.tokens import REMEDIES
+from llmctx.storage.queries.token_gaps import REMEDIES
 from llmctx.storage.reflection import column_expr, lacks, reflect
 
 _SPANS: Final = (

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from llmctx.ops.erase.mentions import Mentions
+from llmctx.storage.erasure import is_theirs
 from llmctx.storage.sanitize import storable_id
-from llmctx.storage.subject import is_theirs
 
 _LONG_ENOUGH: Final = 4  # of an id, to be looked for inside of texts: "7" is in all of them
 

@@ -37,10 +37,10 @@ from llmctx.storage.queries.calls import (
 )
 from llmctx.storage.queries.counts import Count, count_calls, estimate_rows
 from llmctx.storage.queries.coverage import Coverage, coverage
-from llmctx.storage.queries.errors import ErrorGroup, Errors, errors
+from llmctx.storage.queries.failed_calls import ErrorGroup, Errors, errors
 from llmctx.storage.queries.health import Health, PartitionState, TotalsState, health
 from llmctx.storage.queries.page import Cursor, InvalidCursor, Page
-from llmctx.storage.queries.tokens import missing_tokens
+from llmctx.storage.queries.token_gaps import missing_tokens
 from llmctx.storage.queries.transcript import Transcript, first_prompts, transcript
 from llmctx.storage.queries.usage import BUCKETS, BY, Bucket, By, Figures, Usage, UsageRow, usage
 

@@ -35,7 +35,7 @@ from pydantic import BaseModel
 from llmctx import CallContext, bind, current
 from llmctx.core.diagnostics import diagnostics
 from llmctx.graph import wrap_graph, wrap_node
-from llmctx.identity.carrier import CarriedIdentity, carried_in, pack
+from llmctx.identity.config_carrier import CarriedIdentity, carried_in, pack
 from llmctx.identity.registry import MemoryRegistry
 from llmctx.identity.registry.base import active
 from llmctx.identity.scope import Scope, current_scope

@@ -13,7 +13,7 @@ import yaml
 from llmctx.core.record import CallRecord
 from llmctx.prometheus import ASSETS
 from llmctx.settings import load
-from llmctx.telemetry.measures import MEASURES
+from llmctx.telemetry.metrics import MEASURES
 from tests.kit.rows import query, record, store
 
 DASHBOARDS = sorted((ASSETS / "grafana").glob("*.json"))

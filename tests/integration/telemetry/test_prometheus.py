@@ -19,7 +19,7 @@ from llmctx import bind
 from llmctx.calllog import CallLog
 from llmctx.delivery.memory_sink import MemorySink
 from llmctx.prometheus import metrics_app
-from llmctx.telemetry.measures import MEASURES
+from llmctx.telemetry.metrics import MEASURES
 from tests.kit.rows import rows_of
 from tests.kit.support import ProviderDown, Talker
 

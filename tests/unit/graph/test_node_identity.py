@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmctx.graph.node_identity import _inside
-from llmctx.identity.carrier import CARRIED_KEY, pack
+from llmctx.identity.config_carrier import CARRIED_KEY, pack
 from llmctx.identity.registration import node_scope
 from llmctx.identity.registry import Entry, MemoryRegistry
 from llmctx.identity.registry.base import active

@@ -15,8 +15,8 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.record import Source
 from llmctx.delivery.memory_sink import MemorySink
 from llmctx.identity.candidates import gather
-from llmctx.identity.carrier import CARRIED_KEY, pack
 from llmctx.identity.carry import run_in_failed_scope
+from llmctx.identity.config_carrier import CARRIED_KEY, pack
 from llmctx.identity.registration import node_scope, register
 from llmctx.identity.registry import MemoryRegistry
 from llmctx.identity.registry.base import Entry, is_unreliable, mark_unreliable

@@ -10,7 +10,7 @@ import pytest
 from llmctx import CallContext, bind
 from llmctx.core.record import Reason, Source
 from llmctx.identity.candidates import gather
-from llmctx.identity.carrier import CARRIED_KEY, pack
+from llmctx.identity.config_carrier import CARRIED_KEY, pack
 from llmctx.identity.present_scope import current
 from llmctx.identity.registration import node_scope, register
 from llmctx.identity.registry import MemoryRegistry

@@ -10,7 +10,7 @@ from llmctx import CallContext
 from llmctx.core.record import Source
 from llmctx.identity import reasons, sources
 from llmctx.identity.candidates import gather
-from llmctx.identity.carrier import CARRIED_KEY, pack
+from llmctx.identity.config_carrier import CARRIED_KEY, pack
 from llmctx.identity.registry import MemoryRegistry
 from llmctx.identity.resolution import decide, weigh
 from llmctx.identity.scope import EMPTY, Scope, enter, suspend

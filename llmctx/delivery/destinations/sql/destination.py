@@ -20,10 +20,10 @@ from llmctx.core.record import CallRecord
 from llmctx.core.text import capitalized
 from llmctx.core.urls import shown_url
 from llmctx.delivery.destination import Destination, Failure, Row
-from llmctx.delivery.destinations.sql import facts, insert
+from llmctx.delivery.destinations.sql import insert, server_facts
 from llmctx.delivery.destinations.sql.admission import Admission
 from llmctx.delivery.destinations.sql.connection import Connection
-from llmctx.delivery.destinations.sql.facts import Facts
+from llmctx.delivery.destinations.sql.server_facts import Facts
 from llmctx.delivery.destinations.sql.table_shape import TableShape, look
 from llmctx.settings import Settings
 from llmctx.storage.db_errors import classify, lacks_connections
@@ -116,7 +116,7 @@ class SqlDestination(Destination):
     async def _ask(self) -> None:
         """Ask what database it is, once for each time that the connection was lost."""
         before = self._facts
-        self._facts = await facts.look(self._connection, self._settings, self.name)
+        self._facts = await server_facts.look(self._connection, self._settings, self.name)
         self._is_known = True
         risks = [risk for risk in self._facts.risks if not risk.is_chosen]
         if risks and (before is None or before.risks != self._facts.risks):

@@ -13,7 +13,7 @@ from llmctx.identity.explanation import KEY
 from llmctx.settings import load
 from llmctx.storage import queries
 from llmctx.storage.engine import engine, reading
-from llmctx.storage.queries import Filters, tokens
+from llmctx.storage.queries import Filters, token_gaps
 from llmctx.storage.queries import coverage_advice as advice
 from llmctx.storage.reflection import reflect
 from tests.kit.calls import NOON, TABLE, row
@@ -146,5 +146,5 @@ async def test_missing_tokens_say_why_and_what_helps(connection: AsyncConnection
         None: 1,
     }
     assert (await queries.coverage(connection, TABLE)).missing_tokens == missing
-    assert "stream_usage=True" in tokens.in_words(missing)[0]
-    assert len(tokens.in_words(missing)) == 3
+    assert "stream_usage=True" in token_gaps.in_words(missing)[0]
+    assert len(token_gaps.in_words(missing)) == 3

@@ -18,7 +18,7 @@ from langchain_core.messages import (
 )
 
 from llmctx.capture.payload.messages import answer_of, prompt_of_messages, prompt_of_text
-from llmctx.capture.payload.usage import Stream
+from llmctx.capture.payload.token_usage import Stream
 from llmctx.core.record import COLUMNS
 from llmctx.delivery.payload_fields import fields_of
 from llmctx.delivery.redact import Redactor

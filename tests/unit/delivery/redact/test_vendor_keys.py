@@ -7,7 +7,7 @@ import string
 
 import pytest
 
-from llmctx.delivery.redact.spans import Span
+from llmctx.delivery.redact.text_spans import Span
 from llmctx.delivery.redact.vendor_keys import VendorKeys
 
 vendor_keys = VendorKeys(frozenset({"api_key", "token", "private_key"}))

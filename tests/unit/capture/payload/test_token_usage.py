@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, GenerationChunk, LLMResult
 
 from llmctx.capture.payload.messages import answer_of
-from llmctx.capture.payload.usage import Stream
+from llmctx.capture.payload.token_usage import Stream
 from llmctx.delivery.payload_fields import fields_of, tokens_of
 
 USAGE = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}

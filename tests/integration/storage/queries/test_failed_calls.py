@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.storage import queries
 from llmctx.storage.queries import Filters
-from llmctx.storage.queries.errors import SLOTS, normalised
+from llmctx.storage.queries.failed_calls import SLOTS, normalised
 from tests.kit.calls import NOON, TABLE, row
 
 
