@@ -7,6 +7,7 @@ a call it is counted as dropped. What was in hand when the thread died is taken 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -29,6 +30,12 @@ from llmctx.storage.sanitize import clean
 
 CHUNK: Final = 50
 """Records that are made before anything else in the loop has its turn."""
+_PIECE_S: Final = 0.02
+"""After so long of making records the loop has its turn as well: connecting to a database takes some fifty turns."""
+_SHARE: Final = 5
+"""Where records take longer the loop has one of so many parts of the time, as a server's answers take time, too."""
+_TURN_S: Final = 0.5
+"""After so long the worker has its turn, where calls come faster than records of them can be made."""
 _LOOKED_UP_AT_ONCE: Final = 500  # calls of which a shared registry is asked in one round trip
 
 
@@ -79,34 +86,38 @@ class Pipeline:
         self.queue.extendleft(reversed(self._suspects))
         self._in_hand = []
 
-    async def process(self, sink: RecordingSink) -> None:
-        """Give the sink records of all calls that wait."""
-        queue = self.queue
+    async def process(self, sink: RecordingSink) -> bool:
+        """Give the sink records of the calls that wait, for half a second at most. Return whether none was left."""
+        queue, until = self.queue, time.monotonic() + _TURN_S
         done = asked = 0
         while queue:
+            if time.monotonic() > until:
+                return False
             most = CHUNK
             if self.shared_registry is not None:
                 if done == asked:
                     asked += min(len(queue), _LOOKED_UP_AT_ONCE)
                     await lookup_remote(self.shared_registry, [queue[number] for number in range(asked - done)])
                 most = min(most, asked - done)
+            begun = time.monotonic()
             done += self.take(sink, most)
-            await asyncio.sleep(0)
+            took_s = time.monotonic() - begun
+            await asyncio.sleep(took_s / _SHARE if took_s > _PIECE_S else 0)
         queue.overloaded = False
+        return True
 
     @outside_loop
     def take(self, sink: RecordingSink, most: int) -> int:
-        """Give the sink records of at most so many calls. Return how many calls there were."""
+        """Give the sink records of at most so many calls, fewer where these take long. Return of how many."""
         queue, calls = self.queue, self._in_hand
         gone = queue.drain_refused(sink.forget)
         self.taken, self.refused = self.taken + gone, self.refused + gone
         if self._suspects or not sink.deduplicates:
             most = 1  # whichever it is that kills the thread, it shall not take others along
-        while queue and len(calls) < most:
+        records, until = [], time.monotonic() + _PIECE_S
+        while queue and len(calls) < most and (not calls or time.monotonic() < until):
             calls.append(queue.popleft())
-        records = []
-        for call in calls:
-            if (record := self._record(call)) is not None:
+            if (record := self._record(calls[-1])) is not None:
                 records.append(record)
             yield_gil()
         # what is in nobody's hand would be lost with the thread; but not every sink takes a record twice

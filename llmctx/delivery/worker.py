@@ -290,14 +290,14 @@ class Worker:
         talking = None if self._shared is None else asyncio.create_task(self._shared.run(), name="llmctx-registry")
         self._ready.set()
         begun.set()
-        next_ledger, next_look = time.monotonic() + _LEDGER_S, 0.0
+        next_ledger, next_look, is_up_to_date = time.monotonic() + _LEDGER_S, 0.0, True
         try:
             while not self._stopping:
                 if not self._queue:
                     await self._rest()
-                if self._queue:
+                if self._queue and is_up_to_date:
                     await self._linger_for_company()
-                await self.pipeline.process(sink)
+                is_up_to_date = await self.pipeline.process(sink)
                 now = self._beat = time.monotonic()
                 if now > next_look:
                     next_look = now + _HOUSEKEEPING_S / 2
@@ -331,7 +331,8 @@ class Worker:
         if outside_loop(is_left_alone)():  # end with the process, which only this thread keeps alive
             if self.open_calls is not None:
                 outside_loop(self.open_calls.close)()
-            await self.pipeline.process(sink)
+            while not await self.pipeline.process(sink):
+                continue
             await sink.drain(self._settings.shutdown_timeout_s)
             self._stopping = True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -209,3 +210,24 @@ def test_a_loop_that_is_stopped_is_started_again(database: str) -> None:
         assert call_log.flush(60) == 0
         assert call_log.stats().balanced
     assert len(rows_of(database)) == 3
+
+
+def test_rows_are_stored_while_calls_come_faster_than_they_can_be_made_into_rows(database: str) -> None:
+    """Connecting, looking at the table and storing take their turns between the calls, however many of those wait."""
+    is_slow = threading.Event()
+    is_slow.set()
+
+    def redact_slowly(text: str) -> str:
+        if is_slow.is_set():
+            time.sleep(0.02)
+        return text
+
+    with CallLog(database, redact_functions=[redact_slowly]) as call_log:
+        for _ in range(300):  # more than a minute of work
+            model.invoke("hello")
+        wait_until(lambda: call_log.stats().written > 0, "rows in the table")
+        stats = call_log.stats()
+        assert stats.waiting > 0
+        is_slow.clear()
+        assert call_log.flush(60) == 0
+    assert len(rows_of(database)) == 300

@@ -114,7 +114,7 @@ def test_what_is_lost_with_the_process_is_said(switch: Switch, caplog: pytest.Lo
     for _ in range(5):
         model.invoke("kept")
     assert call_log.flush(0.2) == 5
-    with full_disk():
+    with full_disk(takes_parts=False):
         for _ in range(7):
             model.invoke("lost")
         assert call_log.close(0.2) == 12
