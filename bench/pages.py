@@ -45,7 +45,7 @@ INSERT INTO {table} (call_id, created_at, finished_at, model, provider, session_
 SELECT (lpad(to_hex((extract(epoch FROM t) * 1000)::bigint), 12, '0') || '70008' || substr(md5(n::text), 1, 15))::uuid,
     t, t + interval '1 s', 'model-' || n % 7, 'provider-' || n % 3,
     CASE WHEN n % 200 > 0 THEN 's-' || s END,
-    CASE WHEN n % 150 > 0 THEN 'u-' || (s * 7919) % ({users} / 4) + s * 8::bigint * {users} / {rows} END,
+    CASE WHEN n % 150 > 0 THEN 'u-' || (s * 7919::bigint) % ({users} / 4) + s * 8::bigint * {users} / {rows} END,
     'agent-' || n % 5, 'node-' || n % 5, 't-' || s, md5(n::text),
     n % 50 > 0, CASE WHEN n % 50 > 0 THEN 'ok' ELSE 'error' END,
     CASE WHEN n % 50 = 0 THEN 'RateLimitError' END,

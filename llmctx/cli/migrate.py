@@ -42,6 +42,12 @@ def migrate(
     distribute: Annotated[
         bool, typer.Option("--distribute", help="Also spread the table over the nodes of a Citus cluster.")
     ] = False,
+    shards: Annotated[
+        int | None,
+        typer.Option(
+            "--shards", metavar="N", min=1, max=64_000, help="How many shards --distribute makes; else 2 for each node."
+        ),
+    ] = None,
     transport: Annotated[
         bool, typer.Option("--transport", help="Make the streams of LLMCTX_TRANSPORT instead, the message broker.")
     ] = False,
@@ -67,6 +73,7 @@ def migrate(
         yes,
         json,
         distribute,
+        shards,
         transport,
         texts_apart,
         check,
@@ -86,7 +93,9 @@ def migrate(
     if plan + sql + check > 1 or (check and downgrade) or ((offline or existing is not None) and not sql):
         raise typer.BadParameter("choose one of --plan, --sql, --check; --offline and --existing go with --sql")
     if distribute and any((by_month, sql, check, downgrade, json)):
-        raise typer.BadParameter("--distribute goes with --widen, --plan and --yes")
+        raise typer.BadParameter("--distribute goes with --shards, --widen, --plan and --yes")
+    if shards is not None and not distribute:
+        raise typer.BadParameter("--shards goes with --distribute")
     if transport and any((widen, downgrade, distribute, texts_apart, check, sql, by_month)):
         raise typer.BadParameter("--transport goes with --plan, --yes and --json")
     if texts_apart and any((by_month, sql, check, downgrade, distribute)):
@@ -104,7 +113,7 @@ def migrate(
         given = {"widen": widen, "texts_apart": texts_apart}
         _plan_and_do(settings, given, down=downgrade, only_plan=plan, yes=yes, json=json)
         if distribute:
-            _distribute(settings, yes=yes and not plan)
+            _distribute(settings, shards, yes=yes and not plan)
 
 
 @group.command("check")
@@ -145,15 +154,20 @@ def print_sql(
         output.show(script.rstrip())
 
 
-def _distribute(settings: Settings, *, yes: bool) -> None:
-    from llmctx.migrate.distribute import distribute
+def _distribute(settings: Settings, shards: int | None, *, yes: bool) -> None:
+    from llmctx.migrate import distribute
 
-    if not yes:
-        output.say(f"Table {settings.table} would be distributed by call_id; its rows are moved. Add --yes.")
-        return
-    with interruptible(changes=True):
-        is_new = distribute(settings)
-    output.say(f"Table {settings.table} is distributed by call_id{'' if is_new else ' already'}.")
+    if yes:
+        with interruptible(changes=True):
+            done_so = distribute.distribute(settings, shards=shards)
+    else:
+        done_so = distribute.plan(settings, shards=shards)
+    nodes = "1 node" if done_so.nodes == 1 else f"{done_so.nodes} nodes"
+    spread = f"distributed by call_id, in {done_so.shards} shards on {nodes}"
+    if yes or not done_so.is_new:
+        output.say(f"Table {settings.table} is {spread}{'' if done_so.is_new else ' already'}.")
+    else:
+        output.say(f"Table {settings.table} would be {spread}; its rows are moved. Add --yes.")
 
 
 def _plan_and_do(

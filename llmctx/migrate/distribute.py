@@ -6,6 +6,7 @@ is too big for one node.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import Connection, text
@@ -13,43 +14,79 @@ from sqlalchemy.exc import DBAPIError
 
 from llmctx.core.errors import LlmctxError
 from llmctx.migrate import texts_apart
-from llmctx.migrate.state import changing
+from llmctx.migrate.state import asking, changing
 from llmctx.settings import Settings, settings_of
 from llmctx.storage.catalog import literal, qualified
 from llmctx.storage.distribution import is_installed
 from llmctx.storage.engine import where
 
-_SHARDS: Final = 32
-_BY: Final = """
-SELECT column_to_column_name(logicalrelid, partkey) FROM pg_dist_partition
-WHERE logicalrelid = pg_catalog.to_regclass(:table) AND partmethod <> 'n'
+SHARDS_PER_NODE: Final = 2
+"""So many that a cluster may become twice as large. Each is a statement of its own in every batch and question."""
+_NOW: Final = """
+SELECT (SELECT count(*) FROM pg_dist_node WHERE shouldhaveshards AND isactive AND noderole = 'primary') AS nodes,
+       column_to_column_name(d.logicalrelid, d.partkey) AS by,
+       (SELECT count(*) FROM pg_dist_shard s WHERE s.logicalrelid = d.logicalrelid) AS shards
+FROM (SELECT) AS once LEFT JOIN pg_dist_partition d
+ON d.logicalrelid = pg_catalog.to_regclass(:table) AND d.partmethod <> 'n'
 """
 
 
-def distribute(database: Any = None, **given: Any) -> bool:
-    """Distribute the table, which is there; return False if it is distributed already.
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """How the table is spread, or would be. `is_new`: it is not yet, or was not before."""
 
-    Rows that it holds are moved, and writers wait meanwhile. Raise `LlmctxError` where there is no Citus, where it is
-    distributed by another column, or where Citus refuses: a unique key without call_id, for one.
+    shards: int
+    nodes: int
+    is_new: bool
+
+
+def plan(database: Any = None, *, shards: int | None = None, **given: Any) -> Distribution:
+    """Return what `distribute` would do. Raise `LlmctxError` where it would."""
+    settings = settings_of(database, **given)
+    return asking(settings, lambda connection: _plan(connection, settings, shards))
+
+
+def distribute(database: Any = None, *, shards: int | None = None, **given: Any) -> Distribution:
+    """Distribute the table, which is there, unless it is distributed already; return how it is.
+
+    In two shards for each node, or as many as `shards` says. Rows that it holds are moved, and writers wait meanwhile.
+    Raise `LlmctxError` where there is no Citus, where it is distributed by another column or in another number of
+    shards than `shards`, or where Citus refuses: a unique key without call_id, for one.
     """
     settings = settings_of(database, **given)
-    return changing(settings, lambda connection, _: _distribute(connection, settings))
+    return changing(settings, lambda connection, _: _distribute(connection, settings, shards))
 
 
-def _distribute(connection: Connection, settings: Settings) -> bool:
+def _plan(connection: Connection, settings: Settings, shards: int | None) -> Distribution:
     if not is_installed(connection):
         raise LlmctxError(f"There is no Citus in {where(settings)}: CREATE EXTENSION citus, on the coordinator.")
     table = qualified(settings.table, settings.db_schema)
-    by = connection.scalar(text(_BY), {"table": table})
-    if by == "call_id":
-        return False
-    if by is not None:
-        raise LlmctxError(f"Table {settings.table} is distributed by {by}, and not by call_id. Nothing was changed.")
-    if texts_apart.there(connection, settings):
+    now = connection.execute(text(_NOW), {"table": table}).one()
+    nodes = max(1, now.nodes)  # a cluster that has none is its coordinator
+    if now.by is None:
+        if texts_apart.there(connection, settings):
+            raise LlmctxError(
+                f"Table {settings.table} keeps its texts apart: it cannot be distributed. Nothing was changed."
+            )
+        return Distribution(shards or SHARDS_PER_NODE * nodes, nodes, is_new=True)
+    if now.by != "call_id":
         raise LlmctxError(
-            f"Table {settings.table} keeps its texts apart: it cannot be distributed. Nothing was changed."
+            f"Table {settings.table} is distributed by {now.by}, and not by call_id. Nothing was changed."
         )
-    statement = f"SELECT create_distributed_table({literal(table)}, 'call_id', shard_count := {_SHARDS})"
+    if shards not in (None, now.shards):
+        raise LlmctxError(
+            f"Table {settings.table} is distributed in {now.shards} shards. Nothing was changed. This moves its rows: "
+            f"SELECT alter_distributed_table({literal(table)}, shard_count := {shards})"
+        )
+    return Distribution(now.shards, nodes, is_new=False)
+
+
+def _distribute(connection: Connection, settings: Settings, shards: int | None) -> Distribution:
+    planned = _plan(connection, settings, shards)
+    if not planned.is_new:
+        return planned
+    table = literal(qualified(settings.table, settings.db_schema))
+    statement = f"SELECT create_distributed_table({table}, 'call_id', shard_count := {planned.shards})"
     try:
         connection.execute(text(statement))
         connection.commit()
@@ -59,4 +96,4 @@ def _distribute(connection: Connection, settings: Settings) -> bool:
         raise LlmctxError(
             f"Citus cannot distribute {settings.table}: {problem.orig}. {detail} It was not distributed."
         ) from problem
-    return True
+    return planned

@@ -27,6 +27,7 @@ from llmctx.migrate.state import target
 from llmctx.settings import Settings
 from llmctx.storage import catalog
 from llmctx.storage.catalog import literal, qualified, quote
+from llmctx.storage.distribution import has_distributed
 from llmctx.storage.partition_ddl import Diversion, Month, day_literal, move_rows, partition_name
 
 Say = Callable[[str], None]
@@ -52,7 +53,7 @@ UNION ALL SELECT 'it has policies or rules of its own' FROM pg_class
 WHERE oid = to_regclass(:table) AND (relrowsecurity OR relhasrules)
 UNION ALL SELECT 'its column ' || attname || ' is an identity column' FROM pg_attribute
 WHERE attrelid = to_regclass(:table) AND attidentity <> '' AND NOT attisdropped
-UNION ALL SELECT 'other tables inherit from it' FROM pg_inherits WHERE inhparent = to_regclass(:table)
+UNION ALL SELECT DISTINCT 'other tables inherit from it' FROM pg_inherits WHERE inhparent = to_regclass(:table)
 UNION ALL SELECT 'the publication ' || p.pubname || ' replicates it' FROM pg_publication_rel r
 JOIN pg_publication p ON p.oid = r.prpubid WHERE r.prrelid = to_regclass(:table)
 UNION ALL SELECT 'it refers to ' || confrelid::regclass || ' by ' || conname FROM pg_constraint
@@ -139,6 +140,16 @@ class Conversion:
         """Return the foreign keys that refer to the table."""
         return [row for row in self.ask(catalog.FOREIGN_KEYS) if not row.own]
 
+    def _is_distributed(self) -> bool:
+        found = has_distributed(self.connection, self.named())
+        self.connection.rollback()
+        return found
+
+    def _undistribute(self) -> str:
+        """Return what is to be done with a table whose rows lie on the nodes of a cluster."""
+        alone = f"SELECT undistribute_table({literal(self.named())})"
+        return f"Citus has distributed it: {alone} before, and `llmctx migrate --distribute --yes` afterwards"
+
     # -- there --------------------------------------------------------------------------------------------------------
 
     def problems(self, *, drop_foreign_keys: bool) -> list[str]:
@@ -148,7 +159,7 @@ class Conversion:
             return ["there is no table"]
         if not table.is_owner:
             return [f"the table belongs to the role {table.owner}: {table.role} may not change it"]
-        found = [row[0] for row in self.ask(_HINDRANCES)]
+        found = [row[0] for row in self.ask(_HINDRANCES)] + ([self._undistribute()] if self._is_distributed() else [])
         if wanted := adoption_plan(table, target()[1]).steps:
             found.append(f"it has not been adopted ({wanted[0].what}): run `llmctx migrate --yes` first")
         if not table.columns["created_at"].not_null:
@@ -308,6 +319,8 @@ class Conversion:
         """Yield the steps until the table is as it was; rows of the months since are moved in between, see `move`."""
         now = self.state()
         table, making, before = self.named(), self.named("_partitioned"), self.named("_before")
+        if (now.making or now.before) and self._is_distributed():
+            raise LlmctxError(f"{table} cannot be led back: {self._undistribute()}. Nothing was changed.")
         if now.kind == "p" and now.before:
             facts = json.loads(now.before_says) | {"way": "back"}
             owned = [f"ALTER SEQUENCE {r.sequence} OWNED BY {before}.{quote(r.column)}" for r in self.ask(_SEQUENCES)]

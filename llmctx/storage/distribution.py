@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from llmctx.core.errors import DatabaseUnavailable
 from llmctx.storage.catalog import qualified
 
+_KEY: Final = "llmctx_is_distributed"
 INSTALLED: Final = "SELECT pg_catalog.to_regclass('pg_dist_partition') IS NOT NULL AS installed"
 """Citus's own list of tables: of its schema, pg_catalog, which every search path has."""
 DISTRIBUTED: Final = """
@@ -42,8 +43,10 @@ def has_distributed(connection: sa.Connection, table: str) -> bool:
 
 
 async def is_distributed(connection: AsyncConnection, log: sa.Table) -> bool:
-    """Return whether Citus has distributed the call log."""
-    return await connection.run_sync(has_distributed, qualified(log.name, log.schema))
+    """Return whether Citus has distributed the call log: as it was when `log` was first asked about."""
+    if _KEY not in log.info:
+        log.info[_KEY] = await connection.run_sync(has_distributed, qualified(log.name, log.schema))
+    return bool(log.info[_KEY])
 
 
 async def size_function(connection: AsyncConnection, log: sa.Table) -> str:

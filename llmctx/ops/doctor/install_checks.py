@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from llmctx.calllog import CallLog
 from llmctx.core.errors import LlmctxError
@@ -17,7 +18,7 @@ from llmctx.ops import journals
 from llmctx.ops.doctor import table_checks as table
 from llmctx.ops.doctor.finding import Finding
 from llmctx.settings import Settings, unknown_variables
-from llmctx.storage.db_errors import classify
+from llmctx.storage.db_errors import DatabaseFailure, classify
 
 
 async def database(settings: Settings, state: migrate.State | LlmctxError) -> list[Finding]:
@@ -91,11 +92,36 @@ async def _trial_insert(settings: Settings) -> Finding:
         await destination.trial(_specimen())
     except Exception as problem:  # noqa: BLE001  any failure is the finding
         cause = f"{type(problem).__name__}: {problem}".splitlines()[0]
-        fix = f"GRANT INSERT ON {settings.table} TO the application's role."
-        if classify(problem).no_partition:
-            fix = f"CREATE TABLE {settings.table}_default PARTITION OF {settings.table} DEFAULT;"
-        return Finding("insert", False, cause, "No row can be written.", fix, settings.table)
+        failure = classify(problem)
+        consequence = "Rows wait until it takes them again." if failure.is_outage else "No row can be written."
+        return Finding("insert", False, cause, consequence, _insert_fix(failure, settings), settings.table)
     return Finding("insert", True, "a row can be inserted (tried, and rolled back)", where=settings.table)
+
+
+def _insert_fix(failure: DatabaseFailure, settings: Settings) -> str:
+    """Return what lets the database take rows again, by what its refusal means."""
+    if failure.no_partition:
+        return f"CREATE TABLE {settings.table}_default PARTITION OF {settings.table} DEFAULT;"
+    fixes = (fix for starts, fix in _INSERT_FIXES.items() if failure.code.startswith(starts))
+    return next(fixes, _OTHER_INSERT_FIXES[failure.kind]).format(table=settings.table)
+
+
+_INSERT_FIXES: Final = {
+    "42501": "GRANT INSERT ON {table} TO the application's role.",
+    "42P01": "llmctx migrate",
+    "42703": "llmctx migrate",
+    "25006": "Let LLMCTX_DATABASE_URL point to the primary: this server may only be read.",
+    "53100": "Make room on the disk of the server that says so.",
+    "53300": "Give the server more connections, or put a pooler before it.",
+}
+"""What to do, by SQLSTATE."""
+_OTHER_INSERT_FIXES: Final = {
+    "reconnect": "Let every server of the database run, and be reached from the one that LLMCTX_DATABASE_URL names.",
+    "transient": "Find out what keeps the database busy: rows are tried again until then.",
+    "config": "Let the table, the role and LLMCTX_DATABASE_URL be as the database asks.",
+    "poison": "Let the constraints and triggers of {table} take this row, which is like those of calls.",
+}
+"""What to do, by the kind of a failure."""
 
 
 def _specimen() -> CallRecord:

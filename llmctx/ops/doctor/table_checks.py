@@ -14,7 +14,7 @@ from typing import Any, Final
 from sqlalchemy import Table, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from llmctx.core.errors import LlmctxError
+from llmctx.core.errors import DatabaseUnavailable, LlmctxError
 from llmctx.ops.doctor import texts_checks
 from llmctx.ops.doctor.finding import Finding
 from llmctx.settings import Settings
@@ -60,11 +60,13 @@ async def table(settings: Settings) -> list[Finding]:
             seen = await _look(connection, settings)
             of_texts = await texts_checks.findings(connection, seen.log)
     except LlmctxError as problem:
+        fix = "llmctx doctor, as a role that may look at it."
+        if isinstance(problem, DatabaseUnavailable):
+            fix = "llmctx doctor, when every server of the database can be reached."
         return [
             Finding(
                 "table", False, f"not looked at: {problem}",
-                "What it lacks, and how it grows, is not known.", "llmctx doctor, as a role that may look at it.",
-                settings.table,
+                "What it lacks, and how it grows, is not known.", fix, settings.table,
             )
         ]  # fmt: skip
     checks: Sequence[Callable[[_Seen], list[Finding]]] = (

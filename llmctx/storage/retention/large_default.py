@@ -3,12 +3,14 @@
 That is what becomes of a table whose months were not made in time. The partition begins in two days, of which hardly a
 row is there yet; what lies in the default partition already stays in it. While it is proved that it holds nothing of
 the days to come, rows that are dated so far ahead are led to the new table. After a break the next run goes on.
+
+Not of a table that Citus has distributed: a trigger cannot lead rows to other nodes. There writers wait.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -16,6 +18,7 @@ from sqlalchemy import Table, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.storage.catalog import qualified
+from llmctx.storage.distribution import is_distributed, size_function
 from llmctx.storage.partition_ddl import Diversion, Month
 from llmctx.storage.retention import partitions
 from llmctx.storage.retention.partitions import Partition, run_patiently
@@ -23,28 +26,41 @@ from llmctx.storage.retention.partitions import Partition, run_patiently
 LARGE_BYTES: Final = 64 * 2**20
 _MARGIN: Final = timedelta(days=2)
 _STATE: Final = """
-SELECT pg_total_relation_size(to_regclass(:default)) AS bytes, to_regclass(:part) IS NOT NULL AS begun,
+SELECT {size}(to_regclass(:default)) AS bytes, to_regclass(:part) IS NOT NULL AS begun,
        obj_description(to_regclass(:part), 'pg_class') AS says
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """How the partition of a month comes to be: `in_steps` by `make`, else by `partitions.make`."""
+
+    month: Month | None
+    """None where the default partition has too much of it."""
+    in_steps: bool = False
+    writers_wait: bool = False
+    """For as long as it takes to look through the default partition."""
+
+
 async def plan(
     connection: AsyncConnection, log: Table, month: Month, default: Partition | None, now: datetime
-) -> tuple[Month | None, bool]:
-    """Return what is to be made of `month`, if anything, and whether in this way."""
+) -> Prospect:
+    """Return what is to be made of `month`, and how."""
     if default is None:
-        return month, False
+        return Prospect(month)
     label = month.partition("").removeprefix("_p")  # also of a part of it
     given = {"default": default.name, "part": partitions.part_in_sql(log, month)}
-    found = (await connection.execute(text(_STATE), given)).one()
+    found = (await connection.execute(text(_STATE.format(size=await size_function(connection, log))), given)).one()
     await connection.rollback()
     if found.begun:
         begun = datetime.fromisoformat(json.loads(found.says or "{}").get("from", month.first.isoformat()))
-        return replace(month, first=begun, label=month.label or label), bool(found.says)
+        return Prospect(replace(month, first=begun, label=month.label or label), in_steps=bool(found.says))
     if found.bytes < LARGE_BYTES:
-        return month, False
+        return Prospect(month)
+    if await is_distributed(connection, log):
+        return Prospect(month, writers_wait=True)
     first = max(month.first, now.replace(hour=0, minute=0, second=0, microsecond=0) + _MARGIN)
-    return (replace(month, first=first, label=label) if first < month.after_last else None), True
+    return Prospect(replace(month, first=first, label=label) if first < month.after_last else None, in_steps=True)
 
 
 async def make(connection: AsyncConnection, log: Table, month: Month, default: Partition) -> None:

@@ -107,15 +107,17 @@ class _Work:
             )
         for gap in partitions.missing(parts, self._now, ahead):
             whole = await partitions.named(self._connection, log, gap)
-            month, is_large = await large_default.plan(self._connection, log, whole, default, self._now)
-            if month is None:
+            prospect = await large_default.plan(self._connection, log, whole, default, self._now)
+            if (month := prospect.month) is None:
                 self._report.notes.append(
                     f"{whole} stays in the default partition, which has too much of it to be split beside its writers."
                 )
                 continue
             rest = "" if month == whole else f", from {month.first:%Y-%m-%d} on"
             self._report.steps.append(f"make partition {month.partition(log.name)} for {whole}{rest}")
-            if self._report.done and is_large and default is not None:
+            if prospect.writers_wait:
+                self._report.notes.append(f"Writers wait while the default partition is searched for rows of {whole}.")
+            if self._report.done and prospect.in_steps and default is not None:
                 await large_default.make(self._connection, log, month, default)
             elif self._report.done:
                 await partitions.make(self._connection, log, month, default)
