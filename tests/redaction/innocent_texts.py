@@ -9,7 +9,8 @@ import uuid
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tests.redaction.secret_texts import HEX, Maker
+from tests.redaction.document_texts import labelled
+from tests.redaction.maker import HEX, Maker
 
 
 class Innocent(NamedTuple):
@@ -117,6 +118,7 @@ def innocent(seed: int = 2) -> Iterator[Innocent]:
         }  # fmt: skip
         for kind, texts in forms.items():
             yield from (Innocent(kind, text) for text in texts)
+    yield from (Innocent(*one) for one in labelled(m))
 
 
 WORDS = [

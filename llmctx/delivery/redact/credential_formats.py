@@ -1,6 +1,6 @@
-"""Secrets in formats of their own: headers, command lines, connection strings, lines of password files.
+"""Secrets in formats of their own: headers, connection strings, lines of password files, calls.
 
-There no name stands before the secret, or more stands between: `-u user:password`, `Authorization: Digest …`,
+There no name stands before the secret, or more stands between: `Authorization: Digest …`, `Login with user / password`,
 `mongodb+srv://user:password@host`, `host:5432:db:user:password`. Each format is looked for only where a word that it must
 have in it is there.
 """
@@ -16,14 +16,14 @@ from llmctx.delivery.redact.sieve import wider
 from llmctx.delivery.redact.text_spans import Span
 
 
-def _is_no_number(value: bytes) -> bool:
-    return not value.isdigit()
+def _is_given(value: bytes) -> bool:
+    return PLACEHOLDER.fullmatch(value) is None
 
 
-def _is_no_word(value: bytes) -> bool:
-    return not value.isalpha() or not value.islower()
-
-
+_CONNECT: Final = rb"[ ]?\([ ]?[^,()\n]{1,200},[ ]?[\"'][^\"'\n]{1,60}[\"'],[ ]?[\"']([^\"'\n]{4,128}+)[\"']"
+_PHRASE: Final = (
+    rb"[\"']?(?: is)?[:=]?\s{1,3}[\"'`]?((?:[a-z]{3,8}[ ,]{1,2}){11,23}[a-z]{3,8})(?![ ,]?[a-z])"  # of words
+)
 _COLON: Final = rb"[\"'`\\*]{0,4}[ \t]{0,4}[:=>]{1,2}[ \t]{0,4}[\"'`\\]{0,4}"
 _FORMS: Final = tuple(
     (mark, kind, re.compile(pattern), likely)
@@ -47,7 +47,7 @@ _FORMS: Final = tuple(
             rb"authorization" + _COLON + rb"(?:bearer|basic|token|apikey|digest|negotiate|ntlm|bot|key|api-key|splunk|hmac|oauth|jwt|sso-key|sharedkey|deepl-auth-key|zoho-oauthtoken|genie?key)[ \t]{1,4}([a-z0-9._~+/=:-]{6,4096}+)",
             lambda value: PLACEHOLDER.fullmatch(value) is None and (DIGIT.search(value) is not None or len(value) >= 16),
         ),
-        (b"bearer", "token", rb"\bbearer[ \t]{1,4}[\"'`]?([a-z0-9._~+/=-]{8,4096}+)", lambda value: is_secret(value, True, b"")),
+        (b"bearer", "token", rb"bearer(?<![a-z]bearer)[ \t]{1,4}[\"'`]?([a-z0-9._~+/=-]{8,4096}+)", lambda value: is_secret(value, True, b"")),
         (
             b"cookie",
             "token",
@@ -61,31 +61,9 @@ _FORMS: Final = tuple(
             lambda value: is_random(value) and not value.islower(),
         ),
         (b"connect.sid", "token", rb"connect\.sid=([a-z0-9%._~+/-]{16,4096}+)", is_random),
-        # command lines
-        (
-            b"-u",
-            "password",
-            rb"-u(?:(?<=[\s\"']-u)|ser(?<=-user))[ \t=]{0,2}[\"']?[^\s:\"'/]{1,80}:([^\s\"']{3,256}+)",
-            lambda value: not value.isdigit() and PLACEHOLDER.fullmatch(value) is None and _is_no_word(value),
-        ),
-        (b"mysql", "password", rb"mysql[a-z-]{0,12} [^\n]{0,200}?(?<=\s)-p[\"']?([^\s\"']{4,128}+)", _is_no_number),
-        (b"mariadb", "password", rb"mariadb[a-z-]{0,12} [^\n]{0,200}?(?<=\s)-p[\"']?([^\s\"']{4,128}+)", _is_no_number),
-        (b"sshpass", "password", rb"sshpass [^\n]{0,40}?-p[ \t]{0,2}[\"']?([^\s\"']{4,128}+)", None),
-        (b"redis-cli", "password", rb"redis-cli [^\n]{0,200}?(?<=\s)(?:-a|--pass)[ \t]{1,2}[\"']?([^\s\"']{4,128}+)", None),
-        (b"identified", "password", rb"identified (?:with \S{1,60} )?by [\"']([^\"'\n]{4,256}+)", None),
-        (b"sudo", "password", rb"(?:echo|printf|<<<) [\"']?([^\s\"']{4,128}+)[\"']?(?:\\n)? ?\| ?sudo", None),
-        (b"http -a ", "password", rb"https? -a [^\s:]{1,60}:([^\s\"']{3,128}+)", None),
-        (b"snowsql", "password", rb"snowsql [^\n]{0,100}?-p[ \t]{1,2}([^\s\"']{4,128}+)", None),
+        (b"identified", "password", rb"identified (?:with \S{1,60} )?by [\"']([^\"'\n]{4,256}+)", _is_given),
+        *((mark, "password", mark + _CONNECT, _is_given) for mark in (b"getconnection", b"mysqli", b"mysqli_connect", b"mysql_connect", b"new pdo")),
         (b"private_key_id", "api_key", rb"private_key_id[\"'\\ ]{1,4}:[\"'\\ ]{1,4}([0-9a-f]{40})", None),
-        (b"login", "password", rb"login [^\n]{0,200}?(?<=\s)-p[ \t]{1,2}[\"']?([^\s\"']{4,128}+)", lambda value: PLACEHOLDER.fullmatch(value) is None),
-        (b"sqlcmd", "password", rb"sqlcmd [^\n]{0,200}?(?<=\s)-p[ \t]{0,2}[\"']?([^\s\"']{4,128}+)", _is_no_number),
-        (b"ldap", "password", rb"ldap[a-z]{3,10} [^\n]{0,200}?(?<=\s)-w[ \t]{1,2}[\"']?([^\s\"']{4,128}+)", None),
-        (b"mongo", "password", rb"mongo[a-z]{0,10} [^\n]{0,200}?(?<=\s)-p[ \t]{1,2}[\"']?([^\s\"']{4,128}+)", None),
-        (b"htpasswd", "password", rb"htpasswd -[a-z]{1,5} \S{1,100} \S{1,60} [\"']?([^\s\"']{4,128}+)", None),
-        (b"sqlplus", "password", rb"sqlplus[^\n]{0,40}? [\w$]{1,30}/([^\s@\"']{3,128}+)@", None),
-        (b"smbclient", "password", rb"-u[ \t]{1,2}[^\s%]{1,60}%([^\s\"']{3,128}+)", None),
-        (b"net use", "password", rb"net use [^\n]{0,100}?/user:\S{1,60} ([^\s\"'/]{4,128}+)", None),
-        (b"securestring", "password", rb"convertto-securestring(?: -string)?[ \t]{1,4}[\"']([^\"'\n]{4,256}+)", None),
         (
             b"auth",
             "password",
@@ -107,24 +85,25 @@ _FORMS: Final = tuple(
             rb"value[\"']{0,2}\s{0,4}[:=]\s{0,4}[\"']([^\"'\n]{4,1024}+)[\"']\s{0,4},?\s{0,8}[\"']?(?:name|key)[\"']?\s{0,4}[:=]\s{0,4}[\"'][\w.-]{0,40}(?:passw(?:or)?d|secret|token|api.?key|access.?key|pwd)[\"']",
             lambda value: PLACEHOLDER.fullmatch(value) is None,
         ),
-        (b"cred", "password", rb"\bcred(?:ential)?s?[\"']?[ \t]{0,2}[:=]?[ \t]{1,3}[\w.@-]{2,60} ?[:/] ?([^\s\"',;]{4,128}+)", lambda value: is_password(value, False, b"") and DIGIT.search(value) is not None and not value.isdigit()),
+        (b"log", "password", rb"log(?<![a-z_]log) ?in (?:with|as|using|mit)[ :]{1,2}[\w.@-]{2,60} ?[:/] ?([^\s\"',;]{4,128}+)", lambda value: is_password(value, False, b"") and DIGIT.search(value) is not None),
+        (b"pin", "password", rb"pin(?<![a-z_]pin)(?: ?code| number)?(?: is| ist|:|=|: ?is)[ \t]{1,2}[\"'`]?(\d{4})(?![\d.,:/-])", None),
+        (b"cv", "card", rb"cv(?<![a-z]cv)[cv]2?(?: code| is|:|=){0,2}[ \t]{0,2}[\"']?(\d{3,4})(?!\d)", None),
+        (b"phrase", "private_key", rb"phrase(?<=(?:seed|cret|very|ckup|llet)[ _-]phrase)" + _PHRASE, None),
+        (b"mnemonic", "private_key", rb"mnemonic(?:[ _-]phrase)?" + _PHRASE, None),
+        (b"cred", "password", rb"cred(?<![a-z]cred)(?:ential)?s?[\"']?[ \t]{0,2}[:=]?[ \t]{1,3}(?!(?:type|scope|provider|source|mode|id|name|helper|store|file|path|kind|class|grant|format|status)\b)[\w.@-]{2,60} ?[:/] ?([^\s\"',;]{4,128}+)", lambda value: is_password(value, False, b"") and DIGIT.search(value) is not None and not value.isdigit()),
     )
 )  # fmt: skip
 
 
-_OPTION: Final = re.compile(rb" -(?:[pPaAwuUbcn]|-user|-pass|-proxy)")
 _GATES: Final = {
     b":": (b":54",),
-    b"/": (b"sqlplus", b"net use", b"thin:"),
-    b"|": (b"sudo",),
+    b"/": (b"thin:",),
     b"_": (b"private_key_id",),
     b"}": (b"value",),
     b"=": (b"connect.sid", b"sess", b"cookie"),
-    b"'": (b"identified",),
-    b"(": (b"auth",),
+    b"(": (b"auth", b"getconnection", b"mysqli", b"mysqli_connect", b"mysql_connect", b"new pdo"),
     b";": (b"wifi:",),
-    b"-": (b"-u", b"mysql", b"mariadb", b"sshpass", b"redis-cli", b"login", b"sqlcmd", b"ldap", b"mongo", b"htpasswd",
-           b"smbclient", b"http -a ", b"snowsql", b"securestring"),
+    b" ": (b"log", b"phrase", b"mnemonic", b"pin", b"cv", b"identified"),
     b"": (b"authorization", b"bearer", b"cred"),
 }  # fmt: skip
 """What must be there, too, for a form to be looked for: a single sign is seen in no time."""
@@ -137,9 +116,31 @@ _DOCUMENTED: Final = frozenset((b"password", b"pass", b"passwd", b"pwd", b"pw", 
 """What stands for a password in documentation."""
 _SCHEME: Final = re.compile(rb"(?:https?|wss?|git)\Z", re.IGNORECASE)
 _LONE: Final = re.compile(rb"://([A-Za-z0-9_.~-]{20,512}+)(?::|:x-oauth-basic)?@(?=[A-Za-z0-9])")
-_SAID_SIGNS: Final = ("密", "令", "凭", "憑", "鑰", "パ", "暗", "キ", "키", "비", "암", "ароль")
+_SAID_SIGNS: Final = (
+    "密",
+    "令",
+    "凭",
+    "憑",
+    "鑰",
+    "パ",
+    "暗",
+    "キ",
+    "키",
+    "비",
+    "암",
+    "арол",
+    "лозинк",
+    "รหัส",
+    "كلمة",
+    "סיסמ",
+    "पासव",
+    "κωδικ",
+)
 _SAID: Final = re.compile(
-    r"(?:密码|密碼|密钥|密鑰|金鑰|憑證|(?:API|api) ?(?:キー|키)|口令|令牌|凭证|パスワード|暗証番号|비밀번호|암호|[Пп]ароль)[^\n!-~]{0,8}[ ：:=是为:「“\"'`]{0,6}([!-~]{4,128})"
+    r"(?:密码|密碼|密钥|密鑰|金鑰|憑證|(?:API|api) ?(?:キー|키)|口令|令牌|凭证|パスワード|暗証番号|비밀번호|암호|[Пп]арол[ья]|лозинка|รหัสผ่าน|كلمة (?:المرور|السر)"
+    r"|סיסמ[הא]|पासवर्ड|κωδικός)"
+    r"(?:[^\n!-~]{0,12}[ ：:=是为「“\"'`*|>-]{0,6}|[\"'`*]{0,4}[:：=]{1,2}[ \t]{0,4}(?:\r?\n){1,2}[ \t]{0,8}|[\"'], ?[\"']value[\"']: ?[\"']| is )"
+    r"([!#-&(-;=?-_a-{}~]{4,128})"
 )
 
 
@@ -163,7 +164,7 @@ class CredentialFormats:
         """Append to `spans` what is found."""
         raw, low = view.raw, view.low
         for sign, forms in self._forms:
-            if sign not in raw or (sign == b"-" and _OPTION.search(raw) is None):
+            if sign not in raw:
                 continue
             absent = b""
             for mark, kind, form, likely in forms:

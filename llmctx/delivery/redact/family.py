@@ -10,8 +10,9 @@ from llmctx.delivery.redact.normal_form import NormalForm, SearchText
 from llmctx.delivery.redact.sieve import Sieve
 from llmctx.delivery.redact.text_spans import Span
 
-_SHORT: Final = 200  # characters that are searched at once
+_SHORT: Final = 100  # characters that are searched at once
 _PIECE: Final = 3072
+_PART: Final = 384  # of a piece, for what is dear to search
 _OVERLAP: Final = 512  # a pattern's beginning is no longer than that, and no finding looks further back
 _LONGEST: Final = 20_000  # characters of a secret in one line
 _WORTH: Final = 0.6  # of a text: beyond that all of it is searched
@@ -22,7 +23,8 @@ class Family:
     """`search` is worth while if one of the patterns, which are `wider` ones, is in a view's `raw`, `low` or `text`.
 
     `gate` is a simple pattern of `low` that is there too wherever one of those in `raw` or `low` is. One of `words`
-    must be in `low` of the whole text, however far from what is found.
+    must be in `low` of the whole text, however far from what is found. `reach`: characters from the beginning of the
+    longest pattern to its end.
     """
 
     def __init__(
@@ -34,8 +36,10 @@ class Family:
         text: Iterable[str] = (),
         gate: Sieve | None = None,
         words: tuple[bytes, ...] = (),
+        reach: int = _OVERLAP,
     ) -> None:
         self.search = search
+        self.reach = reach
         self.patterns = {"raw": list(raw), "low": list(low), "text": list(text)}
         self._gate = gate
         self._words = words
@@ -75,7 +79,14 @@ class Families:
         pieces = [(at, max(0, at - _OVERLAP), at + _PIECE + _OVERLAP) for at in range(0, size, _PIECE)]
         for family in families:
             cores = [(at, at + _PIECE) for at, start, end in pieces if family.may_be_in(view, start, end)]
-            places = places_of(cores, view.raw)
+            if family.reach < _OVERLAP:
+                cores = [
+                    (at, at + _PART)
+                    for start, end in cores
+                    for at in range(start, min(end, size), _PART)
+                    if family.may_be_in(view, max(0, at - family.reach), at + _PART + family.reach)
+                ]
+            places = places_of(cores, view.raw, family.reach)
             if places is None:
                 family.search(view, spans)
             for core, first, last in places or ():

@@ -1,5 +1,8 @@
-"""Documents that identify people, by the word that stands before their numbers: passports, licences, tax and insurance
-numbers; addresses of hosts that are somebody's."""
+"""Numbers that identify people, by the word that stands before them: national and tax ids, insurances, passports, licences.
+
+One table says for each word in which shapes its numbers are written. A word is looked for with what may stand between it
+and its number ("CPF nº:", `"passport_number": "`, "mój PESEL to"); what follows must have one of the shapes.
+"""
 
 from __future__ import annotations
 
@@ -7,73 +10,245 @@ import re
 from typing import Final
 
 from llmctx.delivery.redact.normal_form import SearchText
-from llmctx.delivery.redact.sieve import wider
+from llmctx.delivery.redact.sieve import EVERY, wider
 from llmctx.delivery.redact.text_spans import Span
 
+_LONGEST: Final = 32  # characters of a number
+_BEFORE: Final = 24  # characters before a word that are looked at
+_DIGIT: Final = re.compile(rb"[0-9]")
+_ANY: Final = (  # of any country: some letters, digits in groups, a check letter
+    r"[a-z]{0,4}[ -]?\d(?:[ ./-]?\d){5,17}(?:[ /-]?[a-z]|\([0-9a]\))?|\d{1,3}[a-z]{1,3}\d{4,12}|[a-z]{2}\d{5}[a-z]{2}\d"
+)
+_SERIAL: Final = (
+    r"(?=(?:[a-z]{0,8}\d){3})[a-z0-9]{8,11}|(?=[a-z]{0,8}\d)[cfghjklmnprtvwxyz0-9]{9,10}"  # the second: no word
+)
+_SHAPES: Final[dict[str, str]] = {  # words in small letters, in which "\x80" is a letter beyond ASCII -> their numbers
+    # the Americas
+    "itin": r"9\d\d[ -]?[5-9]\d[ -]?\d{4}",
+    "ein|fein|employer id|employer identification": r"\d\d-\d{7}",
+    "routing|aba|aba routing": r"\d{9}",
+    "curp": r"[a-z]{4}\d{6}[hmx][a-z]{5}[a-z0-9]\d",
+    "rfc": r"[a-z\x80&]{3,4}[ -]?\d{6}[ -]?[a-z0-9]{3}",
+    "nss|cedula|c\x80dula": r"\d(?:[ .-]?\d){5,10}",
+    "cpf|pis": r"\d{3}\.?\d{3}\.?\d{3}[-/]?\d\d|\d{3}\.?\d{5}\.?\d\d-?\d",
+    "cuit|cuil": r"\d\d-?\d{8}-?\d",
+    "rut": r"\d{1,2}\.?\d{3}\.?\d{3}-[\dk]",
+    "sin": r"\d{3}[ -]\d{3}[ -]\d{3}",
+    "social insurance": r"\d{3}[ -]?\d{3}[ -]?\d{3}",
+    # Europe
+    "nhs": r"\d{3}[ -]?\d{3}[ -]?\d{4}",
+    "utr": r"\d{5} ?\d{5}",
+    "ppsn?": r"\d{7}[a-w][a-iw]?",
+    "steuer-?(?:id|identifikation|identifikations)|identifikations|idnr": r"\d{2} ?\d{3} ?\d{3} ?\d{3}",
+    "steuer": r"\d{2,3}[ /]?\d{3}[ /]?\d{4,5}|\d{2} ?\d{3} ?\d{3} ?\d{3}",
+    "sozialversicherungs|rentenversicherungs|sv|svnr|rvnr": (
+        r"\d{2} ?\d{6} ?[a-z] ?\d{3}|\d{4}[ -]?\d{6}"
+    ),
+    "krankenversicherten|krankenversicherungs|kvnr": r"[a-z]\d{9}",
+    "personalausweis|ausweis|reisepass|passnummer|f\x80hrerschein|identity card|passport|passeport|pasaporte|passaporto|passaporte|paspoort|paszport": (
+        _SERIAL + r"|[a-z]{0,3}[ -]?\d{6,9}[a-z]{0,2}|\d\d[a-z]{2}\d{5}"
+    ),
+    "ahv|avs|oasi": r"756[.]?\d{4}[.]?\d{4}[.]?\d\d",
+    "s\x80cu|s\x80curit\x80 sociale|securite sociale|nir|insee": (
+        r"[12] ?\d\d ?\d\d ?\d[\dab] ?\d{3} ?\d{3}(?: ?\d\d)?|[12][ .]\d\d[ .]\d\d[ .]\d[\dab][ .]\d{3}[ .]\d{3}(?:[ .]\d\d)?"
+    ),
+    "num\x80ro fiscal|spi": r"[0-3]\d(?: ?\d){11}",
+    "bsn|burgerservice|sofi": r"\d{9}|\d{4}\.\d\d\.\d{3}",
+    "rijksregister|registre national|num\x80ro national|niss|insz": r"\d\d\.?\d\d\.?\d\d[ -]?\d{3}[. ]?\d\d",
+    "dni|nie|nif": r"(?:[xyz][ -]?\d{7}|\d{8})[ -]?[a-z]|\d{2}\.?\d{3}\.?\d{3}|\d{9}",
+    "contribuinte": r"\d{3} ?\d{3} ?\d{3}",
+    "codice fiscale|cod\\. ?fisc\\.?|cf": r"[a-z]{6} ?\d\d[a-z]\d\d ?[a-z]\d{3}[a-z]",
+    "partita iva|p\\. ?iva": r"\d{11}",
+    "pesel": r"\d{11}",
+    "nip": r"\d{3}-?\d{3}-?\d\d-?\d\d",
+    "dow\x80d osobisty|dowodu osobistego|dowodu": r"[a-z]{3} ?\d{6}",
+    "rodn\x80 \x80\x80slo|rodne cislo|r\\. ?\x80\\.": r"\d{6}/?\d{3,4}",
+    "taj": r"\d{3}[ -]?\d{3}[ -]?\d{3}",
+    "cnp|jmbg|emso|em\x80o": r"\d{13}",
+    "oib|isikukood|asmens kodas|amka": r"\d{11}",
+    "afm": r"\d{9}",
+    "t\\.c\\.?|tc|tckn|kimlik": r"[1-9]\d{10}",
+    "personnummer|samordnings|personnumret": r"(?:19|20)?\d{6}[-+ ]?\d{4,5}",
+    "f\x80dsels|fodsels|d-nummer": r"\d{6} ?\d{5}",
+    "cpr|kennitala": r"\d{6}[- ]?\d{4}",
+    "henkil\x80tunnus|henkilotunnus|hetu": r"\d{6}[-+a-f]\d{3}[0-9a-y]",
+    "personas kods": r"\d{6}-?\d{5}",
+    # Asia, Africa, Australia
+    "aadha+r": r"\d{4}[ -]?\d{4}[ -]?\d{4}",
+    "pan": r"[a-z]{3}[abcfghljpt][a-z]\d{4}[a-z]",
+    "voter id|epic": r"[a-z]{3}\d{7}",
+    "cnic|nicop": r"\d{5}-?\d{7}-?\d",
+    "nric|fin": r"[stfgm]\d{7}[a-z]|\d{6}-?\d\d-?\d{4}",
+    "mykad|ic(?= n[ou])|kp": r"\d{6}-?\d\d-?\d{4}",
+    "nik|ktp": r"\d{16}",
+    "cccd|cmnd|c\x80n c\x80\x80c(?: c\x80ng d\x80n)?": r"\d{12}|\d{9}",
+    "philsys|umid": r"\d{4}-\d{7}-\d|\d{4}-\d{4}-\d{4}(?:-\d{4})?",
+    "sss": r"\d\d-\d{7}-\d",
+    "emirates id|eid": r"784-?\d{4}-?\d{7}-?\d",
+    "iqama": r"[12]\d{9}",
+    "teudat zehut|israeli id": r"\d{9}|\d{8}-\d",
+    "thai id|citizen id": r"\d[- ]?\d{4}[- ]?\d{5}[- ]?\d\d[- ]?\d",
+    "my number|individual number|mynumber": r"\d{4}[ -]?\d{4}[ -]?\d{4}",
+    "bvn|nin": r"\d{11}",
+    "ghana card|gha": r"(?:gha-)?\d{9}-\d",
+    "tfn|tax file": r"\d{3}[ -]?\d{3}[ -]?\d{2,3}",
+    "medicare": r"[2-6]\d{3}[ -]?\d{5}[ -]?\d(?:[ -/]\d)?|[1-9][a-z][a-z0-9]\d-?[a-z][a-z0-9]\d-?[a-z]{2}\d\d",
+    "ird": r"\d{2,3}-?\d{3}-?\d{3}",
+    # anywhere
+    "social security|ssn": r"\d{3}[ .-]?\d\d[ .-]?\d{4}",
+    "hkid": r"[a-z]{1,2}\d{6} ?\([0-9a]\)",
+    "identity (?:card|document)|national[ _-]?(?:id|identity|identification|insurance)(?: card)?|taiwan id|resident id|citizen (?:id|identity)|personal (?:id|identity)"
+    "|government id|sa id|south african id|tax[ _-]?(?:id|identification)|taxpayer (?:id|identification)|fiscal (?:id|code)|id[ _-]card|id[ _-]?(?=n)|identity(?=[ _-]?n)": _ANY,
+    "driv(?:er|ing)'?s?[ _-]?(?:licen[cs]e|permit)|dl": (
+        r"[a-z]{1,2}[ -]?\d{6,14}|[a-z]{5}\d{6}[a-z0-9]{5}|[a-z]\d{3}-\d{4}-\d{4}|\d{7,9}|(?=[a-z]{0,3}\d)(?=[0-9a-z]{0,10}\d{3})[a-z0-9]{10,11}"
+    ),
+    "medical record|mrn|patient id|health insurance|insurance policy": r"[a-z]{0,4}[ -]?\d{6,12}[a-z]?",
+    "bank account|checking account|savings account|account(?= n[ou])|acct(?= n[ou])|a/c|kontonummer|kontonr|konto-n"
+    "|n\x80mero de cuenta|num\x80ro de compte|conto corrente": r"\d(?:[ -]?\d){6,17}",
+}  # fmt: skip
+_NUMBERED: Final = (  # what may stand between
+    "numbers?|num|numer|numero|n\x80mero|num\x80ro|nummer|no|nr|n|sz\x80m|ids?|card|code|kod|value|is|was|ist|es|est|to|e|\x80r?"
+    "|are|on|my|the|of|for|saya|adalah|holder|us|uk|german|french|chinese|indian|new|old|series?|with|und|and"
+)
+_GAP: Final = rf"(?:[^a-z0-9\n]{{0,5}}(?:{_NUMBERED})(?![a-z\x80])){{0,4}}[^a-z0-9\n]{{0,5}}\n?[^a-z0-9\n]{{0,5}}"
+_SOLID: Final = "(?:nummer|number|numero|nr|no|num)?"
+_NO_DATE: Final = r"(?!(?:19|20)\d\d[-./ ]\d\d?[-./ ]\d\d?(?!\d))(?!\d\d?[-./]\d\d?[-./](?:19|20)\d\d(?!\d))"
+_END: Final = r"(?![a-z0-9]|[.,/:-][a-z0-9])"
+_THINGS: Final = re.compile(
+    rb"(?:order|invoice|tracking|ticket|case|product|item|build|job|run|task|request|transaction|message|event|batch|serial)"
+    rb"[ _-]?\Z"
+)
+_IS_MINE: Final = r" (?:is|was|=|ist|est|es) (?:my|the|his|her|our|their|your|meine?|unsere?|mon|ma|mi|il mio) "
+_POSSESSIVES: Final = (
+    b"my ",
+    b"the ",
+    b"his ",
+    b"her ",
+    b"our ",
+    b"their ",
+    b"your ",
+    b"mein ",
+    b"meine ",
+    b"unsere ",
+    b"mon ",
+    b"ma ",
+    b"mi ",
+    b"mio ",
+)
+_MINE: Final = re.compile(f"{_IS_MINE}\\Z".encode())  # "… is my SSN"
+_WORD: Final = re.compile(rb"[a-z\x80]+")
+_BEGINNING: Final = re.compile("[a-z\x80]{1,3}")
+_Patterns = tuple[re.Pattern[bytes], re.Pattern[bytes], re.Pattern[bytes]]
 
-def _lower(pattern: bytes) -> re.Pattern[bytes]:
-    """Compile `pattern` for a text of small letters."""
-    return re.compile(re.sub(rb"\\.|[A-Z]", lambda sign: sign[0] if sign[0][:1] == b"\\" else sign[0].lower(), pattern))
+
+def _by_beginning() -> dict[bytes, list[_Patterns]]:
+    """Return what a word with its number, a word, and a number before it look like, by the word's first three letters."""
+    found: dict[bytes, list[_Patterns]] = {}
+    for words, shape in _SHAPES.items():
+        beginnings: dict[str, list[str]] = {}
+        for word in re.split(r"\|(?![^(]*\))", words):
+            begins = _BEGINNING.match(word)
+            assert begins is not None
+            beginnings.setdefault(begins[0], []).append(word)
+        for beginning, some in beginnings.items():
+            word = f"(?:{'|'.join(some)}){_SOLID}(?![a-z\x80])"
+            behind = f"{word}{_GAP}{_NO_DATE}(?P<it>{shape}){_END}"
+            before = f"(?<![a-z0-9.-])(?P<it>{shape})\\Z"
+            first, second, third = (re.compile(pattern.encode("latin-1")) for pattern in (behind, word, before))
+            found.setdefault(beginning.encode("latin-1"), []).append((first, second, third))
+    return found
+
+
+_BY_BEGINNING: Final = _by_beginning()
+_BARE: Final = tuple(  # whose form nothing else has
+    re.compile(rb"(?<![a-z0-9.-])(?:" + form + rb")(?![a-z0-9-]|\.[0-9])")
+    for form in (
+        rb"[a-z]{6}\d\d[abcdehlmprst]\d\d[a-z]\d{3}[a-z]",  # Italy
+        rb"[a-z]{4}\d{6}[hm][a-z]{5}[a-z0-9]\d",  # Mexico
+        rb"756\.\d{4}\.\d{4}\.\d\d",  # Switzerland
+        rb"784-\d{4}-\d{7}-\d",  # the Emirates
+        rb"[12] \d\d (?:0[1-9]|1[0-2]) \d[\dab] \d{3} \d{3} \d\d",  # France
+    )
+)
+_BEYOND: Final = {  # words of other scripts -> their numbers
+    "护照|護照|通行证|通行證|旅券|パスポート|여권": "[A-Z]{1,2}[0-9]{7,8}|[0-9]{8,9}|[A-Z][0-9]{3}[A-Z][0-9]{4}",
+    "身[份分][证證]|居民[证證]|居留[证證]": r"[A-Z][0-9]{9}|[A-Z]{1,2}[0-9]{6}\([0-9A]\)|[0-9]{17}[0-9Xx]",
+    "マイナンバー|個人番号": "[0-9]{4}[ -]?[0-9]{4}[ -]?[0-9]{4}",
+    "운전면허": "[0-9]{2}-[0-9]{2}-[0-9]{6}-[0-9]{2}",
+    "주민(?:등록)?번호|외국인등록번호": "[0-9]{6}-?[0-9]{7}",
+    "社保号|社会保障号|驾驶证|驾照|军官证|軍官證|统一证号": "[A-Z]{0,2}[0-9]{7,18}[Xx]?",
+    "银行卡|银行账[号户]|銀行帳[號戶]|口座番号|계좌번호": "[0-9](?:[ -]?[0-9]){6,19}",
+    "免許証": "[0-9]{12}",
+    "СНИЛС|снилс": "[0-9]{3}[ -]?[0-9]{3}[ -]?[0-9]{3}[ -]?[0-9]{2}",
+    "[Пп]аспорт[а-я]{0,2}": "[0-9]{2} ?[0-9]{2}(?: ?№)? ?[0-9]{6}",
+    "ИНН|инн|РНОКПП|ІПН|ИПН|ЕГН|ИИН": "[0-9]{10,12}",
+    "ת\\.? ?ז\\.?|תעודת זהות|رقم الهوية|الرقم القومي|رقم الإقامة": "[0-9]{9,14}",
+    "ΑΜΚΑ|ΑΦΜ": "[0-9]{9,11}",
+    "บัตรประชาชน|บัตรประจำตัวประชาชน": "[0-9](?:[ -]?[0-9]){12}",
+    "आधार": "[0-9]{4}[ -]?[0-9]{4}[ -]?[0-9]{4}",
+}
+_NAMED: Final = {
+    first: re.compile(
+        rf"(?:{words})(?:[^\nA-Za-z0-9]{{0,16}}|\W{{0,6}}(?:no|No|NO|id|ID)\W{{0,4}})({number})(?![A-Za-z0-9])"
+    )
+    for words, number in _BEYOND.items()
+    for word in words.split("|")
+    for first in (word[0] if word[0] != "[" else word[1:3])
+}
+_FIRSTS: Final = re.compile(f"[{''.join(_NAMED)}]")
 
 
 _NINO: Final = re.compile(
     rb"(?<![a-z0-9])[a-ceghj-pr-tw-z][a-ceghj-npr-tw-z][ -]?\d\d[ -]?\d\d[ -]?\d\d[ -]?[a-d](?![a-z0-9])"
 )
-_NAMED: Final = tuple(
-    (marks, kind, _lower(pattern))
-    for marks, kind, pattern in (
-        ((b"ssn", b"social"), "resident_id", rb"(?:ssn|social security(?: (?:number|no\.?|num))?)\W{0,4}(?:(?:is|was|number|no)\W{1,3}){0,2}(\d{3}[ .-]?\d{2}[ .-]?\d{4})(?!\d)"),
-        ((b"passport",), "resident_id", rb"passport[^\n]{0,40}?(?<![A-Za-z0-9])([A-Z]{0,2}\d{7,9}[A-Z]?)(?![A-Za-z0-9])"),
-        ((b"aadha",), "resident_id", rb"aadha+r[^\n\d]{0,30}(\d{4}[ -]?\d{4}[ -]?\d{4})(?!\d)"),
-        ((b"driv",), "resident_id", rb"driv(?:er|ing)[^\n]{0,40}?(?<![A-Za-z0-9])([A-Z]{1,2}\d{6,12}|[A-Z]{5}\d{6}[A-Z0-9]{5})(?![A-Za-z0-9])"),
-        ((b"nric", b"fin "), "resident_id", rb"\b(?:nric|fin)\b[^\n\w]{0,4}([STFGM]\d{7}[A-Z])\b"),
-        ((b"pesel",), "resident_id", rb"pesel[^\n\d]{0,10}(\d{11})(?!\d)"),
-        ((b"steuer",), "resident_id", rb"steuer-?(?:id|nummer|identifikationsnummer)[^\n\d]{0,20}(\d{2} ?\d{3} ?\d{3} ?\d{3})(?!\d)"),
-        ((b"tfn", b"tax file"), "resident_id", rb"(?:\btfn\b|tax file)[^\n\d]{0,20}(\d{3}[ -]?\d{3}[ -]?\d{2,3})(?!\d)"),
-        ((b"s\x80cu", b"nir "), "resident_id", rb"(?:s\x80cu|\bnir\b)[^\n\d]{0,24}([12] ?\d\d ?\d\d ?\d[\dAB] ?\d{3} ?\d{3}(?: ?\d\d)?)(?!\d)"),
-        ((b"_ip", b"forwarded-for", b"real-ip"), "ip", rb"(?:(?:client|user|remote|peer)_ip|x-forwarded-for|x-real-ip)[\"']?[ \t]{0,2}[:=][ \t\"']{0,3}(\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}|[0-9a-f]{1,4}(?::[0-9a-f]{0,4}){2,7})(?![\w.])"),
-        ((b"social", b"sin ", b"sin:"), "resident_id", rb"(?:social insurance|\bsin\b)[^\n\d]{0,20}(\d{3}[ -]\d{3}[ -]\d{3})(?!\d)"),
-        ((b"dni",), "resident_id", rb"\b(?:dni|nie)\b[^\n\w]{0,4}((?:[XYZ]\d{7}|\d{8})-?[A-Z])\b"),
-        ((b"ident", b"onal id", b"id card", b"id num", b"hkid"), "resident_id", rb"(?:identity|national id|id card|id number|hkid)[^\n]{0,24}?(?<![A-Za-z0-9])([A-Z]{1,2}\d{6}\([0-9A]\)|[A-Z][1289]\d{8})(?![A-Za-z0-9])"),
-        ((b" ip",), "ip", rb"(?:my|'s|their|client) ip(?: ?v?[46])?(?: address)?(?: is|:| =)? {0,2}(\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}|[0-9a-f]{1,4}(?::[0-9a-f]{0,4}){2,7})(?![\w.])"),
-    )
-)  # fmt: skip
-_NAMED_BEYOND: Final = tuple(
-    (kind, re.compile(pattern, re.IGNORECASE))
-    for kind, pattern in (
-        ("resident_id", r"(?:护照|護照|通行证|通行證)[^\nA-Za-z0-9]{0,10}([A-Z]{1,2}[0-9]{7,8}|[0-9]{8,9})(?![A-Za-z0-9])"),
-        ("resident_id", r"(?:身[份分][证證]|居民證|居留證)[^\nA-Za-z0-9]{0,10}([A-Z][0-9]{9}|[A-Z]{1,2}[0-9]{6}\([0-9A]\))(?![A-Za-z0-9])"),
-        ("resident_id", r"(?:パスポート|マイナンバー|여권)[^\nA-Za-z0-9]{0,12}([A-Z]{0,2}[0-9]{7,12}|[0-9]{4} [0-9]{4} [0-9]{4})(?![A-Za-z0-9])"),
-        ("ip", r"(?:我的|本机|用户)\s?ip\s?(?:地址)?\s?[是为:：]?\s?([0-9]{1,3}(?:\.[0-9]{1,3}){3})(?![0-9.])"),
-    )
-)  # fmt: skip
 INSURED: Final = [wider(_NINO.pattern)]
 INSURANCE: Final = (b"insur", b"ni n", b"nino")
 """Words of a text that has such numbers: they may stand in the head of a long list."""
+DOCUMENTS: Final = {
+    "low": [
+        f"(?:^|[{EVERY}--[a-z]])(?:{'|'.join(map(wider, _SHAPES))})(?:{_SOLID})(?:{wider(_GAP)})[a-z]{{0,8}}[ -]?[0-9]",
+        f"[0-9][0-9a-z()]{{0,3}}{_IS_MINE}",
+        *(wider(form.pattern) for form in _BARE),
+    ],
+    "text": [wider(pattern.pattern) for pattern in dict.fromkeys(_NAMED.values())],
+}
+
+
+def find_documents(view: SearchText, spans: list[Span]) -> None:
+    """Append to `spans` the numbers of documents."""
+    low = view.low
+    if _DIGIT.search(low) is None:
+        return
+    for word in _WORD.finditer(low):
+        if (patterns := _BY_BEGINNING.get(word[0][:3])) is not None:
+            _find_at(low, word.start(), patterns, spans)
+    for form in _BARE:
+        spans += [(*match.span(), "resident_id") for match in form.finditer(low)]
+    if not view.raw.isascii():
+        spans += [
+            (*match.span(1), "resident_id")
+            for first in _FIRSTS.finditer(view.text)
+            if (match := _NAMED[first[0]].match(view.text, first.start()))
+        ]
+
+
+def _find_at(low: bytes, start: int, patterns: list[_Patterns], spans: list[Span]) -> None:
+    """Append to `spans` the number behind the word that begins at `start`, or the one of which it is said."""
+    for behind, word, before in patterns:
+        if match := behind.match(low, start):
+            if _THINGS.search(low[max(0, start - _BEFORE) : start]) is None:
+                spans.append((*match.span("it"), "resident_id"))
+        elif (
+            low.endswith(_POSSESSIVES, 0, start)
+            and word.match(low, start)
+            and (mine := _MINE.search(low[max(0, start - _BEFORE) : start]))
+        ):
+            end = max(0, start - _BEFORE) + mine.start()
+            first = max(0, end - _LONGEST)
+            if match := before.search(low[first:end]):
+                spans.append((first + match.start("it"), end, "resident_id"))
 
 
 def find_insured(view: SearchText, spans: list[Span]) -> None:
     """Append to `spans` the insurance numbers of the United Kingdom."""
     spans += [(*match.span(), "resident_id") for match in _NINO.finditer(view.low)]
-
-
-class IdentityDocuments:
-    """Finds what is named, of one kind: resident_id or ip."""
-
-    def __init__(self, kind: str) -> None:
-        self._named = [entry for entry in _NAMED if entry[1] == kind]
-        self._beyond = [entry for entry in _NAMED_BEYOND if entry[0] == kind]
-        self.heads = {
-            "low": [wider(entry[2].pattern) for entry in self._named],
-            "text": [f"(?i:{wider(pattern.pattern)})" for _, pattern in self._beyond],
-        }
-
-    def find(self, view: SearchText, spans: list[Span]) -> None:
-        """Append to `spans` what is found."""
-        low = view.low
-        for marks, kind, pattern in self._named:
-            if any(mark in low for mark in marks):
-                spans += [(*match.span(1), kind) for match in pattern.finditer(low)]
-        if not view.raw.isascii():
-            for kind, named in self._beyond:
-                spans += [(*match.span(1), kind) for match in named.finditer(view.text)]

@@ -24,15 +24,19 @@ _WS: Final = r"[ \t]{0,16}+"
 _LINES: Final = r"(?:[ \t]{0,16}+\r?\n){0,2}+[ \t]{0,16}+"
 _VALUE_OF: Final = r"\"?(?:value|val|default|content|string)[\"'\\]{0,3}+"
 _ATTRIBUTE: Final = r"(?: [a-z:]{1,20}=\"[^\"<>]{0,60}\")?"
-_IS: Final = r"[ \t]{1,16}+(?:is|was|are|ist|est|es|set to)(?::| )"
-_TELLS: Final = r"[^\s]{0,40}[^a-z\s.,;:!?]"
+_IS: Final = r"[ \t]{1,16}+(?:is|was|are|ist|est|es|set to|to|lautet|je|\x80|\x80r)(?::| )"
+_TELLS: Final = r"[^\s]{0,40}(?:[^a-z\s.,;:!?]|[!?][a-z])"
 _GAP: Final = r"[\"'`]?(?:[ \t]{1,16}+|\r?\n{1,2}[ \t]{0,16}+|[ \t]\?[ \t])"
 _NUMBER: Final = r"\S{0,48}[0-9]"
+_TYPE: Final = r"(?:[ \t]{1,4}|[ \t]{0,4}:[ \t]{0,4})(?:&(?:'static )?)?(?:str|string|text|char|secretstr|bytes|any)(?:\[\]|\?|[ \t]\|[ \t][a-z]{4,9})?[ \t]{0,4}="
+_BLOCK: Final = (
+    r"[ \t]?\{\s{0,16}(?:[a-z]{1,16}[ \t]{0,8}=[ \t]?[^\n]{0,120}\n\s{0,16}){0,4}(?:default|value)[ \t]{0,16}="
+)
 _SIGNS: Final = (
-    rf"(?:{_CLOSE}(?:(?:[:=|>]{{1,2}}+{_WS}(?:\|{_WS}|<!\[cdata\[|\s{{0,8}}<[a-z:]{{1,20}}>)?"
+    rf"(?:{_CLOSE}(?:{_TYPE}{_WS}|{_BLOCK}{_WS}|(?:[:=|>]{{1,2}}+{_WS}(?:\|{_WS}|<!\[cdata\[|\s{{0,8}}<[a-z:]{{1,20}}>)?"
     rf"|{_WS}(?:[(][^()\n]{{1,30}}[)]{_WS}|for [\w.@-]{{1,40}})?(?:[:=|]{{1,2}}+>?|->){_WS}(?:\|{_WS})?"
     rf"|,{_LINES}[\"'\\ ]{{0,3}}+{_VALUE_OF}{_WS}[:=]|\n{_WS}(?:-{_WS})?{_VALUE_OF}{_WS}[:=])"
-    rf"(?P<line>(?:\r?\n){{1,2}}[ \t]{{0,32}}+)?"
+    rf"(?P<line>(?:[|>]?[-+0-9]{{0,2}}[ \t]{{0,2}})?(?:\r?\n){{1,2}}[ \t]{{0,32}}+)?"
     rf"|[ \t]{{1,16}}+(?:value=|name=[^<>\n]{{0,40}}?value=)|[(](?=[\"'])|[ \t]{{1,4}}+(?=')|(?P<comma>,[ \t]{{0,4}}+)(?=[\"'])"
     rf"|{_ATTRIBUTE}>(?:\s{{0,8}}<[a-z:]{{1,20}}>|<!\[cdata\[)?|</[a-z:]{{1,20}}>\s{{0,16}}+<[a-z:]{{1,20}}>))"
 )
@@ -60,7 +64,7 @@ def _heads(ends: Iterable[str], least: int) -> str:
 
 
 _NAMES: Final = (  # a word that must be there, a sign (seen in no time), the kind, the end of the name
-    (b"key", None, "api_key", "key(?:_?value|_?base|[ _-]data|s?_secret)?"),
+    (b"key", None, "api_key", "key(?:_?value|_?base|[ _-]data|s?_secret|[ _-]?(?:hex|b64|pem|string|bytes))?"),
     (b"secret", None, "api_key", "secret(?:[_ -]?(?:access)?[_ -]?(?:key|token|id_?value|value|string|text|data)(?:_base)?)?"),
     (b"token", None, "token", "token(?:[_ -]?(?:value|secret|string))?"),
     (b"cred", None, "token", "credential"),
@@ -68,8 +72,15 @@ _NAMES: Final = (  # a word that must be there, a sign (seen in no time), the ki
     (b"auth", None, "token", "auth(?:code)?"),
     (b"pass", None, "password", "pass(?:w(?:or[dt]|d)(?:_?value|[ _-]?string)?|[ _-]?phrase|[ _-]?code|e)?"),
     (b"pw", None, "password", "pwd?"),
-    (b"contrase", b"\x80", "password", "contrase[n\x80?]a"),
-    (b"senha", b":", "password", "senha"),
+    (b"contrase", None, "password", "contrase(?:[n\x80?]|ny)a"),
+    *(
+        (word, None, "password", f"(?<![a-z\x80]){word.decode('latin-1')}")
+        for word in (  # in other languages
+            b"kennwort", b"zugangscode", b"mdp", b"wachtwoord", b"senha", b"clave", b"parola", b"passord", b"l\x80senord", b"losenord", b"adgangskode",
+            b"salasana", b"has\x80o", b"haslo", b"heslo", b"geslo", b"jelsz\x80", b"lozinka", b"parool", b"\x80ifre", b"sifre", b"m\x80t kh\x80u", b"sandi",
+            b"katalaluan", b"psk",
+        )
+    ),
     (b"api", b":", "api_key", (
         r"api(?:(?<=cl\x80 api)|(?<=\x80{4} api)|(?<=c[lh]ave de api)|(?<=chiave api)|(?<=klucz api)|(?<=kunci api)"
         r"|[ -]?(?:schl\x80ssel|schluessel|sleutel|nyckel|n\x80kkel|\x80{1,4}))"
@@ -88,7 +99,12 @@ _NO_TOKEN: Final = re.compile(
 )
 _CALL: Final = re.compile(rb"[(] ?[\"'][a-z0-9_.-]{0,60}\Z")
 _FLAG: Final = re.compile(rb"(?<![A-Za-z0-9])--?[a-z][a-z-]{0,30}\Z")
-_LOGIN: Final = re.compile(rb"(?:login|user|username|account)[ \t=:]{1,4}\S{1,80}\s{1,12}(?:pass(?:word)?|pwd)\Z")
+_LOGIN: Final = re.compile(
+    rb"(?:login|user(?:name)?|account|benutzer(?:name)?|utilisateur|identifiant|usuario|utente)[ \t=:]{1,4}\S{1,80}[,;]?\s{1,12}(?:and |und |et |y )?"
+    rb"(?:pass(?:wor[dt])?|pwd?|kennwort|mdp|clave)\Z"
+    rb"|(?<![a-z])(?:nmcli|netsh|ipmitool)[ \t][^\n]{1,80}pass(?:word)?\Z"
+)
+_WORD_CLAVE: Final = re.compile(rb"palabras?[ _]clave\Z")
 _SET: Final = re.compile(
     rb"(?:set(?: -[a-z]{1,3})?|setx|setenv|env|export|add|put|create)[ \t]{1,4}[a-z0-9_.:/-]{0,60}\Z"
 )
@@ -116,15 +132,17 @@ class NamedSecrets:
         left = _MANY + len(raw) // _FEW
         for word, gate, kind, pattern in self._names:
             if (gate is None or gate in raw) and word in low:
-                match = pattern.search(low)
-                while match:
-                    end = match.end()
-                    left -= 1
-                    if left < 0:  # a text full of them: what is named a secret is one
-                        _take(kind, match, spans)
-                    elif not _consider(raw, low, word, kind, match, spans) and end - match.start() < _BEFORE:
-                        end = match.start() + len(word)  # the value may be a name itself
-                    match = pattern.search(low, end)
+                at = low.find(word)
+                while at >= 0:
+                    end = at + len(word)
+                    if match := pattern.match(low, at):
+                        left -= 1
+                        if left < 0:  # a text full of them: what is named a secret is one
+                            _take(kind, match, spans)
+                            end = match.end()
+                        elif _consider(raw, low, word, kind, match, spans) or match.end() - at >= _BEFORE:
+                            end = match.end()  # else the value may be a name itself
+                    at = low.find(word, end)
 
 
 def _take(kind: str, match: re.Match[bytes], spans: list[Span]) -> None:
@@ -174,7 +192,7 @@ def _consider(raw: bytes, low: bytes, word: bytes, kind: str, match: re.Match[by
     elif word == b"auth":
         likely = is_random(value, 12)
     elif kind == "password":
-        likely = is_password(value, quoted, behind)
+        likely = is_password(value, quoted, behind) and (word != b"clave" or _WORD_CLAVE.search(name) is None)
     else:
         likely = _NO_TOKEN.search(name) is None and is_secret(value, quoted, behind)
     if likely:

@@ -54,7 +54,8 @@ _TOKENS: Final = {  # by their first sign, for which the regex engine looks fast
     r"\[": "[0-9;]{1,16}+m",  # a colour whose escape character was lost
     "\x08": r"[^\n]?",
     # a line that goes on, of quoted-printable; not a name whose value stands on the next line
-    "=": r"\r?\n(?=[A-Za-z0-9])(?:(?<=[A-Za-z0-9_-]{6}=\n)|(?<=[A-Za-z0-9_-]{6}=\r\n))"
+    "=": r"\r?\n(?=[A-Za-z0-9])(?:(?<=[A-Za-z0-9_-]{6}=\n)|(?<=[A-Za-z0-9_-]{6}=\r\n)"
+    r"|(?<=[0-9]{2}=\n)|(?<=[0-9]{2}=\r\n)|(?<=@=\n)|(?<=@=\r\n))"
     + "".join(
         rf"(?<!{word}=\n)(?<!{word}=\r\n)"
         for word in ("word", "WORD", "oken", "OKEN", "key", "Key", "KEY", "cret", "CRET")

@@ -14,27 +14,40 @@ from typing import Final
 from llmctx.delivery.redact.normal_form import SearchText
 from llmctx.delivery.redact.sieve import wider
 
-_REGIONS: Final = ("GB", "DE", "FR", "AU", "IT", "JP", "KR", "TW", "NL")  # whose numbers begin with 0
+_REGIONS: Final = (  # whose numbers begin with 0
+    "GB", "DE", "FR", "AU", "IT", "JP", "KR", "TW", "NL", "CH", "AT", "BE", "SE", "FI", "IE", "NZ", "TR", "UA", "RO", "IL", "AE", "SA", "EG", "ZA",
+    "NG", "KE", "GH", "ZM", "MA", "IN", "PK", "BD", "ID", "MY", "TH", "VN", "PH", "GE", "CN",
+)  # fmt: skip
 _NOT_DIGIT: Final = bytes(c for c in range(256) if not 0x30 <= c <= 0x39)
 
 _STRONG: Final = (
-    rb"t[e\x80]l(?:[e\x80]?(?:ph|f)on[a-z]{0,3})?|[a-z]{0,12}phones?|mob(?:il[a-z]?|ile)?|m\x80vil|cell(?:phone|ular)?|handy|fax"
-    rb"|whatsapp|wechat|sms|hotline|celular|telefax|fon|ph|n[uo]m(?:e|\x80)ro"
+    rb"t[e\x80]l(?:[e\x80]?(?:ph|f)on[a-z]{0,3}|efoon|epon|p|em\x80vel|efonnummer)?|[a-z]{0,12}phones?|mob(?:il[a-z]?|ile)?|m\x80vil|cell(?:phone|ular[ei]?)?"
+    rb"|handy|fax|whatsapp|wechat|viber|sms|hotline|celular|telefax|fon|ph|n[u\x80]m(?:e|\x80)ro|tlf|gsm|natel|puhelin|mobitel|nomor"
+    rb"|kom\x80rk[a-z\x80]{1,5}|(?:handy|mobil|ruf|phone|mobiel|telefoon|telefon|puhelin|fax|festnetz)[a-z]{0,3}numm?er[oa]?|contacto?|kontakt|helpline|ll[a\x80]m[ae]n?me|\x80i\x80n tho\x80i"
 )
 _WEAK: Final = (
-    rb"call(?:ed|ing|back)?|contact|reach(?:ed)?|dial(?:ed)?|ring|text(?:ed)?|number|helpline|support|kontakt"
-    rb"|[a-z]{0,8}nummer"
+    rb"call(?:ed|ing|back)?|reach(?:ed)?|dial(?:ed)?|ring|text(?:ed)?|support|durchwahl"
+    rb"|(?:(?<![a-z\x80][ _-])|(?<=(?:my|is|to|at|on) )|(?<=(?:the|his|her|our|new) )|(?<=(?:your|this|home|work|cell|mein) ))num(?:b|m|)er[o]?"
+    rb"|ruft?|anrufen|appele[rz]|appelle|joindre|llamar[a-z]{0,3}|ll\x80m[a-z]{2,5}|chiam[a-z]{1,5}|bel|bellen|zadzwo\x80|dzwo\x80|zavolejte|ringa?|hubungi"
 )
+_PERSONS: Final = re.compile(rb"[^a-z](?:me|us|him|her|them|my|mich|uns|moi|nous|nos|mij|mi|mig)[^a-z]")
 _CUE_BEYOND: Final = re.compile(
-    "[📞☎📱✆]|电话|電話|手机|手機|联系方式|联系|聯絡|号码|號碼|热线|传真|座机|微信|致电|拨打|携帯|전화|휴대폰|연락처|[Тт]ел(?:ефон)?|[Мм]обильный|τηλ|هاتف"
+    "[📞☎📱✆]|电话|電話|手机|手機|联系方式|联系|聯絡|连絡先|連絡先|(?<![单單编編序运運货貨票账帳卡])[号號][码碼]|热线|传真|傳真|座机|微信|致电|拨打|携帯|전화|휴대폰|핸드폰|연락처"
+    "|[Тт]ел(?:ефон)?|[Мм]об(?:ильный)?|[Мм]ой [Нн]омер|[Зз]вони|[Пп]озвони|[Фф]акс|τηλ|κιν|هاتف|جوال|موبايل|טלפון|נייד|फ़ोन|फोन|मोबाइल|โทร|เบอร์"
 )
 _BETWEEN: Final = (
     rb"(?:[^a-z0-9]|(?<![a-z])(?:no|nr|num|number|numbers|num\x80ro|is|was|are|at|on|me|us|him|her|them|home|work|office"
-    rb"|cell|mobile|direct|line|new|my|the|our|to|or|and|value|string|phone|tel|fax|text|de|ist|est|es|m|t|nummer|numero)(?![a-z]))"
+    rb"|cell|mobile|direct|line|new|my|the|our|to|or|and|value|string|phone|tel|fax|text|de|ist|est|es|m|t|nummer|numero"
+    rb"|mich|an|uns|unter|auf|le|au|al|moi|nous|sur|mi|il|lo|op|til|pod|n|e|o|hp|saya|\x80)(?![a-z]))"
 )
 _CUE: Final = re.compile(
     rb"(?<![a-z])(?:(" + _STRONG + rb")|" + _WEAK + rb")(?![a-z])" + _BETWEEN + rb"{0,48}\Z"
     rb"|(?:[a-z_](phone|mobile|fax|telephone)|_(tel|mob|cell))(?![a-z])" + _BETWEEN + rb"{0,48}\Z"
+)
+_CUE_AFTER: Final = re.compile(
+    rb"[\"')]? (?:is|ist|est|es) (?:my|the|his|her|our|their|your|meine?|mon|mi) (?:new |private |work |home |business |direct )?"
+    rb"(?:cell|mobile|phone|telephone|whatsapp|handy|fax|number|nummer|telefon|m\x80vil|portable|contact)(?![a-z])"
+    rb"|[\"']? \((?:cell|mobile|mob|phone|tel|office|home|work|fax|direct|whatsapp|private?|handy)\)"
 )
 _GAP: Final = re.compile(_BETWEEN + rb"{0,48}")
 _NOT_LETTER: Final = bytes(c for c in range(256) if not 0x61 <= c <= 0x7A)
@@ -66,13 +79,13 @@ _WRITTEN: Final = tuple(
 
 
 _ANY_FORM: Final = re.compile(b"|".join(b"(?:%s)" % form.pattern.replace(rb"\1", rb"[ .-]") for _, form in _WRITTEN))
-_ABROAD: Final = re.compile(rb"00[1-9]\d{0,2}[ .-]")
+_ABROAD: Final = re.compile(rb"00 ?[1-9]\d{0,2}[ ./-]")
 _SERVICE: Final = re.compile(rb"[48]00-\d{3}-\d{4}")
 _DIGITS: Final = r"[0-9](?:[ .()/-]{0,3}[0-9]){6}"
 WRITTEN: Final = (wider(_ABROAD.pattern), wider(_AMERICAN.pattern), wider(_ANY_FORM.pattern))
 """National forms."""
 CUES: Final = {
-    "low": [wider(_CUE.pattern) + _DIGITS],
+    "low": [wider(_CUE.pattern) + _DIGITS, f"[0-9](?:{wider(_CUE_AFTER.pattern)})"],
     "text": [wider(_CUE_BEYOND.pattern) + r"\P{Nd}*\p{Nd}(?:[^\p{L}\p{Nd}]{0,3}\p{Nd}){6}"],
 }
 """What a cue announces."""
@@ -135,7 +148,8 @@ def _lengths() -> dict[str, frozenset[int]]:
 
 _WORDS: Final = (
     b"tel", b"phone", b"mob", b"cell", b"fax", b"call", b"contact", b"text", b"number", b"reach", b"dial", b"sms",
-    b"nummer", b"whatsapp", b"handy", b"fon", b"ph:", b"ph ", b"wechat", b"hotline", b"support", b"kontakt", b" ring",
+    b"nummer", b"whatsapp", b"handy", b"fon", b"ph:", b"ph ", b"wechat", b"hotline", b"support", b"kontakt", b" ring", b"num", b"tlf", b"ruf",
+    b"viber", b"helpline", b"gsm", b"natel", b"puhelin", b"nomor", b"appel", b"joindre", b"llam", b"ll\x80m", b"chiam", b"bel", b"puh",
 )  # fmt: skip
 
 
@@ -145,13 +159,19 @@ def has_cues(view: SearchText) -> bool:
     return any(word in low for word in _WORDS) or not low.isascii()
 
 
-def cue_before(view: SearchText, start: int) -> str:
-    """Return "strong" or "weak" if a word that announces a telephone number stands before `start`, "" if none does."""
+def cue_beside(view: SearchText, start: int, end: int) -> str:
+    """Return "strong" or "weak" if words that announce a telephone number stand before or behind it, "" if none do."""
+    if view.low[end : end + 1] and _CUE_AFTER.match(view.low, end):
+        return "strong"
+    return _cue_before(view, start)
+
+
+def _cue_before(view: SearchText, start: int) -> str:
     before = view.low[max(0, start - _REACH) : start]
     begin = len(before.rstrip(_NO_DIGITS))  # no other number stands between
     before = before[begin:]
     if before.translate(None, _NOT_LETTER) and (cue := _CUE.search(before)):
-        return "strong" if cue.lastindex else "weak"
+        return "strong" if cue.lastindex or _PERSONS.search(before, cue.start()) else "weak"
     if b"?" in before or not before.isascii():  # an emoji is a "?" there
         for match in _CUE_BEYOND.finditer(view.text, start - len(before), start):
             if _GAP.fullmatch(view.low, match.end(), start):
@@ -184,6 +204,11 @@ def is_written_as_one(number: bytes) -> bool:
     return any(form.fullmatch(number) and is_valid(digits, region) for region, form in _WRITTEN)
 
 
+def is_dialled_abroad(digits: bytes) -> bool:
+    """Return True for a number with "00" and its country code that the country has."""
+    return digits.startswith(b"00") and _is_valid_abroad(digits[2:].decode())
+
+
 @cache
 def _is_valid_abroad(digits: str) -> bool:
     """Return True for the digits of a number with its country code that the country has."""
@@ -200,8 +225,8 @@ def is_expected(number: bytes, strong: bool) -> bool:
     if _DATE.fullmatch(number):
         return False
     digits = number.translate(None, _NOT_DIGIT).decode()
-    if not strong and digits.encode() == number:  # "call 1234567890"
+    if not strong and digits.encode() == number and digits[:2] != "00":  # "call 1234567890"
         return digits[0] == "0" and len(digits) > 9 and any(is_valid(digits, region) for region in _REGIONS)
     if digits.startswith("00"):
-        return is_foreign(digits[2:].encode())
+        return _is_valid_abroad(digits[2:])
     return _LEAST <= len(digits) <= _LONGEST

@@ -15,13 +15,15 @@ from typing import Final
 
 from llmctx.delivery.redact.emails import EMAILS, find_emails
 from llmctx.delivery.redact.family import Family
-from llmctx.delivery.redact.identity_documents import INSURANCE, INSURED, IdentityDocuments, find_insured
+from llmctx.delivery.redact.identity_documents import DOCUMENTS, INSURANCE, INSURED, find_documents, find_insured
+from llmctx.delivery.redact.network_addresses import ADDRESSES, find_addresses
 from llmctx.delivery.redact.normal_form import SearchText
 from llmctx.delivery.redact.phones import (
     CUES,
     WRITTEN,
-    cue_before,
+    cue_beside,
     has_cues,
+    is_dialled_abroad,
     is_expected,
     is_foreign,
     is_written_as_one,
@@ -78,7 +80,8 @@ _FOREIGN: Final = re.compile(rb"\+\(?0(?:[ .()/-]{0,3}0){6,14}(?![0Aa])")
 _NATIONAL: Final = re.compile(
     rb"(?<![0Aa$+])(?<!0[ .+/-])(?<!0[.]-)(?<![Aa]-)(?:\(0{1,4} 0{1,3}\)|\(?0{1,7})(?:[)]? ?[ .()/-] ?[(]?0{1,10}){1,6}(?![0Aa])(?![.]0)(?! ?[-/] ?0)"
 )
-_SOLID: Final = re.compile(rb"(?<![0Aa$])(?<!0[ .+/-])0{7,12}(?![0Aa])(?![ .-]0)")
+_SOLID: Final = re.compile(rb"(?<![0Aa$])(?<!0[ .+/-])0{7,15}(?![0Aa])(?![ .-]0)")
+_ABROAD: Final = 11  # digits at least
 
 _BEGIN, _END, _GAP = rf"(?:^|[{EVERY}--[0-9a-z.]]|[{EVERY}--[0-9]]\.)", f"(?:$|[{EVERY}--[0-9a-z]])", "[ .()/-]{0,3}"
 _NUMBERS: Final = [
@@ -113,13 +116,19 @@ _IBAN_SHAPE: Final = re.compile(rb"AA00(?<![0Aa]AA00)(?:[ .-]?[A0]){11,33}+")
 _PARTED: Final = re.compile(rb"([ ._-])")
 _AS_DIGITS: Final = {ord(sign): str(int(sign, 36)) for sign in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 
-_DOUBTFUL: Final = frozenset(("card", "national", "mobile", "ssn"))
+_DOUBTFUL: Final = frozenset(("card", "national", "abroad", "mobile", "ssn"))
 _OTHER_NUMBER: Final = re.compile(
-    rb"(?i:(?<![a-z])(?:ean|gtin|isbn|issn|upc|asin|order|invoice|tracking|sku|ref|po|rma|ticket|case|serial|part|item|batch|lot|zip|build|version|commit)"
-    rb"(?:[ _-]?(?:no|nr|num|number|id|code))?)[ .:#=\"'-]{1,4}\Z"
+    rb"(?i:(?<![a-z])(?:ean|gtin|isbn|issn|upc|asin|order|invoice|tracking|sku|ref|reference|po|rma|ticket|case|serial|part|item|article|contract|batch|lot"
+    rb"|zip|build|version|commit|id|job|run|request|session|user|chat|group|message|model|product|transaction|customer|referenz|kunden|klant|client[ea]?|pedido|factura|serie|commande|facture|dossier|s\x80rie|ordine|fattura|zam\x80wienia|faktury|bestell|rechnungs?|auftrags?"
+    rb"|artikel|serien|sendungs?|vertrags?|vorgangs?|bestel|factuur|ordre|sipari\x80)"
+    rb"(?:[ _-]?(?:no|nr|num|number|nummer|id|code))?)[ .:#=\"'|-]{1,4}\Z"
+)
+_OTHER_BEYOND: Final = re.compile(
+    "(?:订单|訂單|运单|快递|物流|工单|合同|发票|流水|序列|批次|商品|产品|单据|凭证|条形|注文|請求書|追跡|製造|伝票|주문|송장|일련|заказа|сч[её]та|договора|серийный)"
+    r"[^\s\d]{0,3}(?: номер)?\W{0,4}\Z"
 )
 """What says that a number is of another kind."""
-_BETWEEN: Final = b" .:#=\"'-"
+_BETWEEN: Final = b" .:#=\"'|-"
 _VALUES: Final = frozenset(b"=/?&#")
 
 Candidate = tuple[str, int, int]
@@ -136,10 +145,10 @@ class Personal:
         self.families = [Family(find_emails, raw=EMAILS["raw"], low=EMAILS["low"])] if "email" in kinds else []
         if "resident_id" in kinds:
             self.families.append(Family(find_insured, low=INSURED, words=INSURANCE))
-        for kind, gate in (("resident_id", _SEVEN_DIGITS), ("ip", None)):
-            if kind in kinds:
-                named = IdentityDocuments(kind)
-                self.families.append(Family(named.find, low=named.heads["low"], text=named.heads["text"], gate=gate))
+            self.families.append(Family(find_documents, low=DOCUMENTS["low"], text=DOCUMENTS["text"], reach=128))
+        if "ip" in kinds:
+            low, text = ADDRESSES["low"], ADDRESSES["text"]
+            self.families.append(Family(find_addresses, low=low, text=text))
         if kinds & {"card", "phone", "resident_id"}:
             cues = CUES if "phone" in kinds else {"low": [], "text": []}
             low = [*_NUMBERS, *cues["low"]]
@@ -209,24 +218,26 @@ def _judged(view: SearchText, kind: str, start: int, end: int) -> str:
     raw = view.raw
     number = raw[start:end]
     if kind == "expected":
-        cue = cue_before(view, start)
+        cue = cue_beside(view, start, end)
         if not cue or not is_expected(number, cue == "strong"):
             return ""
-        return "" if cue == "weak" and _is_named_otherwise(raw, start) else "phone"
+        return "" if cue == "weak" and _is_named_otherwise(view, start) else "phone"
     verdict = _verified(number, kind)
     if verdict and kind in _DOUBTFUL:
-        if kind == "national" and start and raw[start - 1] in _VALUES:
+        if kind in ("national", "abroad") and start and raw[start - 1] in _VALUES:
             return ""
-        if _is_named_otherwise(raw, start):
+        if _is_named_otherwise(view, start):
             return ""
     return verdict
 
 
-def _is_named_otherwise(raw: bytes, start: int) -> bool:
+def _is_named_otherwise(view: SearchText, start: int) -> bool:
     """Does what stands before a number say that it is of another kind?"""
-    before = raw[max(0, start - 24) : start]
+    before = view.raw[max(0, start - 24) : start]
     last = before.rstrip(_BETWEEN)[-1:]
-    return last.isalpha() and _OTHER_NUMBER.search(before) is not None
+    if last.isalpha():
+        return _OTHER_NUMBER.search(before) is not None
+    return not before.isascii() and _OTHER_BEYOND.search(view.text[max(0, start - 24) : start]) is not None
 
 
 @lru_cache(16384)
@@ -238,7 +249,11 @@ def _candidates(shape: bytes) -> tuple[Candidate, ...]:
     found += [("foreign", *match.span()) for match in _FOREIGN.finditer(shape)]
     for match in _NATIONAL.finditer(shape):
         found += [("national", *match.span()), ("expected", *match.span())]
-    found += [("expected", *match.span()) for match in _SOLID.finditer(shape)]
+    for match in _SOLID.finditer(shape):
+        start, end = match.span()
+        found.append(("expected", start, end))
+        if end - start >= _ABROAD:
+            found.append(("abroad", start, end))
     return tuple(found)
 
 
@@ -249,6 +264,8 @@ def _verified(found: bytes, kind: str) -> str:
         return "phone" if is_foreign(found) else ""
     if kind == "national":
         return "phone" if is_written_as_one(found) else ""
+    if kind == "abroad":
+        return "phone" if is_dialled_abroad(number) else ""
     if kind == "mobile":
         return "phone" if _MOBILE.fullmatch(number) else ""
     if kind == "ssn":

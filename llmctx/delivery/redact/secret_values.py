@@ -7,8 +7,10 @@ from typing import Final
 
 _IDENTIFIER: Final = re.compile(
     rb"[A-Za-z_]\w{0,39}(?:(?:\.|->|::)[A-Za-z_]\w{0,39})+|[A-Z][A-Z_]+[0-9]?|[a-z]+(?:[A-Z][a-z]+)+[0-9]?|%?[A-Z0-9_]+%"
+    rb"|[a-z][a-z0-9]{0,11}(?:_[a-z][a-z0-9]{0,11}){2,12}"
 )
-"""`settings.key`, `API_KEY`, `apiKey`."""
+"""`settings.key`, `API_KEY`, `apiKey`, `nettle_aes128_set_key`."""
+_NUMBERED: Final = re.compile(rb"[A-Za-z]+\.[A-Z][a-z]{2,}\d{1,4}")  # Summer.Rain24
 _TYPE: Final = re.compile(
     rb"_{0,2}(?:[A-Z]{1,6}[0-9]{1,4}|[A-Z]{1,5}[a-z]{2,24}+|Or|Of|To|In|By|(?<![A-Za-z0-9])[a-z]{2,24}+){2,10}[A-Z]?[0-9]{0,2}"
 )
@@ -26,7 +28,7 @@ _SENTENCE: Final = frozenset(
 )
 PLACEHOLDER: Final = re.compile(
     rb"(?i:(?:your|my|the|insert|enter|replace|put|add|some|change|example|placeholder|dummy)[-_ ].*"
-    rb"|<.*|\$.*|\{.*|%[a-z(].*|\*+.*|[x.#-]{4,}|\[?redacted.*|(.)\1*|@[a-z].*"
+    rb"|<.*|\$(?:[a-z_({].*|[0-9])|\{.*|%\(?[a-z][\w.-]*\)?[a-z%]?|\*+.*|[x.#-]{4,}|\[?redacted.*|(.)\1*|@[a-z].*"
     rb"|op://.*|env[:.].*|vault:.*|file:.*|arn:.*|projects/.*|https?:.*|[a-z0-9+]{2,12}://.*)"
     rb"|~?\.{0,2}/(?:[a-z0-9._-]{1,64}+/?+){1,12}+"
 )
@@ -34,7 +36,7 @@ _UPPER: Final = re.compile(rb"[A-Z]")
 _LOWER: Final = re.compile(rb"[a-z]")
 DIGIT: Final = re.compile(rb"[0-9]")
 _SPECIAL: Final = re.compile(rb"[^A-Za-z0-9_.\s/-]")
-_TIME: Final = re.compile(rb"\d{4}-\d\d-\d\d(?:[T ][0-9:.+Z-]*)?|[0-9.,:/+-]+(?:[a-zA-Z%]{1,3})?")
+_TIME: Final = re.compile(rb"\d{4}-\d\d-\d\d(?:[T ][0-9:.+Z-]*)?|[0-9.,:/+-]{1,40}(?:[a-zA-Z%]{1,3})?")
 
 
 def is_random(value: bytes, least: int = 16) -> bool:
@@ -72,7 +74,10 @@ def is_password(value: bytes, quoted: bool, behind: bytes) -> bool:
         return False
     if b" " in value:
         return quoted and DIGIT.search(value) is not None and len(value) < 64 and _SPECIAL.search(value) is not None
-    if not quoted and (_IDENTIFIER.fullmatch(value) or (DIGIT.search(value) is None and _TYPE.fullmatch(value))):
+    if (
+        not (quoted or behind == b"&" or _NUMBERED.fullmatch(value))
+        and (_IDENTIFIER.fullmatch(value) or (DIGIT.search(value) is None and _TYPE.fullmatch(value)))
+    ):  # fmt: skip
         return False
     return (
         quoted

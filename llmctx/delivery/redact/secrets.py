@@ -11,7 +11,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from llmctx.delivery.redact.command_lines import CommandLines
 from llmctx.delivery.redact.credential_formats import CredentialFormats
+from llmctx.delivery.redact.distant_names import DistantNames
 from llmctx.delivery.redact.family import Family
 from llmctx.delivery.redact.named_secrets import NamedSecrets
 from llmctx.delivery.redact.normal_form import SearchText
@@ -39,10 +41,13 @@ class Credentials:
     def __init__(self, kinds: frozenset[str]) -> None:
         self._kinds = kinds
         self._vendor_keys = VendorKeys(kinds)
-        named, formats = NamedSecrets(kinds), CredentialFormats(kinds)
+        named, distant = NamedSecrets(kinds), DistantNames(kinds)
+        commands, formats = CommandLines(kinds), CredentialFormats(kinds)
         self.families = [
             Family(self._find_keys, raw=self._vendor_keys.heads),
             Family(named.find, low=named.heads),
+            Family(distant.find, low=distant.heads),
+            Family(commands.find, low=commands.heads),
             Family(formats.find, raw=formats.heads["raw"], low=formats.heads["low"], text=formats.heads["text"]),
         ]
 

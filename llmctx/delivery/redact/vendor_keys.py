@@ -45,7 +45,21 @@ _BUILT: Final = (  # what begins with nothing special, by the sign that stands i
         "api_key",
         rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}:[0-9a-f]{32}(?![A-Za-z0-9])",
     ),  # Fal
+    (b".", "token", rb"1000\.[0-9a-f]{32,34}\.[0-9a-f]{30,34}(?![A-Za-z0-9])"),  # Zoho
+    (
+        b".",
+        "api_key",
+        rb"0\.[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\.[A-Za-z0-9]{30}:[A-Za-z0-9+/]{22}==",
+    ),  # Bitwarden
+    (b".", "token", rb"(?:v[1-4]\.(?:local|public)\.)[A-Za-z0-9_-]{40,2048}+(?:\.[A-Za-z0-9_-]{2,400}+)?"),  # PASETO
     (b"|", "api_key", rb"[0-9]{15,16}\|[A-Za-z0-9_-]{27,40}(?![A-Za-z0-9_-])"),  # Meta
+)
+_UNKNOWN: Final = re.compile(  # of makers that are not in the table: small letters, and much that a machine made
+    rb"(?!(?:chatcmpl|cmpl|call|tool|toolu|srvtoolu|msg|resp|rs|fc|asst|thread|file|run|batch|req|request|org|proj|project|user|step|vs|gen|trace|span|img"
+    rb"|image|evt|event|cus|pi|ch|price|prod|sub|in|txn|sha\d{1,3}|md|id|uid|ref|css|session|node|pod|job|task|item|build|cache|etag|blob|obj|doc)[_-])"
+    rb"(?![a-z0-9]{1,11}(?:[prs]k|gh[oprsu]|github|glpat|hf|gsk|npm|lin|ntn)[_-])"  # a word that runs into a key
+    rb"[a-z][a-z0-9]{1,11}(?:[_-](?:[a-z]{2,10}|v[0-9]{1,2}|[0-9]{1,12})){0,3}[_-]"
+    rb"(?=[a-z0-9]{0,29}[A-Z])(?=[A-Z0-9]{0,29}[a-z])(?=[A-Za-z]{0,29}[0-9][A-Za-z]{0,28}[0-9])[A-Za-z0-9]{30,200}+(?![A-Za-z0-9_+/=.-])"
 )
 _BUILT_SIGNS: Final = (b".", b":", b"|")
 _HEXADECIMAL: Final = b"0123456789abcdef-."
@@ -55,11 +69,17 @@ _MARKED: Final = tuple(
         (b"/", b"hooks.", "api_key", rb"(?:https?://)?hooks\.(?:slack(?:-gov)?\.com/(?:services|workflows|triggers)/[A-Za-z0-9/_-]{20,200}+|zapier\.com/hooks/[a-z]{5,9}/[A-Za-z0-9/_-]{8,100}+)"),
         (b"$", b"access_token$", "api_key", rb"access_token\$(?:production|sandbox)\$[a-z0-9]{16}\$[0-9a-f]{32}"),  # PayPal
         (b"/", b"/webhooks/", "api_key", rb"(?:https?://)?[a-z]{0,8}\.?discord(?:app)?\.com/api/(?:v\d{1,2}/)?webhooks/\d{15,20}/[A-Za-z0-9_-]{40,100}+"),
-        (b"/", b".office.com/", "api_key", rb"(?:https://)?[a-z0-9-]{1,60}\.webhook\.office\.com/webhookb2/[A-Za-z0-9@/-]{40,300}+"),
+        (b"/", b".office.com/", "api_key", rb"(?:https://)?(?:[a-z0-9-]{1,60}\.webhook|outlook)\.office\.com/webhook(?:b2)?/[A-Za-z0-9@/-]{40,300}+"),
         (b"/", b"bot/v2/hook/", "api_key", rb"(?:https://)?open\.(?:feishu\.cn|larksuite\.com)/open-apis/bot/v2/hook/[A-Za-z0-9-]{20,60}+"),
         (b"/", b"/webhook/send?key=", "api_key", rb"(?<=/webhook/send\?key=)[A-Za-z0-9-]{20,60}+"),
         (b"/", b"1//0", "token", rb"(?<![A-Za-z0-9_:/.-])1//0[A-Za-z0-9_-]{40,200}+"),
         (b"~", b"Q~", "api_key", rb"(?<![A-Za-z0-9_~.-])[A-Za-z0-9_~.-]{3}[0-9]Q~[A-Za-z0-9_~.-]{31,34}(?![A-Za-z0-9])"),
+        (b"_", b"glc_", "api_key", rb"(?<![A-Za-z0-9_-])glc_[A-Za-z0-9+/=]{32,400}+"),  # with signs in them that part words
+        (b"_", b"ops_eyJ", "api_key", rb"(?<![A-Za-z0-9_-])ops_eyJ[A-Za-z0-9+/=_-]{40,4096}+"),
+        (b"_", b"fm", "api_key", rb"(?<![A-Za-z0-9_-])fm(?:1a|1r|2)_[A-Za-z0-9+/=_,-]{40,2048}+"),
+        (b"_", b"sntrys_", "api_key", rb"(?<![A-Za-z0-9_-])sntrys_[A-Za-z0-9+/=_-]{20,500}+"),
+        (b"/", b":", "api_key", rb"(?<![0-9/])[0-9]/[0-9]{10,20}(?:/[0-9]{10,20})?:[0-9a-f]{32}(?![A-Za-z0-9])"),  # Asana
+        (b"-", b"-", "api_key", rb"(?<![A-Za-z0-9-])[0-9a-f]{32}-[0-9a-f]{8}-[0-9a-f]{8}(?![A-Za-z0-9-])"),  # Mailgun
         (b"=", b"sig=", "api_key", rb"(?<![A-Za-z0-9])sig=[A-Za-z0-9%+/=_-]{20,200}+"),  # a signed URL of Azure's
         (b"=", b"-Signature=", "token", rb"(?<=-Signature=)[A-Za-z0-9]{32,1024}+"),  # of AWS's and Google's
         (b"P", b"PuTTY", "private_key", rb"(?<=Private-Lines: )\d{1,4}\s{1,4}(?:[A-Za-z0-9+/=]{1,76}\s{1,4}){1,200}"),  # PuTTY
@@ -69,6 +89,7 @@ _PARTS: Final = tuple(
     (part, re.compile(pattern))  # of words
     for part, pattern in (
         (b"JQQJ99", rb"(?<![A-Za-z0-9])[A-Za-z0-9]{40,60}JQQJ99[A-Za-z0-9]{20,30}(?![A-Za-z0-9])"),
+        (b"AZDO", rb"(?<![A-Za-z0-9])[A-Za-z0-9]{75,80}AZDO[A-Za-z0-9]{4}(?![A-Za-z0-9])"),  # Azure DevOps
         (b"_mmk", rb"(?<![A-Za-z0-9_])[A-Za-z0-9]{6}_[A-Za-z0-9]{29}_mmk(?![A-Za-z0-9])"),
         (b"NRAL", rb"(?<![A-Za-z0-9])[0-9a-f]{36}NRAL(?![A-Za-z0-9])"),  # New Relic
         (b"-us", rb"(?<![A-Za-z0-9])[0-9a-f]{32}-us\d{1,2}(?![A-Za-z0-9])"),  # Mailchimp
@@ -104,6 +125,7 @@ class VendorKeys:
             f"[_.-](?:{'|'.join(inner)})",
             *(part.decode() for part, _ in _PARTS),
             wider(_LOWER.pattern),
+            f"(?:^|[{EVERY}--[A-Za-z0-9_.-]]){wider(_UNKNOWN.pattern)}",
             *(wider(entry[3].pattern) for entry in self._marked),
         ]
         """Of `raw`."""
@@ -147,6 +169,9 @@ class VendorKeys:
                 if part in word and (found := pattern.search(raw, start, end)):
                     spans.append((*found.span(), "api_key"))
                     return
+        if len(word) > _BUILT_LONG and self._lower is not None and (found := _UNKNOWN.match(raw, start)):
+            spans.append((start, found.end(), "api_key"))
+            return
         before = raw[start - 1 : start]
         for sign in _BUILT_SIGNS:
             if sign == before or sign in word or raw.startswith(sign, end):

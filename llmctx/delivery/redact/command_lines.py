@@ -1,0 +1,123 @@
+"""Passwords in command lines, by the program or the option that takes them: `mysql -pX`, `curl -u user:X`, `echo X | sudo`.
+
+Each is found by what stands right before the password; where that is a mere option, a program that takes a password so
+must be in the line before it. Options whose names tell (`--password X`) are found by their names (`named_secrets.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from llmctx.delivery.redact.normal_form import SearchText
+from llmctx.delivery.redact.secret_values import PLACEHOLDER, is_password, is_random
+from llmctx.delivery.redact.sieve import wider
+from llmctx.delivery.redact.text_spans import Span
+
+_LINE: Final = 200  # characters of a line that are looked at
+_OPTION: Final = re.compile(
+    rb"[-/](?<=[\s\"'][-/])(?P<name>-?pass:?|p:|[pakw])(?P<gap>[ \t=]{0,2})[\"']?(?:pass:)?(?P<value>[^\s\"']{4,128}+)"
+)
+_PROGRAMS: Final = {  # option and whether a gap stands behind it -> programs that take a password so
+    (name, gap): f"(?<![a-z])(?:{programs})[a-z0-9_-]{{0,12}}(?:\\.exe)?[ \\t]"
+    for name, gaps, programs in (
+        ("p", (False,), "mysql|mariadb|sshpass|sqlcmd|bcp|isql|osql|tsql|7z|7za|rar|unrar|zip"),
+        (
+            "p",
+            (True,),
+            "sshpass|sqlcmd|bcp|isql|osql|tsql|zip|login|twine|mosquitto|cqlsh|ipmitool|psexec|mongo|snowsql|influx|lftp|ldap|winexe|net rpc|cadaver|kinit|rdesktop|impala-shell|beeline|vsql|sshfs|rpcclient|rabbitmqadmin",
+        ),
+        ("a", (True,), "redis-cli|valkey-cli"),
+        ("-pass", (True,), "redis-cli|valkey-cli"),
+        ("k", (True,), "openssl"),
+        ("pass", (True,), "openssl"),
+        ("w", (True,), "ldap"),
+        ("p:", (False, True), "xfreerdp|wfreerdp|schtasks|mstsc"),
+        ("pass:", (False, True), "cmdkey"),
+    )
+    for gap in gaps
+}
+_TAKES: Final = {
+    (name.encode(), gap): re.compile(f"{programs}[^|;]{{0,{_LINE}}}\\Z".encode())
+    for (name, gap), programs in _PROGRAMS.items()
+}
+_BLANK: Final = "[ \\t=]"
+_PORT: Final = re.compile(rb"\d{1,5}")
+
+
+def _is_given(value: bytes) -> bool:
+    return PLACEHOLDER.fullmatch(value) is None
+
+
+def _is_login(value: bytes) -> bool:
+    return _is_given(value) and not value.isdigit() and value[0] != 0x3A and not (value.isalpha() and value.islower())
+
+
+def _is_of_ftp(value: bytes) -> bool:
+    return is_password(value, False, b"") and re.search(rb"[^A-Za-z_-]", value) is not None
+
+
+_FORMS: Final = tuple(  # each begins with its mark
+    (mark, kind, re.compile(pattern), likely)
+    for mark, kind, pattern, likely in (
+        (b"-u", "password", rb"-u(?:(?<=[\s\"']-u)|ser(?<=-user))[ \t=]{0,2}[\"']?[^\s:\"'/]{1,80}:([^\s\"']{3,256}+)", _is_login),
+        (b"-u ", "password", rb"-u[ \t]{1,2}[^\s%]{1,60}%([^\s\"']{3,128}+)", _is_given),
+        (b"http", "password", rb"https? -a [^\s:]{1,60}:([^\s\"']{3,128}+)", _is_given),
+        (b"htpasswd -", "password", rb"htpasswd -[a-z]{1,5} \S{1,100} \S{1,60} [\"']?([^\s\"']{4,128}+)", _is_given),
+        (b"sqlplus", "password", rb"sqlplus[^\n]{0,40}? [\w$]{1,30}/([^\s@\"']{3,128}+)@", _is_given),
+        (b"net use ", "password", rb"net use [^\n]{0,100}?/user:\S{1,60} ([^\s\"'/*]{4,128}+)", _is_given),
+        (b"net use ", "password", rb"net use [^\n]{0,40}?\\\\\S{1,100} ([^\s\"'/*]{4,128}+)(?= /user)", _is_given),
+        (b"net user ", "password", rb"net user \S{1,40} ([^\s\"'/*]{4,128}+) /add", _is_given),
+        (b"convertto-securestring", "password", rb"convertto-securestring(?: -string)?[ \t]{1,4}[\"']([^\"'\n]{4,256}+)", _is_given),
+        (b"vault login ", "token", rb"vault login (?:-[a-z=-]{1,30} ){0,3}([a-z0-9._-]{20,200}+)", is_random),
+        (b"wpa_passphrase ", "password", rb"wpa_passphrase \S{1,40} [\"']?([^\s\"']{8,64}+)", _is_given),
+        (b"secret set ", "api_key", rb"secret set [^\n]{1,80}?(?:-b|--body)[ =]{1,2}[\"']?([^\s\"']{8,512}+)", _is_given),
+        (b"\nuser ", "password", rb"\nuser [\w.@-]{1,60} ([^\s\"']{4,128}+)(?=\s)", _is_of_ftp),
+        *(
+            (mark, "password", mark + rb" [\"']?(?:[\w.-]{1,40}:)?([^\s\"':]{4,128}+)[\"']?(?:\\n)? ?\| ?(?:sudo|chpasswd)", _is_given)
+            for mark in (b"echo", b"printf", b"<<<")
+        ),
+    )
+)  # fmt: skip
+
+
+class CommandLines:
+    """Finds what command lines hold, as kinds password, token and api_key."""
+
+    def __init__(self, kinds: frozenset[str]) -> None:
+        self._forms = [entry for entry in _FORMS if entry[1] in kinds]
+        self._passwords = "password" in kinds
+        self.heads = [wider(pattern.pattern) for _, _, pattern, _ in self._forms]
+        if self._passwords:
+            self.heads += [
+                f"(?:{wider(programs)})[^\\n|;]*[-/]{name}{_BLANK if gap else ''}"
+                for (name, gap), programs in _PROGRAMS.items()
+            ]
+        """Of `low`."""
+
+    def find(self, view: SearchText, spans: list[Span]) -> None:
+        """Append to `spans` what is found."""
+        raw, low = view.raw, view.low
+        for mark, kind, form, likely in self._forms:
+            if mark in low:
+                for found in form.finditer(low):
+                    start, end = found.span(1)
+                    if likely(raw[start:end]):
+                        spans.append((start, end, kind))
+        if self._passwords and (b" -" in low or b" /p" in low):
+            for option in _OPTION.finditer(low):
+                _find_behind(raw, low, option, spans)
+
+
+def _find_behind(raw: bytes, low: bytes, option: re.Match[bytes], spans: list[Span]) -> None:
+    takes = _TAKES.get((option["name"], bool(option["gap"])))
+    if takes is None:
+        return
+    at = option.start()
+    start, end = option.span("value")
+    if (
+        takes.search(low[max(low.rfind(b"\n", 0, at) + 1, at - _LINE) : at])
+        and _is_given(raw[start:end])
+        and _PORT.fullmatch(raw, start, end) is None
+    ):
+        spans.append((start, end, "password"))

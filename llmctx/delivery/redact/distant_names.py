@@ -1,0 +1,87 @@
+"""Secrets whose name does not stand right before them: in the columns of an INSERT, at the head of a block, or behind them.
+
+`INSERT INTO users (name, password) VALUES ('bob', '…')`, `secrets:\\n  stripe: …`, "… is the password of the router".
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from llmctx.delivery.redact.normal_form import SearchText
+from llmctx.delivery.redact.secret_values import DIGIT, is_password, is_random
+from llmctx.delivery.redact.sieve import wider
+from llmctx.delivery.redact.text_spans import Span
+
+_NAMES: Final = r"passw(?:or[dt]|d)|passphrase|pwd|secret|token|api[ _-]?key|private[ _-]?key|access[ _-]?key|kennwort"
+_INSERT: Final = re.compile(
+    rb"insert(?: ignore)? into [^\s(]{1,100} ?\((?P<columns>[^()]{1,1000})\)\s{0,4}values\s{0,4}\((?P<values>[^\n]{1,2000})"
+)
+_COLUMN: Final = re.compile(rf"[^,]{{0,60}}(?:{_NAMES})[^,]{{0,20}}".encode())
+_LITERAL: Final = re.compile(
+    rb"\s{0,8}(?:'((?:[^'\n]|''){0,512}+)'|\"([^\"\n]{0,512}+)\"|[^,()'\"\n]{0,200}+(?:\([^()\n]{0,200}\))?)\s{0,8}(?:,|(?=\)))"
+)
+_BLOCK: Final = re.compile(
+    rb"(?<![a-z])(?:secrets?|credentials|api_?keys|tokens|passwords)[\"']?:[ ]?\{?\n(?P<lines>(?:[ \t]{1,16}[\"']?[a-z0-9_.-]{1,60}[\"']?:[ ]?[^\s]{8,512}+\n?){1,24})"
+)
+_ENTRY: Final = re.compile(rb":[ ]?[\"']?([^\s\"',]{16,512}+)")
+_BEHIND: Final = re.compile(
+    (
+        r"[\"'`]?[,)]? (?:is|was|ist|est|es) (?:(?:my|the|our|his|her|its|their|a|mein|meine|unser|das|der|ma|mon|le|la|mi|el)"
+        rf"(?: [a-z_'-]{{2,20}}){{0,3}}[ _-])(?:{_NAMES}|contrase\x80a|mot de passe|key)(?![a-z])"
+    ).encode("latin-1")
+)
+_VALUE: Final = re.compile(rb"[^\s\"'`(),;]{8,200}+\Z")
+_WIDEST: Final = 200
+
+
+class DistantNames:
+    """Finds what is named a secret from afar, as kinds api_key and password."""
+
+    def __init__(self, kinds: frozenset[str]) -> None:
+        self._kinds = kinds
+        self.heads = [wider(pattern.pattern) for pattern in (_INSERT, _BLOCK, _BEHIND)]
+        """Of `low`."""
+
+    def find(self, view: SearchText, spans: list[Span]) -> None:
+        """Append to `spans` what is found."""
+        raw, low = view.raw, view.low
+        if "password" in self._kinds and b"insert" in low:
+            _find_in_columns(raw, low, spans)
+        if "api_key" in self._kinds:
+            if b":\n" in low or b"{\n" in low:
+                for block in _BLOCK.finditer(low):
+                    _find_in_block(raw, *block.span("lines"), spans)
+            for behind in _BEHIND.finditer(low):
+                _find_before(raw, low, behind, spans)
+
+
+def _find_in_columns(raw: bytes, low: bytes, spans: list[Span]) -> None:
+    for insert in _INSERT.finditer(low):
+        columns = insert["columns"].split(b",")
+        at, end = insert.span("values")
+        for column in columns:
+            literal = _LITERAL.match(raw, at, end)
+            if literal is None:
+                break
+            at = literal.end()
+            group = 1 if literal.start(1) >= 0 else 2
+            if _COLUMN.fullmatch(column) and literal.start(group) >= 0 and is_password(literal[group], True, b""):
+                spans.append((*literal.span(group), "password"))
+
+
+def _find_in_block(raw: bytes, start: int, end: int, spans: list[Span]) -> None:
+    spans += [(*entry.span(1), "api_key") for entry in _ENTRY.finditer(raw, start, end) if is_random(entry[1])]
+
+
+def _find_before(raw: bytes, low: bytes, behind: re.Match[bytes], spans: list[Span]) -> None:
+    start = behind.start()
+    value = _VALUE.search(raw[max(0, start - _WIDEST) : start])
+    if value is None:
+        return
+    is_weak = low.endswith((b"key", b"token"), behind.start(), behind.end())
+    likely = (
+        is_random(value[0], 20) if is_weak else is_password(value[0], False, b"") and DIGIT.search(value[0]) is not None
+    )
+    if likely:
+        spans.append((start - len(value[0]), start, "api_key" if is_weak else "password"))
