@@ -37,10 +37,9 @@ _PROGRAMS: Final = {  # option and whether a gap stands behind it -> programs th
     )
     for gap in gaps
 }
-_TAKES: Final = {
-    (name.encode(), gap): re.compile(f"{programs}[^|;]{{0,{_LINE}}}\\Z".encode())
-    for (name, gap), programs in _PROGRAMS.items()
-}
+_TAKES: Final = {(name.encode(), gap): re.compile(programs.encode()) for (name, gap), programs in _PROGRAMS.items()}
+_LONGEST: Final = 40  # characters of a program's name
+_NEXT: Final = re.compile(rb"[|;\n]")  # another command begins
 _BLANK: Final = "[ \\t=]"
 _PORT: Final = re.compile(rb"\d{1,5}")
 
@@ -105,19 +104,31 @@ class CommandLines:
                     if likely(raw[start:end]):
                         spans.append((start, end, kind))
         if self._passwords and (b" -" in low or b" /p" in low):
+            commands = _Commands(low)
             for option in _OPTION.finditer(low):
-                _find_behind(raw, low, option, spans)
+                start, end = option.span("value")
+                if (
+                    commands.take(option.start(), option["name"], bool(option["gap"]))
+                    and _is_given(raw[start:end])
+                    and _PORT.fullmatch(raw, start, end) is None
+                ):
+                    spans.append((start, end, "password"))
 
 
-def _find_behind(raw: bytes, low: bytes, option: re.Match[bytes], spans: list[Span]) -> None:
-    takes = _TAKES.get((option["name"], bool(option["gap"])))
-    if takes is None:
-        return
-    at = option.start()
-    start, end = option.span("value")
-    if (
-        takes.search(low[max(low.rfind(b"\n", 0, at) + 1, at - _LINE) : at])
-        and _is_given(raw[start:end])
-        and _PORT.fullmatch(raw, start, end) is None
-    ):
-        spans.append((start, end, "password"))
+class _Commands:
+    """The programs of a text; each place is searched once for each option."""
+
+    def __init__(self, low: bytes) -> None:
+        self._low = low
+        self._seen: dict[tuple[bytes, bool], tuple[int, int]] = {}
+
+    def take(self, at: int, name: bytes, gap: bool) -> bool:
+        """Return True if a program in the line before `at` takes a password by this option; `at` never decreases."""
+        programs = _TAKES.get((name, gap))
+        if programs is None:
+            return False
+        searched, last = self._seen.get((name, gap), (0, -1))
+        for program in programs.finditer(self._low, max(searched - _LONGEST, at - _LINE, 0), at):
+            last = program.end()
+        self._seen[name, gap] = at, last
+        return last >= max(0, at - _LINE) and _NEXT.search(self._low, last, at) is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 from llmctx.delivery.redact.normal_form import NormalForm, SearchText
 from llmctx.delivery.redact.sieve import Sieve
@@ -104,12 +104,15 @@ def places_of(
     `around`: characters that are looked at on both sides. None if it is most of `text`.
     """
     size = len(text)
-    find, rfind = (text.find, text.rfind) if isinstance(text, bytes) else (_finder(text.find), _finder(text.rfind))
+    find: Any = text.find
+    rfind: Any = text.rfind
+    newline, blank = (b"\n", b" ") if isinstance(text, bytes) else ("\n", " ")
     places: list[tuple[tuple[int, int], int, int]] = []
     for start, end in cores:
         before, behind = max(0, start - around), end + around
-        first = max(rfind(b"\n", max(0, before - _PIECE), before), rfind(b" ", max(0, before - _LONGEST), before)) + 1
-        last = find(b"\n", behind, behind + _LONGEST)
+        above = max(0, before - _PIECE)
+        first = max(rfind(newline, above, before), rfind(blank, max(0, before - _LONGEST), before)) + 1
+        last = find(newline, behind, behind + _LONGEST)
         if last < 0:
             last = min(size, behind + _LONGEST)
         if places and first <= places[-1][2]:
@@ -117,10 +120,6 @@ def places_of(
         else:
             places.append(((start, end), first, last))
     return None if sum(last - first for _, first, last in places) > _WORTH * size else places
-
-
-def _finder(find: Callable[[str, int, int], int]) -> Callable[[bytes, int, int], int]:
-    return lambda sign, start, end: find(sign.decode(), start, end)
 
 
 def within(core: tuple[int, int], first: int, spans: Iterable[Span]) -> list[Span]:

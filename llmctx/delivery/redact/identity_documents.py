@@ -7,6 +7,7 @@ and its number ("CPF nº:", `"passport_number": "`, "mój PESEL to"); what follo
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Final
 
 from llmctx.delivery.redact.normal_form import SearchText
@@ -138,12 +139,11 @@ _POSSESSIVES: Final = (
 _MINE: Final = re.compile(f"{_IS_MINE}\\Z".encode())  # "… is my SSN"
 _WORD: Final = re.compile(rb"[a-z\x80]+")
 _BEGINNING: Final = re.compile("[a-z\x80]{1,3}")
-_Patterns = tuple[re.Pattern[bytes], re.Pattern[bytes], re.Pattern[bytes]]
 
 
-def _by_beginning() -> dict[bytes, list[_Patterns]]:
-    """Return what a word with its number, a word, and a number before it look like, by the word's first three letters."""
-    found: dict[bytes, list[_Patterns]] = {}
+def _by_beginning() -> dict[bytes, list[tuple[str, str]]]:
+    """Return words and what their numbers look like by the first three letters of the words."""
+    found: dict[bytes, list[tuple[str, str]]] = {}
     for words, shape in _SHAPES.items():
         beginnings: dict[str, list[str]] = {}
         for word in re.split(r"\|(?![^(]*\))", words):
@@ -151,15 +151,27 @@ def _by_beginning() -> dict[bytes, list[_Patterns]]:
             assert begins is not None
             beginnings.setdefault(begins[0], []).append(word)
         for beginning, some in beginnings.items():
-            word = f"(?:{'|'.join(some)}){_SOLID}(?![a-z\x80])"
-            behind = f"{word}{_GAP}{_NO_DATE}(?P<it>{shape}){_END}"
-            before = f"(?<![a-z0-9.-])(?P<it>{shape})\\Z"
-            first, second, third = (re.compile(pattern.encode("latin-1")) for pattern in (behind, word, before))
-            found.setdefault(beginning.encode("latin-1"), []).append((first, second, third))
+            found.setdefault(beginning.encode("latin-1"), []).append(("|".join(some), shape))
     return found
 
 
 _BY_BEGINNING: Final = _by_beginning()
+_Patterns = tuple[re.Pattern[bytes], re.Pattern[bytes], re.Pattern[bytes]]
+
+
+@cache
+def _patterns(beginning: bytes) -> list[_Patterns]:
+    """Return what a word that begins so looks like with its number, without, and a number before it."""
+    found = []
+    for words, shape in _BY_BEGINNING[beginning]:
+        word = f"(?:{words}){_SOLID}(?![a-z\x80])"
+        behind = f"{word}{_GAP}{_NO_DATE}(?P<it>{shape}){_END}"
+        before = f"(?<![a-z0-9.-])(?P<it>{shape})\\Z"
+        first, second, third = (re.compile(pattern.encode("latin-1")) for pattern in (behind, word, before))
+        found.append((first, second, third))
+    return found
+
+
 _BARE: Final = tuple(  # whose form nothing else has
     re.compile(rb"(?<![a-z0-9.-])(?:" + form + rb")(?![a-z0-9-]|\.[0-9])")
     for form in (
@@ -187,15 +199,18 @@ _BEYOND: Final = {  # words of other scripts -> their numbers
     "บัตรประชาชน|บัตรประจำตัวประชาชน": "[0-9](?:[ -]?[0-9]){12}",
     "आधार": "[0-9]{4}[ -]?[0-9]{4}[ -]?[0-9]{4}",
 }
-_NAMED: Final = {
-    first: re.compile(
-        rf"(?:{words})(?:[^\nA-Za-z0-9]{{0,16}}|\W{{0,6}}(?:no|No|NO|id|ID)\W{{0,4}})({number})(?![A-Za-z0-9])"
-    )
+_BY_FIRST: Final = {
+    first: rf"(?:{words})(?:[^\nA-Za-z0-9]{{0,16}}|\W{{0,6}}(?:no|No|NO|id|ID)\W{{0,4}})({number})(?![A-Za-z0-9])"
     for words, number in _BEYOND.items()
     for word in words.split("|")
     for first in (word[0] if word[0] != "[" else word[1:3])
 }
-_FIRSTS: Final = re.compile(f"[{''.join(_NAMED)}]")
+_FIRSTS: Final = re.compile(f"[{''.join(_BY_FIRST)}]")
+
+
+@cache
+def _named(first: str) -> re.Pattern[str]:
+    return re.compile(_BY_FIRST[first])
 
 
 _NINO: Final = re.compile(
@@ -210,7 +225,7 @@ DOCUMENTS: Final = {
         f"[0-9][0-9a-z()]{{0,3}}{_IS_MINE}",
         *(wider(form.pattern) for form in _BARE),
     ],
-    "text": [wider(pattern.pattern) for pattern in dict.fromkeys(_NAMED.values())],
+    "text": [*map(wider, dict.fromkeys(_BY_FIRST.values()))],
 }
 
 
@@ -220,15 +235,15 @@ def find_documents(view: SearchText, spans: list[Span]) -> None:
     if _DIGIT.search(low) is None:
         return
     for word in _WORD.finditer(low):
-        if (patterns := _BY_BEGINNING.get(word[0][:3])) is not None:
-            _find_at(low, word.start(), patterns, spans)
+        if (beginning := word[0][:3]) in _BY_BEGINNING:
+            _find_at(low, word.start(), _patterns(beginning), spans)
     for form in _BARE:
         spans += [(*match.span(), "resident_id") for match in form.finditer(low)]
     if not view.raw.isascii():
         spans += [
             (*match.span(1), "resident_id")
             for first in _FIRSTS.finditer(view.text)
-            if (match := _NAMED[first[0]].match(view.text, first.start()))
+            if (match := _named(first[0]).match(view.text, first.start()))
         ]
 
 

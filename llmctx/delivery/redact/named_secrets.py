@@ -49,9 +49,8 @@ _VALUE: Final = (
 )
 
 
-def _named(word: str) -> re.Pattern[bytes]:
-    """The end of a name, which is `word`, and what is assigned to it."""
-    return re.compile(f"{word}{_GLUE}{_VALUE}".encode("latin-1"))
+_ASSIGNED: Final = re.compile(f"{_GLUE}{_VALUE}".encode("latin-1"))
+"""What follows the end of a name, if something is assigned to it."""
 
 
 def _heads(ends: Iterable[str], least: int) -> str:
@@ -120,7 +119,7 @@ class NamedSecrets:
 
     def __init__(self, kinds: frozenset[str]) -> None:
         names = [entry for entry in _NAMES if entry[2] in kinds]
-        self._names = [(word, gate, kind, _named(end)) for word, gate, kind, end in names]
+        self._names = [(word, gate, kind, re.compile(end.encode("latin-1"))) for word, gate, kind, end in names]
         passwords = {end for _, _, kind, end in names if kind == "password"}
         ends = {end for _, _, _, end in names} - passwords
         self.heads = [_heads(some, least) for some, least in ((passwords, _FEWEST), (ends, _SOME)) if some]
@@ -130,17 +129,17 @@ class NamedSecrets:
         """Append to `spans` what is found."""
         raw, low = view.raw, view.low
         left = _MANY + len(raw) // _FEW
-        for word, gate, kind, pattern in self._names:
+        for word, gate, kind, ends in self._names:
             if (gate is None or gate in raw) and word in low:
                 at = low.find(word)
                 while at >= 0:
                     end = at + len(word)
-                    if match := pattern.match(low, at):
+                    if (name := ends.match(low, at)) and (match := _ASSIGNED.match(low, name.end())):
                         left -= 1
                         if left < 0:  # a text full of them: what is named a secret is one
                             _take(kind, match, spans)
                             end = match.end()
-                        elif _consider(raw, low, word, kind, match, spans) or match.end() - at >= _BEFORE:
+                        elif _consider(raw, low, at, word, kind, match, spans) or match.end() - at >= _BEFORE:
                             end = match.end()  # else the value may be a name itself
                     at = low.find(word, end)
 
@@ -155,7 +154,9 @@ def _take(kind: str, match: re.Match[bytes], spans: list[Span]) -> None:
     )
 
 
-def _consider(raw: bytes, low: bytes, word: bytes, kind: str, match: re.Match[bytes], spans: list[Span]) -> bool:
+def _consider(
+    raw: bytes, low: bytes, at: int, word: bytes, kind: str, match: re.Match[bytes], spans: list[Span]
+) -> bool:
     """Append what `match` has found, if it looks like a secret."""
     start, end = match.span("bare")
     quoted = False
@@ -170,7 +171,6 @@ def _consider(raw: bytes, low: bytes, word: bytes, kind: str, match: re.Match[by
     behind = match["behind"]
     if len(value) < 4 or (not quoted and behind in _ASSIGNS):
         return False  # code: a call, or an entry of something
-    at = match.start()
     name = low[max(0, at - _BEFORE) : at + len(word)]
     if match.start("comma") >= 0 and _CALL.search(name) is None:
         return False

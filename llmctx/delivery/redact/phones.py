@@ -82,7 +82,7 @@ _ANY_FORM: Final = re.compile(b"|".join(b"(?:%s)" % form.pattern.replace(rb"\1",
 _ABROAD: Final = re.compile(rb"00 ?[1-9]\d{0,2}[ ./-]")
 _SERVICE: Final = re.compile(rb"[48]00-\d{3}-\d{4}")
 _DIGITS: Final = r"[0-9](?:[ .()/-]{0,3}[0-9]){6}"
-WRITTEN: Final = (wider(_ABROAD.pattern), wider(_AMERICAN.pattern), wider(_ANY_FORM.pattern))
+WRITTEN: Final = (wider(_ABROAD.pattern), "00[1-9][0-9]{8}", wider(_AMERICAN.pattern), wider(_ANY_FORM.pattern))
 """National forms."""
 CUES: Final = {
     "low": [wider(_CUE.pattern) + _DIGITS, f"[0-9](?:{wider(_CUE_AFTER.pattern)})"],

@@ -226,11 +226,18 @@ def _searches(kinds: frozenset[str]) -> tuple[Credentials, Families]:
 
 def _near(spans: list[Span]) -> list[tuple[int, int]]:
     """Return where something may be found once placeholders stand for `spans`: around each of them."""
-    near, moved = [], 0
+    near: list[tuple[int, int]] = []
+    moved, first, last = 0, 0, -1
     for start, end, kind in spans:
+        begin = start + moved - _NEAR
         size = len(placeholder(kind))
-        near.append((max(0, start + moved - _NEAR), start + moved + size + _NEAR))
+        if begin > last:
+            if last >= 0:
+                near.append((first, last))
+            first = max(0, begin)
+        last = start + moved + size + _NEAR
         moved += size - (end - start)
+    near.append((first, last))
     return near
 
 

@@ -8,6 +8,8 @@ costs nothing. Where a key may begin within a word, it does so behind a dash or 
 from __future__ import annotations
 
 import re
+from functools import cache
+from itertools import islice
 from typing import Final
 
 from llmctx.delivery.redact.sieve import EVERY, wider
@@ -16,6 +18,7 @@ from llmctx.delivery.redact.vendor_key_table import KIND_OF, VENDOR_KEYS
 
 _LONG: Final = 14
 _BUILT_LONG: Final = 32
+_TRIES: Final = 16  # places within a word
 # letters, digits and dashes are one word; those that give a key away, digits and capitals, are "B", others "a"
 _WORDS: Final = bytes(
     0x42
@@ -102,18 +105,17 @@ class VendorKeys:
     """Finds keys by their look, as kinds api_key, token and private_key."""
 
     def __init__(self, kinds: frozenset[str]) -> None:
-        self._by_head: dict[bytes, list[tuple[str, re.Pattern[bytes]]]] = {}
+        self._by_head: dict[bytes, list[tuple[str, str]]] = {}
         heads = [wider(entry[2]) for entry in _BUILT]
         inner = []
         for prefix, body in VENDOR_KEYS.items():
             kind = "private_key" if prefix.startswith("LS0t") else KIND_OF.get(prefix, "api_key")
             if kind in kinds:
                 whole = f"{re.escape(prefix)}{body}"
-                pattern = re.compile(whole.encode())
                 heads.append(wider(whole))
                 if any(prefix.startswith(head) or head.startswith(prefix) for head in _HEADS_WITHIN):
                     inner.append(heads[-1])
-                self._by_head.setdefault(prefix[:2].encode(), []).append((kind, pattern))
+                self._by_head.setdefault(prefix[:2].encode(), []).append((kind, whole))
         self._built = {
             sign: [(kind, re.compile(pattern)) for its, kind, pattern in _BUILT if its == sign and kind in kinds]
             for sign in _BUILT_SIGNS
@@ -154,19 +156,19 @@ class VendorKeys:
         ):
             return  # a hash, a UUID, a number
         for kind, pattern in self._by_head.get(word[:2], ()):
-            if found := pattern.match(raw, start):
+            if found := _compiled(pattern).match(raw, start):
                 spans.append((start, found.end(), kind))
                 return
         if b"-" in word or b"_" in word or b"." in word:
-            for within in _WITHIN.finditer(raw, start + 1, end):
+            for within in islice(_WITHIN.finditer(raw, start + 1, end), _TRIES):
                 at = within.start()
                 for kind, pattern in self._by_head.get(raw[at : at + 2], ()):
-                    if found := pattern.match(raw, at):
+                    if found := _compiled(pattern).match(raw, at):
                         spans.append((at, found.end(), kind))
                         return
         if len(word) > _BUILT_LONG and self._lower is not None:
-            for part, pattern in _PARTS:
-                if part in word and (found := pattern.search(raw, start, end)):
+            for part, whole in _PARTS:
+                if part in word and (found := whole.search(raw, start, end)):
                     spans.append((*found.span(), "api_key"))
                     return
         if len(word) > _BUILT_LONG and self._lower is not None and (found := _UNKNOWN.match(raw, start)):
@@ -178,7 +180,13 @@ class VendorKeys:
                 first = start
                 if sign == before and (opened := _FIRST_WORD.search(raw, max(0, start - 40), start)):
                     first = opened.start()
-                for kind, pattern in self._built[sign]:
-                    if found := pattern.match(raw, first):
+                for kind, built in self._built[sign]:
+                    if found := built.match(raw, first):
                         spans.append((*found.span(), kind))
                         return
+
+
+@cache
+def _compiled(pattern: str) -> re.Pattern[bytes]:
+    """Return a pattern of the table; most are never needed."""
+    return re.compile(pattern.encode())
