@@ -42,7 +42,7 @@ test: $(VENV)/dev.stamp  ## all tests; ARGS="-k name" is passed to pytest
 test-lowest: $(LOWEST)/stamp  ## the lowest versions that pyproject.toml allows; PYTHON=python3.12
 	$(LOWEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(COMPATIBILITY) $(ARGS)
 
-test-newest: $(NEWEST)/stamp  ## the newest versions that pip finds; PYTHON=python3.13
+test-newest: $(NEWEST)/stamp  ## the newest versions that pip finds; PYTHON=python3.13, there also ARGS="--eager"
 	$(NEWEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(COMPATIBILITY) $(ARGS)
 
 platforms: $(PLATFORMS)/stamp  ## on and beside what people deploy to: langgraph dev, Aegra, …; PYTHON=python3.12

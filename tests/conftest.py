@@ -63,6 +63,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--bad-days", action="store_true", help="totals after forty kills, not three")
     parser.addoption("--load-minutes", type=float, default=0, help="how long tests/monitoring goes on with its load")
     parser.addoption("--busy", action="store_true", help="shapes on a busy machine, with much garbage collection")
+    parser.addoption("--eager", action="store_true", help="every event loop starts tasks eagerly (Python 3.12)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--eager"):
+        plain = asyncio.BaseEventLoop.__init__
+
+        def started_eagerly(loop: asyncio.BaseEventLoop) -> None:
+            plain(loop)
+            loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined, unused-ignore]  # from 3.12
+
+        asyncio.BaseEventLoop.__init__ = started_eagerly  # type: ignore[method-assign]  # loops of threads as well
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

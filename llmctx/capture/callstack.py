@@ -13,6 +13,7 @@ from types import AsyncGeneratorType, CodeType, FrameType
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+from langchain_core.callbacks import manager as callbacks
 from langchain_core.language_models import BaseChatModel
 
 from llmctx.core.patches import function_within
@@ -23,6 +24,7 @@ STREAMED: Final = frozenset({"astream", "stream"})
 _BEGINS: Final = frozenset({"agenerate", "generate"}) | STREAMED
 _TELLING: Final = _BEGINS | _OF_A_MODEL
 _DEEP: Final = 20
+_CALLBACKS: Final = callbacks.__file__
 
 
 class Origin(NamedTuple):
@@ -104,7 +106,7 @@ def _is_models_own(code: CodeType) -> bool:
 
 def is_helper(task: asyncio.Task[Any]) -> bool:
     """Return whether LangChain made `task` to call a handler."""
-    return "langchain_core" in getattr(getattr(task.get_coro(), "cr_code", None), "co_filename", "")
+    return getattr(getattr(task.get_coro(), "cr_code", None), "co_filename", "") == _CALLBACKS
 
 
 def frames_of(task: asyncio.Task[Any]) -> list[FrameType]:

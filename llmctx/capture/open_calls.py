@@ -16,7 +16,6 @@ thread. Each change is one step of a dict or list.
 from __future__ import annotations
 
 import asyncio
-import copy
 import itertools
 import threading
 import time
@@ -73,7 +72,7 @@ class OpenCalls:
     @property
     def started(self) -> int:
         """Calls that have started, ever. Counted by a C iterator: `+= 1` loses counts between threads."""
-        return next(copy.copy(self._started))
+        return int(repr(self._started)[len("count(") : -1])  # from Python 3.14 it cannot be copied
 
     def __len__(self) -> int:
         return sum(1 for _ in self._all())
@@ -111,14 +110,15 @@ class OpenCalls:
         """Bind an awaited call to its task and to its scope."""
         name = call.method
         task = asyncio.current_task()
-        if not name and task is not None:
+        if task is not None and (not name or is_helper(task)):
             # Completion models report their starts from helper tasks; then it is the one who waits for them that
             # counts. Whoever else begins a run (a wrapper of some vendor's client, a stream of a new kind) ends it.
+            # A helper that is started eagerly stands above the model's method on the stack.
             call.home = task
             if not is_helper(task):
                 return
             task = awaiting_task()
-            if task is None or not is_awaiting_a_model(task):
+            if task is None or not (name or is_awaiting_a_model(task)):
                 call.is_stream = True  # an async generator hides what it awaits, and reports its end
                 return
         call.home = task

@@ -25,6 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
+from llmctx.identity.eager_start import eager_start
 from llmctx.identity.present_scope import is_answered_here
 from llmctx.identity.scope import Scope
 
@@ -102,9 +103,14 @@ def is_unobserved(work: _Work | None) -> bool:
 
 
 def is_unawaited(work: _Work | None) -> bool:
-    """Return whether nothing waits for a pool's job, or not yet, though a loop's future may stand for it already."""
-    if work is None or isinstance(work, asyncio.Task):
+    """Return whether nothing waits for a pool's job, or not yet, though a loop's future may stand for it already; or
+    for a task that is being started eagerly.
+    """
+    if work is None:
         return False
+    if isinstance(work, asyncio.Task):
+        start = eager_start(work)
+        return start is not None and not start.is_awaited
     if isinstance(work, asyncio.Future):
         return all(_only_cancels(callback) for callback, _ in _callbacks(work))
     told = [list(_targets_of(callback)) for callback, _ in _callbacks(work)]
@@ -172,6 +178,9 @@ def _waiters_of(one: object) -> Iterator[object]:
     if isinstance(one, asyncio.Future):
         for callback, _ in getattr(one, "_callbacks", None) or ():
             yield from _targets_of(callback)
+        start = eager_start(one) if isinstance(one, asyncio.Task) else None
+        if start is not None and start.is_awaited and start.starter is not None:
+            yield start.starter
     elif isinstance(one, concurrent.futures.Future):
         told = [list(_targets_of(callback)) for callback, _ in _callbacks(one)]
         for waiting in told:

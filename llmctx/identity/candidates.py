@@ -89,6 +89,8 @@ class Candidates:
     """Whether this is work that a scope began which has closed long ago."""
     is_in_the_dark = False
     """Whether it could not be seen at the start who waits for what runs (`resolution.look_again`)."""
+    is_seen_anew = False
+    """Whether it was taken for a worker's call at the start, and is the scope's own as was seen at its end."""
     decided_at_start: bool = False
     is_own_work: bool | None = True
     """Unless True, the scope counts only after other processes were asked (`remote.py`)."""

@@ -112,7 +112,8 @@ def weigh(candidates: Candidates, registry: Registry, late_s: float) -> Attribut
     candidates.decided_at_start = True
     candidates.own_scope = scope if candidates.inherited_by_worker is False else None
     found = answers(candidates, registry, late_s)
-    if is_start and scope is not None and (is_workers or not candidates.scope_open):
+    is_to_note = not candidates.is_in_the_dark if is_workers else not candidates.scope_open
+    if is_start and scope is not None and is_to_note:
         of_others = bool(found) and found[0][1].user_id not in (None, scope.identity.user_id)
         _note_work(candidates, scope, late_s, is_workers=is_workers or of_others)
     if not found:
@@ -159,6 +160,9 @@ def look_again(candidates: Candidates, late_s: float) -> None:
         candidates.inherited_by_worker = is_inherited_by_worker(
             scope, candidates.thread_id, candidates.thread, candidates.sent, candidates.carried, candidates.sent_request
         )
+        candidates.is_seen_anew = candidates.inherited_by_worker is False
+        if not candidates.is_seen_anew:
+            mark_as_worker(scope)
     if scope is None or candidates.scope_open:
         if scope is not None:
             note_early(scope)
@@ -229,8 +233,10 @@ def _why_odd(identity: CallContext, candidates: Candidates, conflict: bool) -> R
 def reconsider(
     attribution: Attribution, candidates: Candidates, registry: Registry, *, late_s: float = LATE_S
 ) -> Attribution:
-    """Fill what was unknown at the start and is known by now. What was known never changes."""
+    """Fill what was unknown at the start and is known by now. What was known never changes, unless it was dark then."""
     scope = candidates.scope
+    if candidates.is_seen_anew:
+        return decide(candidates, registry, late_s=late_s)
     if scope is not None and scope.is_socket and scope.identity.user_id != candidates.user_at_start:
         return attribution  # somebody has logged in, or out, since: that is about later calls
     if attribution.source is Source.THREAD and candidates.registry_answered is not None:
