@@ -1,4 +1,7 @@
-"""The cost of a row until a broker has it, beside that of a row until PostgreSQL has it, by turns in one run."""
+"""The cost of a row until a broker has it, beside that of a row until PostgreSQL has it, by turns in one run.
+
+Rows come as the spool hands them over: the journal has packed them already, which `bench/ship.py` measures.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,11 @@ import time
 from typing import Any
 
 from bench.prose import records
+from llmctx.delivery.batch_row import row_of
 from llmctx.delivery.destination import Destination, Row
 from llmctx.delivery.destinations import default_destination
+from llmctx.delivery.journal import pack_record
 from llmctx.settings import load
-from llmctx.storage.sanitize import storable_json
 from tests.kit.brokers import brokers
 from tests.kit.frame_reader import make_streams
 
@@ -41,8 +45,12 @@ def run(url: str) -> dict[str, Any]:
         for _ in range(ROUNDS):
             make_streams(transport)
             for way, settings in ways.items():
-                batch = [Row(record, storable_json(record.attributes), 4096) for record in records(ROWS)]
-                spent[way].append(asyncio.run(_round(default_destination(settings), batch)))
+                destination = default_destination(settings)
+                batch = [
+                    row_of(record, pack_record(record) if destination.takes_packed else None)
+                    for record in records(ROWS)
+                ]
+                spent[way].append(asyncio.run(_round(destination, batch)))
     cpu = {way: statistics.median(rounds) for way, rounds in spent.items()}
     return {
         "cpu_us_a_row": cpu,

@@ -31,6 +31,7 @@ from llmctx.delivery.batch_row import row_of
 from llmctx.delivery.destination import Row
 from llmctx.delivery.destinations.nats import NatsDestination
 from llmctx.delivery.destinations.sql import SqlDestination
+from llmctx.delivery.journal import pack_record
 from llmctx.delivery.spool import Spool
 from llmctx.settings import load
 from tests.kit.brokers import brokers
@@ -99,7 +100,7 @@ def main(way: str) -> None:
     for line in sys.stdin:
         batch: list[Any] = records(int(line))
         if way == "publish":
-            batch = [row_of(record) for record in batch]
+            batch = [row_of(record, pack_record(record)) for record in batch]  # as the journal has them
         gc.collect()
         gc.freeze()  # rows that wait for their turn are the benchmark's, not the pipeline's
         answers.write("\n")

@@ -122,9 +122,12 @@ class Batcher:
         diagnostics.count("rows_dropped", "%d bytes wait for the database: the newest calls are lost", cap)
         return False
 
-    def offer(self, record: CallRecord, room: int) -> bool:
-        """Queue `record` if no more than `room` bytes wait then, or nothing but it. Otherwise do nothing."""
-        return self.offer_row(row_of(record), room)
+    def offer(self, record: CallRecord, room: int, packed: bytes | None = None) -> bool:
+        """Queue `record` if no more than `room` bytes wait then, or nothing but it. Otherwise do nothing.
+
+        `packed` is what `pack_record` made of it.
+        """
+        return self.offer_row(row_of(record, packed), room)
 
     def offer_row(self, row: Row, room: int) -> bool:
         """Queue `row`, as `offer` does."""

@@ -40,6 +40,8 @@ class Row:
     """The record's `attributes`, as JSON that any database stores."""
     size: int
     """About how many bytes it holds."""
+    packed: bytes | None = None
+    """The record as the journal has it (`pack_record`), for a destination that `takes_packed`, where that was made."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -90,6 +92,7 @@ class Destination(ABC):
         divides_batches: whether a batch comes in halves after an outage: a place may be too slow for so much.
         confirms_later: whether `store` hands rows on to a place that may lose them: they are stored when `follow` has
             been told so.
+        takes_packed: whether `store` uses `Row.packed`, so that a row is not packed once more after the journal.
         longest_wait_s: between two attempts after failures that follow one another.
         fork_gate: held while rows are stored, where an open connection does not survive a fork of the process.
     """
@@ -99,6 +102,7 @@ class Destination(ABC):
     can_probe: ClassVar[bool] = False
     divides_batches: ClassVar[bool] = True
     confirms_later: ClassVar[bool] = False
+    takes_packed: ClassVar[bool] = False
     longest_wait_s: float = 2.0
     fork_gate: ForkGate | None = None
 

@@ -9,34 +9,23 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Final
-from uuid import UUID
+from typing import Final
 
 import orjson
+from pydantic_core import CoreSchema, SchemaValidator, core_schema
 
-from llmctx.core.columns import ColumnKind
+from llmctx.core.columns import ColumnKind, ColumnSpec
 from llmctx.core.record import SPECS, CallRecord, of_kind
 from llmctx.delivery.batch_row import ROW_OVERHEAD, row_of
 from llmctx.delivery.destination import Row
 from llmctx.delivery.journal.frames import ID_BYTES, unpack_record
-from llmctx.storage.sanitize import ATTRIBUTES_LIMIT, clean, is_int4, is_plain, is_price
+from llmctx.storage.sanitize import ATTRIBUTES_LIMIT, INT4, clean, is_plain, is_price
 
-_TEXTS: Final = tuple((spec.name, spec.limit) for spec in SPECS if spec.kind in (ColumnKind.TEXT, ColumnKind.SNAPSHOT))
-_IDS: Final = tuple((spec.name, spec.limit) for spec in SPECS if spec.kind is ColumnKind.ID)
-_COUNTS: Final = of_kind(ColumnKind.COUNT)
+_IDS: Final = of_kind(ColumnKind.ID)
 _TIMES: Final = of_kind(ColumnKind.TIME)
-_UUIDS: Final = of_kind(ColumnKind.UUID)
 _MONEY: Final = of_kind(ColumnKind.MONEY)
-_TYPES: Final = tuple(
-    (name, kind)
-    for names, kind in (
-        (_COUNTS, int), (of_kind(ColumnKind.NUMBER), float), (of_kind(ColumnKind.FLAG), bool),
-        (_TIMES + _UUIDS + _MONEY, str), (("attributes",), dict),
-    )
-    for name in names
-)  # fmt: skip
-"""Columns that are no texts, with the type of their values in JSON."""
-_OTHER_JSON: Final = tuple(name for name in of_kind(ColumnKind.JSON) if name != "attributes")
+_NUL: Final = b"\\u0000"
+_CUT: Final = b"~"
 
 
 def read_row(payload: bytes) -> Row:
@@ -50,72 +39,60 @@ def read_row(payload: bytes) -> Row:
 
 def _clean_row(payload: bytes) -> Row | None:
     """Return the row of a record that needs no cleaning. Return None, or raise, for any other."""
-    columns = _clean_columns(orjson.loads(memoryview(payload)[ID_BYTES:]))
-    if columns is None or not _read(columns):
+    if _NUL in payload:
         return None
+    columns = _validate(payload[ID_BYTES:])
+    for name in _TIMES:
+        if (text := columns.get(name)) is not None:
+            columns[name] = at = datetime.fromisoformat(text)
+            if at.tzinfo is not UTC:
+                return None
+    for name in _MONEY:
+        if (text := columns.get(name)) is not None:
+            columns[name] = price = Decimal(text)
+            if not is_price(price):
+                return None
+    if _CUT in payload and any((columns.get(name) or "")[-17:-16] == "~" for name in _IDS):
+        return None  # an id that was cut is noted in the attributes
     record = CallRecord(**columns)
     if record.call_id.bytes != payload[:ID_BYTES] or not record.model:
         return None
     attributes = record.attributes
-    json = orjson.dumps(attributes).decode() if attributes else None
-    if json is not None and len(json) > ATTRIBUTES_LIMIT:
+    if not attributes:
+        return Row(record, None, ROW_OVERHEAD + len(payload))
+    if not is_plain(attributes) or len(json := orjson.dumps(attributes)) > ATTRIBUTES_LIMIT:
         return None
-    return Row(record, json, ROW_OVERHEAD + len(payload))
+    return Row(record, json.decode(), ROW_OVERHEAD + len(payload))
 
 
-def _clean_columns(packed: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the columns that are not NULL; None unless each is, as JSON has it, what a clean record has.
-
-    They get the names that the class has: to compare others with them takes longer than all else. Lone surrogates, NaN
-    and infinity are no JSON.
-    """
-    columns: dict[str, Any] = {}
-    get = packed.get
-    for name, limit in _TEXTS:
-        if (text := get(name)) is not None:
-            if type(text) is not str or len(text) > limit or "\0" in text:
-                return None
-            columns[name] = text
-    for name, limit in _IDS:
-        if (text := get(name)) is not None:
-            # one that was cut is noted in the attributes
-            if type(text) is not str or len(text) > limit or "\0" in text or text[-17:-16] == "~":
-                return None
-            columns[name] = text
-    for name, kind in _TYPES:
-        if (value := get(name)) is not None:
-            if type(value) is not kind:
-                return None
-            columns[name] = value
-    for name in _COUNTS:
-        if name in columns and not is_int4(columns[name]):
-            return None
-    for name in _OTHER_JSON:
-        if get(name) is not None:
-            return None
-    return columns if is_plain(columns.get("attributes")) else None
+def _schema(spec: ColumnSpec) -> CoreSchema:
+    """Return what a clean record has in a column, as JSON has it: what JSON has no words for is a text here."""
+    match spec.kind:
+        case ColumnKind.ID | ColumnKind.TEXT | ColumnKind.SNAPSHOT:
+            return core_schema.str_schema(max_length=spec.limit, strict=True)
+        case ColumnKind.COUNT:
+            return core_schema.int_schema(ge=-INT4, le=INT4, strict=True)
+        case ColumnKind.NUMBER:
+            return core_schema.float_schema(allow_inf_nan=False, strict=True)
+        case ColumnKind.FLAG:
+            return core_schema.bool_schema(strict=True)
+        case ColumnKind.UUID:
+            return core_schema.uuid_schema()
+        case ColumnKind.TIME | ColumnKind.MONEY:
+            return core_schema.str_schema(strict=True)
+        case ColumnKind.JSON:
+            return core_schema.dict_schema(strict=True) if spec.name == "attributes" else core_schema.none_schema()
 
 
-def _read(columns: dict[str, Any]) -> bool:
-    """Read values for which JSON has no words, in place. Return False for one that needs cleaning."""
-    for name in _TIMES:
-        if name in columns:
-            columns[name] = at = datetime.fromisoformat(columns[name])
-            if at.tzinfo is not UTC:
-                return False
-    for name in _UUIDS:
-        if name in columns:
-            columns[name] = _uuid(columns[name])
-    for name in _MONEY:
-        if name in columns:
-            columns[name] = price = Decimal(columns[name])
-            if not is_price(price):
-                return False
-    return True
-
-
-def _uuid(text: str) -> UUID:
-    digits = text.replace("-", "")
-    if len(digits) != 2 * ID_BYTES:
-        raise ValueError("not as ids are written")
-    return UUID(int=int(digits, 16))
+_validate: Final = SchemaValidator(
+    core_schema.typed_dict_schema(
+        {
+            spec.name: core_schema.typed_dict_field(_schema(spec), required=True)
+            if spec.required
+            else core_schema.typed_dict_field(core_schema.nullable_schema(_schema(spec)), required=False)
+            for spec in SPECS
+        },
+        extra_behavior="ignore",
+    )
+).validate_json
+"""Parses and checks in one step, outside of Python. Raises ValueError."""

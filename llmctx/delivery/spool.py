@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -21,13 +22,14 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import JournalUnavailable
 from llmctx.core.place import Place
 from llmctx.core.record import CallRecord, use_thread_as_session, without_snapshots
+from llmctx.core.scheduling import yielding
 from llmctx.core.threads import outside_loop
 from llmctx.delivery.backlog import Backlog
 from llmctx.delivery.batcher import Batcher
 from llmctx.delivery.delegation import Delegation
 from llmctx.delivery.destination import Destination
 from llmctx.delivery.in_transit import InTransit
-from llmctx.delivery.journal import Journal
+from llmctx.delivery.journal import Journal, pack_record
 from llmctx.delivery.journal.move import move_journal
 from llmctx.delivery.recovery import Recovery
 from llmctx.delivery.row import marker_of
@@ -246,16 +248,18 @@ class Spool(RecordingSink):
             journal.checkpoint()  # what is done makes room
             if journal.used_bytes > self._strip_at:
                 self._strip(records)
-        noted, refused = journal.append(records), 0
+        packed = [pack_record(record) for record in yielding(records)] if self._destination.takes_packed else None
+        noted, refused = journal.append(records, packed), 0
         if noted < len(records) and journal.used_bytes > self._strip_at:
             self._strip(records[noted:])
             noted += journal.append(records[noted:])
+            packed = None
         journal.sync()
-        for record in records[:noted]:
-            if not self._backlog.rows and not self._is_served and self._batcher.offer(record, self._room):
-                self._held.add(record.call_id.bytes)
-            else:
+        for record, payload in zip(records[:noted], packed or repeat(None), strict=False):
+            if self._backlog.rows or self._is_served or not self._batcher.offer(record, self._room, payload):
                 self._backlog.rows += 1
+            else:
+                self._held.add(record.call_id.bytes)
         if noted < len(records):
             self._batcher.cap_bytes = max(self._room, 2 * self._room - _INDEX_ENTRY * journal.pending)
         for record in records[noted:]:

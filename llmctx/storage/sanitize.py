@@ -28,7 +28,7 @@ from llmctx.core.text import is_storable, storable
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 T = TypeVar("T")
 
-_INT4: Final = 2**31 - 1
+INT4: Final = 2**31 - 1
 _INT8: Final = 2**63 - 1
 UNKNOWN_MODEL: Final = "unknown"
 CLEANED: Final = "llmctx_cleaned"
@@ -326,7 +326,7 @@ def _made(make: Callable[[Any], T], value: Any, fits: Callable[[T], bool]) -> T 
 
 
 def is_int4(value: Any) -> bool:
-    return type(value) is int and -_INT4 <= value <= _INT4
+    return type(value) is int and -INT4 <= value <= INT4
 
 
 def _as_utc(value: Any) -> tuple[datetime | None, bool]:

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import threading
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Final
 
 VERSION: Final = 1
@@ -50,13 +52,10 @@ def split(sizes: Iterable[int]) -> list[int]:
 
 def encode(payloads: Sequence[bytes]) -> bytes:
     """Return a frame of `payloads`; the same bytes each time. Raise ValueError for more than a reader takes."""
-    body = b"".join(part for payload in payloads for part in (_LENGTH.pack(len(payload)), payload))
+    body = b"".join([part for payload in payloads for part in (_LENGTH.pack(len(payload)), payload)])
     if not payloads or len(payloads) > MOST_ROWS or len(body) > LARGEST:
         raise ValueError(f"a frame of {len(payloads)} rows and {len(body)} bytes")
-    import zstandard  # late, as below: commands import this where no broker is set, and its package is not installed
-
-    packed = zstandard.ZstdCompressor(level=_LEVEL).compress(body)
-    return _HEAD.pack(VERSION, len(payloads), len(body)) + packed
+    return _HEAD.pack(VERSION, len(payloads), len(body)) + _tools().compressor.compress(body)
 
 
 def decode(data: bytes) -> list[bytes]:
@@ -72,15 +71,29 @@ def decode(data: bytes) -> list[bytes]:
 
 
 def _unpacked(packed: bytes, size: int) -> bytes:
-    import zstandard
-
+    zstandard = _tools().library
     try:
         # what it says of itself is what would be allocated
         if zstandard.frame_content_size(packed) != size:
             raise FrameError("a frame of another size than it claims")
-        return zstandard.ZstdDecompressor().decompress(packed, max_output_size=size, allow_extra_data=False)
+        unpacked: bytes = _tools().decompressor.decompress(packed, max_output_size=size, allow_extra_data=False)
     except zstandard.ZstdError as problem:
         raise FrameError(f"a frame that cannot be unpacked: {problem}") from None
+    return unpacked
+
+
+class _Tools(threading.local):
+    """The compressor of one thread, made once: each has a megabyte of its own, which the kernel would clear anew."""
+
+    def __init__(self) -> None:
+        import zstandard  # late: commands import this where no broker is set, and its package is not installed
+
+        self.library = zstandard
+        self.compressor = zstandard.ZstdCompressor(level=_LEVEL)
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_tools: Final = cache(_Tools)
 
 
 def _payloads(body: bytes, count: int) -> list[bytes]:

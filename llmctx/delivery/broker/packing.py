@@ -17,7 +17,9 @@ from llmctx.capture.payload.snapshot import snapshot
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.record import SNAPSHOTS, CallRecord, without_snapshots
 from llmctx.delivery.broker.frame import LARGEST, encode, split
+from llmctx.delivery.destination import Row
 from llmctx.delivery.journal import pack_record
+from llmctx.delivery.journal.frames import ID_BYTES
 from llmctx.storage.sanitize import shorten
 
 _SHARES: Final = (2, 8, 32)
@@ -28,27 +30,26 @@ class RowTooLarge(ValueError):
     """Raised for a row that no message holds, even without its texts."""
 
 
-def pack(records: Sequence[CallRecord], limit: int) -> Iterator[tuple[tuple[bytes, ...], bytes]]:
-    """Yield frames of `records`, in order: their call ids, and at most `limit` bytes. Raise `RowTooLarge`."""
-    payloads = [pack_record(record) for record in records]
+def pack(rows: Sequence[Row], limit: int) -> Iterator[tuple[tuple[bytes, ...], bytes]]:
+    """Yield frames of `rows`, in order: their call ids, and at most `limit` bytes. Raise `RowTooLarge`."""
+    payloads = [pack_record(row.record) if row.packed is None else row.packed for row in rows]
     at = 0
     for count in split(map(len, payloads)):
-        yield from _fitting(records[at : at + count], payloads[at : at + count], limit)
+        yield from _fitting(rows[at : at + count], payloads[at : at + count], limit)
         at += count
 
 
-def _fitting(
-    records: Sequence[CallRecord], payloads: Sequence[bytes], limit: int
-) -> Iterator[tuple[tuple[bytes, ...], bytes]]:
+def _fitting(rows: Sequence[Row], payloads: Sequence[bytes], limit: int) -> Iterator[tuple[tuple[bytes, ...], bytes]]:
     data = _encode(payloads)
-    if len(records) > 1 and (data is None or len(data) > limit):
-        half = len(records) // 2
-        yield from _fitting(records[:half], payloads[:half], limit)
-        yield from _fitting(records[half:], payloads[half:], limit)
-    elif data is None or len(data) > limit:
-        yield (records[0].call_id.bytes,), _cut(records[0], limit)
+    if len(rows) > 1 and (data is None or len(data) > limit):
+        half = len(rows) // 2
+        yield from _fitting(rows[:half], payloads[:half], limit)
+        yield from _fitting(rows[half:], payloads[half:], limit)
     else:
-        yield tuple(record.call_id.bytes for record in records), data
+        if data is None or len(data) > limit:
+            data = _cut(rows[0].record, limit)
+        # not of the records, which would have to be fetched into the processor's cache for that alone
+        yield tuple([payload[:ID_BYTES] for payload in payloads]), data
 
 
 def _encode(payloads: Sequence[bytes]) -> bytes | None:

@@ -53,6 +53,7 @@ class NatsDestination(Destination):
 
     remedy = "run `llmctx migrate --transport`"
     confirms_later: ClassVar[bool] = True
+    takes_packed: ClassVar[bool] = True
     divides_batches: ClassVar[bool] = False
 
     def __init__(self, transport: TransportUrl, settings: Settings) -> None:
@@ -112,7 +113,7 @@ class NatsDestination(Destination):
         try:
             done = sum(len(frame.call_ids) for frame in frames)
             limit = self._connection.max_payload - _HEADERS
-            for call_ids, data in pack([row.record for row in rows[done:]], limit):
+            for call_ids, data in pack(rows[done:], limit):
                 frames.append(_Frame(call_ids, data, self._next_partition()))
                 begun.append(asyncio.ensure_future(self._publish(frames[-1])))
                 await asyncio.sleep(0)  # compressing takes a millisecond a frame

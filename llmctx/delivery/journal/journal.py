@@ -115,8 +115,10 @@ class Journal(RecordFiles):
         """Bytes of this process's files."""
         return self._markers.size + sum(segment.size for segment in self._segments)
 
-    def append(self, records: Sequence[CallRecord]) -> int:
+    def append(self, records: Sequence[CallRecord], packed: Sequence[bytes] | None = None) -> int:
         """Append `records`, in order. Returns how many of them, from the first, are in the journal now.
+
+        `packed` is what `pack_record` makes of each, where that is made already.
 
         The others did not fit (see `last_error`): keep them in memory, or make them smaller, and try again. A record
         that is there already, and not done, is not written twice.
@@ -126,13 +128,13 @@ class Journal(RecordFiles):
         self.last_error = None
         at = 0
         while at < len(records):
-            taken, fitted = self._append_some(records, at)
+            taken, fitted = self._append_some(records, packed, at)
             at += fitted
             if fitted < taken or not taken:
                 break
         return at
 
-    def _append_some(self, records: Sequence[CallRecord], at: int) -> tuple[int, int]:
+    def _append_some(self, records: Sequence[CallRecord], packed: Sequence[bytes] | None, at: int) -> tuple[int, int]:
         """One write: how many records were to be appended, and how many were."""
         segment = self._segments[-1]
         if segment.size >= self._segment_bytes and not self._rotate():
@@ -145,12 +147,14 @@ class Journal(RecordFiles):
         room = min(by_all, by_file)
         frames: list[tuple[bytes, bytes]] = []
         size = 0
-        for record in yielding(itertools.islice(records, at, None)):
+        for number, record in enumerate(yielding(itertools.islice(records, at, None)), at):
             call_id = record.call_id.bytes
-            made = b"" if self._holding(call_id) is not None else frame(Kind.RECORD, pack_record(record))
+            made = b""
+            if self._holding(call_id) is None:
+                made = frame(Kind.RECORD, pack_record(record) if packed is None else packed[number])
             if size + len(made) > room:
                 if by_file < by_all and not frames and segment.size > segment.empty_size and self._rotate():
-                    return self._append_some(records, at)
+                    return self._append_some(records, packed, at)
                 self.last_error = f"the journal is full: {self._limit} bytes"
                 diagnostics.count("journal_full", "the journal is full (%d bytes): rows do not fit", self._limit)
                 break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 from llmctx import bind
 from llmctx.calllog import CallLog
 from llmctx.core.diagnostics import diagnostics
+from llmctx.delivery.destination import Destination, Row
+from llmctx.delivery.journal import pack_record
 from tests.kit.disk import full_disk
 from tests.kit.lives import Switch, homes
 from tests.kit.rows import rows_of
@@ -97,6 +100,44 @@ def test_closed_and_started_again_with_rows_left(switch: Switch) -> None:
         assert call_log.stats().balanced
         assert call_log.stats().written == 51
     assert len(rows_of(switch.url)) == 51
+
+
+class Pile(Destination):
+    """Keeps the rows that it is given."""
+
+    name = "a pile"
+    takes_packed = True
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+
+    async def store(self, rows: Sequence[Row]) -> None:
+        self.rows += rows
+
+
+@pytest.mark.parametrize("journal_bytes", [1024 * 1024, 1024 * 1024 * 1024])
+def test_rows_come_packed_as_the_journal_has_them(journal_bytes: int) -> None:
+    """Whole ones and such as were stripped of their texts, because the journal was full."""
+    pile = Pile()
+    with CallLog(destination=pile, journal_bytes=journal_bytes, memory_bytes=64 * 1024 * 1024) as call_log:
+        for _ in range(500):
+            with call_log.record(model="m", prompt="words " * 300):
+                pass
+        assert call_log.flush(60) == 0
+    assert len(pile.rows) == 500
+    assert all(row.packed in (None, pack_record(row.record)) for row in pile.rows)
+    assert any(row.packed is not None for row in pile.rows)
+    assert all(row.size > len(row.packed or b"") for row in pile.rows)
+
+
+@pytest.mark.parametrize("durability", ["journal", "memory"])
+def test_no_row_is_packed_for_whom_does_not_ask(durability: str) -> None:
+    pile = Pile()
+    pile.takes_packed = durability == "memory"  # type: ignore[misc]  # of this one alone
+    with CallLog(destination=pile, durability=durability) as call_log:
+        model.invoke("hello")
+        assert call_log.flush(60) == 0
+    assert [row.packed for row in pile.rows] == [None]
 
 
 def test_memory_alone(database: str) -> None:
