@@ -28,6 +28,7 @@ from llmctx.core.errors import ConfigError
 from llmctx.core.guard import guarded, harmless
 from llmctx.core.steps import add, attempt, remove
 from llmctx.core.urls import shown_url
+from llmctx.delivery.caching_redactor import redactor_of
 from llmctx.delivery.destination import Destination
 from llmctx.delivery.destinations import check_packages, default_destination
 from llmctx.delivery.ledger import Stats, compute_figures, compute_stats, log_if_wrong
@@ -135,7 +136,7 @@ class CallLog:
         settings = self.settings
         # logs are nobody's place for secrets, whatever the rows may hold; the team's functions are for its own thread
         diagnostics.redact = Redactor(patterns=settings.redact_patterns).redact
-        redactor = Redactor(settings.redact_kinds, patterns=settings.redact_patterns, functions=functions)
+        redactor = redactor_of(settings.redact_kinds, settings.redact_patterns, functions)
         return None if settings.content == "full" else redactor
 
     def _make_sink(self) -> RecordingSink:
