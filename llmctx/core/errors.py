@@ -17,6 +17,7 @@ and logged (`diagnostics.py`).
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import Final
 
@@ -53,6 +54,20 @@ class InvalidToken(LlmctxError):
 
 
 _KEY_BYTES: Final = 16
+
+
+class TemporarilyUnavailable(LlmctxError):
+    """It cannot be done now, for a reason that passes."""
+
+
+_SHORTAGES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+def is_shortage(problem: BaseException) -> bool:
+    """Return whether no descriptor or no memory is left to this process, or to the machine: that says nothing of a
+    file, and passes.
+    """
+    return isinstance(problem, OSError) and problem.errno in _SHORTAGES
 
 
 def check_keys(keys: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from typing import Final
 from uuid import uuid4
 
 from llmctx.core.diagnostics import diagnostics
+from llmctx.core.errors import TemporarilyUnavailable
 from llmctx.core.record import CallRecord, without_snapshots
 from llmctx.core.threads import outside_loop
 from llmctx.delivery.batch_row import row_of
@@ -44,7 +45,8 @@ class Batcher:
         self._destination = destination
         self.on_rejected: Callable[[CallRecord, str, str], bool] = self._remember
         """Keep a row that the destination will never take, with code and reason. Return False if that failed: the row
-        is given up. Until it is set, the last thousand stand in `rejected`, without their snapshots."""
+        is given up. Raise `TemporarilyUnavailable` to be asked again. Until it is set, the last thousand stand in
+        `rejected`, without their snapshots."""
         self.on_done: Callable[[Sequence[CallRecord]], None] | None = None
         """Called in the loop with rows that are not held here any more: stored, kept by `on_rejected`, or given up."""
         self.select: Callable[[list[Row]], Awaitable[list[Row]]] | None = None
@@ -55,8 +57,9 @@ class Batcher:
         self._batch: list[Row] = []
         """In hand; what is done leaves it."""
         self._deferred: list[Row] = []
-        """Rows for which the destination has no room yet, while the others pass."""
+        """Rows for which the destination, or the file of dead letters, has no room yet, while the others pass."""
         self._deferred_until = 0.0
+        self._deferred_for = ""
         self._bytes = 0
         self.cap_bytes = settings.memory_bytes // 2
         """Bound of what waits here. The other half is for calls on their way (`call_queue.py`)."""
@@ -162,7 +165,7 @@ class Batcher:
                     self._put_back()  # also when cancelled half-way; storing twice is harmless
                 if failure is None:
                     wait = _FIRST_WAIT_S
-                    self.last_error = None
+                    self.last_error = self._deferred_for if self._deferred else None
                     continue
                 await self._failed(failure)
                 await self._pause(wait)
@@ -333,7 +336,7 @@ class Batcher:
             await self._destination.reset(failure)
         is_alone = len(self._batch) == 1 and self._queue and self._destination.can_probe
         if is_alone and await self._probe() is None:
-            self._defer(self._batch[0], failure)
+            self._defer(self._batch[0], failure.shown)
             return None
         return failure
 
@@ -353,11 +356,14 @@ class Batcher:
 
     def _reject(self, row: Row, failure: Failure) -> None:
         if failure.is_deferrable:
-            self._defer(row, failure)
+            self._defer(row, failure.shown)
             return
         record = row.record
         try:
             is_kept = bool(self.on_rejected(record, failure.code, failure.text))
+        except TemporarilyUnavailable as problem:
+            self._defer(row, f"the database refuses it, and a dead letter cannot be written: {problem}")
+            return
         except Exception as problem:  # noqa: BLE001  one row must not stop the others
             diagnostics.count("quarantine_failed", "a dead letter could not be written", exc=problem)
             is_kept = False
@@ -372,11 +378,11 @@ class Batcher:
         )
         self._done([row])
 
-    def _defer(self, row: Row, failure: Failure) -> None:
+    def _defer(self, row: Row, why: str) -> None:
         self._batch.remove(row)
         self._deferred.append(row)
-        self._deferred_until = time.monotonic() + _DEFER_S
-        diagnostics.count("row_waits", "call %s waits: %s. Others are stored.", row.record.call_id, failure.shown)
+        self._deferred_until, self._deferred_for = time.monotonic() + _DEFER_S, why
+        diagnostics.count("row_waits", "call %s waits: %s. Others are stored.", row.record.call_id, why)
 
     def _remember(self, record: CallRecord, code: str, reason: str) -> bool:
         bare = replace(record)

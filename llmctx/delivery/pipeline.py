@@ -13,6 +13,7 @@ from typing import Final
 
 from llmctx.capture.open_calls import OpenCall
 from llmctx.core.diagnostics import diagnostics
+from llmctx.core.errors import is_shortage
 from llmctx.core.record import CallRecord, Source, use_thread_as_session, without_snapshots
 from llmctx.core.scheduling import yield_gil
 from llmctx.core.threads import outside_loop
@@ -36,6 +37,9 @@ _SHARE: Final = 5
 """Where records take longer the loop has one of so many parts of the time, as a server's answers take time, too."""
 _TURN_S: Final = 0.5
 """After so long the worker has its turn, where calls come faster than records of them can be made."""
+_SHORTAGE_S: Final = 10.0
+"""For so long a call waits for descriptors that a module needs which is loaded late; then its row says less."""
+_RETRY_S: Final = 0.25
 _LOOKED_UP_AT_ONCE: Final = 500  # calls of which a shared registry is asked in one round trip
 
 
@@ -60,6 +64,8 @@ class Pipeline:
         self._in_hand: list[OpenCall] = []
         self._suspects: list[OpenCall] = []
         """Calls over which the thread has died once. If it does so again they are dropped."""
+        self._short_since = self._short_at = 0.0
+        """Since when, and when last, no descriptor was left for what a row needs."""
         self.taken = self.refused = 0
         """Calls that went to the sink, and those of them that have no row and will have none."""
 
@@ -100,15 +106,17 @@ class Pipeline:
                     await lookup_remote(self.shared_registry, [queue[number] for number in range(asked - done)])
                 most = min(most, asked - done)
             begun = time.monotonic()
-            done += self.take(sink, most)
+            done += (taken := self.take(sink, most, may_wait=True))
             took_s = time.monotonic() - begun
-            await asyncio.sleep(took_s / _SHARE if took_s > _PIECE_S else 0)
+            await asyncio.sleep((took_s / _SHARE if took_s > _PIECE_S else 0) if taken else _RETRY_S)
         queue.overloaded = False
         return True
 
     @outside_loop
-    def take(self, sink: RecordingSink, most: int) -> int:
-        """Give the sink records of at most so many calls, fewer where these take long. Return of how many."""
+    def take(self, sink: RecordingSink, most: int, *, may_wait: bool = False) -> int:
+        """Give the sink records of at most so many calls, fewer where these take long. Return of how many: where it
+        `may_wait` for descriptors, perhaps of none.
+        """
         queue, calls = self.queue, self._in_hand
         gone = queue.drain_refused(sink.forget)
         self.taken, self.refused = self.taken + gone, self.refused + gone
@@ -117,9 +125,16 @@ class Pipeline:
         records, until = [], time.monotonic() + _PIECE_S
         while queue and len(calls) < most and (not calls or time.monotonic() < until):
             calls.append(queue.popleft())
-            if (record := self._record(calls[-1])) is not None:
+            try:
+                record = self._record(calls[-1], may_wait=may_wait)
+            except OSError:
+                queue.appendleft(calls.pop())
+                break
+            if record is not None:
                 records.append(record)
             yield_gil()
+        if not calls:
+            return 0
         # what is in nobody's hand would be lost with the thread; but not every sink takes a record twice
         self._in_hand = calls if sink.deduplicates else []
         handed = self._hand_over(sink, records)
@@ -139,7 +154,8 @@ class Pipeline:
             diagnostics.count("sink_failed", "the sink raised: calls are lost", exc=problem)
             return 0
 
-    def _record(self, call: OpenCall) -> CallRecord | None:
+    def _record(self, call: OpenCall, *, may_wait: bool) -> CallRecord | None:
+        """Return what is known of `call`, as much as is possible. Raise OSError where that may be more soon."""
         is_bare = self.queue.is_without_texts(call)
         try:
             call.attribution = reconsider(
@@ -161,6 +177,18 @@ class Pipeline:
                 if self._observe is not None:
                     self._observe(call, record)
                 return record
-            except Exception as problem:  # noqa: BLE001  one call must not stop the others
+            except Exception as problem:  # one call must not stop the others
+                if may_wait and is_shortage(problem) and self._is_soon_over():
+                    if is_bare:
+                        self.queue.without_texts.add(call)
+                    raise
                 diagnostics.count("record_failed", "a call could not be turned into a row", exc=problem)
         return None
+
+    def _is_soon_over(self) -> bool:
+        """Return whether a shortage has begun a moment ago."""
+        now = time.monotonic()
+        if now - self._short_at > _SHORTAGE_S:
+            self._short_since = now
+        self._short_at = now
+        return now - self._short_since < _SHORTAGE_S

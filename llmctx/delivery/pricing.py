@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from llmctx.capture.payload.providers import PRICE_NAMES
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.errors import ConfigError
+from llmctx.core.errors import ConfigError, is_shortage
 from llmctx.core.process import not_forking
 from llmctx.core.record import AUDIO_IN, AUDIO_OUT, CACHE_WRITTEN, CACHE_WRITTEN_1H, CallRecord, CostSource
 
@@ -196,7 +196,7 @@ class Prices:
     def add_cost(self, record: CallRecord) -> CallRecord:
         """Return `record` with what it cost and who says so, where that is known and does not stand there yet.
 
-        Never raises.
+        Raises OSError where the list of prices cannot be loaded for want of descriptors, and nothing else.
         """
         try:
             if record.cost_usd is not None:
@@ -208,7 +208,9 @@ class Prices:
                 tier=record.service_tier, answered_by_cache=bool(record.cached),
             )  # fmt: skip
             record.cost_source = None if source is None else source.value
-        except Exception as problem:  # noqa: BLE001  the row is worth more than its price
+        except Exception as problem:  # the row is worth more than its price
+            if is_shortage(problem):
+                raise
             diagnostics.count("price_failed", "a call could not be priced", exc=problem)
         return record
 

@@ -299,10 +299,9 @@ class Spool(RecordingSink):
 
     @outside_loop
     def _keep_rejected(self, record: CallRecord, code: str, reason: str) -> bool:
+        journal = self._journal
+        is_kept = (self._remember if journal is None else journal.dead_letters.append)(record, code, reason)
         self._in_transit.reject(record.call_id.bytes)
-        if self._journal is None:
-            return self._remember(record, code, reason)
-        is_kept = self._journal.dead_letters.append(record, code, reason)
         self._recovery.rejected(record.call_id.bytes, is_kept=is_kept)
         return is_kept
 

@@ -131,7 +131,8 @@ class DeadJournal:
                     continue
                 try:
                     folder = directories.open_inside(name, root)
-                except OSError:
+                except OSError as problem:
+                    directories.pass_on_shortage(problem)
                     continue
                 try:
                     for file in directories.names_in(folder):
@@ -273,16 +274,18 @@ def _scanned(journals: Iterator[DeadJournal]) -> Iterator[DeadJournal]:
 def _take(name: str, root: int, folder: int, roots: Sequence[int], accepts: Accepts | None) -> DeadJournal | None:
     """Return a journal, locked, if its process has died and it is accepted."""
     with not_forking:
-        lock = directories.lock(folder)
-        if lock is None:
-            return None
+        lock = None
         try:
+            lock = directories.lock(folder)
+            if lock is None:
+                return None
             owner = owners.read(folder) or Owner()
             if (accepts is None or accepts(owner.place, root == roots[0])) and not owners.is_alive(name, folder, owner):
                 return DeadJournal(name, root, folder, lock, owner.place, roots)
         except OSError as problem:
             diagnostics.count("journal_failed", "a journal cannot be read now: %s", problem)
-        os.close(lock)
+        if lock is not None:
+            os.close(lock)
         return None
 
 
@@ -301,9 +304,9 @@ def erase(root: int, keep: Keep, of: Callable[[Place], bool]) -> tuple[int, int]
         if not of((owners.read(folder) or Owner()).place):
             os.close(folder)
             continue
-        lock = directories.lock(folder)
+        lock = None
         try:
-            if lock is None or owners.is_alive(name, folder):
+            if (lock := directories.lock(folder)) is None or owners.is_alive(name, folder):
                 living += 1
                 continue
             for file in directories.names_in(folder):

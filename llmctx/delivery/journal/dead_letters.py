@@ -7,6 +7,7 @@ for as long as a change takes. Bounded: what does not fit is refused, and its ca
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -18,6 +19,7 @@ from uuid import UUID
 import orjson
 
 from llmctx.core.diagnostics import diagnostics
+from llmctx.core.errors import TemporarilyUnavailable, is_shortage
 from llmctx.core.place import Place
 from llmctx.core.process import not_forking
 from llmctx.core.record import CallRecord
@@ -57,7 +59,10 @@ class DeadLetters:
         self.folder = directories.open_inside(directories.DEAD_LETTERS, root)
 
     def append(self, record: CallRecord, sqlstate: str, reason: str) -> bool:
-        """Keep `record`. Return False if that is impossible: the file or the disk is full, or the lock is held."""
+        """Keep `record`. Return False if that is impossible: the file or the disk is full.
+
+        Raise `TemporarilyUnavailable` if the lock is held, or no descriptor is left.
+        """
         place = {"name": self.place.name, "ids": sorted(self.place.ids)}
         told = {"sqlstate": sqlstate, "reason": _plain(reason), "at": datetime.now(UTC).isoformat(), "place": place}
         about = orjson.dumps(told)
@@ -69,6 +74,8 @@ class DeadLetters:
             with not_forking, self._locked():
                 return self._append(made)
         except OSError as problem:
+            if is_shortage(problem) or isinstance(problem, TimeoutError):
+                raise TemporarilyUnavailable(str(problem)) from problem
             diagnostics.count("quarantine_failed", "a dead letter could not be written: %s", problem)
             return False
 
@@ -85,25 +92,23 @@ class DeadLetters:
                 )
                 return False
             try:
-                if os.write(fd, made) == len(made):
-                    return self._kept(fd)
-                diagnostics.count("quarantine_failed", "a dead letter could not be written: the disk is full")
+                if os.write(fd, made) < len(made):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                self._sync(fd)
             except OSError:
                 os.ftruncate(fd, size)
                 raise
-            os.ftruncate(fd, size)
-            return False
+            return True
         finally:
             os.close(fd)
 
-    def _kept(self, fd: int) -> bool:
+    def _sync(self, fd: int) -> None:
         """Wait for the disk, if that is wanted; where that fails, write the whole file anew. Raise OSError."""
         if self._fsync:
             try:
                 os.fdatasync(fd)
             except OSError:
                 directories.replace(_FILE, self.folder, directories.read_file(_FILE, self.folder))
-        return True
 
     def read(self) -> Iterator[DeadLetter]:
         """Yield all that is there, oldest first. What cannot be read is passed over."""

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from llmctx.core.errors import JournalUnavailable
+from llmctx.core.errors import JournalUnavailable, is_shortage
 
 LOCK: Final = "lock"
 DEAD_LETTERS: Final = "quarantine"
@@ -92,7 +92,7 @@ def read_file(name: str, folder: int) -> bytes:
     try:
         fd = os.open(name, os.O_RDONLY | _SAFE, dir_fd=folder)
     except OSError as problem:
-        _pass_on_if_it_is_ours(problem)
+        pass_on_shortage(problem)
         return b""
     try:
         return read_descriptor(fd)
@@ -110,7 +110,7 @@ def read_descriptor(fd: int) -> bytes:
                 pieces.append(piece)
                 at += len(piece)
     except OSError as problem:  # the disk: what it gave so far counts
-        _pass_on_if_it_is_ours(problem)
+        pass_on_shortage(problem)
     return b"".join(pieces)
 
 
@@ -205,23 +205,27 @@ def names_in(folder: int) -> list[str]:
     try:
         return sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError as problem:
-        _pass_on_if_it_is_ours(problem)
+        pass_on_shortage(problem)
         return []
 
 
-def _pass_on_if_it_is_ours(problem: OSError) -> None:
-    """No descriptor or no memory is left to this process, or to the machine: that says nothing of the file."""
-    if problem.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+def pass_on_shortage(problem: OSError) -> None:
+    """Raise `problem` if it says nothing of the file that could not be opened or read."""
+    if is_shortage(problem):
         raise problem
 
 
 def lock(folder: int, name: str = LOCK) -> int | None:
-    """Return a descriptor that holds the lock of a directory, or None: another process holds it, or it has gone."""
+    """Return a descriptor that holds the lock of a directory, or None: another process holds it, or it has gone.
+
+    Raise OSError as `read_file`.
+    """
     import fcntl  # here: see `HAS_LOCKS`
 
     try:
         fd = os.open(name, os.O_RDWR | os.O_CREAT | _SAFE, 0o600, dir_fd=folder)
-    except OSError:
+    except OSError as problem:
+        pass_on_shortage(problem)
         return None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -243,9 +247,9 @@ def make_process_directory(root: int) -> tuple[str, int, int]:
     except OSError:
         os.rmdir(_NEW + name, dir_fd=root)
         raise
-    held = lock(folder)
+    held = None
     try:
-        if held is None:
+        if (held := lock(folder)) is None:
             raise OSError(errno.ENOLCK, "the journal's lock cannot be held")
         os.rename(_NEW + name, name, src_dir_fd=root, dst_dir_fd=root)
     except BaseException:
@@ -265,11 +269,14 @@ def process_directories_in(root: int) -> Iterator[str]:
 
 
 def folders_in(root: int) -> Iterator[tuple[str, int]]:
-    """Yield the journals in `root`, each with a descriptor of its directory, which the caller closes."""
+    """Yield the journals in `root`, each with a descriptor of its directory, which the caller closes. Raise OSError as
+    `read_file`.
+    """
     for name in process_directories_in(root):
         try:
             folder = open_inside(name, root)
-        except OSError:  # gone meanwhile, or another user's
+        except OSError as problem:  # gone meanwhile, or another user's
+            pass_on_shortage(problem)
             continue
         yield name, folder
 

@@ -68,6 +68,8 @@ class Journal(RecordFiles):
         super().__init__(segment_bytes, fsync_s)
         self._synced_at = self._beaten_at = 0.0
         self.place = place or Place()
+        self._is_known = False
+        """Its file says whose it is."""
         self._not_noted: list[bytes] = []
         """Calls that are done, which could not be written yet."""
         self._closed = False
@@ -136,8 +138,7 @@ class Journal(RecordFiles):
 
     def _append_some(self, records: Sequence[CallRecord], packed: Sequence[bytes] | None, at: int) -> tuple[int, int]:
         """One write: how many records were to be appended, and how many were."""
-        segment = self._segments[-1]
-        if segment.size >= self._segment_bytes and not self._rotate():
+        if self._segments[-1].size >= self._segment_bytes and not self._rotate() and not self._may_overgrow:
             return 0, 0
         if self._unsynced_bytes >= self._segment_bytes and not self._sync_records():
             return 0, 0
@@ -194,16 +195,18 @@ class Journal(RecordFiles):
             return
         if time.monotonic() - self._beaten_at > _BEAT_S:
             self._beaten_at = time.monotonic()
-            if not owners.beat(self._folder):
+            if not self._is_known or not owners.beat(self._folder):
                 self._say_whose()
         try:
             current = self._segments[-1]
             asked = directories.rotation_requested_at(self._root)
-            is_requested, self._rotated_at = asked != self._rotated_at, asked
+            is_requested = asked != self._rotated_at
             if is_requested or (not current.pending and current.size >= self._segment_bytes // 8):
                 self._rotate()
             if is_requested or self._markers.is_overgrown(self._segment_bytes) or self._over():
                 self._markers.rewrite()
+            if self._segments[-1] is not current:
+                self._rotated_at = asked
         except OSError as problem:
             diagnostics.count("journal_failed", "old files of the journal could not be removed: %s", problem)
         # Also with a disk that is too full for new markers: only this makes room. Then markers may outlive their
@@ -238,7 +241,7 @@ class Journal(RecordFiles):
 
     def _say_whose(self) -> None:
         self.dead_letters.place = self.place
-        owners.write(replace(owners.this_process(), place=self.place), self._folder)
+        self._is_known = owners.write(replace(owners.this_process(), place=self.place), self._folder)
 
     def recover(self, accepts: Accepts | None = None, elsewhere: Sequence[Path] = ()) -> Iterator[DeadJournal]:
         """Yield the journals of processes that have died, each to one of the processes that ask. See `DeadJournal`.

@@ -49,27 +49,35 @@ class Owner:
 
 def this_process() -> Owner:
     """Return who we are."""
-    return _this_process(os.getpid())
+    try:
+        return _this_process(os.getpid())
+    except OSError:  # asked again the next time
+        return Owner(os.uname().nodename, directories.boot_id(), pid=os.getpid())
 
 
 @lru_cache(maxsize=1)
 def _this_process(pid: int) -> Owner:
     namespace = started = ""
-    with contextlib.suppress(OSError):
+    try:
         namespace = str(Path("/proc/self/ns/pid").readlink())
         if str(Path("/proc/self").readlink()) == str(pid):  # or these are the processes of another namespace
             started = _state_of(pid)[1]
+    except OSError as problem:
+        directories.pass_on_shortage(problem)
     return Owner(os.uname().nodename, directories.boot_id(), namespace, pid, started)
 
 
 def _state_of(pid: int) -> tuple[str, str]:
-    """Return the state of a process, and when it was started; empty if there is none."""
+    """Return the state of a process, and when it was started; empty if there is none. Raise OSError as `read_file`."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         state = fields[0]
         if state in _ENDED and len(list(Path(f"/proc/{pid}/task").iterdir())) > 1:
             state = "R"  # only its first thread has ended
-    except (OSError, IndexError):
+    except OSError as problem:
+        directories.pass_on_shortage(problem)
+        return "", ""
+    except IndexError:
         return "", ""
     return state, fields[19]
 
@@ -119,7 +127,10 @@ def beat(folder: int) -> bool:
 
 
 def is_alive(name: str, folder: int, owner: Owner | None = None) -> bool:
-    """Return whether the process of a journal is alive, as far as its lock, which is free, does not tell."""
+    """Return whether the process of a journal is alive, as far as its lock, which is free, does not tell.
+
+    Raise OSError where that cannot be told now.
+    """
     owner = read(folder) if owner is None else owner
     if owner is None or owner.closed:
         return False

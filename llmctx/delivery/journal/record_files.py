@@ -16,12 +16,15 @@ from typing import Final
 import orjson
 
 from llmctx.core.diagnostics import diagnostics
+from llmctx.core.errors import is_shortage
 from llmctx.core.record import CallRecord
 from llmctx.delivery.journal import directory as directories
 from llmctx.delivery.journal.frames import Kind, frame, frames_in, unpack_record
 from llmctx.delivery.journal.segment import Segment
 
 _NO_FILE: Final = -1
+_OVERGROWN: Final = 8
+"""Times its size, to which a file grows where no descriptor is left for another one."""
 
 
 def _file_limit() -> int | None:
@@ -52,6 +55,8 @@ class RecordFiles:
         self._numbers = itertools.count(1)
         self._segments: list[Segment] = []
         self._records = _NO_FILE
+        self._may_overgrow = False
+        """No other file can be made now, and the one that is open may grow beyond its size."""
         self.last_error: str | None = None
         """Why the last append did not fit, in a sentence; None while all is well."""
 
@@ -149,12 +154,16 @@ class RecordFiles:
         self._segments.append(Segment(name, fd, head))
 
     def _rotate(self) -> bool:
+        self._may_overgrow = False
         if self._fsync_s is not None and self._unsynced and not self._sync_records():
             return False
         try:
             self._begin_segment()
         except OSError as problem:
-            self.last_error = f"the journal cannot be written: {os.strerror(problem.errno or 0)}"
+            # of a file that is open more can be written, as long as it can be read back at once
+            self._may_overgrow = is_shortage(problem) and self._segments[-1].size < _OVERGROWN * self._segment_bytes
+            if not self._may_overgrow:
+                self.last_error = f"the journal cannot be written: {os.strerror(problem.errno or 0)}"
             diagnostics.count("journal_failed", "the journal cannot create a new file: %s", problem)
             return False
         return True

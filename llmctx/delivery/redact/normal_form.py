@@ -31,6 +31,8 @@ IDEOGRAPH: Final = 0x81
 _OTHER: Final = 0x3F
 _ROUNDS: Final = 4  # of escapes within escapes of another kind; those of one kind count once, however deep
 _REMEMBERED: Final = 4096
+_WIDE: Final = codecs.lookup("utf-32-le").name
+"""Its codec is a module, which is loaded now: when it is needed no descriptor may be left."""
 
 _INVISIBLE: Final = (
     "\0\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
@@ -301,7 +303,7 @@ def _as_bytes(text: str) -> bytes:
 
 def _in_columns(text: str) -> bytes:
     """One byte for each character. Whole columns of bytes are selected and combined as numbers of any size."""
-    wide = text.encode("utf-32-le", "surrogatepass")
+    wide = text.encode(_WIDE, "surrogatepass")
     low, block, plane = wide[::4], wide[1::4], wide[2::4]
     size = len(low)
 

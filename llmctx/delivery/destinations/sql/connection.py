@@ -113,6 +113,11 @@ class Connection:
     def is_open(self) -> bool:
         return self._engine is not None
 
+    @property
+    def is_usable(self) -> bool:
+        """Return whether one of PostgreSQL's connections is open."""
+        return any(not driver.is_closed() for driver in self._drivers)
+
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncConnection]:
         """Yield a connection of the pool; back into it at the end."""

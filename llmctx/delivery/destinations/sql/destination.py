@@ -72,8 +72,18 @@ class SqlDestination(Destination):
 
     async def prepare(self) -> bool:
         """Connect, see what the table looks like, and compile the insert for that."""
+        known, is_due = self._shape, self._is_known and time.monotonic() > self._look_again_at
         async with self._turn():
-            return await self._prepare()
+            try:
+                return await self._prepare()
+            except Exception as problem:
+                failure = classify(problem)
+                if known is None or not (is_due and failure.is_outage and self._connection.is_usable):
+                    raise
+                # it was to be looked at again, no more: the connection works, and the table was as it is known
+                diagnostics.count("look_put_off", "the table cannot be looked at again now: %s", failure.text)
+                self._shape, self._look_again_at = known, time.monotonic() + _LOOK_AGAIN_S
+                return False
 
     async def _prepare(self) -> bool:
         before, self._shape = self._shape, None
