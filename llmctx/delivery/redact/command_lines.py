@@ -41,6 +41,7 @@ _TAKES: Final = {(name.encode(), gap): re.compile(programs.encode()) for (name, 
 _LONGEST: Final = 40  # characters of a program's name
 _NEXT: Final = re.compile(rb"[|;\n]")  # another command begins
 _BLANK: Final = "[ \\t=]"
+_SIGNS: Final = (b" -p", b" -a ", b" --pass ", b" -k ", b" -w ", b" /p:", b" /pass:", b"\t-p", b'"-p')
 _PORT: Final = re.compile(rb"\d{1,5}")
 
 
@@ -86,12 +87,13 @@ class CommandLines:
     def __init__(self, kinds: frozenset[str]) -> None:
         self._forms = [entry for entry in _FORMS if entry[1] in kinds]
         self._passwords = "password" in kinds
-        self.heads = [wider(pattern.pattern) for _, _, pattern, _ in self._forms]
+        heads = [wider(pattern.pattern) for _, _, pattern, _ in self._forms]
         if self._passwords:
-            self.heads += [
+            heads += [
                 f"(?:{wider(programs)})[^\\n|;]*[-/]{name}{_BLANK if gap else ''}"
                 for (name, gap), programs in _PROGRAMS.items()
             ]
+        self.heads = ["|".join(heads)]
         """Of `low`."""
 
     def find(self, view: SearchText, spans: list[Span]) -> None:
@@ -103,7 +105,7 @@ class CommandLines:
                     start, end = found.span(1)
                     if likely(raw[start:end]):
                         spans.append((start, end, kind))
-        if self._passwords and (b" -" in low or b" /p" in low):
+        if self._passwords and any(option in low for option in _SIGNS):
             commands = _Commands(low)
             for option in _OPTION.finditer(low):
                 start, end = option.span("value")

@@ -156,7 +156,7 @@ class CredentialFormats:
         self._tokens = "token" in kinds
         self.heads = {
             "raw": [wider(pattern.pattern) for pattern in (_USERINFO, _LONE)],
-            "low": [wider(pattern.pattern) for _, kind, pattern, _ in _FORMS if kind in kinds],
+            "low": ["|".join(wider(pattern.pattern) for _, kind, pattern, _ in _FORMS if kind in kinds)],
             "text": [wider(_SAID.pattern)],
         }
 

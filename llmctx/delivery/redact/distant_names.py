@@ -22,17 +22,19 @@ _LITERAL: Final = re.compile(
     rb"\s{0,8}(?:'((?:[^'\n]|''){0,512}+)'|\"([^\"\n]{0,512}+)\"|[^,()'\"\n]{0,200}+(?:\([^()\n]{0,200}\))?)\s{0,8}(?:,|(?=\)))"
 )
 _BLOCK: Final = re.compile(
-    rb"(?<![a-z])(?:secrets?|credentials|api_?keys|tokens|passwords)[\"']?:[ ]?\{?\n(?P<lines>(?:[ \t]{1,16}[\"']?[a-z0-9_.-]{1,60}[\"']?:[ ]?[^\s]{8,512}+\n?){1,24})"
+    rb"(?<![a-z])(?:secrets?|credentials|api_?keys|tokens|passwords)[\"']?:[ ]?\{?\n(?P<lines>(?:[ \t]{1,16}[\"']?[a-z0-9_.-]{1,60}[\"']?:[ ]?[^\s]{8,512}+\n?){1,24}+)"
 )
 _ENTRY: Final = re.compile(rb":[ ]?[\"']?([^\s\"',]{16,512}+)")
-_BEHIND: Final = re.compile(
-    (
-        r"[\"'`]?[,)]? (?:is|was|ist|est|es) (?:(?:my|the|our|his|her|its|their|a|mein|meine|unser|das|der|ma|mon|le|la|mi|el)"
-        rf"(?: [a-z_'-]{{2,20}}){{0,3}}[ _-])(?:{_NAMES}|contrase\x80a|mot de passe|key)(?![a-z])"
-    ).encode("latin-1")
-)
+_NAMED_BEHIND: Final = ("passw", "passphrase", "pwd", "secret", "token", "key", "kennwort", "contrase", "mot de passe")
+_SAYS: Final = " (?:is|was|ist|est|es) (?:my|the|our|his|her|its|their|a|mein|meine|unser|das|der|ma|mon|le|la|mi|el)"
+_IS: Final = re.compile(rf"[\"'`]?[,)]?{_SAYS}(?: [a-z_'-]{{2,20}}){{0,3}}[ _-]\Z".encode())
+_VERBS: Final = (b" is ", b" was ", b" ist ", b" est ", b" es ")
+_MANY, _FEW = 256, 512  # names behind "is" that are looked at: so many, and one more in so many characters
+_REACH: Final = 96  # characters from "is" to the name
 _VALUE: Final = re.compile(rb"[^\s\"'`(),;]{8,200}+\Z")
 _WIDEST: Final = 200
+_PARTED: Final = (b" ", b"_", b"-")
+_WEAK: Final = (b"key", b"token")
 
 
 class DistantNames:
@@ -40,7 +42,8 @@ class DistantNames:
 
     def __init__(self, kinds: frozenset[str]) -> None:
         self._kinds = kinds
-        self.heads = [wider(pattern.pattern) for pattern in (_INSERT, _BLOCK, _BEHIND)]
+        says = f"{_SAYS}[a-z _'-]*(?:{'|'.join(_NAMED_BEHIND)})"
+        self.heads = ["|".join([wider(_INSERT.pattern), wider(_BLOCK.pattern), says])]
         """Of `low`."""
 
     def find(self, view: SearchText, spans: list[Span]) -> None:
@@ -52,8 +55,16 @@ class DistantNames:
             if b":\n" in low or b"{\n" in low:
                 for block in _BLOCK.finditer(low):
                     _find_in_block(raw, *block.span("lines"), spans)
-            for behind in _BEHIND.finditer(low):
-                _find_before(raw, low, behind, spans)
+            left = _MANY + len(raw) // _FEW
+            for name in map(str.encode, _NAMED_BEHIND):
+                at = low.find(name)
+                while at >= 0 and left > 0:
+                    before = low[max(0, at - _REACH) : at]
+                    if before[-1:] in _PARTED and any(verb in before for verb in _VERBS):
+                        left -= 1
+                        if said := _IS.search(before):
+                            _find_before(raw, at - len(before) + said.start(), name in _WEAK, spans)
+                    at = low.find(name, at + len(name))
 
 
 def _find_in_columns(raw: bytes, low: bytes, spans: list[Span]) -> None:
@@ -74,14 +85,9 @@ def _find_in_block(raw: bytes, start: int, end: int, spans: list[Span]) -> None:
     spans += [(*entry.span(1), "api_key") for entry in _ENTRY.finditer(raw, start, end) if is_random(entry[1])]
 
 
-def _find_before(raw: bytes, low: bytes, behind: re.Match[bytes], spans: list[Span]) -> None:
-    start = behind.start()
-    value = _VALUE.search(raw[max(0, start - _WIDEST) : start])
+def _find_before(raw: bytes, end: int, is_weak: bool, spans: list[Span]) -> None:
+    value = _VALUE.search(raw[max(0, end - _WIDEST) : end])
     if value is None:
         return
-    is_weak = low.endswith((b"key", b"token"), behind.start(), behind.end())
-    likely = (
-        is_random(value[0], 20) if is_weak else is_password(value[0], False, b"") and DIGIT.search(value[0]) is not None
-    )
-    if likely:
-        spans.append((start - len(value[0]), start, "api_key" if is_weak else "password"))
+    if is_random(value[0], 20) if is_weak else is_password(value[0], False, b"") and DIGIT.search(value[0]) is not None:
+        spans.append((end - len(value[0]), end, "api_key" if is_weak else "password"))

@@ -46,7 +46,7 @@ _FILES: Final = (
 )
 
 
-EMAILS: Final = {"raw": [wider(_MAIL.pattern)], "low": [wider(spelled.pattern) for spelled in _SPELLED]}
+EMAILS: Final = {"raw": [wider(_MAIL.pattern)], "low": ["|".join(wider(spelled.pattern) for spelled in _SPELLED)]}
 
 
 def find_emails(view: SearchText, spans: list[Span]) -> None:

@@ -11,20 +11,20 @@ from llmctx.delivery.redact.sieve import Sieve
 from llmctx.delivery.redact.text_spans import Span
 
 _SHORT: Final = 100  # characters that are searched at once
-_PIECE: Final = 3072
-_PART: Final = 384  # of a piece, for what is dear to search
+_PIECE: Final = 4096
 _OVERLAP: Final = 512  # a pattern's beginning is no longer than that, and no finding looks further back
 _LONGEST: Final = 20_000  # characters of a secret in one line
 _WORTH: Final = 0.6  # of a text: beyond that all of it is searched
 Search = Callable[[SearchText, list[Span]], None]
+Place = tuple[tuple[int, int], int, int]
+"""A core, in which findings may begin, and the start and end of what must be searched for that."""
 
 
 class Family:
     """`search` is worth while if one of the patterns, which are `wider` ones, is in a view's `raw`, `low` or `text`.
 
-    `gate` is a simple pattern of `low` that is there too wherever one of those in `raw` or `low` is. One of `words`
-    must be in `low` of the whole text, however far from what is found. `reach`: characters from the beginning of the
-    longest pattern to its end.
+    Without patterns it always is. One of `words` must be in `low` of the whole text, however far from what is found.
+    `joined`: its patterns of `low` are few enough to be looked for together with those of others first.
     """
 
     def __init__(
@@ -34,14 +34,12 @@ class Family:
         raw: Iterable[str] = (),
         low: Iterable[str] = (),
         text: Iterable[str] = (),
-        gate: Sieve | None = None,
         words: tuple[bytes, ...] = (),
-        reach: int = _OVERLAP,
+        joined: bool = False,
     ) -> None:
         self.search = search
-        self.reach = reach
+        self.joined = joined
         self.patterns = {"raw": list(raw), "low": list(low), "text": list(text)}
-        self._gate = gate
         self._words = words
 
     @cached_property
@@ -52,14 +50,16 @@ class Family:
         """Return True if one of the words is there."""
         return not self._words or any(word in view.low for word in self._words)
 
-    def may_be_in(self, view: NormalForm, start: int, end: int) -> bool:
-        """Return True if something may begin between `start` and `end`."""
-        is_open = self._gate is None or self._gate(view.shown("low")[start:end])
-        return any(
-            sieve(view.shown(name)[start:end])
-            for name, sieve in self._sieves
-            if (is_open if name != "text" else not view.is_ascii)
-        )
+    def may_be_in(self, view: NormalForm, start: int, end: int, is_open: bool = True) -> bool:
+        """Return True if something may begin between `start` and `end`; `is_open`: a joined pattern is there."""
+        if not self._sieves:
+            return True
+        for name, sieve in self._sieves:
+            if (name == "text" and view.is_ascii) or (name == "low" and self.joined and not is_open):
+                continue
+            if sieve(view.shown(name)[start:end]):
+                return True
+        return False
 
 
 class Families:
@@ -68,25 +68,33 @@ class Families:
     def __init__(self, families: Sequence[Family]) -> None:
         self._families = families
 
+    @cached_property
+    def _joined(self) -> Sieve:
+        patterns = [pattern for family in self._families if family.joined for pattern in family.patterns["low"]]
+        return Sieve(["|".join(patterns)] if patterns else [])
+
     def find(self, view: NormalForm, spans: list[Span]) -> None:
         """Append to `spans` what is found."""
         size = len(view.raw)
-        families = [family for family in self._families if family.is_for(view)]
-        if size <= _SHORT:
-            for family in families:
-                family.search(view, spans)
+        if size <= _PIECE:
+            is_open = size <= _SHORT or self._joined(view.shown("low"))
+            for family in self._families:
+                if (size <= _SHORT or family.may_be_in(view, 0, size, is_open)) and family.is_for(view):
+                    family.search(view, spans)
             return
-        pieces = [(at, max(0, at - _OVERLAP), at + _PIECE + _OVERLAP) for at in range(0, size, _PIECE)]
-        for family in families:
-            cores = [(at, at + _PIECE) for at, start, end in pieces if family.may_be_in(view, start, end)]
-            if family.reach < _OVERLAP:
-                cores = [
-                    (at, at + _PART)
-                    for start, end in cores
-                    for at in range(start, min(end, size), _PART)
-                    if family.may_be_in(view, max(0, at - family.reach), at + _PART + family.reach)
-                ]
-            places = places_of(cores, view.raw, family.reach)
+        low = view.shown("low")
+        pieces = [
+            (at, start, end, self._joined(low[start:end]))
+            for at in range(0, size, _PIECE)
+            for start, end in ((max(0, at - _OVERLAP), at + _PIECE + _OVERLAP),)
+        ]
+        for family in self._families:
+            cores = [
+                (at, at + _PIECE) for at, start, end, is_open in pieces if family.may_be_in(view, start, end, is_open)
+            ]
+            if not cores or not family.is_for(view):
+                continue
+            places = places_of(cores, view.raw)
             if places is None:
                 family.search(view, spans)
             for core, first, last in places or ():
@@ -95,10 +103,8 @@ class Families:
                 spans += within(core, first, found)
 
 
-def places_of(
-    cores: Iterable[tuple[int, int]], text: str | bytes, around: int = _OVERLAP
-) -> list[tuple[tuple[int, int], int, int]] | None:
-    """Return each core, in which findings may begin, with the start and end of what must be searched for that.
+def places_of(cores: Iterable[tuple[int, int]], text: str | bytes, around: int = _OVERLAP) -> list[Place] | None:
+    """Return the place of each core.
 
     Cores are in order; those that are near are one. A place begins and ends with a line, if lines are not too long.
     `around`: characters that are looked at on both sides. None if it is most of `text`.
@@ -107,7 +113,7 @@ def places_of(
     find: Any = text.find
     rfind: Any = text.rfind
     newline, blank = (b"\n", b" ") if isinstance(text, bytes) else ("\n", " ")
-    places: list[tuple[tuple[int, int], int, int]] = []
+    places: list[Place] = []
     for start, end in cores:
         before, behind = max(0, start - around), end + around
         above = max(0, before - _PIECE)

@@ -10,13 +10,24 @@ import re
 from functools import cache
 from typing import Final
 
-from llmctx.delivery.redact.normal_form import SearchText
-from llmctx.delivery.redact.sieve import EVERY, wider
+from llmctx.delivery.redact.normal_form import SearchText, for_sieve
+from llmctx.delivery.redact.sieve import EVERY, Sieve, wider
 from llmctx.delivery.redact.text_spans import Span
 
 _LONGEST: Final = 32  # characters of a number
 _BEFORE: Final = 24  # characters before a word that are looked at
-_DIGIT: Final = re.compile(rb"[0-9]")
+_SIX_DIGITS: Final = re.compile(rb"[0-9](?:[ ./-]{0,2}[0-9]){5,}+")
+_REACH: Final = 80  # characters from a word to its number
+_FEW_DIGITS: Final = (  # in words whose numbers may have fewer in a row
+    b"pass", b"paspo", b"pasap", b"paszp", b"ausweis", b"rerschein", b"driv", b"codice", b"identity card", b"cf", b"dl", b"pan",
+)  # fmt: skip
+_HAS_FEW_DIGITS: Final = Sieve(
+    [
+        "[^a-z](?:pan|cf|dl)[^a-z]|ausweis|rerschein|driv(?:er|ing)|codice|identity card|pass(?:e?port|aport|nummer)|pas(?:poort|aporte|zport)"
+    ]
+)
+_MANY_SIGNS: Final = 256  # of a text, from which on they are looked for in one pass first
+_LETTERS: Final = bytes(range(0x61, 0x7B)) + b"\x80"
 _ANY: Final = (  # of any country: some letters, digits in groups, a check letter
     r"[a-z]{0,4}[ -]?\d(?:[ ./-]?\d){5,17}(?:[ /-]?[a-z]|\([0-9a]\))?|\d{1,3}[a-z]{1,3}\d{4,12}|[a-z]{2}\d{5}[a-z]{2}\d"
 )
@@ -119,24 +130,9 @@ _THINGS: Final = re.compile(
     rb"(?:order|invoice|tracking|ticket|case|product|item|build|job|run|task|request|transaction|message|event|batch|serial)"
     rb"[ _-]?\Z"
 )
-_IS_MINE: Final = r" (?:is|was|=|ist|est|es) (?:my|the|his|her|our|their|your|meine?|unsere?|mon|ma|mi|il mio) "
-_POSSESSIVES: Final = (
-    b"my ",
-    b"the ",
-    b"his ",
-    b"her ",
-    b"our ",
-    b"their ",
-    b"your ",
-    b"mein ",
-    b"meine ",
-    b"unsere ",
-    b"mon ",
-    b"ma ",
-    b"mi ",
-    b"mio ",
+_IS_MINE: Final = re.compile(  # "… is my SSN"
+    rb"[a-z)]{0,3}(?P<is>) (?:is|was|=|ist|est|es) (?:my|the|his|her|our|their|your|meine?|unsere?|mon|ma|mi|il mio) "
 )
-_MINE: Final = re.compile(f"{_IS_MINE}\\Z".encode())  # "… is my SSN"
 _WORD: Final = re.compile(rb"[a-z\x80]+")
 _BEGINNING: Final = re.compile("[a-z\x80]{1,3}")
 
@@ -172,14 +168,24 @@ def _patterns(beginning: bytes) -> list[_Patterns]:
     return found
 
 
-_BARE: Final = tuple(  # whose form nothing else has
-    re.compile(rb"(?<![a-z0-9.-])(?:" + form + rb")(?![a-z0-9-]|\.[0-9])")
+_BARE: Final = tuple(  # whose form nothing else has; each begins with a digit, which is found fast
+    re.compile(form + rb"(?![a-z0-9-]|\.[0-9])")
     for form in (
-        rb"[a-z]{6}\d\d[abcdehlmprst]\d\d[a-z]\d{3}[a-z]",  # Italy
-        rb"[a-z]{4}\d{6}[hm][a-z]{5}[a-z0-9]\d",  # Mexico
-        rb"756\.\d{4}\.\d{4}\.\d\d",  # Switzerland
-        rb"784-\d{4}-\d{7}-\d",  # the Emirates
-        rb"[12] \d\d (?:0[1-9]|1[0-2]) \d[\dab] \d{3} \d{3} \d\d",  # France
+        rb"756(?<![a-z0-9.-]756)\.[0-9]{4}\.[0-9]{4}\.[0-9]{2}",  # Switzerland
+        rb"784(?<![a-z0-9.-]784)-[0-9]{4}-[0-9]{7}-[0-9]",  # the Emirates
+        rb"[12](?<![a-z0-9.-][12]) [0-9]{2} (?:0[1-9]|1[0-2]) [0-9][0-9ab] [0-9]{3} [0-9]{3} [0-9]{2}",  # France
+    )
+)
+_BARE_LETTERS: Final = tuple(  # with letters before the first digit
+    (
+        letters,
+        re.compile(
+            rb"[0-9]{2}(?<=[a-z]{%d}..)(?<![a-z0-9][a-z]{%d}..)" % (letters, letters) + form + rb"(?![a-z0-9-])"
+        ),
+    )
+    for letters, form in (
+        (6, rb"[abcdehlmprst][0-9]{2}[a-z][0-9]{3}[a-z]"),  # Italy
+        (4, rb"[0-9]{4}[hm][a-z]{5}[a-z0-9][0-9]"),  # Mexico
     )
 )
 _BEYOND: Final = {  # words of other scripts -> their numbers
@@ -200,7 +206,7 @@ _BEYOND: Final = {  # words of other scripts -> their numbers
     "आधार": "[0-9]{4}[ -]?[0-9]{4}[ -]?[0-9]{4}",
 }
 _BY_FIRST: Final = {
-    first: rf"(?:{words})(?:[^\nA-Za-z0-9]{{0,16}}|\W{{0,6}}(?:no|No|NO|id|ID)\W{{0,4}})({number})(?![A-Za-z0-9])"
+    first: rf"(?:{words})(?:[^\nA-Za-z0-9]{{0,16}}+|\W{{0,6}}+(?:no|No|NO|id|ID)\W{{0,4}})({number})(?![A-Za-z0-9])"
     for words, number in _BEYOND.items()
     for word in words.split("|")
     for first in (word[0] if word[0] != "[" else word[1:3])
@@ -216,29 +222,46 @@ def _named(first: str) -> re.Pattern[str]:
 _NINO: Final = re.compile(
     rb"(?<![a-z0-9])[a-ceghj-pr-tw-z][a-ceghj-npr-tw-z][ -]?\d\d[ -]?\d\d[ -]?\d\d[ -]?[a-d](?![a-z0-9])"
 )
-INSURED: Final = [wider(_NINO.pattern)]
 INSURANCE: Final = (b"insur", b"ni n", b"nino")
 """Words of a text that has such numbers: they may stand in the head of a long list."""
 DOCUMENTS: Final = {
     "low": [
-        f"(?:^|[{EVERY}--[a-z]])(?:{'|'.join(map(wider, _SHAPES))})(?:{_SOLID})(?:{wider(_GAP)})[a-z]{{0,8}}[ -]?[0-9]",
-        f"[0-9][0-9a-z()]{{0,3}}{_IS_MINE}",
-        *(wider(form.pattern) for form in _BARE),
+        f"(?:^|[{EVERY}--[a-z]])(?:{'|'.join(map(wider, _SHAPES))})(?:{_SOLID})[{EVERY}--[0-9a-z]][{EVERY}--[0-9]]*[0-9]",
+        "|".join(
+            (
+                f"[0-9]{wider(_IS_MINE.pattern)}",
+                *(wider(form.pattern) for form in _BARE),
+                "[a-z][0-9]{2}[a-z][0-9]{2}[a-z][0-9]{3}[a-z]|[a-z][0-9]{6}[hm][a-z]",
+            )
+        ),
     ],
-    "text": [*map(wider, dict.fromkeys(_BY_FIRST.values()))],
+    "text": ["|".join(map(wider, dict.fromkeys(_BY_FIRST.values())))],
 }
 
 
 def find_documents(view: SearchText, spans: list[Span]) -> None:
     """Append to `spans` the numbers of documents."""
     low = view.low
-    if _DIGIT.search(low) is None:
-        return
-    for word in _WORD.finditer(low):
-        if (beginning := word[0][:3]) in _BY_BEGINNING:
-            _find_at(low, word.start(), _patterns(beginning), spans)
+    searched = 0
+    for run in _SIX_DIGITS.finditer(low):
+        start, end = run.span()
+        for word in _WORD.finditer(low, max(searched, start - _REACH), start):
+            if (beginning := word[0][:3]) in _BY_BEGINNING:
+                _find_behind(low, word.start(), beginning, spans)
+        searched = start
+        if low[end : end + 1] and (mine := _IS_MINE.match(low, end)):
+            _find_before(low, mine, spans)
+    for mark in _FEW_DIGITS if len(low) <= _MANY_SIGNS or _HAS_FEW_DIGITS(for_sieve(low)) else ():
+        at = low.find(mark)
+        while at >= 0:
+            start = max(0, at - _REACH) + len(low[max(0, at - _REACH) : at].rstrip(_LETTERS))
+            if (beginning := low[start : start + 3]) in _BY_BEGINNING or (beginning := beginning[:2]) in _BY_BEGINNING:
+                _find_behind(low, start, beginning, spans)
+            at = low.find(mark, at + len(mark))
     for form in _BARE:
         spans += [(*match.span(), "resident_id") for match in form.finditer(low)]
+    for letters, form in _BARE_LETTERS:
+        spans += [(match.start() - letters, match.end(), "resident_id") for match in form.finditer(low)]
     if not view.raw.isascii():
         spans += [
             (*match.span(1), "resident_id")
@@ -247,21 +270,23 @@ def find_documents(view: SearchText, spans: list[Span]) -> None:
         ]
 
 
-def _find_at(low: bytes, start: int, patterns: list[_Patterns], spans: list[Span]) -> None:
-    """Append to `spans` the number behind the word that begins at `start`, or the one of which it is said."""
-    for behind, word, before in patterns:
-        if match := behind.match(low, start):
-            if _THINGS.search(low[max(0, start - _BEFORE) : start]) is None:
-                spans.append((*match.span("it"), "resident_id"))
-        elif (
-            low.endswith(_POSSESSIVES, 0, start)
-            and word.match(low, start)
-            and (mine := _MINE.search(low[max(0, start - _BEFORE) : start]))
-        ):
-            end = max(0, start - _BEFORE) + mine.start()
-            first = max(0, end - _LONGEST)
-            if match := before.search(low[first:end]):
-                spans.append((first + match.start("it"), end, "resident_id"))
+def _find_behind(low: bytes, start: int, beginning: bytes, spans: list[Span]) -> None:
+    """Append to `spans` the number behind the word that begins at `start`."""
+    spans += [
+        (*match.span("it"), "resident_id")
+        for behind, _, _ in _patterns(beginning)
+        if (match := behind.match(low, start)) and _THINGS.search(low[max(0, start - _BEFORE) : start]) is None
+    ]
+
+
+def _find_before(low: bytes, mine: re.Match[bytes], spans: list[Span]) -> None:
+    """Append to `spans` the number of which it is said that it is somebody's."""
+    end, start = mine.start("is"), mine.end()
+    first = max(0, end - _LONGEST)
+    word = _WORD.match(low, start)
+    for _, word_only, before in _patterns(word[0][:3]) if word and word[0][:3] in _BY_BEGINNING else ():
+        if word_only.match(low, start) and (match := before.search(low[first:end])):
+            spans.append((first + match.start("it"), end, "resident_id"))
 
 
 def find_insured(view: SearchText, spans: list[Span]) -> None:

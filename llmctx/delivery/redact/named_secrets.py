@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from llmctx.delivery.redact.normal_form import SearchText
+from llmctx.delivery.redact.normal_form import SearchText, for_sieve
 from llmctx.delivery.redact.secret_values import DIGIT, PLACEHOLDER, WORDY, is_password, is_random, is_secret
-from llmctx.delivery.redact.sieve import wider
+from llmctx.delivery.redact.sieve import Sieve, wider
 from llmctx.delivery.redact.text_spans import Span
 
 # -- what may stand between a name and its value -----------------------------------------------------------------------
@@ -24,7 +24,7 @@ _WS: Final = r"[ \t]{0,16}+"
 _LINES: Final = r"(?:[ \t]{0,16}+\r?\n){0,2}+[ \t]{0,16}+"
 _VALUE_OF: Final = r"\"?(?:value|val|default|content|string)[\"'\\]{0,3}+"
 _ATTRIBUTE: Final = r"(?: [a-z:]{1,20}=\"[^\"<>]{0,60}\")?"
-_IS: Final = r"[ \t]{1,16}+(?:is|was|are|ist|est|es|set to|to|lautet|je|\x80|\x80r)(?::| )"
+_IS: Final = r"[ \t]{1,4}+(?:is|was|are|ist|est|es|set to|to|lautet|je|\x80|\x80r)(?::| )"
 _TELLS: Final = r"[^\s]{0,40}(?:[^a-z\s.,;:!?]|[!?][a-z])"
 _GAP: Final = r"[\"'`]?(?:[ \t]{1,16}+|\r?\n{1,2}[ \t]{0,16}+|[ \t]\?[ \t])"
 _NUMBER: Final = r"\S{0,48}[0-9]"
@@ -53,15 +53,17 @@ _ASSIGNED: Final = re.compile(f"{_GLUE}{_VALUE}".encode("latin-1"))
 """What follows the end of a name, if something is assigned to it."""
 
 
-def _heads(ends: Iterable[str], least: int) -> str:
-    """Return the sieve's pattern for names that end so; `least`: signs that a secret behind one has."""
-    assigned = f"{_SIGNS}{_VALUE}".replace("{4,", f"{{{least},")
-    for looked_at, read in (("(?=')", "'"), ("(?=[\"'])", "[\"']"), ('(?<=\\")', '"'), ("(?<=')", "'")):
-        assigned = assigned.replace(looked_at, read)
-    glue = "|".join(map(wider, (assigned, f"{_CLOSE}{_IS}{_TELLS}", f"{_GAP}{_NUMBER}")))
+def _heads(ends: Iterable[str]) -> str:
+    """Return the sieve's pattern for names that end so."""
+    glue = f"{wider(_SIGNS)}|{wider(_CLOSE + _IS)}|[\"'`]?[ \\t\\r\\n?]+[^ \\t\\r\\n]*[0-9]"
     return f"(?:{'|'.join(map(wider, ends))}){_PLURAL}(?:{glue})"
 
 
+_FOREIGN: Final = (  # names of passwords in other languages
+    "kennwort", "zugangscode", "mdp", "wachtwoord", "senha", "clave", "parola", "passord", "l\x80senord", "losenord", "adgangskode", "salasana", "has\x80o", "haslo",
+    "heslo", "geslo", "jelsz\x80", "lozinka", "parool", "\x80ifre", "sifre", "m\x80t kh\x80u", "sandi", "katalaluan", "psk",
+)  # fmt: skip
+_MANY_SIGNS: Final = 256  # of a text, from which on they are looked for in one pass first
 _NAMES: Final = (  # a word that must be there, a sign (seen in no time), the kind, the end of the name
     (b"key", None, "api_key", "key(?:_?value|_?base|[ _-]data|s?_secret|[ _-]?(?:hex|b64|pem|string|bytes))?"),
     (b"secret", None, "api_key", "secret(?:[_ -]?(?:access)?[_ -]?(?:key|token|id_?value|value|string|text|data)(?:_base)?)?"),
@@ -72,14 +74,6 @@ _NAMES: Final = (  # a word that must be there, a sign (seen in no time), the ki
     (b"pass", None, "password", "pass(?:w(?:or[dt]|d)(?:_?value|[ _-]?string)?|[ _-]?phrase|[ _-]?code|e)?"),
     (b"pw", None, "password", "pwd?"),
     (b"contrase", None, "password", "contrase(?:[n\x80?]|ny)a"),
-    *(
-        (word, None, "password", f"(?<![a-z\x80]){word.decode('latin-1')}")
-        for word in (  # in other languages
-            b"kennwort", b"zugangscode", b"mdp", b"wachtwoord", b"senha", b"clave", b"parola", b"passord", b"l\x80senord", b"losenord", b"adgangskode",
-            b"salasana", b"has\x80o", b"haslo", b"heslo", b"geslo", b"jelsz\x80", b"lozinka", b"parool", b"\x80ifre", b"sifre", b"m\x80t kh\x80u", b"sandi",
-            b"katalaluan", b"psk",
-        )
-    ),
     (b"api", b":", "api_key", (
         r"api(?:(?<=cl\x80 api)|(?<=\x80{4} api)|(?<=c[lh]ave de api)|(?<=chiave api)|(?<=klucz api)|(?<=kunci api)"
         r"|[ -]?(?:schl\x80ssel|schluessel|sleutel|nyckel|n\x80kkel|\x80{1,4}))"
@@ -108,7 +102,6 @@ _SET: Final = re.compile(
     rb"(?:set(?: -[a-z]{1,3})?|setx|setenv|env|export|add|put|create)[ \t]{1,4}[a-z0-9_.:/-]{0,60}\Z"
 )
 _BEFORE: Final = 100
-_FEWEST: Final = 4  # signs of a password
 _SOME: Final = 8  # signs that a secret has at least where nothing else is looked at
 _MANY, _FEW = 256, 256  # names that are looked at closely: so many, and one more in so many characters
 _ASSIGNS: Final = frozenset((b"(", b"["))
@@ -120,16 +113,23 @@ class NamedSecrets:
     def __init__(self, kinds: frozenset[str]) -> None:
         names = [entry for entry in _NAMES if entry[2] in kinds]
         self._names = [(word, gate, kind, re.compile(end.encode("latin-1"))) for word, gate, kind, end in names]
-        passwords = {end for _, _, kind, end in names if kind == "password"}
-        ends = {end for _, _, _, end in names} - passwords
-        self.heads = [_heads(some, least) for some, least in ((passwords, _FEWEST), (ends, _SOME)) if some]
+        foreign = _FOREIGN if "password" in kinds else ()
+        self._foreign: list[tuple[bytes, bytes | None, str, re.Pattern[bytes]]] = [
+            (word.encode("latin-1"), None, "password", re.compile(f"(?<![a-z\x80]){word}".encode("latin-1")))
+            for word in foreign
+        ]
+        self._is_foreign = Sieve(["|".join(map(wider, foreign))] if foreign else [])
+        self.heads = [_heads(dict.fromkeys([*(end for _, _, _, end in names), *foreign]))] if names else []
         """Of `low`."""
 
     def find(self, view: SearchText, spans: list[Span]) -> None:
         """Append to `spans` what is found."""
         raw, low = view.raw, view.low
         left = _MANY + len(raw) // _FEW
-        for word, gate, kind, ends in self._names:
+        names = self._names
+        if len(low) <= _MANY_SIGNS or self._is_foreign(for_sieve(low)):
+            names = [*names, *self._foreign]
+        for word, gate, kind, ends in names:
             if (gate is None or gate in raw) and word in low:
                 at = low.find(word)
                 while at >= 0:

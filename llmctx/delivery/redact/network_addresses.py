@@ -31,7 +31,7 @@ _BEYOND: Final = re.compile(
     re.IGNORECASE,
 )
 ADDRESSES: Final = {
-    "low": [wider(pattern.pattern) for _, pattern in _NAMED],
+    "low": ["|".join(wider(pattern.pattern) for _, pattern in _NAMED)],
     "text": [f"(?i:{wider(_BEYOND.pattern)})"],
 }
 

@@ -23,7 +23,7 @@ from functools import cache, lru_cache
 from itertools import accumulate
 from typing import Final
 
-from llmctx.delivery.redact.sieve import BEYOND, Sieve, wider
+from llmctx.delivery.redact.sieve import BEYOND, Sieve
 from llmctx.delivery.redact.text_spans import masked
 
 LETTER: Final = 0x80
@@ -86,7 +86,19 @@ _BRIEF: Final = 200
 _FEW: Final = 40  # characters to a sign, from which on it is seldom
 _SHOWN: Final = bytes(BEYOND.get(code, code) for code in range(256))
 _FIRSTS: Final = "\\%&<=[^\0\x08\x1b"
-_MAY_HOLD_TOKENS: Final = Sieve([*(f"{sign}(?:{wider(rest)})" for sign, rest in _TOKENS.items()), "[\0\x1b\x08]"])
+_MAY_HOLD_TOKENS: Final = Sieve(
+    (
+        "|".join(
+            (
+                r"\\(?:u[0-9a-fA-F{]|U[0-9a-fA-F]{8}|x[0-9a-fA-F]{2}|033\[|e\[|\r?\n)",
+                r"%(?:25)*(?:[0-7][0-9a-fA-F]|[c-fC-F][0-9a-fA-F]%)|%25%25",
+                rf"&(?:amp;)*(?:#[0-9]{{1,7}};|#[xX][0-9a-fA-F]{{1,6}};|(?:{_NAMES});)|&amp;&amp;",
+                r"<wbr ?/?>|\[[0-9;]+m|=\r?\n[A-Za-z0-9]|[\x00\x08\x1b]",
+            )
+        ),
+    )
+)
+"""Where one of the tokens may be in a text of ASCII."""
 _SHORT: Final = {"\\n": " \n", '\\"': ' "', "\\t": " \t", "\\r": " \r", "\\'": " '", "\\/": " /", "\\b": "  "}
 """Escapes that are undone without moving what follows: a blank more between words changes nothing."""
 _SHORT_ONE: Final = re.compile(r"""\\[n"tr'/b]""")
@@ -124,6 +136,11 @@ def _decoded(token: str) -> str:
 
 
 _DECODED: Final = _Decoded()
+
+
+def for_sieve(signs: bytes) -> str:
+    """Return `raw` or `low` of a text for sieves, which read what is UTF-8."""
+    return signs.translate(_SHOWN).decode()
 
 
 class SearchText:
@@ -181,10 +198,7 @@ class NormalForm(SearchText):
     def shown(self, name: str) -> str:
         """Return `raw`, `low` or `text` for sieves, which read what is UTF-8."""
         if (shown := self._shown.get(name)) is None:
-            if name == "text":
-                shown = self.text.encode("utf-8", "replace").decode()
-            else:
-                shown = getattr(self, name).translate(_SHOWN).decode()
+            shown = self.text.encode("utf-8", "replace").decode() if name == "text" else for_sieve(getattr(self, name))
             self._shown[name] = shown
         return shown
 

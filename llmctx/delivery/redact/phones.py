@@ -12,7 +12,6 @@ from functools import cache
 from typing import Final
 
 from llmctx.delivery.redact.normal_form import SearchText
-from llmctx.delivery.redact.sieve import wider
 
 _REGIONS: Final = (  # whose numbers begin with 0
     "GB", "DE", "FR", "AU", "IT", "JP", "KR", "TW", "NL", "CH", "AT", "BE", "SE", "FI", "IE", "NZ", "TR", "UA", "RO", "IL", "AE", "SA", "EG", "ZA",
@@ -81,14 +80,6 @@ _WRITTEN: Final = tuple(
 _ANY_FORM: Final = re.compile(b"|".join(b"(?:%s)" % form.pattern.replace(rb"\1", rb"[ .-]") for _, form in _WRITTEN))
 _ABROAD: Final = re.compile(rb"00 ?[1-9]\d{0,2}[ ./-]")
 _SERVICE: Final = re.compile(rb"[48]00-\d{3}-\d{4}")
-_DIGITS: Final = r"[0-9](?:[ .()/-]{0,3}[0-9]){6}"
-WRITTEN: Final = (wider(_ABROAD.pattern), "00[1-9][0-9]{8}", wider(_AMERICAN.pattern), wider(_ANY_FORM.pattern))
-"""National forms."""
-CUES: Final = {
-    "low": [wider(_CUE.pattern) + _DIGITS, f"[0-9](?:{wider(_CUE_AFTER.pattern)})"],
-    "text": [wider(_CUE_BEYOND.pattern) + r"\P{Nd}*\p{Nd}(?:[^\p{L}\p{Nd}]{0,3}\p{Nd}){6}"],
-}
-"""What a cue announces."""
 
 
 class _Country:

@@ -15,12 +15,10 @@ from typing import Final
 
 from llmctx.delivery.redact.emails import EMAILS, find_emails
 from llmctx.delivery.redact.family import Family
-from llmctx.delivery.redact.identity_documents import DOCUMENTS, INSURANCE, INSURED, find_documents, find_insured
+from llmctx.delivery.redact.identity_documents import DOCUMENTS, INSURANCE, find_documents, find_insured
 from llmctx.delivery.redact.network_addresses import ADDRESSES, find_addresses
 from llmctx.delivery.redact.normal_form import SearchText
 from llmctx.delivery.redact.phones import (
-    CUES,
-    WRITTEN,
     cue_beside,
     has_cues,
     is_dialled_abroad,
@@ -28,7 +26,6 @@ from llmctx.delivery.redact.phones import (
     is_foreign,
     is_written_as_one,
 )
-from llmctx.delivery.redact.sieve import EVERY, Sieve, wider
 from llmctx.delivery.redact.text_spans import Span
 
 _SHAPES: Final = bytes(
@@ -83,20 +80,7 @@ _NATIONAL: Final = re.compile(
 _SOLID: Final = re.compile(rb"(?<![0Aa$])(?<!0[ .+/-])0{7,15}(?![0Aa])(?![ .-]0)")
 _ABROAD: Final = 11  # digits at least
 
-_BEGIN, _END, _GAP = rf"(?:^|[{EVERY}--[0-9a-z.]]|[{EVERY}--[0-9]]\.)", f"(?:$|[{EVERY}--[0-9a-z]])", "[ .()/-]{0,3}"
-_NUMBERS: Final = [
-    f"{_BEGIN}(?:{number})"
-    for number in (
-        wider(_CARD, {"0": "0-9"}) + _END,
-        f"[1-8][0-9]{{5}}{_GAP}(?:[0-9]{{4}}{_GAP}[0-9]{{2}}{_GAP}[0-9]{{2}}{_GAP}[0-9]{{3}}[0-9A-Za-z]|[0-9]{{9}}{_END})",
-        f"(?:(?:00)?86{_GAP})?1{_GAP}[3-9](?:{_GAP}[0-9]){{9}}{_END}",
-        f"[0-9]{{3}}-[0-9]{{2}}-[0-9]{{4}}{_END}|[0-9]{{3}}[.][0-9]{{3}}[.][0-9]{{3}}-|[0-9]{{6}}-[0-9]{{7}}",
-        rf"[+]\(?[0-9](?:{_GAP}[0-9]){{6}}",
-        *WRITTEN,
-    )
-]
-_IBANS: Final = [f"(?:^|[{EVERY}--[0-9a-z]])[a-z]{{2}}[0-9]{{2}}(?:[ .-]?[a-z0-9]){{11}}"]
-_SEVEN_DIGITS: Final = Sieve([f"[0-9](?:{_GAP}[0-9]){{6}}"])
+_SEVEN_DIGITS: Final = ["[0-9](?:[ .()/-]{0,3}[0-9]){6}"]
 
 _NO_DIGIT: Final = bytes(c for c in range(256) if not 0x30 <= c <= 0x39)
 _DOUBLED: Final = bytes(((2 * (c - 48) - 9) if c > 52 else 2 * (c - 48)) if 48 <= c <= 57 else 0 for c in range(256))
@@ -144,18 +128,15 @@ class Personal:
         self._kinds = kinds
         self.families = [Family(find_emails, raw=EMAILS["raw"], low=EMAILS["low"])] if "email" in kinds else []
         if "resident_id" in kinds:
-            self.families.append(Family(find_insured, low=INSURED, words=INSURANCE))
-            self.families.append(Family(find_documents, low=DOCUMENTS["low"], text=DOCUMENTS["text"], reach=128))
+            self.families.append(Family(find_insured, low=["[0-9]{2}[ -]?[0-9]{2}[ -]?[0-9]{2}"], words=INSURANCE))
+            self.families.append(Family(find_documents, low=DOCUMENTS["low"], text=DOCUMENTS["text"]))
         if "ip" in kinds:
             low, text = ADDRESSES["low"], ADDRESSES["text"]
             self.families.append(Family(find_addresses, low=low, text=text))
         if kinds & {"card", "phone", "resident_id"}:
-            cues = CUES if "phone" in kinds else {"low": [], "text": []}
-            low = [*_NUMBERS, *cues["low"]]
-            self.families.append(Family(self._find_numbers, low=low, text=cues["text"], gate=_SEVEN_DIGITS))
+            self.families.append(Family(self._find_numbers, low=_SEVEN_DIGITS))
         if "iban" in kinds:
-            for search, words in ((_find_ibans, ()), (_find_small_ibans, (b"iban",))):
-                self.families.append(Family(search, low=_IBANS, gate=_SEVEN_DIGITS, words=words))
+            self.families += [Family(_find_ibans), Family(_find_small_ibans, words=(b"iban",))]
 
     def _find_numbers(self, view: SearchText, spans: list[Span]) -> None:
         raw, kinds = view.raw, self._kinds

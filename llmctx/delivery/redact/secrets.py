@@ -43,12 +43,13 @@ class Credentials:
         self._vendor_keys = VendorKeys(kinds)
         named, distant = NamedSecrets(kinds), DistantNames(kinds)
         commands, formats = CommandLines(kinds), CredentialFormats(kinds)
+        heads = formats.heads
         self.families = [
             Family(self._find_keys, raw=self._vendor_keys.heads),
-            Family(named.find, low=named.heads),
-            Family(distant.find, low=distant.heads),
-            Family(commands.find, low=commands.heads),
-            Family(formats.find, raw=formats.heads["raw"], low=formats.heads["low"], text=formats.heads["text"]),
+            Family(named.find, low=named.heads, joined=True),
+            Family(distant.find, low=distant.heads, joined=True),
+            Family(commands.find, low=commands.heads, joined=True),
+            Family(formats.find, raw=heads["raw"], low=heads["low"], text=heads["text"], joined=True),
         ]
 
     def find_private_keys(self, view: SearchText, spans: list[Span]) -> None:

@@ -18,77 +18,90 @@ EVERY: Final = r"[\x00-\x7f]"
 BEYOND: Final = {0x80: 0x02, 0x81: 0x03, 0xFF: 0x03}
 """What stands for bytes that are not ASCII."""
 _ANY: Final = r"[\x00-\x{10ffff}]"
-_MOST: Final = 24  # repeats that are counted
+_MOST: Final = 6  # repeats that are counted
+_SPREAD, _EXACT = 4, 40  # or so many, if their number is nearly told
+_LEAST: Final = 16  # of those that must be there, if they are the last that is looked at
 _CATEGORIES: Final = {"DIGIT": "0-9", "SPACE": r" \t\n\r\x0b\x0c", "WORD": "A-Za-z0-9_"}
 
 
 class Sieve:
-    """Says whether one of `patterns`, each of them `wider`, may be somewhere in a text."""
+    """Says whether one of `patterns`, each of them `wider`, may be somewhere in a text.
 
-    def __init__(self, patterns: Iterable[str], *, ignore_case: bool = False) -> None:
-        flags = "(?i)" if ignore_case else ""
-        schema = core_schema.str_schema(pattern=f"{flags}(?:{'|'.join(patterns)})", regex_engine="rust-regex")
-        self._matches = SchemaValidator(schema).isinstance_python
+    Each has an engine of its own: many patterns in one make more states than it keeps.
+    """
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        self._matches = [
+            SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex")).isinstance_python
+            for pattern in patterns
+        ]
 
     def __call__(self, text: str) -> bool:
-        return self._matches(text)
+        return any(matches(text) for matches in self._matches)
 
 
-def wider(pattern: str | bytes, signs: dict[str, str] | None = None) -> str:
-    """Return a pattern for Rust's engine that matches at least where `pattern` does.
+def wider(pattern: str | bytes) -> str:
+    """Return a pattern for Rust's engine that matches wherever the beginning of a match of `pattern` is.
 
-    Lookarounds go, but for those at the ends that one sign or a few letters fulfil; long repeats count `_MOST` at most;
-    a group that is repeated by its number may be anything. `signs`: what stands for a sign, for patterns of shapes.
+    It ends where something may be repeated more than `_MOST` times: what such repeats make of a text are more states
+    than the engine keeps, and then it is slow. Lookarounds go, but for one at the beginning that one sign fulfils.
     """
     items = list(importlib.import_module("re._parser").parse(pattern))
-    signs = signs or {}
-    if isinstance(pattern, str) and max(pattern) > "\xff":
-        signs = {**signs, EVERY: _ANY}
-    first = _edge(items[0], signs, "^") if len(items) > 1 else ""
-    last = _edge(items[-1], signs, "$") if len(items) > 1 else ""
-    return first + _sequence(items, signs) + last
+    signs = {EVERY: _ANY} if isinstance(pattern, str) and max(pattern) > "\xff" else {}
+    first = _edge(items[0], signs) if len(items) > 1 else ""
+    return first + _sequence(items, signs)[0]
 
 
-def _edge(item: Any, signs: dict[str, str], end: str) -> str:
-    """Return what must stand before the first sign that is matched, or behind the last."""
+def _edge(item: Any, signs: dict[str, str]) -> str:
+    """Return what must stand before the first sign that is matched."""
     name, argument = str(item[0]), item[1]
-    if name not in ("ASSERT", "ASSERT_NOT") or (argument[0] < 0) != (end == "^"):
+    if name not in ("ASSERT", "ASSERT_NOT") or argument[0] > 0:
         return ""
     inner = list(argument[1])
     if name == "ASSERT":
-        return _sequence(inner, signs)
+        shown, is_whole = _sequence(inner, signs)
+        return shown if is_whole else ""
     if len(inner) == 1 and str(inner[0][0]) == "IN" and not any(str(part[0]) == "NEGATE" for part in inner[0][1]):
-        return f"(?:{end}|[{signs.get(EVERY, EVERY)}--{_class(inner[0][1], signs)}])"
+        return f"(?:^|[{signs.get(EVERY, EVERY)}--{_class(inner[0][1], signs)}])"
     return ""
 
 
-def _sequence(items: list[Any], signs: dict[str, str]) -> str:
-    return "".join(_item(str(op), argument, signs) for op, argument in items)
+def _sequence(items: list[Any], signs: dict[str, str]) -> tuple[str, bool]:
+    """Return the pattern, and False if it is only how one begins."""
+    shown = ""
+    for op, argument in items:
+        more, is_whole = _item(str(op), argument, signs)
+        shown += more
+        if not is_whole:
+            return shown, False
+    return shown, True
 
 
-def _item(name: str, argument: Any, signs: dict[str, str]) -> str:
+def _item(name: str, argument: Any, signs: dict[str, str]) -> tuple[str, bool]:
     if name == "LITERAL":
-        return f"[{_sign(argument, signs)}]" if chr(argument) in signs else _escaped(argument)
+        return _escaped(argument), True
     if name == "NOT_LITERAL":
-        return f"[{signs.get(EVERY, EVERY)}--{_sign(argument, signs)}]"
+        return f"[{signs.get(EVERY, EVERY)}--{_escaped(argument)}]", True
     if name == "ANY":
-        return rf"[{signs.get(EVERY, EVERY)}--\n]"
+        return rf"[{signs.get(EVERY, EVERY)}--\n]", True
     if name == "IN":
-        return _class(argument, signs)
+        return _class(argument, signs), True
     if name == "BRANCH":
-        return "(?:" + "|".join(_sequence(list(branch), signs) for branch in argument[1]) + ")"
-    if name == "SUBPATTERN":
-        return f"(?:{_sequence(list(argument[-1]), signs)})"
-    if name == "ATOMIC_GROUP":
-        return f"(?:{_sequence(list(argument), signs)})"
+        branches = [_sequence(list(branch), signs) for branch in argument[1]]
+        return "(?:" + "|".join(shown for shown, _ in branches) + ")", all(is_whole for _, is_whole in branches)
+    if name in ("SUBPATTERN", "ATOMIC_GROUP"):
+        shown, is_whole = _sequence(list(argument[-1] if name == "SUBPATTERN" else argument), signs)
+        return f"(?:{shown})", is_whole
     if name in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"):
         least, most, body = argument
-        many = "" if most > _MOST else most
-        return f"(?:{_sequence(list(body), signs)}){{{min(least, _MOST)},{many}}}"
+        shown, is_whole = _sequence(list(body), signs)
+        if is_whole and (most <= _MOST or (most - least <= _SPREAD and most <= _EXACT)):
+            return f"(?:{shown}){{{least},{most}}}", True
+        return (f"(?:{shown}){{{min(least, _LEAST) if is_whole else 1}}}" if least else ""), False
     if name == "GROUPREF":
-        return f"{signs.get(EVERY, EVERY)}*"
+        return "", False
     if name in ("AT", "ASSERT", "ASSERT_NOT"):
-        return ""
+        return "", True
     raise NotImplementedError(name)
 
 
@@ -99,7 +112,7 @@ def _class(parts: list[Any], signs: dict[str, str]) -> str:
         if name == "NEGATE":
             inner.append("^")
         elif name == "LITERAL":
-            inner.append(_sign(argument, signs))
+            inner.append(_escaped(argument))
         elif name == "RANGE":
             inner.append(f"{_escaped(argument[0])}-{_escaped(argument[1])}")
         elif name == "CATEGORY" and (known := _CATEGORIES.get(str(argument).removeprefix("CATEGORY_"))):
@@ -109,10 +122,6 @@ def _class(parts: list[Any], signs: dict[str, str]) -> str:
     if inner[0] == "^":
         return f"[{signs.get(EVERY, EVERY)}--[{''.join(inner[1:])}]]"
     return f"[{''.join(inner)}]"
-
-
-def _sign(code: int, signs: dict[str, str]) -> str:
-    return signs.get(chr(code), _escaped(code))
 
 
 def _escaped(code: int) -> str:

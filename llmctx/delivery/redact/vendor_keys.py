@@ -33,6 +33,7 @@ _HEADS_WITHIN: Final = (
     "sk-", "sk_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xox", "AKIA", "ASIA", "AIza", "eyJ", "hf_",
     "gsk_", "npm_", "SG.", "hvs.", "dapi", "pypi-", "lin_", "ntn_",
 )  # fmt: skip
+_HEADS: Final = tuple(head.encode() for head in _HEADS_WITHIN)
 _WITHIN: Final = re.compile(f"(?<=[-_.])(?:{'|'.join(map(re.escape, _HEADS_WITHIN))})".encode())
 _FIRST_WORD: Final = re.compile(rb"(?<![A-Za-z0-9_.-])[A-Za-z0-9_.-]{8,40}+[:|]\Z")
 _LOWER: Final = re.compile(rb"sk-(?<![A-Za-z0-9]sk-)(?!sk-)[a-z0-9]{20,200}+(?![A-Za-z0-9-])")
@@ -65,24 +66,24 @@ _UNKNOWN: Final = re.compile(  # of makers that are not in the table: small lett
     rb"(?=[a-z0-9]{0,29}[A-Z])(?=[A-Z0-9]{0,29}[a-z])(?=[A-Za-z]{0,29}[0-9][A-Za-z]{0,28}[0-9])[A-Za-z0-9]{30,200}+(?![A-Za-z0-9_+/=.-])"
 )
 _BUILT_SIGNS: Final = (b".", b":", b"|")
+_HEX_PARTS: Final = re.compile(rb"[0-9a-f]{32}-[0-9a-f]{8}-[0-9a-f]{8}")  # Mailgun
+_TASKS: Final = re.compile(rb"(?<![0-9/])[0-9]/[0-9]{10,20}(?:/[0-9]{10,20})?:\Z")  # Asana, before 32 digits
 _HEXADECIMAL: Final = b"0123456789abcdef-."
 _MARKED: Final = tuple(
     (sign, mark, kind, re.compile(pattern))
     for sign, mark, kind, pattern in (
-        (b"/", b"hooks.", "api_key", rb"(?:https?://)?hooks\.(?:slack(?:-gov)?\.com/(?:services|workflows|triggers)/[A-Za-z0-9/_-]{20,200}+|zapier\.com/hooks/[a-z]{5,9}/[A-Za-z0-9/_-]{8,100}+)"),
+        (b"/", b"hooks.", "api_key", rb"hooks\.(?:slack(?:-gov)?\.com/(?:services|workflows|triggers)/[A-Za-z0-9/_-]{20,200}+|zapier\.com/hooks/[a-z]{5,9}/[A-Za-z0-9/_-]{8,100}+)"),
         (b"$", b"access_token$", "api_key", rb"access_token\$(?:production|sandbox)\$[a-z0-9]{16}\$[0-9a-f]{32}"),  # PayPal
-        (b"/", b"/webhooks/", "api_key", rb"(?:https?://)?[a-z]{0,8}\.?discord(?:app)?\.com/api/(?:v\d{1,2}/)?webhooks/\d{15,20}/[A-Za-z0-9_-]{40,100}+"),
-        (b"/", b".office.com/", "api_key", rb"(?:https://)?(?:[a-z0-9-]{1,60}\.webhook|outlook)\.office\.com/webhook(?:b2)?/[A-Za-z0-9@/-]{40,300}+"),
-        (b"/", b"bot/v2/hook/", "api_key", rb"(?:https://)?open\.(?:feishu\.cn|larksuite\.com)/open-apis/bot/v2/hook/[A-Za-z0-9-]{20,60}+"),
+        (b"/", b"/webhooks/", "api_key", rb"discord(?:app)?\.com/api/(?:v\d{1,2}/)?webhooks/\d{15,20}/[A-Za-z0-9_-]{40,100}+"),
+        (b"/", b".office.com/", "api_key", rb"(?:webhook|outlook)\.office\.com/webhook(?:b2)?/[A-Za-z0-9@/-]{40,300}+"),
+        (b"/", b"bot/v2/hook/", "api_key", rb"open\.(?:feishu\.cn|larksuite\.com)/open-apis/bot/v2/hook/[A-Za-z0-9-]{20,60}+"),
         (b"/", b"/webhook/send?key=", "api_key", rb"(?<=/webhook/send\?key=)[A-Za-z0-9-]{20,60}+"),
         (b"/", b"1//0", "token", rb"(?<![A-Za-z0-9_:/.-])1//0[A-Za-z0-9_-]{40,200}+"),
         (b"~", b"Q~", "api_key", rb"(?<![A-Za-z0-9_~.-])[A-Za-z0-9_~.-]{3}[0-9]Q~[A-Za-z0-9_~.-]{31,34}(?![A-Za-z0-9])"),
-        (b"_", b"glc_", "api_key", rb"(?<![A-Za-z0-9_-])glc_[A-Za-z0-9+/=]{32,400}+"),  # with signs in them that part words
-        (b"_", b"ops_eyJ", "api_key", rb"(?<![A-Za-z0-9_-])ops_eyJ[A-Za-z0-9+/=_-]{40,4096}+"),
-        (b"_", b"fm", "api_key", rb"(?<![A-Za-z0-9_-])fm(?:1a|1r|2)_[A-Za-z0-9+/=_,-]{40,2048}+"),
-        (b"_", b"sntrys_", "api_key", rb"(?<![A-Za-z0-9_-])sntrys_[A-Za-z0-9+/=_-]{20,500}+"),
-        (b"/", b":", "api_key", rb"(?<![0-9/])[0-9]/[0-9]{10,20}(?:/[0-9]{10,20})?:[0-9a-f]{32}(?![A-Za-z0-9])"),  # Asana
-        (b"-", b"-", "api_key", rb"(?<![A-Za-z0-9-])[0-9a-f]{32}-[0-9a-f]{8}-[0-9a-f]{8}(?![A-Za-z0-9-])"),  # Mailgun
+        (b"_", b"glc_", "api_key", rb"glc_(?<![A-Za-z0-9_-]glc_)[A-Za-z0-9+/=]{32,400}+"),  # with signs in them that part words
+        (b"_", b"ops_eyJ", "api_key", rb"ops_eyJ(?<![A-Za-z0-9_-]ops_eyJ)[A-Za-z0-9+/=_-]{40,4096}+"),
+        (b"_", b"fm", "api_key", rb"fm(?<![A-Za-z0-9_-]fm)(?:1a|1r|2)_[A-Za-z0-9+/=_,-]{40,2048}+"),
+        (b"_", b"sntrys_", "api_key", rb"sntrys_(?<![A-Za-z0-9_-]sntrys_)[A-Za-z0-9+/=_-]{20,500}+"),
         (b"=", b"sig=", "api_key", rb"(?<![A-Za-z0-9])sig=[A-Za-z0-9%+/=_-]{20,200}+"),  # a signed URL of Azure's
         (b"=", b"-Signature=", "token", rb"(?<=-Signature=)[A-Za-z0-9]{32,1024}+"),  # of AWS's and Google's
         (b"P", b"PuTTY", "private_key", rb"(?<=Private-Lines: )\d{1,4}\s{1,4}(?:[A-Za-z0-9+/=]{1,76}\s{1,4}){1,200}"),  # PuTTY
@@ -122,44 +123,39 @@ class VendorKeys:
         }
         self._lower = _LOWER if "api_key" in kinds else None
         self._marked = [entry for entry in _MARKED if entry[2] in kinds]
+        others = (_HEX_PARTS, _TASKS, *(pattern for _, _, _, pattern in self._marked))
         self.heads = [
-            f"(?:^|[{EVERY}--[A-Za-z0-9_.-]])(?:{'|'.join(heads)})",  # where words begin
-            f"[_.-](?:{'|'.join(inner)})",
-            *(part.decode() for part, _ in _PARTS),
-            wider(_LOWER.pattern),
-            f"(?:^|[{EVERY}--[A-Za-z0-9_.-]]){wider(_UNKNOWN.pattern)}",
-            *(wider(entry[3].pattern) for entry in self._marked),
+            f"(?:^|[{EVERY}--[A-Za-z0-9_.-]])(?:{'|'.join(heads)})|[_.-](?:{'|'.join(inner)})|[_-][A-Za-z0-9]{{30}}",  # the last: of unknown makers
+            "|".join(
+                [*(part.decode() for part, _ in _PARTS), "sk-[a-z0-9]{20}", *(wider(other.pattern) for other in others)]
+            ),
         ]
         """Of `raw`."""
 
     def find(self, raw: bytes, spans: list[Span]) -> None:
         """Append to `spans` what is found."""
         words = raw.translate(_WORDS)
+        holds_heads = any(head in raw for head in _HEADS)
         for match in _TELLING.finditer(words):
             start, end = words.rfind(b" ", 0, match.start()) + 1, match.end()
             if end - start >= _LONG:
-                self._look(raw, start, end, spans)
+                self._look(raw, start, end, spans, holds_heads)
         if self._lower is not None and b"sk-" in raw:
             spans += [(*found.span(), "api_key") for found in self._lower.finditer(raw)]
         for sign, mark, kind, pattern in self._marked:
             if sign in raw and mark in raw:
                 spans += [(*found.span(), kind) for found in pattern.finditer(raw)]
 
-    def _look(self, raw: bytes, start: int, end: int, spans: list[Span]) -> None:
+    def _look(self, raw: bytes, start: int, end: int, spans: list[Span], holds_heads: bool) -> None:
         """Look up the word between `start` and `end`, then the places within it where a key may begin."""
         word = raw[start:end]
-        if (
-            not word.strip(_HEXADECIMAL)
-            and (word[0] != 0x66 or not word.startswith(b"fc-"))  # Firecrawl's keys
-            and raw[end : end + 1] not in _BUILT_SIGNS
-            and raw[start - 1 : start] not in _BUILT_SIGNS
-        ):
-            return  # a hash, a UUID, a number
+        if not word.strip(_HEXADECIMAL) and self._is_plain(raw, start, end, spans):
+            return
         for kind, pattern in self._by_head.get(word[:2], ()):
             if found := _compiled(pattern).match(raw, start):
                 spans.append((start, found.end(), kind))
                 return
-        if b"-" in word or b"_" in word or b"." in word:
+        if holds_heads and (b"-" in word or b"_" in word or b"." in word):
             for within in islice(_WITHIN.finditer(raw, start + 1, end), _TRIES):
                 at = within.start()
                 for kind, pattern in self._by_head.get(raw[at : at + 2], ()):
@@ -171,9 +167,9 @@ class VendorKeys:
                 if part in word and (found := whole.search(raw, start, end)):
                     spans.append((*found.span(), "api_key"))
                     return
-        if len(word) > _BUILT_LONG and self._lower is not None and (found := _UNKNOWN.match(raw, start)):
-            spans.append((start, found.end(), "api_key"))
-            return
+            if found := _UNKNOWN.match(raw, start):
+                spans.append((start, found.end(), "api_key"))
+                return
         before = raw[start - 1 : start]
         for sign in _BUILT_SIGNS:
             if sign == before or sign in word or raw.startswith(sign, end):
@@ -184,6 +180,17 @@ class VendorKeys:
                     if found := built.match(raw, first):
                         spans.append((*found.span(), kind))
                         return
+
+    def _is_plain(self, raw: bytes, start: int, end: int, spans: list[Span]) -> bool:
+        """Return False for a word of hexadecimal digits that may be part of a key, or append it to `spans`."""
+        word, before = raw[start:end], raw[start - 1 : start]
+        if _HEX_PARTS.fullmatch(word) and self._lower is not None:
+            spans.append((start, end, "api_key"))
+        elif before == b":" and len(word) == 32 and (head := _TASKS.search(raw, max(0, start - 48), start)):
+            spans.append((head.start(), end, "api_key"))
+        else:
+            return not word.startswith(b"fc-") and raw[end : end + 1] not in _BUILT_SIGNS and before not in _BUILT_SIGNS
+        return True
 
 
 @cache
