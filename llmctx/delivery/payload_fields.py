@@ -53,7 +53,8 @@ _TOP_P: Final = ("top_p", "topP")
 _PARAMS: Final = frozenset(_MAX_TOKENS + _TEMPERATURE + _TOP_P)
 MODEL_NAMES: Final = ("model", "model_name", "model_id", "azure_deployment", "deployment_name")
 _NESTED: Final = ("options", "model_kwargs", "generation_config", "inferenceConfig")
-_PLACES: Final = _PARAMS.union(_NESTED)
+_NESTING: Final = frozenset(_NESTED)
+_PLACES: Final = _PARAMS | _NESTING
 _NANO: Final = Decimal("0.000000001")
 _DEAREST: Final = Decimal(10**9)  # numeric(18, 9) ends there
 _NOWHERE: Final[tuple[Mapping[str, Any], ...]] = ()
@@ -224,6 +225,8 @@ def _settings(params: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     """Return the mappings that hold parameters: `params`, or those one level further in."""
     if _PLACES.isdisjoint(params):
         return _NOWHERE
+    if _NESTING.isdisjoint(params):
+        return (params,)
     places = [params, *[inner for name in _NESTED if isinstance(inner := params.get(name), dict)]]
     return [place for place in places if not _PARAMS.isdisjoint(place)]
 

@@ -75,6 +75,10 @@ _OWN_IDS: Final = ("run-", "lc_run-", "lc_")
 """How ids begin that LangChain gives to messages."""
 _COST_HEADER: Final = "x-litellm-response-cost"
 _TICKS_PER_USD: Final = 10**10
+# The names by which the functions below begin: most answers have none of them.
+_TIERS: Final = frozenset({"service_tier", "serviceTier", "traffic_type"})
+_COSTS: Final = frozenset({"cost", "is_byok", "cost_in_usd_ticks", "estimated_cost"})
+_COSTS_BESIDE: Final = frozenset({"cost", "response_cost", "_hidden_params", "headers"})
 
 
 def raw_usage(meta: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -101,6 +105,8 @@ def response_id(meta: Mapping[str, Any], output: Mapping[str, Any], message_id: 
 def service_tier(meta: Mapping[str, Any], output: Mapping[str, Any], raw: Mapping[str, Any] | None) -> Any:
     """Return the tier in which the provider says that it has served the call."""
     for place in (meta, output, raw or {}):
+        if _TIERS.isdisjoint(place):
+            continue
         found = place.get("service_tier") or place.get("serviceTier") or place.get("traffic_type")
         if isinstance(found, dict):  # Bedrock
             found = found.get("type")
@@ -112,6 +118,8 @@ def service_tier(meta: Mapping[str, Any], output: Mapping[str, Any], raw: Mappin
 def reported_cost(meta: Mapping[str, Any], output: Mapping[str, Any], raw: Mapping[str, Any] | None) -> Any:
     """Return what the provider or a gateway says that the call has cost, in US dollars; None if it says nothing."""
     usage = raw or {}
+    if _COSTS.isdisjoint(usage) and _COSTS_BESIDE.isdisjoint(meta) and _COSTS_BESIDE.isdisjoint(output):
+        return None
     cost = usage.get("cost")
     if isinstance(cost, dict):  # Perplexity
         cost = cost.get("total_cost")

@@ -223,7 +223,7 @@ def to_json_text(kept: Any, limit: int = LIMIT, lost: list[object] | None = None
     """Return JSON text of what `keep` and `cut` returned; add to `lost` what was cut or replaced, here or before."""
     try:
         whole = orjson.dumps(kept)
-        if len(whole) <= limit and not any(sign in whole for sign in _TO_BE_LOOKED_AT):
+        if len(whole) <= limit and (_is_plain(kept) or not any(sign in whole for sign in _TO_BE_LOOKED_AT)):
             return whole.decode()
     except TypeError:  # it was cut, or holds what JSON does not know
         pass
@@ -241,6 +241,21 @@ def to_json_text(kept: Any, limit: int = LIMIT, lost: list[object] | None = None
 
 _TO_BE_LOOKED_AT: Final = (b"\\u0000", b"null", '"…['.encode(), '"…":'.encode())
 """NUL, what may have been a NaN, and notes on what was cut."""
+
+_MESSAGE: Final = frozenset({"role", "content", "name", "tool_call_id", "refusal"})
+
+
+def _is_plain(kept: Any) -> bool:
+    """Return whether this is one message, or a list of them, that has nothing but whole texts, as most have: that is
+    seen in a fraction of the time in which their JSON is searched.
+    """
+    for message in kept if type(kept) is list else (kept,):
+        if type(message) is not dict or not _MESSAGE.issuperset(message):
+            return False
+        for text in message.values():
+            if type(text) is not str or "\0" in text or text.startswith("…["):
+                return False
+    return True
 
 
 def text_of(text: str | Cut, limit: int) -> str:

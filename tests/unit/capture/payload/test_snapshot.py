@@ -14,7 +14,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmctx.capture.payload.snapshot import LIMIT, Cut, Pieces, Room, cut, join_texts, keep, snapshot, text_of
+from llmctx.capture.payload.snapshot import (
+    LIMIT,
+    Cut,
+    Pieces,
+    Room,
+    cut,
+    join_texts,
+    keep,
+    snapshot,
+    text_of,
+    to_json_text,
+)
 from llmctx.core.text import storable
 
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -215,3 +226,21 @@ def test_a_plain_text_fits_its_limit(text: str, limit: int, times: int) -> None:
     found = text_of(text * times, limit)
     assert len(found.encode()) <= limit
     assert "\0" not in found
+
+
+@pytest.mark.parametrize(
+    "text", ["good", "", "null", "a\0b", "…[5 bytes cut]…", "a …[ b", "\ud800", "é" * 40, "x" * 200]
+)
+@pytest.mark.parametrize("name", ["content", "…", "a\0", "null"])
+def test_messages_of_plain_texts_are_told_as_everything_else(text: str, name: str) -> None:
+    """The short way of those and the long one come to the same: a number beside them leads to the latter."""
+    message = {"role": "user", name: text}
+    for kept in (message, [message], [{"role": "system", "content": "x"}, message]):
+        lost: list[object] = []
+        lost_beside: list[object] = []
+        shown = to_json_text(kept, 150, lost)
+        beside = to_json_text([kept, None], 150, lost_beside)
+        assert len(shown.encode()) <= 150
+        assert bool(lost) == bool(lost_beside)
+        if not lost:
+            assert json.loads(shown) == json.loads(beside)[0]
