@@ -238,10 +238,14 @@ class CallLogHandler(BaseCallbackHandler):
         candidates = None
         try:
             configurable = _configurable_of(made.config)
-            child_thread_id = _thread_id_of(configurable)
+            child_thread_id = as_text(configurable.get("thread_id"))
             if child_thread_id is not None and metadata:
                 told = metadata.get("thread_id")
-                if told is not None and child_thread_id not in (as_text(told), _thread_id_of(_configurable_of(None))):
+                if (
+                    told is not None
+                    and child_thread_id != as_text(told)
+                    and child_thread_id != as_text(_configurable_of(None).get("thread_id"))
+                ):
                     # A worker that was started in a node has inherited that node's metadata, not that of its job.
                     metadata = {key: value for key, value in metadata.items() if key in EXPLICIT_KEYS}
             candidates = gather(
@@ -388,8 +392,3 @@ def _configurable_of(config: dict[str, Any] | None) -> Mapping[str, Any]:
 
 
 _NOTHING: Final[Mapping[str, Any]] = {}
-
-
-def _thread_id_of(configurable: Mapping[str, Any]) -> str | None:
-    thread_id = configurable.get("thread_id")
-    return None if thread_id is None else as_text(thread_id)

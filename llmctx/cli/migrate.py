@@ -17,6 +17,7 @@ from llmctx.cli.options import Json, Yes, interruptible, settings_of
 from llmctx.cli.partition import Downgrade, PlanOnly, done, partition, show_plan
 
 if TYPE_CHECKING:
+    from llmctx.core.place import Place
     from llmctx.migrate.commands import Plan
     from llmctx.settings import Settings
 
@@ -188,11 +189,12 @@ def _plan_and_do(
         if not json:
             done(what)
 
+    place: Place | None = None
     with interruptible(changes=True):
         if doing and down:
             commands.downgrade(settings, say=say)
         elif doing:
-            commands.upgrade(settings, **given, say=say)
+            _, place = commands.bring_to_head(settings, **given, say=say)
     if json:
         result = {"steps": plan.steps, "notes": plan.notes, "adopts": plan.adopts, "done": doing}
         output.show_json({"database": where(settings), "table": settings.table, **result})
@@ -201,18 +203,18 @@ def _plan_and_do(
             if step.what not in told:
                 done(step.what)
     if not down and not only_plan and (doing or not plan.steps):
-        _remember_place(settings)
+        _remember_place(settings, place)
     output.say(_conclusion(where(settings), plan, doing=doing, down=down))
 
 
-def _remember_place(settings: Settings) -> None:
-    """Note in the database which one it is, and on this host which one its name leads to: for rows that wait here."""
+def _remember_place(settings: Settings, place: Place | None) -> None:
+    """Note on this host which database its name leads to, for rows that wait here; ask it, if `place` is not known."""
     from llmctx.core.errors import LlmctxError
     from llmctx.delivery.journal import remember_place
     from llmctx.migrate import commands
 
     with contextlib.suppress(LlmctxError, OSError):  # a role that may not; a host without a directory for journals
-        place = commands.identify(settings)
+        place = place or commands.identify(settings)
         for directory in settings.journal_directories[:1]:
             remember_place(directory, place)
 

@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TextIO, cast
 
@@ -35,6 +35,9 @@ class _Stdout:
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
         self.is_used = False
+        self.isatty: Final[Callable[[], bool]] = bool if stream is None else stream.isatty
+        self.rich_proxied_file: Final = self
+        """What rich looks for in a stream each time that it looks at one."""
 
     def write(self, text: str) -> int:
         self.is_used = True
@@ -49,9 +52,6 @@ class _Stdout:
                 self._stream.flush()
         except (OSError, ValueError) as problem:
             raise OutputFailed(problem) from None
-
-    def isatty(self) -> bool:
-        return self._stream is not None and self._stream.isatty()
 
     @property
     def encoding(self) -> str:

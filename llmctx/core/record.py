@@ -27,6 +27,8 @@ AUDIO_OUT: Final = "llmctx_audio_out"
 """The keys of `attributes` for those of the prompt's and the completion's tokens that are sound, and cost otherwise."""
 CONTRADICTORY: Final = "llmctx_contradictory"
 """The key of `attributes` for figures of the provider that contradict its others, by column: NULL stands there."""
+CLEANED: Final = "llmctx_cleaned"
+"""The key of `attributes` for the columns in which something was cut or replaced, so that it could be stored."""
 SHARED_USAGE: Final = "llmctx_shared_usage"
 """The key of `attributes` for the number of calls of which the tokens that were reported are the sum: they are NULL."""
 
@@ -170,7 +172,7 @@ COLUMNS: Final = tuple(spec.name for spec in SPECS)
 
 def of_kind(*kinds: ColumnKind) -> tuple[str, ...]:
     """Return the names of the columns of these kinds, in the order of the table."""
-    return tuple(spec.name for spec in SPECS if spec.kind in kinds)
+    return tuple([spec.name for spec in SPECS if spec.kind in kinds])
 
 
 IDS: Final = of_kind(ColumnKind.ID)
@@ -195,3 +197,12 @@ def without_snapshots(record: CallRecord, why: str) -> None:
     for name in SNAPSHOTS:
         setattr(record, name, None)
     record.attributes = {**(record.attributes or {}), "llmctx_snapshots": f"dropped: {why}"}
+
+
+def note_changes(attributes: dict[str, Any] | None, changed: list[str]) -> dict[str, Any] | None:
+    """Return `attributes` that say which columns were changed, these and before."""
+    if not changed:
+        return attributes
+    before = (attributes or {}).get(CLEANED)
+    names = [*(before if isinstance(before, list) else ()), *(changed if isinstance(changed, list) else ())]
+    return {**(attributes or {}), CLEANED: list(dict.fromkeys(name for name in names if isinstance(name, str)))}

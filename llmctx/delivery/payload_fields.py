@@ -29,15 +29,16 @@ from llmctx.core.record import (
     AUDIO_IN,
     AUDIO_OUT,
     CACHE_WRITTEN_1H,
+    CLEANED,
     CONTRADICTORY,
     SHARED_USAGE,
     CostSource,
     UsageSource,
+    note_changes,
 )
 from llmctx.delivery.agent_name import agent_name, word_of
 from llmctx.delivery.redact import Redactor
 from llmctx.identity.scope import Scope
-from llmctx.storage.sanitize import CLEANED, note_changes
 
 _MAX_TOKENS: Final = (
     "max_tokens",

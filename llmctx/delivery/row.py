@@ -19,7 +19,7 @@ from llmctx.capture.payload.failures import Failure
 from llmctx.capture.payload.messages import WORD_LIMIT, UnreadAnswer
 from llmctx.capture.payload.snapshot import LIMIT, bound
 from llmctx.core.columns import ColumnKind
-from llmctx.core.record import SPECS, CallRecord, Status, UsageSource
+from llmctx.core.record import CLEANED, SPECS, CallRecord, Status, UsageSource, note_changes
 from llmctx.delivery.agent_name import agent_name, names_around, word_of
 from llmctx.delivery.journal.frames import as_json
 from llmctx.delivery.payload_fields import MODEL_NAMES, fields_of, model_asked_for, snapshot_of
@@ -29,10 +29,8 @@ from llmctx.identity.explanation import explanation
 from llmctx.identity.scope import ID_FIELDS, CallContext
 from llmctx.storage.sanitize import (
     ATTRIBUTES_LIMIT,
-    CLEANED,
     UNKNOWN_MODEL,
     cut_attributes,
-    note_changes,
     plain_attributes,
     storable_json,
     storable_text,

@@ -7,6 +7,7 @@ runs an event loop of its own. `database` and `settings` are what `CallLog` take
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 from collections.abc import Callable
@@ -192,15 +193,28 @@ def upgrade(
     cannot be, and changes nothing then. After a break, what is left is done the next time.
     """
     settings = settings_of(database, **given)
+    return bring_to_head(settings, widen=widen, texts_apart=texts_apart, say=say, patience_s=patience_s)[0]
 
-    def up(connection: Connection, config: Config) -> State:
+
+def bring_to_head(
+    settings: Settings,
+    *,
+    widen: bool = False,
+    texts_apart: bool = False,
+    say: Callable[[str], None] | None = None,
+    patience_s: float | None = None,
+) -> tuple[State, Place | None]:
+    """`upgrade`, and return also what `identify` would; None where the database cannot be asked."""
+
+    def up(connection: Connection, config: Config) -> tuple[State, Place | None]:
         before = bring_up(connection, config)
         if texts_apart:
             told = None if before.table == "missing" else say  # as of all that is made with the table
             texts.make(connection, settings, say=told, patience_s=patience_s)
         compression.compress(connection, settings)
-        _note_place(connection, settings)
-        return before
+        with contextlib.suppress(DBAPIError):
+            return before, _noted_place(connection, settings)
+        return before, None
 
     def bring_up(connection: Connection, config: Config) -> State:
         from alembic import command
@@ -224,7 +238,7 @@ def upgrade(
         if before.current is not None and (before.table == "missing" or before.current == before.head):
             # somebody dropped the table, or something of it, and left our note of its version
             command.stamp(config, "base")
-        run = Run(wanted, seen.table, widen=widen, say=say, patience_s=patience_s)
+        run = Run(wanted, seen.table, plan=seen.plan, widen=widen, say=say, patience_s=patience_s)
         config.attributes["llmctx_run"] = run
         command.upgrade(config, "head")
         return before
@@ -238,22 +252,17 @@ def identify(settings: Settings) -> Place:
     Rows that wait on disk are known by it to belong there.
     """
 
-    def ask(connection: Connection, _: Config) -> Place:
-        _note_place(connection, settings)
-        return place_of(connection, settings)
-
-    return changing(settings, ask)
+    return changing(settings, lambda connection, _: _noted_place(connection, settings))
 
 
-def _note_place(connection: Connection, settings: Settings) -> None:
+def _noted_place(connection: Connection, settings: Settings) -> Place:
     try:
         with connection.begin_nested():
             note(connection, settings)
         connection.commit()
-    except (
-        DBAPIError
-    ):  # a role that may not, or a server that is only read: it is known by other things, or by its name
+    except DBAPIError:  # a role that may not, or a server that is only read: known by other things, or by its name
         connection.rollback()
+    return place_of(connection, settings)
 
 
 def _mend(connection: Connection, seen: Survey, say: Callable[[str], None] | None) -> None:

@@ -209,10 +209,15 @@ def run_apart(work: Coroutine[Any, Any, T]) -> T:
         return thread.submit(asyncio.run, work).result()
 
 
+async def _by_itself(work: Coroutine[Any, Any, T]) -> T:
+    """Await `work` as a task of its own, so that no answer of the database passes through all that awaits it."""
+    return await asyncio.create_task(work)
+
+
 def asking(settings: Settings, question: Callable[[Connection], T]) -> T:
     async def ask() -> T:
         async with reading(settings) as connection:
-            return await connection.run_sync(question)
+            return await _by_itself(connection.run_sync(question))
 
     return run_apart(ask())
 
@@ -238,7 +243,7 @@ def changing(settings: Settings, change: Callable[[Connection, Config], T]) -> T
                     finally:
                         end_turn(sync)
 
-                done = await connection.run_sync(inside)
+                done = await _by_itself(connection.run_sync(inside))
                 await connection.commit()
                 return done
         except Exception as problem:

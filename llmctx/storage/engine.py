@@ -12,9 +12,9 @@ import re
 import socket
 import sqlite3
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
-from itertools import cycle
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
@@ -65,7 +65,7 @@ def engine(
         arguments = {
             **connect_arguments(settings),
             "command_timeout": patience_s,
-            "prepared_statement_name_func": lambda: f"llmctx_{uuid4().hex}",  # no statement is named twice
+            "prepared_statement_name_func": _names(),
         }
     pool: dict[str, Any] = {"poolclass": NullPool}
     if pool_size:
@@ -78,6 +78,11 @@ def engine(
     else:
         event.listen(made.sync_engine, "do_connect", lambda *arguments: create_private(arguments[2][0]))
     return made
+
+
+def _names() -> Callable[[], str]:
+    """Return what names prepared statements: never twice, for a pooler may give a session of somebody else's."""
+    return map(f"llmctx_{uuid4().hex}_{{}}".format, count()).__next__
 
 
 def _hide_detail(context: ExceptionContext) -> None:

@@ -16,7 +16,7 @@ from llmctx.core.record import SNAPSHOTS, SPECS, Reason
 from llmctx.storage.reflection import column_expr, either, equals, lacks
 from llmctx.storage.texts_table import any_apart
 
-_FILTERED: Final = tuple(spec for spec in SPECS if spec.filter is not None)
+_FILTERED: Final = [spec for spec in SPECS if spec.filter is not None]
 _BEFORE_US: Final = {"ok": True, "error": False}
 """What `success` says of rows that have no status: they are older than llmctx."""
 

@@ -38,8 +38,8 @@ from llmctx.storage.table import call_log_table
 UNFIT: Final = "llmctx_unfit"
 """The key of `attributes` under which the writer keeps ids that do not fit their columns."""
 _PLACE: Final = "place"
-_WORDS: Final = tuple(spec.name for spec in SPECS if spec.filter is not None and spec.kind is ColumnKind.TEXT)
-_NEEDED: Final = frozenset(spec.name for spec in SPECS if spec.required)
+_WORDS: Final = [spec.name for spec in SPECS if spec.filter is not None and spec.kind is ColumnKind.TEXT]
+_NEEDED: Final = {spec.name for spec in SPECS if spec.required}
 
 
 class NaiveUtc(TypeDecorator[datetime]):

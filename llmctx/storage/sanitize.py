@@ -22,7 +22,7 @@ from uuid import UUID, uuid4
 import orjson
 
 from llmctx.core.columns import ColumnKind
-from llmctx.core.record import IDS, SPECS, CallRecord, of_kind
+from llmctx.core.record import IDS, SPECS, CallRecord, note_changes, of_kind
 from llmctx.core.text import is_storable, storable
 
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
@@ -31,11 +31,10 @@ T = TypeVar("T")
 INT4: Final = 2**31 - 1
 _INT8: Final = 2**63 - 1
 UNKNOWN_MODEL: Final = "unknown"
-CLEANED: Final = "llmctx_cleaned"
 ATTRIBUTES_LIMIT: Final = 65_536
 _DEAREST: Final = Decimal(10**9)  # numeric(18, 9) ends there
 _NAME: Final = 1024
-_TEXTS: Final = tuple((spec.name, spec.limit) for spec in SPECS if spec.kind in (ColumnKind.TEXT, ColumnKind.SNAPSHOT))
+_TEXTS: Final = [(spec.name, spec.limit) for spec in SPECS if spec.kind in (ColumnKind.TEXT, ColumnKind.SNAPSHOT)]
 _COUNTS: Final = of_kind(ColumnKind.COUNT)
 _NUMBERS: Final = of_kind(ColumnKind.NUMBER)
 _FLAGS: Final = of_kind(ColumnKind.FLAG)
@@ -129,15 +128,6 @@ def _clean_others(record: CallRecord, changed: list[str]) -> None:
             plain = _Plain().of(value, _DEPTH)
             setattr(record, name, plain if len(storable_json(plain) or "") <= ATTRIBUTES_LIMIT else None)
             changed.append(name)
-
-
-def note_changes(attributes: dict[str, Any] | None, changed: list[str]) -> dict[str, Any] | None:
-    """Return `attributes` that say which columns were changed, these and before."""
-    if not changed:
-        return attributes
-    before = (attributes or {}).get(CLEANED)
-    names = [*(before if isinstance(before, list) else ()), *(changed if isinstance(changed, list) else ())]
-    return {**(attributes or {}), CLEANED: list(dict.fromkeys(name for name in names if isinstance(name, str)))}
 
 
 # -- text -----------------------------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ def call_log_table(
     table = sa.Table(
         name,
         sa.MetaData() if metadata is None else metadata,
-        *(sa.Column(spec.name, _TYPES[spec.kind](), nullable=not spec.required) for spec in SPECS),
+        *[sa.Column(spec.name, _TYPES[spec.kind](), nullable=not spec.required) for spec in SPECS],
         # call_id alone would do, but a partitioned table's key must hold the partition key
         sa.PrimaryKeyConstraint("call_id", "created_at", name=f"pk_{name}"),
         schema=schema,

@@ -66,7 +66,7 @@ async def main(url: str, folder: Path) -> None:
     from sqlalchemy.dialects import postgresql
 
     from llmctx.cli.show import show_call
-    from llmctx.core.record import SPECS
+    from llmctx.core.record import CLEANED, SPECS
     from llmctx.migrate import commands as migrate
     from llmctx.ops.erase import Subject, erase
     from llmctx.ops.export import export
@@ -75,7 +75,6 @@ async def main(url: str, folder: Path) -> None:
     from llmctx.storage.engine import reading
     from llmctx.storage.filters import Filters
     from llmctx.storage.reflection import reflect
-    from llmctx.storage.sanitize import CLEANED
     from llmctx.storage.table import call_log_table
     from tests.kit.journals import Journal, die, record, taken
     from tests.kit.rows import do, writing

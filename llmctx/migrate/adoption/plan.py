@@ -84,7 +84,7 @@ def added(columns: Iterable[str]) -> str:
 
 def _add_columns(table: ExistingTable, adding: Columns, *, marked: bool) -> Iterator[Step]:
     if adding:
-        columns = ", ".join(f"ADD COLUMN {quote(name)} {kind}" for name, kind in adding.items())
+        columns = ", ".join([f"ADD COLUMN {quote(name)} {kind}" for name, kind in adding.items()])
         marks = [f"COMMENT ON COLUMN {table.sql}.{quote(name)} IS '{MARK}'" for name in adding] if marked else []
         yield Step(added(adding), (f"ALTER TABLE {table.sql} {columns}", *marks), "a moment")
 

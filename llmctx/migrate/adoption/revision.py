@@ -70,6 +70,8 @@ class Run:
     with_nulls: Collection[str] = ()
     existing: str | None = None
     """The shape of a table that nobody could look at."""
+    plan: StepPlan | None = None
+    """The steps up, where they are known already."""
     widen: bool = False
     say: Say | None = None
     patience_s: float | None = None
@@ -94,7 +96,7 @@ def upgrade(revision: str, create: Create | None = None) -> None:
     if context.get_context().dialect.name != "postgresql":
         _upgrade_sqlite(revision, create, run, name, schema)
     elif run.table is not None:
-        steps = plan(run.table, run.wanted, widen=run.widen)
+        steps = run.plan or plan(run.table, run.wanted, widen=run.widen)
         _carry_out(steps, run, f"llmctx cannot adopt {run.table.sql}: ")
     elif run.existing:
         _print(offline.adopt(name, schema, run.existing, run.wanted))

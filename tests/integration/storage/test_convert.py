@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from llmctx.core.diagnostics import diagnostics
-from llmctx.storage.sanitize import CLEANED
+from llmctx.core.record import CLEANED
 from tests.kit.databases import T, put
 from tests.kit.rows import PATIENCE, do, query, writing
 

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmctx.core.record import CACHE_WRITTEN, CACHE_WRITTEN_1H, COLUMNS, DEFAULT_TABLE, CallRecord
-from llmctx.storage.sanitize import ATTRIBUTES_LIMIT, CLEANED, clean, shorten_id, storable_id, storable_json
+from llmctx.core.record import CACHE_WRITTEN, CACHE_WRITTEN_1H, CLEANED, COLUMNS, DEFAULT_TABLE, CallRecord
+from llmctx.storage.sanitize import ATTRIBUTES_LIMIT, clean, shorten_id, storable_id, storable_json
 from tests.kit.rows import PATIENCE, query, record, stored, writing
 
 

@@ -11,11 +11,11 @@ from uuid import uuid4
 import orjson
 import pytest
 
-from llmctx.core.record import COLUMNS, CallRecord
+from llmctx.core.record import CLEANED, COLUMNS, CallRecord
 from llmctx.delivery.batch_row import row_of
 from llmctx.delivery.journal import pack_record, unpack_record
 from llmctx.delivery.packed_row import read_row
-from llmctx.storage.sanitize import ATTRIBUTES_LIMIT, CLEANED, clean
+from llmctx.storage.sanitize import ATTRIBUTES_LIMIT, clean
 
 _DEEP: Any = []
 for _ in range(100):

@@ -126,7 +126,7 @@ class Connection:
 
     async def session(self, connection: AsyncConnection) -> Session | None:
         """Return PostgreSQL's end of `connection`; SQLite has none."""
-        if not self._settings.is_postgresql:
+        if connection.dialect.name != "postgresql":
             return None
         raw = await connection.get_raw_connection()
         known = raw.info.get("llmctx")

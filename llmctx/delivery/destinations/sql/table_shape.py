@@ -22,7 +22,7 @@ from sqlalchemy.exc import NoSuchTableError
 from llmctx.core.columns import ColumnKind
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import MigrationsPending
-from llmctx.core.record import COLUMNS, IDS, CallRecord, of_kind
+from llmctx.core.record import COLUMNS, IDS, CallRecord, note_changes, of_kind
 from llmctx.core.scheduling import yielding
 from llmctx.delivery.destination import Row
 from llmctx.delivery.destinations.sql import texts_apart
@@ -43,7 +43,7 @@ from llmctx.storage.convert import (
 )
 from llmctx.storage.db_errors import sqlstate
 from llmctx.storage.distribution import DISTRIBUTED, INSTALLED
-from llmctx.storage.sanitize import note_changes, storable_json
+from llmctx.storage.sanitize import storable_json
 from llmctx.storage.table import call_log_table
 
 _LOOK: Final = catalog.COLUMNS.replace(":table", "$1")  # as the driver itself names a parameter

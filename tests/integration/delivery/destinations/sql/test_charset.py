@@ -9,10 +9,9 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import make_url
 
-from llmctx.core.record import DEFAULT_TABLE
+from llmctx.core.record import CLEANED, DEFAULT_TABLE
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
-from llmctx.storage.sanitize import CLEANED
 from tests.conftest import execute
 from tests.kit.rows import PATIENCE, query, record, writing
 
