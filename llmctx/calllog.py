@@ -60,7 +60,7 @@ def _all_that_wait(call_log: CallLog, *_: object) -> int:
 
 
 def _let_go(call_log: CallLog) -> bool:
-    """Where not even that could be found out whether it was the last `close`: it was, and can be started again."""
+    """Close where it could not be found out whether it was the last `close`: it can be started again."""
     call_log._starts = 0
     call_log._started = call_log._recorder.enabled = False
     return True
@@ -238,7 +238,7 @@ class CallLog:
 
     @guarded("start_failed", "%s failed: calls are recorded in part, or not at all, until it is started again")
     def _begin_again(self) -> None:
-        """Somebody has started it while it was closed: another thread, or a handler of a signal."""
+        """Start again what another thread, or a handler of a signal, has started while it was closed."""
         if self._started:
             self._begin()
 
@@ -386,7 +386,7 @@ class CallLog:
         self._leave(max(0.0, self._for_database() - spent_s))
 
     def _for_database(self, whole_s: float | None = None) -> float:
-        """How much of `whole_s` the database gets; the rest is for the journal. Half, where there is not much."""
+        """Return the seconds of `whole_s` for the database; the rest is for the journal. Half, where there are few."""
         whole_s = self.settings.shutdown_timeout_s if whole_s is None else whole_s
         return max(whole_s - _STOP_S, whole_s / 2)
 

@@ -76,7 +76,7 @@ class ContextMiddleware:
         scope.reason = reason
         scope.is_socket = connection["type"] == "websocket"
         if self.identify is None and identity.user_id is None:
-            scope.refresh = lambda: authenticated(connection)
+            scope.refresh = lambda: authenticated_identity(connection)
         scope.route = lambda: route(connection)
         connection[SCOPE_KEY] = scope
         tell_named(scope, identity)
@@ -86,7 +86,7 @@ class ContextMiddleware:
         """Return the identity of the connection, and why it is missing where that is odd."""
         try:
             if self.identify is None:
-                return authenticated(connection) or EMPTY, None
+                return authenticated_identity(connection) or EMPTY, None
             found = self.identify(HTTPConnection(connection))
             if inspect.isawaitable(found):
                 found = await found
@@ -133,7 +133,7 @@ def _unidentified(problem: BaseException) -> tuple[CallContext, str | None]:
     return EMPTY, Reason.IDENTIFY_FAILED
 
 
-def authenticated(connection: Mapping[str, Any]) -> CallContext | None:
+def authenticated_identity(connection: Mapping[str, Any]) -> CallContext | None:
     """Return the identity that starlette's AuthenticationMiddleware, or one like it, has put into `scope["user"]`."""
     user = connection.get("user")
     if user is None or not getattr(user, "is_authenticated", False):

@@ -131,7 +131,7 @@ class LlmctxSpanProcessor(SpanProcessor):
 
 
 class _Row(NamedTuple):
-    """What is kept of a row."""
+    """The part of a row that is kept."""
 
     call_id: UUID
     session_id: str | None

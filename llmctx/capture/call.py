@@ -83,7 +83,7 @@ class OpenCall:
 
     @property
     def is_claimed(self) -> bool:
-        """Whether it has ended, or is about to."""
+        """Return whether it has ended, or is about to."""
         return not self.unclaimed
 
     def mark_first_token(self) -> None:

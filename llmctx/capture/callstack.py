@@ -1,4 +1,4 @@
-"""Where a call stands in LangChain's code: by which method it was made, and whether that method still runs.
+"""The place of a call in LangChain's code: the method by which it was made, and whether that still runs.
 
 LangChain's callbacks do not say; the frames of threads, and the chains of awaits of suspended tasks, do. They are
 looked at, never changed.

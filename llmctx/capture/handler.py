@@ -25,7 +25,7 @@ from llmctx.capture.open_calls import OpenCall
 from llmctx.capture.payload.blocks import is_delta, is_event_with_content
 from llmctx.capture.payload.failures import failure_of
 from llmctx.capture.payload.messages import Prompt, answer_of, hold_answer, prompt_of_messages, prompt_of_text
-from llmctx.capture.payload.raw_answers import answer_in, merged
+from llmctx.capture.payload.raw_answers import answer_in, merge
 from llmctx.capture.payload.token_usage import Stream
 from llmctx.capture.recorder import Recorder, active, on_start
 from llmctx.capture.run_inline import beware, watch
@@ -341,7 +341,7 @@ class CallLogHandler(BaseCallbackHandler):
         answer = None if partial is None else _read(answer_of, partial, recorder.snapshot_bytes)
         paid = _read(answer_in, error, recorder.snapshot_bytes)
         if paid is not None:
-            answer = merged(paid, answer)
+            answer = merge(paid, answer)
         if _is_cancelled(error):
             recorder.open_calls.end(call, Status.CANCELLED, answer=answer)
         else:

@@ -1,4 +1,4 @@
-"""Which call logs of this process hear its calls: of several for one table only the first.
+"""The call logs of this process that hear its calls: of several for one table only the first.
 
 Two would write each call twice. There are several where a platform imports the application's module once for each graph
 in it.

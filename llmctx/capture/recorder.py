@@ -1,4 +1,4 @@
-"""What a handler needs of its call log, and those that run in this process."""
+"""`Recorder`, the part of a call log that its handler uses; and those that run in this process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llmctx.identity.resolution import LATE_S
 
 @dataclass(slots=True)
 class Recorder:
-    """What a handler needs of its call log."""
+    """The part of a call log that its handler uses."""
 
     open_calls: OpenCalls
     registry: Registry

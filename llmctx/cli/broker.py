@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmctx.cli import output
 from llmctx.cli.options import interruptible
-from llmctx.cli.partition import done
+from llmctx.cli.partition import show_done
 from llmctx.core.text import plain
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ async def _provision(settings: Settings, *, only_plan: bool, yes: bool, quiet: b
 def _say(what: str, steps: list[str], *, quiet: bool) -> None:
     steps.append(what)
     if not quiet:
-        done(what)
+        show_done(what)
 
 
 def report_json(report: BrokerReport | str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 import typer
 
 from llmctx.cli import output
-from llmctx.cli.options import After, Before, Csv, Json, ask, say_next, settings_of, show_page, with_filters
+from llmctx.cli.options import After, Before, Csv, Json, query, say_next, settings_of, show_page, with_filters
 from llmctx.cli.output import Column, text_of, time_of
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def calls(
 
     if follow + (before is not None) + (after is not None) > 1:
         raise typer.BadParameter("--before, --after and --follow: choose one")
-    page = ask(ctx, lambda c, table: queries.call_page(c, table, filters, before=before, after=after, limit=number))
+    page = query(ctx, lambda c, table: queries.call_page(c, table, filters, before=before, after=after, limit=number))
     rows = page.rows
     if follow:
         _follow(settings_of(ctx), filters, list(reversed(rows)), json=json, csv=csv)

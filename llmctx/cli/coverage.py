@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from llmctx.cli import output
-from llmctx.cli.options import Json, ask, totals_used, with_filters
+from llmctx.cli.options import Json, query, totals_used, with_filters
 from llmctx.cli.output import Column, text_of
 from llmctx.identity.reasons import REASONS
 
@@ -37,7 +37,7 @@ def coverage(
     from llmctx.storage.queries import coverage_advice as advice
     from llmctx.storage.queries import token_gaps
 
-    result = ask(ctx, lambda connection, table: queries.coverage(connection, table, filters))
+    result = query(ctx, lambda connection, table: queries.coverage(connection, table, filters))
     if json:
         more = {"in_common": advice.in_common(result.by_place), "cures": advice.remedies(result.by_place)}
         more["tokens"] = token_gaps.in_words(result.missing_tokens)

@@ -37,7 +37,7 @@ def journal(ctx: typer.Context, json: Json = False) -> None:
     from llmctx.ops import broker, journals
 
     settings = settings_of(ctx)
-    directories = list(journals.survey(settings))
+    directories = list(journals.inspect_journals(settings))
     owners = journals.ownership(settings)
     report = broker.inspect(settings)
     if json:
@@ -67,7 +67,7 @@ def replay(ctx: typer.Context, yes: Yes = False, json: Json = False) -> None:
         raise DatabaseUnavailable(report)
     directories = [
         one
-        for one in journals.survey(settings)
+        for one in journals.inspect_journals(settings)
         if one.dead_letters or any(not process.alive for process in one.processes)
     ]
     owners = journals.ownership(settings, must_reach=yes and bool(directories))

@@ -14,7 +14,7 @@ import typer
 from llmctx.cli import output
 from llmctx.cli.broker import provision_broker
 from llmctx.cli.options import Json, Yes, interruptible, settings_of
-from llmctx.cli.partition import Downgrade, PlanOnly, done, partition, show_plan
+from llmctx.cli.partition import Downgrade, PlanOnly, partition, show_done, show_plan
 
 if TYPE_CHECKING:
     from llmctx.core.place import Place
@@ -187,7 +187,7 @@ def _plan_and_do(
     def say(what: str) -> None:
         told.append(what)
         if not json:
-            done(what)
+            show_done(what)
 
     place: Place | None = None
     with interruptible(changes=True):
@@ -201,7 +201,7 @@ def _plan_and_do(
     elif doing and not plan.adopts:
         for step in plan.steps:
             if step.what not in told:
-                done(step.what)
+                show_done(step.what)
     if not down and not only_plan and (doing or not plan.steps):
         _remember_place(settings, place)
     output.say(_conclusion(where(settings), plan, doing=doing, down=down))

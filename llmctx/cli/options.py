@@ -1,4 +1,4 @@
-"""What the verbs share: options, settings, questions to the database, and how a verb ends when it is interrupted."""
+"""Shared by the verbs: options, settings, questions to the database, and the end of a verb that is interrupted."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def settings_of(ctx: typer.Context) -> Settings:
     return load(database_url=ctx.find_root().obj)
 
 
-def ask(ctx: typer.Context, question: Callable[[AsyncConnection, Table], Awaitable[T]]) -> T:
+def query(ctx: typer.Context, question: Callable[[AsyncConnection, Table], Awaitable[T]]) -> T:
     """Return the answer of `question`, asked over a read-only connection with the table as it is there."""
     from llmctx.storage.engine import reading
     from llmctx.storage.reflection import reflect

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.text import Text
 
 from llmctx.core.csv_text import csv_line
-from llmctx.core.jsonable import nested
+from llmctx.core.jsonable import to_jsonable
 from llmctx.core.text import plain
 
 if TYPE_CHECKING:
@@ -44,12 +44,12 @@ def show(text: Text | str = "") -> None:
 
 def show_json(value: object) -> None:
     """Print `value` on stdout as JSON that is safe to look at in a terminal."""
-    _write_json(nested(value, exact=False), indent=2)
+    _write_json(to_jsonable(value, exact=False), indent=2)
 
 
 def show_json_line(value: object) -> None:
     """Print `value` on stdout as one line of JSON, at once."""
-    _write_json(nested(value, exact=False))
+    _write_json(to_jsonable(value, exact=False))
     sys.stdout.flush()
 
 
@@ -64,7 +64,7 @@ def show_csv(rows: Sequence[Mapping[str, Any]], *, titles: bool = True) -> None:
     if rows and titles:
         sys.stdout.write(csv_line(rows[0]))
     for row in rows:
-        cells = (nested(value, exact=False) for value in row.values())
+        cells = (to_jsonable(value, exact=False) for value in row.values())
         sys.stdout.write(
             csv_line(json.dumps(cell, ensure_ascii=False) if isinstance(cell, (dict, list)) else cell for cell in cells)
         )

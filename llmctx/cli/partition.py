@@ -42,7 +42,7 @@ def partition(
 def _rehearse(settings: Settings, json: bool) -> None:
     from llmctx.migrate.partition import rehearse
 
-    result = rehearse(settings, say=None if json else done)
+    result = rehearse(settings, say=None if json else show_done)
     if json:
         output.show_json(result)
     output.say(
@@ -63,7 +63,7 @@ def _plan_and_do(settings: Settings, *, down: bool, untie: bool, doing: bool, js
         show_plan(plan, only_notes=doing)
     if doing:
         with interruptible(changes=True):
-            partitioning.partition(settings, back=down, drop_foreign_keys=untie, say=None if json else done)
+            partitioning.partition(settings, back=down, drop_foreign_keys=untie, say=None if json else show_done)
     if json:
         result = {"steps": plan.steps, "notes": plan.notes, "done": doing}
         output.show_json({"database": where(settings), "table": settings.table, **result})
@@ -85,6 +85,6 @@ def show_plan(plan: Plan, *, only_notes: bool) -> None:
     output.show_plan([], plan.notes, done=False)
 
 
-def done(what: str) -> None:
+def show_done(what: str) -> None:
     """Print a step that was taken."""
     output.paragraph(what, lead="done: ")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from llmctx.cli import output
-from llmctx.cli.options import Json, ask, settings_of, with_filters
+from llmctx.cli.options import Json, query, settings_of, with_filters
 
 if TYPE_CHECKING:
-    from llmctx.ops.recompute import Priced
+    from llmctx.ops.recompute import ModelPrice
     from llmctx.storage.filters import Filters
 
 
@@ -23,7 +23,7 @@ def prices(ctx: typer.Context, filters: Filters, json: Json = False) -> None:
     from llmctx.ops.recompute import models
 
     price_list = Prices(settings_of(ctx).price_file)
-    rows = ask(ctx, lambda connection, table: models(connection, table, price_list, filters))
+    rows = query(ctx, lambda connection, table: models(connection, table, price_list, filters))
     if json:
         output.show_json([{**asdict(one), "price": one.price and one.price._asdict()} for one in rows])
         return
@@ -39,7 +39,7 @@ def prices(ctx: typer.Context, filters: Filters, json: Json = False) -> None:
         output.say('Prices of common models come with: pip install "llmctx[prices]"')
 
 
-def _cells(one: Priced) -> list[str]:
+def _cells(one: ModelPrice) -> list[str]:
     counts = [output.text_of(one.calls), output.text_of(one.unpriced)]
     if one.price is None:
         return [one.model, one.provider or "-", *counts, "-", "-", "-", "unknown"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmctx.cli import output
-from llmctx.cli.options import After, Before, Csv, Json, Number, ask, with_filters
+from llmctx.cli.options import After, Before, Csv, Json, Number, query, with_filters
 from llmctx.cli.output import text_of, time_of
 from llmctx.cli.show import readable
 from llmctx.cli.users import USAGE_FILTERS, By, show_usage
@@ -37,7 +37,7 @@ def sessions(
     if session is None:
         show_usage("session", ctx, filters, number, by=by, json=json, csv=csv)
         return
-    rows = ask(ctx, lambda connection, table: queries.conversation(connection, table, session, limit=number))
+    rows = query(ctx, lambda connection, table: queries.conversation(connection, table, session, limit=number))
     if not output.for_programs(rows, json=json, csv=csv):
         _show_conversation(session, rows)
 

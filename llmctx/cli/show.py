@@ -10,11 +10,11 @@ import typer
 from rich.text import Text
 
 from llmctx.cli import output
-from llmctx.cli.options import Json, ask
+from llmctx.cli.options import Json, query
 from llmctx.cli.output import text_of, time_of
 from llmctx.core.columns import ColumnKind
 from llmctx.core.record import SNAPSHOTS, SPECS
-from llmctx.core.text import capitalized, plain
+from llmctx.core.text import capitalize, plain
 from llmctx.identity import reasons as explain
 from llmctx.identity.explanation import KEY
 
@@ -46,7 +46,7 @@ def show(
     """Show one call in full, and why it belongs to this user."""
     from llmctx.storage import queries
 
-    row = ask(ctx, lambda connection, table: queries.call(connection, table, call_id))
+    row = query(ctx, lambda connection, table: queries.call(connection, table, call_id))
     if json:
         output.show_json(_as_json(row))
     else:
@@ -115,7 +115,7 @@ def _show_sources(outcomes: Sequence[explain.CandidateOutcome]) -> None:
     output.show()
     for one in outcomes:
         ids = [f"{name} {value}" for name, value in (("user", one.user_id), ("session", one.session_id)) if value]
-        words = f"{', '.join(ids) or 'no user'}. {capitalized(one.verdict)}."
+        words = f"{', '.join(ids) or 'no user'}. {capitalize(one.verdict)}."
         output.paragraph(words, lead=f"  {plain(one.source):<10}", style="bold" if one.believed else "")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from llmctx.cli import output
-from llmctx.cli.options import COMMON_FILTERS, Csv, Json, Number, ask, choice, totals_used, with_filters
+from llmctx.cli.options import COMMON_FILTERS, Csv, Json, Number, choice, query, totals_used, with_filters
 from llmctx.cli.output import Column, text_of
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def stats(
     from llmctx.storage.queries import token_gaps
 
     group = choice("--by", by, queries.GROUPS)
-    found = ask(ctx, lambda connection, table: queries.stats_by(connection, table, group, filters, limit=number))
+    found = query(ctx, lambda connection, table: queries.stats_by(connection, table, group, filters, limit=number))
     rows = found.rows
     if output.for_programs([{**row, "source": found.source} for row in rows], json=json, csv=csv):
         return
@@ -45,7 +45,7 @@ def stats(
         return
     columns = [Column(by, cut="middle"), *(Column(title, "right") for title in _SUMS.values())]
     output.table(columns, ([text_of(row[by]), *(text_of(row[key], null="-") for key in _SUMS)] for row in rows))
-    missing = ask(ctx, lambda connection, table: queries.missing_tokens(connection, table, filters))
+    missing = query(ctx, lambda connection, table: queries.missing_tokens(connection, table, filters))
     for sentence in token_gaps.in_words(missing):
         output.say(sentence)
     if found.as_of is not None:

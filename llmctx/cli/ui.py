@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlencode
 import typer
 
 from llmctx.cli import output
-from llmctx.cli.options import ask, settings_of
+from llmctx.cli.options import query, settings_of
 from llmctx.core.errors import ConfigError, LlmctxError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def ui(
     if grants:
         output.show(grants_of(settings))
         return
-    ask(ctx, _nothing)  # a table that cannot be read is an error here, rather than on each page
+    query(ctx, _nothing)  # a table that cannot be read is an error here, rather than on each page
     serve(CallLog(ctx.find_root().obj), port=port, texts=texts, open_browser=open_browser)
 
 

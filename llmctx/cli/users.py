@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import typer
 
 from llmctx.cli import output
-from llmctx.cli.options import After, Before, Csv, Json, Number, ask, choice, say_next, show_page, with_filters
+from llmctx.cli.options import After, Before, Csv, Json, Number, choice, query, say_next, show_page, with_filters
 from llmctx.cli.output import Column, text_of, time_of
 
 if TYPE_CHECKING:
@@ -60,13 +60,13 @@ def show_usage(
     if by is None:
         if is_bounded and before is None and after is None:  # all that some users ever did would take long
             filters = replace(filters, since=datetime.now(UTC) - queries.MOST_DAYS)
-        found = ask(ctx, lambda c, table: page(c, table, filters, before=before, after=after, limit=number))
+        found = query(ctx, lambda c, table: page(c, table, filters, before=before, after=after, limit=number))
     else:
         if before is not None or after is not None:
             raise typer.BadParameter(f"--by {by} has no pages: leave out --before and --after")
         order = choice("--by", by, queries.ORDERS)
         top: Callable[..., Awaitable[list[Any]]] = queries.top_sessions if what == "session" else queries.top_users
-        found = queries.Page(rows=ask(ctx, lambda c, table: top(c, table, filters, by=order, limit=number)))
+        found = queries.Page(rows=query(ctx, lambda c, table: top(c, table, filters, by=order, limit=number)))
     rows = [{f"{what}_id": None, **asdict(row)} for row in found.rows]
     if show_page(ctx, found, rows, json=json, csv=csv):
         return

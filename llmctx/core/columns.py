@@ -1,4 +1,4 @@
-"""What is known of a column of the table: its kind, and who fills, marks, shows or erases it.
+"""`ColumnSpec`: a column's kind, and who fills, marks, shows or erases it.
 
 The columns themselves are declared as the fields of `CallRecord`, in `record.py`: a new one is a line there.
 """
@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class ColumnKind(StrEnum):
-    """What a column holds; decides its type in the table, how it is cleaned, and how the journal spells it."""
+    """The kind of a column's values: decides the type in the table, how it is cleaned, and the journal's spelling."""
 
     ID = "id"  # text that tells users, sessions, … apart: never cut without a mark made of the whole
     TEXT = "text"

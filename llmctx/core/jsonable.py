@@ -27,18 +27,18 @@ def scalar(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, bool, dict, list)) or value is None else str(value)
 
 
-def nested(value: Any, *, exact: bool) -> Any:
+def to_jsonable(value: Any, *, exact: bool) -> Any:
     """Return `value` made of what JSON can hold: dataclasses and mappings as objects, NaN and infinity as null.
 
     Args:
         exact: decimal numbers, which money is, become text; otherwise floats.
     """
     if is_dataclass(value) and not isinstance(value, type):
-        return nested(asdict(value), exact=exact)
+        return to_jsonable(asdict(value), exact=exact)
     if isinstance(value, Mapping):
-        return {str(key): nested(inner, exact=exact) for key, inner in value.items()}
+        return {str(key): to_jsonable(inner, exact=exact) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [nested(inner, exact=exact) for inner in value]
+        return [to_jsonable(inner, exact=exact) for inner in value]
     if isinstance(value, (Decimal, float)):
         if not math.isfinite(value):
             return None

@@ -1,4 +1,4 @@
-"""Where rows go, told apart from what that is called: one place may have several names, and one name several places."""
+"""The place to which rows go, apart from its name: one place may have several names, and one name several places."""
 
 from __future__ import annotations
 

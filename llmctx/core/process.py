@@ -1,4 +1,4 @@
-"""What happens when the process ends, and when it forks: in one place, in one declared order.
+"""The end and the fork of a process: all that happens then, in one declared order.
 
 A script that ends without close() still gets its rows written. Servers end through their lifespan instead. What has
 ended is in the journal soon; the database gets what is left of `shutdown_timeout_s`, once for the whole process.
@@ -32,7 +32,7 @@ F = TypeVar("F", bound=Callable[[], object])
 
 
 class ForkStage(IntEnum):
-    """What a forked child makes anew, first to last. Each may rely on those before it."""
+    """The things that a forked child makes anew, first to last. Each may rely on those before it."""
 
     CALL_IDS = 1  # random numbers: it would mint its parent's
     SCOPE = 2  # the scope that was current is the parent's
@@ -149,7 +149,7 @@ def _first_thread_has_ended() -> bool:
 
 
 class ProcessHooks(Protocol):
-    """What is asked of a call log. `spent_s` are the seconds that the end of the process has taken so far."""
+    """The hooks of a call log. `spent_s` are the seconds that the end of the process has taken so far."""
 
     def flush_at_exit(self, spent_s: float) -> None: ...
     def close_at_exit(self, spent_s: float) -> None: ...

@@ -44,7 +44,7 @@ class Status(StrEnum):
 
 
 class Source(StrEnum):
-    """Which source was believed. Their order is that of `identity.sources`."""
+    """The source that was believed. Their order is that of `identity.sources`."""
 
     EXPLICIT = "explicit"
     CONTEXT = "context"
@@ -56,7 +56,7 @@ class Source(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why an id is missing, or what is odd. `identity/reasons.py` says what each means, and what helps."""
+    """The reason why an id is missing, or what is odd. `identity/reasons.py` says what each means, and what helps."""
 
     NO_SCOPE = "no_scope"
     ANONYMOUS_REQUEST = "anonymous_request"
@@ -74,7 +74,7 @@ class Reason(StrEnum):
 
 
 class UsageSource(StrEnum):
-    """Who says how many tokens a call took, or why nobody does. `storage/queries/token_gaps.py` says what helps."""
+    """The origin of a call's token figures, or why there are none. `storage/queries/token_gaps.py` says what helps."""
 
     PROVIDER = "provider"
     NO_STREAM_USAGE = "missing:stream"  # a stream that was read to its end brought none
@@ -84,7 +84,7 @@ class UsageSource(StrEnum):
 
 
 class CostSource(StrEnum):
-    """Who says what a call cost."""
+    """The origin of a call's cost."""
 
     PROVIDER = "provider"  # the answer itself, or the gateway that passed it on
     PRICE_FILE = "price file"  # the team's own prices

@@ -65,7 +65,7 @@ def _used_by_others() -> float:
 
 
 class _Pauses:
-    """Of the pauses so far. Shared by the call logs of a process, and unlocked: a pause too many does no harm."""
+    """The pauses so far. Shared by the call logs of a process, and unlocked: a pause too many does no harm."""
 
     since = 0.0
     piece_s = _PIECE_S

@@ -32,7 +32,7 @@ def storable(text: str) -> str:
     return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def capitalized(text: str) -> str:
+def capitalize(text: str) -> str:
     """Return `text` as a sentence begins; a name at its begin (`my_table`, `host.name`) keeps its spelling."""
     first = text.partition(" ")[0]
     return text if "_" in first or "." in first[:-1] else f"{text[:1].upper()}{text[1:]}"

@@ -1,4 +1,4 @@
-"""Who may look at the dashboard, and at how much of it: the application decides, for each request."""
+"""Access to the dashboard and to its parts: the application decides, for each request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IdForm = Literal["plain", "short"]
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What one reader may see.
+    """The parts that one reader may see.
 
     Attributes:
         name: The reader, for the audit log.
@@ -39,7 +39,7 @@ Authorize = Callable[[HTTPConnection], "Access | Awaitable[Access | None] | None
 """Returns what the reader of a request may see, or None for nobody; a plain function or a coroutine function."""
 
 
-async def authorized(authorize: Authorize, connection: HTTPConnection) -> Access | None:
+async def find_access(authorize: Authorize, connection: HTTPConnection) -> Access | None:
     """Return what `authorize` allows this request; None where it allows nothing.
 
     A plain function runs in a thread, as in Starlette. What it raises passes. Raises `ConfigError` where it returns

@@ -25,10 +25,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError, DatabaseUnavailable, LlmctxError, MigrationsPending
 from llmctx.dashboard import rendering, responses
-from llmctx.dashboard.access import Access, Authorize, authorized
+from llmctx.dashboard.access import Access, Authorize, find_access
 from llmctx.dashboard.pages import AGGREGATES, FRAMES, PAGES, SPANS, Answer, Ask, NotFound, SlowPage
 from llmctx.dashboard.readers import Readers, grants
-from llmctx.dashboard.view import LANGUAGES, InvalidView, View, parse
+from llmctx.dashboard.view import LANGUAGES, InvalidView, PageView, parse
 from llmctx.storage.reader import QuestionTooLarge
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Dashboard:
         page, form = _page_of(request.path_params["path"])
         view = _plain_view(page, request)
         try:
-            access = await authorized(self._authorize, request)
+            access = await find_access(self._authorize, request)
             if access is None:
                 return self._refuse(request, form, view, root)
             view = parse(
@@ -143,7 +143,7 @@ class Dashboard:
         )  # fmt: skip
         return Response(html, media_type="text/html")
 
-    async def _ask(self, page: str, view: View, access: Access) -> Answer:
+    async def _ask(self, page: str, view: PageView, access: Access) -> Answer:
         if "text" in view.conditions and not access.texts:
             raise HTTPException(403, "Searching texts is reading them: that is not allowed to you.")
         if page in FRAMES:
@@ -151,12 +151,12 @@ class Dashboard:
         async with self._readers.question(aggregate=page in AGGREGATES) as (connection, table):
             return await PAGES[page](Ask(connection, table, view, access, self._call_log, self._slow))
 
-    def _refuse(self, request: Request, form: str, view: View, root: str) -> Response:
+    def _refuse(self, request: Request, form: str, view: PageView, root: str) -> Response:
         if self._login_url is not None and form == "html":
             return RedirectResponse(f"{self._login_url}?next={quote(request.url.path)}", 303)
         return responses.failure(403, "forbidden", "You may not see this page.", form, view, root)
 
-    def _failed(self, request: Request, problem: Exception, form: str, view: View, root: str) -> Response:
+    def _failed(self, request: Request, problem: Exception, form: str, view: PageView, root: str) -> Response:
         """Return the page that says what went wrong and what to do; it needs no database."""
         status, code, message = _explained(problem)
         if status == 500:
@@ -203,7 +203,7 @@ def _page_of(path: str) -> tuple[str, str]:
     return page or HOME, form
 
 
-def _plain_view(page: str, request: Request) -> View:
+def _plain_view(page: str, request: Request) -> PageView:
     """Return a view without anything of the query, for pages that say that it is wrong."""
     return parse(page, (), now=datetime.now(UTC), zone=request.cookies.get("llmctx_tz", "UTC"), lang=_language(request))
 

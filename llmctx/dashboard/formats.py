@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-from llmctx.dashboard.view import View
+from llmctx.dashboard.view import PageView
 
 DASH: Final = "—"
 HIDDEN: Final = "••••"
@@ -65,12 +65,12 @@ def short_id(value: str) -> str:
     return f"{ends}·{mark}"
 
 
-def time_in(view: View) -> Callable[[datetime | None], str]:
+def time_in(view: PageView) -> Callable[[datetime | None], str]:
     """Return the function that writes a time in the zone of `view`: 2026-11-29 10:15:03."""
     return lambda value: DASH if value is None else f"{value.astimezone(view.zone):%Y-%m-%d %H:%M:%S}"
 
 
-def bucket_in(view: View) -> Callable[[datetime], str]:
+def bucket_in(view: PageView) -> Callable[[datetime], str]:
     """Return the function that writes when a bucket begins: a day where it begins at midnight, else with the hour."""
 
     def write(value: datetime) -> str:

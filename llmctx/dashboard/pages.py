@@ -1,4 +1,4 @@
-"""What each page asks of the database, and the answer that its HTML, JSON and CSV all show.
+"""The pages: each asks the database, and its HTML, JSON and CSV all show the same answer.
 
 A page is one coroutine function from what is asked to an `Answer`; templates draw nothing that is not in its data.
 """
@@ -20,7 +20,7 @@ from llmctx.core.text import plain
 from llmctx.dashboard.access import Access
 from llmctx.dashboard.readers import broker, journals
 from llmctx.dashboard.transcript import first_words, turns
-from llmctx.dashboard.view import View
+from llmctx.dashboard.view import PageView
 from llmctx.identity import reasons
 from llmctx.identity.explanation import KEY
 from llmctx.storage import queries
@@ -55,7 +55,7 @@ class Ask:
 
     connection: AsyncConnection
     table: Table
-    view: View
+    view: PageView
     access: Access
     call_log: CallLog
     slow: Collection[SlowPage] = ()
@@ -68,7 +68,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a page shows. `rows` is its main table, for CSV."""
+    """The content of a page. `rows` is its main table, for CSV."""
 
     data: Any
     rows: Sequence[Any] = ()
@@ -86,7 +86,7 @@ class Answer:
 Page = Callable[[Ask], Awaitable[Answer]]
 
 
-def listed(page: queries.Page[Any], **more: Any) -> Answer:
+def answer_of(page: queries.Page[Any], **more: Any) -> Answer:
     """Return the answer that is one page of a list."""
     return Answer(data=page.rows, rows=page.rows, next=page.next, previous=page.previous, **more)
 
@@ -116,7 +116,7 @@ async def _last_or_top(
         rows = await top(ask.connection, ask.table, ask.filters(), by=view.order, limit=view.n)
         return Answer(data=rows, rows=rows)
     found = await last(ask.connection, ask.table, ask.filters(), before=view.before, after=view.after, limit=view.n)
-    return listed(found)
+    return answer_of(found)
 
 
 async def calls(ask: Ask) -> Answer:
@@ -126,7 +126,7 @@ async def calls(ask: Ask) -> Answer:
         ask.connection, ask.table, ask.filters(), before=view.before, after=view.after, limit=view.n
     )
     count = await _count(ask) if view.query.get("count") == "1" else None
-    return listed(replace(found, rows=_visible(found.rows, _hidden(ask))), hidden=_hidden(ask), count=count)
+    return answer_of(replace(found, rows=_visible(found.rows, _hidden(ask))), hidden=_hidden(ask), count=count)
 
 
 async def _count(ask: Ask) -> Mapping[str, Any] | None:
@@ -189,7 +189,7 @@ async def user(ask: Ask) -> Answer:
     found = await queries.usage(connection, table, of_user, bucket=_bucket(view), zone=view.zone.key, percentiles=False)
     page = await queries.sessions(connection, table, of_user, before=view.before, after=view.after, limit=view.n)
     data = {"user": totals[0] if totals else None, "days": _filled(found), "sessions": page.rows}
-    return replace(listed(page), data=data, more={"last": last})
+    return replace(answer_of(page), data=data, more={"last": last})
 
 
 async def call(ask: Ask) -> Answer:
@@ -337,7 +337,7 @@ def _of_usage(found: queries.Usage) -> Answer:
     )  # fmt: skip
 
 
-def _bucket(view: View) -> queries.Bucket:
+def _bucket(view: PageView) -> queries.Bucket:
     """Return how time is cut: as asked, else by hour up to two days, by day up to a quarter, then by week or month."""
     if view.bucket is not None:
         return view.bucket

@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from llmctx.dashboard import formats
 from llmctx.dashboard.view import LANGUAGES
-from llmctx.identity.reasons import REASONS, SOURCES, STATUSES, VERDICTS, Verdict
+from llmctx.identity.reasons import REASONS, SOURCES, STATUSES, VERDICTS, Outcome
 from llmctx.storage.queries.usage import OTHERS
 
 HERE: Final = Path(__file__).parent
@@ -37,10 +37,10 @@ def words_of(lang: str, kind: str, code: object, english: str) -> str:
     return english if words == key else words
 
 
-def verdict_of(lang: str, verdict: Verdict) -> str:
+def verdict_of(lang: str, verdict: Outcome) -> str:
     """Return why a witness was believed, or was not, in `lang`."""
     pattern = words_of(lang, "verdict", verdict.code, VERDICTS[verdict.code])
-    return Verdict.spoken(pattern, verdict.names, verdict.note)
+    return Outcome.spoken(pattern, verdict.names, verdict.note)
 
 
 @cache

@@ -10,7 +10,7 @@ import orjson
 from starlette.responses import Response
 
 from llmctx.core.csv_text import csv_line
-from llmctx.core.jsonable import nested
+from llmctx.core.jsonable import to_jsonable
 from llmctx.core.text import plain
 from llmctx.dashboard.formats import bucket_in, short_id, time_in
 from llmctx.dashboard.rendering import render, static_versions
@@ -18,7 +18,7 @@ from llmctx.dashboard.rendering import render, static_versions
 if TYPE_CHECKING:
     from llmctx.dashboard.access import Access
     from llmctx.dashboard.pages import Answer
-    from llmctx.dashboard.view import View
+    from llmctx.dashboard.view import PageView
     from llmctx.delivery.ledger import Stats
     from llmctx.settings import Settings
 
@@ -26,12 +26,12 @@ VERSION: Final = 1
 _JSON: Final = "application/json"
 
 
-def as_json(answer: Answer, view: View) -> Response:
+def as_json(answer: Answer, view: PageView) -> Response:
     """Return the answer for programs: numbers as numbers, money as decimal strings, times as ISO 8601 in UTC."""
     window = {"since": view.since, "until": view.until, "tz": view.zone.key}
     body = {
-        "v": VERSION, "data": nested(answer.data, exact=True), "next": answer.next, "previous": answer.previous,
-        "window": nested(window, exact=True), "count": answer.count, "as_of": answer.as_of or view.now.isoformat(),
+        "v": VERSION, "data": to_jsonable(answer.data, exact=True), "next": answer.next, "previous": answer.previous,
+        "window": to_jsonable(window, exact=True), "count": answer.count, "as_of": answer.as_of or view.now.isoformat(),
         "source": answer.source, "hidden": list(answer.hidden),
     }  # fmt: skip
     return Response(_dump(body), media_type=_JSON)
@@ -39,14 +39,14 @@ def as_json(answer: Answer, view: View) -> Response:
 
 def as_csv(answer: Answer, page: str) -> Response:
     """Return the main table as CSV; what a spreadsheet would take for a formula is text."""
-    rows: Sequence[Mapping[str, Any]] = nested(answer.rows, exact=True)
+    rows: Sequence[Mapping[str, Any]] = to_jsonable(answer.rows, exact=True)
     lines = [csv_line(rows[0]), *(csv_line(map(_cell, row.values())) for row in rows)] if rows else []
     headers = {"content-disposition": f'attachment; filename="llmctx-{page}.csv"'}
     return Response("".join(lines), media_type="text/csv", headers=headers)
 
 
 def as_html(
-    page: str, answer: Answer, view: View, access: Access, *, root: str, settings: Settings, took_ms: float,
+    page: str, answer: Answer, view: PageView, access: Access, *, root: str, settings: Settings, took_ms: float,
     trace_url: str | None, in_part: bool,
 ) -> str:  # fmt: skip
     """Return the page, or with `in_part` only its main part, which htmx puts into the page that is there."""
@@ -57,7 +57,7 @@ def as_html(
 
 
 def failure(
-    status: int, code: str, message: str, form: str, view: View, root: str, *, ledger: Stats | None = None,
+    status: int, code: str, message: str, form: str, view: PageView, root: str, *, ledger: Stats | None = None,
     grants: str | None = None,
 ) -> Response:  # fmt: skip
     """Return what went wrong, in the form that was asked for."""
@@ -75,7 +75,7 @@ def _cell(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value
 
 
-def _common(view: View, root: str, *, short: bool) -> dict[str, Any]:
+def _common(view: PageView, root: str, *, short: bool) -> dict[str, Any]:
     versions = static_versions()
     return {
         "view": view,
@@ -87,7 +87,7 @@ def _common(view: View, root: str, *, short: bool) -> dict[str, Any]:
     }
 
 
-def _links(view: View, root: str) -> Callable[..., str]:
+def _links(view: PageView, root: str) -> Callable[..., str]:
     return lambda page=None, /, **changes: root + view.url(page, **changes)
 
 

@@ -1,4 +1,4 @@
-"""What a URL asks for. It is the only state of the dashboard: a link shows what its sender saw.
+"""The question in a URL. It is the only state of the dashboard: a link shows what its sender saw.
 
 `ROOT/PAGE[.json|.csv]?FILTERS&ORDER&CURSOR&VIEW`. Ids stand in the query, never in the path: they hold slashes, dots
 and letters of every script. A name that is not known is an error, in HTML as in JSON: a filter with a typing mistake
@@ -47,8 +47,8 @@ class InvalidView(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """What one URL asks for. `query` is how it was written, without what was empty."""
+class PageView:
+    """The question in one URL. `query` is how it was written, without what was empty."""
 
     page: str
     query: Mapping[str, str]
@@ -108,7 +108,7 @@ class View:
 
 def parse(
     page: str, query: Iterable[tuple[str, str]], *, now: datetime, zone: str = "UTC", lang: str = "en", span: str = ""
-) -> View:
+) -> PageView:
     """Return what `query` asks of `page`. Raises `InvalidView`.
 
     Args:
@@ -134,7 +134,7 @@ def parse(
     until = _moment("until", given.get("until", ""), now, tz)
     if since is not None and until is not None and since >= until:
         raise InvalidView("since", "since has to be earlier than until.")
-    return View(
+    return PageView(
         page=page,
         query=given,
         now=now,

@@ -46,7 +46,7 @@ class Row:
 
 @dataclass(slots=True, frozen=True)
 class Failure:
-    """What an exception of a destination means."""
+    """The meaning of an exception of a destination."""
 
     kind: Kind
     """- *reconnect*: the connection is of no use. Reset it, wait, try again.

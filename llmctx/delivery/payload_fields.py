@@ -22,7 +22,7 @@ from llmctx.capture.payload.token_usage import (
     Usage,
     from_metadata,
     is_no_count,
-    reconciled,
+    reconcile,
     usage_of,
 )
 from llmctx.core.record import (
@@ -95,7 +95,7 @@ def fields_of(
     """
     metadata, params = metadata or {}, params or {}
     settings = _settings(params) if params else _NOWHERE
-    usage, contradictory = reconciled(tokens_of(answer, stream=stream, metadata=metadata))
+    usage, contradictory = reconcile(tokens_of(answer, stream=stream, metadata=metadata))
     is_shared = shared_by > 1 and usage != UNKNOWN
     if is_shared:
         usage, contradictory = UNKNOWN, {}

@@ -81,7 +81,7 @@ class Pipeline:
 
     @property
     def is_busy(self) -> bool:
-        """Whether there are calls of which records are still to be made."""
+        """Return whether there are calls of which records are still to be made."""
         return bool(self.queue or self._in_hand)
 
     def recover(self) -> None:

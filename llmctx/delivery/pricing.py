@@ -1,4 +1,4 @@
-"""What a call cost, in US dollars: by the team's own price file, or else by genai-prices (the extra `prices`), offline.
+"""The cost of a call in US dollars: by the team's own price file, or else by genai-prices (the extra `prices`).
 
 A model without a price costs NULL, never 0; what a cache of LangChain's answered cost nothing. genai-prices takes half
 a millisecond a call, so what it says of a model is remembered as a price for each kind of token, as long as the call
@@ -51,7 +51,7 @@ class Price(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """What a call used. `cached` were read from the provider's cache and `written` put there, `written_1h` of them for
+    """A call's tokens. `cached` were read from the provider's cache and `written` put there, `written_1h` of them for
     an hour: all of them are among `prompt`, as `audio_in` is; `audio_out` is among `completion`.
     """
 

@@ -1,4 +1,4 @@
-"""What other processes know of calls: asked of the shared registry for many at once, in the pipeline."""
+"""Lookups in the shared registry, of what other processes know: for many calls at once, in the pipeline."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def lookup_remote(registry: SharedRegistry, calls: Sequence[OpenCall]) -> 
 
 
 def _others_may_tell(attribution: Attribution, candidates: Candidates) -> bool:
-    """Whether other processes may know what is missing, or object to what only this one says of the thread."""
+    """Return whether other processes may know what is missing, or object to what only this one says of the thread."""
     if candidates.thread_id is None and candidates.task is None:
         return False
     who = attribution.identity

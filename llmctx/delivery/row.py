@@ -42,7 +42,7 @@ WITHHELD: Final = "llmctx_content"
 
 
 class Texts(NamedTuple):
-    """What may be kept of a call's texts."""
+    """The limits and rules for a call's texts."""
 
     content: str = "full"
     limit: int = LIMIT

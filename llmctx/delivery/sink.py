@@ -1,4 +1,4 @@
-"""Where the pipeline hands its records: `Sink`, the least that one needs, and `RecordingSink`, all that one can do.
+"""The pipeline's way out: `Sink`, the least that one needs, and `RecordingSink`, all that one can do.
 
 Derive from `RecordingSink` to take part in more than the hand-over: start markers, the ledger, a graceful end. What is
 not overridden has an honest default. An object with `submit` alone is wrapped once, by `recording_sink`.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # whatever reads a journal would load LangChain
 
 
 class Sink(Protocol):
-    """Where records go."""
+    """A receiver of records."""
 
     def submit(self, record: CallRecord) -> bool:
         """Take `record` without waiting. Return False to refuse it: the caller counts it as dropped."""
@@ -85,7 +85,7 @@ class RecordingSink(ABC):
 
     @property
     def published(self) -> int:
-        """Of the waiting ones, those that a broker has."""
+        """Return the number of waiting ones that a broker has."""
         return 0
 
     @property
@@ -110,12 +110,12 @@ class RecordingSink(ABC):
 
     @property
     def last_error(self) -> str | None:
-        """Why records wait, in a sentence; None while all is well."""
+        """Return why records wait, in a sentence; None while all is well."""
         return None
 
     @property
     def journal_bytes(self) -> int:
-        """How large the journal is."""
+        """Return how large the journal is."""
         return 0
 
     @property

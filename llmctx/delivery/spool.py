@@ -114,12 +114,12 @@ class Spool(RecordingSink):
 
     @property
     def last_error(self) -> str | None:
-        """Why rows wait, in a sentence; None while all is well."""
+        """Return why rows wait, in a sentence; None while all is well."""
         return self._batcher.last_error or (None if self._journal is None else self._journal.last_error)
 
     @property
     def journal_bytes(self) -> int:
-        """How large the journal is."""
+        """Return how large the journal is."""
         journal = self._journal
         return 0 if journal is None else journal.used_bytes
 
@@ -193,7 +193,7 @@ class Spool(RecordingSink):
 
     @property
     def _is_served(self) -> bool:
-        """Whether `llmctx ship --host` stores the rows of this process."""
+        """Return whether `llmctx ship --host` stores the rows of this process."""
         return self._delegation is not None and self._delegation.is_served
 
     def _leave(self, delegation: Delegation, old: Journal) -> bool:

@@ -28,7 +28,7 @@ def read_ids(source: Any, pairs: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     return found
 
 
-def filled(found: dict[str, Any], ids: dict[str, Any]) -> dict[str, Any]:
+def fill_ids(found: dict[str, Any], ids: dict[str, Any]) -> dict[str, Any]:
     """Return `found`, filled by the next source if both may be of the same person."""
     if not found or not ids:
         return found or ids

@@ -20,7 +20,7 @@ from langchain_core.runnables.config import var_child_runnable_config
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guarded, swallow, without_ids
 from llmctx.core.record import Reason
-from llmctx.graph.node_data import filled, has_vouching_handler, read_ids
+from llmctx.graph.node_data import fill_ids, has_vouching_handler, read_ids
 from llmctx.identity.authority import data_id, refuse_malformed, trusting
 from llmctx.identity.candidates import as_text
 from llmctx.identity.config_carrier import TASK_KEY, CarriedIdentity, carried_in, carrying
@@ -216,7 +216,7 @@ class Plan:
         runtime = configurable.get(RUNTIME)
         user = platform_user(configurable)
         if user is not None and not trusting:
-            ids = filled(ids, {"user_id": user})
+            ids = fill_ids(ids, {"user_id": user})
         data, data_persisted = _NO_IDS, False
         channels = self._hidden(metadata.get("langgraph_path"))  # ours: where this fails, nothing is known of the node
         try:
@@ -224,7 +224,7 @@ class Plan:
         except Exception:  # noqa: BLE001  objects of any kind, which may raise at a mere look
             refuse_malformed()
         if user is not None and trusting:
-            data = filled(data, {"user_id": user})
+            data = fill_ids(data, {"user_id": user})
         return ({**ids, **self.agent} if self.agent else ids), data, persisted, data_persisted
 
     def _data(
@@ -236,8 +236,8 @@ class Plan:
         for given in (configurable, None if runtime is None else runtime.context):
             if given is not None:
                 if self.fields is not None:
-                    data = filled(data, read_ids(given, self.pairs))
-                data = filled(data, read_ids(given, _SAME_NAMES))
+                    data = fill_ids(data, read_ids(given, self.pairs))
+                data = fill_ids(data, read_ids(given, _SAME_NAMES))
         return data, persisted
 
     def _ask(self, identify: Identify, state: Any, config: Mapping[str, Any]) -> tuple[CallContext, bool]:
@@ -274,7 +274,7 @@ class Plan:
             read = configurable.get(READ)
             if read is not None:
                 known = {channels[key]: value for key, value in read(list(channels), False).items()}
-                ids = filled(ids, {name: value for name, value in known.items() if data_id(value)})
+                ids = fill_ids(ids, {name: value for name, value in known.items() if data_id(value)})
         return ids
 
 

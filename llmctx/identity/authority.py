@@ -1,4 +1,4 @@
-"""Whose word counts: what the server's own code says, before what a client may have sent.
+"""Authority of sources: what the server's own code says counts before what a client may have sent.
 
 Three kinds of word (`Kind`). SERVER: the team's code, about this very request or job: the middleware's `identify`,
 `bind`, `amend`, a handler made with a context, the platform's authentication. PROVEN: that word on its way, in
@@ -24,7 +24,7 @@ from llmctx.identity.scope import Scope
 
 
 class Kind(Enum):
-    """Who controls what a source says."""
+    """The party that controls what a source says."""
 
     SERVER = "A"
     PROVEN = "B"
@@ -113,7 +113,7 @@ def refuse(users: Iterable[str | None]) -> None:
     )
 
 
-def refused(data: CallContext, users: Iterable[str | None]) -> bool:
+def is_refused(data: CallContext, users: Iterable[str | None]) -> bool:
     """Return whether `data` must not be believed beside `users`, whom the server names; it is counted then."""
     if data.user_id is None or data.user_id in users:
         return False

@@ -1,4 +1,4 @@
-"""Whether what runs here is part of a request's flow: its task, or something that its task waits for.
+"""The graph of tasks that wait for one another: what runs here is part of a request's flow, or is not.
 
 To be deleted once asyncio and concurrent.futures say it themselves (`asyncio.capture_call_graph`, from Python
 3.14, does so for tasks alone).

@@ -1,4 +1,4 @@
-"""Who a call belongs to: a frozen value, and ids that are fit to be stored.
+"""`CallContext`, the owner of a call: a frozen value, with ids that are fit to be stored.
 
 It is written out: `import dataclasses` takes as long as all else that `import llmctx` does.
 """
@@ -18,7 +18,7 @@ ID_FIELDS: Final = ("session_id", "user_id", "trace_id", "conversation_id", "age
 
 
 class CallContext:
-    """Who an LLM call belongs to. `None` means unknown.
+    """The owner of an LLM call. `None` means unknown.
 
     Ids are text of at most 256 printable characters. Numbers and UUIDs become text; an empty id is unknown. An id
     that is longer or holds control characters is stored in a cleaned form that ends in `~` and a hash of the whole,

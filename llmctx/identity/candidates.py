@@ -1,4 +1,4 @@
-"""What may tell whose a call is, as it stands when the call starts: `gather` fills a `Candidates`.
+"""All that may tell whose a call is, as it stands when the call starts: `gather` fills a `Candidates`.
 
 Nothing is decided here. The order in which these are believed is that of `sources.SOURCES`.
 """
@@ -12,7 +12,7 @@ from uuid import UUID
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import swallow
-from llmctx.identity.authority import data_ids, is_guarded, is_in_request, refused, trusting
+from llmctx.identity.authority import data_ids, is_guarded, is_in_request, is_refused, trusting
 from llmctx.identity.binding import amend_scope
 from llmctx.identity.config_carrier import (
     CARRIED_KEY,
@@ -179,7 +179,7 @@ def _take_data(candidates: Candidates, data: CallContext, place: str) -> None:
     users = (candidates.explicit.user_id, _user_of(scope), _user_of(carried), candidates.proven_user)
     if trusting or not (users[0] or users[3] or is_guarded(scope) or is_guarded(carried)):
         setattr(candidates, place, getattr(candidates, place).overlay(data))
-    elif refused(data, users):
+    elif is_refused(data, users):
         candidates.refused = (*candidates.refused, data)
     elif candidates.data.agrees(data):
         candidates.data = data.overlay(candidates.data)

@@ -1,4 +1,4 @@
-"""What a row keeps of how its identity was found, where that is not plain: for `show`, `coverage`, the pytest plugin.
+"""The explanation of a row's identity that is kept where that is not plain: for `show`, `coverage`, the pytest plugin.
 
 A call in an open scope that knows everything, and that no source contradicts, needs no words: `identity_source` says it
 all. Of the others, `attributes["llmctx"]` holds what each source said, and of calls whose ids are missing also the

@@ -15,7 +15,7 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError, InvalidToken, check_keys
 from llmctx.core.guard import harmless
 from llmctx.identity.present_scope import current, present_scope
-from llmctx.identity.scope import EMPTY, ID_FIELDS, CallContext, Held, opened
+from llmctx.identity.scope import EMPTY, ID_FIELDS, CallContext, Held, new_scope
 
 if TYPE_CHECKING:
     from itsdangerous import URLSafeSerializer
@@ -130,7 +130,7 @@ class TakeOver:
             from llmctx.core.record import Reason  # late, as itsdangerous is: `import llmctx` stays quick
 
             reason = Reason.INVALID_HANDOVER
-        scope = opened("job", identity)
+        scope = new_scope("job", identity)
         if span is not None and not scope.failed:
             scope.span = span
         if reason is not None and not scope.failed:
@@ -141,7 +141,7 @@ class TakeOver:
 
 
 class _Token(NamedTuple):
-    """What a token says."""
+    """The content of a token."""
 
     identity: CallContext
     expires: float

@@ -20,38 +20,38 @@ SOURCES: Final[Mapping[str, str]] = {
 }
 
 
-class Explained(NamedTuple):
-    """What would remedy many such rows, of `REMEDIES`; and what the reason means, with the first thing to do."""
+class ReasonText(NamedTuple):
+    """A remedy for many such rows, of `REMEDIES`; and the meaning of the reason, with the first thing to do."""
 
     remedy: str
     text: str
 
 
-REASONS: Final[Mapping[str, Explained]] = {
-    Reason.NO_SCOPE: Explained("carry=True", "There was no scope, no thread_id, nothing carried along. Wrap the "
+REASONS: Final[Mapping[str, ReasonText]] = {
+    Reason.NO_SCOPE: ReasonText("carry=True", "There was no scope, no thread_id, nothing carried along. Wrap the "
         "work in bind(), or carry() it into its thread."),
-    Reason.ANONYMOUS_REQUEST: Explained("identify", "The request had no authenticated user. Check `identify` and "
+    Reason.ANONYMOUS_REQUEST: ReasonText("identify", "The request had no authenticated user. Check `identify` and "
         "the order of the middlewares, or amend() once the user is known."),
-    Reason.IDENTIFY_FAILED: Explained("identify", "The application's `identify` raised an exception: see the log of "
+    Reason.IDENTIFY_FAILED: ReasonText("identify", "The application's `identify` raised an exception: see the log of "
         "that time."),
-    Reason.INVALID_HANDOVER: Explained("hand_over", "The identity that was handed over with the job was forged, or "
+    Reason.INVALID_HANDOVER: ReasonText("hand_over", "The identity that was handed over with the job was forged, or "
         "had expired: see the log of that time."),
-    Reason.UNKNOWN_THREAD: Explained("a shared registry", "The thread_id is not in the registry: never seen in this "
+    Reason.UNKNOWN_THREAD: ReasonText("a shared registry", "The thread_id is not in the registry: never seen in this "
         "process, or forgotten. Use wrap_graph, and a shared registry for several processes."),
-    Reason.SHARED_THREAD: Explained("wrap_graph", "Several users have used this thread, so it testifies to none of "
+    Reason.SHARED_THREAD: ReasonText("wrap_graph", "Several users have used this thread, so it testifies to none of "
         "them. Use wrap_graph: tasks testify, each for its own user."),
-    Reason.REGISTRY_AWAY: Explained("the registry's server", "Only another process could know, and the shared "
+    Reason.REGISTRY_AWAY: ReasonText("the registry's server", "Only another process could know, and the shared "
         "registry did not answer. Check LLMCTX_REGISTRY_URL, and the log of that time."),
-    Reason.SHARED_JOB: Explained("one item, one job", "A worker had taken the items of several users from its queue "
+    Reason.SHARED_JOB: ReasonText("one item, one job", "A worker had taken the items of several users from its queue "
         "before it made the call. Hand each item's config or thread_id on, or use bind() for each."),
-    Reason.EXPIRED_SCOPE: Explained("bind() in the task", "The scope had closed too long ago to be believed "
+    Reason.EXPIRED_SCOPE: ReasonText("bind() in the task", "The scope had closed too long ago to be believed "
         "(LLMCTX_LATE_S), and what called may be a worker for all. Open one in the task itself, with bind()."),
-    Reason.INTERNAL_ERROR: Explained("a report", "llmctx itself failed where it was to find out whose the call is, "
+    Reason.INTERNAL_ERROR: ReasonText("a report", "llmctx itself failed where it was to find out whose the call is, "
         "and guessed nobody: see the log of that time, and please report it."),
-    Reason.PARTIAL: Explained("both ids", "The witness knew only one of user and session. Give both where the scope "
+    Reason.PARTIAL: ReasonText("both ids", "The witness knew only one of user and session. Give both where the scope "
         "is opened."),
-    Reason.CONFLICT: Explained("both ids", "Witnesses named different users; the strongest was believed."),
-    Reason.ERASED: Explained("nothing to cure", "Ids and texts were taken out of the row (`llmctx erase --blank`); "
+    Reason.CONFLICT: ReasonText("both ids", "Witnesses named different users; the strongest was believed."),
+    Reason.ERASED: ReasonText("nothing to cure", "Ids and texts were taken out of the row (`llmctx erase --blank`); "
         "its figures are still counted."),
 }  # fmt: skip
 REMEDIES: Final[Mapping[str, str]] = {
@@ -125,15 +125,15 @@ VERDICTS: Final[Mapping[str, str]] = {
 """Why a witness was believed, or was not, by code."""
 
 
-class Verdict(str):
-    """Why one witness was believed, or was not: an English sentence that keeps its code, for translations."""
+class Outcome(str):
+    """The reason to believe one witness, or not: an English sentence that keeps its code, for translations."""
 
     __slots__ = ("code", "names", "note")
     code: str
     names: Mapping[str, str]
     note: str
 
-    def __new__(cls, code: str, names: Mapping[str, str] | None = None, note: str = "") -> Verdict:
+    def __new__(cls, code: str, names: Mapping[str, str] | None = None, note: str = "") -> Outcome:
         """Return the sentence of `code`, one of `VERDICTS`; `note` is what the witness itself noted."""
         names = names or {}
         self = super().__new__(cls, cls.spoken(VERDICTS[code], names, note))
@@ -152,13 +152,13 @@ class Verdict(str):
 
 @dataclass(frozen=True, slots=True)
 class CandidateOutcome:
-    """What one witness said of a call, and what became of it."""
+    """The word of one witness about a call, and the outcome."""
 
     source: str
     user_id: str | None
     session_id: str | None
     believed: bool
-    verdict: Verdict
+    verdict: Outcome
     """Why it was believed, or was not."""
 
 
@@ -171,13 +171,13 @@ def candidate_outcomes(row: Mapping[str, Any], told: Mapping[str, Any]) -> list[
         last = winner is not None and place > said.index(winner) and one.get("source") == Source.EXPLICIT
         code = "believed" if one is winner else _verdict(one, winner, row, told, last=last)
         names = {"mine": str(one.get("source")), "theirs": str((winner or {}).get("source"))}
-        verdict = Verdict(code, names, str(one.get("note") or ""))
+        verdict = Outcome(code, names, str(one.get("note") or ""))
         found.append(CandidateOutcome(names["mine"], one.get("user_id"), one.get("session_id"), one is winner, verdict))
     refused = [one for one in told.get("refused") or () if isinstance(one, Mapping)]
     return [
         *found,
         *(
-            CandidateOutcome("data", one.get("user_id"), one.get("session_id"), False, Verdict("refused"))
+            CandidateOutcome("data", one.get("user_id"), one.get("session_id"), False, Outcome("refused"))
             for one in refused
         ),
     ]

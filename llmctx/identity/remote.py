@@ -1,4 +1,4 @@
-"""What only another process may know: whether a scope may speak for a thread that is new here.
+"""Questions that only another process may answer: whether a scope may speak for a thread that is new here.
 
 A worker that was started inside user A's request inherits A's scope. Where B's thread is known in this process, the
 registry objects (`worker_inheritance.py`). With a shared registry B's request may run in another process, and its word

@@ -21,7 +21,7 @@ from llmctx.identity.background_work import await_light, is_in_the_dark, is_last
 from llmctx.identity.candidates import Candidates
 from llmctx.identity.registry.base import Registry, is_unreliable
 from llmctx.identity.scope import EMPTY, CallContext, Scope
-from llmctx.identity.sources import answers, outlived
+from llmctx.identity.sources import answers, outlived_scope
 from llmctx.identity.worker_inheritance import is_inherited_by_worker
 
 LATE_S: Final = 600.0
@@ -30,7 +30,7 @@ LATE_S: Final = 600.0
 
 @dataclass(slots=True)
 class Attribution:
-    """Whose call it is. `conflict` means that another source named another user."""
+    """The owner that was found for a call. `conflict` means that another source named another user."""
 
     identity: CallContext
     source: Source
@@ -137,7 +137,7 @@ def weigh(candidates: Candidates, registry: Registry, late_s: float) -> Attribut
 
 
 def _ask_long_work(candidates: Candidates, scope: Scope, late_s: float) -> None:
-    closed = outlived(scope)
+    closed = outlived_scope(scope)
     if closed is not None and closed.closed_at is not None and candidates.started - closed.closed_at > late_s:
         candidates.is_lasting = is_lasting(closed)
         candidates.is_in_the_dark = not candidates.is_lasting and is_in_the_dark()

@@ -1,4 +1,4 @@
-"""Whose call it is: the identity, the scopes to which it belongs, and the one context variable of the package.
+"""Scopes: the identity of calls, what it belongs to, and the one context variable of the package.
 
 The variable holds a small `Scope`, not the identity itself. A synchronous FastAPI dependency runs in another
 thread on a *copy* of the context: what it sets there is lost, but what it changes on the shared scope is seen
@@ -43,7 +43,7 @@ next_serial: Final = itertools.count(1).__next__
 
 
 class History:
-    """What is kept of those few scopes that were left or replaced elsewhere."""
+    """The record of those few scopes that were left or replaced elsewhere."""
 
     __slots__ = ("is_replaced_here", "is_successor", "left", "successor")
 
@@ -174,7 +174,7 @@ class Scope:
 
     @property
     def anonymous(self) -> bool:
-        """Whether this is (part of) a request whose user is not known."""
+        """Return whether this is (part of) a request whose user is not known."""
         return self.of_request != 0 and self.identity.user_id is None
 
     def _shut(self) -> None:
@@ -242,7 +242,7 @@ def failed_scope(kind: str) -> Scope:
 
 
 @without_ids("scope_failed", otherwise=lambda kind, identity=EMPTY, parent=None: FAILED_SCOPE)
-def opened(kind: str, identity: CallContext = EMPTY, parent: Scope | None = None) -> Scope:
+def new_scope(kind: str, identity: CallContext = EMPTY, parent: Scope | None = None) -> Scope:
     """Return a new scope, which is not current yet."""
     return Scope(identity, kind, parent)
 

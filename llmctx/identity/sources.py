@@ -91,7 +91,7 @@ def _thread(candidates: Candidates, registry: Registry, late_s: float) -> CallCo
 
 def _late(candidates: Candidates, registry: Registry, late_s: float) -> CallContext | None:
     """Return the scope, if it has closed not long ago, or what it began goes on still."""
-    scope = outlived(candidates.own_scope)
+    scope = outlived_scope(candidates.own_scope)
     if scope is None or scope.closed_at is None:
         return None
     if candidates.started - scope.closed_at > late_s and not candidates.is_lasting:
@@ -103,7 +103,7 @@ def _late(candidates: Candidates, registry: Registry, late_s: float) -> CallCont
     return scope.identity if inner is None or inner is scope else scope.identity.overlay(inner.identity)
 
 
-def outlived(scope: Scope | None) -> Scope | None:
+def outlived_scope(scope: Scope | None) -> Scope | None:
     """Return `scope` if it has closed, or the closed one around a block in which a user is still to be named."""
     while scope is not None and scope.is_open and scope.kind == "bind" and scope.identity.user_id is None:
         scope = scope.parent

@@ -1,4 +1,4 @@
-"""Whether a scope is the call's own, or was inherited by a worker that works for others.
+"""Scopes that a worker has inherited: told from the call's own, for the worker works for others.
 
 A worker that was started inside user A's request has inherited A's scope, and works for B now. When others have
 registered the call's thread and A's scope never has, it matters who waits for whom (`await_graph.py`): what A's request

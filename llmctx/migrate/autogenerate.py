@@ -1,4 +1,4 @@
-"""What somebody else's `alembic revision --autogenerate` must leave alone.
+"""Filters for the host's own `alembic revision --autogenerate`, which must leave our tables alone.
 
 A table that llmctx made, its partitions and its version table are none of the host's. In a table of the host's that
 llmctx has adopted, the host stays in charge of everything but what llmctx has added. Where it has been partitioned, the
@@ -62,14 +62,14 @@ def leaving(
 
 
 def _note(host: Any, there: Any, name: str) -> None:
-    """What is known of a partitioned table before anything that belongs to it is compared."""
+    """Note what is known of a partitioned table before anything that belongs to it is compared."""
     indexes = [index for table in there.tables.values() if table.name == name for index in table.indexes]
     divided = {_over(index.expressions) for index in indexes if str(index.name).startswith("llmctx_whole_")}
     host.info[_DIVIDED] = {**host.info.get(_DIVIDED, {}), name: divided}
 
 
 def _has_other_form(thing: Any, kind: str, name: str) -> bool:
-    """Whether what the host's model has, and the database has not, is what a partitioned table cannot have so."""
+    """Return whether what the host's model has, and the database lacks, cannot be had by a partitioned table."""
     divided = thing.table.metadata.info.get(_DIVIDED, {}).get(name)
     if not divided:
         return False
@@ -88,7 +88,7 @@ def _over(expressions: Any) -> tuple[str | None, ...]:
 
 
 def _eased(ours: Any, there: Any) -> bool:
-    """Whether a column of the host's may be NULL, has a default, or is text, only because llmctx needs it so."""
+    """Return whether a column of the host's may be NULL, has a default, or is text, only because llmctx needs it so."""
     if there is None:
         return False
     nullable = ours.name in COLUMNS and not ours.nullable and there.nullable

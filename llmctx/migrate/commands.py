@@ -71,7 +71,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What `upgrade` or `downgrade` would do now."""
+    """The steps that `upgrade` or `downgrade` would do now."""
 
     steps: list[Step] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

@@ -257,7 +257,7 @@ class Conversion:
         yield Step("put the new table in its place, and it into that", swap, "a moment")
 
     def _any_from(self, at: str) -> bool:
-        """Whether rows are dated that far ahead."""
+        """Return whether rows are dated that far ahead."""
         return bool(
             self.ask(f"SELECT EXISTS (SELECT FROM {self.named()} WHERE created_at >= {at})".replace(":", r"\:"))[0][0]
         )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from sqlalchemy import Connection, inspect, text
 
 from llmctx.core.errors import LlmctxError, NotACallLog
-from llmctx.core.text import capitalized
+from llmctx.core.text import capitalize
 from llmctx.migrate.adoption import plan as adoption
 from llmctx.migrate.adoption.checks import Columns
 from llmctx.migrate.adoption.inspect import ExistingTable, inspect_table
@@ -28,7 +28,7 @@ from llmctx.settings import Settings, settings_of
 from llmctx.storage.engine import (
     end_turn,
     engine,
-    explained,
+    explain,
     probe,
     reading,
     refuse_lent,
@@ -49,7 +49,7 @@ HOSTS_VERSIONS: Final = "alembic_version"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """What stands in the database, and what this version of llmctx wants."""
+    """The table and its version in the database, beside what this version of llmctx wants."""
 
     head: str
     current: str | None
@@ -177,7 +177,7 @@ def _noted_by_host(connection: Connection, settings: Settings) -> str | None:
 
 
 def _may_read(connection: Connection, settings: Settings, table: str) -> bool:
-    """Whether the role may see what stands in `table`, if there is one."""
+    """Return whether the role may see what stands in `table`, if there is one."""
     if not settings.is_postgresql:
         return True
     quote = connection.dialect.identifier_preparer.quote
@@ -188,7 +188,7 @@ def _may_read(connection: Connection, settings: Settings, table: str) -> bool:
 
 
 def sentence(problems: list[str]) -> str:
-    return f"{capitalized('; '.join(problems))}."
+    return f"{capitalize('; '.join(problems))}."
 
 
 def foreign(settings: Settings, found: State) -> NotACallLog:
@@ -252,7 +252,7 @@ def changing(settings: Settings, change: Callable[[Connection, Config], T]) -> T
                 raise asyncio.CancelledError from problem
             if isinstance(problem, CommandError):  # a version that these scripts do not know, for one
                 raise LlmctxError(f"{problem} ({where(settings)})") from problem
-            raise explained(problem, settings) from problem
+            raise explain(problem, settings) from problem
         finally:
             await source.dispose()
 

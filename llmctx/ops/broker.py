@@ -1,4 +1,4 @@
-"""What lies on the broker: how far shippers are behind, and what was set aside; and how that is stored after all."""
+"""The broker's streams: how far shippers are behind, and what was set aside; and how that is stored after all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _AT_ONCE = 500
 
 @dataclass(frozen=True, slots=True)
 class BrokerReport:
-    """What lies on the broker."""
+    """The content of the broker's streams."""
 
     lag: Lag
     refused: list[Refused]

@@ -29,7 +29,7 @@ from llmctx.core.errors import ConfigError, LlmctxError
 from llmctx.core.jsonable import scalar
 from llmctx.core.text import plain
 from llmctx.settings import Settings
-from llmctx.storage.engine import engine, explained, probe, reading
+from llmctx.storage.engine import engine, explain, probe, reading
 from llmctx.storage.filters import Filters
 from llmctx.storage.reflection import count_rows, everything, reflect
 
@@ -101,7 +101,7 @@ async def export(
                         size = sum(len(value) for row in seen for value in row if type(value) is str)
                         number = max(_FEWEST, min(_MOST, 2 * number, _CHARACTERS_AT_ONCE * len(seen) // (size + 1)))
     except Exception as problem:
-        raise explained(problem, settings) from problem
+        raise explain(problem, settings) from problem
     finally:
         await source.dispose()
     return done

@@ -55,10 +55,10 @@ class Ownership:
 
 def ownership(settings: Settings, *, must_reach: bool = False) -> Ownership:
     """Ask the database which one it is; where it is away, what is remembered of it. Raise with `must_reach`."""
-    return asyncio.run(ask(settings, must_reach=must_reach))
+    return asyncio.run(ownership_async(settings, must_reach=must_reach))
 
 
-async def ask(settings: Settings, *, must_reach: bool = False) -> Ownership:
+async def ownership_async(settings: Settings, *, must_reach: bool = False) -> Ownership:
     """Return what `ownership` does, for coroutines."""
     try:
         async with reading(settings) as connection:
@@ -86,7 +86,7 @@ class Waiting:
 
 def waiting(settings: Settings, owners: Ownership | None = None) -> Waiting:
     """Return how many rows wait on this host, and for which database."""
-    directories = list(survey(settings))
+    directories = list(inspect_journals(settings))
     found = Waiting()
     if not any(one.processes or one.dead_letters for one in directories):
         return found
@@ -106,7 +106,7 @@ def waiting(settings: Settings, owners: Ownership | None = None) -> Waiting:
     return found
 
 
-def survey(settings: Settings) -> Iterator[JournalDirectory]:
+def inspect_journals(settings: Settings) -> Iterator[JournalDirectory]:
     """Yield what lies on this host: the directories of the settings, and others in which something lies."""
     for root in settings.journal_roots():
         found = inspect_directory(root)

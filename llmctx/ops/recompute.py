@@ -28,7 +28,7 @@ _CERTAIN: Final = (CostSource.PROVIDER.value, CostSource.MANUAL.value)
 
 
 @dataclass(frozen=True, slots=True)
-class Priced:
+class ModelPrice:
     """A model that was used, and its price now."""
 
     model: str
@@ -39,14 +39,14 @@ class Priced:
     price: Price | None
 
 
-async def models(connection: AsyncConnection, log: Table, prices: Prices, filters: Filters) -> list[Priced]:
+async def models(connection: AsyncConnection, log: Table, prices: Prices, filters: Filters) -> list[ModelPrice]:
     """Return the models of the rows, those without a price first, then by calls."""
     model, provider = log.c.model, column_expr(log, "provider")
     groups = [model] if "provider" not in log.c else [model, provider]
     counted = select(model, provider, func.count(), func.count(column_expr(log, "cost_usd"))).where(filters.clause(log))
     now = datetime.now(UTC)
     found = [
-        Priced(name or "", maker, calls, calls - with_cost, prices.price(name, maker, now))
+        ModelPrice(name or "", maker, calls, calls - with_cost, prices.price(name, maker, now))
         for name, maker, calls, with_cost in await connection.execute(counted.group_by(*groups))
     ]
     return sorted(found, key=lambda one: (one.price is not None, -one.calls, one.model))
@@ -54,7 +54,7 @@ async def models(connection: AsyncConnection, log: Table, prices: Prices, filter
 
 @dataclass(slots=True)
 class Report:
-    """What became of the rows."""
+    """The outcome for the rows."""
 
     done: bool
     rows: int = 0

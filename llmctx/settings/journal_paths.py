@@ -1,4 +1,4 @@
-"""Where the journals of a destination lie, and where to look for those of others on this host.
+"""Directories of journals: those of a destination, and those of others on this host.
 
 A container may have no home, or one that cannot be written; then the system's temporary directory is used, in which
 only a directory of our own is safe.

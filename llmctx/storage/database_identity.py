@@ -1,4 +1,4 @@
-"""Which database it is, whatever its URL calls it: an id that `llmctx migrate` notes in the database itself.
+"""The identity of a database, whatever its URL calls it: an id that `llmctx migrate` notes in the database itself.
 
 On PostgreSQL it is the comment of our version table, which every role may read. Beside it stands where it was noted, by
 the cluster's own number and the database's, so that a copy of the database is not taken for the database. Where these

@@ -1,4 +1,4 @@
-"""What a failure of the database means, by its SQLSTATE where it has one.
+"""The meaning of a database's failures, by SQLSTATE where they have one.
 
 - *reconnect*: the connection is of no use: the server has gone, or may only be read. Drop the pool, wait, try again.
 - *transient*: the database is busy or full. Wait with backoff, try again.
@@ -59,7 +59,7 @@ Kind = Literal["reconnect", "transient", "config", "poison"]
 
 @dataclass(slots=True, frozen=True)
 class DatabaseFailure:
-    """What a failed statement means. `kind`: reconnect, transient, config or poison."""
+    """The meaning of a failed statement. `kind`: reconnect, transient, config or poison."""
 
     kind: Kind
     code: str

@@ -24,7 +24,7 @@ class Dependent:
 
     @property
     def slow(self) -> str:
-        """What to do where it is not."""
+        """Return what to do where it is not."""
         return (
             f"{self.name} has no index on {self.column}, so every call that goes makes the database read all of it: "
             f"CREATE INDEX CONCURRENTLY ON {self.name} ({self.column});"

@@ -1,4 +1,4 @@
-"""What a server may lose of what it has acknowledged: after a crash of its own, or when another takes over.
+"""The durability of what a server has acknowledged, and may lose: after a crash of its own, or when another takes over.
 
 The writer asks for a commit that waits for the disk (`destinations/sql/connection.py`). What no client can ask for is
 told here: by `doctor`, and in one line when the first row is stored.

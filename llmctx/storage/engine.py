@@ -26,7 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool
 
 from llmctx.core.errors import ConfigError, DatabaseUnavailable, LlmctxError, MigrationsPending
-from llmctx.core.text import capitalized
+from llmctx.core.text import capitalize
 from llmctx.settings import Settings
 from llmctx.storage.db_errors import pools_by_statement, sqlstate
 from llmctx.storage.driver import connect_arguments, create_private
@@ -115,7 +115,7 @@ async def reading(settings: Settings, *, whole: bool = False) -> AsyncIterator[A
                 await connection.execute(text("PRAGMA query_only = ON"))
             yield connection
     except Exception as problem:
-        raise explained(problem, settings) from problem
+        raise explain(problem, settings) from problem
     finally:
         await source.dispose()
 
@@ -142,7 +142,7 @@ async def changing(settings: Settings) -> AsyncIterator[AsyncConnection]:
                 await connection.commit()
             yield connection
     except Exception as problem:
-        raise explained(problem, settings) from problem
+        raise explain(problem, settings) from problem
     finally:
         await source.dispose()
 
@@ -153,7 +153,7 @@ def _plainly(connection: Connection) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    """Of the transaction, not of the session: that may be another client's next time."""
+    """Set limits of the transaction, not of the session, which may be another client's next time."""
     connection.exec_driver_sql(
         "SELECT pg_catalog.set_config('lock_timeout', $1, true), pg_catalog.set_config('row_security', 'off', true)",
         (f"{LOCK_PATIENCE_S:.0f}s",),
@@ -262,7 +262,7 @@ def sqlite_file(settings: Settings) -> Path | None:
     return None if settings.is_postgresql or database.startswith("file:") else Path(database)
 
 
-def explained(problem: Exception, settings: Settings) -> Exception:
+def explain(problem: Exception, settings: Settings) -> Exception:
     """Return `problem` as an error that says what to do, or itself when it is none of the database's."""
     if isinstance(problem, LlmctxError):
         return problem
@@ -270,14 +270,14 @@ def explained(problem: Exception, settings: Settings) -> Exception:
     said = str(getattr(problem, "orig", None) or problem).strip().partition("\n")[0]
     reason = said.rpartition(": ")[2] if said.startswith("<class") else said  # SQLAlchemy puts the class in front
     if state in {"42P01", "42703"} or reason.startswith(("no such table", "no such column")):
-        return MigrationsPending(f"{capitalized(reason)} in {where(settings)}. Run `llmctx migrate`.")
+        return MigrationsPending(f"{capitalize(reason)} in {where(settings)}. Run `llmctx migrate`.")
     if state == "55P03":
         return LlmctxError(
             f"Another transaction holds a lock in {where(settings)} for too long. Nothing waits now: try again."
         )
     if state == "42501" and "row-level security" in reason:
         return LlmctxError(
-            f"{capitalized(reason)} in {where(settings)}: this role sees only some of the rows. Use the "
+            f"{capitalize(reason)} in {where(settings)}: this role sees only some of the rows. Use the "
             "table's owner, or a role with BYPASSRLS. Nothing was changed."
         )
     if state == "42501":
@@ -294,7 +294,7 @@ def explained(problem: Exception, settings: Settings) -> Exception:
 
 
 def _remedy(problem: Exception, state: str, settings: Settings) -> str | None:
-    """What to do about a database that is not there; None if it is there and something else went wrong."""
+    """Return what to do about a database that is not there; None if it is there and something else went wrong."""
     if state == "3D000":
         name = make_url(settings.database_url).database
         return f"Create it (`createdb {name}`), or correct LLMCTX_DATABASE_URL."

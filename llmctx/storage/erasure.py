@@ -1,4 +1,4 @@
-"""Whose a row is, when a user or a session is erased: one rule for journals, messages and rows under way."""
+"""The rule by which a row is a user's or a session's when that is erased: in journals, messages and rows under way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What calls add up to, and how latencies are counted: the same sums over rows, over totals and in every question.
+"""Sums of calls, and counts of latencies: the same sums over rows, over totals and in every question.
 
 A histogram has one count for each latency without its last bits: 8 for each doubling, so that a percentile that is
 interpolated within one is 6 % off at most, and 1 % where there are many calls.

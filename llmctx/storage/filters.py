@@ -1,4 +1,4 @@
-"""Which rows: one frozen value, and the condition that it is on a table, fresh or adopted."""
+"""Filters of rows: one frozen value, and the condition that it is on a table, fresh or adopted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BEFORE_US: Final = {"ok": True, "error": False}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filters:
-    """Which rows; what is None does not narrow. `since` is inclusive, `until` is not; both are aware."""
+    """The rows asked for; what is None does not narrow. `since` is inclusive, `until` is not; both are aware."""
 
     since: datetime | None = None
     until: datetime | None = None
@@ -91,7 +91,7 @@ class Filters:
         if self.errors:
             given.append(column_expr(table, "success").is_(False))
         if self.unattributed:
-            given.append(unattributed(table))
+            given.append(is_unattributed(table))
         if self.unpriced:
             given.append(column_expr(table, "cost_usd").is_(None))
         if self.min_cost is not None:
@@ -110,7 +110,7 @@ def lacks_an_id(table: FromClause) -> ColumnElement[bool]:
     return or_(*(lacks(table, name) for name in ("session_id", "user_id")))
 
 
-def unattributed(table: FromClause) -> ColumnElement[bool]:
+def is_unattributed(table: FromClause) -> ColumnElement[bool]:
     """Return the condition of rows that lack an id which they should have: not of those that `erase` has blanked."""
     return and_(lacks_an_id(table), column_expr(table, "identity_reason").is_distinct_from(Reason.ERASED.value))
 

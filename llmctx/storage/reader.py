@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from llmctx.core.errors import DatabaseUnavailable, LlmctxError
 from llmctx.settings import Settings
 from llmctx.storage.db_errors import sqlstate
-from llmctx.storage.engine import engine, explained, probe, sqlite_file, where
+from llmctx.storage.engine import engine, explain, probe, sqlite_file, where
 from llmctx.storage.reflection import reflect
 
 _POOL: Final = 4
@@ -66,12 +66,12 @@ class Reader:
                     async with self._connection(patience_s) as connection:
                         yield connection, await self._look(connection)
             except TimeoutError as problem:
-                raise (QuestionTooLarge() if limit.expired() else explained(problem, self.settings)) from problem
+                raise (QuestionTooLarge() if limit.expired() else explain(problem, self.settings)) from problem
             except Exception as problem:
                 if sqlstate(problem) == _CANCELLED or "interrupted" in str(problem):
                     raise QuestionTooLarge from problem
                 self._table = None
-                raise explained(problem, self.settings) from problem
+                raise explain(problem, self.settings) from problem
 
     async def close(self) -> None:
         """Close all connections."""

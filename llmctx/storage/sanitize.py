@@ -1,4 +1,4 @@
-"""What a database refuses, taken out before it meets one. A cleaned record says so in its attributes.
+"""Values a database takes: what it refuses is taken out before it meets one. A cleaned record says so.
 
 PostgreSQL refuses NUL and lone surrogates in text, NaN in JSON, numbers out of range; one such value would cost the
 whole batch. Cleaning costs microseconds, finding the culprit afterwards milliseconds. Nothing here raises, whatever

@@ -18,7 +18,7 @@ Attributes = dict[str, Value]
 
 
 class EndedCall(Protocol):
-    """What is asked of the call (`capture.call.OpenCall`) that a row was made of."""
+    """The part of the call (`capture.call.OpenCall`) that a row was made of which is asked."""
 
     span: Span | None
     serialized: Any

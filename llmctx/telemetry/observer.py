@@ -1,4 +1,4 @@
-"""What one call log tells the tools around it: of each finished call, of each batch, and of its ledger.
+"""The observer of one call log: it tells the tools around of each finished call, each batch, and the ledger.
 
 Nothing here runs in a thread of the application, save when that reads metrics. Where nobody asks for anything, it costs
 the pipeline two look-ups a call.
@@ -28,7 +28,7 @@ on_record: Final[list[Callable[[CallRecord], object]]] = []
 
 
 class Observer:
-    """Of one call log.
+    """The observer of one call log.
 
     Args:
         settings: of the call log.

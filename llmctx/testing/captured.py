@@ -48,7 +48,7 @@ class CapturedCalls:
 
     @property
     def unattributed(self) -> list[CallRecord]:
-        """Those without a session or without a user."""
+        """Return those without a session or without a user."""
         return [record for record in self.records if record.session_id is None or record.user_id is None]
 
     def assert_all_attributed(self) -> None:

@@ -33,7 +33,7 @@ from llmctx.capture.handler import CallLogHandler
 from llmctx.core.record import CallRecord
 from llmctx.delivery.memory_sink import MemorySink
 from llmctx.graph import wrap_graph
-from llmctx.identity.scope import current_scope, enter, opened, suspend
+from llmctx.identity.scope import current_scope, enter, new_scope, suspend
 from llmctx.middleware import ContextMiddleware
 from tests.kit.support import MARK, Book, Completer, PlainTalker, ProviderDown, Talker, User, hanging, kept_by, wait_for
 from tests.kit.uvicorn_server import served
@@ -589,7 +589,7 @@ async def test_nothing_is_kept_of_two_thousand_scopes() -> None:
             with bind(user_id="u", session_id="s"):
                 await PlainLiar().ainvoke(here.ok())
                 if number % 2:
-                    inner = opened("bind", CallContext(user_id="u", session_id="s"), current_scope())
+                    inner = new_scope("bind", CallContext(user_id="u", session_id="s"), current_scope())
                     token = enter(inner)
                     await PlainLiar().ainvoke(here.ok())
                     suspend(token)

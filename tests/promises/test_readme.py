@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from llmctx.cli.demo.processes import Child, clean_environment
+from llmctx.cli.demo.processes import ChildProcess, clean_environment
 from llmctx.delivery.memory_sink import MemorySink
 from llmctx.settings import Settings, load
 
@@ -35,7 +35,7 @@ def blocks(language: str, text: str = README) -> list[str]:
 @pytest.fixture(scope="module")
 def provider() -> Iterator[str]:
     """The base URL of the demo's provider."""
-    child = Child("provider", "llmctx.cli.demo.provider", "--speed", "1000", log=None, env=clean_environment())
+    child = ChildProcess("provider", "llmctx.cli.demo.provider", "--speed", "1000", log=None, env=clean_environment())
     try:
         yield f"http://127.0.0.1:{child.says(30)['port']}/readme/v1"
     finally:

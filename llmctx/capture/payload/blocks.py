@@ -1,4 +1,4 @@
-"""What the blocks of an answer say: visible text, reasoning, a refusal, and all others as they came, bounded.
+"""The blocks of an answer: visible text, reasoning, a refusal, and all others as they came, bounded.
 
 Blocks are those of LangChain's v1 content standard and those that each provider defines. Whatever is not known here
 is kept as well, with a note in place of binaries: an answer that says something is never stored as if it were empty.

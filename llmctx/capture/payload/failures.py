@@ -1,4 +1,4 @@
-"""What an exception says about a failed call: the provider's code, type, status and own words.
+"""Exceptions of failed calls: the provider's code, type, status and own words.
 
 Clients of one family build their exceptions alike, so they are read by what they carry, not by their names: a body
 as JSON (openai, anthropic, groq, cohere), `response["Error"]` (botocore), `details` (google), `error` (ollama), or

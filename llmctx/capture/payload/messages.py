@@ -1,4 +1,4 @@
-"""What is kept of a prompt and of an answer, taken on the caller's thread.
+"""Prompts and answers, as much of them as is kept, taken on the caller's thread.
 
 Microseconds, no serialisation, no walk without end, nothing raised. What is kept are immutable texts and small
 copies: no reference to a message stays behind, for the application may change it, it may hold a megabyte, and the
@@ -43,7 +43,7 @@ Message = tuple[str, Any, dict[str, Any] | None]
 
 
 class Prompt(NamedTuple):
-    """What is kept of a prompt, and how many messages were left out after the first."""
+    """A prompt as it is kept, with the number of messages that were left out after the first."""
 
     messages: tuple[Message, ...] = ()
     left_out: int = 0
@@ -51,7 +51,7 @@ class Prompt(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What is kept of one generation."""
+    """One generation, as it is kept."""
 
     text: str | Cut | Pieces = ""
     reasoning: str | Cut | Pieces = ""
@@ -62,7 +62,7 @@ class Choice(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What is kept of the answer to the first prompt of a call."""
+    """The answer to the first prompt of a call, as it is kept."""
 
     choices: tuple[Choice, ...] = ()
     usage: dict[str, Any] | None = None  # usage_metadata

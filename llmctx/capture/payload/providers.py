@@ -1,4 +1,4 @@
-"""What is particular about each provider: how it spells its token figures, and its name in the list of prices.
+"""Tables of the providers: how each spells its token figures, and its name in the list of prices.
 
 A new provider's shape is a name more in one of these tables. `token_usage.py` decides which figures to believe.
 """

@@ -53,7 +53,7 @@ def answer_in(error: BaseException, limit: int) -> Answer | None:
     return None
 
 
-def merged(paid: Answer, partial: Answer | None) -> Answer:
+def merge(paid: Answer, partial: Answer | None) -> Answer:
     """Return `paid`, with what only the chunks of the stream have told."""
     if partial is None:
         return paid

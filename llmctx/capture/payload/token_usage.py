@@ -185,7 +185,7 @@ def usage_of(metadata: Any, raw: Any, *, stream: Stream | None, provider: str) -
     return usage._replace(**{name: figure for name, figure in better.items() if figure is not None})
 
 
-def reconciled(usage: Usage) -> tuple[Usage, dict[str, int]]:
+def reconcile(usage: Usage) -> tuple[Usage, dict[str, int]]:
     """Return figures that do not contradict each other, and those that were taken out for it, by their column.
 
     Prompt and completion make the total; no part is larger than its whole. What a provider counts beside (Vertex the

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from llmctx.cli.demo.provider_protocol import Asked
+from llmctx.cli.demo.provider_protocol import ChatRequest
 
 INTENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "pressure": ("blood pressure", "血压"),
@@ -65,7 +65,7 @@ _ANSWERS: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 
-def answer(asked: Asked) -> str:
+def answer(asked: ChatRequest) -> str:
     """Return the text for a task, in the language of the question."""
     task = (asked.task or "answer").split()[0]
     if task == "intent":

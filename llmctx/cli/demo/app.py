@@ -33,7 +33,7 @@ from starlette.authentication import AuthCredentials, AuthenticationBackend, Sim
 from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.requests import HTTPConnection, Request
 
-from llmctx.cli.demo.assistant import Assistant, Service, Visit, ask, text_of
+from llmctx.cli.demo.assistant import Assistant, Service, Visit, prompt_of, text_of
 from llmctx.cli.demo.processes import hear, say
 from llmctx.cli.demo.serve import serve
 from llmctx.cli.demo.tokens import patient_of
@@ -88,7 +88,7 @@ def who(conn: HTTPConnection) -> CallContext | None:
 
 
 @dataclass
-class Recorded:
+class RecordedApp:
     """An application with its recorder."""
 
     app: FastAPI
@@ -97,7 +97,7 @@ class Recorded:
     ledger: Callable[[], dict[str, Any]]
 
 
-def record_before(url: str, builder: StateGraph[Any]) -> Recorded:
+def record_before(url: str, builder: StateGraph[Any]) -> RecordedApp:
     """Set up the naive handler, which is passed on in every config."""
     from llmctx.cli.demo.naive_handler import NaiveRecorder
 
@@ -105,10 +105,10 @@ def record_before(url: str, builder: StateGraph[Any]) -> Recorded:
     app = FastAPI(lifespan=recorder.lifespan)
     app.middleware("http")(recorder.remember)
     graph = builder.compile(checkpointer=InMemorySaver())
-    return Recorded(app, graph, [recorder.handler], dict)
+    return RecordedApp(app, graph, [recorder.handler], dict)
 
 
-def record_after(url: str, builder: StateGraph[Any]) -> Recorded:
+def record_after(url: str, builder: StateGraph[Any]) -> RecordedApp:
     """Set up llmctx."""
     from llmctx.calllog import CallLog  # late: the other run must not load it
     from llmctx.graph import wrap_graph
@@ -118,7 +118,7 @@ def record_after(url: str, builder: StateGraph[Any]) -> Recorded:
     app = FastAPI(lifespan=call_log.lifespan)
     app.add_middleware(ContextMiddleware, identify=who)
     graph = wrap_graph(builder).compile(checkpointer=InMemorySaver())
-    return Recorded(app, graph, [], lambda: _numbers(call_log.stats()))
+    return RecordedApp(app, graph, [], lambda: _numbers(call_log.stats()))
 
 
 def _numbers(stats: Any) -> dict[str, Any]:
@@ -144,7 +144,7 @@ class Question(BaseModel):
 class Clinic:
     """State that the endpoints share: the graph, and jobs that outlive their request."""
 
-    def __init__(self, assistant: Assistant, recorded: Recorded) -> None:
+    def __init__(self, assistant: Assistant, recorded: RecordedApp) -> None:
         self.assistant = assistant
         self.graph = recorded.graph
         self.callbacks = recorded.callbacks
@@ -165,10 +165,10 @@ class Clinic:
 
     async def say(self, task: str, question: str) -> str:
         """Call a model once, outside of the graph."""
-        return text_of(await self.assistant.openai.ainvoke(ask(task, question), self.config()))
+        return text_of(await self.assistant.openai.ainvoke(prompt_of(task, question), self.config()))
 
     def _letter_chain(self) -> Runnable[str, str]:
-        prompt: Runnable[str, Any] = RunnableLambda(lambda question: ask("letter", question))
+        prompt: Runnable[str, Any] = RunnableLambda(lambda question: prompt_of("letter", question))
         return prompt | self.assistant.openai | RunnableLambda(text_of)
 
     def question_of(self, visit: str) -> str:
@@ -214,7 +214,7 @@ def add_plain_endpoints(app: FastAPI, clinic: Clinic) -> None:
 
     @app.post("/sync")
     def sync(said: Question, visit: VisitId) -> str:
-        return text_of(openai.invoke(ask("answer", said.question), clinic.config()))
+        return text_of(openai.invoke(prompt_of("answer", said.question), clinic.config()))
 
     @app.post("/gather")
     async def gather(said: Question, visit: VisitId) -> list[str]:
@@ -222,18 +222,18 @@ def add_plain_endpoints(app: FastAPI, clinic: Clinic) -> None:
 
     @app.post("/batch")
     async def batch(said: Question, visit: VisitId) -> list[str]:
-        prompts: list[Any] = [ask(task, said.question) for task in ("answer", "advice")]
+        prompts: list[Any] = [prompt_of(task, said.question) for task in ("answer", "advice")]
         return [text_of(answer) for answer in await clinic.assistant.anthropic.abatch(prompts, clinic.config())]
 
     @app.post("/fallback")
     async def fallback(said: Question, visit: VisitId) -> str:
         model = clinic.assistant.anthropic.with_fallbacks([openai])
-        return text_of(await model.ainvoke(ask("answer", said.question), clinic.config()))
+        return text_of(await model.ainvoke(prompt_of("answer", said.question), clinic.config()))
 
     @app.post("/stream")
     async def stream(said: Question, visit: VisitId) -> StreamingResponse:
         async def words() -> AsyncIterator[str]:
-            async for chunk in openai.astream(ask("advice", said.question), clinic.config()):
+            async for chunk in openai.astream(prompt_of("advice", said.question), clinic.config()):
                 yield f"data: {json.dumps(text_of(chunk))}\n\n"
 
         return StreamingResponse(words(), media_type="text/event-stream")

@@ -67,7 +67,7 @@ class Visit(TypedDict, total=False):
     answer: str
 
 
-def ask(task: str, question: str) -> list[AnyMessage]:
+def prompt_of(task: str, question: str) -> list[AnyMessage]:
     """Return the prompt for a task: the role, the instructions, and what the patient said."""
     instructions = _INSTRUCTIONS[task.split()[0]]
     system = (
@@ -148,22 +148,22 @@ class Assistant:
         return graph
 
     async def intent(self, visit: Visit) -> Visit:
-        said = await self.openai.ainvoke(ask("intent", visit["question"]))
+        said = await self.openai.ainvoke(prompt_of("intent", visit["question"]))
         word = text_of(said).strip(" .").lower()
         return {"intent": word if word in INTENTS else "clarify"}
 
     async def clarify(self, visit: Visit) -> Visit:
-        return {"answer": text_of(await self.anthropic.ainvoke(ask("clarify", visit["question"])))}
+        return {"answer": text_of(await self.anthropic.ainvoke(prompt_of("clarify", visit["question"])))}
 
     async def wait(self, visit: Visit) -> Visit:
         more = interrupt(visit["answer"])  # the patient answers in a later request
         return {"question": f"{visit['question']}\n{more}"}
 
     async def advice(self, visit: Visit) -> Visit:
-        return {"answer": text_of(await self.openai.ainvoke(ask("advice", visit["question"])))}
+        return {"answer": text_of(await self.openai.ainvoke(prompt_of("advice", visit["question"])))}
 
     async def appointment(self, visit: Visit) -> Visit:
-        system, question = ask("appointment", visit["question"])
+        system, question = prompt_of("appointment", visit["question"])
         first = [] if visit.get("messages") else [question]
         agent = self.anthropic.bind_tools(self.tools)
         said = await agent.ainvoke([system, *visit.get("messages", []), *first])
@@ -174,18 +174,18 @@ class Assistant:
         async def find_slot(day: str, visit: Annotated[Visit, InjectedState]) -> str:
             """Find the free slots of a day, those that suit the patient best first."""
             question = f"{visit['question']}\nFree on {day}: 10:40, 15:20; on Friday: 9:15."
-            return text_of(await self.openai.ainvoke(ask("rank", question)))
+            return text_of(await self.openai.ainvoke(prompt_of("rank", question)))
 
         return find_slot
 
     def pressure(self, visit: Visit) -> Visit:
-        return {"answer": text_of(self.openai.invoke(ask("pressure", visit["question"])))}
+        return {"answer": text_of(self.openai.invoke(prompt_of("pressure", visit["question"])))}
 
     async def medication(self, visit: Visit) -> Visit:
         return {"findings": []}
 
     async def check(self, visit: Visit) -> Visit:
-        said = await self.anthropic.ainvoke(ask(f"check {visit['medicine']}", visit["question"]))
+        said = await self.anthropic.ainvoke(prompt_of(f"check {visit['medicine']}", visit["question"]))
         return {"findings": [f"{visit['medicine']}: {text_of(said)}"]}
 
     async def advise(self, visit: Visit) -> Visit:
@@ -193,7 +193,7 @@ class Assistant:
 
     async def opinion(self, visit: Visit, config: RunnableConfig) -> Visit:
         loop = asyncio.get_running_loop()  # run_in_executor, unlike to_thread, takes no context along
-        messages = ask("opinion", visit["question"])
+        messages = prompt_of("opinion", visit["question"])
         said = await loop.run_in_executor(self.pool, self.openai.invoke, messages, config)
         return {"answer": text_of(said)}
 
@@ -206,7 +206,7 @@ class Assistant:
             # loading certificates would take longer than the call.
             async with DefaultAsyncHttpxClient(verify=False) as client:
                 model = self.service.openai(client)
-                return text_of(await model.ainvoke(ask("laboratory", visit["question"]), config))
+                return text_of(await model.ainvoke(prompt_of("laboratory", visit["question"]), config))
 
         def run_in_thread() -> None:
             try:
@@ -218,7 +218,7 @@ class Assistant:
         return {"answer": await done}
 
     async def letter(self, visit: Visit) -> Visit:
-        return {"answer": text_of(await self.openai.ainvoke(ask("letter", visit["question"])))}
+        return {"answer": text_of(await self.openai.ainvoke(prompt_of("letter", visit["question"])))}
 
 
 def _first(visit: Visit) -> str:

@@ -34,7 +34,7 @@ def clean_environment() -> dict[str, str]:
     return {**kept, "NO_PROXY": here, "no_proxy": here, "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore"}
 
 
-class Child:
+class ChildProcess:
     """One process, from the parent's side."""
 
     def __init__(self, name: str, module: str, *args: str, log: Path | None, env: Mapping[str, str]) -> None:

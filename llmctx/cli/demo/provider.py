@@ -26,7 +26,7 @@ from starlette.routing import Route
 
 from llmctx.cli.demo import answers
 from llmctx.cli.demo import provider_protocol as wire
-from llmctx.cli.demo.provider_protocol import Asked, Reply
+from llmctx.cli.demo.provider_protocol import ChatRequest, Reply
 
 FAULT: Final = re.compile(r"\[fault (openai|anthropic) (\d{3})\]")
 """In a question: makes this provider answer with this error."""
@@ -98,7 +98,7 @@ class Provider:
 
     # -- the log
 
-    def _note(self, request: Request, asked: Asked, api: str) -> dict[str, Any]:
+    def _note(self, request: Request, asked: ChatRequest, api: str) -> dict[str, Any]:
         patient, visit = asked.truth or (None, None)
         entry = {
             "run": request.path_params["run"],
@@ -133,7 +133,7 @@ class Provider:
 
     # -- how an answer is made, and how long it takes
 
-    def _reply(self, asked: Asked) -> Reply:
+    def _reply(self, asked: ChatRequest) -> Reply:
         tool = (asked.tool["name"], answers.arguments(asked.tool["schema"])) if asked.tool else None
         text = "" if tool else answers.answer(asked)
         system_tokens = _tokens(asked.system)
@@ -150,14 +150,14 @@ class Provider:
             cached_tokens=cached,
         )
 
-    def _seconds(self, asked: Asked) -> float:
+    def _seconds(self, asked: ChatRequest) -> float:
         """0.2 to 2 s, the same each time for the same prompt, divided by the speed."""
         if NO_HURRY in asked.question and asked.task != "intent":
             return NO_HURRY_S
         prompt = "\n".join((asked.task or "", *asked.texts))
         return (0.2 + 1.8 * (zlib.crc32(prompt.encode()) % 1000) / 1000) / self.speed
 
-    def _fault(self, asked: Asked, api: str) -> int | None:
+    def _fault(self, asked: ChatRequest, api: str) -> int | None:
         found = FAULT.search(asked.question)
         return int(found[2]) if found and found[1] == api and asked.task != "intent" else None
 
@@ -166,7 +166,7 @@ class Provider:
         return JSONResponse(body, status, {"retry-after": "1"} if status == 429 else None)
 
     async def _plain(
-        self, request: Request, entry: dict[str, Any], asked: Asked, body: Callable[[], dict[str, Any]]
+        self, request: Request, entry: dict[str, Any], asked: ChatRequest, body: Callable[[], dict[str, Any]]
     ) -> Response:
         if await _gone_within(request, self._seconds(asked)):
             entry["outcome"] = "gone"
@@ -174,7 +174,7 @@ class Provider:
         entry["outcome"] = "complete"
         return JSONResponse(body())
 
-    def _stream(self, entry: dict[str, Any], asked: Asked, events: Iterator[str], length: int) -> Response:
+    def _stream(self, entry: dict[str, Any], asked: ChatRequest, events: Iterator[str], length: int) -> Response:
         seconds = self._seconds(asked)
         between = seconds * (1 - FIRST_TOKEN) / max(1, length // 5)
 

@@ -1,6 +1,6 @@
 """The two protocols of the demo's provider: OpenAI's chat completions and Anthropic's messages.
 
-Pure functions between JSON and two small values, `Asked` and `Reply`. The texts are in `answers.py`;
+Pure functions between JSON and two small values, `ChatRequest` and `Reply`. The texts are in `answers.py`;
 serving, waiting and the log in `provider.py`.
 """
 
@@ -18,7 +18,7 @@ TASK: Final = re.compile(r"Task: ([a-z]+(?: [a-z]+)?)\.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class ChatRequest:
     """A request of either protocol."""
 
     model: str
@@ -71,7 +71,7 @@ def _text(content: Any) -> str:
     return content if isinstance(content, str) else ""
 
 
-def read_openai(body: Mapping[str, Any]) -> Asked:
+def read_openai(body: Mapping[str, Any]) -> ChatRequest:
     """Read a chat completions request."""
     messages = body["messages"]
     system = [m for m in messages if m["role"] in ("system", "developer")]
@@ -79,7 +79,7 @@ def read_openai(body: Mapping[str, Any]) -> Asked:
     tools = body.get("tools") or []
     answered = bool(others) and others[-1]["role"] == "tool"
     offer = tools[0]["function"] if tools and not answered else None
-    return Asked(
+    return ChatRequest(
         model=body["model"],
         system="\n".join(_text(m.get("content")) for m in system),
         texts=tuple(_text(m.get("content")) for m in others),
@@ -89,14 +89,14 @@ def read_openai(body: Mapping[str, Any]) -> Asked:
     )
 
 
-def read_anthropic(body: Mapping[str, Any]) -> Asked:
+def read_anthropic(body: Mapping[str, Any]) -> ChatRequest:
     """Read a messages request."""
     messages = body["messages"]
     last = messages[-1]["content"] if messages else ""
     answered = isinstance(last, list) and any(block.get("type") == "tool_result" for block in last)
     tools = body.get("tools") or []
     offer = tools[0] if tools and not answered else None
-    return Asked(
+    return ChatRequest(
         model=body["model"],
         system=_text(body.get("system")),
         texts=tuple(_text(m["content"]) for m in messages),

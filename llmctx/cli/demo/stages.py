@@ -26,7 +26,7 @@ from rich.console import Console
 from llmctx.cli.demo.compare import Comparison, Row, compare, read_rows
 from llmctx.cli.demo.load import drive
 from llmctx.cli.demo.postgres import make_directory
-from llmctx.cli.demo.processes import Child, clean_environment, uninterrupted
+from llmctx.cli.demo.processes import ChildProcess, clean_environment, uninterrupted
 from llmctx.cli.demo.scenarios import ways_of
 from llmctx.core.record import DEFAULT_TABLE
 from llmctx.migrate.commands import upgrade
@@ -115,11 +115,11 @@ class Progress:
 class _Running:
     """The running processes: the provider, and a clinic and a database for each run."""
 
-    keeper: Child
+    keeper: ChildProcess
     home: Mapping[str, Any]
     provider: str
     urls: Mapping[str, str]
-    clinics: Child
+    clinics: ChildProcess
     addresses: Mapping[str, str]
     secret: str
 
@@ -202,7 +202,7 @@ def _start(
     )
 
 
-def _each(clinics: Child, fact: str) -> dict[str, Any]:
+def _each(clinics: ChildProcess, fact: str) -> dict[str, Any]:
     """Return `fact` of each clinic, as they report it in any order."""
     lines = [clinics.says(START_S) for _ in RUNS]
     return {line["name"]: line[fact] for line in lines}
@@ -216,9 +216,9 @@ def _child(
     log: Path | None = None,
     tidies: bool = False,
     **environment: str,
-) -> Child:
+) -> ChildProcess:
     with uninterrupted():  # a child that is not yet on the stack would outlive a Ctrl-C
-        child = Child(name, module, *args, env={**clean_environment(), **environment}, log=log)
+        child = ChildProcess(name, module, *args, env={**clean_environment(), **environment}, log=log)
         stack.callback(child.end, 2 * START_S if tidies else 15, tidies=tidies)
     return child
 
@@ -231,7 +231,7 @@ async def _drive_both(running: _Running, users: int, step: Callable[[], None]) -
 
 
 @contextlib.contextmanager
-def _files_kept_on_failure(keeper: Child, directory: Path, progress: Progress) -> Iterator[None]:
+def _files_kept_on_failure(keeper: ChildProcess, directory: Path, progress: Progress) -> Iterator[None]:
     try:
         yield
     except Exception:

@@ -128,7 +128,7 @@ class BrokerShipper:
 
     @property
     def last_error(self) -> str | None:
-        """Why rows wait; None while all is well."""
+        """Return why rows wait; None while all is well."""
         return self._intake.batcher.last_error or self.broker_error
 
     async def run(self, stopping: asyncio.Event, *, once: bool = False) -> None:

@@ -75,7 +75,7 @@ class Unconfirmed:
 
     @property
     def frames(self) -> int:
-        """How many frames are not confirmed."""
+        """Return how many frames are not confirmed."""
         return sum(len(stream.sent) for stream in self._streams)
 
     def clear(self) -> None:

@@ -35,7 +35,7 @@ _START: Final = struct.Struct("<16sd")
 
 
 class Kind(IntEnum):
-    """What a frame says."""
+    """The kind of a frame: a start, a row, …"""
 
     OPENED = 0  # by which process this file was begun
     START = 1  # a call has started
@@ -63,7 +63,7 @@ class Start(NamedTuple):
 
 @dataclass(slots=True)
 class Damage:
-    """What could not be read."""
+    """The parts that could not be read."""
 
     places: int = 0
     bytes: int = 0

@@ -48,7 +48,7 @@ class ProcessJournal:
 
 @dataclass(frozen=True, slots=True)
 class JournalDirectory:
-    """What lies in one directory."""
+    """The content of one directory."""
 
     directory: str
     processes: list[ProcessJournal] = field(default_factory=list)

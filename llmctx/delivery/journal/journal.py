@@ -184,7 +184,7 @@ class Journal(RecordFiles):
             self._note_done(gone)
 
     def _note_done(self, gone: list[bytes]) -> None:
-        """Where this cannot be written it is tried again; until then a crash delivers them once more, harmlessly."""
+        """Note that rows are stored; again later where it cannot be written: a crash until then only repeats them."""
         self._not_noted += gone
         if self._note(frame(Kind.DONE, done_payload(self._not_noted))) or len(self._not_noted) > _MOST_NOT_NOTED:
             self._not_noted = []
@@ -263,12 +263,12 @@ class Journal(RecordFiles):
 
     @property
     def has_company(self) -> bool:
-        """Whether there are journals of other processes, living or dead."""
+        """Return whether there are journals of other processes, living or dead."""
         return not self._closed and any(name != self.name for name in directories.process_directories_in(self._root))
 
     @property
     def is_intact(self) -> bool:
-        """Whether its files hold what was written to them: they may have been removed, moved, cut or exchanged."""
+        """Return whether its files hold what was written to them: they may have been removed, moved or cut."""
         if self._closed:
             return True
         lock = os.fstat(self._lock)
@@ -281,12 +281,12 @@ class Journal(RecordFiles):
 
     @property
     def has_vanished(self) -> bool:
-        """Whether the file that is being written was removed: no process would ever find what is in it."""
+        """Return whether the file that is being written was removed: no process would ever find what is in it."""
         return not self._closed and os.fstat(self._records).st_nlink == 0
 
     @property
     def is_displaced(self) -> bool:
-        """Whether its directory's name leads elsewhere by now: no process would look for it where it lies."""
+        """Return whether its directory's name leads elsewhere by now: no process would look for it where it lies."""
         here = directories.leads_to(self.directory, self._root) and directories.leads_to(
             self.name, self._folder, self._root
         )

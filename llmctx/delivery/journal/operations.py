@@ -1,4 +1,4 @@
-"""What is done to the journals of a directory from outside of their processes, by the directory's path."""
+"""Operations on the journals of a directory from outside of their processes, by the directory's path."""
 
 from __future__ import annotations
 

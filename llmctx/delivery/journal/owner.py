@@ -1,4 +1,4 @@
-"""Whose a journal is: the process that writes it, whether that process is alive, and where its rows go.
+"""The owner of a journal: the process that writes it, whether that process is alive, and where its rows go.
 
 A lock alone does not tell who is alive: on network file systems it may hold on one node only, and its file may be
 removed. So each process says in a file beside it who it is: host, boot, namespace of process ids, process id and the

@@ -89,7 +89,7 @@ class Markers:
 
     @property
     def is_intact(self) -> bool:
-        """Whether the file lies where it was made, with all that was written. Never asked while it is rewritten."""
+        """Return whether the file lies where it was made, with all that was written. Not to be asked in a rewrite."""
         inode, seen = os.fstat(self._fd).st_ino, self._seen_size
         self._seen_size = self.size
         return directories.is_file(self._name, self._folder, inode=inode, size=seen) and (

@@ -23,7 +23,7 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError
 from llmctx.delivery.redact.pattern_check import fault_of
 from llmctx.delivery.redact.text_spans import Span
-from llmctx.identity.scope import enter, opened
+from llmctx.identity.scope import enter, new_scope
 
 Function = Callable[[str], str]
 
@@ -123,7 +123,7 @@ class OwnFunction:
 
 
 def _work(function: Function, jobs: queue.SimpleQueue[tuple[str, queue.SimpleQueue[object]]]) -> None:
-    enter(opened("redaction"))
+    enter(new_scope("redaction"))
     while True:
         text, answer = jobs.get()
         try:

@@ -1,4 +1,4 @@
-"""What an item of a queue brings along: the scope in which it was put.
+"""Scopes that travel with the items of queues: each brings along the one in which it was put.
 
 A long-lived worker is in the scope of its present item, or in none: from `get` until it asks for the next one, says
 `task_done`, or waits in vain. A worker that takes several users' items before it does anything works for all of them

@@ -36,7 +36,7 @@ from llmctx.identity.scope import (
     carries,
     current_scope,
     failed_scope,
-    opened,
+    new_scope,
 )
 
 _POOLS: Final = ("concurrent.futures.thread", "concurrent.futures.process", "multiprocessing.pool")
@@ -75,7 +75,7 @@ def remove(user: object) -> None:
                 _undo.pop()()
 
 
-def installed() -> bool:
+def is_installed() -> bool:
     return bool(_users)
 
 
@@ -113,7 +113,7 @@ def _inheriting(run: Callable[[], None], outer: Scope) -> Callable[[], None]:
 
     @functools.wraps(run)
     def inherit() -> None:
-        with Inside(opened("thread", outer.identity, outer)):
+        with Inside(new_scope("thread", outer.identity, outer)):
             run()
 
     return inherit

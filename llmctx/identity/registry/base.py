@@ -21,7 +21,7 @@ ELSEWHERE: Final = 2**63
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a registry knows of a thread or task.
+    """The entry of a thread or task in a registry.
 
     `identity` is empty where nobody, more than one user, or a user who is forgotten has used it. `shared` says that
     there is more than one. `first` and

@@ -1,4 +1,4 @@
-"""Who has ever used a thread, in eight bytes each: what stays of registry entries that have gone.
+"""Fingerprints of all users of a thread, in eight bytes each: they stay when registry entries have gone.
 
 A registry forgets by age and by size. That one user uses a thread must not be concluded from having forgotten another,
 so every use leaves a fingerprint of name and owner here. It errs in one direction only: a name for which there is no

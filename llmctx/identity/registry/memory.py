@@ -36,7 +36,7 @@ Party = tuple[Scope, float]
 
 @dataclass(slots=True)
 class _Use:
-    """Who used a thread, in the order of their last use."""
+    """The users of a thread, in the order of their last use."""
 
     parties: tuple[Party, ...]
     first: int
@@ -183,7 +183,7 @@ _TRIES: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Uses:
-    """Who has used a thread, the newest last; the numbers of the first and the newest use; and as in `_Use`."""
+    """The users of a thread, the newest last; the numbers of the first and the newest use; and as in `_Use`."""
 
     identities: list[CallContext]
     first: int

@@ -1,4 +1,4 @@
-"""What a process has to tell the others, and has not told yet: in memory, bounded, from any thread.
+"""News for the other processes that have not been sent yet: in memory, bounded, from any thread.
 
 A registration waits as the scope it is of, not as the identity it had: who is behind it may become known meanwhile.
 One that was told before its user or session was known is told again when they are (`amended`).
@@ -31,7 +31,7 @@ class News(NamedTuple):
 
     @property
     def key(self) -> tuple[str | None, str | None, str | None, str | None]:
-        """Of what is equal in it, only the newest needs to be told."""
+        """Return the key of which only the newest needs to be told."""
         who = self.scope.identity
         return self.thread_id, self.task, who.user_id, who.session_id
 

@@ -29,7 +29,7 @@ from llmctx.identity.registry.base import ELSEWHERE, Entry
 from llmctx.identity.registry.fingerprints import Fingerprints
 from llmctx.identity.registry.memory import PARTIES, MemoryRegistry, Uses, judge, task_lineage
 from llmctx.identity.registry.outbox import Claims, News, Outbox
-from llmctx.identity.registry.redis_connection import Link, check_url
+from llmctx.identity.registry.redis_connection import RedisConnection, check_url
 from llmctx.identity.registry.redis_heartbeat import Heartbeat
 from llmctx.identity.registry.redis_keys import LONGEST, Heard, Layout, Put
 from llmctx.identity.registry.redis_scripts import LIST, PUT, STRIP, calls
@@ -101,12 +101,12 @@ class RedisRegistry:
         return len(self._local)
 
     def _begin(self) -> None:
-        """What belongs to one process alone, and is never inherited."""
+        """Make what belongs to one process alone, and is never inherited."""
         self._layout = Layout(
             self._prefix, os.urandom(6).hex(), ttl_s=self._ttl_s, task_ttl_s=self._task_ttl_s, parties=PARTIES + 1
         )
         self._outbox = Outbox()
-        self._links: dict[asyncio.AbstractEventLoop, Link] = {}
+        self._links: dict[asyncio.AbstractEventLoop, RedisConnection] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._work: asyncio.Event | None = None
         self._idle = False
@@ -261,7 +261,7 @@ class RedisRegistry:
     async def aforget(self, *, thread_id: str | None = None, user_id: str | None = None) -> int:
         """Forget, here and in Redis; return how many went from there. From any loop. Raises what redis-py raises."""
         self._forget_here(thread_id, user_id)
-        link = Link(self._url)
+        link = RedisConnection(self._url)
         try:
             gone, done = 0, False
             while not done:
@@ -285,7 +285,7 @@ class RedisRegistry:
         """Tell what is new, and ask, in one round trip; False if that failed. Here alone Redis is met."""
         if self._resting:
             return False
-        link = self._links.setdefault(asyncio.get_running_loop(), Link(self._url))
+        link = self._links.setdefault(asyncio.get_running_loop(), RedisConnection(self._url))
         timeout_s = timeout_s or self._timeout_s
         outbox = self._outbox
         news: list[tuple[News, CallContext]] = []
@@ -370,7 +370,7 @@ class RedisRegistry:
         )
 
     async def _forget_there(
-        self, link: Link, whom: tuple[str | None, str | None], timeout_s: float
+        self, link: RedisConnection, whom: tuple[str | None, str | None], timeout_s: float
     ) -> tuple[int, bool]:
         """Forget a thread, or a user, of whom a round takes at most 500 keys. Return how many there were, and whether
         that is all.

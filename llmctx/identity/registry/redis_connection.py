@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 
-class Link:
+class RedisConnection:
     """The connection of one event loop."""
 
     def __init__(self, url: str) -> None:

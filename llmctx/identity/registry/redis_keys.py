@@ -1,4 +1,4 @@
-"""What the shared registry looks like in Redis: names of keys, what stands in them, and how it is proved ours.
+"""The shared registry in Redis: names of keys, what stands in them, and how it is proved ours.
 
 A thread is a text with a line for each user and session: nobody overwrites anybody. A task is one such line. An index
 for each user names the keys in which that user stands, so that all of it can be forgotten at once. Names hold hashes,
@@ -40,7 +40,7 @@ Put = tuple[list[str], list[Any]]
 
 
 class Heard(NamedTuple):
-    """What Redis says of a thread: who has used it, the newest last, and whether others may have."""
+    """The answer of Redis about a thread: who has used it, the newest last, and whether others may have."""
 
     identities: tuple[CallContext, ...] = ()
     unclear: bool = False

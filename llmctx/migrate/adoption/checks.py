@@ -1,4 +1,4 @@
-"""What of a table that is there suits llmctx, what stands in the way, and what one should know before."""
+"""Checks of a table that is there: what suits llmctx, what stands in the way, and what one should know before."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Fit:
 
     @cached_property
     def key_condition(self) -> str | None:
-        """Which rows are llmctx's own: only they are under the key, old ones may be double and theirs may become so.
+        """Return the condition of llmctx's own rows: only they are under the key, old ones may be double.
 
         None where no column tells them apart.
         """
@@ -82,7 +82,7 @@ class Fit:
 
     @cached_property
     def has_key(self) -> bool:
-        """Whether a key that is there keeps a row of ours from being stored twice."""
+        """Return whether a key that is there keeps a row of ours from being stored twice."""
         condition = bare(self.key_condition)
         return any(
             index.unique

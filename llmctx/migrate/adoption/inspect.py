@@ -73,7 +73,7 @@ class ExistingTable:
 
     @property
     def facts(self) -> dict[str, list[str]]:
-        """What was done to columns that are not ours: stands in the comment of the first that is."""
+        """Return what was done to columns that are not ours: stands in the comment of the first that is."""
         noted = (self.marked[0].comment or "")[len(MARK) :] if self.marked else ""
         try:
             facts = json.loads(noted or "{}")
@@ -87,7 +87,7 @@ class ExistingTable:
 
     @cached_property
     def made_by_us(self) -> bool:
-        """Whether llmctx made the whole table."""
+        """Return whether llmctx made the whole table."""
         key = (f"pk_{self.name}", ("call_id", "created_at"))
         has_key = any(index.primary and (index.name, index.columns) == key for index in self.indexes)
         return self.kind == "p" and not self.marked and has_key

@@ -30,7 +30,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """What would be done to a table now."""
+    """The steps that would be done to a table now."""
 
     steps: list[Step] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

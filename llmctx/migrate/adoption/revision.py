@@ -1,4 +1,4 @@
-"""What a file of `alembic/versions` calls. The next revision is a file of twenty lines:
+"""Functions that a file of `alembic/versions` calls. The next revision is a file of twenty lines:
 
     \"\"\"Add region: where the model ran.\"\"\"
 

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from llmctx.core.errors import ConfigError, LlmctxError
 from llmctx.core.record import LINKS
 from llmctx.ops.backfill.bulk_update import Change, fill, take_back
-from llmctx.ops.backfill.facts import Collected, checkpoints_of
+from llmctx.ops.backfill.facts import FactCollection, checkpoints_of
 from llmctx.ops.backfill.mapping import QUERY, Mapping, from_csv, from_sqlite, plain_id
 from llmctx.ops.backfill.rules import CHECKPOINT, MAPPING, RULES, Filling, Gap, decide
 from llmctx.ops.backfill.undo import COLUMNS, UndoFile, default_path, lines
@@ -60,7 +60,7 @@ class Sample:
 
 @dataclass(slots=True)
 class Report:
-    """What became of the rows with a gap."""
+    """The outcome for the rows with a gap."""
 
     done: bool
     rows: int = 0
@@ -104,7 +104,7 @@ async def backfill(
             why = "has no column identity_source" if "identity_source" not in log.c else "has its own identity_source"
             report.notes.append(f"{log.name} {why}: rows will not say by which rule.")
         checkpoints = await checkpoints_of(connection, settings.db_schema)
-        facts = Collected(connection, log)
+        facts = FactCollection(connection, log)
         stack.callback(facts.close)
         await facts.collect(mapping, checkpoints)
         if mapping is not None and mapping.blank:
@@ -138,13 +138,13 @@ async def _mapping(settings: Settings, csv: Path | None, query: str | None) -> M
 
 
 class _Run:
-    """What becomes of rows with a gap, step by step."""
+    """One run over the rows with a gap, step by step."""
 
     def __init__(
         self,
         connection: AsyncConnection,
         log: Table,
-        facts: Collected,
+        facts: FactCollection,
         rules: Collection[str],
         report: Report,
         back: UndoFile,

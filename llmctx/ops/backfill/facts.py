@@ -31,7 +31,7 @@ CREATE INDEX by_value ON facts (kind, value);
 """
 
 
-class Collected:
+class FactCollection:
     """Facts about everything that rows with gaps belong to, in a temporary file of this process.
 
     The database is only read, so that a standby can be asked what would be done.

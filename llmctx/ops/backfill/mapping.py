@@ -1,4 +1,4 @@
-"""What the team itself knows: a CSV file, or the answer to a query, from one of a row's ids to its user and session."""
+"""The team's own mapping: a CSV file, or the answer to a query, from one of a row's ids to its user and session."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HOW: Final = (
 )
 
 
-class Mapped(NamedTuple):
+class MappingRow(NamedTuple):
     """One line: what to find rows by, and what they get."""
 
     key: str
@@ -51,7 +51,7 @@ class Mapping:
         self.blank = 0
         """Lines that say nothing."""
 
-    def __iter__(self) -> Iterator[Mapped]:
+    def __iter__(self) -> Iterator[MappingRow]:
         for number, line in enumerate(self._lines, 2):
             if len(line) != len(self._names):
                 raise ConfigError(
@@ -64,7 +64,7 @@ class Mapping:
             if key is None or (user is None and session is None):
                 self.blank += 1
             else:
-                yield Mapped(plain_id(key) if self.key in ("call_id", "run_id") else key, user, session)
+                yield MappingRow(plain_id(key) if self.key in ("call_id", "run_id") else key, user, session)
 
 
 def _text(value: Any) -> str | None:

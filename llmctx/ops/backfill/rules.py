@@ -1,4 +1,4 @@
-"""What is certain of a row that lacks its user or its session: pure decisions, from facts about what it belongs to.
+"""Rules for a row that lacks its user or its session: pure decisions, from facts about what it belongs to.
 
 A fact is what some other row, a checkpoint or the team's mapping says of a trace, a thread, a conversation or a
 session. One of them names the user if everything that is known of it names this one user; and nothing else that the
@@ -52,7 +52,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Filling:
-    """What the row gets, and by which rules; or why it gets nothing."""
+    """The ids that the row gets, and by which rules; or why it gets none."""
 
     user: str | None = None
     session: str | None = None

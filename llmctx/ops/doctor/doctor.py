@@ -14,7 +14,7 @@ from llmctx.migrate.state import State
 from llmctx.ops.doctor import app_checks, broker_checks, canary_calls, install_checks, row_checks
 from llmctx.ops.doctor.app_inspection import AppParts, inspect_app
 from llmctx.ops.doctor.finding import Finding
-from llmctx.ops.doctor.loading import Loaded, load
+from llmctx.ops.doctor.loading import LoadedApp, load
 from llmctx.ops.doctor.source_checks import scope_losses
 from llmctx.settings import Settings
 
@@ -51,13 +51,13 @@ def examine(
             if start and loaded.app is not None:
                 say(f"Starting the lifespan of {app}, with all that it does; --no-start leaves that out.")
             about = await _application(loaded, settings, start=start)
-            findings += row_checks.corrected(about, recent)
+            findings += row_checks.correct(about, recent)
         return findings
 
     return asyncio.run(look())
 
 
-async def _application(loaded: Loaded, settings: Settings, *, start: bool) -> list[Finding]:
+async def _application(loaded: LoadedApp, settings: Settings, *, start: bool) -> list[Finding]:
     """Check an application; once it has been started, as a server would, for much is created only then."""
     if loaded.app is None:
         cause = "the file names no http.app: the platform's own application serves, and no call log is started by it"
@@ -73,7 +73,7 @@ async def _application(loaded: Loaded, settings: Settings, *, start: bool) -> li
     try:
         async with asyncio.timeout(_LIFESPAN_S), _started(app if start else None):
             parts_found = inspect_app(app, module_name)
-            carry = carry or carrying.installed()
+            carry = carry or carrying.is_installed()
             elsewhere = app_checks.destination(settings)
             started = app_checks.start(None, app_checks.place_of_app(parts_found), was_started=start)
     except Exception as failure:  # noqa: BLE001  the application's own start
@@ -90,7 +90,7 @@ async def _application(loaded: Loaded, settings: Settings, *, start: bool) -> li
     return findings
 
 
-def _graphs(parts: AppParts, loaded: Loaded) -> list[Finding]:
+def _graphs(parts: AppParts, loaded: LoadedApp) -> list[Finding]:
     parts.objects |= loaded.graphs
     found = _run(app_checks.wrapping, parts)
     if loaded.not_looked_at:

@@ -52,7 +52,7 @@ async def _table(settings: Settings, state: migrate.State | LlmctxError, where: 
 
 
 async def _journals(settings: Settings) -> list[Finding]:
-    """Whose rows wait on this host, if any do."""
+    """Return whose rows wait on this host, if any do."""
     found = await asyncio.to_thread(journals.waiting, settings)
     others = ", ".join(f"{count:,} for {name}" for name, count in found.others.items())
     findings = [Finding("other journals", True, f"rows wait on this host: {others}")] if others else []

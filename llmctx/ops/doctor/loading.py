@@ -17,7 +17,7 @@ PLATFORM_FILES: Final = ("langgraph.json", "aegra.json")
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedApp:
     """An application, and the graphs that a platform's file names."""
 
     app: Any
@@ -28,7 +28,7 @@ class Loaded:
     """`file: name` of other graphs -> why."""
 
 
-def load(name: str, app_dir: str | None = None) -> Loaded:
+def load(name: str, app_dir: str | None = None) -> LoadedApp:
     """Import what `name` says: `module:attribute`, or a platform's file, whose `http.app` it is then.
 
     `app_dir` is where modules are looked for: by default in the working directory, and in `src` below it. A factory
@@ -45,7 +45,7 @@ def load(name: str, app_dir: str | None = None) -> Loaded:
         _make_importable(root, module_name, given=app_dir is not None)
         app = load_app(name)
     graphs, not_looked_at = _graphs(root)
-    return Loaded(app, module_name, graphs, not_looked_at)
+    return LoadedApp(app, module_name, graphs, not_looked_at)
 
 
 def load_app(name: str) -> Any:

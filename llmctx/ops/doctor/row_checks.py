@@ -123,7 +123,7 @@ def _missing_ids(recent: RecentRows, summary: str) -> Finding:
     )  # fmt: skip
 
 
-def corrected(findings: Sequence[Finding], recent: RecentRows | None) -> list[Finding]:
+def correct(findings: Sequence[Finding], recent: RecentRows | None) -> list[Finding]:
     """Return `findings`, without those of its alarms that the rows prove wrong: these become remarks."""
     if recent is None or recent.coverage.rows < _PROOF:
         return list(findings)

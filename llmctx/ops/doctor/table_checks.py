@@ -1,4 +1,4 @@
-"""What becomes of a table as it grows: partitions that are missing, rows that went astray, indexes, rights, statistics.
+"""Checks of a table as it grows: partitions that are missing, rows that went astray, indexes, rights, statistics.
 
 Looks into PostgreSQL's catalog, reads no rows but through an index, and changes nothing. Each finding brings the SQL
 that mends it.
@@ -332,7 +332,7 @@ def _growth(seen: _Seen) -> list[Finding]:
 
 
 def _grown(facts: dict[str, Any]) -> str:
-    """How large it is, and what a day adds."""
+    """Return how large it is, and what a day adds."""
     rows = max(facts["rows"], 0)
     if facts["distributed"]:
         return f"distributed by Citus, {_size(facts['bytes'])}"

@@ -1,4 +1,4 @@
-"""What lies on the broker: frames under way, which shippers are told to leave out, and what was set aside there."""
+"""The broker's part of `erase`: frames under way, which shippers leave out from now, and what was set aside."""
 
 from __future__ import annotations
 

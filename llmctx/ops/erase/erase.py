@@ -11,7 +11,7 @@ from llmctx.ops.erase import journals as disk
 from llmctx.ops.erase import registry as shared
 from llmctx.ops.erase import table as rows
 from llmctx.ops.erase.subject import Subject, SubjectIds
-from llmctx.ops.journals import Ownership, ask
+from llmctx.ops.journals import Ownership, ownership_async
 from llmctx.settings import Settings
 from llmctx.storage.dependents import Dependent, dependents
 from llmctx.storage.engine import changing, compact, reading, sqlite_file, where
@@ -23,7 +23,7 @@ Progress = Callable[[str, int], None]
 
 @dataclass(slots=True)
 class SearchResult:
-    """What was found of theirs in one place."""
+    """The findings in one place."""
 
     name: str
     where: str
@@ -34,7 +34,7 @@ class SearchResult:
 
 @dataclass(slots=True)
 class Receipt:
-    """What was found where, and what became of it."""
+    """The findings in all places, and what became of them."""
 
     subject: Subject
     blank: bool
@@ -75,7 +75,7 @@ async def erase(
         subject_ids = await rows.find_ids(connection, table, subject, unchecked)
         children = await dependents(connection, table)
 
-    owners = await ask(settings)
+    owners = await ownership_async(settings)
 
     def lying() -> disk.JournalCounts:
         return disk.count(owners, subject_ids, mentions=mentions)

@@ -1,4 +1,4 @@
-"""What the shared registry, a Redis, remembers of them. Other processes' memory of it expires within a minute."""
+"""The shared registry's part of `erase`. Other processes' memory of it expires within a minute."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose the ids are, and what is left of a row's JSON without them."""
+"""The subject of `erase` and its ids, and what is left of a row's JSON without them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LONG_ENOUGH: Final = 4  # of an id, to be looked for inside of texts: "7" is in
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """Who, or what, is to be forgotten: a user, a session, or what this user did in this session."""
+    """The subject that is to be forgotten: a user, a session, or what this user did in this session."""
 
     user: str | None = None
     session: str | None = None

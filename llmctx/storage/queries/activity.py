@@ -25,9 +25,9 @@ from llmctx.storage.queries.page import (
     Cursor,
     Page,
     Span,
-    beyond,
     newest_time,
     page_of,
+    past_cursor,
     spans_after,
     spans_before,
 )
@@ -47,7 +47,7 @@ _CANDIDATES: Final = 500  # at once, where those that were used later are found 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activity:
-    """What some calls add up to. What no row knows is None; `unpriced` calls have no cost, `unmetered` no tokens."""
+    """The sums of some calls. What no row knows is None; `unpriced` calls have no cost, `unmetered` no tokens."""
 
     calls: int
     errors: int
@@ -83,7 +83,7 @@ class UserRow(Activity):
 
 
 class PageOptions(TypedDict, total=False):
-    """Which page of a list: the first, the one `before` a cursor or `after` one; of `limit` rows, 20 by default."""
+    """The page of a list: the first, the one `before` a cursor or `after` one; of `limit` rows, 20 by default."""
 
     before: Cursor | None
     after: Cursor | None
@@ -95,7 +95,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class _Kind(Generic[R]):
-    """What is listed: the column of its ids, the other id that is counted, and the row that its sums become."""
+    """The kind of list: the column of its ids, the other id that is counted, and the row that its sums become."""
 
     name: str
     other: str
@@ -253,7 +253,7 @@ def _candidates(
         used = sa.select(sa.literal(1)).where(later.c[kind.name] == groups.c.own, after, filters.clause(later))
         statement = statement.where(~used.exists())
     if place is not None:
-        statement = statement.where(beyond(last, key, place, older=older))
+        statement = statement.where(past_cursor(last, key, place, older=older))
     return statement.order_by(*((last.desc(), key.desc()) if older else (last, key)))
 
 

@@ -18,10 +18,10 @@ from llmctx.storage.filters import Filters
 from llmctx.storage.queries.page import (
     Cursor,
     Page,
-    beyond,
     is_sorted_by_time,
     newest_time,
     page_of,
+    past_cursor,
     spans_after,
     spans_before,
 )
@@ -112,7 +112,7 @@ async def call_page(
     """
     filters, older = filters or Filters(), after is None
     place = before if older else after
-    place_condition = [] if place is None else [beyond(table.c.created_at, sort_id(table), place, older=older)]
+    place_condition = [] if place is None else [past_cursor(table.c.created_at, sort_id(table), place, older=older)]
     found: list[Row] = []
     for span in await _spans(connection, table, filters, place, older=older):
         conditions = [sa.and_(condition, span, *place_condition) for condition in filters.clauses(table)]

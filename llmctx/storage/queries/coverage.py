@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.core.record import Reason
 from llmctx.identity.explanation import KEY
-from llmctx.storage.filters import Filters, unattributed
+from llmctx.storage.filters import Filters, is_unattributed
 from llmctx.storage.queries.aggregates import make_room
 from llmctx.storage.reflection import attribute, column_expr, lacks
 from llmctx.storage.rollup.reading import Reading, reading_of
@@ -119,7 +119,7 @@ async def _misses(connection: AsyncConnection, table: Table, where: ColumnElemen
     missing = (
         select(*(column_expr(table, name) for name in ("identity_reason", "node", "agent_key")), table.c.created_at)
         .add_columns(*(attribute(table, KEY, name).label(name) for name in _NOTED), _instead(table).label("lacks"))
-        .where(where, unattributed(table))
+        .where(where, is_unattributed(table))
         .subquery()
     )
     keys = [column for column in missing.c if column.name != "created_at"]

@@ -1,4 +1,4 @@
-"""What the rows without ids have in common, and what would give them ids: in words, from the groups of `coverage`.
+"""Advice for rows without ids: what they have in common, and what would give them ids, from the groups of `coverage`.
 
 Counts are upper bounds, and say so: a row tells why it could not be known whose call it was, not what else the
 application could have said.

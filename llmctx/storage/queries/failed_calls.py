@@ -1,4 +1,4 @@
-"""What fails, since when: calls that did not end well, grouped by error, model, node and status."""
+"""Calls that did not end well, and since when: grouped by error, model, node and status."""
 
 from __future__ import annotations
 
@@ -121,11 +121,11 @@ async def _messages(
     for row in page.rows:
         if row["error_message"]:
             key = (row["error_code"], row["model"], row["node"], row["status"] or "error")
-            said.setdefault(key, Counter())[normalised(row["error_message"])] += 1
+            said.setdefault(key, Counter())[normalise(row["error_message"])] += 1
     return {key: tuple(counts.most_common(_MESSAGES)) for key, counts in said.items()}
 
 
-def normalised(message: str) -> str:
+def normalise(message: str) -> str:
     """Return the first line of `message`, with ids and numbers as `#`: errors of one kind are alike then."""
     line = next((line.strip() for line in message[: 4 * _LENGTH].splitlines() if line.strip()), "")
     return _VARIABLE.sub("#", line)[:_LENGTH]

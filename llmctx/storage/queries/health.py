@@ -51,7 +51,7 @@ class TotalsState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """What there is to know of the table."""
+    """The health of the table."""
 
     as_of: datetime
     newest: datetime | None

@@ -103,7 +103,7 @@ def id_of(column: sa.ColumnElement[Any], text: str) -> Any:
         raise InvalidCursor from None
 
 
-def beyond(
+def past_cursor(
     at: sa.ColumnElement[Any], row_id: sa.ColumnElement[Any], cursor: Cursor, *, older: bool
 ) -> sa.ColumnElement[bool]:
     """Return the condition of rows on the other side of `cursor`, with a bound of the time alone for its index."""

@@ -1,4 +1,4 @@
-"""What a session said: its calls in order, with their texts, and what it adds up to."""
+"""The transcript of a session: its calls in order, with their texts, and what it adds up to."""
 
 from __future__ import annotations
 

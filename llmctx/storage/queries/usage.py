@@ -45,7 +45,7 @@ _SLOT_S: Final = 900
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What calls add up to. What no row knows is None, never 0.
+    """The sums of calls. What no row knows is None, never 0.
 
     `unpriced` calls have no cost and `unmetered` no tokens: the sums leave them out. Latencies are in milliseconds,
     percentiles interpolated: 6 % off at most.

@@ -126,7 +126,7 @@ def make_in_sql(log: Table, month: Month) -> str:
     return f"CREATE TABLE {part_in_sql(log, month)} PARTITION OF {name_in_sql(log)} {values};"
 
 
-async def named(connection: AsyncConnection, log: Table, month: Month) -> Month:
+async def with_free_name(connection: AsyncConnection, log: Table, month: Month) -> Month:
     """Return `month`, so called that its partition's name is not that of a table of the team's."""
     called = month
     for number in range(1, 100):

@@ -1,4 +1,4 @@
-"""Where pg_partman manages the table, it makes its partitions and drops them, and llmctx only asks it to.
+"""Tables that pg_partman manages: it makes their partitions and drops them, and llmctx only asks it to.
 
 It is known by its table `part_config`, wherever that stands; a table that has no row there is llmctx's to look after.
 """
@@ -27,8 +27,8 @@ WHERE c.relname = 'part_config' AND c.relkind = 'r' AND 3 = (
 
 
 @dataclass(frozen=True, slots=True)
-class Managed:
-    """What pg_partman has been told of the table."""
+class ManagedTable:
+    """The settings of pg_partman for the table."""
 
     schema: str
     """pg_partman's own, ready for statements."""
@@ -62,7 +62,7 @@ def _literal(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-async def managing(connection: AsyncConnection, log: Table) -> Managed | None:
+async def managing(connection: AsyncConnection, log: Table) -> ManagedTable | None:
     """Return what pg_partman does for the table, None for nothing. Raises `LlmctxError` where that is hidden."""
     name = connection.dialect.identifier_preparer.format_table(log)
     for row in await connection.execute(text(_CONFIGS), {"name": name}):
@@ -74,5 +74,5 @@ async def managing(connection: AsyncConnection, log: Table) -> Managed | None:
         question = f"SELECT premake, retention FROM {row.schema}.part_config WHERE parent_table = :table"  # noqa: S608  quoted
         found = (await connection.execute(text(question), {"table": row.managed})).one_or_none()
         if found is not None:
-            return Managed(row.schema, row.managed, found.premake, found.retention, row.works)
+            return ManagedTable(row.schema, row.managed, found.premake, found.retention, row.works)
     return None

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from llmctx.core.text import capitalized
+from llmctx.core.text import capitalize
 from llmctx.settings import Settings
 from llmctx.storage.dependents import Dependent, dependents
 from llmctx.storage.distribution import is_distributed
@@ -18,7 +18,7 @@ from llmctx.storage.reflection import reflect
 from llmctx.storage.retention import large_default, partitions
 from llmctx.storage.retention.batch_delete import Sweep
 from llmctx.storage.retention.partitions import Partition
-from llmctx.storage.retention.partman import Managed, managing
+from llmctx.storage.retention.partman import ManagedTable, managing
 from llmctx.storage.retention.policy import Policy
 from llmctx.storage.texts_table import DAYS_AHEAD, texts_of
 
@@ -28,7 +28,7 @@ Progress = Callable[[str, int, int | None], None]
 
 @dataclass(slots=True)
 class Report:
-    """What was done, or would be."""
+    """The steps that were done, or would be."""
 
     done: bool
     steps: list[str] = field(default_factory=list)
@@ -71,7 +71,7 @@ class _Work:
         log = await reflect(connection, self._settings)
         children = await dependents(connection, log)
         parts: list[Partition] | None = None
-        managed: Managed | None = None
+        managed: ManagedTable | None = None
         if self._settings.is_postgresql:
             parts = await partitions.list_partitions(connection, log)
             managed = await managing(connection, log)
@@ -89,11 +89,11 @@ class _Work:
             await self._expire(log, children, part, droppable=parts is not None and managed is None)
         return self._report
 
-    async def _leave_to(self, managed: Managed) -> None:
+    async def _leave_to(self, managed: ManagedTable) -> None:
         if managed.works:
             self._report.steps.append(managed.step)
         else:
-            self._report.notes.append(f"{capitalized(managed.step)}.")
+            self._report.notes.append(f"{capitalize(managed.step)}.")
         if self._policy.rows is not None and managed.retention is None:
             self._report.notes.append(managed.expiring(self._policy.rows))
         if self._report.done and managed.works:
@@ -106,7 +106,7 @@ class _Work:
                 f"The partitions follow no calendar that llmctx can tell: make those from {end:%Y-%m-%d %H:%M} UTC on."
             )
         for gap in partitions.missing(parts, self._now, ahead):
-            whole = await partitions.named(self._connection, log, gap)
+            whole = await partitions.with_free_name(self._connection, log, gap)
             prospect = await large_default.plan(self._connection, log, whole, default, self._now)
             if (month := prospect.month) is None:
                 self._report.notes.append(

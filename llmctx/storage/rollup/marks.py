@@ -71,10 +71,10 @@ async def mark_in_sql(
 def hours_of(times: Iterable[datetime]) -> list[tuple[datetime, datetime]]:
     """Return the hours of `times`, in order, with those as one that touch. The calendar's ends have no totals."""
     hours = {floor_hour(time) for time in times if EVER[0] <= time < EVER[1]}
-    return merged((hour, hour + HOUR) for hour in hours)
+    return merge_spans((hour, hour + HOUR) for hour in hours)
 
 
-def merged(spans: Iterable[tuple[datetime, datetime]]) -> list[tuple[datetime, datetime]]:
+def merge_spans(spans: Iterable[tuple[datetime, datetime]]) -> list[tuple[datetime, datetime]]:
     """Return `spans` in order, with those as one that touch."""
     found: list[tuple[datetime, datetime]] = []
     for first, after in sorted(spans):

@@ -1,4 +1,4 @@
-"""Where figures of a time are read from: totals of days and hours where they are made and know the filters, else rows.
+"""The way to the figures of a time: totals of days and hours where they are made and know the filters, else rows.
 
 A `Part` is a part of the time and what to read it from; those of one question hold every call once.
 """

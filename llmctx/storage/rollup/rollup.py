@@ -21,7 +21,7 @@ from llmctx.storage.engine import changing
 from llmctx.storage.figures import sums_of_rows, sums_of_sums
 from llmctx.storage.reflection import reflect
 from llmctx.storage.rollup.build import DAY, HOUR, day_expr, floor_day, floor_hour, remake
-from llmctx.storage.rollup.marks import EVER, closed_until, merged
+from llmctx.storage.rollup.marks import EVER, closed_until, merge_spans
 from llmctx.storage.rollup.tables import Totals, may, totals_of
 
 Progress = Callable[[str, int, int | None], None]
@@ -38,7 +38,7 @@ class RollupRunning(LlmctxError):
 
 @dataclass(slots=True)
 class Report:
-    """What was made."""
+    """The totals that were made."""
 
     until: datetime | None = None
     """Totals go until there; None where there are no rows yet."""
@@ -168,7 +168,7 @@ class _Run:
         await connection.commit()
 
     async def _anew(self, spans: list[tuple[datetime, datetime]], until: datetime) -> None:
-        for first, after in (step for one in merged(spans) for step in self._steps(*one)):
+        for first, after in (step for one in merge_spans(spans) for step in self._steps(*one)):
             await remake(self._connection, self._log, self._totals, first, after, until=until)
             await self._connection.commit()
             self._report.anew += (hours := (after - first) // HOUR)

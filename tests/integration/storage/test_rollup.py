@@ -19,7 +19,7 @@ from llmctx.settings import Settings, load
 from llmctx.storage.engine import changing, reading
 from llmctx.storage.rollup import RollupRunning, rollup
 from llmctx.storage.rollup.build import floor_hour
-from llmctx.storage.rollup.marks import MARGIN, closed_until, late_before, mark, merged
+from llmctx.storage.rollup.marks import MARGIN, closed_until, late_before, mark, merge_spans
 from tests.conftest import ROOT
 from tests.kit import older
 from tests.kit.calls import TABLE
@@ -152,8 +152,8 @@ def test_an_hour_is_late_before_totals_are_made_of_it() -> None:
         assert closed_until(now + MARGIN) <= late_before(now)
         assert closed_until(now) <= late_before(now) == floor_hour(now) - HOUR
     a, b, c = (datetime(2026, 1, n, tzinfo=UTC) for n in (1, 2, 3))
-    assert merged([(b, c), (a, b)]) == [(a, c)]
-    assert merged([(a, c), (a, b)]) == [(a, c)]
+    assert merge_spans([(b, c), (a, b)]) == [(a, c)]
+    assert merge_spans([(a, c), (a, b)]) == [(a, c)]
 
 
 async def test_marks_without_totals_are_none(settings: Settings) -> None:

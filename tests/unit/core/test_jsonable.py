@@ -12,7 +12,7 @@ from uuid import UUID
 
 import pytest
 
-from llmctx.core.jsonable import nested, scalar
+from llmctx.core.jsonable import scalar, to_jsonable
 
 
 class Colour(Enum):
@@ -45,10 +45,10 @@ def test_one_value(value: Any, expected: Any) -> None:
 
 def test_money_is_text_where_it_has_to_be_exact_and_a_number_elsewhere() -> None:
     row = Row(Decimal("0.10"), (UUID(int=1),))
-    assert nested(row, exact=True) == {"cost": "0.10", "ids": [str(UUID(int=1))]}
-    assert nested(row, exact=False)["cost"] == 0.1
+    assert to_jsonable(row, exact=True) == {"cost": "0.10", "ids": [str(UUID(int=1))]}
+    assert to_jsonable(row, exact=False)["cost"] == 0.1
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), Decimal("NaN")])
 def test_what_json_has_no_number_for_is_null(value: Any) -> None:
-    assert json.dumps(nested({"a": value}, exact=False)) == '{"a": null}'
+    assert json.dumps(to_jsonable({"a": value}, exact=False)) == '{"a": null}'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmctx.core.text import capitalized
+from llmctx.core.text import capitalize
 
 
 @pytest.mark.parametrize(
@@ -18,4 +18,4 @@ from llmctx.core.text import capitalized
     ],
 )
 def test_a_sentence_begins_with_a_capital_but_a_name_keeps_its_spelling(text: str, expected: str) -> None:
-    assert capitalized(text) == expected
+    assert capitalize(text) == expected

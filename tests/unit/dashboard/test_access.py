@@ -9,7 +9,7 @@ import pytest
 from starlette.requests import HTTPConnection
 
 from llmctx.core.errors import ConfigError
-from llmctx.dashboard.access import Access, authorized
+from llmctx.dashboard.access import Access, find_access
 
 CONNECTION = HTTPConnection({"type": "http", "headers": []})
 
@@ -31,7 +31,7 @@ async def test_functions_coroutines_and_objects() -> None:
         threads.append(threading.get_ident())
         return Access("plain")
 
-    names = [await authorized(one, CONNECTION) for one in (plain, _coroutine, Asynchronous(), lambda c: _coroutine(c))]
+    names = [await find_access(one, CONNECTION) for one in (plain, _coroutine, Asynchronous(), lambda c: _coroutine(c))]
     assert [one and one.name for one in names] == ["plain", "coroutine", "object", "coroutine"]
     assert threads != [threading.get_ident()]
 
@@ -39,11 +39,11 @@ async def test_functions_coroutines_and_objects() -> None:
 @pytest.mark.parametrize("answer", [None, False, 0, ""])
 async def test_what_is_false_may_not_look(answer: Any) -> None:
     """`user and Access(…)` is written so."""
-    assert await authorized(lambda connection: answer, CONNECTION) is None
+    assert await find_access(lambda connection: answer, CONNECTION) is None
 
 
 @pytest.mark.parametrize("answer", [True, "admin", {"texts": True}, object()])
 async def test_what_is_no_access_is_an_error(answer: Any) -> None:
     """True does not say what may be seen."""
     with pytest.raises(ConfigError, match="Access"):
-        await authorized(lambda connection: answer, CONNECTION)
+        await find_access(lambda connection: answer, CONNECTION)

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from llmctx.dashboard.rendering import HERE, STATIC, verdict_of
-from llmctx.identity.reasons import REASONS, REMEDIES, SOURCES, STATUSES, VERDICTS, Verdict
+from llmctx.identity.reasons import REASONS, REMEDIES, SOURCES, STATUSES, VERDICTS, Outcome
 from tests.packaging import messages
 
 TEMPLATES = sorted((HERE / "templates").glob("*.html"))
@@ -63,7 +63,7 @@ def test_vendored_files_are_those_of_the_manifest() -> None:
 @pytest.mark.parametrize("code", VERDICTS)
 def test_a_verdict_in_both_languages(code: str) -> None:
     """With the names of its witnesses, and what the witness noted."""
-    verdict = Verdict(code, {"mine": "task", "theirs": "context"}, "seen twice")
+    verdict = Outcome(code, {"mine": "task", "theirs": "context"}, "seen twice")
     assert verdict_of("en", verdict) == verdict
     chinese = verdict_of("zh", verdict)
     assert re.search(r"[\u4e00-\u9fff]", chinese)

@@ -8,14 +8,14 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from llmctx.dashboard.view import InvalidView, View, parse
+from llmctx.dashboard.view import InvalidView, PageView, parse
 from llmctx.storage.filters import Filters
 from llmctx.storage.queries import Cursor
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
 
 
-def view_of(page: str = "calls", query: str = "", **more: str) -> View:
+def view_of(page: str = "calls", query: str = "", **more: str) -> PageView:
     return parse(page, parse_qsl(query, keep_blank_values=True), now=NOW, **more)
 
 

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from llmctx.core.diagnostics import diagnostics
-from llmctx.identity.authority import SAME_NAMES, data_id, data_ids, refused
+from llmctx.identity.authority import SAME_NAMES, data_id, data_ids, is_refused
 from llmctx.identity.call_context import CallContext
 
 ID = UUID("6f1c7d9e-2b44-4a55-9f0e-0c9d5e3f2a11")
@@ -36,7 +36,7 @@ def test_an_object_that_raises_at_a_look_costs_its_own_id_alone() -> None:
 
 
 def test_data_name_no_other_user_than_the_server() -> None:
-    assert refused(CallContext(user_id="victim"), ["alice"])
-    assert refused(CallContext(user_id="victim"), [])
-    assert not refused(CallContext(user_id="alice"), ["alice"])
-    assert not refused(CallContext(session_id="s"), ["alice"])
+    assert is_refused(CallContext(user_id="victim"), ["alice"])
+    assert is_refused(CallContext(user_id="victim"), [])
+    assert not is_refused(CallContext(user_id="alice"), ["alice"])
+    assert not is_refused(CallContext(session_id="s"), ["alice"])

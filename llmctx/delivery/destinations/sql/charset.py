@@ -55,7 +55,7 @@ async def characters(session: Session) -> frozenset[str] | None:
 
 
 async def _stored(session: Session, maybe: str) -> frozenset[str]:
-    """Those of `maybe` that the server takes: all at once, and halves of what it refuses."""
+    """Return those of `maybe` that the server takes: all at once, and halves of what it refuses."""
     found: set[str] = set()
     asked = deque([maybe])
     for _ in range(_QUESTIONS):

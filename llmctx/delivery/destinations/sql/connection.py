@@ -247,7 +247,7 @@ class Connection:
 
 
 def _place(url: str) -> tuple[Any, ...]:
-    """What a URL leads to, whoever it is that goes there."""
+    """Return what a URL leads to, whoever it is that goes there."""
     made = make_url(url)
     return made.host, made.port, made.database, made.query
 

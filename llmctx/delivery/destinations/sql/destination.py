@@ -17,7 +17,7 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.locks import ForkGate
 from llmctx.core.place import Place
 from llmctx.core.record import CallRecord
-from llmctx.core.text import capitalized
+from llmctx.core.text import capitalize
 from llmctx.core.urls import shown_url
 from llmctx.delivery.destination import Destination, Failure, Row
 from llmctx.delivery.destinations.sql import insert, server_facts
@@ -130,7 +130,7 @@ class SqlDestination(Destination):
         self._is_known = True
         risks = [risk for risk in self._facts.risks if not risk.is_chosen]
         if risks and (before is None or before.risks != self._facts.risks):
-            told = " ".join(f"{capitalized(risk.cause)}. {risk.consequence}" for risk in risks)
+            told = " ".join(f"{capitalize(risk.cause)}. {risk.consequence}" for risk in risks)
             diagnostics.count("not_durable", "%s may lose rows that it has acknowledged. %s", self.name, told)
 
     @property

@@ -17,8 +17,8 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 
-from llmctx.cli.demo.assistant import Service, ask
-from llmctx.cli.demo.processes import Child, clean_environment
+from llmctx.cli.demo.assistant import Service, prompt_of
+from llmctx.cli.demo.processes import ChildProcess, clean_environment
 from llmctx.cli.demo.provider import NO_HURRY
 from llmctx.cli.demo.scenarios import MARKER
 
@@ -27,7 +27,7 @@ MODELS = ("openai", "anthropic")
 
 
 def _provider(log: Path, *args: str) -> Iterator[str]:
-    child = Child("the provider", "llmctx.cli.demo.provider", *args, log=log, env=clean_environment())
+    child = ChildProcess("the provider", "llmctx.cli.demo.provider", *args, log=log, env=clean_environment())
     try:
         yield f"http://127.0.0.1:{child.says(60)['port']}"
     finally:
@@ -67,7 +67,7 @@ def find_slot(day: str, after: int) -> str:
 def test_a_plain_answer_has_text_model_and_usage(provider: str, which: str) -> None:
     """Both wire forms carry everything that a row needs; what was said before counts as cached."""
     model = model_of(provider, which)
-    prompt = ask("pressure", f"Is 142/91 too high? {which} {TRUTH}")
+    prompt = prompt_of("pressure", f"Is 142/91 too high? {which} {TRUTH}")
     prompt[0] = SystemMessage(f"{prompt[0].text} ({which})")
     first, second = model.invoke(prompt), model.invoke(prompt)
     assert "142 over 91" in first.text
@@ -88,7 +88,7 @@ def test_a_plain_answer_has_text_model_and_usage(provider: str, which: str) -> N
 def test_a_streamed_answer_is_the_plain_one_in_pieces(provider: str, which: str, question: str) -> None:
     """Streams come in more than one piece, end with a reason, and report their usage."""
     model = model_of(provider, which)
-    prompt = ask("pressure", f"{question} {TRUTH}")
+    prompt = prompt_of("pressure", f"{question} {TRUTH}")
     plain = model.invoke(prompt)
     chunks = list(model.stream(prompt))
     whole = chunks[0]
@@ -110,7 +110,7 @@ def test_a_streamed_answer_is_the_plain_one_in_pieces(provider: str, which: str,
 def test_a_tool_is_called_once_and_its_result_is_answered(provider: str, which: str, streamed: bool) -> None:
     """An agent's loop ends: tools on offer are called, a tool's result is answered in words."""
     agent = model_of(provider, which).bind_tools([find_slot])
-    prompt: list[BaseMessage] = [*ask("appointment", f"Thursday please. {TRUTH}")]
+    prompt: list[BaseMessage] = [*prompt_of("appointment", f"Thursday please. {TRUTH}")]
     if streamed:
         pieces = list(agent.stream(prompt))
         called = pieces[0]
@@ -143,7 +143,7 @@ def test_a_tool_is_called_once_and_its_result_is_answered(provider: str, which: 
 def test_errors_have_the_provider_s_own_shape(provider: str, which: str, status: int, code: str) -> None:
     """The clients raise what they raise for the real service."""
     with pytest.raises((openai.APIStatusError, anthropic.APIStatusError)) as caught:
-        model_of(provider, which).invoke(ask("answer", f"Hello? [fault {which} {status}] {TRUTH}"))
+        model_of(provider, which).invoke(prompt_of("answer", f"Hello? [fault {which} {status}] {TRUTH}"))
     problem: Any = caught.value
     assert problem.status_code == status
     body = problem.body if which == "openai" else problem.body["error"]
@@ -153,10 +153,10 @@ def test_errors_have_the_provider_s_own_shape(provider: str, which: str, status:
 def test_the_log_knows_whose_call_it_really_was(provider: str) -> None:
     """Patient, visit and task come from the prompt; runs are kept apart; failed requests are in it."""
     openai_model, anthropic_model = (model_of(provider, which, "whose") for which in MODELS)
-    openai_model.invoke(ask("check ramipril", f"First [patient p-01, visit v-01-3]\nthen {TRUTH}"))
+    openai_model.invoke(prompt_of("check ramipril", f"First [patient p-01, visit v-01-3]\nthen {TRUTH}"))
     list(anthropic_model.stream("Hello"))
     with pytest.raises(openai.RateLimitError):
-        openai_model.invoke(ask("answer", f"[fault openai 429] {TRUTH}"))
+        openai_model.invoke(prompt_of("answer", f"[fault openai 429] {TRUTH}"))
     first, second, third = log_of(provider, "whose")
     assert (first["patient"], first["visit"], first["task"]) == ("p-07", "v-07-2", "check ramipril")
     assert (second["api"], second["patient"], second["outcome"]) == ("anthropic", None, "complete")
@@ -170,7 +170,7 @@ async def test_a_client_that_hangs_up_is_in_the_log(provider: str, which: str, s
     """A call is a call from its arrival on, and `seen` says when that was."""
     run = f"gone-{which}-{streamed}"
     model = model_of(provider, which, run)
-    prompt = ask("advice", f"{NO_HURRY} {TRUTH}")
+    prompt = prompt_of("advice", f"{NO_HURRY} {TRUTH}")
 
     async def call() -> None:
         if streamed:

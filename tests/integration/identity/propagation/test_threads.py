@@ -56,9 +56,9 @@ def test_it_is_undone_when_the_last_call_log_closes(sink: MemorySink) -> None:
     one, two = CallLog(sink=sink, carry=True), CallLog(sink=sink, carry=True)
     with one:
         with two, one:
-            assert carrying.installed()
-        assert carrying.installed()
-    assert not carrying.installed()
+            assert carrying.is_installed()
+        assert carrying.is_installed()
+    assert not carrying.is_installed()
     after = (threading.Thread.start, ThreadPoolExecutor.submit, queue.Queue._put, asyncio.Queue._get)  # type: ignore[attr-defined]
     assert after == before
 

@@ -48,7 +48,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Check]:
         monkeypatch.syspath_prepend(root)
         findings = examine(load(database_url=url), app=f"{shop}.main:app")
         assert recorder.active == []
-        assert not carrying.installed()
+        assert not carrying.is_installed()
         return findings if everything else [finding for finding in findings if not finding.ok]
 
     yield run

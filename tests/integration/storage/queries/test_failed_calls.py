@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.storage import queries
 from llmctx.storage.queries import Filters
-from llmctx.storage.queries.failed_calls import SLOTS, normalised
+from llmctx.storage.queries.failed_calls import SLOTS, normalise
 from tests.kit.calls import NOON, TABLE, row
 
 
@@ -48,4 +48,4 @@ async def test_what_fails_alike_is_one_group(connection: AsyncConnection) -> Non
 )
 def test_messages_of_one_kind_are_alike(said: str, kind: str) -> None:
     """Ids and numbers are what varies."""
-    assert normalised(said) == kind
+    assert normalise(said) == kind

@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage
 
 from llmctx.capture.payload.failures import failure_of
 from llmctx.capture.payload.messages import Answer
-from llmctx.capture.payload.raw_answers import answer_in, merged
+from llmctx.capture.payload.raw_answers import answer_in, merge
 from llmctx.delivery.payload_fields import error_fields, fields_of
 
 CALL = {"name": "f", "arguments": "{}"}
@@ -120,5 +120,5 @@ def test_chunks_and_exception_complete_each_other() -> None:
     paid = answer_in(Failed(completion={**OPENAI, "usage": None}), 1000)
     assert paid is not None
     seen = Answer(usage={"input_tokens": 9, "output_tokens": 4, "total_tokens": 13})
-    fields = fields_of(answer=merged(paid, seen))
+    fields = fields_of(answer=merge(paid, seen))
     assert (fields["total_tokens"], fields["finish_reason"], fields["response_id"]) == (13, "length", "c-1")
