@@ -287,14 +287,29 @@ def limited() -> FakeListChatModel:
     return FakeListChatModel(responses=["x"], rate_limiter=limiter)
 
 
+class NeverFree(BaseRateLimiter):
+    """Lets no call pass, and says when one waits."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
+    def acquire(self, *, blocking: bool = True) -> bool:
+        raise NotImplementedError
+
+    async def aacquire(self, *, blocking: bool = True) -> bool:
+        self.asked.set()
+        return await asyncio.Event().wait()
+
+
 async def read(model: Any) -> None:
     async for _ in model.astream("hi"):
         pass
 
 
 async def cancel() -> None:
-    task = asyncio.create_task(read(limited()))
-    await asyncio.sleep(0.05)
+    limiter = NeverFree()
+    task = asyncio.create_task(read(FakeListChatModel(responses=["x"], rate_limiter=limiter)))
+    await limiter.asked.wait()
     task.cancel()
 
 
