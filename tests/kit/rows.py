@@ -39,6 +39,13 @@ def record(**fields: Any) -> CallRecord:
     return CallRecord(**{**given, **fields})
 
 
+def nobody(**values: Any) -> CallRecord:
+    """A record without ids."""
+    return record(
+        **{"user_id": None, "session_id": None, "identity_source": "none", "identity_reason": "no_scope", **values}
+    )
+
+
 def batcher_of(url: str, **settings: Any) -> Batcher:
     """A batcher into the database."""
     loaded = load(database_url=url, **settings)
@@ -65,6 +72,16 @@ async def query(url: str, statement: str) -> list[Any]:
             return list(await connection.execute(text(statement)))
     finally:
         await engine.dispose()
+
+
+async def who(settings: Settings, one: CallRecord) -> tuple[Any, ...]:
+    """Whose the row of `one` is: user, session, source, reason."""
+    call_id = one.call_id.hex if not settings.is_postgresql else str(one.call_id)
+    columns = "user_id, session_id, identity_source, identity_reason"
+    ((*found,),) = await query(
+        settings.database_url, f"SELECT {columns} FROM {DEFAULT_TABLE} WHERE call_id = '{call_id}'"
+    )
+    return tuple(found)
 
 
 async def do(url: str, *statements: str) -> None:

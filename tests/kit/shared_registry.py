@@ -19,6 +19,9 @@ from llmctx.identity.scope import Scope, enter, leave
 from tests.kit.support import Talker
 
 model = Talker()
+A = CallContext(user_id="a", session_id="s-a")
+B = CallContext(user_id="b", session_id="s-b")
+NOBODY = (None, None)
 
 
 def on(thread_id: str) -> RunnableConfig:
@@ -69,6 +72,21 @@ def use_elsewhere(url: str, prefix: str, thread_id: str, *who: CallContext, task
         await elsewhere.aclose()
 
     asyncio.run(use())
+
+
+async def ause_elsewhere(*arguments: Any, **named: Any) -> None:
+    """`use_elsewhere`, beside the loop."""
+    await asyncio.to_thread(use_elsewhere, *arguments, **named)
+
+
+def ids(row: CallRecord) -> tuple[str | None, str | None]:
+    """User and session of a row."""
+    return row.user_id, row.session_id
+
+
+def why(row: CallRecord) -> tuple[str | None, str | None]:
+    """Source and reason of a row."""
+    return row.identity_source, row.identity_reason
 
 
 @contextmanager

@@ -9,32 +9,11 @@ from typing import Any
 import pytest
 
 from llmctx import CallContext, bind
-from llmctx.core.record import CallRecord
 from llmctx.identity.registry.redis import RedisRegistry
 from llmctx.identity.scope import EMPTY, Scope
-from tests.kit.shared_registry import Here, model, on, request_of, use_elsewhere
+from tests.kit.shared_registry import NOBODY, A, B, Here, ause_elsewhere, ids, model, on, request_of, use_elsewhere, why
 from tests.kit.support import wait_for
 from tests.scenarios.world import graph
-
-A = CallContext(user_id="a", session_id="s-a")
-
-
-B = CallContext(user_id="b", session_id="s-b")
-
-
-NOBODY = (None, None)
-
-
-def ids(row: CallRecord) -> tuple[str | None, str | None]:
-    return row.user_id, row.session_id
-
-
-def why(row: CallRecord) -> tuple[str | None, str | None]:
-    return row.identity_source, row.identity_reason
-
-
-async def ause_elsewhere(*arguments: Any, **named: Any) -> None:
-    await asyncio.to_thread(use_elsewhere, *arguments, **named)
 
 
 def test_what_only_this_process_says_of_a_thread_is_checked(redis_url: str, prefix: str) -> None:

@@ -6,30 +6,15 @@ import asyncio
 import json
 import random
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from llmctx import cli
-from llmctx.core.record import DEFAULT_TABLE, CallRecord
+from llmctx.core.record import DEFAULT_TABLE
 from llmctx.ops.backfill import backfill, undo
-from llmctx.settings import Settings, load
+from llmctx.settings import load
 from tests.kit import older
-from tests.kit.rows import do, query, record, store
-
-WHO = "user_id, session_id, identity_source, identity_reason"
-
-
-def nobody(**values: Any) -> CallRecord:
-    return record(
-        **{"user_id": None, "session_id": None, "identity_source": "none", "identity_reason": "no_scope", **values}
-    )
-
-
-async def who(settings: Settings, one: CallRecord) -> tuple[Any, ...]:
-    call_id = one.call_id.hex if not settings.is_postgresql else str(one.call_id)
-    ((*found,),) = await query(settings.database_url, f"SELECT {WHO} FROM {DEFAULT_TABLE} WHERE call_id = '{call_id}'")
-    return tuple(found)
+from tests.kit.rows import do, nobody, query, record, store, who
 
 
 async def test_each_rule_fills_its_rows_and_says_so(any_database: str, tmp_path: Path) -> None:

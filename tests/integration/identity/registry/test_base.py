@@ -8,22 +8,14 @@ import threading
 
 import pytest
 
-from llmctx import CallContext
 from llmctx.calllog import CallLog
 from llmctx.core.errors import ConfigError
-from llmctx.core.record import CallRecord
 from llmctx.delivery.memory_sink import MemorySink
 from llmctx.identity.registry import MemoryRegistry, registry_of
 from llmctx.identity.registry.redis import RedisRegistry
 from llmctx.settings import load
 from tests.conftest import ROOT
-from tests.kit.shared_registry import model, on, use_elsewhere
-
-A = CallContext(user_id="a", session_id="s-a")
-
-
-def ids(row: CallRecord) -> tuple[str | None, str | None]:
-    return row.user_id, row.session_id
+from tests.kit.shared_registry import A, ids, model, on, use_elsewhere
 
 
 def test_the_setting_makes_one(redis_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:

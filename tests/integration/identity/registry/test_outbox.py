@@ -13,34 +13,17 @@ from typing import Any
 
 import pytest
 
-from llmctx import CallContext, bind
+from llmctx import bind
 from llmctx.calllog import CallLog
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.record import CallRecord
 from llmctx.delivery.memory_sink import MemorySink
 from llmctx.identity.registry.redis import RedisRegistry
 from llmctx.identity.scope import Scope
 from tests.kit.proxy import Proxy
 from tests.kit.redis_server import RedisServer
-from tests.kit.shared_registry import Here, model, on, redis_keys, request_of, use_elsewhere
+from tests.kit.shared_registry import NOBODY, A, B, Here, ids, model, on, redis_keys, request_of, use_elsewhere, why
 from tests.kit.support import wait_for, wait_until
 from tests.scenarios.world import graph
-
-A = CallContext(user_id="a", session_id="s-a")
-
-
-B = CallContext(user_id="b", session_id="s-b")
-
-
-NOBODY = (None, None)
-
-
-def ids(row: CallRecord) -> tuple[str | None, str | None]:
-    return row.user_id, row.session_id
-
-
-def why(row: CallRecord) -> tuple[str | None, str | None]:
-    return row.identity_source, row.identity_reason
 
 
 async def _awaited(call: Callable[[], Awaitable[Any]]) -> None:

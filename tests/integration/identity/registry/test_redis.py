@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import multiprocessing
 import os
 import subprocess
@@ -16,30 +15,24 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 
 from llmctx import CallContext, bind
-from llmctx.core.record import CallRecord
 from llmctx.identity.binding import amend_scope
 from llmctx.identity.scope import EMPTY, Scope
 from tests.conftest import ROOT
-from tests.kit.shared_registry import Here, model, on, redis_keys, request_of, use_elsewhere
+from tests.kit.shared_registry import (
+    A,
+    B,
+    Here,
+    ause_elsewhere,
+    ids,
+    model,
+    on,
+    redis_keys,
+    request_of,
+    use_elsewhere,
+    why,
+)
 from tests.kit.support import wait_until
 from tests.scenarios.world import in_thread
-
-A = CallContext(user_id="a", session_id="s-a")
-
-
-B = CallContext(user_id="b", session_id="s-b")
-
-
-def ids(row: CallRecord) -> tuple[str | None, str | None]:
-    return row.user_id, row.session_id
-
-
-def why(row: CallRecord) -> tuple[str | None, str | None]:
-    return row.identity_source, row.identity_reason
-
-
-async def ause_elsewhere(*arguments: Any, **named: Any) -> None:
-    await asyncio.to_thread(use_elsewhere, *arguments, **named)
 
 
 def test_another_worker_resumes_with_user_and_session(redis_url: str, prefix: str) -> None:

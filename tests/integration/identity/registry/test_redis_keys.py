@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
 from llmctx import CallContext, bind
-from llmctx.core.record import CallRecord
 from llmctx.identity.registry.redis import RedisRegistry
 from llmctx.identity.scope import Scope
-from tests.kit.shared_registry import Here, model, on, redis_keys, use_elsewhere
+from tests.kit.shared_registry import A, B, Here, ause_elsewhere, ids, model, on, redis_keys, use_elsewhere, why
 from tests.kit.support import wait_until
-
-A = CallContext(user_id="a", session_id="s-a")
-
-
-B = CallContext(user_id="b", session_id="s-b")
-
-
-def ids(row: CallRecord) -> tuple[str | None, str | None]:
-    return row.user_id, row.session_id
-
-
-def why(row: CallRecord) -> tuple[str | None, str | None]:
-    return row.identity_source, row.identity_reason
-
-
-async def ause_elsewhere(*arguments: Any, **named: Any) -> None:
-    await asyncio.to_thread(use_elsewhere, *arguments, **named)
 
 
 def test_a_key_that_is_something_else_costs_that_thread_alone(redis_url: str, prefix: str) -> None:
