@@ -103,12 +103,12 @@ def connect_timeout(value: object) -> float | None:
     return seconds
 
 
-def application_name(url: URL) -> str:
-    """Return the name under which connections of a normal URL stand in pg_stat_activity."""
+def application_name(url: URL, otherwise: str = "llmctx") -> str:
+    """Return the name under which connections of a normal URL stand in pg_stat_activity: its own, or `otherwise`."""
     dsn = url.query.get("dsn", "")
     parts = split_url(dsn) if isinstance(dsn, str) else None
     names = dict(parts.parameters) if parts is not None else {}
-    return unquote_plus(names.get("application_name", "llmctx"))
+    return unquote_plus(names.get("application_name", otherwise))
 
 
 def _postgresql_url(parts: UrlParts) -> URL:

@@ -28,14 +28,17 @@ _FIELD: Final = re.compile(r"(?:\\.|[^:\\]|\\\Z)*", re.DOTALL)
 _ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
 
 
-def connect_arguments(settings: Settings) -> dict[str, Any]:
-    """Return the arguments of each connection. Nothing is cached: a pooler may lend another server each time."""
+def connect_arguments(settings: Settings, name: str = "llmctx") -> dict[str, Any]:
+    """Return the arguments of each connection, called `name` unless the URL says otherwise.
+
+    Nothing is cached: a pooler may lend another server each time.
+    """
     return {
         "timeout": settings.connect_timeout_s,
         "statement_cache_size": 0,  # asyncpg's
         "prepared_statement_cache_size": 0,  # SQLAlchemy's
         "async_creator_fn": _asyncpg_connect(),
-        "server_settings": {"application_name": application_name(make_url(settings.database_url))},
+        "server_settings": {"application_name": application_name(make_url(settings.database_url), name)},
     }
 
 

@@ -63,7 +63,7 @@ def engine(
     arguments: dict[str, Any] = {}
     if settings.is_postgresql:
         arguments = {
-            **connect_arguments(settings),
+            **connect_arguments(settings, application_name),
             "command_timeout": patience_s,
             "prepared_statement_name_func": _names(),
         }

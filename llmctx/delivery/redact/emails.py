@@ -26,7 +26,6 @@ _SPELLED: Final = tuple(
     for begin in (rb"at(?:(?<=[(\[{<]at)|(?<=[(\[{<] at)) ?[)\]}>] ?", rb" at (?=[a-z0-9-]{1,40} dot )")
 )
 _AT: Final = re.compile(rb"[\[<{] ?at ?[\]>}]")
-_LOCAL: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+~!#$*=?^{}|&-\x80"
 _PLAIN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+-\x80"
 _FIRST: Final = b"._%+~!#$*=?^{}|&-"
 _USERINFO: Final = re.compile(rb"[^\s/@:\"'<>]{0,256}+:[^\s\"'<>]{0,256}+")

@@ -7,7 +7,7 @@ middleware that is not starlette's or llmctx's where only its kind matters, and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -38,8 +38,6 @@ _PATIENCE_S: Final = 15.0
 _WHO: Final = CallContext(session_id="canary-session", user_id="canary-user")
 _SAFE: Final = (CORSMiddleware, GZipMiddleware)
 """Starlette's middleware that only passes requests on, and may see a canary."""
-
-Sender = Callable[[Any], Awaitable[None]]
 
 
 async def call() -> Finding:

@@ -28,8 +28,9 @@ async def test_a_question_is_read_only_and_bounded(reader: Reader) -> None:
     async with reader.question() as (connection, table):
         assert await queries.calls(connection, table) == []
         if reader.settings.is_postgresql:
-            limits = [await connection.scalar(text(f"SHOW {name}")) for name in ("jit", "transaction_read_only")]
-            assert limits == ["off", "on"]
+            shown = ("jit", "transaction_read_only", "application_name")
+            limits = [await connection.scalar(text(f"SHOW {name}")) for name in shown]
+            assert limits == ["off", "on", "llmctx-ui"]
     with pytest.raises(Exception, match=r"read-only|readonly"):
         async with reader.question() as (connection, table):
             await connection.execute(table.delete())
