@@ -41,9 +41,9 @@ class ForkLock:
     """A context manager for the work, reentrant; `acquire` and `release` for the fork, `renew` for the child."""
 
     def __init__(self) -> None:
-        self.renew()
+        self.reset()
 
-    def renew(self) -> None:
+    def reset(self) -> None:
         """Forget who held it: a thread that is not there any more."""
         self._lock = threading.RLock()
 

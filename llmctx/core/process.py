@@ -115,8 +115,8 @@ def _after_fork_in_child() -> None:
     _began_in_a_thread |= _forks_from_a_thread
     _closed.clear()
     gates.clear()  # those who would open them are threads of the parent
-    not_forking.renew()
-    importing.renew()
+    not_forking.reset()
+    importing.reset()
     for stage, hook in sorted(_hooks, key=lambda one: one[0]):
         _persist(hook, f"the part {stage.name}")
 

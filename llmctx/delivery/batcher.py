@@ -139,7 +139,7 @@ class Batcher:
         now = time.monotonic()
         if not self._queue:
             self._linger_until = now + self._pace.linger_s(now)
-        self._pace.arrived(now)
+        self._pace.count(now)
         self._bytes += row.size
         self._queue.append(row)
         self._settled.clear()

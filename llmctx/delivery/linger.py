@@ -50,4 +50,4 @@ class Linger:
 
     def end(self, calls: int) -> None:
         """Count the calls that are taken."""
-        self._pace.arrived(time.monotonic(), calls)
+        self._pace.count(time.monotonic(), calls)

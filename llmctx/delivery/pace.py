@@ -26,7 +26,7 @@ class Pace:
         self._rate = 0.0
         self._at = 0.0
 
-    def arrived(self, now: float, rows: int = 1) -> None:
+    def count(self, now: float, rows: int = 1) -> None:
         """Count `rows`."""
         self._rate = self._rate_at(now) + rows / _MEMORY_S
         self._at = now

@@ -202,7 +202,7 @@ class Recovery:
         """Give the batcher the rows of a dead process: all, or those of the calls `wanted`."""
         is_ours = dead.name in self.previous_journals
         # a record may be one of ours; a call that is lost was never counted as waiting
-        lost = dead.lost() if self._lost is None else map(self._lost, dead.lost())
+        lost = dead.lost_calls() if self._lost is None else map(self._lost, dead.lost_calls())
         rows = chain(zip(dead.records(), repeat(True)), zip(lost, repeat(False)))
         while some := await run_in_daemon_thread(lambda: list(islice(rows, _AT_ONCE))):
             for record, is_whole in some:

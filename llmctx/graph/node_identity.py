@@ -38,7 +38,7 @@ from llmctx.identity.scope import (
 )
 
 Identify = Callable[[Any, RunnableConfig], CallContext | None]
-Opened = tuple[Scope, RunnableConfig | None]
+OpenScope = tuple[Scope, RunnableConfig | None]
 """The scope of a node, and the config that the node is to get."""
 
 unwrapped: Final = partial(guarded, "node_not_wrapped", "%s failed: a graph runs as if it were not wrapped")
@@ -119,14 +119,14 @@ class Plan:
             keys=self.keys if self.fields else other.keys,
         )
 
-    def open_failed(self, state: Any, config: RunnableConfig | Scope | None) -> Opened:
+    def open_failed(self, state: Any, config: RunnableConfig | Scope | None) -> OpenScope:
         """Answer where a node's scope fails: the one around is not believed in its place, nor the registry."""
         given = None if isinstance(config, Scope) else config
         _doubt(given)
         return FAILED_SCOPE, given
 
     @without_ids("node_scope_failed", otherwise=open_failed)
-    def open(self, state: Any, config: RunnableConfig | Scope | None) -> Opened | None:
+    def open(self, state: Any, config: RunnableConfig | Scope | None) -> OpenScope | None:
         """Open the scope of a node that starts here and now. What was not found is `FAILED_SCOPE`."""
         if state is FAILED_SCOPE or isinstance(config, Scope):
             return self.open_failed(state, config)

@@ -135,9 +135,9 @@ def _succeed(scope: Scope, identity: CallContext) -> None:
     """Give a connection a new scope, for another user: tasks of the user before go on in the one that they have."""
     successor = Scope(identity, "request")
     successor.is_socket, successor.owner, successor.route = True, scope.owner, scope.route
-    history = scope.noted()
+    history = scope.get_history()
     history.successor = successor
-    successor.noted().is_successor = True
+    successor.get_history().is_successor = True
     scope.on_close.append(lambda _: successor.close())
     if current_scope() is scope:
         history.is_replaced_here = scope.owner == worker_here()

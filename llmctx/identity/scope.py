@@ -166,7 +166,7 @@ class Scope:
     def is_open(self) -> bool:
         return self.closed_at is None
 
-    def noted(self) -> History:
+    def get_history(self) -> History:
         """Return its history, which is made at first need."""
         if self.history is None:
             self.history = History()
@@ -289,7 +289,7 @@ def leave(scope: Scope | None, token: Entry) -> None:
         _restore(token)  # it need not have been that which failed
         _restore_here(token, scope)
         if scope is not None:
-            scope.noted().left = token  # the context that it belongs to may live on: a pooled thread's, a generator's
+            scope.get_history().left = token  # its context may live on: a pooled thread's, a generator's
         diagnostics.count(
             "scope_left_elsewhere", "a scope was left in another context; do not hold bind() across a yield"
         )
@@ -308,7 +308,7 @@ def _is_inside(scope: Scope | None, around: Scope) -> bool:
 def release(scope: Scope | None, token: Entry) -> None:
     """Leave a scope that the application holds open by hand: others that were entered since may go on."""
     if scope is not None and _is_inside(_current.get(), scope):
-        scope.noted().left = token
+        scope.get_history().left = token
         scope.close()
     else:
         leave(scope, token)

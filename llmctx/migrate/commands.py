@@ -28,21 +28,21 @@ from llmctx.migrate.state import (
     HOSTS_VERSIONS,
     State,
     Survey,
-    asking,
+    ask_database,
     changing,
     config_of,
-    foreign,
+    inspect_database,
+    not_a_call_log,
     one_at_a_time,
     scripts,
     sentence,
     state,
-    survey,
     target,
 )
 from llmctx.settings import Settings, settings_of
 from llmctx.storage import texts_table
 from llmctx.storage.catalog import qualified
-from llmctx.storage.database_identity import note, place_of
+from llmctx.storage.database_identity import place_of, write_identity
 from llmctx.storage.engine import sqlite_file, where
 from llmctx.storage.rollup.tables import names_of
 
@@ -85,7 +85,7 @@ def check(database: Any = None, **given: Any) -> State:
     settings = settings_of(database, **given)
     found = state(settings)
     if found.table == "foreign":
-        raise foreign(settings, found)
+        raise not_a_call_log(settings, found)
     if found.table == "adoptable":
         raise MigrationsPending(
             f"Table {settings.table} is there in {where(settings)}, and llmctx has not adopted it: `llmctx migrate` "
@@ -108,16 +108,18 @@ def plan(
     file = sqlite_file(settings)
     if file is not None and not file.exists():
         return Plan() if down else _making(settings, texts_apart=texts_apart)
-    return asking(settings, lambda connection: _plan(connection, settings, down, widen=widen, texts_apart=texts_apart))
+    return ask_database(
+        settings, lambda connection: _plan(connection, settings, down, widen=widen, texts_apart=texts_apart)
+    )
 
 
 def _plan(connection: Connection, settings: Settings, down: bool, *, widen: bool, texts_apart: bool) -> Plan:
-    seen = survey(connection, settings, widen=widen)
+    seen = inspect_database(connection, settings, widen=widen)
     found, table = seen.state, seen.table
     if down:
         return _way_back(connection, settings, seen)
     if found.table == "foreign":
-        raise foreign(settings, found)
+        raise not_a_call_log(settings, found)
     compressing = compression.step(connection, settings)
     also = [] if compressing is None else [step_of(compressing)]
     if texts_apart and found.table != "missing":
@@ -221,11 +223,11 @@ def bring_to_head(
 
         from llmctx.migrate.adoption.revision import Run
 
-        seen = survey(connection, settings, widen=widen)
+        seen = inspect_database(connection, settings, widen=widen)
         before, (_, wanted) = seen.state, target()
         connection.rollback() if settings.is_postgresql else None
         if before.table == "foreign":
-            raise foreign(settings, before)
+            raise not_a_call_log(settings, before)
         if before.is_current:
             return before
         if before.by_host:
@@ -258,7 +260,7 @@ def identify(settings: Settings) -> Place:
 def _noted_place(connection: Connection, settings: Settings) -> Place:
     try:
         with connection.begin_nested():
-            note(connection, settings)
+            write_identity(connection, settings)
         connection.commit()
     except DBAPIError:  # a role that may not, or a server that is only read: known by other things, or by its name
         connection.rollback()
@@ -287,7 +289,7 @@ def downgrade(database: Any = None, *, say: Callable[[str], None] | None = None,
 
         from llmctx.migrate.adoption.revision import Run
 
-        seen = survey(connection, settings)
+        seen = inspect_database(connection, settings)
         before, table = seen.state, seen.table
         nulls = columns_with_nulls(connection, table) if table is not None else set[str]()
         connection.rollback() if settings.is_postgresql else None
@@ -332,7 +334,7 @@ def sql(
     head, wanted = target()
     run, first = Run({} if down else wanted, existing=existing, widen=widen), "base"
     if look:
-        seen, run.with_nulls = asking(settings, lambda connection: _seen(connection, settings, widen=widen))
+        seen, run.with_nulls = ask_database(settings, lambda connection: _seen(connection, settings, widen=widen))
         if seen.table is not None and (seen.plan.steps or not seen.table.made_by_us):
             run.table = replace(seen.table, is_owner=True, closed_schema=None)
             first = seen.state.current or "base"
@@ -361,5 +363,5 @@ def _repeatable(script: str, versions: str) -> str:
 
 
 def _seen(connection: Connection, settings: Settings, *, widen: bool) -> tuple[Survey, set[str]]:
-    seen = survey(connection, settings, widen=widen)
+    seen = inspect_database(connection, settings, widen=widen)
     return seen, set() if seen.table is None else columns_with_nulls(connection, seen.table)

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from llmctx.core.errors import LlmctxError
 from llmctx.migrate import texts_apart
-from llmctx.migrate.state import asking, changing
+from llmctx.migrate.state import ask_database, changing
 from llmctx.settings import Settings, settings_of
 from llmctx.storage.catalog import literal, qualified
 from llmctx.storage.distribution import is_installed
@@ -43,7 +43,7 @@ class Distribution:
 def plan(database: Any = None, *, shards: int | None = None, **given: Any) -> Distribution:
     """Return what `distribute` would do. Raise `LlmctxError` where it would."""
     settings = settings_of(database, **given)
-    return asking(settings, lambda connection: _plan(connection, settings, shards))
+    return ask_database(settings, lambda connection: _plan(connection, settings, shards))
 
 
 def distribute(database: Any = None, *, shards: int | None = None, **given: Any) -> Distribution:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 from llmctx.core.errors import LlmctxError
 from llmctx.migrate.adoption.plan import Step
 from llmctx.migrate.partition_steps import Conversion, Say
-from llmctx.migrate.state import asking, changing
+from llmctx.migrate.state import ask_database, changing
 from llmctx.settings import Settings
 from llmctx.storage.engine import where
 
@@ -38,12 +38,12 @@ def plan(settings: Settings, *, back: bool = False, drop_foreign_keys: bool = Fa
             steps += [move, tidy]
         return steps
 
-    return asking(settings, look)
+    return ask_database(settings, look)
 
 
 def notes(settings: Settings) -> list[str]:
     """Return what one should know before: which statements fail afterwards."""
-    return asking(settings, lambda connection: list(_open(connection, settings).notes()))
+    return ask_database(settings, lambda connection: list(_open(connection, settings).notes()))
 
 
 def partition(

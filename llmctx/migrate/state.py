@@ -99,7 +99,7 @@ def _state(settings: Settings) -> State:
     if file is not None and not file.exists():
         return State(head=target()[0], current=None, table="missing")
 
-    return asking(settings, lambda connection: survey(connection, settings).state)
+    return ask_database(settings, lambda connection: inspect_database(connection, settings).state)
 
 
 def config_of(settings: Settings, **attributes: Any) -> Config:
@@ -130,7 +130,7 @@ def _target(folder: Path) -> tuple[str, Columns]:
     return head, columns_until(script, head)
 
 
-def survey(connection: Connection, settings: Settings, *, widen: bool = False) -> Survey:
+def inspect_database(connection: Connection, settings: Settings, *, widen: bool = False) -> Survey:
     """Inspect the table once, and plan; with `widen`, ids of another type are lacking too."""
     from alembic.migration import MigrationContext
 
@@ -158,7 +158,7 @@ def survey(connection: Connection, settings: Settings, *, widen: bool = False) -
         if table is None and current != head:  # SQLite's
             there = {column["name"] for column in inspect(connection).get_columns(settings.table, settings.db_schema)}
             missing = [name for name in wanted if name not in there]
-            lacks = (adoption.added(missing),) if missing else ()
+            lacks = (adoption.describe_columns(missing),) if missing else ()
     found = State(
         head=head, current=current, table=kind, lacks=() if problem else lacks, problem=problem, by_host=by_host
     )
@@ -191,7 +191,7 @@ def sentence(problems: list[str]) -> str:
     return f"{capitalize('; '.join(problems))}."
 
 
-def foreign(settings: Settings, found: State) -> NotACallLog:
+def not_a_call_log(settings: Settings, found: State) -> NotACallLog:
     why = found.problem or (
         f"Table {settings.table} exists already, and llmctx did not make it; it adopts tables of PostgreSQL only. "
         "Choose another name with LLMCTX_TABLE."
@@ -214,7 +214,7 @@ async def _by_itself(work: Coroutine[Any, Any, T]) -> T:
     return await asyncio.create_task(work)
 
 
-def asking(settings: Settings, question: Callable[[Connection], T]) -> T:
+def ask_database(settings: Settings, question: Callable[[Connection], T]) -> T:
     async def ask() -> T:
         async with reading(settings) as connection:
             return await _by_itself(connection.run_sync(question))

@@ -83,7 +83,7 @@ def _home(connection: Connection) -> str | None:
         return None
 
 
-def note(connection: Connection, settings: Settings) -> bool:
+def write_identity(connection: Connection, settings: Settings) -> bool:
     """Note an id in the database unless it has one; a copy gets one of its own. Return whether it was necessary.
 
     The caller commits. Raise what the database says to a role that may not.

@@ -30,7 +30,7 @@ def taken(journal: Journal, finish: bool = True) -> tuple[list[CallRecord], list
     for adopted in journal.recover():
         with adopted:
             records += adopted.records()
-            lost += adopted.lost()
+            lost += adopted.lost_calls()
             if finish:
                 adopted.finish()
     return records, lost

@@ -34,7 +34,7 @@ from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.requests import HTTPConnection, Request
 
 from llmctx.cli.demo.assistant import Assistant, Service, Visit, prompt_of, text_of
-from llmctx.cli.demo.processes import hear, say
+from llmctx.cli.demo.processes import read_line, say
 from llmctx.cli.demo.serve import serve
 from llmctx.cli.demo.tokens import patient_of
 from llmctx.identity.scope import CallContext
@@ -356,7 +356,7 @@ def serve_clinic(run: str, told: Mapping[str, Any]) -> None:
 
 def main() -> None:
     """Serve both clinics, each in its own process, forked after the imports, which take longer than everything else."""
-    told = hear()
+    told = read_line()
     # Hundreds of thousands of objects of the clients' modules live as long as the process: looking through them again
     # and again would take a quarter of its time.
     gc.collect()

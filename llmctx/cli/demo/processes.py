@@ -137,7 +137,7 @@ def say(**facts: Any) -> None:
         sys.stdout = None  # the parent has gone: do not flush at exit
 
 
-def hear() -> dict[str, Any]:
+def read_line() -> dict[str, Any]:
     """Wait for one JSON line from the parent; exit when the parent is gone."""
     line = b""
     while not line.endswith(b"\n"):  # byte by byte: what comes after the line is not ours to read

@@ -81,7 +81,7 @@ class DeadJournal:
     def rows(self) -> Iterator[CallRecord]:
         """Yield every row that must still be stored: records that are not done, then the calls that are lost."""
         yield from self.records()
-        yield from self.lost()
+        yield from self.lost_calls()
 
     def records(self) -> Iterator[CallRecord]:
         """Yield records that are not known to be stored, each once; read as they are asked for."""
@@ -103,7 +103,7 @@ class DeadJournal:
                     yielded.add(call_id)
                     yield record
 
-    def lost(self) -> Iterator[CallRecord]:
+    def lost_calls(self) -> Iterator[CallRecord]:
         """Yield rows of the calls that were open when the process died: identity and model, status `lost`."""
         open_ids = self._lost_ids()
         elsewhere = self._known_elsewhere() if open_ids else set()

@@ -168,7 +168,7 @@ class Journal(RecordFiles):
             if made:
                 segment.pending[call_id] = None
                 self._keep_until_synced(call_id, made)
-            self._markers.answered(call_id)
+            self._markers.remove(call_id)
         return len(frames), fitted
 
     def done(self, call_ids: Iterable[bytes]) -> None:
@@ -178,7 +178,7 @@ class Journal(RecordFiles):
             segment = self._holding(call_id)
             if segment is not None:
                 segment.pending.pop(call_id, None)
-            if self._markers.answered(call_id) or segment is not None:
+            if self._markers.remove(call_id) or segment is not None:
                 gone.append(call_id)
         if gone and not self._closed:
             self._note_done(gone)

@@ -103,7 +103,7 @@ class Markers:
             with contextlib.suppress(OSError):
                 os.write(self._fd, marker)
 
-    def answered(self, call_id: bytes) -> bool:
+    def remove(self, call_id: bytes) -> bool:
         """End a marker: its call has a record now, or needs none. Return True if it was open."""
         return self._open.pop(call_id, None) is not None
 

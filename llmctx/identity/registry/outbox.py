@@ -83,7 +83,7 @@ class Outbox:
             waiting.update(self._news)
             self._news = waiting
 
-    def told(self, news: Sequence[tuple[News, CallContext]]) -> None:
+    def mark_sent(self, news: Sequence[tuple[News, CallContext]]) -> None:
         with self._lock:
             for one, who in news:
                 if one.thread_id is not None and None in (who.user_id, who.session_id):
@@ -91,7 +91,7 @@ class Outbox:
                         self._unsettled.popitem(last=False)
                     self._unsettled[one.thread_id, one.scope] = who
 
-    def amended(self) -> None:
+    def mark_amended(self) -> None:
         """Let those be told again of whom more is known by now."""
         with self._lock:
             for (thread_id, scope), before in list(self._unsettled.items()):
@@ -116,7 +116,7 @@ class Outbox:
             ripe = [item for item in self._claims.items() if item[1][1] <= born_before or item[0][0] in threads]
             return OrderedDict(ripe)
 
-    def settled(self, claims: Claims) -> None:
+    def settle_claims(self, claims: Claims) -> None:
         with self._lock:
             for key, claim in claims.items():
                 if self._claims.get(key) is claim:

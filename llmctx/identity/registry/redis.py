@@ -225,7 +225,7 @@ class RedisRegistry:
                 self._idle = False
                 work.clear()
                 await asyncio.sleep(max(_FLUSH_S, self._rest_until - time.monotonic()))
-                self._outbox.amended()
+                self._outbox.mark_amended()
                 if self._heartbeat.is_due or self._failures or not self._outbox.is_empty or self._untold:
                     while await self._talk(timeout_s=_CONNECT_S if self._failures else None) and self._has_news:
                         pass
@@ -244,7 +244,7 @@ class RedisRegistry:
 
     async def publish(self, timeout_s: float) -> int:
         deadline = time.monotonic() + timeout_s
-        self._outbox.amended()
+        self._outbox.mark_amended()
         if link := self._links.get(asyncio.get_running_loop()):
             with contextlib.suppress(TimeoutError):  # what `run` is telling right now is not in the outbox
                 await asyncio.wait_for(link.lock.acquire(), timeout_s)
@@ -319,7 +319,7 @@ class RedisRegistry:
             return False
         self._failures = 0
         outbox.forgot(forgotten)
-        outbox.told(news)
+        outbox.mark_sent(news)
         del self._untold[len(self._untold) - len(again) :]
         now, lost = self._heartbeat.hear(number, answers[0])
         if lost is not None:
@@ -353,7 +353,7 @@ class RedisRegistry:
 
     def _settle(self, claims: Claims) -> None:
         """Register who has claimed a thread of which nobody else knows. The other claims go."""
-        self._outbox.settled(claims)
+        self._outbox.settle_claims(claims)
         for (thread_id, task), (scope, _) in claims.items():
             known = self.get(thread_id=thread_id)
             user_id = scope.identity.user_id

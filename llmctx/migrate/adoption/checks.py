@@ -35,7 +35,7 @@ REWRITTEN_PER_S: Final = 30_000_000
 
 
 @dataclass(frozen=True)
-class Fit:
+class TableFit:
     """A table beside what a revision wants of it. With `widen`, ids of another type than text become text."""
 
     table: ExistingTable
@@ -83,13 +83,13 @@ class Fit:
     @cached_property
     def has_key(self) -> bool:
         """Return whether a key that is there keeps a row of ours from being stored twice."""
-        condition = bare(self.key_condition)
+        condition = comparable(self.key_condition)
         return any(
             index.unique
             and index.valid
             and "call_id" in index.columns
             and {*index.columns} <= {"call_id", "created_at"}
-            and (index.predicate is None or bare(index.predicate) == condition)
+            and (index.predicate is None or comparable(index.predicate) == condition)
             for index in self.table.indexes
         )
 
@@ -116,16 +116,16 @@ class Fit:
 
 def sequence(table: ExistingTable, column: str) -> str:
     """Return the sequence that numbers rows of llmctx in `column`."""
-    return table.beside(f"llmctx_{table.name}_{column}_seq")
+    return table.qualify(f"llmctx_{table.name}_{column}_seq")
 
 
 @cache
-def bare(condition: str | None) -> str:
+def comparable(condition: str | None) -> str:
     """Return `condition` so that two spellings of it can be compared."""
     return re.sub(r"[()\s]", "", condition or "").lower()
 
 
-def problems(fit: Fit) -> Iterator[str]:
+def problems(fit: TableFit) -> Iterator[str]:
     """Yield what stands in the way, and what to do about it."""
     table = fit.table
     if table.kind not in ("r", "p"):
@@ -160,7 +160,7 @@ def problems(fit: Fit) -> Iterator[str]:
         )
 
 
-def _unfit_columns(fit: Fit) -> Iterator[str]:
+def _unfit_columns(fit: TableFit) -> Iterator[str]:
     table = fit.table
     call_id, created_at = table.columns["call_id"], table.columns["created_at"]
     if call_id.family != "uuid" and (call_id.family not in TEXTS or (call_id.size or 99) < _UUID_LENGTH):
@@ -176,7 +176,7 @@ def _unfit_columns(fit: Fit) -> Iterator[str]:
         )
 
 
-def _unfit_keys(fit: Fit) -> Iterator[str]:
+def _unfit_keys(fit: TableFit) -> Iterator[str]:
     table = fit.table
     for suffix in _SUFFIXES:
         name = f"llmctx_{table.name}_{suffix}"
@@ -206,7 +206,7 @@ def _unfit_keys(fit: Fit) -> Iterator[str]:
         )
 
 
-def notes(fit: Fit) -> Iterator[str]:
+def notes(fit: TableFit) -> Iterator[str]:
     """Yield what one should know before."""
     table, columns = fit.table, fit.table.columns
     for name in () if fit.widen else fit.ids_of_other_types:
@@ -243,7 +243,7 @@ def notes(fit: Fit) -> Iterator[str]:
     yield from _notes_of_refusals(fit)
 
 
-def _notes_of_refusals(fit: Fit) -> Iterator[str]:
+def _notes_of_refusals(fit: TableFit) -> Iterator[str]:
     """Yield what may keep a row out, here or where rows are sent."""
     table = fit.table
     for name, (condition, over) in table.checks.items():

@@ -92,7 +92,7 @@ class ExistingTable:
         has_key = any(index.primary and (index.name, index.columns) == key for index in self.indexes)
         return self.kind == "p" and not self.marked and has_key
 
-    def beside(self, name: str) -> str:
+    def qualify(self, name: str) -> str:
         """Return something of that name in the table's schema, as it stands in a statement."""
         return qualified(name, self.schema)
 
@@ -246,4 +246,4 @@ def _missing_partition(connection: Connection, partitioned: Row[Any], table: Exi
         takes_none = not connection.exec_driver_sql(question).scalar()
     if not takes_none or partitioned.how == "h":
         return None
-    return f"CREATE TABLE {table.beside(f'{table.name}_default')} PARTITION OF {table.sql} DEFAULT"
+    return f"CREATE TABLE {table.qualify(f'{table.name}_default')} PARTITION OF {table.sql} DEFAULT"

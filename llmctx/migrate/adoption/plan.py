@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from llmctx.migrate.adoption.checks import REWRITTEN_PER_S, Columns, Fit, bare, notes, problems, sequence
+from llmctx.migrate.adoption.checks import REWRITTEN_PER_S, Columns, TableFit, comparable, notes, problems, sequence
 from llmctx.migrate.adoption.inspect import MARK, ExistingTable
 from llmctx.storage.catalog import literal, quote
 
@@ -44,10 +44,10 @@ def plan(table: ExistingTable, wanted: Columns, *, widen: bool = False) -> StepP
 
     A table that llmctx made itself lacks columns at most. With `widen`, ids of another type become text.
     """
-    fit = Fit(table, wanted, widen)
+    fit = TableFit(table, wanted, widen)
     if table.made_by_us:
         steps = [*_add_columns(table, fit.lacking, marked=False)]
-        return owned(table, steps, [])
+        return check_owner(table, steps, [])
     if found := list(problems(fit)):
         return StepPlan(problems=found)
     steps = [*_leftovers(fit), *_alterations(fit), *_indexes(fit)]
@@ -57,10 +57,10 @@ def plan(table: ExistingTable, wanted: Columns, *, widen: bool = False) -> StepP
             f"GRANT CREATE ON SCHEMA {table.closed_schema} TO {quote(table.role)}"
         )
         return StepPlan(steps, [], [room])
-    return owned(table, steps, list(notes(fit)))
+    return check_owner(table, steps, list(notes(fit)))
 
 
-def owned(table: ExistingTable, steps: list[Step], notes: list[str]) -> StepPlan:
+def check_owner(table: ExistingTable, steps: list[Step], notes: list[str]) -> StepPlan:
     """Return `steps` as a plan, or the problem that the table belongs to another role."""
     if not steps or table.is_owner:
         return StepPlan(steps, notes)
@@ -76,7 +76,7 @@ def note_facts(table: ExistingTable, column: str, facts: dict[str, list[str]]) -
     return f"COMMENT ON COLUMN {table.sql}.{quote(column)} IS {literal(f'{MARK} {json.dumps(facts)}')}"
 
 
-def added(columns: Iterable[str]) -> str:
+def describe_columns(columns: Iterable[str]) -> str:
     """Return in words that `columns` are added."""
     names = list(columns)
     return f"add {len(names)} {'columns' if len(names) > 1 else 'column'}, which may be NULL: {', '.join(names)}"
@@ -86,10 +86,10 @@ def _add_columns(table: ExistingTable, adding: Columns, *, marked: bool) -> Iter
     if adding:
         columns = ", ".join([f"ADD COLUMN {quote(name)} {kind}" for name, kind in adding.items()])
         marks = [f"COMMENT ON COLUMN {table.sql}.{quote(name)} IS '{MARK}'" for name in adding] if marked else []
-        yield Step(added(adding), (f"ALTER TABLE {table.sql} {columns}", *marks), "a moment")
+        yield Step(describe_columns(adding), (f"ALTER TABLE {table.sql} {columns}", *marks), "a moment")
 
 
-def _leftovers(fit: Fit) -> Iterator[Step]:
+def _leftovers(fit: TableFit) -> Iterator[Step]:
     table = fit.table
     for index in table.added_indexes:
         if not index.valid and table.kind == "r":
@@ -102,17 +102,19 @@ def _leftovers(fit: Fit) -> Iterator[Step]:
 def drop_index(table: ExistingTable, name: str, what: str) -> Step:
     """Return the step that drops an index of the table, beside its writers where PostgreSQL can."""
     beside = table.kind == "r"
-    drop = f"DROP INDEX {'CONCURRENTLY ' if beside else ''}IF EXISTS {table.beside(name)}"
+    drop = f"DROP INDEX {'CONCURRENTLY ' if beside else ''}IF EXISTS {table.qualify(name)}"
     return Step(what, (drop,), "none" if beside else "a moment", concurrently=beside)
 
 
-def _is_outdated(fit: Fit, name: str) -> bool:
+def _is_outdated(fit: TableFit, name: str) -> bool:
     """Return whether that index was made while an id stood in two columns, and no longer does."""
     predicates = [index.predicate or "" for index in fit.table.indexes if index.name == name and index.valid]
-    return bool(predicates) and "llmctx_" in predicates[0] and bare(predicates[0]) != bare(_without_an_id(fit))
+    return (
+        bool(predicates) and "llmctx_" in predicates[0] and comparable(predicates[0]) != comparable(_without_an_id(fit))
+    )
 
 
-def _alterations(fit: Fit) -> Iterator[Step]:
+def _alterations(fit: TableFit) -> Iterator[Step]:
     table = fit.table
     alter = f"ALTER TABLE {table.sql} "
     others = fit.ids_of_other_types
@@ -161,7 +163,7 @@ def _make_sequence(table: ExistingTable, column: str, default: str | None) -> It
         yield from (f"GRANT USAGE ON SEQUENCE {made} TO {role}" for role in table.inserting_roles)
 
 
-def _without_an_id(fit: Fit) -> str:
+def _without_an_id(fit: TableFit) -> str:
     """Return which rows lack an id: it may stand in either of two columns."""
     two = () if fit.widen else fit.ids_of_other_types
     return " OR ".join(
@@ -170,7 +172,7 @@ def _without_an_id(fit: Fit) -> str:
     )
 
 
-def _wanted_indexes(fit: Fit) -> Iterator[tuple[str, tuple[str, ...], str | None, str]]:
+def _wanted_indexes(fit: TableFit) -> Iterator[tuple[str, tuple[str, ...], str | None, str]]:
     """Yield suffix, columns, condition and purpose of each index."""
     if not fit.has_key:
         columns = ("call_id",) if fit.table.kind == "r" else ("call_id", "created_at")
@@ -186,7 +188,7 @@ def _wanted_indexes(fit: Fit) -> Iterator[tuple[str, tuple[str, ...], str | None
             yield suffix, (beside, "created_at"), f"{beside} IS NOT NULL", f"{name} as text"
 
 
-def _indexes(fit: Fit) -> Iterator[Step]:
+def _indexes(fit: TableFit) -> Iterator[Step]:
     table, seconds = fit.table, max(1, fit.table.rows // INDEXED_PER_S)
     valid = {index.name for index in table.indexes if index.valid}
     for suffix, columns, condition, why in _wanted_indexes(fit):
@@ -213,14 +215,14 @@ def index_each_partition(
         own = f"{name}_{at}"
         build = f"CREATE {kind} CONCURRENTLY IF NOT EXISTS {quote(own)} ON {part}{tail}"
         yield Step(f"the same on {part}", (build,), "none", seconds, concurrently=True)
-        join = f"ALTER INDEX {table.beside(name)} ATTACH PARTITION {table.beside(own)}"
+        join = f"ALTER INDEX {table.qualify(name)} ATTACH PARTITION {table.qualify(own)}"
         yield Step(f"join {own} to {name}", (join,), "a moment")
 
 
 def _is_served(table: ExistingTable, columns: tuple[str, ...], condition: str | None) -> bool:
     """Return whether an index that is there answers the question already."""
     for index in table.indexes:
-        same = index.predicate is None if condition is None else bare(index.predicate) == bare(condition)
+        same = index.predicate is None if condition is None else comparable(index.predicate) == comparable(condition)
         if same and index.valid and index.method in ("btree", "brin") and index.columns[: len(columns)] == columns:
             return True
     return False

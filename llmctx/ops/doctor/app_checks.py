@@ -225,7 +225,7 @@ def callbacks(parts: AppParts) -> list[Finding]:
 
 def _made(parts: AppParts) -> dict[str, type]:
     """Return name -> class of the application's instances, and of what its source creates."""
-    called = {module.dotted(call.func) for module in parts.source.loaded for _, call in module.calls}
+    called = {module.dotted_name(call.func) for module in parts.source.loaded for _, call in module.calls}
     imported = {f"{m.name}.{local}": dotted for m in parts.source.loaded for local, dotted in m.imports.items()}
     found = {}
     for name, value in parts.objects.items():

@@ -26,7 +26,7 @@ _MANAGERS: Final = frozenset({"contextmanager", "asynccontextmanager", "fixture"
 
 def amends(source: Source) -> bool:
     """Tell whether the application calls amend() anywhere."""
-    return any(module.dotted(call.func) in _AMEND for module in source.loaded for _, call in module.calls)
+    return any(module.dotted_name(call.func) in _AMEND for module in source.loaded for _, call in module.calls)
 
 
 def lost_in_dependencies(parts: AppParts) -> Iterator[tuple[str, str, str]]:
@@ -37,7 +37,7 @@ def lost_in_dependencies(parts: AppParts) -> Iterator[tuple[str, str, str]]:
         if function is None or _is_async(dependency):
             continue
         near = list(source.reach(function, 2))
-        if any(each.module.dotted(call.func) in _AMEND for each in near for call in each.calls()):
+        if any(each.module.dotted_name(call.func) in _AMEND for each in near for call in each.calls()):
             continue
         for each in near:
             found = _set_in(each, generator=function.is_generator)
@@ -105,7 +105,7 @@ def bind_across_yield(parts: AppParts) -> Iterator[tuple[Function, str]]:
 
 def _binds(module: Module, node: ast.With | ast.AsyncWith) -> bool:
     opened = (item.context_expr for item in node.items)
-    return any(isinstance(each, ast.Call) and module.dotted(each.func) in _BIND for each in opened)
+    return any(isinstance(each, ast.Call) and module.dotted_name(each.func) in _BIND for each in opened)
 
 
 def _yields(node: ast.AST) -> bool:
@@ -152,7 +152,7 @@ def _lost_around(layer: Layer, function: Function, *, ours_inside: bool) -> Iter
         if call.lineno <= after:
             continue
         name = _variable(module, call, "get")
-        if name is None and ours_inside and module.dotted(call.func) in _CURRENT:
+        if name is None and ours_inside and module.dotted_name(call.func) in _CURRENT:
             name = "current()"
         if name is not None and name not in own:
             yield (

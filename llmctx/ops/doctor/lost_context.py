@@ -49,7 +49,7 @@ def jobs_without_scope(source: Source) -> Iterator[Loss]:
                     name = call.func.attr if isinstance(call.func, ast.Attribute) else ast.unparse(call.func)
                     yield Loss(kind, f"{name}({_short(job)})", module.at(call))
         for cls in module.classes.values():
-            bases = {module.dotted(base) for base in cls.bases}
+            bases = {module.dotted_name(base) for base in cls.bases}
             run = module.index.get(("run", cls.name, None))
             if run is not None and bases & _STARTED and source.calls_models(run) and not source.opens_scope(run):
                 yield Loss("thread" if "threading.Thread" in bases else "process", f"{cls.name}.run", run.where)
@@ -58,7 +58,7 @@ def jobs_without_scope(source: Source) -> Iterator[Loss]:
 def _jobs(module: Module, call: ast.Call, pools: dict[str, Kind]) -> list[tuple[Kind, ast.expr, list[ast.expr]]]:
     """Return the jobs that `call` hands on: kind of executor, function, arguments."""
     keywords = {keyword.arg: keyword.value for keyword in call.keywords}
-    dotted = module.dotted(call.func) or ""
+    dotted = module.dotted_name(call.func) or ""
     if dotted in _STARTED:
         target = keywords.get("target")
         args = getattr(keywords.get("args"), "elts", [])
@@ -87,7 +87,7 @@ def _loses(
 ) -> bool:
     """Tell whether `job` makes LLM calls without a scope of its own."""
     if isinstance(job, ast.Call):
-        name = module.dotted(job.func) or ""
+        name = module.dotted_name(job.func) or ""
         if name in _CARRYING:
             return False
         if name.endswith("partial") and job.args:
@@ -111,7 +111,7 @@ def _is_carried(name: str, inside: Function | None, module: Module) -> bool:
     nodes = module.tree.body if inside is None else inside.nodes()
     for node in nodes:
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
-            if isinstance(node.value, ast.Call) and module.dotted(node.value.func) in _CARRYING:
+            if isinstance(node.value, ast.Call) and module.dotted_name(node.value.func) in _CARRYING:
                 return True
             if any(isinstance(part, ast.Attribute) and part.attr == "run" for part in ast.walk(node.value)):
                 return True
@@ -163,12 +163,12 @@ def _pools(source: Source, module: Module) -> dict[str, Kind]:
 
 
 def _made(module: Module, value: ast.expr) -> Kind | None:
-    return _kind_of(module.dotted(value.func)) if isinstance(value, ast.Call) else None
+    return _kind_of(module.dotted_name(value.func)) if isinstance(value, ast.Call) else None
 
 
 def _annotated(module: Module, annotation: ast.expr) -> Kind | None:
     parts = (node for node in ast.walk(annotation) if isinstance(node, (ast.Name, ast.Attribute)))
-    return next((kind for part in parts if (kind := _kind_of(module.dotted(part))) is not None), None)
+    return next((kind for part in parts if (kind := _kind_of(module.dotted_name(part))) is not None), None)
 
 
 def _kind_of(dotted: str | None) -> Kind | None:
@@ -212,7 +212,7 @@ def _started(source: Source, function: Function, call: ast.Call) -> Function | N
     if _last(call.func) in _STARTS and call.args:
         first = call.args[0]
         return source.resolve(first.func if isinstance(first, ast.Call) else first, function, module)
-    if module.dotted(call.func) == "threading.Thread":
+    if module.dotted_name(call.func) == "threading.Thread":
         target = next((keyword.value for keyword in call.keywords if keyword.arg == "target"), None)
         return None if target is None else source.resolve(target, function, module)
     return None

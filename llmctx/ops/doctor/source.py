@@ -62,7 +62,7 @@ class Module:
     def classes(self) -> dict[str, ast.ClassDef]:
         return {node.name: node for node in ast.walk(self.tree) if isinstance(node, ast.ClassDef)}
 
-    def dotted(self, expression: ast.expr) -> str | None:
+    def dotted_name(self, expression: ast.expr) -> str | None:
         """Return `threading.Thread` for `t.Thread` after `import threading as t`; `shop.main.run` for its own names."""
         parts: list[str] = []
         while isinstance(expression, ast.Attribute):
@@ -125,7 +125,7 @@ class Function:
         """Return each decorator, without its arguments, and its dotted name."""
         plain = [] if isinstance(self.node, ast.Lambda) else self.node.decorator_list
         bare = [node.func if isinstance(node, ast.Call) else node for node in plain]
-        return [(node, self.module.dotted(node) or "") for node in bare]
+        return [(node, self.module.dotted_name(node) or "") for node in bare]
 
     @property
     def is_generator(self) -> bool:
@@ -158,7 +158,7 @@ class Source:
         """Return the application's function that `expression` names, if it can be found."""
         if isinstance(expression, ast.Lambda):
             return next((f for f in module.functions if f.node is expression), None)
-        if isinstance(expression, ast.Call) and (module.dotted(expression.func) or "").endswith("partial"):
+        if isinstance(expression, ast.Call) and (module.dotted_name(expression.func) or "").endswith("partial"):
             return self.resolve(expression.args[0], inside, module) if expression.args else None
         if isinstance(expression, ast.Name):
             around = inside
@@ -169,7 +169,7 @@ class Source:
                 around = around.outer
         if isinstance(expression, ast.Attribute) and inside is not None and _is_self(expression.value):
             return _named(module, expression.attr, cls=_class_around(inside))
-        dotted = module.dotted(expression)
+        dotted = module.dotted_name(expression)
         if dotted is None:
             return None
         owner, _, name = dotted.rpartition(".")
@@ -204,7 +204,7 @@ class Source:
         near = list(self.reach(function, 2))
         if any(name in _BINDING for each in near for _, name in each.decorators()):
             return True
-        return any(each.module.dotted(call.func) in _BINDING for each in near for call in each.calls())
+        return any(each.module.dotted_name(call.func) in _BINDING for each in near for call in each.calls())
 
 
 def is_model_call(call: ast.Call) -> bool:

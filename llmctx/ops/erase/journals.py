@@ -23,7 +23,7 @@ from llmctx.ops.erase.table import PERSONAL_TEXTS
 from llmctx.ops.journals import Ownership
 
 _POLL_S: Final = 0.2
-Wanted = Callable[[Mapping[str, Any]], bool]
+SelectedRows = Callable[[Mapping[str, Any]], bool]
 """Whether a row of these columns says anything of them."""
 
 
@@ -40,7 +40,7 @@ class JournalCounts:
     """Of rows that wait for other databases, by their names."""
 
 
-def says_something(subject_ids: SubjectIds, *, mentions: bool) -> Wanted:
+def says_something(subject_ids: SubjectIds, *, mentions: bool) -> SelectedRows:
     """Return rows of theirs, and rows of others whose evidence or, with `mentions`, whose texts name them."""
 
     def wanted(columns: Mapping[str, Any]) -> bool:

@@ -81,7 +81,7 @@ async def _from_parts(connection: AsyncConnection, reading: Reading, by: Group) 
     for part in reading.parts:
         key = _day(part.at, is_postgresql) if by == "day" else part.column(GROUPS[by])
         key = status_expr(part.rows) if by == "status" and not part.is_total else key
-        for row in (await connection.execute(part.summed({"key": key}).limit(_MOST_ROWS))).mappings():
+        for row in (await connection.execute(part.sum_by({"key": key}).limit(_MOST_ROWS))).mappings():
             found[_shown(row["key"])].add(row)
         for row in (await connection.execute(part.latencies({"key": key}).limit(_MOST_ROWS))).mappings():
             found[_shown(row["key"])].histogram[row["low"]] += int(row["count"])

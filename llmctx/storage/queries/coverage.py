@@ -85,7 +85,7 @@ async def _groups(connection: AsyncConnection, reading: Reading) -> list[Row]:
     found: list[Row] = []
     for part in reading.parts:
         keys = {name: part.column(name) for name in ("identity_source", "identity_reason", "usage_source")}
-        sums = part.summed(keys, only=("calls", "with_both", "unmetered")).limit(_MOST_GROUPS)
+        sums = part.sum_by(keys, only=("calls", "with_both", "unmetered")).limit(_MOST_GROUPS)
         for row in (await connection.execute(sums)).mappings():
             figures = {"rows": row["calls"], "with_both": row["with_both"], "missing": row["unmetered"]}
             found.append({**{name: row[name] for name in keys}, **{n: int(each) for n, each in figures.items()}})

@@ -137,7 +137,7 @@ async def usage(
     for part in reading.parts:
         keys_of = {"bucket": _at(connection, part, edges), "key": _key(part, by)}
         groups = {name: one for name, one in keys_of.items() if one is not None}
-        found = (await connection.execute(part.summed(groups).limit(_MOST_ROWS))).mappings().all()
+        found = (await connection.execute(part.sum_by(groups).limit(_MOST_ROWS))).mappings().all()
         truncated |= len(found) == _MOST_ROWS
         for row in found:
             sums[_start(row.get("bucket"), edges), row.get("key")].add(row)

@@ -44,7 +44,7 @@ class Sweep:
         self._texts = texts_of(log)
         self._spoken = [name for name in SNAPSHOTS if name in log.c and log.c[name].nullable]
 
-    async def expired(self, cut: datetime, errors: datetime) -> int:
+    async def count_expired(self, cut: datetime, errors: datetime) -> int:
         """Return how many rows are older than `cut`, those with errors than `errors`."""
         return await self._count(f"created_at < :cut AND {self._no_longer_wanted()}", cut, errors)
 

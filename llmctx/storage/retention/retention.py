@@ -142,7 +142,7 @@ class _Work:
                     await partitions.remove(self._connection, texts, part, keep=keep)
             elif part.is_default or (self._policy.exact and part.lower is not None and part.lower < cut):
                 sweep = Sweep(self._connection, texts, part, (), self._progress)
-                if count := await sweep.expired(cut, cut):
+                if count := await sweep.count_expired(cut, cut):
                     self._report.steps.append(f"delete {count:,} texts of {part.name} from before {cut:%Y-%m-%d}")
                     if self._report.done:
                         self._report.snapshots += await sweep.delete(cut, cut)
@@ -168,7 +168,7 @@ class _Work:
         cut, errors, texts = (
             self._cut(days) for days in (self._policy.rows, self._policy.errors, self._policy.snapshots)
         )
-        if rows and cut is not None and oldest < cut and (count := await sweep.expired(cut, errors or cut)):
+        if rows and cut is not None and oldest < cut and (count := await sweep.count_expired(cut, errors or cut)):
             self._report.steps.append(f"delete {count:,} rows of {part.name} from before {cut:%Y-%m-%d}")
             if self._report.done:
                 self._report.rows += await sweep.delete(cut, errors or cut)

@@ -45,7 +45,7 @@ class Part:
         """Return a column that both rows and totals have."""
         return self.rows.c[name] if self.is_total else column_expr(self.rows, name)
 
-    def summed(
+    def sum_by(
         self, keys: Mapping[str, sa.ColumnElement[Any]], *, only: Collection[str] | None = None
     ) -> sa.Select[Any]:
         """Return the sums of `figures.SUMS` by `keys`, or `only` some of them."""

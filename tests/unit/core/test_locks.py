@@ -30,7 +30,7 @@ def test_a_child_does_not_inherit_who_held_a_lock() -> None:
     lock = ForkLock()
     in_another_thread(threading.Thread(target=lock.acquire))
     assert not lock.acquire(timeout=0)
-    lock.renew()
+    lock.reset()
     with lock, lock:
         pass
     lock.release()

@@ -14,7 +14,7 @@ def linger(rows_per_s: float, seconds: float = 30.0) -> float:
     pace, now = Pace(), 1000.0
     for _ in range(int(rows_per_s * seconds)):
         now += 1 / rows_per_s
-        pace.arrived(now)
+        pace.count(now)
     return pace.linger_s(now)
 
 
@@ -23,7 +23,7 @@ def test_a_row_after_a_silence_waits_for_nobody() -> None:
     pace = Pace()
     assert pace.linger_s(5.0) == 0
     for _ in range(100):
-        pace.arrived(5.0)
+        pace.count(5.0)
     assert pace.linger_s(60.0) == 0
     assert linger(0.2) == 0
 
@@ -44,5 +44,5 @@ def test_none_waits_where_that_is_not_wanted() -> None:
     """`linger_ms=0`."""
     pace = Pace(0.0)
     for number in range(100):
-        pace.arrived(number / 100)
+        pace.count(number / 100)
     assert pace.linger_s(1.0) == 0

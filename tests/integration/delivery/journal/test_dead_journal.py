@@ -74,7 +74,7 @@ def adopted(journal: Journal) -> tuple[list[CallRecord], list[CallRecord]]:
         with one:
             assert one.damage.places <= 1  # what was being written
             records += one.records()
-            lost += one.lost()
+            lost += one.lost_calls()
             one.finish()
     return records, lost
 
