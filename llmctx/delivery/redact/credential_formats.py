@@ -86,7 +86,7 @@ _FORMS: Final = tuple(
             lambda value: PLACEHOLDER.fullmatch(value) is None,
         ),
         (b"log", "password", rb"log(?<![a-z_]log) ?in (?:with|as|using|mit)[ :]{1,2}[\w.@-]{2,60} ?[:/] ?([^\s\"',;]{4,128}+)", lambda value: is_password(value, False, b"") and DIGIT.search(value) is not None),
-        (b"pin", "password", rb"pin(?<![a-z_]pin)(?: ?code| number)?(?: is| ist|:|=|: ?is)[ \t]{1,2}[\"'`]?(\d{4})(?![\d.,:/-])", None),
+        (b"pin", "password", rb"pin(?<![a-z_]pin)(?: ?code| number)?(?: is| ist|:|=|: ?is)[ \t]{0,2}[\"'`]?(\d{4})(?![\d.,:/-])", None),
         (b"cv", "card", rb"cv(?<![a-z]cv)[cv]2?(?: code| is|:|=){0,2}[ \t]{0,2}[\"']?(\d{3,4})(?!\d)", None),
         (b"phrase", "private_key", rb"phrase(?<=(?:seed|cret|very|ckup|llet)[ _-]phrase)" + _PHRASE, None),
         (b"mnemonic", "private_key", rb"mnemonic(?:[ _-]phrase)?" + _PHRASE, None),
@@ -103,8 +103,8 @@ _GATES: Final = {
     b"=": (b"connect.sid", b"sess", b"cookie"),
     b"(": (b"auth", b"getconnection", b"mysqli", b"mysqli_connect", b"mysql_connect", b"new pdo"),
     b";": (b"wifi:",),
-    b" ": (b"log", b"phrase", b"mnemonic", b"pin", b"cv", b"identified"),
-    b"": (b"authorization", b"bearer", b"cred"),
+    b" ": (b"log", b"phrase", b"mnemonic", b"identified"),
+    b"": (b"authorization", b"bearer", b"cred", b"pin", b"cv"),
 }  # fmt: skip
 """What must be there, too, for a form to be looked for: a single sign is seen in no time."""
 

@@ -115,14 +115,14 @@ _SHAPES: Final[dict[str, str]] = {  # words in small letters, in which "\x80" is
         r"[a-z]{1,2}[ -]?\d{6,14}|[a-z]{5}\d{6}[a-z0-9]{5}|[a-z]\d{3}-\d{4}-\d{4}|\d{7,9}|(?=[a-z]{0,3}\d)(?=[0-9a-z]{0,10}\d{3})[a-z0-9]{10,11}"
     ),
     "medical record|mrn|patient id|health insurance|insurance policy": r"[a-z]{0,4}[ -]?\d{6,12}[a-z]?",
-    "bank account|checking account|savings account|account(?= n[ou])|acct(?= n[ou])|a/c|kontonummer|kontonr|konto-n"
+    "bank account|checking account|savings account|account(?=[ _-]n[ou])|acct(?=[ _-]n[ou])|a/c|kontonummer|kontonr|konto-n"
     "|n\x80mero de cuenta|num\x80ro de compte|conto corrente": r"\d(?:[ -]?\d){6,17}",
 }  # fmt: skip
 _NUMBERED: Final = (  # what may stand between
     "numbers?|num|numer|numero|n\x80mero|num\x80ro|nummer|no|nr|n|sz\x80m|ids?|card|code|kod|value|is|was|ist|es|est|to|e|\x80r?"
     "|are|on|my|the|of|for|saya|adalah|holder|us|uk|german|french|chinese|indian|new|old|series?|with|und|and"
 )
-_GAP: Final = rf"(?:[^a-z0-9\n]{{0,5}}(?:{_NUMBERED})(?![a-z\x80])){{0,4}}[^a-z0-9\n]{{0,5}}\n?[^a-z0-9\n]{{0,5}}"
+_GAP: Final = rf"(?:[^a-z0-9\n]{{0,5}}(?:{_NUMBERED})(?![a-z0-9\x80])){{0,4}}[^a-z0-9\n]{{0,5}}\n?[^a-z0-9\n]{{0,5}}"
 _SOLID: Final = "(?:nummer|number|numero|nr|no|num)?"
 _NO_DATE: Final = r"(?!(?:19|20)\d\d[-./ ]\d\d?[-./ ]\d\d?(?!\d))(?!\d\d?[-./]\d\d?[-./](?:19|20)\d\d(?!\d))"
 _END: Final = r"(?![a-z0-9]|[.,/:-][a-z0-9])"

@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from itertools import accumulate
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ from llmctx.delivery.redact.family import Families, Place, places_of
 from llmctx.delivery.redact.normal_form import NormalForm
 from llmctx.delivery.redact.pii import Personal
 from llmctx.delivery.redact.secrets import Credentials
+from llmctx.delivery.redact.structures import collect, is_cut, is_in_pieces, is_number, telling, text_of
 from llmctx.delivery.redact.text_spans import Span, merged, placeholder, replaced
 
 KINDS: Final = Credentials.KINDS | Personal.KINDS
@@ -37,8 +38,6 @@ EDGE: Final = 1024  # characters of a word that are taken away at most where a t
 _SHORTEST: Final = 6  # a@b.cd
 _ROUNDS: Final = 8  # what stands beside a finding may be one itself once that has gone
 _NEAR: Final = 200  # characters from a placeholder
-_A_NUMBER: Final = 10**10  # shorter ones are no telephone number
-_NO_NUMBER: Final = 10**20
 
 _PLACEHOLDER: Final = re.compile(r"\[redacted:[a-z0-9_]{1,32}\]")
 _DASHES: Final = r"\u00a0\u2010-\u2015\uff0d"
@@ -49,9 +48,6 @@ _EDGE_GROUP: Final = (
 _EDGE_PLACEHOLDER: Final = r"(?:\[redacted:[a-z0-9_]{1,32}\]|\][a-z0-9_]{1,32}:detcader\[)"
 _EDGE: Final = re.compile(rf"(?:{_EDGE_PLACEHOLDER}(?={_EDGE_GROUP}))?{_EDGE_WORD}(?:{_EDGE_GROUP}){{0,8}}+")
 """A word and the groups of a number behind it, or, read backwards, before it."""
-_SILENT: Final = frozenset({"role", "content", "text", "type"})
-"""Names of most texts. They tell nothing, and hold nothing."""
-_TELLING: Final = re.compile(r"(?i:key|token|secret|passw|pwd|authoriz)")
 
 
 class Redactor:
@@ -133,42 +129,42 @@ class Redactor:
         the same object if there is nothing to redact.
         """
         together: list[str] = []
-        has_cuts = _collect(value, together)
+        has_cuts = collect(value, together)
         if self._functions or self._spans("".join(together)):
             return self._tree(value)
         return _without_edges(value) if has_cuts else value
 
     def _tree(self, value: Any, key: str = "") -> Any:
         if isinstance(value, str):
-            return self._named(key, value) if key and _is_telling(key) else self.redact(value)
+            return self._named(key, value) if key else self.redact(value)
         if isinstance(value, dict):
             return {
-                self.redact(name) if isinstance(name, str) else name: self._tree(item, str(name))
+                self.redact(name) if isinstance(name, str) else name: self._tree(item, telling(value, name, key))
                 for name, item in value.items()
             }
-        if _is_cut(value):
+        if is_cut(value):
             head, tail = self.redact_cut(value.head, value.tail)
             return value._replace(head=head, tail=tail)
-        if _is_in_pieces(value):
+        if is_in_pieces(value):
             return "".join(self.redact_parts(value.pieces))
         if isinstance(value, (list, tuple)):
-            return self._list(value)
-        if type(value) is int and _A_NUMBER <= abs(value) < _NO_NUMBER:
-            text = str(value)
-            return value if (shown := self.redact(text)) == text else shown
+            return self._list(value, key)
+        if is_number(value, key):
+            shown = self._named(key, text := str(value)) if key else self.redact(text := str(value))
+            return value if shown == text else shown
         return value
 
-    def _list(self, value: Sequence[Any]) -> list[Any]:
-        texts = [text for item in value if (text := _text_of(item)) is not None]
+    def _list(self, value: Sequence[Any], key: str) -> list[Any]:
+        texts = [text for item in value if (text := text_of(item)) is not None]
         if len(texts) < 2:
-            return [self._tree(item) for item in value]
+            return [self._tree(item, key) for item in value]
         redacted = iter(self.redact_parts(texts))
         return [
-            self._tree(item)
-            if _text_of(item) is None
-            else next(redacted)
+            self._tree(item, key)
+            if text_of(item) is None
+            else self._tree(next(redacted), key)
             if isinstance(item, str)
-            else {**self._tree({**item, "text": ""}), "text": next(redacted)}
+            else {**self._tree({**item, "text": ""}, key), "text": next(redacted)}
             for item in value
         ]
 
@@ -334,72 +330,13 @@ def _trimmed(head: str, tail: str) -> tuple[str, str]:
 
 def _without_edges(value: Any) -> Any:
     """`value`, in which there is nothing to redact, with its cuts trimmed."""
-    if _is_cut(value):
+    if is_cut(value):
         head, tail = _trimmed(value.head, value.tail)
         return value._replace(head=head, tail=tail)
-    if _is_in_pieces(value):
+    if is_in_pieces(value):
         return value
     if isinstance(value, dict):
         return {name: _without_edges(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_without_edges(item) for item in value]
     return value
-
-
-def _collect(value: Any, together: list[str]) -> bool:
-    """Put everything that is searched into `together`, line by line. True if there are texts that were cut."""
-    if isinstance(value, dict):
-        cuts = False
-        for name, item in value.items():
-            if isinstance(item, str):
-                if name in _SILENT:
-                    together += item, "\n"
-                    continue
-                if isinstance(name, str) and _is_telling(name):
-                    together += name, '="', item, '"\n'
-                else:
-                    together += item, "\n"
-            elif item is not None:
-                cuts |= _collect(item, together)
-            if isinstance(name, str) and len(name) >= _SHORTEST:
-                together += name, "\n"
-        return cuts
-    if isinstance(value, str):
-        together += value, "\n"
-    elif _is_cut(value):
-        together += value.head, "\n", value.tail, "\n"
-        return True
-    elif _is_in_pieces(value):
-        together += *value.pieces, "\n", "\n".join(value.pieces), "\n"
-    elif isinstance(value, (list, tuple)):
-        if len(value) > 1:
-            texts = [text for item in value if (text := _text_of(item)) is not None]
-            if len(texts) > 1:
-                together += *texts, "\n"
-        cuts = False
-        for item in value:
-            cuts |= _collect(item, together)
-        return cuts
-    elif type(value) is int and _A_NUMBER <= abs(value) < _NO_NUMBER:
-        together += str(value), "\n"
-    return False
-
-
-def _is_cut(value: Any) -> bool:
-    return isinstance(value, tuple) and hasattr(value, "head")
-
-
-def _is_in_pieces(value: Any) -> bool:
-    return isinstance(value, tuple) and hasattr(value, "pieces")
-
-
-def _text_of(item: Any) -> str | None:
-    """The text of a block of content."""
-    if isinstance(item, dict):
-        item = item.get("text")
-    return item if isinstance(item, str) else None
-
-
-@lru_cache(1024)
-def _is_telling(key: str) -> bool:
-    return _TELLING.search(key) is not None
