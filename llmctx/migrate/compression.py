@@ -12,7 +12,8 @@ from sqlalchemy.exc import DBAPIError
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.record import SNAPSHOTS
-from llmctx.migrate.adoption.plan import Step
+from llmctx.migrate.adoption.inspect import MARK, facts_in
+from llmctx.migrate.adoption.plan import Step, note_facts
 from llmctx.settings import Settings
 from llmctx.storage import texts_table
 from llmctx.storage.catalog import qualified
@@ -33,6 +34,13 @@ WHERE (c.oid = pg_catalog.to_regclass(:table) OR c.oid IN (
   AND a.attcompression <> 'l' AND NOT (a.attcompression = '' AND :default = 'lz4')
 GROUP BY c.oid ORDER BY c.relkind DESC, 1
 """
+_NOTES: Final = """
+SELECT a.attname, pg_catalog.col_description(a.attrelid, a.attnum) AS says, c.oid::pg_catalog.regclass::text AS name
+FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+WHERE a.attrelid = pg_catalog.to_regclass(:table) AND a.attnum > 0 AND NOT a.attisdropped
+  AND pg_catalog.starts_with(pg_catalog.col_description(a.attrelid, a.attnum), :mark)
+ORDER BY a.attnum LIMIT 1
+"""
 
 
 def step(connection: Connection, settings: Settings) -> Step | None:
@@ -52,15 +60,28 @@ def step(connection: Connection, settings: Settings) -> Step | None:
             ]
     except DBAPIError:  # a server that only speaks PostgreSQL's protocol
         return None
-    statements = tuple(
+    if not found:
+        return None
+    statements = [
         f"ALTER TABLE {row.name} " + ", ".join(f"ALTER COLUMN {one} SET COMPRESSION lz4" for one in row.columns)
         for row in found
+    ]
+    return Step(
+        "compress new texts by lz4; rows that are there stay as they are",
+        (*statements, *_notes(connection, settings, found[0].columns)),
+        "a moment",
     )
-    return (
-        Step("compress new texts by lz4; rows that are there stay as they are", statements, "a moment")
-        if found
-        else None
-    )
+
+
+def _notes(connection: Connection, settings: Settings, columns: list[str]) -> list[str]:
+    """Return what notes `columns` in an adopted table, for the way back."""
+    asked = {"table": qualified(settings.table, settings.db_schema), "mark": MARK}
+    note = connection.execute(text(_NOTES), asked).one_or_none()
+    if note is None:
+        return []
+    facts = facts_in(note.says)
+    facts["compressed"] = sorted({*facts["compressed"], *columns})
+    return [note_facts(note.name, note.attname, facts)]
 
 
 def compress(connection: Connection, settings: Settings) -> None:

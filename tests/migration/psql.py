@@ -31,4 +31,10 @@ def dumped(url: str) -> list[str]:
     """The whole schema, statement by statement, without our note of its version."""
     said = _run("pg_dump", url, "--schema-only", "--no-owner", "-T", "*.*alembic_version*")
     lines = [line for line in said.splitlines() if line and not line.startswith(("--", "\\", "SET ", "SELECT "))]
-    return "\n".join(lines).split(";\n")
+    return [one for one in "\n".join(lines).split(";\n") if "SET (pg_attver=" not in one]  # some servers' own notes
+
+
+def has_lz4(url: str) -> bool:
+    """PostgreSQL can be built without it; then texts are compressed as before."""
+    asked = "SELECT 'lz4' = ANY (enumvals) FROM pg_settings WHERE name = 'default_toast_compression'"
+    return psql(url, asked).strip() == "t"

@@ -25,7 +25,7 @@ from tests.conftest import execute
 from tests.kit.rows import query
 from tests.kit.support import wait_for
 from tests.migration.filling import CHILD, SHAPES, OldWriter, connect, digest, fill
-from tests.migration.psql import dumped, psql
+from tests.migration.psql import dumped, has_lz4, psql
 
 ROOT = Path(__file__).parents[2]
 T = DEFAULT_TABLE
@@ -146,6 +146,7 @@ def test_an_empty_table_by_each_way(empty_database: str, shape: str) -> None:
     for script in (printed, unseen):
         psql(url, script)
         assert migrate.check(settings).is_current
+        migrate.upgrade(settings)  # compression, where the server has it, is no part of the scripts
         assert dumped(url) == adopted
         migrate.downgrade(settings)
         assert dumped(url) == bare
@@ -244,7 +245,7 @@ def test_killed_after_each_step_it_goes_on_where_it_was(empty_database: str) -> 
             migrate.downgrade(settings, say=broken)
         breaks += 1
     migrate.downgrade(settings)
-    assert breaks == 7
+    assert breaks == 7 + has_lz4(url)
     assert dumped(url) == bare
     assert migrate.state(settings).current is None
     program = [sys.executable, "-c", STEP_BY_STEP, url]

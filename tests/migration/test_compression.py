@@ -15,23 +15,17 @@ from llmctx.settings import load
 from tests.conftest import execute
 from tests.kit.rows import query
 from tests.migration.filling import ddl
+from tests.migration.psql import dumped, has_lz4
 
 OF_TEXTS = f"""
 SELECT DISTINCT a.attcompression::text FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
 WHERE (c.oid = '{T}'::regclass OR c.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = '{T}'::regclass))
   AND a.attname IN ('prompt_snapshot', 'response_snapshot', 'reasoning_snapshot', 'error_message', 'attributes')
 """
-HAS_LZ4 = "SELECT 'lz4' = ANY (enumvals) FROM pg_settings WHERE name = 'default_toast_compression'"
-"""PostgreSQL can be built without it; then nothing is done."""
 
 
 def ask(url: str, question: str) -> list[Any]:
     return [row[0] for row in asyncio.run(query(url, question))]
-
-
-def has_lz4(url: str) -> bool:
-    (found,) = ask(url, HAS_LZ4)
-    return bool(found)
 
 
 def test_a_new_table_and_its_partitions(empty_database: str) -> None:
@@ -60,6 +54,16 @@ def test_a_table_that_was_there(empty_database: str) -> None:
     assert ask(empty_database, OF_TEXTS) == ["l" if can else ""]
     kept = "SELECT pg_column_compression(prompt_snapshot) || length(prompt_snapshot) FROM "
     assert ask(empty_database, kept + T) == ["pglz54000"]
+
+
+def test_the_way_back(empty_database: str) -> None:
+    """The team's own columns are compressed as before."""
+    execute(empty_database, *ddl("texts"))
+    before, settings = dumped(empty_database), load(database_url=empty_database)
+    migrate.upgrade(settings)
+    assert any("as before" in step.what for step in migrate.plan(settings, down=True).steps) is has_lz4(empty_database)
+    migrate.downgrade(settings)
+    assert dumped(empty_database) == before
 
 
 def test_a_table_of_an_earlier_version(empty_database: str) -> None:

@@ -74,12 +74,7 @@ class ExistingTable:
     @property
     def facts(self) -> dict[str, list[str]]:
         """Return what was done to columns that are not ours: stands in the comment of the first that is."""
-        noted = (self.marked[0].comment or "")[len(MARK) :] if self.marked else ""
-        try:
-            facts = json.loads(noted or "{}")
-        except ValueError:  # somebody has written more into it
-            facts = {}
-        return {"defaults": facts.get("defaults", []), "nullable": facts.get("nullable", [])}
+        return facts_in(self.marked[0].comment if self.marked else None)
 
     @property
     def added_indexes(self) -> list[Index]:
@@ -95,6 +90,15 @@ class ExistingTable:
     def qualify(self, name: str) -> str:
         """Return something of that name in the table's schema, as it stands in a statement."""
         return qualified(name, self.schema)
+
+
+def facts_in(comment: str | None) -> dict[str, list[str]]:
+    """Return what the comment of a column says of the columns that are not ours."""
+    try:
+        facts = json.loads((comment or "")[len(MARK) :] or "{}")
+    except ValueError:  # somebody has written more into it
+        facts = {}
+    return {kind: facts.get(kind, []) for kind in ("compressed", "defaults", "nullable")}
 
 
 _TABLE: Final = """

@@ -71,9 +71,9 @@ def check_owner(table: ExistingTable, steps: list[Step], notes: list[str]) -> St
     return StepPlan(steps, [], [other])
 
 
-def note_facts(table: ExistingTable, column: str, facts: dict[str, list[str]]) -> str:
+def note_facts(table: str, column: str, facts: dict[str, list[str]]) -> str:
     """Return the statement that keeps `facts` in the comment of `column`, the first of those that llmctx added."""
-    return f"COMMENT ON COLUMN {table.sql}.{quote(column)} IS {literal(f'{MARK} {json.dumps(facts)}')}"
+    return f"COMMENT ON COLUMN {table}.{quote(column)} IS {literal(f'{MARK} {json.dumps(facts)}')}"
 
 
 def describe_columns(columns: Iterable[str]) -> str:
@@ -127,7 +127,7 @@ def _alterations(fit: TableFit) -> Iterator[Step]:
 
     def note(kind: str, name: str) -> tuple[str, ...]:
         facts[kind].append(name)
-        return (note_facts(table, marked[0], facts),) if marked else ()
+        return (note_facts(table.sql, marked[0], facts),) if marked else ()
 
     for column in fit.undefaulted:
         default = fit.default_of(column)

@@ -32,7 +32,12 @@ def plan_undo(table: ExistingTable, with_nulls: Collection[str], only: Collectio
     if any(part.endswith((f"{table.name}_before", f'{table.name}_before"')) for part in table.partitions):
         return StepPlan(problems=["its partitions come first: `llmctx partition --downgrade --yes`"])
     steps = [drop_index(table, index.name, f"drop index {index.name}") for index in table.added_indexes]
-    steps += [*_drop_defaults(table), *_require_values(table, with_nulls), *_drop_columns(table, _marked(table))]
+    steps += [
+        *_compress_as_before(table),
+        *_drop_defaults(table),
+        *_require_values(table, with_nulls),
+        *_drop_columns(table, _marked(table)),
+    ]
     notes = [
         f"{name} is NULL in some rows, so it may stay so"
         for name in table.facts["nullable"]
@@ -53,6 +58,17 @@ def _owned(table: ExistingTable, steps: list[Step], notes: list[str], dropped: C
         problem = f"table {table.sql} belongs to the role {table.owner}: {table.role} may not change it"
         return StepPlan(steps, notes, [problem])
     return StepPlan(steps, notes)
+
+
+def _compress_as_before(table: ExistingTable) -> Iterator[Step]:
+    names = [name for name in table.facts["compressed"] if name in table.columns]
+    if names:
+        back = ", ".join(f"ALTER COLUMN {quote(name)} SET COMPRESSION default" for name in names)
+        statements = [f"ALTER TABLE {one} {back}" for one in (table.sql, *table.partitions)]
+        done = note_facts(table.sql, _marked(table)[0], {**table.facts, "compressed": []})
+        yield Step(
+            "compress new texts as before; rows that are there stay as they are", (*statements, done), "a moment"
+        )
 
 
 def _drop_defaults(table: ExistingTable) -> Iterator[Step]:
@@ -81,7 +97,7 @@ def _drop_columns(table: ExistingTable, names: Collection[str]) -> Iterator[Step
     if not names:
         return
     left = [name for name in _marked(table) if name not in names]
-    facts = [note_facts(table, left[0], table.facts)] if left and _marked(table)[0] in names else []
+    facts = [note_facts(table.sql, left[0], table.facts)] if left and _marked(table)[0] in names else []
     drop = ", ".join(f"DROP COLUMN {quote(name)}" for name in names)
     words = f"drop {len(names)} column{'s' if len(names) > 1 else ''} with what is in them: {', '.join(names)}"
     yield Step(words, (*facts, f"ALTER TABLE {table.sql} {drop}"), "a moment")
