@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from llmctx.core.errors import ConfigError, DatabaseUnavailable
 from llmctx.settings import load
 from llmctx.storage.engine import reading
 
+knows_services = pytest.mark.skipif(
+    "service" not in inspect.signature(asyncpg.connect).parameters, reason="this asyncpg knows no services"
+)
 
+
+@knows_services
 @pytest.mark.parametrize("text", [None, "", "[shop]\nhost=nowhere.invalid\n"], ids=["no file", "empty", "another"])
 async def test_a_service_that_is_not_there_is_named(
     text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -25,6 +32,7 @@ async def test_a_service_that_is_not_there_is_named(
             pass
 
 
+@knows_services
 @pytest.mark.parametrize("url", ["postgresql:///?service=shop", "postgresql:///shop"])
 async def test_a_service_says_where_the_database_is(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Named in the URL or by PGSERVICE."""
