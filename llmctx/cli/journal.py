@@ -123,13 +123,13 @@ def _set_aside(report: BrokerReport | str | None) -> int:
 
 def _as_json(one: JournalDirectory, owners: Ownership) -> dict[str, object]:
     processes = [
-        {**asdict(process), "place": process.place.name or None, "whose": owners.of(one.directory, process.place)}
+        {**asdict(process), "place": process.place.name or None, "whose": owners.whose(one.directory, process.place)}
         for process in one.processes
     ]
     refused = [
         {
             "call_id": row.record.call_id, "sqlstate": row.sqlstate, "reason": row.reason, "at": row.at,
-            "place": row.place.name or None, "whose": owners.of(one.directory, row.place),
+            "place": row.place.name or None, "whose": owners.whose(one.directory, row.place),
         }
         for row in one.dead_letters
     ]  # fmt: skip
@@ -159,7 +159,7 @@ def _whose(one: JournalDirectory, place: Place, owners: Ownership, *, between: s
     """Return the name of the database that rows wait for; with `between` only if it is another one."""
     from llmctx.ops.journals import UNKNOWN
 
-    whose = owners.of(one.directory, place)
+    whose = owners.whose(one.directory, place)
     name = place.name or UNKNOWN
     if between is None:
         return "this one" if whose == "ours" and not owners.is_our_broker(place) else name

@@ -64,7 +64,7 @@ class Tokens(NamedTuple):
     audio_out: int | None = None
 
     @classmethod
-    def of(cls, figures: Mapping[str, Any], noted: Mapping[str, Any]) -> Tokens:
+    def from_row(cls, figures: Mapping[str, Any], noted: Mapping[str, Any]) -> Tokens:
         """Return those of a row, from its columns and from its `attributes`, where anything may stand."""
         written = figures["cache_write_tokens"]
         return cls(
@@ -204,7 +204,7 @@ class Prices:
                 return record
             figures = {name: getattr(record, name) for name in TOKEN_COLUMNS}
             record.cost_usd, source = self.cost(
-                record.model, record.provider, record.created_at, Tokens.of(figures, record.attributes or {}),
+                record.model, record.provider, record.created_at, Tokens.from_row(figures, record.attributes or {}),
                 tier=record.service_tier, answered_by_cache=bool(record.cached),
             )  # fmt: skip
             record.cost_source = None if source is None else source.value

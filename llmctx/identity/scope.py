@@ -158,7 +158,7 @@ class Scope:
         self.history: History | None = None
         self.early_work: Any = None
         self.attribution: Any = None  # what its word alone amounts to (`resolution.decide`)
-        self.packed: Any = None  # its identity as it travels in metadata (`carrier.CarriedIdentity`)
+        self.packed: Any = None  # its identity as it travels in metadata (`config_carrier.CarriedIdentity`)
         if parent is not None:
             parent.anchor.used = True
 

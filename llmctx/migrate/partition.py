@@ -78,18 +78,18 @@ def rehearse(settings: Settings, *, rows: int = 10_000, say: Say | None = None) 
     def change(connection: Connection, _: Any) -> dict[str, Any]:
         real = _open(connection, settings)
         if problems := real.problems(drop_foreign_keys=True):
-            raise LlmctxError(f"{real.named()} cannot be partitioned: {'; '.join(problems)}. Nothing was changed.")
+            raise LlmctxError(f"{real.qualify()} cannot be partitioned: {'; '.join(problems)}. Nothing was changed.")
         table = real.inspect()
         seen = _open(connection, settings, schema=REHEARSAL, say=say or (lambda _: None))
         share = min(100.0, 120.0 * rows / max(1, table.rows))
         names = ", ".join(real.columns())
-        sample = f"SELECT {names} FROM {real.named()} TABLESAMPLE SYSTEM ({share}) LIMIT {rows}"
+        sample = f"SELECT {names} FROM {real.qualify()} TABLESAMPLE SYSTEM ({share}) LIMIT {rows}"
         try:
             for statement in (
                 f"DROP SCHEMA IF EXISTS {REHEARSAL} CASCADE",
                 f"CREATE SCHEMA {REHEARSAL}",
-                f"CREATE TABLE {seen.named()} (LIKE {real.named()} INCLUDING ALL)",
-                f"INSERT INTO {seen.named()} ({names}) {sample}",
+                f"CREATE TABLE {seen.qualify()} (LIKE {real.qualify()} INCLUDING ALL)",
+                f"INSERT INTO {seen.qualify()} ({names}) {sample}",
             ):
                 connection.execute(text(statement))
             connection.commit()
@@ -113,8 +113,10 @@ def rehearse(settings: Settings, *, rows: int = 10_000, say: Say | None = None) 
 def _digest(seen: Conversion) -> tuple[Any, ...]:
     """The number of rows and a sum over all that stands in them."""
     names = ", ".join(seen.columns())
-    sums = f"SELECT count(*), sum(('x' || substr(md5(ROW({names})::text), 1, 15))::bit(60)::bigint) FROM {seen.named()}"
-    return tuple(seen.ask(sums)[0])
+    sums = (
+        f"SELECT count(*), sum(('x' || substr(md5(ROW({names})::text), 1, 15))::bit(60)::bigint) FROM {seen.qualify()}"
+    )
+    return tuple(seen.query(sums)[0])
 
 
 def _carry(seen: Conversion, steps: list[Step]) -> None:

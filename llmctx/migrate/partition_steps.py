@@ -100,21 +100,21 @@ class Conversion:
     """Another than the settings' own: the rehearsal's."""
     say: Say = field(default=lambda _: None)
 
-    def named(self, suffix: str = "") -> str:
+    def qualify(self, suffix: str = "") -> str:
         """Return the table, or one beside it, as it stands in a statement."""
         return self._in_schema(self.settings.table + suffix)
 
     def _in_schema(self, name: str) -> str:
         return qualified(name, self.schema or self.settings.db_schema)
 
-    def ask(self, question: str, table: str | None = None, **more: Any) -> list[Row[Any]]:
+    def query(self, question: str, table: str | None = None, **more: Any) -> list[Row[Any]]:
         """Return the answers to a question about the table, or about another one."""
-        answers = list(catalog.rows(self.connection, question, table or self.named(), **more))
+        answers = list(catalog.rows(self.connection, question, table or self.qualify(), **more))
         self.connection.rollback()
         return answers
 
     def state(self) -> Row[Any]:
-        (found,) = self.ask(_STATE, making=self.named("_partitioned"), before=self.named("_before"))
+        (found,) = self.query(_STATE, making=self.qualify("_partitioned"), before=self.qualify("_before"))
         return found
 
     def find(self) -> ExistingTable | None:
@@ -131,23 +131,23 @@ class Conversion:
 
     def columns(self, table: str | None = None) -> list[str]:
         """Return those that a row is copied by, as they stand in a statement: the others the database computes."""
-        return [quote(row.name) for row in self.ask(catalog.COLUMNS, table) if not row.generated]
+        return [quote(row.name) for row in self.query(catalog.COLUMNS, table) if not row.generated]
 
     def _indexes_now(self) -> list[Row[Any]]:
-        return [row for row in self.ask(catalog.INDEXES) if row.valid]
+        return [row for row in self.query(catalog.INDEXES) if row.valid]
 
     def _children(self) -> list[Row[Any]]:
         """Return the foreign keys that refer to the table."""
-        return [row for row in self.ask(catalog.FOREIGN_KEYS) if not row.own]
+        return [row for row in self.query(catalog.FOREIGN_KEYS) if not row.own]
 
     def _is_distributed(self) -> bool:
-        found = has_distributed(self.connection, self.named())
+        found = has_distributed(self.connection, self.qualify())
         self.connection.rollback()
         return found
 
     def _undistribute(self) -> str:
         """Return what is to be done with a table whose rows lie on the nodes of a cluster."""
-        alone = f"SELECT undistribute_table({literal(self.named())})"
+        alone = f"SELECT undistribute_table({literal(self.qualify())})"
         return f"Citus has distributed it: {alone} before, and `llmctx migrate --distribute --yes` afterwards"
 
     # -- there --------------------------------------------------------------------------------------------------------
@@ -159,14 +159,14 @@ class Conversion:
             return ["there is no table"]
         if not table.is_owner:
             return [f"the table belongs to the role {table.owner}: {table.role} may not change it"]
-        found = [row[0] for row in self.ask(_HINDRANCES)] + ([self._undistribute()] if self._is_distributed() else [])
+        found = [row[0] for row in self.query(_HINDRANCES)] + ([self._undistribute()] if self._is_distributed() else [])
         if wanted := adoption_plan(table, target()[1]).steps:
             found.append(f"it has not been adopted ({wanted[0].what}): run `llmctx migrate --yes` first")
         if not table.columns["created_at"].not_null:
             found.append("created_at may be NULL, and such a row has no month: make it NOT NULL")
         if any(index.expressions and index.unique for index in self._indexes_now()):
             found.append("a unique key of it is over an expression")
-        if self.state().making and self.columns() != self.columns(self.named("_partitioned")):
+        if self.state().making and self.columns() != self.columns(self.qualify("_partitioned")):
             found.append("it has other columns now: `llmctx partition --downgrade --yes`, and begin anew")
         children = [row.child for row in self._children()]
         if children and not drop_foreign_keys:
@@ -188,13 +188,13 @@ class Conversion:
                 f"ON CONFLICT ({key}) fails. Let statements say ON CONFLICT DO NOTHING, or ({key}, created_at); "
                 "ON CONFLICT ON CONSTRAINT fails, too"
             )
-        seen = [row[0] for row in self.ask(_CONFLICTS, bare=self.settings.table)] if lost else []
-        if lost and self.ask("SELECT to_regclass('pg_stat_statements') IS NOT NULL")[0][0]:
+        seen = [row[0] for row in self.query(_CONFLICTS, bare=self.settings.table)] if lost else []
+        if lost and self.query("SELECT to_regclass('pg_stat_statements') IS NOT NULL")[0][0]:
             with contextlib.suppress(DBAPIError):  # installed, and not loaded
-                seen += [row[0] for row in self.ask(_STATEMENTS, bare=self.settings.table)]
+                seen += [row[0] for row in self.query(_STATEMENTS, bare=self.settings.table)]
         self.connection.rollback()
         yield from (f"this would fail: {what}" for what in seen)
-        for row in self.ask(_PUBLISHED):
+        for row in self.query(_PUBLISHED):
             yield f"the publication {row[0]} of all tables will send its partitions, not itself"
         yield "COPY … TO does not read a partitioned table: COPY (SELECT …) TO does"
 
@@ -207,8 +207,8 @@ class Conversion:
         if facts.get("way") == "back":
             raise LlmctxError("The way back is not done: `llmctx partition --downgrade --yes` goes on with it.")
         if problems := self.problems(drop_foreign_keys=drop_foreign_keys):
-            raise LlmctxError(f"{self.named()} cannot be partitioned: {'; '.join(problems)}. Nothing was changed.")
-        table, making, old = self.named(), self.named("_partitioned"), self.inspect()
+            raise LlmctxError(f"{self.qualify()} cannot be partitioned: {'; '.join(problems)}. Nothing was changed.")
+        table, making, old = self.qualify(), self.qualify("_partitioned"), self.inspect()
         bound = datetime.fromisoformat(facts["bound"]) if facts else Month.after(datetime.now(UTC) + MARGIN, 1).first
         indexes, children = list(self._indexes()), self._children()
         if not now.making:
@@ -234,15 +234,15 @@ class Conversion:
         """Yield the steps that keep the old table free of the months to come, and put the new one in its place."""
         at = day_literal(bound, naive=_is_naive(old))
         ahead = Diversion(
-            source=self.named(),
-            target=self.named("_partitioned"),
+            source=self.qualify(),
+            target=self.qualify("_partitioned"),
             columns=self.columns(),
             leaving=f"{{row}}created_at >= {at}",
             staying=f"created_at < {at}",
             check=_CHECK,
             function=self._ahead,
         )
-        (done,) = self.ask(_DONE, check=_CHECK)
+        (done,) = self.query(_DONE, check=_CHECK)
         if not done.leads:
             words = f"lead rows from {bound:%Y-%m-%d} on to where they will belong"
             yield Step(words, tuple(ahead.lead()), "a moment")
@@ -258,20 +258,19 @@ class Conversion:
 
     def _any_from(self, at: str) -> bool:
         """Return whether rows are dated that far ahead."""
-        return bool(
-            self.ask(f"SELECT EXISTS (SELECT FROM {self.named()} WHERE created_at >= {at})".replace(":", r"\:"))[0][0]
-        )
+        question = f"SELECT EXISTS (SELECT FROM {self.qualify()} WHERE created_at >= {at})"
+        return bool(self.query(question.replace(":", r"\:"))[0][0])
 
     def _make(self, old: ExistingTable, bound: datetime, indexes: list[Any], facts: dict[str, Any]) -> Iterator[str]:
-        table, making = self.named(), self.named("_partitioned")
+        table, making = self.qualify(), self.qualify("_partitioned")
         like = "DEFAULTS INCLUDING COMMENTS INCLUDING CONSTRAINTS INCLUDING GENERATED INCLUDING STORAGE"
         yield f"CREATE TABLE {making} (LIKE {table} INCLUDING {like}) PARTITION BY RANGE (created_at)"
         yield f"COMMENT ON TABLE {making} IS {literal(json.dumps(facts))}"
         owner = f"OWNER TO {quote(old.owner)}"
         yield f"ALTER TABLE {making} {owner}"
-        yield from (row[0] for row in self.ask(_RIGHTS.format(to=making)))
-        yield f"CREATE TABLE {self.named('_default')} PARTITION OF {making} DEFAULT"
-        yield f"ALTER TABLE {self.named('_default')} {owner}"
+        yield from (row[0] for row in self.query(_RIGHTS.format(to=making)))
+        yield f"CREATE TABLE {self.qualify('_default')} PARTITION OF {making} DEFAULT"
+        yield f"ALTER TABLE {self.qualify('_default')} {owner}"
         for ahead in range(MONTHS_AHEAD):
             month = Month.after(bound, ahead)
             first, after = month.bounds(naive=_is_naive(old))
@@ -299,7 +298,7 @@ class Conversion:
                 yield name, definition, own
 
     def _swap(self, at: str) -> Iterator[str]:
-        table, making, before = self.named(), self.named("_partitioned"), self.named("_before")
+        table, making, before = self.qualify(), self.qualify("_partitioned"), self.qualify("_before")
         yield f"ALTER TABLE {table} RENAME TO {quote(self.settings.table + '_before')}"
         yield f"ALTER TABLE {making} RENAME TO {quote(self.settings.table)}"
         yield f"ALTER TABLE {table} ATTACH PARTITION {before} FOR VALUES FROM (MINVALUE) TO ({at})"
@@ -310,7 +309,7 @@ class Conversion:
             f"obj_description('{table}'::regclass, 'pg_class')); END $llmctx$"
         )
         yield f"COMMENT ON TABLE {table} IS NULL"
-        for row in self.ask(_SEQUENCES):
+        for row in self.query(_SEQUENCES):
             yield f"ALTER SEQUENCE {row.sequence} OWNED BY {table}.{quote(row.column)}"
 
     # -- and back -----------------------------------------------------------------------------------------------------
@@ -318,12 +317,12 @@ class Conversion:
     def back(self) -> Iterator[Step]:
         """Yield the steps until the table is as it was; rows of the months since are moved in between, see `move`."""
         now = self.state()
-        table, making, before = self.named(), self.named("_partitioned"), self.named("_before")
+        table, making, before = self.qualify(), self.qualify("_partitioned"), self.qualify("_before")
         if (now.making or now.before) and self._is_distributed():
             raise LlmctxError(f"{table} cannot be led back: {self._undistribute()}. Nothing was changed.")
         if now.kind == "p" and now.before:
             facts = json.loads(now.before_says) | {"way": "back"}
-            owned = [f"ALTER SEQUENCE {r.sequence} OWNED BY {before}.{quote(r.column)}" for r in self.ask(_SEQUENCES)]
+            owned = [f"ALTER SEQUENCE {r.sequence} OWNED BY {before}.{quote(r.column)}" for r in self.query(_SEQUENCES)]
             swap = (
                 f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE",
                 *owned,
@@ -348,16 +347,16 @@ class Conversion:
         old = catalog.columns_of(self.connection, before)
         for column in self.inspect().marked:
             if old[column.name].comment != column.comment:
-                yield f"COMMENT ON COLUMN {self.named()}.{quote(column.name)} IS {literal(column.comment or '')}"
+                yield f"COMMENT ON COLUMN {self.qualify()}.{quote(column.name)} IS {literal(column.comment or '')}"
 
     def parts(self) -> list[str]:
         """Return the partitions whose rows have to go back into the table."""
-        return [row.name for row in self.ask(catalog.PARTITIONS, self.named("_partitioned"))]
+        return [row.name for row in self.query(catalog.PARTITIONS, self.qualify("_partitioned"))]
 
     def move(self, part: str) -> int:
         """Move some rows of `part` back, and return how many."""
         some = f"ctid = ANY (ARRAY(SELECT ctid FROM {part} LIMIT {BATCH}))"
-        done = self.connection.execute(text(move_rows(part, self.named(), self.columns(part), some)))
+        done = self.connection.execute(text(move_rows(part, self.qualify(), self.columns(part), some)))
         self.connection.commit()
         return int(done.rowcount)
 
@@ -377,7 +376,7 @@ class Conversion:
             if name not in tied:
                 yield Step(f"tie {child} again", (add,), "a moment")
             yield Step("see that it holds", (f"ALTER TABLE {child} VALIDATE CONSTRAINT {quote(name)}",), "none")
-        yield Step("drop the partitions, which are empty", (f"DROP TABLE {self.named('_partitioned')}",), "a moment")
+        yield Step("drop the partitions, which are empty", (f"DROP TABLE {self.qualify('_partitioned')}",), "a moment")
 
     @property
     def _ahead(self) -> str:

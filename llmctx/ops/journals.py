@@ -28,7 +28,7 @@ class Ownership:
     here: Place
     """The database of the settings; without ids if it is away, and was never reached from here."""
 
-    def of(self, directory: str | Path, place: Place) -> Whose:
+    def whose(self, directory: str | Path, place: Place) -> Whose:
         """Return whose rows in `directory` are that were to go to `place`, or to the broker on their way there."""
         if self.is_our_broker(place):
             return "ours"
@@ -46,11 +46,11 @@ class Ownership:
 
     def takes(self, directory: str | Path, place: Place) -> bool:
         """Return whether these rows go into the database of the settings."""
-        return self.of(directory, place) == "ours"
+        return self.whose(directory, place) == "ours"
 
     def is_another_database(self, directory: str | Path, place: Place) -> bool:
         """Return whether it is another database that these rows wait for: not an own destination's, which has a key."""
-        return self.of(directory, place) == "another" and not any(str(directory).endswith(key) for key in place.ids)
+        return self.whose(directory, place) == "another" and not any(str(directory).endswith(key) for key in place.ids)
 
 
 def ownership(settings: Settings, *, must_reach: bool = False) -> Ownership:

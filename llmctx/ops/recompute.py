@@ -121,6 +121,6 @@ async def recompute(
 def _cost(prices: Prices, row: dict[str, Any]) -> tuple[Decimal | None, CostSource | None]:
     at = row["created_at"] or datetime.now(UTC)
     return prices.cost(
-        row["model"], row["provider"], at, Tokens.of(row, row), tier=row["service_tier"],
+        row["model"], row["provider"], at, Tokens.from_row(row, row), tier=row["service_tier"],
         answered_by_cache=bool(row["cached"]),
     )  # fmt: skip

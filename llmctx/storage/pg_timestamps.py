@@ -23,21 +23,21 @@ class OutOfRangeDatetime(datetime):
     """Since 2000, as PostgreSQL counts."""
 
     @classmethod
-    def of(cls, microseconds: int, zone: tzinfo | None) -> OutOfRangeDatetime:
+    def from_microseconds(cls, microseconds: int, zone: tzinfo | None) -> OutOfRangeDatetime:
         end = datetime.max if microseconds > 0 else datetime.min
         made = cls.combine(end.date(), end.time(), zone)
         made.microseconds = microseconds
         return made
 
     def astimezone(self, tz: tzinfo | None = None) -> OutOfRangeDatetime:
-        return OutOfRangeDatetime.of(self.microseconds, tz)
+        return OutOfRangeDatetime.from_microseconds(self.microseconds, tz)
 
     def replace(self, **how: Any) -> OutOfRangeDatetime:  # type: ignore[override]  # nothing else of it can be replaced
-        return OutOfRangeDatetime.of(self.microseconds, how.get("tzinfo", self.tzinfo))
+        return OutOfRangeDatetime.from_microseconds(self.microseconds, how.get("tzinfo", self.tzinfo))
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Let copies keep what it really is; a datetime would copy its date and time alone."""
-        return OutOfRangeDatetime.of, (self.microseconds, self.tzinfo)
+        return OutOfRangeDatetime.from_microseconds, (self.microseconds, self.tzinfo)
 
 
 def _times(zone: tzinfo | None) -> Callable[[tuple[int]], datetime]:
@@ -47,7 +47,7 @@ def _times(zone: tzinfo | None) -> Callable[[tuple[int]], datetime]:
         try:
             return zero + timedelta(microseconds=raw[0])
         except OverflowError:
-            return OutOfRangeDatetime.of(raw[0], zone)
+            return OutOfRangeDatetime.from_microseconds(raw[0], zone)
 
     return time
 

@@ -125,7 +125,7 @@ def _clean_others(record: CallRecord, changed: list[str]) -> None:
     for name in _OTHER_JSON:
         value = getattr(record, name)
         if value is not None and (not is_plain(value) or len(storable_json(value) or "") > ATTRIBUTES_LIMIT):
-            plain = _Plain().of(value, _DEPTH)
+            plain = _Plain().convert(value, _DEPTH)
             setattr(record, name, plain if len(storable_json(plain) or "") <= ATTRIBUTES_LIMIT else None)
             changed.append(name)
 
@@ -181,12 +181,12 @@ def storable_json(value: Any) -> str | None:
     """Return `value` as JSON text that PostgreSQL's jsonb takes; None for nothing. Never raises."""
     if value is None or value == {}:
         return None
-    return orjson.dumps(value if is_plain(value) else _Plain().of(value, _DEPTH)).decode()
+    return orjson.dumps(value if is_plain(value) else _Plain().convert(value, _DEPTH)).decode()
 
 
 def jsonable(value: Any) -> Any:
     """Return `value` as JSON has it, whatever it is: bounded in depth and in pieces, its texts whole. Never raises."""
-    return _Plain(text_limit=None).of(value, _DEPTH)
+    return _Plain(text_limit=None).convert(value, _DEPTH)
 
 
 def cut_attributes(attributes: dict[str, Any], length: int) -> dict[str, Any]:
@@ -210,7 +210,7 @@ def plain_attributes(value: Any) -> tuple[dict[str, Any] | None, bool]:
     if type(value) is dict:  # ours first: for the others there may be no room
         with suppress(Exception):  # keys may be objects of the host's
             value = dict(sorted(value.copy().items(), key=lambda item: not _is_ours(item[0])))
-    made = plain.of(value, _DEPTH)
+    made = plain.convert(value, _DEPTH)
     return (made, plain.lossy) if isinstance(made, dict) else ({"value": made}, True)
 
 
@@ -248,7 +248,7 @@ class _Plain:
         self._left = _NODES
         self._text_limit = text_limit
 
-    def of(self, value: Any, depth: int) -> Any:
+    def convert(self, value: Any, depth: int) -> Any:
         self._left -= 1
         if isinstance(value, Enum):
             value = value.value
@@ -273,7 +273,7 @@ class _Plain:
             if isinstance(value, dict):
                 return self._dict(value, depth)
             if isinstance(value, (list, tuple, set, frozenset)):
-                return [self.of(item, depth - 1) for item in value]
+                return [self.convert(item, depth - 1) for item in value]
         except Exception:  # noqa: BLE001  an object of the host's
             self.lossy = True
         return self._text(value)
@@ -288,7 +288,7 @@ class _Plain:
             if name in made:  # two keys that look alike now
                 self.lossy = True
                 name = f"{name}~{len(made)}"
-            made[name] = self.of(item, depth - 1)
+            made[name] = self.convert(item, depth - 1)
         return made
 
     def _text(self, value: Any) -> str:

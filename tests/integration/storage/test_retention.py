@@ -7,18 +7,8 @@ import json
 import pytest
 
 from llmctx import cli
-from llmctx.core.errors import ConfigError
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
-from llmctx.storage.retention import Policy
-
-
-def test_what_makes_no_sense_is_refused() -> None:
-    """Errors cannot go before the others."""
-    with pytest.raises(ConfigError):
-        Policy(errors=3)
-    with pytest.raises(ConfigError):
-        Policy(rows=30, errors=3)
 
 
 def test_on_the_command_line(any_empty_database: str, capsys: pytest.CaptureFixture[str]) -> None:
