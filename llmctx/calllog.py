@@ -134,7 +134,7 @@ class CallLog:
 
     def _make_redactor(self, functions: Sequence[Callable[[str], str]]) -> Redactor | None:
         settings = self.settings
-        # logs are nobody's place for secrets, whatever the rows may hold; the team's functions are for its own thread
+        # logs are no place for secrets, whatever the rows may hold; the team's functions are for its own thread
         diagnostics.redact = Redactor(patterns=settings.redact_patterns).redact
         redactor = redactor_of(settings.redact_kinds, settings.redact_patterns, functions)
         return None if settings.content == "full" else redactor

@@ -95,7 +95,7 @@ class CallLogHandler(BaseCallbackHandler):
 
     @property
     def vouches(self) -> bool:
-        """Return whether this knows whose the calls are that it hears: data of a caller name nobody else then."""
+        """Return whether this knows whose the calls are that it hears: data of a caller name no other user then."""
         return self._explicit.user_id is not None or is_guarded(self._scope)
 
     # In configs, which applications copy, print and send to other processes.

@@ -3,7 +3,7 @@
 LangChain does not report every end: an `ainvoke` that is cancelled, times out, or falls with a failing sibling node
 fires a start and then nothing, ever. So each open call is watched: by a done-callback on its task (one per task), by
 the exit of the scope it started in, by the end of its parent run, by the next call of its task, by a look at what its
-task awaits, by a time limit, and at shutdown. Whoever ends it first wins (`unclaimed`); the others find it ended.
+task awaits, by a time limit, and at shutdown. The first that ends it wins (`unclaimed`); the others find it ended.
 
 A call made by `stream` or `astream` is bound to the task or thread that started it until its first chunk, for where it
 waits before that (a rate limiter) LangChain reports no end. Afterwards the stream may be handed on and read elsewhere:
@@ -112,7 +112,7 @@ class OpenCalls:
         task = asyncio.current_task()
         if task is not None and (not name or is_helper(task)):
             # Completion models report their starts from helper tasks; then it is the one who waits for them that
-            # counts. Whoever else begins a run (a wrapper of some vendor's client, a stream of a new kind) ends it.
+            # counts. Other code that begins a run (a wrapper of some vendor's client, a stream of a new kind) ends it.
             # A helper that is started eagerly stands above the model's method on the stack.
             call.home = task
             if not is_helper(task):

@@ -89,7 +89,7 @@ def collected_chunks(ours: type[BaseCallbackHandler]) -> list[Any] | None:
 
 
 def end_directly(ours: type[BaseCallbackHandler], run_id: UUID) -> None:
-    """Let the end of the run whose start is being reported be told at once, if nobody but `ours` hears of it."""
+    """Let the end of the run whose start is being reported be told at once, if no handler but `ours` hears of it."""
     frame = sys._getframe(_TO_START)
     if id(frame.f_code) != _START or not _is_langchains:
         return

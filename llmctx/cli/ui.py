@@ -1,4 +1,4 @@
-"""`llmctx ui`: the dashboard on this machine, for whoever has the address that it prints."""
+"""`llmctx ui`: the dashboard on this machine, for those who have the address that it prints."""
 
 from __future__ import annotations
 

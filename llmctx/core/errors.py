@@ -10,7 +10,7 @@ They are assigned: `python -OO` leaves out the others.
     ├── JournalUnavailable
     └── InvalidToken
 
-They reach whoever calls llmctx on purpose (constructors, the command line, migrations). Nothing here is
+They reach code that calls llmctx on purpose (constructors, the command line, migrations). Nothing here is
 ever raised into a host application from a callback, a middleware or a graph: there, trouble is counted
 and logged (`diagnostics.py`).
 """

@@ -2,8 +2,8 @@
 
 Other libraries replace `Thread.start` and the like as well: by functions, descriptors, classes; before us or after us;
 and put back what they found, whatever stands there by then. So nothing is replaced here: the function itself stays
-where it is and gets other code, that calls ours with the same arguments. Whoever calls the function in the end, from
-within however many wrappers, calls us, and whoever puts it back puts us back.
+where it is and gets other code, that calls ours with the same arguments. Code that calls the function in the end, from
+within however many wrappers, calls us, and what puts it back puts us back.
 
 Where the function cannot be found, or is no plain one, what stands in its place is replaced instead.
 """
@@ -89,7 +89,7 @@ def _give_other_code(function: FunctionType, make: Make) -> Callable[[], None] |
     function.__wrapped__ = original  # type: ignore[attr-defined]  # for `inspect`
 
     def undo() -> None:
-        if function.__code__ is other:  # otherwise somebody has given it code that calls ours
+        if function.__code__ is other:  # otherwise another patch has given it code that calls ours
             function.__code__ = code
             vars(function).pop("__wrapped__", None)
 

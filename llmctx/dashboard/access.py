@@ -36,7 +36,7 @@ class Access:
 
 
 Authorize = Callable[[HTTPConnection], "Access | Awaitable[Access | None] | None"]
-"""Returns what the reader of a request may see, or None for nobody; a plain function or a coroutine function."""
+"""Returns what the reader of a request may see, or None for no access; a plain function or a coroutine function."""
 
 
 async def find_access(authorize: Authorize, connection: HTTPConnection) -> Access | None:

@@ -54,7 +54,7 @@ class Dashboard:
         call_log: whose table is shown; `LLMCTX_DASHBOARD_DATABASE_URL` names another way to it, such as a role that
             may only read.
         authorize: takes the request, and returns the `Access` of its reader, or None; a plain function or a coroutine
-            function. It has no default: prompts are nobody's by accident.
+            function. It has no default: prompts are never shown by accident.
         login_url: where readers are sent of whom `authorize` knows nothing; None answers 403.
         base_url: where the dashboard is reached from outside, for `call_log.url(call_id)`.
         trace_url: a page of the team's tracer, with `{trace_id}` in it.

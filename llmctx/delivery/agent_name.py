@@ -1,4 +1,4 @@
-"""The agent that made a call: the name around the node that tells agents apart, where nobody has given an `agent_key`.
+"""The agent that made a call: the name around the node that tells agents apart, where no `agent_key` is given.
 
 Ready-made agents call their model from a node that has the same name in all of them (`agent`, `model`). What tells them
 apart is LangChain's own name of an agent (`create_agent(name=)`), the node of the graph around in which they run (teams

@@ -1,8 +1,8 @@
 """Journals that this process leaves to `llmctx ship --host`, which stores the rows of all processes of a host.
 
-A journal that was left is like that of a dead process: whoever gets its lock stores its rows and removes its directory.
-So nothing is lost, and nothing is double, whichever of the two dies; and where no shipper has been seen for a while
-this process recovers what it has left, and stores its rows itself.
+A journal that was left is like that of a dead process: the process that gets its lock stores its rows and removes its
+directory. So nothing is lost, and nothing is double, whichever of the two dies; and where no shipper has been seen for
+a while this process recovers what it has left, and stores its rows itself.
 """
 
 from __future__ import annotations

@@ -188,7 +188,7 @@ def tokens_of(
 
 
 def _usage_source(usage: Usage, answer: Answer | None, stream: Stream | None, *, finished: bool) -> UsageSource:
-    """Return who says how many tokens the call took, or why nobody does."""
+    """Return the origin of the call's token figures, or why there are none."""
     if any(figure is not None for figure in usage):
         return UsageSource.PROVIDER
     if not finished:

@@ -135,7 +135,7 @@ class Pipeline:
             yield_gil()
         if not calls:
             return 0
-        # what is in nobody's hand would be lost with the thread; but not every sink takes a record twice
+        # what is held nowhere else would be lost with the thread; but not every sink takes a record twice
         self._in_hand = calls if sink.deduplicates else []
         handed = self._hand_over(sink, records)
         self._in_hand = []

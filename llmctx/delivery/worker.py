@@ -255,7 +255,7 @@ class Worker:
                 with asyncio.Runner(debug=False) as runner:
                     runner.get_loop()  # before there is a coroutine that it would have to run
                     runner.run(self._run(begun))
-            except BaseException as problem:  # noqa: BLE001  a thread has nobody to raise to, and nothing else stores
+            except BaseException as problem:  # noqa: BLE001  a thread has no caller to raise to, and nothing else stores
                 diagnostics.count("pipeline_died", "the pipeline stopped and is restarted", exc=problem)
                 self._loop = None
                 self._ready.clear()

@@ -2,8 +2,8 @@
 
 Three kinds of word (`Kind`). SERVER: the team's code, about this very request or job: the middleware's `identify`,
 `bind`, `amend`, a handler made with a context, the platform's authentication. PROVEN: that word on its way, in
-something that nobody else can make: a handler that rides in the callbacks, an identity that this process has packed or
-that the hand-over key has signed, an entry of a registry. DATA: whoever sends the request: state, configurable,
+something that no client can make: a handler that rides in the callbacks, an identity that this process has packed or
+that the hand-over key has signed, an entry of a registry. DATA: the sender of the request: state, configurable,
 metadata, `Runtime.context`, a thread_id.
 
 Data never names a user whom the server does not name, in a request or wherever the server knows a user. What the server
@@ -36,7 +36,7 @@ trusting: Final[list[object]] = []
 
 
 def data_id(value: object) -> str | None:
-    """Return an id that somebody has sent: text, a number or a UUID; None for anything else, which is counted."""
+    """Return an id that was sent: text, a number or a UUID; None for anything else, which is counted."""
     kind = type(value)
     if value is None or (kind is str and not value):
         return None

@@ -98,7 +98,7 @@ def waiting_work(work: _Work) -> Iterator[asyncio.Task[Any] | concurrent.futures
 
 
 def is_unobserved(work: _Work | None) -> bool:
-    """Return whether nobody has asked to hear of the end of a pool's job, or not yet: it may start before that."""
+    """Return whether no code has asked to hear of the end of a pool's job, or not yet: it may start before that."""
     return isinstance(work, concurrent.futures.Future) and not _callbacks(work)
 
 

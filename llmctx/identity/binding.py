@@ -71,7 +71,7 @@ def _bound(identity: CallContext | None, ids: dict[str, Any]) -> Scope | None:
 
 
 def amend(**ids: Any) -> CallContext:
-    """Change the *current* scope, for everybody in it, and return its new identity.
+    """Change the *current* scope, for all code in it, and return its new identity.
 
     For what is known late: authentication in a FastAPI dependency, synchronous ones included. Turning one user
     into another is counted as a conflict, save on a websocket; calls that have started keep the user they started

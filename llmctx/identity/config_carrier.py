@@ -124,7 +124,7 @@ def signed_identity(value: object) -> CallContext | None:
 
 
 def carried_in(metadata: Mapping[str, Any]) -> object:
-    """Return what `metadata` carry: a `CarriedIdentity` of this process, or what may be anybody's; None for nothing."""
+    """Return what `metadata` carry: a `CarriedIdentity` of this process, or what a caller may have sent; else None."""
     text = metadata.get(THREAD_KEY)
     if type(text) is not Carrier:
         text = metadata.get(TASK_KEY)

@@ -1,6 +1,6 @@
 """Signed tokens that take an identity to another process: `hand_over` there, `take_over` here.
 
-For jobs (Celery, arq, RQ, a plain queue) and for HTTP between services. A token is short, expires, and names nobody
+For jobs (Celery, arq, RQ, a plain queue) and for HTTP between services. A token is short, expires, and names no user
 unless its signature is ours: who can put a job into the queue cannot put another user's name into it. The key
 is `LLMCTX_HANDOVER_KEY`, the same for all processes; several, separated by commas, while keys are being changed.
 """

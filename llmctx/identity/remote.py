@@ -49,7 +49,7 @@ def is_inherited_by_worker(
     if thread is None or thread.last < ELSEWHERE:
         return False  # what this process alone knew was weighed when the call started
     if was_open and scope.anonymous:
-        return None  # an anonymous request must not borrow somebody's name by naming his thread
+        return None  # an anonymous request must not borrow a user's name by naming the user's thread
     return True if own is False else None
 
 

@@ -75,7 +75,7 @@ def decide(candidates: Candidates, registry: Registry, *, late_s: float = LATE_S
 
 
 def _resolve_in_failed_scope(candidates: Candidates) -> Attribution:
-    """Return whose call it is where llmctx has failed: what the call or the open scope says outright, or nobody's."""
+    """Return whose call it is where llmctx has failed: what the call or the open scope says outright, or no user's."""
     if candidates.failed:
         return UNDECIDED
     scope = candidates.scope
@@ -238,7 +238,7 @@ def reconsider(
     if candidates.is_seen_anew:
         return decide(candidates, registry, late_s=late_s)
     if scope is not None and scope.is_socket and scope.identity.user_id != candidates.user_at_start:
-        return attribution  # somebody has logged in, or out, since: that is about later calls
+        return attribution  # a user has logged in, or out, since: that is about later calls
     if attribution.source is Source.THREAD and candidates.registry_answered is not None:
         # this process alone said so; others may have used it too
         later = decide(candidates, registry, late_s=late_s)

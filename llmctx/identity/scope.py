@@ -9,7 +9,7 @@ A scope is open until the end of its request or block and closed afterwards. Tas
 still carry it; a closed scope is a weaker source than an open one (`sources.py`).
 
 Where llmctx itself fails to find out whose the code is that runs, that code is in a scope that is `failed`: it
-belongs to nobody, and no weaker source is believed there, for it may name another user.
+belongs to no user, and no weaker source is believed there, for it may name another user.
 """
 
 from __future__ import annotations

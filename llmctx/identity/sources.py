@@ -71,7 +71,7 @@ def _task(candidates: Candidates, registry: Registry, late_s: float) -> CallCont
         return None
     own = candidates.own_scope
     if own is not None and own.of_request and not own.is_open and own.identity.user_id != entry.identity.user_id:
-        return None  # what is left of a request is not another's, for naming his task
+        return None  # what is left of a request is not another's, for naming that one's task
     return entry.identity
 
 

@@ -77,7 +77,7 @@ class Plan:
     notes: list[str] = field(default_factory=list)
     """What one should know before it is done."""
     adopts: bool = False
-    """Somebody's table would be changed."""
+    """A table of the host's would be changed."""
 
 
 def check(database: Any = None, **given: Any) -> State:
@@ -238,7 +238,7 @@ def bring_to_head(
             _mend(connection, seen, say)
             return before
         if before.current is not None and (before.table == "missing" or before.current == before.head):
-            # somebody dropped the table, or something of it, and left our note of its version
+            # the table was dropped, or something of it, and left our note of its version
             command.stamp(config, "base")
         run = Run(wanted, seen.table, plan=seen.plan, widen=widen, say=say, patience_s=patience_s)
         config.attributes["llmctx_run"] = run
@@ -320,7 +320,7 @@ def sql(
     look: bool = False,
     **given: Any,
 ) -> str:
-    """Return the statements of a whole `upgrade` or `downgrade`, for whoever owns the database.
+    """Return the statements of a whole `upgrade` or `downgrade`, for the database's owner.
 
     With `look`, for the table as it stands. Without a connection it is for a table that is not there, or for one of
     the shape `existing`: "numbers", "texts" or "unkeyed".

@@ -145,7 +145,7 @@ def inspect_database(connection: Connection, settings: Settings, *, widen: bool 
         current = head
     by_host = current is None and (current := _noted_by_host(connection, settings)) is not None
     steps = StepPlan() if table is None else adoption.plan(table, wanted, widen=widen)
-    # of what is adopted and whole nothing is left to do, whoever asks
+    # of what is adopted and whole nothing is left to do, whichever role asks
     problem = sentence(steps.problems) if steps.problems else None
     lacks = tuple([step.what for step in steps.steps])
     kind: Literal["missing", "ours", "adoptable", "foreign"]

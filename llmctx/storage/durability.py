@@ -37,7 +37,7 @@ class Risk:
     consequence: str
     fix: str
     is_chosen: bool = False
-    """It was somebody's choice for a server whose rows are to be thrown away."""
+    """It was chosen for a server whose rows are to be thrown away."""
 
 
 def risks_of(found: Mapping[Any, Any]) -> tuple[Risk, ...]:

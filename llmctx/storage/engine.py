@@ -81,7 +81,7 @@ def engine(
 
 
 def _names() -> Callable[[], str]:
-    """Return what names prepared statements: never twice, for a pooler may give a session of somebody else's."""
+    """Return what names prepared statements: never twice, for a pooler may give a session of another client's."""
     return map(f"llmctx_{uuid4().hex}_{{}}".format, count()).__next__
 
 
@@ -189,7 +189,7 @@ async def refuse_lent(connection: AsyncConnection, settings: Settings) -> None:
 
 
 def compact(file: Path) -> None:
-    """Write a SQLite file anew, without what was deleted; left for another time while somebody else holds it."""
+    """Write a SQLite file anew, without what was deleted; left for another time while another process holds it."""
     with closing(sqlite3.connect(file, timeout=5.0)) as connection, contextlib.suppress(sqlite3.OperationalError):
         connection.execute("VACUUM")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -212,7 +212,7 @@ def take_turns(connection: Connection) -> None:
     transaction.
     """
     if connection.dialect.name == "postgresql":
-        told, within = False, connection.in_transaction()  # somebody's own, which is not ours to end
+        told, within = False, connection.in_transaction()  # the caller's own, which is not ours to end
         while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK}):
             if not within:
                 connection.rollback()

@@ -1,6 +1,6 @@
 """The observer of one call log: it tells the tools around of each finished call, each batch, and the ledger.
 
-Nothing here runs in a thread of the application, save when that reads metrics. Where nobody asks for anything, it costs
+Nothing here runs in a thread of the application, save when that reads metrics. Where nothing is asked for, it costs
 the pipeline two look-ups a call.
 """
 

@@ -2,8 +2,9 @@
 
 A lock alone does not tell who is alive: on network file systems it may hold on one node only, and its file may be
 removed. So each process says in a file beside it who it is: host, boot, namespace of process ids, process id and the
-time at which that process was started. Who shares all but the last two with it looks whether it runs; whoever does not
-believes the time of that file, which a living process renews every few seconds, by the file system's own clock.
+time at which that process was started. A process that shares all but the last two with it looks whether it runs; one
+that does not believes the time of that file, which a living process renews every few seconds, by the file system's own
+clock.
 """
 
 from __future__ import annotations

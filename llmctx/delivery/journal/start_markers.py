@@ -1,4 +1,4 @@
-"""Start markers: that a call has begun, noted before anybody can know how it ends.
+"""Start markers: that a call has begun, noted before it is known how it ends.
 
 Appended by the callers' threads, one `write` of one frame each, without a lock and without waiting for the disk. The
 kernel keeps appends to one file apart, so frames of several threads never mix.

@@ -1,6 +1,6 @@
 """The contract of a registry: who has used a LangGraph thread, or runs a LangGraph task.
 
-Two users on one thread are no reason to pick one of them: the thread then names nobody (`Entry.shared`).
+Two users on one thread are no reason to pick one of them: the thread then names no user (`Entry.shared`).
 There is no last writer who wins.
 """
 
@@ -23,7 +23,7 @@ ELSEWHERE: Final = 2**63
 class Entry:
     """The entry of a thread or task in a registry.
 
-    `identity` is empty where nobody, more than one user, or a user who is forgotten has used it. `shared` says that
+    `identity` is empty where no user, more than one user, or a user who is forgotten has used it. `shared` says that
     there is more than one. `first` and
     `last` number the first and the newest registration on the counter that also numbers scopes, so that "after this
     scope was opened" can be asked.
@@ -70,7 +70,7 @@ class SharedRegistry(Registry, Protocol):
         ...
 
     def claim(self, scope: Scope, *, thread_id: str, task: str | None = None) -> None:
-        """Put the entry once it turns out that nobody else uses the thread; until then, nothing."""
+        """Put the entry once it turns out that no other user has the thread; until then, nothing."""
         ...
 
     async def run(self) -> None:
@@ -95,7 +95,7 @@ active: Final[list[Registry]] = []
 _UNRELIABLE: Final = Fingerprints(0)
 """Threads and tasks that a registry could not be told of: what it says of them may be of another user."""
 _pending: Final[list[tuple[str | None, str | None]]] = []
-"""What is about to be marked; it stays where the mark fails, and no thread or task names anybody then."""
+"""What is about to be marked; it stays where the mark fails, and no thread or task names a user then."""
 
 
 unregistered: Final = partial(guarded, "registry_failed", "%s failed: a thread names nobody from here on")

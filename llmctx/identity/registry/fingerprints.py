@@ -88,7 +88,7 @@ class Fingerprints:
         return any(one is not None and (one == _SEVERAL or one != mine) for one in known)
 
     def __contains__(self, name: str) -> bool:
-        """Return whether somebody has used `name`, or may have."""
+        """Return whether a user has used `name`, or may have."""
         hashed, tag = _hashed(name)
         return any(table.get(hashed, tag) is not None for table in self._tables)
 

@@ -5,7 +5,7 @@ here as well. Readers take no lock: what they read is an immutable tuple that wr
 
 What is forgotten, by age or for want of room, never makes "several" into "one". As long as a thread is in use it keeps
 its users; of one whose entry has gone a fingerprint stays (`fingerprints.py`), and where that tells of another user
-than the one who uses it now, the thread names nobody.
+than the one who uses it now, the thread names no user.
 """
 
 from __future__ import annotations
@@ -197,8 +197,8 @@ NO_USES: Final = Uses([], 0, 0)
 def judge(uses: Uses) -> Entry | None:
     """Return what several uses of one thread say together.
 
-    One user: that user, with the session if it was always the same. Several users, or a user and somebody
-    anonymous who shares no session with them: nobody.
+    One user: that user, with the session if it was always the same. Several users, or a user and someone
+    anonymous who shares no session with them: none.
     """
     identities, first, last = uses.identities, uses.first, uses.last
     if not identities and not uses.unclear:

@@ -40,8 +40,8 @@ class Outbox:
     """Registrations, claims, and whom to forget."""
 
     def __init__(self) -> None:
-        # For steps in memory; never held while Redis is waited for. Reentrant: the garbage collector may end somebody's
-        # stream in the middle of one.
+        # For steps in memory; never held while Redis is waited for. Reentrant: the garbage collector may end a stream
+        # in the middle of one.
         self._lock = RecoverableLock()
         self._news: OrderedDict[tuple[str | None, ...], News] = OrderedDict()
         self._claims: Claims = OrderedDict()

@@ -310,7 +310,7 @@ class RedisRegistry:
                     raise answers[0]
         except BaseException as problem:
             outbox.put_back(news)
-            if mine:  # else somebody else's exchange takes its time, and will say how it went
+            if mine:  # else another thread's exchange takes its time, and will say how it went
                 await link.drop()
             if not isinstance(problem, Exception):
                 raise
@@ -352,7 +352,7 @@ class RedisRegistry:
                 self._heard_tasks.pop(task, None)
 
     def _settle(self, claims: Claims) -> None:
-        """Register who has claimed a thread of which nobody else knows. The other claims go."""
+        """Register who has claimed a thread that no other process knows. The other claims go."""
         self._outbox.settle_claims(claims)
         for (thread_id, task), (scope, _) in claims.items():
             known = self.get(thread_id=thread_id)

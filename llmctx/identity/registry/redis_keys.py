@@ -1,10 +1,10 @@
 """The shared registry in Redis: names of keys, what stands in them, and how it is proved ours.
 
-A thread is a text with a line for each user and session: nobody overwrites anybody. A task is one such line. An index
-for each user names the keys in which that user stands, so that all of it can be forgotten at once. Names hold hashes,
-for ids may be long or hostile; lines hold ids and times, nothing else. The times are those of the Redis server: clocks
-of hosts differ. With a hand-over key each line bears a signature over its key and content, and a line without one is
-as if it were not there: others may write to the same Redis. No text is read beyond `LONGEST`.
+A thread is a text with a line for each user and session: no process overwrites another's. A task is one such line. An
+index for each user names the keys in which that user stands, so that all of it can be forgotten at once. Names hold
+hashes, for ids may be long or hostile; lines hold ids and times, nothing else. The times are those of the Redis server:
+clocks of hosts differ. With a hand-over key each line bears a signature over its key and content, and a line without
+one is as if it were not there: others may write to the same Redis. No text is read beyond `LONGEST`.
 
 A thread also has a mark, which outlives it and tells whether one who comes back or another uses it. A line `*` says
 that others have used the thread, or run the task, of whom no line is left.
@@ -104,7 +104,7 @@ class Layout:
     def heard(self, now: float, thread_id: str, value: object) -> Heard:
         """Return who stands in the value of a thread; `now` in seconds, by the clock of the server.
 
-        Without those whom this process has told of as nobody in particular: it knows better itself who they are by now.
+        Without those whom this process has told of as unknown users: it knows better itself who they are by now.
         """
         key, oldest = self.thread(thread_id), (now - self._ttl_s) * 1000
         lines = self._lines(key, value)
@@ -134,7 +134,7 @@ class Layout:
         return [one for line in value.split(b"\n") if line and (one := _read(key, line)) is not None]
 
     def _field(self, scope: Scope, who: CallContext) -> str:
-        """One per user and session. Of somebody unknown, one per scope: he may be the same as another, or not."""
+        """One per user and session. Of an unknown user, one per scope: it may be the same as another, or not."""
         session = "" if who.session_id is None else _hash(who.session_id)
         return f"{_hash(who.user_id)}:{session}" if who.user_id is not None else f"{self._own}.{scope.serial}:{session}"
 
@@ -144,7 +144,7 @@ def identity_of(text: object) -> CallContext:
     try:
         ids = orjson.loads(text)  # type: ignore[arg-type]  # whatever it is
         return CallContext(**{name: ids[name] for name in _OF_A_TASK if isinstance(ids.get(name), str)})
-    except Exception:  # noqa: BLE001  it may be anybody's
+    except Exception:  # noqa: BLE001  another application may have written it
         return EMPTY
 
 
@@ -172,7 +172,7 @@ def _read(key: str, line: bytes) -> tuple[str, str, CallContext] | None:
 
 
 def _marks(key: str, owner: str) -> Iterator[str]:
-    """Yield what stands for `owner` in the mark of a thread: nobody reads an id from it, or can say who else it is."""
+    """Yield what stands for `owner` in the mark of a thread: no id can be read from it."""
     for secret in handover.keys() or [""]:
         yield _signature(secret, key, b"mark", owner.encode("utf-8", "surrogatepass")).decode()
 

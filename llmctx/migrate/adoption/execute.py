@@ -73,7 +73,7 @@ def carry_out(
 
 
 def script(step: Step) -> tuple[str, ...]:
-    """Return the statements of `step` for somebody who runs them by hand."""
+    """Return the statements of `step` to be run by hand."""
     return step.sql if step.concurrently else ("BEGIN", f"SET LOCAL lock_timeout = '{LOCK_MS}ms'", *step.sql, "COMMIT")
 
 

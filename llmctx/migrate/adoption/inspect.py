@@ -15,7 +15,7 @@ from llmctx.storage import catalog
 from llmctx.storage.catalog import Column, Index, qualified
 
 MARK: Final = "added by llmctx"
-"""Begins the comment of a column that llmctx added to somebody's table."""
+"""Begins the comment of a column that llmctx added to a table of the host's."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def facts_in(comment: str | None) -> dict[str, list[str]]:
     """Return what the comment of a column says of the columns that are not ours."""
     try:
         facts = json.loads((comment or "")[len(MARK) :] or "{}")
-    except ValueError:  # somebody has written more into it
+    except ValueError:  # more was written into it
         facts = {}
     return {kind: facts.get(kind, []) for kind in ("compressed", "defaults", "nullable")}
 
@@ -215,7 +215,7 @@ def inspect_table(connection: Connection, name: str, schema: str | None) -> Exis
         role=seen.role,
         is_owner=seen.is_owner,
         closed_schema=seen.closed_schema,
-        rows=int(seen.rows) if seen.rows >= 0 else seen.bytes // 1000,  # nobody has counted them yet
+        rows=int(seen.rows) if seen.rows >= 0 else seen.bytes // 1000,  # they were not counted yet
         bytes=seen.bytes,
         columns=catalog.columns_of(connection, sql),
         indexes=catalog.indexes_of(connection, sql),

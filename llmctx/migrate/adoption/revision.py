@@ -66,10 +66,10 @@ class Run:
     wanted: Columns
     """The columns at the end; none where the way leads back to the base."""
     table: ExistingTable | None = None
-    """As it was inspected; None where there is none, or nobody could look."""
+    """As it was inspected; None where there is none, or it could not be inspected."""
     with_nulls: Collection[str] = ()
     existing: str | None = None
-    """The shape of a table that nobody could look at."""
+    """The shape of a table that could not be inspected."""
     plan: StepPlan | None = None
     """The steps up, where they are known already."""
     widen: bool = False

@@ -21,7 +21,7 @@ RULES: Final = ("mapping", "trace", "thread", "conversation", "session", "checkp
 ON_PURPOSE: Final = frozenset({Reason.SHARED_THREAD, Reason.SHARED_JOB, Reason.CONFLICT, Reason.ERASED})
 """Reasons for which llmctx itself left a row without its ids: it knew of several."""
 CROWD: Final = 200
-"""Facts from which on a thing says nothing of anybody: a session named `default`."""
+"""Facts from which on a thing says nothing of a user: a session named `default`."""
 
 
 class Fact(NamedTuple):

@@ -40,7 +40,7 @@ _OF_BOTH: Final = frozenset({"graphs", "configurable"})
 
 @dataclass(frozen=True, slots=True)
 class RecentRows:
-    """The rows of the last `span`, and how many of them are streams whose tokens nobody asked for."""
+    """The rows of the last `span`, and how many of them are streams whose tokens were not asked for."""
 
     span: str
     coverage: Coverage

@@ -265,7 +265,7 @@ def _children(seen: _Seen) -> list[Finding]:
 
 
 def _rights(seen: _Seen) -> list[Finding]:
-    """The application needs INSERT and nothing else; whoever owns the table may well ask from his own account."""
+    """The application needs INSERT and nothing else; the table's owner may well use another account."""
     facts = seen.facts
     role = facts["role"]
     if facts["is_owner"]:

@@ -55,7 +55,7 @@ async def _theirs(connection: BrokerConnection, topology: Topology, subject_ids:
 def _is_theirs(one: Refused, subject_ids: SubjectIds) -> bool:
     try:
         records = one.records()
-    except ValueError:  # nobody can tell whose it is
+    except ValueError:  # it cannot be told whose it is
         return False
     names = ("user_id", "session_id", *subject_ids.own)
     return any(subject_ids.are_in({name: getattr(record, name) for name in names}) for record in records)

@@ -1,8 +1,8 @@
 """Sessions and users: which were used last, to any depth, and which cost most.
 
-The list is walked in spans of time, back from where the page begins: whoever made a call in a span, and none after it,
-was there last in it. So a page reads what happened around it, and then the calls of those whom it shows; those of all
-others are not added up.
+The list is walked in spans of time, back from where the page begins: a user with a call in a span, and none after
+it, was there last in it. So a page reads what happened around it, and then the calls of those whom it shows; those of
+all others are not added up.
 """
 
 from __future__ import annotations

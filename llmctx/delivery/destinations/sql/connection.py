@@ -48,7 +48,7 @@ class Session:
 
     driver: Any  # asyncpg's
     is_pooled: bool
-    """Somebody stands between: the server at the other end may be another one for each transaction."""
+    """A pooler stands between: the server at the other end may be another one for each transaction."""
     limits: dict[str, str | int]
     """What is set for our transactions."""
     prepared: dict[str, Any] = field(default_factory=dict)
@@ -204,7 +204,7 @@ class Connection:
         self._drivers.clear()
 
     async def _give_up(self, task: asyncio.Future[Any]) -> None:
-        """Let go of a statement and of its connection, whose state nobody knows."""
+        """Let go of a statement and of its connection, whose state is not known."""
         task.add_done_callback(_never_mind)
         self._cut()
         task.cancel()
@@ -247,7 +247,7 @@ class Connection:
 
 
 def _place(url: str) -> tuple[Any, ...]:
-    """Return what a URL leads to, whoever it is that goes there."""
+    """Return what a URL leads to, whichever role goes there."""
     made = make_url(url)
     return made.host, made.port, made.database, made.query
 

@@ -150,7 +150,7 @@ class SqlDestination(Destination):
                 await self._connection.with_deadline(self._store(rows), self._settings.statement_timeout_s)
         except Exception as problem:
             if classify(problem).is_outage:
-                self._careful = _CAREFUL  # nobody knows what of it was stored
+                self._careful = _CAREFUL  # it is not known what of it was stored
             raise
 
     async def _store(self, rows: Sequence[Row]) -> None:
