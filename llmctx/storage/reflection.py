@@ -24,7 +24,6 @@ from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
-from llmctx.core.columns import ColumnKind
 from llmctx.core.errors import MigrationsPending, NotACallLog
 from llmctx.core.record import IDS, SNAPSHOTS, SPECS
 from llmctx.settings import Settings
@@ -32,13 +31,14 @@ from llmctx.storage import texts_table
 from llmctx.storage.catalog import qualified
 from llmctx.storage.convert import Lossy, to_column
 from llmctx.storage.engine import where
+from llmctx.storage.host_types import as_kind, as_text, is_text
 from llmctx.storage.sanitize import storable_id
 from llmctx.storage.table import call_log_table
 
 UNFIT: Final = "llmctx_unfit"
 """The key of `attributes` under which the writer keeps ids that do not fit their columns."""
 _PLACE: Final = "place"
-_WORDS: Final = [spec.name for spec in SPECS if spec.filter is not None and spec.kind is ColumnKind.TEXT]
+_KINDS: Final = {spec.name: spec.kind for spec in SPECS}
 _NEEDED: Final = {spec.name for spec in SPECS if spec.required}
 
 
@@ -123,7 +123,7 @@ def _type(dialect: Dialect, found: TypeEngine[Any], ours: sa.Column[Any] | None)
 def overflow_column(table: sa.FromClause, name: str) -> sa.ColumnElement[Any] | None:
     """Return the column beside the id `name` for what does not fit there; None where there is none, or need be none."""
     column = table.c.get(name)
-    if name not in IDS or column is None or _is_text(column):
+    if name not in IDS or column is None or is_text(column):
         return None
     return table.c.get(f"llmctx_{name}")
 
@@ -136,17 +136,17 @@ def held_in(table: sa.FromClause, name: str) -> list[sa.ColumnElement[Any]]:
 def column_expr(table: sa.FromClause, name: str) -> sa.ColumnElement[Any]:
     """Return the column `name`, or a NULL of its type where the table has none; an id in two columns as text.
 
-    So is what is asked in words, such as a reason, where the host's column is a number or an enumerated type. Texts
-    are found wherever they stand.
+    Where the host's column is of another type, its values are read as ours: `host_types.py`. Texts are found wherever
+    they stand.
     """
     column, beside = table.c.get(name), overflow_column(table, name)
     if column is None:
         return sa.cast(sa.null(), call_log_table().c[name].type).label(name)
-    if name in SNAPSHOTS:
-        return texts_table.text_expr(table, name)
-    if name in _WORDS:
-        return column if _is_text(column) else sa.cast(column, sa.Text).label(name)
-    return column if beside is None else sa.func.coalesce(beside, as_text(column), type_=sa.Text()).label(name)
+    if beside is not None:
+        return sa.func.coalesce(beside, as_text(column), type_=sa.Text()).label(name)
+    own = texts_table.text_expr(table, name) if name in SNAPSHOTS else column
+    read = as_kind(own, _KINDS[name])
+    return own if read is own else read.label(name)
 
 
 def lacks(table: sa.FromClause, name: str) -> sa.ColumnElement[bool]:
@@ -225,7 +225,7 @@ def id_values(table: sa.Table, name: str, value: str) -> dict[str, Any]:
 def word_values(table: sa.Table, name: str, value: str | None) -> dict[str, Any]:
     """Return a word as the column `name` stores it: nothing where there is none, or it has another meaning."""
     column = table.c.get(name)
-    if column is None or not _is_text(column):
+    if column is None or not is_text(column):
         return {}
     length = getattr(column.type, "length", None)
     return {} if value is not None and length is not None and len(value) > length else {name: value}
@@ -276,12 +276,3 @@ def _fitting(column: sa.ColumnElement[Any], values: Iterable[str]) -> list[Any]:
         with contextlib.suppress(Lossy):
             found.append(to_column(column, value))
     return found
-
-
-def as_text(column: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:
-    """Return an id of any type as text."""
-    return column if _is_text(column) else sa.cast(column, sa.Text)
-
-
-def _is_text(column: sa.ColumnElement[Any]) -> bool:
-    return isinstance(column.type, (sa.String, sa.Text)) and not isinstance(column.type, sa.Enum)

@@ -20,7 +20,7 @@ _FITTING: Final = {
     "text": (*TEXTS, "json", "jsonb"),
     "double precision": ("double precision", "real", "numeric"),
     "integer": ("integer", "bigint", "smallint", "numeric"),
-    "boolean": ("boolean",),
+    "boolean": ("boolean", "smallint", "integer", "bigint"),
     "timestamp with time zone": ("timestamp with time zone", "timestamp without time zone"),
     "uuid": ("uuid", *TEXTS),
     "numeric(18, 9)": ("numeric", "double precision", "real"),

@@ -18,7 +18,8 @@ from llmctx.core.record import LINKS
 from llmctx.ops.backfill.mapping import Mapping
 from llmctx.ops.backfill.rules import CHECKPOINT, CROWD, MAPPING, ON_PURPOSE, Fact
 from llmctx.storage.filters import lacks_an_id
-from llmctx.storage.reflection import as_text, column_expr
+from llmctx.storage.host_types import as_text
+from llmctx.storage.reflection import column_expr
 
 T = TypeVar("T")
 

@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from llmctx.storage.distribution import is_distributed
 from llmctx.storage.figures import has_no_tokens
 from llmctx.storage.filters import Filters
+from llmctx.storage.host_types import as_text
 from llmctx.storage.queries.aggregates import make_room
 from llmctx.storage.queries.page import (
     Cursor,
@@ -31,7 +32,7 @@ from llmctx.storage.queries.page import (
     spans_after,
     spans_before,
 )
-from llmctx.storage.reflection import among, as_text, column_expr, overflow_column
+from llmctx.storage.reflection import among, column_expr, overflow_column
 
 Order = Literal["cost", "errors", "calls", "tokens", "ms"]
 """By what most: US dollars, failed calls, calls, tokens, or time spent in calls."""

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from llmctx.core.errors import LlmctxError
 from llmctx.core.record import COLUMNS, SNAPSHOTS
 from llmctx.storage.filters import Filters
+from llmctx.storage.host_types import as_text
 from llmctx.storage.queries.page import (
     Cursor,
     Page,
@@ -25,7 +26,7 @@ from llmctx.storage.queries.page import (
     spans_after,
     spans_before,
 )
-from llmctx.storage.reflection import as_text, column_expr, either, everything
+from llmctx.storage.reflection import column_expr, either, everything
 
 Row = dict[str, Any]
 

@@ -10,10 +10,11 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.storage.filters import Filters
+from llmctx.storage.host_types import as_text
 from llmctx.storage.queries.activity import SessionRow, session_sums
 from llmctx.storage.queries.calls import Row, calls_in_order
 from llmctx.storage.queries.page import Cursor
-from llmctx.storage.reflection import among, as_text, column_expr
+from llmctx.storage.reflection import among, column_expr
 
 _MOST_LINKS: Final = 20
 _PROMPT: Final = 16_384
@@ -67,7 +68,7 @@ async def first_prompts(
     if "prompt_snapshot" not in table.c or not sessions:
         return {}
     own, at = column_expr(table, "session_id"), table.c.created_at
-    prompt = sa.func.substr(as_text(column_expr(table, "prompt_snapshot")), 1, _PROMPT)
+    prompt = sa.func.substr(column_expr(table, "prompt_snapshot"), 1, _PROMPT)
     first = sa.and_(
         among(table, "session_id", [one.session_id for one in sessions]), at.in_([one.first for one in sessions])
     )

@@ -12,12 +12,14 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Table, bindparam, text
+from sqlalchemy import Table, bindparam, column, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from llmctx.core.columns import ColumnKind
 from llmctx.core.record import SNAPSHOTS
 from llmctx.storage.dependents import Dependent
 from llmctx.storage.distribution import is_distributed, largest_shard
+from llmctx.storage.host_types import as_kind
 from llmctx.storage.retention.partitions import Partition
 from llmctx.storage.rollup.marks import mark_spans
 from llmctx.storage.texts_table import texts_of
@@ -102,7 +104,10 @@ class Sweep:
     def _no_longer_wanted(self) -> str:
         if "success" not in self._log.c:
             return "TRUE"
-        return "(success IS NOT FALSE OR created_at < :errors)"
+        named = column("success", self._log.c.success.type)  # without its table: these are the rows of a partition
+        flag = as_kind(named, ColumnKind.FLAG)
+        succeeded = flag.compile(dialect=self._connection.dialect, compile_kwargs={"literal_binds": True})
+        return f"(({succeeded}) IS NOT FALSE OR created_at < :errors)"
 
     def _has_texts(self) -> str:
         some = " OR ".join(f"{self._quoted(name)} IS NOT NULL" for name in self._spoken)

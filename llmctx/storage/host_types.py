@@ -1,0 +1,54 @@
+"""Columns of a host's own types, read as ours: flags that are numbers or words, figures that are text, texts as JSON.
+
+A table that is adopted keeps its types, so the same question meets `success` as a boolean, as a smallint and as `'Y'`.
+A value that cannot be read is NULL: one odd row must not make the others unreadable.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from llmctx.core.columns import ColumnKind
+
+_TRUE: Final = ("true", "t", "yes", "y", "on", "1", "ok", "success")
+_FALSE: Final = ("false", "f", "no", "n", "off", "0", "error", "failed", "failure")
+_FIGURE: Final = r"^[+-]?[0-9]{1,18}(\.[0-9]{1,18})?$"
+
+
+def is_text(column: sa.ColumnElement[Any]) -> bool:
+    """Return whether the column is text, and no enumerated type."""
+    return isinstance(column.type, (sa.String, sa.Text)) and not isinstance(column.type, sa.Enum)
+
+
+def as_text(column: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:
+    """Return a column of any type as text."""
+    return column if is_text(column) else sa.cast(column, sa.Text)
+
+
+def as_kind(column: sa.ColumnElement[Any], kind: ColumnKind) -> sa.ColumnElement[Any]:
+    """Return `column` as a query expects a column of this kind; unchanged where its type serves."""
+    if kind is ColumnKind.FLAG:
+        return _as_flag(column)
+    if kind is ColumnKind.COUNT:
+        return column if isinstance(column.type, sa.Integer) else sa.cast(_as_figure(column), sa.BigInteger)
+    if kind in (ColumnKind.NUMBER, ColumnKind.MONEY):
+        return _as_figure(column)
+    return as_text(column) if kind in (ColumnKind.TEXT, ColumnKind.SNAPSHOT) else column
+
+
+def _as_flag(column: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+    if isinstance(column.type, sa.Boolean):
+        return column
+    if isinstance(column.type, (sa.Integer, sa.Numeric)):
+        return column != 0
+    word = sa.func.lower(sa.func.trim(as_text(column)))
+    return sa.case((word.in_(_TRUE), sa.true()), (word.in_(_FALSE), sa.false()), else_=sa.null())
+
+
+def _as_figure(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    if isinstance(column.type, (sa.Integer, sa.Numeric)):
+        return column
+    text = as_text(column)
+    return sa.cast(sa.case((text.regexp_match(_FIGURE), text), else_=sa.null()), sa.Numeric)

@@ -1,0 +1,77 @@
+"""Adopted tables whose flags are numbers or words, whose figures are text, and whose texts are JSON."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from llmctx.core.record import DEFAULT_TABLE
+from llmctx.migrate import commands as migrate
+from llmctx.settings import Settings, load
+from llmctx.storage.engine import reading
+from llmctx.storage.filters import Filters
+from llmctx.storage.queries import call, calls, conversation, sessions, stats, users
+from llmctx.storage.reflection import reflect
+from llmctx.storage.retention import Policy, retain
+from tests.kit import older
+from tests.kit.rows import record, store
+
+SHAPES = {
+    "numbers": {"success": "smallint USING success::int::smallint"},
+    "words": {
+        "success": "varchar(5) USING CASE WHEN success THEN 'Y' WHEN NOT success THEN 'N' ELSE 'odd' END",
+        "latency_ms": "varchar(20) USING latency_ms || '.0'",
+        "prompt_tokens": "text",
+        "completion_tokens": "numeric(12, 2)",
+        "temperature": "text",
+    },
+}
+
+
+@pytest.fixture(params=SHAPES)
+def settings(empty_database: str, request: pytest.FixtureRequest) -> Settings:
+    """A table with three rows of user 7, of which one failed and one says nothing, adopted; and two of llmctx."""
+    from tests.conftest import execute
+
+    prompt = '[{"role": "user", "content": "old question"}]'
+    outcomes = {1: True, 2: False, 3: None}
+    rows = [older.row("numbered", n, success=s, prompt_tokens=5, prompt_snapshot=prompt) for n, s in outcomes.items()]
+    changes = SHAPES[request.param] | {"prompt_snapshot": "jsonb USING prompt_snapshot::jsonb"}
+    altered = [f"ALTER TABLE {DEFAULT_TABLE} ALTER {name} TYPE {kind}" for name, kind in changes.items()]
+    execute(empty_database, *older.made("numbered"), *rows, *altered)
+    settings = load(database_url=empty_database)
+    migrate.upgrade(settings)
+    return settings
+
+
+async def asked(settings: Settings, question: Any, *given: Any, **more: Any) -> Any:
+    async with reading(settings) as connection:
+        return await question(connection, await reflect(connection, settings), *given, **more)
+
+
+async def test_every_reader_reads_them(settings: Settings) -> None:
+    """Sums, filters, texts and retention see one flag, one figure and one text, however the host spells them."""
+    usual = {"user_id": "7", "session_id": "s-7", "prompt_tokens": 5, "latency_ms": 10, "prompt_snapshot": '["new"]'}
+    ours = [record(**usual), record(**usual, success=False, status="error")]
+    await store(settings, *ours)
+    everything = Filters(since=datetime(2026, 1, 1, tzinfo=UTC))
+
+    for by in ("model", "status", "day"):
+        groups = await asked(settings, stats, by, filters=everything)
+        assert sum(group["errors"] for group in groups) == 2
+        assert sum(group["prompt_tokens"] or 0 for group in groups) == 25
+    [user] = (await asked(settings, users, everything)).rows
+    [session] = (await asked(settings, sessions, everything)).rows
+    assert (user.errors, user.calls, user.total_ms) == (session.errors, session.calls, session.total_ms) == (2, 5, 50)
+    failed = await asked(settings, calls, Filters(since=everything.since, errors=True))
+    assert len(failed) == 2
+    spoken = await asked(settings, conversation, "s-7")
+    assert [row["prompt_snapshot"].replace(" ", "")[:9] for row in spoken] == ['[{"role":'] * 3 + ['["new"]'] * 2
+    whole = await asked(settings, call, str(ours[0].call_id))
+    assert (whole["success"], whole["latency_ms"], whole["prompt_snapshot"]) == (True, 10, '["new"]')
+
+    later = datetime(2027, 1, 1, tzinfo=UTC)
+    policy = Policy(rows=1, errors=10_000, ahead=0)
+    assert (await retain(settings, policy, do=True, now=later)).rows == 3
