@@ -93,6 +93,8 @@ def _show_misses(result: Coverage) -> None:
     output.show()
     for sentence in advice.in_common(result.by_place):
         output.paragraph(sentence, lead="  ")
+    if len(sites := advice.call_sites(result.by_place)) > 1:
+        output.paragraph(", ".join(f"{where} ({rows:,})" for where, rows in sites) + ".", lead="  Made at ")
     for reason in dict.fromkeys(row["identity_reason"] for row in shown):
         if reason in REASONS:
             output.paragraph(REASONS[reason].text, lead=f"  {reason}: ")

@@ -72,6 +72,8 @@ def show_usage(
         return
     if rows:
         _show_table(what, rows)
+        if unpriced := sum(row["unpriced"] for row in rows if row["cost_usd"] is not None):
+            output.say(f"USD leaves out {unpriced:,} calls without a cost; llmctx prices lists models without a price.")
     if is_bounded and before is None and after is None:
         output.say(f"Of the last {queries.MOST_DAYS.days} days; --since overrides this.")
     say_next(ctx, found)

@@ -151,8 +151,11 @@ class _Token(NamedTuple):
 
 def _checked(token: str | None, once: bool) -> _Token | InvalidToken:
     """Return what `token` says, or why it says nothing."""
+    is_first = not keys()  # a CallLog that has been started has configured them
     try:
         said = _read(token)
+        if is_first:
+            diagnostics.count("no_call_log", "take_over() before any CallLog was started: this process records no call")
         if once and token is not None:
             from llmctx.identity.registry.single_use import redeem  # late: it may load redis
 

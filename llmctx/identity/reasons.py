@@ -74,7 +74,9 @@ REMEDIES: Final[Mapping[str, str]] = {
     "hand_over": "The same LLMCTX_HANDOVER_KEY in every process, and a ttl_s longer than jobs wait.",
     "a report": "llmctx failed where it was to find out whose the calls are: the log of that time says how.",
     "nothing to cure": "Somebody was forgotten: the ids were taken out on purpose.",
-    "something else": "The rows do not say why: they were not written by llmctx.",
+    "something else": (
+        "The rows do not say why: they were not written by llmctx. `llmctx backfill` fills what other rows prove."
+    ),
 }  # fmt: skip
 """What would give rows like those their ids, and how to do it."""
 

@@ -26,9 +26,12 @@ SELECT max(result) FILTER (WHERE NOT success) AS problem,
 FROM run_command_on_shards(pg_catalog.to_regclass(:table), :question)
 """
 _TOTAL: Final = """
-SELECT sum({}(t.relid)) FROM pg_catalog.pg_partition_tree(pg_catalog.to_regclass(:table)) t
+SELECT sum({}(t.relid)) FROM (
+  SELECT relid FROM pg_catalog.pg_partition_tree(pg_catalog.to_regclass(:table))
+  UNION SELECT pg_catalog.to_regclass(:table)
+) t
 """
-"""A table without partitions is a tree of one."""
+"""A table without partitions is no tree: there the function has no row."""
 _PAGES: Final = "SELECT pg_relation_size('%s') / CAST(current_setting('block_size') AS int)"
 
 

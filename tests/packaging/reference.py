@@ -40,7 +40,7 @@ _TYPES: Final = {
 MEANINGS: Final = {
     "call_id": "The call, made by llmctx. With `created_at` it is the key under which a row is stored once.",
     "created_at": "When the call started.",
-    "model": "The model that was asked for; `unknown` where neither the call nor the answer names one.",
+    "model": "As the answer names it (`gpt-4o-2024-08-06`); where there is no answer, as it was asked for.",
     "trace_id": "The request's trace: yours, OpenTelemetry's where it is loaded, or a new one.",
     "session_id": "Whose session.",
     "conversation_id": "Your conversation, if you name one.",

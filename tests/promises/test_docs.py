@@ -16,14 +16,16 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
+from starlette.testclient import TestClient
 
-from llmctx import bind, cli, migrate
+from llmctx import bind, cli, hand_over, migrate
 from llmctx.calllog import CallLog
 from llmctx.cli.demo.processes import clean_environment
 from llmctx.core.record import DEFAULT_TABLE as TABLE
 from llmctx.delivery.memory_sink import MemorySink
 from llmctx.identity import handover
 from llmctx.settings import load
+from llmctx.testing import captured_calls
 from tests.promises.test_readme import blocks
 
 SNIPPETS = Path(__file__).parents[2] / "docs/snippets"
@@ -113,6 +115,38 @@ def test_the_test_of_the_docs_passes_and_fails_where_it_must(tmp_path: Path) -> 
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=clean_environment())
     assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
     assert "FAILED test_chat.py::test_nobody" in done.stdout
+
+
+def test_ids_come_from_where_the_application_has_them(module: Any) -> None:
+    """A dependency, a body, a websocket whose client changes its session, and a job of a scheduler."""
+    web = module(HOW_TO / "web.py", "own_web")
+    with captured_calls() as calls, TestClient(web.app) as client:
+        question = {"text": "How?", "session_id": "v-1"}
+        assert client.post("/chat", json=question, headers={"authorization": "Bearer ann"}).json()
+        with client.websocket_connect("/live?token=bob") as socket:
+            for session in ("v-2", "v-3"):
+                socket.send_json({"text": "How?", "session_id": session})
+                socket.receive_text()
+        asyncio.run(web.digest())
+        calls.assert_all_attributed()
+        whose = [(call.user_id, str(call.session_id)[:6]) for call in calls.records]
+    assert whose == [("ann", "v-1"), ("bob", "v-2"), ("bob", "v-3"), ("job:digest", "digest")]
+
+
+async def test_an_mcp_server_believes_the_token_of_its_caller(module: Any) -> None:
+    """And a tool that is called without one has no user."""
+    letters = module(HOW_TO / "mcp_server.py", "own_mcp_server")
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "draft_letter"}}
+    call["params"] |= {"arguments": {"text": "all is well"}}  # type: ignore[operator]
+    accept = {"accept": "application/json, text/event-stream"}
+    transport = httpx.ASGITransport(letters.app)
+    async with captured_calls() as calls, letters.app.router.lifespan_context(letters.app):
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as http:
+            with bind(user_id="ann", session_id="v-1"):
+                token = hand_over(ttl_s=60)
+            for headers in (accept | {"x-llmctx": token}, accept):
+                assert "Dear Ann" in (await http.post("/mcp", json=call, headers=headers)).text
+        assert {(call.user_id, call.session_id) for call in calls.records} == {("ann", "v-1"), (None, None)}
 
 
 def test_small_programs(module: Any) -> None:

@@ -25,9 +25,9 @@ from llmctx.settings import Settings
 from llmctx.storage.convert import Lossy
 from llmctx.storage.engine import changing, reading, sqlite_file
 from llmctx.storage.filters import lacks_an_id
+from llmctx.storage.host_types import as_text
 from llmctx.storage.paging import iter_batches
 from llmctx.storage.reflection import (
-    as_text,
     column_expr,
     count_rows,
     held_in,

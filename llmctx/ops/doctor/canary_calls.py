@@ -77,7 +77,7 @@ async def requests(layers: Sequence[Layer], where: str | None) -> Finding:
     recorded = {first_words(record.prompt_snapshot): record for record in sink.records}
     lost = [path for path in (*_PATHS, _SOCKET) if not _has_ids(recorded.get(path))]
     if not lost and not problem:
-        cause = f"{len(_PATHS) + 1} of {len(_PATHS) + 1} calls in requests got what identify says"
+        cause = f"{len(_PATHS) + 1} of {len(_PATHS) + 1} calls in requests got what an identify of ours says"
         return Finding("canary requests", True, cause + (f"; left out: {names(left_out)}" if left_out else ""))
     return Finding(
         "canary requests", False,

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
 
+from llmctx.identity import handover
 from llmctx.identity.propagation import threads as carrying
 from llmctx.migrate.state import State
 from llmctx.ops.doctor import app_checks, broker_checks, canary_calls, install_checks, row_checks
@@ -68,12 +69,12 @@ async def _application(loaded: LoadedApp, settings: Settings, *, start: bool) ->
     problem: BaseException | None = None
     parts_found: AppParts | None = None
     started: Finding | None = None
-    carry = settings.carry
+    carry, has_key = settings.carry, settings.handover_key is not None
     elsewhere: list[Finding] = []
     try:
         async with asyncio.timeout(_LIFESPAN_S), _started(app if start else None):
             parts_found = inspect_app(app, module_name)
-            carry = carry or carrying.is_installed()
+            carry, has_key = carry or carrying.is_installed(), has_key or handover.has_key()
             elsewhere = app_checks.destination(settings)
             started = app_checks.start(None, app_checks.place_of_app(parts_found), was_started=start)
     except Exception as failure:  # noqa: BLE001  the application's own start
@@ -85,7 +86,7 @@ async def _application(loaded: LoadedApp, settings: Settings, *, start: bool) ->
     if any(layer.is_ours for layer in parts.layers):
         findings.append(await canary_calls.requests(parts.layers, app_checks.place_of_app(parts)))
     findings += _graphs(parts, loaded)
-    for check in (app_checks.callbacks, partial(scope_losses, carry=carry)):
+    for check in (app_checks.callbacks, partial(scope_losses, carry=carry, has_key=has_key)):
         findings += _run(check, parts)
     return findings
 

@@ -42,9 +42,8 @@ async def _table(settings: Settings, state: migrate.State | LlmctxError, where: 
     findings = [Finding("database", True, "reachable", where=where)]
     if not state.is_current:
         cause = f"at {state.current or 'no version'}, this llmctx wants {state.head}"
-        findings.append(
-            Finding("migration", False, cause, "Rows wait, or lack columns.", "llmctx migrate", settings.table)
-        )
+        fix = "llmctx migrate, which shows what it would do to a table that is there; llmctx migrate --yes does it."
+        findings.append(Finding("migration", False, cause, "Rows wait, or lack columns.", fix, settings.table))
         return findings
     findings.append(Finding("migration", True, f"at head ({state.head})", where=settings.table))
     findings.append(await _trial_insert(settings))

@@ -1,4 +1,4 @@
-"""Places where an application's source hands work on without its scope: executors, threads, workers, jobs.
+"""Places where an application's source hands work on without its scope: executors, threads, workers.
 
 A job counts only if it can be followed to an LLM call, and neither carries a scope nor opens one.
 """
@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from llmctx.ops.doctor.source import Function, Module, Source, is_bare_call, is_of_graph
 
-Kind = Literal["executor", "process pool", "thread", "process", "queue", "job"]
+Kind = Literal["executor", "process pool", "thread", "process", "queue", "job", "scheduled"]
 
 _EXECUTORS: Final[dict[str, Kind]] = {
     "concurrent.futures.ThreadPoolExecutor": "executor",
@@ -24,8 +24,6 @@ _EXECUTORS: Final[dict[str, Kind]] = {
 _STARTED: Final = frozenset({"threading.Thread", "multiprocessing.Process", "multiprocessing.context.Process"})
 _FOLLOW: Final = 2
 _CARRYING: Final = frozenset({"llmctx.carry", "llmctx.identity.scope.carry"})
-_TASKS: Final = frozenset({"celery", "dramatiq", "huey", "taskiq", "procrastinate"})
-_ENQUEUE: Final = frozenset({"enqueue", "enqueue_call", "enqueue_in", "enqueue_at"})
 _STARTS: Final = frozenset({"create_task", "ensure_future", "start_soon"})
 _TAKES: Final = frozenset({"get", "get_nowait", "blpop", "brpop", "xreadgroup", "receive"})
 
@@ -142,13 +140,13 @@ def _pools(source: Source, module: Module) -> dict[str, Kind]:
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Assign):
             kind = _made(module, node.value)
-            found |= {_last(target): kind for target in node.targets} if kind is not None else {}
+            found |= {last_name(target): kind for target in node.targets} if kind is not None else {}
         elif isinstance(node, ast.AnnAssign):
             kind = _annotated(module, node.annotation) or (_made(module, node.value) if node.value else None)
-            found |= {_last(node.target): kind} if kind is not None else {}
+            found |= {last_name(node.target): kind} if kind is not None else {}
         elif isinstance(node, ast.withitem) and node.optional_vars is not None:
             kind = _made(module, node.context_expr)
-            found |= {_last(node.optional_vars): kind} if kind is not None else {}
+            found |= {last_name(node.optional_vars): kind} if kind is not None else {}
         elif isinstance(node, ast.arg) and node.annotation is not None:
             kind = _annotated(module, node.annotation)
             found |= {node.arg: kind} if kind is not None else {}
@@ -156,7 +154,7 @@ def _pools(source: Source, module: Module) -> dict[str, Kind]:
         owner, _, name = dotted.rpartition(".")
         home = next((other for other in source.modules if other.name == owner and other is not module), None)
         for node in [] if home is None else home.tree.body:
-            if isinstance(node, ast.Assign) and name in map(_last, node.targets) and home is not None:
+            if isinstance(node, ast.Assign) and name in map(last_name, node.targets) and home is not None:
                 kind = _made(home, node.value)
                 found |= {local: kind} if kind is not None else {}
     return found
@@ -178,10 +176,10 @@ def _kind_of(dotted: str | None) -> Kind | None:
 def _pool_kind(module: Module, receiver: ast.expr, pools: dict[str, Kind]) -> Kind | None:
     if isinstance(receiver, ast.Call):
         return _made(module, receiver)
-    return pools.get(_last(receiver))
+    return pools.get(last_name(receiver))
 
 
-def _last(expression: ast.AST) -> str:
+def last_name(expression: ast.AST) -> str:
     if isinstance(expression, ast.Attribute):
         return expression.attr
     return expression.id if isinstance(expression, ast.Name) else ""
@@ -209,7 +207,7 @@ def workers(source: Source, inside: Sequence[Function], *, graphs_count: bool) -
 def _started(source: Source, function: Function, call: ast.Call) -> Function | None:
     """Return the function that `call` starts in the background."""
     module = function.module
-    if _last(call.func) in _STARTS and call.args:
+    if last_name(call.func) in _STARTS and call.args:
         first = call.args[0]
         return source.resolve(first.func if isinstance(first, ast.Call) else first, function, module)
     if module.dotted_name(call.func) == "threading.Thread":
@@ -232,44 +230,6 @@ def _takes(call: ast.Call) -> bool:
         return False
     constant = all(isinstance(argument, ast.Constant) and not isinstance(argument.value, str) for argument in call.args)
     return constant or call.func.attr not in {"get", "get_nowait"}
-
-
-# -- other processes --------------------------------------------------------------------------------------------------
-
-
-def remote_jobs(source: Source) -> Iterator[Loss]:
-    """Find jobs of Celery, RQ, arq and the like that make LLM calls without an identity."""
-    imported = {dotted.partition(".")[0] for module in source.modules for dotted in module.imports.values()}
-    tasks = imported & _TASKS
-    for module in source.modules:
-        for function in module.functions:
-            decorators = [(_last(node), dotted) for node, dotted in function.decorators()]
-            if tasks and any(
-                name in {"task", "shared_task", "actor", "periodic_task"} and not dotted.startswith("langgraph")
-                for name, dotted in decorators
-            ):
-                yield from _job(source, function, "/".join(sorted(tasks)))
-        if "rq" in imported:
-            for function_around, call in module.calls:
-                if _last(call.func) in _ENQUEUE and call.args:
-                    yield from _job(source, source.resolve(call.args[0], function_around, module), "rq")
-        if (settings := module.classes.get("WorkerSettings")) is not None:
-            for job in _arq_jobs(settings):
-                yield from _job(source, source.resolve(job, None, module), "arq")
-
-
-def _job(source: Source, function: Function | None, by: str) -> Iterator[Loss]:
-    if function is not None and source.calls_models(function) and not source.opens_scope(function):
-        yield Loss("job", f"{function.name} ({by})", function.where)
-
-
-def _arq_jobs(settings: ast.ClassDef) -> Iterator[ast.expr]:
-    for node in settings.body:
-        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-        value = getattr(node, "value", None)
-        if target is not None and _last(target) == "functions" and isinstance(value, (ast.List, ast.Tuple)):
-            for item in value.elts:
-                yield item.args[0] if isinstance(item, ast.Call) and item.args else item
 
 
 def _short(expression: ast.expr) -> str:

@@ -85,6 +85,7 @@ def findings(recent: RecentRows | None, settings: Settings) -> Iterator[Finding]
         yield Finding("recent rows", True, cause, where=settings.table, unknown=True)
         return
     found = recent.coverage
+    ours = [group for group in found.by_source if group["identity_source"] is not None]
     without_tokens = sum(row["rows"] for row in found.missing_tokens)
     unfinished = sum(row["rows"] for row in found.missing_tokens if row["usage_source"] == UsageSource.UNFINISHED)
     ended = found.rows - unfinished
@@ -94,6 +95,11 @@ def findings(recent: RecentRows | None, settings: Settings) -> Iterator[Finding]
     summary = f"{recent.words}: {', '.join(f'{100 * count // of} % {what}' for what, count, of in shares)}"
     if found.with_both >= _ENOUGH * found.rows:
         yield Finding("recent rows", True, summary, where=settings.table)
+    elif not ours:
+        cause = f"{summary}; none of them was written by llmctx: what its calls look like is not known yet"
+        yield Finding("recent rows", True, cause, where=settings.table, unknown=True)
+    elif sum(group["with_both"] for group in ours) >= _ENOUGH * sum(group["rows"] for group in ours):
+        yield Finding("recent rows", True, f"{summary}, and llmctx's own rows nearly all", where=settings.table)
     else:
         yield _missing_ids(recent, summary)
     if recent.not_asked_for > (1 - _ENOUGH) * ended:

@@ -8,7 +8,8 @@ from typing import Final
 from llmctx.ops.doctor.app_inspection import AppParts, graphs, is_wrapped
 from llmctx.ops.doctor.contextvar_checks import bind_across_yield, lost_in_dependencies, lost_in_middleware
 from llmctx.ops.doctor.finding import Finding, names, places
-from llmctx.ops.doctor.lost_context import Kind, Loss, jobs_without_scope, remote_jobs, workers
+from llmctx.ops.doctor.jobs import missing_key, remote_jobs, scheduled_jobs, unrecorded
+from llmctx.ops.doctor.lost_context import Kind, Loss, jobs_without_scope, workers
 
 _CARRY: Final = "Hand it carry(fn); or start CallLog(carry=True), which does so for all of them."
 _JOB: Final = "Give the job hand_over(), and do it inside of `with take_over(token):`."
@@ -21,25 +22,29 @@ _TEXTS: Final[dict[Kind, tuple[str, str, str]]] = {
     "thread": ("threads", "a thread starts with an empty context: {}", _CARRY),
     "process": ("processes", "another process does not know the request: {}", _JOB),
     "job": ("jobs", "jobs run in another process, without an identity: {}", _JOB),
+    "scheduled": (
+        "scheduled jobs", "a scheduler runs them outside of any request: {}",
+        'Let the job open a scope: bind(user_id=…, session_id=…); "job:digest" will do where it works for no user.',
+    ),
 }  # fmt: skip
 """Kind of loss -> name, cause and fix of its finding."""
 _NO_SCOPE: Final = "The LLM calls made there have no scope: session_id and user_id are NULL (no_scope)."
 _FIXED_BY_CARRY: Final = frozenset({"executor", "process pool", "thread", "queue"})
 
 
-def scope_losses(parts: AppParts, *, carry: bool) -> list[Finding]:
+def scope_losses(parts: AppParts, *, carry: bool, has_key: bool) -> list[Finding]:
     """Find where the source leaves scopes behind; `carry`: the application starts its call log with carry=True."""
     findings = [*_jobs(parts, carry), *_workers(parts, carry), *_variables(parts)]
     if not findings and parts.source.loaded:
         count = len(parts.source.modules)
         cause = f"{count} {'file' if count == 1 else 'files'} read, and nothing in them leaves a scope behind"
         findings.append(Finding("source", True, cause))
-    return findings
+    return [*findings, *unrecorded(parts.source), *missing_key(parts.source, has_key=has_key)]
 
 
 def _jobs(parts: AppParts, carry: bool) -> Iterator[Finding]:
     lost: dict[Kind, list[Loss]] = {}
-    for loss in (*jobs_without_scope(parts.source), *remote_jobs(parts.source)):
+    for loss in (*jobs_without_scope(parts.source), *remote_jobs(parts.source), *scheduled_jobs(parts.source)):
         if not (carry and loss.kind in _FIXED_BY_CARRY):
             lost.setdefault(loss.kind, []).append(loss)
     for kind, each in lost.items():

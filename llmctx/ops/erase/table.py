@@ -20,12 +20,12 @@ from llmctx.ops.erase.subject import Subject, SubjectIds, without
 from llmctx.settings import Settings
 from llmctx.storage.catalog import indexes_of, qualified
 from llmctx.storage.dependents import Dependent
+from llmctx.storage.host_types import as_text
 from llmctx.storage.paging import iter_batches
 from llmctx.storage.queries.counts import estimate_rows
 from llmctx.storage.reflection import (
     UNFIT,
     among,
-    as_text,
     column_expr,
     count_rows,
     equals,

@@ -52,6 +52,9 @@ async def estimate_rows(connection: AsyncConnection, table: sa.Table) -> Count |
 
 
 _ESTIMATE: Final = """
-SELECT sum(c.reltuples) FROM pg_catalog.pg_partition_tree(pg_catalog.to_regclass(:name)) t
-JOIN pg_catalog.pg_class c ON c.oid = t.relid WHERE t.isleaf AND c.reltuples >= 0
+SELECT sum(c.reltuples) FROM pg_catalog.pg_class c
+WHERE c.relkind <> 'p' AND c.reltuples >= 0 AND (
+  c.oid = pg_catalog.to_regclass(:name)
+  OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(pg_catalog.to_regclass(:name)))
+)
 """

@@ -72,6 +72,15 @@ def alike(misses: Sequence[Group]) -> list[Alike]:
     return found
 
 
+def call_sites(misses: Sequence[Group], limit: int = 5) -> list[tuple[str, int]]:
+    """Return the lines of the application that made them, as far as the rows say, with how many; most rows first."""
+    counts: Counter[str] = Counter()
+    for group in misses:
+        if group.get("where") is not None:
+            counts[group["where"]] += group["rows"]
+    return sorted(counts.items(), key=lambda one: (-one[1], one[0]))[:limit]
+
+
 def _shared(groups: Sequence[Group]) -> tuple[tuple[list[Group], Mapping[str, Any]] | None, list[Group]]:
     """Return the groups that share the most, with what it is, and the others."""
     inside, words, bar = list(groups), dict[str, Any](), _MOST

@@ -10,9 +10,9 @@ import pytest
 from llmctx.core.record import DEFAULT_TABLE
 from llmctx.migrate import commands as migrate
 from llmctx.settings import Settings, load
-from llmctx.storage.engine import reading
+from llmctx.storage.engine import changing, reading
 from llmctx.storage.filters import Filters
-from llmctx.storage.queries import call, calls, conversation, sessions, stats, users
+from llmctx.storage.queries import call, calls, conversation, health, sessions, stats, users
 from llmctx.storage.reflection import reflect
 from llmctx.storage.retention import Policy, retain
 from tests.kit import older
@@ -52,7 +52,7 @@ async def asked(settings: Settings, question: Any, *given: Any, **more: Any) -> 
 
 
 async def test_every_reader_reads_them(settings: Settings) -> None:
-    """Sums, filters, texts and retention see one flag, one figure and one text, however the host spells them."""
+    """Sums, filters, texts, retention and health: one flag, one figure and one text, however the host spells them."""
     usual = {"user_id": "7", "session_id": "s-7", "prompt_tokens": 5, "latency_ms": 10, "prompt_snapshot": '["new"]'}
     ours = [record(**usual), record(**usual, success=False, status="error")]
     await store(settings, *ours)
@@ -71,6 +71,12 @@ async def test_every_reader_reads_them(settings: Settings) -> None:
     assert [row["prompt_snapshot"].replace(" ", "")[:9] for row in spoken] == ['[{"role":'] * 3 + ['["new"]'] * 2
     whole = await asked(settings, call, str(ours[0].call_id))
     assert (whole["success"], whole["latency_ms"], whole["prompt_snapshot"]) == (True, 10, '["new"]')
+
+    async with changing(settings) as owner:
+        await owner.exec_driver_sql(f"ANALYZE {DEFAULT_TABLE}")
+        await owner.commit()
+    state = await asked(settings, health)
+    assert (state.rows.value, state.bytes > 8192) == (5, True)
 
     later = datetime(2027, 1, 1, tzinfo=UTC)
     policy = Policy(rows=1, errors=10_000, ahead=0)

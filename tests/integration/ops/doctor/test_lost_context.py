@@ -6,6 +6,7 @@ import textwrap
 
 import pytest
 
+from llmctx.ops.doctor import Finding
 from tests.kit.shop import CALL_LOG, SUMMARISE, Check, line, only
 
 GIVEN_AWAY = {
@@ -116,3 +117,53 @@ def test_jobs_of_other_processes_have_to_take_over(check: Check, job: str) -> No
     done = "with take_over(text):\n        model.invoke(text)"
     head += "from llmctx import take_over\n"
     assert check(files={"worker": head + job.replace("MODEL", done)}) == []
+
+
+def remarks(findings: list[Finding]) -> dict[str, str]:
+    """What could not be told, by the names of the checks."""
+    asked = ("other processes", "hand-over key")
+    return {finding.name: finding.cause for finding in findings if finding.unknown and finding.name in asked}
+
+
+def test_a_worker_without_a_call_log_is_no_all_clear(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its jobs take their identity over, and have no row; and without a key no token is made at all."""
+    head = "from SHOP.graphs import model\nfrom llmctx import take_over\nfrom llmctx.calllog import CallLog\n\n\n"
+    job = "async def letter(ctx, text, identity):\n    with take_over(identity):\n        model.invoke(text)\n\n\n"
+    worker = f"{head}{job}class WorkerSettings:\n    functions = [letter]\n"
+    monkeypatch.delenv("LLMCTX_HANDOVER_KEY", raising=False)
+    found = remarks(check(files={"worker": worker}, everything=True))
+    assert "letter (arq)" in found["other processes"]
+    assert "worker.py:7" in found["hand-over key"]
+    monkeypatch.setenv("LLMCTX_HANDOVER_KEY", "k" * 32)
+    started = f"{worker}\n    async def on_startup(ctx):\n        ctx['log'] = CallLog().start()\n"
+    assert remarks(check(files={"worker": started}, everything=True)) == {}
+
+
+def test_a_tool_of_an_mcp_server_is_of_another_process(check: Check) -> None:
+    """Its model's calls have no row there, unless the server starts a call log."""
+    head = "from mcp.server.fastmcp import FastMCP\nfrom SHOP.graphs import model\n\nserver = FastMCP()\n\n\n"
+    tool = "@server.tool()\nasync def letter(text: str):\n    return await model.ainvoke(text)\n"
+    found = check(files={"letters": head + tool}, everything=True)
+    assert "letter (mcp)" in remarks(found)["other processes"]
+    lifespan = "from llmctx.calllog import CallLog\ncall_log = CallLog()\n"
+    assert remarks(check(files={"letters": lifespan + head + tool}, everything=True)) == {}
+
+
+def test_a_job_that_a_scheduler_runs(check: Check) -> None:
+    """It runs in no request: without bind() there is no scope, also with carry=True."""
+    scheduler = """
+        class Scheduler:
+            def add_job(self, job, trigger):
+                pass
+
+
+        Scheduler().add_job(summarise, "cron")
+    """
+    before = textwrap.dedent(SUMMARISE) + textwrap.dedent(scheduler)
+    imported = {"plans": "import apscheduler\n"}
+    finding = only(check(before, files=imported), "scheduled jobs")
+    assert line(finding).startswith("def summarise")
+    assert "bind(" in finding.fix
+    assert [one.name for one in check(before, files=imported, call_log=CALL_LOG.replace(")", ", carry=True)"))] == [
+        "scheduled jobs"
+    ]

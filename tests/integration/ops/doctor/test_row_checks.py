@@ -109,3 +109,13 @@ def test_rows_prove_alarms_wrong(check: Check, tmp_path: Path, fill: Fill) -> No
     assert check(graphs=BARE) == []
     (graphs,) = [one for one in check(graphs=BARE, everything=True) if one.name == "graphs"]
     assert "yet 60 rows of the last day have their ids" in graphs.cause
+
+
+def test_rows_of_the_writer_before_are_no_alarm(settings: Settings, fill: Fill) -> None:
+    """A table that was adopted today: its old rows lack ids, llmctx's have them."""
+    fill(150, **NOBODY | {"identity_source": None, "identity_reason": None}, **TOKENS)
+    assert of_rows(settings)["recent rows"].unknown
+    fill(30, **TOKENS, identity_source="context")
+    found = of_rows(settings)["recent rows"]
+    assert found.ok
+    assert "16 % have a user" in found.cause
