@@ -54,18 +54,14 @@ def scheduled_jobs(source: Source) -> Iterator[Loss]:
 
 def unrecorded(source: Source) -> Iterator[Finding]:
     """Say where jobs run in processes that start no `CallLog`, as far as imports tell."""
-    elsewhere = [module for module in source.modules if module.loaded is None]
-    if any(_starts_call_log(module) for module in elsewhere):
-        return
-    lost = [(function, by) for function, by in _remote(source) if not _may_record(source, function.module)]
+    lost = [(function, by) for function, by in dict.fromkeys(_remote(source)) if not _may_record(source, function, by)]
     if lost:
-        jobs = names(f"{function.name} ({by})" for function, by in dict.fromkeys(lost))
-        where = places(function.where for function, _ in lost)
+        jobs = names(f"{function.name} ({by})" for function, by in lost)
         yield Finding(
             "other processes", True,
-            f"no CallLog is started where {jobs} runs, as far as the source tells ({where}): its calls have no row "
-            "then. CallLog().start() belongs into on_startup (arq), worker_process_init (Celery), the lifespan (MCP), "
-            "or `with CallLog():` into the job (RQ)", unknown=True,
+            f"no CallLog is started for {jobs}, as far as the source tells ({places(f.where for f, _ in lost)}): "
+            "without one their calls have no row. CallLog().start() belongs into on_startup (arq), worker_process_init "
+            "(Celery), the lifespan (MCP), or `with CallLog():` into the job (RQ)", unknown=True,
         )  # fmt: skip
 
 
@@ -79,8 +75,8 @@ def missing_key(source: Source, *, has_key: bool) -> Iterator[Finding]:
     if used:
         yield Finding(
             "hand-over key", True,
-            f"LLMCTX_HANDOVER_KEY is not set here, and {places(used)} needs it: hand_over() and take_over() raise "
-            "ConfigError without one. Set the same in every process", unknown=True,
+            "LLMCTX_HANDOVER_KEY is not set here: without it hand_over() and take_over() raise ConfigError, as in "
+            f"{places(used)}. Set the same in every process", unknown=True,
         )  # fmt: skip
 
 
@@ -120,20 +116,26 @@ def _package(dotted: str) -> str:
     return dotted.partition(".")[0]
 
 
-def _may_record(source: Source, start: Module) -> bool:
-    """Tell whether `start`, or a module that it imports, makes a `CallLog`."""
-    known = {module.name: module for module in source.modules}
-    seen, edge = {start.name}, [start]
-    while edge:
-        module = edge.pop()
-        if _starts_call_log(module):
-            return True
-        for dotted in module.imports.values():
-            for name in (dotted, dotted.rpartition(".")[0]):
-                if name in known and name not in seen:
-                    seen.add(name)
-                    edge.append(known[name])
+def _may_record(source: Source, job: Function, by: str) -> bool:
+    """Tell whether the process of `job` may make a `CallLog`: its module, one that it imports, or what starts it."""
+    if any(map(_starts_call_log, _with_imports(source, job.module))):
+        return True
+    for module in source.modules:
+        if module.loaded is None and _starts_call_log(module):
+            packages = {_package(dotted) for dotted in module.imports.values()}
+            if packages & set(by.split("/")) or job.module in _with_imports(source, module):
+                return True
     return False
+
+
+def _with_imports(source: Source, start: Module) -> list[Module]:
+    """Return `start`, and the application's modules that it imports, directly or through others."""
+    known = {module.name: module for module in source.modules}
+    found = [start]
+    for module in found:  # which grows
+        names_of = {name for dotted in module.imports.values() for name in (dotted, dotted.rpartition(".")[0])}
+        found += [known[name] for name in sorted(names_of & known.keys()) if known[name] not in found]
+    return found
 
 
 def _starts_call_log(module: Module) -> bool:

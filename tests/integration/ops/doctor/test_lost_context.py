@@ -135,6 +135,10 @@ def test_a_worker_without_a_call_log_is_no_all_clear(check: Check, monkeypatch: 
     assert "letter (arq)" in found["other processes"]
     assert "worker.py:7" in found["hand-over key"]
     monkeypatch.setenv("LLMCTX_HANDOVER_KEY", "k" * 32)
+    other = "from llmctx.calllog import CallLog\ncall_log = CallLog()\n"
+    assert "other processes" in remarks(check(files={"worker": worker, "unlike": other}, everything=True))
+    starter = f"{other}from SHOP import worker\n"
+    assert remarks(check(files={"worker": worker, "starter": starter}, everything=True)) == {}
     started = f"{worker}\n    async def on_startup(ctx):\n        ctx['log'] = CallLog().start()\n"
     assert remarks(check(files={"worker": started}, everything=True)) == {}
 
