@@ -9,17 +9,19 @@ from __future__ import annotations
 from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from llmctx.core.columns import ColumnKind
 
 _TRUE: Final = ("true", "t", "yes", "y", "on", "1", "ok", "success")
 _FALSE: Final = ("false", "f", "no", "n", "off", "0", "error", "failed", "failure")
-_FIGURE: Final = r"^[+-]?[0-9]{1,18}(\.[0-9]{1,18})?$"
+_NUMBERS: Final = (sa.Integer, sa.Numeric, sa.Float)
+_FIGURE: Final = r"^[+-]?[0-9]{1,18}(\.[0-9]{1,18})?([eE][+-]?[0-9]{1,2})?$"
 
 
 def is_text(column: sa.ColumnElement[Any]) -> bool:
     """Return whether the column is text, and no enumerated type."""
-    return isinstance(column.type, (sa.String, sa.Text)) and not isinstance(column.type, sa.Enum)
+    return isinstance(_plain_type(column), (sa.String, sa.Text)) and not isinstance(column.type, sa.Enum)
 
 
 def as_text(column: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:
@@ -32,23 +34,28 @@ def as_kind(column: sa.ColumnElement[Any], kind: ColumnKind) -> sa.ColumnElement
     if kind is ColumnKind.FLAG:
         return _as_flag(column)
     if kind is ColumnKind.COUNT:
-        return column if isinstance(column.type, sa.Integer) else sa.cast(_as_figure(column), sa.BigInteger)
+        return column if isinstance(_plain_type(column), sa.Integer) else sa.cast(_as_figure(column), sa.BigInteger)
     if kind in (ColumnKind.NUMBER, ColumnKind.MONEY):
         return _as_figure(column)
     return as_text(column) if kind in (ColumnKind.TEXT, ColumnKind.SNAPSHOT) else column
 
 
 def _as_flag(column: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
-    if isinstance(column.type, sa.Boolean):
+    if isinstance(_plain_type(column), sa.Boolean):
         return column
-    if isinstance(column.type, (sa.Integer, sa.Numeric)):
+    if isinstance(_plain_type(column), _NUMBERS):
         return column != 0
     word = sa.func.lower(sa.func.trim(as_text(column)))
     return sa.case((word.in_(_TRUE), sa.true()), (word.in_(_FALSE), sa.false()), else_=sa.null())
 
 
 def _as_figure(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-    if isinstance(column.type, (sa.Integer, sa.Numeric)):
+    if isinstance(_plain_type(column), _NUMBERS):
         return column
     text = as_text(column)
     return sa.cast(sa.case((text.regexp_match(_FIGURE), text), else_=sa.null()), sa.Numeric)
+
+
+def _plain_type(column: sa.ColumnElement[Any]) -> TypeEngine[Any]:
+    """Return the type that the database knows, of one of ours such as `Money` as well."""
+    return column.type.impl_instance if isinstance(column.type, TypeDecorator) else column.type

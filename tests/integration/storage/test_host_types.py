@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from llmctx.core.record import DEFAULT_TABLE
+from llmctx.core.record import COLUMNS, DEFAULT_TABLE
 from llmctx.migrate import commands as migrate
 from llmctx.settings import Settings, load
 from llmctx.storage.engine import changing, reading
 from llmctx.storage.filters import Filters
 from llmctx.storage.queries import call, calls, conversation, health, sessions, stats, users
-from llmctx.storage.reflection import reflect
+from llmctx.storage.reflection import column_expr, reflect
 from llmctx.storage.retention import Policy, retain
+from llmctx.storage.table import call_log_table
 from tests.kit import older
 from tests.kit.rows import record, store
 
@@ -44,6 +45,12 @@ def settings(empty_database: str, request: pytest.FixtureRequest) -> Settings:
     settings = load(database_url=empty_database)
     migrate.upgrade(settings)
     return settings
+
+
+def test_a_table_of_our_own_is_read_as_it_is() -> None:
+    """No cast in any question: neither for a type of ours, such as money, nor for one that SQLAlchemy derives."""
+    table = call_log_table()
+    assert [name for name in COLUMNS if column_expr(table, name) is not table.c[name]] == []
 
 
 async def asked(settings: Settings, question: Any, *given: Any, **more: Any) -> Any:
