@@ -70,7 +70,10 @@ def missing_key(source: Source, *, has_key: bool) -> Iterator[Finding]:
     if has_key:
         return
     used = [
-        module.at(call) for module in source.modules for _, call in module.calls if module.dotted(call.func) in _TOKENS
+        module.at(call)
+        for module in source.modules
+        for _, call in module.calls
+        if module.dotted_name(call.func) in _TOKENS
     ]
     if used:
         yield Finding(
@@ -139,7 +142,7 @@ def _with_imports(source: Source, start: Module) -> list[Module]:
 
 
 def _starts_call_log(module: Module) -> bool:
-    return any(module.dotted(call.func) in _CALL_LOGS for _, call in module.calls)
+    return any(module.dotted_name(call.func) in _CALL_LOGS for _, call in module.calls)
 
 
 def _arq_jobs(settings: ast.ClassDef) -> Iterator[ast.expr]:
