@@ -53,7 +53,8 @@ def journal(ctx: typer.Context, json: Json = False) -> None:
     if left or refused:
         output.say(f"{left} calls of ended processes, {refused} rows that the database refused: llmctx journal replay")
         raise typer.Exit(1)
-    output.say("Nothing waits except what running processes are writing.")
+    for_this = " for this database" if _of_others(directories, owners) else ""
+    output.say(f"Nothing waits{for_this} except what running processes are writing.")
 
 
 @group.command()
@@ -100,6 +101,8 @@ def replay(ctx: typer.Context, yes: Yes = False, json: Json = False) -> None:
         output.show(f"would: write {refused} rows that were refused, and {left} of ended processes")
     if yes:
         output.say(f"{again} rows were refused again, and stay." if again else "All of it is in the database.")
+        if others := _of_others(directories, owners):
+            output.say(f"{others} rows are of other databases, and stay: llmctx journal")
     else:
         output.say(output.dry_run(possible=bool(left or refused)))
     raise typer.Exit(1 if again else 0)
@@ -115,6 +118,14 @@ def _left(directories: Sequence[JournalDirectory], owners: Ownership) -> tuple[i
     )
     refused = sum(owners.takes(one.directory, row.place) for one in directories for row in one.dead_letters)
     return left, refused
+
+
+def _of_others(directories: Sequence[JournalDirectory], owners: Ownership) -> int:
+    """Return how many calls of ended processes, and refused rows, wait for other databases."""
+    of_all = sum(
+        process.records + process.open for one in directories for process in one.processes if not process.alive
+    )
+    return of_all + sum(len(one.dead_letters) for one in directories) - sum(_left(directories, owners))
 
 
 def _set_aside(report: BrokerReport | str | None) -> int:
@@ -157,10 +168,6 @@ def _show(one: JournalDirectory, owners: Ownership) -> None:
 
 def _whose(one: JournalDirectory, place: Place, owners: Ownership, *, between: str | None = None) -> str:
     """Return the name of the database that rows wait for; with `between` only if it is another one."""
-    from llmctx.ops.journals import UNKNOWN
-
-    whose = owners.whose(one.directory, place)
-    name = place.name or UNKNOWN
-    if between is None:
-        return "this one" if whose == "ours" and not owners.is_our_broker(place) else name
-    return "" if whose == "ours" else f"{between}{name}"
+    if owners.takes(one.directory, place):
+        return "" if between is not None else place.name if owners.is_our_broker(place) else "this one"
+    return f"{between or ''}{owners.name_of(place)}"

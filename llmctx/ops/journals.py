@@ -11,6 +11,7 @@ from typing import Final, Literal
 
 from llmctx.core.errors import LlmctxError
 from llmctx.core.place import Place, is_of
+from llmctx.core.urls import shown_url
 from llmctx.delivery.journal import JournalDirectory, inspect_directory, recall_place
 from llmctx.settings import Settings
 from llmctx.storage.database_identity import place_of
@@ -38,6 +39,12 @@ class Ownership:
         if is_of(self.here, place, goes_by_our_name=is_by_name):
             return "ours"
         return "another" if place.ids else "unknown"
+
+    def name_of(self, place: Place) -> str:
+        """Return what another database is called than that of the settings; it may have had the same name."""
+        if place.ids and place.name == shown_url(self.settings.database_url):
+            return f"another database that was at {place.name}"
+        return place.name or UNKNOWN
 
     def is_our_broker(self, place: Place) -> bool:
         """Return whether `place` is the broker of the settings, behind which their database is."""
@@ -102,7 +109,7 @@ def waiting(settings: Settings, owners: Ownership | None = None) -> Waiting:
                 found.ours += count
                 found.left += 0 if is_alive else count
             elif count:
-                found.others[place.name or UNKNOWN] += count
+                found.others[owners.name_of(place)] += count
     return found
 
 

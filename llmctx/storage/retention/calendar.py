@@ -67,7 +67,10 @@ def _months_after(day: date, months: int) -> date:
 
 
 def _midnight(day: date, zone: tzinfo) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC)
+    """Return where a day begins as PostgreSQL has it: a midnight that the clocks pass by is the moment of their change,
+    and of one that comes twice it is the second.
+    """
+    return max(datetime(day.year, day.month, day.day, tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1))
 
 
 def infer(bounds: Sequence[Bounds]) -> Calendar | None:
@@ -79,6 +82,9 @@ def infer(bounds: Sequence[Bounds]) -> Calendar | None:
     recent = bounds[-_RECENT:]
     moments = [moment for bound in recent for moment in bound]
     zones = [UTC] if _fits(UTC, moments) else [zone for zone in _zones() if _fits(zone, moments)]
+    for lower, _ in reversed(bounds[:-_RECENT]):  # in a whole year zones differ that agree about some days
+        if len(zones) > 1:
+            zones = [zone for zone in zones if _fits(zone, [lower])] or zones
     first, last = recent[-1]
     in_months = [zone for zone in zones if _ends_months(zone, recent)]
     if in_months:  # of two offsets that differ by a day, the one in which it is a month
@@ -99,7 +105,7 @@ def _ends_months(zone: tzinfo, bounds: Sequence[Bounds]) -> bool:
 
 
 def _fits(zone: tzinfo, moments: Sequence[datetime]) -> bool:
-    return all(moment.astimezone(zone).time() == datetime.min.time() for moment in moments)
+    return all(_midnight(moment.astimezone(zone).date(), zone) == moment for moment in moments)
 
 
 @cache

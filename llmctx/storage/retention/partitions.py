@@ -102,11 +102,18 @@ def missing(parts: Sequence[Partition], now: datetime, ahead: int) -> list[Month
     ]
 
 
-def calendar_ends(parts: Sequence[Partition], now: datetime) -> datetime | None:
-    """Return where the partitions end, if they follow no calendar that could be told; None if they follow one."""
+def calendar_ends(parts: Sequence[Partition], now: datetime, ahead: int = 0) -> datetime | None:
+    """Return where the partitions end, if they are not that many ahead of the present one, and follow no calendar by
+    which these could be made; else None.
+    """
     bounds = [(part.lower, part.upper) for part in parts if part.lower is not None and part.upper is not None]
     known = calendar.infer(bounds)
-    return max(upper for _, upper in bounds) if known is None or known.begin(now) is None else None
+    at = None if known is None else known.begin(now)
+    for _ in range(ahead):
+        at = None if at is None or known is None else known.after(at)
+    if at is not None or (ahead and sum(upper > now for _, upper in bounds) > ahead):
+        return None
+    return max((upper for _, upper in bounds), default=now)
 
 
 def name_in_sql(log: Table) -> str:

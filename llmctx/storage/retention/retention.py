@@ -101,7 +101,7 @@ class _Work:
 
     async def _prepare(self, log: Table, parts: list[Partition], ahead: int) -> None:
         default = next((part for part in parts if part.is_default), None)
-        if (end := partitions.calendar_ends(parts, self._now)) is not None:
+        if (end := partitions.calendar_ends(parts, self._now, ahead)) is not None:
             self._report.notes.append(
                 f"The partitions follow no calendar that llmctx can tell: make those from {end:%Y-%m-%d %H:%M} UTC on."
             )

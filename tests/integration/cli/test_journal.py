@@ -9,7 +9,9 @@ import pytest
 
 from llmctx.calllog import CallLog
 from llmctx.cli import run
+from llmctx.core.place import Place
 from llmctx.core.record import DEFAULT_TABLE
+from llmctx.core.urls import shown_url
 from llmctx.delivery.journal import Journal
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
@@ -88,6 +90,20 @@ def test_what_is_refused_again_stays(
     assert run(["journal", "replay", "--yes"]) == 0
     assert run(["journal"]) == 0
     assert len(rows_of(empty_database)) == 2
+
+
+def test_rows_of_another_database_of_the_same_name(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """They stay, and are called what they are; nothing is said to be in this database that is not."""
+    was_there = Journal(load().journal_directories[0], place=Place(shown_url(url), frozenset({"another cluster/1 t"})))
+    assert was_there.dead_letters.append(record(), "22P02", "it was no uuid")
+    was_there.close()
+    assert run(["journal"]) == 0
+    told = capsys.readouterr()
+    assert "Nothing waits for this database except" in told.err
+    assert "1 refused by another database that was at" in told.out.replace("\n", " ")
+    assert run(["journal", "replay", "--yes"]) == 0
+    assert "1 rows are of other databases, and stay" in capsys.readouterr().err
+    assert rows_of(url) == []
 
 
 def test_a_database_that_is_away(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
@@ -43,6 +43,8 @@ def test_nothing_is_made_where_zones_differ() -> None:
     winter = parts("Europe/Berlin", "2025-12-01", "2026-01-01", "2026-02-01", "2026-03-01")
     gaps = missing(winter, datetime(2026, 2, 15, tzinfo=UTC), 3)
     assert [(gap.first, gap.after_last) for gap in gaps] == []
+    assert calendar_ends(winter, datetime(2026, 2, 15, tzinfo=UTC), 3) == winter[-1].upper
+    assert calendar_ends(winter, datetime(2025, 12, 15, tzinfo=UTC), 1) is None
     a_year = parts("Europe/Berlin", *(f"2026-{month:02}-01" for month in range(5, 13)))
     assert lacking(a_year, 2)[-1] == (at("2027-01-01", "Europe/Berlin"), at("2027-02-01", "Europe/Berlin"))
 
@@ -79,3 +81,32 @@ def test_a_table_without_partitions_gets_months() -> None:
     assert lacking([Partition("d", is_default=True)]) == [
         (at("2026-11-01"), at("2026-12-01")), (at("2026-12-01"), at("2027-01-01")),
     ]  # fmt: skip
+
+
+CHANGES = {  # where the clocks change at midnight: what PostgreSQL takes the day's beginning for
+    "it is passed by": ("Africa/Cairo", "2026-04-24", "2026-04-23T22:00"),
+    "it comes twice": ("America/Havana", "2026-11-01", "2026-11-01T05:00"),
+    "it comes twice, at the end of a month": ("Atlantic/Azores", "2026-10-25", "2026-10-25T01:00"),
+}
+
+
+@pytest.mark.parametrize(("zone", "day", "begins"), CHANGES.values(), ids=CHANGES)
+def test_days_on_which_there_is_no_midnight_or_two(zone: str, day: str, begins: str) -> None:
+    """Partitions of days go on over them, where a year of them tells the zone."""
+    first = date.fromisoformat(day) - timedelta(days=400)
+    days = [(first + timedelta(days=number)).isoformat() for number in range(401)]
+    there = parts(zone, *days[:-1], days[-1])
+    there[-1] = Partition(there[-1].name, there[-1].lower, at(begins))
+    gaps = missing(there, at(begins) - timedelta(hours=6), 2)
+    after = (date.fromisoformat(day) + timedelta(days=1)).isoformat()
+    assert (gaps[0].first, gaps[0].after_last) == (at(begins), at(after, zone))
+    assert len(gaps) == 2
+
+
+def test_what_differs_within_a_year_tells_the_zone() -> None:
+    """Days of Berlin's winter are those of Lagos as well, but not those of the summer before."""
+    days = [(date(2025, 4, 1) + timedelta(days=number)).isoformat() for number in range(363)]
+    there = parts("Europe/Berlin", *days)
+    gaps = missing(there, at("2026-03-28T12:00"), 3)
+    berlin = [at(f"2026-03-{day}", "Europe/Berlin") for day in (29, 30, 31)]
+    assert [(gap.first, gap.after_last) for gap in gaps][:2] == list(pairwise(berlin))
