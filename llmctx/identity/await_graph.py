@@ -14,7 +14,7 @@ the answer is "cannot be told". Asked only when sources differ, so it costs the 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures.thread
+import concurrent.futures
 import functools
 import os
 import sys
@@ -25,6 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
+from llmctx.identity.blocked_threads import RUN_JOB, Job, blocked_on, job_of
 from llmctx.identity.eager_start import eager_start
 from llmctx.identity.present_scope import is_answered_here
 from llmctx.identity.scope import Scope
@@ -58,61 +59,57 @@ def _is_part_of(owner: object) -> bool | None:
             return True
         if type(threading.current_thread()).__module__.startswith("anyio."):
             return True  # starlette's sync endpoints, dependencies, bodies: one short job for a waiting task
-    work = work_here()
+    work = runs_here()
     if work is None:
         return None
     in_the_dark = False
-    for found in _waiting(work):
-        if found is owner:
+    for found in _waiting(work, in_threads=True):
+        if found is owner or (isinstance(found, threading.Thread) and found.ident == owner):
             return True
-        if found is _MAIN:  # the loop's main task: the thread that runs the loop waits for it
-            return True if owner == here else None
-        in_the_dark = in_the_dark or found is _A_THREAD
+        if found is _MAIN and owner == here:  # the loop's main task: the thread that runs the loop waits for it
+            return True
+        in_the_dark = in_the_dark or found is _MAIN or found is _A_THREAD
     return None if in_the_dark else False
 
 
-_Work = asyncio.Future[Any] | concurrent.futures.Future[Any]
+def runs_here() -> Job | threading.Thread | None:
+    """Return the task or job that runs, or the thread that runs neither; None for a callback of a loop."""
+    return work_here() or (threading.current_thread() if asyncio._get_running_loop() is None else None)
 
 
-def work_here() -> _Work | None:
+def work_here() -> Job | None:
     """Return the task that runs, or the future of the job that this thread of a pool runs; None if there is neither."""
     if asyncio._get_running_loop() is not None:
         return asyncio.current_task()
-    is_anyios = type(threading.current_thread()).__module__.startswith("anyio.")
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        future = None
-        if frame.f_code is _RUN_JOB:
-            future = getattr(frame.f_locals.get("self"), "future", None)
-        elif is_anyios and str(frame.f_globals.get("__name__")).startswith("anyio."):
-            future = frame.f_locals.get("future")
-        if isinstance(future, (asyncio.Future, concurrent.futures.Future)):
-            return future
-        frame = frame.f_back
-    return None
+    return job_of(sys._getframe(1))
 
 
-def waiting_work(work: _Work) -> Iterator[asyncio.Task[Any] | concurrent.futures.Future[Any]]:
+def waiting_work(work: Job) -> Iterator[asyncio.Task[Any] | concurrent.futures.Future[Any]]:
     """Yield the tasks and jobs among `work` and all that waits for it, directly or through others."""
     return (found for found in _waiting(work) if isinstance(found, (asyncio.Task, concurrent.futures.Future)))
 
 
-def is_unobserved(work: _Work | None) -> bool:
-    """Return whether no code has asked to hear of the end of a pool's job, or not yet: it may start before that."""
-    return isinstance(work, concurrent.futures.Future) and not _callbacks(work)
+def all_waiting(work: object) -> Iterator[object]:
+    """Yield `work`, and all that waits for it, also in other threads."""
+    return _waiting(work, in_threads=True)
 
 
-def is_unawaited(work: _Work | None) -> bool:
-    """Return whether nothing waits for a pool's job, or not yet, though a loop's future may stand for it already; or
-    for a task that is being started eagerly.
+def is_unawaited(work: object) -> bool:
+    """Return whether nothing waits for a pool's job or a thread, or not yet, though a loop's future may stand for it
+    already. Of a task: whether it is being started eagerly, or its loop runs in such a job, or for one.
     """
-    if work is None:
-        return False
     if isinstance(work, asyncio.Task):
         start = eager_start(work)
-        return start is not None and not start.is_awaited
+        if start is not None:
+            return not start.is_awaited
+        return any(isinstance(one, concurrent.futures.Future) and is_unawaited(one) for one in _waiting(work))
     if isinstance(work, asyncio.Future):
         return all(_only_cancels(callback) for callback, _ in _callbacks(work))
+    if work is None or work is threading.main_thread():
+        return False
+    if isinstance(work, threading.Thread):
+        waiting = list(blocked_on(work))
+        return not waiting or any(map(is_unawaited, waiting))
     told = [list(_targets_of(callback)) for callback, _ in _callbacks(work)]
     return all(told) and all(
         isinstance(one, asyncio.Future) and is_unawaited(one) for targets in told for one in targets
@@ -132,7 +129,7 @@ def context_that_waits(names: tuple[str, ...]) -> tuple[bool, Context | None]:
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and frame.f_code.co_filename.startswith(_HERE):
             frame = frame.f_back
-        if frame is not None and frame.f_code is _RUN_JOB:
+        if frame is not None and frame.f_code is RUN_JOB:
             work = getattr(frame.f_locals.get("self"), "future", None)
         elif frame is not None and type(threading.current_thread()).__module__.startswith("anyio."):
             work = frame.f_locals.get("future")
@@ -156,24 +153,25 @@ def awaiting_task() -> asyncio.Task[Any] | None:
 
 _MAIN: Final = object()
 _A_THREAD: Final = object()
-_RUN_JOB: Final = concurrent.futures.thread._WorkItem.run.__code__
 
 
-def _waiting(work: _Work) -> Iterator[object]:
-    """Yield `work`, and all that waits for it: futures, tasks, `_MAIN`, `_A_THREAD` (one that may block on it)."""
+def _waiting(work: object, *, in_threads: bool = False) -> Iterator[object]:
+    """Yield `work`, and all that waits for it: futures, tasks, threads, `_MAIN`, `_A_THREAD` (one may block on it).
+    `in_threads` asks which do.
+    """
     found: list[object] = [work]
     seen = {id(work)}
     for one in found:  # grows meanwhile
         yield one
         if len(found) > _STEPS:
             continue
-        for waiting in _waiters_of(one):
+        for waiting in _waiters_of(one, in_threads):
             if id(waiting) not in seen:
                 seen.add(id(waiting))
                 found.append(waiting)
 
 
-def _waiters_of(one: object) -> Iterator[object]:
+def _waiters_of(one: object, in_threads: bool) -> Iterator[object]:
     """Yield what waits for `one`, if it is a future."""
     if isinstance(one, asyncio.Future):
         for callback, _ in getattr(one, "_callbacks", None) or ():
@@ -186,7 +184,9 @@ def _waiters_of(one: object) -> Iterator[object]:
         for waiting in told:
             yield from waiting
         if not all(told) or not told or getattr(one, "_waiters", None):
-            yield _A_THREAD
+            yield from (list(blocked_on(one)) if in_threads else ()) or (_A_THREAD,)
+    elif isinstance(one, threading.Thread):
+        yield from list(blocked_on(one)) or (_A_THREAD,)
 
 
 def _callbacks(one: object) -> list[tuple[Any, Context | None]]:
@@ -210,6 +210,8 @@ def _targets_of(callback: Any) -> Iterator[object]:
         return
     if name == "_run_until_complete_cb":
         yield _MAIN
+        if (beneath := _job_beneath_loop()) is not None:
+            yield beneath
     parts: list[Any] = [getattr(callback, "__self__", None)]
     if type(callback) is functools.partial:  # wait_for
         parts += callback.args
@@ -227,6 +229,12 @@ def _targets_of(callback: Any) -> Iterator[object]:
             )
             if isinstance(host, asyncio.Future):
                 yield host
+
+
+def _job_beneath_loop() -> Job | None:
+    """Return the job of a pool's thread in which the loop runs that runs here."""
+    frame: FrameType | None = sys._getframe(1)
+    return job_of(frame) if asyncio._get_running_loop() is not None else None
 
 
 _FUTURES: Final = (asyncio.Future, concurrent.futures.Future)

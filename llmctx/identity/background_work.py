@@ -14,21 +14,17 @@ Everything else cannot be told from a worker. Tasks and threads are held weakly,
 from __future__ import annotations
 
 import asyncio
-import gc
-import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextvars import Context
-from opcode import opmap
-from types import FrameType
+from collections.abc import Iterable
 from typing import Any, Final
 from weakref import ReferenceType, WeakSet, ref
 
 from llmctx.core.guard import harmless
-from llmctx.identity.await_graph import is_unawaited, is_unobserved, waiting_work, work_here
+from llmctx.identity.await_graph import is_unawaited, runs_here, waiting_work, work_here
 from llmctx.identity.present_scope import is_answered_here
 from llmctx.identity.scope import Scope, scope_in
+from llmctx.identity.work_frames import context_of, frames_of, takes_from_a_queue
 
 _BUDGET: Final = 64
 _OF_ITS_FLOW: Final = 16
@@ -37,6 +33,7 @@ _IN_THE_DARK: Final = 4
 nothing.
 """
 _GLANCES: Final = 20
+_GLANCE_S: Final = 0.001
 
 _workers: Final[WeakSet[Any]] = WeakSet()
 
@@ -91,16 +88,21 @@ def mark_as_worker(scope: Scope) -> None:
 
 def is_in_the_dark() -> bool:
     """Return whether it cannot be seen yet who waits for what runs here."""
-    return is_unawaited(work_here())
+    return is_unawaited(runs_here())
 
 
-def await_light() -> None:
-    """Give the loop that has submitted the job of this pool's thread a moment to await it. Models take longer."""
-    runs = work_here()
-    for _ in range(_GLANCES):
-        if not is_unobserved(runs):
-            break
-        time.sleep(0.001)
+def await_light() -> bool:
+    """Give whoever has submitted the job of this pool's thread, or started this thread, a moment to wait for it. Models
+    take longer. Return whether that may have shed light.
+    """
+    if asyncio._get_running_loop() is not None:
+        return False
+    is_job = work_here() is not None
+    for glance in range(_GLANCES if is_job else 1):
+        if not is_in_the_dark():
+            return glance > 0
+        time.sleep(_GLANCE_S)
+    return True
 
 
 @harmless("long_work_failed", otherwise=lambda scope: False)
@@ -115,7 +117,7 @@ def is_lasting(scope: Scope) -> bool:
     return (
         any(ref(one) in work.seen for one in found)
         and all(one not in _workers for one in found)
-        and not any(_takes_from_a_queue(frame) for frame in _frames(found))
+        and not any(takes_from_a_queue(frame) for frame in frames_of(found))
     )
 
 
@@ -130,80 +132,6 @@ def _works_in(one: Any, anchor: Scope) -> bool:
     """Return whether `one` has inherited a scope of `anchor`'s. The host of a task group may wait for work of many."""
     if not isinstance(one, asyncio.Task):
         return isinstance(one, threading.Thread)
-    if sys.version_info >= (3, 12):
-        context: Context | None = one.get_context()
-    else:
-        context = next((part for part in gc.get_referents(one) if type(part) is Context), None)
+    context = context_of(one)
     scope = None if context is None else scope_in(context)
     return scope is not None and scope.anchor is anchor
-
-
-# -- what frames show -------------------------------------------------------------------------------------------------
-
-_LIBRARIES: Final = frozenset(
-    {
-        "anyio",
-        "asyncio",
-        "concurrent",
-        "contextlib",
-        "functools",
-        "langchain",
-        "langchain_core",
-        "langgraph",
-        "llmctx",
-        "threading",
-    }
-)
-_TAKES: Final = frozenset(
-    {"blpop", "brpop", "bzpopmin", "consume", "dequeue", "get", "get_message", "get_nowait", "listen", "lpop", "poll"}
-    | {"popleft", "receive", "receive_nowait", "recv", "rpop", "wait_for", "xread", "xreadgroup"}
-)
-_NAMES: Final = ("queue", "inbox", "mailbox", "jobs")
-_QUEUES: Final = (("get", "put"), ("receive", "clone"), ("notify", "wait"), ("blpop",), ("get_message",))
-"""Methods by which queues are known, of whatever library."""
-_GET_AITER: Final = opmap["GET_AITER"]
-
-
-def _frames(found: list[Any]) -> Iterator[FrameType]:
-    """Yield the frames of the code that runs here, up to its loop, and of the suspended tasks that wait for it."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name == "_run_once" and frame.f_globals.get("__name__") == "asyncio.base_events":
-            break
-        yield frame
-        frame = frame.f_back
-    for task in found:
-        step: Any = task.get_coro() if isinstance(task, asyncio.Task) else None
-        while step is not None:
-            suspended = getattr(step, "cr_frame", None) or getattr(step, "gi_frame", None)
-            if suspended is not None:
-                yield suspended
-            step = getattr(step, "cr_await", None) or getattr(step, "gi_yieldfrom", None)
-
-
-def _takes_from_a_queue(frame: FrameType) -> bool:
-    if str(frame.f_globals.get("__name__")).partition(".")[0] in _LIBRARIES:
-        return False
-    code = frame.f_code
-    if _TAKES.isdisjoint(code.co_names) and _GET_AITER not in code.co_code[::2]:
-        return False
-    names = (*code.co_names, *code.co_varnames, *code.co_freevars)
-    return any(word in name.lower() for name in names for word in _NAMES) or any(map(_is_queue, _at_hand(frame)))
-
-
-def _at_hand(frame: FrameType) -> Iterator[object]:
-    """Yield what the code of a frame names: variables, and what their objects have."""
-    known = dict(frame.f_locals)
-    known.update((name, frame.f_globals[name]) for name in frame.f_code.co_names if name in frame.f_globals)
-    for value in known.values():
-        yield value
-        yield getattr(value, "__self__", None)  # a method in a variable
-        its = getattr(value, "__dict__", None)
-        if type(its) is dict:
-            yield from its.values()
-
-
-def _is_queue(value: object) -> bool:
-    its = getattr(value, "__dict__", None)
-    own = its if type(its) is dict else {}
-    return any(all(hasattr(type(value), name) or name in own for name in names) for names in _QUEUES)

@@ -95,7 +95,14 @@ def weigh(candidates: Candidates, registry: Registry, late_s: float) -> Attribut
     scope, is_start, is_workers = candidates.scope, not candidates.decided_at_start, False
     if scope is not None and is_start:  # only here and now is it the caller's task that runs
         candidates.inherited_by_worker = is_inherited_by_worker(
-            scope, candidates.thread_id, thread, candidates.sent, candidates.carried, candidates.sent_request
+            scope,
+            candidates.thread_id,
+            thread,
+            candidates.sent,
+            candidates.carried,
+            candidates.sent_request,
+            candidates.here,
+            is_final=False,
         )
         is_workers = candidates.inherited_by_worker is not False
         candidates.is_in_the_dark = is_workers and is_in_the_dark()
@@ -158,7 +165,13 @@ def look_again(candidates: Candidates, late_s: float) -> None:
     await_light()
     if scope is not None and candidates.inherited_by_worker is not False and candidates.is_own_work is True:
         candidates.inherited_by_worker = is_inherited_by_worker(
-            scope, candidates.thread_id, candidates.thread, candidates.sent, candidates.carried, candidates.sent_request
+            scope,
+            candidates.thread_id,
+            candidates.thread,
+            candidates.sent,
+            candidates.carried,
+            candidates.sent_request,
+            candidates.here,
         )
         candidates.is_seen_anew = candidates.inherited_by_worker is False
         if not candidates.is_seen_anew:

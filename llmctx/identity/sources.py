@@ -84,7 +84,7 @@ def _thread(candidates: Candidates, registry: Registry, late_s: float) -> CallCo
     thread, own = candidates.thread, candidates.own_scope
     if thread is None or candidates.inherited_by_worker is None or is_unreliable(candidates.thread_id, candidates.task):
         return None
-    if _is_anonymous(candidates) or (own is not None and _is_older(thread, own)):
+    if _is_anonymous(candidates) or (own is not None and _is_of_others(thread, own)):
         return None
     return thread.identity
 
@@ -171,6 +171,9 @@ def _is_nearer(carried: Scope | None, scope: Scope) -> bool:
     return carried.serial > scope.serial and scope.kind != "node"
 
 
-def _is_older(thread: Entry, scope: Scope) -> bool:
-    """Return whether others used the thread before a request that is over, and whose own work goes on there."""
-    return not scope.is_open and thread.last < scope.serial and thread.identity.user_id != scope.identity.user_id
+def _is_of_others(thread: Entry, scope: Scope) -> bool:
+    """Return whether others use the thread on which the own work of a request goes on that is over. Of a request that
+    knows no user that is so if they used it before.
+    """
+    mine, theirs = scope.identity.user_id, thread.identity.user_id
+    return not scope.is_open and theirs != mine and (mine is not None or thread.last < scope.serial)

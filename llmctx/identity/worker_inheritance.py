@@ -12,6 +12,7 @@ from llmctx.identity.authority import is_foreign
 from llmctx.identity.await_graph import is_part_of
 from llmctx.identity.registry.base import Entry, is_unreliable
 from llmctx.identity.scope import CallContext, Scope, carries
+from llmctx.identity.spawned_work import works_for
 
 
 def is_inherited_by_worker(
@@ -21,9 +22,13 @@ def is_inherited_by_worker(
     sent: CallContext,
     carried: Scope | None,
     sent_request: int = 0,
+    node: Scope | None = None,
+    *,
+    is_final: bool = True,
 ) -> bool | None:
     """Return whether a worker that has only inherited `scope` works here: on a thread of others, or with the config of
-    another user's call. None: cannot be told, and so neither is believed.
+    another user's call. None: cannot be told, and so neither is believed. `node` is the scope inside of it, if the call
+    is made in one. Unless the answer `is_final` it will be asked for again when the call ends.
     """
     if is_unreliable(thread_id, None) and thread_id not in scope.threads:  # others may have used it
         return False if scope.is_open and is_part_of(scope) else None
@@ -31,19 +36,25 @@ def is_inherited_by_worker(
     of_others = (
         thread is not None
         and thread_id not in scope.threads
+        and not (node is not None and node.is_open and thread_id in node.threads)  # it was asked where the node began
         and (user_id is None or thread.identity.user_id != user_id)
     )
     registered_since = of_others and thread is not None and thread.last > scope.serial
     if not scope.is_open or _outlives_its_request(scope):
         # What is left of a request yields to a thread that others have used since, as a worker does. If they used it
         # before only, it may as well be the request's own work on another user's thread.
-        return registered_since or (None if of_others and not carries else False)
+        if not of_others:
+            return False
+        own = works_for(scope, thread_id, is_final=is_final)
+        if own or (carries and not registered_since):
+            return False
+        return True if registered_since and (own is False or scope.is_open) else None
     handed_on = is_foreign(scope, sent, sent_request) or (
         carried is not None and is_foreign(scope, carried.identity, carried.of_request)
     )
     if not of_others and not handed_on:
         return False
-    own = is_part_of(scope)
+    own = is_part_of(scope) if handed_on else works_for(scope, thread_id, is_final=is_final)
     if own is None:
         return None if registered_since else False
     unclear = not registered_since and not handed_on  # used by others before this scope only: as above

@@ -1,0 +1,331 @@
+"""A request that names another user's thread stays its own user's, also in tasks that it does not wait for; what a
+worker that it has started spawns for others does not become its user's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import queue
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+from langchain_core.runnables import RunnableConfig
+
+from llmctx import CallContext, amend
+from llmctx.graph import wrap_graph
+from llmctx.middleware import ContextMiddleware
+from tests.kit.support import Talker
+from tests.kit.trust import State, graph_of, recorded
+
+model = Talker()
+
+
+async def talk(state: State) -> State:
+    await model.ainvoke(state["text"])
+    return {}
+
+
+graph = graph_of(talk).compile()
+wrapped_graph = wrap_graph(graph_of(talk)).compile()
+THREAD = "t-victim"
+MODES = pytest.mark.parametrize("carry", [False, True], ids=["plain", "carry"])
+
+
+def on(thread_id: str) -> RunnableConfig:
+    return {"configurable": {"thread_id": thread_id}, "metadata": {"thread_id": thread_id}}
+
+
+async def request(user: str | None, endpoint: Callable[[], Awaitable[Any]]) -> None:
+    """Serve a request in a task of its own, with an empty context, as servers do."""
+    who = None if user is None else CallContext(user_id=user, session_id=f"s-{user}")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await endpoint()
+
+    serve = ContextMiddleware(app, identify=lambda connection: who)
+    connection = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    await asyncio.get_running_loop().create_task(
+        serve(connection, None, None),  # type: ignore[arg-type]
+        context=contextvars.Context(),
+    )
+
+
+async def the_victim_uses_the_thread() -> None:
+    await request("victim", lambda: wrapped_graph.ainvoke({"text": "victim"}, on(THREAD)))
+
+
+# -- the request's own work -------------------------------------------------------------------------------------------
+
+
+async def bare(config: Any) -> None:
+    await model.ainvoke("alice", config)
+
+
+async def in_a_node(config: Any) -> None:
+    await wrapped_graph.ainvoke({"text": "alice"}, config)
+
+
+async def in_a_stream(config: Any) -> None:
+    async for _ in wrapped_graph.astream({"text": "alice"}, config, stream_mode="messages"):
+        pass
+
+
+async def in_events(config: Any) -> None:
+    """LangChain runs it in a task that it does not await."""
+    async for _ in graph.astream_events({"text": "alice"}, config, version="v2"):
+        pass
+
+
+async def as_completed(config: Any) -> None:
+    async for _ in model.abatch_as_completed(["alice"], config):
+        pass
+
+
+async def in_a_pool(config: Any) -> None:
+    await asyncio.to_thread(model.batch, ["alice", "alice"], config)
+
+
+async def in_a_nested_loop(config: Any) -> None:
+    await asyncio.to_thread(lambda: asyncio.run(bare(config)))
+
+
+async def in_a_callback(config: Any) -> None:
+    done = asyncio.Event()
+    asyncio.get_running_loop().call_soon(lambda: done.set() if model.invoke("alice", config) else None)
+    await done.wait()
+
+
+WAYS = [bare, in_a_node, in_a_stream, in_events, as_completed, in_a_pool, in_a_nested_loop]
+
+
+async def awaited(way: Any) -> None:
+    async def endpoint() -> None:
+        await the_victim_uses_the_thread()
+        await way(on(THREAD))
+
+    await request("alice", endpoint)
+
+
+async def a_task_for_each_message(way: Any) -> None:
+    async def endpoint() -> None:
+        await the_victim_uses_the_thread()
+        done = asyncio.Event()
+
+        async def handle(message: dict[str, str]) -> None:
+            await way(on(message["thread_id"]))
+            done.set()
+
+        kept.append(asyncio.create_task(handle({"thread_id": THREAD})))
+        await done.wait()
+
+    kept: list[Any] = []
+    await request("alice", endpoint)
+
+
+async def after_the_response(way: Any) -> None:
+    async def later(thread_id: str) -> None:
+        await turn.wait()
+        await way(on(thread_id))
+
+    async def endpoint() -> None:
+        kept.append(asyncio.create_task(later(THREAD)))
+
+    turn = asyncio.Event()
+    kept: list[Any] = []
+    await request("alice", endpoint)
+    await the_victim_uses_the_thread()
+    turn.set()
+    await kept[0]
+
+
+@MODES
+@pytest.mark.parametrize("shape", [awaited, a_task_for_each_message, after_the_response])
+def test_a_request_on_the_thread_of_a_victim_who_has_used_it_since_it_began(shape: Any, carry: bool) -> None:
+    users: dict[str, set[str | None]] = {}
+    for way in (*WAYS, *([in_a_callback] if shape is not awaited else [])):
+        with recorded(carry=carry) as sink:
+            asyncio.run(shape(way))
+        users[way.__name__] = {row.user_id for row in sink.records if "alice" in str(row.prompt_snapshot)}
+    assert {way: found for way, found in users.items() if found != {"alice"}} == {}
+
+
+# -- what is no work of the request ------------------------------------------------------------------------------------
+
+Job = tuple[str, asyncio.Event]  # a thread's id, which is its user's name as well; and what tells that it is done
+
+
+async def serve(thread_id: str, done: asyncio.Event) -> None:
+    await model.ainvoke(thread_id, on(thread_id))
+    done.set()
+
+
+class Worker:
+    """Takes thread ids from a queue, and works on each in the loop that it was started in."""
+
+    def __init__(self) -> None:
+        self.jobs: Any = asyncio.Queue()
+        self.tasks: list[asyncio.Task[Any]] = []
+
+    def start(self) -> None:
+        self.tasks.append(asyncio.create_task(self.work()))
+
+    def put(self, job: Job | None) -> None:
+        self.jobs.put_nowait(job)
+
+    async def work(self) -> None:
+        while (job := await self.jobs.get()) is not None:
+            await serve(*job)
+
+    async def stop(self) -> None:
+        self.put(None)
+        await self.tasks[0]
+
+
+class Spawning(Worker):
+    async def work(self) -> None:
+        while (job := await self.jobs.get()) is not None:
+            self.tasks.append(asyncio.create_task(serve(*job)))
+
+
+class Dispatching(Worker):
+    """What creates the tasks stands in another function."""
+
+    async def work(self) -> None:
+        while (job := await self.jobs.get()) is not None:
+            self.dispatch(job)
+
+    def dispatch(self, job: Job) -> None:
+        self.tasks.append(asyncio.create_task(serve(*job)))
+
+
+class Streaming(Worker):
+    async def work(self) -> None:
+        while (job := await self.jobs.get()) is not None:
+            async for _ in model.astream_events(job[0], on(job[0]), version="v2"):
+                pass
+            job[1].set()
+
+
+class Grouping(Worker):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inlet, self.outlet = anyio.create_memory_object_stream[Any](10)
+
+    def put(self, job: Job | None) -> None:
+        self.inlet.send_nowait(job)
+
+    async def work(self) -> None:
+        async with self.inlet, self.outlet, anyio.create_task_group() as group:
+            async for job in self.outlet:
+                if job is None:
+                    return
+                group.start_soon(serve, *job)
+
+
+class Polling(Worker):
+    """Built of a deque and an event."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: deque[Job | None] = deque()
+        self.has_some = asyncio.Event()
+
+    def put(self, job: Job | None) -> None:
+        self.waiting.append(job)
+        self.has_some.set()
+
+    async def work(self) -> None:
+        while True:
+            await self.has_some.wait()
+            self.has_some.clear()
+            while self.waiting:
+                if (job := self.waiting.popleft()) is None:
+                    return
+                self.tasks.append(asyncio.create_task(serve(*job)))
+
+
+class Thread(Worker):
+    def __init__(self) -> None:
+        super().__init__()
+        self.jobs = queue.Queue()
+        self.loop = asyncio.get_running_loop()
+        self.thread = threading.Thread(target=contextvars.copy_context().run, args=(self.run,))
+
+    def start(self) -> None:
+        self.thread.start()
+
+    def run(self) -> None:
+        while (job := self.jobs.get()) is not None:
+            self.do(job)
+
+    def do(self, job: Job) -> None:
+        model.invoke(job[0], on(job[0]))
+        self.loop.call_soon_threadsafe(job[1].set)
+
+    async def stop(self) -> None:
+        self.put(None)
+        await asyncio.to_thread(self.thread.join)
+
+
+class ThreadOfLoops(Thread):
+    def do(self, job: Job) -> None:
+        asyncio.run(model.ainvoke(job[0], on(job[0])))
+        self.loop.call_soon_threadsafe(job[1].set)
+
+
+class ThreadThatSpawns(Thread):
+    def do(self, job: Job) -> None:
+        asyncio.run_coroutine_threadsafe(serve(*job), self.loop)
+
+
+KINDS = [Worker, Spawning, Dispatching, Streaming, Grouping, Polling, Thread, ThreadOfLoops, ThreadThatSpawns]
+CANNOT_BE_TOLD = {"Dispatching", "Streaming", "Polling", "ThreadOfLoops", "ThreadThatSpawns"}
+"""From a request's own work; there the row may have no user."""
+
+
+async def employ(kind: type[Worker], is_open: bool) -> None:
+    over, started = asyncio.Event(), asyncio.Event()
+    workers: list[Worker] = []
+
+    async def start() -> None:
+        workers.append(kind())
+        workers[0].start()
+        started.set()
+        if is_open:
+            await over.wait()
+
+    async def give(user: str) -> None:
+        amend(thread_id=user)
+        done = asyncio.Event()
+        workers[0].put((user, done))
+        await done.wait()
+
+    alices = asyncio.create_task(request("alice", start))
+    await started.wait()
+    if not is_open:
+        await alices
+    for user in ("bob", "carol", "bob"):
+        await request(user, lambda user=user: give(user))  # type: ignore[misc]
+    await workers[0].stop()
+    over.set()
+    await alices
+    await asyncio.gather(*workers[0].tasks)
+
+
+@MODES
+@pytest.mark.parametrize("is_open", [False, True], ids=["closed", "open"])
+def test_a_worker_that_a_request_has_started_works_for_the_threads_user(is_open: bool, carry: bool) -> None:
+    wrong = []
+    for kind in KINDS:
+        with recorded(carry=carry) as sink:
+            asyncio.run(employ(kind, is_open))
+        for row in sink.records:
+            right = {row.thread_id, None} if kind.__name__ in CANNOT_BE_TOLD else {row.thread_id}
+            if row.user_id not in right:
+                wrong.append((kind.__name__, row.thread_id, row.user_id))
+    assert not wrong
