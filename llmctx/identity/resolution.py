@@ -105,7 +105,7 @@ def weigh(candidates: Candidates, registry: Registry, late_s: float) -> Attribut
             is_final=False,
         )
         is_workers = candidates.inherited_by_worker is not False
-        candidates.is_in_the_dark = is_workers and is_in_the_dark()
+        candidates.is_in_the_dark = candidates.inherited_by_worker is None or (is_workers and is_in_the_dark())
         _ask_long_work(candidates, scope, late_s)
         if candidates.inherited_by_worker is False:
             candidates.is_own_work = remote.is_own_work(scope, candidates.thread_id, candidates.sent, (registry,))
