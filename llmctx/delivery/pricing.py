@@ -89,7 +89,7 @@ class Tokens(NamedTuple):
 
 TOKEN_COLUMNS: Final = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens")
 TOKEN_NOTES: Final = (CACHE_WRITTEN, CACHE_WRITTEN_1H, AUDIO_IN, AUDIO_OUT)
-"""What `Tokens.of` reads: columns of a row, and keys of its attributes."""
+"""The keys that `Tokens.from_row` reads: columns of a row, and keys of its attributes."""
 
 
 def _figure(noted: Any) -> int | None:
