@@ -126,7 +126,7 @@ class Batcher:
         return False
 
     def offer(self, record: CallRecord, room: int, packed: bytes | None = None) -> bool:
-        """Queue `record`, or what `pack_record` made of it, if no more than `room` bytes wait then, or nothing but it."""
+        """Queue `record` (or its packed form) if no more than `room` bytes wait then, or nothing but it."""
         return self.offer_row(row_of(record, packed), room)
 
     def offer_row(self, row: Row, room: int) -> bool:

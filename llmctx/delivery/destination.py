@@ -159,7 +159,7 @@ class Destination(ABC):
         """
 
     async def confirm(self, timeout_s: float) -> None:  # noqa: B027  as above
-        """Where it `confirms_later`: see whether rows are stored by now; wait for that at most `timeout_s` seconds."""
+        """See whether rows are stored by now, where it `confirms_later`; wait for that at most `timeout_s` seconds."""
 
     def detach(self) -> None:  # noqa: B027  as above
         """Forget, without using it, what belongs to an event loop that has gone, or to the parent of a fork."""

@@ -268,7 +268,7 @@ def _noted_place(connection: Connection, settings: Settings) -> Place:
 
 
 def _mend(connection: Connection, seen: Survey, say: Callable[[str], None] | None) -> None:
-    """Do what is lacking in a table whose version is noted by the host's alembic."""
+    """Add what is lacking in a table whose version is noted by the host's alembic."""
     from alembic.migration import MigrationContext
 
     from llmctx.migrate.adoption.execute import carry_out

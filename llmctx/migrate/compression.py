@@ -85,7 +85,7 @@ def _notes(connection: Connection, settings: Settings, columns: list[str]) -> li
 
 
 def compress(connection: Connection, settings: Settings) -> None:
-    """Do it. Where others hold the table, or the server refuses, it is left to the next time."""
+    """Set it. Where others hold the table, or the server refuses, it is left to the next time."""
     todo = step(connection, settings)
     connection.commit()
     if todo is not None:

@@ -1,4 +1,4 @@
-"""How far the shippers are behind: what waits in each stream, for how long, what is in hand, and what came again."""
+"""The lag of the shippers: what waits in each stream, for how long, what is in hand, and what came again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NOT_THERE: Final = (10059, 10014)
 
 @dataclass(frozen=True, slots=True)
 class StreamLag:
-    """What waits in one stream, in frames."""
+    """The lag of one stream, in frames."""
 
     stream: str
     waiting: int
@@ -37,7 +37,7 @@ class StreamLag:
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """What waits in the broker."""
+    """The lag of all streams of the broker."""
 
     transport: str
     """The broker, without passwords."""

@@ -56,7 +56,7 @@ class Step:
 
 @dataclass(slots=True)
 class Plan:
-    """What has to be done, and what cannot be."""
+    """The changes that have to be made, and those that cannot be."""
 
     steps: list[Step] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

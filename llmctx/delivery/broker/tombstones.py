@@ -1,4 +1,4 @@
-"""Who was erased while rows were under way: shippers leave out such rows, for as long as the broker keeps any.
+"""Tombstones of users erased while rows were under way: shippers leave out such rows, while the broker keeps any.
 
 A tombstone is a message in a stream of its own, which forgets it when no older frame is left. It says until when rows
 are meant: calls that are made afterwards are stored.
@@ -26,7 +26,7 @@ _IDS: Final = 2000
 
 @dataclass(frozen=True, slots=True)
 class Tombstone:
-    """Whose rows are not to be stored."""
+    """A user or session whose rows are not to be stored."""
 
     user: str | None
     session: str | None

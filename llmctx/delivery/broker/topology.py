@@ -1,4 +1,4 @@
-"""Which streams and consumers there are, and how they are configured.
+"""The streams and consumers that there are, with their configuration.
 
 Rows are spread over some streams, each led by one server of the cluster: order does not matter, for each row is stored
 once and is independent of others. No key chooses the stream, so none can be hot. `llmctx migrate --transport` makes

@@ -60,7 +60,7 @@ class _Stream:
 
 
 class Unconfirmed:
-    """What is not confirmed, by stream. Belongs to one event loop at a time."""
+    """The frames that are not confirmed, by stream. Belongs to one event loop at a time."""
 
     def __init__(self, topology: Topology, connection: BrokerConnection, max_age_s: float) -> None:
         self._topology = topology

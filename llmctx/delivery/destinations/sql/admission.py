@@ -1,4 +1,4 @@
-"""How many connections a server can spare, and the order in which the processes of a host ask for one.
+"""Admission to a server: the connections that it can spare, and the order in which processes of a host ask for one.
 
 A server has few connections, and the application needs them more than we do. So a process looks how many are left when
 it has connected: where few are, it stores its batch and goes; where many are, it keeps its connection. The processes of

@@ -1,4 +1,4 @@
-"""What a database that is not kept in UTF-8 can store: its server refuses every other character, and the row with it.
+"""Characters that a database not kept in UTF-8 can store: its server refuses every other one, and the row with it.
 
 Which characters there are is asked of the server itself, once for each encoding in a process: Python's codecs know them
 but nearly. JSON keeps the others as escapes; other texts get a question mark for each, and ids a mark made of the whole

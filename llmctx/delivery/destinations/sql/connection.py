@@ -44,7 +44,7 @@ _ROOM_EVERY_S: Final = 5.0
 
 @dataclass(slots=True)
 class Session:
-    """What is known of one of PostgreSQL's connections."""
+    """The facts about one of PostgreSQL's connections."""
 
     driver: Any  # asyncpg's
     is_pooled: bool

@@ -1,4 +1,4 @@
-"""What database it is, and what it may lose: asked when the table is looked at."""
+"""Facts about a server: which database it is, and what it may lose; asked when the table is looked at."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ALL: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of a database beside its table."""
+    """The facts about a database beside its table."""
 
     place: Place
     risks: tuple[Risk, ...] = ()

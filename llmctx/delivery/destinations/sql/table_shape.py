@@ -68,7 +68,7 @@ _OTHER_JSON: Final = frozenset(of_kind(ColumnKind.JSON)) - {"attributes"}
 
 @dataclass(frozen=True, slots=True)
 class TableShape:
-    """What the table looks like, and the insert for it. Two that are equal want the same insert."""
+    """The shape of a table, and the insert for it. Two that are equal want the same insert."""
 
     table: str
     """Its name as it stands in a statement: quoted, with the schema."""
