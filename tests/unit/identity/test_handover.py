@@ -143,3 +143,17 @@ def test_to_take_over_once_needs_a_redis() -> None:
     """Which it says, with what to do."""
     with pytest.raises(ConfigError, match="LLMCTX_REGISTRY_URL"), take_over(token(), once=True):
         pass
+
+
+def test_a_worker_that_records_nothing_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes identities over, and no CallLog has been started there: its calls would have no row."""
+    before, given = diagnostics.counts["no_call_log"], token()
+    monkeypatch.setenv("LLMCTX_HANDOVER_KEY", "a-secret-of-16-bytes")
+    handover.configure(None, "raise")
+    for _ in range(2):
+        with take_over(given) as identity:
+            assert identity == A
+    assert diagnostics.counts["no_call_log"] == before + 1
+    with CallLog(sink=MemorySink()), take_over(given):
+        pass
+    assert diagnostics.counts["no_call_log"] == before + 1
