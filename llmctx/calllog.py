@@ -201,13 +201,14 @@ class CallLog:
     def close(self, timeout: float | None = None) -> int:
         """Stop recording, wait for what is on its way, at most `timeout` seconds in all. Returns the calls left.
 
+        With `start` called several times the last `close` stops it; each waits, for a process may end behind any.
         Never raises, and leaves the pipeline's thread stopped on every way out.
         """
         return self._leave(self._for_database(timeout))
 
     def _leave(self, database_s: float) -> int:
         if not self._stop_hearing():
-            return 0
+            return self.flush(database_s) if self._started else 0
         left = 0
         try:
             left = self.flush(database_s)
@@ -218,11 +219,12 @@ class CallLog:
 
     async def aclose(self, timeout: float | None = None) -> int:  # noqa: ASYNC109  it is what close() has
         """Close as `close` does, for coroutines: wait without holding up the event loop."""
+        database_s = self._for_database(timeout)
         if not self._stop_hearing():
-            return 0
+            return await self.aflush(database_s) if self._started else 0
         left = 0
         try:
-            left = await self.aflush(self._for_database(timeout))
+            left = await self.aflush(database_s)
         finally:
             await self._worker.astop(_STOP_S)
             await self._close_others()

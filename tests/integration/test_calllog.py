@@ -67,6 +67,19 @@ async def test_nested_and_repeated_starts() -> None:
     assert len(sink.records) == 4
 
 
+async def test_each_close_waits_for_what_has_ended() -> None:
+    """A server may end its process behind the lifespan, though the call log was started at import as well."""
+    sink = MemorySink()
+    with CallLog(sink=sink) as call_log:
+        async with call_log:
+            model.invoke("one")
+        assert len(sink.records) == 1
+        with call_log:
+            model.invoke("two")
+        assert len(sink.records) == 2
+        assert call_log.start().close() == 0
+
+
 def test_started_again_after_its_end() -> None:
     """A call log may live twice; its ledger goes on."""
     sink = MemorySink()
