@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 _COLLECT_EVERY: Final = 50_000
 """Objects: those of some five thousand rows, a batch."""
-_LOOK_S: Final = 15.0
-_LOOKS: Final = 4
+_REPORT_S: Final = 60.0
 """From one line about the progress to the next."""
+_LOOKS: Final = 4
+"""At the broker, from one line to the next, where metrics want them."""
 
 
 def ship(
@@ -109,7 +110,7 @@ async def _ship_broker(settings: Settings, *, once: bool, metrics: int | None) -
     with contextlib.ExitStack() as until_end:
         if metrics is not None:
             until_end.callback(_serve(metrics, progress))
-        reporting = asyncio.create_task(progress.run())
+        reporting = asyncio.create_task(progress.run(1 if metrics is None else _LOOKS))
         until_end.callback(reporting.cancel)
         await shipper.run(_stopping(), once=once)
     return {"written": shipper.written, "refused": shipper.refused, "frames": shipper.frames, "again": shipper.again}
@@ -140,14 +141,16 @@ class _Progress:
         behind = {name: lag.sum(name) for name in ("waiting", "in_hand", "bytes")}
         return {**own, **behind, "set_aside": lag.refused, "oldest_s": lag.oldest_s}
 
-    async def run(self) -> None:
-        """Look at the broker, and say how it goes on."""
+    async def run(self, looks: int) -> None:
+        """Look at the broker so many times from one line to the next, and say how it goes on."""
         from llmctx.delivery.broker.lag import lag_of
 
-        for number in itertools.count(1):
+        if looks > 1:
             self._lag = await lag_of(self._settings)
-            await asyncio.sleep(_LOOK_S)
-            if number % _LOOKS == 0:
+        for number in itertools.count(1):
+            await asyncio.sleep(_REPORT_S / looks)
+            self._lag = await lag_of(self._settings)
+            if number % looks == 0:
                 self._report()
 
     def _report(self) -> None:

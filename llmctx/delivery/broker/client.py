@@ -83,7 +83,6 @@ class BrokerConnection:
         if self.is_open:
             return
         await self.close()
-        require_nats()
         from nats.errors import NoServersError
 
         options = await run_in_daemon_thread(self._options)  # reads files
