@@ -29,8 +29,12 @@ APPLICATIONS: Final = 12
 
 def server_cpu_s(database: Cluster) -> float:
     """The CPU of the server and of all processes that it has had."""
-    assert database._process is not None
-    server = psutil.Process(database._process.pid)
+    assert database.pid is not None
+    return cpu_s(psutil.Process(database.pid))
+
+
+def cpu_s(server: psutil.Process) -> float:
+    """The CPU of a process and of all that it has started."""
     times = [server.cpu_times()]
     used = times[0].user + times[0].system + times[0].children_user + times[0].children_system
     for child in server.children():

@@ -22,6 +22,8 @@ By = Annotated[
     str | None, typer.Option("--by", metavar="FIGURE", help="Not the last: the most cost, errors, calls, tokens or ms.")
 ]
 
+CountOnly = Annotated[bool, typer.Option("--count", help="Only how many there are.")]
+
 
 @with_filters(*USAGE_FILTERS)
 def users(
@@ -30,12 +32,16 @@ def users(
     *,
     filters: Filters,
     by: By = None,
+    count: CountOnly = False,
     before: Before = None,
     after: After = None,
     json: Json = False,
     csv: Csv = False,
 ) -> None:
     """List the users seen last, and what they cost; or those with the most of something."""
+    if count:
+        show_count("user", ctx, filters, json=json)
+        return
     show_usage("user", ctx, filters, number, by=by, json=json, csv=csv)
 
 
@@ -79,6 +85,22 @@ def show_usage(
     say_next(ctx, found)
     if rows and what == "session":
         output.say("The conversation of one: llmctx sessions ID")
+
+
+def show_count(what: Literal["session", "user"], ctx: typer.Context, filters: Filters, *, json: bool) -> None:
+    """Print how many sessions or users there were."""
+    from llmctx.storage import queries
+
+    if any(ctx.params.get(name) is not None for name in ("by", "before", "after")) or ctx.params.get("csv"):
+        raise typer.BadParameter("--count goes with filters and --json")
+    count = queries.count_sessions if what == "session" else queries.count_users
+    found = ask(ctx, lambda c, table: count(c, table, filters))
+    if json:
+        output.show_json(asdict(found))
+        return
+    output.show(f"{found.value:,}{'+' if found.capped else ''}")
+    if filters.since is None:
+        output.say(f"Of the last {queries.MOST_DAYS.days} days; --since overrides this.")
 
 
 def _show_table(what: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -93,7 +93,7 @@ def answer_of(page: queries.Page[Any], **more: Any) -> Answer:
 
 async def sessions(ask: Ask) -> Answer:
     """List the sessions used last, or of a span of time those with most of something."""
-    found = await _last_or_top(ask, queries.sessions, queries.top_sessions)
+    found = await _last_or_top(ask, queries.sessions, queries.top_sessions, queries.count_sessions)
     if not ask.access.texts or ask.view.query.get("texts") != "1":
         return found
     prompts = await queries.first_prompts(ask.connection, ask.table, found.rows, ask.filters())
@@ -105,18 +105,24 @@ async def sessions(ask: Ask) -> Answer:
 
 async def users(ask: Ask) -> Answer:
     """List the users who were there last, or of a span of time those with most of something."""
-    return await _last_or_top(ask, queries.users, queries.top_users)
+    return await _last_or_top(ask, queries.users, queries.top_users, queries.count_users)
 
 
 async def _last_or_top(
-    ask: Ask, last: Callable[..., Awaitable[queries.Page[Any]]], top: Callable[..., Awaitable[Sequence[Any]]]
+    ask: Ask,
+    last: Callable[..., Awaitable[queries.Page[Any]]],
+    top: Callable[..., Awaitable[Sequence[Any]]],
+    count_them: Callable[..., Awaitable[queries.Count]],
 ) -> Answer:
     view = ask.view
+    count = None
+    if view.query.get("count") == "1":
+        count = asdict(await count_them(ask.connection, ask.table, ask.filters()))
     if view.order is not None:
         rows = await top(ask.connection, ask.table, ask.filters(), by=view.order, limit=view.n)
-        return Answer(data=rows, rows=rows)
+        return Answer(data=rows, rows=rows, count=count)
     found = await last(ask.connection, ask.table, ask.filters(), before=view.before, after=view.after, limit=view.n)
-    return answer_of(found)
+    return answer_of(found, count=count)
 
 
 async def calls(ask: Ask) -> Answer:

@@ -22,6 +22,7 @@ from llmctx.storage.figures import has_no_tokens
 from llmctx.storage.filters import Filters
 from llmctx.storage.host_types import as_text
 from llmctx.storage.queries.aggregates import make_room
+from llmctx.storage.queries.counts import CAP, Count
 from llmctx.storage.queries.page import (
     Cursor,
     Page,
@@ -142,6 +143,23 @@ async def top_users(
 ) -> list[UserRow]:
     """Return the users with the most of `by`, of `MOST_DAYS` unless `filters` say since when."""
     return await _top(connection, table, _USERS, _bounded(filters), by, limit)
+
+
+async def count_users(
+    connection: AsyncConnection, table: sa.Table, filters: Filters | None = None, *, cap: int = CAP
+) -> Count:
+    """Return how many users there were, of `MOST_DAYS` unless `filters` say since when, counted up to `cap`.
+
+    From rows, for totals hold no user: every row of the time is read.
+    """
+    return await _count(connection, table, _USERS, _bounded(filters), cap)
+
+
+async def count_sessions(
+    connection: AsyncConnection, table: sa.Table, filters: Filters | None = None, *, cap: int = CAP
+) -> Count:
+    """Return how many sessions there were, as `count_users` does."""
+    return await _count(connection, table, _SESSIONS, _bounded(filters), cap)
 
 
 async def session_sums(
@@ -296,6 +314,16 @@ async def _top(
     most = sums.selected_columns[ORDERS[by]]
     rows = await connection.execute(sums.order_by(most.desc().nulls_last(), sa.literal_column("key")).limit(limit))
     return [_row(kind, row._mapping) for row in rows]
+
+
+async def _count(connection: AsyncConnection, table: sa.Table, kind: _Kind[R], filters: Filters, cap: int) -> Count:
+    if kind.name not in table.c:
+        return Count(0)
+    await make_room(connection)
+    own = column_expr(table, kind.name)
+    ids = sa.select(own.label("id")).where(filters.clause(table), own.is_not(None)).distinct().limit(cap + 1).subquery()
+    found = await connection.scalar(sa.select(sa.func.count()).select_from(ids)) or 0
+    return Count(min(found, cap), capped=found > cap)
 
 
 def _sums(table: sa.Table, kind: _Kind[R], where: sa.ColumnElement[bool]) -> sa.Select[Any]:

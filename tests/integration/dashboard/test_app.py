@@ -318,6 +318,11 @@ def test_how_many_there_are_is_counted_when_asked(client: Client) -> None:
             "value": 3, "capped": False, "estimated": False,
         }  # fmt: skip
         assert reader.get(path("calls", count="1")).status_code == 200
+        for page, asked in (("users", {}), ("sessions", {"since": "7d"})):
+            counted = reader.get(path(page, ".json", count="1", **asked)).json()
+            assert counted["count"]["value"] == len(counted["data"]) > 0
+            words = f"{counted['count']['value']} {page}{'' if asked else ' in the last 31 days'}"
+            assert words in reader.get(path(page, count="1", **asked)).text
 
 
 def test_calls_of_a_session_lead_to_one_another(client: Client) -> None:

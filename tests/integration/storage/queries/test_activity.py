@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -17,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from llmctx.settings import load
 from llmctx.storage import queries
 from llmctx.storage.engine import reading
-from llmctx.storage.queries import Cursor, Filters, InvalidCursor, Page
+from llmctx.storage.queries import Count, Cursor, Filters, InvalidCursor, Page
 from llmctx.storage.reflection import reflect
 from tests.kit import older
 from tests.kit.calls import NOON, TABLE, row
@@ -138,6 +139,9 @@ async def test_sessions_and_users_say_what_was_there(connection: AsyncConnection
     ]
     since = Filters(since=NOON)
     assert [one.user_id for one in await queries.top_users(connection, TABLE, since, by="cost")] == ["ada", "bob"]
+    assert await queries.count_users(connection, TABLE, since) == Count(2)
+    assert await queries.count_sessions(connection, TABLE, replace(since, user="ada")) == Count(2)
+    assert await queries.count_users(connection, TABLE, since, cap=1) == Count(1, capped=True)
     tops = await queries.top_sessions(connection, TABLE, since, by="errors", limit=1)
     assert [one.session_id for one in tops] == ["s-2"]
     said = await queries.conversation(connection, TABLE, "s-1", limit=2)
@@ -171,6 +175,7 @@ async def test_tables_of_others_have_pages_too(empty_database: str, shape: older
         async def users(**place: Any) -> Page[Any]:
             return await queries.users(opened, table, limit=1, **place)
 
+        assert await queries.count_users(opened, table, Filters(since=datetime(2020, 1, 1, tzinfo=UTC))) == Count(3)
         listed = [one for page in await walk(users, await users()) for one in page.rows]
         assert sorted(one.user_id for one in listed) == ["0", "1", "2"]
         assert sum(one.calls for one in listed) == 24
