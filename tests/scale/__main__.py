@@ -2,6 +2,9 @@
 
     python -m tests.scale [--seed 1] [--minutes 2] [--hosts 3] [--processes 4] [--transport host] [--faults NAME ...]
     python -m tests.scale --preset host64
+    python -m tests.scale --older DIR [--older-applications 1] [--older-shippers] [--newer-shippers 0] [--older-table]
+
+`--older` is for rolling upgrades: another checkout, of an older version, with the tests of this one.
 
 A seed draws the same faults in the same order each time. Says what happens, as it goes. Exit status 1 is a finding.
 """
@@ -15,14 +18,18 @@ import random
 import signal
 import sys
 import time
+from pathlib import Path
 
+from llmctx.core.record import DEFAULT_TABLE
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from tests.kit.brokers import Brokers
 from tests.kit.frames import post
 from tests.kit.networks import Networks, networks
+from tests.kit.rows import do
 from tests.kit.standby import Pair, url_of
 from tests.scale.faults import ACK_WAIT_S, FAULTS
+from tests.scale.fleet import ROOT
 from tests.scale.hosts import Host
 from tests.scale.source import Applications, Frames, Source
 from tests.scale.verdict import Verdict
@@ -40,6 +47,15 @@ _PRESETS = {
         "connections": 1,
     }
 }
+
+
+_OF_0001 = (
+    *(
+        f"ALTER TABLE {DEFAULT_TABLE} DROP COLUMN {name}"
+        for name in ("response_model", "response_id", "service_tier", "cache_write_tokens", "span_id", "cost_source")
+    ),
+    "UPDATE llmctx_alembic_version SET version_num = 'llmctx_0001'",
+)
 
 
 def main() -> int:
@@ -62,6 +78,11 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--pause-ms", type=float, default=20.0, help="between two calls of a process, or two frames")
     parser.add_argument("--connections", type=int, help="to the database: more than so many are a finding")
     parser.add_argument("--faults", nargs="*", choices=sorted(FAULTS), help="no others than these")
+    parser.add_argument("--older", type=Path, metavar="DIR", help="a checkout of an older version")
+    parser.add_argument("--older-applications", type=int, default=0, help="hosts whose applications are of that one")
+    parser.add_argument("--older-shippers", type=int, default=0, help="hosts with shippers of that one")
+    parser.add_argument("--newer-shippers", type=int, default=1, help="hosts with shippers of this one")
+    parser.add_argument("--older-table", action="store_true", help="as revision 0001 made it")
     parser.add_argument("--preset", choices=sorted(_PRESETS), help="a run by name")
     asked = parser.parse_args()
     vars(asked).update(_PRESETS.get(asked.preset, {}))
@@ -84,6 +105,8 @@ async def _rehearse(asked: argparse.Namespace) -> Verdict:
             await asyncio.to_thread(cluster.start)
         url = url_of(pair.places)
         await asyncio.to_thread(migrate.upgrade, load(database_url=url))
+        if asked.older_table:
+            await do(url, *_OF_0001)
         with contextlib.ExitStack() as until_end:
             one = await _world(asked, net, pair, cluster, url, until_end)
             try:
@@ -119,7 +142,8 @@ async def _world(
     transport = None if cluster is None else f"{cluster.url}{query}"
     book = pair.home / "book"
     hosts = []
-    for number in range(asked.hosts + (cluster is not None) if asked.processes else 1):
+    shipping = (asked.newer_shippers + asked.older_shippers) * (cluster is not None)
+    for number in range(asked.hosts + shipping if asked.processes else shipping):
         link = await net.host(servers, pair.places)
         host = Host(f"h{number}", {"LLMCTX_DATABASE_URL": url_of(link.databases)}, link)
         if transport is not None:
@@ -134,14 +158,18 @@ async def _world(
         async with post(load(database_url=url, transport=transport), ack_wait_s=ACK_WAIT_S):
             pass
     whose = ("host",) if asked.transport == "host" else ()
-    for host in [hosts[-1]] if cluster is not None else hosts if whose else []:
-        host.ships = host.run("tests.scale.ships", *whose, draw=draw, until_end=until_end)
+    for number, host in enumerate(hosts[-shipping:] if cluster is not None else hosts if whose else []):
+        root = asked.older if number < asked.older_shippers else ROOT
+        host.ships = host.run("tests.scale.ships", *whose, draw=draw, until_end=until_end, root=root)
         host.ships.begin()
     source: Source
     if asked.processes:
-        for host in hosts[: asked.hosts]:
+        for number, host in enumerate(hosts[: asked.hosts]):
             arguments = (str(book), str(asked.pause_ms / 1000), host.name, str(asked.seed))
-            host.applications = host.run("tests.scale.applications", *arguments, draw=draw, until_end=until_end)
+            root = asked.older if number < asked.older_applications else ROOT
+            host.applications = host.run(
+                "tests.scale.applications", *arguments, draw=draw, until_end=until_end, root=root
+            )
         fleets = [host.applications for host in hosts if host.applications is not None]
         source = Applications(fleets, book, asked.processes, draw)
     else:

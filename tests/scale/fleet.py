@@ -84,12 +84,17 @@ class Fleet:
 
 @contextlib.contextmanager
 def fleet(
-    module: str, *arguments: str, draw: random.Random, prefix: Sequence[str] = (), environment: Mapping[str, str]
+    module: str,
+    *arguments: str,
+    draw: random.Random,
+    prefix: Sequence[str] = (),
+    environment: Mapping[str, str],
+    root: Path = ROOT,
 ) -> Iterator[Fleet]:
-    """Run `module` with arguments, on the host of `prefix`; what is left at the end is killed."""
+    """Run `module` of the checkout `root` with arguments, on the host of `prefix`; what is left at the end is killed."""
     command = [*prefix, sys.executable, "-m", module, *arguments]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, **pipes) as process:
+    with subprocess.Popen(command, cwd=root, env={**os.environ, **environment}, **pipes) as process:
         found = Fleet(process, draw)
         try:
             yield found

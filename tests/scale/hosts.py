@@ -11,7 +11,7 @@ from typing import Final
 from tests.kit.clock import SteppedClock
 from tests.kit.networks import Link
 from tests.kit.small_disk import SmallDisk
-from tests.scale.fleet import Fleet, fleet
+from tests.scale.fleet import ROOT, Fleet, fleet
 
 _DISK_MB: Final = 64
 
@@ -46,9 +46,11 @@ class Host:
         except OSError as problem:
             self.wants["clock step"] = str(problem)
 
-    def run(self, module: str, *arguments: str, draw: random.Random, until_end: contextlib.ExitStack) -> Fleet:
-        """Begin a fleet here, of no process yet."""
+    def run(
+        self, module: str, *arguments: str, draw: random.Random, until_end: contextlib.ExitStack, root: Path = ROOT
+    ) -> Fleet:
+        """Begin a fleet here, of no process yet; of another checkout, where `root` is one."""
         prefix = () if self.link is None else self.link.prefix
         return until_end.enter_context(
-            fleet(module, *arguments, draw=draw, prefix=prefix, environment=self.environment)
+            fleet(module, *arguments, draw=draw, prefix=prefix, environment=self.environment, root=root)
         )
