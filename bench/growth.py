@@ -80,7 +80,7 @@ def verbs(ids: Ids) -> Iterator[tuple[str, Sequence[str]]]:
     yield "erase --user", ("erase", "--user", ids.user)
     yield "erase --session", ("erase", "--session", ids.session)
     yield "export --user", ("export", "--user", ids.user)
-    yield "export | head: its first thousand rows", ("export",)
+    yield "export, its first thousand rows", ("export",)
     yield "retain", ("retain",)
     yield "retain --rows 180", ("retain", "--rows", "180")
     yield "journal", ("journal",)

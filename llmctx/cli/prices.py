@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from llmctx.cli import output
-from llmctx.cli.options import Json, query, settings_of, with_filters
+from llmctx.cli.options import Json, query, settings_of, totals_used, with_filters
 
 if TYPE_CHECKING:
     from llmctx.ops.recompute import ModelPrice
@@ -23,13 +23,15 @@ def prices(ctx: typer.Context, filters: Filters, json: Json = False) -> None:
     from llmctx.ops.recompute import models
 
     price_list = Prices(settings_of(ctx).price_file)
-    rows = query(ctx, lambda connection, table: models(connection, table, price_list, filters))
+    rows, as_of = query(ctx, lambda connection, table: models(connection, table, price_list, filters))
     if json:
         output.show_json([{**asdict(one), "price": one.price and one.price._asdict()} for one in rows])
         return
     columns = [output.Column("model", cut="middle"), output.Column("provider", cut="end")]
     columns += [output.Column(title, "right") for title in ("calls", "no cost", "in $/M", "out $/M", "cached $/M")]
     output.table([*columns, output.Column("by")], (_cells(one) for one in rows), gap=1)
+    if as_of is not None:
+        output.say(totals_used(as_of))
     if any(one.price is None for one in rows):
         output.say(
             "The cost of models without a price is NULL. Put their prices, in USD per million tokens, into a file, "

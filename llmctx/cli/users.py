@@ -94,7 +94,7 @@ def show_count(what: Literal["session", "user"], ctx: typer.Context, filters: Fi
     if any(ctx.params.get(name) is not None for name in ("by", "before", "after")) or ctx.params.get("csv"):
         raise typer.BadParameter("--count goes with filters and --json")
     count = queries.count_sessions if what == "session" else queries.count_users
-    found = ask(ctx, lambda c, table: count(c, table, filters))
+    found = query(ctx, lambda c, table: count(c, table, filters))
     if json:
         output.show_json(asdict(found))
         return

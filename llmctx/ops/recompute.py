@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from llmctx.storage.filters import Filters
 from llmctx.storage.paging import iter_batches
 from llmctx.storage.reflection import attribute, column_expr, is_row, key_of, key_values, reflect
 from llmctx.storage.rollup.marks import mark
+from llmctx.storage.rollup.reading import reading_of
 
 _USED: Final = ("model", "provider", *TOKEN_COLUMNS, "service_tier", "cached", "cost_usd", "cost_source")
 _CERTAIN: Final = (CostSource.PROVIDER.value, CostSource.MANUAL.value)
@@ -39,17 +41,24 @@ class ModelPrice:
     price: Price | None
 
 
-async def models(connection: AsyncConnection, log: Table, prices: Prices, filters: Filters) -> list[ModelPrice]:
-    """Return the models of the rows, those without a price first, then by calls."""
-    model, provider = log.c.model, column_expr(log, "provider")
-    groups = [model] if "provider" not in log.c else [model, provider]
-    counted = select(model, provider, func.count(), func.count(column_expr(log, "cost_usd"))).where(filters.clause(log))
+async def models(
+    connection: AsyncConnection, log: Table, prices: Prices, filters: Filters
+) -> tuple[list[ModelPrice], datetime | None]:
+    """Return the models in use, those without a price first, then by calls; and until when totals were read."""
+    reading = await reading_of(connection, log, filters)
+    counted: Counter[tuple[str | None, str | None]] = Counter()
+    unpriced: Counter[tuple[str | None, str | None]] = Counter()
+    for part in reading.parts:
+        keys = {"model": part.column("model"), "provider": part.column("provider")}
+        for name, maker, calls, without in await connection.execute(part.summed(keys, only=("calls", "unpriced"))):
+            counted[name, maker] += int(calls)
+            unpriced[name, maker] += int(without)
     now = datetime.now(UTC)
     found = [
-        ModelPrice(name or "", maker, calls, calls - with_cost, prices.price(name, maker, now))
-        for name, maker, calls, with_cost in await connection.execute(counted.group_by(*groups))
+        ModelPrice(name or "", maker, calls, unpriced[name, maker], prices.price(name, maker, now))
+        for (name, maker), calls in counted.items()
     ]
-    return sorted(found, key=lambda one: (one.price is not None, -one.calls, one.model))
+    return sorted(found, key=lambda one: (one.price is not None, -one.calls, one.model)), reading.as_of
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from typing import Self
 
 import nats
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
@@ -66,11 +67,15 @@ async def _with(url: str, work: object) -> None:
 
 
 class FrameReader:
-    """Reads frames in a thread, keeps their rows in place of a database, and acknowledges them then."""
+    """Reads frames in a thread, keeps their rows in place of a database, and acknowledges them then.
 
-    def __init__(self, url: str) -> None:
+    With `is_away` as long as that is set none is acknowledged, as if the database were away.
+    """
+
+    def __init__(self, url: str, is_away: threading.Event | None = None) -> None:
         self._transport = parse_transport(url)
         self._stopping = threading.Event()
+        self._is_away = is_away or threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
         self.rows: list[CallRecord] = []
         self.ids: list[str] = []
@@ -92,12 +97,15 @@ class FrameReader:
 
     async def _read(self, js: JetStreamContext, stream: str) -> None:
         subscription = await js.pull_subscribe_bind(CONSUMER, stream)
+        read: list[Msg] = []
         while not self._stopping.is_set():
             try:
                 for message in await subscription.fetch(50, timeout=_FETCH_S):
                     self.ids.append((message.headers or {})["Nats-Msg-Id"])
                     self.rows += map(unpack_record, decode(message.data))
-                    await message.ack()
+                    read.append(message)
+                while read and not self._is_away.is_set():
+                    await read.pop().ack()
             except TimeoutError:  # of asyncio, or of nats, which is one
                 continue
 

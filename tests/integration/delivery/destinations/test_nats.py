@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -167,10 +168,15 @@ def test_the_broker_is_killed_with_rows_in_it(is_wiped: bool, tmp_path: Path) ->
             server.start()
             if is_wiped:
                 make_streams(url)
+            more = [] if is_wiped else [150, 151]
+            assert is_wiped or call_log.flush(LONG_S) == 0
+            for number in more:  # a frame for each stream, which is asked for the others before any is acknowledged
+                record(call_log, number)
+                assert call_log.flush(LONG_S) == 0
             with FrameReader(url) as reader:
                 wait_until(lambda: is_confirmed(call_log), "the rows to be stored", LONG_S)
-            assert call_log.stats().written == 150
-        assert reader.models == models(*range(150))
+            assert call_log.stats().written == 150 + len(more)
+        assert reader.models == models(*range(150), *more)
         if not is_wiped:
             assert len(reader.ids) == len(set(reader.ids))  # nothing that was there was published again
 
@@ -215,6 +221,31 @@ def test_a_process_that_is_killed_loses_nothing(url: str, tmp_path: Path) -> Non
     assert (
         sorted(row.status for row in {row.call_id: row for row in reader.rows}.values()) == ["lost"] * 2 + ["ok"] * 20
     )
+
+
+def test_no_journal_of_a_dead_process_waits_for_another(url: str, tmp_path: Path) -> None:
+    """All of them are published while the database has nothing of the first one yet."""
+    directory = str(tmp_path / "journals")
+    processes = [
+        lives.start(lives.KILLED, "sqlite:///none.db", LLMCTX_TRANSPORT=url, LLMCTX_JOURNAL_DIR=directory)
+        for _ in range(2)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.kill()
+        process.communicate()
+    is_away = threading.Event()
+    is_away.set()
+    with log_of(url, tmp_path) as call_log, FrameReader(url, is_away) as reader:
+        wait_until(lambda: len({row.call_id for row in reader.rows}) == 44, "the rows of all", LONG_S)
+        assert len(journals(tmp_path)) > 2
+        is_away.clear()
+        wait_until(
+            lambda: is_confirmed(call_log) and not journals_of_others(tmp_path), "the journals to be done", LONG_S
+        )
+        assert call_log.stats().adopted == 44
 
 
 def journals_of_others(tmp_path: Path) -> bool:
