@@ -50,7 +50,7 @@ async def models(
     unpriced: Counter[tuple[str | None, str | None]] = Counter()
     for part in reading.parts:
         keys = {"model": part.column("model"), "provider": part.column("provider")}
-        for name, maker, calls, without in await connection.execute(part.summed(keys, only=("calls", "unpriced"))):
+        for name, maker, calls, without in await connection.execute(part.sum_by(keys, only=("calls", "unpriced"))):
             counted[name, maker] += int(calls)
             unpriced[name, maker] += int(without)
     now = datetime.now(UTC)

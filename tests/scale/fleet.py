@@ -91,7 +91,7 @@ def fleet(
     environment: Mapping[str, str],
     root: Path = ROOT,
 ) -> Iterator[Fleet]:
-    """Run `module` of the checkout `root` with arguments, on the host of `prefix`; what is left at the end is killed."""
+    """Run `module` of the checkout `root` with arguments, on the host of `prefix`; kill what is left at the end."""
     command = [*prefix, sys.executable, "-m", module, *arguments]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, cwd=root, env={**os.environ, **environment}, **pipes) as process:
