@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from llmctx.delivery.redact.normal_form import SearchText, for_sieve
-from llmctx.delivery.redact.secret_values import DIGIT, PLACEHOLDER, WORDY, is_password, is_random, is_secret
+from llmctx.delivery.redact.secret_values import DIGIT, PLACEHOLDER, WORDY, is_password, is_random, is_secret, is_strong
 from llmctx.delivery.redact.sieve import Sieve, wider
 from llmctx.delivery.redact.text_spans import Span
 
@@ -26,7 +26,7 @@ _VALUE_OF: Final = r"\"?(?:value|val|default|content|string)[\"'\\]{0,3}+"
 _ATTRIBUTE: Final = r"(?: [a-z:]{1,20}=\"[^\"<>]{0,60}\")?"
 _IS: Final = r"[ \t]{1,4}+(?:is|was|are|ist|est|es|set to|to|lautet|je|\x80|\x80r)(?::| )"
 _TELLS: Final = r"[^\s]{0,40}(?:[^a-z\s.,;:!?]|[!?][a-z])"
-_GAP: Final = r"[\"'`]?(?:[ \t]{1,16}+|\r?\n{1,2}[ \t]{0,16}+|[ \t]\?[ \t])"
+_GAP: Final = r"[\"'`]?(?:[ \t]{0,2}[(](?=\S{16})|[ \t]{1,16}+|\r?\n{1,2}[ \t]{0,16}+|[ \t]\?[ \t])"
 _NUMBER: Final = r"\S{0,48}[0-9]"
 _TYPE: Final = r"(?:[ \t]{1,4}|[ \t]{0,4}:[ \t]{0,4})(?:&(?:'static )?)?(?:str|string|text|char|secretstr|bytes|any)(?:\[\]|\?|[ \t]\|[ \t][a-z]{4,9})?[ \t]{0,4}="
 _BLOCK: Final = (
@@ -41,11 +41,12 @@ _SIGNS: Final = (
     rf"|{_ATTRIBUTE}>(?:\s{{0,8}}<[a-z:]{{1,20}}>|<!\[cdata\[)?|</[a-z:]{{1,20}}>\s{{0,16}}+<[a-z:]{{1,20}}>))"
 )
 _PLURAL: Final = "s?[0-9]?"
-_GLUE: Final = rf"{_PLURAL}(?:{_SIGNS}|{_CLOSE}{_IS}(?={_TELLS})|(?P<gap>{_GAP})(?={_NUMBER}))"
+_OF: Final = r"(?:[ ](?:for|of|to|del?|von|vom|f\x80r|du|des|do|da)(?:[ ][a-z0-9\x80.@'-]{1,20}){1,3}?)?"  # "the password of the router is"
+_GLUE: Final = rf"{_PLURAL}(?:{_SIGNS}|{_CLOSE}{_OF}{_IS}(?={_TELLS})|(?P<gap>{_GAP})(?={_NUMBER}))"
 _VALUE: Final = (
     rf"{_WS}(?P<open>[\"'`\\* ]{{0,6}}+)(?:(?<=\")(?P<quoted>[^\"\n\\]{{4,512}}+)(?=[\\ ]{{0,4}}\")"
     rf"|(?<=')(?P<single>[^'\n\\]{{4,512}}+)(?=[\\ ]{{0,4}}')"
-    rf"|(?P<bare>[^\s\"'`\\,;&<>(){{}}\[\]|\x80-\xff]{{4,4096}}+))(?P<behind>.?)"
+    rf"|(?P<bare>[^\s\"'`\\,;&<>(){{}}\[\]|\x81-\xff]{{4,4096}}+))(?P<behind>.?)"
 )
 
 
@@ -55,7 +56,7 @@ _ASSIGNED: Final = re.compile(f"{_GLUE}{_VALUE}".encode("latin-1"))
 
 def _heads(ends: Iterable[str]) -> str:
     """Return the sieve's pattern for names that end so."""
-    glue = f"{wider(_SIGNS)}|{wider(_CLOSE + _IS)}|[\"'`]?[ \\t\\r\\n?]+[^ \\t\\r\\n]*[0-9]"
+    glue = f"{wider(_SIGNS)}|{wider(_CLOSE + _IS)}|[ ](?:for|of|to|del?|von|vom|f\x02r|du|des|do|da)[ ]|[\"'`]?[ \\t\\r\\n?(]+[^ \\t\\r\\n]*[0-9]"
     return f"(?:{'|'.join(map(wider, ends))}){_PLURAL}(?:{glue})"
 
 
@@ -218,11 +219,6 @@ def _is_key(name: bytes, value: bytes, quoted: bool, behind: bytes) -> bool:
     )
 
 
-def _is_mixed(value: bytes) -> bool:
-    """Return True for letters of both cases and digits, which no word of a sentence has."""
-    return is_random(value, 10) and value.isalnum() and not value.islower() and not value.isupper()
-
-
 def _is_behind_gap(name: bytes, word: bytes, value: bytes, quoted: bool, kind: str) -> bool:
     """Nothing but blanks stands between: a command line, a `.netrc`, or a word that is no name at all."""
     if _FLAG.search(name[: -len(word)] + word):
@@ -232,7 +228,7 @@ def _is_behind_gap(name: bytes, word: bytes, value: bytes, quoted: bool, kind: s
             and (kind != "api_key" or word != b"key" or is_secret(value, True, b""))
         )
     if kind == "password":
-        return is_password(value, True, b"") and (_LOGIN.search(name) is not None or _is_mixed(value))
+        return is_password(value, True, b"") and (_LOGIN.search(name) is not None or is_strong(value))
     if word == b"auth" or (word == b"key" and not _KEY_OF.search(name)):
         return False
     if _SET.search(name):

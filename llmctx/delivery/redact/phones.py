@@ -20,7 +20,7 @@ _REGIONS: Final = (  # whose numbers begin with 0
 _NOT_DIGIT: Final = bytes(c for c in range(256) if not 0x30 <= c <= 0x39)
 
 _STRONG: Final = (
-    rb"t[e\x80]l(?:[e\x80]?(?:ph|f)on[a-z]{0,3}|efoon|epon|p|em\x80vel|efonnummer)?|[a-z]{0,12}phones?|mob(?:il[a-z]?|ile)?|m\x80vil|cell(?:phone|ular[ei]?)?"
+    rb"t[e\x80]l(?:[e\x80]?(?:ph|f)on[a-z]{0,3}|efoon|epon|p|em\x80vel|efonnummer)?|[a-z]{0,12}phones?(?:numbers?|nr|num)?|(?:mobile|cell|contact|fax)(?:number|num|no)|mob(?:il[a-z]?|ile)?|m\x80vil|cell(?:phone|ular[ei]?)?"
     rb"|handy|fax|whatsapp|wechat|viber|sms|hotline|celular|telefax|fon|ph|n[u\x80]m(?:e|\x80)ro|tlf|gsm|natel|puhelin|mobitel|nomor"
     rb"|kom\x80rk[a-z\x80]{1,5}|(?:handy|mobil|ruf|phone|mobiel|telefoon|telefon|puhelin|fax|festnetz)[a-z]{0,3}numm?er[oa]?|contacto?|kontakt|helpline|ll[a\x80]m[ae]n?me|\x80i\x80n tho\x80i"
 )
@@ -36,7 +36,7 @@ _CUE_BEYOND: Final = re.compile(
 )
 _BETWEEN: Final = (
     rb"(?:[^a-z0-9]|(?<![a-z])(?:no|nr|num|number|numbers|num\x80ro|is|was|are|at|on|me|us|him|her|them|home|work|office"
-    rb"|cell|mobile|direct|line|new|my|the|our|to|or|and|value|string|phone|tel|fax|text|de|ist|est|es|m|t|nummer|numero"
+    rb"|cell|mobile|direct|line|new|my|the|our|to|or|and|value|string|phone|tel|fax|text|de|ist|est|es|m|s|t|nummer|numero"
     rb"|mich|an|uns|unter|auf|le|au|al|moi|nous|sur|mi|il|lo|op|til|pod|n|e|o|hp|saya|\x80)(?![a-z]))"
 )
 _CUE: Final = re.compile(
@@ -188,7 +188,8 @@ def is_written_as_one(number: bytes) -> bool:
     if _ABROAD.match(number):
         return _is_valid_abroad(number.translate(None, _NOT_DIGIT)[2:].decode())
     if _AMERICAN.fullmatch(number):
-        return is_valid(number.translate(None, _NOT_DIGIT).decode(), "US") or _SERVICE.fullmatch(number) is not None
+        digits = number.translate(None, _NOT_DIGIT).decode()
+        return is_valid(digits, "US") or is_valid(digits, "CA") or _SERVICE.fullmatch(number) is not None
     if _ANY_FORM.fullmatch(number) is None or _DATE.fullmatch(number):
         return False
     digits = number.translate(None, _NOT_DIGIT).decode()

@@ -35,7 +35,8 @@ PLACEHOLDER: Final = re.compile(
 _UPPER: Final = re.compile(rb"[A-Z]")
 _LOWER: Final = re.compile(rb"[a-z]")
 DIGIT: Final = re.compile(rb"[0-9]")
-_SPECIAL: Final = re.compile(rb"[^A-Za-z0-9_.\s/-]")
+_SPECIAL: Final = re.compile(rb"[^A-Za-z0-9_.\s/\x80-]")
+_SIGN: Final = re.compile(rb"[!#$%^&*@?~]|[a-z][_-]?[A-Z]|[0-9][A-Za-z]|[a-z][0-9]+[^a-z0-9]")
 _TIME: Final = re.compile(rb"\d{4}-\d\d-\d\d(?:[T ][0-9:.+Z-]*)?|[0-9.,:/+-]{1,40}(?:[a-zA-Z%]{1,3})?")
 
 
@@ -85,4 +86,17 @@ def is_password(value: bytes, quoted: bool, behind: bytes) -> bool:
         or DIGIT.search(value) is not None
         or (_SPECIAL.search(value) is not None and len(value) >= 6)
         or (len(value) >= 8 and _UPPER.search(value[1:]) is not None and _LOWER.search(value) is not None)
+    )
+
+
+def is_strong(value: bytes) -> bool:
+    """Return True for what is a password by its look, as no word of a sentence is: signs of several kinds."""
+    return (
+        len(value) >= 8
+        and DIGIT.search(value) is not None
+        and _LOWER.search(value) is not None
+        and _SIGN.search(value) is not None
+        and (_UPPER.search(value) is not None or _SPECIAL.search(value) is not None)
+        and WORDY.fullmatch(value) is None
+        and not _is_innocent(value)
     )
