@@ -149,7 +149,7 @@ class _Token(NamedTuple):
     span: Span | None
 
 
-def _checked(token: str | None, once: bool) -> _Token | InvalidToken:
+def _checked(token: str | bytes | None, once: bool) -> _Token | InvalidToken:
     """Return what `token` says, or why it says nothing."""
     is_first = not keys()  # a CallLog that has been started has configured them
     try:
@@ -160,7 +160,8 @@ def _checked(token: str | None, once: bool) -> _Token | InvalidToken:
             from llmctx.identity.registry.single_use import redeem  # late: it may load redis
 
             # without the signature, which can be spelled in several ways
-            redeem(token.rpartition(".")[0], said.expires - time.time())
+            text = token.decode() if isinstance(token, bytes) else token  # as a queue may hand it out
+            redeem(text.rpartition(".")[0], said.expires - time.time())
     except InvalidToken as problem:
         return problem
     return said
@@ -171,10 +172,10 @@ def read(token: str | None) -> CallContext:
     return _read(token).identity
 
 
-def _read(token: str | None) -> _Token:
+def _read(token: str | bytes | None) -> _Token:
     from itsdangerous import BadData
 
-    if not token:
+    if not isinstance(token, (str, bytes)) or not token:
         raise InvalidToken("There is no token. Call hand_over() where the job is created.")
     serializer = _serializer()
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -58,6 +59,17 @@ def test_a_forged_token_is_refused() -> None:
     for forged in (real[:-1], "x" + real, real.swapcase(), "", "."):
         with pytest.raises(InvalidToken), take_over(forged):
             pass
+
+
+class Raising:
+    def __bool__(self) -> bool:
+        raise RuntimeError("do not touch")
+
+
+@pytest.mark.parametrize("token", [5, True, [], {"a": 1}, object(), Raising()], ids=lambda token: type(token).__name__)
+def test_what_is_no_text_is_no_token(token: Any) -> None:
+    with pytest.raises(InvalidToken), take_over(token):
+        pass
 
 
 def test_an_expired_token_is_refused() -> None:
