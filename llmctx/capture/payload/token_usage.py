@@ -208,6 +208,8 @@ def reconcile(usage: Usage) -> tuple[Usage, dict[str, int]]:
                     break
             else:
                 dropped["completion_tokens"], completion = completion, None
+    elif total is not None and total < max(prompt or 0, completion or 0):  # the other one is no number that could be
+        dropped["total_tokens"], total = total, None
     if prompt is not None and (cached or 0) + (written or 0) > prompt:
         dropped.update(_columns(cached_tokens=cached, cache_write_tokens=written))
         usage = usage._replace(cached=None, cache_written=None, cache_written_1h=None)

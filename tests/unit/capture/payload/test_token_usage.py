@@ -173,6 +173,7 @@ def test_details_that_langchain_did_not_add_up_are_added_up() -> None:
         ((29, 6, 35, 157, None, 0), (29, 6, 35, None, None, 0), {"cached_tokens": 157}),
         ((10, 5, 15, 6, 6, None), (10, 5, 15, None, None, None), {"cached_tokens": 6, "cache_write_tokens": 6}),
         ((10, 5, 15, None, None, 9), (10, 5, 15, None, None, None), {"reasoning_tokens": 9}),
+        ((-1, 5, 4, None, None, None), (None, 5, None, None, None, None), {"total_tokens": 4}),
     ],
 )
 def test_figures_do_not_contradict_each_other(given: Any, expected: Any, noted: dict[str, int]) -> None:
