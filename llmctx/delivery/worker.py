@@ -344,7 +344,8 @@ class Worker:
         if self._sink.open():
             self._mark = self._sink.mark
             if self.open_calls is not None:
-                for call in self.open_calls.under_way():
+                # first what is open: a call that ends meanwhile is in the queue by then
+                for call in (*self.open_calls.under_way(), *self._queue):
                     self._mark(call)
         return self._sink
 
