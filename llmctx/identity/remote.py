@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeGuard
 
+from llmctx.identity.await_graph import is_part_of
 from llmctx.identity.registry.base import ELSEWHERE, Entry, Registry, SharedRegistry, mark_unreliable, unregistered
 from llmctx.identity.scope import CallContext, Scope
-from llmctx.identity.spawned_work import works_for
 
 
 def is_shared(registry: Registry) -> TypeGuard[SharedRegistry]:
@@ -34,7 +34,7 @@ def is_own_work(scope: Scope, thread_id: str | None, sent: CallContext, registri
         return True  # it has nothing to say
     if sent.user_id is not None and sent.agrees(scope.identity):
         return True  # the call's own metadata says the same
-    return works_for(scope, thread_id, is_final=False)
+    return is_part_of(scope) if scope.is_open else False
 
 
 def is_inherited_by_worker(
