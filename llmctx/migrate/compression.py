@@ -80,7 +80,7 @@ def _notes(connection: Connection, settings: Settings, columns: list[str]) -> li
     if note is None:
         return []
     facts = facts_in(note.says)
-    facts["compressed"] = sorted({*facts["compressed"], *columns})
+    facts["compressed"] = sorted({*facts.get("compressed", ()), *columns})
     return [note_facts(note.name, note.attname, facts)]
 
 

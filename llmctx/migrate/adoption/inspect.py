@@ -98,7 +98,8 @@ def facts_in(comment: str | None) -> dict[str, list[str]]:
         facts = json.loads((comment or "")[len(MARK) :] or "{}")
     except ValueError:  # more was written into it
         facts = {}
-    return {kind: facts.get(kind, []) for kind in ("compressed", "defaults", "nullable")}
+    known = {kind: facts.get(kind, []) for kind in ("defaults", "nullable")}
+    return known | ({"compressed": facts["compressed"]} if facts.get("compressed") else {})
 
 
 _TABLE: Final = """

@@ -61,11 +61,12 @@ def _owned(table: ExistingTable, steps: list[Step], notes: list[str], dropped: C
 
 
 def _compress_as_before(table: ExistingTable) -> Iterator[Step]:
-    names = [name for name in table.facts["compressed"] if name in table.columns]
+    names = [name for name in table.facts.get("compressed", ()) if name in table.columns]
     if names:
         back = ", ".join(f"ALTER COLUMN {quote(name)} SET COMPRESSION default" for name in names)
         statements = [f"ALTER TABLE {one} {back}" for one in (table.sql, *table.partitions)]
-        done = note_facts(table.sql, _marked(table)[0], {**table.facts, "compressed": []})
+        left = {kind: its for kind, its in table.facts.items() if kind != "compressed"}
+        done = note_facts(table.sql, _marked(table)[0], left)
         yield Step(
             "compress new texts as before; rows that are there stay as they are", (*statements, done), "a moment"
         )

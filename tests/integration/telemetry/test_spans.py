@@ -216,9 +216,9 @@ def test_a_row_that_is_made_twice_has_one_span(exporter: InMemorySpanExporter) -
         pipeline, made = call_log._worker.pipeline, []
         record = pipeline._record
 
-        def twice(call: Any) -> Any:
-            made.append(record(call))
-            made.append(record(call))
+        def twice(call: Any, **given: Any) -> Any:
+            made.append(record(call, **given))
+            made.append(record(call, **given))
             return made[-1]
 
         pipeline._record = twice  # type: ignore[method-assign]  # as after the thread's death
