@@ -75,7 +75,12 @@ SURROUNDING: Final = {
         "CallLog.__aexit__",
     },
     "delivery/worker.py": {"Worker.astop", "Worker.wait_until_ready"},
-    "middleware.py": {"ContextMiddleware.__init__", "ContextMiddleware.__call__", "ContextMiddleware._ask"},
+    "middleware.py": {
+        "ContextMiddleware.__init__",
+        "ContextMiddleware.__call__",
+        "ContextMiddleware._ask",
+        "_following.<locals>.receive_as_newest",
+    },
     "capture/handler.py": {"CallLogHandler.ignore_chain"},
     "capture/run_inline.py": {"_is_inline"},
     "capture/run_managers.py": {
