@@ -26,7 +26,7 @@ from types import FrameType
 from typing import Any, Final
 
 from llmctx.identity.blocked_threads import RUN_JOB, Job, blocked_on, job_of
-from llmctx.identity.eager_start import eager_start
+from llmctx.identity.eager_start import starter_of, will_be_awaited
 from llmctx.identity.present_scope import is_answered_here
 from llmctx.identity.scope import Scope
 
@@ -99,9 +99,9 @@ def is_unawaited(work: object) -> bool:
     already. Of a task: whether it is being started eagerly, or its loop runs in such a job, or for one.
     """
     if isinstance(work, asyncio.Task):
-        start = eager_start(work)
-        if start is not None:
-            return not start.is_awaited
+        is_awaited = will_be_awaited(work)
+        if is_awaited is not None:
+            return not is_awaited
         return any(isinstance(one, concurrent.futures.Future) and is_unawaited(one) for one in _waiting(work))
     if isinstance(work, asyncio.Future):
         return all(_only_cancels(callback) for callback, _ in _callbacks(work))
@@ -176,9 +176,8 @@ def _waiters_of(one: object, in_threads: bool) -> Iterator[object]:
     if isinstance(one, asyncio.Future):
         for callback, _ in getattr(one, "_callbacks", None) or ():
             yield from _targets_of(callback)
-        start = eager_start(one) if isinstance(one, asyncio.Task) else None
-        if start is not None and start.is_awaited and start.starter is not None:
-            yield start.starter
+        if isinstance(one, asyncio.Task) and will_be_awaited(one) and (starter := starter_of(one)) is not None:
+            yield starter
     elif isinstance(one, concurrent.futures.Future):
         told = [list(_targets_of(callback)) for callback, _ in _callbacks(one)]
         for waiting in told:

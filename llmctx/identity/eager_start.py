@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from types import CodeType, FrameType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 _MAKERS: Final[tuple[CodeType, ...]] = tuple(
     made.__code__
@@ -23,37 +23,37 @@ _LIBRARIES: Final = frozenset({"anyio", "langchain_core", "langgraph"})
 """They wait for each task that they start."""
 
 
-class EagerStart(NamedTuple):
-    """A task whose first step runs."""
+def will_be_awaited(task: asyncio.Task[Any]) -> bool | None:
+    """Return whether the code that starts `task` here and now is certain to wait for it; None if none does so."""
+    frame = _maker_of(task)
+    if frame is None:
+        return None
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__"))
+        if not module.startswith(("asyncio.", "llmctx.")):
+            return module.partition(".")[0] in _LIBRARIES
+        if frame.f_code.co_name in _AWAITING or module == _GROUPS:
+            return True
+        frame = frame.f_back
+    return False
 
-    starter: asyncio.Task[Any] | None
-    """The task in whose step it was made; None if that was no task."""
-    is_awaited: bool
-    """Whether it is certain that the starter will wait for it."""
+
+def starter_of(task: asyncio.Task[Any]) -> asyncio.Task[Any] | None:
+    """Return the task in whose step `task` is started here and now; None if that is no task, or none does so."""
+    frame = _maker_of(task)
+    if frame is None:
+        return None
+    running = {id(found): one for one in asyncio.all_tasks() if (found := _running_frame(one)) is not None}
+    while frame is not None and id(frame) not in running:
+        frame = frame.f_back
+    return None if frame is None else running[id(frame)]
 
 
-def eager_start(task: asyncio.Task[Any]) -> EagerStart | None:
-    """Return how `task`, which runs here, is being started; None if it is not in the first step of an eager start."""
+def _maker_of(task: asyncio.Task[Any]) -> FrameType | None:
+    """Return the frame that makes `task`, if it runs its first step in there."""
     first = _running_frame(task)
     maker = None if first is None else first.f_back
-    if maker is None or maker.f_code not in _MAKERS:
-        return None
-    below = {id(_running_frame(other)): other for other in asyncio.all_tasks() if other is not task}
-    below.pop(id(None), None)
-    is_awaited, is_asked = False, True
-    frame: FrameType | None = maker
-    while frame is not None and id(frame) not in below:
-        if is_asked:
-            module = str(frame.f_globals.get("__name__"))
-            is_asked = module.startswith(("asyncio.", "llmctx."))
-            is_awaited = (
-                frame.f_code.co_name in _AWAITING or module == _GROUPS
-                if is_asked
-                else module.partition(".")[0] in _LIBRARIES
-            )
-            is_asked = is_asked and not is_awaited
-        frame = frame.f_back
-    return EagerStart(None if frame is None else below[id(frame)], is_awaited)
+    return None if maker is None or maker.f_code not in _MAKERS else maker
 
 
 def _running_frame(task: asyncio.Task[Any]) -> FrameType | None:

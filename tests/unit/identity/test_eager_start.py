@@ -17,7 +17,7 @@ from llmctx.core.record import Status
 from llmctx.delivery.memory_sink import MemorySink
 from llmctx.graph import wrap_graph
 from llmctx.identity.await_graph import awaiting_task, is_part_of, is_unawaited
-from llmctx.identity.eager_start import eager_start
+from llmctx.identity.eager_start import starter_of, will_be_awaited
 from llmctx.identity.scope import current_scope
 
 MAKES_EAGER: Any = getattr(asyncio, "eager_task_factory", None)
@@ -88,13 +88,13 @@ def test_a_task_that_may_be_a_worker() -> None:
 
 
 async def test_a_task_that_is_scheduled_is_not_started_eagerly() -> None:
-    async def looked() -> object:
+    async def looked() -> tuple[object, object]:
         current = asyncio.current_task()
         assert current is not None
-        return eager_start(current)
+        return will_be_awaited(current), starter_of(current)
 
-    assert await asyncio.create_task(looked()) is None
-    assert await looked() is None
+    assert await asyncio.create_task(looked()) == (None, None)
+    assert await looked() == (None, None)
 
 
 async def test_nodes_on_one_thread() -> None:
