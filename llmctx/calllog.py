@@ -31,7 +31,7 @@ from llmctx.core.urls import shown_url
 from llmctx.delivery.caching_redactor import redactor_of
 from llmctx.delivery.destination import Destination
 from llmctx.delivery.destinations import check_packages, default_destination
-from llmctx.delivery.ledger import Stats, compute_figures, compute_stats, log_if_wrong
+from llmctx.delivery.ledger import Stats, compute_figures, compute_stats, count_left, log_if_wrong
 from llmctx.delivery.pipeline import Pipeline
 from llmctx.delivery.redact import Redactor
 from llmctx.delivery.sink import RecordingSink, Sink, recording_sink
@@ -286,12 +286,8 @@ class CallLog:
     @harmless("close_failed", otherwise=lambda self, left: left)
     def _closed(self, left: int) -> int:
         self.observer.look()
-        if not left:
-            return 0
-        lost = left if (sink := self._worker.sink) is None else min(left, sink.perishable)
-        kept = f": {lost} are lost with this process, the next one writes the others"
-        kept = "" if lost == left else kept if lost else " yet: the next process writes them"
-        diagnostics.count("closed_with_rows_left", "closed, and %d calls have not reached the database%s", left, kept)
+        if left:
+            count_left(self._worker, left)
         return left
 
     def __enter__(self) -> Self:

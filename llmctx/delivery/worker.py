@@ -23,6 +23,7 @@ from llmctx.core.guard import harmless
 from llmctx.core.locks import RecoverableLock
 from llmctx.core.process import is_left_alone
 from llmctx.core.threads import PIPELINE, DaemonThread, daemon_thread, outside_loop
+from llmctx.delivery.lasting_task import LastingTask
 from llmctx.delivery.linger import Linger
 from llmctx.delivery.pipeline import CHUNK, Pipeline
 from llmctx.delivery.sink import RecordingSink
@@ -286,8 +287,9 @@ class Worker:
         self.pipeline.recover()
         sink, self._loop = self._open_sink(), asyncio.get_running_loop()
         self._loop.set_exception_handler(diagnostics.count_loop_failure)
-        background = asyncio.create_task(sink.run(), name="llmctx-sink")
-        talking = None if self._shared is None else asyncio.create_task(self._shared.run(), name="llmctx-registry")
+        lasting = [LastingTask("writer", sink.run, "llmctx-sink")]
+        if self._shared is not None:
+            lasting.append(LastingTask("registry", self._shared.run, "llmctx-registry"))
         self._ready.set()
         begun.set()
         next_ledger, next_look, is_up_to_date = time.monotonic() + _LEDGER_S, 0.0, True
@@ -306,19 +308,13 @@ class Worker:
                     next_ledger += _LEDGER_S
                     if self.on_ledger is not None:
                         outside_loop(self.on_ledger)()
-                if background.done():
-                    self._report(background, "writer")
-                    background = asyncio.create_task(sink.run(), name="llmctx-sink")
-                if talking is not None and self._shared is not None and talking.done():
-                    self._report(talking, "registry")
-                    talking = asyncio.create_task(self._shared.run(), name="llmctx-registry")
+                for task in lasting:
+                    task.look()
         finally:
             if self._stopping:
                 self._close_sink(sink)
-            for task in filter(None, (background, talking)):
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await task
+            for task in lasting:
+                await task.cancel()
             if self._shared is not None:
                 await self._shared.aclose()
 
@@ -332,7 +328,7 @@ class Worker:
             if self.open_calls is not None:
                 outside_loop(self.open_calls.close)()
             while not await self.pipeline.process(sink):
-                continue
+                pass
             await sink.drain(self._settings.shutdown_timeout_s)
             self._stopping = True
 
@@ -369,11 +365,6 @@ class Worker:
             if self._queue.overloaded or self._linger.is_over(len(self._queue)):
                 break
         self._linger.end(len(self._queue))
-
-    @staticmethod
-    def _report(task: asyncio.Task[None], what: str) -> None:
-        problem = None if task.cancelled() else task.exception()
-        diagnostics.count(f"{what}_died", "the %s stopped and is restarted", what, exc=problem)
 
     async def _rest(self) -> None:
         """Sleep until a call comes, or until it is time to look after the open ones."""
