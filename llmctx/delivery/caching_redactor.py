@@ -76,14 +76,14 @@ class CachingRedactor(Redactor):
             for name, item in value.items()
         }
 
-    def knows(self, text: str) -> bool:
+    def is_known_clean(self, text: str) -> bool:
         """Return whether `text` is clean, and was searched at least twice."""
         mark = _mark(text)
         digest = self._latest.get(mark) or self._before.get(mark)
         return bool(digest) and digest == self._digest(text)
 
     def _asked(self, item: Any) -> Any:
-        if type(item) is dict and type(text := item.get("content")) is str and text and self.knows(text):
+        if type(item) is dict and type(text := item.get("content")) is str and text and self.is_known_clean(text):
             return {**item, "content": ""}
         return item
 

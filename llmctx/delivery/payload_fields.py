@@ -91,7 +91,7 @@ def fields_of(
         redactor: Sees everything that goes into a snapshot before it is cut to size, the error's words, and tags.
         shared_by: Of how many calls the answer's tokens and cost are the sum. Of several, they are no one's.
 
-    Raises `Withheld` if the redactor failed.
+    Raises `RedactionFailed` if the redactor failed.
     """
     metadata, params = metadata or {}, params or {}
     settings = _settings(params) if params else _NOWHERE
@@ -265,7 +265,7 @@ def money_of(value: Any) -> Decimal | None:
 def snapshot_of(kept: Any, limit: int, redactor: Redactor | None, lost: list[object]) -> str:
     """Return what was kept of a text or structure as bounded JSON, redacted; add what is missing to `lost`.
 
-    Raises `Withheld`.
+    Raises `RedactionFailed`.
     """
     return to_json_text(kept if redactor is None else redactor.redact_tree(kept), limit, lost)
 
@@ -332,7 +332,7 @@ def error_fields(
 ) -> dict[str, str | None]:
     """Return error_code and error_message of the row; add to `cleaned` those that are cut or replaced.
 
-    Raises `Withheld` if the redactor failed.
+    Raises `RedactionFailed` if the redactor failed.
     """
     code, kind, message = failure.code, failure.kind, failure.message
     if failure.body and not message:

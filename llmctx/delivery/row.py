@@ -23,7 +23,7 @@ from llmctx.core.record import CLEANED, SPECS, CallRecord, Status, UsageSource, 
 from llmctx.delivery.agent_name import agent_name, names_around, word_of
 from llmctx.delivery.journal.frames import as_json
 from llmctx.delivery.payload_fields import MODEL_NAMES, fields_of, model_asked_for, snapshot_of
-from llmctx.delivery.redact import Redactor, Withheld
+from llmctx.delivery.redact import RedactionFailed, Redactor
 from llmctx.identity.explanation import KEY as EVIDENCE
 from llmctx.identity.explanation import explanation
 from llmctx.identity.scope import ID_FIELDS, CallContext
@@ -57,7 +57,7 @@ def record_of(call: OpenCall, texts: Texts) -> CallRecord:
         return _record_of(call, Texts("none", texts.limit, withheld="a redaction made this call"))
     try:
         return _record_of(call, texts)
-    except Withheld:
+    except RedactionFailed:
         return _record_of(call, Texts("none", texts.limit, withheld="a redaction failed"))
 
 

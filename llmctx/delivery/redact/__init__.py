@@ -4,7 +4,7 @@ A rule is a file named for what it finds: `secrets.py` and the files that it lis
 it lists for personal data. `redactor.py` applies them all to texts, parts of texts and whole structures.
 """
 
-from llmctx.delivery.redact.custom import Withheld
+from llmctx.delivery.redact.custom import RedactionFailed
 from llmctx.delivery.redact.redactor import EDGE, KINDS, Redactor
 
-__all__ = ["EDGE", "KINDS", "Redactor", "Withheld"]
+__all__ = ["EDGE", "KINDS", "RedactionFailed", "Redactor"]

@@ -11,7 +11,7 @@ from typing import Final
 
 from llmctx.delivery.redact.normal_form import SearchText
 from llmctx.delivery.redact.secret_values import PLACEHOLDER, is_password, is_random
-from llmctx.delivery.redact.sieve import wider
+from llmctx.delivery.redact.sieve import widen
 from llmctx.delivery.redact.text_spans import Span
 
 _LINE: Final = 200  # characters of a line that are looked at
@@ -82,15 +82,15 @@ _FORMS: Final = tuple(  # each begins with its mark
 
 
 class CommandLines:
-    """Finds what command lines hold, as kinds password, token and api_key."""
+    """Find passwords in command lines, as kinds password, token and api_key."""
 
     def __init__(self, kinds: frozenset[str]) -> None:
         self._forms = [entry for entry in _FORMS if entry[1] in kinds]
         self._passwords = "password" in kinds
-        heads = [wider(pattern.pattern) for _, _, pattern, _ in self._forms]
+        heads = [widen(pattern.pattern) for _, _, pattern, _ in self._forms]
         if self._passwords:
             heads += [
-                f"(?:{wider(programs)})[^\\n|;]*[-/]{name}{_BLANK if gap else ''}"
+                f"(?:{widen(programs)})[^\\n|;]*[-/]{name}{_BLANK if gap else ''}"
                 for (name, gap), programs in _PROGRAMS.items()
             ]
         self.heads = ["|".join(heads)]

@@ -12,7 +12,7 @@ from typing import Final
 
 from llmctx.delivery.redact.normal_form import SearchText
 from llmctx.delivery.redact.secret_values import DIGIT, PLACEHOLDER, is_password, is_random, is_secret
-from llmctx.delivery.redact.sieve import wider
+from llmctx.delivery.redact.sieve import widen
 from llmctx.delivery.redact.text_spans import Span
 
 
@@ -145,7 +145,7 @@ _SAID: Final = re.compile(
 
 
 class CredentialFormats:
-    """Finds what stands in such forms, as kinds api_key, token and password."""
+    """Find secrets in such formats, as kinds api_key, token and password."""
 
     def __init__(self, kinds: frozenset[str]) -> None:
         self._forms = [
@@ -155,9 +155,9 @@ class CredentialFormats:
         self._passwords = "password" in kinds
         self._tokens = "token" in kinds
         self.heads = {
-            "raw": [wider(pattern.pattern) for pattern in (_USERINFO, _LONE)],
-            "low": ["|".join(wider(pattern.pattern) for _, kind, pattern, _ in _FORMS if kind in kinds)],
-            "text": [wider(_SAID.pattern)],
+            "raw": [widen(pattern.pattern) for pattern in (_USERINFO, _LONE)],
+            "low": ["|".join(widen(pattern.pattern) for _, kind, pattern, _ in _FORMS if kind in kinds)],
+            "text": [widen(_SAID.pattern)],
         }
 
     def find(self, view: SearchText, spans: list[Span]) -> None:

@@ -33,8 +33,8 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _REMEDY: Final = 'Write it so that it can match in one way only, or pip install "llmctx[patterns]"'
 
 
-class Withheld(Exception):
-    """A text could not be redacted, so nobody may keep it. Store the row without its texts."""
+class RedactionFailed(Exception):
+    """A text could not be redacted, so it may not be stored. Store the row without its texts."""
 
 
 class OwnPattern:
@@ -87,11 +87,11 @@ class OwnFunction:
         self._function = function
         self._deadline_s = deadline_s
         self._hangs = False
-        self._mine = threading.local()  # a thread of its own for each thread that asks: nobody waits for others
+        self._mine = threading.local()  # one thread for each calling thread: callers do not wait for each other
 
     def __call__(self, text: str) -> str:
         if self._hangs:
-            raise Withheld
+            raise RedactionFailed
         jobs, pid = getattr(self._mine, "jobs", (None, 0))
         if jobs is None or pid != os.getpid():  # threads do not survive a fork
             jobs = queue.SimpleQueue()
@@ -109,16 +109,16 @@ class OwnFunction:
                 self._function,
                 self._deadline_s,
             )
-            raise Withheld from None
+            raise RedactionFailed from None
         if type(found) is not str:
-            # not the exception itself: it may quote the text that nobody was to see
+            # not the exception itself: it may quote the text that must not be seen
             diagnostics.count(
                 "redaction_failed",
                 "%r did not redact (%s): a row is stored without texts",
                 self._function,
                 type(found).__name__,
             )
-            raise Withheld from None
+            raise RedactionFailed from None
         return found
 
 
@@ -128,6 +128,6 @@ def _work(function: Function, jobs: queue.SimpleQueue[tuple[str, queue.SimpleQue
         text, answer = jobs.get()
         try:
             answer.put(function(text))
-        except BaseException as problem:  # noqa: BLE001  it is the team's own, and whoever waits wants to know
+        except BaseException as problem:  # noqa: BLE001  it is the team's own, and the waiting caller must know
             answer.put(problem)
         del text, answer

@@ -10,7 +10,7 @@ from typing import Final
 
 from llmctx.delivery.redact.normal_form import SearchText
 from llmctx.delivery.redact.secret_values import DIGIT, is_password, is_random
-from llmctx.delivery.redact.sieve import wider
+from llmctx.delivery.redact.sieve import widen
 from llmctx.delivery.redact.text_spans import Span
 
 _NAMES: Final = r"passw(?:or[dt]|d)|passphrase|pwd|secret|token|api[ _-]?key|private[ _-]?key|access[ _-]?key|kennwort"
@@ -38,12 +38,12 @@ _WEAK: Final = (b"key", b"token")
 
 
 class DistantNames:
-    """Finds what is named a secret from afar, as kinds api_key and password."""
+    """Find secrets that are named from afar, as kinds api_key and password."""
 
     def __init__(self, kinds: frozenset[str]) -> None:
         self._kinds = kinds
         says = f"{_SAYS}[a-z _'-]*(?:{'|'.join(_NAMED_BEHIND)})"
-        self.heads = ["|".join([wider(_INSERT.pattern), wider(_BLOCK.pattern), says])]
+        self.heads = ["|".join([widen(_INSERT.pattern), widen(_BLOCK.pattern), says])]
         """Of `low`."""
 
     def find(self, view: SearchText, spans: list[Span]) -> None:

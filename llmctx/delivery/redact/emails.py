@@ -9,7 +9,7 @@ import re
 from typing import Final
 
 from llmctx.delivery.redact.normal_form import SearchText
-from llmctx.delivery.redact.sieve import wider
+from llmctx.delivery.redact.sieve import widen
 from llmctx.delivery.redact.text_spans import Span
 
 _LABEL: Final = rb"[A-Za-z0-9\x80\x81](?:[A-Za-z0-9\x80\x81-]{0,62}+)"
@@ -45,7 +45,7 @@ _FILES: Final = (
 )
 
 
-EMAILS: Final = {"raw": [wider(_MAIL.pattern)], "low": ["|".join(wider(spelled.pattern) for spelled in _SPELLED)]}
+EMAILS: Final = {"raw": [widen(_MAIL.pattern)], "low": ["|".join(widen(spelled.pattern) for spelled in _SPELLED)]}
 
 
 def find_emails(view: SearchText, spans: list[Span]) -> None:
@@ -83,7 +83,7 @@ def _find(raw: bytes, spans: list[Span]) -> None:
 
 
 def _start(raw: bytes, first: int, at: int) -> int:
-    """Where the name before the "@" begins."""
+    """Return where the name before the "@" begins."""
     before = raw[at - 1]
     if before == 0x22:  # "odd name"@example.com
         opened = raw.rfind(b'"', first, at - 1)

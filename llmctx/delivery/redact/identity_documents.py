@@ -11,7 +11,7 @@ from functools import cache
 from typing import Final
 
 from llmctx.delivery.redact.normal_form import SearchText, for_sieve
-from llmctx.delivery.redact.sieve import EVERY, Sieve, wider
+from llmctx.delivery.redact.sieve import ANY_ASCII, Sieve, widen
 from llmctx.delivery.redact.text_spans import Span
 
 _LONGEST: Final = 32  # characters of a number
@@ -226,16 +226,16 @@ INSURANCE: Final = (b"insur", b"ni n", b"nino")
 """Words of a text that has such numbers: they may stand in the head of a long list."""
 DOCUMENTS: Final = {
     "low": [
-        f"(?:^|[{EVERY}--[a-z]])(?:{'|'.join(map(wider, _SHAPES))})(?:{_SOLID})[{EVERY}--[0-9a-z]][{EVERY}--[0-9]]*[0-9]",
+        f"(?:^|[{ANY_ASCII}--[a-z]])(?:{'|'.join(map(widen, _SHAPES))})(?:{_SOLID})[{ANY_ASCII}--[0-9a-z]][{ANY_ASCII}--[0-9]]*[0-9]",
         "|".join(
             (
-                f"[0-9]{wider(_IS_MINE.pattern)}",
-                *(wider(form.pattern) for form in _BARE),
+                f"[0-9]{widen(_IS_MINE.pattern)}",
+                *(widen(form.pattern) for form in _BARE),
                 "[a-z][0-9]{2}[a-z][0-9]{2}[a-z][0-9]{3}[a-z]|[a-z][0-9]{6}[hm][a-z]",
             )
         ),
     ],
-    "text": ["|".join(map(wider, dict.fromkeys(_BY_FIRST.values())))],
+    "text": ["|".join(map(widen, dict.fromkeys(_BY_FIRST.values())))],
 }
 
 
@@ -280,7 +280,7 @@ def _find_behind(low: bytes, start: int, beginning: bytes, spans: list[Span]) ->
 
 
 def _find_before(low: bytes, mine: re.Match[bytes], spans: list[Span]) -> None:
-    """Append to `spans` the number of which it is said that it is somebody's."""
+    """Append to `spans` the number that a text calls a person's: "… is my SSN"."""
     end, start = mine.start("is"), mine.end()
     first = max(0, end - _LONGEST)
     word = _WORD.match(low, start)

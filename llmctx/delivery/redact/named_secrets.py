@@ -14,7 +14,7 @@ from typing import Final
 
 from llmctx.delivery.redact.normal_form import SearchText, for_sieve
 from llmctx.delivery.redact.secret_values import DIGIT, PLACEHOLDER, WORDY, is_password, is_random, is_secret, is_strong
-from llmctx.delivery.redact.sieve import Sieve, wider
+from llmctx.delivery.redact.sieve import Sieve, widen
 from llmctx.delivery.redact.text_spans import Span
 
 # -- what may stand between a name and its value -----------------------------------------------------------------------
@@ -56,8 +56,8 @@ _ASSIGNED: Final = re.compile(f"{_GLUE}{_VALUE}".encode("latin-1"))
 
 def _heads(ends: Iterable[str]) -> str:
     """Return the sieve's pattern for names that end so."""
-    glue = f"{wider(_SIGNS)}|{wider(_CLOSE + _IS)}|[ ](?:for|of|to|del?|von|vom|f\x02r|du|des|do|da)[ ]|[\"'`]?[ \\t\\r\\n?(]+[^ \\t\\r\\n]*[0-9]"
-    return f"(?:{'|'.join(map(wider, ends))}){_PLURAL}(?:{glue})"
+    glue = f"{widen(_SIGNS)}|{widen(_CLOSE + _IS)}|[ ](?:for|of|to|del?|von|vom|f\x02r|du|des|do|da)[ ]|[\"'`]?[ \\t\\r\\n?(]+[^ \\t\\r\\n]*[0-9]"
+    return f"(?:{'|'.join(map(widen, ends))}){_PLURAL}(?:{glue})"
 
 
 _FOREIGN: Final = (  # names of passwords in other languages
@@ -109,7 +109,7 @@ _ASSIGNS: Final = frozenset((b"(", b"["))
 
 
 class NamedSecrets:
-    """Finds what is named a secret, as kinds api_key, token and password."""
+    """Find named secrets, as kinds api_key, token and password."""
 
     def __init__(self, kinds: frozenset[str]) -> None:
         names = [entry for entry in _NAMES if entry[2] in kinds]
@@ -119,7 +119,7 @@ class NamedSecrets:
             (word.encode("latin-1"), None, "password", re.compile(f"(?<![a-z\x80]){word}".encode("latin-1")))
             for word in foreign
         ]
-        self._is_foreign = Sieve(["|".join(map(wider, foreign))] if foreign else [])
+        self._is_foreign = Sieve(["|".join(map(widen, foreign))] if foreign else [])
         self.heads = [_heads(dict.fromkeys([*(end for _, _, _, end in names), *foreign]))] if names else []
         """Of `low`."""
 
@@ -220,7 +220,7 @@ def _is_key(name: bytes, value: bytes, quoted: bool, behind: bytes) -> bool:
 
 
 def _is_behind_gap(name: bytes, word: bytes, value: bytes, quoted: bool, kind: str) -> bool:
-    """Nothing but blanks stands between: a command line, a `.netrc`, or a word that is no name at all."""
+    """Return whether `value` is a secret behind mere blanks: in a command line, a `.netrc`, or no secret at all."""
     if _FLAG.search(name[: -len(word)] + word):
         return (
             not value.startswith(b"-")

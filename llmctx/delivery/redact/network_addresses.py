@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from llmctx.delivery.redact.normal_form import SearchText
-from llmctx.delivery.redact.sieve import wider
+from llmctx.delivery.redact.sieve import widen
 from llmctx.delivery.redact.text_spans import Span
 
 _ADDRESS: Final = rb"(\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}|[0-9a-f]{1,4}(?::[0-9a-f]{0,4}){2,7})(?![\w.])"
@@ -31,8 +31,8 @@ _BEYOND: Final = re.compile(
     re.IGNORECASE,
 )
 ADDRESSES: Final = {
-    "low": ["|".join(wider(pattern.pattern) for _, pattern in _NAMED)],
-    "text": [f"(?i:{wider(_BEYOND.pattern)})"],
+    "low": ["|".join(widen(pattern.pattern) for _, pattern in _NAMED)],
+    "text": [f"(?i:{widen(_BEYOND.pattern)})"],
 }
 
 

@@ -6,7 +6,7 @@ before any search: escapes become what they stand for, also nested and mixed one
 spaces and digits of other scripts become those of ASCII.
 
 `NormalForm.text` is that as characters, `raw` has one byte for each of them: ASCII as it is, LETTER for letters of
-alphabets, IDEOGRAPH for scripts without spaces between words, "?" for all else. `original` leads back to the text.
+alphabets, IDEOGRAPH for scripts without spaces between words, "?" for all else. `original_span` leads back to the text.
 Everything is done by the C library in time proportional to the length: no loop of Python's runs over characters, and
 most texts hold nothing to undo.
 """
@@ -24,7 +24,7 @@ from itertools import accumulate
 from typing import Final
 
 from llmctx.delivery.redact.sieve import BEYOND, Sieve
-from llmctx.delivery.redact.text_spans import masked
+from llmctx.delivery.redact.text_spans import mask_placeholders
 
 LETTER: Final = 0x80
 IDEOGRAPH: Final = 0x81
@@ -183,11 +183,11 @@ class NormalForm(SearchText):
             text, raw = "".join(shown), b""
             self._undone.append((shown, parts))
         self.text = text
-        self.raw = masked(raw or _as_bytes(text))
+        self.raw = mask_placeholders(raw or _as_bytes(text))
         self.low = self.raw.lower()
         self.is_ascii = self.raw.isascii()
 
-    def original(self, start: int, end: int) -> tuple[int, int]:
+    def original_span(self, start: int, end: int) -> tuple[int, int]:
         """Return where in the text itself stands what is between `start` and `end`; whole escapes."""
         if self._maps is None:
             self._maps = [(_ends(after), _ends(before)) for after, before in reversed(self._undone)]
@@ -195,7 +195,7 @@ class NormalForm(SearchText):
             start, end = _back(start, after, before), _back(end - 1, after, before, end=True)
         return start, end
 
-    def shown(self, name: str) -> str:
+    def sieve_form(self, name: str) -> str:
         """Return `raw`, `low` or `text` for sieves, which read what is UTF-8."""
         if (shown := self._shown.get(name)) is None:
             shown = self.text.encode("utf-8", "replace").decode() if name == "text" else for_sieve(getattr(self, name))
@@ -204,7 +204,7 @@ class NormalForm(SearchText):
 
     @property
     def is_original(self) -> bool:
-        """Are all positions those of the text itself?"""
+        """Return whether all positions are those of the text itself."""
         return not self._undone
 
 
@@ -213,7 +213,7 @@ def _ends(parts: list[str]) -> list[int]:
 
 
 def _back(at: int, after: list[int], before: list[int], end: bool = False) -> int:
-    """The position before one round of undoing; `end`: where the character that stands at `at` ends."""
+    """Return the position before one round of undoing; `end`: where the character that stands at `at` ends."""
     part = bisect_right(after, at) - 1
     if part % 2:  # a token: all of it
         return before[part + 1] if end else before[part]
@@ -302,12 +302,12 @@ def _signs_of(block: int) -> bytes:
 
 @cache
 def _selects(blocks: bytes) -> bytes:
-    """A table for `translate`: all bits for those."""
+    """Return a table for `translate`: all bits for those."""
     return bytes(0xFF if number in blocks else 0 for number in range(256))
 
 
 def _as_bytes(text: str) -> bytes:
-    """One byte for each character."""
+    """Return one byte for each character."""
     if text.isascii():
         return text.encode()
     if (len(text.encode("utf-8", "surrogatepass")) - len(text)) * _FEW < len(text):
@@ -316,7 +316,7 @@ def _as_bytes(text: str) -> bytes:
 
 
 def _in_columns(text: str) -> bytes:
-    """One byte for each character. Whole columns of bytes are selected and combined as numbers of any size."""
+    """Return one byte for each character: whole columns of bytes, selected and combined as numbers of any size."""
     wide = text.encode(_WIDE, "surrogatepass")
     low, block, plane = wide[::4], wide[1::4], wide[2::4]
     size = len(low)
@@ -355,7 +355,7 @@ def _in_columns(text: str) -> bytes:
 
 
 def _beyond(problem: UnicodeError) -> tuple[bytes, int]:
-    """What stands for characters beyond ASCII where there are few."""
+    """Return the bytes that stand for characters beyond ASCII where there are few."""
     assert isinstance(problem, UnicodeEncodeError)
     return _remembered(problem.object[problem.start : problem.end]), problem.end
 

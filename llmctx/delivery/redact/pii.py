@@ -13,8 +13,8 @@ from datetime import date
 from functools import lru_cache
 from typing import Final
 
+from llmctx.delivery.redact.detectors import Detector
 from llmctx.delivery.redact.emails import EMAILS, find_emails
-from llmctx.delivery.redact.family import Family
 from llmctx.delivery.redact.identity_documents import DOCUMENTS, INSURANCE, find_documents, find_insured
 from llmctx.delivery.redact.network_addresses import ADDRESSES, find_addresses
 from llmctx.delivery.redact.normal_form import SearchText
@@ -120,23 +120,23 @@ Candidate = tuple[str, int, int]
 
 
 class Personal:
-    """Finds the kinds it is given of email, card, phone, resident_id, iban, ip."""
+    """Find the wanted kinds of email, card, phone, resident_id, iban, ip."""
 
     KINDS: Final = frozenset({"email", "card", "phone", "resident_id", "iban", "ip"})
 
     def __init__(self, kinds: frozenset[str]) -> None:
         self._kinds = kinds
-        self.families = [Family(find_emails, raw=EMAILS["raw"], low=EMAILS["low"])] if "email" in kinds else []
+        self.detectors = [Detector(find_emails, raw=EMAILS["raw"], low=EMAILS["low"])] if "email" in kinds else []
         if "resident_id" in kinds:
-            self.families.append(Family(find_insured, low=["[0-9]{2}[ -]?[0-9]{2}[ -]?[0-9]{2}"], words=INSURANCE))
-            self.families.append(Family(find_documents, low=DOCUMENTS["low"], text=DOCUMENTS["text"]))
+            self.detectors.append(Detector(find_insured, low=["[0-9]{2}[ -]?[0-9]{2}[ -]?[0-9]{2}"], words=INSURANCE))
+            self.detectors.append(Detector(find_documents, low=DOCUMENTS["low"], text=DOCUMENTS["text"]))
         if "ip" in kinds:
             low, text = ADDRESSES["low"], ADDRESSES["text"]
-            self.families.append(Family(find_addresses, low=low, text=text))
+            self.detectors.append(Detector(find_addresses, low=low, text=text))
         if kinds & {"card", "phone", "resident_id"}:
-            self.families.append(Family(self._find_numbers, low=_SEVEN_DIGITS))
+            self.detectors.append(Detector(self._find_numbers, low=_SEVEN_DIGITS))
         if "iban" in kinds:
-            self.families += [Family(_find_ibans), Family(_find_small_ibans, words=(b"iban",))]
+            self.detectors += [Detector(_find_ibans), Detector(_find_small_ibans, words=(b"iban",))]
 
     def _find_numbers(self, view: SearchText, spans: list[Span]) -> None:
         raw, kinds = view.raw, self._kinds
@@ -213,7 +213,7 @@ def _judged(view: SearchText, kind: str, start: int, end: int) -> str:
 
 
 def _is_named_otherwise(view: SearchText, start: int) -> bool:
-    """Does what stands before a number say that it is of another kind?"""
+    """Return whether the words before a number say that it is of another kind."""
     before = view.raw[max(0, start - 24) : start]
     last = before.rstrip(_BETWEEN)[-1:]
     if last.isalpha():
@@ -223,7 +223,7 @@ def _is_named_otherwise(view: SearchText, start: int) -> bool:
 
 @lru_cache(16384)
 def _candidates(shape: bytes) -> tuple[Candidate, ...]:
-    """What a run may be, with `_AROUND` signs on both sides."""
+    """Return what a run may be, with `_AROUND` signs on both sides."""
     found: list[Candidate] = []
     for kind, pattern in _KINDS:
         found += [(kind, *match.span("it")) for match in pattern.finditer(shape)]
@@ -239,7 +239,7 @@ def _candidates(shape: bytes) -> tuple[Candidate, ...]:
 
 
 def _verified(found: bytes, kind: str) -> str:
-    """What `found` is, or nothing."""
+    """Return the kind of `found`, or ""."""
     number = found.translate(None, _NO_DIGIT)
     if kind == "foreign":
         return "phone" if is_foreign(found) else ""
@@ -261,7 +261,7 @@ def _verified(found: bytes, kind: str) -> str:
 
 
 def _is_sound(number: bytes, kind: str) -> bool:
-    """Of Brazil, or of Korea."""
+    """Return whether the check digits of a Brazilian or Korean number are right."""
     from stdnum.br import cpf  # late, as below
     from stdnum.kr import rrn
 
@@ -276,7 +276,10 @@ def _is_card(number: bytes) -> bool:
 
 
 def _is_resident(number: bytes) -> bool:
-    """Eighteen digits with their check digit, or the fifteen of the first generation, with province and birthday."""
+    """Return whether these are the 18 digits of a Chinese resident id, or 15 of the first generation.
+
+    Check digit, province and birthday must be right.
+    """
     text = number.decode()
     if number[:2] not in _PROVINCES:
         return False
@@ -291,7 +294,7 @@ def _is_resident(number: bytes) -> bool:
 
 
 def _iban_length(found: bytes) -> int:
-    """How many of the characters are an IBAN: what follows it may look like one more group."""
+    """Return how many of the characters are an IBAN: what follows it may look like one more group."""
     groups = _PARTED.split(found) if _PARTED.search(found) else [found]
     while groups:
         number = b"".join(groups[::2]).decode()

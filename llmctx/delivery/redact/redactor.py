@@ -25,12 +25,12 @@ import orjson
 
 from llmctx.core.errors import ConfigError
 from llmctx.delivery.redact.custom import Function, OwnFunction, OwnPattern
-from llmctx.delivery.redact.family import Families, Place, places_of
+from llmctx.delivery.redact.detectors import DetectorSet, Window, windows_around
 from llmctx.delivery.redact.normal_form import NormalForm
 from llmctx.delivery.redact.pii import Personal
 from llmctx.delivery.redact.secrets import Credentials
-from llmctx.delivery.redact.structures import collect, is_cut, is_in_pieces, is_number, telling, text_of
-from llmctx.delivery.redact.text_spans import Span, merged, placeholder, replaced
+from llmctx.delivery.redact.structures import collect, is_cut, is_in_pieces, is_number, name_for_value, text_of
+from llmctx.delivery.redact.text_spans import Span, merge_overlaps, placeholder, replace_spans
 
 KINDS: Final = Credentials.KINDS | Personal.KINDS
 """api_key, token, password, private_key, email, card, phone, resident_id, iban, ip."""
@@ -51,7 +51,7 @@ _EDGE: Final = re.compile(rf"(?:{_EDGE_PLACEHOLDER}(?={_EDGE_GROUP}))?{_EDGE_WOR
 
 
 class Redactor:
-    """Takes secrets and personal data out of texts. Any thread may use it.
+    """Replace secrets and personal data in texts. Any thread may use it.
 
     Args:
         kinds: what is looked for, of `KINDS`; all by default.
@@ -60,7 +60,7 @@ class Redactor:
         deadline_s: how long one of them may take for one text.
 
     Raises `ConfigError` for a kind that does not exist and for a pattern that cannot be used safely. The methods raise
-    `Withheld` when one of the functions failed: then nothing of the call's texts may be kept.
+    `RedactionFailed` when one of the functions failed: then nothing of the call's texts may be kept.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Redactor:
         if (unknown := wanted - KINDS) or not wanted:
             what = f"There is no kind {min(unknown)!r} to redact" if unknown else "No kind to redact is named"
             raise ConfigError(f"{what} (LLMCTX_REDACT, redact=). There are: {', '.join(sorted(KINDS))}.")
-        self._credentials, self._families = _searches(wanted)
+        self._credentials, self._detectors = _searches(wanted)
         self._patterns = [OwnPattern(name, pattern) for name, pattern in (patterns or {}).items()]
         self._functions = [OwnFunction(function, deadline_s) for function in functions]
 
@@ -88,7 +88,7 @@ class Redactor:
                 break
             spans = _for_json(text, spans)
             changed = _near(spans)
-            text = replaced(text, spans)
+            text = replace_spans(text, spans)
         for function in self._functions:
             text = function(text)
         return text
@@ -99,7 +99,7 @@ class Redactor:
         """Return `parts` of one text, redacted: also what begins in one of them and ends in another.
 
         Its placeholder stands where it begins. Each part is searched by itself, too: a part may begin with a key that
-        nobody would recognise behind the last letter of the part before.
+        would not be recognised behind the last letter of the part before.
         """
         if len(parts) < 2:
             return [self.redact(part) for part in parts]
@@ -108,7 +108,7 @@ class Redactor:
             spans = self._spans("".join(kept)) + self._spans_apart(kept)
             if not spans:
                 break
-            kept = _replaced_in_parts(kept, merged(spans))
+            kept = _replaced_in_parts(kept, merge_overlaps(spans))
         for function in self._functions:
             whole = "".join(kept)
             if (redacted := function(whole)) != whole:
@@ -139,7 +139,7 @@ class Redactor:
             return self._named(key, value) if key else self.redact(value)
         if isinstance(value, dict):
             return {
-                self.redact(name) if isinstance(name, str) else name: self._tree(item, telling(value, name, key))
+                self.redact(name) if isinstance(name, str) else name: self._tree(item, name_for_value(value, name, key))
                 for name, item in value.items()
             }
         if is_cut(value):
@@ -169,7 +169,7 @@ class Redactor:
         ]
 
     def _named(self, key: str, value: str) -> str:
-        """`value` as its key tells."""
+        """Return `value` redacted as its key tells."""
         before = f'{key}="'
         shown = self.redact(f'{before}{value}"')
         if shown.startswith(before) and shown.endswith('"'):
@@ -178,38 +178,38 @@ class Redactor:
 
     def _spans(self, text: str, changed: list[tuple[int, int]] | None = None) -> list[Span]:
         """Return what is in `text`; with `changed`, what begins in one of those places."""
-        places = None if changed is None else places_of(changed, text, _NEAR)
-        spans = self._found(text) if places is None else self._found_in(text, places)
+        windows = None if changed is None else windows_around(changed, text, _NEAR)
+        spans = self._found(text) if windows is None else self._found_in(text, windows)
         for pattern in self._patterns:
             spans += pattern.find(text)
         if spans and "\\" in text:
             spans = [_whole(text, span) for span in spans]
-        return _beside_placeholders(text, merged(spans)) if spans else spans
+        return _beside_placeholders(text, merge_overlaps(spans)) if spans else spans
 
     def _found(self, text: str) -> list[Span]:
         spans: list[Span] = []
         if len(text) >= _SHORTEST:
             view = NormalForm(text)
-            self._families.find(view, spans)
+            self._detectors.find(view, spans)
             self._credentials.find_private_keys(view, spans)
             if spans and not view.is_original:
-                spans = [(*view.original(start, end), kind) for start, end, kind in spans]
+                spans = [(*view.original_span(start, end), kind) for start, end, kind in spans]
         return spans
 
-    def _found_in(self, text: str, places: list[Place]) -> list[Span]:
-        """Return what begins in the cores of `places`; all are searched at once."""
-        starts = list(accumulate((last - first + 1 for _, first, last in places), initial=0))
+    def _found_in(self, text: str, windows: list[Window]) -> list[Span]:
+        """Return what begins in the cores of `windows`; all are searched at once."""
+        starts = list(accumulate((last - first + 1 for _, first, last in windows), initial=0))
         found: list[Span] = []
-        for start, end, kind in self._found("\n".join(text[first:last] for _, first, last in places)):
+        for start, end, kind in self._found("\n".join(text[first:last] for _, first, last in windows)):
             number = bisect_right(starts, start) - 1
-            (begin, finish), first, last = places[number]
+            (begin, finish), first, last = windows[number]
             start, end = first + start - starts[number], min(first + end - starts[number], last)
             if begin <= start < min(finish, last):
                 found.append((start, end, kind))
         return found
 
     def _spans_apart(self, parts: list[str]) -> list[Span]:
-        """What stands in single parts, as places in the whole."""
+        """Return the spans that stand in single parts, as positions in the whole."""
         ends = list(accumulate(len(part) + 1 for part in parts))  # with a newline between: no pattern bridges that
         found: list[Span] = []
         number = 0
@@ -223,9 +223,9 @@ class Redactor:
 
 
 @cache
-def _searches(kinds: frozenset[str]) -> tuple[Credentials, Families]:
+def _searches(kinds: frozenset[str]) -> tuple[Credentials, DetectorSet]:
     credentials = Credentials(kinds)
-    return credentials, Families(credentials.families + Personal(kinds).families)
+    return credentials, DetectorSet(credentials.detectors + Personal(kinds).detectors)
 
 
 def _near(spans: list[Span]) -> list[tuple[int, int]]:
@@ -246,13 +246,13 @@ def _near(spans: list[Span]) -> list[tuple[int, int]]:
 
 
 def _whole(text: str, span: Span) -> Span:
-    """`span` without halves of escapes: a backslash goes with what it stands before."""
+    """Return `span` without halves of escapes: a backslash goes with what it stands before."""
     start, end, kind = span
     return start - _escapes(text, start), end - _escapes(text, end), kind
 
 
 def _escapes(text: str, at: int) -> bool:
-    """Does the character before `at` escape the one that stands there?"""
+    """Return whether the character before `at` escapes the one that stands there."""
     count = 0
     while count < at and text[at - 1 - count] == "\\":
         count += 1
@@ -260,7 +260,7 @@ def _escapes(text: str, at: int) -> bool:
 
 
 def _for_json(text: str, spans: list[Span]) -> list[Span]:
-    """`spans`, and where `text` is JSON and a number goes, its placeholder is a string."""
+    """Return `spans`; where `text` is JSON and a number goes, its placeholder is a string."""
     if text.lstrip()[:1] not in ("{", "["):
         return spans
     numbers = {
@@ -280,7 +280,7 @@ def _for_json(text: str, spans: list[Span]) -> list[Span]:
 
 
 def _beside_placeholders(text: str, spans: list[Span]) -> list[Span]:
-    """`spans` without those that are a placeholder; those that touch one contain it whole."""
+    """Return `spans` without those that are a placeholder; those that touch one contain it whole."""
     if "[redacted:" not in text:
         return spans
     held = [match.span() for match in _PLACEHOLDER.finditer(text)]
@@ -295,11 +295,11 @@ def _beside_placeholders(text: str, spans: list[Span]) -> list[Span]:
             at += 1
         if (start, end) not in held[number:at]:
             grown.append((start, end, kind))
-    return merged(grown)
+    return merge_overlaps(grown)
 
 
 def _replaced_in_parts(parts: list[str], spans: list[Span]) -> list[str]:
-    """`parts` with placeholders where spans begin, and nothing where they go on. Linear in both."""
+    """Return `parts` with placeholders where spans begin, and nothing where they go on. Linear in both."""
     found = []
     begin = number = 0
     for part in parts:
@@ -321,7 +321,7 @@ def _replaced_in_parts(parts: list[str], spans: list[Span]) -> list[str]:
 
 
 def _trimmed(head: str, tail: str) -> tuple[str, str]:
-    """Both ends of a cut without the words that it may have gone through."""
+    """Return both ends of a cut without the words that it may have gone through."""
     before, after = _EDGE.match(head[: -2 * EDGE : -1]), _EDGE.match(tail)
     assert before is not None
     assert after is not None
@@ -329,7 +329,7 @@ def _trimmed(head: str, tail: str) -> tuple[str, str]:
 
 
 def _without_edges(value: Any) -> Any:
-    """`value`, in which there is nothing to redact, with its cuts trimmed."""
+    """Return `value`, in which there is nothing to redact, with its cuts trimmed."""
     if is_cut(value):
         head, tail = _trimmed(value.head, value.tail)
         return value._replace(head=head, tail=tail)

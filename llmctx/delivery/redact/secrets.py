@@ -13,8 +13,8 @@ from typing import Final
 
 from llmctx.delivery.redact.command_lines import CommandLines
 from llmctx.delivery.redact.credential_formats import CredentialFormats
+from llmctx.delivery.redact.detectors import Detector
 from llmctx.delivery.redact.distant_names import DistantNames
-from llmctx.delivery.redact.family import Family
 from llmctx.delivery.redact.named_secrets import NamedSecrets
 from llmctx.delivery.redact.normal_form import SearchText
 from llmctx.delivery.redact.secret_values import is_random
@@ -34,7 +34,7 @@ _NEAR: Final = 200  # characters between the id of a key of AWS and the secret t
 
 
 class Credentials:
-    """Finds the kinds it is given of api_key, token, password, private_key."""
+    """Find the wanted kinds of api_key, token, password, private_key."""
 
     KINDS: Final = frozenset({"api_key", "token", "password", "private_key"})
 
@@ -44,12 +44,12 @@ class Credentials:
         named, distant = NamedSecrets(kinds), DistantNames(kinds)
         commands, formats = CommandLines(kinds), CredentialFormats(kinds)
         heads = formats.heads
-        self.families = [
-            Family(self._find_keys, raw=self._vendor_keys.heads),
-            Family(named.find, low=named.heads, joined=True),
-            Family(distant.find, low=distant.heads, joined=True),
-            Family(commands.find, low=commands.heads, joined=True),
-            Family(formats.find, raw=heads["raw"], low=heads["low"], text=heads["text"], joined=True),
+        self.detectors = [
+            Detector(self._find_keys, raw=self._vendor_keys.heads),
+            Detector(named.find, low=named.heads, is_joint=True),
+            Detector(distant.find, low=distant.heads, is_joint=True),
+            Detector(commands.find, low=commands.heads, is_joint=True),
+            Detector(formats.find, raw=heads["raw"], low=heads["low"], text=heads["text"], is_joint=True),
         ]
 
     def find_private_keys(self, view: SearchText, spans: list[Span]) -> None:

@@ -2,7 +2,7 @@
 
 Most of what is searched holds nothing. The regex engine of Rust that pydantic brings reads a text once for any number
 of patterns, at a hundredth of what the library's own takes, but knows no lookarounds and says only yes or no. So each
-pattern is turned into one for it that matches wherever the pattern does, and at few other places (`wider`).
+pattern is turned into one for it that matches wherever the pattern does, and at few other places (`widen`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from pydantic_core import SchemaValidator, core_schema
 
-EVERY: Final = r"[\x00-\x7f]"
+ANY_ASCII: Final = r"[\x00-\x7f]"
 """Every sign of a text of which each has become one byte (`normal_form.py`): few, which keeps the automata small."""
 BEYOND: Final = {0x80: 0x02, 0x81: 0x03, 0xFF: 0x03}
 """What stands for bytes that are not ASCII."""
@@ -25,7 +25,7 @@ _CATEGORIES: Final = {"DIGIT": "0-9", "SPACE": r" \t\n\r\x0b\x0c", "WORD": "A-Za
 
 
 class Sieve:
-    """Says whether one of `patterns`, each of them `wider`, may be somewhere in a text.
+    """Tell whether one of `patterns`, each made by `widen`, may be somewhere in a text.
 
     Each has an engine of its own: many patterns in one make more states than it keeps.
     """
@@ -40,14 +40,14 @@ class Sieve:
         return any(matches(text) for matches in self._matches)
 
 
-def wider(pattern: str | bytes) -> str:
+def widen(pattern: str | bytes) -> str:
     """Return a pattern for Rust's engine that matches wherever the beginning of a match of `pattern` is.
 
     It ends where something may be repeated more than `_MOST` times: what such repeats make of a text are more states
     than the engine keeps, and then it is slow. Lookarounds go, but for one at the beginning that one sign fulfils.
     """
     items = list(importlib.import_module("re._parser").parse(pattern))
-    signs = {EVERY: _ANY} if isinstance(pattern, str) and max(pattern) > "\xff" else {}
+    signs = {ANY_ASCII: _ANY} if isinstance(pattern, str) and max(pattern) > "\xff" else {}
     first = _edge(items[0], signs) if len(items) > 1 else ""
     return first + _sequence(items, signs)[0]
 
@@ -62,7 +62,7 @@ def _edge(item: Any, signs: dict[str, str]) -> str:
         shown, is_whole = _sequence(inner, signs)
         return shown if is_whole else ""
     if len(inner) == 1 and str(inner[0][0]) == "IN" and not any(str(part[0]) == "NEGATE" for part in inner[0][1]):
-        return f"(?:^|[{signs.get(EVERY, EVERY)}--{_class(inner[0][1], signs)}])"
+        return f"(?:^|[{signs.get(ANY_ASCII, ANY_ASCII)}--{_class(inner[0][1], signs)}])"
     return ""
 
 
@@ -81,9 +81,9 @@ def _item(name: str, argument: Any, signs: dict[str, str]) -> tuple[str, bool]:
     if name == "LITERAL":
         return _escaped(argument), True
     if name == "NOT_LITERAL":
-        return f"[{signs.get(EVERY, EVERY)}--{_escaped(argument)}]", True
+        return f"[{signs.get(ANY_ASCII, ANY_ASCII)}--{_escaped(argument)}]", True
     if name == "ANY":
-        return rf"[{signs.get(EVERY, EVERY)}--\n]", True
+        return rf"[{signs.get(ANY_ASCII, ANY_ASCII)}--\n]", True
     if name == "IN":
         return _class(argument, signs), True
     if name == "BRANCH":
@@ -118,9 +118,9 @@ def _class(parts: list[Any], signs: dict[str, str]) -> str:
         elif name == "CATEGORY" and (known := _CATEGORIES.get(str(argument).removeprefix("CATEGORY_"))):
             inner.append(known)
         else:
-            return signs.get(EVERY, EVERY)
+            return signs.get(ANY_ASCII, ANY_ASCII)
     if inner[0] == "^":
-        return f"[{signs.get(EVERY, EVERY)}--[{''.join(inner[1:])}]]"
+        return f"[{signs.get(ANY_ASCII, ANY_ASCII)}--[{''.join(inner[1:])}]]"
     return f"[{''.join(inner)}]"
 
 

@@ -37,7 +37,7 @@ def collect(value: Any, together: list[str], key: str = "") -> bool:
                 together += item, "\n"
                 continue
             if item is not None:
-                cuts |= collect(item, together, telling(value, name, key))
+                cuts |= collect(item, together, name_for_value(value, name, key))
             if isinstance(name, str) and len(name) >= _SHORTEST:
                 together += name, "\n"
         return cuts
@@ -62,7 +62,7 @@ def collect(value: Any, together: list[str], key: str = "") -> bool:
     return False
 
 
-def telling(holder: dict[Any, Any], name: Any, key: str) -> str:
+def name_for_value(holder: dict[Any, Any], name: Any, key: str) -> str:
     """Return the name that tells what stands under `name`, or ""; `key` is what tells of `holder` itself."""
     if not isinstance(name, str):
         return key

@@ -8,7 +8,7 @@ Span = tuple[int, int, str]
 """A piece of a text that must go, and what it is: start, end, kind. A plain tuple, for texts full of them."""
 
 
-def merged(spans: list[Span]) -> list[Span]:
+def merge_overlaps(spans: list[Span]) -> list[Span]:
     """Return `spans` in order, those that overlap as one, of the kind of the first or, of several, the longest."""
     if len(spans) < 2:
         return spans
@@ -37,7 +37,7 @@ _OURS: Final = tuple(
 )
 
 
-def masked(raw: bytes) -> bytes:
+def mask_placeholders(raw: bytes) -> bytes:
     """Return `raw` without the names in placeholders, which would tell of what stands behind them."""
     if b"[redacted:" in raw:
         for shown, mask in _OURS:
@@ -45,7 +45,7 @@ def masked(raw: bytes) -> bytes:
     return raw
 
 
-def replaced(text: str, spans: list[Span]) -> str:
+def replace_spans(text: str, spans: list[Span]) -> str:
     """Return `text` with a placeholder for each of `spans`, which are in order and apart."""
     pieces: list[str] = []
     at = 0

@@ -12,7 +12,7 @@ from functools import cache
 from itertools import islice
 from typing import Final
 
-from llmctx.delivery.redact.sieve import EVERY, wider
+from llmctx.delivery.redact.sieve import ANY_ASCII, widen
 from llmctx.delivery.redact.text_spans import Span
 from llmctx.delivery.redact.vendor_key_table import KIND_OF, VENDOR_KEYS
 
@@ -103,17 +103,17 @@ _PARTS: Final = tuple(
 
 
 class VendorKeys:
-    """Finds keys by their look, as kinds api_key, token and private_key."""
+    """Find keys by their look, as kinds api_key, token and private_key."""
 
     def __init__(self, kinds: frozenset[str]) -> None:
         self._by_head: dict[bytes, list[tuple[str, str]]] = {}
-        heads = [wider(entry[2]) for entry in _BUILT]
+        heads = [widen(entry[2]) for entry in _BUILT]
         inner = []
         for prefix, body in VENDOR_KEYS.items():
             kind = "private_key" if prefix.startswith("LS0t") else KIND_OF.get(prefix, "api_key")
             if kind in kinds:
                 whole = f"{re.escape(prefix)}{body}"
-                heads.append(wider(whole))
+                heads.append(widen(whole))
                 if any(prefix.startswith(head) or head.startswith(prefix) for head in _HEADS_WITHIN):
                     inner.append(heads[-1])
                 self._by_head.setdefault(prefix[:2].encode(), []).append((kind, whole))
@@ -125,9 +125,9 @@ class VendorKeys:
         self._marked = [entry for entry in _MARKED if entry[2] in kinds]
         others = (_HEX_PARTS, _TASKS, *(pattern for _, _, _, pattern in self._marked))
         self.heads = [
-            f"(?:^|[{EVERY}--[A-Za-z0-9_.-]])(?:{'|'.join(heads)})|[_.-](?:{'|'.join(inner)})|[_-][A-Za-z0-9]{{30}}",  # the last: of unknown makers
+            f"(?:^|[{ANY_ASCII}--[A-Za-z0-9_.-]])(?:{'|'.join(heads)})|[_.-](?:{'|'.join(inner)})|[_-][A-Za-z0-9]{{30}}",  # the last: of unknown makers
             "|".join(
-                [*(part.decode() for part, _ in _PARTS), "sk-[a-z0-9]{20}", *(wider(other.pattern) for other in others)]
+                [*(part.decode() for part, _ in _PARTS), "sk-[a-z0-9]{20}", *(widen(other.pattern) for other in others)]
             ),
         ]
         """Of `raw`."""

@@ -56,17 +56,17 @@ def test_known_is_what_was_clean_twice() -> None:
     redactor = CachingRedactor()
     for known in (False, True, True):
         redactor.redact_tree({"prompt_snapshot": [{"role": "user", "content": FILL}]})
-        assert redactor.knows(FILL) is known
+        assert redactor.is_known_clean(FILL) is known
     for _ in range(3):
         redactor.redact_tree({"prompt_snapshot": [{"role": "user", "content": FILL + KEY}]})
-    assert not redactor.knows(FILL + KEY)
+    assert not redactor.is_known_clean(FILL + KEY)
 
 
 def test_answer_is_known_in_the_next_prompt() -> None:
     redactor = CachingRedactor()
     redactor.redact_tree({"response_snapshot": {"role": "assistant", "content": FILL}})
     redactor.redact_tree({"prompt_snapshot": [{"role": "assistant", "content": FILL}]})
-    assert redactor.knows(FILL)
+    assert redactor.is_known_clean(FILL)
 
 
 def test_what_stands_beside_a_known_text_is_searched() -> None:
@@ -74,7 +74,7 @@ def test_what_stands_beside_a_known_text_is_searched() -> None:
     for role, more in (("user", {}), ("user", {}), (f"as {KEY}", {}), ("user", {"name": KEY})):
         kept = {"prompt_snapshot": [{"role": role, "content": FILL, **more}]}
         assert redactor.redact_tree(kept) == Redactor().redact_tree(kept)
-    assert redactor.knows(FILL)
+    assert redactor.is_known_clean(FILL)
 
 
 def test_text_with_the_same_ends_is_not_known() -> None:
@@ -83,8 +83,8 @@ def test_text_with_the_same_ends_is_not_known() -> None:
     for text in (clean, clean, leaking, clean, leaking):
         kept = {"prompt_snapshot": [{"role": "user", "content": text}]}
         assert redactor.redact_tree(kept) == Redactor().redact_tree(kept)
-    assert redactor.knows(clean)
-    assert not redactor.knows(leaking)
+    assert redactor.is_known_clean(clean)
+    assert not redactor.is_known_clean(leaking)
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,4 +96,4 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         redactor.redact_tree({"prompt_snapshot": messages})
         assert len(redactor._latest) <= 20
         assert len(redactor._before) <= 20
-    assert redactor.knows(FILL)
+    assert redactor.is_known_clean(FILL)

@@ -70,10 +70,10 @@ def test_escapes_are_undone(text: str, plain: str) -> None:
     """And every sign of the normal form leads back to what it was written as."""
     form = NormalForm(text)
     assert form.text == plain
-    spans = [form.original(at, at + 1) for at in range(len(plain))]
+    spans = [form.original_span(at, at + 1) for at in range(len(plain))]
     assert all(start < end for start, end in spans)
     assert spans == sorted(spans)
-    assert form.original(0, len(plain))[1] <= len(text)
+    assert form.original_span(0, len(plain))[1] <= len(text)
 
 
 def test_other_digits_and_dashes_are_those_of_ascii() -> None:

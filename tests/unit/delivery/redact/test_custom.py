@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llmctx.core.errors import ConfigError
-from llmctx.delivery.redact import Redactor, Withheld
+from llmctx.delivery.redact import RedactionFailed, Redactor
 
 
 @pytest.mark.parametrize("extra", [True, False])
@@ -77,7 +77,7 @@ def test_own_functions_see_every_text() -> None:
 @pytest.mark.parametrize("own", [lambda text: 1 / 0, lambda text: None, lambda text: exec("raise SystemExit")])
 def test_a_function_that_fails_withholds_that_text(own: Callable[[str], Any]) -> None:
     """It raises, or returns no text."""
-    with pytest.raises(Withheld):
+    with pytest.raises(RedactionFailed):
         Redactor(functions=[own]).redact("text")
 
 
@@ -94,7 +94,7 @@ def test_a_function_that_hangs_is_not_called_again() -> None:
     mine = Redactor(functions=[own], deadline_s=0.05)
     began = time.monotonic()
     for _ in range(5):
-        with pytest.raises(Withheld):
+        with pytest.raises(RedactionFailed):
             mine.redact("text")
     assert time.monotonic() - began < 30
     assert len(calls) == 1
