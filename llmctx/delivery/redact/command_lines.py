@@ -16,7 +16,7 @@ from llmctx.delivery.redact.text_spans import Span
 
 _LINE: Final = 200  # characters of a line that are looked at
 _OPTION: Final = re.compile(
-    rb"[-/](?<=[\s\"'][-/])(?P<name>-?pass:?|p:|[pakw])(?P<gap>[ \t=]{0,2})[\"']?(?:pass:)?(?P<value>[^\s\"']{4,128}+)"
+    rb"[-/](?<=[\s\"'][-/])(?P<name>-?pass:?|p:|[pakw])(?P<gap>[ \t=]{0,2})[\"']?(?!-)(?:pass:)?(?P<value>[^\s\"']{4,128}+)"
 )
 _PROGRAMS: Final = {  # option and whether a gap stands behind it -> programs that take a password so
     (name, gap): f"(?<![a-z])(?:{programs})[a-z0-9_-]{{0,12}}(?:\\.exe)?[ \\t]"
@@ -40,8 +40,7 @@ _PROGRAMS: Final = {  # option and whether a gap stands behind it -> programs th
 _TAKES: Final = {(name.encode(), gap): re.compile(programs.encode()) for (name, gap), programs in _PROGRAMS.items()}
 _LONGEST: Final = 40  # characters of a program's name
 _NEXT: Final = re.compile(rb"[|;\n]")  # another command begins
-_BLANK: Final = "[ \\t=]"
-_SIGNS: Final = (b" -p", b" -a ", b" --pass ", b" -k ", b" -w ", b" /p:", b" /pass:", b"\t-p", b'"-p')
+_OPTIONS: Final = "[ \\t\\r\\n\"'][-/](?:-?pass:?|p:|[pakw])[ \\t=\"']*[^ \\t\\r\\n=\"'-]"
 _PORT: Final = re.compile(rb"\d{1,5}")
 
 
@@ -89,11 +88,8 @@ class CommandLines:
         self._passwords = "password" in kinds
         heads = [widen(pattern.pattern) for _, _, pattern, _ in self._forms]
         if self._passwords:
-            heads += [
-                f"(?:{widen(programs)})[^\\n|;]*[-/]{name}{_BLANK if gap else ''}"
-                for (name, gap), programs in _PROGRAMS.items()
-            ]
-        self.heads = ["|".join(heads)]
+            heads.append(_OPTIONS)
+        self.heads = "|".join(heads)
         """Of `low`."""
 
     def find(self, view: SearchText, spans: list[Span]) -> None:
@@ -105,7 +101,7 @@ class CommandLines:
                     start, end = found.span(1)
                     if likely(raw[start:end]):
                         spans.append((start, end, kind))
-        if self._passwords and any(option in low for option in _SIGNS):
+        if self._passwords:
             commands = _Commands(low)
             for option in _OPTION.finditer(low):
                 start, end = option.span("value")

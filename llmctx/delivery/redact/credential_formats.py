@@ -116,26 +116,6 @@ _DOCUMENTED: Final = frozenset((b"password", b"pass", b"passwd", b"pwd", b"pw", 
 """What stands for a password in documentation."""
 _SCHEME: Final = re.compile(rb"(?:https?|wss?|git)\Z", re.IGNORECASE)
 _LONE: Final = re.compile(rb"://([A-Za-z0-9_.~-]{20,512}+)(?::|:x-oauth-basic)?@(?=[A-Za-z0-9])")
-_SAID_SIGNS: Final = (
-    "密",
-    "令",
-    "凭",
-    "憑",
-    "鑰",
-    "パ",
-    "暗",
-    "キ",
-    "키",
-    "비",
-    "암",
-    "арол",
-    "лозинк",
-    "รหัส",
-    "كلمة",
-    "סיסמ",
-    "पासव",
-    "κωδικ",
-)
 _SAID: Final = re.compile(
     r"(?:密码|密碼|密钥|密鑰|金鑰|憑證|(?:API|api) ?(?:キー|키)|口令|令牌|凭证|パスワード|暗証番号|비밀번호|암호|[Пп]арол[ья]|лозинка|รหัสผ่าน|كلمة (?:المرور|السر)"
     r"|סיסמ[הא]|पासवर्ड|κωδικός)"
@@ -154,11 +134,10 @@ class CredentialFormats:
         ]
         self._passwords = "password" in kinds
         self._tokens = "token" in kinds
-        self.heads = {
-            "raw": [widen(pattern.pattern) for pattern in (_USERINFO, _LONE)],
-            "low": ["|".join(widen(pattern.pattern) for _, kind, pattern, _ in _FORMS if kind in kinds)],
-            "text": [widen(_SAID.pattern)],
-        }
+        self.urls = "|".join(widen(pattern.pattern) for pattern in (_USERINFO, _LONE))
+        """Of `raw`."""
+        self.heads = "|".join(widen(pattern.pattern) for _, kind, pattern, _ in _FORMS if kind in kinds)
+        """Of `low`."""
 
     def find(self, view: SearchText, spans: list[Span]) -> None:
         """Append to `spans` what is found."""
@@ -177,16 +156,10 @@ class CredentialFormats:
                     start, end = found.span(1)
                     if likely is None or likely(raw[start:end]):
                         spans.append((start, end, kind))
-        if b"://" in raw and b"@" in raw:
-            self._find_in_urls(raw, spans)
-        if self._passwords and not raw.isascii() and any(sign in view.text for sign in _SAID_SIGNS):
-            spans += [
-                (*said.span(1), "password")
-                for said in _SAID.finditer(view.text)
-                if is_password(said[1].encode(), False, b"")
-            ]
 
-    def _find_in_urls(self, raw: bytes, spans: list[Span]) -> None:
+    def find_in_urls(self, view: SearchText, spans: list[Span]) -> None:
+        """Append to `spans` the passwords and tokens before hosts."""
+        raw = view.raw
         if self._passwords:
             for match in _USERINFO.finditer(raw):
                 start, end = match.span(1)
@@ -198,3 +171,14 @@ class CredentialFormats:
                     spans.append((start, end, "password"))
         if self._tokens:
             spans += [(*match.span(1), "token") for match in _LONE.finditer(raw) if is_random(match[1], 20)]
+
+
+SAID: Final = widen(_SAID.pattern)
+"""Of `text`."""
+
+
+def find_said(view: SearchText, spans: list[Span]) -> None:
+    """Append to `spans` the passwords behind words of other scripts."""
+    spans += [
+        (*said.span(1), "password") for said in _SAID.finditer(view.text) if is_password(said[1].encode(), False, b"")
+    ]

@@ -7,102 +7,112 @@ from functools import cached_property
 from typing import Any, Final
 
 from llmctx.delivery.redact.normal_form import NormalForm, SearchText
-from llmctx.delivery.redact.sieve import Sieve
+from llmctx.delivery.redact.sieve import sieve
 from llmctx.delivery.redact.text_spans import Span
 
-_SHORT: Final = 100  # characters that are searched at once
 _PIECE: Final = 4096
 _OVERLAP: Final = 512  # a pattern's beginning is no longer than that, and no finding looks further back
 _LONGEST: Final = 20_000  # characters of a secret in one line
 _WORTH: Final = 0.6  # of a text: beyond that all of it is searched
+_GROUPS: Final = {
+    "at": ("raw", ""),
+    "keys": ("raw", ""),
+    "marks": ("raw", ""),
+    "names": ("low", ""),
+    "words": ("low", ""),
+    "digits": ("raw", "[0-9](?:[ ._()/-]{0,3}[0-9]){5}"),
+    "beyond": ("text", ""),
+}
+"""Which form of a text the gate of each group reads, and what it looks for: else what any of its detectors does."""
 Search = Callable[[SearchText, list[Span]], None]
 Window = tuple[tuple[int, int], int, int]
 """A core, in which findings may begin, and the start and end of what must be searched for that."""
 
 
 class Detector:
-    """A search, run where one of the patterns (made by `widen`) is in a view's `raw`, `low` or `text`.
+    """A search, run where `pattern`, made by `widen`, is in `view`: a text's `raw`, `low` or `text`.
 
-    Without patterns it always is. One of `words` must be in `low` of the whole text, however far from what is found.
-    `is_joint`: its patterns of `low` are few enough to be looked for together with those of others first.
+    Without a pattern it is wherever its group's gate is open. One of `words` must be in `low` of the whole text,
+    however far from what is found.
     """
 
     def __init__(
-        self,
-        search: Search,
-        *,
-        raw: Iterable[str] = (),
-        low: Iterable[str] = (),
-        text: Iterable[str] = (),
-        words: tuple[bytes, ...] = (),
-        is_joint: bool = False,
+        self, group: str, search: Search, pattern: str = "", *, view: str = "", words: tuple[bytes, ...] = ()
     ) -> None:
+        self.group = group
         self.search = search
-        self.is_joint = is_joint
-        self.patterns = {"raw": list(raw), "low": list(low), "text": list(text)}
+        self.pattern = pattern
+        self._view = view or _GROUPS[group][0]
         self._words = words
 
     @cached_property
-    def _sieves(self) -> list[tuple[str, Sieve]]:
-        return [(name, Sieve(patterns)) for name, patterns in self.patterns.items() if patterns]
+    def _sieve(self) -> Callable[[str], bool]:
+        return sieve(self.pattern)
 
     def has_required_word(self, view: NormalForm) -> bool:
         """Return True if one of the words is there."""
         return not self._words or any(word in view.low for word in self._words)
 
-    def may_be_in(self, view: NormalForm, start: int, end: int, is_open: bool = True) -> bool:
-        """Return True if something may begin between `start` and `end`; `is_open`: a joint pattern is there."""
-        if not self._sieves:
-            return True
-        for name, sieve in self._sieves:
-            if (name == "text" and view.is_ascii) or (name == "low" and self.is_joint and not is_open):
-                continue
-            if sieve(view.sieve_form(name)[start:end]):
-                return True
-        return False
+    def may_be_in(self, view: NormalForm, start: int, end: int) -> bool:
+        """Return True if something may begin between `start` and `end`."""
+        return not self.pattern or self._sieve(view.sieve_form(self._view)[start:end])
+
+
+class _Group:
+    """Detectors that share a gate: one pass over a text tells that none of them finds anything in it."""
+
+    def __init__(self, name: str, detectors: list[Detector]) -> None:
+        self.view, self._pattern = _GROUPS[name]
+        self.detectors = detectors
+        self.is_one = len(detectors) == 1 and not self._pattern
+
+    @cached_property
+    def may_be_in(self) -> Callable[[str], bool]:
+        """Tell of a text whether one of the detectors may find something."""
+        return sieve(self._pattern or "|".join(detector.pattern for detector in self.detectors))
 
 
 class DetectorSet:
-    """Run each detector where it may find something; in short texts everywhere."""
+    """Run each detector where it may find something."""
 
     def __init__(self, detectors: Sequence[Detector]) -> None:
-        self._detectors = detectors
-
-    @cached_property
-    def _joined(self) -> Sieve:
-        patterns = [
-            pattern for detector in self._detectors if detector.is_joint for pattern in detector.patterns["low"]
-        ]
-        return Sieve(["|".join(patterns)] if patterns else [])
+        names = dict.fromkeys(detector.group for detector in detectors)
+        self._groups = [_Group(name, [detector for detector in detectors if detector.group == name]) for name in names]
 
     def find(self, view: NormalForm, spans: list[Span]) -> None:
         """Append to `spans` what is found."""
-        size = len(view.raw)
-        if size <= _PIECE:
-            is_open = size <= _SHORT or self._joined(view.sieve_form("low"))
-            for detector in self._detectors:
-                if (size <= _SHORT or detector.may_be_in(view, 0, size, is_open)) and detector.has_required_word(view):
-                    detector.search(view, spans)
+        if len(view.raw) > _PIECE:
+            self._find_in_pieces(view, spans)
             return
-        low = view.sieve_form("low")
-        pieces = [
-            (at, start, end, self._joined(low[start:end]))
-            for at in range(0, size, _PIECE)
-            for start, end in ((max(0, at - _OVERLAP), at + _PIECE + _OVERLAP),)
-        ]
-        for detector in self._detectors:
-            cores = [
-                (at, at + _PIECE) for at, start, end, is_open in pieces if detector.may_be_in(view, start, end, is_open)
-            ]
-            if not cores or not detector.has_required_word(view):
+        for group in self._groups:
+            if (group.view != "text" or not view.is_ascii) and group.may_be_in(view.sieve_form(group.view)):
+                for detector in group.detectors:
+                    if (group.is_one or detector.may_be_in(view, 0, _PIECE)) and detector.has_required_word(view):
+                        detector.search(view, spans)
+
+    def _find_in_pieces(self, view: NormalForm, spans: list[Span]) -> None:
+        pieces = [(at, max(0, at - _OVERLAP), at + _PIECE + _OVERLAP) for at in range(0, len(view.raw), _PIECE)]
+        for group in self._groups:
+            if group.view == "text" and view.is_ascii:
                 continue
-            windows = windows_around(cores, view.raw)
-            if windows is None:
-                detector.search(view, spans)
-            for core, first, last in windows or ():
-                found: list[Span] = []
-                detector.search(view.part(first, last), found)
-                spans += spans_starting_in(core, first, found)
+            shown = view.sieve_form(group.view)
+            some = [piece for piece in pieces if group.may_be_in(shown[piece[1] : piece[2]])]
+            for detector in group.detectors if some else ():
+                cores = [
+                    (at, at + _PIECE) for at, start, end in some if group.is_one or detector.may_be_in(view, start, end)
+                ]
+                if cores and detector.has_required_word(view):
+                    _find_at(detector, cores, view, spans)
+
+
+def _find_at(detector: Detector, cores: list[tuple[int, int]], view: NormalForm, spans: list[Span]) -> None:
+    windows = windows_around(cores, view.raw)
+    if windows is None:
+        detector.search(view, spans)
+    for core, first, last in windows or ():
+        found: list[Span] = []
+        detector.search(view.part(first, last), found)
+        spans += spans_starting_in(core, first, found)
 
 
 def windows_around(cores: Iterable[tuple[int, int]], text: str | bytes, around: int = _OVERLAP) -> list[Window] | None:

@@ -43,7 +43,7 @@ class DistantNames:
     def __init__(self, kinds: frozenset[str]) -> None:
         self._kinds = kinds
         says = f"{_SAYS}[a-z _'-]*(?:{'|'.join(_NAMED_BEHIND)})"
-        self.heads = ["|".join([widen(_INSERT.pattern), widen(_BLOCK.pattern), says])]
+        self.heads = "|".join([widen(_INSERT.pattern), widen(_BLOCK.pattern), says])
         """Of `low`."""
 
     def find(self, view: SearchText, spans: list[Span]) -> None:

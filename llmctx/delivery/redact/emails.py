@@ -25,7 +25,6 @@ _SPELLED: Final = tuple(
     )
     for begin in (rb"at(?:(?<=[(\[{<]at)|(?<=[(\[{<] at)) ?[)\]}>] ?", rb" at (?=[a-z0-9-]{1,40} dot )")
 )
-_AT: Final = re.compile(rb"[\[<{] ?at ?[\]>}]")
 _PLAIN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+-\x80"
 _FIRST: Final = b"._%+~!#$*=?^{}|&-"
 _USERINFO: Final = re.compile(rb"[^\s/@:\"'<>]{0,256}+:[^\s\"'<>]{0,256}+")
@@ -45,17 +44,21 @@ _FILES: Final = (
 )
 
 
-EMAILS: Final = {"raw": [widen(_MAIL.pattern)], "low": ["|".join(widen(spelled.pattern) for spelled in _SPELLED)]}
+EMAILS: Final = widen(_MAIL.pattern)
+"""Of `raw`."""
+SPELLED_EMAILS: Final = r"[(\[{<] ?at ?[)\]}>] ?[a-z0-9]| at [a-z0-9-]+ dot "
+"""Of `low`."""
 
 
 def find_emails(view: SearchText, spans: list[Span]) -> None:
     """Append to `spans` the addresses of a text."""
-    raw, low = view.raw, view.low
-    if b"@" in raw:
-        _find(raw, spans)
-    if b"at)" in low or b" dot " in low or ((b"[" in low or b"<" in low or b"{" in low) and _AT.search(low)):
-        for spelled in _SPELLED:
-            _find_spelled(raw, low, spelled, spans)
+    _find(view.raw, spans)
+
+
+def find_spelled_emails(view: SearchText, spans: list[Span]) -> None:
+    """Append to `spans` the addresses that are written "name (at) example (dot) com"."""
+    for spelled in _SPELLED:
+        _find_spelled(view.raw, view.low, spelled, spans)
 
 
 def _find_spelled(raw: bytes, low: bytes, spelled: re.Pattern[bytes], spans: list[Span]) -> None:

@@ -10,8 +10,8 @@ import re
 from functools import cache
 from typing import Final
 
-from llmctx.delivery.redact.normal_form import SearchText, for_sieve
-from llmctx.delivery.redact.sieve import ANY_ASCII, Sieve, widen
+from llmctx.delivery.redact.normal_form import SearchText
+from llmctx.delivery.redact.sieve import ANY_ASCII, widen
 from llmctx.delivery.redact.text_spans import Span
 
 _LONGEST: Final = 32  # characters of a number
@@ -21,12 +21,6 @@ _REACH: Final = 80  # characters from a word to its number
 _FEW_DIGITS: Final = (  # in words whose numbers may have fewer in a row
     b"pass", b"paspo", b"pasap", b"paszp", b"ausweis", b"rerschein", b"driv", b"codice", b"identity card", b"cf", b"dl", b"pan",
 )  # fmt: skip
-_HAS_FEW_DIGITS: Final = Sieve(
-    [
-        "[^a-z](?:pan|cf|dl)[^a-z]|ausweis|rerschein|driv(?:er|ing)|codice|identity card|pass(?:e?port|aport|nummer)|pas(?:poort|aporte|zport)"
-    ]
-)
-_MANY_SIGNS: Final = 256  # of a text, from which on they are looked for in one pass first
 _LETTERS: Final = bytes(range(0x61, 0x7B)) + b"\x80"
 _ANY: Final = (  # of any country: some letters, digits in groups, a check letter
     r"[a-z]{0,4}[ -]?\d(?:[ ./-]?\d){5,17}(?:[ /-]?[a-z]|\([0-9a]\))?|\d{1,3}[a-z]{1,3}\d{4,12}|[a-z]{2}\d{5}[a-z]{2}\d"
@@ -86,7 +80,7 @@ _SHAPES: Final[dict[str, str]] = {  # words in small letters, in which "\x80" is
     "henkil\x80tunnus|henkilotunnus|hetu": r"\d{6}[-+a-f]\d{3}[0-9a-y]",
     "personas kods": r"\d{6}-?\d{5}",
     # Asia, Africa, Australia
-    "aadha+r": r"\d{4}[ -]?\d{4}[ -]?\d{4}",
+    "aadhaa?r": r"\d{4}[ -]?\d{4}[ -]?\d{4}",
     "pan": r"[a-z]{3}[abcfghljpt][a-z]\d{4}[a-z]",
     "voter id|epic": r"[a-z]{3}\d{7}",
     "cnic|nicop": r"\d{5}-?\d{7}-?\d",
@@ -176,17 +170,11 @@ _BARE: Final = tuple(  # whose form nothing else has; each begins with a digit, 
         rb"[12](?<![a-z0-9.-][12]) [0-9]{2} (?:0[1-9]|1[0-2]) [0-9][0-9ab] [0-9]{3} [0-9]{3} [0-9]{2}",  # France
     )
 )
-_BARE_LETTERS: Final = tuple(  # with letters before the first digit
-    (
-        letters,
-        re.compile(
-            rb"[0-9]{2}(?<=[a-z]{%d}..)(?<![a-z0-9][a-z]{%d}..)" % (letters, letters) + form + rb"(?![a-z0-9-])"
-        ),
-    )
-    for letters, form in (
-        (6, rb"[abcdehlmprst][0-9]{2}[a-z][0-9]{3}[a-z]"),  # Italy
-        (4, rb"[0-9]{4}[hm][a-z]{5}[a-z0-9][0-9]"),  # Mexico
-    )
+_ITALIAN: Final = re.compile(
+    rb"[0-9]{2}(?<=[a-z]{6}..)(?<![a-z0-9][a-z]{6}..)[abcdehlmprst][0-9]{2}[a-z][0-9]{3}[a-z](?![a-z0-9-])"
+)
+_MEXICAN: Final = re.compile(
+    rb"[0-9]{2}(?<=[a-z]{4}..)(?<![a-z0-9][a-z]{4}..)[0-9]{4}[hm][a-z]{5}[a-z0-9][0-9](?![a-z0-9-])"
 )
 _BEYOND: Final = {  # words of other scripts -> their numbers
     "护照|護照|通行证|通行證|旅券|パスポート|여권": "[A-Z]{1,2}[0-9]{7,8}|[0-9]{8,9}|[A-Z][0-9]{3}[A-Z][0-9]{4}",
@@ -222,25 +210,28 @@ def _named(first: str) -> re.Pattern[str]:
 _NINO: Final = re.compile(
     rb"(?<![a-z0-9])[a-ceghj-pr-tw-z][a-ceghj-npr-tw-z][ -]?\d\d[ -]?\d\d[ -]?\d\d[ -]?[a-d](?![a-z0-9])"
 )
-INSURANCE: Final = (b"insur", b"ni n", b"nino")
+INSURANCE_WORDS: Final = (b"insur", b"ni n", b"nino")
 """Words of a text that has such numbers: they may stand in the head of a long list."""
-DOCUMENTS: Final = {
-    "low": [
+INSURANCE: Final = "[0-9]{2}[ -]?[0-9]{2}[ -]?[0-9]{2}"
+DOCUMENTS: Final = "|".join(
+    (
         f"(?:^|[{ANY_ASCII}--[a-z]])(?:{'|'.join(map(widen, _SHAPES))})(?:{_SOLID})[{ANY_ASCII}--[0-9a-z]][{ANY_ASCII}--[0-9]]*[0-9]",
-        "|".join(
-            (
-                f"[0-9]{widen(_IS_MINE.pattern)}",
-                *(widen(form.pattern) for form in _BARE),
-                "[a-z][0-9]{2}[a-z][0-9]{2}[a-z][0-9]{3}[a-z]|[a-z][0-9]{6}[hm][a-z]",
-            )
-        ),
-    ],
-    "text": ["|".join(map(widen, dict.fromkeys(_BY_FIRST.values())))],
-}
+        f"[0-9]{widen(_IS_MINE.pattern)}",
+        *(widen(form.pattern) for form in _BARE),
+        "[a-z][0-9]{6}[hm][a-z]",
+    )
+)
+DOCUMENTS_WITH_LETTERS: Final = (
+    "(?:(?:^|[^a-z])(?:pan|cf|dl)[^a-z]|ausweis|reisepass|rerschein|driv(?:er|ing)|codice|identity card|pass(?:e?port|aport|nummer)"
+    f"|pas(?:poort|aporte|zport))[{ANY_ASCII}--[0-9]]*[0-9]|[0-9]{{2}}[abcdehlmprst][0-9]{{2}}[a-z][0-9]{{3}}[a-z]"
+)
+"""Of `low`, as those before."""
+DOCUMENTS_BEYOND: Final = "|".join(map(widen, dict.fromkeys(_BY_FIRST.values())))
+"""Of `text`."""
 
 
 def find_documents(view: SearchText, spans: list[Span]) -> None:
-    """Append to `spans` the numbers of documents."""
+    """Append to `spans` the numbers of documents in which six digits stand together."""
     low = view.low
     searched = 0
     for run in _SIX_DIGITS.finditer(low):
@@ -251,23 +242,31 @@ def find_documents(view: SearchText, spans: list[Span]) -> None:
         searched = start
         if low[end : end + 1] and (mine := _IS_MINE.match(low, end)):
             _find_before(low, mine, spans)
-    for mark in _FEW_DIGITS if len(low) <= _MANY_SIGNS or _HAS_FEW_DIGITS(for_sieve(low)) else ():
+    for form in _BARE:
+        spans += [(*match.span(), "resident_id") for match in form.finditer(low)]
+    spans += [(match.start() - 4, match.end(), "resident_id") for match in _MEXICAN.finditer(low)]
+
+
+def find_documents_with_letters(view: SearchText, spans: list[Span]) -> None:
+    """Append to `spans` the numbers of documents that may have fewer digits in a row."""
+    low = view.low
+    for mark in _FEW_DIGITS:
         at = low.find(mark)
         while at >= 0:
             start = max(0, at - _REACH) + len(low[max(0, at - _REACH) : at].rstrip(_LETTERS))
             if (beginning := low[start : start + 3]) in _BY_BEGINNING or (beginning := beginning[:2]) in _BY_BEGINNING:
                 _find_behind(low, start, beginning, spans)
             at = low.find(mark, at + len(mark))
-    for form in _BARE:
-        spans += [(*match.span(), "resident_id") for match in form.finditer(low)]
-    for letters, form in _BARE_LETTERS:
-        spans += [(match.start() - letters, match.end(), "resident_id") for match in form.finditer(low)]
-    if not view.raw.isascii():
-        spans += [
-            (*match.span(1), "resident_id")
-            for first in _FIRSTS.finditer(view.text)
-            if (match := _named(first[0]).match(view.text, first.start()))
-        ]
+    spans += [(match.start() - 6, match.end(), "resident_id") for match in _ITALIAN.finditer(low)]
+
+
+def find_documents_beyond(view: SearchText, spans: list[Span]) -> None:
+    """Append to `spans` the numbers behind words of other scripts."""
+    spans += [
+        (*match.span(1), "resident_id")
+        for first in _FIRSTS.finditer(view.text)
+        if (match := _named(first[0]).match(view.text, first.start()))
+    ]
 
 
 def _find_behind(low: bytes, start: int, beginning: bytes, spans: list[Span]) -> None:

@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from llmctx.delivery.redact.normal_form import SearchText, for_sieve
+from llmctx.delivery.redact.normal_form import SearchText
 from llmctx.delivery.redact.secret_values import DIGIT, PLACEHOLDER, WORDY, is_password, is_random, is_secret, is_strong
-from llmctx.delivery.redact.sieve import Sieve, widen
+from llmctx.delivery.redact.sieve import widen
 from llmctx.delivery.redact.text_spans import Span
 
 # -- what may stand between a name and its value -----------------------------------------------------------------------
@@ -54,17 +54,35 @@ _ASSIGNED: Final = re.compile(f"{_GLUE}{_VALUE}".encode("latin-1"))
 """What follows the end of a name, if something is assigned to it."""
 
 
-def _heads(ends: Iterable[str]) -> str:
-    """Return the sieve's pattern for names that end so."""
-    glue = f"{widen(_SIGNS)}|{widen(_CLOSE + _IS)}|[ ](?:for|of|to|del?|von|vom|f\x02r|du|des|do|da)[ ]|[\"'`]?[ \\t\\r\\n?(]+[^ \\t\\r\\n]*[0-9]"
-    return f"(?:{'|'.join(map(widen, ends))}){_PLURAL}(?:{glue})"
+_BETWEEN_SIGNS: Final = (
+    r"(?:[ \t]*(?:\([^()\n]*\)|for [^ \t\n]*)?[ \t]*(?:[:=|>]|->)|[ \t]+(?:value=|name=|[\"'])|\([\"']"
+    r"|[ \t]+(?:&?(?:'static )?)?(?:str|string|text|char|secretstr|bytes|any)[^\n=]*=|,\s*[\"'\\ ]*(?:[\"']|value|val|default|content|string)"
+    r"|\s+(?:-[ \t]*)?\"?(?:value|val|default|content|string)|[ \t]?\{|(?: [a-z:]+=\"[^\"<>]*\")?>|</)"
+)
+_BETWEEN_WORDS: Final = (
+    "(?: (?:for|of|to|del?|von|vom|f\x02r|du|des|do|da) [^\\n]*)?[ \\t]+(?:is|was|are|ist|est|es|set to|to|lautet|je|\x02r?)(?::| )"
+    "[ \\t]*[^ \\t\\r\\n]*[^a-z \\t\\r\\n.,;:]"
+)
+_MACHINE_MADE: Final = "(?:[^0-9]*[0-9]|[^a-z]*[a-z]{24})"
+
+
+def _heads(named: Iterable[tuple[str, str]]) -> str:
+    """Return the sieve's pattern for names, each with its kind, and for what is assigned to them."""
+    ends: dict[str, list[str]] = {}
+    for kind, end in named:
+        ends.setdefault("" if kind == "password" else _MACHINE_MADE, []).append(widen(end))
+    return "|".join(
+        rf"(?:{'|'.join(some)}){_PLURAL}(?: ?[\"'`\\\])*]*(?:{_BETWEEN_SIGNS}{made}|{_BETWEEN_WORDS})"
+        r"|[\"'`]?[ \t\r\n?(]+[^ \t\r\n]*[0-9])"
+        for made, some in ends.items()
+    )
 
 
 _FOREIGN: Final = (  # names of passwords in other languages
     "kennwort", "zugangscode", "mdp", "wachtwoord", "senha", "clave", "parola", "passord", "l\x80senord", "losenord", "adgangskode", "salasana", "has\x80o", "haslo",
     "heslo", "geslo", "jelsz\x80", "lozinka", "parool", "\x80ifre", "sifre", "m\x80t kh\x80u", "sandi", "katalaluan", "psk",
 )  # fmt: skip
-_MANY_SIGNS: Final = 256  # of a text, from which on they are looked for in one pass first
+_Name = tuple[bytes, bytes | None, str, re.Pattern[bytes]]
 _NAMES: Final = (  # a word that must be there, a sign (seen in no time), the kind, the end of the name
     (b"key", None, "api_key", "key(?:_?value|_?base|[ _-]data|s?_secret|[ _-]?(?:hex|b64|pem|string|bytes))?"),
     (b"secret", None, "api_key", "secret(?:[_ -]?(?:access)?[_ -]?(?:key|token|id_?value|value|string|text|data)(?:_base)?)?"),
@@ -114,35 +132,39 @@ class NamedSecrets:
     def __init__(self, kinds: frozenset[str]) -> None:
         names = [entry for entry in _NAMES if entry[2] in kinds]
         self._names = [(word, gate, kind, re.compile(end.encode("latin-1"))) for word, gate, kind, end in names]
-        foreign = _FOREIGN if "password" in kinds else ()
-        self._foreign: list[tuple[bytes, bytes | None, str, re.Pattern[bytes]]] = [
+        self._foreign: list[_Name] = [
             (word.encode("latin-1"), None, "password", re.compile(f"(?<![a-z\x80]){word}".encode("latin-1")))
-            for word in foreign
+            for word in (_FOREIGN if "password" in kinds else ())
         ]
-        self._is_foreign = Sieve(["|".join(map(widen, foreign))] if foreign else [])
-        self.heads = [_heads(dict.fromkeys([*(end for _, _, _, end in names), *foreign]))] if names else []
+        self.heads = _heads((kind, end) for _, _, kind, end in names)
+        self.heads_of_foreign = _heads(("password", word.decode("latin-1")) for word, _, _, _ in self._foreign)
         """Of `low`."""
 
     def find(self, view: SearchText, spans: list[Span]) -> None:
         """Append to `spans` what is found."""
-        raw, low = view.raw, view.low
-        left = _MANY + len(raw) // _FEW
-        names = self._names
-        if len(low) <= _MANY_SIGNS or self._is_foreign(for_sieve(low)):
-            names = [*names, *self._foreign]
-        for word, gate, kind, ends in names:
-            if (gate is None or gate in raw) and word in low:
-                at = low.find(word)
-                while at >= 0:
-                    end = at + len(word)
-                    if (name := ends.match(low, at)) and (match := _ASSIGNED.match(low, name.end())):
-                        left -= 1
-                        if left < 0:  # a text full of them: what is named a secret is one
-                            _take(kind, match, spans)
-                            end = match.end()
-                        elif _consider(raw, low, at, word, kind, match, spans) or match.end() - at >= _BEFORE:
-                            end = match.end()  # else the value may be a name itself
-                    at = low.find(word, end)
+        _find(view, self._names, spans)
+
+    def find_foreign(self, view: SearchText, spans: list[Span]) -> None:
+        """Append to `spans` what is named a password in another language."""
+        _find(view, self._foreign, spans)
+
+
+def _find(view: SearchText, names: list[_Name], spans: list[Span]) -> None:
+    raw, low = view.raw, view.low
+    left = _MANY + len(raw) // _FEW
+    for word, gate, kind, ends in names:
+        if (gate is None or gate in raw) and word in low:
+            at = low.find(word)
+            while at >= 0:
+                end = at + len(word)
+                if (name := ends.match(low, at)) and (match := _ASSIGNED.match(low, name.end())):
+                    left -= 1
+                    if left < 0:  # a text full of them: what is named a secret is one
+                        _take(kind, match, spans)
+                        end = match.end()
+                    elif _consider(raw, low, at, word, kind, match, spans) or match.end() - at >= _BEFORE:
+                        end = match.end()  # else the value may be a name itself
+                at = low.find(word, end)
 
 
 def _take(kind: str, match: re.Match[bytes], spans: list[Span]) -> None:

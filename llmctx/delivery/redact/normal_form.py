@@ -23,7 +23,7 @@ from functools import cache, lru_cache
 from itertools import accumulate
 from typing import Final
 
-from llmctx.delivery.redact.sieve import BEYOND, Sieve
+from llmctx.delivery.redact.sieve import BEYOND, sieve
 from llmctx.delivery.redact.text_spans import mask_placeholders
 
 LETTER: Final = 0x80
@@ -86,16 +86,14 @@ _BRIEF: Final = 200
 _FEW: Final = 40  # characters to a sign, from which on it is seldom
 _SHOWN: Final = bytes(BEYOND.get(code, code) for code in range(256))
 _FIRSTS: Final = "\\%&<=[^\0\x08\x1b"
-_MAY_HOLD_TOKENS: Final = Sieve(
-    (
-        "|".join(
-            (
-                r"\\(?:u[0-9a-fA-F{]|U[0-9a-fA-F]{8}|x[0-9a-fA-F]{2}|033\[|e\[|\r?\n)",
-                r"%(?:25)*(?:[0-7][0-9a-fA-F]|[c-fC-F][0-9a-fA-F]%)|%25%25",
-                rf"&(?:amp;)*(?:#[0-9]{{1,7}};|#[xX][0-9a-fA-F]{{1,6}};|(?:{_NAMES});)|&amp;&amp;",
-                r"<wbr ?/?>|\[[0-9;]+m|=\r?\n[A-Za-z0-9]|[\x00\x08\x1b]",
-            )
-        ),
+_MAY_HOLD_TOKENS: Final = sieve(
+    "|".join(
+        (
+            r"\\(?:u[0-9a-fA-F{]|U[0-9a-fA-F]{8}|x[0-9a-fA-F]{2}|033\[|e\[|\r?\n)",
+            r"%(?:25)*(?:[0-7][0-9a-fA-F]|[c-fC-F][0-9a-fA-F]%)|%25%25",
+            rf"&(?:amp;)*(?:#[0-9]{{1,7}};|#[xX][0-9a-fA-F]{{1,6}};|(?:{_NAMES});)|&amp;&amp;",
+            r"<wbr ?/?>|\[[0-9;]+m|=\r?\n[A-Za-z0-9]|[\x00\x08\x1b]",
+        )
     )
 )
 """Where one of the tokens may be in a text of ASCII."""
@@ -138,11 +136,6 @@ def _decoded(token: str) -> str:
 _DECODED: Final = _Decoded()
 
 
-def for_sieve(signs: bytes) -> str:
-    """Return `raw` or `low` of a text for sieves, which read what is UTF-8."""
-    return signs.translate(_SHOWN).decode()
-
-
 class SearchText:
     """A text for searching: `text`, `raw` and `low` have the same positions."""
 
@@ -164,7 +157,6 @@ class NormalForm(SearchText):
     __slots__ = ("_maps", "_shown", "_undone", "is_ascii")
 
     def __init__(self, text: str) -> None:
-        self._shown: dict[str, str] = {}
         self._undone: list[tuple[list[str], list[str]]] = []
         self._maps: list[tuple[list[int], list[int]]] | None = None
         raw = b""
@@ -186,6 +178,8 @@ class NormalForm(SearchText):
         self.raw = mask_placeholders(raw or _as_bytes(text))
         self.low = self.raw.lower()
         self.is_ascii = self.raw.isascii()
+        for_sieves = self.raw.decode() if self.is_ascii else self.raw.translate(_SHOWN).decode()
+        self._shown = {"raw": for_sieves, "low": for_sieves.lower()}
 
     def original_span(self, start: int, end: int) -> tuple[int, int]:
         """Return where in the text itself stands what is between `start` and `end`; whole escapes."""
@@ -198,8 +192,7 @@ class NormalForm(SearchText):
     def sieve_form(self, name: str) -> str:
         """Return `raw`, `low` or `text` for sieves, which read what is UTF-8."""
         if (shown := self._shown.get(name)) is None:
-            shown = self.text.encode("utf-8", "replace").decode() if name == "text" else for_sieve(getattr(self, name))
-            self._shown[name] = shown
+            self._shown[name] = shown = self.text.encode("utf-8", "replace").decode()
         return shown
 
     @property

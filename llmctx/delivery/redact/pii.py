@@ -14,9 +14,24 @@ from functools import lru_cache
 from typing import Final
 
 from llmctx.delivery.redact.detectors import Detector
-from llmctx.delivery.redact.emails import EMAILS, find_emails
-from llmctx.delivery.redact.identity_documents import DOCUMENTS, INSURANCE, find_documents, find_insured
-from llmctx.delivery.redact.network_addresses import ADDRESSES, find_addresses
+from llmctx.delivery.redact.emails import EMAILS, SPELLED_EMAILS, find_emails, find_spelled_emails
+from llmctx.delivery.redact.identity_documents import (
+    DOCUMENTS,
+    DOCUMENTS_BEYOND,
+    DOCUMENTS_WITH_LETTERS,
+    INSURANCE,
+    INSURANCE_WORDS,
+    find_documents,
+    find_documents_beyond,
+    find_documents_with_letters,
+    find_insured,
+)
+from llmctx.delivery.redact.network_addresses import (
+    ADDRESSES,
+    ADDRESSES_BEYOND,
+    find_addresses,
+    find_addresses_beyond,
+)
 from llmctx.delivery.redact.normal_form import SearchText
 from llmctx.delivery.redact.phones import (
     cue_beside,
@@ -80,7 +95,7 @@ _NATIONAL: Final = re.compile(
 _SOLID: Final = re.compile(rb"(?<![0Aa$])(?<!0[ .+/-])0{7,15}(?![0Aa])(?![ .-]0)")
 _ABROAD: Final = 11  # digits at least
 
-_SEVEN_DIGITS: Final = ["[0-9](?:[ .()/-]{0,3}[0-9]){6}"]
+_SEVEN_DIGITS: Final = "[0-9](?:[ ._()/-]{0,3}[0-9]){6}"
 
 _NO_DIGIT: Final = bytes(c for c in range(256) if not 0x30 <= c <= 0x39)
 _DOUBLED: Final = bytes(((2 * (c - 48) - 9) if c > 52 else 2 * (c - 48)) if 48 <= c <= 57 else 0 for c in range(256))
@@ -126,17 +141,23 @@ class Personal:
 
     def __init__(self, kinds: frozenset[str]) -> None:
         self._kinds = kinds
-        self.detectors = [Detector(find_emails, raw=EMAILS["raw"], low=EMAILS["low"])] if "email" in kinds else []
+        self.detectors: list[Detector] = []
+        if "email" in kinds:
+            self.detectors.append(Detector("at", find_emails, EMAILS))
+            self.detectors.append(Detector("words", find_spelled_emails, SPELLED_EMAILS))
         if "resident_id" in kinds:
-            self.detectors.append(Detector(find_insured, low=["[0-9]{2}[ -]?[0-9]{2}[ -]?[0-9]{2}"], words=INSURANCE))
-            self.detectors.append(Detector(find_documents, low=DOCUMENTS["low"], text=DOCUMENTS["text"]))
+            self.detectors.append(Detector("words", find_documents_with_letters, DOCUMENTS_WITH_LETTERS))
+            self.detectors.append(Detector("beyond", find_documents_beyond, DOCUMENTS_BEYOND))
+            self.detectors.append(Detector("digits", find_documents, DOCUMENTS, view="low"))
+            self.detectors.append(Detector("digits", find_insured, INSURANCE, words=INSURANCE_WORDS))
         if "ip" in kinds:
-            low, text = ADDRESSES["low"], ADDRESSES["text"]
-            self.detectors.append(Detector(find_addresses, low=low, text=text))
+            self.detectors.append(Detector("words", find_addresses, ADDRESSES))
+            self.detectors.append(Detector("beyond", find_addresses_beyond, ADDRESSES_BEYOND))
         if kinds & {"card", "phone", "resident_id"}:
-            self.detectors.append(Detector(self._find_numbers, low=_SEVEN_DIGITS))
+            self.detectors.append(Detector("digits", self._find_numbers, _SEVEN_DIGITS))
         if "iban" in kinds:
-            self.detectors += [Detector(_find_ibans), Detector(_find_small_ibans, words=(b"iban",))]
+            self.detectors.append(Detector("digits", _find_ibans))
+            self.detectors.append(Detector("digits", _find_small_ibans, words=(b"iban",)))
 
     def _find_numbers(self, view: SearchText, spans: list[Span]) -> None:
         raw, kinds = view.raw, self._kinds

@@ -12,7 +12,7 @@ import re
 from typing import Final
 
 from llmctx.delivery.redact.command_lines import CommandLines
-from llmctx.delivery.redact.credential_formats import CredentialFormats
+from llmctx.delivery.redact.credential_formats import SAID, CredentialFormats, find_said
 from llmctx.delivery.redact.detectors import Detector
 from llmctx.delivery.redact.distant_names import DistantNames
 from llmctx.delivery.redact.named_secrets import NamedSecrets
@@ -43,14 +43,19 @@ class Credentials:
         self._vendor_keys = VendorKeys(kinds)
         named, distant = NamedSecrets(kinds), DistantNames(kinds)
         commands, formats = CommandLines(kinds), CredentialFormats(kinds)
-        heads = formats.heads
         self.detectors = [
-            Detector(self._find_keys, raw=self._vendor_keys.heads),
-            Detector(named.find, low=named.heads, is_joint=True),
-            Detector(distant.find, low=distant.heads, is_joint=True),
-            Detector(commands.find, low=commands.heads, is_joint=True),
-            Detector(formats.find, raw=heads["raw"], low=heads["low"], text=heads["text"], is_joint=True),
+            Detector("at", formats.find_in_urls, formats.urls),
+            Detector("keys", self._find_keys, self._vendor_keys.heads),
+            Detector("marks", self._vendor_keys.find_marked, self._vendor_keys.marks),
+            Detector("names", named.find, named.heads),
+            Detector("words", named.find_foreign, named.heads_of_foreign),
+            Detector("words", distant.find, distant.heads),
+            Detector("words", commands.find, commands.heads),
+            Detector("words", formats.find, formats.heads),
         ]
+        if "password" in kinds:
+            self.detectors.append(Detector("beyond", find_said, SAID))
+        self.detectors = [detector for detector in self.detectors if detector.pattern]
 
     def find_private_keys(self, view: SearchText, spans: list[Span]) -> None:
         """Append to `spans` what is found of what goes over many lines."""

@@ -8,7 +8,7 @@ pattern is turned into one for it that matches wherever the pattern does, and at
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any, Final
 
 from pydantic_core import SchemaValidator, core_schema
@@ -24,20 +24,9 @@ _LEAST: Final = 16  # of those that must be there, if they are the last that is 
 _CATEGORIES: Final = {"DIGIT": "0-9", "SPACE": r" \t\n\r\x0b\x0c", "WORD": "A-Za-z0-9_"}
 
 
-class Sieve:
-    """Tell whether one of `patterns`, each made by `widen`, may be somewhere in a text.
-
-    Each has an engine of its own: many patterns in one make more states than it keeps.
-    """
-
-    def __init__(self, patterns: Iterable[str]) -> None:
-        self._matches = [
-            SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex")).isinstance_python
-            for pattern in patterns
-        ]
-
-    def __call__(self, text: str) -> bool:
-        return any(matches(text) for matches in self._matches)
+def sieve(pattern: str) -> Callable[[str], bool]:
+    """Return what tells of a text whether `pattern`, made by `widen`, may be somewhere in it."""
+    return SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex")).isinstance_python
 
 
 def widen(pattern: str | bytes) -> str:

@@ -12,6 +12,7 @@ from functools import cache
 from itertools import islice
 from typing import Final
 
+from llmctx.delivery.redact.normal_form import SearchText
 from llmctx.delivery.redact.sieve import ANY_ASCII, widen
 from llmctx.delivery.redact.text_spans import Span
 from llmctx.delivery.redact.vendor_key_table import KIND_OF, VENDOR_KEYS
@@ -123,23 +124,26 @@ class VendorKeys:
         }
         self._lower = _LOWER if "api_key" in kinds else None
         self._marked = [entry for entry in _MARKED if entry[2] in kinds]
-        others = (_HEX_PARTS, _TASKS, *(pattern for _, _, _, pattern in self._marked))
-        self.heads = [
-            f"(?:^|[{ANY_ASCII}--[A-Za-z0-9_.-]])(?:{'|'.join(heads)})|[_.-](?:{'|'.join(inner)})|[_-][A-Za-z0-9]{{30}}",  # the last: of unknown makers
-            "|".join(
-                [*(part.decode() for part, _ in _PARTS), "sk-[a-z0-9]{20}", *(widen(other.pattern) for other in others)]
-            ),
-        ]
-        """Of `raw`."""
+        within = "|".join((*(part.decode() for part, _ in _PARTS), widen(_HEX_PARTS.pattern), widen(_TASKS.pattern)))
+        self.heads = (
+            f"(?:^|[{ANY_ASCII}--[A-Za-z0-9_.-]])(?:{'|'.join(heads)})|[_.-](?:{'|'.join(inner)})|{within}"
+            "|[_-][A-Za-z0-9]{30}"  # of unknown makers
+        )
+        self.marks = "|".join(["sk-[a-z0-9]", *(re.escape(mark.decode()) for _, mark, _, _ in self._marked)])
+        """Both of `raw`."""
 
     def find(self, raw: bytes, spans: list[Span]) -> None:
-        """Append to `spans` what is found."""
+        """Append to `spans` the keys that are one word."""
         words = raw.translate(_WORDS)
         holds_heads = any(head in raw for head in _HEADS)
         for match in _TELLING.finditer(words):
             start, end = words.rfind(b" ", 0, match.start()) + 1, match.end()
             if end - start >= _LONG:
                 self._look(raw, start, end, spans, holds_heads)
+
+    def find_marked(self, view: SearchText, spans: list[Span]) -> None:
+        """Append to `spans` the keys that are told by a mark in them."""
+        raw = view.raw
         if self._lower is not None and b"sk-" in raw:
             spans += [(*found.span(), "api_key") for found in self._lower.finditer(raw)]
         for sign, mark, kind, pattern in self._marked:
