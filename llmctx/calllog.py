@@ -141,7 +141,7 @@ class CallLog:
 
     def _make_sink(self) -> RecordingSink:
         sink = self._new_sink() if self._sink is None else self._sink
-        sink.on_write = self.observer.wrote
+        sink.on_write = self.observer.observe_write
         return sink
 
     def _new_sink(self) -> RecordingSink:
@@ -192,7 +192,7 @@ class CallLog:
 
     def _look(self) -> None:  # once a second
         self._begin_the_rest()
-        self.observer.look()
+        self.observer.refresh()
 
     def _begin_the_rest(self) -> None:  # until no step is left
         if self._not_begun and self._started:
@@ -285,7 +285,7 @@ class CallLog:
 
     @harmless("close_failed", otherwise=lambda self, left: left)
     def _closed(self, left: int) -> int:
-        self.observer.look()
+        self.observer.refresh()
         if left:
             count_left(self._worker, left)
         return left

@@ -44,9 +44,9 @@ def provision_broker(settings: Settings, *, only_plan: bool, yes: bool, json: bo
 async def _provision(settings: Settings, *, only_plan: bool, yes: bool, quiet: bool) -> tuple[Plan, list[str] | None]:
     """Return the plan, and what was done of it; None where nothing was to be done now."""
     from llmctx.delivery.broker import provision
-    from llmctx.delivery.broker.visit import transport_of, visit
+    from llmctx.delivery.broker.session import open_broker, transport_of
 
-    async with visit(settings) as (connection, topology):
+    async with open_broker(settings) as (connection, topology):
         servers = provision.servers_of(connection, transport_of(settings))
         plan = await provision.plan(connection.jetstream, topology, servers)
         if plan.refusals and not only_plan:
@@ -99,7 +99,7 @@ def show_report(report: BrokerReport | str) -> None:
     if lines:
         output.table(columns, lines, indent=2)
     else:
-        output.paragraph(f"{lag.sentence}, in {len(lag.streams)} streams", lead="  ")
+        output.paragraph(f"{lag.describe}, in {len(lag.streams)} streams", lead="  ")
     for name in lag.missing:
         output.paragraph(f"{name} is not there, or has no consumer: llmctx migrate --transport", lead="  ")
     for (code, reason), count in Counter((one.code, one.reason) for one in report.refused).most_common(10):

@@ -113,7 +113,12 @@ async def _ship_broker(settings: Settings, *, once: bool, metrics: int | None) -
         reporting = asyncio.create_task(progress.run(1 if metrics is None else _LOOKS))
         until_end.callback(reporting.cancel)
         await shipper.run(_stopping(), once=once)
-    return {"written": shipper.written, "refused": shipper.refused, "frames": shipper.frames, "again": shipper.again}
+    return {
+        "written": shipper.written,
+        "refused": shipper.refused,
+        "frames": shipper.frames,
+        "again": shipper.redelivered,
+    }
 
 
 def _serve(port: int, progress: _Progress) -> Callable[[], None]:
@@ -155,6 +160,6 @@ class _Progress:
 
     def _report(self) -> None:
         shipper, lag = self._shipper, self._lag
-        behind = lag if lag is None or isinstance(lag, str) else lag.sentence
+        behind = lag if lag is None or isinstance(lag, str) else lag.describe
         waits = f" Rows wait: {shipper.last_error}." if shipper.last_error else ""
         output.say(f"{shipper.written:,} rows stored of {shipper.frames:,} frames; {behind}.{waits}")

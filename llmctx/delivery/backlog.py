@@ -45,7 +45,7 @@ class Backlog:
         self.rewind()
         return rows
 
-    def lose(self, rows: int) -> None:
+    def count_lost(self, rows: int) -> None:
         """Count so many of the rows as lost."""
         self.rows -= rows
         self.unreadable += rows
@@ -83,5 +83,5 @@ class Backlog:
 
     def _give_up(self, journal: Journal) -> None:
         diagnostics.count("journal_damaged", "%d rows in the journal cannot be read any more", self.rows)
-        journal.done([call_id for call_id in journal.pending_ids() if call_id not in self._held])
-        self.lose(self.rows)
+        journal.mark_done([call_id for call_id in journal.pending_ids() if call_id not in self._held])
+        self.count_lost(self.rows)

@@ -49,7 +49,7 @@ class Batcher:
         `rejected`, without their snapshots."""
         self.on_done: Callable[[Sequence[CallRecord]], None] | None = None
         """Called in the loop with rows that are not held here any more: stored, kept by `on_rejected`, or given up."""
-        self.select: Callable[[list[Row]], Awaitable[list[Row]]] | None = None
+        self.filter_rows: Callable[[list[Row]], Awaitable[list[Row]]] | None = None
         """Returns those that are wanted, of rows about to be stored; the others are done."""
         self.on_write: Callable[[float], object] | None = None
         """Told how many seconds a batch took to be stored. Must not raise."""
@@ -83,7 +83,7 @@ class Batcher:
         self.given_up = 0
         """Of the dropped, those that had been taken before."""
         self.snapshots_dropped = 0
-        self.tries = 0
+        self.attempts = 0
         """How often the destination was given a batch."""
         self.last_error: str | None = None
         """Why rows wait, in a sentence; None while all is well."""
@@ -293,9 +293,9 @@ class Batcher:
         return has_changed
 
     async def _store_part(self, part: list[Row]) -> None:
-        self.tries += 1
+        self.attempts += 1
         begun = time.monotonic()
-        if wanted := part if self.select is None else await self.select(part):
+        if wanted := part if self.filter_rows is None else await self.filter_rows(part):
             await self._destination.store(wanted)
         if self.on_write is not None:
             self.on_write(time.monotonic() - begun)

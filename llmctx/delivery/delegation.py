@@ -44,7 +44,7 @@ class Delegation:
         self._seen_at = 0.0
         self._left_at = 0.0
 
-    def look(self, directory: Path) -> None:
+    def poll_shipper(self, directory: Path) -> None:
         """See whether a shipper is at work on `directory`: by its clock, which may not be ours, only changes count."""
         sign = touched_at(directory / DEAD_LETTERS / _FILE)
         if not sign:
@@ -56,14 +56,14 @@ class Delegation:
             self._sign, self._seen_at = sign, now if is_new else -_ABSENT_S
         self.is_served = now - self._seen_at < _ABSENT_S
 
-    def takes(self, journal: Journal, room: int) -> bool:
+    def should_delegate(self, journal: Journal, room: int) -> bool:
         """Return whether it is time to leave `journal`: not where more than `room` bytes lie there, for a shipper that
         is behind; nor all the time, for each costs a directory.
         """
         is_due = time.monotonic() - self._left_at >= _EVERY_S
         return self.is_served and is_due and self._bytes + journal.used_bytes <= room and journal.is_intact
 
-    def leave(self, old: Journal, begin: Callable[[Path], Journal], recovery: Recovery) -> Journal | None:
+    def delegate(self, old: Journal, begin: Callable[[Path], Journal], recovery: Recovery) -> Journal | None:
         """Leave `old` to the shipper. Return the journal that takes its place; None if that is not possible."""
         try:
             new = begin(old.directory)
@@ -71,8 +71,8 @@ class Delegation:
             return None
         size = old.used_bytes
         try:
-            new.take_starts(old)
-            left = old.leave()
+            new.copy_starts(old)
+            left = old.leave_to_recovery()
         except OSError as problem:
             new.close(discard=True)
             diagnostics.count("journal_failed", "rows cannot be left to the shipper: %s", problem)

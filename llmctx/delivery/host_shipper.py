@@ -123,7 +123,7 @@ class HostShipper:
             return is_of(place, other, goes_by_our_name=is_here)
 
         loads: list[_Load] = []
-        with journal.take(is_ours, elsewhere) as taken:
+        with journal.open_dead_journals(is_ours, elsewhere) as taken:
             try:
                 try:
                     await run_in_daemon_thread(lambda: loads.extend(map(_Load, islice(taken, _AT_ONCE))))
@@ -132,7 +132,7 @@ class HostShipper:
                 for load in loads:
                     await self._fill(load)
                 for load in loads:
-                    await self._intake.settled(load)
+                    await self._intake.wait_until_done(load)
                     outside_loop(load.dead.finish)()
                     self.journals += 1
             finally:

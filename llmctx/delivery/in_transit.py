@@ -100,9 +100,9 @@ class InTransit:
         self._backlog.rows += len(here)
         self._backlog.rewind()
         if gone := len(here.difference(() if journal is None else journal.pending_ids())):
-            self._backlog.lose(gone)
+            self._backlog.count_lost(gone)
 
-    def leave(self, in_memory: Set[bytes]) -> None:
+    def leave_to_recovery(self, in_memory: Set[bytes]) -> None:
         """Leave all to the process that recovers the journal, perhaps this one; `in_memory` is what the batcher has."""
         if not self._destination.confirms_later:
             return

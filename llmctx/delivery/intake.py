@@ -27,8 +27,8 @@ class Load:
     outstanding = 0
     """How many of them are on their way."""
 
-    def done(self) -> None:
-        """Called in the loop when none is outstanding any more."""
+    def on_done(self) -> None:
+        """Act on the end of the load, in the loop: none of its rows is outstanding any more."""
 
 
 class Intake:
@@ -69,7 +69,7 @@ class Intake:
                 await self._wait()
         self._one_less(load)
 
-    async def settled(self, load: Load) -> None:
+    async def wait_until_done(self, load: Load) -> None:
         """Wait until `load` is done."""
         while load.outstanding:
             await self._wait()
@@ -83,7 +83,7 @@ class Intake:
     def _one_less(self, load: Load) -> None:
         load.outstanding -= 1
         if not load.outstanding:
-            load.done()
+            load.on_done()
 
     async def _wait(self) -> None:
         self._progress.clear()

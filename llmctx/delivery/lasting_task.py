@@ -11,7 +11,7 @@ from llmctx.core.diagnostics import diagnostics
 
 
 class LastingTask:
-    """Runs `run()` in the loop that runs here, again whenever `look` finds it ended. `what` names it in the log."""
+    """Run `run()` in the running loop, again whenever `ensure_running` finds it ended. `what` names it in the log."""
 
     def __init__(self, what: str, run: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         self._what, self._run, self._name = what, run, name
@@ -20,7 +20,7 @@ class LastingTask:
     def _start(self) -> asyncio.Task[None]:
         return asyncio.create_task(self._run(), name=self._name)
 
-    def look(self) -> None:
+    def ensure_running(self) -> None:
         """Start it again if it has ended."""
         if self._task.done():
             problem = None if self._task.cancelled() else self._task.exception()

@@ -48,7 +48,7 @@ def compute_stats(worker: Worker, calls: OpenCalls) -> Stats:
     still_open = len(calls)
     return Stats(
         started=calls.started,
-        written=pipeline.taken - pipeline.refused if written is None else written,
+        written=pipeline.submitted - pipeline.refused if written is None else written,
         waiting=waiting + published + still_open,
         quarantined=sink.quarantined,
         dropped=pipeline.refused + sink.given_up,

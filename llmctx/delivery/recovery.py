@@ -112,13 +112,13 @@ class Recovery:
         """Return whether this is a call of a dead process whose row is in the batcher's memory, or in transit."""
         return call_id in self._recovered
 
-    def done(self, call_ids: Sequence[bytes]) -> None:
+    def on_stored(self, call_ids: Sequence[bytes]) -> None:
         """Count those of the rows, which the batcher does not hold any more, that are of dead processes."""
         if self._recovered:
             self.written += len(self._let_go(call_ids))
         self._progress.set()
 
-    def rejected(self, call_id: bytes, *, is_kept: bool) -> None:
+    def on_rejected(self, call_id: bytes, *, is_kept: bool) -> None:
         """Count a row that the destination will never take, if it is of a dead process."""
         if self._let_go((call_id,)):
             self.quarantined += is_kept
@@ -202,7 +202,7 @@ class Recovery:
                 self._is_asked = True
             return
         self._rounds += 1
-        journals = _locked(journal.take(self._is_ours, elsewhere))
+        journals = _locked(journal.open_dead_journals(self._is_ours, elsewhere))
         recovering: list[_Recovering] = []
         try:
             async with asyncio.TaskGroup() as settling:

@@ -198,11 +198,12 @@ class Spool(RecordingSink):
 
     def _leave(self, delegation: Delegation, old: Journal) -> bool:
         """Leave the journal to the shipper, if there is one and something is in it. Return whether there is another."""
-        delegation.look(old.directory)
+        delegation.poll_shipper(old.directory)
         delegation.collect(self._recovery)
-        if not self._backlog.rows or self._held or not delegation.takes(old, self._settings.journal_bytes // 2):
+        most_bytes = self._settings.journal_bytes // 2
+        if not self._backlog.rows or self._held or not delegation.should_delegate(old, most_bytes):
             return False
-        if (new := delegation.leave(old, self._begin, self._recovery)) is None:
+        if (new := delegation.delegate(old, self._begin, self._recovery)) is None:
             return False
         self._backlog.clear()
         self._use(new)
@@ -223,7 +224,7 @@ class Spool(RecordingSink):
         self._try_again_at, self._has_begun = 0.0, True
         self._backlog.rewind()
         if self._delegation is not None:
-            self._delegation.look(new.directory)
+            self._delegation.poll_shipper(new.directory)
         # what was in memory alone, for want of a journal; others' rows are in theirs
         here = self._of_this_process()
         self._held.update(one.call_id.bytes for one in here[: new.append(here)])
@@ -231,7 +232,7 @@ class Spool(RecordingSink):
         # of what was on disk alone, as far as it could be read from where it was
         gone = self._backlog.rows - sum(call_id not in self._held for call_id in new.pending_ids())
         if gone > 0:
-            self._backlog.lose(gone)
+            self._backlog.count_lost(gone)
             diagnostics.count("journal_damaged", "%d rows that only the journal held are lost", gone)
 
     def submit(self, record: CallRecord) -> bool:
@@ -265,13 +266,13 @@ class Spool(RecordingSink):
         for record in records[noted:]:
             if not self._batcher.submit(record):
                 refused += 1
-                journal.done([record.call_id.bytes])
+                journal.mark_done([record.call_id.bytes])
         return refused
 
     def forget(self, call_ids: Sequence[bytes]) -> None:
         """Discard the start markers of these calls: no rows will come."""
         if self._journal is not None:
-            self._journal.done(call_ids)
+            self._journal.mark_done(call_ids)
 
     def _strip(self, records: Sequence[CallRecord]) -> None:
         for record in records:
@@ -290,10 +291,10 @@ class Spool(RecordingSink):
         self._finish([record.call_id.bytes for record in records])
 
     def _finish(self, call_ids: Sequence[bytes]) -> None:
-        self._recovery.done(call_ids)
+        self._recovery.on_stored(call_ids)
         self._held.difference_update(call_ids)
         if self._journal is not None:
-            self._journal.done(call_ids)
+            self._journal.mark_done(call_ids)
             if self._backlog.rows:
                 self._read_back()
 
@@ -302,7 +303,7 @@ class Spool(RecordingSink):
         journal = self._journal
         is_kept = (self._remember if journal is None else journal.dead_letters.append)(record, code, reason)
         self._in_transit.reject(record.call_id.bytes)
-        self._recovery.rejected(record.call_id.bytes, is_kept=is_kept)
+        self._recovery.on_rejected(record.call_id.bytes, is_kept=is_kept)
         return is_kept
 
     @outside_loop
@@ -352,7 +353,7 @@ class Spool(RecordingSink):
             self._strip(alone)  # without their texts they may fit
             self._held.update(one.call_id.bytes for one in alone[: journal.append(alone)])
         self._recovery.left_at_close += self._backlog.clear()
-        self._in_transit.leave({one.call_id.bytes for one in self._batcher.in_memory()})
+        self._in_transit.leave_to_recovery({one.call_id.bytes for one in self._batcher.in_memory()})
         journal.sync(now=True)
         if journal.close():
             self._recovery.previous_journals.add(journal.name)
@@ -383,6 +384,6 @@ class Spool(RecordingSink):
             self._backlog.rows,
         )
         self._journal = self._recovery.journal = None
-        self._backlog.lose(self._backlog.rows)
+        self._backlog.count_lost(self._backlog.rows)
         self._backlog.rewind()
         journal.close()

@@ -85,9 +85,9 @@ class Worker:
         if self._idle:
             self._wake()
         elif time.monotonic() - self._beat > _SILENT_S:
-            self.look_after()
+            self.ensure_running()
 
-    def look_after(self) -> None:
+    def ensure_running(self) -> None:
         """Start the thread if it has died without a word, or could not be started."""
         with self._starting:
             self._beat, beaten = time.monotonic(), self._beat
@@ -135,7 +135,7 @@ class Worker:
     @harmless("flush_failed", otherwise=lambda _: False)
     def _begins(self) -> bool:
         """Return whether there is a thread whose loop does not run yet: it may be loading the database's driver."""
-        self.look_after()
+        self.ensure_running()
         return self.running and not self._ready.is_set()
 
     def start_when_needed(self) -> None:
@@ -309,7 +309,7 @@ class Worker:
                     if self.on_ledger is not None:
                         outside_loop(self.on_ledger)()
                 for task in lasting:
-                    task.look()
+                    task.ensure_running()
         finally:
             if self._stopping:
                 self._close_sink(sink)
@@ -387,6 +387,6 @@ class Worker:
             if self._shared is not None:
                 await self._shared.publish(min(1.0, max(0.0, deadline - time.monotonic())))
             left = 0 if self._sink is None else await self._sink.drain(max(0.0, deadline - time.monotonic()))
-            return left + len(self._queue) + self.pipeline.in_hand
+            return left + len(self._queue) + self.pipeline.in_progress
         finally:
             self._hurry -= 1

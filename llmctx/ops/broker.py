@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from llmctx.core.errors import LlmctxError
 from llmctx.core.record import CallRecord
 from llmctx.delivery.broker import refusals
-from llmctx.delivery.broker.lag import Lag, look
+from llmctx.delivery.broker.lag import Lag, fetch_lag
 from llmctx.delivery.broker.refusals import Refused
-from llmctx.delivery.broker.visit import visit
+from llmctx.delivery.broker.session import open_broker
 from llmctx.delivery.destinations.sql import SqlDestination
 from llmctx.delivery.replay import store_records
 from llmctx.settings import Settings
@@ -38,8 +38,8 @@ def inspect(settings: Settings) -> BrokerReport | str | None:
 
 
 async def _inspect(settings: Settings) -> BrokerReport:
-    async with visit(settings) as (connection, topology):
-        lag = await look(connection, topology)
+    async with open_broker(settings) as (connection, topology):
+        lag = await fetch_lag(connection, topology)
         letters = [one async for one in refusals.read(connection.jetstream, topology)] if lag.refused else []
         return BrokerReport(lag, letters)
 
@@ -54,7 +54,7 @@ def replay(settings: Settings, letters: list[Refused]) -> tuple[int, int]:
 
 async def _replay(settings: Settings, letters: list[Refused]) -> tuple[int, int]:
     stored = left = 0
-    async with visit(settings) as (connection, topology):
+    async with open_broker(settings) as (connection, topology):
         for at in range(0, len(letters), _AT_ONCE):
             some = letters[at : at + _AT_ONCE]
             rows = {one.sequence: _rows(one) for one in some}

@@ -56,7 +56,7 @@ class Observer:
         meter = meter_of(registry)
         if meter not in self._meters:
             self._add(meter)
-            meter.before_reading.append(self.look)
+            meter.before_reading.append(self.refresh)
 
     def _add(self, meter: Meter) -> None:
         from llmctx import __version__
@@ -88,7 +88,7 @@ class Observer:
             meter.add_call(call, record)
 
     @harmless("telemetry_failed")
-    def wrote(self, seconds: float) -> None:
+    def observe_write(self, seconds: float) -> None:
         """Tell how long a batch took to be stored."""
         for meter in self._meters:
             meter.add(WRITE, (), seconds)
@@ -106,7 +106,7 @@ class Observer:
                 self._add(made)
 
     @harmless("telemetry_failed")
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Bring the figures of the ledger up to date."""
         if not self._meters:
             return

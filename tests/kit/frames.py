@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 from llmctx.core.record import CallRecord
 from llmctx.delivery.broker import frame, provision, refusals
 from llmctx.delivery.broker.client import BrokerConnection
-from llmctx.delivery.broker.lag import Lag, look
+from llmctx.delivery.broker.lag import Lag, fetch_lag
 from llmctx.delivery.broker.refusals import Refused
+from llmctx.delivery.broker.session import open_broker
 from llmctx.delivery.broker.shipper import BrokerShipper
 from llmctx.delivery.broker.topology import CONSUMER, Topology
-from llmctx.delivery.broker.visit import visit
 from llmctx.delivery.destinations.sql import SqlDestination
 from llmctx.delivery.journal.frames import pack_record
 from llmctx.settings import Settings
@@ -47,7 +47,7 @@ class Post:
         return made
 
     async def lag(self) -> Lag:
-        return await look(self.connection, self.topology)
+        return await fetch_lag(self.connection, self.topology)
 
     async def refused(self) -> list[Refused]:
         return [one async for one in refusals.read(self.connection.jetstream, self.topology)]
@@ -60,7 +60,7 @@ def frame_of(rows: Sequence[CallRecord]) -> bytes:
 @asynccontextmanager
 async def post(settings: Settings, *, ack_wait_s: float | None = None) -> AsyncIterator[Post]:
     """Make the streams. With `ack_wait_s`, frames of shippers that have died come again sooner than they do in life."""
-    async with visit(settings) as (connection, topology):
+    async with open_broker(settings) as (connection, topology):
         assert settings.transport_url is not None
         servers = provision.servers_of(connection, settings.transport_url)
         await provision.provision(connection, topology, servers, lambda what: None)

@@ -15,8 +15,8 @@ from typing import Final
 from sqlalchemy.exc import DBAPIError
 
 from llmctx.core.errors import LlmctxError
-from llmctx.delivery.broker.lag import look
-from llmctx.delivery.broker.visit import visit
+from llmctx.delivery.broker.lag import fetch_lag
+from llmctx.delivery.broker.session import open_broker
 from llmctx.settings import load
 from tests.kit.brokers import Brokers
 from tests.kit.frames import post
@@ -182,8 +182,8 @@ class World:
         while True:
             left = -1
             with contextlib.suppress(LlmctxError):
-                async with visit(load(transport=self.transport)) as (connection, topology):
-                    lag = await look(connection, topology)
+                async with open_broker(load(transport=self.transport)) as (connection, topology):
+                    lag = await fetch_lag(connection, topology)
                     left = lag.sum("waiting") + lag.sum("in_hand") + lag.refused + len(lag.missing)
             if not left or time.monotonic() > until:
                 return left

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from llmctx.core.errors import LlmctxError
 from llmctx.delivery.broker.client import BrokerConnection
+from llmctx.delivery.broker.session import ANSWER_S, open_broker
 from llmctx.delivery.broker.topology import CONSUMER, Topology
-from llmctx.delivery.broker.visit import ANSWER_S, visit
 from llmctx.settings import Settings
 
 _NOT_THERE: Final = (10059, 10014)
@@ -62,7 +62,7 @@ class Lag:
         return 0.0 if self.oldest is None else max(0.0, (datetime.now(UTC) - self.oldest).total_seconds())
 
     @property
-    def sentence(self) -> str:
+    def describe(self) -> str:
         """Return it in words."""
         waiting, in_hand = self.sum("waiting"), self.sum("in_hand")
         if not waiting and not in_hand:
@@ -75,7 +75,7 @@ class Lag:
         )
 
 
-async def look(connection: BrokerConnection, topology: Topology) -> Lag:
+async def fetch_lag(connection: BrokerConnection, topology: Topology) -> Lag:
     """Return what waits. Raise what the client library raises."""
     streams: list[StreamLag] = []
     missing: list[str] = []
@@ -122,7 +122,7 @@ async def lag_of(settings: Settings) -> Lag | str | None:
     if settings.transport_url is None:
         return None
     try:
-        async with visit(settings) as (connection, topology):
-            return await look(connection, topology)
+        async with open_broker(settings) as (connection, topology):
+            return await fetch_lag(connection, topology)
     except LlmctxError as problem:
         return str(problem)

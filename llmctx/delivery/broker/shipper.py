@@ -21,9 +21,9 @@ from llmctx.core.record import CallRecord
 from llmctx.delivery.broker import frame, refusals
 from llmctx.delivery.broker.client import BrokerConnection
 from llmctx.delivery.broker.pull import Puller, StreamAway
+from llmctx.delivery.broker.session import transport_of
 from llmctx.delivery.broker.tombstones import Tombstones
 from llmctx.delivery.broker.topology import ACK_WAIT_S, Topology
-from llmctx.delivery.broker.visit import transport_of
 from llmctx.delivery.destination import Destination, Row
 from llmctx.delivery.intake import Intake, Load
 from llmctx.delivery.journal.frames import pack_record
@@ -59,19 +59,19 @@ class HeldFrame(Load):
 
     def __init__(self, shipper: BrokerShipper, key: Key, birth: datetime | None, message: Msg) -> None:
         self.key = key
-        self.birth = birth
+        self.stream_created_at = birth
         """Of its stream."""
         self.message = message
         """As it came last: it may come again while it is held."""
-        self.unreadable = ""
+        self.decode_error = ""
         """Why it is no frame."""
-        self.refused: list[tuple[bytes, str, str]] = []
+        self.refused_rows: list[tuple[bytes, str, str]] = []
         """Rows that can never be stored, each with code and reason."""
         self._shipper = shipper
 
-    def done(self) -> None:
+    def on_done(self) -> None:
         """Hand it over to be acknowledged."""
-        self._shipper.done.put_nowait(self)
+        self._shipper.to_acknowledge.put_nowait(self)
 
 
 class BrokerShipper:
@@ -91,7 +91,7 @@ class BrokerShipper:
         self._connection = BrokerConnection(transport, connect_s=settings.connect_timeout_s, timeout_s=_ANSWER_S)
         pace = Pace(_LINGER_S, _ROWS)
         self._intake = Intake(destination, settings, self._refuse, room=settings.memory_bytes // 2, pace=pace)
-        self._intake.batcher.select = self._wanted
+        self._intake.batcher.filter_rows = self._wanted
         self._tombstones = Tombstones(self._topology)
         self._held: dict[Key, HeldFrame] = {}
         self._births: dict[str, datetime | None] = {}
@@ -103,11 +103,11 @@ class BrokerShipper:
         self._fresh_bytes = 0
         self._has_room = asyncio.Event()
         self._has_room.set()
-        self.done: asyncio.Queue[HeldFrame] = asyncio.Queue()
+        self.to_acknowledge: asyncio.Queue[HeldFrame] = asyncio.Queue()
         """Frames to be acknowledged."""
         self.frames = 0
         """Those that were acknowledged."""
-        self.again = 0
+        self.redelivered = 0
         """Those that had been given to a shipper before."""
         self.refused = 0
         """Rows, and unreadable frames, that were set aside."""
@@ -122,7 +122,7 @@ class BrokerShipper:
         return self._intake.batcher.written
 
     @property
-    def held(self) -> int:
+    def unacknowledged(self) -> int:
         """Frames that are not acknowledged."""
         return len(self._held)
 
@@ -158,8 +158,8 @@ class BrokerShipper:
         await self._intake.batcher.drain(max(0.0, until - time.monotonic()))
         with contextlib.suppress(Exception):  # what is not acknowledged comes again
             async with asyncio.timeout(max(1.0, until - time.monotonic())):
-                while not self.done.empty():
-                    await self._settle(self.done.get_nowait())
+                while not self.to_acknowledge.empty():
+                    await self._settle(self.to_acknowledge.get_nowait())
                 for held in self._held.values():
                     await self._reply(held, b"-NAK")
                 await self._connection.client.flush()
@@ -258,7 +258,7 @@ class BrokerShipper:
         """Hold a message that has come."""
         about = message.metadata
         key = about.stream, about.sequence.stream, about.timestamp
-        self.again += about.num_delivered > 1
+        self.redelivered += about.num_delivered > 1
         if (held := self._held.get(key)) is not None:
             held.message = message
             return
@@ -284,11 +284,11 @@ class BrokerShipper:
                     try:
                         rows.append(read_row(payload))
                     except Exception as problem:  # noqa: BLE001  a reader believes nothing
-                        held.refused.append((payload, refusals.UNREADABLE, str(problem)))
+                        held.refused_rows.append((payload, refusals.UNREADABLE, str(problem)))
             except Exception as problem:  # noqa: BLE001  as above
                 rows.clear()
-                held.unreadable = str(problem) or type(problem).__name__
-                diagnostics.count("frame_unreadable", "a frame is set aside: %s", held.unreadable)
+                held.decode_error = str(problem) or type(problem).__name__
+                diagnostics.count("frame_unreadable", "a frame is set aside: %s", held.decode_error)
             await self._intake.put(rows, held)
             self._weigh(-len(data))
 
@@ -296,7 +296,7 @@ class BrokerShipper:
         """Return those of `rows` whose users and sessions were not erased; wait for the broker, which knows."""
         while True:
             try:
-                await self._tombstones.look(self._connection.jetstream)
+                await self._tombstones.refresh(self._connection.jetstream)
             except Exception:  # noqa: BLE001  the connection's own task says why it is away
                 await asyncio.sleep(_PAUSE_S)
             else:
@@ -311,24 +311,24 @@ class BrokerShipper:
         """Note that the destination will never take a row: it is set aside before its frame is acknowledged."""
         for load in self._intake.loads_of(record):
             if isinstance(load, HeldFrame):
-                load.refused.append((pack_record(record), code, reason))
+                load.refused_rows.append((pack_record(record), code, reason))
         return True
 
     async def _acknowledge(self) -> None:
         """Acknowledge frames whose rows are stored, and set aside what can never be."""
         while True:
-            held = await self.done.get()
+            held = await self.to_acknowledge.get()
             try:
                 await self._settle(held)
             except BaseException:
-                self.done.put_nowait(held)  # over the next connection
+                self.to_acknowledge.put_nowait(held)  # over the next connection
                 raise
 
     async def _settle(self, held: HeldFrame) -> None:
         from nats.errors import MaxPayloadError
         from nats.js.errors import APIError, NoStreamResponseError
 
-        if held.birth != self._births.get(held.key[0]):  # its number is another frame's now
+        if held.stream_created_at != self._births.get(held.key[0]):  # its number is another frame's now
             del self._held[held.key]
             return
         try:
@@ -344,14 +344,14 @@ class BrokerShipper:
         else:
             await self._reply(held, b"+ACK")
             self.frames += 1
-            self.refused += len(held.refused) + bool(held.unreadable)
+            self.refused += len(held.refused_rows) + bool(held.decode_error)
         del self._held[held.key]
 
     async def _set_aside(self, held: HeldFrame) -> None:
         streams = self._connection.jetstream
-        if held.unreadable:
-            await refusals.keep_frame(streams, self._topology, held.message.data, held.unreadable)
-        rows = [refusals.keep_row(streams, self._topology, *row) for row in held.refused]
+        if held.decode_error:
+            await refusals.keep_frame(streams, self._topology, held.message.data, held.decode_error)
+        rows = [refusals.keep_row(streams, self._topology, *row) for row in held.refused_rows]
         await asyncio.gather(*rows)
 
     async def _reply(self, held: HeldFrame, words: bytes) -> None:

@@ -84,7 +84,7 @@ class Tombstones:
         self._read: dict[int, Tombstone] = {}
         self._last = 0
 
-    async def look(self, jetstream: JetStreamContext) -> None:
+    async def refresh(self, jetstream: JetStreamContext) -> None:
         """Read what has come, and forget what is over. Raise what the client library raises."""
         from nats.js.errors import NotFoundError
 

@@ -53,7 +53,7 @@ class Sent:
 class _Stream:
     partition: int
     sent: list[Sent] = field(default_factory=list)
-    birth: datetime | None = None
+    created_at: datetime | None = None
     floor: int = 0
     connection: int = 0
     """The number of the connection by which it was looked at last."""
@@ -90,7 +90,7 @@ class Unconfirmed:
         """See whose store it is before a frame goes there. Raise `StreamMissing` if there is none."""
         stream = self._streams[partition]
         async with self._asking:
-            is_known = stream.birth is not None and stream.connection == self._connection.opened
+            is_known = stream.created_at is not None and stream.connection == self._connection.opened
             if not is_known and not await self._update(stream):
                 raise StreamMissing(
                     f"the stream {self._topology.stream(partition)} is missing: run `llmctx migrate --transport`"
@@ -103,7 +103,7 @@ class Unconfirmed:
             self._give_back(stream, [one for one in stream.sent if one.sequence >= sent.sequence])
         stream.sent.append(sent)
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Ask how far the shippers are, of each stream that has frames of ours. Raise what the last one failed with."""
         problem: Exception | None = None
         for stream in self._streams:
@@ -129,11 +129,11 @@ class Unconfirmed:
             return False
         floor = 0 if info.ack_floor is None else info.ack_floor.stream_seq
         delivered = 0 if info.delivered is None else info.delivered.stream_seq
-        if info.created != stream.birth:
+        if info.created != stream.created_at:
             self._give_back(stream, stream.sent)
         elif stream.connection != connection or floor < stream.floor:
             self._give_back(stream, await self._missing(stream))
-        stream.birth, stream.floor, stream.connection = info.created, floor, connection
+        stream.created_at, stream.floor, stream.connection = info.created, floor, connection
         now, last = now_s(), max(delivered, floor) + (info.num_pending or 0)
         overdue = [
             one for one in stream.sent

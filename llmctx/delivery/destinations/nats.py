@@ -224,7 +224,7 @@ class NatsDestination(Destination):
         try:
             async with self._lock:
                 await self._connection.open()
-            await self._unconfirmed.look()
+            await self._unconfirmed.poll()
         except Exception as problem:  # noqa: BLE001  the rows are in the journal; the next look asks again
             diagnostics.count(
                 "broker_away",

@@ -214,7 +214,7 @@ def recover(root: int, accepts: Accepts | None = None, elsewhere: Sequence[Path]
     """Yield every journal whose process has died and that no other process has locked: those in `root`, then those in
     the directories `elsewhere` that can be opened. Close `root`.
     """
-    with take(root, accepts, elsewhere) as found:
+    with open_dead_journals(root, accepts, elsewhere) as found:
         for dead in found:
             try:
                 yield dead
@@ -223,7 +223,9 @@ def recover(root: int, accepts: Accepts | None = None, elsewhere: Sequence[Path]
 
 
 @contextlib.contextmanager
-def take(root: int, accepts: Accepts | None = None, elsewhere: Sequence[Path] = ()) -> Iterator[Iterator[DeadJournal]]:
+def open_dead_journals(
+    root: int, accepts: Accepts | None = None, elsewhere: Sequence[Path] = ()
+) -> Iterator[Iterator[DeadJournal]]:
     """Open what `recover` yields, for the caller to release before the end of the block: several at a time."""
     with _opened(root, elsewhere) as roots:
         yield _scanned(_dead_in(roots, accepts))

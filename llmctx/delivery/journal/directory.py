@@ -58,11 +58,11 @@ def open_private(path: str | os.PathLike[str]) -> int:
             os.close(fd)
             raise
     except (OSError, ValueError) as problem:  # ValueError: a path that is none
-        raise unavailable(path, problem) from problem
+        raise unavailable_error(path, problem) from problem
     return fd
 
 
-def unavailable(directory: str | os.PathLike[str], problem: Exception) -> JournalUnavailable:
+def unavailable_error(directory: str | os.PathLike[str], problem: Exception) -> JournalUnavailable:
     number = getattr(problem, "errno", None)
     return JournalUnavailable(
         f"The journal's directory {directory} cannot be used: {os.strerror(number) if number else problem}. Let "
@@ -147,7 +147,7 @@ def append(fd: int, data: bytes) -> tuple[int, str]:
     return written, ""
 
 
-def leads_to(path: str | os.PathLike[str], fd: int, root: int | None = None) -> bool:
+def is_directory_at(path: str | os.PathLike[str], fd: int, root: int | None = None) -> bool:
     """Return whether `path` still leads to the open directory `fd`: it may have been moved, or another put over it."""
     try:
         return os.path.samestat(os.stat(path, dir_fd=root, follow_symlinks=False), os.fstat(fd))
@@ -291,7 +291,7 @@ def clear(name: str, folder: int, root: int) -> None:
         os.rmdir(name, dir_fd=root)
 
 
-def sweep(folder: int) -> None:
+def remove_stale(folder: int) -> None:
     """Remove what a process was making an hour ago when it was killed. Never raises."""
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):

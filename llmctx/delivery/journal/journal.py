@@ -26,7 +26,7 @@ from llmctx.core.record import CallRecord
 from llmctx.core.scheduling import yielding
 from llmctx.delivery.journal import directory as directories
 from llmctx.delivery.journal import owner as owners
-from llmctx.delivery.journal.dead_journal import Accepts, DeadJournal, has_orphans, recover, take
+from llmctx.delivery.journal.dead_journal import Accepts, DeadJournal, has_orphans, open_dead_journals, recover
 from llmctx.delivery.journal.dead_letters import DeadLetters
 from llmctx.delivery.journal.frames import Kind, done_payload, frame, pack_record
 from llmctx.delivery.journal.record_files import RecordFiles
@@ -84,7 +84,7 @@ class Journal(RecordFiles):
                 self.dead_letters = DeadLetters(self._root, fsync=self._fsync_s is not None)
                 undo.callback(self.dead_letters.close)
                 for folder in (self._root, self.dead_letters.folder):
-                    directories.sweep(folder)
+                    directories.remove_stale(folder)
                 self.name, self._folder, self._lock = directories.make_process_directory(self._root)
                 undo.callback(os.close, self._folder)
                 undo.callback(os.close, self._lock)
@@ -97,7 +97,7 @@ class Journal(RecordFiles):
                 self._rotated_at = directories.rotation_requested_at(self._root)
                 self._begin_segment()
             except OSError as problem:
-                raise directories.unavailable(directory, problem) from problem
+                raise directories.unavailable_error(directory, problem) from problem
             if not self.place.ids:  # where this name led last
                 self.place = Place(self.place.name, owners.recall(self.dead_letters.folder).ids)
             self._say_whose()
@@ -171,7 +171,7 @@ class Journal(RecordFiles):
             self._markers.remove(call_id)
         return len(frames), fitted
 
-    def done(self, call_ids: Iterable[bytes]) -> None:
+    def mark_done(self, call_ids: Iterable[bytes]) -> None:
         """Note that the rows of these calls are stored, or dead letters, or that there will be none."""
         gone = []
         for call_id in call_ids:
@@ -251,11 +251,11 @@ class Journal(RecordFiles):
         """
         return iter(()) if self._closed else recover(os.dup(self._root), accepts, elsewhere)
 
-    def take(
+    def open_dead_journals(
         self, accepts: Accepts | None = None, elsewhere: Sequence[Path] = ()
     ) -> contextlib.AbstractContextManager[Iterator[DeadJournal]]:
         """Open what `recover` yields, for the caller to release before the end of the block: several at a time."""
-        return take(os.dup(self._root), accepts, elsewhere)
+        return open_dead_journals(os.dup(self._root), accepts, elsewhere)
 
     def has_orphans(self, elsewhere: Sequence[Path] = ()) -> bool:
         """Return whether `recover` would yield anything. Any thread may ask; nothing large is read."""
@@ -287,14 +287,14 @@ class Journal(RecordFiles):
     @property
     def is_displaced(self) -> bool:
         """Return whether its directory's name leads elsewhere by now: no process would look for it where it lies."""
-        here = directories.leads_to(self.directory, self._root) and directories.leads_to(
+        here = directories.is_directory_at(self.directory, self._root) and directories.is_directory_at(
             self.name, self._folder, self._root
         )
         return not self._closed and not here
 
-    def take_starts(self, other: Journal) -> None:
+    def copy_starts(self, other: Journal) -> None:
         """Note the calls that are open in `other`. Never raises."""
-        self._markers.take(other._markers)
+        self._markers.copy_from(other._markers)
 
     def close(self, *, discard: bool = False) -> int:
         """End it. Return how many records, and calls without one, are left for the process that recovers them.
@@ -314,7 +314,7 @@ class Journal(RecordFiles):
         self._let_go()
         return left
 
-    def leave(self) -> int:
+    def leave_to_recovery(self) -> int:
         """End it, and leave its records to another process; calls that are open are in another journal of this one.
 
         Return how many records that are. Raise OSError where its markers, of which rows would be made, cannot be

@@ -22,7 +22,7 @@ def move_journal(old: Journal, new: Journal) -> bool:
         diagnostics.count("journal_failed", "the journal cannot be read now: %s", problem)
     else:
         if not some:
-            new.take_starts(old)
+            new.copy_starts(old)
             new.sync(now=True)
             cause, what = ("journal_vanished", "removed") if old.has_vanished else ("journal_moved", "moved or cut")
             diagnostics.count(cause, "the journal in %s was %s: a new one is created", old.directory, what)

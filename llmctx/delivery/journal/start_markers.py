@@ -96,7 +96,7 @@ class Markers:
             os.pread(self._fd, len(self._head), 0) == self._head
         )
 
-    def take(self, other: Markers) -> None:
+    def copy_from(self, other: Markers) -> None:
         """Note the calls that are open in `other` as well. Never raises."""
         for call_id, marker in list(other._open.items()):
             self._open[call_id] = marker

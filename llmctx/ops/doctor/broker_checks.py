@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from llmctx.core.errors import LlmctxError
 from llmctx.delivery.broker import provision
-from llmctx.delivery.broker.lag import Lag, look
-from llmctx.delivery.broker.visit import transport_of, visit
+from llmctx.delivery.broker.lag import Lag, fetch_lag
+from llmctx.delivery.broker.session import open_broker, transport_of
 from llmctx.ops.doctor.finding import Finding, names
 from llmctx.settings import Settings
 from llmctx.settings.transport_url import TransportUrl
@@ -27,10 +27,10 @@ async def broker(settings: Settings) -> list[Finding]:
         return []
     try:
         transport = transport_of(settings)
-        async with visit(settings) as (connection, topology):
+        async with open_broker(settings) as (connection, topology):
             servers = provision.servers_of(connection, transport)
             plan = await provision.plan(connection.jetstream, topology, servers)
-            lag = await look(connection, topology)
+            lag = await fetch_lag(connection, topology)
     except LlmctxError as problem:
         return [
             Finding(
@@ -94,9 +94,9 @@ def _progress(lag: Lag) -> Iterator[Finding]:
         idle = "" if lag.sum("shippers") else ", and no shipper asks for any"
         consequence = "Rows are late; when the broker is full they stay in the journals."
         fix = "Run llmctx ship, or more of them; see its log, and whether the database keeps up."
-        yield Finding("broker lag", False, f"{lag.sentence}{idle}", consequence, fix, lag.transport)
+        yield Finding("broker lag", False, f"{lag.describe}{idle}", consequence, fix, lag.transport)
     elif lag.streams:
-        yield Finding("broker lag", True, lag.sentence, where=lag.transport)
+        yield Finding("broker lag", True, lag.describe, where=lag.transport)
     if lag.refused:
         cause = f"{lag.refused:,} messages are set aside: the database refuses them, or they cannot be read"
         fix = "llmctx journal, mend what it names, and llmctx journal replay --yes"

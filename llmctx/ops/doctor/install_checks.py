@@ -88,7 +88,7 @@ async def _trial_insert(settings: Settings) -> Finding:
     """Insert a row as the writer does, and roll it back."""
     destination = SqlDestination(settings)
     try:
-        await destination.trial(_specimen())
+        await destination.try_insert(_specimen())
     except Exception as problem:  # noqa: BLE001  any failure is the finding
         cause = f"{type(problem).__name__}: {problem}".splitlines()[0]
         failure = classify(problem)

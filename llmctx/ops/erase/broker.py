@@ -8,11 +8,11 @@ from typing import Final
 
 from llmctx.delivery.broker import refusals
 from llmctx.delivery.broker.client import BrokerConnection
-from llmctx.delivery.broker.lag import look
+from llmctx.delivery.broker.lag import fetch_lag
 from llmctx.delivery.broker.refusals import Refused
+from llmctx.delivery.broker.session import open_broker
 from llmctx.delivery.broker.tombstones import Tombstone, set_tombstone
 from llmctx.delivery.broker.topology import Topology
-from llmctx.delivery.broker.visit import visit
 from llmctx.ops.erase.subject import SubjectIds
 from llmctx.settings import Settings
 
@@ -21,7 +21,7 @@ _MARGIN_S: Final = 2.0
 
 async def count(settings: Settings, subject_ids: SubjectIds) -> int:
     """Return how many messages are set aside that are theirs. Raise `LlmctxError` where the broker is away."""
-    async with visit(settings) as (connection, topology):
+    async with open_broker(settings) as (connection, topology):
         views = (topology, *topology.readers)
         return sum([len(await _theirs(connection, view, subject_ids)) for view in views])
 
@@ -31,18 +31,18 @@ async def hold_back(settings: Settings, subject_ids: SubjectIds, wait_s: float) 
 
     Those that have begun to store a batch are waited for, at most `wait_s` seconds: the table is searched afterwards.
     """
-    async with visit(settings) as (connection, topology):
+    async with open_broker(settings) as (connection, topology):
         subject = subject_ids.subject
         tombstone = Tombstone(subject.user, subject.session, datetime.now(UTC), subject_ids.own)
         await set_tombstone(connection.jetstream, topology, tombstone)
-        lag = await look(connection, topology)
+        lag = await fetch_lag(connection, topology)
         if lag.sum("in_hand"):
             await asyncio.sleep(min(wait_s, settings.statement_timeout_s + _MARGIN_S))
 
 
 async def erase(settings: Settings, subject_ids: SubjectIds) -> None:
     """Remove what is set aside of theirs."""
-    async with visit(settings) as (connection, topology):
+    async with open_broker(settings) as (connection, topology):
         for view in (topology, *topology.readers):
             theirs = await _theirs(connection, view, subject_ids)
             await refusals.remove(connection.jetstream, view, [one.sequence for one in theirs])

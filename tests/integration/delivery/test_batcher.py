@@ -108,9 +108,9 @@ async def test_a_busy_server_loses_nothing_and_is_not_pressed(own: str, code: st
     async with writing(own) as one:
         put(one, 300)
         await troubled(one)
-        tries, start = one.tries, time.monotonic()
+        tries, start = one.attempts, time.monotonic()
         await wait_for(lambda: time.monotonic() - start > 3, "some time to pass")
-        assert one.tries - tries <= 5
+        assert one.attempts - tries <= 5
         assert (one.waiting, one.quarantined) == (300, 0)
         await drop_trigger(own)
         await healed(one)
@@ -147,5 +147,5 @@ async def test_huge_rows_go_one_by_one(database: str) -> None:
         put(one, 12, prompt_snapshot="x" * 900_000)
         put(one, 1, prompt_snapshot="x" * 3_000_000)
         assert await one.drain(PATIENCE) == 0, one.last_error
-        assert one.tries == 13
+        assert one.attempts == 13
     assert await stored(database) == 13

@@ -148,7 +148,7 @@ async def test_what_hits_every_row_is_not_the_rows_fault(own: str, code: str, kn
         put(one, 300)
         await troubled(one)
         assert (one.waiting, one.quarantined, one.dropped) == (300, 0, 0)
-        assert one.tries < 100
+        assert one.attempts < 100
         await drop_trigger(own)
         await healed(one)
         assert await one.drain(PATIENCE) == 0, one.last_error

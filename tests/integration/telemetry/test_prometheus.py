@@ -147,7 +147,7 @@ def test_a_registry_of_the_applications_own_and_two_call_logs() -> None:
             with call_log.record(model="m"):
                 pass
             call_log.flush()
-            call_log.observer.look()
+            call_log.observer.refresh()
     assert registry.get_sample_value("llmctx_rows_written_total") == 2
     assert by(scraped(app), "llmctx_calls_total") == {(): 1}
     assert REGISTRY.get_sample_value("llmctx_rows_written_total") is None
@@ -177,7 +177,7 @@ for times in (2, 3):
     ready, leave = os.pipe(), os.pipe()
     if not (pid := os.fork()):
         work(times)
-        call_log.observer.look()
+        call_log.observer.refresh()
         os.write(ready[1], b"x")
         os.read(leave[0], 1)
         os._exit(0)

@@ -239,7 +239,7 @@ def test_metrics_where_the_application_has_a_meter_provider(monkeypatch: pytest.
         with pytest.raises(ProviderDown):
             Talker().invoke("[fail]")
         call_log.flush()
-        call_log.observer.look()
+        call_log.observer.refresh()
     data = reader.get_metrics_data()
     assert data is not None
     found = {

@@ -48,7 +48,7 @@ GROUP BY d.datconnlimit, r.rolconnlimit
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class ConnectionRoom:
     """The connections of a server, as they stand: of the limits of server, database and role the tightest."""
 
     left: int
@@ -57,7 +57,7 @@ class Room:
     """Connections of our role."""
 
     @classmethod
-    def of(cls, found: Mapping[Any, Any]) -> Room:
+    def from_row(cls, found: Mapping[Any, Any]) -> ConnectionRoom:
         """Return what the answer to `ASK_FOR_ROOM` means."""
         limits = [(found["of_server"], found["on_server"])]
         limits += [(found["of_database"], found["on_database"])] if found["of_database"] >= 0 else []

@@ -26,7 +26,7 @@ from sqlalchemy.pool import NullPool
 from llmctx.core.process import importing
 from llmctx.core.scheduling import yielding
 from llmctx.core.threads import outside_loop
-from llmctx.delivery.destinations.sql.admission import ASK_FOR_ROOM, Room
+from llmctx.delivery.destinations.sql.admission import ASK_FOR_ROOM, ConnectionRoom
 from llmctx.settings import Settings, url_in_environment
 from llmctx.storage.driver import connect_arguments, create_private
 
@@ -65,7 +65,7 @@ class Session:
                 )
             yield
 
-    async def ask(self, question: str, *given: object) -> Any:
+    async def fetch_row(self, question: str, *given: object) -> Any:
         """Return the first row of the answer to one statement; None if it has none."""
         async with self.transaction() if self.is_pooled else contextlib.nullcontext():
             return await self.driver.fetchrow(question, *given)
@@ -76,7 +76,7 @@ class Session:
         Some only speak PostgreSQL's protocol, and do not have all of its catalog.
         """
         try:
-            found: Mapping[Any, Any] | None = await self.ask(question, *given)
+            found: Mapping[Any, Any] | None = await self.fetch_row(question, *given)
             return found
         except Exception as problem:
             if getattr(problem, "sqlstate", None) is None or self.driver.is_closed():
@@ -106,7 +106,7 @@ class Connection:
         self._from_environment = self._url == url_in_environment()
         self._engine: AsyncEngine | None = None
         self._drivers: list[Any] = []  # asyncpg's connections, to be cut
-        self.room: Room | None = None
+        self.room: ConnectionRoom | None = None
         """How many connections the server had left when it was looked; None where a pooler sees to that."""
 
     @property
@@ -155,7 +155,7 @@ class Connection:
             self.room = None
         elif time.monotonic() - session.room_at > _ROOM_EVERY_S:
             found = await session.ask_if_able(ASK_FOR_ROOM)
-            self.room = None if found is None else Room.of(found)
+            self.room = None if found is None else ConnectionRoom.from_row(found)
             session.room_at = time.monotonic()
 
     async def with_deadline(self, work: Coroutine[Any, Any, Any], seconds: float) -> Any:

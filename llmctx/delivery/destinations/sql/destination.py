@@ -24,7 +24,7 @@ from llmctx.delivery.destinations.sql import insert, server_facts
 from llmctx.delivery.destinations.sql.admission import Admission
 from llmctx.delivery.destinations.sql.connection import Connection
 from llmctx.delivery.destinations.sql.server_facts import Facts
-from llmctx.delivery.destinations.sql.table_shape import TableShape, look
+from llmctx.delivery.destinations.sql.table_shape import TableShape, fetch_table_shape
 from llmctx.settings import Settings
 from llmctx.storage.db_errors import classify, lacks_connections
 from llmctx.storage.rollup.marks import late_times, mark
@@ -91,7 +91,7 @@ class SqlDestination(Destination):
         patience_s = self._settings.connect_timeout_s + max(1.0, self._settings.statement_timeout_s)
         if not self._is_known:
             await self._connection.with_deadline(self._ask(), patience_s)
-        looking = look(self._connection, self._table, before)
+        looking = fetch_table_shape(self._connection, self._table, before)
         shape: TableShape = await self._connection.with_deadline(looking, patience_s)
         self._is_crowded = False
         # columns that are missing may be added while we run, and a rule, which COPY would pass by
@@ -126,7 +126,7 @@ class SqlDestination(Destination):
     async def _ask(self) -> None:
         """Ask what database it is, once for each time that the connection was lost."""
         before = self._facts
-        self._facts = await server_facts.look(self._connection, self._settings, self.name)
+        self._facts = await server_facts.fetch_server_facts(self._connection, self._settings, self.name)
         self._is_known = True
         risks = [risk for risk in self._facts.risks if not risk.is_chosen]
         if risks and (before is None or before.risks != self._facts.risks):
@@ -180,7 +180,7 @@ class SqlDestination(Destination):
         """Insert `record` as far as it meets no key of the host's, and take it back."""
         await self._attempt(record if self._shape is None else self._shape.without_host_keys(record))
 
-    async def trial(self, record: CallRecord) -> None:
+    async def try_insert(self, record: CallRecord) -> None:
         """Insert `record` as it would be stored, and take it back. Raise what the database says."""
         try:
             await self.prepare()

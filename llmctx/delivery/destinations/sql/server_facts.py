@@ -29,7 +29,7 @@ class Facts:
     risks: tuple[Risk, ...] = ()
 
 
-async def look(pool: Connection, settings: Settings, name: str) -> Facts:
+async def fetch_server_facts(pool: Connection, settings: Settings, name: str) -> Facts:
     """Return what the database, which is called `name`, says of itself. Raise what it says to that."""
     async with pool.connection() as connection:
         session = await pool.session(connection)
@@ -38,7 +38,7 @@ async def look(pool: Connection, settings: Settings, name: str) -> Facts:
         names = identities.names_for(settings)
         given = (names["versions"], names["table"])
         if (found := await session.ask_if_able(_ALL, *given)) is None:
-            return Facts(Place(name, identities.ids_of(await session.ask(_PLACE, *given), None)))
+            return Facts(Place(name, identities.ids_of(await session.fetch_row(_PLACE, *given), None)))
         return Facts(Place(name, identities.ids_of(found, found["home"])), durability.risks_of(found))
 
 

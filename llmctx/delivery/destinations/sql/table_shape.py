@@ -1,8 +1,8 @@
 """The table as it stands: which of our columns it has, of which types, and with which unique keys.
 
 The host's table may lack columns of ours, have them in other types, or be written to by rules, triggers and policies.
-`look` asks `pg_catalog`, which every role may read (`information_schema` shows only what one has rights to). What has
-changed under load is seen as a `TableShape` that differs.
+`fetch_table_shape` asks `pg_catalog`, which every role may read (`information_schema` shows only what a role has rights
+to). What has changed under load is seen as a `TableShape` that differs.
 """
 
 from __future__ import annotations
@@ -114,11 +114,11 @@ class TableShape:
         put(self, "statement", f"INSERT INTO {self.table} ({quoted}) VALUES ({values}){passing}")  # noqa: S608
         put(self, "_converters", tuple(self._column_converters()))
         named = [_OVERFLOW.get(name, name) for name in columns if name != "attributes"]
-        put(self, "_get", attrgetter(*(named or IDS)))  # `look` refuses a table that has none
+        put(self, "_get", attrgetter(*(named or IDS)))  # `fetch_table_shape` refuses a table that has none
 
     def with_texts(self, texts: TextsTable | None) -> TableShape:
         """Return the same with `texts` to store texts in, as far as they can stand there."""
-        fits = texts is not None and texts_apart.fits(self.types, texts)
+        fits = texts is not None and texts_apart.can_hold(self.types, texts)
         return replace(self, texts=texts if fits else None)
 
     def _column_converters(self) -> Iterator[tuple[int, str, Converter]]:
@@ -233,7 +233,7 @@ def _ours() -> dict[str, str]:
     return {column.name: _NATIVE[type(column.type).__name__] for column in call_log_table().c}
 
 
-async def look(pool: Connection, table: Table, known: TableShape | None = None) -> TableShape:
+async def fetch_table_shape(pool: Connection, table: Table, known: TableShape | None = None) -> TableShape:
     """Return what the table looks like; `known`, the last answer, where nothing has changed. Raise `MigrationsPending`
     if there is none.
     """
@@ -247,7 +247,7 @@ async def look(pool: Connection, table: Table, known: TableShape | None = None) 
         else:
             found = await session.ask_if_able(_DIGEST, name)
             digest = None if found is None else str(found["digest"])
-            texts = await texts_apart.look(session, table)
+            texts = await texts_apart.find_texts_table(session, table)
             if known is not None and known.digest is not None and known.digest == digest:
                 return known if known.texts == texts else known.with_texts(texts)
             shape = replace(await _look_at_postgresql(session, name), digest=digest).with_texts(texts)

@@ -38,7 +38,7 @@ class TextsTable:
     columns: tuple[str, ...]
 
 
-async def look(session: Session, table: Table) -> TextsTable | None:
+async def find_texts_table(session: Session, table: Table) -> TextsTable | None:
     """Return the table of texts beside `table`; None where there is none in which the role may store.
 
     Nor is it used where triggers see the rows of `table`, which might do something about their texts.
@@ -51,7 +51,7 @@ async def look(session: Session, table: Table) -> TextsTable | None:
     return TextsTable(name, columns) if columns else None
 
 
-def fits(types: Mapping[str, str], texts: TextsTable) -> bool:
+def can_hold(types: Mapping[str, str], texts: TextsTable) -> bool:
     """Return whether what columns of these `types` hold can stand in `texts`."""
     return all(types.get(name) == _TYPES[name] for name in (*_KEY, *texts.columns))
 

@@ -12,8 +12,8 @@ from nats.js import JetStreamContext
 from nats.js.api import RetentionPolicy
 
 from llmctx import cli
+from llmctx.delivery.broker.session import open_broker
 from llmctx.delivery.broker.topology import CONSUMER, Topology
-from llmctx.delivery.broker.visit import visit
 from llmctx.settings import load
 from tests.kit.brokers import Brokers
 
@@ -35,7 +35,7 @@ def migrate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 def on(url: str, work: Callable[[JetStreamContext, Topology], Awaitable[Any]]) -> Any:
     async def run() -> Any:
-        async with visit(load(transport=url)) as (connection, topology):
+        async with open_broker(load(transport=url)) as (connection, topology):
             return await work(connection.jetstream, topology)
 
     return asyncio.run(run())
@@ -73,7 +73,7 @@ def test_several_at_once(broker: Brokers) -> None:
     url = broker.url + "?streams=4"
 
     async def one() -> None:
-        async with visit(load(transport=url)) as (connection, topology):
+        async with open_broker(load(transport=url)) as (connection, topology):
             await provision(connection, topology, 1, lambda what: None)
             assert not (await plan(connection.jetstream, topology, 1)).steps
 

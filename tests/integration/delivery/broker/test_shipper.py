@@ -40,8 +40,8 @@ async def test_frames_are_stored(broker: Brokers, database: str) -> None:
         assert (before.sum("waiting"), before.sum("shippers"), before.missing) == (62, 0, [])
         assert 0 <= before.oldest_s < PATIENCE_S
         shipper = await ship(settings)
-        assert (shipper.frames, shipper.refused, shipper.held) == (62, 0, 0)
-        assert shipper._intake.batcher.tries <= 5
+        assert (shipper.frames, shipper.refused, shipper.unacknowledged) == (62, 0, 0)
+        assert shipper._intake.batcher.attempts <= 5
         after = await sent.lag()
         assert (after.sum("waiting"), after.sum("in_hand"), after.oldest) == (0, 0, None)
     assert await ids(database) == {row.call_id for row in [*made, *twice]}
@@ -56,7 +56,7 @@ async def test_rows_come_while_it_runs(broker: Brokers, database: str) -> None:
             await sent.rows(1, 1)
             await wait_for(lambda least=count: shipper.frames == least, "its frame to be acknowledged", PATIENCE_S)
         await sent.rows(20, 5)
-        await wait_for(lambda: shipper.held > 0 or shipper.frames == 23, "frames to come", PATIENCE_S)
+        await wait_for(lambda: shipper.unacknowledged > 0 or shipper.frames == 23, "frames to come", PATIENCE_S)
     async with post(settings) as sent:
         lag = await sent.lag()
         assert await stored(database) + 5 * (lag.sum("waiting") + lag.sum("in_hand")) == 103
@@ -125,7 +125,7 @@ async def test_the_database_is_away(broker: Brokers, database: str) -> None:
             await proxy.close()
             await sent.rows(10, 10)
             await wait_for(lambda: len(replies[b"+WPI"]) >= 10, "word of each that is held", PATIENCE_S)
-            assert (shipper.held, shipper.frames, len(replies[b"+ACK"])) == (10, 1, 1)
+            assert (shipper.unacknowledged, shipper.frames, len(replies[b"+ACK"])) == (10, 1, 1)
             assert shipper.last_error is not None
             await proxy.open()
             await wait_for(lambda: shipper.frames == 11, "the others", PATIENCE_S)
@@ -163,14 +163,14 @@ async def test_a_number_means_another_frame(broker: Brokers, database: str) -> N
     try:
         async with post(settings) as sent, shipping(settings) as shipper:
             first = await sent.rows(1, 2)
-            await wait_for(lambda: shipper.held == 1, "the first to be held", PATIENCE_S)
+            await wait_for(lambda: shipper.unacknowledged == 1, "the first to be held", PATIENCE_S)
             await sent.connection.jetstream.delete_stream(sent.topology.stream(0))
             async with post(settings) as again:
                 await hasten(again.connection, again.topology, 5.0)
                 second = await again.rows(1, 2)
-                await wait_for(lambda: shipper.held == 2, "the second to be held", PATIENCE_S)
+                await wait_for(lambda: shipper.unacknowledged == 2, "the second to be held", PATIENCE_S)
                 await proxy.open()
-                await wait_for(lambda: shipper.held == 0, "both to be stored", PATIENCE_S)
+                await wait_for(lambda: shipper.unacknowledged == 0, "both to be stored", PATIENCE_S)
                 assert shipper.frames == 1
                 assert (await again.lag()).sum("in_hand") == 0
     finally:

@@ -43,7 +43,7 @@ async def test_frames_under_way(broker: Brokers, database: str) -> None:
         later = record(user_id="ada", created_at=datetime.now(UTC) + timedelta(seconds=1))
         await sent.publish(frame_of([later]))
         shipper = await ship(settings)
-        assert (shipper.erased, shipper.written, shipper.held) == (2, 2, 0)
+        assert (shipper.erased, shipper.written, shipper.unacknowledged) == (2, 2, 0)
         (left,) = await sent.refused()
         assert [one.user_id for one in left.records()] == ["bob"]
     rows = await query(database, f"SELECT user_id, call_id FROM {TABLE} ORDER BY user_id")

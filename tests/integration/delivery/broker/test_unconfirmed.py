@@ -76,10 +76,10 @@ async def test_what_was_acknowledged_is_stored(server: Brokers) -> None:
     """Up to the floor, and no further."""
     async with published(server, "stored") as frames:
         sent = [await frames.publish() for _ in range(3)]
-        await frames.unconfirmed.look()
+        await frames.unconfirmed.poll()
         assert (frames.stored, frames.returned) == ([], [])
         await frames.ship(2)
-        await frames.unconfirmed.look()
+        await frames.unconfirmed.poll()
         assert frames.stored == [one.call_ids for one in sent[:2]]
         assert (frames.unconfirmed.frames, frames.returned) == (1, [])
 
@@ -89,12 +89,12 @@ async def test_what_is_there_after_a_connection_was_lost_is_not_published_again(
     async with published(server, "lost") as frames:
         sent = [await frames.publish() for _ in range(3)]
         await frames.reconnect()
-        await frames.unconfirmed.look()
+        await frames.unconfirmed.poll()
         assert (frames.stored, frames.returned) == ([], [])
         other = replace(sent[2], sequence=sent[2].sequence + 1)
         frames.unconfirmed.add(0, other, is_new=True)
         await frames.reconnect()
-        await frames.unconfirmed.look()
+        await frames.unconfirmed.poll()
         assert frames.returned == [other.call_ids]
         assert frames.unconfirmed.frames == 3
 
@@ -114,7 +114,7 @@ async def test_a_frame_is_published_again_before_the_broker_drops_it_for_its_age
     async with published(server, "aged", max_age_s=0.0) as frames:
         sent = await frames.publish()
         await frames.ship(1)
-        await frames.unconfirmed.look()
+        await frames.unconfirmed.poll()
         assert (frames.stored, frames.returned) == ([], [sent.call_ids])
 
 

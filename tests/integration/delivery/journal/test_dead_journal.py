@@ -103,7 +103,7 @@ while True:
     if rounds % 3:
         gone, waiting = waiting[:-5], waiting[-5:]
         say(b"G", *gone)  # in the database
-        journal.done(gone)
+        journal.mark_done(gone)
     journal.checkpoint()
     time.sleep(0.001)
 """
@@ -154,7 +154,7 @@ while len(glob.glob(f"{directory}/*/lock")) > 4:
         assert journal.append(rows) == len(rows)
         adopted.finish()
         say(b"A", *[row.call_id.bytes for row in rows])
-        journal.done([row.call_id.bytes for row in rows])
+        journal.mark_done([row.call_id.bytes for row in rows])
 journal.close()
 """
 
@@ -248,7 +248,7 @@ for number in range(20):
     if os.fork() == 0:
         assert journal.start(uuid_utils.uuid7().bytes, 1.0, {"model": "child"}) is False
         assert journal.append([record(uuid_utils.uuid7().bytes)]) == 0
-        journal.done([kept])
+        journal.mark_done([kept])
         journal.checkpoint()
         assert list(journal.recover()) == []
         assert journal.close() == 0
@@ -310,7 +310,7 @@ assert noted[0] and not noted[-1]
 assert journal.append([record(i, 1000) for i in ids]) == 200
 assert journal.append([record(uuid_utils.uuid7().bytes, 100_000)]) == 0
 assert journal.append([record(ids[0], 1000), record(uuid_utils.uuid7().bytes, 10)]) == 2
-journal.done(ids[:100])
+journal.mark_done(ids[:100])
 journal.checkpoint()
 assert journal.start(uuid_utils.uuid7().bytes, 1.0, {"model": "m"})
 say(b"S", *ids[100:])
@@ -372,7 +372,7 @@ for free in range(16):
             fresh = None
         else:
             assert fresh.append([record(ids[0], 10)]) == 1
-            fresh.done([ids[0]])
+            fresh.mark_done([ids[0]])
             fresh.close()
             fresh = None
         try:
@@ -393,7 +393,7 @@ for adopted in living.recover():
     with adopted:
         say(b"T", *(row.call_id.bytes for row in adopted.rows()))
         adopted.finish()
-living.done([row.call_id.bytes for row in waits])
+living.mark_done([row.call_id.bytes for row in waits])
 living.close()
 """
 
@@ -436,7 +436,7 @@ if may_mount():  # test_a_full_disk_leaves_whole_frames_and_heals does without
             assert "No space" in (journal.last_error or "")
             assert journal.start(os.urandom(16), 1.0, {"model": "m" * 5000}) is False
             assert list(journal.waiting()) == rows[:fitted]
-            journal.done([row.call_id.bytes for row in rows[:fitted]])
+            journal.mark_done([row.call_id.bytes for row in rows[:fitted]])
             journal.checkpoint()
             journal.checkpoint()
             assert journal.append(rows[fitted : fitted + 50]) == 50

@@ -34,7 +34,7 @@ def test_what_a_dead_process_left_is_adopted(tmp_path: Path) -> None:
     dead.start(lost_id, created, {**WHO, "agent_key": "a", "unheard_of": 1, "status": "ok"})
     assert dead.append([done, kept]) == 2
     assert dead.append([both]) == 1
-    dead.done([done.call_id.bytes])
+    dead.mark_done([done.call_id.bytes])
     die(dead)
     living = Journal(tmp_path)
     records, lost = taken(living)
@@ -105,7 +105,7 @@ def test_what_is_adopted_twice_is_appended_once(tmp_path: Path) -> None:
     assert one.append(rows) == one.append(rows) == 2
     assert one.pending == 2
     assert list(one.waiting()) == rows
-    one.done([row.call_id.bytes for row in rows])
+    one.mark_done([row.call_id.bytes for row in rows])
     one.close()
 
 

@@ -33,14 +33,14 @@ def test_files_go_when_their_rows_are_done(journal: Journal) -> None:
         for row in rows:
             journal.start(row.call_id.bytes, 1.0, WHO)
         assert journal.append(rows) == 20
-        journal.done([row.call_id.bytes for row in rows])
+        journal.mark_done([row.call_id.bytes for row in rows])
         journal.checkpoint()
     assert journal.used_bytes < 200_000
     assert len(files(journal, "records")) <= 2
     [starts] = files(journal, "starts")
     assert starts.stat().st_size < 2000
     assert [found.payload[:16] for found in read(starts) if found.kind == Kind.START] == [open_id]
-    journal.done([open_id])
+    journal.mark_done([open_id])
 
 
 def test_a_row_that_waits_keeps_its_file(journal: Journal) -> None:
@@ -50,11 +50,11 @@ def test_a_row_that_waits_keeps_its_file(journal: Journal) -> None:
     for _ in range(10):
         rows = [record(prompt_snapshot="x" * 3000) for _ in range(25)]
         journal.append(rows)
-        journal.done([row.call_id.bytes for row in rows])
+        journal.mark_done([row.call_id.bytes for row in rows])
         journal.checkpoint()
     assert len(files(journal, "records")) <= 3
     assert list(journal.waiting()) == [stuck]
-    journal.done([stuck.call_id.bytes])
+    journal.mark_done([stuck.call_id.bytes])
 
 
 def test_the_journal_is_bounded(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_the_journal_is_bounded(tmp_path: Path) -> None:
     assert "full" in (small.last_error or "")
     assert small.append(rows[fitted:]) == 0
     assert small.start(new_id(), 1.0, WHO)
-    small.done([row.call_id.bytes for row in rows[:fitted]])
+    small.mark_done([row.call_id.bytes for row in rows[:fitted]])
     small.checkpoint()
     assert small.append(rows[fitted : fitted + 50]) == 50
     assert small.last_error is None
@@ -102,7 +102,7 @@ def test_a_full_disk_leaves_whole_frames_and_heals(
     found = [one for one in read(files(journal, "records")[0], damage) if one.kind == Kind.RECORD]
     assert [unpack_record(one.payload) for one in found] == rows
     assert damage.places == 0
-    journal.done([row.call_id.bytes for row in rows])
+    journal.mark_done([row.call_id.bytes for row in rows])
 
 
 def test_a_disk_that_is_full_does_not_stop_files_from_going(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +110,7 @@ def test_a_disk_that_is_full_does_not_stop_files_from_going(journal: Journal, mo
     for _ in range(5):
         rows = [record(prompt_snapshot="x" * 3000) for _ in range(25)]
         journal.append(rows)
-        journal.done([row.call_id.bytes for row in rows])
+        journal.mark_done([row.call_id.bytes for row in rows])
     assert len(files(journal, "records")) > 3
 
     def full(*args: Any, **kwargs: Any) -> int:
@@ -124,7 +124,7 @@ def test_a_disk_that_is_full_does_not_stop_files_from_going(journal: Journal, mo
     journal.checkpoint()
     assert len(files(journal, "starts")) == 1
     assert len([found for found in read(files(journal, "starts")[0]) if found.kind == Kind.START]) == 1
-    journal.done(list(journal._markers._open))
+    journal.mark_done(list(journal._markers._open))
 
 
 def test_waiting_for_the_disk_is_a_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,7 +154,7 @@ def test_a_journal_that_was_left_on_a_full_disk_can_be_taken(tmp_path: Path) -> 
     journal.append([record()])
     folder = os.open(journal.directory / journal.name, os.O_RDONLY)
     with full_disk():
-        assert journal.leave() == 1
+        assert journal.leave_to_recovery() == 1
     noted_owner = owner.read(folder)
     os.close(folder)
     assert noted_owner is not None

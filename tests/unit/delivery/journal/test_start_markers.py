@@ -45,7 +45,7 @@ def test_starts_from_many_threads_are_all_noted_while_files_change(journal: Jour
     noted = {found.payload[:16] for path in files(journal, "starts") for found in read(path, damage)}
     assert noted >= set(ids)
     assert damage.places == 0
-    journal.done(ids)
+    journal.mark_done(ids)
 
 
 def test_a_start_never_raises(journal: Journal) -> None:
@@ -53,6 +53,6 @@ def test_a_start_never_raises(journal: Journal) -> None:
     assert journal.start(new_id(), 1.0, {"model": "\ud800", "n": 10**400})
     assert journal.start(b"short", 1.0, WHO) is True
     assert journal.start("no bytes", 1.0, WHO) is False  # type: ignore[arg-type]
-    journal.done(list(journal._markers._open))
+    journal.mark_done(list(journal._markers._open))
     journal.close()
     assert journal.start(new_id(), 1.0, WHO) is False

@@ -96,7 +96,7 @@ def test_what_can_be_read_of_a_harmed_file_is_read(journal: Journal, tmp_path: P
     first.rename(first.with_name("backup.1"))
     last.rename(tmp_path / "elsewhere")
     assert list(journal.waiting()) == rows
-    journal.done([row.call_id.bytes for row in rows])
+    journal.mark_done([row.call_id.bytes for row in rows])
 
 
 NONSENSE: list[Any] = [None, 7, -1e308, "", "text", [], [1], {}, {"a": 1}, True, "2026-13-45", "9" * 400, 2**70]

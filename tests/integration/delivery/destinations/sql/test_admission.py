@@ -11,7 +11,7 @@ from sqlalchemy import make_url
 
 from llmctx.delivery.batcher import Batcher
 from llmctx.delivery.destinations.sql import SqlDestination
-from llmctx.delivery.destinations.sql.admission import Admission, Room
+from llmctx.delivery.destinations.sql.admission import Admission, ConnectionRoom
 from llmctx.settings import load
 from tests.kit.databases import T, put, role
 from tests.kit.rows import PATIENCE, do, query, stored, writing
@@ -118,10 +118,10 @@ async def test_a_turn_is_waited_for_no_longer_than_it_can_take(database: str, mo
 )
 def test_how_many_are_few(left: int, limit: int, *, is_scarce: bool) -> None:
     """Of all but a quarter, and of fifteen, none is ours to keep."""
-    assert Room(left, limit, peers=1).is_scarce is is_scarce
+    assert ConnectionRoom(left, limit, peers=1).is_scarce is is_scarce
 
 
 def test_many_come_back_slowly() -> None:
     """After an outage, the more slowly the more there are."""
-    assert Room(90, 97, peers=10).longest_wait_s == 2
-    assert Room(90, 6000, peers=5000).longest_wait_s == 100
+    assert ConnectionRoom(90, 97, peers=10).longest_wait_s == 2
+    assert ConnectionRoom(90, 6000, peers=5000).longest_wait_s == 100

@@ -349,7 +349,7 @@ async def test_a_pooler_that_gives_each_transaction_another_server(pooler: str, 
         async with writing(pooler, batch_rows=20) as one:
             put(one, 400)
             await one.drain(PATIENCE)
-            return one.tries, one.last_error
+            return one.attempts, one.last_error
 
     assert await asyncio.gather(*(one_of_eight() for _ in range(8))) == [(20, None)] * 8
     assert await stored(database) == 3200

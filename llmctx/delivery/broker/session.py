@@ -17,7 +17,7 @@ ANSWER_S: Final = 10.0
 
 
 @asynccontextmanager
-async def visit(settings: Settings) -> AsyncIterator[tuple[BrokerConnection, Topology]]:
+async def open_broker(settings: Settings) -> AsyncIterator[tuple[BrokerConnection, Topology]]:
     """Yield a connection to the broker of `settings`, and its topology.
 
     Raise `ConfigError` where none is set, `DatabaseUnavailable` where it does not answer, also in the middle of the
