@@ -33,7 +33,7 @@ from llmctx.calllog import CallLog
 from llmctx.dashboard import Access, Dashboard
 from llmctx.settings import load
 from llmctx.storage import queries
-from llmctx.storage.engine import reading
+from llmctx.storage.engine import read_connection
 from llmctx.storage.reader import Reader
 
 BAR: Final = 1.5
@@ -96,7 +96,7 @@ def verbs(ids: Ids) -> Iterator[tuple[str, Sequence[str]]]:
 
 async def server_of(url: str) -> psutil.Process:
     """Return the process that the server's backends are children of."""
-    async with reading(load(database_url=url)) as connection:
+    async with read_connection(load(database_url=url)) as connection:
         backend = psutil.Process(await connection.scalar(text("SELECT pg_backend_pid()")))
         server = backend.parent()
     assert server is not None

@@ -29,7 +29,7 @@ from llmctx.migrate import commands as migrate
 from llmctx.ops.erase import Subject, erase
 from llmctx.settings import Settings, load
 from llmctx.storage import queries
-from llmctx.storage.engine import changing, reading
+from llmctx.storage.engine import read_connection, write_connection
 from llmctx.storage.partition_ddl import Month, partition_name
 from llmctx.storage.queries import Cursor, Filters
 from llmctx.storage.reader import Reader
@@ -74,7 +74,7 @@ def fill(url: str, rows: int, *, small: bool) -> None:
 
 async def _fill(settings: Settings, rows: int, days: int, end: datetime, small: bool) -> None:
     prompt, response = ("NULL", "NULL") if small else ("text", "substr(text, 1, 1000)")
-    async with changing(settings) as connection:
+    async with write_connection(settings) as connection:
         for ago in range(1, days // 28 + 2):
             month = Month.after(end - timedelta(days=28 * ago), 0)
             name = partition_name(DEFAULT_TABLE, month.first)
@@ -207,7 +207,7 @@ def main() -> int:
 
 
 async def _is_filled(settings: Settings) -> bool:
-    async with reading(settings) as connection:
+    async with read_connection(settings) as connection:
         return bool(await connection.scalar(text(f"SELECT EXISTS (SELECT FROM {DEFAULT_TABLE})")))
 
 

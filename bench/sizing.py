@@ -27,7 +27,7 @@ from llmctx.delivery.destinations.sql import SqlDestination
 from llmctx.delivery.journal.frames import pack_record
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
-from llmctx.storage.engine import reading
+from llmctx.storage.engine import read_connection
 from tests.kit.cluster import Cluster
 
 _ROWS: Final = 20_000
@@ -64,7 +64,7 @@ async def _store(database: Cluster, rows: list[CallRecord], batch: int) -> tuple
         used = server_cpu_s(database) - before
     finally:
         await destination.close()
-    async with reading(settings) as connection:
+    async with read_connection(settings) as connection:
         size = await connection.scalar(
             text("SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree(CAST(:name AS regclass))"),
             {"name": settings.table},

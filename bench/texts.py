@@ -16,7 +16,7 @@ from llmctx.delivery.batcher import Batcher
 from llmctx.delivery.destinations.sql import SqlDestination
 from llmctx.migrate import commands as migrate
 from llmctx.settings import Settings, load
-from llmctx.storage.engine import reading
+from llmctx.storage.engine import read_connection
 from llmctx.storage.retention import Policy, retain
 from tests.kit.cluster import Cluster
 
@@ -68,7 +68,7 @@ class _Way:
         return self._settings
 
     async def _wal_bytes(self) -> int:
-        async with reading(self._settings) as connection:
+        async with read_connection(self._settings) as connection:
             found = await connection.scalar(text("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn"))
             return int(found or 0)
 

@@ -145,7 +145,7 @@ class CallLog:
         return sink
 
     def _new_sink(self) -> RecordingSink:
-        with lifecycle.importing:  # late: not every call log needs it, nor a database driver
+        with lifecycle.import_lock:  # late: not every call log needs it, nor a database driver
             from llmctx.delivery.spool import Spool
 
             return Spool(self._destination or default_destination(self.settings), self.settings)

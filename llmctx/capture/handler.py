@@ -94,7 +94,7 @@ class CallLogHandler(BaseCallbackHandler):
         watch(CallLogHandler)
 
     @property
-    def vouches(self) -> bool:
+    def is_trusted(self) -> bool:
         """Return whether this knows whose the calls are that it hears: data of a caller name no other user then."""
         return self._explicit.user_id is not None or is_guarded(self._scope)
 
@@ -144,7 +144,7 @@ class CallLogHandler(BaseCallbackHandler):
             recorder = self._recorder
             if recorder is None or not recorder.enabled:
                 recorder = self._listener()
-            if recorder is None or (recorder.open_calls.has(run_id) and self._again(recorder, run_id, told)):
+            if recorder is None or (recorder.open_calls.is_run_open(run_id) and self._again(recorder, run_id, told)):
                 return
             prompt: Prompt | None = None
             try:  # `_read` is spelled out as well
@@ -161,7 +161,7 @@ class CallLogHandler(BaseCallbackHandler):
     ) -> None:
         beware()
         recorder = self._listener()
-        if recorder is None or (recorder.open_calls.has(run_id) and self._again(recorder, run_id, kwargs)):
+        if recorder is None or (recorder.open_calls.is_run_open(run_id) and self._again(recorder, run_id, kwargs)):
             return
         prompt = _read(prompt_of_text, prompts[0], recorder.snapshot_bytes)
         call = self._start(recorder, prompt, run_id, kwargs, origin(2), kwargs.get("batch_size") or 1)

@@ -163,7 +163,7 @@ class OpenCalls:
             if other.task is task and not _is_sibling(other, new) and not is_on_stack(other.run_id):
                 self.end(other, Status.CANCELLED)
 
-    def has(self, run_id: UUID) -> bool:
+    def is_run_open(self, run_id: UUID) -> bool:
         """Return whether a call of that run is open."""
         return (run_id.int if type(run_id) is UUID else key_of(run_id)) in self._by_run or bool(self._twins)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llmctx.cli import output
 from llmctx.cli.options import interruptible
 from llmctx.cli.partition import show_done
-from llmctx.core.text import plain
+from llmctx.core.text import escape_controls
 
 if TYPE_CHECKING:
     from llmctx.delivery.broker.provision import Plan
@@ -86,7 +86,7 @@ def show_report(report: BrokerReport | str) -> None:
         output.paragraph(report, lead="broker: ")
         return
     lag = report.lag
-    output.show(plain(lag.transport))
+    output.show(escape_controls(lag.transport))
     columns = [output.Column("stream")]
     columns += [output.Column(title, "right") for title in ("waiting", "in hand", "again", "bytes")]
     columns += [output.Column("oldest"), output.Column("shippers", "right")]

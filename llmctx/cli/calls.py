@@ -87,12 +87,12 @@ def _follow(settings: Settings, filters: Filters, rows: Sequence[dict[str, Any]]
 
 async def _poll(settings: Settings, filters: Filters, rows: Sequence[dict[str, Any]], *, json: bool, csv: bool) -> None:
     from llmctx.storage import queries
-    from llmctx.storage.engine import reading
+    from llmctx.storage.engine import read_connection
     from llmctx.storage.reflection import reflect
 
     printed: OrderedDict[Any, None] = OrderedDict()
     titles = True
-    async with reading(settings) as connection:
+    async with read_connection(settings) as connection:
         table = await reflect(connection, settings)
         while True:
             for row in rows:
@@ -104,7 +104,7 @@ async def _poll(settings: Settings, filters: Filters, rows: Sequence[dict[str, A
                 titles = False
             await connection.rollback()  # a transaction would go on seeing what it began with
             await asyncio.sleep(_POLL_S)
-            rows = await queries.news(connection, table, filters, datetime.now(UTC) - _LATE, printed)
+            rows = await queries.newly_ended(connection, table, filters, datetime.now(UTC) - _LATE, printed)
 
 
 def _show_followed(rows: Sequence[dict[str, Any]], *, json: bool, csv: bool, titles: bool) -> None:

@@ -15,7 +15,7 @@ from llmctx.cli import output
 from llmctx.cli.broker import report_json, show_report
 from llmctx.cli.options import Json, Yes, settings_of
 from llmctx.core.errors import DatabaseUnavailable
-from llmctx.core.text import plain
+from llmctx.core.text import escape_controls
 
 if TYPE_CHECKING:
     from llmctx.core.place import Place
@@ -85,7 +85,7 @@ def replay(ctx: typer.Context, yes: Yes = False, json: Json = False) -> None:
                 continue
             own = Journal(Path(one.directory))
             try:
-                counts = write(SqlDestination(settings), settings, own, partial(owners.takes, one.directory))
+                counts = write(SqlDestination(settings), settings, own, partial(owners.accepts, one.directory))
             finally:
                 own.close()
             stored, again, adopted = stored + counts[0], again + counts[1], adopted + counts[2]
@@ -114,9 +114,9 @@ def _left(directories: Sequence[JournalDirectory], owners: Ownership) -> tuple[i
         process.records + process.open
         for one in directories
         for process in one.processes
-        if not process.alive and owners.takes(one.directory, process.place)
+        if not process.alive and owners.accepts(one.directory, process.place)
     )
-    refused = sum(owners.takes(one.directory, row.place) for one in directories for row in one.dead_letters)
+    refused = sum(owners.accepts(one.directory, row.place) for one in directories for row in one.dead_letters)
     return left, refused
 
 
@@ -134,13 +134,13 @@ def _set_aside(report: BrokerReport | str | None) -> int:
 
 def _as_json(one: JournalDirectory, owners: Ownership) -> dict[str, object]:
     processes = [
-        {**asdict(process), "place": process.place.name or None, "whose": owners.whose(one.directory, process.place)}
+        {**asdict(process), "place": process.place.name or None, "whose": owners.owner_of(one.directory, process.place)}
         for process in one.processes
     ]
     refused = [
         {
             "call_id": row.record.call_id, "sqlstate": row.sqlstate, "reason": row.reason, "at": row.at,
-            "place": row.place.name or None, "whose": owners.whose(one.directory, row.place),
+            "place": row.place.name or None, "whose": owners.owner_of(one.directory, row.place),
         }
         for row in one.dead_letters
     ]  # fmt: skip
@@ -148,7 +148,7 @@ def _as_json(one: JournalDirectory, owners: Ownership) -> dict[str, object]:
 
 
 def _show(one: JournalDirectory, owners: Ownership) -> None:
-    output.show(plain(one.directory))
+    output.show(escape_controls(one.directory))
     columns = [output.Column("process"), output.Column("state")]
     columns += [output.Column(title, "right") for title in ("rows", "open calls", "bytes")]
     lines = [
@@ -168,6 +168,6 @@ def _show(one: JournalDirectory, owners: Ownership) -> None:
 
 def _whose(one: JournalDirectory, place: Place, owners: Ownership, *, between: str | None = None) -> str:
     """Return the name of the database that rows wait for; with `between` only if it is another one."""
-    if owners.takes(one.directory, place):
+    if owners.accepts(one.directory, place):
         return "" if between is not None else place.name if owners.is_our_broker(place) else "this one"
     return f"{between or ''}{owners.name_of(place)}"

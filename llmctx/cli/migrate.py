@@ -121,13 +121,13 @@ def migrate(
 def check_table(ctx: typer.Context, json: Json = False) -> None:
     """Exit with code 1 unless the table is there and up to date."""
     from llmctx.migrate import commands
-    from llmctx.storage.engine import where
+    from llmctx.storage.engine import describe_database
 
     settings = settings_of(ctx)
     if json:
         output.show_json(commands.state(settings))
     state = commands.check(settings)
-    output.say(f"Table {settings.table} is up to date ({state.current}) in {where(settings)}.")
+    output.say(f"Table {settings.table} is up to date ({state.current}) in {describe_database(settings)}.")
 
 
 @group.command("sql")
@@ -176,7 +176,7 @@ def _plan_and_do(
 ) -> None:
     """Show what `given` options of `upgrade`, or the way back, would do; and do it."""
     from llmctx.migrate import commands
-    from llmctx.storage.engine import where
+    from llmctx.storage.engine import describe_database
 
     plan = commands.plan(settings, down=down, **given)
     doing = bool(plan.steps) and not only_plan and (yes or not (down or plan.adopts))
@@ -197,14 +197,14 @@ def _plan_and_do(
             _, place = commands.bring_to_head(settings, **given, say=say)
     if json:
         result = {"steps": plan.steps, "notes": plan.notes, "adopts": plan.adopts, "done": doing}
-        output.show_json({"database": where(settings), "table": settings.table, **result})
+        output.show_json({"database": describe_database(settings), "table": settings.table, **result})
     elif doing and not plan.adopts:
         for step in plan.steps:
             if step.what not in told:
                 show_done(step.what)
     if not down and not only_plan and (doing or not plan.steps):
         _remember_place(settings, place)
-    output.say(_conclusion(where(settings), plan, doing=doing, down=down))
+    output.say(_conclusion(describe_database(settings), plan, doing=doing, down=down))
 
 
 def _remember_place(settings: Settings, place: Place | None) -> None:

@@ -42,13 +42,13 @@ def settings_of(ctx: typer.Context) -> Settings:
 
 def query(ctx: typer.Context, question: Callable[[AsyncConnection, Table], Awaitable[T]]) -> T:
     """Return the answer of `question`, asked over a read-only connection with the table as it is there."""
-    from llmctx.storage.engine import reading
+    from llmctx.storage.engine import read_connection
     from llmctx.storage.reflection import reflect
 
     settings = settings_of(ctx)
 
     async def answer() -> T:
-        async with reading(settings) as connection:
+        async with read_connection(settings) as connection:
             return await question(connection, await reflect(connection, settings))
 
     return asyncio.run(answer())

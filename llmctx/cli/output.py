@@ -22,7 +22,7 @@ from rich.text import Text
 
 from llmctx.core.csv_text import csv_line
 from llmctx.core.jsonable import to_jsonable
-from llmctx.core.text import plain
+from llmctx.core.text import escape_controls
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -34,11 +34,11 @@ _NARROWEST: Final = 6
 
 def say(words: str) -> None:
     """Print a message, on stderr."""
-    _console(stderr=True).print(Text(plain(words, breaks=True)), soft_wrap=True)
+    _console(stderr=True).print(Text(escape_controls(words, breaks=True)), soft_wrap=True)
 
 
 def show(text: Text | str = "") -> None:
-    """Print a line of data, on stdout; a string is printed as it is, so clean it with `plain` first."""
+    """Print a line of data, on stdout; a string is printed as it is, so clean it with `escape_controls` first."""
     _console().print(text if isinstance(text, Text) else Text(text), soft_wrap=True)
 
 
@@ -56,7 +56,7 @@ def show_json_line(value: object) -> None:
 def _write_json(value: object, indent: int | None = None) -> None:
     narrow = not sys.stdout.encoding.lower().startswith("utf")  # an escape of the stream's is not JSON's
     text = json.dumps(value, ensure_ascii=narrow, indent=indent, allow_nan=False)
-    sys.stdout.write(plain(text, breaks=True, for_json=True) + "\n")
+    sys.stdout.write(escape_controls(text, breaks=True, for_json=True) + "\n")
 
 
 def show_csv(rows: Sequence[Mapping[str, Any]], *, titles: bool = True) -> None:
@@ -111,7 +111,7 @@ def table(
     columns: Sequence[Column], rows: Iterable[Sequence[str]], *, indent: int = 0, gap: int = 2, titles: bool = True
 ) -> None:
     """Print `rows` under the titles, within the terminal's width. Cells are cleaned here; `NULL` stands out."""
-    cells = [[plain(cell) for cell in row] for row in rows]
+    cells = [[escape_controls(cell) for cell in row] for row in rows]
     widths = [max(map(cell_len, [column.title, *(row[i] for row in cells)])) for i, column in enumerate(columns)]
     flexible = [i for i, column in enumerate(columns) if column.cut != "no"]
     room = width()
@@ -171,7 +171,7 @@ class Progress:
         if self._bar is None:
             return
         if what not in self._tasks:
-            self._tasks[what] = self._bar.add_task(plain(what), total=total)
+            self._tasks[what] = self._bar.add_task(escape_controls(what), total=total)
         self._bar.update(self._tasks[what], advance=more, total=total)
 
 
@@ -198,7 +198,7 @@ def paragraph(words: str, *, lead: str = "", style: str = "", lead_style: str = 
     """Print `words` wrapped at the terminal's width; all lines but the first are indented by the length of `lead`."""
     hang = " " * cell_len(lead)
     room = width()
-    text = Text(plain(words, breaks=True), style)
+    text = Text(escape_controls(words, breaks=True), style)
     lines = text.wrap(_console(), max(room - len(hang), 20)) if room is not None else [text]
     for i, line in enumerate(lines or [Text()]):
         line.rstrip()

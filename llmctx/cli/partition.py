@@ -54,7 +54,7 @@ def _rehearse(settings: Settings, json: bool) -> None:
 def _plan_and_do(settings: Settings, *, down: bool, untie: bool, doing: bool, json: bool) -> None:
     from llmctx.migrate import partition as partitioning
     from llmctx.migrate.commands import Plan, step_of
-    from llmctx.storage.engine import where
+    from llmctx.storage.engine import describe_database
 
     steps = [step_of(step) for step in partitioning.plan(settings, back=down, drop_foreign_keys=untie)]
     plan = Plan(steps, partitioning.notes(settings) if steps and not down else [])
@@ -66,13 +66,15 @@ def _plan_and_do(settings: Settings, *, down: bool, untie: bool, doing: bool, js
             partitioning.partition(settings, back=down, drop_foreign_keys=untie, say=None if json else show_done)
     if json:
         result = {"steps": plan.steps, "notes": plan.notes, "done": doing}
-        output.show_json({"database": where(settings), "table": settings.table, **result})
+        output.show_json({"database": describe_database(settings), "table": settings.table, **result})
     elif not plan.steps:
-        output.say(f"Nothing to do in {where(settings)}.")
+        output.say(f"Nothing to do in {describe_database(settings)}.")
     elif doing:
-        output.say(f"The table is {'one piece again' if down else 'partitioned by month'} in {where(settings)}.")
+        output.say(
+            f"The table is {'one piece again' if down else 'partitioned by month'} in {describe_database(settings)}."
+        )
     else:
-        output.say(f"{output.dry_run(where=f' in {where(settings)}')} --rehearse tries it on a copy.")
+        output.say(f"{output.dry_run(where=f' in {describe_database(settings)}')} --rehearse tries it on a copy.")
 
 
 def show_plan(plan: Plan, *, only_notes: bool) -> None:

@@ -113,6 +113,10 @@ async def _ship_broker(settings: Settings, *, once: bool, metrics: int | None) -
         reporting = asyncio.create_task(progress.run(1 if metrics is None else _LOOKS))
         until_end.callback(reporting.cancel)
         await shipper.run(_stopping(), once=once)
+    return _counts(shipper)
+
+
+def _counts(shipper: BrokerShipper) -> dict[str, int]:
     return {
         "written": shipper.written,
         "refused": shipper.refused,
@@ -140,7 +144,7 @@ class _Progress:
     def figures(self) -> dict[str, float]:
         """Return the figures of `shipper_metrics.SHIPPER`. Any thread may ask."""
         shipper, lag = self._shipper, self._lag
-        own = {name: getattr(shipper, name) for name in ("written", "refused", "frames", "again", "held")}
+        own: dict[str, float] = {**_counts(shipper), "held": shipper.unacknowledged}
         if lag is None or isinstance(lag, str):
             return own
         behind = {name: lag.sum(name) for name in ("waiting", "in_hand", "bytes")}

@@ -14,7 +14,7 @@ from llmctx.cli.options import Json, query
 from llmctx.cli.output import text_of, time_of
 from llmctx.core.columns import ColumnKind
 from llmctx.core.record import SNAPSHOTS, SPECS
-from llmctx.core.text import capitalize, plain
+from llmctx.core.text import capitalize, escape_controls
 from llmctx.identity import reasons as explain
 from llmctx.identity.explanation import KEY
 
@@ -75,7 +75,7 @@ def show_call(row: Mapping[str, Any]) -> None:
         output.paragraph(explain.ALONE, lead="  ")
     codes = [str(code) for code in (row["identity_source"], row["identity_reason"]) if code]
     if codes:
-        output.show(Text(f"  ({plain(', '.join(codes))})", "dim"))
+        output.show(Text(f"  ({escape_controls(', '.join(codes))})", "dim"))
     _show_sources(explain.candidate_outcomes(row, evidence))
     _heading("what")
     _fields(row, _WHAT)
@@ -116,7 +116,7 @@ def _show_sources(outcomes: Sequence[explain.CandidateOutcome]) -> None:
     for one in outcomes:
         ids = [f"{name} {value}" for name, value in (("user", one.user_id), ("session", one.session_id)) if value]
         words = f"{', '.join(ids) or 'no user'}. {capitalize(one.verdict)}."
-        output.paragraph(words, lead=f"  {plain(one.source):<10}", style="bold" if one.believed else "")
+        output.paragraph(words, lead=f"  {escape_controls(one.source):<10}", style="bold" if one.believed else "")
 
 
 def _heading(title: str) -> None:

@@ -43,7 +43,7 @@ def ui(
 ) -> None:
     """Show sessions, users, costs, errors and coverage in the browser, on this machine only."""
     from llmctx.calllog import CallLog
-    from llmctx.dashboard.readers import grants as grants_of
+    from llmctx.dashboard.readers import grant_statements as grants_of
 
     settings = settings_of(ctx)
     if grants:

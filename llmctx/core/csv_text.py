@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final
 
-from llmctx.core.text import plain
+from llmctx.core.text import escape_controls
 
 # What a spreadsheet may take for a formula, also behind what some of them strip, and in full width.
 _FORMULA: Final = re.compile(r"[\s\"'`\u200b\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20\u2212|%]|[\t\r]")
@@ -24,7 +24,7 @@ def _cell(value: Any) -> str:
         return ""
     if not isinstance(value, str):
         return str(value)
-    text = plain(value, breaks=True)
+    text = escape_controls(value, breaks=True)
     if _FORMULA.match(text) and not _NUMBER.fullmatch(text):
         text = f"'{text}"
     return text if text and not _QUOTED.search(text) else '"' + text.replace('"', '""') + '"'

@@ -48,14 +48,14 @@ class Diagnostics:
             from llmctx.core.threads import PIPELINE, outside_loop
 
             log = logging.getLogger("llmctx")
-            from llmctx.core.text import plain
+            from llmctx.core.text import escape_controls
 
-            line = f"llmctx: {plain(message % args if args else message)}"
+            line = f"llmctx: {escape_controls(message % args if args else message)}"
             if exc is not None:
                 from traceback import format_exception
 
                 # indented, or an error's text could look like lines of the log
-                trace = plain("".join(format_exception(exc)).rstrip(), breaks=True)
+                trace = escape_controls("".join(format_exception(exc)).rstrip(), breaks=True)
                 line = f"{line}\n{trace}".replace("\n", "\n  ")
             warn = log.warning
             if threading.current_thread().name == PIPELINE:  # the application's handlers may write to files

@@ -46,7 +46,7 @@ class ForkStage(IntEnum):
 _hooks: Final[list[tuple[ForkStage, Callable[[], object]]]] = []
 not_forking: Final = ForkLock()
 """Held for moments that a forked child must not inherit half done: a lock that is taken but not noted, an import."""
-importing: Final = ForkLock()
+import_lock: Final = ForkLock()
 """Held where another thread than the application's imports: a child would wait for ever for a module half imported."""
 _PATIENCE_S: Final = 1.0  # of a fork: the disk may have hung up
 _IMPORT_S: Final = 30.0  # of a fork, while modules are imported: that takes long on a busy machine, and ends
@@ -73,9 +73,9 @@ class Forkable(Generic[T]):
         self._all: weakref.WeakSet[T] = weakref.WeakSet()
         self.add = self._all.add
         self.discard = self._all.discard
-        in_forked_child(stage)(lambda: self.each(renew))
+        in_forked_child(stage)(lambda: self.for_each(renew))
 
-    def each(self, do: Callable[[T], object]) -> None:
+    def for_each(self, do: Callable[[T], object]) -> None:
         """Call `do` with each, also where it fails for others."""
         for one in list(self._all):
             _persist(partial(do, one), f"a {type(one).__name__}")
@@ -97,9 +97,9 @@ def _before_fork() -> None:
     """Wait until no thread is in the middle of something that does not survive a fork, at most a second for each."""
     global _forks_from_a_thread
     _forks_from_a_thread = threading.get_ident() != threading.main_thread().ident
-    all_gates: list[ForkGate | ForkLock] = [importing, *gates, not_forking]
+    all_gates: list[ForkGate | ForkLock] = [import_lock, *gates, not_forking]
     for gate in all_gates:
-        if gate.acquire(timeout=_IMPORT_S if gate is importing else _PATIENCE_S):
+        if gate.acquire(timeout=_IMPORT_S if gate is import_lock else _PATIENCE_S):
             _closed.append(gate)
 
 
@@ -116,7 +116,7 @@ def _after_fork_in_child() -> None:
     _closed.clear()
     gates.clear()  # those who would open them are threads of the parent
     not_forking.reset()
-    importing.reset()
+    import_lock.reset()
     for stage, hook in sorted(_hooks, key=lambda one: one[0]):
         _persist(hook, f"the part {stage.name}")
 
@@ -183,9 +183,9 @@ def _close(call_log: ProcessHooks) -> None:
 
 
 def _flush_before_exit() -> None:
-    running.each(lambda call_log: _timed(call_log.flush_at_exit))
+    running.for_each(lambda call_log: _timed(call_log.flush_at_exit))
 
 
 # The first hook comes while a connection can still be made: later no thread starts, and asyncio cannot look up a host.
 getattr(threading, "_register_atexit", atexit.register)(_flush_before_exit)
-atexit.register(running.each, _close)
+atexit.register(running.for_each, _close)

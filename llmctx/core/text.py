@@ -38,7 +38,7 @@ def capitalize(text: str) -> str:
     return text if "_" in first or "." in first[:-1] else f"{text[:1].upper()}{text[1:]}"
 
 
-def plain(value: object, *, breaks: bool = False, for_json: bool = False) -> str:
+def escape_controls(value: object, *, breaks: bool = False, for_json: bool = False) -> str:
     """Return `value` as text with every control character and direction mark as a visible escape.
 
     So it can neither move a terminal's cursor nor begin a line of a log. Line feeds and tabs stay if `breaks`; escapes

@@ -27,7 +27,7 @@ from llmctx.core.errors import ConfigError, DatabaseUnavailable, LlmctxError, Mi
 from llmctx.dashboard import rendering, responses
 from llmctx.dashboard.access import Access, Authorize, find_access
 from llmctx.dashboard.pages import AGGREGATES, FRAMES, PAGES, SPANS, Answer, Ask, NotFound, SlowPage
-from llmctx.dashboard.readers import Readers, grants
+from llmctx.dashboard.readers import Readers, grant_statements
 from llmctx.dashboard.view import LANGUAGES, InvalidView, PageView, parse
 from llmctx.storage.reader import QuestionTooLarge
 
@@ -168,7 +168,7 @@ class Dashboard:
         ledger = self._call_log.stats() if status == 503 else None
         return responses.failure(
             status, code, message, form, view, root, ledger=ledger,
-            grants=grants(self._settings) if code == "no_rights" else None,
+            grants=grant_statements(self._settings) if code == "no_rights" else None,
         )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.core.record import SNAPSHOTS
-from llmctx.core.text import plain
+from llmctx.core.text import escape_controls
 from llmctx.dashboard.access import Access
 from llmctx.dashboard.readers import broker, journals
 from llmctx.dashboard.transcript import first_words, turns
@@ -25,7 +25,7 @@ from llmctx.identity import reasons
 from llmctx.identity.explanation import KEY
 from llmctx.storage import queries
 from llmctx.storage.filters import Filters
-from llmctx.storage.queries.coverage_advice import alike, in_common, remedies
+from llmctx.storage.queries.coverage_advice import common_traits, in_common, remedies
 from llmctx.storage.queries.usage import OTHERS
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ async def session(ask: Ask) -> Answer:
     hidden = _hidden(ask)
     rows = _visible(found.rows, hidden)
     if not hidden:
-        audit.info("%s reads session %s", ask.access.name, plain(_id(ask)))
+        audit.info("%s reads session %s", ask.access.name, escape_controls(_id(ask)))
     data = {"session": found.session, "threads": found.threads, "traces": found.traces, "calls": rows}
     return Answer(
         data=data, rows=rows, next=found.next, previous=found.previous, hidden=hidden, more={"turns": turns(rows)}
@@ -212,7 +212,7 @@ async def call(ask: Ask) -> Answer:
     hidden = _hidden(ask)
     (shown,) = _visible([row], hidden)
     if not hidden:
-        audit.info("%s reads call %s", ask.access.name, plain(row["call_id"]))
+        audit.info("%s reads call %s", ask.access.name, escape_controls(row["call_id"]))
     return Answer(
         data={
             **shown, "attributes": attributes or None, "why": reasons.why(row), "witnesses": outcomes,
@@ -248,7 +248,7 @@ async def coverage(ask: Ask) -> Answer:
         if row.at is not None:
             sums = shares[row.at]
             shares[row.at] = replace(sums, calls=sums.calls + row.calls, with_both=sums.with_both + row.with_both)
-    more = {"shares": list(shares.values()), "alike": alike(found.by_place), **_grid(over_time)}
+    more = {"shares": list(shares.values()), "alike": common_traits(found.by_place), **_grid(over_time)}
     return Answer(data=data, rows=found.by_place, more=more)
 
 

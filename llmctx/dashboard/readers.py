@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.delivery.broker.lag import Lag, lag_of
 from llmctx.settings import Settings
-from llmctx.storage.catalog import qualified
+from llmctx.storage.catalog import qualify_name
 from llmctx.storage.reader import Reader
 
 _BROKER_S: Final = 3.0
@@ -48,11 +48,11 @@ class Readers:
             await reader.close()
 
 
-def grants(settings: Settings) -> str:
+def grant_statements(settings: Settings) -> str:
     """Return the statements that let a role read the table; its owner runs them."""
     return (
         f"GRANT USAGE ON SCHEMA {settings.db_schema or 'public'} TO your_role;\n"
-        f"GRANT SELECT ON {qualified(settings.table, settings.db_schema)} TO your_role;"
+        f"GRANT SELECT ON {qualify_name(settings.table, settings.db_schema)} TO your_role;"
     )
 
 

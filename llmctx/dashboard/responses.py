@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from llmctx.core.csv_text import csv_line
 from llmctx.core.jsonable import to_jsonable
-from llmctx.core.text import plain
+from llmctx.core.text import escape_controls
 from llmctx.dashboard.formats import bucket_in, short_id, time_in
 from llmctx.dashboard.rendering import render, static_versions
 
@@ -83,7 +83,7 @@ def _common(view: PageView, root: str, *, short: bool) -> dict[str, Any]:
         "static": lambda name: f"{root}/static/{name}?v={versions[name]}",
         "time": time_in(view),
         "moment": bucket_in(view),
-        "shown_id": short_id if short else plain,
+        "shown_id": short_id if short else escape_controls,
     }
 
 

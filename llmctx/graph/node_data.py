@@ -41,4 +41,4 @@ def fill_ids(found: dict[str, Any], ids: dict[str, Any]) -> dict[str, Any]:
 def has_vouching_handler(callbacks: object) -> bool:
     """Return whether a handler of ours among a config's callbacks knows whose the run is."""
     handlers = getattr(callbacks, "handlers", callbacks)
-    return isinstance(handlers, list) and any(getattr(one, "vouches", False) is True for one in handlers)
+    return isinstance(handlers, list) and any(getattr(one, "is_trusted", False) is True for one in handlers)

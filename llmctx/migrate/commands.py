@@ -29,21 +29,21 @@ from llmctx.migrate.state import (
     State,
     Survey,
     ask_database,
-    changing,
     config_of,
     inspect_database,
+    join_problems,
     not_a_call_log,
     one_at_a_time,
+    run_exclusively,
     scripts,
-    sentence,
     state,
     target,
 )
 from llmctx.settings import Settings, settings_of
 from llmctx.storage import texts_table
-from llmctx.storage.catalog import qualified
+from llmctx.storage.catalog import qualify_name
 from llmctx.storage.database_identity import place_of, write_identity
-from llmctx.storage.engine import sqlite_file, where
+from llmctx.storage.engine import describe_database, sqlite_file
 from llmctx.storage.rollup.tables import names_of
 
 if TYPE_CHECKING:
@@ -88,13 +88,15 @@ def check(database: Any = None, **given: Any) -> State:
         raise not_a_call_log(settings, found)
     if found.table == "adoptable":
         raise MigrationsPending(
-            f"Table {settings.table} is there in {where(settings)}, and llmctx has not adopted it: `llmctx migrate` "
-            "shows what that means, `llmctx migrate --yes` does it."
+            f"Table {settings.table} is there in {describe_database(settings)}, and llmctx has not adopted it: "
+            "`llmctx migrate` shows what that means, `llmctx migrate --yes` does it."
         )
     if not found.is_current:
         lack = "is missing from" if found.table == "missing" else "is behind this version in"
         todo = f" ({'; '.join(found.lacks)})" if found.lacks else ""
-        raise MigrationsPending(f"Table {settings.table} {lack} {where(settings)}{todo}. Run `llmctx migrate`.")
+        raise MigrationsPending(
+            f"Table {settings.table} {lack} {describe_database(settings)}{todo}. Run `llmctx migrate`."
+        )
     return found
 
 
@@ -120,7 +122,7 @@ def _plan(connection: Connection, settings: Settings, down: bool, *, widen: bool
         return _way_back(connection, settings, seen)
     if found.table == "foreign":
         raise not_a_call_log(settings, found)
-    compressing = compression.step(connection, settings)
+    compressing = compression.compression_step(connection, settings)
     also = [] if compressing is None else [step_of(compressing)]
     if texts_apart and found.table != "missing":
         also += map(step_of, texts.plan(connection, settings, table))
@@ -140,7 +142,7 @@ def _way_back(connection: Connection, settings: Settings, seen: Survey) -> Plan:
             f"drop table {name}, "
             + ("with every text in it" if name == texts_table.name_of(settings.table) else _ROLLUP)
         )
-        for name in made_beside(connection, settings)
+        for name in companion_tables(connection, settings)
     ]
     if seen.table is None or seen.table.made_by_us:
         if seen.state.table != "ours":
@@ -148,15 +150,15 @@ def _way_back(connection: Connection, settings: Settings, seen: Survey) -> Plan:
         return Plan([Step(f"drop table {settings.table} with every row in it", "everybody, for a moment"), *totals])
     back = plan_undo(seen.table, columns_with_nulls(connection, seen.table))
     if back.problems:
-        raise LlmctxError(f"{sentence(back.problems)} Nothing was changed in {where(settings)}.")
+        raise LlmctxError(f"{join_problems(back.problems)} Nothing was changed in {describe_database(settings)}.")
     return Plan([*map(step_of, back.steps), *totals], back.notes, adopts=True)
 
 
-def made_beside(connection: Connection, settings: Settings) -> list[str]:
+def companion_tables(connection: Connection, settings: Settings) -> list[str]:
     """Return the names of the tables of totals and of texts that are there."""
     there = inspect(connection)
     names = [name for name in names_of(settings.table) if there.has_table(name, settings.db_schema)]
-    return [*names, texts_table.name_of(settings.table)] if texts.there(connection, settings) else names
+    return [*names, texts_table.name_of(settings.table)] if texts.has_texts_table(connection, settings) else names
 
 
 def _making(settings: Settings, *, texts_apart: bool) -> Plan:
@@ -171,10 +173,10 @@ def _making(settings: Settings, *, texts_apart: bool) -> Plan:
 
 def step_of(step: adoption.Step) -> Step:
     """Return a step of a plan in words for a person."""
-    from llmctx.migrate.adoption.execute import script
+    from llmctx.migrate.adoption.execute import manual_statements
 
     waits = {"none": "nobody", "a moment": "others for a moment"}
-    return Step(step.what, waits.get(step.lock, step.lock), step.takes_s, script(step))
+    return Step(step.what, waits.get(step.lock, step.lock), step.takes_s, manual_statements(step))
 
 
 def upgrade(
@@ -212,7 +214,7 @@ def bring_to_head(
         before = bring_up(connection, config)
         if texts_apart:
             told = None if before.table == "missing" else say  # as of all that is made with the table
-            texts.make(connection, settings, say=told, patience_s=patience_s)
+            texts.create_texts_table(connection, settings, say=told, patience_s=patience_s)
         compression.compress(connection, settings)
         with contextlib.suppress(DBAPIError):
             return before, _noted_place(connection, settings)
@@ -233,7 +235,8 @@ def bring_to_head(
         if before.by_host:
             if before.current != before.head:
                 raise MigrationsPending(
-                    f"{where(settings)} has llmctx in the host's {HOSTS_VERSIONS}: run `alembic upgrade llmctx@head`."
+                    f"{describe_database(settings)} has llmctx in the host's {HOSTS_VERSIONS}: "
+                    "run `alembic upgrade llmctx@head`."
                 )
             _mend(connection, seen, say)
             return before
@@ -245,7 +248,7 @@ def bring_to_head(
         command.upgrade(config, "head")
         return before
 
-    return changing(settings, up)
+    return run_exclusively(settings, up)
 
 
 def identify(settings: Settings) -> Place:
@@ -254,7 +257,7 @@ def identify(settings: Settings) -> Place:
     Rows that wait on disk are known by it to belong there.
     """
 
-    return changing(settings, lambda connection, _: _noted_place(connection, settings))
+    return run_exclusively(settings, lambda connection, _: _noted_place(connection, settings))
 
 
 def _noted_place(connection: Connection, settings: Settings) -> Place:
@@ -295,20 +298,21 @@ def downgrade(database: Any = None, *, say: Callable[[str], None] | None = None,
         connection.rollback() if settings.is_postgresql else None
         if before.by_host:
             raise LlmctxError(
-                f"{where(settings)} notes llmctx in the host's {HOSTS_VERSIONS}: run `alembic downgrade llmctx@base`."
+                f"{describe_database(settings)} notes llmctx in the host's {HOSTS_VERSIONS}: "
+                "run `alembic downgrade llmctx@base`."
             )
         config.attributes["llmctx_run"] = Run({}, table, nulls, say=say)
-        if before.current is None and table is not None and (table.marked or table.added_indexes):
+        if before.current is None and table is not None and (table.marked_columns or table.added_indexes):
             command.stamp(config, "head")  # a break: take away what had been added until then
             command.downgrade(config, "base")
         elif before.table == "ours":
             command.downgrade(config, "base")
-        for name in made_beside(connection, settings):
-            connection.exec_driver_sql(f"DROP TABLE {qualified(name, settings.db_schema)}")
+        for name in companion_tables(connection, settings):
+            connection.exec_driver_sql(f"DROP TABLE {qualify_name(name, settings.db_schema)}")
         connection.commit()
         return before
 
-    return changing(settings, down)
+    return run_exclusively(settings, down)
 
 
 def sql(
@@ -341,7 +345,7 @@ def sql(
     if run.table is not None and not down:
         steps = adoption.plan(run.table, wanted, widen=widen)
         if steps.problems:
-            raise NotACallLog(f"{sentence(steps.problems)} Nothing can be done in {where(settings)}.")
+            raise NotACallLog(f"{join_problems(steps.problems)} Nothing can be done in {describe_database(settings)}.")
     output = io.StringIO()
     config = config_of(settings, output=output, llmctx_run=run)
     try:

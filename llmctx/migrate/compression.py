@@ -16,7 +16,7 @@ from llmctx.migrate.adoption.inspect import MARK, facts_in
 from llmctx.migrate.adoption.plan import Step, note_facts
 from llmctx.settings import Settings
 from llmctx.storage import texts_table
-from llmctx.storage.catalog import qualified
+from llmctx.storage.catalog import qualify_name
 from llmctx.storage.ddl import run_as_one
 
 _PATIENCE_S: Final = 10.0
@@ -43,7 +43,7 @@ ORDER BY a.attnum LIMIT 1
 """
 
 
-def step(connection: Connection, settings: Settings) -> Step | None:
+def compression_step(connection: Connection, settings: Settings) -> Step | None:
     """Return what is to be done; None where all is done, or the server or the role cannot."""
     if not settings.is_postgresql:
         return None
@@ -56,7 +56,9 @@ def step(connection: Connection, settings: Settings) -> Step | None:
             found = [
                 row
                 for table in (settings.table, texts_table.name_of(settings.table))
-                for row in connection.execute(text(_LACKING), {**asked, "table": qualified(table, settings.db_schema)})
+                for row in connection.execute(
+                    text(_LACKING), {**asked, "table": qualify_name(table, settings.db_schema)}
+                )
             ]
     except DBAPIError:  # a server that only speaks PostgreSQL's protocol
         return None
@@ -75,7 +77,7 @@ def step(connection: Connection, settings: Settings) -> Step | None:
 
 def _notes(connection: Connection, settings: Settings, columns: list[str]) -> list[str]:
     """Return what notes `columns` in an adopted table, for the way back."""
-    asked = {"table": qualified(settings.table, settings.db_schema), "mark": MARK}
+    asked = {"table": qualify_name(settings.table, settings.db_schema), "mark": MARK}
     note = connection.execute(text(_NOTES), asked).one_or_none()
     if note is None:
         return []
@@ -86,7 +88,7 @@ def _notes(connection: Connection, settings: Settings, columns: list[str]) -> li
 
 def compress(connection: Connection, settings: Settings) -> None:
     """Set it. Where others hold the table, or the server refuses, it is left to the next time."""
-    todo = step(connection, settings)
+    todo = compression_step(connection, settings)
     connection.commit()
     if todo is not None:
         try:

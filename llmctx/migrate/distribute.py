@@ -14,11 +14,11 @@ from sqlalchemy.exc import DBAPIError
 
 from llmctx.core.errors import LlmctxError
 from llmctx.migrate import texts_apart
-from llmctx.migrate.state import ask_database, changing
+from llmctx.migrate.state import ask_database, run_exclusively
 from llmctx.settings import Settings, settings_of
-from llmctx.storage.catalog import literal, qualified
+from llmctx.storage.catalog import literal, qualify_name
 from llmctx.storage.distribution import is_installed
-from llmctx.storage.engine import where
+from llmctx.storage.engine import describe_database
 
 SHARDS_PER_NODE: Final = 2
 """So many that a cluster may become twice as large. Each is a statement of its own in every batch and question."""
@@ -54,17 +54,19 @@ def distribute(database: Any = None, *, shards: int | None = None, **given: Any)
     shards than `shards`, or where Citus refuses: a unique key without call_id, for one.
     """
     settings = settings_of(database, **given)
-    return changing(settings, lambda connection, _: _distribute(connection, settings, shards))
+    return run_exclusively(settings, lambda connection, _: _distribute(connection, settings, shards))
 
 
 def _plan(connection: Connection, settings: Settings, shards: int | None) -> Distribution:
     if not is_installed(connection):
-        raise LlmctxError(f"There is no Citus in {where(settings)}: CREATE EXTENSION citus, on the coordinator.")
-    table = qualified(settings.table, settings.db_schema)
+        raise LlmctxError(
+            f"There is no Citus in {describe_database(settings)}: CREATE EXTENSION citus, on the coordinator."
+        )
+    table = qualify_name(settings.table, settings.db_schema)
     now = connection.execute(text(_NOW), {"table": table}).one()
     nodes = max(1, now.nodes)  # a cluster that has none is its coordinator
     if now.by is None:
-        if texts_apart.there(connection, settings):
+        if texts_apart.has_texts_table(connection, settings):
             raise LlmctxError(
                 f"Table {settings.table} keeps its texts apart: it cannot be distributed. Nothing was changed."
             )
@@ -85,7 +87,7 @@ def _distribute(connection: Connection, settings: Settings, shards: int | None) 
     planned = _plan(connection, settings, shards)
     if not planned.is_new:
         return planned
-    table = literal(qualified(settings.table, settings.db_schema))
+    table = literal(qualify_name(settings.table, settings.db_schema))
     statement = f"SELECT create_distributed_table({table}, 'call_id', shard_count := {planned.shards})"
     try:
         connection.execute(text(statement))

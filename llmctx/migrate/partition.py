@@ -10,9 +10,9 @@ from sqlalchemy import Connection, text
 from llmctx.core.errors import LlmctxError
 from llmctx.migrate.adoption.plan import Step
 from llmctx.migrate.partition_steps import Conversion, Say
-from llmctx.migrate.state import ask_database, changing
+from llmctx.migrate.state import ask_database, run_exclusively
 from llmctx.settings import Settings
-from llmctx.storage.engine import where
+from llmctx.storage.engine import describe_database
 
 REHEARSAL: Final = "llmctx_rehearsal"
 """A schema that is there for as long as a rehearsal."""
@@ -20,7 +20,7 @@ REHEARSAL: Final = "llmctx_rehearsal"
 
 def _open(connection: Connection, settings: Settings, **more: Any) -> Conversion:
     if not settings.is_postgresql:
-        raise LlmctxError(f"{where(settings)} has no partitions.")
+        raise LlmctxError(f"{describe_database(settings)} has no partitions.")
     return Conversion(connection, settings, **more)
 
 
@@ -30,8 +30,8 @@ def plan(settings: Settings, *, back: bool = False, drop_foreign_keys: bool = Fa
     def look(connection: Connection) -> list[Step]:
         seen = _open(connection, settings)
         if not back:
-            return list(seen.there(drop_foreign_keys=drop_foreign_keys))
-        steps = list(seen.back())
+            return list(seen.forward_steps(drop_foreign_keys=drop_foreign_keys))
+        steps = list(seen.backward_steps())
         if steps or seen.state().making:
             move = Step("move rows of the months since back into it, 5,000 at a time", (), "none")
             tidy = Step("drop what was made for the partitions, and tie again what was untied", (), "a moment")
@@ -56,20 +56,20 @@ def partition(
         if back:
             lead_back(seen)
         else:
-            _carry(seen, list(seen.there(drop_foreign_keys=drop_foreign_keys)))
+            _carry(seen, list(seen.forward_steps(drop_foreign_keys=drop_foreign_keys)))
 
-    changing(settings, change)
+    run_exclusively(settings, change)
 
 
 def lead_back(seen: Conversion) -> None:
     """Lead the table back, all of the way."""
-    _carry(seen, list(seen.back()))
+    _carry(seen, list(seen.backward_steps()))
     for part in seen.parts():
         moved = 0
         while some := seen.move(part):
             moved += some
             seen.say(f"moved {moved:,} rows of {part} back")
-    _carry(seen, list(seen.tidy()))
+    _carry(seen, list(seen.cleanup_steps()))
 
 
 def rehearse(settings: Settings, *, rows: int = 10_000, say: Say | None = None) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def rehearse(settings: Settings, *, rows: int = 10_000, say: Say | None = None) 
             digests, took = [_digest(seen)], list[float]()
             for back in (False, True):
                 began = time.monotonic()
-                lead_back(seen) if back else _carry(seen, list(seen.there(drop_foreign_keys=True)))
+                lead_back(seen) if back else _carry(seen, list(seen.forward_steps(drop_foreign_keys=True)))
                 took.append(round(time.monotonic() - began, 2))
                 digests.append(_digest(seen))
         finally:
@@ -107,7 +107,7 @@ def rehearse(settings: Settings, *, rows: int = 10_000, say: Say | None = None) 
             raise LlmctxError("The rehearsal did not come to the same rows. Do not partition this table; tell us.")
         return {"rows": digests[0][0], "there_s": took[0], "back_s": took[1], "of": table.rows}
 
-    return changing(settings, change)
+    return run_exclusively(settings, change)
 
 
 def _digest(seen: Conversion) -> tuple[Any, ...]:

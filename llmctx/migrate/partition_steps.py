@@ -26,7 +26,7 @@ from llmctx.migrate.adoption.plan import plan as adoption_plan
 from llmctx.migrate.state import target
 from llmctx.settings import Settings
 from llmctx.storage import catalog
-from llmctx.storage.catalog import literal, qualified, quote
+from llmctx.storage.catalog import literal, qualify_name, quote
 from llmctx.storage.distribution import has_distributed
 from llmctx.storage.partition_ddl import Diversion, Month, day_literal, move_rows, partition_name
 
@@ -105,7 +105,7 @@ class Conversion:
         return self._in_schema(self.settings.table + suffix)
 
     def _in_schema(self, name: str) -> str:
-        return qualified(name, self.schema or self.settings.db_schema)
+        return qualify_name(name, self.schema or self.settings.db_schema)
 
     def query(self, question: str, table: str | None = None, **more: Any) -> list[Row[Any]]:
         """Return the answers to a question about the table, or about another one."""
@@ -198,7 +198,7 @@ class Conversion:
             yield f"the publication {row[0]} of all tables will send its partitions, not itself"
         yield "COPY … TO does not read a partitioned table: COPY (SELECT …) TO does"
 
-    def there(self, *, drop_foreign_keys: bool = False) -> Iterator[Step]:
+    def forward_steps(self, *, drop_foreign_keys: bool = False) -> Iterator[Step]:
         """Yield the steps that are left until the table is partitioned."""
         now = self.state()
         if now.kind == "p":
@@ -237,8 +237,8 @@ class Conversion:
             source=self.qualify(),
             target=self.qualify("_partitioned"),
             columns=self.columns(),
-            leaving=f"{{row}}created_at >= {at}",
-            staying=f"created_at < {at}",
+            moving_condition=f"{{row}}created_at >= {at}",
+            staying_condition=f"created_at < {at}",
             check=_CHECK,
             function=self._ahead,
         )
@@ -250,9 +250,9 @@ class Conversion:
             yield Step("move those that are there already", (ahead.move(),), "none")
         if done.promises is None:
             promise = f"promise that it holds nothing from {bound:%Y-%m-%d} on"
-            yield Step(promise, (ahead.promise(),), "a moment")
+            yield Step(promise, (ahead.constrain(),), "a moment")
         if not done.promises:
-            yield Step("prove it", (ahead.prove(),), "none", seconds)
+            yield Step("prove it", (ahead.validate(),), "none", seconds)
         swap = (*ahead.end(), *self._swap(at))
         yield Step("put the new table in its place, and it into that", swap, "a moment")
 
@@ -314,7 +314,7 @@ class Conversion:
 
     # -- and back -----------------------------------------------------------------------------------------------------
 
-    def back(self) -> Iterator[Step]:
+    def backward_steps(self) -> Iterator[Step]:
         """Yield the steps until the table is as it was; rows of the months since are moved in between, see `move`."""
         now = self.state()
         table, making, before = self.qualify(), self.qualify("_partitioned"), self.qualify("_before")
@@ -345,7 +345,7 @@ class Conversion:
     def _marks_for(self, before: str) -> Iterator[str]:
         """Yield the marks of columns that have come while the table was partitioned: they stand on the whole alone."""
         old = catalog.columns_of(self.connection, before)
-        for column in self.inspect().marked:
+        for column in self.inspect().marked_columns:
             if old[column.name].comment != column.comment:
                 yield f"COMMENT ON COLUMN {self.qualify()}.{quote(column.name)} IS {literal(column.comment or '')}"
 
@@ -360,7 +360,7 @@ class Conversion:
         self.connection.commit()
         return int(done.rowcount)
 
-    def tidy(self) -> Iterator[Step]:
+    def cleanup_steps(self) -> Iterator[Step]:
         """Yield the last steps back: what was made for the partitions goes, what was untied is tied again."""
         now = self.state()
         if not now.making:

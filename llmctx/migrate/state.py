@@ -26,15 +26,15 @@ from llmctx.migrate.adoption.inspect import ExistingTable, inspect_table
 from llmctx.migrate.adoption.plan import StepPlan
 from llmctx.settings import Settings, settings_of
 from llmctx.storage.engine import (
+    describe_database,
     end_turn,
     engine,
     explain,
     probe,
-    reading,
+    read_connection,
     refuse_lent,
     sqlite_file,
     take_turns,
-    where,
 )
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def inspect_database(connection: Connection, settings: Settings, *, widen: bool 
     by_host = current is None and (current := _noted_by_host(connection, settings)) is not None
     steps = StepPlan() if table is None else adoption.plan(table, wanted, widen=widen)
     # of what is adopted and whole nothing is left to do, whichever role asks
-    problem = sentence(steps.problems) if steps.problems else None
+    problem = join_problems(steps.problems) if steps.problems else None
     lacks = tuple([step.what for step in steps.steps])
     kind: Literal["missing", "ours", "adoptable", "foreign"]
     if problem is not None or (exists and table is None and current is None):
@@ -187,7 +187,7 @@ def _may_read(connection: Connection, settings: Settings, table: str) -> bool:
     return bool(connection.scalar(question, {"name": name}))
 
 
-def sentence(problems: list[str]) -> str:
+def join_problems(problems: list[str]) -> str:
     return f"{capitalize('; '.join(problems))}."
 
 
@@ -196,7 +196,7 @@ def not_a_call_log(settings: Settings, found: State) -> NotACallLog:
         f"Table {settings.table} exists already, and llmctx did not make it; it adopts tables of PostgreSQL only. "
         "Choose another name with LLMCTX_TABLE."
     )
-    return NotACallLog(f"{why} Nothing was changed in {where(settings)}.")
+    return NotACallLog(f"{why} Nothing was changed in {describe_database(settings)}.")
 
 
 def run_apart(work: Coroutine[Any, Any, T]) -> T:
@@ -216,13 +216,13 @@ async def _by_itself(work: Coroutine[Any, Any, T]) -> T:
 
 def ask_database(settings: Settings, question: Callable[[Connection], T]) -> T:
     async def ask() -> T:
-        async with reading(settings) as connection:
+        async with read_connection(settings) as connection:
             return await _by_itself(connection.run_sync(question))
 
     return run_apart(ask())
 
 
-def changing(settings: Settings, change: Callable[[Connection, Config], T]) -> T:
+def run_exclusively(settings: Settings, change: Callable[[Connection, Config], T]) -> T:
     """Run `change` while no other process does, in an event loop of its own."""
     from alembic.util import CommandError
 
@@ -251,7 +251,7 @@ def changing(settings: Settings, change: Callable[[Connection, Config], T]) -> T
             if task is not None and task.cancelling():  # Ctrl-C; a connection that is cut complains as well
                 raise asyncio.CancelledError from problem
             if isinstance(problem, CommandError):  # a version that these scripts do not know, for one
-                raise LlmctxError(f"{problem} ({where(settings)})") from problem
+                raise LlmctxError(f"{problem} ({describe_database(settings)})") from problem
             raise explain(problem, settings) from problem
         finally:
             await source.dispose()

@@ -19,9 +19,9 @@ from llmctx.migrate.adoption.inspect import ExistingTable, inspect_table
 from llmctx.migrate.adoption.plan import Step, index_each_partition
 from llmctx.settings import Settings
 from llmctx.storage import catalog, texts_table
-from llmctx.storage.catalog import qualified, quote
+from llmctx.storage.catalog import qualify_name, quote
 from llmctx.storage.distribution import has_distributed
-from llmctx.storage.engine import where
+from llmctx.storage.engine import describe_database
 
 _GRANTS: Final = """
 SELECT a.privilege_type AS right,
@@ -39,7 +39,7 @@ WHERE h.inhparent = pg_catalog.to_regclass(:table) AND NOT i.indisvalid AND star
 """Indexes of partitions whose making was broken off."""
 
 
-def there(connection: Connection, settings: Settings) -> bool:
+def has_texts_table(connection: Connection, settings: Settings) -> bool:
     """Return whether there is a table of texts."""
     if not settings.is_postgresql:
         return False
@@ -47,7 +47,7 @@ def there(connection: Connection, settings: Settings) -> bool:
 
 
 def _texts(settings: Settings) -> str:
-    return qualified(texts_table.name_of(settings.table), settings.db_schema)
+    return qualify_name(texts_table.name_of(settings.table), settings.db_schema)
 
 
 def no_partitions() -> ConfigError:
@@ -73,20 +73,20 @@ def plan(connection: Connection, settings: Settings, table: ExistingTable | None
     if not table.made_by_us or lacking:
         raise LlmctxError(
             f"Table {table.name} was not made by llmctx, or has been changed: its texts cannot be kept apart. Nothing "
-            f"was changed in {where(settings)}."
+            f"was changed in {describe_database(settings)}."
         )
     if has_distributed(connection, table.sql):
         raise LlmctxError(f"Table {table.name} is distributed by Citus: its texts cannot be kept apart.")
     if triggers := connection.scalars(text(texts_table.TRIGGERS), {"log": table.sql}).all():
         raise LlmctxError(
             f"Triggers of {table.name} ({', '.join(triggers)}) would see rows without their texts, which cannot be "
-            f"kept apart. Nothing was changed in {where(settings)}."
+            f"kept apart. Nothing was changed in {describe_database(settings)}."
         )
     steps = []
-    if not there(connection, settings):
+    if not has_texts_table(connection, settings):
         name = texts_table.name_of(settings.table)
         if inspect(connection).has_table(name, settings.db_schema):
-            raise LlmctxError(f"There is another table {name} in {where(settings)}. Nothing was changed.")
+            raise LlmctxError(f"There is another table {name} in {describe_database(settings)}. Nothing was changed.")
         steps.append(Step(first_step(settings), tuple(_make(connection, settings, table)), "a moment"))
     return [*steps, *_index(connection, table)]
 
@@ -103,8 +103,8 @@ def _make(connection: Connection, settings: Settings, table: ExistingTable) -> I
         first, after = day.bounds()
         parts.append((day.partition(texts_table.name_of(settings.table)), f"FOR VALUES FROM ({first}) TO ({after})"))
     for name, bounds in parts:
-        yield f"CREATE TABLE {qualified(name, settings.db_schema)} PARTITION OF {texts} {bounds}"
-    for name in (texts, *(qualified(name, settings.db_schema) for name, _ in parts)):
+        yield f"CREATE TABLE {qualify_name(name, settings.db_schema)} PARTITION OF {texts} {bounds}"
+    for name in (texts, *(qualify_name(name, settings.db_schema) for name, _ in parts)):
         yield f"ALTER TABLE {name} OWNER TO {quote(table.owner)}"
     for grant in catalog.rows(connection, _GRANTS, table.sql):
         yield f"GRANT {grant.right} ON {texts} TO {grant.whom}"
@@ -120,7 +120,9 @@ def _index(connection: Connection, table: ExistingTable) -> Iterator[Step]:
     yield from index_each_partition(table, "INDEX", name, tail, what, 0)
 
 
-def make(connection: Connection, settings: Settings, *, say: Say | None, patience_s: float | None) -> None:
+def create_texts_table(
+    connection: Connection, settings: Settings, *, say: Say | None, patience_s: float | None
+) -> None:
     """Take the steps that are left, beside writers and readers of the call log, which is there."""
     from alembic.migration import MigrationContext
 

@@ -27,11 +27,11 @@ from sqlalchemy.types import TypeDecorator
 from llmctx.core.csv_text import csv_line
 from llmctx.core.errors import ConfigError, LlmctxError
 from llmctx.core.jsonable import scalar
-from llmctx.core.text import plain
+from llmctx.core.text import escape_controls
 from llmctx.settings import Settings
-from llmctx.storage.engine import engine, explain, probe, reading
+from llmctx.storage.engine import engine, explain, probe, read_connection
 from llmctx.storage.filters import Filters
-from llmctx.storage.reflection import count_rows, everything, reflect
+from llmctx.storage.reflection import all_columns, count_rows, reflect
 
 Format = Literal["jsonl", "csv", "parquet", "sqlite"]
 FORMATS: Final[tuple[Format, ...]] = ("jsonl", "csv", "parquet", "sqlite")
@@ -53,7 +53,7 @@ class Writer(Protocol):
 
 async def count(settings: Settings, filters: Filters) -> int:
     """Return how many rows `export` would hand out now."""
-    async with reading(settings) as connection:
+    async with read_connection(settings) as connection:
         table = await reflect(connection, settings)
         return await count_rows(connection, table, filters.clause(table))
 
@@ -85,7 +85,7 @@ async def export(
             if settings.is_postgresql:
                 await connection.execution_options(postgresql_readonly=True, isolation_level="REPEATABLE READ")
             table = await reflect(connection, settings)
-            columns = everything(table)
+            columns = all_columns(table)
             wanted = select(*columns).where(filters.clause(table))
             if not settings.is_postgresql or any((filters.user, filters.session, filters.thread, filters.trace)):
                 wanted = wanted.order_by(table.c.created_at, table.c.call_id)
@@ -175,7 +175,7 @@ class _Lines:
     def write(self, rows: Sequence[_Row]) -> None:
         names = self._names
         text = "".join([_line(dict(zip(names, row, strict=True))) for row in rows])
-        self._file.write(plain(text, breaks=True, for_json=True))
+        self._file.write(escape_controls(text, breaks=True, for_json=True))
 
 
 def _line(told: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from llmctx.core.urls import shown_url
 from llmctx.delivery.journal import JournalDirectory, inspect_directory, recall_place
 from llmctx.settings import Settings
 from llmctx.storage.database_identity import place_of
-from llmctx.storage.engine import reading
+from llmctx.storage.engine import read_connection
 
 Whose = Literal["ours", "unknown", "another"]
 UNKNOWN: Final = "a database that was never reached"
@@ -29,7 +29,7 @@ class Ownership:
     here: Place
     """The database of the settings; without ids if it is away, and was never reached from here."""
 
-    def whose(self, directory: str | Path, place: Place) -> Whose:
+    def owner_of(self, directory: str | Path, place: Place) -> Whose:
         """Return whose rows in `directory` are that were to go to `place`, or to the broker on their way there."""
         if self.is_our_broker(place):
             return "ours"
@@ -51,13 +51,15 @@ class Ownership:
         transport = self.settings.transport_url
         return transport is not None and not transport.ids.isdisjoint(place.ids)
 
-    def takes(self, directory: str | Path, place: Place) -> bool:
+    def accepts(self, directory: str | Path, place: Place) -> bool:
         """Return whether these rows go into the database of the settings."""
-        return self.whose(directory, place) == "ours"
+        return self.owner_of(directory, place) == "ours"
 
     def is_another_database(self, directory: str | Path, place: Place) -> bool:
         """Return whether it is another database that these rows wait for: not an own destination's, which has a key."""
-        return self.whose(directory, place) == "another" and not any(str(directory).endswith(key) for key in place.ids)
+        return self.owner_of(directory, place) == "another" and not any(
+            str(directory).endswith(key) for key in place.ids
+        )
 
 
 def ownership(settings: Settings, *, must_reach: bool = False) -> Ownership:
@@ -68,7 +70,7 @@ def ownership(settings: Settings, *, must_reach: bool = False) -> Ownership:
 async def ownership_async(settings: Settings, *, must_reach: bool = False) -> Ownership:
     """Return what `ownership` does, for coroutines."""
     try:
-        async with reading(settings) as connection:
+        async with read_connection(settings) as connection:
             return Ownership(settings, await connection.run_sync(place_of, settings))
     except LlmctxError:
         if must_reach:
@@ -105,7 +107,7 @@ def waiting(settings: Settings, owners: Ownership | None = None) -> Waiting:
             for process in one.processes
         ]
         for place, count, is_alive in [*rows, *((letter.place, 1, False) for letter in one.dead_letters)]:
-            if owners.takes(one.directory, place):
+            if owners.accepts(one.directory, place):
                 found.ours += count
                 found.left += 0 if is_alive else count
             elif count:

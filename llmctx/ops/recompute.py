@@ -17,7 +17,7 @@ from llmctx.core.errors import LlmctxError
 from llmctx.core.record import CostSource
 from llmctx.delivery.pricing import TOKEN_COLUMNS, TOKEN_NOTES, Price, Prices, Tokens
 from llmctx.settings import Settings
-from llmctx.storage.engine import changing
+from llmctx.storage.engine import write_connection
 from llmctx.storage.filters import Filters
 from llmctx.storage.paging import iter_batches
 from llmctx.storage.reflection import attribute, column_expr, is_row, key_of, key_values, reflect
@@ -88,7 +88,7 @@ async def recompute(
     What the provider itself, or the application, has said of a call's cost stays.
     """
     report = Report(do)
-    async with changing(settings) as connection:
+    async with write_connection(settings) as connection:
         log = await reflect(connection, settings)
         if "cost_usd" not in log.c:
             raise LlmctxError(f"Table {log.name} has no column cost_usd. Run `llmctx migrate` first.")

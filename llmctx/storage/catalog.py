@@ -110,7 +110,7 @@ WHERE oid = pg_catalog.to_regclass(:table)
 quote: Final = postgresql.dialect().identifier_preparer.quote  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it bare
 
 
-def qualified(name: str, schema: str | None = None) -> str:
+def qualify_name(name: str, schema: str | None = None) -> str:
     """Return `name`, in `schema`, as it stands in a statement."""
     return f"{quote(schema)}.{quote(name)}" if schema else str(quote(name))
 

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, text
 from llmctx.core.place import Place
 from llmctx.core.urls import shown_url
 from llmctx.settings import Settings
-from llmctx.storage.catalog import literal, qualified
+from llmctx.storage.catalog import literal, qualify_name
 
 _NOTE: Final = re.compile(r"llmctx database ([0-9a-f]{16,64})(?: at (\S+))?")
 _SQLITE_OURS: Final = 0x4C  # the first byte of an `application_id` of ours: "L"
@@ -39,8 +39,8 @@ SELECT (SELECT system_identifier FROM pg_catalog.pg_control_system())::text || '
 def names_for(settings: Settings) -> dict[str, str]:
     """Return the parameters of `LOOK`."""
     return {
-        "versions": qualified(settings.version_table, settings.db_schema),
-        "table": qualified(settings.table, settings.db_schema),
+        "versions": qualify_name(settings.version_table, settings.db_schema),
+        "table": qualify_name(settings.table, settings.db_schema),
     }
 
 

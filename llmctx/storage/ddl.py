@@ -26,12 +26,12 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 5.0
 _CONTENTION: Final = ("55P03", "40P01")  # no lock within LOCK_MS, or two that waited for each other
 
 
-def verbatim(statement: str) -> TextClause:
+def literal_text(statement: str) -> TextClause:
     """Return `statement` for SQLAlchemy, which would take what follows a colon for a parameter."""
     return text(statement.replace(":", r"\:"))
 
 
-def as_one(statements: Sequence[str], table: str | None = None) -> str:
+def join_statements(statements: Sequence[str], table: str | None = None) -> str:
     """Return `statements` as one, a transaction of its own where none is open; an autovacuum of `table` ends first."""
     first = [f"LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE"] if table else []
     lines = [f"  PERFORM pg_catalog.set_config('lock_timeout', '{_VACUUM_MS}ms', true);"]
@@ -51,7 +51,7 @@ def run_as_one(
     autocommit = connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
     while True:
         try:
-            connection.execute(verbatim(as_one(statements, table)))
+            connection.execute(literal_text(join_statements(statements, table)))
         except DBAPIError as problem:
             if not autocommit:
                 connection.rollback()

@@ -23,7 +23,7 @@ class Dependent:
     """What belongs to a call is found without reading all of it."""
 
     @property
-    def slow(self) -> str:
+    def index_advice(self) -> str:
         """Return what to do where it is not."""
         return (
             f"{self.name} has no index on {self.column}, so every call that goes makes the database read all of it: "

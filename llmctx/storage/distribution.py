@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.core.errors import DatabaseUnavailable
-from llmctx.storage.catalog import qualified
+from llmctx.storage.catalog import qualify_name
 
 _KEY: Final = "llmctx_is_distributed"
 INSTALLED: Final = "SELECT pg_catalog.to_regclass('pg_dist_partition') IS NOT NULL AS installed"
@@ -48,7 +48,7 @@ def has_distributed(connection: sa.Connection, table: str) -> bool:
 async def is_distributed(connection: AsyncConnection, log: sa.Table) -> bool:
     """Return whether Citus has distributed the call log: as it was when `log` was first asked about."""
     if _KEY not in log.info:
-        log.info[_KEY] = await connection.run_sync(has_distributed, qualified(log.name, log.schema))
+        log.info[_KEY] = await connection.run_sync(has_distributed, qualify_name(log.name, log.schema))
     return bool(log.info[_KEY])
 
 
@@ -60,7 +60,7 @@ async def size_function(connection: AsyncConnection, log: sa.Table) -> str:
 async def total_bytes(connection: AsyncConnection, log: sa.Table) -> int:
     """Return how many bytes the call log takes, with its partitions, indexes and texts."""
     statement = _TOTAL.format(await size_function(connection, log))
-    return int(await connection.scalar(sa.text(statement), {"table": qualified(log.name, log.schema)}) or 0)
+    return int(await connection.scalar(sa.text(statement), {"table": qualify_name(log.name, log.schema)}) or 0)
 
 
 async def largest_shard(connection: AsyncConnection, table: str) -> int:

@@ -93,7 +93,7 @@ def _hide_detail(context: ExceptionContext) -> None:
 
 
 @asynccontextmanager
-async def reading(settings: Settings, *, whole: bool = False) -> AsyncIterator[AsyncConnection]:
+async def read_connection(settings: Settings, *, whole: bool = False) -> AsyncIterator[AsyncConnection]:
     """Yield a connection that only reads, with every failure as one of `errors.py`.
 
     With `whole`, it is an error where policies would hide some rows from the role.
@@ -101,7 +101,8 @@ async def reading(settings: Settings, *, whole: bool = False) -> AsyncIterator[A
     file = sqlite_file(settings)
     if file is not None and not file.exists():  # connecting would leave an empty file behind
         raise DatabaseUnavailable(
-            f"There is no {where(settings)}. Run `llmctx migrate` to make it, or correct LLMCTX_DATABASE_URL."
+            f"There is no {describe_database(settings)}. Run `llmctx migrate` to make it, or "
+            "correct LLMCTX_DATABASE_URL."
         )
     source = engine(settings)
     if whole and settings.is_postgresql:
@@ -121,15 +122,15 @@ async def reading(settings: Settings, *, whole: bool = False) -> AsyncIterator[A
 
 
 @asynccontextmanager
-async def changing(settings: Settings) -> AsyncIterator[AsyncConnection]:
+async def write_connection(settings: Settings) -> AsyncIterator[AsyncConnection]:
     """Yield a connection that writes, whose statements may take as long as they need; its user commits.
 
     No statement waits for a lock longer than `LOCK_PATIENCE_S`, and none is shown only some of the rows: where policies
-    would hide some from the role, that is an error. Failures are those of `reading`.
+    would hide some from the role, that is an error. Failures are those of `read_connection`.
     """
     file = sqlite_file(settings)
     if file is not None and not file.exists():
-        raise DatabaseUnavailable(f"There is no {where(settings)}. Correct LLMCTX_DATABASE_URL.")
+        raise DatabaseUnavailable(f"There is no {describe_database(settings)}. Correct LLMCTX_DATABASE_URL.")
     source = engine(settings, patience_s=None)
     if settings.is_postgresql:
         event.listen(source.sync_engine, "begin", _begin)
@@ -173,7 +174,7 @@ async def refuse_lent(connection: AsyncConnection, settings: Settings) -> None:
     if not settings.is_postgresql or not await is_pooled(connection):
         return
     ask, met = text("SELECT pg_catalog.pg_backend_pid()"), set()
-    async with reading(settings) as other:
+    async with read_connection(settings) as other:
         await other.commit()
         for number in range(4):
             if number == 2:  # it takes the server that a pool would give us again
@@ -182,7 +183,8 @@ async def refuse_lent(connection: AsyncConnection, settings: Settings) -> None:
             await connection.rollback()
     if len(met) > 1:
         raise LlmctxError(
-            f"{where(settings)} is behind a pooler in transaction mode: this needs a session of its own. Put the "
+            f"{describe_database(settings)} is behind a pooler in transaction mode: this needs a session of its own. "
+            "Put the "
             "server's own address, or that of a pool in session mode, into LLMCTX_DATABASE_URL for this command. "
             "Nothing was changed."
         )
@@ -237,7 +239,7 @@ def end_turn(connection: Connection) -> None:
         connection.commit()
 
 
-def where(settings: Settings) -> str:
+def describe_database(settings: Settings) -> str:
     """Return the database in words, without the password: for messages."""
     url = make_url(settings.database_url)
     if not settings.is_postgresql:
@@ -270,27 +272,32 @@ def explain(problem: Exception, settings: Settings) -> Exception:
     said = str(getattr(problem, "orig", None) or problem).strip().partition("\n")[0]
     reason = said.rpartition(": ")[2] if said.startswith("<class") else said  # SQLAlchemy puts the class in front
     if state in {"42P01", "42703"} or reason.startswith(("no such table", "no such column")):
-        return MigrationsPending(f"{capitalize(reason)} in {where(settings)}. Run `llmctx migrate`.")
+        return MigrationsPending(f"{capitalize(reason)} in {describe_database(settings)}. Run `llmctx migrate`.")
     if state == "55P03":
         return LlmctxError(
-            f"Another transaction holds a lock in {where(settings)} for too long. Nothing waits now: try again."
+            f"Another transaction holds a lock in {describe_database(settings)} for too long. "
+            "Nothing waits now: try again."
         )
     if state == "42501" and "row-level security" in reason:
         return LlmctxError(
-            f"{capitalize(reason)} in {where(settings)}: this role sees only some of the rows. Use the "
+            f"{capitalize(reason)} in {describe_database(settings)}: this role sees only some of the rows. Use the "
             "table's owner, or a role with BYPASSRLS. Nothing was changed."
         )
     if state == "42501":
-        return LlmctxError(f"{reason} in {where(settings)}. Grant the right to the role, or use another role.")
+        return LlmctxError(
+            f"{reason} in {describe_database(settings)}. Grant the right to the role, or use another role."
+        )
     if isinstance(problem, TypeError) and "unexpected keyword argument" in reason:
         return ConfigError(f"LLMCTX_DATABASE_URL has a parameter that asyncpg does not know: {reason}. Take it out.")
     remedy = _remedy(problem, state, settings)
     if remedy is None:
         known = isinstance(problem, (DBAPIError, sqlite3.Error))
-        return LlmctxError(f"{where(settings)} refused: {reason}.") if known else problem
+        return LlmctxError(f"{describe_database(settings)} refused: {reason}.") if known else problem
     if isinstance(problem, TimeoutError):
         reason = f"no answer within {settings.connect_timeout_s:g} s"
-    return DatabaseUnavailable(f"Cannot use {where(settings)}: {reason or type(problem).__name__}. {remedy}")
+    return DatabaseUnavailable(
+        f"Cannot use {describe_database(settings)}: {reason or type(problem).__name__}. {remedy}"
+    )
 
 
 def _remedy(problem: Exception, state: str, settings: Settings) -> str | None:

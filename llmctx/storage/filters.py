@@ -13,8 +13,8 @@ from sqlalchemy import ColumnElement, FromClause, String, Text, and_, case, cast
 
 from llmctx.core.columns import ColumnKind, ColumnSpec
 from llmctx.core.record import SNAPSHOTS, SPECS, Reason
-from llmctx.storage.reflection import column_expr, either, equals, lacks
-from llmctx.storage.texts_table import any_apart
+from llmctx.storage.reflection import column_expr, equals, equals_disjoint, is_missing
+from llmctx.storage.texts_table import any_text_meets
 
 _FILTERED: Final = [spec for spec in SPECS if spec.filter is not None]
 _BEFORE_US: Final = {"ok": True, "error": False}
@@ -53,7 +53,7 @@ class Filters:
     """What the reader may see at all: a row has to meet these filters as well."""
 
     @property
-    def given(self) -> frozenset[str]:
+    def active_names(self) -> frozenset[str]:
         """Return the names of what narrows."""
         named = (
             one.name for one in fields(self) if one.name != "more" and getattr(self, one.name) not in (None, False)
@@ -74,7 +74,7 @@ class Filters:
             value = getattr(self, name)
             if value is not None:
                 others = (replace(self, user=None) if name == "user" else replace(self, session=None)).clause(table)
-                return [and_(one, others) for one in either(table, f"{name}_id", value)]
+                return [and_(one, others) for one in equals_disjoint(table, f"{name}_id", value)]
         return [self.clause(table)]
 
     def clause(self, table: FromClause) -> ColumnElement[bool]:
@@ -107,7 +107,7 @@ class Filters:
 
 def lacks_an_id(table: FromClause) -> ColumnElement[bool]:
     """Return the condition of the partial index, word for word, so that the planner recognises it."""
-    return or_(*(lacks(table, name) for name in ("session_id", "user_id")))
+    return or_(*(is_missing(table, name) for name in ("session_id", "user_id")))
 
 
 def is_unattributed(table: FromClause) -> ColumnElement[bool]:
@@ -143,4 +143,4 @@ def _holding(table: FromClause, text: str) -> ColumnElement[bool]:
         return or_(*(written.icontains(form, autoescape=True) for form in forms))
 
     columns = [column for name in (*SNAPSHOTS, "error_message") if (column := table.c.get(name)) is not None]
-    return or_(false(), *map(holds, columns), *any_apart(table, holds))
+    return or_(false(), *map(holds, columns), *any_text_meets(table, holds))

@@ -14,7 +14,7 @@ from sqlalchemy import Select, Table, bindparam, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.settings import Settings
-from llmctx.storage.engine import changing
+from llmctx.storage.engine import write_connection
 from llmctx.storage.reflection import lasting_key, place_of
 
 _AT_ONCE: Final = 1000
@@ -27,7 +27,7 @@ async def iter_batches(
     place = place_of(log)
     if place and settings.is_postgresql:
         async with (
-            changing(settings) as beside,
+            write_connection(settings) as beside,
             beside.stream(wanted.execution_options(yield_per=_AT_ONCE)) as found,
         ):
             async for some in found.mappings().partitions():

@@ -74,9 +74,9 @@ class Diversion:
     target: str
     columns: Sequence[str]
     """By which a row is copied."""
-    leaving: str
+    moving_condition: str
     """The condition of a row that leaves; `{row}` stands before its columns."""
-    staying: str
+    staying_condition: str
     """The condition of all that is left, which the partition's own bounds must follow from."""
     check: str
     """The name of the constraint that proves it."""
@@ -89,7 +89,7 @@ class Diversion:
         names, values = ", ".join(self.columns), ", ".join(f"NEW.{name}" for name in self.columns)
         insert = f"INSERT INTO {self.target} ({names}) VALUES ({values}) ON CONFLICT DO NOTHING"  # noqa: S608
         owner = "SECURITY DEFINER SET search_path FROM CURRENT " if self.as_owner else ""
-        when = f"BEFORE INSERT ON {self.source} FOR EACH ROW WHEN ({self.leaving.format(row='NEW.')})"
+        when = f"BEFORE INSERT ON {self.source} FOR EACH ROW WHEN ({self.moving_condition.format(row='NEW.')})"
         function = f"FUNCTION {self.function}() RETURNS trigger LANGUAGE plpgsql {owner}"
         return [
             f"CREATE OR REPLACE {function}AS $llmctx$ BEGIN {insert}; RETURN NULL; END $llmctx$",
@@ -99,13 +99,13 @@ class Diversion:
 
     def move(self) -> str:
         """Move those that are there."""
-        return move_rows(self.source, self.target, self.columns, self.leaving.format(row=""))
+        return move_rows(self.source, self.target, self.columns, self.moving_condition.format(row=""))
 
-    def promise(self) -> str:
+    def constrain(self) -> str:
         """Allow no more of them."""
-        return f"ALTER TABLE {self.source} ADD CONSTRAINT {self.check} CHECK ({self.staying}) NOT VALID"
+        return f"ALTER TABLE {self.source} ADD CONSTRAINT {self.check} CHECK ({self.staying_condition}) NOT VALID"
 
-    def prove(self) -> str:
+    def validate(self) -> str:
         """See that none is left, beside readers and writers."""
         return f"ALTER TABLE {self.source} VALIDATE CONSTRAINT {self.check}"
 

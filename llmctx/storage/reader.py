@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from llmctx.core.errors import DatabaseUnavailable, LlmctxError
 from llmctx.settings import Settings
 from llmctx.storage.db_errors import sqlstate
-from llmctx.storage.engine import engine, explain, probe, sqlite_file, where
+from llmctx.storage.engine import describe_database, engine, explain, probe, sqlite_file
 from llmctx.storage.reflection import reflect
 
 _POOL: Final = 4
@@ -57,7 +57,7 @@ class Reader:
         """Lend a connection and the table as it stands, for one transaction that reads.
 
         With `aggregate`, many rows are added up: that may take longer, and has to wait for others. Raises
-        `QuestionTooLarge` where it takes too long, and otherwise what `engine.reading` does.
+        `QuestionTooLarge` where it takes too long, and otherwise what `engine.read_connection` does.
         """
         patience_s = self._aggregate_patience_s if aggregate else self._patience_s
         async with self._aggregates if aggregate else contextlib.nullcontext():
@@ -99,7 +99,9 @@ class Reader:
     def _make_engine(self) -> AsyncEngine:
         file = sqlite_file(self.settings)
         if file is not None and not file.exists():
-            raise DatabaseUnavailable(f"There is no {where(self.settings)}. Run `llmctx migrate` to make it.")
+            raise DatabaseUnavailable(
+                f"There is no {describe_database(self.settings)}. Run `llmctx migrate` to make it."
+            )
         probe(self.settings)
         made = engine(self.settings, patience_s=None, pool_size=_POOL, application_name="llmctx-ui")
         if not self.settings.is_postgresql:

@@ -5,7 +5,7 @@ a host's own. Times without a zone are UTC. `column_expr` gives a column that ma
 with one of any type. Texts may stand in a table of their own (`texts_table.py`): `column_expr` finds them there.
 
 An adopted table may keep one id in two columns: numbers stand in its own, other ids in the text column that
-`llmctx migrate` has put beside it. Only this module knows: `column_expr` is the id, whichever column holds it, `lacks`
+`llmctx migrate` has put beside it. Only this module knows: `column_expr` is the id, whichever column holds it, `is_missing`
 that neither does, `id_values` says into which a value goes.
 """
 
@@ -28,9 +28,9 @@ from llmctx.core.errors import MigrationsPending, NotACallLog
 from llmctx.core.record import IDS, SNAPSHOTS, SPECS
 from llmctx.settings import Settings
 from llmctx.storage import texts_table
-from llmctx.storage.catalog import qualified
+from llmctx.storage.catalog import qualify_name
 from llmctx.storage.convert import Lossy, to_column
-from llmctx.storage.engine import where
+from llmctx.storage.engine import describe_database
 from llmctx.storage.host_types import as_kind, as_text, is_text
 from llmctx.storage.sanitize import storable_id
 from llmctx.storage.table import call_log_table
@@ -76,11 +76,13 @@ def _reflect(connection: sa.Connection, settings: Settings) -> sa.Table:
         columns = inspector.get_columns(name, schema)
         key = inspector.get_pk_constraint(name, schema)["constrained_columns"]
     except NoSuchTableError:
-        raise MigrationsPending(f"There is no table {name} in {where(settings)}. Run `llmctx migrate`.") from None
+        raise MigrationsPending(
+            f"There is no table {name} in {describe_database(settings)}. Run `llmctx migrate`."
+        ) from None
     lacking = _NEEDED - {column["name"] for column in columns}
     if lacking:
         raise NotACallLog(
-            f"Table {name} in {where(settings)} is not a call log: it has no {', '.join(sorted(lacking))}. "
+            f"Table {name} in {describe_database(settings)} is not a call log: it has no {', '.join(sorted(lacking))}. "
             "Nothing was changed. Choose another name with LLMCTX_TABLE."
         )
     ours = call_log_table(name, schema)
@@ -100,7 +102,7 @@ def _reflect(connection: sa.Connection, settings: Settings) -> sa.Table:
             kinds = {"tableoid": OID(), "ctid": _Tid()}
         table.info[_PLACE] = [named_column(name, kind, _selectable=table) for name, kind in kinds.items()]
     elif connection.dialect.name == "postgresql":
-        texts_table.attach(connection, table, qualified(texts_table.name_of(name), schema))
+        texts_table.attach(connection, table, qualify_name(texts_table.name_of(name), schema))
     return table
 
 
@@ -149,13 +151,13 @@ def column_expr(table: sa.FromClause, name: str) -> sa.ColumnElement[Any]:
     return own if read is own else read.label(name)
 
 
-def lacks(table: sa.FromClause, name: str) -> sa.ColumnElement[bool]:
+def is_missing(table: sa.FromClause, name: str) -> sa.ColumnElement[bool]:
     """Return whether a row has no `name`, in conditions that indexes know."""
     columns = held_in(table, name)
     return sa.and_(*(column.is_(None) for column in columns)) if columns else column_expr(table, name).is_(None)
 
 
-def everything(table: sa.Table) -> list[sa.ColumnElement[Any]]:
+def all_columns(table: sa.Table) -> list[sa.ColumnElement[Any]]:
     """Return what the table holds, in its order, each id once."""
     besides = {beside.name for name in IDS if (beside := overflow_column(table, name)) is not None}
     rest = ((name, column) for name, column in table.c.items() if name not in besides)
@@ -193,10 +195,12 @@ def key_of(table: sa.Table) -> Sequence[sa.ColumnElement[Any]]:
 
 def is_row(table: sa.Table) -> sa.ColumnElement[bool]:
     """Return the condition that a row is the one of the parameters `key_0`, `key_1`, …"""
-    return same(table, [sa.bindparam(f"key_{n}", type_=column.type) for n, column in enumerate(key_of(table))])
+    return is_row_with_key(
+        table, [sa.bindparam(f"key_{n}", type_=column.type) for n, column in enumerate(key_of(table))]
+    )
 
 
-def same(table: sa.Table, values: Sequence[sa.ColumnElement[Any]]) -> sa.ColumnElement[bool]:
+def is_row_with_key(table: sa.Table, values: Sequence[sa.ColumnElement[Any]]) -> sa.ColumnElement[bool]:
     """Return the condition that a row is the one whose key has `values`."""
     pairs = list(zip(key_of(table), values, strict=True))
     sure = len(place_of(table)) or len(pairs)  # what is no key may be NULL
@@ -251,7 +255,7 @@ def equals(table: sa.FromClause, name: str, value: str) -> sa.ColumnElement[bool
     return sa.or_(sa.false(), *found)
 
 
-def either(table: sa.FromClause, name: str, value: str) -> list[sa.ColumnElement[bool]]:
+def equals_disjoint(table: sa.FromClause, name: str, value: str) -> list[sa.ColumnElement[bool]]:
     """Return `equals` as conditions of which a row meets one at most; an index serves each, in the order of time."""
     column, beside = table.c.get(name), overflow_column(table, name)
     value = storable_id(value) or value
@@ -261,7 +265,7 @@ def either(table: sa.FromClause, name: str, value: str) -> list[sa.ColumnElement
     return [equals(table, name, value)]
 
 
-def among(table: sa.FromClause, name: str, values: Collection[str]) -> sa.ColumnElement[bool]:
+def id_is_in(table: sa.FromClause, name: str, values: Collection[str]) -> sa.ColumnElement[bool]:
     """Return whether a row's id is one of `values`, as `column_expr` has them."""
     column, beside = table.c.get(name), overflow_column(table, name)
     if column is None:

@@ -106,7 +106,7 @@ def text_expr(log: sa.FromClause, name: str) -> sa.ColumnElement[Any]:
     return sa.func.coalesce(column, apart, type_=column.type).label(name)
 
 
-def any_apart(log: sa.FromClause, condition: Any) -> list[sa.ColumnElement[bool]]:
+def any_text_meets(log: sa.FromClause, condition: Any) -> list[sa.ColumnElement[bool]]:
     """Return the condition that one of a row's texts that stand apart meets `condition`; none where none do."""
     texts = texts_of(log)
     if texts is None:

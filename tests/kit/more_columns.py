@@ -72,7 +72,7 @@ async def main(url: str, folder: Path) -> None:
     from llmctx.ops.export import export
     from llmctx.settings import load
     from llmctx.storage import queries
-    from llmctx.storage.engine import reading
+    from llmctx.storage.engine import read_connection
     from llmctx.storage.filters import Filters
     from llmctx.storage.reflection import reflect
     from llmctx.storage.table import call_log_table
@@ -109,7 +109,7 @@ async def main(url: str, folder: Path) -> None:
         assert one.written == 3
 
     async def rows(**filters: Any) -> list[dict[str, Any]]:
-        async with reading(settings) as connection:
+        async with read_connection(settings) as connection:
             found = await reflect(connection, settings)
             return await queries.calls(connection, found, Filters(**filters), whole=True)
 
@@ -132,7 +132,7 @@ async def main(url: str, folder: Path) -> None:
     # what is personal goes when its user is forgotten
     receipt = await erase(settings, Subject(user="u"), do=True, blank=True)
     assert receipt.left == 0
-    async with reading(settings) as connection:
+    async with read_connection(settings) as connection:
         row = await queries.call(connection, await reflect(connection, settings), str(back.call_id))
     assert {name for name in VALUES if row[name] is None} == {"new_id", "new_text", "new_snapshot"}
 

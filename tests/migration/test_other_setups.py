@@ -19,7 +19,7 @@ from llmctx.ops.backfill import backfill
 from llmctx.ops.doctor import examine
 from llmctx.ops.erase import Subject, erase
 from llmctx.settings import Settings, load
-from llmctx.storage.engine import reading
+from llmctx.storage.engine import read_connection
 from llmctx.storage.filters import Filters
 from llmctx.storage.queries import calls, coverage, sessions, stats
 from llmctx.storage.reflection import reflect
@@ -72,7 +72,7 @@ def call(url: str, trace: str, user: str | None) -> None:
 
 async def read(settings: Settings) -> list[dict[str, Any]]:
     """What each verb asks; the calls without an owner."""
-    async with reading(settings) as connection:
+    async with read_connection(settings) as connection:
         log = await reflect(connection, settings)
         await coverage(connection, log)
         await sessions(connection, log)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-from llmctx.capture.payload.snapshot import Cut, Pieces, Room, join_texts, keep
+from llmctx.capture.payload.snapshot import Cut, Pieces, SizeBudget, bounded_copy, join_texts
 
 BLOCKS: Final = 4096  # blocks of an answer that are looked at
 OTHERS: Final = 64  # blocks that are kept whole
@@ -148,8 +148,8 @@ def kept_blocks(blocks: list[Any], limit: int) -> tuple[Any, ...]:
     blocks = [block for block in blocks if says_something(block)]
     if not blocks:
         return ()
-    room = Room(limit)
-    kept = [keep(block, room) for block in blocks[:OTHERS]]
+    room = SizeBudget(limit)
+    kept = [bounded_copy(block, room) for block in blocks[:OTHERS]]
     if len(blocks) > OTHERS:
         kept.append(f"…[{len(blocks) - OTHERS} blocks cut]…")
     return tuple(kept)

@@ -17,7 +17,7 @@ from langchain_core.outputs import LLMResult
 
 from llmctx.capture.payload.blocks import REASONING_BESIDE, Content, beside_content, sort_content, texts_of
 from llmctx.capture.payload.providers import raw_usage, reported_cost, response_id, service_tier
-from llmctx.capture.payload.snapshot import LIMIT, Cut, Pieces, Room, cut, join_texts, keep
+from llmctx.capture.payload.snapshot import LIMIT, Cut, Pieces, SizeBudget, bounded_copy, cut, join_texts
 from llmctx.core.diagnostics import diagnostics
 
 MESSAGES: Final = 96  # messages kept of one prompt: the first, and the latest
@@ -85,7 +85,7 @@ def prompt_of_messages(messages: Sequence[BaseMessage], limit: int = LIMIT) -> P
             usual = _usual(messages)
             if usual is not None:
                 return Prompt(usual)
-        room = Room(limit)
+        room = SizeBudget(limit)
         if count <= FEW:
             return Prompt(tuple([_message(message.__dict__, room) for message in messages]))
         first = _message(messages[0].__dict__, room)
@@ -105,7 +105,7 @@ def prompt_of_messages(messages: Sequence[BaseMessage], limit: int = LIMIT) -> P
 def prompt_of_text(text: str, limit: int = LIMIT) -> Prompt:
     """Keep the prompt of a completion model, or what a hand-made call says is one."""
     try:
-        return Prompt(text=cut(text, limit) if isinstance(text, str) else keep(text, Room(limit)))
+        return Prompt(text=cut(text, limit) if isinstance(text, str) else bounded_copy(text, SizeBudget(limit)))
     except Exception as problem:  # noqa: BLE001  as above
         diagnostics.count("prompt_unreadable", "a prompt could not be read; the row is stored without it", exc=problem)
         return Prompt()
@@ -207,7 +207,7 @@ def _usual(messages: Sequence[BaseMessage]) -> tuple[Message, ...] | None:
 # Both take a message's `__dict__`: it holds every field, and pydantic takes microseconds to say that one is missing.
 
 
-def _message(fields: dict[str, Any], room: Room) -> Message:
+def _message(fields: dict[str, Any], room: SizeBudget) -> Message:
     content = fields["content"]
     if type(content) is str and len(content) < SHORT:
         kept: Any = content
@@ -226,7 +226,7 @@ def _message(fields: dict[str, Any], room: Room) -> Message:
     if calls or invalid:
         more["tool_calls"] = _calls(calls or (), invalid or (), room)
     elif (extra := fields.get("additional_kwargs")) and (call := extra.get("function_call")):
-        more["function_call"] = keep(call, room)
+        more["function_call"] = bounded_copy(call, room)
     if call_id := fields.get("tool_call_id"):
         more["tool_call_id"] = cut(str(call_id), WORD_LIMIT)
     if name is not None:
@@ -234,12 +234,12 @@ def _message(fields: dict[str, Any], room: Room) -> Message:
     return role, kept, more or None
 
 
-def _blocks(content: Any, room: Room) -> Any:
+def _blocks(content: Any, room: SizeBudget) -> Any:
     """Content that is a list of blocks, mostly texts: both of its ends."""
     if not isinstance(content, list) or len(content) <= 2 * BLOCKS_KEPT:
-        return keep(content, room)
+        return bounded_copy(content, room)
     note = f"…[{len(content) - 2 * BLOCKS_KEPT} blocks cut]…"
-    return [*keep(content[:BLOCKS_KEPT], room), note, *keep(content[-BLOCKS_KEPT:], room)]
+    return [*bounded_copy(content[:BLOCKS_KEPT], room), note, *bounded_copy(content[-BLOCKS_KEPT:], room)]
 
 
 def choice_of(fields: dict[str, Any], limit: int) -> Choice:
@@ -253,7 +253,7 @@ def choice_of(fields: dict[str, Any], limit: int) -> Choice:
     text, reasoning, refusal, blocks = sorted_
     calls: tuple[dict[str, Any], ...] = ()
     if count:
-        calls = tuple(_calls(valid, invalid, Room(limit)))
+        calls = tuple(_calls(valid, invalid, SizeBudget(limit)))
     extra = fields.get("additional_kwargs")
     if extra:
         if not reasoning:
@@ -262,7 +262,7 @@ def choice_of(fields: dict[str, Any], limit: int) -> Choice:
         call = extra.get("function_call")
         if not count and isinstance(call, dict) and call.get("name"):
             # shown like one, but not counted: providers do not count OpenAI's old single-call form among tool calls
-            calls = (keep({"name": call["name"], "args": call.get("arguments")}, Room(limit)),)
+            calls = (bounded_copy({"name": call["name"], "args": call.get("arguments")}, SizeBudget(limit)),)
         if not refusal and isinstance(extra.get("refusal"), str):
             refusal = extra["refusal"]
         is_all = not (text or reasoning or refusal or calls or blocks)
@@ -270,14 +270,14 @@ def choice_of(fields: dict[str, Any], limit: int) -> Choice:
     return Choice(text, reasoning, cut(refusal, limit) if refusal else None, calls, count, blocks)
 
 
-def _calls(valid: Sequence[Any], invalid: Sequence[Any], room: Room) -> list[dict[str, Any]]:
+def _calls(valid: Sequence[Any], invalid: Sequence[Any], room: SizeBudget) -> list[dict[str, Any]]:
     """Tool calls without the keys that say nothing, bounded."""
     kept = []
     for call in (*valid[:CALLS], *invalid[: max(0, CALLS - len(valid))]):
         one = {"name": call.get("name"), "args": call.get("args"), "id": call.get("id")}
         if error := call.get("error"):
             one["error"] = error
-        kept.append(keep(one, room))
+        kept.append(bounded_copy(one, room))
     return kept
 
 

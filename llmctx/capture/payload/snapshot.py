@@ -1,6 +1,6 @@
 """Texts and JSON that fit: what is kept of a prompt or an answer, bounded twice.
 
-On the caller's thread `cut` and `keep` take what a snapshot can hold at most and let go of the rest at once: a
+On the caller's thread `cut` and `bounded_copy` take what a snapshot can hold at most and let go of the rest at once: a
 megabyte of prompt costs two slices, a structure without end costs its first nodes. What they return is immutable
 or ours alone, so that the application may change its messages afterwards.
 
@@ -89,7 +89,7 @@ def _first(parts: Iterable[str], room: int, *, from_end: bool = False) -> str:
     return "".join(reversed(kept) if from_end else kept)
 
 
-class Room:
+class SizeBudget:
     """How much of a structure may still be kept. One is shared by all parts of a message list."""
 
     __slots__ = ("chars", "nodes", "text_limit")
@@ -107,7 +107,7 @@ class Room:
         return cut(text, limit)
 
 
-def keep(value: Any, room: Room, *, depth: int = 0, key: str = "", above: Above = None) -> Any:
+def bounded_copy(value: Any, room: SizeBudget, *, depth: int = 0, key: str = "", above: Above = None) -> Any:
     """Return a bounded copy of `value` that is ours alone: texts, numbers, lists and dicts, with notes for the rest.
 
     `key` and `above`, the dicts around `value`, tell what kind of binary it is.
@@ -126,13 +126,13 @@ def keep(value: Any, room: Room, *, depth: int = 0, key: str = "", above: Above 
     if isinstance(value, (bytes, bytearray, memoryview)):
         return _note(_mime(above), value.nbytes if isinstance(value, memoryview) else len(value))
     if isinstance(value, Enum):
-        return keep(value.value, room, depth=depth + 1)
+        return bounded_copy(value.value, room, depth=depth + 1)
     if isinstance(value, (date, time, UUID, Decimal)):
         return str(value)
     return f"<{type(value).__name__}>"  # its own words might take for ever, or hold what must not be kept
 
 
-def _keep_dict(value: dict[Any, Any], room: Room, depth: int, above: Above) -> dict[str, Any]:
+def _keep_dict(value: dict[Any, Any], room: SizeBudget, depth: int, above: Above) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     around = (value, above)
     for name, item in value.items():
@@ -144,18 +144,18 @@ def _keep_dict(value: dict[Any, Any], room: Room, depth: int, above: Above) -> d
             room.chars -= len(item)
             kept[label] = item
         else:
-            kept[label] = keep(item, room, depth=depth + 1, key=label, above=around)
+            kept[label] = bounded_copy(item, room, depth=depth + 1, key=label, above=around)
     if len(kept) < len(value):
         kept["…"] = f"[{len(value) - len(kept)} more keys cut]"
     return kept
 
 
-def _keep_list(value: Any, room: Room, depth: int) -> list[Any]:
+def _keep_list(value: Any, room: SizeBudget, depth: int) -> list[Any]:
     kept: list[Any] = []
     for item in value:
         if room.nodes <= 0:
             break
-        kept.append(keep(item, room, depth=depth + 1))
+        kept.append(bounded_copy(item, room, depth=depth + 1))
     if len(kept) < len(value):
         kept.append(f"…[{len(value) - len(kept)} more items cut]…")
     return kept
@@ -212,15 +212,15 @@ def snapshot(value: Any, limit: int = LIMIT) -> str:
 
 
 def bound(value: Any, limit: int = LIMIT) -> Any:
-    """Return `keep` for a single value of any kind. Never raises."""
+    """Return `bounded_copy` for a single value of any kind. Never raises."""
     try:
-        return keep(value, Room(limit, 4 * NODES))
+        return bounded_copy(value, SizeBudget(limit, 4 * NODES))
     except Exception as problem:  # noqa: BLE001  a value that cannot be read is no reason to lose the row
         return _unreadable(problem)
 
 
 def to_json_text(kept: Any, limit: int = LIMIT, lost: list[object] | None = None) -> str:
-    """Return JSON text of what `keep` and `cut` returned; add to `lost` what was cut or replaced, here or before."""
+    """Return JSON text of what `bounded_copy` and `cut` returned; add to `lost` what was cut or replaced so far."""
     try:
         whole = orjson.dumps(kept)
         if len(whole) <= limit and (_is_plain(kept) or not any(sign in whole for sign in _TO_BE_LOOKED_AT)):

@@ -39,18 +39,18 @@ class TableFit:
     """A table beside what a revision wants of it. With `widen`, ids of another type than text become text."""
 
     table: ExistingTable
-    wanted: Columns
+    target_columns: Columns
     widen: bool = False
 
     @cached_property
-    def ours(self) -> set[str]:
+    def written_columns(self) -> set[str]:
         """All columns that llmctx writes."""
-        return {"call_id", "created_at", *self.wanted}
+        return {"call_id", "created_at", *self.target_columns}
 
     @cached_property
-    def lacking(self) -> dict[str, str]:
+    def missing_columns(self) -> dict[str, str]:
         """The wanted columns that are not there, and their types."""
-        return {name: kind for name, kind in self.wanted.items() if name not in self.table.columns}
+        return {name: kind for name, kind in self.target_columns.items() if name not in self.table.columns}
 
     @cached_property
     def ids_of_other_types(self) -> list[str]:
@@ -61,12 +61,16 @@ class TableFit:
     @cached_property
     def too_strict(self) -> list[Column]:
         """Columns of ours that must have a value, which not every call has."""
-        return [c for c in self.table.columns.values() if c.not_null and c.name in self.ours.difference(NEVER_NULL)]
+        return [
+            c
+            for c in self.table.columns.values()
+            if c.not_null and c.name in self.written_columns.difference(NEVER_NULL)
+        ]
 
     @cached_property
-    def undefaulted(self) -> list[Column]:
+    def required_without_default(self) -> list[Column]:
         """Columns of theirs that must have a value, which only the application gives."""
-        return [c for c in self.table.columns.values() if c.required and c.name not in self.ours]
+        return [c for c in self.table.columns.values() if c.required and c.name not in self.written_columns]
 
     @cached_property
     def key_condition(self) -> str | None:
@@ -74,7 +78,7 @@ class TableFit:
 
         None where no column tells them apart.
         """
-        marked = {column.name for column in self.table.marked}
+        marked = {column.name for column in self.table.marked_columns}
         for name, condition in (("status", "IS NOT NULL"), ("identity_source", "NOT LIKE 'backfill:%'")):
             if name not in self.table.columns or name in marked:
                 return f"{name} {condition}"
@@ -95,7 +99,7 @@ class TableFit:
 
     def merges_calls(self, index: Index) -> bool:
         """Return whether two calls may be alike under a unique key: ON CONFLICT DO NOTHING would keep one of them."""
-        return index.unique and bool(index.columns) and {*index.columns} <= self.ours - {"call_id"}
+        return index.unique and bool(index.columns) and {*index.columns} <= self.written_columns - {"call_id"}
 
     def default_of(self, column: Column) -> str | None:
         """Return what makes an id for a key that so far the application has made; None if nothing does."""
@@ -139,7 +143,7 @@ def problems(fit: TableFit) -> Iterator[str]:
         return
     yield from _unfit_columns(fit)
     yield from _unfit_keys(fit)
-    for column in fit.undefaulted:
+    for column in fit.required_without_default:
         if fit.default_of(column) is None:
             yield (
                 f"column {column.name} ({column.type}) is NOT NULL without a default, and llmctx has nothing to put "
@@ -151,9 +155,9 @@ def problems(fit: TableFit) -> Iterator[str]:
     for name in fit.ids_of_other_types if fit.widen else ():
         if name in table.references:
             yield f"{name} refers to {table.references[name]}: with that foreign key it cannot become text"
-        if uses := table.uses.get(name):
+        if uses := table.dependents_by_column.get(name):
             yield f"{' and '.join(uses)} use {name}, which cannot become text so: drop them, make them again later"
-    for name, function in table.copying_triggers.items() if fit.lacking else ():
+    for name, function in table.copying_triggers.items() if fit.missing_columns else ():
         yield (
             f"the trigger {name} copies whole rows to another table (in {function}): with columns that are "
             "added here each insert would fail. Name the columns there, and run this again"
@@ -167,8 +171,11 @@ def _unfit_columns(fit: TableFit) -> Iterator[str]:
         yield f"call_id is {call_id.type}, which has no room for a UUID: make it varchar(36) or wider"
     if not created_at.family.startswith("timestamp"):
         yield f"created_at is {created_at.type}: it has to be a timestamp"
-    if table.fixed and fit.lacking:
-        yield f"{table.sql} {table.fixed}, so that llmctx can add nothing to it: choose another name with LLMCTX_TABLE"
+    if table.immutable_reason and fit.missing_columns:
+        yield (
+            f"{table.sql} {table.immutable_reason}, so that llmctx can add nothing to it: choose another name with "
+            "LLMCTX_TABLE"
+        )
     if table.rules:
         yield (
             f"{table.sql} has rules on INSERT or UPDATE ({', '.join(table.rules)}), and PostgreSQL refuses ON CONFLICT "
@@ -216,7 +223,7 @@ def notes(fit: TableFit) -> Iterator[str]:
             f"--widen: {name} becomes text; rewrites {table.bytes / 2**20:,.0f} MiB, for about {seconds} s nobody "
             "reads or writes, and statements that compare it with a number fail afterwards"
         )
-    ours = [column for column in columns.values() if column.name in fit.ours and column.name != "call_id"]
+    ours = [column for column in columns.values() if column.name in fit.written_columns and column.name != "call_id"]
     naive = [column.name for column in ours if column.family == "timestamp without time zone"]
     if naive:
         yield f"{' and '.join(naive)} {'have' if len(naive) > 1 else 'has'} no time zone: llmctx writes UTC there"
@@ -225,7 +232,7 @@ def notes(fit: TableFit) -> Iterator[str]:
         have = "have" if len(short) > 1 else "has"
         yield f"{', '.join(short)} {have} a length: longer ids are shortened, with a mark, and the row says so"
     for name, other in table.references.items():
-        if name in fit.wanted:
+        if name in fit.target_columns:
             yield f"{name} refers to {other}: a call whose {name} is not there is refused, and kept in quarantine"
     if table.missing_partition:
         yield (
@@ -235,7 +242,7 @@ def notes(fit: TableFit) -> Iterator[str]:
     computed = [column.name for column in ours if column.generated]
     if computed:
         yield f"{' and '.join(computed)}: computed by the database, so llmctx puts nothing there"
-    for name, kind in fit.wanted.items():
+    for name, kind in fit.target_columns.items():
         column = columns.get(name)
         if column is not None and name not in (*IDS, *computed) and column.family not in _FITTING[kind]:
             words = f"{column.type} ({', '.join(column.labels)})" if column.labels else column.type
@@ -247,7 +254,7 @@ def _notes_of_refusals(fit: TableFit) -> Iterator[str]:
     """Yield what may keep a row out, here or where rows are sent."""
     table = fit.table
     for name, (condition, over) in table.checks.items():
-        if fit.ours.intersection(over):
+        if fit.written_columns.intersection(over):
             yield (
                 f"the constraint {name} says {condition}: a call that does not meet it is refused, and kept in "
                 "quarantine"
@@ -255,7 +262,7 @@ def _notes_of_refusals(fit: TableFit) -> Iterator[str]:
     for index in table.indexes:
         if index.unique and (not index.columns or (fit.merges_calls(index) and index.predicate is not None)):
             yield f"the unique key {index.name}: a call that is alike there is taken for one that is stored already"
-    for name in table.publications if fit.lacking else ():
+    for name in table.publications if fit.missing_columns else ():
         yield (
             f"the publication {name} sends its rows: where they are received the columns have to be first, or "
             "replication stops there"

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from llmctx.migrate.adoption.inspect import ExistingTable
 from llmctx.migrate.adoption.plan import Step
 from llmctx.storage import catalog
-from llmctx.storage.ddl import LOCK_MS, is_contention, run_as_one, verbatim
+from llmctx.storage.ddl import LOCK_MS, is_contention, literal_text, run_as_one
 
 Say = Callable[[str], None]
 PATIENCE_S: Final = 600.0
@@ -53,8 +53,8 @@ def carry_out(
     if context.as_sql:
         with context.autocommit_block():
             for step in steps:
-                for line in script(step):
-                    context.execute(verbatim(line))
+                for line in manual_statements(step):
+                    context.execute(literal_text(line))
         return
     with ExitStack() as stack:
         if not _leave_transaction(context, stack):
@@ -66,13 +66,13 @@ def carry_out(
         for step in steps:
             if step.concurrently:
                 for statement in step.sql:
-                    connection.execute(verbatim(statement))
+                    connection.execute(literal_text(statement))
             else:
                 _behind_a_lock(connection, step, table, PATIENCE_S if patience_s is None else patience_s)
             say(step.what)
 
 
-def script(step: Step) -> tuple[str, ...]:
+def manual_statements(step: Step) -> tuple[str, ...]:
     """Return the statements of `step` to be run by hand."""
     return step.sql if step.concurrently else ("BEGIN", f"SET LOCAL lock_timeout = '{LOCK_MS}ms'", *step.sql, "COMMIT")
 
@@ -95,7 +95,7 @@ def _within_transaction(context: MigrationContext, steps: Sequence[Step], table:
         )
     for step in steps:
         for statement in step.sql:
-            context.execute(verbatim(statement.replace(" CONCURRENTLY", "", 1) if step.concurrently else statement))
+            context.execute(literal_text(statement.replace(" CONCURRENTLY", "", 1) if step.concurrently else statement))
         say(step.what)
 
 

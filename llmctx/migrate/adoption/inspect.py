@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, text
 
 from llmctx.storage import catalog
-from llmctx.storage.catalog import Column, Index, qualified
+from llmctx.storage.catalog import Column, Index, qualify_name
 
 MARK: Final = "added by llmctx"
 """Begins the comment of a column that llmctx added to a table of the host's."""
@@ -40,7 +40,7 @@ class ExistingTable:
     references: dict[str, str]
     """Column -> the table that a foreign key of it points to."""
     partitions: list[str]
-    uses: dict[str, list[str]]
+    dependents_by_column: dict[str, list[str]]
     """Column -> views, policies, triggers, … that keep its type from being changed."""
     copying_triggers: dict[str, str]
     """Triggers that copy whole rows somewhere, and their functions."""
@@ -54,7 +54,7 @@ class ExistingTable:
     """Publications that send whole rows of it."""
     taken_names: dict[str, str]
     """Names of indexes that other tables have, beginning as ours would -> the table."""
-    fixed: str | None
+    immutable_reason: str | None
     """Why it can be given no columns, if so."""
     partition_key: str | None = None
     """By what it is partitioned, where no key over call_id and created_at can be because of that."""
@@ -64,17 +64,17 @@ class ExistingTable:
     @cached_property
     def sql(self) -> str:
         """The table in a statement."""
-        return qualified(self.name, self.schema)
+        return qualify_name(self.name, self.schema)
 
     @cached_property
-    def marked(self) -> list[Column]:
+    def marked_columns(self) -> list[Column]:
         """The columns that were added by llmctx, in their order."""
         return [column for column in self.columns.values() if (column.comment or "").startswith(MARK)]
 
     @property
-    def facts(self) -> dict[str, list[str]]:
+    def changes_by_column(self) -> dict[str, list[str]]:
         """Return what was done to columns that are not ours: stands in the comment of the first that is."""
-        return facts_in(self.marked[0].comment if self.marked else None)
+        return facts_in(self.marked_columns[0].comment if self.marked_columns else None)
 
     @property
     def added_indexes(self) -> list[Index]:
@@ -85,11 +85,11 @@ class ExistingTable:
         """Return whether llmctx made the whole table."""
         key = (f"pk_{self.name}", ("call_id", "created_at"))
         has_key = any(index.primary and (index.name, index.columns) == key for index in self.indexes)
-        return self.kind == "p" and not self.marked and has_key
+        return self.kind == "p" and not self.marked_columns and has_key
 
     def qualify(self, name: str) -> str:
         """Return something of that name in the table's schema, as it stands in a statement."""
-        return qualified(name, self.schema)
+        return qualify_name(name, self.schema)
 
 
 def facts_in(comment: str | None) -> dict[str, list[str]]:
@@ -193,7 +193,7 @@ def copies_rows(source: str, transition: Sequence[str | None]) -> bool:
 
 def inspect_table(connection: Connection, name: str, schema: str | None) -> ExistingTable | None:
     """Return the table of that name, if there is one. Changes nothing."""
-    sql = qualified(name, schema)
+    sql = qualify_name(name, schema)
     # until the transaction ends the catalog says `text`, and not `"text"`: types and conditions are compared by name
     connection.execute(text("SELECT pg_catalog.set_config('quote_all_identifiers', 'off', true)"))
     seen = next(iter(catalog.rows(connection, _TABLE, sql)), None)
@@ -227,14 +227,14 @@ def inspect_table(connection: Connection, name: str, schema: str | None) -> Exis
             for column in row.columns
         },
         partitions=[row.name for row in parts],
-        uses=uses,
+        dependents_by_column=uses,
         copying_triggers={row.name: row.function for row in ask(_TRIGGERS) if copies_rows(row.source, row.transition)},
         inserting_roles=[row[0] for row in ask(_INSERTING)],
         rules=[row[0] for row in ask(_RULES)],
         checks={row.name: (row.says, row.columns) for row in ask(_CHECKS)},
         publications=[row[0] for row in ask(_SENT)],
         taken_names={row.name: row.on for row in ask(_TAKEN)},
-        fixed=seen.fixed or divided,
+        immutable_reason=seen.fixed or divided,
     )
     for partitioned in ask(_PARTITIONED):
         missing = _missing_partition(connection, partitioned, table)

@@ -9,7 +9,7 @@ from alembic.util import CommandError
 
 from llmctx.migrate.adoption.checks import IDS, NEVER_NULL, Columns
 from llmctx.migrate.adoption.inspect import MARK
-from llmctx.storage.catalog import qualified, quote
+from llmctx.storage.catalog import qualify_name, quote
 from llmctx.storage.ddl import LOCK_MS
 
 _SHAPES: Final = {
@@ -19,7 +19,7 @@ _SHAPES: Final = {
 }
 
 
-def adopt(name: str, schema: str | None, shape: str, wanted: Columns) -> list[str]:
+def adoption_statements(name: str, schema: str | None, shape: str, wanted: Columns) -> list[str]:
     """Return the statements that adopt a table of that shape."""
     if shape not in _SHAPES:
         known = ", ".join(f"{known} ({words})" for known, words in _SHAPES.items())
@@ -37,7 +37,7 @@ def adopt(name: str, schema: str | None, shape: str, wanted: Columns) -> list[st
         *([("INDEX", "user_text", user_text)] if shape == "numbers" else []),
     )
     for kind, suffix, tail in indexes:
-        index, table = quote(f"llmctx_{name}_{suffix}"), qualified(name, schema)
+        index, table = quote(f"llmctx_{name}_{suffix}"), qualify_name(name, schema)
         made.append(f"CREATE {kind} CONCURRENTLY IF NOT EXISTS {index} ON {table} {tail}")
     return [*made, "RESET lock_timeout"]
 
@@ -51,7 +51,7 @@ def add_columns(name: str, schema: str | None, adding: Columns) -> list[str]:
 def drop_columns(name: str, schema: str | None, dropping: Columns) -> list[str]:
     """Return the statements that take columns off a table that llmctx made."""
     drop = ", ".join(f"DROP COLUMN IF EXISTS {quote(column)}" for column in dropping)
-    return [refuse_others(name, schema), f"ALTER TABLE {qualified(name, schema)} {drop}"]
+    return [refuse_others(name, schema), f"ALTER TABLE {qualify_name(name, schema)} {drop}"]
 
 
 def refuse_others(name: str, schema: str | None) -> str:
@@ -65,7 +65,7 @@ def _filled(block: str, name: str, schema: str | None, wanted: Columns) -> str:
         "names": ", ".join(f"'{column}'" for column in wanted),
         "ids": ", ".join(f"['{column}']" for column in IDS if column != "thread_id"),
         "never": ", ".join(f"'{column}'" for column in NEVER_NULL),
-        "table": qualified(name, schema).replace("'", "''"),
+        "table": qualify_name(name, schema).replace("'", "''"),
         "name": name,
         "mark": MARK,
     }

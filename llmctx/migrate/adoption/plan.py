@@ -46,7 +46,7 @@ def plan(table: ExistingTable, wanted: Columns, *, widen: bool = False) -> StepP
     """
     fit = TableFit(table, wanted, widen)
     if table.made_by_us:
-        steps = [*_add_columns(table, fit.lacking, marked=False)]
+        steps = [*_add_columns(table, fit.missing_columns, marked=False)]
         return check_owner(table, steps, [])
     if found := list(problems(fit)):
         return StepPlan(problems=found)
@@ -118,18 +118,18 @@ def _alterations(fit: TableFit) -> Iterator[Step]:
     table = fit.table
     alter = f"ALTER TABLE {table.sql} "
     others = fit.ids_of_other_types
-    adding = dict(fit.lacking)
+    adding = dict(fit.missing_columns)
     if not fit.widen:
         adding |= {f"llmctx_{name}": "text" for name in others if f"llmctx_{name}" not in table.columns}
-    marked = [column.name for column in table.marked] or list(adding)
+    marked = [column.name for column in table.marked_columns] or list(adding)
     yield from _add_columns(table, adding, marked=True)
-    facts = table.facts
+    facts = table.changes_by_column
 
     def note(kind: str, name: str) -> tuple[str, ...]:
         facts[kind].append(name)
         return (note_facts(table.sql, marked[0], facts),) if marked else ()
 
-    for column in fit.undefaulted:
+    for column in fit.required_without_default:
         default = fit.default_of(column)
         setting = f"{alter}ALTER COLUMN {quote(column.name)} SET DEFAULT {default}"
         yield Step(

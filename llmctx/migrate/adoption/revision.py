@@ -47,8 +47,8 @@ from llmctx.migrate.adoption.execute import Say, carry_out
 from llmctx.migrate.adoption.inspect import ExistingTable, inspect_table
 from llmctx.migrate.adoption.plan import StepPlan, plan
 from llmctx.migrate.adoption.undo import columns_with_nulls, plan_undo
-from llmctx.storage.catalog import qualified
-from llmctx.storage.ddl import verbatim
+from llmctx.storage.catalog import qualify_name
+from llmctx.storage.ddl import literal_text
 from llmctx.storage.partition_ddl import Month, partition_name
 
 TYPES: Final[dict[str, sa.types.TypeEngine[Any]]] = {
@@ -63,7 +63,7 @@ Create = Callable[[str, str | None, Columns], None]
 class Run:
     """One run through the revisions. `llmctx migrate` hands it over whole: the first revision does all of it."""
 
-    wanted: Columns
+    target_columns: Columns
     """The columns at the end; none where the way leads back to the base."""
     table: ExistingTable | None = None
     """As it was inspected; None where there is none, or it could not be inspected."""
@@ -96,12 +96,12 @@ def upgrade(revision: str, create: Create | None = None) -> None:
     if context.get_context().dialect.name != "postgresql":
         _upgrade_sqlite(revision, create, run, name, schema)
     elif run.table is not None:
-        steps = run.plan or plan(run.table, run.wanted, widen=run.widen)
+        steps = run.plan or plan(run.table, run.target_columns, widen=run.widen)
         _carry_out(steps, run, f"llmctx cannot adopt {run.table.sql}: ")
     elif run.existing:
-        _print(offline.adopt(name, schema, run.existing, run.wanted))
+        _print(offline.adoption_statements(name, schema, run.existing, run.target_columns))
     elif create is not None:
-        create(name, schema, run.wanted)
+        create(name, schema, run.target_columns)
     elif context.is_offline_mode():
         _print(offline.add_columns(name, schema, _columns_of(revision)))
     else:
@@ -112,7 +112,7 @@ def _upgrade_sqlite(revision: str, create: Create | None, run: Run, name: str, s
     seen = None if context.is_offline_mode() else sa.inspect(op.get_bind())
     if create is None:
         there = {column["name"] for column in seen.get_columns(name, schema)} if seen else set()
-        for column, kind in (run.wanted if seen else _columns_of(revision)).items():
+        for column, kind in (run.target_columns if seen else _columns_of(revision)).items():
             if column not in {"call_id", "created_at", *there}:
                 op.add_column(name, sa.Column(column, TYPES[kind]), schema=schema)
         return
@@ -121,7 +121,7 @@ def _upgrade_sqlite(revision: str, create: Create | None, run: Run, name: str, s
             f"Table {name} exists already, and llmctx did not make it; it adopts tables of PostgreSQL only. "
             "Nothing was changed. Choose another name with LLMCTX_TABLE."
         )
-    create(name, schema, run.wanted)
+    create(name, schema, run.target_columns)
 
 
 def downgrade(revision: str) -> None:
@@ -133,18 +133,18 @@ def downgrade(revision: str) -> None:
         return
     run.is_done = True
     is_postgresql, unseen = context.get_context().dialect.name == "postgresql", run.table is None
-    if run.table is not None and not (run.table.made_by_us and not run.wanted):
+    if run.table is not None and not (run.table.made_by_us and not run.target_columns):
         nulls = run.with_nulls or (() if context.is_offline_mode() else columns_with_nulls(op.get_bind(), run.table))
-        _carry_out(plan_undo(run.table, nulls, only=_columns_of(revision) if run.wanted else None), run)
+        _carry_out(plan_undo(run.table, nulls, only=_columns_of(revision) if run.target_columns else None), run)
     elif is_postgresql and unseen and not context.is_offline_mode():
         return
-    elif not run.wanted:
+    elif not run.target_columns:
         if is_postgresql and unseen:
-            op.execute(verbatim(offline.refuse_others(name, schema)))
+            op.execute(literal_text(offline.refuse_others(name, schema)))
         op.drop_table(name, schema=schema)  # its partitions go with it
     elif is_postgresql:
         for statement in offline.drop_columns(name, schema, _columns_of(revision)):
-            op.execute(verbatim(statement))
+            op.execute(literal_text(statement))
     else:
         for column in _columns_of(revision):
             op.drop_column(name, column, schema=schema)
@@ -152,12 +152,12 @@ def downgrade(revision: str) -> None:
 
 def create_partitions(name: str, schema: str | None, months_ahead: int) -> None:
     """Make the default partition, so that no month can ever refuse a row, and a few months' own."""
-    make = "CREATE TABLE {} PARTITION OF " + qualified(name, schema)
-    op.execute(make.format(qualified(f"{name}_default", schema)) + " DEFAULT")
+    make = "CREATE TABLE {} PARTITION OF " + qualify_name(name, schema)
+    op.execute(make.format(qualify_name(f"{name}_default", schema)) + " DEFAULT")
     for ahead in range(months_ahead + 1):
         month = Month.after(datetime.now(UTC), ahead)
         first, after = month.bounds()
-        part = qualified(partition_name(name, month.first), schema)
+        part = qualify_name(partition_name(name, month.first), schema)
         op.execute(f"{make.format(part)} FOR VALUES FROM ({first}) TO ({after})")
 
 
@@ -188,7 +188,7 @@ def _carry_out(steps: StepPlan, run: Run, lead: str = "") -> None:
 def _print(statements: Iterable[str]) -> None:
     with context.get_context().autocommit_block():
         for statement in statements:
-            context.get_context().execute(verbatim(statement))
+            context.get_context().execute(literal_text(statement))
 
 
 def _name() -> tuple[str, str | None]:

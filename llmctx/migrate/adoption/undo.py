@@ -14,7 +14,7 @@ from llmctx.storage.catalog import quote
 
 def columns_with_nulls(connection: Connection, table: ExistingTable) -> set[str]:
     """Return the columns that may be NULL since the adoption, and are in some row."""
-    names = [name for name in table.facts["nullable"] if name in table.columns]
+    names = [name for name in table.changes_by_column["nullable"] if name in table.columns]
     exists = "SELECT EXISTS (SELECT FROM {} WHERE {} IS NULL)"
     return {name for name in names if connection.scalar(text(exists.format(table.sql, quote(name))))}
 
@@ -40,18 +40,18 @@ def plan_undo(table: ExistingTable, with_nulls: Collection[str], only: Collectio
     ]
     notes = [
         f"{name} is NULL in some rows, so it may stay so"
-        for name in table.facts["nullable"]
+        for name in table.changes_by_column["nullable"]
         if name in with_nulls and name in table.columns and not table.columns[name].not_null
     ]
     return _owned(table, steps, notes, _marked(table))
 
 
 def _marked(table: ExistingTable) -> list[str]:
-    return [column.name for column in table.marked]
+    return [column.name for column in table.marked_columns]
 
 
 def _owned(table: ExistingTable, steps: list[Step], notes: list[str], dropped: Collection[str]) -> StepPlan:
-    if users := {what for name in dropped for what in table.uses.get(name, ())}:
+    if users := {what for name in dropped for what in table.dependents_by_column.get(name, ())}:
         problem = f"{' and '.join(sorted(users))} use what llmctx has added: drop them, make them again later"
         return StepPlan(problems=[problem])
     if steps and not table.is_owner:
@@ -61,11 +61,11 @@ def _owned(table: ExistingTable, steps: list[Step], notes: list[str], dropped: C
 
 
 def _compress_as_before(table: ExistingTable) -> Iterator[Step]:
-    names = [name for name in table.facts.get("compressed", ()) if name in table.columns]
+    names = [name for name in table.changes_by_column.get("compressed", ()) if name in table.columns]
     if names:
         back = ", ".join(f"ALTER COLUMN {quote(name)} SET COMPRESSION default" for name in names)
         statements = [f"ALTER TABLE {one} {back}" for one in (table.sql, *table.partitions)]
-        left = {kind: its for kind, its in table.facts.items() if kind != "compressed"}
+        left = {kind: its for kind, its in table.changes_by_column.items() if kind != "compressed"}
         done = note_facts(table.sql, _marked(table)[0], left)
         yield Step(
             "compress new texts as before; rows that are there stay as they are", (*statements, done), "a moment"
@@ -73,7 +73,7 @@ def _compress_as_before(table: ExistingTable) -> Iterator[Step]:
 
 
 def _drop_defaults(table: ExistingTable) -> Iterator[Step]:
-    for name in table.facts["defaults"]:
+    for name in table.changes_by_column["defaults"]:
         if name in table.columns and not table.columns[name].required:  # else taken away before a break
             drop = f"ALTER TABLE {table.sql} ALTER COLUMN {quote(name)} DROP DEFAULT"
             tidy = f"DROP SEQUENCE IF EXISTS {sequence(table, name)}"
@@ -83,7 +83,7 @@ def _drop_defaults(table: ExistingTable) -> Iterator[Step]:
 def _require_values(table: ExistingTable, with_nulls: Collection[str]) -> Iterator[Step]:
     """NOT NULL again, proved beside the writers."""
     alter = f"ALTER TABLE {table.sql} "
-    for name in table.facts["nullable"]:
+    for name in table.changes_by_column["nullable"]:
         if name not in table.columns or table.columns[name].not_null or name in with_nulls:
             continue
         check = quote(f"llmctx_{table.name}_{name}")[:63]
@@ -98,7 +98,7 @@ def _drop_columns(table: ExistingTable, names: Collection[str]) -> Iterator[Step
     if not names:
         return
     left = [name for name in _marked(table) if name not in names]
-    facts = [note_facts(table.sql, left[0], table.facts)] if left and _marked(table)[0] in names else []
+    facts = [note_facts(table.sql, left[0], table.changes_by_column)] if left and _marked(table)[0] in names else []
     drop = ", ".join(f"DROP COLUMN {quote(name)}" for name in names)
     words = f"drop {len(names)} column{'s' if len(names) > 1 else ''} with what is in them: {', '.join(names)}"
     yield Step(words, (*facts, f"ALTER TABLE {table.sql} {drop}"), "a moment")

@@ -23,7 +23,7 @@ from llmctx.ops.backfill.rules import CHECKPOINT, MAPPING, RULES, Filling, Gap, 
 from llmctx.ops.backfill.undo import COLUMNS, UndoFile, default_path, lines
 from llmctx.settings import Settings
 from llmctx.storage.convert import Lossy
-from llmctx.storage.engine import changing, reading, sqlite_file
+from llmctx.storage.engine import read_connection, sqlite_file, write_connection
 from llmctx.storage.filters import lacks_an_id
 from llmctx.storage.host_types import as_text
 from llmctx.storage.paging import iter_batches
@@ -32,9 +32,9 @@ from llmctx.storage.reflection import (
     count_rows,
     held_in,
     id_values,
+    is_missing,
     key_of,
     key_values,
-    lacks,
     lasting_key,
     place_of,
     reflect,
@@ -95,7 +95,7 @@ async def backfill(
     """
     mapping = await _mapping(settings, csv, query)
     report = Report(do)
-    async with changing(settings) as connection, AsyncExitStack() as stack:
+    async with write_connection(settings) as connection, AsyncExitStack() as stack:
         log = await reflect(connection, settings)
         for name in ("user_id", "session_id"):
             if name not in log.c:
@@ -130,7 +130,7 @@ async def _mapping(settings: Settings, csv: Path | None, query: str | None) -> M
         return None
     if (file := sqlite_file(settings)) is not None:
         return from_sqlite(file, query)
-    async with reading(settings) as connection:
+    async with read_connection(settings) as connection:
         found = await connection.exec_driver_sql(query)
         if not found.returns_rows:
             raise ConfigError("--map-query is no query: it returns no rows. Nothing was changed.")
@@ -168,8 +168,8 @@ class _Run:
             *links.values(),
             as_text(column_expr(log, "user_id")).label("the_user"),
             as_text(column_expr(log, "session_id")).label("the_session"),
-            lacks(log, "user_id").label("no_user"),
-            lacks(log, "session_id").label("no_session"),
+            is_missing(log, "user_id").label("no_user"),
+            is_missing(log, "session_id").label("no_session"),
             column_expr(log, "identity_source").label("the_source"),
             column_expr(log, "identity_reason").label("the_reason"),
             log.c.call_id.label("the_call"),
@@ -180,7 +180,7 @@ class _Run:
     async def step(self, rows: Sequence[dict[str, Any]]) -> None:
         """Decide on each of `rows`, and if that is wanted fill them: a transaction."""
         gaps = [self._gap(row) for row in rows]
-        facts = self._facts.about({(kind, value) for gap in gaps for kind, value in gap.belongs.items()})
+        facts = self._facts.facts_for({(kind, value) for gap in gaps for kind, value in gap.belongs.items()})
         changes, times = [], []
         for row, gap in zip(rows, gaps, strict=True):
             filling = decide(gap, facts, self._rules)
@@ -256,7 +256,7 @@ def _named(name: str | None) -> str | None:
 async def undo(settings: Settings, path: Path, *, do: bool = False) -> int:
     """Take back what `path` notes, where rows are still as they were left. Returns how many rows that concerns."""
     found = 0
-    async with changing(settings) as connection:
+    async with write_connection(settings) as connection:
         log = await reflect(connection, settings)
         batch: list[Change] = []
         at_once = _AT_ONCE_UNKEYED if place_of(log) else _AT_ONCE

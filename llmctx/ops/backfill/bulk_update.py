@@ -11,7 +11,7 @@ from typing import Any, Final
 from sqlalchemy import ARRAY, ColumnElement, Table, and_, bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from llmctx.storage.reflection import held_in, is_row, key_of, lacks, lasting_key, same
+from llmctx.storage.reflection import held_in, is_missing, is_row, is_row_with_key, key_of, lasting_key
 
 Change = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
 """The key's parameters, the new values and the old ones, by column."""
@@ -22,11 +22,11 @@ async def fill(connection: AsyncConnection, log: Table, changes: Sequence[Change
     """Give rows their new values, where what they lack is lacking still."""
     for some in _alike(changes):
         names = list(some[0][1])
-        still = [lacks(log, name) for name in _NULL if any(column.name in names for column in held_in(log, name))]
+        still = [is_missing(log, name) for name in _NULL if any(column.name in names for column in held_in(log, name))]
         if connection.dialect.name == "postgresql":
             given = _given(log, key_of(log), [(key, new) for key, new, _ in some])
             values = {name: given.c[f"to_{name}"] for name in names}
-            is_given = same(log, [given.c[name] for name in some[0][0]])
+            is_given = is_row_with_key(log, [given.c[name] for name in some[0][0]])
             await connection.execute(update(log).where(is_given, *still).values(values))
             continue
         parameters = [{**key, **{f"to_{name}": value for name, value in new.items()}} for key, new, _ in some]

@@ -103,7 +103,7 @@ class FactCollection:
         )  # fmt: skip
         return _few(rows)
 
-    def about(self, asked: Collection[tuple[str, str]]) -> dict[tuple[str, str], Sequence[Fact]]:
+    def facts_for(self, asked: Collection[tuple[str, str]]) -> dict[tuple[str, str], Sequence[Fact]]:
         """Return the facts of each kind and value, and of every session that they name."""
         found = self._fetch(asked)
         sessions = {("session_id", fact.session) for facts in found.values() for fact in facts if fact.session}

@@ -280,5 +280,5 @@ def destination(settings: Settings) -> list[Finding]:
             )
             found.append(Finding("database", True, cause, unknown=True))
 
-    running.each(look)
+    running.for_each(look)
     return found

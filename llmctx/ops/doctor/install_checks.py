@@ -8,7 +8,7 @@ from typing import Final
 from llmctx.calllog import CallLog
 from llmctx.core.errors import LlmctxError
 from llmctx.core.record import CallRecord
-from llmctx.core.text import plain
+from llmctx.core.text import escape_controls
 from llmctx.core.urls import shown_url
 from llmctx.delivery.destinations.sql import SqlDestination
 from llmctx.delivery.memory_sink import MemorySink
@@ -25,7 +25,14 @@ async def database(settings: Settings, state: migrate.State | LlmctxError) -> li
     """Check that rows can be written. `state` is what `migrate.state` returned or raised."""
     where = shown_url(settings.database_url)
     unknown = [
-        Finding("settings", False, plain(sentence), "The setting that was meant is not set.", "Correct its name.", "")
+        Finding(
+            "settings",
+            False,
+            escape_controls(sentence),
+            "The setting that was meant is not set.",
+            "Correct its name.",
+            "",
+        )
         for sentence in unknown_variables()
     ]
     return [*unknown, *await _table(settings, state, where)]

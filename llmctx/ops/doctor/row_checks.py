@@ -14,12 +14,12 @@ from llmctx.core.errors import LlmctxError
 from llmctx.core.record import UsageSource
 from llmctx.ops.doctor.finding import Finding, names, places
 from llmctx.settings import Settings
-from llmctx.storage.engine import reading
+from llmctx.storage.engine import read_connection
 from llmctx.storage.filters import Filters
 from llmctx.storage.queries import Coverage, coverage
 from llmctx.storage.queries import coverage_advice as advice
 from llmctx.storage.queries.token_gaps import REMEDIES
-from llmctx.storage.reflection import column_expr, lacks, reflect
+from llmctx.storage.reflection import column_expr, is_missing, reflect
 
 _SPANS: Final = (
     ("hour", timedelta(hours=1), 100),
@@ -56,7 +56,7 @@ class RecentRows:
 async def recent_rows(settings: Settings) -> RecentRows | None:
     """Return what was written lately; None without any, or where the table cannot be read."""
     try:
-        async with reading(settings) as connection:
+        async with read_connection(settings) as connection:
             table = await reflect(connection, settings)
             for span, length, enough in _SPANS:
                 found = await _rows_since(connection, table, span, datetime.now(UTC) - length)
@@ -73,7 +73,7 @@ async def _rows_since(connection: AsyncConnection, table: Table, span: str, sinc
         column_expr(table, "usage_source") == UsageSource.NO_STREAM_USAGE.value,
         column_expr(table, "provider").in_(_ASKED_FOR),
     )
-    counts = [func.count(case((condition, 1))) for condition in (~lacks(table, "user_id"), not_asked_for)]
+    counts = [func.count(case((condition, 1))) for condition in (~is_missing(table, "user_id"), not_asked_for)]
     counted = (await connection.execute(select(*counts).select_from(table).where(filters.clause(table)))).one()
     return RecentRows(span, await coverage(connection, table, filters), counted[0], counted[1])
 

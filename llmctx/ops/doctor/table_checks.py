@@ -22,7 +22,7 @@ from llmctx.storage import catalog, durability
 from llmctx.storage.dependents import Dependent, dependents
 from llmctx.storage.distribution import is_distributed, total_bytes
 from llmctx.storage.durability import Risk
-from llmctx.storage.engine import reading
+from llmctx.storage.engine import read_connection
 from llmctx.storage.reflection import overflow_column, reflect
 from llmctx.storage.retention import partitions
 from llmctx.storage.retention.partitions import Partition
@@ -56,7 +56,7 @@ async def table(settings: Settings) -> list[Finding]:
     if not settings.is_postgresql:
         return []
     try:
-        async with reading(settings) as connection:
+        async with read_connection(settings) as connection:
             seen = await _look(connection, settings)
             of_texts = await texts_checks.findings(connection, seen.log)
     except LlmctxError as problem:

@@ -14,7 +14,7 @@ from llmctx.ops.erase.subject import Subject, SubjectIds
 from llmctx.ops.journals import Ownership, ownership_async
 from llmctx.settings import Settings
 from llmctx.storage.dependents import Dependent, dependents
-from llmctx.storage.engine import changing, compact, reading, sqlite_file, where
+from llmctx.storage.engine import compact, describe_database, read_connection, sqlite_file, write_connection
 from llmctx.storage.reflection import reflect
 
 Progress = Callable[[str, int], None]
@@ -69,7 +69,7 @@ async def erase(
         mentions: take the id out of the texts of other people's rows as well. Reads every text there is.
         wait_s: how long living processes are waited for, to bring what they hold of theirs to the database.
     """
-    async with reading(settings, whole=True) as connection:
+    async with read_connection(settings, whole=True) as connection:
         table = await reflect(connection, settings)
         unchecked = [] if do else await rows.unindexed_links(connection, table)
         subject_ids = await rows.find_ids(connection, table, subject, unchecked)
@@ -81,7 +81,7 @@ async def erase(
         return disk.count(owners, subject_ids, mentions=mentions)
 
     async def look() -> list[SearchResult]:
-        async with reading(settings, whole=True) as connection:
+        async with read_connection(settings, whole=True) as connection:
             found = await rows.count(connection, table, subject_ids, children, mentions=mentions, unchecked=unchecked)
         return await _places(owners, subject_ids, found, lying())
 
@@ -98,7 +98,7 @@ async def erase(
     receipt.places = await look()
     if do:
         disk.erase(owners, subject_ids, mentions=mentions)
-        async with changing(settings) as connection:
+        async with write_connection(settings) as connection:
             work = rows.Work(connection, table, subject_ids, children, progress, settings)
             await work.erase(blank=blank, mentions=mentions)
         if (file := sqlite_file(settings)) is not None:
@@ -117,7 +117,7 @@ async def _places(
     owners: Ownership, subject_ids: SubjectIds, found: dict[str, int], lying: disk.JournalCounts
 ) -> list[SearchResult]:
     settings = owners.settings
-    database, redis = where(settings), shared.shown_registry(settings)
+    database, redis = describe_database(settings), shared.shown_registry(settings)
     places = [SearchResult(name, database, count) for name, count in found.items()]
     said = ", ".join(lying.directories)
     places += [
@@ -146,7 +146,7 @@ def _explain(
     if children:
         names = ", ".join(child.name for child in children)
         receipt.notes.append(f"Rows of {names} are deleted with their calls, also with --blank.")
-    receipt.notes += [child.slow for child in children if not child.indexed]
+    receipt.notes += [child.index_advice for child in children if not child.indexed]
     if not mentions:
         receipt.notes.append("Texts of other users' rows are not searched for the id; --mentions does that.")
     if transport:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from llmctx.core.place import Place
 from llmctx.delivery import journal
-from llmctx.ops.erase.subject import SubjectIds, without
+from llmctx.ops.erase.subject import SubjectIds, without_ids
 from llmctx.ops.erase.table import PERSONAL_TEXTS
 from llmctx.ops.journals import Ownership
 
@@ -51,13 +51,13 @@ def says_something(subject_ids: SubjectIds, *, mentions: bool) -> SelectedRows:
 
 def _less(columns: Mapping[str, Any], subject_ids: SubjectIds, *, mentions: bool) -> dict[str, Any]:
     """Return the columns of another's row that name them, without that."""
-    attributes, changed = without(columns.get("attributes"), subject_ids.ids)
+    attributes, changed = without_ids(columns.get("attributes"), subject_ids.ids)
     less = {"attributes": attributes} if changed else {}
     if mentions:
         finder = subject_ids.mentions
         for name in PERSONAL_TEXTS:
             text = columns.get(name)
-            if isinstance(text, str) and (left := finder.without(text)) != text:
+            if isinstance(text, str) and (left := finder.strip_ids(text)) != text:
                 less[name] = left
     return less
 

@@ -36,21 +36,21 @@ class Mentions:
         parts = [max(re.findall(r"[A-Za-z0-9_.@:+-]+", one), key=len, default="") for one in self._ids]
         return parts if all(parts) else None
 
-    def without(self, value: Any, depth: int = 0) -> Any:
+    def strip_ids(self, value: Any, depth: int = 0) -> Any:
         """Return `value`, a JSON value or a text that may hold JSON, without any of the ids; itself if it has none."""
         if isinstance(value, str):
             return self._of_text(value, depth)
         if isinstance(value, Mapping) and depth < _DEEP:
             return {self._of_words(name): self._of_member(name, item, depth) for name, item in value.items()}
         if isinstance(value, list) and depth < _DEEP:
-            return [self.without(item, depth + 1) for item in value]
+            return [self.strip_ids(item, depth + 1) for item in value]
         return value
 
     def _of_member(self, name: str, item: Any, depth: int) -> Any:
         is_number = isinstance(item, (int, float)) and not isinstance(item, bool)
         if is_number and str(item) in self._ids and (_NAMED.fullmatch(name) or len(str(item)) > 4):
             return GONE
-        return self.without(item, depth + 1)
+        return self.strip_ids(item, depth + 1)
 
     def _of_text(self, text: str, depth: int) -> str:
         if text[:1] in ("{", "[", '"') and depth < _DEEP:
@@ -58,7 +58,7 @@ class Mentions:
                 inner = json.loads(text)
             except (ValueError, RecursionError):
                 return self._of_words(text)
-            less = self.without(inner, depth + 1)
+            less = self.strip_ids(inner, depth + 1)
             return text if less == inner else _written(less, like=text)
         return self._of_words(text)
 

@@ -59,7 +59,7 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def without(value: Any, ids: set[str]) -> tuple[Any, bool]:
+def without_ids(value: Any, ids: set[str]) -> tuple[Any, bool]:
     """Return `value`, which is JSON, without any of `ids`; and whether it had some.
 
     Whole texts go, names of members with what they name, and longer ids also from inside of texts.
@@ -67,7 +67,7 @@ def without(value: Any, ids: set[str]) -> tuple[Any, bool]:
     if isinstance(value, str):
         if value in ids:
             return None, True
-        text = Mentions(one for one in ids if len(one) >= _LONG_ENOUGH and one in value).without(value)
+        text = Mentions(one for one in ids if len(one) >= _LONG_ENOUGH and one in value).strip_ids(value)
         return text, text != value
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return (None, True) if str(value) in ids and len(str(value)) >= _LONG_ENOUGH else (value, False)
@@ -78,10 +78,10 @@ def without(value: Any, ids: set[str]) -> tuple[Any, bool]:
             if name in ids:
                 changed = True
                 continue
-            kept[name], other = without(item, ids)
+            kept[name], other = without_ids(item, ids)
             changed |= other
         return kept, changed
     if isinstance(value, (list, tuple)):
-        pairs = [without(item, ids) for item in value]
+        pairs = [without_ids(item, ids) for item in value]
         return [item for item, _ in pairs], any(other for _, other in pairs)
     return value, False

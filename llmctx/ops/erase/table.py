@@ -16,24 +16,24 @@ from llmctx.core.errors import LlmctxError
 from llmctx.core.record import LINKS, SPECS, Reason
 from llmctx.identity.explanation import KEY
 from llmctx.ops.erase.mentions import Mentions
-from llmctx.ops.erase.subject import Subject, SubjectIds, without
+from llmctx.ops.erase.subject import Subject, SubjectIds, without_ids
 from llmctx.settings import Settings
-from llmctx.storage.catalog import indexes_of, qualified
+from llmctx.storage.catalog import indexes_of, qualify_name
 from llmctx.storage.dependents import Dependent
 from llmctx.storage.host_types import as_text
 from llmctx.storage.paging import iter_batches
 from llmctx.storage.queries.counts import estimate_rows
 from llmctx.storage.reflection import (
     UNFIT,
-    among,
     column_expr,
     count_rows,
     equals,
     held_in,
+    id_is_in,
+    is_missing,
     is_row,
     key_of,
     key_values,
-    lacks,
     place_of,
     word_values,
 )
@@ -53,7 +53,7 @@ _SHARED: Final = ("shared_thread", "shared_job", "conflict")
 # -- finding ----------------------------------------------------------------------------------------------------------
 
 
-def naming(log: sa.Table, subject: Subject) -> sa.ColumnElement[bool]:
+def names_subject(log: sa.Table, subject: Subject) -> sa.ColumnElement[bool]:
     """Return the condition of rows that name them."""
     found: list[sa.ColumnElement[bool]] = []
     if subject.user is not None:
@@ -68,7 +68,7 @@ async def unindexed_links(connection: AsyncConnection, log: sa.Table) -> list[st
     rows = await estimate_rows(connection, log)
     if connection.dialect.name != "postgresql" or rows is None or rows.value < _LARGE:
         return []
-    indexes = await connection.run_sync(indexes_of, qualified(log.name, log.schema))
+    indexes = await connection.run_sync(indexes_of, qualify_name(log.name, log.schema))
     first = {index.columns[0] for index in indexes if index.columns and index.valid and index.predicate is None}
     return [name for name in LINKS if name in log.c and name not in first]
 
@@ -78,7 +78,7 @@ async def find_ids(
 ) -> SubjectIds:
     """Return the sessions, threads, … that lead to the subject alone; those `unchecked` perhaps to others as well."""
     own: dict[str, set[str]] = {}
-    theirs = naming(log, subject)
+    theirs = names_subject(log, subject)
     for name in LINKS:
         if name not in log.c or (name == "session_id" and subject.user is None):
             continue
@@ -89,7 +89,7 @@ async def find_ids(
         if name not in unchecked and ("user_id" in log.c or "identity_reason" in log.c):
             for some in _chunks(sorted(used)):
                 others = _of_others(log, subject, name)
-                taken.update(await connection.scalars(sa.select(link).where(among(log, name, some), others)))
+                taken.update(await connection.scalars(sa.select(link).where(id_is_in(log, name, some), others)))
         own[name] = used - taken
     return SubjectIds(subject, own)
 
@@ -117,9 +117,11 @@ def of_no_user(log: sa.Table, subject_ids: SubjectIds, unchecked: Collection[str
 
     Links that are `unchecked` are left out: without an index on them, every row without a user would be read.
     """
-    unnamed = lacks(log, _kind(subject_ids.subject))
+    unnamed = is_missing(log, _kind(subject_ids.subject))
     return [
-        sa.and_(unnamed, among(log, name, some), ~sa.func.coalesce(naming(log, subject_ids.subject), sa.false()))
+        sa.and_(
+            unnamed, id_is_in(log, name, some), ~sa.func.coalesce(names_subject(log, subject_ids.subject), sa.false())
+        )
         for name, values in subject_ids.own.items()
         if name not in unchecked
         for some in _chunks(sorted(values))
@@ -145,7 +147,7 @@ def with_evidence(log: sa.Table, ids: set[str]) -> sa.ColumnElement[bool]:
     )
 
 
-def mentioning(log: sa.Table, subject_ids: SubjectIds) -> sa.Select[Any] | None:
+def select_mentions(log: sa.Table, subject_ids: SubjectIds) -> sa.Select[Any] | None:
     """Select others' rows that may have the id in a text, to be looked at one by one; None without columns of texts."""
     columns = [text_expr(log, name) for name in PERSONAL_TEXTS if name in log.c]
     if not columns:
@@ -163,7 +165,7 @@ def mentioning(log: sa.Table, subject_ids: SubjectIds) -> sa.Select[Any] | None:
 def without_mentions(log: sa.Table, row: Mapping[str, Any], mentions: Mentions) -> dict[str, Any]:
     """Return the texts of `row` that have the id, without it."""
     texts = {name: row[name] for name in PERSONAL_TEXTS if name in log.c and row[name] is not None}
-    less = {name: mentions.without(value) for name, value in texts.items()}
+    less = {name: mentions.strip_ids(value) for name, value in texts.items()}
     return {name: value for name, value in less.items() if value != texts[name]}
 
 
@@ -179,7 +181,7 @@ async def count(
     """Return how many rows there are of each kind; with links that are `unchecked` only those that an index finds."""
 
     rows_of = partial(count_rows, connection, log)
-    theirs = naming(log, subject_ids.subject)
+    theirs = names_subject(log, subject_ids.subject)
     of_nobody = of_no_user(log, subject_ids, unchecked)
     found = {log.name: await rows_of(theirs), "rows of nobody": 0}
     for condition in of_nobody:
@@ -190,7 +192,7 @@ async def count(
         found[child.name] = await count_rows(connection, each, belongs)
     if not unchecked:
         found["evidence of others"] = len(await _evidence(connection, log, subject_ids))
-    if mentions and (wanted := mentioning(log, subject_ids)) is not None:
+    if mentions and (wanted := select_mentions(log, subject_ids)) is not None:
         found["texts of others"] = 0
         async with connection.stream(wanted.execution_options(yield_per=_AT_ONCE // 10)) as rows:
             async for row in rows.mappings():
@@ -200,7 +202,7 @@ async def count(
 
 def _all_theirs(log: sa.Table, subject_ids: SubjectIds) -> sa.ColumnElement[bool]:
     # a condition on a NULL is unknown, and so would be its contrary
-    return sa.func.coalesce(sa.or_(naming(log, subject_ids.subject), *of_no_user(log, subject_ids)), sa.false())
+    return sa.func.coalesce(sa.or_(names_subject(log, subject_ids.subject), *of_no_user(log, subject_ids)), sa.false())
 
 
 async def _evidence(connection: AsyncConnection, log: sa.Table, subject_ids: SubjectIds) -> list[dict[str, Any]]:
@@ -215,9 +217,9 @@ async def _evidence(connection: AsyncConnection, log: sa.Table, subject_ids: Sub
             attributes = row["attributes"]
             written = isinstance(attributes, str)
             try:
-                less, changed = without(json.loads(attributes) if written else attributes, ids)
+                less, changed = without_ids(json.loads(attributes) if written else attributes, ids)
             except (ValueError, RecursionError):  # a column of the team's own, of plain text
-                less, changed = without(attributes, ids)
+                less, changed = without_ids(attributes, ids)
                 written = False
             if changed:
                 less = json.dumps(less, ensure_ascii=False) if written else less
@@ -262,7 +264,7 @@ class Work:
             await self._replace_mentions()
         for condition in of_no_user(log, self._subject_ids):
             await self._each("rows of nobody", condition, change, with_children=True)
-        await self._each(log.name, naming(log, self._subject_ids.subject), change, with_children=True)
+        await self._each(log.name, names_subject(log, self._subject_ids.subject), change, with_children=True)
 
     async def _each(
         self, what: str, condition: sa.ColumnElement[bool], change: Any, *, with_children: bool = False
@@ -306,7 +308,7 @@ class Work:
 
     async def _replace_mentions(self) -> None:
         log, connection, mentions = self._log, self._connection, self._subject_ids.mentions
-        wanted = mentioning(log, self._subject_ids)
+        wanted = select_mentions(log, self._subject_ids)
         if wanted is None:
             return
         async with aclosing(iter_batches(connection, self._settings, log, wanted)) as steps:

@@ -35,7 +35,7 @@ from llmctx.storage.queries.calls import (
     calls_in_order,
     conversation,
     handle,
-    news,
+    newly_ended,
 )
 from llmctx.storage.queries.counts import Count, count_calls, estimate_rows
 from llmctx.storage.queries.coverage import Coverage, coverage
@@ -93,7 +93,7 @@ __all__ = [
     "handle",
     "health",
     "missing_tokens",
-    "news",
+    "newly_ended",
     "session_sums",
     "sessions",
     "stats",

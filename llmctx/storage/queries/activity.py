@@ -33,7 +33,7 @@ from llmctx.storage.queries.page import (
     spans_after,
     spans_before,
 )
-from llmctx.storage.reflection import among, column_expr, overflow_column
+from llmctx.storage.reflection import column_expr, id_is_in, overflow_column
 
 Order = Literal["cost", "errors", "calls", "tokens", "ms"]
 """By what most: US dollars, failed calls, calls, tokens, or time spent in calls."""
@@ -283,7 +283,7 @@ async def _used_later(
     after = span.is_before(table.c.created_at)
     if after is None or not some:
         return set()
-    theirs = among(table, kind.name, [str(one.id) for one in some])
+    theirs = id_is_in(table, kind.name, [str(one.id) for one in some])
     used = (
         sa.select(column_expr(table, kind.name)).where(theirs, after, filters.clause(table)).distinct().limit(len(some))
     )
@@ -298,7 +298,7 @@ async def _added_up(
 ) -> dict[str | None, R]:
     if not ids or kind.name not in table.c:
         return {}
-    where = sa.and_(filters.clause(table), among(table, kind.name, ids))
+    where = sa.and_(filters.clause(table), id_is_in(table, kind.name, ids))
     rows = await connection.execute(_sums(table, kind, where).limit(len(ids)))
     return {row.key: _row(kind, row._mapping) for row in rows}
 
@@ -384,7 +384,7 @@ async def _with_models(
     """Return `rows` with the models that each has used."""
     if not rows:
         return []
-    own, theirs = column_expr(table, "session_id"), among(table, "session_id", [row.session_id for row in rows])
+    own, theirs = column_expr(table, "session_id"), id_is_in(table, "session_id", [row.session_id for row in rows])
     counted = sa.select(own, table.c.model, sa.func.count().label("calls")).where(filters.clause(table), theirs)
     models: dict[str, list[str]] = {}
     by_calls = counted.group_by(own, table.c.model).order_by(sa.literal_column("calls").desc(), table.c.model)

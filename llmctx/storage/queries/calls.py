@@ -26,7 +26,7 @@ from llmctx.storage.queries.page import (
     spans_after,
     spans_before,
 )
-from llmctx.storage.reflection import column_expr, either, everything
+from llmctx.storage.reflection import all_columns, column_expr, equals_disjoint
 
 Row = dict[str, Any]
 
@@ -46,7 +46,7 @@ class AmbiguousCall(LlmctxError):
 def _columns(table: Table, *, whole: bool) -> list[sa.ColumnElement[Any]]:
     """Return our columns, as far as the table has them; if `whole` with texts, attributes, and what is its own."""
     hidden = () if whole else (*SNAPSHOTS, "attributes")
-    own = [column for column in everything(table) if column.name not in COLUMNS] if whole else []
+    own = [column for column in all_columns(table) if column.name not in COLUMNS] if whole else []
     return [*(column_expr(table, name) for name in COLUMNS if name not in hidden), *own]
 
 
@@ -238,12 +238,12 @@ def handle(call_id: UUID | str | None) -> str:
 
 async def conversation(connection: AsyncConnection, table: Table, session: str, *, limit: int = 200) -> list[Row]:
     """Return the calls of a session, whole, in their order; of a longer one the last."""
-    conditions, timeless = either(table, "session_id", session), bool(table.c.created_at.nullable)
+    conditions, timeless = equals_disjoint(table, "session_id", session), bool(table.c.created_at.nullable)
     rows = await connection.execute(_first_of(table, conditions, limit, whole=True, timeless=timeless))
     return [dict(row) for row in reversed(rows.mappings().all())]
 
 
-async def news(
+async def newly_ended(
     connection: AsyncConnection,
     table: Table,
     filters: Filters,

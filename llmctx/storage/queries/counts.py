@@ -8,7 +8,7 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from llmctx.storage.catalog import qualified
+from llmctx.storage.catalog import qualify_name
 from llmctx.storage.distribution import is_distributed
 from llmctx.storage.filters import Filters
 
@@ -44,7 +44,7 @@ async def estimate_rows(connection: AsyncConnection, table: sa.Table) -> Count |
     if await is_distributed(connection, table):
         return None  # its shards have been looked at
     if connection.dialect.name == "postgresql":
-        name = {"name": qualified(table.name, table.schema)}
+        name = {"name": qualify_name(table.name, table.schema)}
         rows = await connection.scalar(sa.text(_ESTIMATE), name)
     else:
         rows = await connection.scalar(sa.select(sa.func.max(sa.literal_column("rowid"))).select_from(table)) or 0

@@ -14,7 +14,7 @@ from llmctx.core.record import Reason
 from llmctx.identity.explanation import KEY
 from llmctx.storage.filters import Filters, is_unattributed
 from llmctx.storage.queries.aggregates import make_room
-from llmctx.storage.reflection import attribute, column_expr, lacks
+from llmctx.storage.reflection import attribute, column_expr, is_missing
 from llmctx.storage.rollup.reading import Reading, reading_of
 
 Row = dict[str, Any]
@@ -131,8 +131,8 @@ async def _misses(connection: AsyncConnection, table: Table, where: ColumnElemen
 
 def _instead(table: Table) -> ColumnElement[str | None]:
     """Return what a row lacks that has a thread_id in place of its session; NULL of other rows."""
-    threaded = and_(lacks(table, "session_id"), column_expr(table, "thread_id").is_not(None))
-    return case((and_(threaded, lacks(table, "user_id")), "session, user"), (threaded, "session"), else_=None)
+    threaded = and_(is_missing(table, "session_id"), column_expr(table, "thread_id").is_not(None))
+    return case((and_(threaded, is_missing(table, "user_id")), "session, user"), (threaded, "session"), else_=None)
 
 
 def _together(groups: Sequence[Row], keys: Sequence[str]) -> list[Row]:

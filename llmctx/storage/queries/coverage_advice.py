@@ -38,7 +38,7 @@ class Remedy:
 
 
 @dataclass(frozen=True, slots=True)
-class Alike:
+class CommonTraits:
     """Some rows without ids, and what they share: `identity_reason`, `node`, …"""
 
     rows: int
@@ -49,7 +49,7 @@ def in_common(misses: Sequence[Group]) -> list[str]:
     """Return one sentence or two: what most of the rows share, and what most of the others do."""
     total = _rows(misses)
     said: list[str] = []
-    for one in alike(misses):
+    for one in common_traits(misses):
         words = ", ".join(_WORDS[name].format(value) for name, value in one.values.items())
         said.append(f"{'Another ' if said else ''}{one.rows:,} of {total:,} {_misses(total)}: {words}.")
     if total and all(group.get("lacks") for group in misses):
@@ -59,16 +59,16 @@ def in_common(misses: Sequence[Group]) -> list[str]:
     return said
 
 
-def alike(misses: Sequence[Group]) -> list[Alike]:
+def common_traits(misses: Sequence[Group]) -> list[CommonTraits]:
     """Return what most of the rows share, and what most of the others do: two at most."""
-    found: list[Alike] = []
+    found: list[CommonTraits] = []
     rest = list(misses)
     while rest and len(found) < 2:
         shared, rest = _shared(rest)
         if shared is None:
             break
         inside, values = shared
-        found.append(Alike(_rows(inside), values))
+        found.append(CommonTraits(_rows(inside), values))
     return found
 
 

@@ -18,7 +18,7 @@ from llmctx.storage.queries.calls import call_page
 from llmctx.storage.queries.counts import Count, estimate_rows
 from llmctx.storage.retention import partitions
 from llmctx.storage.rollup.rollup import state_of
-from llmctx.storage.rollup.tables import may, totals_of
+from llmctx.storage.rollup.tables import has_privilege, totals_of
 from llmctx.storage.texts_table import texts_of
 
 _SAMPLE: Final = 50
@@ -109,7 +109,7 @@ async def _totals(connection: AsyncConnection, table: sa.Table) -> TotalsState |
     if state is None:
         return None
     stale = 0
-    if await may(connection, totals.marks, "SELECT"):
+    if await has_privilege(connection, totals.marks, "SELECT"):
         some = sa.select(totals.marks.c.id).limit(_MOST_MARKS + 1).subquery()
         stale = await connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0
     count = Count(min(stale, _MOST_MARKS), capped=stale > _MOST_MARKS)

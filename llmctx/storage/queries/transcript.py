@@ -14,7 +14,7 @@ from llmctx.storage.host_types import as_text
 from llmctx.storage.queries.activity import SessionRow, session_sums
 from llmctx.storage.queries.calls import Row, calls_in_order
 from llmctx.storage.queries.page import Cursor
-from llmctx.storage.reflection import among, column_expr
+from llmctx.storage.reflection import column_expr, id_is_in
 
 _MOST_LINKS: Final = 20
 _PROMPT: Final = 16_384
@@ -70,7 +70,7 @@ async def first_prompts(
     own, at = column_expr(table, "session_id"), table.c.created_at
     prompt = sa.func.substr(column_expr(table, "prompt_snapshot"), 1, _PROMPT)
     first = sa.and_(
-        among(table, "session_id", [one.session_id for one in sessions]), at.in_([one.first for one in sessions])
+        id_is_in(table, "session_id", [one.session_id for one in sessions]), at.in_([one.first for one in sessions])
     )
     found = sa.select(as_text(own), prompt).where(first, filters.clause(table), prompt.is_not(None))
     return {row[0]: row[1] for row in await connection.execute(found.limit(2 * len(sessions)))}

@@ -50,7 +50,7 @@ class Sweep:
         """Return how many rows are older than `cut`, those with errors than `errors`."""
         return await self._count(f"created_at < :cut AND {self._no_longer_wanted()}", cut, errors)
 
-    async def spoken(self, cut: datetime) -> int:
+    async def count_with_texts(self, cut: datetime) -> int:
         """Return how many rows from before `cut` have texts."""
         return await self._count(self._has_texts(), cut, cut) if self._spoken else 0
 
@@ -73,7 +73,7 @@ class Sweep:
         span = None if first is None else (first, max(cut, errors))
         return await self._walk([*before, delete], cut, errors, "rows looked through", span)
 
-    async def silence(self, cut: datetime) -> int:
+    async def clear_texts(self, cut: datetime) -> int:
         nothing = ", ".join(f"{self._quoted(name)} = NULL" for name in self._spoken)
         update = f"UPDATE {self._source} SET {nothing} WHERE {{where}} AND {self._has_texts()}"  # noqa: S608
         if self._texts is not None:
@@ -84,7 +84,7 @@ class Sweep:
         """Take out texts of rows that an index finds: nearly all texts stand apart."""
         found = f"SELECT ctid FROM {self._source} WHERE {self._has_texts()} LIMIT {_FEW}"  # noqa: S608
         statement = self._bound(update.format(where=f"ctid = ANY (ARRAY({found}))"), cut, cut)
-        left, touched = await self.spoken(cut), 0
+        left, touched = await self.count_with_texts(cut), 0
         while left > 0 and (rows := (await self._connection.execute(statement)).rowcount) > 0:
             await self._connection.commit()
             left, touched = left - rows, touched + rows

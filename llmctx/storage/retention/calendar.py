@@ -115,7 +115,7 @@ def _zones() -> tuple[tzinfo, ...]:
     return (*fixed, *(ZoneInfo(name) for name in sorted(available_timezones()) if "/" in name))
 
 
-def steps(calendar: Calendar | None, bounds: Sequence[Bounds], now: datetime, ahead: int) -> Iterator[Month]:
+def upcoming_steps(calendar: Calendar | None, bounds: Sequence[Bounds], now: datetime, ahead: int) -> Iterator[Month]:
     """Yield the steps from the present one on, as many as `ahead` after it, and on to the last of `bounds`.
 
     Where no calendar can be told, it is one step: from now on to the last of them.
@@ -138,7 +138,7 @@ def steps(calendar: Calendar | None, bounds: Sequence[Bounds], now: datetime, ah
         beginning = end
 
 
-def without(step: Month, covered: Sequence[tuple[datetime | None, datetime | None]]) -> Iterator[Month]:
+def subtract(step: Month, covered: Sequence[tuple[datetime | None, datetime | None]]) -> Iterator[Month]:
     """Yield what of a step lies in none of `covered`; None is for ever."""
     at = step.first
     for lower, upper in sorted(covered, key=lambda bound: bound[0] or datetime.min.replace(tzinfo=UTC)):

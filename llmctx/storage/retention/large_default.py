@@ -17,7 +17,7 @@ from typing import Final
 from sqlalchemy import Table, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from llmctx.storage.catalog import qualified
+from llmctx.storage.catalog import qualify_name
 from llmctx.storage.distribution import is_distributed, size_function
 from llmctx.storage.partition_ddl import Diversion, Month
 from llmctx.storage.retention import partitions
@@ -33,7 +33,7 @@ SELECT {size}(to_regclass(:default)) AS bytes, to_regclass(:part) IS NOT NULL AS
 
 @dataclass(frozen=True, slots=True)
 class Prospect:
-    """How the partition of a month comes to be: `in_steps` by `make`, else by `partitions.make`."""
+    """How the partition of a month comes to be: `in_steps` by `make_partition`, else by `partitions.make_partition`."""
 
     month: Month | None
     """None where the default partition has too much of it."""
@@ -63,17 +63,17 @@ async def plan(
     return Prospect(replace(month, first=first, label=label) if first < month.after_last else None, in_steps=True)
 
 
-async def make(connection: AsyncConnection, log: Table, month: Month, default: Partition) -> None:
+async def make_partition(connection: AsyncConnection, log: Table, month: Month, default: Partition) -> None:
     """Make the partition of `month`, or go on with it."""
     part = partitions.part_in_sql(log, month)
     ahead = Diversion(
         source=default.name,
         target=part,
         columns=await partitions.copied_columns(connection, log),
-        leaving=partitions.condition(log, month, "{row}"),
-        staying=f"NOT ({partitions.condition(log, month)})",
+        moving_condition=partitions.condition(log, month, "{row}"),
+        staying_condition=f"NOT ({partitions.condition(log, month)})",
         check=f"llmctx_without_{month.partition('').removeprefix('_p')}",
-        function=qualified(f"llmctx_ahead_{month.partition(log.name)}", log.schema),
+        function=qualify_name(f"llmctx_ahead_{month.partition(log.name)}", log.schema),
         as_owner=True,
     )
     begun = await connection.scalar(text("SELECT to_regclass(:part) IS NOT NULL"), {"part": part})
@@ -82,9 +82,9 @@ async def make(connection: AsyncConnection, log: Table, month: Month, default: P
         start = json.dumps({"from": month.first.isoformat()})
         made = await partitions.make_apart(connection, log, month)
         comment = f"COMMENT ON TABLE {part} IS '{start}'"
-        await run_patiently(connection, [*made, comment, *ahead.lead(), ahead.promise()], default.name)
+        await run_patiently(connection, [*made, comment, *ahead.lead(), ahead.constrain()], default.name)
     await connection.exec_driver_sql(ahead.move())
     await connection.commit()
-    await run_patiently(connection, [ahead.prove()])
+    await run_patiently(connection, [ahead.validate()])
     let_go = (f"ALTER TABLE {default.name} DROP CONSTRAINT {ahead.check}", f"COMMENT ON TABLE {part} IS NULL")
     await run_patiently(connection, [*ahead.end(), *partitions.attach(log, month), *let_go], default.name)

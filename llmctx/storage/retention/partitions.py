@@ -12,7 +12,7 @@ from sqlalchemy import Table, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.storage import catalog
-from llmctx.storage.catalog import qualified, quote
+from llmctx.storage.catalog import qualify_name, quote
 from llmctx.storage.ddl import run_as_one
 from llmctx.storage.partition_ddl import Month, move_rows
 from llmctx.storage.reflection import NaiveUtc
@@ -42,7 +42,7 @@ class Partition:
         return self.lower is not None and self.upper is not None and self.upper - self.lower <= _SHORT
 
 
-def plain(connection: AsyncConnection, log: Table) -> Partition:
+def as_single_partition(connection: AsyncConnection, log: Table) -> Partition:
     """Return a table without partitions as its only one."""
     return Partition(connection.dialect.identifier_preparer.format_table(log))
 
@@ -62,7 +62,7 @@ async def list_partitions(connection: AsyncConnection, log: Table) -> list[Parti
     return sorted(parts, key=lambda part: (part.lower or datetime.min.replace(tzinfo=UTC), part.name))
 
 
-async def leaves(connection: AsyncConnection, part: Partition) -> list[Partition]:
+async def leaf_partitions(connection: AsyncConnection, part: Partition) -> list[Partition]:
     """Return `part`, or what it is cut into itself: rows are in these only."""
     if connection.dialect.name != "postgresql":
         return [part]
@@ -96,8 +96,8 @@ def missing(parts: Sequence[Partition], now: datetime, ahead: int) -> list[Month
     known = calendar.infer(bounds or ends)
     return [
         gap
-        for step in calendar.steps(known, bounds or ends, now, ahead)
-        for gap in calendar.without(step, covered)
+        for step in calendar.upcoming_steps(known, bounds or ends, now, ahead)
+        for gap in calendar.subtract(step, covered)
         if gap.after_last > now
     ]
 
@@ -118,12 +118,12 @@ def calendar_ends(parts: Sequence[Partition], now: datetime, ahead: int = 0) -> 
 
 def name_in_sql(log: Table) -> str:
     """Return the table as it stands in a statement."""
-    return qualified(log.name, log.schema)
+    return qualify_name(log.name, log.schema)
 
 
 def part_in_sql(log: Table, month: Month) -> str:
     """Return the partition of `month` as it stands in a statement."""
-    return qualified(month.partition(log.name), log.schema)
+    return qualify_name(month.partition(log.name), log.schema)
 
 
 def make_in_sql(log: Table, month: Month) -> str:
@@ -162,7 +162,7 @@ def condition(log: Table, month: Month, row: str = "") -> str:
     return f"{row}created_at >= {first} AND {row}created_at < {after}"
 
 
-async def make(connection: AsyncConnection, log: Table, month: Month, default: Partition | None) -> None:
+async def make_partition(connection: AsyncConnection, log: Table, month: Month, default: Partition | None) -> None:
     """Make the partition of `month`; rows of it that lie in the default partition move there."""
     statements = await make_apart(connection, log, month)
     if default is not None:

@@ -36,7 +36,7 @@ class ManagedTable:
     """As pg_partman calls ours."""
     premake: int
     retention: str | None
-    works: bool
+    is_installed: bool
     """Its function is there."""
 
     @property
@@ -49,7 +49,7 @@ class ManagedTable:
         kept = f"drops what is older than {self.retention}" if self.retention else "keeps every one"
         return f"let pg_partman look after the partitions: it makes {self.premake} beforehand, and {kept}"
 
-    def expiring(self, days: int) -> str:
+    def retention_statement(self, days: int) -> str:
         """Return how to tell it for how long rows are kept."""
         tell = f"UPDATE {self.schema}.part_config SET retention = '{days} days', retention_keep_table = false"  # noqa: S608
         return (
@@ -62,7 +62,7 @@ def _literal(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-async def managing(connection: AsyncConnection, log: Table) -> ManagedTable | None:
+async def find_managed_table(connection: AsyncConnection, log: Table) -> ManagedTable | None:
     """Return what pg_partman does for the table, None for nothing. Raises `LlmctxError` where that is hidden."""
     name = connection.dialect.identifier_preparer.format_table(log)
     for row in await connection.execute(text(_CONFIGS), {"name": name}):

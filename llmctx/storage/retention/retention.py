@@ -13,12 +13,12 @@ from llmctx.core.text import capitalize
 from llmctx.settings import Settings
 from llmctx.storage.dependents import Dependent, dependents
 from llmctx.storage.distribution import is_distributed
-from llmctx.storage.engine import changing
+from llmctx.storage.engine import write_connection
 from llmctx.storage.reflection import reflect
 from llmctx.storage.retention import large_default, partitions
 from llmctx.storage.retention.batch_delete import Sweep
 from llmctx.storage.retention.partitions import Partition
-from llmctx.storage.retention.partman import ManagedTable, managing
+from llmctx.storage.retention.partman import ManagedTable, find_managed_table
 from llmctx.storage.retention.policy import Policy
 from llmctx.storage.texts_table import DAYS_AHEAD, texts_of
 
@@ -49,7 +49,7 @@ async def retain(
     progress: Progress = lambda what, more, total: None,
 ) -> Report:
     """Make what is to come, take away what has expired, or say so."""
-    async with changing(settings) as connection:
+    async with write_connection(settings) as connection:
         return await _Work(connection, settings, policy, now or datetime.now(UTC), Report(do), progress).run()
 
 
@@ -74,10 +74,10 @@ class _Work:
         managed: ManagedTable | None = None
         if self._settings.is_postgresql:
             parts = await partitions.list_partitions(connection, log)
-            managed = await managing(connection, log)
+            managed = await find_managed_table(connection, log)
         await connection.commit()
         if self._policy.rows is not None:
-            self._report.notes += [child.slow for child in children if not child.indexed]
+            self._report.notes += [child.index_advice for child in children if not child.indexed]
         if managed is not None:
             await self._leave_to(managed)
             parts = parts and await partitions.list_partitions(connection, log)
@@ -85,18 +85,18 @@ class _Work:
             await self._prepare(log, parts, self._policy.ahead)
         if (texts := texts_of(log)) is not None:
             await self._keep_texts(texts)
-        for part in [partitions.plain(connection, log)] if parts is None else parts:
+        for part in [partitions.as_single_partition(connection, log)] if parts is None else parts:
             await self._expire(log, children, part, droppable=parts is not None and managed is None)
         return self._report
 
     async def _leave_to(self, managed: ManagedTable) -> None:
-        if managed.works:
+        if managed.is_installed:
             self._report.steps.append(managed.step)
         else:
             self._report.notes.append(f"{capitalize(managed.step)}.")
         if self._policy.rows is not None and managed.retention is None:
-            self._report.notes.append(managed.expiring(self._policy.rows))
-        if self._report.done and managed.works:
+            self._report.notes.append(managed.retention_statement(self._policy.rows))
+        if self._report.done and managed.is_installed:
             await partitions.run_patiently(self._connection, [managed.maintenance])
 
     async def _prepare(self, log: Table, parts: list[Partition], ahead: int) -> None:
@@ -118,9 +118,9 @@ class _Work:
             if prospect.writers_wait:
                 self._report.notes.append(f"Writers wait while the default partition is searched for rows of {whole}.")
             if self._report.done and prospect.in_steps and default is not None:
-                await large_default.make(self._connection, log, month, default)
+                await large_default.make_partition(self._connection, log, month, default)
             elif self._report.done:
-                await partitions.make(self._connection, log, month, default)
+                await partitions.make_partition(self._connection, log, month, default)
 
     async def _keep_texts(self, texts: Table) -> None:
         """Make the next days of texts that stand apart, and drop those that have expired, with their rows or before."""
@@ -153,7 +153,7 @@ class _Work:
         if not droppable or part.upper is None or errors is None or part.upper > errors or children:
             exact = self._policy.exact or bool(children) or not part.is_short
             expired = rows is not None and part.upper is not None and part.upper <= rows
-            for leaf in await partitions.leaves(self._connection, part):
+            for leaf in await partitions.leaf_partitions(self._connection, part):
                 await self._sweep(log, children, leaf, rows=exact or expired)
             return
         word = "detach" if self._policy.detach else "drop"
@@ -172,12 +172,12 @@ class _Work:
             self._report.steps.append(f"delete {count:,} rows of {part.name} from before {cut:%Y-%m-%d}")
             if self._report.done:
                 self._report.rows += await sweep.delete(cut, errors or cut)
-        if texts is not None and oldest < texts and (count := await sweep.spoken(texts)):
+        if texts is not None and oldest < texts and (count := await sweep.count_with_texts(texts)):
             self._report.steps.append(
                 f"take the texts out of {count:,} rows of {part.name} from before {texts:%Y-%m-%d}"
             )
             if self._report.done:
-                self._report.snapshots += await sweep.silence(texts)
+                self._report.snapshots += await sweep.clear_texts(texts)
 
     def _cut(self, days: int | None) -> datetime | None:
         return None if days is None else self._now - timedelta(days=days)

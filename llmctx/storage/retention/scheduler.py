@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.settings import Settings
-from llmctx.storage.engine import changing, is_pooled
+from llmctx.storage.engine import is_pooled, write_connection
 from llmctx.storage.retention import Policy, retain
 from llmctx.storage.rollup import RollupRunning, rollup
 
@@ -30,7 +30,7 @@ _EVERY_S: Final = 86_400.0
 _LOCK: Final = 0x6C6C6D63 << 32  # "llmc", and the table
 
 
-async def keep(settings: Settings, *, first_s: float = _FIRST_S, look_s: float = _LOOK_S) -> None:
+async def run_daily(settings: Settings, *, first_s: float = _FIRST_S, look_s: float = _LOOK_S) -> None:
     """Retain once a day, and bring the totals up to date, if no other process does, until cancelled. Never raises."""
     if not settings.is_postgresql and settings.retain == "on":
         diagnostics.count(
@@ -45,7 +45,7 @@ async def keep(settings: Settings, *, first_s: float = _FIRST_S, look_s: float =
                 await rollup(settings)
                 await asyncio.sleep(look_s)
                 continue
-            async with changing(settings) as connection:
+            async with write_connection(settings) as connection:
                 pooled = await is_pooled(connection)
                 await connection.rollback()
                 if await _held(connection, settings, pooled=pooled):

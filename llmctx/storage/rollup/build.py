@@ -28,7 +28,7 @@ def floor_day(time: datetime) -> datetime:
     return floor_hour(time.astimezone(UTC)).replace(hour=0)
 
 
-async def remake(
+async def rebuild_hours(
     connection: AsyncConnection, log: sa.Table, totals: Totals, first: datetime, after: datetime, until: datetime
 ) -> None:
     """Make the hours from `first` to `after` anew, and of the days that they touch what is whole.

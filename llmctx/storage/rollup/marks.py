@@ -13,9 +13,9 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from llmctx.storage.catalog import qualified
+from llmctx.storage.catalog import qualify_name
 from llmctx.storage.rollup.build import HOUR, floor_hour
-from llmctx.storage.rollup.tables import may, totals_of
+from llmctx.storage.rollup.tables import has_privilege, totals_of
 
 MARGIN: Final = timedelta(minutes=10)
 """Between an hour for which rows are not late yet and one of which totals are made: for clocks that differ, and for
@@ -50,7 +50,7 @@ async def mark_spans(connection: AsyncConnection, log: sa.Table, spans: Iterable
     """Mark all hours of `spans`, from their first times up to their last ones."""
     rows = [{"first": first, "after": after} for first, after in spans]
     marks = totals_of(log, postgresql=connection.dialect.name == "postgresql").marks
-    if rows and await may(connection, marks, "INSERT"):
+    if rows and await has_privilege(connection, marks, "INSERT"):
         await connection.execute(marks.insert(), rows)
 
 
@@ -59,12 +59,12 @@ async def mark_in_sql(
 ) -> list[str]:
     """Return the statement that marks all hours from `first` to `after`; None is as far as there are any."""
     marks = totals_of(log, postgresql=True).marks
-    there = await may(connection, marks, "INSERT")
+    there = await has_privilege(connection, marks, "INSERT")
     await connection.rollback()
     if not there:
         return []
     ends = [(first or EVER[0]).isoformat(), (after or EVER[1]).isoformat()]
-    name = qualified(marks.name, marks.schema)
+    name = qualify_name(marks.name, marks.schema)
     return [f"INSERT INTO {name} (first, after) VALUES ('{ends[0]}', '{ends[1]}')"]  # noqa: S608
 
 

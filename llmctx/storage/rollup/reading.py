@@ -150,8 +150,8 @@ def _ceil(time: datetime, unit: timedelta) -> datetime:
 
 def _are_known(filters: Filters) -> bool:
     """Return whether totals can tell which calls `filters` are of."""
-    return filters.given <= {*_KNOWN, *_FLAGS, *_TIMES, "within"} and (
-        filters.within is None or filters.within.given <= {*_KNOWN, *_FLAGS}
+    return filters.active_names <= {*_KNOWN, *_FLAGS, *_TIMES, "within"} and (
+        filters.within is None or filters.within.active_names <= {*_KNOWN, *_FLAGS}
     )
 
 

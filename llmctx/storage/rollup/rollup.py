@@ -16,13 +16,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.core.errors import LlmctxError
 from llmctx.settings import Settings
-from llmctx.storage.catalog import qualified
-from llmctx.storage.engine import changing
+from llmctx.storage.catalog import qualify_name
+from llmctx.storage.engine import write_connection
 from llmctx.storage.figures import sums_of_rows, sums_of_sums
 from llmctx.storage.reflection import reflect
-from llmctx.storage.rollup.build import DAY, HOUR, day_expr, floor_day, floor_hour, remake
+from llmctx.storage.rollup.build import DAY, HOUR, day_expr, floor_day, floor_hour, rebuild_hours
 from llmctx.storage.rollup.marks import EVER, closed_until, merge_spans
-from llmctx.storage.rollup.tables import Totals, may, totals_of
+from llmctx.storage.rollup.tables import Totals, has_privilege, totals_of
 
 Progress = Callable[[str, int, int | None], None]
 """Takes how much more is done, of what, of how much in all."""
@@ -63,7 +63,7 @@ async def rollup(
 
     Raises `RollupRunning` while another process does it. What was done before a break stays done.
     """
-    async with changing(settings) as connection:
+    async with write_connection(settings) as connection:
         log = await reflect(connection, settings)
         await connection.rollback()
         async with _alone(settings):
@@ -77,7 +77,7 @@ async def _alone(settings: Settings) -> AsyncIterator[None]:
         yield
         return
     key = _LOCK + zlib.crc32(f"{settings.db_schema}.{settings.table}".encode())
-    async with changing(settings) as lock:  # its own transaction, which a pooler leaves to one server
+    async with write_connection(settings) as lock:  # its own transaction, which a pooler leaves to one server
         await lock.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         if not await lock.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": key}):
             raise RollupRunning
@@ -124,7 +124,7 @@ class _Run:
         end = max(state.until, closed_until(self._now))
         self._report.until = state.until
         for first, after in self._steps(state.until, end):
-            await remake(connection, self._log, totals, first, after, until=after)
+            await rebuild_hours(connection, self._log, totals, first, after, until=after)
             await self._note(until=after)
             self._report.until = after
             self._report.hours += (hours := (after - first) // HOUR)
@@ -169,7 +169,7 @@ class _Run:
 
     async def _anew(self, spans: list[tuple[datetime, datetime]], until: datetime) -> None:
         for first, after in (step for one in merge_spans(spans) for step in self._steps(*one)):
-            await remake(self._connection, self._log, self._totals, first, after, until=until)
+            await rebuild_hours(self._connection, self._log, self._totals, first, after, until=until)
             await self._connection.commit()
             self._report.anew += (hours := (after - first) // HOUR)
             self._progress("hours made anew", hours, None)
@@ -231,7 +231,7 @@ class State:
 
 async def state_of(connection: AsyncConnection, totals: Totals) -> State | None:
     """Return how far the totals are; None where there are none, or the role may not read them."""
-    if not await may(connection, totals.state, "SELECT"):
+    if not await has_privilege(connection, totals.state, "SELECT"):
         return None
     row = (await connection.execute(sa.select(totals.state).limit(1))).first()
     return None if row is None else State(row.until, row.verified_at, row.made_at)
@@ -239,13 +239,13 @@ async def state_of(connection: AsyncConnection, totals: Totals) -> State | None:
 
 async def create(connection: AsyncConnection, log: sa.Table, totals: Totals) -> None:
     """Make the tables of totals, where they are missing. Roles that may insert rows may insert marks, too."""
-    if await may(connection, totals.state, "SELECT"):
+    if await has_privilege(connection, totals.state, "SELECT"):
         await connection.rollback()
         return
     await connection.run_sync(totals.metadata.create_all)
     if connection.dialect.name == "postgresql":
-        table = {"name": qualified(log.name, log.schema)}
-        marks = qualified(totals.marks.name, log.schema)
+        table = {"name": qualify_name(log.name, log.schema)}
+        marks = qualify_name(totals.marks.name, log.schema)
         for role in await connection.scalars(text(_INSERTING), table):
             await connection.execute(text(f"GRANT INSERT ON {marks} TO {role}"))
     await connection.commit()

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.core.record import DEFAULT_TABLE
-from llmctx.storage.catalog import qualified
+from llmctx.storage.catalog import qualify_name
 from llmctx.storage.figures import SUMS
 from llmctx.storage.table import UtcTime
 
@@ -97,12 +97,12 @@ def _sums(name: str, schema: str | None, metadata: sa.MetaData, *, postgresql: b
     )
 
 
-async def may(connection: AsyncConnection, table: sa.Table, right: str) -> bool:
+async def has_privilege(connection: AsyncConnection, table: sa.Table, right: str) -> bool:
     """Return whether `table` is there, and the role may do that with it: SELECT, INSERT, …"""
     if connection.dialect.name != "postgresql":
         found = sa.text("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = :name")
         return bool(await connection.scalar(found, {"name": table.name}))
-    name = {"name": qualified(table.name, table.schema), "right": right}
+    name = {"name": qualify_name(table.name, table.schema), "right": right}
     return bool(await connection.scalar(sa.text(_MAY), name))
 
 

@@ -18,7 +18,7 @@ from llmctx.migrate import partition as partitioning
 from llmctx.settings import Settings, load
 from llmctx.storage import queries
 from llmctx.storage.distribution import is_distributed, largest_shard, total_bytes
-from llmctx.storage.engine import reading
+from llmctx.storage.engine import read_connection
 from llmctx.storage.queries import Cursor
 from llmctx.storage.reflection import reflect
 from llmctx.storage.retention import Policy, large_default, retain
@@ -55,7 +55,7 @@ AWAY = ", (102010, false, 'failed to connect to 127.0.0.1:9702')"
 async def sessions(settings: Settings) -> list[list[Any]]:
     """All pages of the sessions, and of the users."""
     pages = []
-    async with reading(settings) as connection:
+    async with read_connection(settings) as connection:
         table = await reflect(connection, settings)
         for ask in (queries.sessions, queries.users):
             page: Any = await ask(connection, table, limit=3)
@@ -79,11 +79,11 @@ async def test_sizes_are_those_of_the_shards(empty_database: str) -> None:
     """The coordinator's own tables are empty; a node that is away is said, and not taken for an empty shard."""
     settings = await fresh(empty_database)
     await store(settings, *(record(prompt_snapshot="x" * 500) for _ in range(100)))
-    async with reading(settings) as connection:
+    async with read_connection(settings) as connection:
         table = await reflect(connection, settings)
         assert not await is_distributed(connection, table)
     await do(empty_database, LIST.format(DEFAULT_TABLE), SIZE, SHARDS.format(""))
-    async with reading(settings) as connection:
+    async with read_connection(settings) as connection:
         assert not await is_distributed(connection, table), "it was looked at before"
         table = await reflect(connection, settings)
         assert await is_distributed(connection, table)
@@ -94,7 +94,7 @@ async def test_sizes_are_those_of_the_shards(empty_database: str) -> None:
         filled = max([await largest_shard(connection, part.name) for part in health.partitions])
         assert filled > 1
     await do(empty_database, "DROP FUNCTION run_command_on_shards", SHARDS.format(AWAY))
-    async with reading(settings) as connection:
+    async with read_connection(settings) as connection:
         with pytest.raises(DatabaseUnavailable, match="failed to connect"):
             await largest_shard(connection, DEFAULT_TABLE)
 

@@ -10,7 +10,7 @@ import pytest
 from llmctx.core.record import COLUMNS, DEFAULT_TABLE
 from llmctx.migrate import commands as migrate
 from llmctx.settings import Settings, load
-from llmctx.storage.engine import changing, reading
+from llmctx.storage.engine import read_connection, write_connection
 from llmctx.storage.filters import Filters
 from llmctx.storage.queries import call, calls, conversation, health, sessions, stats, users
 from llmctx.storage.reflection import column_expr, reflect
@@ -54,7 +54,7 @@ def test_a_table_of_our_own_is_read_as_it_is() -> None:
 
 
 async def asked(settings: Settings, question: Any, *given: Any, **more: Any) -> Any:
-    async with reading(settings) as connection:
+    async with read_connection(settings) as connection:
         return await question(connection, await reflect(connection, settings), *given, **more)
 
 
@@ -79,7 +79,7 @@ async def test_every_reader_reads_them(settings: Settings) -> None:
     whole = await asked(settings, call, str(ours[0].call_id))
     assert (whole["success"], whole["latency_ms"], whole["prompt_snapshot"]) == (True, 10, '["new"]')
 
-    async with changing(settings) as owner:
+    async with write_connection(settings) as owner:
         await owner.exec_driver_sql(f"ANALYZE {DEFAULT_TABLE}")
         await owner.commit()
     state = await asked(settings, health)

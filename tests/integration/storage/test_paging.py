@@ -15,7 +15,7 @@ from llmctx.ops.backfill import backfill, undo
 from llmctx.ops.erase import Subject, erase
 from llmctx.ops.recompute import recompute
 from llmctx.settings import load
-from llmctx.storage.engine import reading
+from llmctx.storage.engine import read_connection
 from llmctx.storage.filters import Filters
 from llmctx.storage.queries import call, calls
 from llmctx.storage.reflection import reflect
@@ -98,7 +98,7 @@ async def test_what_has_expired_goes_and_the_rest_is_read(unkeyed: str) -> None:
         unkeyed,
         f"INSERT INTO {DEFAULT_TABLE} ({COLUMNS}) VALUES ('last', '2026-11-11', 'm', 'u', 's', 't', 1, 1, 'x')",
     )
-    async with reading(settings) as connection:
+    async with read_connection(settings) as connection:
         table = await reflect(connection, settings)
         assert (await calls(connection, table, limit=2))[0]["call_id"] == "last"
         assert (await call(connection, table, "same"))["created_at"] is None

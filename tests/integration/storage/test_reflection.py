@@ -19,7 +19,7 @@ from llmctx.ops.backfill import backfill, undo
 from llmctx.ops.erase import Subject, erase
 from llmctx.ops.export import export
 from llmctx.settings import Settings, load
-from llmctx.storage.engine import reading
+from llmctx.storage.engine import read_connection
 from llmctx.storage.filters import Filters
 from llmctx.storage.queries import call, calls, conversation, coverage, sessions, stats, users
 from llmctx.storage.queries.calls import _first_of as latest
@@ -49,7 +49,7 @@ def settings(empty_database: str, request: pytest.FixtureRequest) -> Settings:
 
 
 async def asked(settings: Settings, question: Any, *given: Any, **more: Any) -> Any:
-    async with reading(settings) as connection:
+    async with read_connection(settings) as connection:
         return await question(connection, await reflect(connection, settings), *given, **more)
 
 
@@ -106,7 +106,7 @@ async def test_an_index_finds_the_rows_of_a_user(settings: Settings) -> None:
         f"now() - n * interval '1 s', n % 3000, '{SESSION}' FROM generate_series(1, 30000) n",
         f"ANALYZE {DEFAULT_TABLE}",
     )
-    async with reading(settings) as connection:
+    async with read_connection(settings) as connection:
         table = await reflect(connection, settings)
         for filters in (Filters(user="u-17"), Filters(user="17"), Filters(session="s-17")):
             clause = filters.clause(table).compile(
@@ -129,7 +129,7 @@ async def test_the_latest_calls_of_one_who_has_many_are_not_sorted(settings: Set
         "CASE WHEN n % 3 = 0 THEN '77' END FROM generate_series(1, 20000) n",
         f"ANALYZE {DEFAULT_TABLE}",
     )
-    async with reading(settings) as connection:
+    async with read_connection(settings) as connection:
         table = await reflect(connection, settings)
         found = await calls(connection, table, Filters(user="77"), limit=5)
         assert [row["call_id"] for row in found] == [f"c-{n}" for n in (20000, 19998, 19996, 19995, 19994)]
@@ -158,7 +158,7 @@ async def does_unattributed_know(settings: Settings, table: Table) -> None:
         ((size,),) = await query(url, f"SELECT pg_relation_size('{name}')")
         assert size <= 2 * 8192, "one row of 60,004"
         await asyncio.to_thread(migrate.upgrade, settings, widen=True)
-        async with reading(settings) as connection:
+        async with read_connection(settings) as connection:
             table = await reflect(connection, settings)
 
 

@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from llmctx.migrate import commands as migrate
 from llmctx.settings import Settings, load
-from llmctx.storage.engine import changing, reading
+from llmctx.storage.engine import read_connection, write_connection
 from llmctx.storage.rollup import RollupRunning, rollup
 from llmctx.storage.rollup.build import floor_hour
 from llmctx.storage.rollup.marks import MARGIN, closed_until, late_before, mark, merge_spans
@@ -97,7 +97,7 @@ async def test_what_nobody_marks_is_found_by_comparing(settings: Settings) -> No
     await store(settings, *(record(created_at=now - n * HOUR) for n in range(4, 60)))
     await rollup(settings)
     gone = now - 50 * HOUR
-    async with changing(settings) as connection:
+    async with write_connection(settings) as connection:
         await connection.execute(TABLE.delete().where(TABLE.c.created_at == gone))
         await connection.commit()
     assert (await rollup(settings, verify=True)).different == [gone.date()]
@@ -135,7 +135,7 @@ async def test_one_process_at_a_time(own: str) -> None:
     """Another one says so, and changes nothing."""
     settings = load(database_url=own)
     await rollup(settings)
-    async with changing(settings) as connection:
+    async with write_connection(settings) as connection:
         locks = await connection.execute(text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"))
         assert locks.scalar() == 0
     from llmctx.storage.rollup.rollup import _alone
@@ -158,10 +158,10 @@ def test_an_hour_is_late_before_totals_are_made_of_it() -> None:
 
 async def test_marks_without_totals_are_none(settings: Settings) -> None:
     """Nothing is kept for those who keep no totals."""
-    async with changing(settings) as connection:
+    async with write_connection(settings) as connection:
         await mark(connection, TABLE, [datetime.now(UTC)])
         await connection.commit()
-    async with reading(settings) as connection:
+    async with read_connection(settings) as connection:
         assert await connection.scalar(text("SELECT 1")) == 1
 
 

@@ -21,7 +21,7 @@ from llmctx.ops.doctor.table_checks import table as doctor
 from llmctx.ops.erase import Subject, erase
 from llmctx.settings import load
 from llmctx.storage import queries
-from llmctx.storage.engine import reading
+from llmctx.storage.engine import read_connection
 from llmctx.storage.filters import Filters
 from llmctx.storage.reflection import reflect
 from llmctx.storage.retention import Policy, retain
@@ -65,7 +65,7 @@ async def test_texts_are_stored_apart_and_found(texts_apart: str, is_pooled: boo
         finally:
             await pooler.close()
     assert await held(texts_apart) == (3, 0, 2)
-    async with reading(load(database_url=texts_apart)) as connection:
+    async with read_connection(load(database_url=texts_apart)) as connection:
         table = await reflect(connection, load(database_url=texts_apart))
         found = await queries.call(connection, table, str(whole.call_id))
         assert {name: found[name] for name in WHOLE} == WHOLE
@@ -86,7 +86,7 @@ async def test_older_and_newer_writers(texts_apart: str) -> None:
     assert await held(texts_apart) == (6, 3, 3)
     await store(settings, *rows)
     assert await held(texts_apart) == (6, 3, 3)
-    async with reading(settings) as connection:
+    async with read_connection(settings) as connection:
         found = await queries.calls(connection, await reflect(connection, settings), whole=True, limit=10)
     assert sorted(one["prompt_snapshot"] for one in found) == [one.prompt_snapshot for one in rows]
 
@@ -213,7 +213,7 @@ async def test_texts_are_fetched_for_what_is_output_alone(texts_apart: str) -> N
         f"ANALYZE {T}", f"ANALYZE {TEXTS}",
     )  # fmt: skip
     plans: list[str] = []
-    async with reading(settings) as connection:
+    async with read_connection(settings) as connection:
         table = await reflect(connection, settings)
         statements: list[tuple[str, Any]] = []
         sa.event.listen(

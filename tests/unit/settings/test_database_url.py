@@ -15,7 +15,7 @@ from llmctx.core.urls import shown_url
 from llmctx.settings import load
 from llmctx.settings.database_url import application_name, normal_url
 from llmctx.storage.driver import read_passfile
-from llmctx.storage.engine import where
+from llmctx.storage.engine import describe_database
 
 SECRET = "hun@ter2"
 H = "postgres://app:x@h/db"
@@ -54,7 +54,7 @@ def test_what_libpq_understands_reaches_asyncpg(written: str, sent: dict[str, ob
     assert normal_url(url) == url
     if "password" in sent:
         assert str(sent["password"]) not in shown_url(written)
-        assert str(sent["password"]) not in where(load(database_url=written))
+        assert str(sent["password"]) not in describe_database(load(database_url=written))
 
 
 def test_the_application_and_the_time_to_connect_may_stand_in_the_url() -> None:

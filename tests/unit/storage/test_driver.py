@@ -10,7 +10,7 @@ import pytest
 
 from llmctx.core.errors import ConfigError, DatabaseUnavailable
 from llmctx.settings import load
-from llmctx.storage.engine import reading
+from llmctx.storage.engine import read_connection
 
 KNOWS_SERVICES = "service" in inspect.signature(asyncpg.connect).parameters
 UNKNOWN = r"LLMCTX_DATABASE_URL has a parameter that asyncpg does not know.*'service'"
@@ -28,7 +28,7 @@ async def test_a_service_that_is_not_there_is_named(
     monkeypatch.setenv("PGSERVICEFILE", str(file))
     named = r"there is no service 'shp' in the service file" if KNOWS_SERVICES else UNKNOWN
     with pytest.raises(ConfigError, match=named):
-        async with reading(load(database_url="postgresql://?service=shp")):
+        async with read_connection(load(database_url="postgresql://?service=shp")):
             pass
 
 
@@ -47,5 +47,5 @@ async def test_a_service_says_where_the_database_is(
     said = r"Name or service not known|nodename|resolution" if KNOWS_SERVICES else otherwise
     kind = ConfigError if said == UNKNOWN else DatabaseUnavailable
     with pytest.raises(kind, match=said):
-        async with reading(settings):
+        async with read_connection(settings):
             pass

@@ -23,7 +23,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from llmctx.core.process import importing
+from llmctx.core.process import import_lock
 from llmctx.core.scheduling import yielding
 from llmctx.core.threads import outside_loop
 from llmctx.delivery.destinations.sql.admission import ASK_FOR_ROOM, ConnectionRoom
@@ -71,7 +71,7 @@ class Session:
             return await self.driver.fetchrow(question, *given)
 
     async def ask_if_able(self, question: str, *given: object) -> Mapping[Any, Any] | None:
-        """Ask as `ask` does; return None also where the server refuses the question, and may still be asked others.
+        """Ask as `fetch_row` does; return None also where the server refuses the question, and may still be asked others.
 
         Some only speak PostgreSQL's protocol, and do not have all of its catalog.
         """
@@ -219,7 +219,7 @@ class Connection:
     @outside_loop
     def _open(self) -> AsyncEngine:
         if self._engine is None:
-            with importing:  # SQLAlchemy loads the driver now
+            with import_lock:  # SQLAlchemy loads the driver now
                 self._engine = self._make_engine()
         return self._engine
 

@@ -221,6 +221,6 @@ class SqlDestination(Destination):
     async def maintain(self) -> None:
         """Delete old rows and keep totals, where that is wanted (`retain`, `rollup`)."""
         if "on" in (self._settings.retain, self._settings.rollup):
-            from llmctx.storage.retention.scheduler import keep  # late: few want it
+            from llmctx.storage.retention.scheduler import run_daily  # late: few want it
 
-            await keep(self._settings)
+            await run_daily(self._settings)

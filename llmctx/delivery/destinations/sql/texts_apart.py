@@ -17,7 +17,7 @@ from sqlalchemy import Table
 from llmctx.core.record import SNAPSHOTS
 from llmctx.delivery.destinations.sql.connection import Session
 from llmctx.storage import texts_table
-from llmctx.storage.catalog import qualified, quote
+from llmctx.storage.catalog import qualify_name, quote
 from llmctx.storage.convert import placeholder
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ async def find_texts_table(session: Session, table: Table) -> TextsTable | None:
 
     Nor is it used where triggers see the rows of `table`, which might do something about their texts.
     """
-    name = qualified(texts_table.name_of(table.name), table.schema)
-    found = await session.ask_if_able(_LOOK, name, qualified(table.name, table.schema))
+    name = qualify_name(texts_table.name_of(table.name), table.schema)
+    found = await session.ask_if_able(_LOOK, name, qualify_name(table.name, table.schema))
     if found is None or not found["writable"]:
         return None
     columns = tuple(column for column in SNAPSHOTS if column in found["columns"])

@@ -13,7 +13,7 @@ from llmctx.core.record import DEFAULT_TABLE, CallRecord
 from llmctx.ops.erase import Subject, erase
 from llmctx.settings import Settings, load
 from llmctx.storage import queries
-from llmctx.storage.engine import reading
+from llmctx.storage.engine import read_connection
 from llmctx.storage.reflection import reflect
 from tests.kit import older
 from tests.kit.rows import do, query, record, store
@@ -68,7 +68,7 @@ async def test_an_id_that_did_not_fit_its_column_is_found(empty_database: str) -
 
 async def texts(settings: Settings) -> list[tuple[Any, ...]]:
     """Return the prompt, the response and the error of every row, as they are read."""
-    async with reading(settings) as connection:
+    async with read_connection(settings) as connection:
         rows = await queries.calls(connection, await reflect(connection, settings), whole=True)
     return [tuple(row[name] for name in ("prompt_snapshot", "response_snapshot", "error_message")) for row in rows]
 

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.settings import load
 from llmctx.storage import queries
-from llmctx.storage.engine import reading
+from llmctx.storage.engine import read_connection
 from llmctx.storage.queries import Count, Cursor, Filters, InvalidCursor, Page
 from llmctx.storage.reflection import reflect
 from tests.kit import older
@@ -160,7 +160,7 @@ async def test_tables_of_others_have_pages_too(empty_database: str, shape: older
     ]  # fmt: skip
     await do(empty_database, *older.made(shape), *rows)
     settings = load(database_url=empty_database)
-    async with reading(settings) as opened:
+    async with read_connection(settings) as opened:
         table = await reflect(opened, settings)
 
         async def calls(**place: Any) -> Page[Any]:

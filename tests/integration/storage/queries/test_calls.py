@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from llmctx.core.errors import MigrationsPending
 from llmctx.settings import load
 from llmctx.storage import queries
-from llmctx.storage.engine import engine, reading
+from llmctx.storage.engine import engine, read_connection
 from llmctx.storage.queries import AmbiguousCall, Cursor, Filters, NoSuchCall
 from tests.kit.calls import NOON, TABLE, row
 
@@ -116,14 +116,14 @@ async def test_without_the_table_the_error_names_the_command(any_empty_database:
             await made.execute(text("CREATE TABLE other (x integer)"))
         await source.dispose()
     with pytest.raises(MigrationsPending, match="llmctx migrate"):
-        async with reading(settings) as opened:
+        async with read_connection(settings) as opened:
             await question(opened, TABLE)
 
 
 async def test_reading_cannot_write(database: str) -> None:
     """The reading side's transactions are read-only, so that no command can change a row by accident."""
     with pytest.raises(Exception, match="read-only transaction"):
-        async with reading(load(database_url=database)) as opened:
+        async with read_connection(load(database_url=database)) as opened:
             await opened.execute(text(f"DELETE FROM {TABLE.name}"))
 
 
@@ -139,11 +139,11 @@ async def test_what_came_in_since_is_seen_once(connection: AsyncConnection) -> N
     late = row(1, finished_at=NOON + timedelta(minutes=9))
     await insert(connection, late, row(2), row(8, call_id=UUID(int=8)))
     since = NOON + timedelta(minutes=5)
-    found = await queries.news(connection, TABLE, Filters(), since, set())
+    found = await queries.newly_ended(connection, TABLE, Filters(), since, set())
     assert [each["latency_ms"] for each in found] == [8000, 1000]
-    assert await queries.news(connection, TABLE, Filters(), since, {each["call_id"] for each in found}) == []
-    (first,) = await queries.news(connection, TABLE, Filters(), since, set(), limit=1)
-    (second,) = await queries.news(connection, TABLE, Filters(), since, {first["call_id"]}, limit=1)
+    assert await queries.newly_ended(connection, TABLE, Filters(), since, {each["call_id"] for each in found}) == []
+    (first,) = await queries.newly_ended(connection, TABLE, Filters(), since, set(), limit=1)
+    (second,) = await queries.newly_ended(connection, TABLE, Filters(), since, {first["call_id"]}, limit=1)
     assert [first, second] == found
 
 
@@ -191,7 +191,7 @@ async def test_a_large_table_is_read_by_its_indexes(database: str) -> None:
         lambda c: queries.users(c, TABLE, Filters(user="u-42")),
         lambda c: queries.coverage(c, TABLE, Filters(since=now - hour)),
     ]
-    async with reading(settings) as opened:
+    async with read_connection(settings) as opened:
         some = await queries.calls(opened, TABLE)
         questions.append(lambda c: queries.call(c, TABLE, queries.handle(some[0]["call_id"])))
         for number, question in enumerate(questions):

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from llmctx.identity.explanation import KEY
 from llmctx.settings import load
 from llmctx.storage import queries
-from llmctx.storage.engine import engine, reading
+from llmctx.storage.engine import engine, read_connection
 from llmctx.storage.queries import Filters, token_gaps
 from llmctx.storage.queries import coverage_advice as advice
 from llmctx.storage.reflection import reflect
@@ -92,7 +92,7 @@ async def test_a_table_without_attributes_has_its_coverage(any_empty_database: s
         values = "'01a2000000000000000000000000000a', '2026-11-20 12:00:00', 'm'"
         await made.execute(text(f"INSERT INTO {TABLE.name} (call_id, created_at, model) VALUES ({values})"))
     await source.dispose()
-    async with reading(settings) as opened:
+    async with read_connection(settings) as opened:
         found = await queries.coverage(opened, await reflect(opened, settings))
     assert (found.rows, found.with_both) == (1, 0)
     assert (found.misses[0]["route"], found.misses[0]["rows"]) == (None, 1)

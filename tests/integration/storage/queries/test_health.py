@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.settings import load
 from llmctx.storage import queries
-from llmctx.storage.engine import changing
+from llmctx.storage.engine import write_connection
 from llmctx.storage.queries import Count, Filters
 from llmctx.storage.rollup import rollup
 from tests.kit.calls import NOON, TABLE, row
@@ -42,7 +42,7 @@ async def test_counts_are_capped_or_estimated_and_say_so(connection: AsyncConnec
     assert await queries.count_calls(connection, TABLE, Filters(user="ada"), cap=10) == Count(10, capped=True)
     assert await queries.count_calls(connection, TABLE, cap=20) == Count(20)
     await connection.rollback()
-    async with changing(load(database_url=any_database)) as owner:
+    async with write_connection(load(database_url=any_database)) as owner:
         await owner.exec_driver_sql(f"ANALYZE {TABLE.name}")
         await owner.commit()
     assert await queries.estimate_rows(connection, TABLE) == Count(20, estimated=True)

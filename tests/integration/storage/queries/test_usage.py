@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.settings import Settings, load
 from llmctx.storage import queries
-from llmctx.storage.engine import changing, reading
+from llmctx.storage.engine import read_connection, write_connection
 from llmctx.storage.queries import Filters, Usage
 from llmctx.storage.rollup import rollup
 from tests.kit.calls import NOBODY, TABLE
@@ -57,7 +57,7 @@ def made(chance: random.Random, count: int) -> list[dict[str, Any]]:
 async def settings(any_database: str) -> Settings:
     """A call log with calls of 40 days, and no totals."""
     settings = load(database_url=any_database)
-    async with changing(settings) as connection:
+    async with write_connection(settings) as connection:
         await connection.execute(TABLE.insert(), made(random.Random(40), 1500))
         await connection.commit()
     return settings
@@ -90,7 +90,7 @@ def without_p95(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 async def test_totals_say_what_the_rows_say(settings: Settings) -> None:
     """Every question has the same answer, which says from what it was read."""
-    async with reading(settings) as connection:
+    async with read_connection(settings) as connection:
         of_rows = await every(connection)
         before = [
             await queries.stats_by(connection, TABLE, by, Filters(model="large")) for by in ("day", "agent", "status")
@@ -98,7 +98,7 @@ async def test_totals_say_what_the_rows_say(settings: Settings) -> None:
         uncovered = await queries.coverage(connection, TABLE)
     report = await rollup(settings, now=NOW)
     assert report.until == NOW.replace(hour=11, minute=0, second=0)
-    async with reading(settings) as connection:
+    async with read_connection(settings) as connection:
         of_totals = await every(connection)
         stats = [
             await queries.stats_by(connection, TABLE, by, Filters(model="large")) for by in ("day", "agent", "status")
@@ -124,7 +124,7 @@ async def test_days_are_those_of_the_zone(settings: Settings, zone: str) -> None
     """Every call is of the day that its clock shows, also where clocks are put back; the sums are those of all."""
     rows = made(random.Random(40), 1500)
     wanted = Counter(row["created_at"].astimezone(ZoneInfo(zone)).date() for row in rows)
-    async with reading(settings) as connection:
+    async with read_connection(settings) as connection:
         found = await queries.usage(connection, TABLE, Filters(since=SINCE, until=NOW), bucket="day", zone=zone)
     assert {row.at.astimezone(ZoneInfo(zone)).date(): row.calls for row in found.rows if row.at} == wanted
     timed = sorted(row["latency_ms"] for row in rows if row["latency_ms"] is not None)
@@ -140,7 +140,7 @@ async def test_days_are_those_of_the_zone(settings: Settings, zone: str) -> None
 
 async def test_few_keys_are_shown_and_the_others_as_one(settings: Settings) -> None:
     """A thousand agents are no plot."""
-    async with reading(settings) as connection:
+    async with read_connection(settings) as connection:
         found = await queries.usage(connection, TABLE, Filters(since=SINCE, until=NOW), by="model", keys=1)
     assert [(row.key, row.calls > 0) for row in found.rows] == [(found.rows[0].key, True), ("(others)", True)]
     assert sum(row.calls for row in found.rows) == found.total.calls == 1500
@@ -148,7 +148,7 @@ async def test_few_keys_are_shown_and_the_others_as_one(settings: Settings) -> N
 
 async def test_what_cannot_be_cut_is_refused(settings: Settings) -> None:
     """A zone that there is not, and more buckets than anybody reads."""
-    async with reading(settings) as connection:
+    async with read_connection(settings) as connection:
         for zone in ("Mars/Olympus", "../etc/passwd", ""):
             with pytest.raises(Exception, match="no time zone"):
                 await queries.usage(connection, TABLE, bucket="day", zone=zone)

@@ -10,7 +10,7 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.record import DEFAULT_TABLE
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
-from llmctx.storage.retention.scheduler import keep
+from llmctx.storage.retention.scheduler import run_daily
 from llmctx.storage.rollup import rollup
 from tests.kit.rows import query, record, store
 
@@ -24,7 +24,7 @@ async def test_one_of_the_processes_does_it(empty_database: str) -> None:
     keepers: list[asyncio.Task[None]] = []
 
     async def one_more() -> None:
-        keepers.append(asyncio.create_task(keep(settings, first_s=0.01, look_s=0.2)))
+        keepers.append(asyncio.create_task(run_daily(settings, first_s=0.01, look_s=0.2)))
 
     try:
         await store(settings, record(created_at=old))
@@ -55,7 +55,7 @@ async def test_totals_are_kept_up_to_date(any_empty_database: str) -> None:
     await asyncio.to_thread(migrate.upgrade, settings)
     await store(settings, record(created_at=datetime.now(UTC) - timedelta(days=2)))
     await rollup(settings)  # the tables are there
-    keeper = asyncio.create_task(keep(settings, first_s=0.01, look_s=0.2))
+    keeper = asyncio.create_task(run_daily(settings, first_s=0.01, look_s=0.2))
     try:
         await store(settings, record(created_at=datetime.now(UTC) - timedelta(days=3)))
         await wait_for_rows(any_empty_database, "SELECT sum(calls) FROM llmctx_days", 2)

@@ -18,10 +18,10 @@ from llmctx.capture.payload.snapshot import (
     LIMIT,
     Cut,
     Pieces,
-    Room,
+    SizeBudget,
+    bounded_copy,
     cut,
     join_texts,
-    keep,
     snapshot,
     text_of,
     to_json_text,
@@ -185,7 +185,7 @@ def test_binaries_become_a_note() -> None:
 def test_what_is_kept_is_not_the_applications() -> None:
     """Later changes by the application do not show."""
     value = {"list": [1, {"a": "b"}], "text": "t"}
-    kept = keep(value, Room(1000))
+    kept = bounded_copy(value, SizeBudget(1000))
     value["list"][1]["a"] = "changed"  # type: ignore[index]
     value["text"] = "changed"
     assert kept == {"list": [1, {"a": "b"}], "text": "t"}

@@ -24,8 +24,8 @@ from llmctx.ops.erase.mentions import Mentions
 )  # fmt: skip
 def test_only_whole_ids_go(one: str, text: str, left: str) -> None:
     """Never a piece of another's."""
-    assert Mentions([one]).without(text) == left
-    assert json.loads(Mentions([one]).without(json.dumps([text]))) == [left]
+    assert Mentions([one]).strip_ids(text) == left
+    assert json.loads(Mentions([one]).strip_ids(json.dumps([text]))) == [left]
 
 
 @pytest.mark.parametrize(
@@ -44,5 +44,5 @@ def test_only_whole_ids_go(one: str, text: str, left: str) -> None:
 )
 def test_json_stays_json(one: str, text: str, left: str) -> None:
     """Also JSON inside of JSON; a text without the id stays to the letter."""
-    assert Mentions([one]).without(text) == left
-    assert Mentions(["nobody"]).without(text) is text
+    assert Mentions([one]).strip_ids(text) == left
+    assert Mentions(["nobody"]).strip_ids(text) is text
