@@ -5,8 +5,8 @@ a host's own. Times without a zone are UTC. `column_expr` gives a column that ma
 with one of any type. Texts may stand in a table of their own (`texts_table.py`): `column_expr` finds them there.
 
 An adopted table may keep one id in two columns: numbers stand in its own, other ids in the text column that
-`llmctx migrate` has put beside it. Only this module knows: `column_expr` is the id, whichever column holds it, `is_missing`
-that neither does, `id_values` says into which a value goes.
+`llmctx migrate` has put beside it. Only this module knows: `column_expr` is the id, whichever column holds it,
+`is_missing` that neither does, `id_values` says into which a value goes.
 """
 
 from __future__ import annotations

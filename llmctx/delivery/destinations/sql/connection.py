@@ -65,18 +65,18 @@ class Session:
                 )
             yield
 
-    async def fetch_row(self, question: str, *given: object) -> Any:
+    async def fetch_row(self, question: str, *args: object) -> Any:
         """Return the first row of the answer to one statement; None if it has none."""
         async with self.transaction() if self.is_pooled else contextlib.nullcontext():
-            return await self.driver.fetchrow(question, *given)
+            return await self.driver.fetchrow(question, *args)
 
-    async def ask_if_able(self, question: str, *given: object) -> Mapping[Any, Any] | None:
-        """Ask as `fetch_row` does; return None also where the server refuses the question, and may still be asked others.
+    async def try_fetch_row(self, question: str, *args: object) -> Mapping[Any, Any] | None:
+        """Do as `fetch_row`; return None also where the server refuses the question, and may still be asked others.
 
         Some only speak PostgreSQL's protocol, and do not have all of its catalog.
         """
         try:
-            found: Mapping[Any, Any] | None = await self.fetch_row(question, *given)
+            found: Mapping[Any, Any] | None = await self.fetch_row(question, *args)
             return found
         except Exception as problem:
             if getattr(problem, "sqlstate", None) is None or self.driver.is_closed():
@@ -154,7 +154,7 @@ class Connection:
         if session.is_pooled:
             self.room = None
         elif time.monotonic() - session.room_at > _ROOM_EVERY_S:
-            found = await session.ask_if_able(ASK_FOR_ROOM)
+            found = await session.try_fetch_row(ASK_FOR_ROOM)
             self.room = None if found is None else ConnectionRoom.from_row(found)
             session.room_at = time.monotonic()
 

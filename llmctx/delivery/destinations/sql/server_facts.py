@@ -37,7 +37,7 @@ async def fetch_server_facts(pool: Connection, settings: Settings, name: str) ->
             return Facts(Place(name, await _ids_of_sqlite(connection, settings)))
         names = identities.names_for(settings)
         given = (names["versions"], names["table"])
-        if (found := await session.ask_if_able(_ALL, *given)) is None:
+        if (found := await session.try_fetch_row(_ALL, *given)) is None:
             return Facts(Place(name, identities.ids_of(await session.fetch_row(_PLACE, *given), None)))
         return Facts(Place(name, identities.ids_of(found, found["home"])), durability.risks_of(found))
 

@@ -245,7 +245,7 @@ async def fetch_table_shape(pool: Connection, table: Table, known: TableShape | 
             there = await connection.run_sync(_columns_there, table)
             shape = TableShape(name, {column: kind for column, kind in _ours().items() if column in there})
         else:
-            found = await session.ask_if_able(_DIGEST, name)
+            found = await session.try_fetch_row(_DIGEST, name)
             digest = None if found is None else str(found["digest"])
             texts = await texts_apart.find_texts_table(session, table)
             if known is not None and known.digest is not None and known.digest == digest:
@@ -264,8 +264,8 @@ async def _look_at_postgresql(session: Session, name: str) -> TableShape:
         columns = await session.driver.fetch(_LOOK, name)
         keys = await session.driver.fetch(_LOOK_AT_KEYS, name)
     storable_characters = await characters(session)
-    listed = await session.ask_if_able(INSTALLED)
-    distributed = await session.ask_if_able(_DISTRIBUTED, name) if listed and listed["installed"] else None
+    listed = await session.try_fetch_row(INSTALLED)
+    distributed = await session.try_fetch_row(_DISTRIBUTED, name) if listed and listed["installed"] else None
     of_host = [key for key in keys if not key["own"]]
     ours = [row for row in columns if row["name"] in {**_ours(), **_OVERFLOW} and not row["computed"]]
     return TableShape(

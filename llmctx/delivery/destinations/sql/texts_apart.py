@@ -44,7 +44,7 @@ async def find_texts_table(session: Session, table: Table) -> TextsTable | None:
     Nor is it used where triggers see the rows of `table`, which might do something about their texts.
     """
     name = qualify_name(texts_table.name_of(table.name), table.schema)
-    found = await session.ask_if_able(_LOOK, name, qualify_name(table.name, table.schema))
+    found = await session.try_fetch_row(_LOOK, name, qualify_name(table.name, table.schema))
     if found is None or not found["writable"]:
         return None
     columns = tuple(column for column in SNAPSHOTS if column in found["columns"])
