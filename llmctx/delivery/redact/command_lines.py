@@ -7,6 +7,7 @@ must be in the line before it. Options whose names tell (`--password X`) are fou
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import Final
 
 from llmctx.delivery.redact.normal_form import SearchText
@@ -41,6 +42,7 @@ _TAKES: Final = {(name.encode(), gap): re.compile(programs.encode()) for (name, 
 _LONGEST: Final = 40  # characters of a program's name
 _NEXT: Final = re.compile(rb"[|;\n]")  # another command begins
 _OPTIONS: Final = "[ \\t\\r\\n\"'][-/](?:-?pass:?|p:|[pakw])[ \\t=\"']*[^ \\t\\r\\n=\"'-]"
+_MANY, _FEW = 256, 512  # options that are looked at: so many, and one more in so many characters
 _PORT: Final = re.compile(rb"\d{1,5}")
 
 
@@ -103,7 +105,7 @@ class CommandLines:
                         spans.append((start, end, kind))
         if self._passwords:
             commands = _Commands(low)
-            for option in _OPTION.finditer(low):
+            for option in islice(_OPTION.finditer(low), _MANY + len(low) // _FEW):
                 start, end = option.span("value")
                 if (
                     commands.take(option.start(), option["name"], bool(option["gap"]))

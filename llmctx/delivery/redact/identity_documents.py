@@ -10,24 +10,21 @@ import re
 from functools import cache
 from typing import Final
 
-from llmctx.delivery.redact.normal_form import SearchText
-from llmctx.delivery.redact.sieve import ANY_ASCII, widen
+from llmctx.delivery.redact.normal_form import SearchText, for_sieve
+from llmctx.delivery.redact.sieve import ANY_ASCII, sieve, widen
 from llmctx.delivery.redact.text_spans import Span
 
 _LONGEST: Final = 32  # characters of a number
 _BEFORE: Final = 24  # characters before a word that are looked at
 _SIX_DIGITS: Final = re.compile(rb"[0-9](?:[ ./-]{0,2}[0-9]){5,}+")
 _REACH: Final = 80  # characters from a word to its number
-_FEW_DIGITS: Final = (  # in words whose numbers may have fewer in a row
-    b"pass", b"paspo", b"pasap", b"paszp", b"ausweis", b"rerschein", b"driv", b"codice", b"identity card", b"cf", b"dl", b"pan",
-)  # fmt: skip
-_LETTERS: Final = bytes(range(0x61, 0x7B)) + b"\x80"
 _ANY: Final = (  # of any country: some letters, digits in groups, a check letter
     r"[a-z]{0,4}[ -]?\d(?:[ ./-]?\d){5,17}(?:[ /-]?[a-z]|\([0-9a]\))?|\d{1,3}[a-z]{1,3}\d{4,12}|[a-z]{2}\d{5}[a-z]{2}\d"
 )
 _SERIAL: Final = (
     r"(?=(?:[a-z]{0,8}\d){3})[a-z0-9]{8,11}|(?=[a-z]{0,8}\d)[cfghjklmnprtvwxyz0-9]{9,10}"  # the second: no word
 )
+_NO: Final = "(?:nummer|number|numero|nr|no|num)"
 _SHAPES: Final[dict[str, str]] = {  # words in small letters, in which "\x80" is a letter beyond ASCII -> their numbers
     # the Americas
     "itin": r"9\d\d[ -]?[5-9]\d[ -]?\d{4}",
@@ -85,7 +82,7 @@ _SHAPES: Final[dict[str, str]] = {  # words in small letters, in which "\x80" is
     "voter id|epic": r"[a-z]{3}\d{7}",
     "cnic|nicop": r"\d{5}-?\d{7}-?\d",
     "nric|fin": r"[stfgm]\d{7}[a-z]|\d{6}-?\d\d-?\d{4}",
-    "mykad|ic(?= n[ou])|kp": r"\d{6}-?\d\d-?\d{4}",
+    f"mykad|ic {_NO}|kp": r"\d{6}-?\d\d-?\d{4}",
     "nik|ktp": r"\d{16}",
     "cccd|cmnd|c\x80n c\x80\x80c(?: c\x80ng d\x80n)?": r"\d{12}|\d{9}",
     "philsys|umid": r"\d{4}-\d{7}-\d|\d{4}-\d{4}-\d{4}(?:-\d{4})?",
@@ -104,12 +101,12 @@ _SHAPES: Final[dict[str, str]] = {  # words in small letters, in which "\x80" is
     "social security|ssn": r"\d{3}[ .-]?\d\d[ .-]?\d{4}",
     "hkid": r"[a-z]{1,2}\d{6} ?\([0-9a]\)",
     "identity (?:card|document)|national[ _-]?(?:id|identity|identification|insurance)(?: card)?|taiwan id|resident id|citizen (?:id|identity)|personal (?:id|identity)"
-    "|government id|sa id|south african id|tax[ _-]?(?:id|identification)|taxpayer (?:id|identification)|fiscal (?:id|code)|id[ _-]card|id[ _-]?(?=n)|identity(?=[ _-]?n)": _ANY,
+    "|government id|sa id|south african id|tax[ _-]?(?:id|identification)|taxpayer (?:id|identification)|fiscal (?:id|code)|id[ _-]card|id[ _-]?" + _NO + "|identity[ _-]?" + _NO: _ANY,
     "driv(?:er|ing)'?s?[ _-]?(?:licen[cs]e|permit)|dl": (
         r"[a-z]{1,2}[ -]?\d{6,14}|[a-z]{5}\d{6}[a-z0-9]{5}|[a-z]\d{3}-\d{4}-\d{4}|\d{7,9}|(?=[a-z]{0,3}\d)(?=[0-9a-z]{0,10}\d{3})[a-z0-9]{10,11}"
     ),
     "medical record|mrn|patient id|health insurance|insurance policy": r"[a-z]{0,4}[ -]?\d{6,12}[a-z]?",
-    "bank account|checking account|savings account|account(?=[ _-]n[ou])|acct(?=[ _-]n[ou])|a/c|kontonummer|kontonr|konto-n"
+    "bank account|checking account|savings account|account[ _-]" + _NO + "|acct[ _-]" + _NO + "|a/c|kontonummer|kontonr|konto-n"
     "|n\x80mero de cuenta|num\x80ro de compte|conto corrente": r"\d(?:[ -]?\d){6,17}",
 }  # fmt: skip
 _NUMBERED: Final = (  # what may stand between
@@ -117,7 +114,7 @@ _NUMBERED: Final = (  # what may stand between
     "|are|on|my|the|of|for|saya|adalah|holder|us|uk|german|french|chinese|indian|new|old|series?|with|und|and"
 )
 _GAP: Final = rf"(?:[^a-z0-9\n]{{0,5}}(?:{_NUMBERED})(?![a-z0-9\x80])){{0,4}}[^a-z0-9\n]{{0,5}}\n?[^a-z0-9\n]{{0,5}}"
-_SOLID: Final = "(?:nummer|number|numero|nr|no|num)?"
+_SOLID: Final = f"{_NO}?"
 _NO_DATE: Final = r"(?!(?:19|20)\d\d[-./ ]\d\d?[-./ ]\d\d?(?!\d))(?!\d\d?[-./]\d\d?[-./](?:19|20)\d\d(?!\d))"
 _END: Final = r"(?![a-z0-9]|[.,/:-][a-z0-9])"
 _THINGS: Final = re.compile(
@@ -146,35 +143,38 @@ def _by_beginning() -> dict[bytes, list[tuple[str, str]]]:
 
 
 _BY_BEGINNING: Final = _by_beginning()
-_Patterns = tuple[re.Pattern[bytes], re.Pattern[bytes], re.Pattern[bytes]]
 
 
 @cache
-def _patterns(beginning: bytes) -> list[_Patterns]:
-    """Return what a word that begins so looks like with its number, without, and a number before it."""
-    found = []
-    for words, shape in _BY_BEGINNING[beginning]:
-        word = f"(?:{words}){_SOLID}(?![a-z\x80])"
-        behind = f"{word}{_GAP}{_NO_DATE}(?P<it>{shape}){_END}"
-        before = f"(?<![a-z0-9.-])(?P<it>{shape})\\Z"
-        first, second, third = (re.compile(pattern.encode("latin-1")) for pattern in (behind, word, before))
-        found.append((first, second, third))
-    return found
+def _behind(beginning: bytes) -> list[re.Pattern[bytes]]:
+    """Return what a word that begins so looks like with its number."""
+    return [
+        re.compile(f"(?:{words}){_SOLID}(?![a-z\x80]){_GAP}{_NO_DATE}(?P<it>{shape}){_END}".encode("latin-1"))
+        for words, shape in _BY_BEGINNING[beginning]
+    ]
+
+
+@cache
+def _before(beginning: bytes) -> list[tuple[re.Pattern[bytes], re.Pattern[bytes]]]:
+    """Return what a word that begins so looks like, and a number before it."""
+    return [
+        (
+            re.compile(f"(?:{words}){_SOLID}(?![a-z\x80])".encode("latin-1")),
+            re.compile(f"(?<![a-z0-9.-])(?P<it>{shape})\\Z".encode("latin-1")),
+        )
+        for words, shape in _BY_BEGINNING[beginning]
+    ]
 
 
 _BARE: Final = tuple(  # whose form nothing else has; each begins with a digit, which is found fast
-    re.compile(form + rb"(?![a-z0-9-]|\.[0-9])")
-    for form in (
-        rb"756(?<![a-z0-9.-]756)\.[0-9]{4}\.[0-9]{4}\.[0-9]{2}",  # Switzerland
-        rb"784(?<![a-z0-9.-]784)-[0-9]{4}-[0-9]{7}-[0-9]",  # the Emirates
-        rb"[12](?<![a-z0-9.-][12]) [0-9]{2} (?:0[1-9]|1[0-2]) [0-9][0-9ab] [0-9]{3} [0-9]{3} [0-9]{2}",  # France
+    (letters, re.compile(rb"%b(?![a-z0-9-]|\.[0-9])" % form))  # so many letters stand before that
+    for letters, form in (
+        (0, rb"756(?<![a-z0-9.-]756)\.[0-9]{4}\.[0-9]{4}\.[0-9]{2}"),  # Switzerland
+        (0, rb"784(?<![a-z0-9.-]784)-[0-9]{4}-[0-9]{7}-[0-9]"),  # the Emirates
+        (0, rb"[12](?<![a-z0-9.-][12]) [0-9]{2} (?:0[1-9]|1[0-2]) [0-9][0-9ab] [0-9]{3} [0-9]{3} [0-9]{2}"),  # France
+        (6, rb"[0-9]{2}(?<=[a-z]{6}..)(?<![a-z0-9][a-z]{6}..)[abcdehlmprst][0-9]{2}[a-z][0-9]{3}[a-z]"),  # Italy
+        (4, rb"[0-9]{2}(?<=[a-z]{4}..)(?<![a-z0-9][a-z]{4}..)[0-9]{4}[hm][a-z]{5}[a-z0-9][0-9]"),  # Mexico
     )
-)
-_ITALIAN: Final = re.compile(
-    rb"[0-9]{2}(?<=[a-z]{6}..)(?<![a-z0-9][a-z]{6}..)[abcdehlmprst][0-9]{2}[a-z][0-9]{3}[a-z](?![a-z0-9-])"
-)
-_MEXICAN: Final = re.compile(
-    rb"[0-9]{2}(?<=[a-z]{4}..)(?<![a-z0-9][a-z]{4}..)[0-9]{4}[hm][a-z]{5}[a-z0-9][0-9](?![a-z0-9-])"
 )
 _BEYOND: Final = {  # words of other scripts -> their numbers
     "护照|護照|通行证|通行證|旅券|パスポート|여권": "[A-Z]{1,2}[0-9]{7,8}|[0-9]{8,9}|[A-Z][0-9]{3}[A-Z][0-9]{4}",
@@ -210,21 +210,22 @@ def _named(first: str) -> re.Pattern[str]:
 _NINO: Final = re.compile(
     rb"(?<![a-z0-9])[a-ceghj-pr-tw-z][a-ceghj-npr-tw-z][ -]?\d\d[ -]?\d\d[ -]?\d\d[ -]?[a-d](?![a-z0-9])"
 )
+INSURANCE: Final = widen(_NINO.pattern)
 INSURANCE_WORDS: Final = (b"insur", b"ni n", b"nino")
 """Words of a text that has such numbers: they may stand in the head of a long list."""
-INSURANCE: Final = "[0-9]{2}[ -]?[0-9]{2}[ -]?[0-9]{2}"
-DOCUMENTS: Final = "|".join(
-    (
-        f"(?:^|[{ANY_ASCII}--[a-z]])(?:{'|'.join(map(widen, _SHAPES))})(?:{_SOLID})[{ANY_ASCII}--[0-9a-z]][{ANY_ASCII}--[0-9]]*[0-9]",
-        f"[0-9]{widen(_IS_MINE.pattern)}",
-        *(widen(form.pattern) for form in _BARE),
-        "[a-z][0-9]{6}[hm][a-z]",
-    )
+_NAMED: Final = (
+    f"(?:^|[{ANY_ASCII}--[0-9a-z]])(?:{'|'.join(map(widen, _SHAPES))})(?:{_SOLID})(?:[{ANY_ASCII}--[0-9a-z]]|$)"
 )
-DOCUMENTS_WITH_LETTERS: Final = (
-    "(?:(?:^|[^a-z])(?:pan|cf|dl)[^a-z]|ausweis|reisepass|rerschein|driv(?:er|ing)|codice|identity card|pass(?:e?port|aport|nummer)"
-    f"|pas(?:poort|aporte|zport))[{ANY_ASCII}--[0-9]]*[0-9]|[0-9]{{2}}[abcdehlmprst][0-9]{{2}}[a-z][0-9]{{3}}[a-z]"
+_MAY_BE_NAMED: Final = sieve(_NAMED)
+DOCUMENTS: Final = f"{_NAMED}[{ANY_ASCII}--[0-9]]*[0-9]|[0-9]{widen(_IS_MINE.pattern)}"
+BARE_DOCUMENTS: Final = "|".join(f"[a-z]{{{letters}}}{widen(form.pattern)}" for letters, form in _BARE)
+_SHORT_WORDS: Final = "pan|cf|dl"
+_LONG_WORDS: Final = (
+    "codice|driv(?:er|ing)|identity card|(?:personal)?ausweis|f\x80hrerschein|reisepass|pass(?:e?port|aport|nummer)"
+    "|pas(?:poort|aporte|zport)"
 )
+_FEW_DIGITS: Final = re.compile(f"(?<![a-z0-9\x80])(?:(?:{_SHORT_WORDS})(?![a-z0-9])|{_LONG_WORDS})".encode("latin-1"))
+DOCUMENTS_WITH_LETTERS: Final = f"(?:^|[{ANY_ASCII}--[0-9a-z]])(?:(?:{_SHORT_WORDS})[{ANY_ASCII}--[0-9a-z]]|{widen(_LONG_WORDS)})[{ANY_ASCII}--[0-9]]*[0-9]"
 """Of `low`, as those before."""
 DOCUMENTS_BEYOND: Final = "|".join(map(widen, dict.fromkeys(_BY_FIRST.values())))
 """Of `text`."""
@@ -233,31 +234,28 @@ DOCUMENTS_BEYOND: Final = "|".join(map(widen, dict.fromkeys(_BY_FIRST.values()))
 def find_documents(view: SearchText, spans: list[Span]) -> None:
     """Append to `spans` the numbers of documents in which six digits stand together."""
     low = view.low
-    searched = 0
+    last = 0
     for run in _SIX_DIGITS.finditer(low):
         start, end = run.span()
-        for word in _WORD.finditer(low, max(searched, start - _REACH), start):
-            if (beginning := word[0][:3]) in _BY_BEGINNING:
-                _find_behind(low, word.start(), beginning, spans)
-        searched = start
+        first = max(last, start - _REACH)
+        if start - first > 1 and _MAY_BE_NAMED(for_sieve(low[first:start])):
+            for word in _WORD.finditer(low, first, start):
+                _find_behind(low, word.start(), word[0][:3], spans)
+        last = start
         if low[end : end + 1] and (mine := _IS_MINE.match(low, end)):
             _find_before(low, mine, spans)
-    for form in _BARE:
-        spans += [(*match.span(), "resident_id") for match in form.finditer(low)]
-    spans += [(match.start() - 4, match.end(), "resident_id") for match in _MEXICAN.finditer(low)]
 
 
 def find_documents_with_letters(view: SearchText, spans: list[Span]) -> None:
     """Append to `spans` the numbers of documents that may have fewer digits in a row."""
-    low = view.low
-    for mark in _FEW_DIGITS:
-        at = low.find(mark)
-        while at >= 0:
-            start = max(0, at - _REACH) + len(low[max(0, at - _REACH) : at].rstrip(_LETTERS))
-            if (beginning := low[start : start + 3]) in _BY_BEGINNING or (beginning := beginning[:2]) in _BY_BEGINNING:
-                _find_behind(low, start, beginning, spans)
-            at = low.find(mark, at + len(mark))
-    spans += [(match.start() - 6, match.end(), "resident_id") for match in _ITALIAN.finditer(low)]
+    for word in _FEW_DIGITS.finditer(view.low):
+        _find_behind(view.low, word.start(), word[0][:3], spans)
+
+
+def find_bare_documents(view: SearchText, spans: list[Span]) -> None:
+    """Append to `spans` the numbers that are told by their form alone."""
+    for letters, form in _BARE:
+        spans += [(match.start() - letters, match.end(), "resident_id") for match in form.finditer(view.low)]
 
 
 def find_documents_beyond(view: SearchText, spans: list[Span]) -> None:
@@ -273,7 +271,7 @@ def _find_behind(low: bytes, start: int, beginning: bytes, spans: list[Span]) ->
     """Append to `spans` the number behind the word that begins at `start`."""
     spans += [
         (*match.span("it"), "resident_id")
-        for behind, _, _ in _patterns(beginning)
+        for behind in (_behind(beginning) if beginning in _BY_BEGINNING else ())
         if (match := behind.match(low, start)) and _THINGS.search(low[max(0, start - _BEFORE) : start]) is None
     ]
 
@@ -283,8 +281,8 @@ def _find_before(low: bytes, mine: re.Match[bytes], spans: list[Span]) -> None:
     end, start = mine.start("is"), mine.end()
     first = max(0, end - _LONGEST)
     word = _WORD.match(low, start)
-    for _, word_only, before in _patterns(word[0][:3]) if word and word[0][:3] in _BY_BEGINNING else ():
-        if word_only.match(low, start) and (match := before.search(low[first:end])):
+    for name, number in _before(word[0][:3]) if word and word[0][:3] in _BY_BEGINNING else ():
+        if name.match(low, start) and (match := number.search(low[first:end])):
             spans.append((first + match.start("it"), end, "resident_id"))
 
 

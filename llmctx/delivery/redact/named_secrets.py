@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import cache
 from typing import Final
 
 from llmctx.delivery.redact.normal_form import SearchText
-from llmctx.delivery.redact.secret_values import DIGIT, PLACEHOLDER, WORDY, is_password, is_random, is_secret, is_strong
+from llmctx.delivery.redact.secret_values import PLACEHOLDER, WORDY, is_password, is_random, is_secret, is_strong
 from llmctx.delivery.redact.sieve import widen
 from llmctx.delivery.redact.text_spans import Span
 
@@ -121,8 +122,10 @@ _SET: Final = re.compile(
     rb"(?:set(?: -[a-z]{1,3})?|setx|setenv|env|export|add|put|create)[ \t]{1,4}[a-z0-9_.:/-]{0,60}\Z"
 )
 _BEFORE: Final = 100
-_SOME: Final = 8  # signs that a secret has at least where nothing else is looked at
-_MANY, _FEW = 256, 256  # names that are looked at closely: so many, and one more in so many characters
+_PLAINLY_ASSIGNED: Final = (
+    rb"[\"'\\\])*]{0,3}+[ \t]{0,2}+[:=]{1,2}+[ \t]{0,2}+[\"']?([^\s\"'`\\,;&<>(){}\[\]|]{16,4096}+)"
+)
+_MANY, _FEW = 512, 256  # names that are looked at closely: so many, and one more in so many characters
 _ASSIGNS: Final = frozenset((b"(", b"["))
 
 
@@ -153,28 +156,33 @@ def _find(view: SearchText, names: list[_Name], spans: list[Span]) -> None:
     raw, low = view.raw, view.low
     left = _MANY + len(raw) // _FEW
     for word, gate, kind, ends in names:
-        if (gate is None or gate in raw) and word in low:
+        if gate is None or gate in raw:
             at = low.find(word)
-            while at >= 0:
+            while at >= 0 and left > 0:
+                left -= 1
                 end = at + len(word)
-                if (name := ends.match(low, at)) and (match := _ASSIGNED.match(low, name.end())):
-                    left -= 1
-                    if left < 0:  # a text full of them: what is named a secret is one
-                        _take(kind, match, spans)
-                        end = match.end()
-                    elif _consider(raw, low, at, word, kind, match, spans) or match.end() - at >= _BEFORE:
-                        end = match.end()  # else the value may be a name itself
+                if (
+                    (name := ends.match(low, at))
+                    and (match := _ASSIGNED.match(low, name.end()))
+                    and (_consider(raw, low, at, word, kind, match, spans) or match.end() - at >= _BEFORE)
+                ):
+                    end = match.end()  # else the value may be a name itself
                 at = low.find(word, end)
+            if at >= 0:
+                _find_at_once(view, at, kind, ends, spans)
 
 
-def _take(kind: str, match: re.Match[bytes], spans: list[Span]) -> None:
-    spans.extend(
-        (*match.span(group), kind)
-        for group in ("bare", "quoted", "single")
-        if match.start("gap") < 0
-        and match.end(group) - match.start(group) >= _SOME
-        and DIGIT.search(match[group]) is not None
-    )
+def _find_at_once(view: SearchText, at: int, kind: str, ends: re.Pattern[bytes], spans: list[Span]) -> None:
+    """Append to `spans` what is assigned to names from `at` on, and random, of a text that is full of such names."""
+    for match in _assigned_to(ends.pattern).finditer(view.low, at):
+        start, end = match.span(1)
+        if is_random(view.raw[start:end]):
+            spans.append((start, end, kind))
+
+
+@cache
+def _assigned_to(name: bytes) -> re.Pattern[bytes]:
+    return re.compile(name + _PLAINLY_ASSIGNED)
 
 
 def _consider(

@@ -136,6 +136,11 @@ def _decoded(token: str) -> str:
 _DECODED: Final = _Decoded()
 
 
+def for_sieve(signs: bytes) -> str:
+    """Return `raw` or `low` of a text for sieves, which read what is UTF-8."""
+    return signs.translate(_SHOWN).decode()
+
+
 class SearchText:
     """A text for searching: `text`, `raw` and `low` have the same positions."""
 
@@ -178,8 +183,8 @@ class NormalForm(SearchText):
         self.raw = mask_placeholders(raw or _as_bytes(text))
         self.low = self.raw.lower()
         self.is_ascii = self.raw.isascii()
-        for_sieves = self.raw.decode() if self.is_ascii else self.raw.translate(_SHOWN).decode()
-        self._shown = {"raw": for_sieves, "low": for_sieves.lower()}
+        shown_raw = self.raw.decode() if self.is_ascii else for_sieve(self.raw)
+        self._shown = {"raw": shown_raw, "low": shown_raw.lower()}
 
     def original_span(self, start: int, end: int) -> tuple[int, int]:
         """Return where in the text itself stands what is between `start` and `end`; whole escapes."""

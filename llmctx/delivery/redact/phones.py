@@ -11,7 +11,8 @@ import re
 from functools import cache
 from typing import Final
 
-from llmctx.delivery.redact.normal_form import SearchText
+from llmctx.delivery.redact.normal_form import SearchText, for_sieve
+from llmctx.delivery.redact.sieve import sieve, widen
 
 _REGIONS: Final = (  # whose numbers begin with 0
     "GB", "DE", "FR", "AU", "IT", "JP", "KR", "TW", "NL", "CH", "AT", "BE", "SE", "FI", "IE", "NZ", "TR", "UA", "RO", "IL", "AE", "SA", "EG", "ZA",
@@ -43,10 +44,11 @@ _CUE: Final = re.compile(
     rb"(?<![a-z])(?:(" + _STRONG + rb")|" + _WEAK + rb")(?![a-z])" + _BETWEEN + rb"{0,48}\Z"
     rb"|(?:[a-z_](phone|mobile|fax|telephone)|_(tel|mob|cell))(?![a-z])" + _BETWEEN + rb"{0,48}\Z"
 )
+_PLACES: Final = "cell|mobile|mob|phone|tel|office|home|work|fax|direct|whatsapp|private?|handy"
 _CUE_AFTER: Final = re.compile(
     rb"[\"')]? (?:is|ist|est|es) (?:my|the|his|her|our|their|your|meine?|mon|mi) (?:new |private |work |home |business |direct )?"
     rb"(?:cell|mobile|phone|telephone|whatsapp|handy|fax|number|nummer|telefon|m\x80vil|portable|contact)(?![a-z])"
-    rb"|[\"']? \((?:cell|mobile|mob|phone|tel|office|home|work|fax|direct|whatsapp|private?|handy)\)"
+    rb"|[\"']? \((?:" + _PLACES.encode() + rb")\)"
 )
 _GAP: Final = re.compile(_BETWEEN + rb"{0,48}")
 _NOT_LETTER: Final = bytes(c for c in range(256) if not 0x61 <= c <= 0x7A)
@@ -137,17 +139,15 @@ def _lengths() -> dict[str, frozenset[int]]:
     return found
 
 
-_WORDS: Final = (
-    b"tel", b"phone", b"mob", b"cell", b"fax", b"call", b"contact", b"text", b"number", b"reach", b"dial", b"sms",
-    b"nummer", b"whatsapp", b"handy", b"fon", b"ph:", b"ph ", b"wechat", b"hotline", b"support", b"kontakt", b" ring", b"num", b"tlf", b"ruf",
-    b"viber", b"helpline", b"gsm", b"natel", b"puhelin", b"nomor", b"appel", b"joindre", b"llam", b"ll\x80m", b"chiam", b"bel", b"puh",
-)  # fmt: skip
+_HAS_CUES: Final = sieve(
+    f"(?:^|[^a-z])(?:{widen(_STRONG)}|{widen(_WEAK)})(?:[^a-z]|$)|[a-z_](?:phone|mobile|fax|telephone)|_(?:tel|mob|cell)"
+    rf"|[0-9][\"')]? (?:is|ist|est|es) (?:my|the|his|her|our|their|your|mein|mon|mi)|[0-9][\"']? \((?:{_PLACES})\)"
+)
 
 
 def has_cues(view: SearchText) -> bool:
     """Return True if a text has words in it that may announce a telephone number."""
-    low = view.low
-    return any(word in low for word in _WORDS) or not low.isascii()
+    return _HAS_CUES(for_sieve(view.low)) or (not view.text.isascii() and _CUE_BEYOND.search(view.text) is not None)
 
 
 def cue_beside(view: SearchText, start: int, end: int) -> str:
@@ -201,15 +201,14 @@ def is_dialled_abroad(digits: bytes) -> bool:
     return digits.startswith(b"00") and _is_valid_abroad(digits[2:].decode())
 
 
-@cache
 def _is_valid_abroad(digits: str) -> bool:
     """Return True for the digits of a number with its country code that the country has."""
     import phonenumbers  # late, as above
 
-    try:
-        return phonenumbers.is_valid_number(phonenumbers.parse(f"+{digits}"))
-    except phonenumbers.NumberParseException:
-        return False
+    for size in (1, 2, 3):
+        if regions := phonenumbers.COUNTRY_CODE_TO_REGION_CODE.get(int(digits[:size])):
+            return any(is_valid(digits[size:], region) for region in regions if region != "001")
+    return False
 
 
 def is_expected(number: bytes, strong: bool) -> bool:

@@ -16,11 +16,13 @@ from typing import Final
 from llmctx.delivery.redact.detectors import Detector
 from llmctx.delivery.redact.emails import EMAILS, SPELLED_EMAILS, find_emails, find_spelled_emails
 from llmctx.delivery.redact.identity_documents import (
+    BARE_DOCUMENTS,
     DOCUMENTS,
     DOCUMENTS_BEYOND,
     DOCUMENTS_WITH_LETTERS,
     INSURANCE,
     INSURANCE_WORDS,
+    find_bare_documents,
     find_documents,
     find_documents_beyond,
     find_documents_with_letters,
@@ -54,14 +56,16 @@ _SHAPES: Final = bytes(
     for c in range(256)
 )  # fmt: skip
 """Digits as "0", capitals as "A", small letters as "a", separators as they are, all else as ","."""
-_MOST: Final = 24
-_RUN: Final = re.compile(  # no decimal fraction, no date, no address of a host; the literal comes first: that is fast
+_BEGIN: Final = (  # no decimal fraction, no date, no address of a host; the literal comes first: that is fast
     rb"0(?<![0a]0)(?<!0[.]0)(?!0{0,3}[.]0{4,}+(?![.0/-]))(?!000-00-00(?![-0.]))(?!(?<![+]0)0{0,2}(?:[.]0{1,3}){3}(?![.0]))"
-    rb"(?:[ .()/-]{0,3}+0){6,23}0*+"
 )
-_MANY, _FEW = 256, 512  # candidates that are judged one by one: so many, and one more in so many characters
-_ASKED: Final = 20
-_DEAR: Final = frozenset(("resident_id", "cpf", "rrn"))  # that take microseconds
+_DIGITS: Final = rb"(?:[ .()/-]{0,3}+0){6,23}0*+"
+_RUN: Final = re.compile(_BEGIN + _DIGITS)
+_RUN_WITHOUT_CUE: Final = re.compile(_BEGIN + rb"(?:(?<=[+]0)|(?<=[+][(]0)|(?!0{6,9}+(?![ .()/-]{0,3}0)))" + _DIGITS)
+"""Where no word announces a telephone number, ten digits and fewer that stand together are none."""
+_MANY, _FEW = 512, 256  # what judging candidates may cost: so much, and one more in so many characters
+_COSTS: Final = {"resident_id": 4, "cpf": 4, "rrn": 4, "card": 1, "national": 1, "abroad": 1, "expected": 1}
+"""What costs a microsecond, or several; of the others any number is judged."""
 _AROUND: Final = 4  # signs before and behind a run that belong to its shape
 
 _SEP: Final = "[ .()/-]{1,3}"
@@ -111,10 +115,15 @@ _PROVINCES: Final = frozenset(
 _MOBILE: Final = re.compile(rb"(?:(?:00)?86)?1[3-9][0-9]{9}")
 _SSN: Final = re.compile(rb"(?!000|666|9)[0-9]{3}-(?!00)[0-9]{2}-(?!0000)[0-9]{4}")
 
+_MANY_IBANS, _FEW_IBANS = 256, 512
 _IBAN_SHAPE: Final = re.compile(rb"AA00(?<![0Aa]AA00)(?:[ .-]?[A0]){11,33}+")
 _PARTED: Final = re.compile(rb"([ ._-])")
 _AS_DIGITS: Final = {ord(sign): str(int(sign, 36)) for sign in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 
+_USUAL: Final = {kind: kind if kind in ("card", "resident_id") else "phone" for kind in _COSTS} | {
+    "cpf": "resident_id",
+    "rrn": "resident_id",
+}
 _DOUBTFUL: Final = frozenset(("card", "national", "abroad", "mobile", "ssn"))
 _OTHER_NUMBER: Final = re.compile(
     rb"(?i:(?<![a-z])(?:ean|gtin|isbn|issn|upc|asin|order|invoice|tracking|sku|ref|reference|po|rma|ticket|case|serial|part|item|article|contract|batch|lot"
@@ -147,9 +156,10 @@ class Personal:
             self.detectors.append(Detector("words", find_spelled_emails, SPELLED_EMAILS))
         if "resident_id" in kinds:
             self.detectors.append(Detector("words", find_documents_with_letters, DOCUMENTS_WITH_LETTERS))
+            self.detectors.append(Detector("words", find_bare_documents, BARE_DOCUMENTS))
             self.detectors.append(Detector("beyond", find_documents_beyond, DOCUMENTS_BEYOND))
             self.detectors.append(Detector("digits", find_documents, DOCUMENTS, view="low"))
-            self.detectors.append(Detector("digits", find_insured, INSURANCE, words=INSURANCE_WORDS))
+            self.detectors.append(Detector("digits", find_insured, INSURANCE, view="low", words=INSURANCE_WORDS))
         if "ip" in kinds:
             self.detectors.append(Detector("words", find_addresses, ADDRESSES))
             self.detectors.append(Detector("beyond", find_addresses_beyond, ADDRESSES_BEYOND))
@@ -164,26 +174,22 @@ class Personal:
         shapes = raw.translate(_SHAPES)
         left = _MANY + len(raw) // _FEW
         real: dict[str, int] = {}
-        asked, cues = 0, "phone" in kinds
-        for run in _RUN.finditer(shapes):
+        cues = "phone" in kinds and has_cues(view)
+        for run in (_RUN if cues else _RUN_WITHOUT_CUE).finditer(shapes):
             begin, finish = run.span()
             first = begin - _AROUND if begin > _AROUND else 0
-            for kind, start, end in _candidates(shapes[first : finish + _AROUND]):
-                if kind == "expected":  # behind a word; that some are there is asked for where many numbers are
-                    asked += 1
-                    if asked == _ASKED:
-                        cues = has_cues(view)
-                    if not cues:
-                        continue
+            for kind, start, end in _candidates(shapes[first : finish + _AROUND], cues):
                 start, end = first + start, first + end
                 if start < begin and b"0" in shapes[start:begin]:
                     continue  # digits before the run are of a hexadecimal word, such as a UUID's
-                if left < 0 and kind in _DEAR:  # a text full of them: they are what most of their kind were
-                    verdict = "resident_id" if real.get(kind, 0) > 0 else ""
-                else:
-                    left -= kind in _DEAR
+                if (cost := _COSTS.get(kind)) is None:
+                    verdict = _judged(view, kind, start, end)
+                elif left > 0:
+                    left -= cost
                     verdict = _judged(view, kind, start, end)
                     real[kind] = real.get(kind, 0) + (1 if verdict else -1)
+                else:  # a text full of them: they are what most of their kind were
+                    verdict = _USUAL[kind] if real.get(kind, 0) > 0 else ""
                 if verdict in kinds:
                     spans.append((start, end, verdict))
 
@@ -201,7 +207,7 @@ def _find_small_ibans(view: SearchText, spans: list[Span]) -> None:
 def _find_ibans_in(raw: bytes, spans: list[Span]) -> None:
     shapes = raw.translate(_SHAPES)
     if b"AA00" in shapes:
-        left, real = _MANY + len(raw) // _FEW, 0
+        left, real = _MANY_IBANS + len(raw) // _FEW_IBANS, 0
         for match in _IBAN_SHAPE.finditer(shapes):
             start, end = match.span()
             left -= 1
@@ -243,17 +249,18 @@ def _is_named_otherwise(view: SearchText, start: int) -> bool:
 
 
 @lru_cache(16384)
-def _candidates(shape: bytes) -> tuple[Candidate, ...]:
-    """Return what a run may be, with `_AROUND` signs on both sides."""
+def _candidates(shape: bytes, cues: bool) -> tuple[Candidate, ...]:
+    """Return what a run may be, with `_AROUND` signs on both sides; `cues`: also what is one behind a word only."""
     found: list[Candidate] = []
     for kind, pattern in _KINDS:
         found += [(kind, *match.span("it")) for match in pattern.finditer(shape)]
     found += [("foreign", *match.span()) for match in _FOREIGN.finditer(shape)]
     for match in _NATIONAL.finditer(shape):
-        found += [("national", *match.span()), ("expected", *match.span())]
+        found += [(kind, *match.span()) for kind in (("national", "expected") if cues else ("national",))]
     for match in _SOLID.finditer(shape):
         start, end = match.span()
-        found.append(("expected", start, end))
+        if cues:
+            found.append(("expected", start, end))
         if end - start >= _ABROAD:
             found.append(("abroad", start, end))
     return tuple(found)

@@ -20,7 +20,9 @@ BEYOND: Final = {0x80: 0x02, 0x81: 0x03, 0xFF: 0x03}
 _ANY: Final = r"[\x00-\x{10ffff}]"
 _MOST: Final = 6  # repeats that are counted
 _SPREAD, _EXACT = 4, 40  # or so many, if their number is nearly told
+_FEW: Final = 8  # or without end, if they are of one sign, and few must be there
 _LEAST: Final = 16  # of those that must be there, if they are the last that is looked at
+_ONE_SIGN: Final = ("LITERAL", "NOT_LITERAL", "ANY", "IN")
 _CATEGORIES: Final = {"DIGIT": "0-9", "SPACE": r" \t\n\r\x0b\x0c", "WORD": "A-Za-z0-9_"}
 
 
@@ -84,6 +86,8 @@ def _item(name: str, argument: Any, signs: dict[str, str]) -> tuple[str, bool]:
     if name in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"):
         least, most, body = argument
         shown, is_whole = _sequence(list(body), signs)
+        if most > _MOST and least <= _FEW and len(body) == 1 and str(body[0][0]) in _ONE_SIGN:
+            return f"{shown}{{{least},}}", True
         if is_whole and (most <= _MOST or (most - least <= _SPREAD and most <= _EXACT)):
             return f"(?:{shown}){{{least},{most}}}", True
         return (f"(?:{shown}){{{min(least, _LEAST) if is_whole else 1}}}" if least else ""), False
