@@ -14,7 +14,7 @@ from functools import cache
 from typing import Final
 
 from llmctx.delivery.redact.normal_form import SearchText
-from llmctx.delivery.redact.secret_values import PLACEHOLDER, WORDY, is_password, is_random, is_secret, is_strong
+from llmctx.delivery.redact.secret_values import PLACEHOLDER, is_password, is_random, is_secret, is_strong
 from llmctx.delivery.redact.sieve import widen
 from llmctx.delivery.redact.text_spans import Span
 
@@ -122,6 +122,8 @@ _SET: Final = re.compile(
     rb"(?:set(?: -[a-z]{1,3})?|setx|setenv|env|export|add|put|create)[ \t]{1,4}[a-z0-9_.:/-]{0,60}\Z"
 )
 _BEFORE: Final = 100
+_QUALIFIED: Final = 24  # characters of a name and what stands before it in one with it
+_OF_FLAG: Final = 34
 _PLAINLY_ASSIGNED: Final = (
     rb"[\"'\\\])*]{0,3}+[ \t]{0,2}+[:=]{1,2}+[ \t]{0,2}+[\"']?([^\s\"'`\\,;&<>(){}\[\]|]{16,4096}+)"
 )
@@ -169,20 +171,20 @@ def _find(view: SearchText, names: list[_Name], spans: list[Span]) -> None:
                     end = match.end()  # else the value may be a name itself
                 at = low.find(word, end)
             if at >= 0:
-                _find_at_once(view, at, kind, ends, spans)
+                _find_at_once(view, at, word, kind, spans)
 
 
-def _find_at_once(view: SearchText, at: int, kind: str, ends: re.Pattern[bytes], spans: list[Span]) -> None:
+def _find_at_once(view: SearchText, at: int, word: bytes, kind: str, spans: list[Span]) -> None:
     """Append to `spans` what is assigned to names from `at` on, and random, of a text that is full of such names."""
-    for match in _assigned_to(ends.pattern).finditer(view.low, at):
+    for match in _assigned_to(word).finditer(view.low, at):
         start, end = match.span(1)
         if is_random(view.raw[start:end]):
             spans.append((start, end, kind))
 
 
 @cache
-def _assigned_to(name: bytes) -> re.Pattern[bytes]:
-    return re.compile(name + _PLAINLY_ASSIGNED)
+def _assigned_to(word: bytes) -> re.Pattern[bytes]:
+    return re.compile(word + _PLAINLY_ASSIGNED)
 
 
 def _consider(
@@ -225,7 +227,7 @@ def _consider(
     elif kind == "password":
         likely = is_password(value, quoted, behind) and (word != b"clave" or _WORD_CLAVE.search(name) is None)
     else:
-        likely = _NO_TOKEN.search(name) is None and is_secret(value, quoted, behind)
+        likely = is_secret(value, quoted, behind) and _NO_TOKEN.search(name[-_QUALIFIED:]) is None
     if likely:
         spans.append((start, start + len(value), kind))
     return likely
@@ -237,30 +239,33 @@ _LETTERS: Final = frozenset(bytes([c]) for c in b"abcdefghijklmnopqrstuvwxyz")
 
 
 def _is_key(name: bytes, value: bytes, quoted: bool, behind: bytes) -> bool:
-    if _KEY_OF.search(name):
-        return is_secret(value, quoted, behind)
-    if _PLAIN_KEY.search(name):
+    if not is_secret(value, quoted, behind):
         return False
+    name = name[-_QUALIFIED:]
+    if _KEY_OF.search(name):
+        return True
     return (
         is_random(value, 20)
         and not value.islower()
-        and WORDY.fullmatch(value) is None
         and not value.startswith(b"ssh-")
+        and _PLAIN_KEY.search(name) is None
     )
 
 
 def _is_behind_gap(name: bytes, word: bytes, value: bytes, quoted: bool, kind: str) -> bool:
     """Return whether `value` is a secret behind mere blanks: in a command line, a `.netrc`, or no secret at all."""
-    if _FLAG.search(name[: -len(word)] + word):
+    if b"-" in name[-_OF_FLAG:] and _FLAG.search(name[-_OF_FLAG:]):
         return (
             not value.startswith(b"-")
             and PLACEHOLDER.fullmatch(value) is None
             and (kind != "api_key" or word != b"key" or is_secret(value, True, b""))
         )
     if kind == "password":
-        return is_password(value, True, b"") and (_LOGIN.search(name) is not None or is_strong(value))
-    if word == b"auth" or (word == b"key" and not _KEY_OF.search(name)):
+        return is_password(value, True, b"") and (is_strong(value) or _LOGIN.search(name) is not None)
+    if (
+        not is_secret(value, True, b"")
+        or word == b"auth"
+        or (word == b"key" and not _KEY_OF.search(name[-_QUALIFIED:]))
+    ):
         return False
-    if _SET.search(name):
-        return is_secret(value, True, b"")
-    return is_random(value, 20) and not value.startswith((b"ssh-", b"http"))
+    return (is_random(value, 20) and not value.startswith((b"ssh-", b"http"))) or _SET.search(name) is not None

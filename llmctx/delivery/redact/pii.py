@@ -64,7 +64,16 @@ _RUN: Final = re.compile(_BEGIN + _DIGITS)
 _RUN_WITHOUT_CUE: Final = re.compile(_BEGIN + rb"(?:(?<=[+]0)|(?<=[+][(]0)|(?!0{6,9}+(?![ .()/-]{0,3}0)))" + _DIGITS)
 """Where no word announces a telephone number, ten digits and fewer that stand together are none."""
 _MANY, _FEW = 512, 256  # what judging candidates may cost: so much, and one more in so many characters
-_COSTS: Final = {"resident_id": 4, "cpf": 4, "rrn": 4, "card": 1, "national": 1, "abroad": 1, "expected": 1}
+_COSTS: Final = {
+    "resident_id": 4,
+    "cpf": 4,
+    "rrn": 4,
+    "card": 1,
+    "national": 1,
+    "abroad": 1,
+    "foreign": 1,
+    "expected": 1,
+}
 """What costs a microsecond, or several; of the others any number is judged."""
 _AROUND: Final = 4  # signs before and behind a run that belong to its shape
 

@@ -12,8 +12,8 @@ from functools import cache
 from itertools import islice
 from typing import Final
 
-from llmctx.delivery.redact.normal_form import SearchText
-from llmctx.delivery.redact.sieve import ANY_ASCII, widen
+from llmctx.delivery.redact.normal_form import SearchText, for_sieve
+from llmctx.delivery.redact.sieve import ANY_ASCII, sieve, widen
 from llmctx.delivery.redact.text_spans import Span
 from llmctx.delivery.redact.vendor_key_table import KIND_OF, VENDOR_KEYS
 
@@ -34,8 +34,8 @@ _HEADS_WITHIN: Final = (
     "sk-", "sk_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xox", "AKIA", "ASIA", "AIza", "eyJ", "hf_",
     "gsk_", "npm_", "SG.", "hvs.", "dapi", "pypi-", "lin_", "ntn_",
 )  # fmt: skip
-_HEADS: Final = tuple(head.encode() for head in _HEADS_WITHIN)
 _WITHIN: Final = re.compile(f"(?<=[-_.])(?:{'|'.join(map(re.escape, _HEADS_WITHIN))})".encode())
+_HAS_HEADS_WITHIN: Final = sieve(f"[-_.](?:{'|'.join(map(re.escape, _HEADS_WITHIN))})")
 _FIRST_WORD: Final = re.compile(rb"(?<![A-Za-z0-9_.-])[A-Za-z0-9_.-]{8,40}+[:|]\Z")
 _LOWER: Final = re.compile(rb"sk-(?<![A-Za-z0-9]sk-)(?!sk-)[a-z0-9]{20,200}+(?![A-Za-z0-9-])")
 
@@ -135,11 +135,11 @@ class VendorKeys:
     def find(self, raw: bytes, spans: list[Span]) -> None:
         """Append to `spans` the keys that are one word."""
         words = raw.translate(_WORDS)
-        holds_heads = any(head in raw for head in _HEADS)
+        has_heads_within = _HAS_HEADS_WITHIN(for_sieve(raw))
         for match in _TELLING.finditer(words):
             start, end = words.rfind(b" ", 0, match.start()) + 1, match.end()
             if end - start >= _LONG:
-                self._look(raw, start, end, spans, holds_heads)
+                self._look(raw, start, end, spans, has_heads_within)
 
     def find_marked(self, view: SearchText, spans: list[Span]) -> None:
         """Append to `spans` the keys that are told by a mark in them."""
@@ -150,7 +150,7 @@ class VendorKeys:
             if sign in raw and mark in raw:
                 spans += [(*found.span(), kind) for found in pattern.finditer(raw)]
 
-    def _look(self, raw: bytes, start: int, end: int, spans: list[Span], holds_heads: bool) -> None:
+    def _look(self, raw: bytes, start: int, end: int, spans: list[Span], has_heads_within: bool) -> None:
         """Look up the word between `start` and `end`, then the places within it where a key may begin."""
         word = raw[start:end]
         if not word.strip(_HEXADECIMAL) and self._is_plain(raw, start, end, spans):
@@ -159,28 +159,33 @@ class VendorKeys:
             if found := _compiled(pattern).match(raw, start):
                 spans.append((start, found.end(), kind))
                 return
-        if holds_heads and (b"-" in word or b"_" in word or b"." in word):
+        if has_heads_within:
             for within in islice(_WITHIN.finditer(raw, start + 1, end), _TRIES):
                 at = within.start()
                 for kind, pattern in self._by_head.get(raw[at : at + 2], ()):
                     if found := _compiled(pattern).match(raw, at):
                         spans.append((at, found.end(), kind))
                         return
-        if len(word) > _BUILT_LONG and self._lower is not None:
-            for part, whole in _PARTS:
-                if part in word and (found := whole.search(raw, start, end)):
-                    spans.append((*found.span(), "api_key"))
-                    return
-            if found := _UNKNOWN.match(raw, start):
-                spans.append((start, found.end(), "api_key"))
-                return
-        before = raw[start - 1 : start]
-        for sign in _BUILT_SIGNS:
+        if (
+            len(word) > _BUILT_LONG
+            and self._lower is not None
+            and (found := _part_in(raw, start, end) or _UNKNOWN.match(raw, start))
+        ):
+            spans.append((*found.span(), "api_key"))
+            return
+        before, behind = raw[start - 1 : start], raw[end : end + 1]
+        if before in self._built or behind in self._built or b"." in word:
+            self._look_for_built(raw, start, word, spans)
+
+    def _look_for_built(self, raw: bytes, start: int, word: bytes, spans: list[Span]) -> None:
+        """Append to `spans` the key that `word`, which begins at `start`, is with what stands beside it."""
+        before, end = raw[start - 1 : start], start + len(word)
+        for sign, patterns in self._built.items():
             if sign == before or sign in word or raw.startswith(sign, end):
                 first = start
                 if sign == before and (opened := _FIRST_WORD.search(raw, max(0, start - 40), start)):
                     first = opened.start()
-                for kind, built in self._built[sign]:
+                for kind, built in patterns:
                     if found := built.match(raw, first):
                         spans.append((*found.span(), kind))
                         return
@@ -195,6 +200,14 @@ class VendorKeys:
         else:
             return not word.startswith(b"fc-") and raw[end : end + 1] not in _BUILT_SIGNS and before not in _BUILT_SIGNS
         return True
+
+
+def _part_in(raw: bytes, start: int, end: int) -> re.Match[bytes] | None:
+    """Return the key in a word that is told by a part of it."""
+    for part, whole in _PARTS:
+        if raw.find(part, start, end) >= 0 and (found := whole.search(raw, start, end)):
+            return found
+    return None
 
 
 @cache
