@@ -18,7 +18,7 @@ from llmctx.core.errors import DatabaseUnavailable
 from llmctx.core.text import escape_controls
 
 if TYPE_CHECKING:
-    from llmctx.core.place import Place
+    from llmctx.core.endpoint import Endpoint
     from llmctx.delivery.journal import JournalDirectory
     from llmctx.ops.broker import BrokerReport
     from llmctx.ops.journals import Ownership
@@ -114,9 +114,9 @@ def _left(directories: Sequence[JournalDirectory], owners: Ownership) -> tuple[i
         process.records + process.open
         for one in directories
         for process in one.processes
-        if not process.alive and owners.accepts(one.directory, process.place)
+        if not process.alive and owners.accepts(one.directory, process.endpoint)
     )
-    refused = sum(owners.accepts(one.directory, row.place) for one in directories for row in one.dead_letters)
+    refused = sum(owners.accepts(one.directory, row.endpoint) for one in directories for row in one.dead_letters)
     return left, refused
 
 
@@ -134,13 +134,17 @@ def _set_aside(report: BrokerReport | str | None) -> int:
 
 def _as_json(one: JournalDirectory, owners: Ownership) -> dict[str, object]:
     processes = [
-        {**asdict(process), "place": process.place.name or None, "whose": owners.owner_of(one.directory, process.place)}
+        {
+            **{name: value for name, value in asdict(process).items() if name != "endpoint"},
+            "place": process.endpoint.name or None,
+            "whose": owners.owner_of(one.directory, process.endpoint),
+        }
         for process in one.processes
     ]
     refused = [
         {
             "call_id": row.record.call_id, "sqlstate": row.sqlstate, "reason": row.reason, "at": row.at,
-            "place": row.place.name or None, "whose": owners.owner_of(one.directory, row.place),
+            "place": row.endpoint.name or None, "whose": owners.owner_of(one.directory, row.endpoint),
         }
         for row in one.dead_letters
     ]  # fmt: skip
@@ -154,20 +158,20 @@ def _show(one: JournalDirectory, owners: Ownership) -> None:
     lines = [
         [str(process.pid or process.name), "running" if process.alive else "ended"]
         + [output.text_of(number) for number in (process.records, process.open, process.bytes)]
-        + [output.text_of(process.oldest, null="-"), _whose(one, process.place, owners)]
+        + [output.text_of(process.oldest, null="-"), _whose(one, process.endpoint, owners)]
         for process in one.processes
     ]
     if lines:
         output.table([*columns, output.Column("oldest"), output.Column("database", cut="end")], lines, indent=2)
     counts = Counter(
-        (row.sqlstate, row.reason, _whose(one, row.place, owners, between=" by ")) for row in one.dead_letters
+        (row.sqlstate, row.reason, _whose(one, row.endpoint, owners, between=" by ")) for row in one.dead_letters
     )
     for (sqlstate, reason, whose), count in counts.most_common(10):
         output.paragraph(f"{count} refused{whose} [{sqlstate}]: {reason}", lead="  ")
 
 
-def _whose(one: JournalDirectory, place: Place, owners: Ownership, *, between: str | None = None) -> str:
+def _whose(one: JournalDirectory, endpoint: Endpoint, owners: Ownership, *, between: str | None = None) -> str:
     """Return the name of the database that rows wait for; with `between` only if it is another one."""
-    if owners.accepts(one.directory, place):
-        return "" if between is not None else place.name if owners.is_our_broker(place) else "this one"
-    return f"{between or ''}{owners.name_of(place)}"
+    if owners.accepts(one.directory, endpoint):
+        return "" if between is not None else endpoint.name if owners.is_our_broker(endpoint) else "this one"
+    return f"{between or ''}{owners.name_of(endpoint)}"

@@ -17,7 +17,7 @@ from llmctx.cli.options import Json, Yes, interruptible, settings_of
 from llmctx.cli.partition import Downgrade, PlanOnly, partition, show_done, show_plan
 
 if TYPE_CHECKING:
-    from llmctx.core.place import Place
+    from llmctx.core.endpoint import Endpoint
     from llmctx.migrate.commands import Plan
     from llmctx.settings import Settings
 
@@ -189,12 +189,12 @@ def _plan_and_do(
         if not json:
             show_done(what)
 
-    place: Place | None = None
+    endpoint: Endpoint | None = None
     with interruptible(changes=True):
         if doing and down:
             commands.downgrade(settings, say=say)
         elif doing:
-            _, place = commands.bring_to_head(settings, **given, say=say)
+            _, endpoint = commands.bring_to_head(settings, **given, say=say)
     if json:
         result = {"steps": plan.steps, "notes": plan.notes, "adopts": plan.adopts, "done": doing}
         output.show_json({"database": describe_database(settings), "table": settings.table, **result})
@@ -203,20 +203,20 @@ def _plan_and_do(
             if step.what not in told:
                 show_done(step.what)
     if not down and not only_plan and (doing or not plan.steps):
-        _remember_place(settings, place)
+        _remember_endpoint(settings, endpoint)
     output.say(_conclusion(describe_database(settings), plan, doing=doing, down=down))
 
 
-def _remember_place(settings: Settings, place: Place | None) -> None:
-    """Note on this host which database its name leads to, for rows that wait here; ask it, if `place` is not known."""
+def _remember_endpoint(settings: Settings, endpoint: Endpoint | None) -> None:
+    """Note on this host which database its name leads to, for rows that wait here; ask it if `endpoint` is None."""
     from llmctx.core.errors import LlmctxError
-    from llmctx.delivery.journal import remember_place
+    from llmctx.delivery.journal import remember_endpoint
     from llmctx.migrate import commands
 
     with contextlib.suppress(LlmctxError, OSError):  # a role that may not; a host without a directory for journals
-        place = place or commands.identify(settings)
+        endpoint = endpoint or commands.identify(settings)
         for directory in settings.journal_directories[:1]:
-            remember_place(directory, place)
+            remember_endpoint(directory, endpoint)
 
 
 def _conclusion(database: str, plan: Plan, *, doing: bool, down: bool) -> str:

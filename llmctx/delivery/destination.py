@@ -24,8 +24,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from llmctx.core.endpoint import Endpoint
 from llmctx.core.locks import ForkGate
-from llmctx.core.place import Place
 from llmctx.core.record import CallRecord
 
 Kind = Literal["reconnect", "transient", "config", "poison"]
@@ -113,12 +113,12 @@ class Destination(ABC):
         return hashlib.sha256(f"{type(self).__qualname__} {self.name}".encode()).hexdigest()[:16]
 
     @property
-    def place(self) -> Place | None:
+    def endpoint(self) -> Endpoint | None:
         """Return what is known of where rows go; None as long as only a connection could tell (`prepare`).
 
         Journals belong to a place, not to its name: processes recover those of the same place.
         """
-        return Place(self.name, frozenset({self.key}))
+        return Endpoint(self.name, frozenset({self.key}))
 
     async def prepare(self) -> bool:
         """Connect, and look at what is there. Return True if that has changed since the last time.

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from llmctx.core.diagnostics import diagnostics
+from llmctx.core.endpoint import Endpoint, is_same_endpoint
 from llmctx.core.errors import JournalUnavailable
-from llmctx.core.place import Place, is_of
 from llmctx.core.record import CallRecord, Status, use_thread_as_session
 from llmctx.core.threads import outside_loop, run_in_daemon_thread
 from llmctx.delivery.batch_row import row_of
@@ -61,7 +61,9 @@ class HostShipper:
         directory = next(iter(self._settings.journal_directories_of(self._destination.key)), None)
         if directory is None:
             raise JournalUnavailable("There is no directory for journals: set LLMCTX_JOURNAL_DIR to one.")
-        self._journal = journal = Journal(directory, place=self._destination.place or Place(self._destination.name))
+        self._journal = journal = Journal(
+            directory, endpoint=self._destination.endpoint or Endpoint(self._destination.name)
+        )
         tasks = [
             asyncio.create_task(self._batcher.run(), name="llmctx-writer"),
             asyncio.create_task(self._destination.maintain(), name="llmctx-maintenance"),
@@ -81,7 +83,7 @@ class HostShipper:
                     await asyncio.wait({work, ending})
                 if stored:
                     continue
-                if once and self._destination.place is not None:
+                if once and self._destination.endpoint is not None:
                     return
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_S):
@@ -112,15 +114,15 @@ class HostShipper:
 
     async def _round(self, journal: Journal) -> int:
         """Store some journals. Return how many that were."""
-        place = self._destination.place
-        if place is None:  # whose they are is known only with a connection
+        endpoint = self._destination.endpoint
+        if endpoint is None:  # whose they are is known only with a connection
             self._batcher.prepare_soon()
             return 0
-        outside_loop(journal.note_place)(place)
+        outside_loop(journal.note_endpoint)(endpoint)
         elsewhere = [root for root in self._roots() if root != journal.directory]
 
-        def is_ours(other: Place, is_here: bool) -> bool:
-            return is_of(place, other, goes_by_our_name=is_here)
+        def is_ours(other: Endpoint, is_here: bool) -> bool:
+            return is_same_endpoint(endpoint, other, goes_by_our_name=is_here)
 
         loads: list[_Load] = []
         with journal.open_dead_journals(is_ours, elsewhere) as taken:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.place import Place, is_of
+from llmctx.core.endpoint import Endpoint, is_same_endpoint
 from llmctx.core.record import CallRecord
 from llmctx.core.threads import outside_loop, run_in_daemon_thread
 from llmctx.delivery.batcher import Batcher
@@ -180,14 +180,14 @@ class Recovery:
             begun.set()
 
     async def _rest(self) -> None:
-        """Sleep until the next round, which comes as soon as the place is known that this one has asked for."""
+        """Sleep until the next round, which comes as soon as the endpoint is known that this one has asked for."""
         rest_s = _EVERY_S * (0.5 + random.random())  # noqa: S311  spread: workers die together
         if not self._is_asked:
             await asyncio.sleep(rest_s)
             return
         until, self._is_asked = time.monotonic() + rest_s, False
         # polled: a destination has no event for it
-        while self._destination.place is None and time.monotonic() < until:  # noqa: ASYNC110
+        while self._destination.endpoint is None and time.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(_CONNECTED_S)
 
     async def _recover_all(self, journal: Journal, begun: asyncio.Event) -> None:
@@ -195,7 +195,7 @@ class Recovery:
         if not elsewhere and not outside_loop(lambda: journal.has_company)():
             self._rounds += 1
             return
-        if self._destination.place is None:  # whose they are is known only with a connection
+        if self._destination.endpoint is None:  # whose they are is known only with a connection
             # which is not made for journals of the living
             if await run_in_daemon_thread(partial(journal.has_orphans, elsewhere)):
                 self._batcher.prepare_soon()
@@ -227,10 +227,10 @@ class Recovery:
         journal = self.journal
         return [root for root in roots if journal is None or root != journal.directory]
 
-    def _is_ours(self, place: Place, is_here: bool) -> bool:
-        """Return whether rows that were to go to `place` may go where ours go; `is_here`: it goes by the same name."""
-        here = self._destination.place
-        return here is not None and is_of(here, place, goes_by_our_name=is_here)
+    def _is_ours(self, endpoint: Endpoint, is_here: bool) -> bool:
+        """Return whether rows for `endpoint` may go where ours go; `is_here`: it goes by the same name."""
+        here = self._destination.endpoint
+        return here is not None and is_same_endpoint(here, endpoint, goes_by_our_name=is_here)
 
     async def _settle(self, one: _Recovering) -> None:
         """Wait until all of a dead process's that is on its way is done, then remove its files."""

@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
+from llmctx.core.endpoint import Endpoint
 from llmctx.core.errors import DatabaseUnavailable
-from llmctx.core.place import Place
 from llmctx.core.record import CallRecord, use_thread_as_session
 from llmctx.delivery.batcher import Batcher
 from llmctx.delivery.destination import Destination
@@ -20,7 +20,10 @@ _PATIENCE_S = 30.0
 
 
 def replay(
-    destination: Destination, settings: Settings, journal: Journal, of: Callable[[Place], bool] = lambda place: True
+    destination: Destination,
+    settings: Settings,
+    journal: Journal,
+    of: Callable[[Endpoint], bool] = lambda endpoint: True,
 ) -> tuple[int, int, int]:
     """Store the dead letters, and what dead processes left, in the directory of `journal`, as far as these rows go to
     places for which `of` returns True.
@@ -33,15 +36,15 @@ def replay(
 
 
 async def _replay(
-    destination: Destination, settings: Settings, journal: Journal, of: Callable[[Place], bool]
+    destination: Destination, settings: Settings, journal: Journal, of: Callable[[Endpoint], bool]
 ) -> tuple[int, int, int]:
-    letters = {one.record.call_id: one.record for one in journal.dead_letters.read() if of(one.place)}
+    letters = {one.record.call_id: one.record for one in journal.dead_letters.read() if of(one.endpoint)}
     again = await store_records(destination, settings, list(letters.values()), keep=lambda *_: True)
     stored = [call_id for call_id in letters if call_id not in again]
     if stored:
         journal.dead_letters.remove(stored)
     recovered = 0
-    for dead in journal.recover(lambda place, _: of(place)):
+    for dead in journal.recover(lambda endpoint, _: of(endpoint)):
         with dead:
             rows = list(dead.rows())
             if settings.session == "thread":

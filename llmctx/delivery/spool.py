@@ -19,8 +19,8 @@ from typing import ClassVar, Final
 
 from llmctx.capture.open_calls import OpenCall
 from llmctx.core.diagnostics import diagnostics
+from llmctx.core.endpoint import Endpoint
 from llmctx.core.errors import JournalUnavailable
-from llmctx.core.place import Place
 from llmctx.core.record import CallRecord, use_thread_as_session, without_snapshots
 from llmctx.core.scheduling import yielding
 from llmctx.core.threads import outside_loop
@@ -216,7 +216,7 @@ class Spool(RecordingSink):
             limit_bytes=settings.journal_bytes,
             segment_bytes=min(_SEGMENT, settings.journal_bytes // 16),
             fsync_s=0.0 if settings.durability == "fsync" else None,
-            place=self._destination.place or Place(self._destination.name),
+            endpoint=self._destination.endpoint or Endpoint(self._destination.name),
         )
 
     def _use(self, new: Journal) -> None:
@@ -366,8 +366,8 @@ class Spool(RecordingSink):
 
     @outside_loop
     def _tidy_up(self, journal: Journal) -> None:
-        if (place := self._destination.place) is not None:
-            journal.note_place(place)
+        if (endpoint := self._destination.endpoint) is not None:
+            journal.note_endpoint(endpoint)
         if not journal.is_intact:  # `open` begins another one
             return
         journal.checkpoint()

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import DBAPIError
 
+from llmctx.core.endpoint import Endpoint
 from llmctx.core.errors import ConfigError, LlmctxError, MigrationsPending, NotACallLog
-from llmctx.core.place import Place
 from llmctx.migrate import compression
 from llmctx.migrate import texts_apart as texts
 from llmctx.migrate.adoption import plan as adoption
@@ -42,7 +42,7 @@ from llmctx.migrate.state import (
 from llmctx.settings import Settings, settings_of
 from llmctx.storage import texts_table
 from llmctx.storage.catalog import qualify_name
-from llmctx.storage.database_identity import place_of, write_identity
+from llmctx.storage.database_identity import endpoint_of, write_identity
 from llmctx.storage.engine import describe_database, sqlite_file
 from llmctx.storage.rollup.tables import names_of
 
@@ -207,17 +207,17 @@ def bring_to_head(
     texts_apart: bool = False,
     say: Callable[[str], None] | None = None,
     patience_s: float | None = None,
-) -> tuple[State, Place | None]:
+) -> tuple[State, Endpoint | None]:
     """`upgrade`, and return also what `identify` would; None where the database cannot be asked."""
 
-    def up(connection: Connection, config: Config) -> tuple[State, Place | None]:
+    def up(connection: Connection, config: Config) -> tuple[State, Endpoint | None]:
         before = bring_up(connection, config)
         if texts_apart:
             told = None if before.table == "missing" else say  # as of all that is made with the table
             texts.create_texts_table(connection, settings, say=told, patience_s=patience_s)
         compression.compress(connection, settings)
         with contextlib.suppress(DBAPIError):
-            return before, _noted_place(connection, settings)
+            return before, _noted_endpoint(connection, settings)
         return before, None
 
     def bring_up(connection: Connection, config: Config) -> State:
@@ -251,23 +251,23 @@ def bring_to_head(
     return run_exclusively(settings, up)
 
 
-def identify(settings: Settings) -> Place:
+def identify(settings: Settings) -> Endpoint:
     """Note an id in a database at the head that has none, if this role may. Return which database it is.
 
     Rows that wait on disk are known by it to belong there.
     """
 
-    return run_exclusively(settings, lambda connection, _: _noted_place(connection, settings))
+    return run_exclusively(settings, lambda connection, _: _noted_endpoint(connection, settings))
 
 
-def _noted_place(connection: Connection, settings: Settings) -> Place:
+def _noted_endpoint(connection: Connection, settings: Settings) -> Endpoint:
     try:
         with connection.begin_nested():
             write_identity(connection, settings)
         connection.commit()
     except DBAPIError:  # a role that may not, or a server that is only read: known by other things, or by its name
         connection.rollback()
-    return place_of(connection, settings)
+    return endpoint_of(connection, settings)
 
 
 def _mend(connection: Connection, seen: Survey, say: Callable[[str], None] | None) -> None:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from llmctx.core.endpoint import Endpoint, is_same_endpoint
 from llmctx.core.errors import LlmctxError
-from llmctx.core.place import Place, is_of
 from llmctx.core.urls import shown_url
-from llmctx.delivery.journal import JournalDirectory, inspect_directory, recall_place
+from llmctx.delivery.journal import JournalDirectory, inspect_directory, recall_endpoint
 from llmctx.settings import Settings
-from llmctx.storage.database_identity import place_of
+from llmctx.storage.database_identity import endpoint_of
 from llmctx.storage.engine import read_connection
 
 Whose = Literal["ours", "unknown", "another"]
@@ -26,39 +26,39 @@ class Ownership:
     """Tells whose rows are that wait on this host."""
 
     settings: Settings
-    here: Place
+    here: Endpoint
     """The database of the settings; without ids if it is away, and was never reached from here."""
 
-    def owner_of(self, directory: str | Path, place: Place) -> Whose:
-        """Return whose rows in `directory` are that were to go to `place`, or to the broker on their way there."""
-        if self.is_our_broker(place):
+    def owner_of(self, directory: str | Path, endpoint: Endpoint) -> Whose:
+        """Return whose rows in `directory` are that were to go to `endpoint`, or to the broker on their way there."""
+        if self.is_our_broker(endpoint):
             return "ours"
         is_by_name = Path(directory) in self.settings.journal_directories
         if not self.here.ids and is_by_name:
             return "ours"
-        if is_of(self.here, place, goes_by_our_name=is_by_name):
+        if is_same_endpoint(self.here, endpoint, goes_by_our_name=is_by_name):
             return "ours"
-        return "another" if place.ids else "unknown"
+        return "another" if endpoint.ids else "unknown"
 
-    def name_of(self, place: Place) -> str:
+    def name_of(self, endpoint: Endpoint) -> str:
         """Return what another database is called than that of the settings; it may have had the same name."""
-        if place.ids and place.name == shown_url(self.settings.database_url):
-            return f"another database that was at {place.name}"
-        return place.name or UNKNOWN
+        if endpoint.ids and endpoint.name == shown_url(self.settings.database_url):
+            return f"another database that was at {endpoint.name}"
+        return endpoint.name or UNKNOWN
 
-    def is_our_broker(self, place: Place) -> bool:
-        """Return whether `place` is the broker of the settings, behind which their database is."""
+    def is_our_broker(self, endpoint: Endpoint) -> bool:
+        """Return whether `endpoint` is the broker of the settings, behind which their database is."""
         transport = self.settings.transport_url
-        return transport is not None and not transport.ids.isdisjoint(place.ids)
+        return transport is not None and not transport.ids.isdisjoint(endpoint.ids)
 
-    def accepts(self, directory: str | Path, place: Place) -> bool:
+    def accepts(self, directory: str | Path, endpoint: Endpoint) -> bool:
         """Return whether these rows go into the database of the settings."""
-        return self.owner_of(directory, place) == "ours"
+        return self.owner_of(directory, endpoint) == "ours"
 
-    def is_another_database(self, directory: str | Path, place: Place) -> bool:
+    def is_another_database(self, directory: str | Path, endpoint: Endpoint) -> bool:
         """Return whether it is another database that these rows wait for: not an own destination's, which has a key."""
-        return self.owner_of(directory, place) == "another" and not any(
-            str(directory).endswith(key) for key in place.ids
+        return self.owner_of(directory, endpoint) == "another" and not any(
+            str(directory).endswith(key) for key in endpoint.ids
         )
 
 
@@ -71,14 +71,14 @@ async def ownership_async(settings: Settings, *, must_reach: bool = False) -> Ow
     """Return what `ownership` does, for coroutines."""
     try:
         async with read_connection(settings) as connection:
-            return Ownership(settings, await connection.run_sync(place_of, settings))
+            return Ownership(settings, await connection.run_sync(endpoint_of, settings))
     except LlmctxError:
         if must_reach:
             raise
     for directory in settings.journal_directories:
-        if (place := recall_place(directory)).ids:
-            return Ownership(settings, place)
-    return Ownership(settings, Place())
+        if (endpoint := recall_endpoint(directory)).ids:
+            return Ownership(settings, endpoint)
+    return Ownership(settings, Endpoint())
 
 
 @dataclass(slots=True)
@@ -103,15 +103,15 @@ def waiting(settings: Settings, owners: Ownership | None = None) -> Waiting:
     for one in directories:
         # calls that a running process has begun may go on
         rows = [
-            (process.place, process.records + (0 if process.alive else process.open), process.alive)
+            (process.endpoint, process.records + (0 if process.alive else process.open), process.alive)
             for process in one.processes
         ]
-        for place, count, is_alive in [*rows, *((letter.place, 1, False) for letter in one.dead_letters)]:
-            if owners.accepts(one.directory, place):
+        for endpoint, count, is_alive in [*rows, *((letter.endpoint, 1, False) for letter in one.dead_letters)]:
+            if owners.accepts(one.directory, endpoint):
                 found.ours += count
                 found.left += 0 if is_alive else count
             elif count:
-                found.others[owners.name_of(place)] += count
+                found.others[owners.name_of(endpoint)] += count
     return found
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, text
 
-from llmctx.core.place import Place
+from llmctx.core.endpoint import Endpoint
 from llmctx.core.urls import shown_url
 from llmctx.settings import Settings
 from llmctx.storage.catalog import literal, qualify_name
@@ -65,14 +65,14 @@ def ids_of_sqlite(application_id: int, table: str) -> frozenset[str]:
     return frozenset({f"sqlite {application_id:08x} {table}"} if application_id >> 24 == _SQLITE_OURS else ())
 
 
-def place_of(connection: Connection, settings: Settings) -> Place:
+def endpoint_of(connection: Connection, settings: Settings) -> Endpoint:
     """Return which database `connection` leads to."""
     name = shown_url(settings.database_url)
     if not settings.is_postgresql:
         number = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
-        return Place(name, ids_of_sqlite(int(number), settings.table))
+        return Endpoint(name, ids_of_sqlite(int(number), settings.table))
     found = connection.execute(text(LOOK), names_for(settings)).mappings().one()
-    return Place(name, ids_of(found, _home(connection)))
+    return Endpoint(name, ids_of(found, _home(connection)))
 
 
 def _home(connection: Connection) -> str | None:

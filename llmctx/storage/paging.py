@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.settings import Settings
 from llmctx.storage.engine import write_connection
-from llmctx.storage.reflection import lasting_key, place_of
+from llmctx.storage.reflection import lasting_key, physical_position
 
 _AT_ONCE: Final = 1000
 
@@ -24,7 +24,7 @@ async def iter_batches(
     connection: AsyncConnection, settings: Settings, log: Table, wanted: Select[Any]
 ) -> AsyncGenerator[list[dict[str, Any]], None]:
     """Yield the rows of `wanted`, which selects the columns of `key_of` too. In between, `connection` may commit."""
-    place = place_of(log)
+    place = physical_position(log)
     if place and settings.is_postgresql:
         async with (
             write_connection(settings) as beside,

@@ -178,7 +178,7 @@ async def count_rows(connection: AsyncConnection, table: sa.FromClause, where: s
     return await connection.scalar(sa.select(sa.func.count()).select_from(table).where(where)) or 0
 
 
-def place_of(table: sa.Table) -> Sequence[sa.ColumnElement[Any]]:
+def physical_position(table: sa.Table) -> Sequence[sa.ColumnElement[Any]]:
     """Return where a row stands, until it is changed, if the table has no primary key; else nothing."""
     return list(table.info.get(_PLACE, ()))
 
@@ -190,7 +190,7 @@ def lasting_key(table: sa.Table) -> Sequence[sa.Column[Any]]:
 
 def key_of(table: sa.Table) -> Sequence[sa.ColumnElement[Any]]:
     """Return what tells rows apart: the primary key; or where a row stands, and what stood there when it was read."""
-    return [*place_of(table), *lasting_key(table)]
+    return [*physical_position(table), *lasting_key(table)]
 
 
 def is_row(table: sa.Table) -> sa.ColumnElement[bool]:
@@ -203,7 +203,7 @@ def is_row(table: sa.Table) -> sa.ColumnElement[bool]:
 def is_row_with_key(table: sa.Table, values: Sequence[sa.ColumnElement[Any]]) -> sa.ColumnElement[bool]:
     """Return the condition that a row is the one whose key has `values`."""
     pairs = list(zip(key_of(table), values, strict=True))
-    sure = len(place_of(table)) or len(pairs)  # what is no key may be NULL
+    sure = len(physical_position(table)) or len(pairs)  # what is no key may be NULL
     return sa.and_(
         *(column == value for column, value in pairs[:sure]),
         *(column.is_not_distinct_from(value) for column, value in pairs[sure:]),

@@ -20,7 +20,7 @@ import zstandard as _  # noqa: F401  to be loaded
 from nats.js.errors import APIError, NoStreamResponseError
 
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.place import Place
+from llmctx.core.endpoint import Endpoint
 from llmctx.delivery.broker.client import BrokerConnection, BrokerUnavailable, StreamMissing
 from llmctx.delivery.broker.frame import MESSAGE_ID, message_id
 from llmctx.delivery.broker.packing import RowTooLarge, pack
@@ -80,9 +80,9 @@ class NatsDestination(Destination):
         return self._transport.journal_key
 
     @property
-    def place(self) -> Place:
+    def endpoint(self) -> Endpoint:
         """Return what is known of the broker without a connection: where one of its servers is the same, it is."""
-        return Place(self.name, self._transport.ids)
+        return Endpoint(self.name, self._transport.ids)
 
     def follow(
         self, on_stored: Callable[[Sequence[bytes]], None], on_returned: Callable[[Sequence[bytes]], None]

@@ -16,7 +16,7 @@ from llmctx.delivery.journal.dead_letters import DeadLetter, DeadLetters
 from llmctx.delivery.journal.frames import Damage, Frame, Kind, pack_record, unpack_record
 from llmctx.delivery.journal.inspect import JournalDirectory, Matches, ProcessJournal, inspect_directory, search
 from llmctx.delivery.journal.journal import Journal
-from llmctx.delivery.journal.operations import erase, read, recall_place, remember_place, request_rotation
+from llmctx.delivery.journal.operations import erase, read, recall_endpoint, remember_endpoint, request_rotation
 
 __all__ = [
     "Damage",
@@ -33,8 +33,8 @@ __all__ = [
     "inspect_directory",
     "pack_record",
     "read",
-    "recall_place",
-    "remember_place",
+    "recall_endpoint",
+    "remember_endpoint",
     "request_rotation",
     "search",
     "unpack_record",

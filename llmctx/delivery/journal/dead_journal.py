@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 from uuid import UUID
 
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.place import Place
+from llmctx.core.endpoint import Endpoint
 from llmctx.core.process import Forkable, ForkStage, not_forking
 from llmctx.core.record import SPECS, CallRecord, Status
 from llmctx.delivery.journal import directory as directories
@@ -42,9 +42,9 @@ from llmctx.delivery.journal.frames import (
 from llmctx.delivery.journal.owner import Owner
 from llmctx.storage.sanitize import clean
 
-Accepts = Callable[[Place, bool], bool]
+Accepts = Callable[[Endpoint, bool], bool]
 """Called with where a dead journal's rows are to go, and whether it lies in the own directory."""
-_NOWHERE: Final = Place()
+_NOWHERE: Final = Endpoint()
 _OF_THE_MARKER: Final = frozenset(spec.name for spec in SPECS if spec.marked)
 
 
@@ -58,10 +58,10 @@ class DeadJournal:
     """
 
     def __init__(
-        self, name: str, root: int, folder: int, lock: int, place: Place = _NOWHERE, roots: Sequence[int] = ()
+        self, name: str, root: int, folder: int, lock: int, endpoint: Endpoint = _NOWHERE, roots: Sequence[int] = ()
     ) -> None:
         self.name = name
-        self.place = place
+        self.endpoint = endpoint
         """Where its rows are to go, as far as its process knew."""
         self._root, self._folder, self._lock = root, folder, lock
         self._roots = roots or (root,)  # where its process may have begun another journal
@@ -282,8 +282,10 @@ def _take(name: str, root: int, folder: int, roots: Sequence[int], accepts: Acce
             if lock is None:
                 return None
             owner = owners.read(folder) or Owner()
-            if (accepts is None or accepts(owner.place, root == roots[0])) and not owners.is_alive(name, folder, owner):
-                return DeadJournal(name, root, folder, lock, owner.place, roots)
+            if (accepts is None or accepts(owner.endpoint, root == roots[0])) and not owners.is_alive(
+                name, folder, owner
+            ):
+                return DeadJournal(name, root, folder, lock, owner.endpoint, roots)
         except OSError as problem:
             diagnostics.count("journal_failed", "a journal cannot be read now: %s", problem)
         if lock is not None:
@@ -295,7 +297,7 @@ Keep = Callable[[dict[str, Any]], "bool | dict[str, Any]"]
 """Called with the columns of a row. Returns whether the row stays, or the columns to keep instead."""
 
 
-def erase(root: int, keep: Keep, of: Callable[[Place], bool]) -> tuple[int, int]:
+def erase(root: int, keep: Keep, of: Callable[[Endpoint], bool]) -> tuple[int, int]:
     """Remove the frames of dead processes for whose columns `keep` returns False, or change them; only of such
     processes as wrote for a place for which `of` returns True.
 
@@ -303,7 +305,7 @@ def erase(root: int, keep: Keep, of: Callable[[Place], bool]) -> tuple[int, int]
     """
     removed = living = 0
     for name, folder in directories.folders_in(root):
-        if not of((owners.read(folder) or Owner()).place):
+        if not of((owners.read(folder) or Owner()).endpoint):
             os.close(folder)
             continue
         lock = None

@@ -19,8 +19,8 @@ from uuid import UUID
 import orjson
 
 from llmctx.core.diagnostics import diagnostics
+from llmctx.core.endpoint import Endpoint
 from llmctx.core.errors import TemporarilyUnavailable, is_shortage
-from llmctx.core.place import Place
 from llmctx.core.process import not_forking
 from llmctx.core.record import CallRecord
 from llmctx.delivery.journal import directory as directories
@@ -41,7 +41,7 @@ class DeadLetter:
     sqlstate: str
     reason: str
     at: datetime
-    place: Place = field(default_factory=Place)
+    endpoint: Endpoint = field(default_factory=Endpoint)
     """Which destination it was that refused it."""
 
 
@@ -52,7 +52,7 @@ class DeadLetters:
         """With `fsync`, wait for the disk. Raise OSError if its directory can be neither made nor opened."""
         self._limit = limit_bytes
         self._fsync = fsync
-        self.place = Place()
+        self.endpoint = Endpoint()
         """The destination that refuses."""
         with contextlib.suppress(FileExistsError):
             os.mkdir(directories.DEAD_LETTERS, 0o700, dir_fd=root)
@@ -63,8 +63,8 @@ class DeadLetters:
 
         Raise `TemporarilyUnavailable` if the lock is held, or no descriptor is left.
         """
-        place = {"name": self.place.name, "ids": sorted(self.place.ids)}
-        told = {"sqlstate": sqlstate, "reason": _plain(reason), "at": datetime.now(UTC).isoformat(), "place": place}
+        endpoint = {"name": self.endpoint.name, "ids": sorted(self.endpoint.ids)}
+        told = {"sqlstate": sqlstate, "reason": _plain(reason), "at": datetime.now(UTC).isoformat(), "place": endpoint}
         about = orjson.dumps(told)
         payload = pack_record(record)
         # {"record": {…}, "sqlstate": …}, without reading the record again
@@ -118,7 +118,7 @@ class DeadLetters:
                     letter = orjson.loads(found.payload[ID_BYTES:])
                     at = datetime.fromisoformat(letter["at"])
                     record = clean(record_of(letter["record"]))
-                    yield DeadLetter(record, str(letter["sqlstate"]), str(letter["reason"]), at, place_in(found))
+                    yield DeadLetter(record, str(letter["sqlstate"]), str(letter["reason"]), at, endpoint_in(found))
 
     def __len__(self) -> int:
         return sum(found.kind == Kind.REFUSED for found in frames_in(directories.read_file(_FILE, self.folder)))
@@ -128,12 +128,12 @@ class DeadLetters:
         gone = {str(call_id) for call_id in call_ids}
         return self.erase(lambda columns: columns.get("call_id") not in gone)
 
-    def erase(self, keep: Keep, of: Callable[[Place], bool] = lambda place: True) -> int:
+    def erase(self, keep: Keep, of: Callable[[Endpoint], bool] = lambda endpoint: True) -> int:
         """Remove the rows of whose columns `keep` returns False, or change them; only such as went to places for which
         `of` returns True. Return how many. Raise OSError.
         """
         with not_forking, self._locked():
-            return rewrite(_FILE, self.folder, keep, lambda found: of(place_in(found)))
+            return rewrite(_FILE, self.folder, keep, lambda found: of(endpoint_in(found)))
 
     def close(self) -> None:
         """Close the directory's descriptor."""
@@ -152,12 +152,12 @@ class DeadLetters:
             os.close(held)
 
 
-def place_in(found: Frame) -> Place:
+def endpoint_in(found: Frame) -> Endpoint:
     """Return which destination has refused the row in a frame."""
     with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-        place = orjson.loads(found.payload[ID_BYTES:])["place"]
-        return Place(str(place["name"]), frozenset(map(str, place["ids"])))
-    return Place()
+        endpoint = orjson.loads(found.payload[ID_BYTES:])["place"]
+        return Endpoint(str(endpoint["name"]), frozenset(map(str, endpoint["ids"])))
+    return Endpoint()
 
 
 def _plain(text: str) -> str:

@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from llmctx.core.place import Place
+from llmctx.core.endpoint import Endpoint
 from llmctx.delivery.journal import directory as directories
 from llmctx.delivery.journal import owner as owners
-from llmctx.delivery.journal.dead_letters import DeadLetter, DeadLetters, place_in
+from llmctx.delivery.journal.dead_letters import DeadLetter, DeadLetters, endpoint_in
 from llmctx.delivery.journal.frames import (
     ID_BYTES,
     Damage,
@@ -42,7 +42,7 @@ class ProcessJournal:
     bytes: int
     oldest: datetime | None
     damaged: int
-    place: Place = field(default_factory=Place)
+    endpoint: Endpoint = field(default_factory=Endpoint)
     """Where its rows go, as far as its process knew."""
 
 
@@ -96,7 +96,7 @@ class Matches:
 def search(
     directory: str | os.PathLike[str],
     wanted: Callable[[dict[str, Any]], bool],
-    of: Callable[[Place], bool] = lambda place: True,
+    of: Callable[[Endpoint], bool] = lambda endpoint: True,
 ) -> Matches:
     """Count rows of whose columns `wanted` returns True: also those that are done, as long as their file is there.
 
@@ -127,7 +127,7 @@ def _count(
     name: str,
     folder: int,
     wanted: Callable[[dict[str, Any]], bool],
-    of: Callable[[Place], bool],
+    of: Callable[[Endpoint], bool],
 ) -> None:
     owner = owners.read(folder) or owners.Owner()
     is_quarantine = name == directories.DEAD_LETTERS
@@ -135,11 +135,11 @@ def _count(
     for file in directories.names_in(folder):
         for frame in frames_in(directories.read_file(file, folder)):
             if (columns := columns_of(frame)) is not None and wanted(columns):
-                place = place_in(frame) if is_quarantine else owner.place
-                if of(place):
+                endpoint = endpoint_in(frame) if is_quarantine else owner.endpoint
+                if of(endpoint):
                     count += 1
                 else:
-                    found.elsewhere[place.name] += 1
+                    found.elsewhere[endpoint.name] += 1
     if is_quarantine:
         found.dead_letters += count
     elif count and _is_alive(name, folder):
@@ -194,5 +194,5 @@ def _process_journal(name: str, folder: int) -> ProcessJournal:
         size,
         min(times, default=None),
         damage.places,
-        (owners.read(folder) or owners.Owner()).place,
+        (owners.read(folder) or owners.Owner()).endpoint,
     )

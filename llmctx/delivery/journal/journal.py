@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.place import Place
+from llmctx.core.endpoint import Endpoint
 from llmctx.core.process import Forkable, ForkStage, not_forking
 from llmctx.core.record import CallRecord
 from llmctx.core.scheduling import yielding
@@ -48,7 +48,7 @@ class Journal(RecordFiles):
         limit_bytes: bound of this process's files. Records are refused when it is reached; markers have a reserve.
         segment_bytes: size at which a new file of records is begun.
         fsync_s: None leaves it to the kernel when to write; else `sync` waits for the disk, no oftener than that.
-        place: where its rows go, as far as that is known (`note_place`).
+        endpoint: where its rows go, as far as that is known (`note_endpoint`).
 
     Raises `JournalUnavailable` if the directory cannot be made or written.
     """
@@ -60,14 +60,14 @@ class Journal(RecordFiles):
         limit_bytes: int = 1024 * _MIB,
         segment_bytes: int = 8 * _MIB,
         fsync_s: float | None = None,
-        place: Place | None = None,
+        endpoint: Endpoint | None = None,
     ) -> None:
         self.directory = Path(directory)
         self._limit = limit_bytes
         self._reserve = limit_bytes // 8  # for markers
         super().__init__(segment_bytes, fsync_s)
         self._synced_at = self._beaten_at = 0.0
-        self.place = place or Place()
+        self.endpoint = endpoint or Endpoint()
         self._is_known = False
         """Its file says whose it is."""
         self._not_noted: list[bytes] = []
@@ -98,8 +98,8 @@ class Journal(RecordFiles):
                 self._begin_segment()
             except OSError as problem:
                 raise directories.unavailable_error(directory, problem) from problem
-            if not self.place.ids:  # where this name led last
-                self.place = Place(self.place.name, owners.recall(self.dead_letters.folder).ids)
+            if not self.endpoint.ids:  # where this name led last
+                self.endpoint = Endpoint(self.endpoint.name, owners.recall(self.dead_letters.folder).ids)
             self._say_whose()
             undo.pop_all()
         owners.open_journals.add(self.name)
@@ -232,16 +232,16 @@ class Journal(RecordFiles):
         except OSError as problem:
             self._failed_to_sync(problem)
 
-    def note_place(self, place: Place) -> None:
+    def note_endpoint(self, endpoint: Endpoint) -> None:
         """Note where its rows go, as soon as that is known. Never raises."""
-        if not self._closed and place != self.place:
-            self.place = place
+        if not self._closed and endpoint != self.endpoint:
+            self.endpoint = endpoint
             self._say_whose()
-            owners.remember(place, self.dead_letters.folder)
+            owners.remember(endpoint, self.dead_letters.folder)
 
     def _say_whose(self) -> None:
-        self.dead_letters.place = self.place
-        self._is_known = owners.write(replace(owners.this_process(), place=self.place), self._folder)
+        self.dead_letters.endpoint = self.endpoint
+        self._is_known = owners.write(replace(owners.this_process(), endpoint=self.endpoint), self._folder)
 
     def recover(self, accepts: Accepts | None = None, elsewhere: Sequence[Path] = ()) -> Iterator[DeadJournal]:
         """Yield the journals of processes that have died, each to one of the processes that ask. See `DeadJournal`.
@@ -308,7 +308,7 @@ class Journal(RecordFiles):
             self._note(frame(Kind.END, b""))
             with contextlib.suppress(OSError):
                 os.fdatasync(self._records)
-            owners.close(replace(owners.this_process(), place=self.place), self._folder)
+            owners.close(replace(owners.this_process(), endpoint=self.endpoint), self._folder)
         else:
             directories.clear(self.name, self._folder, self._root)
         self._let_go()
@@ -327,7 +327,7 @@ class Journal(RecordFiles):
         if not left:
             return self.close(discard=True)
         self._note(frame(Kind.END, b""))
-        owners.close(replace(owners.this_process(), place=self.place), self._folder)
+        owners.close(replace(owners.this_process(), endpoint=self.endpoint), self._folder)
         self._let_go()
         return left
 

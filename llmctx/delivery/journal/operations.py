@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from llmctx.core.place import Place
+from llmctx.core.endpoint import Endpoint
 from llmctx.delivery.journal import directory as directories
 from llmctx.delivery.journal import owner as owners
 from llmctx.delivery.journal.dead_journal import Keep
@@ -29,25 +29,25 @@ def read(path: str | os.PathLike[str], damage: Damage | None = None) -> Iterator
     yield from frames_in(data, damage)
 
 
-def recall_place(directory: str | os.PathLike[str]) -> Place:
+def recall_endpoint(directory: str | os.PathLike[str]) -> Endpoint:
     """Return where the rows of this directory went last; without ids if that was never known."""
     try:
         folder = os.open(Path(directory) / directories.DEAD_LETTERS, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
-        return Place()
+        return Endpoint()
     try:
         return owners.recall(folder)
     finally:
         os.close(folder)
 
 
-def remember_place(directory: str | os.PathLike[str], place: Place) -> None:
+def remember_endpoint(directory: str | os.PathLike[str], endpoint: Endpoint) -> None:
     """Note where the rows of this directory go. Raise `JournalUnavailable`, or OSError."""
     root = directories.open_private(directory)
     try:
         dead_letters = DeadLetters(root)
         try:
-            owners.remember(place, dead_letters.folder)
+            owners.remember(endpoint, dead_letters.folder)
         finally:
             dead_letters.close()
     finally:
@@ -55,7 +55,7 @@ def remember_place(directory: str | os.PathLike[str], place: Place) -> None:
 
 
 def erase(
-    directory: str | os.PathLike[str], keep: Keep, of: Callable[[Place], bool] = lambda place: True
+    directory: str | os.PathLike[str], keep: Keep, of: Callable[[Endpoint], bool] = lambda endpoint: True
 ) -> tuple[int, int]:
     """Remove from the journals of dead processes and from the dead letters the rows of whose columns `keep` returns
     False. Where it returns other columns, those are kept instead. Only of rows that go to places for which `of` returns

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import orjson
 
-from llmctx.core.place import Place
+from llmctx.core.endpoint import Endpoint
 from llmctx.delivery.journal import directory as directories
 from llmctx.delivery.journal.frames import Kind, frame, frames_in
 
@@ -45,7 +45,7 @@ class Owner:
     """In the machine's own ticks since its boot; empty where that is not known."""
     closed: bool = False
     """It has ended this journal, and may be alive."""
-    place: Place = field(default_factory=Place)
+    endpoint: Endpoint = field(default_factory=Endpoint)
 
 
 def this_process() -> Owner:
@@ -93,7 +93,9 @@ def write(owner: Owner, folder: int) -> bool:
 
 
 def _framed(owner: Owner) -> bytes:
-    return frame(Kind.OPENED, orjson.dumps(asdict(owner) | {"place": _as_json(owner.place)}))
+    fields = asdict(owner)
+    del fields["endpoint"]
+    return frame(Kind.OPENED, orjson.dumps(fields | {"place": _as_json(owner.endpoint)}))
 
 
 def read(folder: int) -> Owner | None:
@@ -101,7 +103,8 @@ def read(folder: int) -> Owner | None:
     for found in frames_in(directories.read_file(FILE, folder)):
         with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError):
             said = orjson.loads(found.payload)
-            return Owner(**(said | {"place": _place_of(said["place"])}))
+            endpoint = _endpoint_of(said.pop("place"))
+            return Owner(**said, endpoint=endpoint)
     return None
 
 
@@ -164,24 +167,24 @@ def _age(folder: int) -> float:
 # -- places -----------------------------------------------------------------------------------------------------------
 
 
-def remember(place: Place, folder: int) -> None:
-    """Note, beside the dead letters of a name, which place it led to last. Never raises."""
-    if place.ids and place != recall(folder):
+def remember(endpoint: Endpoint, folder: int) -> None:
+    """Note, beside the dead letters of a name, which endpoint it led to last. Never raises."""
+    if endpoint.ids and endpoint != recall(folder):
         with contextlib.suppress(OSError):
-            directories.replace(_PLACE, folder, frame(Kind.OPENED, orjson.dumps(_as_json(place))), sync=False)
+            directories.replace(_PLACE, folder, frame(Kind.OPENED, orjson.dumps(_as_json(endpoint))), sync=False)
 
 
-def recall(folder: int) -> Place:
-    """Return which place the name led to last."""
+def recall(folder: int) -> Endpoint:
+    """Return which endpoint the name led to last."""
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
         for found in frames_in(directories.read_file(_PLACE, folder)):
-            return _place_of(orjson.loads(found.payload))
-    return Place()
+            return _endpoint_of(orjson.loads(found.payload))
+    return Endpoint()
 
 
-def _as_json(place: Place) -> dict[str, Any]:
-    return {"name": place.name, "ids": sorted(place.ids)}
+def _as_json(endpoint: Endpoint) -> dict[str, Any]:
+    return {"name": endpoint.name, "ids": sorted(endpoint.ids)}
 
 
-def _place_of(said: dict[str, Any]) -> Place:
-    return Place(str(said["name"]), frozenset(map(str, said["ids"])))
+def _endpoint_of(said: dict[str, Any]) -> Endpoint:
+    return Endpoint(str(said["name"]), frozenset(map(str, said["ids"])))

@@ -36,7 +36,7 @@ from llmctx.storage.reflection import (
     key_of,
     key_values,
     lasting_key,
-    place_of,
+    physical_position,
     reflect,
     word_values,
 )
@@ -259,7 +259,7 @@ async def undo(settings: Settings, path: Path, *, do: bool = False) -> int:
     async with write_connection(settings) as connection:
         log = await reflect(connection, settings)
         batch: list[Change] = []
-        at_once = _AT_ONCE_UNKEYED if place_of(log) else _AT_ONCE
+        at_once = _AT_ONCE_UNKEYED if physical_position(log) else _AT_ONCE
         for line in lines(path, log):
             batch.append(line)
             if len(batch) >= at_once:

@@ -16,7 +16,7 @@ from llmctx.core.errors import ConfigError, LlmctxError
 from llmctx.core.jsonable import scalar
 from llmctx.core.record import IDS
 from llmctx.storage.convert import from_json
-from llmctx.storage.reflection import lasting_key, overflow_column, place_of
+from llmctx.storage.reflection import lasting_key, overflow_column, physical_position
 
 _KIND: Final = "llmctx backfill"
 COLUMNS: Final = (
@@ -44,7 +44,7 @@ class UndoFile:
                 fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
                 self._file = os.fdopen(fd, "w", encoding="utf-8")
                 self._file.write(_line({"undo": _KIND, "table": self._table.fullname, "at": datetime.now(UTC)}))
-            passing = len(place_of(self._table))
+            passing = len(physical_position(self._table))
             for key, new, old in rows:
                 self._file.write(_line({"key": list(key.values())[passing:], "set": new, "was": old}))
             self._file.flush()

@@ -47,7 +47,7 @@ def middleware(parts: AppParts) -> list[Finding]:
         return [
             Finding(
                 "middleware", False, "ContextMiddleware is not installed",
-                "No request has a scope: session_id and user_id stay NULL.", _ADD, where or place_of_app(parts),
+                "No request has a scope: session_id and user_id stay NULL.", _ADD, where or app_location(parts),
             )
         ]  # fmt: skip
     if outside:
@@ -86,10 +86,10 @@ def _all_layers(parts: AppParts) -> list[Layer]:
     return list(found.values())
 
 
-def place_of_app(parts: AppParts) -> str | None:
+def app_location(parts: AppParts) -> str | None:
     """Return where the application is made, if it is a global of its module."""
     name = next((name for name, value in parts.objects.items() if value is parts.app), None)
-    return None if name is None else parts.place_of(name)
+    return None if name is None else parts.location_of(name)
 
 
 def _identify(parts: AppParts) -> Iterator[Finding]:
@@ -110,7 +110,7 @@ def _identify_of(parts: AppParts, layers: tuple[Layer, ...], ours: int) -> Findi
             return None
         return Finding(
             "identify", False, "neither `identify` is given, nor is there an authentication middleware",
-            "Every request is anonymous, unless code inside calls amend().", _ADD, place_of_app(parts),
+            "Every request is anonymous, unless code inside calls amend().", _ADD, app_location(parts),
         )  # fmt: skip
     function = parts.source.function_of(identify)
     reads = set() if function is None else {_read_of(node) for f in parts.source.reach(function) for node in f.nodes()}
@@ -161,7 +161,7 @@ def wrapping(parts: AppParts) -> list[Finding]:
                 "graphs", False, f"{names(bare)}: not wrapped, only LlmctxMiddleware is in it",
                 "Models that hooks of other middleware ask (summaries, …) have no ids; other nodes have no scope.",
                 "wrap_graph(create_agent(…)), beside the middleware or in its place.",
-                places(filter(None, map(parts.place_of, bare))),
+                places(filter(None, map(parts.location_of, bare))),
             )
         ]  # fmt: skip
     findings = [
@@ -170,7 +170,7 @@ def wrapping(parts: AppParts) -> list[Finding]:
             "Its nodes have no scope of their own: ids in the state or in configurable are not seen, and calls from "
             "threads, workers and resumed runs have none.",
             "wrap_graph(builder).compile(…), or wrap_graph(graph) for one that is compiled already.",
-            places(filter(None, map(parts.place_of, bare))),
+            places(filter(None, map(parts.location_of, bare))),
         )
     ]  # fmt: skip
     if configurable := list(_ids_in_configurable(parts.source)):

@@ -108,7 +108,7 @@ class AppParts:
         found = {id(f): f for route in self.routes for f in route.dependencies}
         return list(found.values())
 
-    def place_of(self, name: str) -> str | None:
+    def location_of(self, name: str) -> str | None:
         """Return file and line of the object `name`."""
         homes = [m for m in self.source.modules if name.startswith(f"{m.name}.")]
         if not homes:

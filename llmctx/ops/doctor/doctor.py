@@ -76,15 +76,15 @@ async def _application(loaded: LoadedApp, settings: Settings, *, start: bool) ->
             parts_found = inspect_app(app, module_name)
             carry, has_key = carry or carrying.is_installed(), has_key or handover.has_key()
             elsewhere = app_checks.destination(settings)
-            started = app_checks.start(None, app_checks.place_of_app(parts_found), was_started=start)
+            started = app_checks.start(None, app_checks.app_location(parts_found), was_started=start)
     except Exception as failure:  # noqa: BLE001  the application's own start
         problem = failure
     parts = parts_found or inspect_app(app, module_name)
     if started is None:
-        started = app_checks.start(problem, app_checks.place_of_app(parts))
+        started = app_checks.start(problem, app_checks.app_location(parts))
     findings = [started, *elsewhere, *_run(app_checks.middleware, parts)]
     if any(layer.is_ours for layer in parts.layers):
-        findings.append(await canary_calls.requests(parts.layers, app_checks.place_of_app(parts)))
+        findings.append(await canary_calls.requests(parts.layers, app_checks.app_location(parts)))
     findings += _graphs(parts, loaded)
     for check in (app_checks.callbacks, partial(scope_losses, carry=carry, has_key=has_key)):
         findings += _run(check, parts)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from llmctx.core.place import Place
+from llmctx.core.endpoint import Endpoint
 from llmctx.delivery import journal
 from llmctx.ops.erase.subject import SubjectIds, without_ids
 from llmctx.ops.erase.table import PERSONAL_TEXTS
@@ -79,8 +79,8 @@ def count(owners: Ownership, subject_ids: SubjectIds, *, mentions: bool) -> Jour
     return found
 
 
-def _of_this_database(owners: Ownership, directory: Path) -> Callable[[Place], bool]:
-    return lambda place: not owners.is_another_database(directory, place)
+def _of_this_database(owners: Ownership, directory: Path) -> Callable[[Endpoint], bool]:
+    return lambda endpoint: not owners.is_another_database(directory, endpoint)
 
 
 async def drain(owners: Ownership, subject_ids: SubjectIds, wait_s: float, *, mentions: bool) -> None:

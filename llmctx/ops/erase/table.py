@@ -34,7 +34,7 @@ from llmctx.storage.reflection import (
     is_row,
     key_of,
     key_values,
-    place_of,
+    physical_position,
     word_values,
 )
 from llmctx.storage.rollup.marks import mark
@@ -275,7 +275,7 @@ class Work:
         wanted = sa.select(*columns).where(condition).limit(_AT_ONCE)
         before: list[dict[str, Any]] = []
         most, seen = 0, 0
-        if place_of(log):  # a row that a trigger changes back stands elsewhere then
+        if physical_position(log):  # a row that a trigger changes back stands elsewhere then
             most = 2 * await count_rows(connection, log, condition) + _AT_ONCE
         while rows := [dict(row) for row in (await connection.execute(wanted)).mappings()]:
             seen += len(rows)

@@ -9,7 +9,7 @@ import pytest
 
 from llmctx.calllog import CallLog
 from llmctx.cli import run
-from llmctx.core.place import Place
+from llmctx.core.endpoint import Endpoint
 from llmctx.core.record import DEFAULT_TABLE
 from llmctx.core.urls import shown_url
 from llmctx.delivery.journal import Journal
@@ -94,7 +94,9 @@ def test_what_is_refused_again_stays(
 
 def test_rows_of_another_database_of_the_same_name(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     """They stay, and are called what they are; nothing is said to be in this database that is not."""
-    was_there = Journal(load().journal_directories[0], place=Place(shown_url(url), frozenset({"another cluster/1 t"})))
+    was_there = Journal(
+        load().journal_directories[0], endpoint=Endpoint(shown_url(url), frozenset({"another cluster/1 t"}))
+    )
     assert was_there.dead_letters.append(record(), "22P02", "it was no uuid")
     was_there.close()
     assert run(["journal"]) == 0

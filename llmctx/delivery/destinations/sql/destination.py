@@ -14,8 +14,8 @@ from datetime import datetime
 from typing import Final
 
 from llmctx.core.diagnostics import diagnostics
+from llmctx.core.endpoint import Endpoint
 from llmctx.core.locks import ForkGate
-from llmctx.core.place import Place
 from llmctx.core.record import CallRecord
 from llmctx.core.text import capitalize
 from llmctx.core.urls import shown_url
@@ -134,9 +134,9 @@ class SqlDestination(Destination):
             diagnostics.count("not_durable", "%s may lose rows that it has acknowledged. %s", self.name, told)
 
     @property
-    def place(self) -> Place | None:
+    def endpoint(self) -> Endpoint | None:
         """Return which database it is; None before it was reached."""
-        return None if self._facts is None else self._facts.place
+        return None if self._facts is None else self._facts.endpoint
 
     @property
     def is_stale(self) -> bool:

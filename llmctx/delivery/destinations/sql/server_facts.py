@@ -7,7 +7,7 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from llmctx.core.place import Place
+from llmctx.core.endpoint import Endpoint
 from llmctx.delivery.destinations.sql.connection import Connection
 from llmctx.settings import Settings
 from llmctx.storage import database_identity as identities
@@ -25,7 +25,7 @@ _ALL: Final = (
 class Facts:
     """The facts about a database beside its table."""
 
-    place: Place
+    endpoint: Endpoint
     risks: tuple[Risk, ...] = ()
 
 
@@ -34,12 +34,12 @@ async def fetch_server_facts(pool: Connection, settings: Settings, name: str) ->
     async with pool.connection() as connection:
         session = await pool.session(connection)
         if session is None:
-            return Facts(Place(name, await _ids_of_sqlite(connection, settings)))
+            return Facts(Endpoint(name, await _ids_of_sqlite(connection, settings)))
         names = identities.names_for(settings)
         given = (names["versions"], names["table"])
         if (found := await session.try_fetch_row(_ALL, *given)) is None:
-            return Facts(Place(name, identities.ids_of(await session.fetch_row(_PLACE, *given), None)))
-        return Facts(Place(name, identities.ids_of(found, found["home"])), durability.risks_of(found))
+            return Facts(Endpoint(name, identities.ids_of(await session.fetch_row(_PLACE, *given), None)))
+        return Facts(Endpoint(name, identities.ids_of(found, found["home"])), durability.risks_of(found))
 
 
 async def _ids_of_sqlite(connection: AsyncConnection, settings: Settings) -> frozenset[str]:

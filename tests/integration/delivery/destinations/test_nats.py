@@ -301,7 +301,7 @@ def test_the_broker_is_known_by_any_of_its_servers() -> None:
     from llmctx.delivery.destinations.nats import NatsDestination
 
     def ids(url: str) -> frozenset[str]:
-        return NatsDestination(parse_transport(url), load()).place.ids
+        return NatsDestination(parse_transport(url), load()).endpoint.ids
 
     assert ids("nats://a,b") & ids("nats://b,c")
     assert not ids("nats://a") & ids("nats://a?prefix=eu")

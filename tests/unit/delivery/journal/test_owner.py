@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from llmctx.core.place import Place
+from llmctx.core.endpoint import Endpoint
 from llmctx.delivery.journal import Journal, inspect_directory, owner
 from tests.kit.disk import full_disk
 from tests.kit.journals import die, record, taken
 
-HERE = Place("here", frozenset({"a"}))
+HERE = Endpoint("here", frozenset({"a"}))
 
 
 def noted(journal: Journal, **changed: Any) -> None:
@@ -97,25 +97,25 @@ def test_a_living_process_says_so(journal: Journal) -> None:
 
 def test_a_journal_that_was_closed_may_be_recovered_by_others(tmp_path: Path) -> None:
     """Its process lives on, and says that it does not write there any more."""
-    journal = Journal(tmp_path, place=HERE)
+    journal = Journal(tmp_path, endpoint=HERE)
     journal.append([record()])
     assert journal.close() == 1
     (seen,) = inspect_directory(tmp_path).processes
-    assert (seen.alive, seen.place) == (False, HERE)
+    assert (seen.alive, seen.endpoint) == (False, HERE)
 
 
 def test_rows_of_another_place_stay(tmp_path: Path) -> None:
     """Of the same name or not; such as never reached one belong to the name."""
-    for place in (Place("here"), HERE, Place("here", frozenset({"b"}))):
-        journal = Journal(tmp_path / "name", place=place)
-        journal.append([record(model=",".join(place.ids) or "unknown")])
+    for endpoint in (Endpoint("here"), HERE, Endpoint("here", frozenset({"b"}))):
+        journal = Journal(tmp_path / "name", endpoint=endpoint)
+        journal.append([record(model=",".join(endpoint.ids) or "unknown")])
         die(journal)
-    elsewhere = Journal(tmp_path / "alias", place=HERE)
+    elsewhere = Journal(tmp_path / "alias", endpoint=HERE)
     elsewhere.append([record(model="alias")])
     die(elsewhere)
-    living = Journal(tmp_path / "name", place=HERE)
+    living = Journal(tmp_path / "name", endpoint=HERE)
     found = []
-    for dead in living.recover(lambda place, is_here: bool(place.ids & HERE.ids) or (is_here and not place.ids),
+    for dead in living.recover(lambda at, is_here: bool(at.ids & HERE.ids) or (is_here and not at.ids),
                                [tmp_path / "alias"]):  # fmt: skip
         with dead:
             found += [row.model for row in dead.rows()]
@@ -127,13 +127,13 @@ def test_rows_of_another_place_stay(tmp_path: Path) -> None:
 def test_a_name_is_remembered_with_its_place(tmp_path: Path) -> None:
     """A process that never reaches its database belongs to the one that the name led to last."""
     journal = Journal(tmp_path)
-    journal.note_place(HERE)
+    journal.note_endpoint(HERE)
     journal.close()
-    later = Journal(tmp_path, place=Place("here"))
-    assert later.place == HERE
-    later.note_place(other := Place("here", frozenset({"b"})))
+    later = Journal(tmp_path, endpoint=Endpoint("here"))
+    assert later.endpoint == HERE
+    later.note_endpoint(other := Endpoint("here", frozenset({"b"})))
     later.close()
-    assert Journal(tmp_path, place=Place("here")).place == other
+    assert Journal(tmp_path, endpoint=Endpoint("here")).endpoint == other
 
 
 def test_a_call_that_has_its_record_in_another_journal_of_its_process_is_not_lost(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_call_that_has_its_record_in_another_journal_of_its_process_is_not_los
 
 def test_a_journal_that_was_left_on_a_full_disk_can_be_taken(tmp_path: Path) -> None:
     """By another process, as long as this one lives."""
-    journal = Journal(tmp_path, place=HERE)
+    journal = Journal(tmp_path, endpoint=HERE)
     journal.append([record()])
     folder = os.open(journal.directory / journal.name, os.O_RDONLY)
     with full_disk():
@@ -159,4 +159,4 @@ def test_a_journal_that_was_left_on_a_full_disk_can_be_taken(tmp_path: Path) -> 
     os.close(folder)
     assert noted_owner is not None
     assert noted_owner.closed
-    assert noted_owner.place == HERE
+    assert noted_owner.endpoint == HERE

@@ -1,4 +1,4 @@
-"""The place to which rows go, apart from its name: one place may have several names, and one name several places."""
+"""The database or broker to which rows go: one may have several names, and one name may lead to several."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A destination of rows."""
+class Endpoint:
+    """A database or broker, by its name and by what identifies it under any name."""
 
     name: str = ""
     """In words, without secrets."""
     ids: frozenset[str] = frozenset()
-    """What it is known by, whatever it is called; empty if it was never reached, or has nothing that tells it."""
+    """Its identifiers under any name; empty if it was never reached, or has none."""
 
 
-def is_of(here: Place, other: Place, *, goes_by_our_name: bool) -> bool:
+def is_same_endpoint(here: Endpoint, other: Endpoint, *, goes_by_our_name: bool) -> bool:
     """Return whether rows that were to go to `other` may go `here`. Where `other` was never reached, its name tells."""
     return not here.ids.isdisjoint(other.ids) if other.ids else goes_by_our_name
