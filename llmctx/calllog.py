@@ -25,7 +25,7 @@ from llmctx.capture.recorder import active as active_recorders
 from llmctx.core import process as lifecycle
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError
-from llmctx.core.guard import guarded, harmless
+from llmctx.core.guard import guard, guard_harmless
 from llmctx.core.steps import add, attempt, remove
 from llmctx.core.urls import shown_url
 from llmctx.delivery.caching_redactor import redactor_of
@@ -166,7 +166,7 @@ class CallLog:
         self._start()
         return self
 
-    @guarded("start_failed", "%s failed: calls are recorded in part, or not at all, until it is started again")
+    @guard("start_failed", "%s failed: calls are recorded in part, or not at all, until it is started again")
     def _start(self, *, wait: bool = True) -> None:
         self._starts += 1
         if not self._started:
@@ -238,7 +238,7 @@ class CallLog:
             except Exception as problem:  # noqa: BLE001  the database may be away, or a loop of another time
                 diagnostics.count("close_failed", "what goes with the call log could not be closed", exc=problem)
 
-    @guarded("start_failed", "%s failed: calls are recorded in part, or not at all, until it is started again")
+    @guard("start_failed", "%s failed: calls are recorded in part, or not at all, until it is started again")
     def _begin_again(self) -> None:
         """Start again what another thread, or a handler of a signal, has started while it was closed."""
         if self._started:
@@ -267,7 +267,7 @@ class CallLog:
         alone = self._sink is not None or self._destination is not None or self.settings.capture != "all"
         return self if alone else (self.settings.database_url, self.settings.table)
 
-    @harmless("close_failed", otherwise=_let_go)
+    @guard_harmless("close_failed", otherwise=_let_go)
     def _stop_hearing(self) -> bool:
         """True for the last of as many `close` as there were `start`."""
         self._starts = max(0, self._starts - 1)
@@ -283,7 +283,7 @@ class CallLog:
         attempt(lifecycle.running.discard, self)
         return True
 
-    @harmless("close_failed", otherwise=lambda self, left: left)
+    @guard_harmless("close_failed", otherwise=lambda self, left: left)
     def _closed(self, left: int) -> int:
         self.observer.refresh()
         if left:
@@ -314,7 +314,7 @@ class CallLog:
 
     # -- waiting, and counting ----------------------------------------------------------------------------------------
 
-    @guarded("flush_failed", "%s failed: rows are still being written", otherwise=_all_that_wait)
+    @guard("flush_failed", "%s failed: rows are still being written", otherwise=_all_that_wait)
     def flush(self, timeout: float | None = None) -> int:
         """Wait until every call that has ended is in the database. Returns how many are not when time is up.
 
@@ -332,12 +332,12 @@ class CallLog:
             await asyncio.wait({draining}, timeout=left_s + 1.0)
         return self._drained(draining)
 
-    @guarded("flush_failed", "%s failed: rows are still being written")
+    @guard("flush_failed", "%s failed: rows are still being written")
     def _begin_drain(self, timeout: float) -> asyncio.Future[int] | None:
         draining = self._worker.drain(timeout)
         return None if draining is None else asyncio.wrap_future(draining)
 
-    @guarded("flush_failed", "%s failed: rows are still being written", otherwise=_all_that_wait)
+    @guard("flush_failed", "%s failed: rows are still being written", otherwise=_all_that_wait)
     def _drained(self, draining: asyncio.Future[int] | None) -> int:
         if draining is not None and draining.done() and not draining.cancelled() and draining.exception() is None:
             return draining.result()

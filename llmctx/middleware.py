@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
 
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.guard import guarded, harmless, is_from_outside, without_ids
+from llmctx.core.guard import guard, guard_harmless, guard_without_ids, is_from_outside
 from llmctx.core.record import Reason
 from llmctx.core.tracing import current_span
 from llmctx.identity.binding import tell_named
@@ -55,7 +55,7 @@ class ContextMiddleware:
     def _of_nobody(self, connection: Connection, identity: CallContext, reason: str | None) -> Scope:
         return failed_scope("request")
 
-    @without_ids("request_scope_failed", otherwise=_of_nobody)
+    @guard_without_ids("request_scope_failed", otherwise=_of_nobody)
     def _opened(self, connection: Connection, identity: CallContext, reason: str | None) -> Scope:
         """Return the scope of a request."""
         outer = connection.get(SCOPE_KEY)
@@ -112,7 +112,7 @@ def _may_be(problem: BaseException) -> bool:
     return isinstance(problem, asyncio.CancelledError)
 
 
-@harmless("identify_failed", otherwise=_may_be)
+@guard_harmless("identify_failed", otherwise=_may_be)
 def _is_cancelled(problem: BaseException) -> bool:
     """Return whether the request was cancelled while `identify` ran, rather than something that `identify` awaited."""
     if not isinstance(problem, asyncio.CancelledError):
@@ -121,7 +121,7 @@ def _is_cancelled(problem: BaseException) -> bool:
     return task is None or task.cancelling() > 0
 
 
-@guarded("identify_failed", "identify failed, and so did %s", otherwise=lambda problem: (EMPTY, None))
+@guard("identify_failed", "identify failed, and so did %s", otherwise=lambda problem: (EMPTY, None))
 def _unidentified(problem: BaseException) -> tuple[CallContext, str | None]:
     diagnostics.count(
         "identify_failed",
@@ -156,7 +156,7 @@ def route(connection: Mapping[str, Any]) -> str | None:
     return None if path is None else f"{connection.get('method') or connection['type']} {path}"
 
 
-@without_ids("trace_failed", otherwise=lambda: uuid4().hex)
+@guard_without_ids("trace_failed", otherwise=lambda: uuid4().hex)
 def _trace_id() -> str:
     span = current_span()
     return uuid4().hex if span is None else span.trace_id

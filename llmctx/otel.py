@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 
 from llmctx.capture.open_calls import OpenCall
 from llmctx.capture.recorder import active, on_start
-from llmctx.core.guard import harmless
+from llmctx.core.guard import guard_harmless
 from llmctx.core.record import CallRecord
 from llmctx.core.steps import remove
 from llmctx.delivery.agent_name import agent_name
@@ -81,7 +81,7 @@ class LlmctxSpanProcessor(SpanProcessor):
         """Return True: nothing waits here."""
         return True
 
-    @harmless("otel_failed")
+    @guard_harmless("otel_failed")
     def _begin(self, span: Any) -> None:
         if not span.is_recording() or scope_name(span) == SCOPE:
             return
@@ -100,7 +100,7 @@ class LlmctxSpanProcessor(SpanProcessor):
             if len(self._awaited) > _MOST:
                 self._awaited.popitem(last=False)
 
-    @harmless("otel_failed")
+    @guard_harmless("otel_failed")
     def _started(self, call: OpenCall) -> None:
         self._calls[call.key] = call
         for span, ours in self._awaited.pop(call.key, ()) if self._awaited else ():  # type: ignore[call-overload]  # a number, or not there

@@ -33,7 +33,7 @@ class _Hook:
         """Monotonic seconds. LangChain asks twice, and must not get None the second time only."""
 
     def get(self, default: Any = None) -> CallLogHandler | None:
-        """Return the handler for the scope at hand. LangChain asks twice before each run: `guarded` is spelled out."""
+        """Return the handler for the scope at hand. LangChain asks twice before each run: `guard` is spelled out."""
         try:
             recorder, scope = self.recorder, current_scope()
             if recorder is None:

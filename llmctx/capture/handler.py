@@ -31,7 +31,7 @@ from llmctx.capture.recorder import Recorder, active, on_start
 from llmctx.capture.run_inline import beware, watch
 from llmctx.capture.run_managers import collected_chunks, end_directly
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.guard import HARMLESS, harmless, is_from_outside, stop, swallow
+from llmctx.core.guard import HARMLESS, guard_harmless, is_from_outside, stop, swallow
 from llmctx.core.record import Source, Status
 from llmctx.core.tracing import current_span
 from llmctx.identity import remote
@@ -55,7 +55,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-_hook = harmless("handler_failed")
+_hook = guard_harmless("handler_failed")
 """Around everything that LangChain calls."""
 _stop = partial(stop, "handler_failed", HARMLESS)
 

@@ -11,7 +11,7 @@ from llmctx.capture.payload.failures import failure_of
 from llmctx.capture.payload.messages import prompt_of_text
 from llmctx.capture.recorder import Recorder
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.guard import guarded, harmless
+from llmctx.core.guard import guard, guard_harmless
 from llmctx.core.record import COLUMNS, SNAPSHOTS, SPECS, Status
 from llmctx.core.tracing import current_span
 from llmctx.identity.candidates import gather
@@ -49,7 +49,7 @@ class Recording:
         self._begin()
         return self
 
-    @guarded("record_failed", "%s failed: a call recorded by hand has no row")
+    @guard("record_failed", "%s failed: a call recorded by hand has no row")
     def _begin(self) -> None:
         recorder = self._recorder
         if recorder.enabled:
@@ -68,7 +68,7 @@ class Recording:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._finish(error)
 
-    @harmless("record_failed")
+    @guard_harmless("record_failed")
     def _finish(self, error: BaseException | None) -> None:
         call = self._call
         if call is None:

@@ -38,7 +38,7 @@ from llmctx.capture.callstack import (
 from llmctx.capture.payload.failures import Failure, failure_of
 from llmctx.capture.payload.messages import Answer, UnreadAnswer
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.guard import guarded, harmless
+from llmctx.core.guard import guard, guard_harmless
 from llmctx.core.record import Status
 from llmctx.identity.await_graph import awaiting_task, is_waited_for_by
 from llmctx.identity.present_scope import present_scope
@@ -247,7 +247,7 @@ class OpenCalls:
 
     # -- ends that LangChain does not report ----------------------------------------------------------------------
 
-    @harmless("end_failed")
+    @guard_harmless("end_failed")
     def _task_done(self, task: asyncio.Task[Any]) -> None:
         for call in self._by_task.pop(task, ()):
             problem = None if not call.is_stream or task.cancelled() else getattr(task, "_exception", None)
@@ -309,7 +309,7 @@ class OpenCalls:
         for task in [task for task in list(self._by_task) if task.done() or task.get_loop().is_closed()]:
             self._task_done(task)  # a closed loop runs no callbacks
 
-    @guarded("look_failed", "%s failed: an open call is no longer watched")  # this runs in the host's loop
+    @guard("look_failed", "%s failed: an open call is no longer watched")  # this runs in the host's loop
     def _look_at(self, calls: list[OpenCall]) -> None:
         for call in calls:
             if call.task is not None and (call.task.get_loop().is_closed() or not is_awaited(call.task, call.run_id)):

@@ -21,7 +21,7 @@ from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler
 from langchain_core.language_models import BaseLLM
 from langchain_core.tracers.context import register_configure_hook
 
-from llmctx.core.guard import HARMLESS, harmless, stop
+from llmctx.core.guard import HARMLESS, guard_harmless, stop
 from llmctx.core.patches import function_within
 
 _on_llm_start: Final = function_within(AsyncCallbackManager, "on_llm_start")
@@ -53,7 +53,7 @@ class _Watch:
                 beware()
         except ValueError:  # the stack is not that deep
             return
-        except BaseException as problem:  # noqa: BLE001  `guarded` would stand between, and at each run
+        except BaseException as problem:  # noqa: BLE001  `guard` would stand between, and at each run
             _stop(problem, "_Watch.get")
 
 
@@ -79,7 +79,7 @@ def _is_inline(handler: BaseCallbackHandler) -> bool:
     return id(_getframe(1).f_code) not in _STARTS_COMPLETIONS or _alone_or_among_inline(_getframe(1))
 
 
-@harmless("handler_failed", otherwise=lambda frame: True)
+@guard_harmless("handler_failed", otherwise=lambda frame: True)
 def _alone_or_among_inline(frame: FrameType | None) -> bool:
     while frame is not None and frame.f_code is not _ON_LLM_START:
         frame = frame.f_back

@@ -1,6 +1,6 @@
 """The guard between llmctx and the application: whatever fails in here is counted and logged, and goes no further.
 
-Everything of ours that the application, LangChain, LangGraph, asyncio or the standard library calls is `guarded`, or
+Everything of ours that the application, LangChain, LangGraph, asyncio or the standard library calls has a `guard`, or
 is one of a few frames around the application's own code that do nothing but call what is guarded. BaseException is
 stopped as well: extensions written in Rust panic with one, and code of ours has no reason to end the process.
 
@@ -24,7 +24,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 HARMLESS: Final = "%s failed; the application is not affected"
 
 
-def guarded(cause: str, message: str, *, otherwise: Callable[..., Any] | None = None) -> Callable[[F], F]:
+def guard(cause: str, message: str, *, otherwise: Callable[..., Any] | None = None) -> Callable[[F], F]:
     """Let nothing that goes wrong in a function leave it. Costs 0.1 µs as long as nothing does.
 
     Args:
@@ -33,7 +33,7 @@ def guarded(cause: str, message: str, *, otherwise: Callable[..., Any] | None = 
         otherwise: asked, with the same arguments, for what is returned then; None without it.
     """
 
-    def guard(work: F) -> F:
+    def decorate(work: F) -> F:
         @functools.wraps(work)
         def run(*args: Any, **kwargs: Any) -> Any:
             try:
@@ -49,17 +49,17 @@ def guarded(cause: str, message: str, *, otherwise: Callable[..., Any] | None = 
 
         return cast("F", run)
 
-    return guard
+    return decorate
 
 
-def harmless(cause: str, *, otherwise: Callable[..., Any] | None = None) -> Callable[[F], F]:
+def guard_harmless(cause: str, *, otherwise: Callable[..., Any] | None = None) -> Callable[[F], F]:
     """Guard what may fail without a consequence for any row."""
-    return guarded(cause, HARMLESS, otherwise=otherwise)
+    return guard(cause, HARMLESS, otherwise=otherwise)
 
 
-def without_ids(cause: str, *, otherwise: Callable[..., Any] | None = None) -> Callable[[F], F]:
+def guard_without_ids(cause: str, *, otherwise: Callable[..., Any] | None = None) -> Callable[[F], F]:
     """Guard what finds out whose the code is that runs: where it fails, that code is recorded without ids."""
-    return guarded(cause, "%s failed: calls made there are recorded without ids", otherwise=otherwise)
+    return guard(cause, "%s failed: calls made there are recorded without ids", otherwise=otherwise)
 
 
 def swallow(problem: BaseException, cause: str, message: str, *args: object) -> None:

@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Generic, Protocol, TypeVar
 
-from llmctx.core.guard import harmless, swallow
+from llmctx.core.guard import guard_harmless, swallow
 from llmctx.core.locks import ForkGate, ForkLock, gates
 
 T = TypeVar("T")
@@ -92,7 +92,7 @@ def _persist(do: Callable[[], object], what: str) -> None:
             return
 
 
-@harmless("lifecycle_failed")
+@guard_harmless("lifecycle_failed")
 def _before_fork() -> None:
     """Wait until no thread is in the middle of something that does not survive a fork, at most a second for each."""
     global _forks_from_a_thread
@@ -103,13 +103,13 @@ def _before_fork() -> None:
             _closed.append(gate)
 
 
-@harmless("lifecycle_failed")
+@guard_harmless("lifecycle_failed")
 def _after_fork_in_parent() -> None:
     while _closed:
         _closed.pop().release()
 
 
-@harmless("lifecycle_failed")
+@guard_harmless("lifecycle_failed")
 def _after_fork_in_child() -> None:
     global _began_in_a_thread
     _began_in_a_thread |= _forks_from_a_thread

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llmctx.core.guard import guarded
+from llmctx.core.guard import guard
 
 
-@guarded("life_failed", "%s failed: a part of a CallLog could not be started or stopped")
+@guard("life_failed", "%s failed: a part of a CallLog could not be started or stopped")
 def attempt(step: Callable[..., object], *args: object) -> bool:
     """Take one of several steps. Return True if it did not fail."""
     step(*args)

@@ -19,7 +19,7 @@ from typing import Final
 
 from llmctx.capture.open_calls import OpenCall, OpenCalls
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.guard import harmless
+from llmctx.core.guard import guard_harmless
 from llmctx.core.locks import RecoverableLock
 from llmctx.core.process import is_left_alone
 from llmctx.core.threads import PIPELINE, DaemonThread, daemon_thread, outside_loop
@@ -132,7 +132,7 @@ class Worker:
             await asyncio.sleep(0.001)
         return max(0.0, deadline - time.monotonic())
 
-    @harmless("flush_failed", otherwise=lambda _: False)
+    @guard_harmless("flush_failed", otherwise=lambda _: False)
     def _begins(self) -> bool:
         """Return whether there is a thread whose loop does not run yet: it may be loading the database's driver."""
         self.ensure_running()
@@ -215,7 +215,7 @@ class Worker:
         if self.pipeline.is_busy and (thread is None or not thread.is_alive()):
             self._finish()
 
-    @harmless("close_failed")
+    @guard_harmless("close_failed")
     def _ask_to_stop(self) -> DaemonThread | None:
         self._stopping = True
         thread, loop, self._thread = self._thread, self._loop, None

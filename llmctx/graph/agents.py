@@ -18,7 +18,7 @@ from langchain.agents.middleware import AgentMiddleware
 from langchain_core.runnables.config import var_child_runnable_config
 
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.guard import harmless, without_ids
+from llmctx.core.guard import guard_harmless, guard_without_ids
 from llmctx.delivery.agent_name import HOOKS
 from llmctx.graph.node_functions import NOWHERE, in_node
 from llmctx.graph.node_identity import NO_STATE, READ, Identify, Plan
@@ -77,7 +77,7 @@ def _in_call(
     plan = Plan.build(identify, fields, agent_key)
     advised: list[bool] = []
 
-    @without_ids("node_scope_failed", otherwise=lambda request: NOWHERE)
+    @guard_without_ids("node_scope_failed", otherwise=lambda request: NOWHERE)
     def opened(request: Any) -> AbstractContextManager[None]:
         if not advised:
             advised.append(True)
@@ -87,7 +87,7 @@ def _in_call(
     return opened
 
 
-@harmless("agent_advice_failed")
+@guard_harmless("agent_advice_failed")
 def _advise() -> None:
     """Say which models LlmctxMiddleware cannot see in the agent that runs."""
     outer = sorted({type(one).__name__ for one in _wrapped_around()})

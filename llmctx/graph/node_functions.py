@@ -19,8 +19,8 @@ from typing import Any, Final
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
-from llmctx.core.guard import harmless, without_ids
-from llmctx.graph.node_identity import MARK, NO_STATE, Plan, unwrapped
+from llmctx.core.guard import guard_harmless, guard_without_ids
+from llmctx.graph.node_identity import MARK, NO_STATE, Plan, guard_wrapping
 from llmctx.graph.node_runnables import asteps, steps
 from llmctx.identity.scope import FAILED_SCOPE, Inside, Scope, enter, leave
 
@@ -29,7 +29,7 @@ def _as_it_is(original: Any, plan: Plan) -> Any:
     return original
 
 
-@unwrapped(otherwise=_as_it_is)
+@guard_wrapping(otherwise=_as_it_is)
 def in_scope(original: Any, plan: Plan) -> Any:
     """Return `original` so that it runs in a scope: a function of the same kind, name and signature."""
     fn: Any = original
@@ -95,7 +95,7 @@ class _InNode(Inside):
             self._restore_config()
         leave(self.scope, self.token)
 
-    @without_ids("node_scope_failed")
+    @guard_without_ids("node_scope_failed")
     def _set_config(self, config: RunnableConfig) -> None:
         self._config_token = var_child_runnable_config.set(config)
 
@@ -104,7 +104,7 @@ class _InNode(Inside):
             with contextlib.suppress(ValueError, RuntimeError):  # it has been restored before something failed
                 var_child_runnable_config.reset(self._config_token)
 
-    @harmless("node_scope_failed", otherwise=_try_to_restore)
+    @guard_harmless("node_scope_failed", otherwise=_try_to_restore)
     def _restore_config(self) -> None:
         if self._config_token is not None:
             var_child_runnable_config.reset(self._config_token)
@@ -114,7 +114,7 @@ def _in_failed_scope(plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     return _InNode(plan.open_failed(None, kwargs.get("config"))[0])
 
 
-@without_ids("node_scope_failed", otherwise=_in_failed_scope)
+@guard_without_ids("node_scope_failed", otherwise=_in_failed_scope)
 def in_node(plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _InNode:
     """Open the scope of a call that begins."""
     config = _given(args, kwargs)
@@ -134,12 +134,12 @@ def _starting(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
 # Where these fail, the node is not to go by what else is known of it: `Plan.open` knows their answer.
 
 
-@without_ids("node_scope_failed", otherwise=lambda args: FAILED_SCOPE)
+@guard_without_ids("node_scope_failed", otherwise=lambda args: FAILED_SCOPE)
 def _state(args: tuple[Any, ...]) -> Any:
     return args[0] if args else NO_STATE
 
 
-@without_ids(
+@guard_without_ids(
     "node_scope_failed",
     otherwise=lambda args, kwargs: FAILED_SCOPE,
 )

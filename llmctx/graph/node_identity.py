@@ -18,7 +18,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.guard import guarded, swallow, without_ids
+from llmctx.core.guard import guard, guard_without_ids, swallow
 from llmctx.core.record import Reason
 from llmctx.graph.node_data import fill_ids, has_vouching_handler, read_ids
 from llmctx.identity.authority import data_id, refuse_malformed, trusting
@@ -41,7 +41,7 @@ Identify = Callable[[Any, RunnableConfig], CallContext | None]
 OpenScope = tuple[Scope, RunnableConfig | None]
 """The scope of a node, and the config that the node is to get."""
 
-unwrapped: Final = partial(guarded, "node_not_wrapped", "%s failed: a graph runs as if it were not wrapped")
+guard_wrapping: Final = partial(guard, "node_not_wrapped", "%s failed: a graph runs as if it were not wrapped")
 """Guard what wraps."""
 
 MARK: Final = "__llmctx__"
@@ -107,7 +107,7 @@ class Plan:
     def _alone(self, other: Plan) -> Plan:
         return self
 
-    @unwrapped(otherwise=_alone)
+    @guard_wrapping(otherwise=_alone)
     def over(self, other: Plan) -> Plan:
         """Return this plan, with `other` for whatever it does not say."""
         return replace(
@@ -125,7 +125,7 @@ class Plan:
         _doubt(given)
         return FAILED_SCOPE, given
 
-    @without_ids("node_scope_failed", otherwise=open_failed)
+    @guard_without_ids("node_scope_failed", otherwise=open_failed)
     def open(self, state: Any, config: RunnableConfig | Scope | None) -> OpenScope | None:
         """Open the scope of a node that starts here and now. What was not found is `FAILED_SCOPE`."""
         if state is FAILED_SCOPE or isinstance(config, Scope):
@@ -282,7 +282,7 @@ def _plain(identify: Identify | None, names: dict[str, str], agent_key: str | No
     return Plan()
 
 
-@unwrapped(otherwise=_plain)
+@guard_wrapping(otherwise=_plain)
 def _made(identify: Identify | None, names: dict[str, str], agent_key: str | None) -> Plan:
     return Plan._of(identify, names, agent_key)
 
@@ -349,7 +349,7 @@ def _inside(
     return scope
 
 
-@without_ids("node_scope_failed")
+@guard_without_ids("node_scope_failed")
 def _doubt(config: RunnableConfig | None) -> None:
     """Mark the thread and the task of a node whose scope could not be opened."""
     given: Any = config or var_child_runnable_config.get() or {}

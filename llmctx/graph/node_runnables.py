@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 from langchain_core.runnables import Runnable, RunnableConfig
 
-from llmctx.graph.node_identity import MARK, NO_STATE, Plan, unwrapped
+from llmctx.graph.node_identity import MARK, NO_STATE, Plan, guard_wrapping
 from llmctx.identity.scope import FAILED_SCOPE, Inside, StepInside
 
 T = TypeVar("T")
@@ -24,7 +24,7 @@ def _as_it_is(runnable: Any, plan: Plan) -> Any:
     return runnable
 
 
-@unwrapped(otherwise=_as_it_is)
+@guard_wrapping(otherwise=_as_it_is)
 def instrument(runnable: Any, plan: Plan) -> Any:
     """Return a shallow copy of `runnable` that runs in a scope."""
     twin = copy.copy(runnable)

@@ -15,7 +15,7 @@ from langgraph.pregel.protocol import PregelProtocol
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import swallow
 from llmctx.graph.node_functions import in_scope
-from llmctx.graph.node_identity import MARK, Identify, Plan, unwrapped
+from llmctx.graph.node_identity import MARK, Identify, Plan, guard_wrapping
 from llmctx.graph.node_runnables import instrument, subclass
 
 T = TypeVar("T")
@@ -109,7 +109,7 @@ def wrap_node(
     return cast("T", in_scope(inside, plan))
 
 
-@unwrapped()
+@guard_wrapping()
 def _wrap_builder(builder: Any, plan: Plan) -> None:
     """Wrap whatever `builder` compiles to, when it does."""
     known: Plan | None = getattr(builder, MARK, None)
@@ -128,7 +128,7 @@ def _compiling(base: Any, body: dict[str, Any]) -> None:
     body["compile"] = compile
 
 
-@unwrapped()
+@guard_wrapping()
 def _wrap_compiled(graph: Pregel[Any, Any, Any, Any], plan: Plan, *, strong: bool, seen: set[int]) -> None:
     """Wrap all nodes of `graph`, and of the graphs in it. `strong`: `plan` counts before what is known already."""
     if id(graph) in seen:

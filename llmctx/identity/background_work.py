@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 from weakref import ReferenceType, WeakSet, ref
 
-from llmctx.core.guard import harmless
+from llmctx.core.guard import guard_harmless
 from llmctx.identity.await_graph import is_unawaited, runs_here, waiting_work, work_here
 from llmctx.identity.present_scope import is_answered_here
 from llmctx.identity.scope import Scope, scope_in
@@ -64,7 +64,7 @@ class EarlyWork:
         return is_dark
 
 
-@harmless("long_work_failed", otherwise=lambda scope: False)
+@guard_harmless("long_work_failed", otherwise=lambda scope: False)
 def note_early(scope: Scope) -> bool:
     """Note that what runs here, another than the owner of `scope`, works for it: a call starts.
 
@@ -77,7 +77,7 @@ def note_early(scope: Scope) -> bool:
     return work.budget > 0 and anchor.kind != "node" and work.search(anchor)
 
 
-@harmless("long_work_failed")
+@guard_harmless("long_work_failed")
 def mark_as_worker(scope: Scope) -> None:
     """Note that what runs here, in a `scope` that it has inherited, works for another user."""
     runs = work_here()
@@ -105,7 +105,7 @@ def await_light() -> bool:
     return True
 
 
-@harmless("long_work_failed", otherwise=lambda scope: False)
+@guard_harmless("long_work_failed", otherwise=lambda scope: False)
 def is_lasting(scope: Scope) -> bool:
     """Return whether what runs here is known to be work that `scope`, which has closed long ago, began."""
     if is_answered_here(scope):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.guard import guarded, without_ids
+from llmctx.core.guard import guard, guard_without_ids
 from llmctx.identity.present_scope import current, newest_of, present_scope
 from llmctx.identity.scope import (
     EMPTY,
@@ -53,7 +53,7 @@ def _check_names(ids: dict[str, Any]) -> None:
 
 
 # Where this fails, the scope around must not count: the block belongs to another user.
-@without_ids("scope_failed", otherwise=lambda identity, ids: failed_scope("bind"))
+@guard_without_ids("scope_failed", otherwise=lambda identity, ids: failed_scope("bind"))
 def _bound(identity: CallContext | None, ids: dict[str, Any]) -> Scope | None:
     over = CallContext(**ids)
     if identity is not None:
@@ -92,7 +92,7 @@ def _doubtful(ids: dict[str, Any]) -> CallContext:
     return current()
 
 
-@guarded("amend_failed", "%s failed: the scope stays as it was", otherwise=_doubtful)
+@guard("amend_failed", "%s failed: the scope stays as it was", otherwise=_doubtful)
 def _amended(ids: dict[str, Any]) -> CallContext:
     over = CallContext(**ids)
     scope = _amendable()

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, cast
 
-from llmctx.core.guard import without_ids
+from llmctx.core.guard import guard_without_ids
 from llmctx.identity.present_scope import present_scope
 from llmctx.identity.scope import EMPTY, FAILED_SCOPE, Inside, Scope, failed_scope
 
@@ -23,7 +23,7 @@ def run_in_failed_scope(fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
         return fn(*args, **kwargs)
 
 
-@without_ids("carry_failed", otherwise=lambda outer: failed_scope("job"))
+@guard_without_ids("carry_failed", otherwise=lambda outer: failed_scope("job"))
 def _job(outer: Scope | None) -> Scope:
     return Scope(EMPTY if outer is None else outer.identity, "job", outer)
 
@@ -49,13 +49,13 @@ def _each_in(open_scope: Callable[[], Scope], fn: Callable[P, R]) -> Callable[P,
     return run
 
 
-@without_ids("carry_failed", otherwise=lambda fn: functools.partial(run_in_failed_scope, fn))  # it may fail again
+@guard_without_ids("carry_failed", otherwise=lambda fn: functools.partial(run_in_failed_scope, fn))  # it may fail again
 def _of_nobody(fn: Callable[P, R]) -> Callable[P, R]:
     """Return `fn` without the scope that could not be carried, nor that of the last user of its thread."""
     return _each_in(functools.partial(failed_scope, "job"), fn)
 
 
-@without_ids("carry_failed", otherwise=_of_nobody)
+@guard_without_ids("carry_failed", otherwise=_of_nobody)
 def carry(fn: Callable[P, R]) -> Callable[P, R]:
     """Return `fn` bound to the scope in which `carry` was called, for executors, threads and tasks.
 

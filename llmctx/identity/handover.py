@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError, InvalidToken, check_keys
-from llmctx.core.guard import harmless
+from llmctx.core.guard import guard_harmless
 from llmctx.identity.present_scope import current, present_scope
 from llmctx.identity.scope import EMPTY, ID_FIELDS, CallContext, Held, new_scope
 
@@ -62,7 +62,7 @@ def has_key() -> bool:
     return bool(_configured[0][0])
 
 
-@harmless("trace_failed")
+@guard_harmless("trace_failed")
 def _span_here() -> Span | None:
     """Return the span around the caller; in a job that runs in none, that of the token which it was given."""
     from llmctx.core.tracing import current_span  # late, as below: `import llmctx` stays quick

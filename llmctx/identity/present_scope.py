@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, Final
 
-from llmctx.core.guard import harmless, without_ids
+from llmctx.core.guard import guard_harmless, guard_without_ids
 from llmctx.identity.scope import (
     EMPTY,
     FAILED_SCOPE,
@@ -53,7 +53,7 @@ def current() -> CallContext:
     return EMPTY if scope is None else scope.identity
 
 
-@without_ids("scope_failed", otherwise=lambda scope: FAILED_SCOPE)
+@guard_without_ids("scope_failed", otherwise=lambda scope: FAILED_SCOPE)
 def answered_scope(scope: Scope | None) -> Scope | None:
     """Return the scope of the request that a session's task is answering, unless `scope` was opened for it."""
     if SESSION_SERVER not in modules:
@@ -116,7 +116,7 @@ def newest_of(scope: Scope) -> Scope:
     return scope
 
 
-@harmless("scope_failed")
+@guard_harmless("scope_failed")
 def follow_connection() -> None:
     """Make the newest scope of a connection current, in the task that reads from it, if an older one is."""
     here = current_scope()

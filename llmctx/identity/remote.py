@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TypeGuard
 
 from llmctx.identity.await_graph import is_part_of
-from llmctx.identity.registry.base import ELSEWHERE, Entry, Registry, SharedRegistry, mark_unreliable, unregistered
+from llmctx.identity.registry.base import ELSEWHERE, Entry, Registry, SharedRegistry, guard_registry, mark_unreliable
 from llmctx.identity.scope import CallContext, Scope
 
 
@@ -57,7 +57,7 @@ def _not_claimed(scope: Scope, registries: Sequence[Registry], *, thread_id: str
     mark_unreliable(thread_id, task)
 
 
-@unregistered(otherwise=_not_claimed)
+@guard_registry(otherwise=_not_claimed)
 def claim(scope: Scope, registries: Sequence[Registry], *, thread_id: str, task: str | None = None) -> None:
     """Let `scope` be a party of the thread once the others had nothing to say against it."""
     if not scope.is_open or not (scope.identity or scope.anonymous):

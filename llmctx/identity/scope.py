@@ -24,7 +24,7 @@ from contextvars import Context, ContextVar, Token
 from typing import TYPE_CHECKING, Any, Final
 
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.guard import harmless, swallow, without_ids
+from llmctx.core.guard import guard_harmless, guard_without_ids, swallow
 from llmctx.core.process import ForkStage, in_forked_child
 from llmctx.identity.call_context import EMPTY as EMPTY  # these are part of what stands here
 from llmctx.identity.call_context import ID_FIELDS as ID_FIELDS
@@ -180,7 +180,7 @@ class Scope:
     def _shut(self) -> None:
         self.closed_at = self.closed_at or time.monotonic()
 
-    @harmless("scope_failed", otherwise=_shut)
+    @guard_harmless("scope_failed", otherwise=_shut)
     def close(self) -> None:
         """Close it and call the watchers. Closing twice is closing once. Never raises."""
         if self.closed_at is not None or self is FAILED_SCOPE:
@@ -233,7 +233,7 @@ FAILED_SCOPE: Final = Scope(EMPTY, "lost")
 FAILED_SCOPE.failed, FAILED_SCOPE.owner = True, None
 
 
-@without_ids("scope_failed", otherwise=lambda kind: FAILED_SCOPE)
+@guard_without_ids("scope_failed", otherwise=lambda kind: FAILED_SCOPE)
 def failed_scope(kind: str) -> Scope:
     """Return a new scope without identity, for code whose own could not be opened. `amend` may still give it one."""
     scope = Scope(EMPTY, kind)
@@ -241,13 +241,13 @@ def failed_scope(kind: str) -> Scope:
     return scope
 
 
-@without_ids("scope_failed", otherwise=lambda kind, identity=EMPTY, parent=None: FAILED_SCOPE)
+@guard_without_ids("scope_failed", otherwise=lambda kind, identity=EMPTY, parent=None: FAILED_SCOPE)
 def new_scope(kind: str, identity: CallContext = EMPTY, parent: Scope | None = None) -> Scope:
     """Return a new scope, which is not current yet."""
     return Scope(identity, kind, parent)
 
 
-@without_ids("scope_failed", otherwise=lambda scope: _current.set(FAILED_SCOPE))
+@guard_without_ids("scope_failed", otherwise=lambda scope: _current.set(FAILED_SCOPE))
 def enter(scope: Scope | None) -> Entry:
     """Make `scope` the current one; `FAILED_SCOPE`, if there is none. Give the token to `leave` in a `finally`."""
     return _current.set(FAILED_SCOPE if scope is None else scope)
@@ -266,7 +266,7 @@ def _restore_here(token: Entry, scope: Scope | None) -> None:
         _current.set(None if before is Token.MISSING else before)
 
 
-@harmless("scope_failed", otherwise=_restore)
+@guard_harmless("scope_failed", otherwise=_restore)
 def suspend(token: Entry) -> None:
     """Restore what was current before `enter`; the scope stays open. For generators, between two steps."""
     if token is not None:
@@ -279,7 +279,7 @@ def _drop(scope: Scope | None, token: Entry) -> None:
         scope.close()
 
 
-@harmless("scope_failed", otherwise=_drop)
+@guard_harmless("scope_failed", otherwise=_drop)
 def leave(scope: Scope | None, token: Entry) -> None:
     """Close `scope` and restore what was current before."""
     try:
@@ -304,7 +304,7 @@ def _is_inside(scope: Scope | None, around: Scope) -> bool:
     )
 
 
-@harmless("scope_failed", otherwise=_drop)
+@guard_harmless("scope_failed", otherwise=_drop)
 def release(scope: Scope | None, token: Entry) -> None:
     """Leave a scope that the application holds open by hand: others that were entered since may go on."""
     if scope is not None and _is_inside(_current.get(), scope):
@@ -359,7 +359,7 @@ class Held(Inside):
 
 
 @in_forked_child(ForkStage.SCOPE)
-@without_ids("scope_failed", otherwise=lambda: _current.set(FAILED_SCOPE))
+@guard_without_ids("scope_failed", otherwise=lambda: _current.set(FAILED_SCOPE))
 def _forked() -> None:
     """Close the inherited scopes in a forked child: they are the parent's, maybe those of the request that forked."""
     scope = _current.get()

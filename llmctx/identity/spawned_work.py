@@ -16,7 +16,7 @@ from types import CellType, CoroutineType, FrameType, FunctionType, MethodType
 from typing import Any, Final
 from uuid import UUID
 
-from llmctx.core.guard import harmless
+from llmctx.core.guard import guard_harmless
 from llmctx.identity.await_graph import all_waiting, is_part_of, is_waited_for_by, runs_here
 from llmctx.identity.background_work import await_light, is_in_the_dark
 from llmctx.identity.candidates import effective_scope
@@ -58,7 +58,7 @@ def works_for(scope: Scope, thread_id: str | None, *, is_final: bool = True) -> 
     return own if own or thread_id is None else _weighed(scope, thread_id, own, is_final)
 
 
-@harmless("long_work_failed", otherwise=lambda scope, thread_id, own, is_final: own)
+@guard_harmless("long_work_failed", otherwise=lambda scope, thread_id, own, is_final: own)
 def _weighed(scope: Scope, thread_id: str, own: bool | None, is_final: bool) -> bool | None:
     roots = _roots(scope)
     if not roots or not all(_is_given(root, thread_id) for root in roots):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.guard import harmless
+from llmctx.core.guard import guard_harmless
 from llmctx.core.record import CallRecord
 from llmctx.settings import Settings
 from llmctx.telemetry.attributes import EndedCall
@@ -67,7 +67,7 @@ class Observer:
 
     # -- from the pipeline ----------------------------------------------------------------------------------------
 
-    @harmless("telemetry_failed")
+    @guard_harmless("telemetry_failed")
     def observe(self, call: EndedCall, record: CallRecord) -> None:
         """Tell of a call whose row has just been made. A row that has to be made again is not told of again."""
         if call.is_observed:
@@ -87,7 +87,7 @@ class Observer:
             count_call(meter, record, self._labels)
             meter.add_call(call, record)
 
-    @harmless("telemetry_failed")
+    @guard_harmless("telemetry_failed")
     def observe_write(self, seconds: float) -> None:
         """Tell how long a batch took to be stored."""
         for meter in self._meters:
@@ -105,7 +105,7 @@ class Observer:
             if made is not None:
                 self._add(made)
 
-    @harmless("telemetry_failed")
+    @guard_harmless("telemetry_failed")
     def refresh(self) -> None:
         """Bring the figures of the ledger up to date."""
         if not self._meters:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.guard import harmless
+from llmctx.core.guard import guard_harmless
 from llmctx.core.record import CallRecord, Status
 from llmctx.core.tracing import Span
 from llmctx.settings import Settings
@@ -40,7 +40,7 @@ class SpanEmitter:
         self._watch: _Watch | None = None
         self.is_refused = False
 
-    @harmless("otel_failed")
+    @guard_harmless("otel_failed")
     def emit(self, call: EndedCall, record: CallRecord) -> None:
         """Make the span of a call; its id becomes the row's."""
         tracer = self._find_tracer()
@@ -111,7 +111,7 @@ class _Watch:
         if self.seen is None:
             self._look(span)
 
-    @harmless("otel_failed")
+    @guard_harmless("otel_failed")
     def _look(self, span: Any) -> None:
         name = scope_name(span)
         if name != SCOPE and run_of(sys._getframe(2)) is not None:
@@ -165,7 +165,7 @@ def _nanoseconds(moment: datetime) -> int:
     return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1000
 
 
-@harmless("otel_failed")
+@guard_harmless("otel_failed")
 def _emit_events(record: CallRecord, attributes: Any, context: Any, *, adds_messages: bool) -> None:
     """Tell what was said as log records, which go other ways than spans in many set-ups. Before 1.35 there are none."""
     from opentelemetry._logs import LogRecord, get_logger

@@ -44,7 +44,7 @@ def _places() -> list[Place]:
 def _place(owner: Any, name: str, function: FunctionType) -> Place:
     cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
     cell = cells.get("work")
-    if cell is not None and function.__code__.co_qualname == "guarded.<locals>.guard.<locals>.run":
+    if cell is not None and function.__code__.co_qualname == "guard.<locals>.decorate.<locals>.run":
         return f"{owner.__name__}.{name}", lambda: cell.cell_contents, lambda it: setattr(cell, "cell_contents", it)
     return f"{owner.__name__}.{name}", lambda: vars(owner)[name], lambda it: setattr(owner, name, it)
 

@@ -25,7 +25,7 @@ import llmctx
 HOME: Final = str(Path(llmctx.__file__).parent)
 
 SURROUNDING: Final = {
-    "core/guard.py": {"guarded.<locals>.guard.<locals>.run", "is_from_outside"},
+    "core/guard.py": {"guard.<locals>.decorate.<locals>.run", "is_from_outside"},
     "identity/binding.py": {
         "bind",  # a generator, with the application's block in the middle
         "amend",

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from contextvars import Context, ContextVar
 from typing import Any, Final
 
-from llmctx.core.guard import without_ids
+from llmctx.core.guard import guard_without_ids
 from llmctx.core.locks import RecoverableLock
 from llmctx.core.record import Reason
 from llmctx.identity.await_graph import context_that_waits, is_part_of
@@ -103,12 +103,12 @@ def _confuse(jobs: Any, item: Any) -> None:
     setattr(jobs, _NOTES, {})
 
 
-@without_ids("carry_failed", otherwise=_confuse)
+@guard_without_ids("carry_failed", otherwise=_confuse)
 def _put_down(jobs: Any, item: Any) -> None:
     _note(jobs, item)
 
 
-@without_ids("carry_failed", otherwise=_confuse)
+@guard_without_ids("carry_failed", otherwise=_confuse)
 def _take_back(jobs: Any, item: Any) -> None:
     _taken(jobs, item, newest=True)
 
@@ -249,12 +249,12 @@ def _forsake(*_: Any) -> None:
         here = here.parent
 
 
-@without_ids("carry_failed", otherwise=_forsake)
+@guard_without_ids("carry_failed", otherwise=_forsake)
 def _here() -> _Place | None:
     return _Place(*context_that_waits(("get", "receive")))
 
 
-@without_ids("carry_failed", otherwise=_forsake)
+@guard_without_ids("carry_failed", otherwise=_forsake)
 def _do(place: _Place | None, asking: Callable[..., None], jobs: Any, patient: bool | None) -> None:
     if patient is None:
         patient = place is None or not place.elsewhere  # in a task of its own: there is a time limit to it
@@ -270,7 +270,7 @@ def _take_none(place: _Place | None, jobs: Any, item: Any) -> None:
         change_job(FAILED_SCOPE)
 
 
-@without_ids("carry_failed", otherwise=_take_none)
+@guard_without_ids("carry_failed", otherwise=_take_none)
 def _take(place: _Place | None, jobs: Any, item: Any) -> None:
     noted, scope = _taken(jobs, item)
     if not noted:  # it was put in some other way
@@ -290,7 +290,7 @@ def _take(place: _Place | None, jobs: Any, item: Any) -> None:
         time.sleep(0)
 
 
-@without_ids("carry_failed", otherwise=_forsake)
+@guard_without_ids("carry_failed", otherwise=_forsake)
 def _ask(jobs: Any, patient: bool) -> None:
     _asking(jobs, patient)
 

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any, Final
 
-from llmctx.core.guard import harmless, without_ids
+from llmctx.core.guard import guard_harmless, guard_without_ids
 from llmctx.core.locks import RecoverableLock
 from llmctx.core.patches import Make, patch
 from llmctx.identity.carry import carry, run_in_failed_scope
@@ -79,7 +79,7 @@ def is_installed() -> bool:
     return bool(_users)
 
 
-@harmless("carry_failed")
+@guard_harmless("carry_failed")
 def _patch(kind: Any, name: str, make: Make) -> None:
     undo = patch(kind, name, make)
     if undo is not None:
@@ -101,7 +101,7 @@ def _give_none(thread: threading.Thread) -> None:
     thread.run = functools.partial(run_in_failed_scope, thread.run)  # type: ignore[method-assign]
 
 
-@without_ids("carry_failed", otherwise=_give_none)
+@guard_without_ids("carry_failed", otherwise=_give_none)
 def _give_scope(thread: threading.Thread) -> None:
     outer = present_scope() if _users else None
     if outer is not None and not _is_pooled(thread):
@@ -144,7 +144,7 @@ def _create_task(original: Any) -> Any:
     return create_task
 
 
-@harmless("carry_failed")
+@guard_harmless("carry_failed")
 def _note_use() -> None:
     scope = current_scope()
     if scope is not None:
@@ -155,7 +155,7 @@ def _of_nobody(fn: Any, **_: Any) -> Any:
     return functools.partial(run_in_failed_scope, fn) if callable(fn) else fn
 
 
-@without_ids("carry_failed", otherwise=_of_nobody)
+@guard_without_ids("carry_failed", otherwise=_of_nobody)
 def _carried(fn: Any, *, to_process: bool = False) -> Any:
     """Return `fn` as a job. Also without a scope: a pooled thread must not keep what a job took from a queue, and a
     forked worker has inherited that of some request.
@@ -177,7 +177,7 @@ class _InProcess:
         with Inside(self._opened()):
             return self.fn(*args, **kwargs)
 
-    @without_ids("carry_failed", otherwise=lambda self: failed_scope("job"))
+    @guard_without_ids("carry_failed", otherwise=lambda self: failed_scope("job"))
     def _opened(self) -> Scope:
         scope = Scope(CallContext(**self.ids), "job")
         if self.is_anonymous:
@@ -227,7 +227,7 @@ def _give_nobody(process: Any) -> None:
         process._target = functools.partial(run_in_failed_scope, target)
 
 
-@without_ids("carry_failed", otherwise=_give_nobody)
+@guard_without_ids("carry_failed", otherwise=_give_nobody)
 def _give_identity(process: Any) -> None:
     target = getattr(process, "_target", None)
     scope = present_scope()

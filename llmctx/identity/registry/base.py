@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
-from llmctx.core.guard import guarded
+from llmctx.core.guard import guard
 from llmctx.identity.registry.fingerprints import Fingerprints
 from llmctx.identity.scope import EMPTY, CallContext, Scope
 
@@ -98,7 +98,7 @@ _pending: Final[list[tuple[str | None, str | None]]] = []
 """What is about to be marked; it stays where the mark fails, and no thread or task names a user then."""
 
 
-unregistered: Final = partial(guarded, "registry_failed", "%s failed: a thread names nobody from here on")
+guard_registry: Final = partial(guard, "registry_failed", "%s failed: a thread names nobody from here on")
 """Guard what tells a registry whose a thread is."""
 
 
@@ -136,7 +136,7 @@ def _not_registered(registries: Sequence[Registry], scope: Scope, thread_id: str
     mark_unreliable(thread_id, task)
 
 
-@unregistered(otherwise=_not_registered)
+@guard_registry(otherwise=_not_registered)
 def register_in_all(registries: Sequence[Registry], scope: Scope, thread_id: str | None, task: str | None) -> None:
     """Tell all `registries` that `scope` uses the thread, or runs the task."""
     for registry in registries:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from llmctx.core.endpoint import Endpoint
 from llmctx.delivery import journal
-from llmctx.ops.erase.subject import SubjectIds, without_ids
+from llmctx.ops.erase.subject import SubjectIds, drop_ids
 from llmctx.ops.erase.table import PERSONAL_TEXTS
 from llmctx.ops.journals import Ownership
 
@@ -51,7 +51,7 @@ def says_something(subject_ids: SubjectIds, *, mentions: bool) -> SelectedRows:
 
 def _less(columns: Mapping[str, Any], subject_ids: SubjectIds, *, mentions: bool) -> dict[str, Any]:
     """Return the columns of another's row that name them, without that."""
-    attributes, changed = without_ids(columns.get("attributes"), subject_ids.ids)
+    attributes, changed = drop_ids(columns.get("attributes"), subject_ids.ids)
     less = {"attributes": attributes} if changed else {}
     if mentions:
         finder = subject_ids.mentions

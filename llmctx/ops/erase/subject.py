@@ -59,7 +59,7 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def without_ids(value: Any, ids: set[str]) -> tuple[Any, bool]:
+def drop_ids(value: Any, ids: set[str]) -> tuple[Any, bool]:
     """Return `value`, which is JSON, without any of `ids`; and whether it had some.
 
     Whole texts go, names of members with what they name, and longer ids also from inside of texts.
@@ -78,10 +78,10 @@ def without_ids(value: Any, ids: set[str]) -> tuple[Any, bool]:
             if name in ids:
                 changed = True
                 continue
-            kept[name], other = without_ids(item, ids)
+            kept[name], other = drop_ids(item, ids)
             changed |= other
         return kept, changed
     if isinstance(value, (list, tuple)):
-        pairs = [without_ids(item, ids) for item in value]
+        pairs = [drop_ids(item, ids) for item in value]
         return [item for item, _ in pairs], any(other for _, other in pairs)
     return value, False

@@ -16,7 +16,7 @@ from llmctx.core.errors import LlmctxError
 from llmctx.core.record import LINKS, SPECS, Reason
 from llmctx.identity.explanation import KEY
 from llmctx.ops.erase.mentions import Mentions
-from llmctx.ops.erase.subject import Subject, SubjectIds, without_ids
+from llmctx.ops.erase.subject import Subject, SubjectIds, drop_ids
 from llmctx.settings import Settings
 from llmctx.storage.catalog import indexes_of, qualify_name
 from llmctx.storage.dependents import Dependent
@@ -217,9 +217,9 @@ async def _evidence(connection: AsyncConnection, log: sa.Table, subject_ids: Sub
             attributes = row["attributes"]
             written = isinstance(attributes, str)
             try:
-                less, changed = without_ids(json.loads(attributes) if written else attributes, ids)
+                less, changed = drop_ids(json.loads(attributes) if written else attributes, ids)
             except (ValueError, RecursionError):  # a column of the team's own, of plain text
-                less, changed = without_ids(attributes, ids)
+                less, changed = drop_ids(attributes, ids)
                 written = False
             if changed:
                 less = json.dumps(less, ensure_ascii=False) if written else less

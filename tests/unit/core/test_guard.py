@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.guard import guarded, is_from_outside
+from llmctx.core.guard import guard, is_from_outside
 
 PROBLEMS = [ValueError("v"), KeyboardInterrupt(), SystemExit(3), GeneratorExit(), MemoryError()]
 
@@ -20,9 +20,9 @@ def test_a_failure_is_counted_and_answered_by_the_fallback(problem: BaseExceptio
     def work(number: int) -> int:
         raise problem
 
-    assert guarded("guard_test", "%s failed")(work)(1) is None
-    assert guarded("guard_test", "%s failed", otherwise=lambda number: -number)(work)(1) == -1
-    assert guarded("guard_test", "%s failed", otherwise=lambda number: 1 // 0)(work)(1) is None
+    assert guard("guard_test", "%s failed")(work)(1) is None
+    assert guard("guard_test", "%s failed", otherwise=lambda number: -number)(work)(1) == -1
+    assert guard("guard_test", "%s failed", otherwise=lambda number: 1 // 0)(work)(1) is None
     assert (diagnostics.counts["guard_test"], diagnostics.unlogged) == (3, 1)
 
 
@@ -38,7 +38,7 @@ def test_what_a_signal_handler_raises_is_the_applications() -> None:
     before = signal.signal(signal.SIGUSR1, limit)
     try:
         with pytest.raises(Late) as caught:
-            guarded("guard_test", "%s failed")(lambda: signal.raise_signal(signal.SIGUSR1))()
+            guard("guard_test", "%s failed")(lambda: signal.raise_signal(signal.SIGUSR1))()
         assert is_from_outside(caught.value)
     finally:
         signal.signal(signal.SIGUSR1, before)
