@@ -25,7 +25,7 @@ if config.config_file_name is not None:  # the plain command, which has an ini f
 
 
 def settings() -> Settings:
-    """The caller's, or those of the environment with alembic's -x arguments over them."""
+    """Return the caller's settings, or those of the environment with alembic's -x arguments over them."""
     given = config.attributes.get("settings")
     if isinstance(given, Settings):
         return given

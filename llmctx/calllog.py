@@ -67,7 +67,7 @@ def _let_go(call_log: CallLog) -> bool:
 
 
 class CallLog:
-    """Records the LLM calls of this process.
+    """Record the LLM calls of this process.
 
         call_log = CallLog("postgresql+asyncpg://…")
         app = FastAPI(lifespan=call_log.lifespan)
@@ -174,7 +174,7 @@ class CallLog:
             self._begin(wait=wait)
 
     def _begin(self, *, wait: bool = True) -> None:
-        """Every step may be taken again, and is where it fails."""
+        """Take the steps of a start. Each may be taken again, and is where it fails."""
         attempt(partial(self._worker.start, wait=wait))
         self._recorder.enabled = True
         steps: list[Callable[[], object]] = [
@@ -269,7 +269,7 @@ class CallLog:
 
     @guard_harmless("close_failed", otherwise=_let_go)
     def _stop_hearing(self) -> bool:
-        """True for the last of as many `close` as there were `start`."""
+        """Return True for the last of as many `close` as there were `start`."""
         self._starts = max(0, self._starts - 1)
         if self._starts or not self._started:
             return False

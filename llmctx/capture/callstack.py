@@ -28,7 +28,7 @@ _CALLBACKS: Final = callbacks.__file__
 
 
 class Origin(NamedTuple):
-    """How a call was made."""
+    """The origin of a call in the application's code."""
 
     method: str = ""
     """The method of a model that has begun it: agenerate, generate, astream, stream."""

@@ -61,7 +61,7 @@ _stop = partial(stop, "handler_failed", HARMLESS)
 
 
 class CallLogHandler(BaseCallbackHandler):
-    """Records the LLM calls it hears of.
+    """Record the LLM calls that LangChain reports to it.
 
     Usually none is made by hand: a started `CallLog` hears every call of the process. One of your own goes into
     `callbacks=`, and with `context` it says outright whose calls those are:
@@ -76,7 +76,7 @@ class CallLogHandler(BaseCallbackHandler):
     @property
     @_hook
     def raise_error(self) -> bool:  # type: ignore[override]  # LangChain only ever reads it
-        """Asked by LangChain about an exception that left a hook: True for the application's own (`guard.py`)."""
+        """Return True, to LangChain, for an exception out of a hook that is the application's own (`guard.py`)."""
         problem = exc_info()[1]
         return problem is not None and is_from_outside(problem)
 

@@ -71,7 +71,7 @@ class OpenCalls:
 
     @property
     def started(self) -> int:
-        """Calls that have started, ever. Counted by a C iterator: `+= 1` loses counts between threads."""
+        """Return the number of calls ever started. Counted by a C iterator: `+= 1` loses counts between threads."""
         return int(repr(self._started)[len("count(") : -1])  # from Python 3.14 it cannot be copied
 
     def __len__(self) -> int:
@@ -111,7 +111,7 @@ class OpenCalls:
         name = call.method
         task = asyncio.current_task()
         if task is not None and (not name or is_helper(task)):
-            # Completion models report their starts from helper tasks; then it is the one who waits for them that
+            # Completion models report their starts from helper tasks; then it is the task that waits for them that
             # counts. Other code that begins a run (a wrapper of some vendor's client, a stream of a new kind) ends it.
             # A helper that is started eagerly stands above the model's method on the stack.
             call.home = task
@@ -158,7 +158,7 @@ class OpenCalls:
             calls.remove(call)
 
     def _end_cut_off(self, task: asyncio.Task[Any], calls: list[OpenCall], new: OpenCall) -> None:
-        """`task` goes on with `new`: what it awaited before, and does not now, was cut off in it."""
+        """End the calls that were cut off in `task`, which goes on with `new`: what it awaits no longer."""
         for other in list(calls):
             if other.task is task and not _is_sibling(other, new) and not is_on_stack(other.run_id):
                 self.end(other, Status.CANCELLED)

@@ -56,7 +56,7 @@ def query(ctx: typer.Context, question: Callable[[AsyncConnection, Table], Await
 
 @contextmanager
 def interruptible(*, changes: bool) -> Iterator[None]:
-    """On Ctrl-C say whether anything was changed, and pass the `KeyboardInterrupt` on."""
+    """Say on Ctrl-C whether anything was changed, and pass the `KeyboardInterrupt` on."""
     try:
         yield
     except KeyboardInterrupt:

@@ -134,7 +134,7 @@ def _serve(port: int, progress: _Progress) -> Callable[[], None]:
 
 
 class _Progress:
-    """How it goes on: for metrics, and now and then in a line."""
+    """The progress of a shipper: for metrics, and now and then in a line."""
 
     def __init__(self, shipper: BrokerShipper, settings: Settings) -> None:
         self._shipper = shipper

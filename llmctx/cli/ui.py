@@ -1,4 +1,4 @@
-"""`llmctx ui`: the dashboard on this machine, for those who have the address that it prints."""
+"""`llmctx ui`: the dashboard on this machine, for users who have the address that it prints."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def serve(call_log: CallLog, *, port: int, texts: bool, open_browser: bool = Fal
     address = f"http://{_LOOPBACK}:{bound.getsockname()[1]}/?{urlencode({'token': token})}"
     output.show(address)
     sys.stdout.flush()
-    output.say("Ctrl-C ends it. Whoever has this address may read the table.")
+    output.say("Ctrl-C ends it. Anyone who has this address can read the table.")
     if open_browser:
         webbrowser.open(address)
     config = uvicorn.Config(app, log_level="warning", lifespan="off", server_header=False)

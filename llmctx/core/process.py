@@ -114,7 +114,7 @@ def _after_fork_in_child() -> None:
     global _began_in_a_thread
     _began_in_a_thread |= _forks_from_a_thread
     _closed.clear()
-    gates.clear()  # those who would open them are threads of the parent
+    gates.clear()  # the threads that would open them are the parent's
     not_forking.reset()
     import_lock.reset()
     for stage, hook in sorted(_hooks, key=lambda one: one[0]):

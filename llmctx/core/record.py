@@ -34,7 +34,7 @@ SHARED_USAGE: Final = "llmctx_shared_usage"
 
 
 class Status(StrEnum):
-    """How a call ended."""
+    """The end of a call."""
 
     OK = "ok"
     ERROR = "error"

@@ -35,7 +35,7 @@ _STRIDE: Final = 8  # items of a few microseconds each, between two looks at the
 
 
 class Throttle:
-    """Decides for one thread, the pipeline's, whether it should leave the processor to the application."""
+    """Decide for one thread, the pipeline's, whether to leave the processor to the application."""
 
     def __init__(self, linger_s: float) -> None:
         self._patience_s = PATIENCE * linger_s
@@ -60,7 +60,7 @@ class Throttle:
 
 
 def _used_by_others() -> float:
-    """Seconds of processor that the other threads of this process have used."""
+    """Return the processor seconds that the other threads of this process have used."""
     return time.process_time() - time.thread_time()
 
 

@@ -76,7 +76,7 @@ class Dashboard:
         if authorize is None:
             raise ConfigError(
                 "The dashboard shows what users said: pass authorize=, a function that takes the request and returns "
-                "llmctx.dashboard.Access(name) for those who may look, and None for all others."
+                "llmctx.dashboard.Access(name) for users who may look, and None for all others."
             )
         settings = call_log.settings
         if settings.dashboard_database_url is not None:

@@ -17,7 +17,7 @@ _READ_AT_ONCE: Final = 1000  # records between two looks at everything else that
 
 
 class Backlog:
-    """How many there are, and how far they have been read. Belongs to the pipeline's thread.
+    """The number of rows on disk alone, and how far they have been read back. Belongs to the pipeline's thread.
 
     Args:
         batcher: takes the rows as long as no more than `room` bytes wait there.

@@ -90,7 +90,7 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Rows that are not done."""
+        """Return the number of rows that are not done."""
         return len(self._queue) + len(self._batch) + len(self._deferred)
 
     @property

@@ -31,7 +31,7 @@ def announce_shipper(directory: Path) -> None:
 
 
 class Delegation:
-    """What was left to the shipper, and whether there is one. Belongs to the pipeline's thread."""
+    """Journals left to the shipper, and whether there is one. Belongs to the pipeline's thread."""
 
     def __init__(self) -> None:
         self.is_served = False

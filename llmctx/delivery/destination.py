@@ -154,8 +154,9 @@ class Destination(ABC):
     def follow(  # noqa: B027  where rows are stored there is nothing to follow
         self, on_stored: Callable[[Sequence[bytes]], None], on_returned: Callable[[Sequence[bytes]], None]
     ) -> None:
-        """Where it `confirms_later`: call `on_stored` with the calls whose rows are stored, `on_returned` with those
-        that have to be given again. Forget what was stored before: called by a spool that has nothing under way.
+        """Report what becomes of rows, if it `confirms_later`: call `on_stored` with ids of calls that are stored,
+        `on_returned` with those that have to be given again. Forget what was stored before: the spool has nothing under
+        way then.
         """
 
     async def confirm(self, timeout_s: float) -> None:  # noqa: B027  as above

@@ -45,12 +45,12 @@ class HostShipper:
 
     @property
     def written(self) -> int:
-        """Rows that the destination has."""
+        """Return the number of rows that the destination has."""
         return self._batcher.written
 
     @property
     def quarantined(self) -> int:
-        """Rows that are dead letters."""
+        """Return the number of dead letters."""
         return self._batcher.quarantined
 
     async def run(self, stopping: asyncio.Event, *, once: bool = False) -> None:

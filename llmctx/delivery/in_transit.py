@@ -18,7 +18,7 @@ from llmctx.delivery.recovery import Recovery
 
 
 class InTransit:
-    """How many there are, and what becomes of them. Belongs to the pipeline's thread.
+    """Rows that a broker has and the database not yet. Belongs to the pipeline's thread.
 
     Args:
         destination: reports what is stored, and what has to be given again.
@@ -53,7 +53,7 @@ class InTransit:
 
     @property
     def all(self) -> int:
-        """Rows that the batcher calls stored and that are not."""
+        """Return the number of rows that the batcher calls stored and that are not."""
         return self.rows + self.recovered + self.returned
 
     def reject(self, call_id: bytes) -> None:

@@ -20,7 +20,7 @@ _SLICE: Final = 4
 
 
 class Linger:
-    """Decides for the pipeline's thread how long to wait. All times are of the monotonic clock, in seconds."""
+    """Decide for the pipeline's thread how long to wait. All times are of the monotonic clock, in seconds."""
 
     def __init__(self, linger_s: float) -> None:
         self._linger_s = linger_s

@@ -13,7 +13,7 @@ _WORDS: Final = 70  # characters of a prompt that are enough to recognise it
 
 
 class MemorySink(RecordingSink):
-    """Keeps the records it is given, in `records`. Refuses when `full`."""
+    """Keep records in `records`; refuse them when `full`."""
 
     def __init__(self, *, full: bool = False) -> None:
         self.records: list[CallRecord] = []

@@ -17,7 +17,7 @@ _ROWS: Final = 100
 
 
 class Pace:
-    """How fast rows come. All times are of the monotonic clock, in seconds."""
+    """The rate at which rows come. All times are of the monotonic clock, in seconds."""
 
     def __init__(self, longest_s: float = _LONGEST_S, rows: int = _ROWS) -> None:
         """Linger for `longest_s` at most, and no longer than it takes for `rows` to come."""

@@ -71,12 +71,12 @@ class Pipeline:
 
     @property
     def waiting(self) -> int:
-        """Calls that have ended and are not in the sink's hands."""
+        """Return the number of calls that have ended and that the sink does not have."""
         return len(self.queue) + len(self.queue.refused) + len(self._in_hand)
 
     @property
     def in_progress(self) -> int:
-        """Calls of which records are being made."""
+        """Return the number of calls of which records are being made."""
         return len(self._in_hand)
 
     @property

@@ -105,7 +105,7 @@ class Recovery:
 
     @property
     def pending(self) -> int:
-        """Rows of dead processes that are in the batcher's memory, or in transit."""
+        """Return the number of rows of dead processes that are in the batcher's memory, or in transit."""
         return len(self._recovered)
 
     def holds(self, call_id: bytes) -> bool:

@@ -80,7 +80,7 @@ class RecordingSink(ABC):
 
     @property
     def waiting(self) -> int:
-        """Records that were taken and are not stored yet."""
+        """Return the number of records that were taken and are not stored yet."""
         return 0
 
     @property
@@ -90,22 +90,22 @@ class RecordingSink(ABC):
 
     @property
     def written(self) -> int | None:
-        """Records of this process's calls that are stored; None where to take is to store."""
+        """Return the number of this process's records that are stored; None where to take is to store."""
         return None
 
     @property
     def quarantined(self) -> int:
-        """Records that were taken, and kept as dead letters."""
+        """Return the number of records kept as dead letters."""
         return 0
 
     @property
     def given_up(self) -> int:
-        """Records that were taken and are lost."""
+        """Return the number of records that were taken and are lost."""
         return 0
 
     @property
     def recovered(self) -> int:
-        """Records of dead processes that were stored by this one, and are counted nowhere else."""
+        """Return the number of records of dead processes that this one has stored; they are counted nowhere else."""
         return 0
 
     @property
@@ -125,7 +125,7 @@ class RecordingSink(ABC):
 
     @property
     def perishable(self) -> int:
-        """Records that wait and do not survive this process."""
+        """Return the number of records that wait and do not survive this process."""
         return self.waiting
 
 

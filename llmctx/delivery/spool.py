@@ -78,7 +78,7 @@ class Spool(RecordingSink):
 
     @property
     def waiting(self) -> int:
-        """Rows of this process's calls that are not done."""
+        """Return the number of this process's rows that are not done."""
         return self._undelivered + self._in_transit.rows
 
     @property
@@ -88,28 +88,28 @@ class Spool(RecordingSink):
 
     @property
     def published(self) -> int:
-        """Rows of this process's calls that a broker has and the destination not yet."""
+        """Return the number of this process's rows that a broker has and the destination not yet."""
         return self._in_transit.rows
 
     @property
     def written(self) -> int:
-        """Rows of this process's calls that the destination has."""
+        """Return the number of this process's rows that the destination has."""
         shipped = 0 if self._delegation is None else self._delegation.shipped
         return self._batcher.written - self._in_transit.all - self._recovery.written + shipped
 
     @property
     def quarantined(self) -> int:
-        """Rows of this process's calls that are dead letters."""
+        """Return the number of this process's rows that are dead letters."""
         return self._batcher.quarantined - self._recovery.quarantined
 
     @property
     def given_up(self) -> int:
-        """Rows that were taken and are lost: neither stored nor kept as dead letters."""
+        """Return the number of rows that were taken and are lost: neither stored nor kept as dead letters."""
         return self._batcher.given_up - self._recovery.given_up + self._backlog.unreadable
 
     @property
     def recovered(self) -> int:
-        """Rows of dead processes that the destination has now."""
+        """Return the number of rows of dead processes that the destination has now."""
         return self._recovery.written
 
     @property
@@ -130,7 +130,7 @@ class Spool(RecordingSink):
 
     @property
     def perishable(self) -> int:
-        """Rows of this process's calls that wait in memory alone, for want of a journal or of room in it."""
+        """Return the number of this process's rows in memory alone, for want of a journal or of room in it."""
         return len(self._unjournaled())
 
     def _unjournaled(self) -> list[CallRecord]:

@@ -151,12 +151,12 @@ class Worker:
 
     @property
     def waiting(self) -> int:
-        """Calls that have ended, and that neither the database nor a broker has."""
+        """Return the number of calls that have ended, and that neither the database nor a broker has."""
         return self.pipeline.waiting + (0 if self._sink is None else self._sink.waiting - self._sink.published)
 
     @property
     def sink(self) -> RecordingSink | None:
-        """The sink, once it is made."""
+        """Return the sink, once it is made."""
         return self._sink
 
     def drain(self, timeout_s: float) -> Future[int] | None:

@@ -32,7 +32,7 @@ _DEEP: Final = 40
 
 
 class LlmctxMiddleware(AgentMiddleware[Any, Any]):
-    """Gives an agent's calls of its model and of its tools the identity that `wrap_graph` would find.
+    """Give an agent's calls of its model and of its tools the identity that `wrap_graph` would find.
 
     It has to be the first in the list: what stands before it runs outside of it. The arguments are `wrap_graph`'s.
     """
@@ -55,7 +55,7 @@ class LlmctxMiddleware(AgentMiddleware[Any, Any]):
             return handler(request)
 
     async def awrap_model_call(self, request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any:
-        """`wrap_model_call` for coroutines."""
+        """Do as `wrap_model_call`, for coroutines."""
         with self._in_call(request):
             return await handler(request)
 
@@ -65,7 +65,7 @@ class LlmctxMiddleware(AgentMiddleware[Any, Any]):
             return handler(request)
 
     async def awrap_tool_call(self, request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any:
-        """`wrap_tool_call` for coroutines."""
+        """Do as `wrap_tool_call`, for coroutines."""
         with self._in_call(request):
             return await handler(request)
 

@@ -345,7 +345,7 @@ def _inside(
                     registry.put(party, thread_id=thread_id, task=task if known else None)
             except BaseException as problem:  # noqa: BLE001  a registry may be the team's own
                 mark_unreliable(thread_id, task)
-                swallow(problem, "registry_failed", "a node could not be registered: its thread names nobody")
+                swallow(problem, "registry_failed", "a node could not be registered: its thread names no user")
     return scope
 
 

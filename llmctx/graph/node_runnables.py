@@ -52,7 +52,7 @@ def subclass(base: type, fill: Callable[[Any, dict[str, Any]], None]) -> type:
 
 
 def _scoped(base: Any, body: dict[str, Any]) -> None:
-    """The ways in which `base` runs, each in a scope. What it inherits from Runnable itself calls one of these."""
+    """Return the ways in which `base` runs, each in a scope. What it inherits from Runnable calls one of these."""
     for name, wrapped in _METHODS.items():
         inherited = getattr(base, name)
         if inherited is not getattr(Runnable, name):

@@ -92,8 +92,9 @@ def is_in_the_dark() -> bool:
 
 
 def await_light() -> bool:
-    """Give whoever has submitted the job of this pool's thread, or started this thread, a moment to wait for it. Models
-    take longer. Return whether that may have shed light.
+    """Give the code that submitted this job, or started this thread, a moment to wait for it. Models take longer.
+
+    Return whether that may have shed light.
     """
     if asyncio._get_running_loop() is not None:
         return False

@@ -81,7 +81,7 @@ class CallContext:
         return _again, (dict(zip(ID_FIELDS, self._ids(), strict=True)), self.attributes)
 
     def __bool__(self) -> bool:
-        """True when the session or the user is known."""
+        """Return True if the session or the user is known."""
         return self.session_id is not None or self.user_id is not None
 
     def agrees(self, other: CallContext) -> bool:

@@ -104,9 +104,9 @@ def _followed(scope: Scope) -> Scope | None:
 
 def _of_nobody(scope: Scope) -> Scope:
     """Return a scope of the same connection that names no user."""
-    nobody = Scope(scope.identity.without_people(), "request")
-    nobody.of_request = scope.of_request
-    return nobody
+    unknown = Scope(scope.identity.without_people(), "request")
+    unknown.of_request = scope.of_request
+    return unknown
 
 
 def newest_of(scope: Scope) -> Scope:

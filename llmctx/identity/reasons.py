@@ -16,7 +16,7 @@ SOURCES: Final[Mapping[str, str]] = {
     Source.TASK: "The registry knows whom the LangGraph task of this call works for.",
     Source.THREAD: "The registry knows the one user of the call's thread_id.",
     Source.LATE: "The scope had closed before; the call is of a task or thread that it had begun.",
-    Source.NONE: "No witness testified, so nobody was guessed.",
+    Source.NONE: "No source knew the call's identity, and llmctx does not guess.",
 }
 
 
@@ -47,7 +47,7 @@ REASONS: Final[Mapping[str, ReasonText]] = {
     Reason.EXPIRED_SCOPE: ReasonText("bind() in the task", "The scope had closed too long ago to be believed "
         "(LLMCTX_LATE_S), and what called may be a worker for all. Open one in the task itself, with bind()."),
     Reason.INTERNAL_ERROR: ReasonText("a report", "llmctx itself failed where it was to find out whose the call is, "
-        "and guessed nobody: see the log of that time, and please report it."),
+        "and did not guess: see the log of that time, and please report it."),
     Reason.PARTIAL: ReasonText("both ids", "The witness knew only one of user and session. Give both where the scope "
         "is opened."),
     Reason.CONFLICT: ReasonText("both ids", "Witnesses named different users; the strongest was believed."),
@@ -73,7 +73,7 @@ REMEDIES: Final[Mapping[str, str]] = {
     "bind() in the task": "Open a scope in the task that outlives its request; or set LLMCTX_LATE_S.",
     "hand_over": "The same LLMCTX_HANDOVER_KEY in every process, and a ttl_s longer than jobs wait.",
     "a report": "llmctx failed where it was to find out whose the calls are: the log of that time says how.",
-    "nothing to cure": "Somebody was forgotten: the ids were taken out on purpose.",
+    "nothing to cure": "A user was erased: the ids were taken out on purpose.",
     "something else": (
         "The rows do not say why: they were not written by llmctx. `llmctx backfill` fills what other rows prove."
     ),
@@ -84,7 +84,7 @@ STATUSES: Final[Mapping[str, str]] = {
     Status.OK: "It ended well.",
     Status.ERROR: "It failed.",
     Status.CANCELLED: "Its task was cancelled, it timed out, or a sibling failed.",
-    Status.ABANDONED: "Nobody ever read it to the end.",
+    Status.ABANDONED: "The stream was never read to the end.",
     Status.LOST: "The process died while it was open.",
 }
 
@@ -121,8 +121,8 @@ VERDICTS: Final[Mapping[str, str]] = {
     "gave_session": "agrees, and gave the session_id",
     "other_user": "not believed: names another user, and %(theirs)s comes before %(mine)s",
     "other_session": "not believed: names another session, and %(theirs)s comes before %(mine)s",
-    "inherited_user": "not believed: names another user; the scope was inherited from whoever started the worker",
-    "inherited_session": "not believed: names another session; the scope was inherited from whoever started the worker",
+    "inherited_user": "not believed: names another user; the scope was inherited from the worker's creator",
+    "inherited_session": "not believed: names another session; the scope was inherited from the worker's creator",
 }
 """Why a witness was believed, or was not, by code."""
 

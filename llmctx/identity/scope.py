@@ -364,7 +364,7 @@ def _forked() -> None:
     """Close the inherited scopes in a forked child: they are the parent's, maybe those of the request that forked."""
     scope = _current.get()
     while scope is not None:
-        scope.on_close, parent = [], scope.parent  # those who watch are the parent process's
+        scope.on_close, parent = [], scope.parent  # its watchers are the parent process's
         scope.close()
         scope.kind, scope.of_request = "fork", 0
         scope = parent

@@ -96,7 +96,7 @@ def _late(candidates: Candidates, registry: Registry, late_s: float) -> CallCont
         return None
     if candidates.started - scope.closed_at > late_s and not candidates.is_lasting:
         return None
-    # a forked process may be one of a pool, that works for others than the one who caused it
+    # a forked process may be one of a pool, that works for other users than the one that caused it
     if scope.kind == "fork" and candidates.thread_id is not None and candidates.thread_id not in scope.threads:
         return None
     inner = candidates.own_scope

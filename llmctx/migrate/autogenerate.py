@@ -82,7 +82,7 @@ def _has_other_form(thing: Any, kind: str, name: str) -> bool:
 
 
 def _over(expressions: Any) -> tuple[str | None, ...]:
-    """Columns by their names; None is an expression."""
+    """Return columns by their names; None is an expression."""
     bare = (getattr(one, "element", one) for one in expressions)  # without its DESC
     return tuple(one.name if isinstance(one, Column) else None for one in bare)
 

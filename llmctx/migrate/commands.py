@@ -208,7 +208,7 @@ def bring_to_head(
     say: Callable[[str], None] | None = None,
     patience_s: float | None = None,
 ) -> tuple[State, Endpoint | None]:
-    """`upgrade`, and return also what `identify` would; None where the database cannot be asked."""
+    """Do as `upgrade`, and return also what `identify` would; None where the database cannot be asked."""
 
     def up(connection: Connection, config: Config) -> tuple[State, Endpoint | None]:
         before = bring_up(connection, config)
@@ -360,7 +360,7 @@ def sql(
 
 
 def _repeatable(script: str, versions: str) -> str:
-    """The table of versions outlives the call log, and a script that failed is run again."""
+    """Return statements that may be run again: the table of versions outlives the call log, and a script may fail."""
     script = re.sub(rf"CREATE TABLE (?=\S*{versions}\W)", "CREATE TABLE IF NOT EXISTS ", script)
     noting = rf"(INSERT INTO (\S*{versions})\W.*?)VALUES \(('\w+')\)"
     return re.sub(noting, r"\1SELECT \3 WHERE NOT EXISTS (SELECT 1 FROM \2)", script)

@@ -33,7 +33,7 @@ ON d.logicalrelid = pg_catalog.to_regclass(:table) AND d.partmethod <> 'n'
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """How the table is spread, or would be. `is_new`: it is not yet, or was not before."""
+    """The distribution of the table over nodes, as it is or would be. `is_new`: it is not yet, or was not before."""
 
     shards: int
     nodes: int

@@ -111,7 +111,7 @@ def rehearse(settings: Settings, *, rows: int = 10_000, say: Say | None = None) 
 
 
 def _digest(seen: Conversion) -> tuple[Any, ...]:
-    """The number of rows and a sum over all that stands in them."""
+    """Return the number of rows and a checksum over their values."""
     names = ", ".join(seen.columns())
     sums = (
         f"SELECT count(*), sum(('x' || substr(md5(ROW({names})::text), 1, 15))::bit(60)::bigint) FROM {seen.qualify()}"

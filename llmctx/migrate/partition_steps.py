@@ -380,7 +380,7 @@ class Conversion:
 
     @property
     def _ahead(self) -> str:
-        """The function of the trigger that leads rows to their partitions before the swap."""
+        """Return the name of the trigger function that leads rows to their partitions before the swap."""
         return self._in_schema(f"llmctx_ahead_{self.settings.table}")
 
 
@@ -389,5 +389,5 @@ def _is_naive(table: ExistingTable) -> bool:
 
 
 def _shape(definition: str) -> str:
-    """An index without its name and its table's."""
+    """Return the definition of an index without its name and its table's."""
     return re.sub(r"^CREATE (UNIQUE )?INDEX.*? ON .*? USING ", r"\1", definition)

@@ -46,7 +46,7 @@ _Columns = Sequence[ColumnElement[Any]]
 
 
 class Writer(Protocol):
-    """Takes rows in the order of the columns."""
+    """A file that takes rows in the order of the columns."""
 
     def write(self, rows: Sequence[_Row]) -> None: ...
 

@@ -20,7 +20,7 @@ from llmctx.storage.db_errors import sqlstate
 LOCK_MS: Final = 300
 """How long statements wait for their lock, and with them all that queue behind."""
 _VACUUM_MS: Final = 2500
-"""How long to wait for an autovacuum of the table, which gives way to those who wait for longer than deadlock_timeout
+"""Patience with an autovacuum of the table, which gives way to sessions that wait for longer than deadlock_timeout
 (1 s). Nothing queues behind this wait: its lock is one that readers and writers do not mind."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 5.0
 _CONTENTION: Final = ("55P03", "40P01")  # no lock within LOCK_MS, or two that waited for each other

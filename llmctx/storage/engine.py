@@ -149,7 +149,7 @@ async def write_connection(settings: Settings) -> AsyncIterator[AsyncConnection]
 
 
 def _plainly(connection: Connection) -> None:
-    """The catalog says `text`, and not `"text"`, whatever a database or a role has set: types are compared by name."""
+    """Have the catalog say `text`, not `"text"`, whatever a database or a role has set: types are compared by name."""
     connection.exec_driver_sql("SELECT pg_catalog.set_config('quote_all_identifiers', 'off', true)")
 
 

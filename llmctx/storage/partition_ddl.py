@@ -1,4 +1,4 @@
-"""Months, the names of their partitions, and how a partition is attached beside those who write.
+"""Months, the names of their partitions, and how a partition is attached beside writers.
 
 ATTACH PARTITION reads a whole table under a lock unless a constraint proves what is in it. So rows that are to leave a
 table are led away as they are inserted, those that are there are moved, and a CHECK is proved beside the writers.

@@ -107,7 +107,7 @@ def _reflect(connection: sa.Connection, settings: Settings) -> sa.Table:
 
 
 def _type(dialect: Dialect, found: TypeEngine[Any], ours: sa.Column[Any] | None) -> TypeEngine[Any]:
-    """Ours where it is the same in the database, for the sake of what it does on the way; else the one found."""
+    """Return our type where it is the same in the database, for the conversions that it does; else the one found."""
     if ours is None:
         return found
     if isinstance(found, DOMAIN):

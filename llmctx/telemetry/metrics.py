@@ -108,7 +108,7 @@ class Meter(ABC):
 
 
 class Labels:
-    """Bounds the values of labels in this process."""
+    """Bound the values of labels in this process."""
 
     def __init__(self) -> None:
         self._known: dict[str, set[str]] = {name: set() for name in _MOST}

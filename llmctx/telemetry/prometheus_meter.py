@@ -58,7 +58,7 @@ class PrometheusMeter(Meter):
 
 
 class _Reading(Collector):
-    """Has no metrics of its own: it is told that the others are about to be read."""
+    """A collector without metrics of its own, which is told that the others are about to be read."""
 
     def __init__(self, tell: list[Callable[[], object]]) -> None:
         self._tell = tell

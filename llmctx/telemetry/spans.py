@@ -30,7 +30,7 @@ _watched: Final[weakref.WeakKeyDictionary[Any, _Watch]] = weakref.WeakKeyDiction
 
 
 class SpanEmitter:
-    """Makes the spans of one call log. Used by the pipeline's thread alone."""
+    """Make the spans of one call log. Used by the pipeline's thread alone."""
 
     def __init__(self, settings: Settings) -> None:
         self._content = settings.otel_content

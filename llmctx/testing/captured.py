@@ -41,7 +41,7 @@ class CapturedCalls:
 
     @property
     def records(self) -> list[CallRecord]:
-        """The calls that have ended so far, in the order in which they ended."""
+        """Return the calls that have ended so far, in the order in which they ended."""
         if self._call_log is not None:
             self._call_log.flush(_FLUSH_S)
         return list(self._sink.records)

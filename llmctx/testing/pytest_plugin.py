@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", f"{_EXEMPT}: LLM calls of this test may be nobody's, also with --llmctx-strict")
+    config.addinivalue_line("markers", f"{_EXEMPT}: LLM calls of this test may have no user, also with --llmctx-strict")
 
 
 @pytest.fixture

@@ -90,7 +90,7 @@ def _first(parts: Iterable[str], room: int, *, from_end: bool = False) -> str:
 
 
 class SizeBudget:
-    """How much of a structure may still be kept. One is shared by all parts of a message list."""
+    """The characters and nodes of a structure that may still be kept. One is shared by all parts of a message list."""
 
     __slots__ = ("chars", "nodes", "text_limit")
 

@@ -39,7 +39,7 @@ UNKNOWN: Final = Usage()
 
 
 class Stream:
-    """Watches the usage that the chunks of one stream report. Fed once per token, so it does next to nothing."""
+    """The usage that the chunks of one stream report. Fed once per token, so it does next to nothing."""
 
     __slots__ = ("_falling", "_prompt", "_prompts", "_reasoning", "_varied", "chunks", "last")
 
@@ -279,7 +279,7 @@ def _detail(details: Any, name: str) -> int | None:
 
 
 def _written(details: Any) -> int | None:
-    """Tokens put into the cache; Anthropic counts them by lifetime as well, then with a 0 for the sum."""
+    """Return the tokens put into the cache; Anthropic counts them by lifetime as well, then with a 0 for the sum."""
     if not isinstance(details, dict):
         return None
     by_lifetime = sum(_count(value) or 0 for key, value in details.items() if str(key).startswith("ephemeral_"))

@@ -1,7 +1,7 @@
 """The connection to NATS: several servers, TLS, credentials, deadlines, and no log lines but ours.
 
 Belongs to one event loop. It ends when the server does (`is_open`): then `open` chooses among the servers anew, in the
-rhythm of whoever uses it, rather than in one of the client library's own.
+rhythm of the code that uses it, not in one of the client library's own.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ class BrokerConnection:
 
     @property
     def client(self) -> Client:
-        """The client library's own connection. Raise `BrokerUnavailable` where there is none."""
+        """Return the client library's own connection. Raise `BrokerUnavailable` where there is none."""
         if self._client is None or not _is_alive(self._client):
             raise BrokerUnavailable(f"there is no connection to {self._transport.shown}")
         return self._client
 
     @property
     def jetstream(self) -> JetStreamContext:
-        """Its streams. Raise `BrokerUnavailable` where there is no connection."""
+        """Return the API of its streams. Raise `BrokerUnavailable` where there is no connection."""
         _ = self.client
         assert self._jetstream is not None
         return self._jetstream
@@ -113,7 +113,7 @@ class BrokerConnection:
             "token": transport.token,
             "user_credentials": transport.creds,
             "tls": _tls(transport) if transport.is_tls else None,
-            # another server is chosen by `open`, in the rhythm of whoever uses this
+            # another server is chosen by `open`, in the rhythm of the code that uses this
             "allow_reconnect": False,
             "max_reconnect_attempts": 1,
             "reconnect_time_wait": _OTHER_SERVER_S,

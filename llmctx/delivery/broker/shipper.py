@@ -118,12 +118,12 @@ class BrokerShipper:
 
     @property
     def written(self) -> int:
-        """Rows that the destination has."""
+        """Return the number of rows that the destination has."""
         return self._intake.batcher.written
 
     @property
     def unacknowledged(self) -> int:
-        """Frames that are not acknowledged."""
+        """Return the number of frames that are not acknowledged."""
         return len(self._held)
 
     @property

@@ -49,7 +49,7 @@ class DeadLetters:
     """The dead letters of a journal's directory. Any process may use them; one thread at a time."""
 
     def __init__(self, root: int, *, limit_bytes: int = _LIMIT, fsync: bool = False) -> None:
-        """With `fsync`, wait for the disk. Raise OSError if its directory can be neither made nor opened."""
+        """Open the directory, or make it; with `fsync`, wait for the disk. Raise OSError if neither works."""
         self._limit = limit_bytes
         self._fsync = fsync
         self.endpoint = Endpoint()

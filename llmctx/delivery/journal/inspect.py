@@ -83,7 +83,7 @@ def inspect_directory(directory: str | os.PathLike[str]) -> JournalDirectory:
 
 @dataclass(slots=True)
 class Matches:
-    """How many frames of some rows lie where."""
+    """The number of frames of some rows, by place."""
 
     dead: int = 0
     living: dict[str, int] = field(default_factory=dict)

@@ -114,7 +114,7 @@ class Journal(RecordFiles):
 
     @property
     def used_bytes(self) -> int:
-        """Bytes of this process's files."""
+        """Return the bytes of this process's files."""
         return self._markers.size + sum(segment.size for segment in self._segments)
 
     def append(self, records: Sequence[CallRecord], packed: Sequence[bytes] | None = None) -> int:
@@ -137,7 +137,7 @@ class Journal(RecordFiles):
         return at
 
     def _append_some(self, records: Sequence[CallRecord], packed: Sequence[bytes] | None, at: int) -> tuple[int, int]:
-        """One write: how many records were to be appended, and how many were."""
+        """Append in one write. Return how many records were to be appended, and how many were."""
         if self._segments[-1].size >= self._segment_bytes and not self._rotate() and not self._may_overgrow:
             return 0, 0
         if self._unsynced_bytes >= self._segment_bytes and not self._sync_records():
@@ -343,7 +343,7 @@ class Journal(RecordFiles):
         self.dead_letters.close()
 
     def _leave_to_parent(self) -> None:
-        """In a forked child: the files are the parent's, and its lock must end with it."""
+        """Close all in a forked child: the files are the parent's, and its lock must end with it."""
         if not self._closed:
             self._let_go()
 

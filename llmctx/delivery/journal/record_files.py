@@ -62,7 +62,7 @@ class RecordFiles:
 
     @property
     def pending(self) -> int:
-        """Records that are in the journal and not done."""
+        """Return the number of records that are in the journal and not done."""
         return sum(len(segment.pending) for segment in self._segments)
 
     def pending_ids(self) -> list[bytes]:

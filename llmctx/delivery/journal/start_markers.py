@@ -29,7 +29,7 @@ class Markers:
     """The markers of one process. `start` may be called by any thread, everything else by one."""
 
     def __init__(self, new_file: NewFile, folder: int, limit: int, file_limit: int | None, fsync: bool) -> None:
-        """Raises OSError if the file cannot be made."""
+        """Create the file. Raise OSError if that fails."""
         self._new_file = new_file
         self._folder = folder
         self._fsync = fsync
@@ -80,7 +80,7 @@ class Markers:
         return written == len(marker)
 
     def __len__(self) -> int:
-        """Calls that have started and have neither a record nor are done."""
+        """Return the number of calls that have started and have neither a record nor are done."""
         return len(self._open)
 
     @property

@@ -85,7 +85,7 @@ _SERVICE: Final = re.compile(rb"[48]00-\d{3}-\d{4}")
 
 
 class _Country:
-    """What `phonenumbers` knows of the numbers of one country, as one pattern for all kinds of them."""
+    """The numbers of one country as `phonenumbers` knows them: one pattern for all kinds."""
 
     def __init__(self, region: str) -> None:
         import phonenumbers  # late: 20 ms, for what few texts hold

@@ -177,7 +177,7 @@ class Redactor:
         return self.redact(value)
 
     def _spans(self, text: str, changed: list[tuple[int, int]] | None = None) -> list[Span]:
-        """Return what is in `text`; with `changed`, what begins in one of those places."""
+        """Return the spans in `text`; with `changed`, those that begin in one of those places."""
         windows = None if changed is None else windows_around(changed, text, _NEAR)
         spans = self._found(text) if windows is None else self._found_in(text, windows)
         for pattern in self._patterns:

@@ -31,7 +31,7 @@ Patch = Callable[[Any, str, Callable[[Any], Any]], None]
 
 _GIVES_OUT: Final = "_llmctx_gives_out"  # attribute of a queue that a worker has taken an item from
 _INTERNAL: Final = ("langgraph", "langchain")  # whose own queues give out no jobs
-_NOTES: Final = "_llmctx_notes"  # attribute of a queue: id(item) -> (item, scope) of those who put it, oldest first
+_NOTES: Final = "_llmctx_notes"  # attribute of a queue: id(item) -> (item, scope) of those that put it, oldest first
 _UNSURE: Final = "_llmctx_unsure"  # attribute of a queue: not all who put something into it could be noted
 _REPLACEABLE: Final = ("item", "job", "thread")  # a worker's: by its present item, or by what started it
 
@@ -233,7 +233,7 @@ def _simple_queue(original: Any) -> Any:
 
 
 class _Place:
-    """Where a `get` runs: here, or in a task or a job of a pool that was made for it alone, by a worker that waits."""
+    """The place where a `get` runs: here, or in a task or job of a pool that a waiting worker made for it alone."""
 
     def __init__(self, elsewhere: bool, context: Context | None) -> None:
         self.elsewhere = elsewhere
@@ -311,7 +311,7 @@ def _works(here: Scope) -> bool:
 
 
 def _asking(jobs: Any, patient: bool) -> None:
-    """A worker asks for its next item, so the present one is done with: unless it collects several of them."""
+    """End the present item, for the worker asks for its next one; unless it collects several of them."""
     here, jobs = current_scope(), _home(jobs)
     if type(jobs).__module__.startswith(_INTERNAL):
         return

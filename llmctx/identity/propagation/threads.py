@@ -181,7 +181,7 @@ class _InProcess:
     def _opened(self) -> Scope:
         scope = Scope(CallContext(**self.ids), "job")
         if self.is_anonymous:
-            scope.of_request = scope.serial  # what the caller of the request sends names nobody there either
+            scope.of_request = scope.serial  # what the caller of the request sends names no user there either
         inherited = current_scope()
         if inherited is not None and inherited.kind == "fork":
             scope.displaced = inherited.anchor

@@ -98,7 +98,7 @@ _pending: Final[list[tuple[str | None, str | None]]] = []
 """What is about to be marked; it stays where the mark fails, and no thread or task names a user then."""
 
 
-guard_registry: Final = partial(guard, "registry_failed", "%s failed: a thread names nobody from here on")
+guard_registry: Final = partial(guard, "registry_failed", "%s failed: a thread names no user from here on")
 """Guard what tells a registry whose a thread is."""
 
 

@@ -74,7 +74,7 @@ class Fingerprints:
         return sum(table.used for table in self._tables)
 
     def record(self, name: str, owner: str | None) -> bool:
-        """Record that `owner` uses `name`; None for one who is unknown. Return whether it may have had another one."""
+        """Record that `owner` uses `name`; None for an unknown one. Return whether it may have had another one."""
         with self._lock:
             others = self.had_others(name, owner)
             self._newest().put(*_hashed(name), _SEVERAL if others else _fingerprint(owner))

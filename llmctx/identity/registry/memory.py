@@ -5,7 +5,7 @@ here as well. Readers take no lock: what they read is an immutable tuple that wr
 
 What is forgotten, by age or for want of room, never makes "several" into "one". As long as a thread is in use it keeps
 its users; of one whose entry has gone a fingerprint stays (`fingerprints.py`), and where that tells of another user
-than the one who uses it now, the thread names no user.
+than the one that uses it now, the thread names no user.
 """
 
 from __future__ import annotations
@@ -254,7 +254,7 @@ def _remembered(others: Sequence[Party], newest: Scope, oldest: float) -> list[P
 
 
 def _bounded(parties: list[Party]) -> list[Party]:
-    """At most `PARTIES`, never forgetting a user while another one is remembered twice."""
+    """Return at most `PARTIES`, never forgetting a user while another one is remembered twice."""
     while len(parties) > PARTIES:
         users = [scope.identity.user_id for scope, _ in parties]
         del parties[next((i for i, user in enumerate(users) if users.count(user) > 1), 0)]

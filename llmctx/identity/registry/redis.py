@@ -118,7 +118,7 @@ class RedisRegistry:
         self._told.clear()
 
     def _begin_in_child(self) -> None:
-        """In a forked child: a process of its own, with connections of its own. What waits is the parent's to tell."""
+        """Begin anew in a forked child: with connections of its own. What waits is the parent's to publish."""
         _inherited.append(self._links)
         self._begin()
 

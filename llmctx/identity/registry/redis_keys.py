@@ -6,8 +6,8 @@ hashes, for ids may be long or hostile; lines hold ids and times, nothing else. 
 clocks of hosts differ. With a hand-over key each line bears a signature over its key and content, and a line without
 one is as if it were not there: others may write to the same Redis. No text is read beyond `LONGEST`.
 
-A thread also has a mark, which outlives it and tells whether one who comes back or another uses it. A line `*` says
-that others have used the thread, or run the task, of whom no line is left.
+A thread also has a mark, which outlives it and tells whether the same user comes back or another one uses it. A line
+`*` says that others have used the thread, or run the task, of whom no line is left.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Layout:
         return [one for line in value.split(b"\n") if line and (one := _read(key, line)) is not None]
 
     def _field(self, scope: Scope, who: CallContext) -> str:
-        """One per user and session. Of an unknown user, one per scope: it may be the same as another, or not."""
+        """Return the field of a user and session; without a user, of the scope: it may be another's, or not."""
         session = "" if who.session_id is None else _hash(who.session_id)
         return f"{_hash(who.user_id)}:{session}" if who.user_id is not None else f"{self._own}.{scope.serial}:{session}"
 

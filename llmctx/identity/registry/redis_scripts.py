@@ -41,7 +41,7 @@ end
 # line that stands for others, milliseconds to live, most lines (0 for a task), longest text, a field to drop or "",
 # whether there are others, milliseconds for the mark, how this user marks the thread: with the newest key and with
 # older ones. Over the limit a line goes whose user has another one, the oldest first; or else another, which is noted.
-# A mark outlives the thread: it tells whether one who comes back, or another, uses it.
+# A mark outlives the thread: it tells whether the same user comes back, or another one uses it.
 PUT: Final = (
     _COMMON
     + """

@@ -9,7 +9,7 @@ takes away what bears the mark and nothing else.
     checks.py      what suits llmctx, what stands in the way, what one should know before
     plan.py        the steps up
     undo.py        the steps back
-    execute.py     how steps are taken beside those who write
+    execute.py     how steps are taken beside writers
     offline.py     the same as a script, for a table that cannot be looked at
     revision.py    what the files of alembic/versions call
 """

@@ -44,23 +44,23 @@ class TableFit:
 
     @cached_property
     def written_columns(self) -> set[str]:
-        """All columns that llmctx writes."""
+        """Return all columns that llmctx writes."""
         return {"call_id", "created_at", *self.target_columns}
 
     @cached_property
     def missing_columns(self) -> dict[str, str]:
-        """The wanted columns that are not there, and their types."""
+        """Return the target columns that are not there, and their types."""
         return {name: kind for name, kind in self.target_columns.items() if name not in self.table.columns}
 
     @cached_property
     def ids_of_other_types(self) -> list[str]:
-        """Ids that are no text, so that not every id can stand there."""
+        """Return the id columns that are no text, so that they cannot hold every id."""
         columns = self.table.columns
         return [name for name in IDS if name in columns and columns[name].family not in TEXTS]
 
     @cached_property
     def too_strict(self) -> list[Column]:
-        """Columns of ours that must have a value, which not every call has."""
+        """Return columns of ours that are NOT NULL, though not every call has a value."""
         return [
             c
             for c in self.table.columns.values()
@@ -69,7 +69,7 @@ class TableFit:
 
     @cached_property
     def required_without_default(self) -> list[Column]:
-        """Columns of theirs that must have a value, which only the application gives."""
+        """Return columns of the host's that are NOT NULL without a default."""
         return [c for c in self.table.columns.values() if c.required and c.name not in self.written_columns]
 
     @cached_property

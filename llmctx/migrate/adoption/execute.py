@@ -101,7 +101,7 @@ def _within_transaction(context: MigrationContext, steps: Sequence[Step], table:
 
 @contextmanager
 def _without_limits(connection: Connection) -> Iterator[None]:
-    """Building an index takes its time, whatever the role's own limits are."""
+    """Lift the role's own time limits for the block: building an index takes its time."""
     for name in _LIMITS:
         connection.exec_driver_sql(f"SET {name} = 0")
     try:
@@ -121,5 +121,5 @@ def _behind_a_lock(connection: Connection, step: Step, table: ExistingTable, pat
         ((holders,),) = catalog.rows(connection, _HOLDERS, table.sql)
         raise CommandError(
             f"Another transaction holds {table.sql}, so this could not be done within {patience_s:g} s: {step.what}. "
-            f"Holding it now: {holders or 'nobody'}. What was done before stays; run it again."
+            f"Holding it now: {holders or 'none'}. What was done before stays; run it again."
         ) from problem

@@ -63,12 +63,12 @@ class ExistingTable:
 
     @cached_property
     def sql(self) -> str:
-        """The table in a statement."""
+        """Return the table as it stands in a statement."""
         return qualify_name(self.name, self.schema)
 
     @cached_property
     def marked_columns(self) -> list[Column]:
-        """The columns that were added by llmctx, in their order."""
+        """Return the columns that llmctx added, in their order."""
         return [column for column in self.columns.values() if (column.comment or "").startswith(MARK)]
 
     @property

@@ -61,7 +61,7 @@ class Filling:
 
     @property
     def source(self) -> str:
-        """For the column `identity_source`."""
+        """Return the value for the column `identity_source`."""
         return "backfill:" + "+".join(self.rules)
 
 

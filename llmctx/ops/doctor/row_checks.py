@@ -122,7 +122,7 @@ def _missing_ids(recent: RecentRows, summary: str) -> Finding:
     last = max(group["last"] for group in found.misses)
     return Finding(
         "recent rows", False, f"{summary}; missing: {names(groups)}",
-        f"Nobody knows whose calls these are. The last one is of {last:%Y-%m-%d %H:%M} UTC: if you have changed "
+        f"These calls have no user. The last one is of {last:%Y-%m-%d %H:%M} UTC: if you have changed "
         "something since, make calls and look again.",
         " ".join(f"{remedy.name}: {remedy.how}" for remedy in advice.remedies(found.by_place)[:2]),
         places(str(group["where"]) for group in found.by_place if group["where"]),

@@ -178,7 +178,7 @@ def _months(seen: _Seen) -> list[Finding]:
 
 
 def _durability(seen: _Seen) -> list[Finding]:
-    """The writer asks for a commit that waits for the disk; what is left no client can ask for."""
+    """Report settings of the server with which a commit may be lost although the writer asks to wait for the disk."""
     return [
         Finding("durability", False, risk.cause, risk.consequence, risk.fix, seen.settings.table)
         for risk in seen.risks
@@ -187,7 +187,7 @@ def _durability(seen: _Seen) -> list[Finding]:
 
 
 def _astray(seen: _Seen) -> list[Finding]:
-    """Rows in the default partition: of months that had none yet, or of clocks that are wrong."""
+    """Report rows in the default partition: of months that had none yet, or of clocks that are wrong."""
     found = [part for part in seen.parts or () if part.is_default and part.rows > 0]
     return [
         Finding(
@@ -206,7 +206,7 @@ def _indexes(seen: _Seen) -> list[Finding]:
     findings = [
         Finding(
             "indexes", False, f"{name} is invalid: making it was broken off",
-            "It is kept up to date, and serves nobody.", f"DROP INDEX CONCURRENTLY {name}; then llmctx migrate --yes",
+            "It is kept up to date, and serves no query.", f"DROP INDEX CONCURRENTLY {name}; then llmctx migrate --yes",
             seen.settings.table,
         )
         for name in broken
@@ -245,7 +245,7 @@ def _indexes(seen: _Seen) -> list[Finding]:
 
 
 def _beside(seen: _Seen) -> set[str]:
-    """Columns that an index begins with in which all is that is not NULL there."""
+    """Return columns that begin an index that has all rows in which they are not NULL."""
     return {
         index.columns[0]
         for index in seen.indexes
@@ -265,7 +265,7 @@ def _children(seen: _Seen) -> list[Finding]:
 
 
 def _rights(seen: _Seen) -> list[Finding]:
-    """The application needs INSERT and nothing else; the table's owner may well use another account."""
+    """Report missing rights: the application needs INSERT and nothing else; the table's owner may be another role."""
     facts = seen.facts
     role = facts["role"]
     if facts["is_owner"]:

@@ -139,7 +139,7 @@ def _explain(
 ) -> None:
     if unchecked:
         receipt.notes.append(
-            f"The table is large: rows of nobody are not counted here that have only {' or '.join(unchecked)} in "
+            f"The table is large: rows without a user are not counted here that have only {' or '.join(unchecked)} in "
             "common with theirs, for no index finds them, nor is what others' rows say of them. With --yes both are "
             "erased: every row is read for it."
         )

@@ -2,7 +2,7 @@
 are asked to bring what they hold to the database and to begin new files, and the quarantine.
 
 All journals of the host are looked through. Rows that wait for another database may be of another person with the same
-id: they are told, and left to those who erase there.
+id: they are told, and left to an erasure there.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
-    """How many rows have both ids, by which witness, and what the others have in common."""
+    """The share of rows with both ids, the sources of these, and what the other rows have in common."""
 
     rows: int
     with_both: int

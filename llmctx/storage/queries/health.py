@@ -41,7 +41,7 @@ class PartitionState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TotalsState:
-    """How far the totals are that `llmctx rollup` keeps."""
+    """The state of the totals that `llmctx rollup` keeps."""
 
     until: datetime
     made_at: datetime | None

@@ -30,7 +30,7 @@ _SMALLEST, _LARGEST = 16, 16_384  # pages of a step
 
 
 class Sweep:
-    """Deletes from one partition, or from a table that has none."""
+    """Delete from one partition, or from a table that has none."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class Sweep:
         return touched
 
     async def _end(self) -> int:
-        """Pages of the table, of Citus's its largest shard's: a step does its pages of all; SQLite counts rows."""
+        """Return the number of pages of the table, or of Citus's largest shard; SQLite counts rows."""
         found: int | None
         if await is_distributed(self._connection, self._log):
             found = await largest_shard(self._connection, self._part.name)

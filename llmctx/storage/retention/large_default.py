@@ -33,7 +33,7 @@ SELECT {size}(to_regclass(:default)) AS bytes, to_regclass(:part) IS NOT NULL AS
 
 @dataclass(frozen=True, slots=True)
 class Prospect:
-    """How the partition of a month comes to be: `in_steps` by `make_partition`, else by `partitions.make_partition`."""
+    """The way to make the partition of a month: `in_steps` by `make_partition`, else by `partitions.make_partition`."""
 
     month: Month | None
     """None where the default partition has too much of it."""

@@ -38,7 +38,7 @@ class Partition:
 
     @property
     def is_short(self) -> bool:
-        """It holds no more than a month, so that nothing in it expires long before it does as a whole."""
+        """Return whether it holds no more than a month, so that nothing in it expires long before the whole does."""
         return self.lower is not None and self.upper is not None and self.upper - self.lower <= _SHORT
 
 

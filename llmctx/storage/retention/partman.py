@@ -41,7 +41,7 @@ class ManagedTable:
 
     @property
     def maintenance(self) -> str:
-        """The statement that lets it make and drop what is due."""
+        """Return the statement that lets it make and drop what is due."""
         return f"SELECT {self.schema}.run_maintenance(p_parent_table := {_literal(self.table)})"
 
     @property

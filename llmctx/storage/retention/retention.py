@@ -148,7 +148,7 @@ class _Work:
                         self._report.snapshots += await sweep.delete(cut, cut)
 
     async def _expire(self, log: Table, children: list[Dependent], part: Partition, *, droppable: bool) -> None:
-        """A partition that has expired as a whole goes as a whole, unless errors in it are kept, or rows hang on it."""
+        """Drop a partition that has expired as a whole, unless errors in it are kept, or rows depend on it."""
         rows, errors = self._cut(self._policy.rows), self._cut(self._policy.errors or self._policy.rows)
         if not droppable or part.upper is None or errors is None or part.upper > errors or children:
             exact = self._policy.exact or bool(children) or not part.is_short

@@ -2,7 +2,7 @@
 
 They are made by reading: `rollup` sums up the hours that are closed, and makes those anew that were marked because rows
 of them were stored late, filled, priced, erased or expired (`marks.py`). What came after the last closed hour is read
-from the rows by those who ask (`storage/queries/usage.py`).
+from the rows by each question (`storage/queries/usage.py`).
 """
 
 from llmctx.storage.rollup.rollup import Report, RollupRunning, rollup

@@ -107,7 +107,7 @@ class _Run:
         if report.until is None:
             return report
         await self._make_stale_anew(report.until)
-        # those who write rows may have missed that there are marks now, for as long as they had not looked
+        # writers of rows may not have noticed yet that there are marks now
         if verify or (state is not None and state.verified_at is None):
             await self._verify(report.until)
         return report
@@ -222,7 +222,7 @@ _INSTANT: Final = HOUR / 3_600_000_000
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """How far the totals are."""
+    """The state of the totals."""
 
     until: datetime
     verified_at: datetime | None
