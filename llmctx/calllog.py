@@ -179,7 +179,7 @@ class CallLog:
         self._recorder.enabled = True
         steps: list[Callable[[], object]] = [
             partial(add, active_registries, self.registry),
-            partial(lifecycle.running.add, self),
+            partial(lifecycle.running_call_logs.add, self),
             partial(handover.configure, self.settings.handover_key, self.settings.handover_invalid),
             self._begin_listening,
         ]
@@ -280,7 +280,7 @@ class CallLog:
         attempt(self._stop_listening)
         attempt(carrying.remove, self)
         attempt(self._recorder.open_calls.close)
-        attempt(lifecycle.running.discard, self)
+        attempt(lifecycle.running_call_logs.discard, self)
         return True
 
     @guard_harmless("close_failed", otherwise=lambda self, left: left)

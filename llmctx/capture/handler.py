@@ -44,7 +44,7 @@ from llmctx.identity.platform import has_platform_user, platform_user
 from llmctx.identity.present_scope import present_scope
 from llmctx.identity.registration import use
 from llmctx.identity.registry.base import register_in_all
-from llmctx.identity.resolution import UNDECIDED, Attribution, decide, look_again
+from llmctx.identity.resolution import UNDECIDED, Attribution, decide, recheck_waiters
 from llmctx.identity.scope import EMPTY, CallContext, Scope, current_scope
 
 if TYPE_CHECKING:
@@ -320,7 +320,7 @@ class CallLogHandler(BaseCallbackHandler):
                 _read(call.stream.read_chunks)
             answer = _read(hold_answer, response, recorder.snapshot_bytes)
             if call.candidates.is_in_the_dark:
-                look_again(call.candidates, recorder.late_s)
+                recheck_waiters(call.candidates, recorder.late_s)
             recorder.open_calls.end(call, Status.OK, answer=answer)
         except BaseException as problem:  # noqa: BLE001
             _stop(problem, "CallLogHandler.on_llm_end")
@@ -336,7 +336,7 @@ class CallLogHandler(BaseCallbackHandler):
         if call.stream is not None:
             _read(call.stream.read_chunks)
         if call.candidates.is_in_the_dark:
-            look_again(call.candidates, recorder.late_s)
+            recheck_waiters(call.candidates, recorder.late_s)
         partial = kwargs.get("response")
         answer = None if partial is None else _read(answer_of, partial, recorder.snapshot_bytes)
         paid = _read(answer_in, error, recorder.snapshot_bytes)
@@ -347,13 +347,13 @@ class CallLogHandler(BaseCallbackHandler):
         else:
             failure = _read(failure_of, error)
             recorder.open_calls.end(call, Status.ERROR, answer=answer, failure=failure)
-            recorder.open_calls.sibling_failed(call)
+            recorder.open_calls.on_sibling_failed(call)
 
     @_hook
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         recorder = self._recorder
         if recorder is not None:
-            recorder.open_calls.parent_ended(run_id)
+            recorder.open_calls.on_parent_ended(run_id)
 
 
 def _arrived(ids: dict[str, Any] | None) -> CallLogHandler:

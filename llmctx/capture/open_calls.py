@@ -256,7 +256,7 @@ class OpenCalls:
             else:
                 self.end(call, Status.ERROR, failure=failure_of(problem))
 
-    def scope_closed(self, calls: list[OpenCall]) -> None:
+    def on_scope_closed(self, calls: list[OpenCall]) -> None:
         """End those of `calls` that were cut off by the end of the scope in which they started."""
         if not calls:
             return
@@ -266,14 +266,14 @@ class OpenCalls:
             if call.home is here or (call.task is not None and call.task.done()):
                 self.end(call, Status.CANCELLED)
 
-    def sibling_failed(self, failed: OpenCall) -> None:
+    def on_sibling_failed(self, failed: OpenCall) -> None:
         """End its call: in a thread, `generate` of several prompts stops at the first that fails and ends no other."""
         if isinstance(failed.home, int):
             for call in self._all():
                 if call.home == failed.home and _is_sibling(call, failed):
                     self.end(call, Status.CANCELLED)
 
-    def parent_ended(self, run_id: UUID) -> None:
+    def on_parent_ended(self, run_id: UUID) -> None:
         """End, after the run `run_id`, those of its calls that nothing awaits any more."""
         for call in self._all():
             if call.parent_run_id == run_id and call.task is not None and not is_awaited(call.task, call.run_id):
@@ -351,7 +351,7 @@ class _InScope(list[OpenCall]):
         self.of = of
 
     def __call__(self, scope: Scope) -> None:
-        self.of.scope_closed(self)
+        self.of.on_scope_closed(self)
 
 
 def _nobody(call: OpenCall) -> None:

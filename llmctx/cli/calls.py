@@ -104,7 +104,7 @@ async def _poll(settings: Settings, filters: Filters, rows: Sequence[dict[str, A
                 titles = False
             await connection.rollback()  # a transaction would go on seeing what it began with
             await asyncio.sleep(_POLL_S)
-            rows = await queries.newly_ended(connection, table, filters, datetime.now(UTC) - _LATE, printed)
+            rows = await queries.calls_ended_since(connection, table, filters, datetime.now(UTC) - _LATE, printed)
 
 
 def _show_followed(rows: Sequence[dict[str, Any]], *, json: bool, csv: bool, titles: bool) -> None:

@@ -56,8 +56,10 @@ def _say_what_waits(settings: Settings) -> None:
     """Say how many rows are on this host's disk and not in the table."""
     from llmctx.ops import journals
 
-    waiting = journals.waiting(settings)
-    if waiting.ours:
-        output.say(f"{waiting.ours:,} more wait on this host's disk, and are not among them: llmctx journal.")
-    for name, count in waiting.others.items():
+    waiting = journals.count_waiting(settings)
+    if waiting.for_this_database:
+        output.say(
+            f"{waiting.for_this_database:,} more wait on this host's disk, and are not among them: llmctx journal."
+        )
+    for name, count in waiting.for_other_databases.items():
         output.say(f"{count:,} wait on this host's disk for {name}.")

@@ -98,7 +98,7 @@ class Column:
     align: Literal["left", "right"] = "left"
     cut: Literal["no", "end", "middle"] = "no"
 
-    def fitted(self, cell: str, width: int) -> str:
+    def fit(self, cell: str, width: int) -> str:
         """Return `cell` in exactly `width` columns; ids are cut in the middle, because they differ at the end."""
         if cell_len(cell) > width:
             tail = cell[-((width - 1) // 3) :] if self.cut == "middle" and width > 3 else ""
@@ -123,7 +123,7 @@ def table(
     for number, row in enumerate([[column.title for column in columns], *cells]):
         line = Text(" " * indent)
         for i, (cell, column) in enumerate(zip(row, columns, strict=True)):
-            line.append(column.fitted(cell, widths[i]), _style(cell) if number else "dim")
+            line.append(column.fit(cell, widths[i]), _style(cell) if number else "dim")
             line.append(" " * gap)
         line.rstrip()
         if number or titles:

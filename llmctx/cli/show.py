@@ -69,7 +69,7 @@ def show_call(row: Mapping[str, Any]) -> None:
         if evidence.get(name):
             _field(title, str(evidence[name]))
     _heading("why")
-    for sentence in explain.why(row):
+    for sentence in explain.explain(row):
         output.paragraph(sentence, lead="  ")
     if not evidence and explain.was_plain(row):
         output.paragraph(explain.ALONE, lead="  ")
@@ -105,7 +105,7 @@ def _as_json(row: Mapping[str, Any]) -> dict[str, Any]:
     evidence, attributes = _split_attributes(row)
     made = {name: evidence.get(name) for name in _MADE}
     outcomes = explain.candidate_outcomes(row, evidence)
-    return {**row, "attributes": attributes or None, **made, "why": explain.why(row), "witnesses": outcomes}
+    return {**row, "attributes": attributes or None, **made, "why": explain.explain(row), "witnesses": outcomes}
 
 
 def _show_sources(outcomes: Sequence[explain.CandidateOutcome]) -> None:

@@ -44,7 +44,7 @@ class ForkStage(IntEnum):
 
 
 _hooks: Final[list[tuple[ForkStage, Callable[[], object]]]] = []
-not_forking: Final = ForkLock()
+fork_lock: Final = ForkLock()
 """Held for moments that a forked child must not inherit half done: a lock that is taken but not noted, an import."""
 import_lock: Final = ForkLock()
 """Held where another thread than the application's imports: a child would wait for ever for a module half imported."""
@@ -97,7 +97,7 @@ def _before_fork() -> None:
     """Wait until no thread is in the middle of something that does not survive a fork, at most a second for each."""
     global _forks_from_a_thread
     _forks_from_a_thread = threading.get_ident() != threading.main_thread().ident
-    all_gates: list[ForkGate | ForkLock] = [import_lock, *gates, not_forking]
+    all_gates: list[ForkGate | ForkLock] = [import_lock, *gates, fork_lock]
     for gate in all_gates:
         if gate.acquire(timeout=_IMPORT_S if gate is import_lock else _PATIENCE_S):
             _closed.append(gate)
@@ -115,7 +115,7 @@ def _after_fork_in_child() -> None:
     _began_in_a_thread |= _forks_from_a_thread
     _closed.clear()
     gates.clear()  # the threads that would open them are the parent's
-    not_forking.reset()
+    fork_lock.reset()
     import_lock.reset()
     for stage, hook in sorted(_hooks, key=lambda one: one[0]):
         _persist(hook, f"the part {stage.name}")
@@ -156,7 +156,9 @@ class ProcessHooks(Protocol):
     def after_fork_in_child(self) -> None: ...
 
 
-running: Final[Forkable[ProcessHooks]] = Forkable(ForkStage.CALL_LOG, lambda call_log: call_log.after_fork_in_child())
+running_call_logs: Final[Forkable[ProcessHooks]] = Forkable(
+    ForkStage.CALL_LOG, lambda call_log: call_log.after_fork_in_child()
+)
 """The call logs that have been started and not closed."""
 
 _spent_s = 0.0
@@ -183,9 +185,9 @@ def _close(call_log: ProcessHooks) -> None:
 
 
 def _flush_before_exit() -> None:
-    running.for_each(lambda call_log: _timed(call_log.flush_at_exit))
+    running_call_logs.for_each(lambda call_log: _timed(call_log.flush_at_exit))
 
 
 # The first hook comes while a connection can still be made: later no thread starts, and asyncio cannot look up a host.
 getattr(threading, "_register_atexit", atexit.register)(_flush_before_exit)
-atexit.register(running.for_each, _close)
+atexit.register(running_call_logs.for_each, _close)

@@ -215,7 +215,7 @@ async def call(ask: Ask) -> Answer:
         audit.info("%s reads call %s", ask.access.name, escape_controls(row["call_id"]))
     return Answer(
         data={
-            **shown, "attributes": attributes or None, "why": reasons.why(row), "witnesses": outcomes,
+            **shown, "attributes": attributes or None, "why": reasons.explain(row), "witnesses": outcomes,
             "route": evidence.get("route"), "where": evidence.get("where"),
         },
         rows=[shown], hidden=hidden, more={"turns": turns([shown]), **await _beside(ask, row, within)},

@@ -40,7 +40,7 @@ def words_of(lang: str, kind: str, code: object, english: str) -> str:
 def verdict_of(lang: str, verdict: Outcome) -> str:
     """Return why a witness was believed, or was not, in `lang`."""
     pattern = words_of(lang, "verdict", verdict.code, VERDICTS[verdict.code])
-    return Outcome.spoken(pattern, verdict.names, verdict.note)
+    return Outcome.render(pattern, verdict.names, verdict.note)
 
 
 @cache

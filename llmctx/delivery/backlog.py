@@ -59,7 +59,7 @@ class Backlog:
             if not self.rows:
                 return
             if self._reading is None:
-                self._reading, has_just_begun = journal.waiting(besides=self._held), True
+                self._reading, has_just_begun = journal.pending_records(besides=self._held), True
             try:
                 record, self._read = self._read or next(self._reading, None), None
             except OSError as problem:  # no descriptor is left, say

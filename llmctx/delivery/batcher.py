@@ -46,7 +46,7 @@ class Batcher:
         self.on_rejected: Callable[[CallRecord, str, str], bool] = self._remember
         """Keep a row that the destination will never take, with code and reason. Return False if that failed: the row
         is given up. Raise `TemporarilyUnavailable` to be asked again. Until it is set, the last thousand stand in
-        `rejected`, without their snapshots."""
+        `rejected_rows`, without their snapshots."""
         self.on_done: Callable[[Sequence[CallRecord]], None] | None = None
         """Called in the loop with rows that are not held here any more: stored, kept by `on_rejected`, or given up."""
         self.filter_rows: Callable[[list[Row]], Awaitable[list[Row]]] | None = None
@@ -76,7 +76,7 @@ class Batcher:
         self._is_to_prepare = False
         self._good: CallRecord | None = None
         """One that the destination took: the specimen for a probe."""
-        self.rejected: deque[tuple[CallRecord, str, str]] = deque(maxlen=_REJECTED_KEPT)
+        self.rejected_rows: deque[tuple[CallRecord, str, str]] = deque(maxlen=_REJECTED_KEPT)
         self.written = 0
         self.quarantined = 0
         self.dropped = 0
@@ -384,7 +384,7 @@ class Batcher:
     def _remember(self, record: CallRecord, code: str, reason: str) -> bool:
         bare = replace(record)
         without_snapshots(bare, "the database refused the row")
-        self.rejected.append((bare, code, reason))
+        self.rejected_rows.append((bare, code, reason))
         return True
 
     async def _probe(self) -> Failure | None:

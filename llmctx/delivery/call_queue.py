@@ -34,18 +34,18 @@ class CallQueue(deque[OpenCall]):
         self._limit = limit_bytes
         self._most = max(FEW, self._limit // _BARE_BYTES)
         self._looks = 0
-        self.overloaded = False
+        self.is_overloaded = False
         """What waits weighs too much."""
         self.without_texts: set[OpenCall] = set()
         """Those of which the texts were let go."""
-        self.refused: deque[OpenCall] = deque()
+        self.refused_calls: deque[OpenCall] = deque()
         """The pipeline counts them."""
 
     def put(self, call: OpenCall) -> None:
         """Take `call`, or refuse it. Either way it is `delivered`."""
         if len(self) < FEW:
-            if self.overloaded:
-                self.overloaded = False
+            if self.is_overloaded:
+                self.is_overloaded = False
             # on one line, so that no failure comes between: what has been delivered must not be delivered again
             call.delivered = self.append(call) is None  # type: ignore[func-returns-value]  # None it is
             return
@@ -53,18 +53,18 @@ class CallQueue(deque[OpenCall]):
         if self._looks % _LOOK_EVERY == 0:
             self._look()
         if len(self) < self._most:
-            if self.overloaded:
+            if self.is_overloaded:
                 self._strip(call)
             call.delivered = self.append(call) is None  # type: ignore[func-returns-value]
         else:
             diagnostics.count("calls_refused", "%d calls wait for the pipeline: the newest are lost", len(self))
-            call.delivered = self.refused.append(call) is None  # type: ignore[func-returns-value]
+            call.delivered = self.refused_calls.append(call) is None  # type: ignore[func-returns-value]
 
     def drain_refused(self, forget: Callable[[list[bytes]], None]) -> int:
         """Take the refused ones out, and tell `forget` that no rows will come. Return how many there were."""
-        if not self.refused:
+        if not self.refused_calls:
             return 0
-        gone = [self.refused.popleft() for _ in range(len(self.refused))]
+        gone = [self.refused_calls.popleft() for _ in range(len(self.refused_calls))]
         forget([call.call_id.bytes for call in gone])
         return len(gone)
 
@@ -83,7 +83,7 @@ class CallQueue(deque[OpenCall]):
                 weights.append(_weight(self[at]))
             except IndexError:  # the pipeline has taken some meanwhile
                 break
-        self.overloaded = bool(weights) and sum(weights) / len(weights) * count > self._limit
+        self.is_overloaded = bool(weights) and sum(weights) / len(weights) * count > self._limit
 
     def _strip(self, call: OpenCall) -> None:
         self.without_texts.add(call)

@@ -36,7 +36,7 @@ class Delegation:
     def __init__(self) -> None:
         self.is_served = False
         """Whether a shipper was seen lately."""
-        self.shipped = 0
+        self.shipped_rows = 0
         """Rows that it has taken care of."""
         self._bytes = 0
         self._left: dict[Path, tuple[int, int]] = {}
@@ -92,7 +92,7 @@ class Delegation:
             if path.name in recovery.previous_journals:
                 recovery.previous_journals.discard(path.name)
                 recovery.left_at_close -= left
-                self.shipped += left
+                self.shipped_rows += left
 
 
 def _is_there(path: Path) -> bool:

@@ -45,16 +45,16 @@ class InTransit:
         """Of rows that leave the batcher next."""
         self.rows = 0
         """Rows of this process's calls."""
-        self.recovered = 0
+        self.recovered_rows = 0
         """Rows of dead processes."""
-        self.returned = 0
+        self.returned_rows = 0
         """Rows that were taken back: the broker is given them more than once."""
         destination.follow(self.confirm, self.take_back)
 
     @property
-    def all(self) -> int:
+    def total(self) -> int:
         """Return the number of rows that the batcher calls stored and that are not."""
-        return self.rows + self.recovered + self.returned
+        return self.rows + self.recovered_rows + self.returned_rows
 
     def reject(self, call_id: bytes) -> None:
         """Note that a row that leaves the batcher next is a dead letter."""
@@ -71,7 +71,7 @@ class InTransit:
                 self._dead_letters.discard(call_id)
                 done.append(call_id)
             elif self._recovery.holds(call_id):
-                self.recovered += 1
+                self.recovered_rows += 1
             elif call_id in self._held:
                 self.rows += 1
             else:
@@ -81,7 +81,7 @@ class InTransit:
     @outside_loop
     def confirm(self, call_ids: Sequence[bytes]) -> None:
         """Note that the database has these rows."""
-        self.recovered -= sum(map(self._recovery.holds, call_ids))
+        self.recovered_rows -= sum(map(self._recovery.holds, call_ids))
         self.rows -= len(self._held.intersection(call_ids))
         self._finish(call_ids)
 
@@ -94,9 +94,9 @@ class InTransit:
         ours = self._held & lost
         here = ours - self._recovery.take_back_own(ours)
         self._held -= ours
-        self.recovered -= theirs
+        self.recovered_rows -= theirs
         self.rows -= len(ours)
-        self.returned += theirs + len(ours)
+        self.returned_rows += theirs + len(ours)
         self._backlog.rows += len(here)
         self._backlog.rewind()
         if gone := len(here.difference(() if journal is None else journal.pending_ids())):
@@ -108,9 +108,9 @@ class InTransit:
             return
         ours = self._held - in_memory
         self._held -= ours
-        self.returned += len(ours) + self._recovery.forget(in_memory)
+        self.returned_rows += len(ours) + self._recovery.forget(in_memory)
         self._recovery.left_at_close += len(ours)
-        self.rows = self.recovered = 0
+        self.rows = self.recovered_rows = 0
         self._destination.follow(self.confirm, self.take_back)
         if ours:
             diagnostics.count(

@@ -25,7 +25,7 @@ from llmctx.delivery.row import Texts, bare_record_of, record_of, record_of_prom
 from llmctx.delivery.sink import RecordingSink
 from llmctx.identity import remote
 from llmctx.identity.registry.base import Registry, SharedRegistry
-from llmctx.identity.resolution import UNDECIDED, reconsider
+from llmctx.identity.resolution import UNDECIDED, complete_late
 from llmctx.settings import Settings
 from llmctx.storage.sanitize import clean
 
@@ -72,7 +72,7 @@ class Pipeline:
     @property
     def waiting(self) -> int:
         """Return the number of calls that have ended and that the sink does not have."""
-        return len(self.queue) + len(self.queue.refused) + len(self._in_hand)
+        return len(self.queue) + len(self.queue.refused_calls) + len(self._in_hand)
 
     @property
     def in_progress(self) -> int:
@@ -109,7 +109,7 @@ class Pipeline:
             done += (taken := self.take(sink, most, may_wait=True))
             took_s = time.monotonic() - begun
             await asyncio.sleep((took_s / _SHARE if took_s > _PIECE_S else 0) if taken else _RETRY_S)
-        queue.overloaded = False
+        queue.is_overloaded = False
         return True
 
     @outside_loop
@@ -158,7 +158,7 @@ class Pipeline:
         """Return what is known of `call`, as much as is possible. Raise OSError where that may be more soon."""
         is_bare = self.queue.is_without_texts(call)
         try:
-            call.attribution = reconsider(
+            call.attribution = complete_late(
                 call.attribution, call.candidates, self._registry, late_s=self._settings.late_s
             )
         except Exception as problem:  # noqa: BLE001  a registry may be the team's own

@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 from llmctx.capture.payload.providers import PRICE_NAMES
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError, is_shortage
-from llmctx.core.process import not_forking
+from llmctx.core.process import fork_lock
 from llmctx.core.record import AUDIO_IN, AUDIO_OUT, CACHE_WRITTEN, CACHE_WRITTEN_1H, CallRecord, CostSource
 
 _MILLION: Final = Decimal(1_000_000)
@@ -187,7 +187,7 @@ class Prices:
         """genai-prices' own data, as it was installed; None without the extra. Late: it takes a third of a second."""
         if not self.has_list:
             return None
-        with not_forking:  # a child that is forked meanwhile would wait for the lock of this import for ever
+        with fork_lock:  # a child that is forked meanwhile would wait for the lock of this import for ever
             from genai_prices.data import providers
             from genai_prices.data_snapshot import DataSnapshot
 

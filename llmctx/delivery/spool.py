@@ -83,7 +83,7 @@ class Spool(RecordingSink):
 
     @property
     def _undelivered(self) -> int:
-        theirs = self._recovery.pending - self._in_transit.recovered
+        theirs = self._recovery.pending - self._in_transit.recovered_rows
         return max(0, self._batcher.waiting - theirs) + self._backlog.rows + self._recovery.left_at_close
 
     @property
@@ -94,8 +94,8 @@ class Spool(RecordingSink):
     @property
     def written(self) -> int:
         """Return the number of this process's rows that the destination has."""
-        shipped = 0 if self._delegation is None else self._delegation.shipped
-        return self._batcher.written - self._in_transit.all - self._recovery.written + shipped
+        shipped = 0 if self._delegation is None else self._delegation.shipped_rows
+        return self._batcher.written - self._in_transit.total - self._recovery.written + shipped
 
     @property
     def quarantined(self) -> int:

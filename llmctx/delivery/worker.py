@@ -362,7 +362,7 @@ class Worker:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._urgent.wait(), self._linger.next_s())
             self._beat = time.monotonic()
-            if self._queue.overloaded or self._linger.is_over(len(self._queue)):
+            if self._queue.is_overloaded or self._linger.is_over(len(self._queue)):
                 break
         self._linger.end(len(self._queue))
 

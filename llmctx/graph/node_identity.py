@@ -23,7 +23,7 @@ from llmctx.core.record import Reason
 from llmctx.graph.node_data import fill_ids, has_vouching_handler, read_ids
 from llmctx.identity.authority import data_id, refuse_malformed, trusting
 from llmctx.identity.candidates import as_text
-from llmctx.identity.config_carrier import TASK_KEY, CarriedIdentity, carried_in, carrying
+from llmctx.identity.config_carrier import TASK_KEY, CarriedIdentity, carried_in, with_identity
 from llmctx.identity.platform import RUNTIME, has_platform_user, platform_user
 from llmctx.identity.present_scope import SESSION_SERVER, modules, present_scope
 from llmctx.identity.registration import node_scope
@@ -143,7 +143,7 @@ class Plan:
             packed: CarriedIdentity | None = scope.anchor.packed
             if packed is None or packed.identity is not who:
                 packed = scope.anchor.packed = CarriedIdentity(who, scope.of_request)
-            sending = carrying(metadata, packed)
+            sending = with_identity(metadata, packed)
             if sending is not metadata:
                 config = cast("RunnableConfig", {**given, "metadata": sending})
         return scope, config

@@ -88,7 +88,7 @@ class Candidates:
     is_lasting = False
     """Whether this is work that a scope began which has closed long ago."""
     is_in_the_dark = False
-    """Whether it could not be seen at the start who waits for what runs (`resolution.look_again`)."""
+    """Whether it could not be seen at the start who waits for what runs (`resolution.recheck_waiters`)."""
     is_seen_anew = False
     """Whether it was taken for a worker's call at the start, and is the scope's own as was seen at its end."""
     decided_at_start: bool = False

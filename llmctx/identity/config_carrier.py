@@ -131,7 +131,7 @@ def carried_in(metadata: Mapping[str, Any]) -> object:
     return text.sent if type(text) is Carrier else metadata.get(CARRIED_KEY)
 
 
-def carrying(metadata: Mapping[str, Any], sent: CarriedIdentity) -> Mapping[str, Any]:
+def with_identity(metadata: Mapping[str, Any], sent: CarriedIdentity) -> Mapping[str, Any]:
     """Return `metadata` with `sent`: the same if they carry it, or have no text to carry it."""
     key = THREAD_KEY
     text = metadata.get(key)

@@ -89,7 +89,7 @@ STATUSES: Final[Mapping[str, str]] = {
 }
 
 
-def why(row: Mapping[str, Any]) -> list[str]:
+def explain(row: Mapping[str, Any]) -> list[str]:
     """Return why this row belongs to its user, or to none: one sentence or two."""
     source, reason = row.get("identity_source"), row.get("identity_reason")
     if source is None and reason is None:
@@ -138,7 +138,7 @@ class Outcome(str):
     def __new__(cls, code: str, names: Mapping[str, str] | None = None, note: str = "") -> Outcome:
         """Return the sentence of `code`, one of `VERDICTS`; `note` is what the witness itself noted."""
         names = names or {}
-        self = super().__new__(cls, cls.spoken(VERDICTS[code], names, note))
+        self = super().__new__(cls, cls.render(VERDICTS[code], names, note))
         self.code, self.names, self.note = code, names, note
         return self
 
@@ -147,7 +147,7 @@ class Outcome(str):
         return self.code, self.names, self.note
 
     @staticmethod
-    def spoken(pattern: str, names: Mapping[str, str], note: str) -> str:
+    def render(pattern: str, names: Mapping[str, str], note: str) -> str:
         """Return `pattern` with its `names` filled in and its note behind it."""
         return f"{pattern % names} ({note})" if note else pattern % names
 

@@ -21,7 +21,7 @@ from llmctx.identity.background_work import await_light, is_in_the_dark, is_last
 from llmctx.identity.candidates import Candidates
 from llmctx.identity.registry.base import Registry, is_unreliable
 from llmctx.identity.scope import EMPTY, CallContext, Scope
-from llmctx.identity.sources import answers, outlived_scope
+from llmctx.identity.sources import answers_by_source, outlived_scope
 from llmctx.identity.worker_inheritance import is_inherited_by_worker
 
 LATE_S: Final = 600.0
@@ -71,7 +71,7 @@ def decide(candidates: Candidates, registry: Registry, *, late_s: float = LATE_S
         scope.failed if scope is not None else candidates.carried is not None and candidates.carried.failed
     ):
         return _resolve_in_failed_scope(candidates)
-    return weigh(candidates, registry, late_s)
+    return decide_by_sources(candidates, registry, late_s)
 
 
 def _resolve_in_failed_scope(candidates: Candidates) -> Attribution:
@@ -88,7 +88,7 @@ def _resolve_in_failed_scope(candidates: Candidates) -> Attribution:
     return Attribution(identity, source, None if known else Reason.INTERNAL_ERROR, scope is not None and scope.conflict)
 
 
-def weigh(candidates: Candidates, registry: Registry, late_s: float) -> Attribution:
+def decide_by_sources(candidates: Candidates, registry: Registry, late_s: float) -> Attribution:
     """Decide by asking every source, as `decide` does where its fast path does not apply."""
     thread = registry.get(thread_id=candidates.thread_id) if candidates.thread_id is not None else None
     candidates.thread = thread
@@ -118,7 +118,7 @@ def weigh(candidates: Candidates, registry: Registry, late_s: float) -> Attribut
         )
     candidates.decided_at_start = True
     candidates.own_scope = scope if candidates.inherited_by_worker is False else None
-    found = answers(candidates, registry, late_s)
+    found = answers_by_source(candidates, registry, late_s)
     is_to_note = not candidates.is_in_the_dark if is_workers else not candidates.scope_open
     if is_start and scope is not None and is_to_note:
         of_others = bool(found) and found[0][1].user_id not in (None, scope.identity.user_id)
@@ -158,7 +158,7 @@ def _note_work(candidates: Candidates, scope: Scope, late_s: float, *, is_worker
         candidates.is_in_the_dark = note_early(scope)
 
 
-def look_again(candidates: Candidates, late_s: float) -> None:
+def recheck_waiters(candidates: Candidates, late_s: float) -> None:
     """See, where a call ends, who waits for what runs there: in a pool's thread that may not be seen at its start."""
     scope = candidates.scope
     candidates.is_in_the_dark = False
@@ -243,7 +243,7 @@ def _why_odd(identity: CallContext, candidates: Candidates, conflict: bool) -> R
     return Reason.PARTIAL
 
 
-def reconsider(
+def complete_late(
     attribution: Attribution, candidates: Candidates, registry: Registry, *, late_s: float = LATE_S
 ) -> Attribution:
     """Fill what was unknown at the start and is known by now. What was known never changes, unless it was dark then."""

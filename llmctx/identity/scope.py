@@ -35,7 +35,7 @@ from llmctx.identity.call_context import clean_id as clean_id
 if TYPE_CHECKING:
     from llmctx.core.tracing import Span
 
-carries: Final[list[object]] = []
+carrying_call_logs: Final[list[object]] = []
 """The call logs for which `propagation.threads` carries scopes into threads, jobs and queues."""
 
 next_serial: Final = itertools.count(1).__next__

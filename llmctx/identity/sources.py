@@ -147,7 +147,7 @@ RANK: Final = {str(source): rank for rank, source in enumerate(dict.fromkeys(rul
 """The place of each source in that order, by its name in rows."""
 
 
-def answers(candidates: Candidates, registry: Registry, late_s: float) -> list[tuple[Source, CallContext]]:
+def answers_by_source(candidates: Candidates, registry: Registry, late_s: float) -> list[tuple[Source, CallContext]]:
     """Return what each source says of the call, strongest first, without those that know neither user nor session."""
     return [
         (source, who)

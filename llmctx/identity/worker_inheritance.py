@@ -11,7 +11,7 @@ from __future__ import annotations
 from llmctx.identity.authority import is_foreign
 from llmctx.identity.await_graph import is_part_of
 from llmctx.identity.registry.base import Entry, is_unreliable
-from llmctx.identity.scope import CallContext, Scope, carries
+from llmctx.identity.scope import CallContext, Scope, carrying_call_logs
 from llmctx.identity.spawned_work import works_for
 
 
@@ -46,7 +46,7 @@ def is_inherited_by_worker(
         if not of_others:
             return False
         own = works_for(scope, thread_id, is_final=is_final)
-        if own or (carries and not registered_since):
+        if own or (carrying_call_logs and not registered_since):
             return False
         return True if registered_since and (own is False or scope.is_open) else None
     handed_on = is_foreign(scope, sent, sent_request) or (
@@ -58,7 +58,7 @@ def is_inherited_by_worker(
     if own is None:
         return None if registered_since else False
     unclear = not registered_since and not handed_on  # used by others before this scope only: as above
-    if own or (unclear and carries):
+    if own or (unclear and carrying_call_logs):
         return False
     return None if unclear else True
 

@@ -85,15 +85,15 @@ async def ownership_async(settings: Settings, *, must_reach: bool = False) -> Ow
 class Waiting:
     """Rows that are on this host's disk, and maybe not in their table."""
 
-    ours: int = 0
+    for_this_database: int = 0
     """For the database of the settings."""
-    left: int = 0
+    for_no_process: int = 0
     """Of those, such as no running process will write: of ended processes, and refused ones."""
-    others: Counter[str] = field(default_factory=Counter)
+    for_other_databases: Counter[str] = field(default_factory=Counter)
     """For others, by their names."""
 
 
-def waiting(settings: Settings, owners: Ownership | None = None) -> Waiting:
+def count_waiting(settings: Settings, owners: Ownership | None = None) -> Waiting:
     """Return how many rows wait on this host, and for which database."""
     directories = list(inspect_journals(settings))
     found = Waiting()
@@ -108,10 +108,10 @@ def waiting(settings: Settings, owners: Ownership | None = None) -> Waiting:
         ]
         for endpoint, count, is_alive in [*rows, *((letter.endpoint, 1, False) for letter in one.dead_letters)]:
             if owners.accepts(one.directory, endpoint):
-                found.ours += count
-                found.left += 0 if is_alive else count
+                found.for_this_database += count
+                found.for_no_process += 0 if is_alive else count
             elif count:
-                found.others[owners.name_of(endpoint)] += count
+                found.for_other_databases[owners.name_of(endpoint)] += count
     return found
 
 

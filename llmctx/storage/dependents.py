@@ -18,8 +18,8 @@ class Dependent:
 
     name: str
     column: str
-    ours: str
-    indexed: bool = True
+    call_column: str
+    is_indexed: bool = True
     """What belongs to a call is found without reading all of it."""
 
     @property

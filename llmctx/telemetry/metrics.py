@@ -112,7 +112,7 @@ class Labels:
 
     def __init__(self) -> None:
         self._known: dict[str, set[str]] = {name: set() for name in _MOST}
-        self.dropped = 0
+        self.dropped_values = 0
         """Values that became `other`, since the last look."""
 
     def bound(self, label: str, value: str | None) -> str:
@@ -123,7 +123,7 @@ class Labels:
         known = self._known[label]
         if value not in known:
             if len(known) >= _MOST[label]:
-                self.dropped += 1
+                self.dropped_values += 1
                 return OTHER
             known.add(value)
         return value
@@ -150,9 +150,9 @@ def count_call(meter: Meter, record: CallRecord, labels: Labels) -> None:
     meter.add(IDENTITY, (record.identity_source or "", complete), 1)
     if complete != "both":
         meter.add(MISSING, (record.identity_reason or "",), 1)
-    if labels.dropped:
-        meter.add(DROPPED_LABELS, (), labels.dropped)
-        labels.dropped = 0
+    if labels.dropped_values:
+        meter.add(DROPPED_LABELS, (), labels.dropped_values)
+        labels.dropped_values = 0
 
 
 _COMPLETE: Final = {(True, True): "both", (True, False): "session", (False, True): "user", (False, False): "none"}

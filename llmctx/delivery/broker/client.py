@@ -51,7 +51,7 @@ class BrokerConnection:
         self._client: Client | None = None
         self._jetstream: JetStreamContext | None = None
         self._last_problem: Exception | None = None
-        self.opened = 0
+        self.connect_count = 0
         """How many connections there were: with each, another server may answer."""
 
     @property
@@ -99,7 +99,7 @@ class BrokerConnection:
         except BaseException:  # cancelled half-way
             await _end(client)
             raise
-        self.opened += 1
+        self.connect_count += 1
         self._client = client
         self._jetstream = client.jetstream(timeout=self._timeout_s)
 

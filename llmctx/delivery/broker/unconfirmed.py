@@ -90,7 +90,7 @@ class Unconfirmed:
         """See whose store it is before a frame goes there. Raise `StreamMissing` if there is none."""
         stream = self._streams[partition]
         async with self._asking:
-            is_known = stream.created_at is not None and stream.connection == self._connection.opened
+            is_known = stream.created_at is not None and stream.connection == self._connection.connect_count
             if not is_known and not await self._update(stream):
                 raise StreamMissing(
                     f"the stream {self._topology.stream(partition)} is missing: run `llmctx migrate --transport`"
@@ -122,7 +122,7 @@ class Unconfirmed:
         """Ask the stream's consumer. Return False if there is none."""
         from nats.js.errors import NotFoundError
 
-        connection, jetstream = self._connection.opened, self._connection.jetstream
+        connection, jetstream = self._connection.connect_count, self._connection.jetstream
         try:
             info = await jetstream.consumer_info(self._topology.stream(stream.partition), CONSUMER)
         except NotFoundError:

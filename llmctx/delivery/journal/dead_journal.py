@@ -20,7 +20,7 @@ from uuid import UUID
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.endpoint import Endpoint
-from llmctx.core.process import Forkable, ForkStage, not_forking
+from llmctx.core.process import Forkable, ForkStage, fork_lock
 from llmctx.core.record import SPECS, CallRecord, Status
 from llmctx.delivery.journal import directory as directories
 from llmctx.delivery.journal import owner as owners
@@ -275,7 +275,7 @@ def _scanned(journals: Iterator[DeadJournal]) -> Iterator[DeadJournal]:
 
 def _take(name: str, root: int, folder: int, roots: Sequence[int], accepts: Accepts | None) -> DeadJournal | None:
     """Return a journal, locked, if its process has died and it is accepted."""
-    with not_forking:
+    with fork_lock:
         lock = None
         try:
             lock = directories.lock(folder)

@@ -21,7 +21,7 @@ import orjson
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.endpoint import Endpoint
 from llmctx.core.errors import TemporarilyUnavailable, is_shortage
-from llmctx.core.process import not_forking
+from llmctx.core.process import fork_lock
 from llmctx.core.record import CallRecord
 from llmctx.delivery.journal import directory as directories
 from llmctx.delivery.journal.dead_journal import Keep, rewrite
@@ -71,7 +71,7 @@ class DeadLetters:
         whole = payload[:ID_BYTES] + b'{"record":' + payload[ID_BYTES:] + b"," + about[1:]
         made = frame(Kind.REFUSED, whole)
         try:
-            with not_forking, self._locked():
+            with fork_lock, self._locked():
                 return self._append(made)
         except OSError as problem:
             if is_shortage(problem) or isinstance(problem, TimeoutError):
@@ -132,7 +132,7 @@ class DeadLetters:
         """Remove the rows of whose columns `keep` returns False, or change them; only such as went to places for which
         `of` returns True. Return how many. Raise OSError.
         """
-        with not_forking, self._locked():
+        with fork_lock, self._locked():
             return rewrite(_FILE, self.folder, keep, lambda found: of(endpoint_in(found)))
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.endpoint import Endpoint
-from llmctx.core.process import Forkable, ForkStage, not_forking
+from llmctx.core.process import Forkable, ForkStage, fork_lock
 from llmctx.core.record import CallRecord
 from llmctx.core.scheduling import yielding
 from llmctx.delivery.journal import directory as directories
@@ -73,7 +73,7 @@ class Journal(RecordFiles):
         self._not_noted: list[bytes] = []
         """Calls that are done, which could not be written yet."""
         self._closed = False
-        with not_forking:  # a child in between would inherit a lock that it does not know of
+        with fork_lock:  # a child in between would inherit a lock that it does not know of
             self._open(directory)
 
     def _open(self, directory: str | os.PathLike[str]) -> None:

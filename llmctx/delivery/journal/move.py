@@ -13,7 +13,7 @@ _AT_ONCE: Final = 200
 
 def move_journal(old: Journal, new: Journal) -> bool:
     """Write what can be read of `old` into `new`, and end `old`. Return False if it does not fit: `new` is ended."""
-    rows = old.waiting()
+    rows = old.pending_records()
     try:
         while some := list(islice(rows, _AT_ONCE)):
             if new.append(some) < len(some):

@@ -69,7 +69,7 @@ class RecordFiles:
         """Return the calls whose records are in the journal and not done."""
         return [call_id for segment in self._segments for call_id in segment.pending]
 
-    def waiting(self, besides: Set[bytes] = frozenset()) -> Iterator[CallRecord]:
+    def pending_records(self, besides: Set[bytes] = frozenset()) -> Iterator[CallRecord]:
         """Yield the records that are in the journal and not done, but for these calls: oldest first, read as they are
         asked for.
         """

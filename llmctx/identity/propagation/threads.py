@@ -33,7 +33,7 @@ from llmctx.identity.scope import (
     CallContext,
     Inside,
     Scope,
-    carries,
+    carrying_call_logs,
     current_scope,
     failed_scope,
     new_scope,
@@ -43,7 +43,7 @@ _POOLS: Final = ("concurrent.futures.thread", "concurrent.futures.process", "mul
 """Where the targets of threads and processes that work for all stand."""
 
 _lock: Final = RecoverableLock()
-_users: Final = carries
+_users: Final = carrying_call_logs
 _undo: Final[list[Callable[[], None]]] = []
 
 

@@ -112,7 +112,7 @@ class MemoryRegistry:
                 if found is not None:
                     scope, serial = found
                     return Entry(EMPTY if scope is None else scope.identity, scope is None, serial, serial)
-        return None if thread_id is None else judge(self.uses(thread_id))
+        return None if thread_id is None else merge_uses(self.uses(thread_id))
 
     def uses(self, thread_id: str) -> Uses:
         """Return who has used the thread."""
@@ -194,7 +194,7 @@ class Uses:
 NO_USES: Final = Uses([], 0, 0)
 
 
-def judge(uses: Uses) -> Entry | None:
+def merge_uses(uses: Uses) -> Entry | None:
     """Return what several uses of one thread say together.
 
     One user: that user, with the session if it was always the same. Several users, or a user and someone
@@ -243,7 +243,7 @@ def _replaces(scope: Scope, other: Scope) -> bool:
 
 
 def _are_several(parties: Sequence[Party]) -> bool:
-    verdict = judge(Uses([scope.identity for scope, _ in parties], 0, 0))
+    verdict = merge_uses(Uses([scope.identity for scope, _ in parties], 0, 0))
     return verdict is not None and verdict.shared
 
 

@@ -66,7 +66,7 @@ class Outbox:
                 self.has_dropped = True
             self._news[news.key] = news
 
-    def take(self, most: int) -> list[tuple[News, CallContext]]:
+    def take_oldest(self, most: int) -> list[tuple[News, CallContext]]:
         """Return the oldest news, each with who it is of by now."""
         with self._lock:
             oldest = [self._news.pop(key) for key in list(islice(self._news, most))]
@@ -154,7 +154,7 @@ class Outbox:
         with self._lock:
             return list(self._forgotten)
 
-    def forgot(self, done: Sequence[tuple[str | None, str | None]]) -> None:
+    def on_forgotten(self, done: Sequence[tuple[str | None, str | None]]) -> None:
         with self._lock:
             for one in done:
                 self._forgotten.pop(one, None)

@@ -27,7 +27,7 @@ from llmctx.core.process import Forkable, ForkStage
 from llmctx.core.urls import shown_url
 from llmctx.identity.registry.base import ELSEWHERE, Entry
 from llmctx.identity.registry.fingerprints import Fingerprints
-from llmctx.identity.registry.memory import PARTIES, MemoryRegistry, Uses, judge, task_lineage
+from llmctx.identity.registry.memory import PARTIES, MemoryRegistry, Uses, merge_uses, task_lineage
 from llmctx.identity.registry.outbox import Claims, News, Outbox
 from llmctx.identity.registry.redis_connection import RedisConnection, check_url
 from llmctx.identity.registry.redis_heartbeat import Heartbeat
@@ -167,13 +167,13 @@ class RedisRegistry:
     def _judged_now(self, thread_id: str, heard: Heard | None) -> Entry | None:
         mine = self._local.uses(thread_id)
         if not heard:
-            return judge(mine)
+            return merge_uses(mine)
         known = {(who.user_id, who.session_id) for who in mine.identities}
         others = [who for who in heard.identities if (who.user_id, who.session_id) not in known]
         if not others and not heard.unclear:
-            return judge(mine)
+            return merge_uses(mine)
         # When it was that others used it cannot be told in numbers of this process: before and after any scope of it.
-        return judge(Uses([*others, *mine.identities], 0, ELSEWHERE, mine.unclear or heard.unclear))
+        return merge_uses(Uses([*others, *mine.identities], 0, ELSEWHERE, mine.unclear or heard.unclear))
 
     def forget(self, *, thread_id: str | None = None, user_id: str | None = None) -> int:
         """Forget at once, as in memory; the pipeline then tells Redis. To be certain of that, await `aforget`.
@@ -293,7 +293,7 @@ class RedisRegistry:
         try:
             async with asyncio.timeout(timeout_s), link.lock:
                 mine = True
-                news = outbox.take(_BATCH)
+                news = outbox.take_oldest(_BATCH)
                 again = self._untold[-(_BATCH - len(news)) :] if len(news) < _BATCH else []
                 claims = outbox.claims(time.monotonic() - _SETTLE_S, list(threads))
                 asked = list({*threads, *(thread_id for thread_id, _ in claims)})
@@ -318,7 +318,7 @@ class RedisRegistry:
                 self._failed(problem)
             return False
         self._failures = 0
-        outbox.forgot(forgotten)
+        outbox.on_forgotten(forgotten)
         outbox.mark_sent(news)
         del self._untold[len(self._untold) - len(again) :]
         now, lost = self._heartbeat.hear(number, answers[0])
@@ -336,11 +336,11 @@ class RedisRegistry:
         for new, who in (*news, *told_again):
             one = new.thread_id
             unclear = one is not None and (self._local.uses(one).unclear or self._had_others(one, who))
-            yield from self._layout.puts(new, who, unclear=unclear)
+            yield from self._layout.write_commands(new, who, unclear=unclear)
 
     def _hear(self, now: float, threads: Sequence[str], tasks: Sequence[str], answers: Sequence[Any]) -> None:
         for thread_id, value in zip(threads, answers, strict=False):
-            heard = self._heard[thread_id] = self._layout.heard(now, thread_id, value)
+            heard = self._heard[thread_id] = self._layout.parse_uses(now, thread_id, value)
             entry = self._judged_now(thread_id, heard)
             if entry is not None and (entry.shared or entry.identity.user_id is not None):
                 self._heard_of.record(thread_id, entry.identity.user_id)
@@ -386,7 +386,7 @@ class RedisRegistry:
             ((looked_at, names),) = await link.round_trip([("EVAL", LIST, 1, index, length)], timeout_s)
             ours = [name.decode() for name in names if self._layout.is_entry(name)]
             foreign = [("ZREM", index, name) for name in names if not self._layout.is_entry(name)]
-            commands = [*calls(STRIP, [self._layout.strip(name, user_id) for name in ours]), *foreign]
+            commands = [*calls(STRIP, [self._layout.remove_user(name, user_id) for name in ours]), *foreign]
             if commands:
                 gone += sum((await link.round_trip(commands, timeout_s))[: len(ours)])
             if not looked_at:

@@ -76,7 +76,7 @@ class Layout:
         start = self._prefix.encode()
         return len(key) == len(start) + 2 + 2 * _HASH_BYTES and key[: len(start) + 2] in (start + b"t:", start + b"k:")
 
-    def puts(self, news: News, who: CallContext, *, unclear: bool = False) -> Iterator[Put]:
+    def write_commands(self, news: News, who: CallContext, *, unclear: bool = False) -> Iterator[Put]:
         """Yield what files `who` under the thread and the task, instead of what the scope was before it was amended.
 
         `unclear` says that others have used the thread of whom nothing else is known here any more.
@@ -97,11 +97,11 @@ class Layout:
             line, others = _line(key, field, who, _OF_A_TASK), _line(key, OTHERS, EMPTY, ())
             yield [key, key, *index], [line, others, self._task_ttl_ms, 0, LONGEST, "", 0, 0, ""]
 
-    def strip(self, key: str, user_id: str) -> Put:
+    def remove_user(self, key: str, user_id: str) -> Put:
         """Return what takes a user out of a thread or task, and out of the index of that user."""
         return [key, self.index(user_id)], [_hash(user_id), _line(key, OTHERS, EMPTY, ()), LONGEST]
 
-    def heard(self, now: float, thread_id: str, value: object) -> Heard:
+    def parse_uses(self, now: float, thread_id: str, value: object) -> Heard:
         """Return who stands in the value of a thread; `now` in seconds, by the clock of the server.
 
         Without those whom this process has told of as unknown users: it knows better itself who they are by now.

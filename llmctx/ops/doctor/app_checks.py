@@ -13,7 +13,7 @@ from langchain_core.language_models import BaseLLM
 from llmctx.capture import recorder
 from llmctx.capture.global_hook import hears_everything
 from llmctx.capture.handler import CallLogHandler
-from llmctx.core.process import running
+from llmctx.core.process import running_call_logs
 from llmctx.core.urls import shown_url
 from llmctx.ops.doctor.app_inspection import (
     AppParts,
@@ -136,7 +136,7 @@ def _read_of(node: ast.AST) -> str:
 
 def _puts(source: Source, key: str) -> bool:
     """Tell whether the application itself puts `key` into a connection's scope."""
-    for module in source.loaded:
+    for module in source.loaded_modules:
         for node in ast.walk(module.tree):
             if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store) and _read_of(node) == key:
                 return True
@@ -185,7 +185,7 @@ def wrapping(parts: AppParts) -> list[Finding]:
 
 
 def _ids_in_configurable(source: Source) -> Iterator[str]:
-    for module in source.loaded:
+    for module in source.loaded_modules:
         for node in ast.walk(module.tree):
             if not isinstance(node, ast.Dict):
                 continue
@@ -225,8 +225,8 @@ def callbacks(parts: AppParts) -> list[Finding]:
 
 def _made(parts: AppParts) -> dict[str, type]:
     """Return name -> class of the application's instances, and of what its source creates."""
-    called = {module.dotted_name(call.func) for module in parts.source.loaded for _, call in module.calls}
-    imported = {f"{m.name}.{local}": dotted for m in parts.source.loaded for local, dotted in m.imports.items()}
+    called = {module.dotted_name(call.func) for module in parts.source.loaded_modules for _, call in module.calls}
+    imported = {f"{m.name}.{local}": dotted for m in parts.source.loaded_modules for local, dotted in m.imports.items()}
     found = {}
     for name, value in parts.objects.items():
         if not inspect.isclass(value):
@@ -280,5 +280,5 @@ def destination(settings: Settings) -> list[Finding]:
             )
             found.append(Finding("database", True, cause, unknown=True))
 
-    running.for_each(look)
+    running_call_logs.for_each(look)
     return found

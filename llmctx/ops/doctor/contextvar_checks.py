@@ -26,7 +26,7 @@ _MANAGERS: Final = frozenset({"contextmanager", "asynccontextmanager", "fixture"
 
 def amends(source: Source) -> bool:
     """Tell whether the application calls amend() anywhere."""
-    return any(module.dotted_name(call.func) in _AMEND for module in source.loaded for _, call in module.calls)
+    return any(module.dotted_name(call.func) in _AMEND for module in source.loaded_modules for _, call in module.calls)
 
 
 def lost_in_dependencies(parts: AppParts) -> Iterator[tuple[str, str, str]]:
@@ -77,7 +77,7 @@ def _variable(module: Module, call: ast.Call, method: str) -> str | None:
 def _value(module: Module, expression: ast.expr) -> Any:
     """Return the value of a global name of a loaded module; None where code would have to run for it."""
     if isinstance(expression, ast.Name):
-        return None if module.loaded is None else vars(module.loaded).get(expression.id)
+        return None if module.module_object is None else vars(module.module_object).get(expression.id)
     if isinstance(expression, ast.Attribute):
         owner = _value(module, expression.value)
         return vars(owner).get(expression.attr) if isinstance(owner, ModuleType) or inspect.isclass(owner) else None
@@ -91,7 +91,7 @@ def bind_across_yield(parts: AppParts) -> Iterator[tuple[Function, str]]:
     """Find generators that yield inside of `with bind(...)`: their consumer runs in that scope."""
     source = parts.source
     dependencies = {source.function_of(dependency) for dependency in parts.dependencies}
-    for module in source.loaded:
+    for module in source.loaded_modules:
         for function in module.functions:
             if function in dependencies or any(
                 dotted.rpartition(".")[2] in _MANAGERS for _, dotted in function.decorators()

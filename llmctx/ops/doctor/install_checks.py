@@ -59,16 +59,18 @@ async def _table(settings: Settings, state: migrate.State | LlmctxError, where: 
 
 async def _journals(settings: Settings) -> list[Finding]:
     """Return whose rows wait on this host, if any do."""
-    found = await asyncio.to_thread(journals.waiting, settings)
-    others = ", ".join(f"{count:,} for {name}" for name, count in found.others.items())
+    found = await asyncio.to_thread(journals.count_waiting, settings)
+    others = ", ".join(f"{count:,} for {name}" for name, count in found.for_other_databases.items())
     findings = [Finding("other journals", True, f"rows wait on this host: {others}")] if others else []
-    if found.left:
-        cause = f"{found.left:,} calls wait on this host's disk that no running process will write"
+    if found.for_no_process:
+        cause = f"{found.for_no_process:,} calls wait on this host's disk that no running process will write"
         consequence = "They are not in the table until a process that records starts here."
         fix = "llmctx journal, and llmctx journal replay --yes"
         findings.append(Finding("journal", False, cause, consequence, fix, settings.table))
-    elif found.ours:
-        findings.append(Finding("journal", True, f"{found.ours:,} calls are on their way", where=settings.table))
+    elif found.for_this_database:
+        findings.append(
+            Finding("journal", True, f"{found.for_this_database:,} calls are on their way", where=settings.table)
+        )
     return findings
 
 

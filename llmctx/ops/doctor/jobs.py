@@ -40,7 +40,7 @@ def scheduled_jobs(source: Source) -> Iterator[Loss]:
     """Find jobs of schedulers in the application's process that make LLM calls and open no scope."""
     imported = _imported(source)
     methods = {method for package, some in _SCHEDULES.items() if package in imported for method in some}
-    for module in source.loaded:
+    for module in source.loaded_modules:
         found = [
             source.resolve(call.args[0], around, module)
             for around, call in module.calls
@@ -52,7 +52,7 @@ def scheduled_jobs(source: Source) -> Iterator[Loss]:
                 yield Loss("scheduled", function.name, function.where)
 
 
-def unrecorded(source: Source) -> Iterator[Finding]:
+def unrecorded_jobs(source: Source) -> Iterator[Finding]:
     """Say where jobs run in processes that start no `CallLog`, as far as imports tell."""
     lost = [(function, by) for function, by in dict.fromkeys(_remote(source)) if not _may_record(source, function, by)]
     if lost:
@@ -93,7 +93,7 @@ def _remote(source: Source) -> Iterator[tuple[Function, str]]:
 def _jobs(source: Source, imported: set[str]) -> Iterator[tuple[Function | None, str]]:
     tasks = imported & _TASKS
     for module in source.modules:
-        is_server = module.loaded is None and any(_package(dotted) in _MCP for dotted in module.imports.values())
+        is_server = module.module_object is None and any(_package(dotted) in _MCP for dotted in module.imports.values())
         for function in module.functions:
             decorators = [(last_name(node), dotted) for node, dotted in function.decorators()]
             if tasks and any(
@@ -124,7 +124,7 @@ def _may_record(source: Source, job: Function, by: str) -> bool:
     if any(map(_starts_call_log, _with_imports(source, job.module))):
         return True
     for module in source.modules:
-        if module.loaded is None and _starts_call_log(module):
+        if module.module_object is None and _starts_call_log(module):
             packages = {_package(dotted) for dotted in module.imports.values()}
             if packages & set(by.split("/")) or job.module in _with_imports(source, module):
                 return True

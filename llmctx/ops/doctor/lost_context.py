@@ -39,7 +39,7 @@ class Loss:
 
 def jobs_without_scope(source: Source) -> Iterator[Loss]:
     """Find jobs that executors, threads and processes get without a scope."""
-    for module in source.loaded:
+    for module in source.loaded_modules:
         pools = _pools(source, module)
         for function, call in module.calls:
             for kind, job, given in _jobs(module, call, pools):
@@ -118,7 +118,7 @@ def _is_carried(name: str, inside: Function | None, module: Module) -> bool:
 
 def _is_given_model_calls(source: Source, helper: Function, follow: int) -> bool:
     """Tell whether any caller gives `helper` a function that makes LLM calls."""
-    for module in source.loaded:
+    for module in source.loaded_modules:
         for function, call in module.calls:
             if source.resolve(call.func, function, module) is helper:
                 given = [*call.args, *(keyword.value for keyword in call.keywords)]

@@ -36,7 +36,7 @@ class Module:
     name: str
     path: str
     tree: ast.Module
-    loaded: Any = None
+    module_object: Any = None
     """The module object, if the application has imported it."""
     imports: dict[str, str] = field(default_factory=dict)
     """Local name -> dotted name, of imports anywhere in the file."""
@@ -142,9 +142,9 @@ class Source:
         self._making: dict[Function, bool] = {}
 
     @property
-    def loaded(self) -> list[Module]:
+    def loaded_modules(self) -> list[Module]:
         """Return the modules that the application has imported; the others run in other processes."""
-        return [module for module in self.modules if module.loaded is not None]
+        return [module for module in self.modules if module.module_object is not None]
 
     def function_of(self, thing: Any) -> Function | None:
         """Return the source of a function object."""

@@ -8,7 +8,7 @@ from typing import Final
 from llmctx.ops.doctor.app_inspection import AppParts, graphs, is_wrapped
 from llmctx.ops.doctor.contextvar_checks import bind_across_yield, lost_in_dependencies, lost_in_middleware
 from llmctx.ops.doctor.finding import Finding, names, places
-from llmctx.ops.doctor.jobs import missing_key, remote_jobs, scheduled_jobs, unrecorded
+from llmctx.ops.doctor.jobs import missing_key, remote_jobs, scheduled_jobs, unrecorded_jobs
 from llmctx.ops.doctor.lost_context import Kind, Loss, jobs_without_scope, workers
 
 _CARRY: Final = "Hand it carry(fn); or start CallLog(carry=True), which does so for all of them."
@@ -35,11 +35,11 @@ _FIXED_BY_CARRY: Final = frozenset({"executor", "process pool", "thread", "queue
 def scope_losses(parts: AppParts, *, carry: bool, has_key: bool) -> list[Finding]:
     """Find where the source leaves scopes behind; `carry`: the application starts its call log with carry=True."""
     findings = [*_jobs(parts, carry), *_workers(parts, carry), *_variables(parts)]
-    if not findings and parts.source.loaded:
+    if not findings and parts.source.loaded_modules:
         count = len(parts.source.modules)
         cause = f"{count} {'file' if count == 1 else 'files'} read, and nothing in them leaves a scope behind"
         findings.append(Finding("source", True, cause))
-    return [*findings, *unrecorded(parts.source), *missing_key(parts.source, has_key=has_key)]
+    return [*findings, *unrecorded_jobs(parts.source), *missing_key(parts.source, has_key=has_key)]
 
 
 def _jobs(parts: AppParts, carry: bool) -> Iterator[Finding]:
@@ -58,7 +58,7 @@ def _workers(parts: AppParts, carry: bool) -> Iterator[Finding]:
         return
     source = parts.source
     serving = [function for each in parts.handlers if (function := source.function_of(each)) is not None]
-    every = [function for module in source.loaded for function in module.functions]
+    every = [function for module in source.loaded_modules for function in module.functions]
     wrapped = all(map(is_wrapped, graphs(parts).values()))
     inside = list(workers(source, serving, graphs_count=not wrapped))
     outside = [loss for loss in workers(source, every, graphs_count=not wrapped) if loss not in inside]

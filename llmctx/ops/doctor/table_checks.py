@@ -91,7 +91,7 @@ async def _look(connection: AsyncConnection, settings: Settings) -> _Seen:
     children = [
         child
         for child in await dependents(connection, log)
-        if not child.indexed and (await connection.scalar(text(_ROWS), {"name": child.name}) or 0) >= _MANY
+        if not child.is_indexed and (await connection.scalar(text(_ROWS), {"name": child.name}) or 0) >= _MANY
     ]
     # of a distributed table the planner has no idea
     daily = await _daily(connection, log) if rights["may_select"] and not distributed else 0
@@ -158,7 +158,7 @@ FROM log
 def _months(seen: _Seen) -> list[Finding]:
     if seen.parts is None:
         return []
-    gone = partitions.missing(seen.parts, datetime.now(UTC), 1)
+    gone = partitions.months_without_partition(seen.parts, datetime.now(UTC), 1)
     if not gone:
         return []
     has_default = any(part.is_default for part in seen.parts)

@@ -46,7 +46,7 @@ def _has_no_row(names: dict[str, str]) -> str:
 
 
 def _days(texts: Table, parts: list[partitions.Partition]) -> list[Finding]:
-    gone = partitions.missing(parts, datetime.now(UTC), 1)
+    gone = partitions.months_without_partition(parts, datetime.now(UTC), 1)
     found = []
     if gone:
         found.append(

@@ -146,7 +146,7 @@ def _explain(
     if children:
         names = ", ".join(child.name for child in children)
         receipt.notes.append(f"Rows of {names} are deleted with their calls, also with --blank.")
-    receipt.notes += [child.index_advice for child in children if not child.indexed]
+    receipt.notes += [child.index_advice for child in children if not child.is_indexed]
     if not mentions:
         receipt.notes.append("Texts of other users' rows are not searched for the id; --mentions does that.")
     if transport:

@@ -40,7 +40,7 @@ class JournalCounts:
     """Of rows that wait for other databases, by their names."""
 
 
-def says_something(subject_ids: SubjectIds, *, mentions: bool) -> SelectedRows:
+def rows_to_erase(subject_ids: SubjectIds, *, mentions: bool) -> SelectedRows:
     """Return rows of theirs, and rows of others whose evidence or, with `mentions`, whose texts name them."""
 
     def wanted(columns: Mapping[str, Any]) -> bool:
@@ -65,7 +65,7 @@ def _less(columns: Mapping[str, Any], subject_ids: SubjectIds, *, mentions: bool
 def count(owners: Ownership, subject_ids: SubjectIds, *, mentions: bool) -> JournalCounts:
     """Return what is there now."""
     found = JournalCounts()
-    wanted = says_something(subject_ids, mentions=mentions)
+    wanted = rows_to_erase(subject_ids, mentions=mentions)
     for directory in owners.settings.journal_roots():
         seen = journal.search(directory, wanted, _of_this_database(owners, directory))
         counts = seen.dead, seen.dead_letters, sum(seen.living.values())

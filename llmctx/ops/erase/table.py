@@ -188,7 +188,7 @@ async def count(
         found["rows of nobody"] += await rows_of(condition)
     for child in children:
         each = child.table
-        belongs = each.c[child.column].in_(sa.select(log.c[child.ours]).where(sa.or_(theirs, *of_nobody)))
+        belongs = each.c[child.column].in_(sa.select(log.c[child.call_column]).where(sa.or_(theirs, *of_nobody)))
         found[child.name] = await count_rows(connection, each, belongs)
     if not unchecked:
         found["evidence of others"] = len(await _evidence(connection, log, subject_ids))
@@ -270,7 +270,7 @@ class Work:
         self, what: str, condition: sa.ColumnElement[bool], change: Any, *, with_children: bool = False
     ) -> None:
         log, connection = self._log, self._connection
-        links = [log.c[child.ours] for child in self._children] if with_children else []
+        links = [log.c[child.call_column] for child in self._children] if with_children else []
         columns = dict.fromkeys([*key_of(log), *links, log.c.created_at])
         wanted = sa.select(*columns).where(condition).limit(_AT_ONCE)
         before: list[dict[str, Any]] = []
@@ -284,7 +284,7 @@ class Work:
             before = rows
             for child in self._children if with_children else ():
                 each = child.table
-                linked = [row[child.ours] for row in rows if row[child.ours] is not None]
+                linked = [row[child.call_column] for row in rows if row[child.call_column] is not None]
                 await connection.execute(sa.delete(each).where(each.c[child.column].in_(linked)))
             keys = [key_values(log, row) for row in rows]
             await delete_apart(connection, log, keys)

@@ -32,10 +32,10 @@ from llmctx.storage.queries.calls import (
     call,
     call_page,
     calls,
+    calls_ended_since,
     calls_in_order,
     conversation,
     handle,
-    newly_ended,
 )
 from llmctx.storage.queries.counts import Count, count_calls, estimate_rows
 from llmctx.storage.queries.coverage import Coverage, coverage
@@ -81,6 +81,7 @@ __all__ = [
     "call",
     "call_page",
     "calls",
+    "calls_ended_since",
     "calls_in_order",
     "conversation",
     "count_calls",
@@ -93,7 +94,6 @@ __all__ = [
     "handle",
     "health",
     "missing_tokens",
-    "newly_ended",
     "session_sums",
     "sessions",
     "stats",

@@ -243,7 +243,7 @@ async def conversation(connection: AsyncConnection, table: Table, session: str, 
     return [dict(row) for row in reversed(rows.mappings().all())]
 
 
-async def newly_ended(
+async def calls_ended_since(
     connection: AsyncConnection,
     table: Table,
     filters: Filters,

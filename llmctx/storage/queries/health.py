@@ -78,7 +78,7 @@ async def health(connection: AsyncConnection, table: sa.Table, *, now: datetime 
     if connection.dialect.name == "postgresql":
         found = await partitions.list_partitions(connection, table)
         sized = await size_function(connection, table)
-        missing = [] if found is None else partitions.missing(found, as_of, _MONTHS_AHEAD)
+        missing = [] if found is None else partitions.months_without_partition(found, as_of, _MONTHS_AHEAD)
         for part in found or []:
             relation = {"name": part.name}
             weight = await connection.scalar(sa.text(f"SELECT {sized}(to_regclass(:name))"), relation)

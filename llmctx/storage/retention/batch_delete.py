@@ -58,7 +58,7 @@ class Sweep:
         condition = f"created_at < :cut AND {self._no_longer_wanted()}"
         before = [
             f"DELETE FROM {child.name} WHERE {self._quoted(child.column)} IN "  # noqa: S608  names are quoted
-            f"(SELECT {self._quoted(child.ours)} FROM {self._source} WHERE {{where}} AND {condition})"
+            f"(SELECT {self._quoted(child.call_column)} FROM {self._source} WHERE {{where}} AND {condition})"
             for child in self._children
         ]
         if self._texts is not None:

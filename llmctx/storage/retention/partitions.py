@@ -85,7 +85,7 @@ def _time(said: str) -> datetime | None:
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
-def missing(parts: Sequence[Partition], now: datetime, ahead: int) -> list[Month]:
+def months_without_partition(parts: Sequence[Partition], now: datetime, ahead: int) -> list[Month]:
     """Return what no partition but the default one has of the present month and of so many after it, and between the
     partitions that are there: by the months of their own calendar, or whatever else it goes by.
     """

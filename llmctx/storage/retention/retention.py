@@ -77,7 +77,7 @@ class _Work:
             managed = await find_managed_table(connection, log)
         await connection.commit()
         if self._policy.rows is not None:
-            self._report.notes += [child.index_advice for child in children if not child.indexed]
+            self._report.notes += [child.index_advice for child in children if not child.is_indexed]
         if managed is not None:
             await self._leave_to(managed)
             parts = parts and await partitions.list_partitions(connection, log)
@@ -105,7 +105,7 @@ class _Work:
             self._report.notes.append(
                 f"The partitions follow no calendar that llmctx can tell: make those from {end:%Y-%m-%d %H:%M} UTC on."
             )
-        for gap in partitions.missing(parts, self._now, ahead):
+        for gap in partitions.months_without_partition(parts, self._now, ahead):
             whole = await partitions.with_free_name(self._connection, log, gap)
             prospect = await large_default.plan(self._connection, log, whole, default, self._now)
             if (month := prospect.month) is None:

@@ -373,9 +373,9 @@ def test_show_has_a_reason_for_each_witness(
 @pytest.mark.parametrize("reason", [None, *Reason])
 def test_every_witness_and_reason_has_its_sentence(source: Source, reason: Reason | None) -> None:
     """No code is ever answered with the code."""
-    from llmctx.identity.reasons import STATUSES, why
+    from llmctx.identity.reasons import STATUSES, explain
 
-    said = why({"identity_source": str(source), "identity_reason": reason and str(reason)})
+    said = explain({"identity_source": str(source), "identity_reason": reason and str(reason)})
     assert len(said) == (1 if reason is None else 2)
     assert not any(sentence.startswith(("By ", "Reason:")) for sentence in said)
     assert set(STATUSES) == set(Status)

@@ -129,8 +129,8 @@ async def test_whatever_objects_to_a_row_hurts_only_that_row(own: str, how: str)
         assert await one.drain(PATIENCE) == 0, one.last_error
         assert (one.written, one.quarantined, one.dropped) == (497, 4, 0)
         assert took < 10  # one is promised, on an idle machine
-        assert {kept.call_id for kept, _, _ in one.rejected} == {row.call_id for row in rows if row.model == "bad"}
-        assert all(code and reason for _, code, reason in one.rejected)
+        assert {kept.call_id for kept, _, _ in one.rejected_rows} == {row.call_id for row in rows if row.model == "bad"}
+        assert all(code and reason for _, code, reason in one.rejected_rows)
         assert len(told) == 501
         assert set(told.values()) == {1}
     assert await stored(own) == 497

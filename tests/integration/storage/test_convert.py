@@ -106,6 +106,6 @@ async def test_a_refusal_does_not_show_the_row(own: str, caplog: pytest.LogCaptu
         put(one, 1, model="7", top_p=secret)
         assert await one.drain(PATIENCE) == 0, one.last_error
         assert (one.written, one.quarantined) == (5, 2)
-        assert any(secret in reason for _, _, reason in one.rejected)
+        assert any(secret in reason for _, _, reason in one.rejected_rows)
     assert "22P02" in caplog.text
     assert secret not in caplog.text

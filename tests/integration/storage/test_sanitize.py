@@ -246,7 +246,7 @@ async def test_whatever_was_thought_of_is_stored(any_database: str) -> None:
         for row in rows:
             assert one.submit(row)
         assert await one.drain(PATIENCE) == 0, one.last_error
-        assert (one.written, one.quarantined) == (len(rows), 0), one.rejected
+        assert (one.written, one.quarantined) == (len(rows), 0), one.rejected_rows
     assert await stored(any_database) == len(rows)
 
 

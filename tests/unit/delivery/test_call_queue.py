@@ -33,7 +33,7 @@ def test_a_few_calls_are_left_alone() -> None:
     for _ in range(FEW):
         inbox.put(call(30 * KIB))
     assert not inbox.without_texts
-    assert not inbox.overloaded
+    assert not inbox.is_overloaded
 
 
 def test_texts_go_before_calls() -> None:
@@ -42,7 +42,7 @@ def test_texts_go_before_calls() -> None:
     for _ in range(500):
         inbox.put(call(10 * KIB))
     assert len(inbox) == 500
-    assert inbox.overloaded
+    assert inbox.is_overloaded
     assert texts(inbox) < 2 * 4096 * KIB
     bare = [one for one in inbox if inbox.is_without_texts(one)]
     assert all(one.prompt is None for one in bare)
@@ -62,7 +62,7 @@ def test_the_newest_are_refused_and_told_of() -> None:
     told: list[bytes] = []
     assert inbox.drain_refused(told.extend) == 1000 - len(inbox)
     assert told == [one.call_id.bytes for one in calls[len(inbox) :]]
-    assert not inbox.refused
+    assert not inbox.refused_calls
 
 
 def test_it_recovers() -> None:
@@ -70,10 +70,10 @@ def test_it_recovers() -> None:
     inbox = CallQueue(512 * KIB)
     for _ in range(200):
         inbox.put(call(20 * KIB))
-    assert inbox.overloaded
+    assert inbox.is_overloaded
     while inbox:
         inbox.is_without_texts(inbox.popleft())
     for _ in range(100):
         inbox.put(call(100))
-    assert not inbox.overloaded
+    assert not inbox.is_overloaded
     assert inbox[-1].prompt is not None

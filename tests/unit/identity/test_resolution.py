@@ -14,7 +14,7 @@ from llmctx.identity.config_carrier import CARRIED_KEY, pack
 from llmctx.identity.present_scope import current
 from llmctx.identity.registration import node_scope, register
 from llmctx.identity.registry import MemoryRegistry
-from llmctx.identity.resolution import Attribution, decide, reconsider
+from llmctx.identity.resolution import Attribution, complete_late, decide
 from llmctx.identity.scope import EMPTY, Scope, current_scope, enter, leave
 
 A = CallContext(user_id="a", session_id="s-a")
@@ -189,9 +189,10 @@ def test_what_was_unknown_may_be_learned_later_and_what_was_known_stays() -> Non
     verdict = decide(candidates, registry)
     assert verdict.reason is Reason.UNKNOWN_THREAD
     registry.put(Scope(A, "bind"), thread_id="t")
-    assert reconsider(verdict, candidates, registry) == Attribution(A, Source.THREAD)
+    assert complete_late(verdict, candidates, registry) == Attribution(A, Source.THREAD)
     assert (
-        reconsider(Attribution(CallContext(user_id="b"), Source.CONTEXT), candidates, registry).identity.user_id == "b"
+        complete_late(Attribution(CallContext(user_id="b"), Source.CONTEXT), candidates, registry).identity.user_id
+        == "b"
     )
 
 

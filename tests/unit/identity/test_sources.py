@@ -12,7 +12,7 @@ from llmctx.identity import reasons, sources
 from llmctx.identity.candidates import gather
 from llmctx.identity.config_carrier import CARRIED_KEY, pack
 from llmctx.identity.registry import MemoryRegistry
-from llmctx.identity.resolution import decide, weigh
+from llmctx.identity.resolution import decide, decide_by_sources
 from llmctx.identity.scope import EMPTY, Scope, enter, suspend
 
 IDENTITIES = st.builds(
@@ -62,7 +62,7 @@ def test_the_fast_path_decides_as_the_list_does(
     token = enter(scope)
     try:
         taken, weighed = (gather(metadata, explicit=explicit or EMPTY, carried=handed_on) for _ in range(2))
-        ours, listed = decide(taken, registry), weigh(weighed, registry, 600.0)
+        ours, listed = decide(taken, registry), decide_by_sources(weighed, registry, 600.0)
     finally:
         suspend(token)
     assert (ours.source, ours.reason, ours.conflict) == (listed.source, listed.reason, listed.conflict)
@@ -76,7 +76,7 @@ def test_another_session_among_data_is_no_conflict(key: str) -> None:
     for session_id in ("s", None):
         token = enter(Scope(CallContext(user_id="a", session_id=session_id), "bind"))
         try:
-            found.append(weigh(gather({key: "t"}), registry, 600.0))
+            found.append(decide_by_sources(gather({key: "t"}), registry, 600.0))
         finally:
             suspend(token)
     assert [(one.identity.session_id, one.conflict) for one in found] == [("s", False), ("t", False)]

@@ -51,7 +51,7 @@ GROUP BY d.datconnlimit, r.rolconnlimit
 class ConnectionRoom:
     """The connections of a server, as they stand: of the limits of server, database and role the tightest."""
 
-    left: int
+    free: int
     limit: int
     peers: int
     """Connections of our role."""
@@ -68,7 +68,7 @@ class ConnectionRoom:
     @property
     def is_scarce(self) -> bool:
         """Return whether so few are left that none may be kept."""
-        return self.left < max(self.limit - self.limit // _SHARE, min(self.limit, _FEW))
+        return self.free < max(self.limit - self.limit // _SHARE, min(self.limit, _FEW))
 
     @property
     def longest_wait_s(self) -> float:

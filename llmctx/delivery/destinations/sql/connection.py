@@ -51,7 +51,7 @@ class Session:
     """A pooler stands between: the server at the other end may be another one for each transaction."""
     limits: dict[str, str | int]
     """What is set for our transactions."""
-    prepared: dict[str, Any] = field(default_factory=dict)
+    prepared_statements: dict[str, Any] = field(default_factory=dict)
     room_at: float = 0.0
     """When it was looked how many connections are left."""
 
@@ -92,9 +92,9 @@ class Session:
 
     async def prepare(self, statement: str) -> Any:
         """Return `statement`, prepared once."""
-        if statement not in self.prepared:
-            self.prepared[statement] = await self.driver.prepare(statement)
-        return self.prepared[statement]
+        if statement not in self.prepared_statements:
+            self.prepared_statements[statement] = await self.driver.prepare(statement)
+        return self.prepared_statements[statement]
 
 
 class Connection:

@@ -95,13 +95,13 @@ class SqlDestination(Destination):
         shape: TableShape = await self._connection.with_deadline(looking, patience_s)
         self._is_crowded = False
         # columns that are missing may be added while we run, and a rule, which COPY would pass by
-        self._look_again_at = time.monotonic() + (_LOOK_AGAIN_S if shape.missing else _LOOK_SELDOM_S)
-        if shape.missing:
+        self._look_again_at = time.monotonic() + (_LOOK_AGAIN_S if shape.missing_columns else _LOOK_SELDOM_S)
+        if shape.missing_columns:
             diagnostics.count(
                 "columns_missing",
                 "the table %s lacks %s: those values are left out. Run `llmctx migrate`.",
                 self._settings.table,
-                ", ".join(shape.missing),
+                ", ".join(shape.missing_columns),
             )
         self._shape = shape
         return shape != before

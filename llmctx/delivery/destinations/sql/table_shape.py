@@ -86,7 +86,7 @@ class TableShape:
     """Columns of other unique keys."""
     has_host_keys: bool = False
     """There are other unique keys, or such as ON CONFLICT cannot use."""
-    computed: frozenset[str] = frozenset()
+    computed_columns: frozenset[str] = frozenset()
     """Those of our columns that the database fills by itself."""
     characters: frozenset[str] | None = None
     """All characters that the database can store; None for every one."""
@@ -138,9 +138,9 @@ class TableShape:
                 yield at, name, lossless(convert) if f"llmctx_{name}" in self.columns else convert
 
     @property
-    def missing(self) -> list[str]:
+    def missing_columns(self) -> list[str]:
         """Return the names of our columns that the table lacks."""
-        return [name for name in COLUMNS if name not in self.types and name not in self.computed]
+        return [name for name in COLUMNS if name not in self.types and name not in self.computed_columns]
 
     def is_of_the_call(self, problem: Exception) -> bool:
         """Return whether a row was refused because its call is there already."""
@@ -277,7 +277,7 @@ async def _look_at_postgresql(session: Session, name: str) -> TableShape:
         host_keys=frozenset(key["name"] for key in of_host),
         host_key_columns=frozenset(column for key in of_host for column in key["columns"]),
         has_host_keys=bool(of_host) or not all(key["usable"] for key in keys),
-        computed=frozenset(row["name"] for row in columns if row["computed"]),
+        computed_columns=frozenset(row["name"] for row in columns if row["computed"]),
         characters=storable_characters,
         enum_labels={
             row["name"]: tuple(row["labels"]) for row in ours if not is_known(row["type"]) and not row["textual"]

@@ -384,11 +384,11 @@ for free in range(16):
             pass
         adopted = None
         try:
-            assert list(living.waiting()) == waits
+            assert list(living.pending_records()) == waits
         except OSError:
             pass
     assert count() == before, (free, count(), before)
-assert list(living.waiting()) == waits
+assert list(living.pending_records()) == waits
 for adopted in living.recover():
     with adopted:
         say(b"T", *(row.call_id.bytes for row in adopted.rows()))
@@ -435,13 +435,13 @@ if may_mount():  # test_a_full_disk_leaves_whole_frames_and_heals does without
             assert 100 < fitted < 300
             assert "No space" in (journal.last_error or "")
             assert journal.start(os.urandom(16), 1.0, {"model": "m" * 5000}) is False
-            assert list(journal.waiting()) == rows[:fitted]
+            assert list(journal.pending_records()) == rows[:fitted]
             journal.mark_done([row.call_id.bytes for row in rows[:fitted]])
             journal.checkpoint()
             journal.checkpoint()
             assert journal.append(rows[fitted : fitted + 50]) == 50
             assert journal.last_error is None
-            assert list(journal.waiting()) == rows[fitted : fitted + 50]
+            assert list(journal.pending_records()) == rows[fitted : fitted + 50]
             journal._leave_to_parent()
             living = Journal(tmp_path / "journal")
             records, lost = adopted(living)

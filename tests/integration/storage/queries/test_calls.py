@@ -139,11 +139,13 @@ async def test_what_came_in_since_is_seen_once(connection: AsyncConnection) -> N
     late = row(1, finished_at=NOON + timedelta(minutes=9))
     await insert(connection, late, row(2), row(8, call_id=UUID(int=8)))
     since = NOON + timedelta(minutes=5)
-    found = await queries.newly_ended(connection, TABLE, Filters(), since, set())
+    found = await queries.calls_ended_since(connection, TABLE, Filters(), since, set())
     assert [each["latency_ms"] for each in found] == [8000, 1000]
-    assert await queries.newly_ended(connection, TABLE, Filters(), since, {each["call_id"] for each in found}) == []
-    (first,) = await queries.newly_ended(connection, TABLE, Filters(), since, set(), limit=1)
-    (second,) = await queries.newly_ended(connection, TABLE, Filters(), since, {first["call_id"]}, limit=1)
+    assert (
+        await queries.calls_ended_since(connection, TABLE, Filters(), since, {each["call_id"] for each in found}) == []
+    )
+    (first,) = await queries.calls_ended_since(connection, TABLE, Filters(), since, set(), limit=1)
+    (second,) = await queries.calls_ended_since(connection, TABLE, Filters(), since, {first["call_id"]}, limit=1)
     assert [first, second] == found
 
 

@@ -104,7 +104,7 @@ def test_what_is_adopted_twice_is_appended_once(tmp_path: Path) -> None:
     rows = [record(), record()]
     assert one.append(rows) == one.append(rows) == 2
     assert one.pending == 2
-    assert list(one.waiting()) == rows
+    assert list(one.pending_records()) == rows
     one.mark_done([row.call_id.bytes for row in rows])
     one.close()
 

@@ -53,7 +53,7 @@ def test_a_row_that_waits_keeps_its_file(journal: Journal) -> None:
         journal.mark_done([row.call_id.bytes for row in rows])
         journal.checkpoint()
     assert len(files(journal, "records")) <= 3
-    assert list(journal.waiting()) == [stuck]
+    assert list(journal.pending_records()) == [stuck]
     journal.mark_done([stuck.call_id.bytes])
 
 

@@ -52,7 +52,7 @@ def test_what_the_disk_failed_to_keep_is_written_anew(
     for _ in range(failures + 1):
         journal.sync(now=True)
     assert journal.pending == 10
-    assert sorted(one.call_id for one in journal.waiting()) == sorted(one.call_id for one in safe + late)
+    assert sorted(one.call_id for one in journal.pending_records()) == sorted(one.call_id for one in safe + late)
     die(journal)
     records, lost = taken(Journal(tmp_path))
     assert {one.call_id for one in records} == {one.call_id for one in safe + late}
@@ -95,7 +95,7 @@ def test_what_can_be_read_of_a_harmed_file_is_read(journal: Journal, tmp_path: P
     first, *_, last = sorted(home_of(journal).glob("records-*"))
     first.rename(first.with_name("backup.1"))
     last.rename(tmp_path / "elsewhere")
-    assert list(journal.waiting()) == rows
+    assert list(journal.pending_records()) == rows
     journal.mark_done([row.call_id.bytes for row in rows])
 
 

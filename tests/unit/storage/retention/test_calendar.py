@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from llmctx.storage.retention.partitions import Partition, calendar_ends, missing
+from llmctx.storage.retention.partitions import Partition, calendar_ends, months_without_partition
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
@@ -23,7 +23,7 @@ def parts(zone: str, *firsts: str) -> list[Partition]:
 
 
 def lacking(found: list[Partition], ahead: int = 1) -> list[tuple[datetime, datetime]]:
-    return [(gap.first, gap.after_last) for gap in missing(found, NOW, ahead)]
+    return [(gap.first, gap.after_last) for gap in months_without_partition(found, NOW, ahead)]
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Shanghai", "Asia/Kolkata", "America/New_York"])
@@ -34,14 +34,14 @@ def test_months_go_on_where_they_end(zone: str) -> None:
         (at("2026-12-01", zone), at("2027-01-01", zone)), (at("2027-01-01", zone), at("2027-02-01", zone)),
     ]  # fmt: skip
     assert calendar_ends(there, NOW) is None
-    (december, _) = missing(there, NOW, 2)
+    (december, _) = months_without_partition(there, NOW, 2)
     assert december.partition("t") == "t_p2026_12"
 
 
 def test_nothing_is_made_where_zones_differ() -> None:
     """From a winter's midnights it cannot be told when the summer begins."""
     winter = parts("Europe/Berlin", "2025-12-01", "2026-01-01", "2026-02-01", "2026-03-01")
-    gaps = missing(winter, datetime(2026, 2, 15, tzinfo=UTC), 3)
+    gaps = months_without_partition(winter, datetime(2026, 2, 15, tzinfo=UTC), 3)
     assert [(gap.first, gap.after_last) for gap in gaps] == []
     assert calendar_ends(winter, datetime(2026, 2, 15, tzinfo=UTC), 3) == winter[-1].upper
     assert calendar_ends(winter, datetime(2025, 12, 15, tzinfo=UTC), 1) is None
@@ -53,7 +53,7 @@ def test_gaps_are_filled_and_no_more() -> None:
     """Between two partitions exactly what lies between them."""
     there = [*parts("UTC", "2026-11-01", "2026-12-01"), *parts("UTC", "2026-12-10", "2027-01-01")]
     assert lacking(there) == [(at("2026-12-01"), at("2026-12-10"))]
-    assert str(missing(there, NOW, 1)[0]) == "2026-12-01 00:00 to 2026-12-10 00:00 UTC"
+    assert str(months_without_partition(there, NOW, 1)[0]) == "2026-12-01 00:00 to 2026-12-10 00:00 UTC"
 
 
 def test_quarters_weeks_and_days() -> None:
@@ -97,7 +97,7 @@ def test_days_on_which_there_is_no_midnight_or_two(zone: str, day: str, begins: 
     days = [(first + timedelta(days=number)).isoformat() for number in range(401)]
     there = parts(zone, *days[:-1], days[-1])
     there[-1] = Partition(there[-1].name, there[-1].lower, at(begins))
-    gaps = missing(there, at(begins) - timedelta(hours=6), 2)
+    gaps = months_without_partition(there, at(begins) - timedelta(hours=6), 2)
     after = (date.fromisoformat(day) + timedelta(days=1)).isoformat()
     assert (gaps[0].first, gaps[0].after_last) == (at(begins), at(after, zone))
     assert len(gaps) == 2
@@ -107,6 +107,6 @@ def test_what_differs_within_a_year_tells_the_zone() -> None:
     """Days of Berlin's winter are those of Lagos as well, but not those of the summer before."""
     days = [(date(2025, 4, 1) + timedelta(days=number)).isoformat() for number in range(363)]
     there = parts("Europe/Berlin", *days)
-    gaps = missing(there, at("2026-03-28T12:00"), 3)
+    gaps = months_without_partition(there, at("2026-03-28T12:00"), 3)
     berlin = [at(f"2026-03-{day}", "Europe/Berlin") for day in (29, 30, 31)]
     assert [(gap.first, gap.after_last) for gap in gaps][:2] == list(pairwise(berlin))

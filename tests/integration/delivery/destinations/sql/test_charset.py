@@ -53,7 +53,7 @@ async def test_characters_that_the_encoding_does_not_know(encoded: tuple[str, st
         for row in rows:
             assert one.submit(row)
         assert await one.drain(PATIENCE) == 0, one.last_error
-        assert (one.written, one.quarantined) == (3, 0), one.rejected
+        assert (one.written, one.quarantined) == (3, 0), one.rejected_rows
     names = "user_id, session_id, model, prompt_snapshot, error_message, attributes"
     first, second, third = await query(url, f"SELECT {names} FROM {DEFAULT_TABLE} ORDER BY call_id")
     assert first.user_id.startswith("?~")

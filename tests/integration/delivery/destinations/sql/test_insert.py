@@ -66,8 +66,8 @@ async def test_a_row_that_meets_a_key_of_the_hosts_is_kept(own: str, *, pooled: 
                     one.submit(row)
                 assert await one.drain(PATIENCE) == 0, one.last_error
                 assert (one.written, one.quarantined, one.dropped) == (110, 3, 0)
-                assert {kept.call_id for kept, _, _ in one.rejected} == {row.call_id for row in again}
-                assert all(code == "23505" and "trace_id" in reason for _, code, reason in one.rejected)
+                assert {kept.call_id for kept, _, _ in one.rejected_rows} == {row.call_id for row in again}
+                assert all(code == "23505" and "trace_id" in reason for _, code, reason in one.rejected_rows)
         finally:
             await pooler.close()
     assert await stored(own) == 60
@@ -83,7 +83,7 @@ async def test_a_key_that_is_added_under_load(own: str) -> None:
         put(one, 20)
         assert await one.drain(PATIENCE) == 0, one.last_error
         assert (one.written, one.quarantined) == (21, 1)
-        assert one.rejected[0][0].call_id == bad[0].call_id
+        assert one.rejected_rows[0][0].call_id == bad[0].call_id
     assert await stored(own) == 21
 
 
@@ -234,7 +234,7 @@ async def test_row_level_security(own: str) -> None:
         one.submit(rows[0])
         assert await one.drain(PATIENCE) == 0, one.last_error
         assert (one.written, one.quarantined) == (100, 1)
-        assert one.rejected[0][1] == "42501"
+        assert one.rejected_rows[0][1] == "42501"
     assert await stored(own) == 99
 
 
