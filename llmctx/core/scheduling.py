@@ -31,6 +31,8 @@ _LOOK_S: Final = 0.02
 _AWAKE: Final = 0.02  # of a processor
 _PAUSE_S: Final = 10e-6
 """What the kernel makes of it is some 60 µs: enough for another thread to wake up and take the lock."""
+_PAUSE_PER_WORK: Final = 8
+"""Times the work, that a pause may take: where a busy machine makes it longer, the next piece is larger."""
 _STRIDE: Final = 8  # items of a few microseconds each, between two looks at the clock
 
 
@@ -69,6 +71,8 @@ class _Pauses:
 
     since = 0.0
     piece_s = _PIECE_S
+    least_s = 0.0
+    """The pause before took so long that a piece should not be smaller."""
     looked = 0.0
     others = 0.0
 
@@ -80,10 +84,11 @@ def yield_gil() -> None:
     begin to wait anew. Where no other thread does anything the pieces are longer.
     """
     now = time.monotonic()
-    if now - _Pauses.since < _Pauses.piece_s:
+    if now - _Pauses.since < max(_Pauses.piece_s, _Pauses.least_s):
         return
     outside_loop(time.sleep)(_PAUSE_S)
-    _Pauses.since = now = time.monotonic()
+    paused_at, now = now, time.monotonic()
+    _Pauses.since, _Pauses.least_s = now, min((now - paused_at) / _PAUSE_PER_WORK, _LARGEST_PIECE_S)
     if (past := now - _Pauses.looked) > _LOOK_S:
         others = _used_by_others()
         _Pauses.piece_s = _PIECE_S if others - _Pauses.others > _AWAKE * past else _LARGEST_PIECE_S

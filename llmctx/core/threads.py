@@ -12,9 +12,39 @@ from typing import Final, ParamSpec, TypeVar
 
 PIPELINE: Final = "llmctx-pipeline"
 """The name of the thread in which nothing but the pipeline runs."""
+_START_S: Final = 2.0
+_NO_MEMORY_S: Final = 0.1  # between two attempts to tell a loop something for which there is no memory
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class _Thread(threading.Thread):
+    """A daemon thread whose start returns: Python waits for ever for one that dies before it says that it runs.
+
+    That is what becomes of a thread for which the system has room, and Python no memory.
+    """
+
+    def __init__(self, target: Callable[..., object], args: tuple[object, ...], name: str) -> None:
+        super().__init__(target=target, args=args, name=name, daemon=True)
+        self._turn = threading.Lock()
+        self._is_given_up = False
+
+    def start(self) -> None:
+        """Start it, or raise RuntimeError; then it does nothing, should it begin after all."""
+        begun: threading.Event = self._started  # type: ignore[attr-defined]  # Python's own, of any version
+        begun.wait = functools.partial(begun.wait, _START_S)  # type: ignore[method-assign]  # for `start` below
+        super().start()
+        with self._turn:
+            self._is_given_up = not begun.is_set()
+        if self._is_given_up:
+            raise RuntimeError("can't start new thread")
+
+    def run(self) -> None:
+        with self._turn:
+            if self._is_given_up:
+                return
+        super().run()
 
 
 class _NativeThread:
@@ -55,7 +85,7 @@ def daemon_thread(target: Callable[..., object], *args: object, name: str) -> Da
     gevent = sys.modules.get("gevent.monkey")
     if gevent is not None and gevent.is_module_patched("threading"):
         return _NativeThread(target, args, name)
-    return threading.Thread(target=target, args=args, name=name, daemon=True)
+    return _Thread(target, args, name)
 
 
 async def run_in_daemon_thread(work: Callable[[], T]) -> T:
@@ -78,10 +108,15 @@ async def run_in_daemon_thread(work: Callable[[], T]) -> T:
             result = work()
         except Exception as found:  # noqa: BLE001  it goes to the caller
             problem = found
-        try:
-            loop.call_soon_threadsafe(tell, result, problem)
-        except RuntimeError:  # the loop is closed
-            return
+        while True:
+            try:
+                loop.call_soon_threadsafe(tell, result, problem)
+            except MemoryError:  # there will be some, and the loop waits
+                time.sleep(_NO_MEMORY_S)
+            except RuntimeError:  # the loop is closed
+                return
+            else:
+                return
 
     daemon_thread(run, name="llmctx-aside").start()
     return await future

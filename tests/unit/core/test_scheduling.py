@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from llmctx.calllog import CallLog
+from llmctx.core import scheduling
 from llmctx.core.record import CallRecord
-from llmctx.core.scheduling import MOST_CALLS, Throttle
+from llmctx.core.scheduling import MOST_CALLS, Throttle, yield_gil
 from llmctx.delivery.sink import RecordingSink
 from tests.kit.support import Talker, wait_until
 
@@ -58,6 +59,29 @@ def test_nor_while_many_calls_wait() -> None:
     throttle = Throttle(60)
     throttle.begin()
     assert not throttle.should_wait(MOST_CALLS)
+
+
+def test_on_a_machine_that_is_overloaded_the_pipeline_works_an_eighth_of_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A pause in which the kernel lets others run for 24 ms is followed by 3 ms of work, not by half a one."""
+    now, pauses = 1000.0, list[float]()
+
+    def pause(_: float) -> None:
+        nonlocal now
+        pauses.append(now)
+        now += 0.024
+
+    monkeypatch.setattr(scheduling.time, "monotonic", lambda: now)
+    monkeypatch.setattr(scheduling.time, "sleep", pause)
+    monkeypatch.setattr(scheduling, "_used_by_others", lambda: now)
+    monkeypatch.setattr(scheduling._Pauses, "looked", 0.0)
+    for name in ("since", "piece_s", "least_s", "others"):
+        monkeypatch.setattr(scheduling._Pauses, name, 0.0)
+    for _ in range(100):
+        yield_gil()
+        now += 0.0005
+    assert 14 <= len(pauses) <= 18
 
 
 class Batches(RecordingSink):
