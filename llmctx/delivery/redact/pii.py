@@ -91,14 +91,14 @@ _CHINESE: Final = (
     f"|(?<!0[ .-])(?:00{_SEP}|0000{_SEP})?(?:000{_SEP}0000(?:{_SEP})?0000|0000{_SEP}000{_SEP}0000|000{_SEP}00000000|0(?:[ .-]0){{10}})(?![ .-]0)"
 )
 _KINDS: Final = tuple(
-    (kind, re.compile(f"(?={_ALONE}(?P<it>{shape}){ends})".encode()))
-    for kind, shape, ends in (
-        ("card", _CARD, _ENDS),
-        ("resident_id", _RESIDENT, "(?![0Aa])"),
-        ("mobile", _CHINESE, _ENDS),
-        ("ssn", "000-00-0000", _ENDS + "(?!-0)"),
-        ("cpf", "000[.]000[.]000-00", _ENDS),
-        ("rrn", "000000-0000000", _ENDS),
+    (least, kind, re.compile(f"(?={_ALONE}(?P<it>{shape}){ends})".encode()))
+    for least, kind, shape, ends in (  # of digits
+        (12, "card", _CARD, _ENDS),
+        (15, "resident_id", _RESIDENT, "(?![0Aa])"),
+        (11, "mobile", _CHINESE, _ENDS),
+        (9, "ssn", "000-00-0000", _ENDS + "(?!-0)"),
+        (11, "cpf", "000[.]000[.]000-00", _ENDS),
+        (13, "rrn", "000000-0000000", _ENDS),
     )
 )
 _FOREIGN: Final = re.compile(rb"\+\(?0(?:[ .()/-]{0,3}0){6,14}(?![0Aa])")
@@ -261,9 +261,12 @@ def _is_named_otherwise(view: SearchText, start: int) -> bool:
 def _candidates(shape: bytes, cues: bool) -> tuple[Candidate, ...]:
     """Return what a run may be, with `_AROUND` signs on both sides; `cues`: also what is one behind a word only."""
     found: list[Candidate] = []
-    for kind, pattern in _KINDS:
-        found += [(kind, *match.span("it")) for match in pattern.finditer(shape)]
-    found += [("foreign", *match.span()) for match in _FOREIGN.finditer(shape)]
+    digits = shape.count(b"0")
+    for least, kind, pattern in _KINDS:
+        if digits >= least:
+            found += [(kind, *match.span("it")) for match in pattern.finditer(shape)]
+    if b"+" in shape:
+        found += [("foreign", *match.span()) for match in _FOREIGN.finditer(shape)]
     for match in _NATIONAL.finditer(shape):
         found += [(kind, *match.span()) for kind in (("national", "expected") if cues else ("national",))]
     for match in _SOLID.finditer(shape):

@@ -39,10 +39,11 @@ _HAS_HEADS_WITHIN: Final = sieve(f"[-_.](?:{'|'.join(map(re.escape, _HEADS_WITHI
 _FIRST_WORD: Final = re.compile(rb"(?<![A-Za-z0-9_.-])[A-Za-z0-9_.-]{8,40}+[:|]\Z")
 _LOWER: Final = re.compile(rb"sk-(?<![A-Za-z0-9]sk-)(?!sk-)[a-z0-9]{20,200}+(?![A-Za-z0-9-])")
 
+_TERRAFORM: Final = r"\.atlasv1\."
 _BUILT: Final = (  # what begins with nothing special, by the sign that stands in it, or behind the first word
     (b".", "api_key", rb"[0-9a-f]{32}\.[A-Za-z0-9]{16}(?![A-Za-z0-9_-])"),  # Zhipu
-    (b".", "token", rb"[MNO][A-Za-z0-9_-]{22,27}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{27,45}(?![A-Za-z0-9])"),  # Discord
-    (b".", "api_key", rb"[A-Za-z0-9]{14}\.atlasv1\.[A-Za-z0-9_=-]{40,80}+"),  # Terraform
+    (b".", "token", rb"[MNO][A-Za-z0-9_-]{23,27}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{27,45}(?![A-Za-z0-9])"),  # Discord
+    (b".", "api_key", rb"[A-Za-z0-9]{14}%b[A-Za-z0-9_=-]{40,80}+" % _TERRAFORM.encode()),  # Terraform
     (b":", "api_key", rb"(?:bot)?[0-9]{8,10}:A[A-Za-z0-9_-]{32,36}(?![A-Za-z0-9_-])"),  # Telegram
     (b":", "api_key", rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}:fx(?![A-Za-z0-9])"),  # DeepL
     (
@@ -108,7 +109,7 @@ class VendorKeys:
 
     def __init__(self, kinds: frozenset[str]) -> None:
         self._by_head: dict[bytes, list[tuple[str, str]]] = {}
-        heads = [widen(entry[2]) for entry in _BUILT]
+        heads = [widen(pattern) for _, _, pattern in _BUILT if _TERRAFORM.encode() not in pattern]
         inner = []
         for prefix, body in VENDOR_KEYS.items():
             kind = "private_key" if prefix.startswith("LS0t") else KIND_OF.get(prefix, "api_key")
@@ -124,7 +125,9 @@ class VendorKeys:
         }
         self._lower = _LOWER if "api_key" in kinds else None
         self._marked = [entry for entry in _MARKED if entry[2] in kinds]
-        within = "|".join((*(part.decode() for part, _ in _PARTS), widen(_HEX_PARTS.pattern), widen(_TASKS.pattern)))
+        within = "|".join(
+            (_TERRAFORM, *(part.decode() for part, _ in _PARTS), widen(_HEX_PARTS.pattern), widen(_TASKS.pattern))
+        )
         self.heads = (
             f"(?:^|[{ANY_ASCII}--[A-Za-z0-9_.-]])(?:{'|'.join(heads)})|[_.-](?:{'|'.join(inner)})|{within}"
             "|[_-][A-Za-z0-9]{30}"  # of unknown makers
