@@ -18,6 +18,7 @@ _REGIONS: Final = (  # whose numbers begin with 0
     "GB", "DE", "FR", "AU", "IT", "JP", "KR", "TW", "NL", "CH", "AT", "BE", "SE", "FI", "IE", "NZ", "TR", "UA", "RO", "IL", "AE", "SA", "EG", "ZA",
     "NG", "KE", "GH", "ZM", "MA", "IN", "PK", "BD", "ID", "MY", "TH", "VN", "PH", "GE", "CN",
 )  # fmt: skip
+_CODE_SIZES: Final = (2, 1, 3)  # digits of country codes, of which none begins with another
 _NOT_DIGIT: Final = bytes(c for c in range(256) if not 0x30 <= c <= 0x39)
 
 _STRONG: Final = (
@@ -120,23 +121,26 @@ def is_valid(digits: str, region: str) -> bool:
 
 
 @cache
-def _lengths() -> dict[str, frozenset[int]]:
-    """Country code -> how many digits may follow it."""
+def _lengths(code: str) -> frozenset[int]:
+    """Return how many digits may follow a country code; no numbers if there is no such code."""
     import phonenumbers
 
-    found = {}
-    for code, regions in phonenumbers.COUNTRY_CODE_TO_REGION_CODE.items():
-        lengths: set[int] = set()
-        for region in regions:
-            known = (
-                phonenumbers.PhoneMetadata.metadata_for_nongeo_region(code)
-                if region == "001"
-                else phonenumbers.PhoneMetadata.metadata_for_region(region)
-            )
-            if known is not None and known.general_desc is not None:
-                lengths.update(known.general_desc.possible_length)
-        found[str(code)] = frozenset(lengths)
-    return found
+    lengths: set[int] = set()
+    for region in _regions(code):
+        known = (
+            phonenumbers.PhoneMetadata.metadata_for_nongeo_region(int(code))
+            if region == "001"
+            else phonenumbers.PhoneMetadata.metadata_for_region(region)
+        )
+        if known is not None and known.general_desc is not None:
+            lengths.update(known.general_desc.possible_length)
+    return frozenset(lengths)
+
+
+def _regions(code: str) -> tuple[str, ...]:
+    import phonenumbers
+
+    return phonenumbers.COUNTRY_CODE_TO_REGION_CODE.get(int(code), ())
 
 
 _HAS_CUES: Final = sieve(
@@ -175,12 +179,7 @@ def is_foreign(number: bytes) -> bool:
     if b"(0)" in number:  # which is not dialled from abroad
         number = number.replace(b"(0)", b"")
     digits = number.translate(None, _NOT_DIGIT).decode()
-    size, known = len(digits), _lengths()
-    return (
-        size - 2 in known.get(digits[:2], ())
-        or size - 1 in known.get(digits[:1], ())
-        or size - 3 in known.get(digits[:3], ())
-    )
+    return any(len(digits) - size in _lengths(digits[:size]) for size in _CODE_SIZES)
 
 
 def is_written_as_one(number: bytes) -> bool:
@@ -203,12 +202,13 @@ def is_dialled_abroad(digits: bytes) -> bool:
 
 def _is_valid_abroad(digits: str) -> bool:
     """Return True for the digits of a number with its country code that the country has."""
-    import phonenumbers  # late, as above
-
-    for size in (1, 2, 3):
-        if regions := phonenumbers.COUNTRY_CODE_TO_REGION_CODE.get(int(digits[:size])):
-            return any(is_valid(digits[size:], region) for region in regions if region != "001")
-    return False
+    return any(
+        is_valid(digits[size:], region)
+        for size in _CODE_SIZES
+        if len(digits) - size in _lengths(digits[:size])
+        for region in _regions(digits[:size])
+        if region != "001"
+    )
 
 
 def is_expected(number: bytes, strong: bool) -> bool:
