@@ -67,11 +67,31 @@ def decide(candidates: Candidates, registry: Registry, *, late_s: float = LATE_S
             reason = Reason.CONFLICT if scope.conflict else None
             scope.attribution = known = Attribution(scope.identity, Source.CONTEXT, reason, scope.conflict)
         return known
+    if (
+        scope is None
+        and candidates.for_tracers
+        and candidates.explicit is EMPTY
+        and candidates.sent is EMPTY
+        and candidates.data is EMPTY
+        and candidates.carried is None
+        and candidates.task is None
+        and candidates.thread_id is None
+        and not candidates.refused
+        and not candidates.failed
+    ):
+        return _only_for_tracers(candidates.for_tracers)
     if candidates.failed or (
         scope.failed if scope is not None else candidates.carried is not None and candidates.carried.failed
     ):
         return _resolve_in_failed_scope(candidates)
     return decide_by_sources(candidates, registry, late_s)
+
+
+def _only_for_tracers(identity: CallContext) -> Attribution:
+    """Return what `weigh` comes to outside of every scope, graph and thread, where the metadata name the ids alone."""
+    known = identity.user_id is not None and identity.session_id is not None
+    answer = Source.EXPLICIT, identity
+    return Attribution(identity, Source.EXPLICIT, None if known else Reason.PARTIAL, answers=(answer,))
 
 
 def _resolve_in_failed_scope(candidates: Candidates) -> Attribution:

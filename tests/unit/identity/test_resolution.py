@@ -14,7 +14,7 @@ from llmctx.identity.config_carrier import CARRIED_KEY, pack
 from llmctx.identity.present_scope import current
 from llmctx.identity.registration import node_scope, register
 from llmctx.identity.registry import MemoryRegistry
-from llmctx.identity.resolution import Attribution, complete_late, decide
+from llmctx.identity.resolution import LATE_S, Attribution, complete_late, decide, weigh
 from llmctx.identity.scope import EMPTY, Scope, current_scope, enter, leave
 
 A = CallContext(user_id="a", session_id="s-a")
@@ -251,3 +251,22 @@ def test_hearing_keeps_no_thread_that_is_not_there() -> None:
     assert gather({"thread_id": ""}).thread_id is None
     assert gather({"thread_id": 7}).thread_id == "7"
     assert gather(None).thread_id is None
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"user_id": "a", "session_id": "s-a"},
+        {"user_id": "a"},
+        {"langfuse_session_id": "s-a"},
+        {"conversation_id": "c"},
+        {"user_id": "a", "llmctx_session_id": "s-b"},
+        {"user_id": "a", "thread_id": "t"},
+        {"user_id": "a", "session_id": "s-a", CARRIED_KEY: pack(B)},
+    ],
+)
+def test_ids_for_tracers_alone_are_believed_as_among_all_sources(told: dict[str, object]) -> None:
+    """`decide` need not ask every source where only one can answer, and comes to the same."""
+    found, asked = decide(gather(told), MemoryRegistry()), weigh(gather(told), MemoryRegistry(), LATE_S)
+    assert found == asked
+    assert list(found.answers) == list(asked.answers)
