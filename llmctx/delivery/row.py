@@ -19,7 +19,7 @@ from llmctx.capture.payload.failures import Failure
 from llmctx.capture.payload.messages import WORD_LIMIT, UnreadAnswer
 from llmctx.capture.payload.snapshot import LIMIT, bound
 from llmctx.core.columns import ColumnKind
-from llmctx.core.record import CLEANED, SPECS, CallRecord, Status, UsageSource, note_changes
+from llmctx.core.record import CLEANED, SPECS, CallRecord, Reason, Source, Status, UsageSource, note_changes
 from llmctx.delivery.agent_name import agent_name, names_around, word_of
 from llmctx.delivery.journal.frames import as_json
 from llmctx.delivery.payload_fields import MODEL_NAMES, fields_of, model_asked_for, snapshot_of
@@ -156,21 +156,36 @@ def _noted(call: OpenCall, metadata: dict[str, Any], params: dict[str, Any]) -> 
         model = model_asked_for(params, metadata)
     attribution = call.attribution
     identity = attribution.identity
+    node, agent_key = word_of(metadata.get("langgraph_node")), identity.agent_key or agent_name(metadata, call.scope)
+    about = model, node, agent_key, attribution.source, attribution.reason
+    ids = {name: value for name in _OWNERS_IDS if (value := getattr(identity, name)) is not None}
+    if thread_id := call.candidates.thread_id or identity.thread_id:
+        ids["thread_id"] = thread_id
+    if call.fields is not None:
+        return as_json({**ids, **_described(*about), **_marked_by_hand(call.fields)})[:-1]
+    described = _descriptions.get(about)
+    if described is None:
+        if len(_descriptions) >= _MOST_DESCRIPTIONS:
+            _descriptions.clear()
+        described = _descriptions[about] = as_json(_described(*about))[1:-1]
+    return b"%b,%b" % (as_json(ids)[:-1], described) if ids else b"{" + described
+
+
+def _described(
+    model: str, node: str | None, agent_key: str | None, source: Source, reason: Reason | None
+) -> dict[str, Any]:
+    """Return the columns that are the same for all calls of one place in a program, as a marker has them."""
     fields = {
-        **{name: getattr(identity, name, None) for name in _MARKED_IDS},
-        "model": model,
-        "identity_source": attribution.source,
-        "identity_reason": attribution.reason,
-        "thread_id": call.candidates.thread_id or identity.thread_id,
-        "node": word_of(metadata.get("langgraph_node")),
-        "agent_key": identity.agent_key or agent_name(metadata, call.scope),
-    }
-    by_hand = call.fields or {}
-    for name in _MARKED.intersection(by_hand):
-        value = by_hand[name]
-        if isinstance(value, _SCALARS):
-            fields[name] = word_of(value) if isinstance(value, str) else value
-    return as_json({name: value for name, value in fields.items() if value is not None})[:-1]
+        "model": model, "identity_source": source, "identity_reason": reason, "node": node, "agent_key": agent_key
+    }  # fmt: skip
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _marked_by_hand(given: dict[str, Any]) -> dict[str, Any]:
+    """Return what a marker has of the columns that `CallLog.record` was given."""
+    values = {name: given[name] for name in _MARKED.intersection(given) if isinstance(given[name], _SCALARS)}
+    words = {name: word_of(value) if isinstance(value, str) else value for name, value in values.items()}
+    return {name: value for name, value in words.items() if value is not None}
 
 
 _NOTHING: Final[dict[str, Any]] = {}
@@ -178,6 +193,10 @@ _SCALARS: Final = (str, int, float, datetime, UUID, Decimal)
 _SETTABLE: Final = frozenset(spec.name for spec in SPECS if not spec.minted)
 _MARKED_IDS: Final = tuple(spec.name for spec in SPECS if spec.marked and spec.kind is ColumnKind.ID)
 _MARKED: Final = frozenset(spec.name for spec in SPECS if spec.marked) - {"model", *_MARKED_IDS}
+_OWNERS_IDS: Final = tuple(name for name in _MARKED_IDS if name not in ("agent_key", "thread_id"))
+_MOST_DESCRIPTIONS: Final = 256
+_descriptions: Final[dict[tuple[object, ...], bytes]] = {}
+"""Parts of markers, by what they are made of: calls with ids in their metadata share no verdict, but all of that."""
 
 
 def _reported(call: OpenCall, texts: Texts) -> dict[str, Any]:
