@@ -5,7 +5,9 @@ Those of the conventions are left to another instrumentation of LangChain, where
 
 from __future__ import annotations
 
+import os
 import sys
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from llmctx.core.record import CallRecord
@@ -27,8 +29,20 @@ _OF_CONVENTIONS: Final = {
 def meter_provider() -> Any:
     """Return the application's MeterProvider; None as long as it has set none, or OpenTelemetry is not loaded."""
     metrics = sys.modules.get("opentelemetry.metrics")
-    provider = None if metrics is None else metrics.get_meter_provider()
+    if metrics is None:
+        return None
+    get = metrics.get_meter_provider
+    # it is asked for each call, and as long as none is set OpenTelemetry looks for a variable that is not there
+    if getattr(get, "__globals__", {}).get("_METER_PROVIDER", get) is None and not _is_named():
+        return None
+    provider = get()
     return None if type(provider).__module__.startswith(("opentelemetry.metrics", "builtins")) else provider
+
+
+@cache
+def _is_named() -> bool:
+    """Return whether the environment names a MeterProvider, which OpenTelemetry makes when it is asked for one."""
+    return "OTEL_PYTHON_METER_PROVIDER" in os.environ
 
 
 class OtelMeter(Meter):
