@@ -14,7 +14,7 @@ from llmctx.identity.config_carrier import CARRIED_KEY, pack
 from llmctx.identity.present_scope import current
 from llmctx.identity.registration import node_scope, register
 from llmctx.identity.registry import MemoryRegistry
-from llmctx.identity.resolution import LATE_S, Attribution, complete_late, decide, weigh
+from llmctx.identity.resolution import LATE_S, Attribution, complete_late, decide, decide_by_sources
 from llmctx.identity.scope import EMPTY, Scope, current_scope, enter, leave
 
 A = CallContext(user_id="a", session_id="s-a")
@@ -267,6 +267,6 @@ def test_hearing_keeps_no_thread_that_is_not_there() -> None:
 )
 def test_ids_for_tracers_alone_are_believed_as_among_all_sources(told: dict[str, object]) -> None:
     """`decide` need not ask every source where only one can answer, and comes to the same."""
-    found, asked = decide(gather(told), MemoryRegistry()), weigh(gather(told), MemoryRegistry(), LATE_S)
+    found, asked = decide(gather(told), MemoryRegistry()), decide_by_sources(gather(told), MemoryRegistry(), LATE_S)
     assert found == asked
     assert list(found.answers) == list(asked.answers)
