@@ -88,7 +88,7 @@ def decide(candidates: Candidates, registry: Registry, *, late_s: float = LATE_S
 
 
 def _only_for_tracers(identity: CallContext) -> Attribution:
-    """Return what `decide_by_sources` comes to outside of every scope, graph and thread, where the metadata name the ids alone."""
+    """Return what `decide_by_sources` finds outside of scopes, graphs and threads, where only the metadata name ids."""
     known = identity.user_id is not None and identity.session_id is not None
     answer = Source.EXPLICIT, identity
     return Attribution(identity, Source.EXPLICIT, None if known else Reason.PARTIAL, answers=(answer,))
