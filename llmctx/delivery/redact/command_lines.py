@@ -67,7 +67,7 @@ _FORMS: Final = tuple(  # each begins with its mark
         (b"htpasswd -", "password", rb"htpasswd -[a-z]{1,5} \S{1,100} \S{1,60} [\"']?([^\s\"']{4,128}+)", _is_given),
         (b"sqlplus", "password", rb"sqlplus[^\n]{0,40}? [\w$]{1,30}/([^\s@\"']{3,128}+)@", _is_given),
         (b"net use ", "password", rb"net use [^\n]{0,100}?/user:\S{1,60} ([^\s\"'/*]{4,128}+)", _is_given),
-        (b"net use ", "password", rb"net use [^\n]{0,40}?\\\\\S{1,100} ([^\s\"'/*]{4,128}+)(?= /user)", _is_given),
+        (b"net use ", "password", rb"net use [^\n]{0,40}?\\\\\S{1,100} ([^\s\"'/*][^\s\"'/]{3,128}+)(?= /user)", _is_given),
         (b"net user ", "password", rb"net user \S{1,40} ([^\s\"'/*]{4,128}+) /add", _is_given),
         (b"convertto-securestring", "password", rb"convertto-securestring(?: -string)?[ \t]{1,4}[\"']([^\"'\n]{4,256}+)", _is_given),
         (b"vault login ", "token", rb"vault login (?:-[a-z=-]{1,30} ){0,3}([a-z0-9._-]{20,200}+)", is_random),

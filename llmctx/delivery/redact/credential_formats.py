@@ -51,7 +51,7 @@ _FORMS: Final = tuple(
         (
             b"cookie",
             "token",
-            rb"cookie2?" + _COLON + rb"((?:[^\s=;,\"'<>]{1,64}=[^\s;\"'<>]{0,4096}(?:; ?)?){1,40})",
+            rb"cookie2?(?:" + _COLON + rb"|(?<=--cookie)[ \t=]{1,2}[\"']?)((?:[^\s=;,\"'<>]{1,64}=[^\s;\"'<>]{0,4096}(?:; ?)?){1,40})",
             lambda value: re.search(rb"(?i:=(?=[^;=]{0,200}[0-9])[^;]{16,}|(?:sess|sid|token|auth|csrf|jwt)[^=;]{0,20}=[^;]{6,})", value) is not None,
         ),
         (
@@ -70,9 +70,19 @@ _FORMS: Final = tuple(
             rb"auth[a-z_]{0,12}[ =]{0,3}\( ?[\"'][^\"'\n]{1,80}[\"'], ?[\"']([^\"'\n]{4,128}+)[\"']",
             lambda value: is_password(value, True, b"") and DIGIT.search(value) is not None,
         ),
+        (
+            b"login",
+            "password",
+            rb"login ?\( ?[\"'][^\"'\n]{1,80}[\"'], ?[\"']([^\"'\n]{4,128}+)[\"']",
+            lambda value: is_password(value, True, b"") and DIGIT.search(value) is not None,
+        ),
         (b"wifi:", "password", rb"wifi:[^\s]{0,120}?;p:((?:\\.|[^;\\\s]){4,63})", None),
         # files
         (b":54", "password", rb":54\d\d:[^:\s]{1,64}:[^:\s]{1,64}:([^\s:]{3,256}+)(?=\s|\Z)", None),
+        *(
+            (mark, "password", rb":([^\s:/@\"'<>]{3,100}+)" + re.escape(mark), _is_given)
+            for mark in (b"@tcp(", b"@unix(")  # of Go's MySQL driver
+        ),
         (
             b"thin:",
             "password",
@@ -98,10 +108,11 @@ _FORMS: Final = tuple(
 _GATES: Final = {
     b":": (b":54",),
     b"/": (b"thin:",),
+    b"@": (b"@tcp(", b"@unix("),
     b"_": (b"private_key_id",),
     b"}": (b"value",),
     b"=": (b"connect.sid", b"sess", b"cookie"),
-    b"(": (b"auth", b"getconnection", b"mysqli", b"mysqli_connect", b"mysql_connect", b"new pdo"),
+    b"(": (b"auth", b"login", b"getconnection", b"mysqli", b"mysqli_connect", b"mysql_connect", b"new pdo"),
     b";": (b"wifi:",),
     b" ": (b"log", b"phrase", b"mnemonic", b"identified"),
     b"": (b"authorization", b"bearer", b"cred", b"pin", b"cv"),
@@ -119,7 +130,7 @@ _LONE: Final = re.compile(rb"://([A-Za-z0-9_.~-]{20,512}+)(?::|:x-oauth-basic)?@
 _SAID: Final = re.compile(
     r"(?:密码|密碼|密钥|密鑰|金鑰|憑證|(?:API|api) ?(?:キー|키)|口令|令牌|凭证|パスワード|暗証番号|비밀번호|암호|[Пп]арол[ья]|лозинка|รหัสผ่าน|كلمة (?:المرور|السر)"
     r"|סיסמ[הא]|पासवर्ड|κωδικός)"
-    r"(?:[^\n!-~]{0,12}[ ：:=是为「“\"'`*|>-]{0,6}|[\"'`*]{0,4}[:：=]{1,2}[ \t]{0,4}(?:\r?\n){1,2}[ \t]{0,8}|[\"'], ?[\"']value[\"']: ?[\"']| is )"
+    r"(?:[^\n!-~]{0,12}[ ：:=是为「“\"'`*|>-]{0,6}|[\"'`*]{0,4}[:：=]{1,2}[ \t]{0,4}(?:\r?\n){1,2}[ \t]{0,8}|[\"'], ?[\"'][Vv]alue[\"']: ?[\"']| is )"
     r"([!#-&(-;=?-_a-{}~]{4,128})"
 )
 

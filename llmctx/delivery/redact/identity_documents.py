@@ -218,13 +218,15 @@ _NAMED: Final = (
 )
 _MAY_BE_NAMED: Final = sieve(_NAMED)
 DOCUMENTS: Final = f"{_NAMED}[{ANY_ASCII}--[0-9]]*[0-9]|[0-9]{widen(_IS_MINE.pattern)}"
-BARE_DOCUMENTS: Final = "|".join("[a-z]{2}" * (letters > 0) + widen(form.pattern) for letters, form in _BARE)
+BARE_DOCUMENTS: Final = "|".join("[a-z]{3}" * (letters > 0) + widen(form.pattern) for letters, form in _BARE)
 _SHORT_WORDS: Final = "pan|cf|dl"
 _LONG_WORDS: Final = (
     "codice|driv(?:er|ing)|identity card|(?:personal)?ausweis|f\x80hrerschein|reisepass|pass(?:e?port|aport|nummer)"
     "|pas(?:poort|aporte|zport)"
 )
-_FEW_DIGITS: Final = re.compile(f"(?<![a-z0-9\x80])(?:(?:{_SHORT_WORDS})(?![a-z0-9])|{_LONG_WORDS})".encode("latin-1"))
+_FEW_DIGITS: Final = re.compile(
+    f"(?<![a-z0-9\x80])(?:(?:{_SHORT_WORDS})(?![a-z0-9])|{_LONG_WORDS})(?=[^0-9]{{0,40}}[0-9])".encode("latin-1")
+)
 DOCUMENTS_WITH_LETTERS: Final = (
     f"(?:^|[{ANY_ASCII}--[0-9a-z]])(?:(?:{_SHORT_WORDS})[{ANY_ASCII}--[0-9a-z]]|{widen(_LONG_WORDS)})"
 )

@@ -25,9 +25,12 @@ _WS: Final = r"[ \t]{0,16}+"
 _LINES: Final = r"(?:[ \t]{0,16}+\r?\n){0,2}+[ \t]{0,16}+"
 _VALUE_OF: Final = r"\"?(?:value|val|default|content|string)[\"'\\]{0,3}+"
 _ATTRIBUTE: Final = r"(?: [a-z:]{1,20}=\"[^\"<>]{0,60}\")?"
+_ATTRIBUTES: Final = r"\"?(?: [a-z:-]{1,20}=[\"'][^\"'<>]{0,60}[\"']){1,4} (?:value|content)=(?=[\"'])"
+_ACCESSORS: Final = r" ?\{[^{}\n]{1,24}\}[ \t]{0,4}="  # of C#
+_IDEOGRAPHS: Final = r"\x81{1,2}[ \t]{0,2}(?=[!#-+./0-9:;=?-_a-z{}~-]{6})"  # "API_KEY是…"
 _IS: Final = r"[ \t]{1,4}+(?:is|was|are|ist|est|es|set to|to|lautet|je|\x80|\x80r)(?::| )"
 _TELLS: Final = r"[^\s]{0,40}(?:[^a-z\s.,;:!?]|[!?][a-z])"
-_GAP: Final = r"[\"'`]?(?:[ \t]{0,2}[(](?=\S{16})|[ \t]{1,16}+|\r?\n{1,2}[ \t]{0,16}+|[ \t]\?[ \t])"
+_GAP: Final = r"[\"'`]?(?:[ \t]{0,2}[(](?=\S{16})|[ \t]{1,16}+(?:<<<[ \t]?)?|\r?\n{1,2}[ \t]{0,16}+|[ \t]\?[ \t])"
 _NUMBER: Final = r"\S{0,48}[0-9]"
 _TYPE: Final = r"(?:[ \t]{1,4}|[ \t]{0,4}:[ \t]{0,4})(?:&(?:'static )?)?(?:str|string|text|char|secretstr|bytes|any)(?:\[\]|\?|[ \t]\|[ \t][a-z]{4,9})?[ \t]{0,4}="
 _BLOCK: Final = (
@@ -38,8 +41,8 @@ _SIGNS: Final = (
     rf"|{_WS}(?:[(][^()\n]{{1,30}}[)]{_WS}|for [\w.@-]{{1,40}})?(?:[:=|]{{1,2}}+>?|->){_WS}(?:\|{_WS})?"
     rf"|,{_LINES}[\"'\\ ]{{0,3}}+{_VALUE_OF}{_WS}[:=]|\n{_WS}(?:-{_WS})?{_VALUE_OF}{_WS}[:=])"
     rf"(?P<line>(?:[|>]?[-+0-9]{{0,2}}[ \t]{{0,2}})?(?:\r?\n){{1,2}}[ \t]{{0,32}}+)?"
-    rf"|[ \t]{{1,16}}+(?:value=|name=[^<>\n]{{0,40}}?value=)|[(](?=[\"'])|[ \t]{{1,4}}+(?=')|(?P<comma>,[ \t]{{0,4}}+)(?=[\"'])"
-    rf"|{_ATTRIBUTE}>(?:\s{{0,8}}<[a-z:]{{1,20}}>|<!\[cdata\[)?|</[a-z:]{{1,20}}>\s{{0,16}}+<[a-z:]{{1,20}}>))"
+    rf"|[ \t]{{1,16}}+(?:value=|name=[^<>\n]{{0,40}}?value=)|[(](?=[\"'])|[ \t]{{1,4}}+(?=')|(?P<comma>,[ \t]{{0,4}}+)(?=[\"'])|(?P<cell>,[ \t]{{0,4}}+)(?=[a-z0-9+/=_.-]{{20}})"
+    rf"|{_ATTRIBUTES}|{_ACCESSORS}|{_IDEOGRAPHS}|{_ATTRIBUTE}>(?:\s{{0,8}}<[a-z:]{{1,20}}>|<!\[cdata\[)?|</[a-z:]{{1,20}}>\s{{0,16}}+<[a-z:]{{1,20}}>))"
 )
 _PLURAL: Final = "s?[0-9]?"
 _OF: Final = r"(?:[ ](?:for|of|to|del?|von|vom|f\x80r|du|des|do|da)(?:[ ][a-z0-9\x80.@'-]{1,20}){1,3}?)?"  # "the password of the router is"
@@ -57,8 +60,8 @@ _ASSIGNED: Final = re.compile(f"{_GLUE}{_VALUE}".encode("latin-1"))
 
 _BETWEEN_SIGNS: Final = (
     r"(?:[ \t]*(?:\([^()\n]*\)|for [^ \t\n]*)?[ \t]*(?:[:=|>]|->)|[ \t]+(?:value=|name=|[\"'])|\([\"']"
-    r"|[ \t]+(?:&?(?:'static )?)?(?:str|string|text|char|secretstr|bytes|any)[^\n=]*=|,\s*[\"'\\ ]*(?:[\"']|value|val|default|content|string)"
-    r"|\s+(?:-[ \t]*)?\"?(?:value|val|default|content|string)|[ \t]?\{|(?: [a-z:]+=\"[^\"<>]*\")?>|</)"
+    r"|[ \t]+(?:&?(?:'static )?)?(?:str|string|text|char|secretstr|bytes|any)[^\n=]*=|,\s*[\"'\\ ]*(?:[\"']|value|val|default|content|string|[a-z0-9+/=_.-]{20})"
+    r"|\"?(?: [a-z:-]+=[\"'][^\"'<>]*[\"'])+ (?:value|content)=|\s+(?:-[ \t]*)?\"?(?:value|val|default|content|string)|[ \t]?\{|\x03|(?: [a-z:]+=\"[^\"<>]*\")?>|</)"
 )
 _BETWEEN_WORDS: Final = (
     "(?: (?:for|of|to|del?|von|vom|f\x02r|du|des|do|da) [^\\n]*)?[ \\t]+(?:is|was|are|ist|est|es|set to|to|lautet|je|\x02r?)(?::| )"
@@ -74,7 +77,7 @@ def _heads(named: Iterable[tuple[str, str]]) -> str:
         ends.setdefault("" if kind == "password" else _MACHINE_MADE, []).append(widen(end))
     return "|".join(
         rf"(?:{'|'.join(some)}){_PLURAL}(?: ?[\"'`\\\])*]*(?:{_BETWEEN_SIGNS}{made}|{_BETWEEN_WORDS})"
-        r"|[\"'`]?[ \t\r\n?(]+[^ \t\r\n]*[0-9])"
+        r"|[\"'`]?[ \t\r\n?(]+(?:<<<[ \t]?)?[^ \t\r\n]*[0-9])"
         for made, some in ends.items()
     )
 
@@ -110,6 +113,7 @@ _PLAIN_KEY: Final = re.compile(
 _NO_TOKEN: Final = re.compile(
     rb"(?:page|next|continuation|sync|cursor|previous|prev|pad|eos|bos|unk|sep|cls|mask)[ _.-]?token\Z"
 )
+_CELL: Final = re.compile(rb"(?:^|[\n;,])[ \t]{0,4}[\"']?[a-z0-9_. -]{0,60}\Z")
 _CALL: Final = re.compile(rb"[(] ?[\"'][a-z0-9_.-]{0,60}\Z")
 _FLAG: Final = re.compile(rb"(?<![A-Za-z0-9])--?[a-z][a-z-]{0,30}\Z")
 _LOGIN: Final = re.compile(
@@ -207,7 +211,9 @@ def _consider(
     name = low[max(0, at - _BEFORE) : at + len(word)]
     if match.start("comma") >= 0 and _CALL.search(name) is None:
         return False
-    if match.start("gap") >= 0:
+    if match.start("cell") >= 0:  # of a CSV file
+        likely = _CELL.search(name) is not None and is_random(value, 20) and value[:1].isalnum()
+    elif match.start("gap") >= 0:
         likely = _is_behind_gap(name, word, value, quoted, kind)
     elif match.start("line") >= 0:
         likely = behind in (b"", b"\n", b"\r", b'"', b"'", b"`") and (
@@ -261,7 +267,9 @@ def _is_behind_gap(name: bytes, word: bytes, value: bytes, quoted: bool, kind: s
             and (kind != "api_key" or word != b"key" or is_secret(value, True, b""))
         )
     if kind == "password":
-        return is_password(value, True, b"") and (is_strong(value) or _LOGIN.search(name) is not None)
+        return is_password(value, True, b"") and (
+            is_strong(value) or _LOGIN.search(name) is not None or _SET.search(name) is not None
+        )
     if (
         not is_secret(value, True, b"")
         or word == b"auth"

@@ -65,7 +65,7 @@ _TOKENS: Final = {  # by their first sign, for which the regex engine looks fast
 }
 _TOKEN: Final = re.compile(
     f"([{''.join(_TOKENS)}{_INVISIBLE}]"
-    f"(?:{'|'.join(f'(?<={sign})(?:{rest})' for sign, rest in _TOKENS.items())}|(?<=[{_INVISIBLE}])[{_INVISIBLE}]*+))"
+    f"(?:(?<=[{_INVISIBLE}])[{_INVISIBLE}]*+|{'|'.join(f'(?<={sign})(?:{rest})' for sign, rest in _TOKENS.items())}))"
 )
 _HINTS: Final = tuple(
     (sign, re.compile(pattern))

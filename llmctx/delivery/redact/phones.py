@@ -149,9 +149,14 @@ _HAS_CUES: Final = sieve(
 )
 
 
+_HAS_CUES_BEYOND: Final = sieve(widen(_CUE_BEYOND.pattern))
+
+
 def has_cues(view: SearchText) -> bool:
     """Return True if a text has words in it that may announce a telephone number."""
-    return _HAS_CUES(for_sieve(view.low)) or (not view.text.isascii() and _CUE_BEYOND.search(view.text) is not None)
+    return _HAS_CUES(for_sieve(view.low)) or (
+        not view.text.isascii() and _HAS_CUES_BEYOND(view.text.encode("utf-8", "replace").decode())
+    )
 
 
 def cue_beside(view: SearchText, start: int, end: int) -> str:

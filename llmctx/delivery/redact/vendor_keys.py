@@ -86,6 +86,8 @@ _MARKED: Final = tuple(
         (b"_", b"ops_eyJ", "api_key", rb"ops_eyJ(?<![A-Za-z0-9_-]ops_eyJ)[A-Za-z0-9+/=_-]{40,4096}+"),
         (b"_", b"fm", "api_key", rb"fm(?<![A-Za-z0-9_-]fm)(?:1a|1r|2)_[A-Za-z0-9+/=_,-]{40,2048}+"),
         (b"_", b"sntrys_", "api_key", rb"sntrys_(?<![A-Za-z0-9_-]sntrys_)[A-Za-z0-9+/=_-]{20,500}+"),
+        (b"S", b"SSWS 00", "token", rb"(?<=SSWS )00[A-Za-z0-9_-]{38,60}+"),  # Okta
+        *((b"|", mark, "api_key", mark + rb"(?<![a-z]%b)[a-z0-9:-]{3,80}\|[A-Za-z0-9+/=_-]{40,400}+" % mark) for mark in (b"prod:", b"dev:")),  # Convex
         (b"=", b"sig=", "api_key", rb"(?<![A-Za-z0-9])sig=[A-Za-z0-9%+/=_-]{20,200}+"),  # a signed URL of Azure's
         (b"=", b"-Signature=", "token", rb"(?<=-Signature=)[A-Za-z0-9]{32,1024}+"),  # of AWS's and Google's
         (b"P", b"PuTTY", "private_key", rb"(?<=Private-Lines: )\d{1,4}\s{1,4}(?:[A-Za-z0-9+/=]{1,76}\s{1,4}){1,200}"),  # PuTTY
