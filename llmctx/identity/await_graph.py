@@ -48,8 +48,11 @@ def is_part_of(scope: Scope) -> bool | None:
 
 
 def is_waited_for_by(task: asyncio.Future[Any], owner: object) -> bool:
-    """Return whether `owner` waits for `task`, directly or through others."""
-    return any(found is owner for found in _waiting(task))
+    """Return whether `owner`, a task or the number of the thread that runs the loop, waits for `task`, directly or
+    through others.
+    """
+    main = _MAIN if owner == threading.get_ident() else owner
+    return any(found is owner or found is main for found in _waiting(task))
 
 
 def _is_part_of(owner: object) -> bool | None:

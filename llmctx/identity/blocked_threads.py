@@ -32,6 +32,14 @@ _SEVERAL: Final = 200
 """Frames of a blocked thread that are looked at, and items in each of their containers."""
 
 
+def item_here() -> object:
+    """Return the item that this thread of a pool works on: a job's function and arguments; None in other threads."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not RUN_JOB:
+        frame = frame.f_back
+    return None if frame is None else frame.f_locals.get("self")
+
+
 def job_of(frame: FrameType | None) -> Job | None:
     """Return the future of the pool's job that `frame`, or one around it, belongs to."""
     while frame is not None:

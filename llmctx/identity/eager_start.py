@@ -38,6 +38,11 @@ def will_be_awaited(task: asyncio.Task[Any]) -> bool | None:
     return False
 
 
+def is_being_made(task: asyncio.Task[Any]) -> bool:
+    """Return whether `task` runs its first step inside of the call that makes it."""
+    return _maker_of(task) is not None
+
+
 def starter_of(task: asyncio.Task[Any]) -> asyncio.Task[Any] | None:
     """Return the task in whose step `task` is started here and now; None if that is no task, or none does so."""
     frame = _maker_of(task)

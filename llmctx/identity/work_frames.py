@@ -101,7 +101,12 @@ def takes_from_a_queue(frame: FrameType) -> bool:
     ):
         return False
     names = (*code.co_names, *code.co_varnames, *code.co_freevars)
-    return any(word in name.lower() for name in names for word in _NAMES) or any(map(_is_queue, _at_hand(frame)))
+    return any(word in name.lower() for name in names for word in _NAMES) or any(True for _ in queues_at_hand(frame))
+
+
+def queues_at_hand(frame: FrameType) -> Iterator[object]:
+    """Yield the queues that the code of `frame` names, or has in what it names."""
+    return filter(_is_queue, _at_hand(frame))
 
 
 def _at_hand(frame: FrameType) -> Iterator[object]:

@@ -45,7 +45,7 @@ def is_inherited_by_worker(
         # before only, it may as well be the request's own work on another user's thread.
         if not of_others:
             return False
-        own = works_for(scope, thread_id, is_final=is_final)
+        own = works_for(scope, thread_id, thread if registered_since else None, is_final=is_final)
         if own or (carrying_call_logs and not registered_since):
             return False
         return True if registered_since and (own is False or scope.is_open) else None
@@ -54,7 +54,8 @@ def is_inherited_by_worker(
     )
     if not of_others and not handed_on:
         return False
-    own = is_part_of(scope) if handed_on else works_for(scope, thread_id, is_final=is_final)
+    used = thread if registered_since else None
+    own = is_part_of(scope) if handed_on else works_for(scope, thread_id, used, is_final=is_final)
     if own is None:
         return None if registered_since else False
     unclear = not registered_since and not handed_on  # used by others before this scope only: as above

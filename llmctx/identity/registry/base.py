@@ -24,15 +24,17 @@ class Entry:
     """The entry of a thread or task in a registry.
 
     `identity` is empty where no user, more than one user, or a user who is forgotten has used it. `shared` says that
-    there is more than one. `first` and
-    `last` number the first and the newest registration on the counter that also numbers scopes, so that "after this
-    scope was opened" can be asked.
+    there is more than one. `first` and `last` number the first and the newest registration on the counter that also
+    numbers scopes, so that "after this scope was opened" can be asked. Those after `quiet_until` were all made by one
+    request or block, the first of them in a task of the number `task` (`task_numbers.py`); 0 where that is unknown.
     """
 
     identity: CallContext = EMPTY
     shared: bool = False
     first: int = 0
     last: int = 0
+    quiet_until: int = ELSEWHERE
+    task: int = 0
 
 
 class Registry(Protocol):

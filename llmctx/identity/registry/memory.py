@@ -20,9 +20,10 @@ from cachebox import TTLCache
 
 from llmctx.core.locks import RecoverableLock
 from llmctx.core.process import Forkable, ForkStage
-from llmctx.identity.registry.base import Entry
+from llmctx.identity.registry.base import ELSEWHERE, Entry
 from llmctx.identity.registry.fingerprints import KEEP_S, Fingerprints
 from llmctx.identity.scope import EMPTY, CallContext, Scope, next_serial
+from llmctx.identity.task_numbers import number_at_work
 
 T = TypeVar("T")
 
@@ -47,6 +48,9 @@ class _Use:
     """Others may have used it of whom nothing else is known any more."""
     recorded: tuple[str | None, float]
     """Whose fingerprint it has left last, and when."""
+    quiet_until: int
+    task: int
+    """As in `Entry`."""
 
 
 class MemoryRegistry:
@@ -92,7 +96,10 @@ class MemoryRegistry:
                 if use is None:
                     if len(self._threads) >= self._entries:
                         self._evicted_at = now
-                    use = _Use(((scope, now),), serial, serial, now, had_others, recorded)
+                    quiet_until = serial if had_others else 0
+                    use = _Use(
+                        ((scope, now),), serial, serial, now, had_others, recorded, quiet_until, number_at_work(scope)
+                    )
                     _store(self._threads, thread_id, use)
                     return
             assert use is not None
@@ -102,7 +109,10 @@ class MemoryRegistry:
             if others:
                 kept = _bounded(_remembered(others, scope, now - self._ttl_s))
                 unclear = unclear or (len(kept) < len(others) and _are_several([*others, (scope, now)]))
-            use = _Use((*kept, (scope, now)), use.first, serial, now, unclear, recorded)
+            quiet_until, number = use.quiet_until, use.task
+            if use.parties[-1][0].anchor is not scope.anchor:
+                quiet_until, number = use.last, number_at_work(scope)
+            use = _Use((*kept, (scope, now)), use.first, serial, now, unclear, recorded, quiet_until, number)
             _store(self._threads, thread_id, use)
 
     def get(self, *, thread_id: str | None = None, task: str | None = None) -> Entry | None:
@@ -122,7 +132,8 @@ class MemoryRegistry:
         parties = known.parties
         if len(parties) > 1:
             parties = (*_remembered(parties[:-1], parties[-1][0], time.monotonic() - self._ttl_s), parties[-1])
-        return Uses([scope.identity for scope, _ in parties], known.first, known.last, known.unclear)
+        identities = [scope.identity for scope, _ in parties]
+        return Uses(identities, known.first, known.last, known.unclear, known.quiet_until, known.task)
 
     def had_others(self, thread_id: str, user_id: str) -> bool:
         """Return whether another one has used a thread of which nothing else is known here any more."""
@@ -189,6 +200,8 @@ class Uses:
     first: int
     last: int
     unclear: bool = False
+    quiet_until: int = ELSEWHERE
+    task: int = 0
 
 
 NO_USES: Final = Uses([], 0, 0)
@@ -200,7 +213,8 @@ def merge_uses(uses: Uses) -> Entry | None:
     One user: that user, with the session if it was always the same. Several users, or a user and someone
     anonymous who shares no session with them: none.
     """
-    identities, first, last = uses.identities, uses.first, uses.last
+    identities = uses.identities
+    when = (uses.first, uses.last, uses.quiet_until, uses.task)
     if not identities and not uses.unclear:
         return None
     users = {i.user_id for i in identities if i.user_id is not None}
@@ -208,14 +222,14 @@ def merge_uses(uses: Uses) -> Entry | None:
     of_users = {i.session_id for i in identities if i.user_id is not None}
     strangers = [i for i in identities if i.user_id is None and (users or len(sessions) > 1)]
     if len(users) > 1 or any(i.session_id is None or i.session_id not in of_users for i in strangers):
-        return Entry(EMPTY, True, first, last)
+        return Entry(EMPTY, True, *when)
     if uses.unclear:
-        return Entry(EMPTY, False, first, last)
+        return Entry(EMPTY, False, *when)
     user = users.pop() if users else None
     if len(sessions) > 1:
-        return Entry(CallContext(user_id=user), False, first, last)
+        return Entry(CallContext(user_id=user), False, *when)
     newest = identities[-1]
-    return Entry(newest if newest.user_id == user else newest.overlay(CallContext(user_id=user)), False, first, last)
+    return Entry(newest if newest.user_id == user else newest.overlay(CallContext(user_id=user)), False, *when)
 
 
 def _owner(who: CallContext) -> str | None:

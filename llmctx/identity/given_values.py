@@ -1,0 +1,113 @@
+"""The values that a task, a callback, a job of a pool or a thread was given when it was made: its arguments, and what
+these consist of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import functools
+import threading
+from collections.abc import Iterator
+from types import CellType, CoroutineType, FunctionType, MethodType
+from typing import Any, Final
+from uuid import UUID
+
+from llmctx.identity.blocked_threads import item_here
+from llmctx.identity.config_carrier import Carrier
+from llmctx.identity.work_frames import is_in_a_loop, is_of_a_library, parts_of_callback
+
+Work = asyncio.Task[Any] | asyncio.Handle | concurrent.futures.Future[Any] | threading.Thread
+
+_DEPTH: Final = 4
+_VALUES: Final = 300
+"""How deep arguments are searched, and how many values are looked at."""
+
+
+def is_given(work: Work, thread_id: str) -> bool:
+    """Return whether `work` was made with the thread among its arguments, or those of what it was made of."""
+    made_of = source_of(work)
+    frame = getattr(made_of, "cr_frame", None)
+    # what goes on in a loop may meet in a container that it shares what came into that later
+    loops = frame is not None and is_in_a_loop(frame) and not is_of_a_library(frame)
+    return any(names_thread(value, thread_id) for value in values_of(made_of, 1 if loops else _DEPTH))
+
+
+def source_of(work: Work) -> object:
+    """Return what `work` was made of: the coroutine of a task; a function and its arguments. Of jobs: that which runs
+    here.
+    """
+    if isinstance(work, asyncio.Task):
+        return work.get_coro()
+    if isinstance(work, asyncio.Handle):
+        return parts_of_callback(work)
+    if isinstance(work, threading.Thread):
+        return tuple(getattr(work, name, None) for name in ("_target", "_args", "_kwargs"))
+    item = item_here()
+    return tuple(getattr(item, name, None) for name in ("fn", "args", "kwargs"))
+
+
+def name_of(work: Work) -> str | None:
+    """Return the name of the function that `work` runs."""
+    made_of: Any = source_of(work)
+    if isinstance(work, asyncio.Task):
+        code = getattr(made_of, "cr_code", None)
+        return None if code is None else str(code.co_name)
+    called = next((part for part in values_of(made_of, 2) if isinstance(part, (FunctionType, MethodType))), None)
+    return getattr(called, "__name__", None)
+
+
+def names_thread(value: object, thread_id: str) -> bool:
+    """Return whether `value` is the thread's id, or a config with it."""
+    if type(value) is dict:  # a config
+        inner = value.get("configurable")
+        return type(inner) is dict and names_thread(inner.get("thread_id"), thread_id)
+    return type(value) in _IDS and str(value) == thread_id
+
+
+_IDS: Final = (str, Carrier, int, UUID)
+
+
+def values_of(given: object, depth: int = _DEPTH) -> Iterator[object]:
+    """Yield what `given` consists of: arguments of coroutines and partials, what functions enclose, items, fields."""
+    found: list[tuple[object, int]] = [(given, depth)]
+    for value, left in found:  # grows meanwhile
+        yield value
+        if left and len(found) < _VALUES:
+            found += [(part, left - 1) for part in _parts(value)]
+
+
+def fields_of(value: object) -> Iterator[object]:
+    """Yield the values of a dict, the items of a list or tuple, the fields of a model or dataclass."""
+    if isinstance(value, dict):
+        yield from list(value.values())
+    elif isinstance(value, (list, tuple)):
+        yield from value[:_VALUES]
+    elif hasattr(type(value), "model_fields") or hasattr(type(value), "__dataclass_fields__"):
+        yield from list(vars(value).values()) if hasattr(value, "__dict__") else ()
+
+
+def _parts(value: object) -> Iterator[object]:
+    if isinstance(value, CoroutineType):
+        frame = value.cr_frame
+        if frame is not None:
+            code, known = frame.f_code, frame.f_locals
+            count = code.co_argcount + code.co_kwonlyargcount + (code.co_flags >> 2 & 1) + (code.co_flags >> 3 & 1)
+            names = (*code.co_varnames[:count], *code.co_freevars)
+            yield from (known[name] for name in names if name in known and name not in ("self", "cls"))
+    elif isinstance(value, functools.partial):
+        yield from (value.func, *value.args, *value.keywords.values())
+    elif isinstance(value, MethodType):
+        yield value.__func__
+    elif isinstance(value, FunctionType):
+        yield from (cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell))
+        yield from value.__defaults__ or ()
+    else:
+        yield from fields_of(value)
+
+
+def _is_filled(cell: CellType) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:
+        return False

@@ -1,0 +1,174 @@
+"""Whether a request itself created a task or job that nothing waits for, on a thread that others have used meanwhile.
+
+A callback that has the request's context may have created it as well, for another user: a protocol's `data_received`,
+a reader, a timer, what is done when a future is done. asyncio keeps no record of the creator. The suspended tasks show
+who waits for what the task was given, who holds it, and who knows of it; what shows nothing cannot be told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Iterator
+from types import FrameType
+from typing import Any, Final, TypeGuard
+
+from llmctx.identity.await_graph import all_waiting, is_waited_for_by
+from llmctx.identity.candidates import effective_scope
+from llmctx.identity.eager_start import is_being_made, starter_of
+from llmctx.identity.given_values import Work, fields_of, is_given, name_of, names_thread, source_of, values_of
+from llmctx.identity.scope import Scope, scope_in
+from llmctx.identity.task_numbers import number_of
+from llmctx.identity.work_frames import (
+    context_of,
+    is_of_a_library,
+    loop_of,
+    spawns,
+    suspended_frames,
+)
+
+TASKS: Final = 1000
+"""Tasks of a loop up to which it is asked who created one of them."""
+
+
+def is_created_in(scope: Scope, work: Iterable[Work], thread_id: str, used_in: int) -> bool | None:
+    """Return whether the flow of `scope` created all of `work`. False: a user of the thread waits for what was given.
+
+    Others have first used the thread in a task of the number `used_in` (`task_numbers.py`); 0 if that is unknown.
+    """
+    found = [_Search(scope, thread_id, used_in, one).answer(one) for one in work]
+    return True if all(found) else False if False in found else None
+
+
+class _Search:
+    """The tasks of one loop, and what they show of one another."""
+
+    def __init__(self, scope: Scope, thread_id: str, used_in: int, work: Work) -> None:
+        self.scope, self.thread_id, self.used_in = scope, thread_id, used_in
+        tasks = tasks_beside(work, scope)
+        self.creators = [task for task in tasks if _may_create(task, scope)] if len(tasks) <= TASKS else []
+        self.seen: set[int] = set()
+
+    def answer(self, work: Work) -> bool | None:
+        """Return who created `work`: the scope's flow, a user of the thread (False), or one who is not seen."""
+        waiting = [one for one in _waiting_for_what_is_given(work) if one is not work]
+        for_users = any(map(self._is_of_a_user, waiting))
+        if self._is_own(work) or any(is_in(one, self.scope) and self._is_own(one) for one in waiting):
+            return None if for_users else True
+        return False if for_users else None
+
+    def _is_own(self, work: Work) -> bool:
+        """Return whether `work` is part of the scope's flow, or was created by what is."""
+        if id(work) in self.seen:
+            return False
+        self.seen.add(id(work))
+        if isinstance(work, asyncio.Task):
+            if self._is_of_the_flow(work):
+                return True
+            if 0 < number_of(work) < self.used_in and is_given(work, self.thread_id):
+                return True
+            if is_being_made(work):
+                starter = starter_of(work)
+                return starter is not None and is_in(starter, self.scope) and self._is_own(starter)
+        return any(self._shows(one, work) and self._is_own(one) for one in self.creators if one is not work)
+
+    def _is_of_the_flow(self, task: asyncio.Task[Any]) -> bool:
+        owner = self.scope.anchor.owner
+        return owner is not None and is_waited_for_by(task, owner)
+
+    def _shows(self, task: asyncio.Task[Any], work: Work) -> bool:
+        """Return whether `task` holds `work`, names what starts it, or knows the thread, and did so from its start."""
+        if not self._is_of_the_flow(task) and not is_given(task, self.thread_id):
+            return False  # a worker, maybe
+        frames = list(suspended_frames(task))
+        name, is_spawning = name_of(work), any(map(spawns, frames))
+        for frame in frames:
+            code, known = frame.f_code, frame.f_locals
+            if spawns(frame) and (name in code.co_names or name in known):
+                return True
+            for value in list(known.values()):
+                if value is work or (is_spawning and _holds(value, work)):
+                    return True
+            if not is_of_a_library(frame) and any(_knows(value, self.thread_id) for value in _variables_of(frame)):
+                return True
+        return False
+
+    def _is_of_a_user(self, task: asyncio.Task[Any]) -> bool:
+        """Return whether `task` works in an open scope of another, who has used the thread."""
+        scope = _scope_of(task)
+        while scope is not None and scope.parent is not None and self.thread_id not in scope.threads:
+            scope = scope.parent
+        return (
+            scope is not None
+            and scope.is_open
+            and scope.anchor is not self.scope.anchor
+            and self.thread_id in scope.threads
+        )
+
+
+def _variables_of(frame: FrameType) -> Iterator[object]:
+    """Yield what only the code of `frame` itself has put into its variables: no function inside of it, nor around."""
+    code, known = frame.f_code, frame.f_locals
+    for name in code.co_varnames:
+        if name in known and name not in code.co_cellvars and name not in ("self", "cls"):
+            yield known[name]
+
+
+def _knows(value: object, thread_id: str) -> bool:
+    return names_thread(value, thread_id) or any(names_thread(part, thread_id) for part in fields_of(value))
+
+
+def _holds(value: object, work: object) -> bool:
+    return type(value) in _CONTAINERS and any(one is work for one in list(value))  # type: ignore[call-overload]
+
+
+_CONTAINERS: Final = frozenset({set, list, tuple})
+
+
+def tasks_beside(work: Work, scope: Scope) -> set[asyncio.Task[Any]]:
+    """Return the tasks of the loops of `work`, of what waits for it, and of the owner of `scope`."""
+    loops = {one.get_loop() for one in (*all_waiting(work), scope.anchor.owner) if isinstance(one, asyncio.Future)}
+    if isinstance(work, asyncio.Handle):
+        loops.add(loop_of(work))
+    return {task for loop in loops for task in asyncio.all_tasks(loop)}
+
+
+_IN_LOOPS: Final = (asyncio.Task, asyncio.Handle)
+
+
+def is_in(work: object, scope: Scope) -> TypeGuard[asyncio.Task[Any] | asyncio.Handle]:
+    """Return whether `work` is a task or a callback that has `scope`, or one inside of it."""
+    its = _scope_of(work) if isinstance(work, _IN_LOOPS) else None
+    return its is not None and its.anchor is scope.anchor
+
+
+def _may_create(task: asyncio.Task[Any], scope: Scope) -> bool:
+    """Return whether `task` is in `scope`, or may be, but reads from a queue meanwhile (`propagation/queues.py`)."""
+    its = _scope_of(task)
+    return its is None or its.kind == "item" or its.anchor is scope.anchor
+
+
+def _scope_of(work: asyncio.Task[Any] | asyncio.Handle) -> Scope | None:
+    context = context_of(work)
+    return None if context is None else effective_scope(scope_in(context))
+
+
+def _waiting_for_what_is_given(work: Work) -> Iterator[asyncio.Task[Any]]:
+    for value in values_of(source_of(work)):
+        for future in _promised(value):
+            yield from (one for one in all_waiting(future) if isinstance(one, asyncio.Task))
+
+
+def _promised(value: object) -> Iterator[object]:
+    """Yield the futures that are done when something happens to `value`: an event, a queue, a stream, a future."""
+    if isinstance(value, asyncio.Future):
+        yield value
+        return
+    inner = getattr(value, "_event", None)  # of anyio's events
+    state = getattr(value, "_state", None)  # of its streams
+    for one in (value, inner, *(getattr(state, "waiting_receivers", None) or ())):
+        one = getattr(one, "_event", one)
+        for name in ("_waiters", "_getters"):
+            found = getattr(one, name, None)
+            if isinstance(found, (list, deque, set)):
+                yield from (future for future in list(found) if isinstance(future, asyncio.Future))

@@ -1,0 +1,198 @@
+"""A callback that has the context of one request works for another: what it starts is never the first one's user's.
+
+A protocol's `data_received`, a timer, what is done when a future is done, and the like were all registered in alice's
+request. What they start is given the thread that bob has named. It is bob's where bob's request waits for it, and may
+have no user elsewhere, for alice's own callbacks look the same; those are never the victim's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import itertools
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from llmctx import amend
+from tests.kit.trust import recorded
+from tests.promises.test_spawned_work import THREAD, model, on, request, the_victim_uses_the_thread
+
+Job = tuple[str, str, asyncio.Event]  # a thread's id, what is asked, and what tells that it is done
+Does = Callable[[Job], None]
+
+
+async def serve(thread_id: str, text: str, done: asyncio.Event) -> None:
+    await model.ainvoke(text, on(thread_id))
+    done.set()
+
+
+async def serve_events(thread_id: str, text: str, done: asyncio.Event) -> None:
+    async for _ in model.astream_events(text, on(thread_id), version="v2"):
+        pass
+    done.set()
+
+
+kept: set[asyncio.Task[Any]] = set()
+
+
+def a_task(job: Job) -> None:
+    kept.add(asyncio.create_task(serve(*job)))
+
+
+def a_task_of_events(job: Job) -> None:
+    kept.add(asyncio.create_task(serve_events(*job)))
+
+
+def a_job_of_a_pool(job: Job) -> None:
+    loop, context = asyncio.get_running_loop(), contextvars.copy_context()
+
+    def run() -> None:
+        model.invoke(job[1], on(job[0]))
+        loop.call_soon_threadsafe(job[2].set)
+
+    loop.run_in_executor(None, context.run, run)
+
+
+def outright(job: Job) -> None:
+    model.invoke(job[1], on(job[0]))
+    job[2].set()
+
+
+class Soon:
+    """What has kept the context in which it was made."""
+
+    def __init__(self, does: Does) -> None:
+        self.does, self.loop, self.context = does, asyncio.get_running_loop(), contextvars.copy_context()
+
+    async def start(self) -> None:
+        pass
+
+    def put(self, job: Job) -> None:
+        self.loop.call_soon(self.does, job, context=self.context)
+
+    def stop(self) -> None:
+        pass
+
+
+class Later(Soon):
+    def put(self, job: Job) -> None:
+        self.loop.call_later(0.001, self.does, job, context=self.context)
+
+
+class Done(Soon):
+    """What is done when a future is done."""
+
+    async def start(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        self.future: asyncio.Future[Job] = self.loop.create_future()
+        self.future.add_done_callback(self.take)
+
+    def take(self, future: asyncio.Future[Job]) -> None:
+        self.renew()
+        self.does(future.result())
+
+    def put(self, job: Job) -> None:
+        self.future.set_result(job)
+
+
+class Received(Soon):
+    """A protocol, on a connection of alice's."""
+
+    async def start(self) -> None:
+        outer, self.job = self, []
+        self.here, there = socket.socketpair()
+
+        class Protocol(asyncio.Protocol):
+            def data_received(self, data: bytes) -> None:
+                outer.does(outer.job.pop())
+
+        self.transport, _ = await self.loop.create_connection(Protocol, sock=there)
+
+    def put(self, job: Job) -> None:
+        self.job: list[Job] = [job]
+        self.here.send(b".")
+
+    def stop(self) -> None:
+        self.transport.close()
+        self.here.close()
+
+
+WAYS = list(itertools.product([Soon, Later, Done, Received], [a_task, a_task_of_events, a_job_of_a_pool, outright]))
+MODES = pytest.mark.parametrize("carry", [False, True], ids=["plain", "carry"])
+
+
+async def _employ(kind: type[Soon], does: Does, is_open: bool, waits: bool) -> None:
+    case = f"{kind.__name__} {does.__name__} {is_open} {waits}"
+    over, started = asyncio.Event(), asyncio.Event()
+    made: list[Soon] = []
+
+    async def start() -> None:
+        made.append(kind(does))
+        await made[0].start()
+        started.set()
+        if is_open:
+            await over.wait()
+
+    async def give(user: str, done: asyncio.Event) -> None:
+        amend(thread_id=f"t-{user}")
+        made[0].put((f"t-{user}", f"{case} for {user}", done))
+        if waits:
+            await done.wait()
+
+    alices = asyncio.create_task(request("alice", start))
+    await started.wait()
+    if not is_open:
+        await alices
+    for user in ("bob", "carol", "bob"):
+        done = asyncio.Event()
+        await request(user, lambda user=user, done=done: give(user, done))  # type: ignore[misc]
+        await done.wait()
+    made[0].stop()
+    over.set()
+    await asyncio.gather(alices, *kept)
+    kept.clear()
+
+
+@MODES
+def test_what_a_callback_starts_is_not_the_users_in_whose_request_it_was_registered(carry: bool) -> None:
+    cases = list(itertools.product(WAYS, (True, False), (True, False)))[::3]  # each kind in each state
+    with recorded(carry=carry) as sink:
+        for (kind, does), is_open, waits in cases:
+            asyncio.run(_employ(kind, does, is_open, waits))
+    said = {str(row.prompt_snapshot): row.user_id for row in sink.records}
+    assert len(sink.records) == 3 * len(cases)
+    assert {text: user for text, user in said.items() if user is not None and f"for {user}" not in text} == {}
+    assert [text for text, user in said.items() if user is None and " a_task " in text and " True for" in text] == []
+
+
+@MODES
+def test_what_a_callback_of_a_request_starts_on_a_victims_thread_is_not_the_victims(carry: bool) -> None:
+    async def main(kind: type[Soon], does: Does, waits: bool) -> None:
+        done = asyncio.Event()
+        made: list[Soon] = []
+
+        async def endpoint() -> None:
+            made.append(kind(does))
+            await made[0].start()
+            await the_victim_uses_the_thread()
+            made[0].put((THREAD, f"{kind.__name__} {does.__name__}", done))
+            if waits:
+                await done.wait()
+
+        await request("alice", endpoint)
+        await done.wait()
+        made[0].stop()
+        await asyncio.gather(*kept)
+        kept.clear()
+
+    with recorded(carry=carry) as sink:
+        for (kind, does), waits in itertools.product(WAYS, (True, False)):
+            if kind in (Soon, Later) or does is not outright:  # the others learn of the thread as workers do
+                asyncio.run(main(kind, does, waits))
+    rows = [(row.prompt_snapshot, row.user_id) for row in sink.records]
+    assert [(text, user) for text, user in rows if user == "victim" and "victim" not in str(text)] == []
