@@ -15,6 +15,8 @@ from uuid import UUID
 
 from llmctx.identity.blocked_threads import item_here
 from llmctx.identity.config_carrier import Carrier
+from llmctx.identity.present_scope import SCOPE_KEY
+from llmctx.identity.scope import Scope
 from llmctx.identity.work_frames import is_in_a_loop, is_of_a_library, parts_of_callback
 
 Work = asyncio.Task[Any] | asyncio.Handle | concurrent.futures.Future[Any] | threading.Thread
@@ -55,6 +57,27 @@ def name_of(work: Work) -> str | None:
         return None if code is None else str(code.co_name)
     called = next((part for part in values_of(made_of, 2) if isinstance(part, (FunctionType, MethodType))), None)
     return getattr(called, "__name__", None)
+
+
+def is_given_connection(work: Work, scope: Scope, *, is_socket: bool = False) -> bool:
+    """Return whether `work`, or the object whose method it is, was given the connection of the request that `scope` is
+    part of. `is_socket`: which is a websocket, and open.
+    """
+    if not scope.of_request or (is_socket and not (scope.is_socket and scope.is_open)):
+        return False
+    found = list(values_of(source_of(work), 3))
+    for value in list(found):
+        itself = value.cr_frame.f_locals.get("self") if isinstance(value, CoroutineType) and value.cr_frame else None
+        found += (getattr(itself or getattr(value, "__self__", None), "__dict__", None) or {}).values()
+    return any(_request_of(value) == scope.of_request for value in found)
+
+
+def _request_of(value: object) -> int:
+    """Return the number of the request whose connection `value` is; 0 if it is none."""
+    its = getattr(value, "__dict__", None)
+    connection = value if type(value) is dict else its.get("scope") if type(its) is dict else None
+    scope = connection.get(SCOPE_KEY) if type(connection) is dict else None
+    return scope.of_request if isinstance(scope, Scope) else 0
 
 
 def names_thread(value: object, thread_id: str) -> bool:

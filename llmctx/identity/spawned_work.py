@@ -18,10 +18,10 @@ from typing import Any, Final
 from llmctx.core.guard import guard_harmless
 from llmctx.identity.await_graph import all_waiting, is_part_of, is_waited_for_by, runs_here
 from llmctx.identity.background_work import await_light, is_in_the_dark
-from llmctx.identity.given_values import Work, is_given, source_of, values_of
+from llmctx.identity.given_values import Work, is_given, is_given_connection, source_of, values_of
 from llmctx.identity.registry.base import Entry
 from llmctx.identity.scope import Scope, scope_in
-from llmctx.identity.task_creators import TASKS, is_created_in, is_in, tasks_beside
+from llmctx.identity.task_creators import TASKS, is_created_in, is_in, is_output_read_in, tasks_beside
 from llmctx.identity.work_frames import (
     callback_here,
     frames_beneath_loop,
@@ -56,8 +56,10 @@ def works_for(scope: Scope, thread_id: str | None, used: Entry | None, *, is_fin
 def _weighed(scope: Scope, thread_id: str, used: Entry | None, own: bool | None, is_final: bool) -> bool | None:
     roots = _roots(scope)
     if not roots or not all(is_given(root, thread_id) for root in roots):
-        is_workers = own is None and is_final and any(map(takes_from_a_queue, frames_of(())))
-        return False if is_workers else own
+        takes = any(map(takes_from_a_queue, frames_of(())))
+        if roots and all(_serves_flow(root, scope, takes) for root in roots):
+            return True
+        return False if takes and own is None and is_final else own
     if any(map(takes_from_a_queue, _frames_around(roots[0]))):
         return False if is_final else own
     if any(map(takes_from_a_queue, _frames_at_work(all_waiting(roots[0])))):
@@ -80,6 +82,11 @@ def _roots(scope: Scope) -> list[Work]:
     if isinstance(runs, _IN_THREADS) and not any(isinstance(one, asyncio.Task) for one in waiting):
         return [runs]
     return [task for task in tasks if not any(one is not task and is_in(one, scope) for one in all_waiting(task))]
+
+
+def _serves_flow(root: Work, scope: Scope, takes: bool) -> bool:
+    """Return whether `root` is a websocket's own worker; or fills what the flow of `scope` reads, and takes no jobs."""
+    return is_given_connection(root, scope, is_socket=True) or (not takes and is_output_read_in(scope, root))
 
 
 _IN_THREADS: Final = (concurrent.futures.Future, threading.Thread)
@@ -155,9 +162,13 @@ def _reads_output(frame: FrameType, outputs: set[int]) -> bool:
 
 
 def _has_inherited(task: asyncio.Task[Any], scope: Scope) -> bool:
-    """Return whether a task has the scope, and is no part of the flow that opened it."""
+    """Return whether a task has the scope, and is no part of the flow that opened it, nor a websocket's own worker."""
     owner = scope.anchor.owner
-    return is_in(task, scope) and not (owner is not None and is_waited_for_by(task, owner))
+    return (
+        is_in(task, scope)
+        and not (owner is not None and is_waited_for_by(task, owner))
+        and not is_given_connection(task, scope, is_socket=True)
+    )
 
 
 def _may_spawn(thread: threading.Thread, scope: Scope) -> bool:

@@ -8,7 +8,6 @@ who waits for what the task was given, who holds it, and who knows of it; what s
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any, Final, TypeGuard
@@ -16,7 +15,16 @@ from typing import Any, Final, TypeGuard
 from llmctx.identity.await_graph import all_waiting, is_waited_for_by
 from llmctx.identity.candidates import effective_scope
 from llmctx.identity.eager_start import is_being_made, starter_of
-from llmctx.identity.given_values import Work, fields_of, is_given, name_of, names_thread, source_of, values_of
+from llmctx.identity.given_values import (
+    Work,
+    fields_of,
+    is_given,
+    is_given_connection,
+    name_of,
+    names_thread,
+    source_of,
+    values_of,
+)
 from llmctx.identity.scope import Scope, scope_in
 from llmctx.identity.task_numbers import number_of
 from llmctx.identity.work_frames import (
@@ -40,6 +48,17 @@ def is_created_in(scope: Scope, work: Iterable[Work], thread_id: str, used_in: i
     return True if all(found) else False if False in found else None
 
 
+def is_output_read_in(scope: Scope, work: Work) -> bool:
+    """Return whether the flow of `scope`, and of no other, waits for what `work` was given: a queue that it fills."""
+    owner = scope.anchor.owner
+    waiting = [one for one in _waiting_for_what_is_given(work, to_fill=True) if one is not work]
+    return (
+        owner is not None
+        and any(is_waited_for_by(one, owner) for one in waiting)
+        and all((its := _scope_of(one)) is None or its.anchor is scope.anchor for one in waiting)
+    )
+
+
 class _Search:
     """The tasks of one loop, and what they show of one another."""
 
@@ -53,7 +72,11 @@ class _Search:
         """Return who created `work`: the scope's flow, a user of the thread (False), or one who is not seen."""
         waiting = [one for one in _waiting_for_what_is_given(work) if one is not work]
         for_users = any(map(self._is_of_a_user, waiting))
-        if self._is_own(work) or any(is_in(one, self.scope) and self._is_own(one) for one in waiting):
+        if (
+            is_given_connection(work, self.scope)
+            or self._is_own(work)
+            or any(is_in(one, self.scope) and self._is_own(one) for one in waiting)
+        ):
             return None if for_users else True
         return False if for_users else None
 
@@ -62,6 +85,8 @@ class _Search:
         if id(work) in self.seen:
             return False
         self.seen.add(id(work))
+        if is_given_connection(work, self.scope):
+            return True
         if isinstance(work, asyncio.Task):
             if self._is_of_the_flow(work):
                 return True
@@ -78,8 +103,13 @@ class _Search:
 
     def _shows(self, task: asyncio.Task[Any], work: Work) -> bool:
         """Return whether `task` holds `work`, names what starts it, or knows the thread, and did so from its start."""
-        if not self._is_of_the_flow(task) and not is_given(task, self.thread_id):
-            return False  # a worker, maybe
+        is_no_worker = (
+            self._is_of_the_flow(task)
+            or is_given(task, self.thread_id)
+            or is_given_connection(task, self.scope, is_socket=True)
+        )
+        if not is_no_worker:
+            return False
         frames = list(suspended_frames(task))
         name, is_spawning = name_of(work), any(map(spawns, frames))
         for frame in frames:
@@ -153,22 +183,27 @@ def _scope_of(work: asyncio.Task[Any] | asyncio.Handle) -> Scope | None:
     return None if context is None else effective_scope(scope_in(context))
 
 
-def _waiting_for_what_is_given(work: Work) -> Iterator[asyncio.Task[Any]]:
+def _waiting_for_what_is_given(work: Work, *, to_fill: bool = False) -> Iterator[asyncio.Task[Any]]:
+    """Yield the tasks that wait for what `work` was given; with `to_fill`, for what can be put into that."""
     for value in values_of(source_of(work)):
-        for future in _promised(value):
+        for future in _filling(value) if to_fill else (*_filling(value), *_told(value)):
             yield from (one for one in all_waiting(future) if isinstance(one, asyncio.Task))
 
 
-def _promised(value: object) -> Iterator[object]:
-    """Yield the futures that are done when something happens to `value`: an event, a queue, a stream, a future."""
+def _filling(value: object) -> Iterator[asyncio.Future[Any]]:
+    """Yield the futures that are done when something is put into `value`, a queue or a stream."""
+    if isinstance(value, asyncio.Queue):
+        yield from list(getattr(value, "_getters", ()))
+    elif type(value).__module__ == "anyio.streams.memory":
+        for event in list(getattr(getattr(value, "_state", None), "waiting_receivers", ())):
+            yield from _told(event)
+
+
+def _told(value: object) -> Iterator[asyncio.Future[Any]]:
+    """Yield the futures that are done when `value`, an event, is set; `value` itself, if it is a future."""
     if isinstance(value, asyncio.Future):
         yield value
         return
-    inner = getattr(value, "_event", None)  # of anyio's events
-    state = getattr(value, "_state", None)  # of its streams
-    for one in (value, inner, *(getattr(state, "waiting_receivers", None) or ())):
-        one = getattr(one, "_event", one)
-        for name in ("_waiters", "_getters"):
-            found = getattr(one, name, None)
-            if isinstance(found, (list, deque, set)):
-                yield from (future for future in list(found) if isinstance(future, asyncio.Future))
+    event = getattr(value, "_event", None) if type(value).__module__.startswith("anyio.") else value
+    if isinstance(event, (asyncio.Event, asyncio.Condition)):
+        yield from list(getattr(event, "_waiters", ()))
