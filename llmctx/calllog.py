@@ -236,7 +236,7 @@ class CallLog:
             try:
                 await work()
             except Exception as problem:  # noqa: BLE001  the database may be away, or a loop of another time
-                diagnostics.count("close_failed", "what goes with the call log could not be closed", exc=problem)
+                diagnostics.count("close_failed", "a part of the call log could not be closed", exc=problem)
 
     @guard("start_failed", "%s failed: calls are recorded in part, or not at all, until it is started again")
     def _begin_again(self) -> None:
@@ -249,7 +249,7 @@ class CallLog:
         if self._recorder not in active_recorders:
             diagnostics.count(
                 "second_call_log",
-                "another CallLog of this process writes to the same table: it alone hears LangChain's calls",
+                "another CallLog of this process writes to the same table: only that one records LangChain's calls",
             )
 
     def _listen(self) -> None:
@@ -357,7 +357,9 @@ class CallLog:
         Raises `ConfigError` where nothing says where the dashboard is.
         """
         if self.dashboard_url is None:
-            raise ConfigError("Where is the dashboard? Set LLMCTX_DASHBOARD_URL, or Dashboard(base_url=…).")
+            raise ConfigError(
+                "The dashboard's address is not known. Set LLMCTX_DASHBOARD_URL, or Dashboard(base_url=…)."
+            )
         return f"{self.dashboard_url.rstrip('/')}/call?{urlencode({'id': str(call_id)})}"
 
     # -- by hand ------------------------------------------------------------------------------------------------------

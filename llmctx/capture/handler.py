@@ -123,7 +123,7 @@ class CallLogHandler(BaseCallbackHandler):
         recorder = self._recorder
         if recorder is None or (self._any_recorder and not recorder.enabled):
             if not active:
-                diagnostics.count("no_call_log", "a call was made before any CallLog was started: it is not recorded")
+                diagnostics.count("no_call_log", "a call was made before a CallLog was started: it is not recorded")
                 return None
             recorder = self._recorder = active[-1]
         return recorder if recorder.enabled else None

@@ -42,7 +42,7 @@ class Recording:
                     f"{name!r} is part of the identity: give record(identity=CallContext(…)), or use bind()"
                 )
             if name not in _SETTABLE:
-                raise TypeError(f"{name!r} is not a column of a call; there are: {', '.join(sorted(_SETTABLE))}")
+                raise TypeError(f"{name!r} is not a column that can be set. Choose from {', '.join(sorted(_SETTABLE))}")
             self._fields[name] = value
 
     def __enter__(self) -> Self:

@@ -30,10 +30,10 @@ def backfill(
         typer.Option("--map-query", metavar="SQL", help="The same, by a query: SELECT session_id, user_id …"),
     ] = None,
     undo_file: Annotated[
-        Path | None, typer.Option("--undo-file", metavar="FILE", help="Where to note the old values.")
+        Path | None, typer.Option("--undo-file", metavar="FILE", help="File for the old values.")
     ] = None,
     undo: Annotated[
-        Path | None, typer.Option("--undo", metavar="FILE", help="Restore the values noted in this file.")
+        Path | None, typer.Option("--undo", metavar="FILE", help="Restore the old values from this file.")
     ] = None,
     yes: Yes = False,
     json: Json = False,

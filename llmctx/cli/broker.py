@@ -99,7 +99,7 @@ def show_report(report: BrokerReport | str) -> None:
     if lines:
         output.table(columns, lines, indent=2)
     else:
-        output.paragraph(f"{lag.describe}, in {len(lag.streams)} streams", lead="  ")
+        output.paragraph(f"{lag.description}, in {len(lag.streams)} streams", lead="  ")
     for name in lag.missing:
         output.paragraph(f"{name} is not there, or has no consumer: llmctx migrate --transport", lead="  ")
     for (code, reason), count in Counter((one.code, one.reason) for one in report.refused).most_common(10):

@@ -39,9 +39,9 @@ def doctor(
     if wrong:
         output.say(f"{len(wrong)} of {len(findings)} checks found something.")
     elif unknown:
-        output.say(f"Nothing was found to be wrong. {unknown} of {len(findings)} checks could not be made.")
+        output.say(f"No problem was found. {unknown} of {len(findings)} checks could not be made.")
     else:
-        output.say("Everything is set up right.")
+        output.say("Everything is set up correctly.")
     raise typer.Exit(1 if wrong else 0)
 
 

@@ -73,7 +73,7 @@ def _show(receipt: Receipt) -> None:
 
 def _conclusion(receipt: Receipt) -> str:
     if not receipt.found:
-        return f"There is nothing of {receipt.subject}."
+        return f"Nothing of {receipt.subject} was found."
     if not receipt.done:
         return output.dry_run(action="blank them" if receipt.blank else "erase them")
     return f"Nothing of {receipt.subject} is left: every place was searched again."

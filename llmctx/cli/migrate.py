@@ -53,7 +53,7 @@ def migrate(
         bool, typer.Option("--transport", help="Make the streams of LLMCTX_TRANSPORT instead, the message broker.")
     ] = False,
     texts_apart: Annotated[
-        bool, typer.Option("--texts-apart", help="Also keep texts in a table of their own, by day.")
+        bool, typer.Option("--texts-apart", help="Also keep texts in a separate table, by day.")
     ] = False,
     check: Annotated[bool, typer.Option("--check", hidden=True)] = False,
     sql: Annotated[bool, typer.Option("--sql", hidden=True)] = False,
@@ -225,5 +225,5 @@ def _conclusion(database: str, plan: Plan, *, doing: bool, down: bool) -> str:
     if not doing:
         return output.dry_run(possible=down or plan.adopts, where=f" in {database}")
     if plan.adopts:
-        return f"What llmctx had added is gone from {database}." if down else f"The table is adopted in {database}."
-    return f"{'The table is gone from' if down else 'The table is ready in'} {database}."
+        return f"What llmctx had added was removed from {database}." if down else f"The table is adopted in {database}."
+    return f"{'The table was dropped from' if down else 'The table is ready in'} {database}."

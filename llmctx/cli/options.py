@@ -60,7 +60,7 @@ def interruptible(*, changes: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        done = "What was done stays: run it again to go on." if changes else "Nothing was changed."
+        done = "What was done stays: run it again to continue." if changes else "Nothing was changed."
         output.say(f"Interrupted. {done}")
         raise
 
@@ -142,9 +142,9 @@ _FILTERS: Final[dict[str, tuple[Any, Any]]] = {
     "agent": _option("agent", metavar="KEY"),
     "model": _option("model", metavar="NAME"),
     "node": _option("node", metavar="NAME"),
-    "trace": _option("trace", metavar="ID", help="Only calls of this trace of OpenTelemetry, or of one of yours."),
+    "trace": _option("trace", metavar="ID", help="Only calls of this trace, of OpenTelemetry or your own."),
     "status": _option("status", metavar="WORD", help="ok, error, cancelled, abandoned or lost."),
-    "errors": _option("errors", bool, False, help="Only calls that did not end well."),
+    "errors": _option("errors", bool, False, help="Only calls that failed or were cut off."),
     "unattributed": _option("unattributed", bool, False, help="Only calls without user or session."),
     "text": _option("text", metavar="TEXT", help="Only with this in prompt, response or error."),
     "since": _option("since", datetime | None, parser=moment, metavar="WHEN", help="30m, 2h, 7d ago, or a date (UTC)."),

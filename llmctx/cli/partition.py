@@ -47,7 +47,7 @@ def _rehearse(settings: Settings, json: bool) -> None:
         output.show_json(result)
     output.say(
         f"{result['rows']:,} rows were partitioned in {result['there_s']} s and turned back in {result['back_s']} s; "
-        f"every value is as it was. The table itself has about {result['of']:,} rows, and was not touched."
+        f"every value is unchanged. The table itself has about {result['of']:,} rows, and was not touched."
     )
 
 

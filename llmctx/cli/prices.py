@@ -34,7 +34,7 @@ def prices(ctx: typer.Context, filters: Filters, json: Json = False) -> None:
         output.say(totals_used(as_of))
     if any(one.price is None for one in rows):
         output.say(
-            "The cost of models without a price is NULL. Put their prices, in USD per million tokens, into a file, "
+            "The cost of models without a price is NULL. Write their prices, in USD per million tokens, to a file, "
             '[{"model": "…", "input": 1.2, "output": 4.8}], set LLMCTX_PRICE_FILE to it, then run: llmctx recompute'
         )
     if not price_list.has_list:

@@ -25,8 +25,12 @@ def retain(
     ahead: Annotated[
         int, typer.Option("--ahead", metavar="MONTHS", min=0, max=24, help="Future partitions to create.")
     ] = 2,
-    detach: Annotated[bool, typer.Option("--detach", help="Detach expired partitions, do not drop them.")] = False,
-    exact: Annotated[bool, typer.Option("--exact", help="Delete by the day even where partitions are months.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Detach expired partitions instead of dropping them.")
+    ] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Delete by the day even where partitions are monthly.")
+    ] = False,
     yes: Yes = False,
     json: Json = False,
 ) -> None:

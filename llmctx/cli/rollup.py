@@ -37,6 +37,6 @@ def rollup(
         )
     if report.verified and not json:
         days = ", ".join(map(str, report.different))
-        output.show(f"Days that differed and were made anew: {days or 'none'}.")
+        output.show(f"Days that differed and were rebuilt: {days or 'none'}.")
     if verify and report.different:
         raise typer.Exit(1)

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 @with_filters(*USAGE_FILTERS)
 def sessions(
     ctx: typer.Context,
-    session: Annotated[str | None, typer.Argument(metavar="SESSION", help="Print this one's conversation.")] = None,
+    session: Annotated[
+        str | None, typer.Argument(metavar="SESSION", help="Print the conversation of this session.")
+    ] = None,
     number: Number = 20,
     *,
     filters: Filters,

@@ -62,7 +62,8 @@ def _run(settings: Settings, *, host: bool, once: bool, metrics: int | None, jso
         sentence = "Stored {written:,} rows of {frames:,} frames; {refused:,} were set aside."
     else:
         raise ConfigError(
-            "What is to be shipped? Set LLMCTX_TRANSPORT to store what is in the broker; `llmctx ship --host` stores "
+            "There is nothing to ship. Set LLMCTX_TRANSPORT to store what is in the broker; `llmctx ship --host` "
+            "stores "
             "the journals of this host."
         )
     if json:
@@ -164,6 +165,6 @@ class _Progress:
 
     def _report(self) -> None:
         shipper, lag = self._shipper, self._lag
-        behind = lag if lag is None or isinstance(lag, str) else lag.describe
+        behind = lag if lag is None or isinstance(lag, str) else lag.description
         waits = f" Rows wait: {shipper.last_error}." if shipper.last_error else ""
         output.say(f"{shipper.written:,} rows stored of {shipper.frames:,} frames; {behind}.{waits}")

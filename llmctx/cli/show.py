@@ -39,7 +39,7 @@ _MADE: Final = {"route": "route", "where": "made at"}
 def show(
     ctx: typer.Context,
     call_id: Annotated[
-        str, typer.Argument(metavar="CALL_ID", help="Its id, the beginning of it, or as `calls` prints it.")
+        str, typer.Argument(metavar="CALL_ID", help="Its id, the beginning of its id, or the form that `calls` prints.")
     ],
     json: Json = False,
 ) -> None:

@@ -38,7 +38,7 @@ def ui(
     texts: Annotated[bool, typer.Option("--texts", help="Show prompts and responses.")] = False,
     open_browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     grants: Annotated[
-        bool, typer.Option("--grants", help="Print the SQL that lets a role read the table, and end.")
+        bool, typer.Option("--grants", help="Print the SQL that lets a role read the table, and exit.")
     ] = False,
 ) -> None:
     """Show sessions, users, costs, errors and coverage in the browser, on this machine only."""
@@ -111,7 +111,7 @@ class LocalOnly:
         request = Request(scope)
         host = request.headers.get("host", "").lower()
         if (host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host) not in _HOSTS:
-            await PlainTextResponse("This address is not llmctx ui's.", 421)(scope, receive, send)
+            await PlainTextResponse("This is not an address of llmctx ui.", 421)(scope, receive, send)
             return
         query = parse_qsl(request.url.query, keep_blank_values=True)
         given = next((value for name, value in query if name == "token"), None)
@@ -123,4 +123,4 @@ class LocalOnly:
             answer.set_cookie(_COOKIE, self._token, httponly=True, samesite="strict", path="/")
             await answer(scope, receive, send)
         else:
-            await PlainTextResponse("That token is of another `llmctx ui`.", 403)(scope, receive, send)
+            await PlainTextResponse("That token belongs to another `llmctx ui`.", 403)(scope, receive, send)

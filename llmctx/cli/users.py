@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 USAGE_FILTERS: Final = ("user", "agent", "model", "since", "until")
 
 By = Annotated[
-    str | None, typer.Option("--by", metavar="FIGURE", help="Not the last: the most cost, errors, calls, tokens or ms.")
+    str | None,
+    typer.Option(
+        "--by", metavar="FIGURE", help="Order by the most cost, errors, calls, tokens or ms, not by the last."
+    ),
 ]
 
-CountOnly = Annotated[bool, typer.Option("--count", help="Only how many there are.")]
+CountOnly = Annotated[bool, typer.Option("--count", help="Only the number of users.")]
 
 
 @with_filters(*USAGE_FILTERS)
@@ -84,7 +87,7 @@ def show_usage(
         output.say(f"Of the last {queries.MOST_DAYS.days} days; --since overrides this.")
     say_next(ctx, found)
     if rows and what == "session":
-        output.say("The conversation of one: llmctx sessions ID")
+        output.say("One conversation: llmctx sessions ID")
 
 
 def show_count(what: Literal["session", "user"], ctx: typer.Context, filters: Filters, *, json: bool) -> None:

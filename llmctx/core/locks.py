@@ -25,7 +25,7 @@ class RecoverableLock:
 
     def __enter__(self) -> None:
         if not self._lock.acquire(timeout=self._lost_s):
-            diagnostics.count("lock_lost", "a lock was not released in time, and is replaced by a new one")
+            diagnostics.count("lock_lost", "a lock was not released in time and was replaced by a new one")
             self._lock = threading.RLock()
             self._lock.acquire()
 
@@ -85,7 +85,7 @@ class ForkGate:
         while self._wanted and time.monotonic() < deadline:
             time.sleep(0.0005)
         if not self._lock.acquire(timeout=_FORK_S):
-            diagnostics.count("lock_lost", "a fork has not opened the gate again; there is a new one")
+            diagnostics.count("lock_lost", "a fork did not reopen its gate, which was replaced by a new one")
             self._lock, self._wanted = threading.Lock(), 0
             self._lock.acquire()
 

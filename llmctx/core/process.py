@@ -87,7 +87,7 @@ def _persist(do: Callable[[], object], what: str) -> None:
         try:
             do()
         except BaseException as problem:  # noqa: BLE001  the interpreter is ending, or has just forked
-            swallow(problem, "lifecycle_failed", "%s failed in a hook of the process, and is called again", what)
+            swallow(problem, "lifecycle_failed", "%s failed in a process hook and is called again", what)
         else:
             return
 

@@ -126,7 +126,7 @@ class Dashboard:
             if form not in _FORMS or page not in (PAGES if form != "html" else (*PAGES, *FRAMES)):
                 raise NotFound
             if form == "csv" and not access.export:
-                raise HTTPException(403, "Taking tables away as CSV is not allowed to you (Access(export=True)).")
+                raise HTTPException(403, "You may not export tables as CSV (Access(export=True)).")
             answer = await self._ask(page, view, access)
             took_ms = (time.perf_counter() - began) * 1000
             if took_ms > _SLOW_MS:
@@ -145,7 +145,7 @@ class Dashboard:
 
     async def _ask(self, page: str, view: PageView, access: Access) -> Answer:
         if "text" in view.conditions and not access.texts:
-            raise HTTPException(403, "Searching texts is reading them: that is not allowed to you.")
+            raise HTTPException(403, "You may not search texts, because that reads them.")
         if page in FRAMES:
             return Answer(data=None)
         async with self._readers.question(aggregate=page in AGGREGATES) as (connection, table):
@@ -222,7 +222,7 @@ def _explained(problem: Exception) -> tuple[int, str, str]:
     if isinstance(problem, InvalidView):
         return 400, f"invalid_{problem.name}"[:64], str(problem)
     if isinstance(problem, NotFound):
-        return 404, "not_found", "There is no such page, session, user or call, or it is not yours to see."
+        return 404, "not_found", "There is no such page, session, user or call, or you may not see it."
     if isinstance(problem, HTTPException):
         return problem.status_code, "forbidden" if problem.status_code == 403 else "refused", problem.detail
     if isinstance(problem, QuestionTooLarge):
@@ -233,4 +233,4 @@ def _explained(problem: Exception) -> tuple[int, str, str]:
         return 503, "database_away", str(problem)
     if isinstance(problem, LlmctxError):
         return 503, "no_rights" if "permission denied" in str(problem) else "refused", str(problem)
-    return 500, "internal_error", "The page could not be made: the application's log says why."
+    return 500, "internal_error", "The page could not be rendered: see the application's log."

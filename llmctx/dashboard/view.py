@@ -118,7 +118,7 @@ def parse(
     given: dict[str, str] = {}
     for name, value in query:
         if name not in _KNOWN:
-            raise InvalidView(name, f"There is no filter or option {name[:64]!r}. Known are: {', '.join(_KNOWN)}.")
+            raise InvalidView(name, f"There is no filter or option {name[:64]!r}. Choose from {', '.join(_KNOWN)}.")
         if name in given:
             raise InvalidView(name, f"{name} is given twice.")
         if len(value) > _LONGEST or "\0" in value:
@@ -199,7 +199,7 @@ def _cursor(name: str, text: str) -> Cursor:
     try:
         return Cursor.parse(text)
     except InvalidCursor:
-        raise InvalidView(name, f"{name} is no cursor of a list: take it from a link of a page.") from None
+        raise InvalidView(name, f"{name} is not a cursor: take it from a link on a page.") from None
 
 
 def _zone(name: str) -> ZoneInfo:

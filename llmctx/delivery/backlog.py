@@ -63,7 +63,7 @@ class Backlog:
             try:
                 record, self._read = self._read or next(self._reading, None), None
             except OSError as problem:  # no descriptor is left, say
-                diagnostics.count("journal_failed", "the journal cannot be read now: %s", problem)
+                diagnostics.count("journal_failed", "the journal cannot be read at the moment: %s", problem)
                 self._reading = None
                 return
             if record is None:

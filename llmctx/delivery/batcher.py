@@ -341,11 +341,11 @@ class Batcher:
         where = self._destination.name
         self.last_error = failure.shown
         if failure.is_outage:
-            diagnostics.count("database_away", "%s cannot be reached: %s. Rows are kept.", where, failure.shown)
+            diagnostics.count("database_away", "%s cannot be reached: %s. The rows are kept.", where, failure.shown)
         else:
             remedy = self._destination.remedy
             diagnostics.count(
-                "database_config", "%s refuses rows: %s; %s. They are kept.", where, failure.shown, remedy
+                "database_config", "%s refuses rows: %s; %s. The rows are kept.", where, failure.shown, remedy
             )
         # look again next time, through a new connection: the one or the other may have been mended
         self._is_prepared = False

@@ -75,7 +75,7 @@ class Delegation:
             left = old.leave_to_recovery()
         except OSError as problem:
             new.close(discard=True)
-            diagnostics.count("journal_failed", "rows cannot be left to the shipper: %s", problem)
+            diagnostics.count("journal_failed", "rows cannot be handed to the shipper: %s", problem)
             return None
         self._left_at = time.monotonic()
         self._left[old.directory / old.name] = left, size

@@ -105,7 +105,7 @@ class HostShipper:
                 except FileNotFoundError:  # no process uses this one
                     continue
                 except OSError as problem:
-                    diagnostics.count("journal_failed", "processes cannot be told of the shipper: %s", problem)
+                    diagnostics.count("journal_failed", "processes cannot be notified of the shipper: %s", problem)
             outside_loop(journal.checkpoint)()
             await asyncio.sleep(_BEAT_S)
 
@@ -130,7 +130,7 @@ class HostShipper:
                 try:
                     await run_in_daemon_thread(lambda: loads.extend(map(_Load, islice(taken, _AT_ONCE))))
                 except OSError as problem:  # no descriptor is left, say
-                    diagnostics.count("journal_failed", "journals cannot be read now: %s", problem)
+                    diagnostics.count("journal_failed", "journals cannot be read at the moment: %s", problem)
                 for load in loads:
                     await self._fill(load)
                 for load in loads:

@@ -116,7 +116,7 @@ class InTransit:
             diagnostics.count(
                 "closed_before_stored",
                 "closed, and %d calls that are with %s are not known to be in the database yet: the next process of "
-                "this host gives them to it again",
+                "this host sends them again",
                 len(ours),
                 self._destination.name,
             )

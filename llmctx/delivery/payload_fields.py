@@ -132,7 +132,7 @@ def fields_of(
     if failure is not None:
         fields.update(error_fields(failure, redactor, cleaned))
     elif answer is not None and answer.blank:
-        fields.update(error_code="empty_answer", error_message="LangChain's client found nothing in the answer")
+        fields.update(error_code="empty_answer", error_message="LangChain's client returned an empty answer")
     if content != "none":
         kept: dict[str, Any] = {}
         if prompt is not None and (prompt.messages or prompt.text is not None):

@@ -173,7 +173,7 @@ class Pipeline:
                 if self._settings.session == "thread":
                     use_thread_as_session(record)
                 if is_bare:
-                    without_snapshots(record, "calls came faster than they could be made into rows")
+                    without_snapshots(record, "calls came faster than rows could be made of them")
                 if self._observe is not None:
                     self._observe(call, record)
                 return record

@@ -132,7 +132,9 @@ def load_file(path: Path) -> list[_Line]:
     except (ValueError, RecursionError) as problem:
         raise ConfigError(f"LLMCTX_PRICE_FILE {path} is not JSON: {problem}.") from None
     if not isinstance(told, list):
-        raise ConfigError(f'LLMCTX_PRICE_FILE {path}: write a list, [{{"model": "…", "input": 1.2, "output": 4.8}}].')
+        raise ConfigError(
+            f'LLMCTX_PRICE_FILE {path} must hold a list, [{{"model": "…", "input": 1.2, "output": 4.8}}].'
+        )
     lines = [_line(one, f"LLMCTX_PRICE_FILE {path}, entry {number}") for number, one in enumerate(told, 1)]
     # stable: lines without a date keep their order, behind those that have begun later
     return sorted(lines, key=lambda line: -(line.since.timestamp() if line.since else 0))
@@ -142,7 +144,9 @@ def _line(told: Any, origin: str) -> _Line:
     if not isinstance(told, Mapping) or not isinstance(told.get("model"), str):
         raise ConfigError(f"{origin}: it must be an object with a `model`.")
     if strange := set(told) - _FIELDS:
-        raise ConfigError(f"{origin}: {', '.join(sorted(strange))} is unknown. There are {', '.join(sorted(_FIELDS))}.")
+        raise ConfigError(
+            f"{origin}: {', '.join(sorted(strange))} is unknown. Choose from {', '.join(sorted(_FIELDS))}."
+        )
     per_token: dict[str, Decimal] = {}
     for name in ("input", "output", "cached", "cache_write"):
         value = told.get(name, None if name == "output" else told.get("input"))

@@ -54,7 +54,7 @@ class Texts(NamedTuple):
 def record_of(call: OpenCall, texts: Texts) -> CallRecord:
     """Return the row of `call`. Times come from its start and a monotonic clock, never from now."""
     if call.scope is not None and call.scope.redacts:  # or each of its calls would lead to another
-        return _record_of(call, Texts("none", texts.limit, withheld="a redaction made this call"))
+        return _record_of(call, Texts("none", texts.limit, withheld="this call was made by a redaction function"))
     try:
         return _record_of(call, texts)
     except RedactionFailed:

@@ -181,7 +181,7 @@ class Spool(RecordingSink):
         if old is None:
             why = problem or "There is no directory for the journal: set LLMCTX_JOURNAL_DIR to one."
             diagnostics.count(
-                "journal_unavailable", "%s Until then rows wait in memory, and are lost when the process ends.", why
+                "journal_unavailable", "%s Until then rows wait in memory and are lost when the process ends.", why
             )
         elif old.has_vanished:
             self._lose(old)

@@ -99,11 +99,11 @@ class Worker:
             except Exception as problem:  # noqa: BLE001  no thread is to be had
                 diagnostics.count(
                     "pipeline_not_started",
-                    "no thread can be started for the pipeline: %s. Calls wait in memory; it is tried again.", problem,
+                    "the pipeline's thread cannot be started: %s. Calls wait in memory; llmctx tries again.", problem,
                 )  # fmt: skip
             else:
                 if has_died:
-                    diagnostics.count("pipeline_died", "the pipeline's thread had died, and was started again")
+                    diagnostics.count("pipeline_died", "the pipeline's thread had died and was restarted")
 
     def start(self, *, wait: bool = True) -> None:
         """Start the thread; once it runs, return. Where it cannot be started, raise: the next call tries again."""

@@ -94,7 +94,7 @@ def _advise() -> None:
     if outer:
         diagnostics.count(
             "agent_middleware_order",
-            "LlmctxMiddleware stands after %s: make it the first in the list, or models that they ask have no ids",
+            "LlmctxMiddleware comes after %s: make it the first in the list, or calls that they make have no ids",
             ", ".join(outer),
         )
     scope = current_scope()
@@ -103,7 +103,7 @@ def _advise() -> None:
     if hooks := sorted(_hooks_here()):
         diagnostics.count(
             "agent_not_wrapped",
-            "LlmctxMiddleware does not see models that are asked in %s: wrap_graph(create_agent(…)) does",
+            "LlmctxMiddleware does not see calls made in %s: wrap_graph(create_agent(…)) does",
             ", ".join(hooks),
         )
 

@@ -69,7 +69,7 @@ def wrap_graph(
     elif not isinstance(inside, PregelProtocol):  # the nodes of a remote graph run elsewhere
         diagnostics.count(
             "graph_not_wrapped",
-            "wrap_graph was given %s, which is no graph, and left it as it is",
+            "wrap_graph was given %s, which is not a graph, and returned it unchanged",
             type(graph).__name__,
         )
     return graph

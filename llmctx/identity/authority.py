@@ -50,7 +50,7 @@ def data_id(value: object) -> str | None:
 
 def refuse_malformed() -> None:
     """Count data that are no identity. They are as if they were not there."""
-    diagnostics.count("ids_refused", "a config, state or context held ids of no use: they are ignored")
+    diagnostics.count("ids_refused", "a config, state or context held unusable ids: ignored")
 
 
 def data_ids(values: Mapping[str, Any], names: Iterable[tuple[str, str]]) -> CallContext:
@@ -107,9 +107,9 @@ def refuse(users: Iterable[str | None]) -> None:
     """Count data that name a user whom the server does not name. `users` are those whom it names."""
     diagnostics.count(
         "identity_refused",
-        "data of the caller (config, state or context) name %s: ignored. "
+        "the caller's data (config, state or context) name %s: ignored. "
         "CallLog(trust_config=True) believes them, for a service whose callers are services",
-        "another user than the server knows" if any(users) else "a user in an anonymous request",
+        "another user than the authenticated one" if any(users) else "a user in an anonymous request",
     )
 
 

@@ -49,7 +49,7 @@ def bind(identity: CallContext | None = None, /, **ids: Any) -> Iterator[CallCon
 
 def _check_names(ids: dict[str, Any]) -> None:
     if unknown := ids.keys() - _NAMES:
-        raise TypeError(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join((*ID_FIELDS, 'attributes'))}")
+        raise TypeError(f"unknown: {', '.join(sorted(unknown))}. Choose from {', '.join((*ID_FIELDS, 'attributes'))}")
 
 
 # Where this fails, the scope around must not count: the block belongs to another user.

@@ -119,12 +119,12 @@ def clean_id(value: object, name: str = "id") -> str | None:
     Cleaned ids end in `~` and 16 hex digits of a hash over the original, so that no two of them become the same.
     """
     if isinstance(value, _NO_IDS):
-        diagnostics.count("ids_refused", "%s is given as %s, which is no id: ignored", name, type(value).__name__)
+        diagnostics.count("ids_refused", "%s is %s, which is not an id: ignored", name, type(value).__name__)
         return None
     try:
         text = value if isinstance(value, str) else str(value)
     except Exception:  # noqa: BLE001  any object's
-        diagnostics.count("ids_refused", "%s is an object that has no text: ignored", name)
+        diagnostics.count("ids_refused", "%s is an object without a text form: ignored", name)
         return None
     if not text:
         return None

@@ -222,6 +222,6 @@ def as_text(value: object) -> str | None:
         return value or None
     if value is None or isinstance(value, bool) or not isinstance(value, (str, int, UUID)):
         if value is not None:
-            diagnostics.count("ids_refused", "a thread_id is no text and no number: ignored")
+            diagnostics.count("ids_refused", "a thread_id is neither text nor a number: ignored")
         return None
     return clean_id(str(value), "thread_id")

@@ -109,7 +109,7 @@ def unpack(value: object) -> CallContext:
             return data_ids(value, SAME_NAMES)
     except Exception:  # noqa: BLE001, S110  objects of any kind: counted below
         pass
-    diagnostics.count("carried_refused", "what stands in a config in place of an identity is none: ignored")
+    diagnostics.count("carried_refused", "a config holds something else in place of an identity: ignored")
     return EMPTY
 
 
@@ -119,7 +119,7 @@ def signed_identity(value: object) -> CallContext | None:
         token = value.get(_SIGNED) if type(value) is dict else None
         return None if type(token) is not str or not handover.has_key() else handover.read(token)
     except LlmctxError:
-        diagnostics.count("carried_refused", "an identity in a config bears a signature that is not ours: ignored")
+        diagnostics.count("carried_refused", "an identity in a config has a foreign signature: ignored")
         return None
 
 

@@ -176,7 +176,7 @@ def _read(token: str | bytes | None) -> _Token:
     from itsdangerous import BadData
 
     if not isinstance(token, (str, bytes)) or not token:
-        raise InvalidToken("There is no token. Call hand_over() where the job is created.")
+        raise InvalidToken("The token is missing. Call hand_over() where the job is created.")
     serializer = _serializer()
     try:
         said: Any = serializer.loads(token)

@@ -149,7 +149,7 @@ def node_scope(
         scope.displaced = outer.anchor
         mark_as_worker(outer)
     if conflict:
-        diagnostics.count("node_conflict", "a node's own ids name another user than the scope around it")
+        diagnostics.count("node_conflict", "a node's own ids name another user than the surrounding scope")
     if inherited_by_worker is None and not identity:
         # no user, and the thread may lend it no name
         scope.of_request, scope.reason = scope.serial, Reason.SHARED_THREAD

@@ -291,7 +291,8 @@ def leave(scope: Scope | None, token: Entry) -> None:
         if scope is not None:
             scope.get_history().left = token  # its context may live on: a pooled thread's, a generator's
         diagnostics.count(
-            "scope_left_elsewhere", "a scope was left in another context; do not hold bind() across a yield"
+            "scope_left_elsewhere",
+            "a scope was closed in another context than it was opened in; do not hold bind() across a yield",
         )
     if scope is not None:
         scope.close()

@@ -69,7 +69,7 @@ def compression_step(connection: Connection, settings: Settings) -> Step | None:
         for row in found
     ]
     return Step(
-        "compress new texts by lz4; rows that are there stay as they are",
+        "compress new texts with lz4; existing rows stay as they are",
         (*statements, *_notes(connection, settings, found[0].columns)),
         "a moment",
     )
@@ -95,4 +95,4 @@ def compress(connection: Connection, settings: Settings) -> None:
             run_as_one(connection, todo.sql, patience_s=_PATIENCE_S)
         except DBAPIError as problem:
             connection.rollback()
-            diagnostics.count("compression_failed", "texts are not compressed by lz4 yet: %s", problem.orig)
+            diagnostics.count("compression_failed", "texts are not compressed with lz4 yet: %s", problem.orig)

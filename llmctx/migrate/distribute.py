@@ -68,7 +68,8 @@ def _plan(connection: Connection, settings: Settings, shards: int | None) -> Dis
     if now.by is None:
         if texts_apart.has_texts_table(connection, settings):
             raise LlmctxError(
-                f"Table {settings.table} keeps its texts apart: it cannot be distributed. Nothing was changed."
+                f"Table {settings.table} keeps its texts in a separate table: it cannot be distributed. Nothing was "
+                "changed."
             )
         return Distribution(shards or SHARDS_PER_NODE * nodes, nodes, is_new=True)
     if now.by != "call_id":

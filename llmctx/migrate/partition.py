@@ -33,8 +33,8 @@ def plan(settings: Settings, *, back: bool = False, drop_foreign_keys: bool = Fa
             return list(seen.forward_steps(drop_foreign_keys=drop_foreign_keys))
         steps = list(seen.backward_steps())
         if steps or seen.state().making:
-            move = Step("move rows of the months since back into it, 5,000 at a time", (), "none")
-            tidy = Step("drop what was made for the partitions, and tie again what was untied", (), "a moment")
+            move = Step("move rows of later months back into it, 5,000 at a time", (), "none")
+            tidy = Step("drop what was made for the partitions, and restore dropped foreign keys", (), "a moment")
             steps += [move, tidy]
         return steps
 
@@ -104,7 +104,9 @@ def rehearse(settings: Settings, *, rows: int = 10_000, say: Say | None = None) 
             connection.execute(text(f"DROP SCHEMA IF EXISTS {REHEARSAL} CASCADE"))
             connection.commit()
         if len(set(digests)) != 1:
-            raise LlmctxError("The rehearsal did not come to the same rows. Do not partition this table; tell us.")
+            raise LlmctxError(
+                "The rehearsal did not reproduce the rows. Do not partition this table; please report it."
+            )
         return {"rows": digests[0][0], "there_s": took[0], "back_s": took[1], "of": table.rows}
 
     return run_exclusively(settings, change)

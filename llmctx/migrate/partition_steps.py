@@ -163,11 +163,11 @@ class Conversion:
         if wanted := adoption_plan(table, target()[1]).steps:
             found.append(f"it has not been adopted ({wanted[0].what}): run `llmctx migrate --yes` first")
         if not table.columns["created_at"].not_null:
-            found.append("created_at may be NULL, and such a row has no month: make it NOT NULL")
+            found.append("created_at may be NULL, and a row without it belongs to no month: make it NOT NULL")
         if any(index.expressions and index.unique for index in self._indexes_now()):
-            found.append("a unique key of it is over an expression")
+            found.append("one of its unique keys is over an expression")
         if self.state().making and self.columns() != self.columns(self.qualify("_partitioned")):
-            found.append("it has other columns now: `llmctx partition --downgrade --yes`, and begin anew")
+            found.append("its columns have changed: run `llmctx partition --downgrade --yes`, and begin again")
         children = [row.child for row in self._children()]
         if children and not drop_foreign_keys:
             found.append(
@@ -205,7 +205,7 @@ class Conversion:
             return
         facts = json.loads(now.making_says) if now.making else {}
         if facts.get("way") == "back":
-            raise LlmctxError("The way back is not done: `llmctx partition --downgrade --yes` goes on with it.")
+            raise LlmctxError("The way back is not complete: continue with `llmctx partition --downgrade --yes`.")
         if problems := self.problems(drop_foreign_keys=drop_foreign_keys):
             raise LlmctxError(f"{self.qualify()} cannot be partitioned: {'; '.join(problems)}. Nothing was changed.")
         table, making, old = self.qualify(), self.qualify("_partitioned"), self.inspect()
@@ -217,10 +217,10 @@ class Conversion:
                 "foreign": [[child.child, child.name, child.definition] for child in children],
             }
             make = tuple(self._make(old, bound, indexes, facts))
-            yield Step(f"make the table that is to stand in its place, {making}", make, "a moment")
+            yield Step(f"create the table that replaces it, {making}", make, "a moment")
         for child in children:
             drop = f"ALTER TABLE {child.child} DROP CONSTRAINT {quote(child.name)}"
-            yield Step(f"untie {child.child} ({child.definition})", (drop,), "a moment")
+            yield Step(f"drop the foreign key of {child.child} ({child.definition})", (drop,), "a moment")
         known = {_shape(row.definition) for row in self._indexes_now()}
         seconds = max(1, old.rows // INDEXED_PER_S)
         for name, definition, own in indexes:
@@ -244,17 +244,17 @@ class Conversion:
         )
         (done,) = self.query(_DONE, check=_CHECK)
         if not done.leads:
-            words = f"lead rows from {bound:%Y-%m-%d} on to where they will belong"
+            words = f"route rows from {bound:%Y-%m-%d} on to their new partitions"
             yield Step(words, tuple(ahead.lead()), "a moment")
         if done.promises is None and (not done.leads or self._any_from(at)):
-            yield Step("move those that are there already", (ahead.move(),), "none")
+            yield Step("move the existing ones", (ahead.move(),), "none")
         if done.promises is None:
-            promise = f"promise that it holds nothing from {bound:%Y-%m-%d} on"
+            promise = f"constrain it to rows before {bound:%Y-%m-%d}"
             yield Step(promise, (ahead.constrain(),), "a moment")
         if not done.promises:
             yield Step("prove it", (ahead.validate(),), "none", seconds)
         swap = (*ahead.end(), *self._swap(at))
-        yield Step("put the new table in its place, and it into that", swap, "a moment")
+        yield Step("swap in the new table, with this one as its first partition", swap, "a moment")
 
     def _any_from(self, at: str) -> bool:
         """Return whether rows are dated that far ahead."""
@@ -319,7 +319,7 @@ class Conversion:
         now = self.state()
         table, making, before = self.qualify(), self.qualify("_partitioned"), self.qualify("_before")
         if (now.making or now.before) and self._is_distributed():
-            raise LlmctxError(f"{table} cannot be led back: {self._undistribute()}. Nothing was changed.")
+            raise LlmctxError(f"{table} cannot be converted back: {self._undistribute()}. Nothing was changed.")
         if now.kind == "p" and now.before:
             facts = json.loads(now.before_says) | {"way": "back"}
             owned = [f"ALTER SEQUENCE {r.sequence} OWNED BY {before}.{quote(r.column)}" for r in self.query(_SEQUENCES)]
@@ -333,7 +333,7 @@ class Conversion:
                 f"COMMENT ON TABLE {making} IS {literal(json.dumps(facts))}",
                 *self._marks_for(before),
             )
-            yield Step("put the old table in its place again", swap, "a moment")
+            yield Step("swap the old table back in", swap, "a moment")
         elif now.making:
             undo = (
                 f"DROP TRIGGER IF EXISTS llmctx_ahead ON {table}",
@@ -375,7 +375,7 @@ class Conversion:
             add = f"ALTER TABLE {child} ADD CONSTRAINT {quote(name)} {bare} NOT VALID"
             if name not in tied:
                 yield Step(f"tie {child} again", (add,), "a moment")
-            yield Step("see that it holds", (f"ALTER TABLE {child} VALIDATE CONSTRAINT {quote(name)}",), "none")
+            yield Step("validate the constraint", (f"ALTER TABLE {child} VALIDATE CONSTRAINT {quote(name)}",), "none")
         yield Step("drop the partitions, which are empty", (f"DROP TABLE {self.qualify('_partitioned')}",), "a moment")
 
     @property

@@ -193,7 +193,7 @@ def join_problems(problems: list[str]) -> str:
 
 def not_a_call_log(settings: Settings, found: State) -> NotACallLog:
     why = found.problem or (
-        f"Table {settings.table} exists already, and llmctx did not make it; it adopts tables of PostgreSQL only. "
+        f"Table {settings.table} exists already, and was not made by llmctx, which adopts tables of PostgreSQL only. "
         "Choose another name with LLMCTX_TABLE."
     )
     return NotACallLog(f"{why} Nothing was changed in {describe_database(settings)}.")

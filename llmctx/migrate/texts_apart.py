@@ -52,12 +52,14 @@ def _texts(settings: Settings) -> str:
 
 def no_partitions() -> ConfigError:
     """Return what there is to say of SQLite."""
-    return ConfigError("Texts are kept apart in PostgreSQL alone: SQLite has no partitions. Leave out --texts-apart.")
+    return ConfigError(
+        "Texts can be kept in a separate table only in PostgreSQL: SQLite has no partitions. Leave out --texts-apart."
+    )
 
 
 def first_step(settings: Settings) -> str:
     """Return in words what is done where there is no call log yet."""
-    return f"keep texts apart, in table {texts_table.name_of(settings.table)} (partitioned by day)"
+    return f"keep texts in a separate table, {texts_table.name_of(settings.table)} (partitioned by day)"
 
 
 def plan(connection: Connection, settings: Settings, table: ExistingTable | None) -> list[Step]:
@@ -72,11 +74,12 @@ def plan(connection: Connection, settings: Settings, table: ExistingTable | None
     lacking = [name for name in SNAPSHOTS if name not in table.columns or table.columns[name].type != "text"]
     if not table.made_by_us or lacking:
         raise LlmctxError(
-            f"Table {table.name} was not made by llmctx, or has been changed: its texts cannot be kept apart. Nothing "
+            f"Table {table.name} was not made by llmctx, or has been changed: its texts cannot be kept in a separate "
+            "table. Nothing "
             f"was changed in {describe_database(settings)}."
         )
     if has_distributed(connection, table.sql):
-        raise LlmctxError(f"Table {table.name} is distributed by Citus: its texts cannot be kept apart.")
+        raise LlmctxError(f"Table {table.name} is distributed by Citus: its texts cannot be kept in a separate table.")
     if triggers := connection.scalars(text(texts_table.TRIGGERS), {"log": table.sql}).all():
         raise LlmctxError(
             f"Triggers of {table.name} ({', '.join(triggers)}) would see rows without their texts, which cannot be "
@@ -115,7 +118,7 @@ def _index(connection: Connection, table: ExistingTable) -> Iterator[Step]:
     if any(index.name == name and index.valid for index in table.indexes):
         return
     for broken in catalog.rows(connection, _BROKEN, table.sql, index=name):
-        yield Step(f"drop {broken.name}, which was not finished", (f"DROP INDEX {broken.name}",), "a moment")
+        yield Step(f"drop {broken.name}, which was left unfinished", (f"DROP INDEX {broken.name}",), "a moment")
     tail, what = f" (created_at) WHERE {texts_table.has_texts()}", f"index {name}: which rows hold texts themselves"
     yield from index_each_partition(table, "INDEX", name, tail, what, 0)
 

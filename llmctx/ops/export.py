@@ -132,7 +132,7 @@ def _opened(to: Path | None, form: Format, name: str, columns: _Columns) -> Iter
         try:
             os.link(partial, to)  # unlike a rename this never takes the place of another file
         except FileExistsError:
-            raise LlmctxError(f"{to} was created meanwhile. Nothing was written: choose another name.") from None
+            raise LlmctxError(f"{to} was created in the meantime. Nothing was written: choose another name.") from None
         except OSError:  # a file system without links
             partial.rename(to)
     except OSError as problem:

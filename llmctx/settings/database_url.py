@@ -78,7 +78,7 @@ def normal_url(value: str) -> str:
         hint = f"Did you mean {near[0]}? " if near else ""
         raise ConfigError(f"{KEY} names {parts.scheme!r}, which llmctx cannot use. {hint}{_WHAT_TO_WRITE}.")
     if not parts.is_plain:
-        raise ConfigError(f"{KEY} has an @ behind its host. {_ESCAPE}. {_WHAT_TO_WRITE}.")
+        raise ConfigError(f"{KEY} has an @ after its host. {_ESCAPE}. {_WHAT_TO_WRITE}.")
     try:
         url = _sqlite_url(parts) if driver.startswith("sqlite") else _postgresql_url(parts)
     except UnicodeDecodeError:
@@ -146,9 +146,9 @@ def _hosts(parts: UrlParts) -> list[tuple[str, int | None]]:
     """Return hosts and ports; one host without a name is the default."""
     hosts = [(_decoded(host.strip("[]")), int(port) if port else None) for host, port in parts.hosts]
     if any(port is not None and not 0 < port < 65536 for _, port in hosts):
-        raise ConfigError(f"{KEY} has a port that is none. {_WHAT_TO_WRITE}. {_ESCAPE}.")
+        raise ConfigError(f"{KEY} has an invalid port. {_WHAT_TO_WRITE}. {_ESCAPE}.")
     if len(hosts) > 1 and not all(host for host, _ in hosts):
-        raise ConfigError(f"{KEY} has an empty name among its hosts. {_WHAT_TO_WRITE}.")
+        raise ConfigError(f"{KEY} has an empty host name. {_WHAT_TO_WRITE}.")
     return hosts
 
 
@@ -174,7 +174,9 @@ def _understood(named: dict[str, list[str]]) -> dict[str, str | tuple[str, ...]]
         elif not (name in _WITHOUT_MEANING or name in _ELSEWHERE or text.lower() in _HARMLESS_VALUES.get(name, ())):
             unknown.append(written)
     if unknown:
-        raise ConfigError(f"{KEY} has what llmctx cannot do: {_listed(unknown)}. Take it out of the URL.")
+        raise ConfigError(
+            f"{KEY} has parameters that llmctx does not support: {_listed(unknown)}. Take it out of the URL."
+        )
     _check_ports(query)
     if in_dsn:
         query["dsn"] = f"postgresql:///?{urlencode(in_dsn)}"
@@ -195,9 +197,9 @@ def _check_ports(query: dict[str, str | tuple[str, ...]]) -> None:
         query["port"] = ",".join(port or "5432" for port in (ports * count if len(ports) == 1 else ports))
     each = _several(query.get("port", ""))
     if any(not (port.isascii() and port.isdigit() and 0 < int(port) < 65536) for port in each):
-        raise ConfigError(f"{KEY} has a port that is none. {_WHAT_TO_WRITE}.")
+        raise ConfigError(f"{KEY} has an invalid port. {_WHAT_TO_WRITE}.")
     if isinstance(hosts, str) and len(each) not in (0, 1, hosts.count(",") + 1):
-        raise ConfigError(f"{KEY} has another number of ports than of hosts. {_WHAT_TO_WRITE}.")
+        raise ConfigError(f"{KEY} has a different number of ports and hosts. {_WHAT_TO_WRITE}.")
 
 
 def _several(text: str | tuple[str, ...]) -> list[str]:
@@ -217,12 +219,15 @@ def _sqlite_url(parts: UrlParts) -> URL:
         raise ConfigError(f"{KEY} has a host, but SQLite is a file: mind the three slashes. {_WHAT_TO_WRITE}.")
     name = _decoded(parts.path[1:])
     if name in ("", ":memory:"):
-        raise ConfigError(f"{KEY} is an in-memory SQLite, which every connection has to itself. {_WHAT_TO_WRITE}.")
+        raise ConfigError(
+            f"{KEY} is an in-memory SQLite database, of which every connection has its own. {_WHAT_TO_WRITE}."
+        )
     query = {_decoded(key): _decoded(text, plus=True) for key, text in parts.parameters}
     unknown = [] if name.startswith("file:") else sorted(set(query) - _OF_SQLITE)
     if unknown or not _is_number(query.get("timeout", "0")):
         raise ConfigError(
-            f"{KEY} has what llmctx cannot do with SQLite: {_listed(unknown or ['timeout'])}. Take it out."
+            f"{KEY} has parameters that llmctx does not support for SQLite: {_listed(unknown or ['timeout'])}. Take "
+            "it out."
         )
     return URL.create("sqlite", database=name, query=query)
 

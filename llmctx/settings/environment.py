@@ -25,7 +25,7 @@ def unknown_variables() -> list[str]:
     for key in sorted(os.environ):
         if key.upper().startswith(PREFIX) and key.upper() not in known and not key.upper().startswith(_FOR_TESTS):
             near = difflib.get_close_matches(key.upper(), sorted(known), 1)
-            sentences.append(f"{key} is no setting{f'; {near[0]} is' if near else ''}")
+            sentences.append(f"{key} is not a setting{f'; {near[0]} is' if near else ''}")
     return sentences
 
 
@@ -40,8 +40,8 @@ def load(**overrides: Any) -> Settings:
     for key in overrides:
         if key not in Settings.model_fields:
             near = difflib.get_close_matches(key, Settings.model_fields, 1)
-            hint = f" Did you mean {near[0]}?" if near else f" There are: {', '.join(Settings.model_fields)}."
-            raise ConfigError(f"There is no setting {key!r}.{hint}")
+            hint = f" Did you mean {near[0]}?" if near else f" Choose from {', '.join(Settings.model_fields)}."
+            raise ConfigError(f"{key!r} is not a setting.{hint}")
 
     if unknown := unknown_variables():
         diagnostics.count("unknown_setting", "in the environment: %s", ". ".join(unknown))

@@ -177,7 +177,7 @@ class Settings(BaseModel):
     def _no_gaps(cls, value: str | None) -> str | None:
         parts = _parts(value)
         if any(parts) and not all(parts):
-            raise ValueError("one of the values between its commas is empty")
+            raise ValueError("one of the comma-separated values is empty")
         return value
 
     @field_validator("handover_key", mode="after")
@@ -195,7 +195,7 @@ class Settings(BaseModel):
     @classmethod
     def _plain_name(cls, value: str | None) -> str | None:
         if value is not None and not _IDENTIFIER.fullmatch(value):
-            raise ValueError("must be letters, digits and underscores, at most 40, not a digit first")
+            raise ValueError("must be at most 40 letters, digits and underscores, and not begin with a digit")
         return value
 
     @model_validator(mode="after")

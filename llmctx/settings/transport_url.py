@@ -128,13 +128,13 @@ def _who(url: UrlParts) -> tuple[str | None, str | None, str | None]:
 def _texts(options: dict[str, str]) -> dict[str, Any]:
     prefix = options.pop("prefix", _DEFAULT_PREFIX)
     if not _PREFIX.fullmatch(prefix):
-        raise ValueError("needs a prefix of small letters, digits, - and _, at most 32, a letter first")
+        raise ValueError("needs a prefix of at most 32 lower case letters, digits, - and _ that begins with a letter")
     files = {name: options.pop(name) for name in _FILES if name in options}
     if "key" in files and "cert" not in files:
-        raise ValueError("names a key without a cert")
+        raise ValueError("names a key without a certificate")
     readers = tuple(dict.fromkeys(options.pop("readers").split(","))) if "readers" in options else ()
     if not all(map(_READER.fullmatch, readers)):
-        raise ValueError("needs readers as names of small letters, digits, - and _, at most 32, other than ship")
+        raise ValueError("needs names of readers of at most 32 lower case letters, digits, - and _, other than ship")
     return {"prefix": prefix, "readers": readers, **files}
 
 
@@ -143,10 +143,10 @@ def _numbers(options: dict[str, str]) -> dict[str, int]:
     for name, text in options.items():
         if name not in _NUMBERS:
             raise ValueError(
-                f"has an unknown parameter; there are {', '.join(('prefix', 'readers', *_FILES, *_NUMBERS))}"
+                f"has an unknown parameter. Choose from {', '.join(('prefix', 'readers', *_FILES, *_NUMBERS))}"
             )
         least, most = _NUMBERS[name]
         if not text.isascii() or not text.isdigit() or not least <= int(text[:20]) <= most:
-            raise ValueError(f"needs {name} as a number from {least} to {most}")
+            raise ValueError(f"needs a {name} from {least} to {most}")
         numbers[name] = int(text)
     return numbers

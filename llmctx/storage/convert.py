@@ -33,7 +33,7 @@ class Lossy(ValueError):
     """A value does not fit: take `instead`."""
 
     def __init__(self, instead: Any = None) -> None:
-        super().__init__("the column has no room for that value")
+        super().__init__("the column cannot hold that value")
         self.instead = instead
 
 

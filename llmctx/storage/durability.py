@@ -50,7 +50,7 @@ def _risks(found: Mapping[Any, Any]) -> Iterator[Risk]:
         if value == "off":
             yield Risk(
                 f"the server runs with {name} = off",
-                "When its machine crashes, rows that it has acknowledged are lost, or all of the table.",
+                "When its machine crashes, acknowledged rows are lost, or the whole table.",
                 f"ALTER SYSTEM SET {name} = on; then SELECT pg_reload_conf();",
                 is_chosen=True,
             )
@@ -58,13 +58,13 @@ def _risks(found: Mapping[Any, Any]) -> Iterator[Risk]:
         names = ", ".join(found["unlogged"])
         yield Risk(
             f"{names} {'is' if len(found['unlogged']) == 1 else 'are'} UNLOGGED",
-            "When the server crashes every row in it is gone, and no standby has any.",
+            "When the server crashes every row in it is lost, and no standby has a copy.",
             " ".join(f"ALTER TABLE {name} SET LOGGED;" for name in found["unlogged"]),
         )
     if found["asynchronous"] and not found["synchronous"]:
         yield Risk(
-            f"{found['asynchronous']} standby servers follow, and no commit waits for one",
-            "When one of them takes over, the rows of the last moments before that are lost.",
+            f"{found['asynchronous']} standby servers follow, and no commit waits for any of them",
+            "When one of them takes over, the last rows before that are lost.",
             "Let synchronous_standby_names name a standby, at least two where commits must not wait for one that is "
             "away.",
         )

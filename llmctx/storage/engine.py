@@ -45,7 +45,7 @@ _SQLITE: Final = {
     "unable to open database file": "Check that LLMCTX_DATABASE_URL names a file in a folder that exists.",
     "file is not a database": "Correct LLMCTX_DATABASE_URL.",
     "readonly database": "Check who may write to the file and its folder.",
-    "database is locked": "Another process has held it for too long: try again.",
+    "database is locked": "Another process held it for too long: try again.",
 }
 
 
@@ -183,7 +183,8 @@ async def refuse_lent(connection: AsyncConnection, settings: Settings) -> None:
             await connection.rollback()
     if len(met) > 1:
         raise LlmctxError(
-            f"{describe_database(settings)} is behind a pooler in transaction mode: this needs a session of its own. "
+            f"{describe_database(settings)} is behind a pooler in transaction mode: this command needs a session of "
+            "its own. "
             "Put the "
             "server's own address, or that of a pool in session mode, into LLMCTX_DATABASE_URL for this command. "
             "Nothing was changed."
@@ -219,7 +220,7 @@ def take_turns(connection: Connection) -> None:
             if not within:
                 connection.rollback()
             if not told:
-                logger.warning("llmctx: another process is migrating this database: waiting for it")
+                logger.warning("llmctx: waiting for another process that is migrating this database")
                 told = True
             time.sleep(0.1)
         if not within:
@@ -275,8 +276,7 @@ def explain(problem: Exception, settings: Settings) -> Exception:
         return MigrationsPending(f"{capitalize(reason)} in {describe_database(settings)}. Run `llmctx migrate`.")
     if state == "55P03":
         return LlmctxError(
-            f"Another transaction holds a lock in {describe_database(settings)} for too long. "
-            "Nothing waits now: try again."
+            f"Another transaction holds a lock in {describe_database(settings)} for too long. Try again."
         )
     if state == "42501" and "row-level security" in reason:
         return LlmctxError(

@@ -36,7 +36,7 @@ class Filters:
     node: str | None = None
     status: str | None = None
     errors: bool = False
-    """Only calls that did not end well."""
+    """Only calls that failed or were cut off."""
     unattributed: bool = False
     """Only rows without a session or without a user; not those that `erase` has blanked."""
     text: str | None = None

@@ -48,7 +48,7 @@ COST: Final = Measure("llmctx_cost_usd_total", "counter", "US dollars, where a p
 UNPRICED: Final = Measure("llmctx_calls_unpriced_total", "counter", "Calls whose cost is unknown.", _MODEL)
 ERRORS: Final = Measure("llmctx_errors_total", "counter", "Calls that failed.", (*_MODEL, "code"))
 IDENTITY: Final = Measure(
-    "llmctx_identity_total", "counter", "Calls by what is known of whose they are.", ("source", "complete")
+    "llmctx_identity_total", "counter", "Calls by how their identity is known.", ("source", "complete")
 )
 MISSING: Final = Measure("llmctx_identity_missing_total", "counter", "Calls that lack an id, by reason.", ("reason",))
 WRITE: Final = Measure("llmctx_write_seconds", "histogram", "From a batch to its commit.")

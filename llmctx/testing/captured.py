@@ -58,7 +58,7 @@ class CapturedCalls:
         """
         __tracebackhide__ = True
         records = self.records
-        assert records, "no LLM call was made, so there is nothing that could be attributed"
+        assert records, "no LLM call was made, so none could be attributed"
         missing = self.unattributed
         if missing:
             raise AssertionError(complaint(missing, len(records)))

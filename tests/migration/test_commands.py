@@ -413,7 +413,7 @@ async def test_the_python_functions_take_what_a_call_log_takes(tmp_path: Path) -
     for wrong in (7, Path("llmctx.db"), object()):
         with pytest.raises(ConfigError, match="as a URL, such as"):
             migrate.upgrade(wrong)
-    with pytest.raises(ConfigError, match="no setting 'tabel'"):
+    with pytest.raises(ConfigError, match="'tabel' is not a setting"):
         migrate.upgrade(url, tabel="calls")
     assert migrate.downgrade(call_log).table == "ours"
     await engine.dispose()

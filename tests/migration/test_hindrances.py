@@ -119,11 +119,9 @@ def test_what_will_be_refused_or_left_out_is_said_beforehand(empty_database: str
         f"CREATE PUBLICATION partial FOR TABLE {T} (call_id, model)",
     )
     notes = "\n".join(migrate.plan(load(database_url=empty_database)).notes)
-    assert (
-        "the constraint known says CHECK ((agent_key <> 'x'::text)): a call that does not meet it is refused" in notes
-    )
+    assert "the constraint known says CHECK ((agent_key <> 'x'::text)): a call that violates it is refused" in notes
     assert "status is outcome (success, failed), not text: what does not fit is left out" in notes
-    assert "the unique key calm: a call that is alike there" in notes
+    assert "the unique key calm: a call with the same values there" in notes
     assert "the publication everywhere sends its rows" in notes
     assert "theirs" not in notes
     assert "partial" not in notes

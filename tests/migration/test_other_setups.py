@@ -163,7 +163,7 @@ def test_a_column_that_the_database_computes_is_not_lacking(
     computed = "total_tokens integer GENERATED ALWAYS AS (prompt_tokens + completion_tokens) STORED"
     execute(empty_database, f"CREATE TABLE {T} ({COLUMNS}, {computed})")
     settings = load(database_url=empty_database)
-    assert "total_tokens: computed by the database, so llmctx puts nothing there" in migrate.plan(settings).notes
+    assert "total_tokens: computed by the database, so llmctx leaves it out" in migrate.plan(settings).notes
     migrate.upgrade(settings)
     call(empty_database, "t-1", "u-1")
     assert "lacks" not in caplog.text

@@ -253,7 +253,7 @@ def test_a_way_to_partitions_that_was_broken_off_before(empty_database: str, rel
         partitioning.partition(settings, say=broken)
     release()
     migrate.upgrade(settings)
-    with pytest.raises(LlmctxError, match="it has other columns now: `llmctx partition --downgrade --yes`"):
+    with pytest.raises(LlmctxError, match="its columns have changed: run `llmctx partition --downgrade --yes`"):
         partitioning.partition(settings)
     partitioning.partition(settings, back=True)
     partitioning.partition(settings)

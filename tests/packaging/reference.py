@@ -67,7 +67,7 @@ MEANINGS: Final = {
     "status": "`ok`, `error`, `cancelled`, `abandoned` or `lost`; [what each means](errors.md#status).",
     "identity_source": "Which source was believed; [the list](errors.md#identity-source).",
     "identity_reason": "Why an id is missing, or what is odd; [the list](errors.md#identity-reason).",
-    "usage_source": "Who reported the tokens, or why nobody did; [the list](errors.md#usage-source).",
+    "usage_source": "The source of the tokens, or why there are none; [the list](errors.md#usage-source).",
     "finish_reason": "Why the answer ended: `stop`, `length`, `tool_calls`, …",
     "reasoning_snapshot": "The reasoning that the answer shows.",
     "cached_tokens": "Those of the prompt that the provider read from its cache.",
@@ -139,7 +139,7 @@ def settings() -> str:
         "Settings",
         "An environment variable, or an argument of `CallLog` with the same name in lower case and without the prefix: "
         "`LLMCTX_LINGER_MS=20` is `CallLog(linger_ms=20)`, and the argument wins. A value that cannot be used is a "
-        "`ConfigError` at start that names its key. A variable that is no setting is named in the log, with the "
+        "`ConfigError` at start that names its key. An unknown variable is named in the log, with the "
         "nearest one.",
         _table(("variable", "default", "values", "meaning"), *rows),
     )

@@ -163,7 +163,7 @@ def test_a_redaction_that_calls_a_model(database: str) -> None:
     assert (len(rows), stats.balanced) == (stats.written, True)
     (asked,) = [row for row in rows if row.user_id == "u"]
     assert "hello" in asked.prompt_snapshot
-    assert all("made this call" in str(row.attributes) for row in rows if row is not asked)
+    assert all("made by a redaction function" in str(row.attributes) for row in rows if row is not asked)
     assert not [row for row in rows if row is not asked and row.prompt_snapshot is not None]
 
 

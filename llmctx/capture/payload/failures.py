@@ -45,7 +45,7 @@ def failure_of(error: BaseException, limit: int = MESSAGE_LIMIT) -> Failure:
         return found._replace(name=name, text=text)
     except Exception as problem:  # noqa: BLE001  an exception that cannot be read still has its class
         diagnostics.count(
-            "failure_unreadable", "an error could not be read; the row has its class and text only", exc=problem
+            "failure_unreadable", "an error could not be read; the row has only its class and text", exc=problem
         )
         return Failure(name, text=_text_of(error, limit))
 

@@ -75,7 +75,7 @@ def _unpacked(packed: bytes, size: int) -> bytes:
     try:
         # what it says of itself is what would be allocated
         if zstandard.frame_content_size(packed) != size:
-            raise FrameError("a frame of another size than it claims")
+            raise FrameError("a frame that does not have the size that it claims")
         unpacked: bytes = _tools().decompressor.decompress(packed, max_output_size=size, allow_extra_data=False)
     except zstandard.ZstdError as problem:
         raise FrameError(f"a frame that cannot be unpacked: {problem}") from None
@@ -100,11 +100,11 @@ def _payloads(body: bytes, count: int) -> list[bytes]:
     payloads, at = [], 0
     while at < len(body):
         if len(body) - at < _LENGTH.size:
-            raise FrameError("a frame with a torn row")
+            raise FrameError("a frame with an incomplete row")
         (length,) = _LENGTH.unpack_from(body, at)
         at += _LENGTH.size
         if length > len(body) - at:
-            raise FrameError("a frame with a torn row")
+            raise FrameError("a frame with an incomplete row")
         payloads.append(body[at : at + length])
         at += length
     if len(payloads) != count:

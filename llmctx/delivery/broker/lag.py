@@ -62,7 +62,7 @@ class Lag:
         return 0.0 if self.oldest is None else max(0.0, (datetime.now(UTC) - self.oldest).total_seconds())
 
     @property
-    def describe(self) -> str:
+    def description(self) -> str:
         """Return it in words."""
         waiting, in_hand = self.sum("waiting"), self.sum("in_hand")
         if not waiting and not in_hand:
@@ -70,7 +70,7 @@ class Lag:
         again = self.sum("redelivered")
         more = f", {again:,} of them for the second time" if again else ""
         return (
-            f"{waiting:,} frames wait in the broker, {in_hand:,} are in hand{more}; "
+            f"{waiting:,} frames wait in the broker, {in_hand:,} are being stored{more}; "
             f"the oldest is {self.oldest_s:,.0f} s old"
         )
 

@@ -28,11 +28,11 @@ _FIXED_OF_CONSUMER: Final = ("ack_policy", "deliver_policy", "filter_subject")
 _ATTEMPTS: Final = 3
 _EXISTS: Final = 10058
 _WORDS: Final = {
-    10005: "the cluster has no place for so many copies: start all of its servers, or name another number of copies "
+    10005: "the cluster has not enough servers for that many copies: start all of them, or set another number "
     "with replicas= in LLMCTX_TRANSPORT",
-    10074: "a server alone keeps one copy: name no others with replicas= in LLMCTX_TRANSPORT",
+    10074: "a single server keeps one copy: leave out replicas= in LLMCTX_TRANSPORT",
     10047: "the broker has less room than that: lower max_bytes= in LLMCTX_TRANSPORT, or raise its max_file_store",
-    10028: "the account may not have so much: lower max_bytes= in LLMCTX_TRANSPORT, or raise the account's limit",
+    10028: "the account's limit is lower than that: lower max_bytes= in LLMCTX_TRANSPORT, or raise the account's limit",
     10065: "another stream has this subject: choose another prefix= in LLMCTX_TRANSPORT",
     10076: "this server has no JetStream: enable it, with a store_dir",
     10039: "this account has no JetStream: enable it",
@@ -41,7 +41,7 @@ _WORDS: Final = {
 
 
 class ProvisionError(LlmctxError):
-    __doc__ = "The broker's streams cannot be made as they have to be. Do what the message says."
+    __doc__ = "The broker's streams cannot be set up as needed. Do what the message says."
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ async def _plan_consumer(found: Plan, jetstream: JetStreamContext, stream: str, 
     if fixed := _differences(has, wanted, _different(has, wanted, _FIXED_OF_CONSUMER)):
         found.refusals.append(
             f"Consumer {name} of stream {stream} has {fixed}, which cannot be changed. Delete it while no `llmctx "
-            "ship` runs, and run this again: what is delivered twice is stored once."
+            "ship` runs, and run this again: rows that are delivered twice are stored once."
         )
     elif changes := _differences(has, wanted, _different(has, wanted, _CONSUMER)):
         found.steps.append(Step(f"change consumer {name} of stream {stream}: {changes}", False, add))

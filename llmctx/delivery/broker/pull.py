@@ -80,7 +80,7 @@ class Puller:
                 async with asyncio.timeout(_SILENCE_S):
                     await self._signs.wait()
         except TimeoutError:
-            raise StreamAway("nothing is heard of it") from None
+            raise StreamAway("it does not answer") from None
         words = self._status.lower()
         self._is_large = _TOO_LARGE in words and not self._received
         if self._status.startswith(_OVER) or _COMPLETED in words or self._is_large or self._received:

@@ -39,12 +39,12 @@ async def open_broker(settings: Settings) -> AsyncIterator[tuple[BrokerConnectio
         raise LlmctxError(f"{transport.shown} has no JetStream: enable it, with a store_dir.") from problem
     except TimeoutError as problem:
         raise DatabaseUnavailable(
-            f"The broker {transport.shown} does not answer within {ANSWER_S:g} s: has its cluster a leader?"
+            f"The broker {transport.shown} does not answer within {ANSWER_S:g} s: check that its cluster has a leader."
         ) from problem
     except APIError as problem:
         raise LlmctxError(f"The broker {transport.shown} refuses: {problem.description or problem}.") from problem
     except Error as problem:
-        raise DatabaseUnavailable(f"The broker {transport.shown} fails: {problem}.") from problem
+        raise DatabaseUnavailable(f"The broker {transport.shown} failed: {problem}.") from problem
     finally:
         await connection.close()
 

@@ -213,7 +213,7 @@ class BrokerShipper:
                 )
             except (StreamAway, NotFoundError, TimeoutError) as problem:
                 why = (
-                    "it is not there, run `llmctx migrate --transport`"
+                    "it does not exist: run `llmctx migrate --transport`"
                     if isinstance(problem, NotFoundError)
                     else problem
                 )
@@ -336,7 +336,7 @@ class BrokerShipper:
         except (APIError, NoStreamResponseError, MaxPayloadError) as problem:
             diagnostics.count(
                 "quarantine_failed",
-                "what the database refuses cannot be set aside in %s: %s. It comes again.",
+                "rows that the database refuses cannot be set aside in %s: %s. They are delivered again.",
                 self._topology.refused_stream,
                 problem,
             )

@@ -168,7 +168,9 @@ class NatsDestination(Destination):
                 self._leave_stream(frame)
             raise
         if ack.stream != self._topology.stream(partition):
-            raise BrokerUnavailable(f"the stream {ack.stream} takes {self._topology.subject(partition)}, which is ours")
+            raise BrokerUnavailable(
+                f"the stream {ack.stream} takes {self._topology.subject(partition)}, which llmctx needs"
+            )
         return Sent(ack.seq, name, b"".join(frame.call_ids), now_s()), not ack.duplicate
 
     def _leave_stream(self, frame: _Frame) -> None:
@@ -228,7 +230,7 @@ class NatsDestination(Destination):
         except Exception as problem:  # noqa: BLE001  the rows are in the journal; the next look asks again
             diagnostics.count(
                 "broker_away",
-                "%s does not say what is stored: %s. Rows are kept.",
+                "%s does not report what is stored: %s. The rows are kept.",
                 self.name,
                 self.classify(problem).text,
             )

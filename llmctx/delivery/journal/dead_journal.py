@@ -287,7 +287,7 @@ def _take(name: str, root: int, folder: int, roots: Sequence[int], accepts: Acce
             ):
                 return DeadJournal(name, root, folder, lock, owner.endpoint, roots)
         except OSError as problem:
-            diagnostics.count("journal_failed", "a journal cannot be read now: %s", problem)
+            diagnostics.count("journal_failed", "a journal cannot be read at the moment: %s", problem)
         if lock is not None:
             os.close(lock)
         return None

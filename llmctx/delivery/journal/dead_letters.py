@@ -144,7 +144,7 @@ class DeadLetters:
         until = time.monotonic() + _PATIENCE_S
         while (held := directories.lock(self.folder)) is None:
             if time.monotonic() > until:
-                raise TimeoutError("the quarantine's lock is held by another process")
+                raise TimeoutError("another process holds the lock of the quarantine")
             time.sleep(0.005)
         try:
             yield

@@ -39,7 +39,7 @@ def open_private(path: str | os.PathLike[str]) -> int:
     """Return a descriptor of the directory `path`, which is made if it is missing. Raise `JournalUnavailable`."""
     path = Path(path)
     if not HAS_LOCKS:
-        raise JournalUnavailable("This platform has no locks of files as a journal needs them.")
+        raise JournalUnavailable("This platform has no file locks as the journal needs them.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
@@ -48,7 +48,9 @@ def open_private(path: str | os.PathLike[str]) -> int:
         try:
             found = os.fstat(fd)
             if found.st_uid != os.geteuid():
-                raise JournalUnavailable(f"The journal's directory {path} belongs to another user. Choose another one.")
+                raise JournalUnavailable(
+                    f"The journal's directory {path} belongs to another user. Choose another directory."
+                )
             if stat.S_IMODE(found.st_mode) & 0o077:
                 os.fchmod(fd, 0o700)
             probe = f"{_NEW}{secrets.token_hex(8)}"
@@ -65,8 +67,8 @@ def open_private(path: str | os.PathLike[str]) -> int:
 def unavailable_error(directory: str | os.PathLike[str], problem: Exception) -> JournalUnavailable:
     number = getattr(problem, "errno", None)
     return JournalUnavailable(
-        f"The journal's directory {directory} cannot be used: {os.strerror(number) if number else problem}. Let "
-        "LLMCTX_JOURNAL_DIR name one that this user may make and write."
+        f"The journal's directory {directory} cannot be used: {os.strerror(number) if number else problem}. Set "
+        "LLMCTX_JOURNAL_DIR to one that this user may create and write."
     )
 
 

@@ -19,7 +19,7 @@ def move_journal(old: Journal, new: Journal) -> bool:
             if new.append(some) < len(some):
                 break
     except OSError as problem:
-        diagnostics.count("journal_failed", "the journal cannot be read now: %s", problem)
+        diagnostics.count("journal_failed", "the journal cannot be read at the moment: %s", problem)
     else:
         if not some:
             new.copy_starts(old)

@@ -214,4 +214,4 @@ class RecordFiles:
 
     def _failed_to_sync(self, problem: OSError) -> None:
         self.last_error = f"the journal cannot be synced: {os.strerror(problem.errno or 0)}"
-        diagnostics.count("journal_failed", "the journal could not be synced, and is written anew: %s", problem)
+        diagnostics.count("journal_failed", "the journal could not be synced and is rewritten: %s", problem)

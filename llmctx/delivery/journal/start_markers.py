@@ -65,7 +65,7 @@ class Markers:
             if next(self._looks) % self._look_every == 0:
                 self._full = self.size + len(marker) > self._limit
             if self._full:
-                diagnostics.count("journal_full", "the journal has no room for further start markers")
+                diagnostics.count("journal_full", "the journal has no room for more start markers")
                 return False
             written = os.write(self._fd, marker)
         except Exception as problem:  # noqa: BLE001  the host's call must go on, whatever the disk says

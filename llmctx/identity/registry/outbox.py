@@ -61,7 +61,7 @@ class Outbox:
     def add(self, news: News) -> None:
         with self._lock:
             if len(self._news) >= LIMIT:
-                diagnostics.count("registry_full", "too many registrations wait for Redis: the oldest are told later")
+                diagnostics.count("registry_full", "too many registrations wait for Redis: the oldest are sent later")
                 self._news.popitem(last=False)
                 self.has_dropped = True
             self._news[news.key] = news

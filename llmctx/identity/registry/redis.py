@@ -323,7 +323,7 @@ class RedisRegistry:
         del self._untold[len(self._untold) - len(again) :]
         now, lost = self._heartbeat.hear(number, answers[0])
         if lost is not None:
-            diagnostics.count("registry_lost", "%s %s what it was told: it is told again", shown_url(self._url), lost)
+            diagnostics.count("registry_lost", "%s %s what it was sent: it is sent again", shown_url(self._url), lost)
         if lost is not None or outbox.has_dropped:
             outbox.has_dropped, self._untold = False, self._local.threads()
         if not self._heartbeat.has_gap:

@@ -75,4 +75,4 @@ def check_url(url: str) -> None:
         driver().asyncio.connection.parse_url(url)
     except ValueError:
         what = "Write redis://user:password@host:6379/0, rediss://… or unix:///path"
-        raise ConfigError(f"LLMCTX_REGISTRY_URL is not the URL of a Redis. {what}.") from None
+        raise ConfigError(f"LLMCTX_REGISTRY_URL is not a Redis URL. {what}.") from None

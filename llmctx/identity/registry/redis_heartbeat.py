@@ -68,7 +68,7 @@ class Heartbeat:
         if is_lost:
             reason = "has lost"
         elif before not in (None, evicted) and now - self._retold_at > _RETELL_S:
-            reason = "has evicted (a registry needs the maxmemory-policy noeviction)"
+            reason = "has evicted (set its maxmemory-policy to noeviction)"
         if reason is not None:
             self._retold_at = now
         return float(at) / 1000, reason

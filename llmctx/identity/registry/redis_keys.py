@@ -167,7 +167,7 @@ def _read(key: str, line: bytes) -> tuple[str, str, CallContext] | None:
             return at.decode(), field.decode("ascii"), identity_of(ids)
     except ValueError:
         pass
-    diagnostics.count("registry_entry_refused", "an entry in Redis does not bear our signature: ignored")
+    diagnostics.count("registry_entry_refused", "an entry in Redis has a foreign signature: ignored")
     return None
 
 

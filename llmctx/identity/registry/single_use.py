@@ -27,11 +27,11 @@ def redeem(name: str, ttl_s: float) -> None:
         is_first = client.set(key, "1", nx=True, px=max(1, int(ttl_s * 1000) + 60_000))  # clocks differ
     except (redis.RedisError, OSError) as problem:
         raise InvalidToken(
-            "It cannot be told whether the token has been taken over before, for Redis does not answer. Try again, "
+            "Whether the token was taken over before is not known, because Redis does not answer. Try again, "
             "or leave once=True out if the job may run twice."
         ) from problem
     if not is_first:
-        raise InvalidToken("The token has been taken over before. Call hand_over() for each job anew.")
+        raise InvalidToken("The token was taken over before. Call hand_over() for each job.")
 
 
 def _redis() -> tuple[str, str]:
@@ -45,7 +45,7 @@ def _redis() -> tuple[str, str]:
     settings = load()
     if not settings.registry_url:
         raise ConfigError(
-            "take_over(once=True) needs a Redis, in which all processes note the tokens that they have taken over: set "
+            "take_over(once=True) needs a Redis in which all processes note the tokens that they have taken over: set "
             "LLMCTX_REGISTRY_URL=redis://host:6379/0 in each of them, or leave once=True out."
         )
     check_url(settings.registry_url)

@@ -151,12 +151,13 @@ def problems(fit: TableFit) -> Iterator[str]:
             )
     for index in table.indexes:
         for name in {*index.columns} & {column.name for column in fit.too_strict} if index.primary else ():
-            yield f"{name} is part of the primary key {index.name}, but llmctx has calls without one"
+            yield f"{name} is part of the primary key {index.name}, but some calls have none"
     for name in fit.ids_of_other_types if fit.widen else ():
         if name in table.references:
-            yield f"{name} refers to {table.references[name]}: with that foreign key it cannot become text"
+            yield f"{name} refers to {table.references[name]}: because of that foreign key it cannot become text"
         if uses := table.dependents_by_column.get(name):
-            yield f"{' and '.join(uses)} use {name}, which cannot become text so: drop them, make them again later"
+            yield f"{' and '.join(uses)} use {name}, which therefore cannot become text: drop them, and create them "
+            "again later"
     for name, function in table.copying_triggers.items() if fit.missing_columns else ():
         yield (
             f"the trigger {name} copies whole rows to another table (in {function}): with columns that are "
@@ -168,7 +169,7 @@ def _unfit_columns(fit: TableFit) -> Iterator[str]:
     table = fit.table
     call_id, created_at = table.columns["call_id"], table.columns["created_at"]
     if call_id.family != "uuid" and (call_id.family not in TEXTS or (call_id.size or 99) < _UUID_LENGTH):
-        yield f"call_id is {call_id.type}, which has no room for a UUID: make it varchar(36) or wider"
+        yield f"call_id is {call_id.type}, which cannot hold a UUID: make it varchar(36) or wider"
     if not created_at.family.startswith("timestamp"):
         yield f"created_at is {created_at.type}: it has to be a timestamp"
     if table.immutable_reason and fit.missing_columns:
@@ -197,8 +198,8 @@ def _unfit_keys(fit: TableFit) -> Iterator[str]:
             yield f"the unique key {index.name} is deferrable, which ON CONFLICT refuses: make it immediate"
         if fit.merges_calls(index) and index.predicate is None:
             yield (
-                f"the unique key {index.name} is over ({', '.join(index.columns)}): a call that is alike there would "
-                "be taken for one that is stored already, and be lost. Make it no key, or put call_id into it"
+                f"the unique key {index.name} is over ({', '.join(index.columns)}): a call with the same values "
+                "would be taken for a stored one, and be lost. Drop the key, or add call_id to it"
             )
     if not fit.has_key and fit.key_condition is None:
         yield (
@@ -226,22 +227,22 @@ def notes(fit: TableFit) -> Iterator[str]:
     ours = [column for column in columns.values() if column.name in fit.written_columns and column.name != "call_id"]
     naive = [column.name for column in ours if column.family == "timestamp without time zone"]
     if naive:
-        yield f"{' and '.join(naive)} {'have' if len(naive) > 1 else 'has'} no time zone: llmctx writes UTC there"
+        yield f"{' and '.join(naive)} {'have' if len(naive) > 1 else 'has'} no time zone: llmctx writes UTC"
     short = [column.name for column in ours if column.size and column.name in IDS and column.family in TEXTS]
     if short:
         have = "have" if len(short) > 1 else "has"
-        yield f"{', '.join(short)} {have} a length: longer ids are shortened, with a mark, and the row says so"
+        yield f"{', '.join(short)} {have} a length: longer ids are shortened and marked, and the row says so"
     for name, other in table.references.items():
         if name in fit.target_columns:
-            yield f"{name} refers to {other}: a call whose {name} is not there is refused, and kept in quarantine"
+            yield f"{name} refers to {other}: a call whose {name} does not exist is refused, and kept in quarantine"
     if table.missing_partition:
         yield (
-            f"no partition of {table.sql} takes in the calls of now: they wait on disk until there is one, such as "
+            f"no partition of {table.sql} accepts present calls: they wait on disk until there is one, such as "
             f"{table.missing_partition}"
         )
     computed = [column.name for column in ours if column.generated]
     if computed:
-        yield f"{' and '.join(computed)}: computed by the database, so llmctx puts nothing there"
+        yield f"{' and '.join(computed)}: computed by the database, so llmctx leaves it out"
     for name, kind in fit.target_columns.items():
         column = columns.get(name)
         if column is not None and name not in (*IDS, *computed) and column.family not in _FITTING[kind]:
@@ -256,16 +257,15 @@ def _notes_of_refusals(fit: TableFit) -> Iterator[str]:
     for name, (condition, over) in table.checks.items():
         if fit.written_columns.intersection(over):
             yield (
-                f"the constraint {name} says {condition}: a call that does not meet it is refused, and kept in "
-                "quarantine"
+                f"the constraint {name} says {condition}: a call that violates it is refused, and kept in quarantine"
             )
     for index in table.indexes:
         if index.unique and (not index.columns or (fit.merges_calls(index) and index.predicate is not None)):
-            yield f"the unique key {index.name}: a call that is alike there is taken for one that is stored already"
+            yield f"the unique key {index.name}: a call with the same values there is taken for a stored one"
     for name in table.publications if fit.missing_columns else ():
         yield (
-            f"the publication {name} sends its rows: where they are received the columns have to be first, or "
-            "replication stops there"
+            f"the publication {name} sends its rows: add the columns to its subscribers first, or replication "
+            "stops there"
         )
     if not fit.has_key and not any(index.name == f"llmctx_{table.name}_key" for index in table.indexes):
-        yield "no key on call_id: the one that is added covers rows of llmctx only, so the old ones may stay double"
+        yield "no key on call_id: the one that is added covers rows of llmctx only, so old rows may stay duplicated"

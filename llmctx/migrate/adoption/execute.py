@@ -121,5 +121,5 @@ def _behind_a_lock(connection: Connection, step: Step, table: ExistingTable, pat
         ((holders,),) = catalog.rows(connection, _HOLDERS, table.sql)
         raise CommandError(
             f"Another transaction holds {table.sql}, so this could not be done within {patience_s:g} s: {step.what}. "
-            f"Holding it now: {holders or 'none'}. What was done before stays; run it again."
+            f"Holding it now: {holders or 'none'}. The steps before it stay done; run it again."
         ) from problem

@@ -118,7 +118,7 @@ def _upgrade_sqlite(revision: str, create: Create | None, run: Run, name: str, s
         return
     if seen is not None and seen.has_table(name, schema):
         raise CommandError(
-            f"Table {name} exists already, and llmctx did not make it; it adopts tables of PostgreSQL only. "
+            f"Table {name} exists already, and was not made by llmctx, which adopts tables of PostgreSQL only. "
             "Nothing was changed. Choose another name with LLMCTX_TABLE."
         )
     create(name, schema, run.target_columns)

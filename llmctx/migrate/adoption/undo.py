@@ -67,9 +67,7 @@ def _compress_as_before(table: ExistingTable) -> Iterator[Step]:
         statements = [f"ALTER TABLE {one} {back}" for one in (table.sql, *table.partitions)]
         left = {kind: its for kind, its in table.changes_by_column.items() if kind != "compressed"}
         done = note_facts(table.sql, _marked(table)[0], left)
-        yield Step(
-            "compress new texts as before; rows that are there stay as they are", (*statements, done), "a moment"
-        )
+        yield Step("compress new texts as before; existing rows stay as they are", (*statements, done), "a moment")
 
 
 def _drop_defaults(table: ExistingTable) -> Iterator[Step]:
@@ -77,7 +75,7 @@ def _drop_defaults(table: ExistingTable) -> Iterator[Step]:
         if name in table.columns and not table.columns[name].required:  # else taken away before a break
             drop = f"ALTER TABLE {table.sql} ALTER COLUMN {quote(name)} DROP DEFAULT"
             tidy = f"DROP SEQUENCE IF EXISTS {sequence(table, name)}"
-            yield Step(f"{name} has no default any more", (drop, tidy), "a moment")
+            yield Step(f"{name} loses its default", (drop, tidy), "a moment")
 
 
 def _require_values(table: ExistingTable, with_nulls: Collection[str]) -> Iterator[Step]:
@@ -89,8 +87,8 @@ def _require_values(table: ExistingTable, with_nulls: Collection[str]) -> Iterat
         check = quote(f"llmctx_{table.name}_{name}")[:63]
         add = f"DROP CONSTRAINT IF EXISTS {check}, ADD CONSTRAINT {check} CHECK ({quote(name)} IS NOT NULL) NOT VALID"
         last = f"ALTER COLUMN {quote(name)} SET NOT NULL, DROP CONSTRAINT {check}"
-        yield Step(f"{name} has to have a value from now on", (alter + add,), "a moment")
-        yield Step("see that it has one everywhere", (f"{alter}VALIDATE CONSTRAINT {check}",), "none")
+        yield Step(f"{name} requires a value from now on", (alter + add,), "a moment")
+        yield Step("check that every row has one", (f"{alter}VALIDATE CONSTRAINT {check}",), "none")
         yield Step(f"{name} is NOT NULL again", (alter + last,), "a moment")
 
 

@@ -101,8 +101,9 @@ async def backfill(
             if name not in log.c:
                 raise LlmctxError(f"Table {log.name} has no column {name}. Run `llmctx migrate` first.")
         if not word_values(log, "identity_source", None):
-            why = "has no column identity_source" if "identity_source" not in log.c else "has its own identity_source"
-            report.notes.append(f"{log.name} {why}: rows will not say by which rule.")
+            why = "has no column identity_source" if "identity_source" not in log.c else "has an identity_source "
+            "column of its own"
+            report.notes.append(f"{log.name} {why}: rows will not say by which rule they were filled.")
         checkpoints = await checkpoints_of(connection, settings.db_schema)
         facts = FactCollection(connection, log)
         stack.callback(facts.close)
@@ -133,7 +134,7 @@ async def _mapping(settings: Settings, csv: Path | None, query: str | None) -> M
     async with read_connection(settings) as connection:
         found = await connection.exec_driver_sql(query)
         if not found.returns_rows:
-            raise ConfigError("--map-query is no query: it returns no rows. Nothing was changed.")
+            raise ConfigError("--map-query returns no rows: write a query. Nothing was changed.")
         return Mapping(list(found.keys()), [tuple(row) for row in found], QUERY)
 
 

@@ -56,7 +56,7 @@ class Mapping:
             if len(line) != len(self._names):
                 raise ConfigError(
                     f"{self._origin}, line {number}: {len(line)} values for {len(self._names)} columns. "
-                    "Nothing was changed: correct the line."
+                    "Nothing was changed: correct that line."
                 )
             told = dict(zip(self._names, map(_text, line), strict=True))
             key, user = told[self.key], told.get("user_id")
@@ -109,7 +109,7 @@ def from_sqlite(file: Path, query: str) -> Mapping:
             found = connection.execute(query)
             titles, rows = [title for title, *_ in found.description or ()], found.fetchall()
     except (sqlite3.Error, sqlite3.Warning, ValueError) as problem:
-        raise ConfigError(f"--map-query cannot be asked: {problem}. It may only read. Nothing was changed.") from None
+        raise ConfigError(f"--map-query failed: {problem}. It may only read. Nothing was changed.") from None
     if not titles:
-        raise ConfigError("--map-query is no query: it returns no rows. Nothing was changed.")
+        raise ConfigError("--map-query returns no rows: write a query. Nothing was changed.")
     return Mapping(titles, rows, QUERY)

@@ -66,9 +66,9 @@ class Filling:
 
 
 NOTHING: Final = Filling(refusal="nothing is known")
-DELIBERATE: Final = Filling(refusal="left open on purpose: several users, or witnesses that disagreed")
+DELIBERATE: Final = Filling(refusal="left open on purpose: several users, or sources that disagreed")
 CONTRADICTION: Final = Filling(refusal="contradiction: what it belongs to names different ones")
-AMBIGUOUS: Final = Filling(refusal="ambiguous: several have used what it belongs to")
+AMBIGUOUS: Final = Filling(refusal="ambiguous: several users or sessions have used what it belongs to")
 
 
 def rule_of(kind: str) -> str:

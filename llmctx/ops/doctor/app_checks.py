@@ -38,7 +38,7 @@ def middleware(parts: AppParts) -> list[Finding]:
     """Check that ContextMiddleware is around every endpoint, and can see who is authenticated."""
     if not parts.routes and not parts.layers and not hasattr(parts.app, "routes"):
         cause = f"{type(parts.app).__name__} is not a Starlette or FastAPI application: it has no routes"
-        consequence = "It cannot be told whether requests have a scope."
+        consequence = "Whether requests have a scope is not known."
         return [Finding("middleware", False, cause, consequence, "Name the FastAPI or Starlette object itself.")]
     routes = _own_routes(parts)
     outside = [route for route in routes if not any(layer.is_ours for layer in route.layers)]
@@ -56,7 +56,7 @@ def middleware(parts: AppParts) -> list[Finding]:
             Finding(
                 "middleware", False, cause + names(route.path or "/" for route in outside),
                 "Calls made there have no scope: session_id and user_id stay NULL.",
-                f"Install it in the application that is outermost: {_ADD}",
+                f"Install it in the outermost application: {_ADD}",
                 places(filter(None, (source_of(route.endpoint) for route in outside))),
             ),
             *_identify(parts),
@@ -250,7 +250,7 @@ def start(problem: BaseException | None, where: str | None, *, was_started: bool
     if problem is not None:
         return Finding(
             "start", False, f"the application did not start: {type(problem).__name__}: {problem}",
-            "It cannot be told whether a call log runs in it.",
+            "Whether a call log runs in it is not known.",
             "Run doctor where the application runs, with the same environment.", where,
         )  # fmt: skip
     if not recorder.active and not was_started:

@@ -49,7 +49,7 @@ def _streams(plan: provision.Plan, where: str) -> Iterator[Finding]:
         yield Finding("broker streams", False, refusal, "Rows may be lost on the broker.", "Do what it says.", where)
     if plan.steps:
         cause = f"not as they should be: {names(step.what for step in plan.steps)}"
-        consequence = "Rows stay in the journals, or the broker keeps them less well than it could."
+        consequence = "Rows stay in the journals, or are less safe on the broker than they could be."
         yield Finding("broker streams", False, cause, consequence, "llmctx migrate --transport --yes", where)
     elif not plan.refusals:
         yield Finding("broker streams", True, "as they should be", where=where)
@@ -65,9 +65,9 @@ def _syncing(transport: TransportUrl) -> Iterator[Finding]:
         if config is not None and not config.get("sync_always"):
             lazy.append(host)
     if lazy:
-        cause = f"{names(lazy)} acknowledge before the disk has it (sync_interval)"
+        cause = f"{names(lazy)} acknowledge before data is on disk (sync_interval)"
         consequence = (
-            "With a machine the last minutes of it can go. Journals send their rows again until the database has "
+            "If a machine fails, the last minutes can be lost. Journals send their rows again until the database has "
             "them; those of a host without a journal are lost."
         )
         fix = "Set `sync_interval: always` in the jetstream section of each server's configuration."
@@ -76,7 +76,7 @@ def _syncing(transport: TransportUrl) -> Iterator[Finding]:
         cause = f"not checked whether servers set `sync_interval: always`: no monitoring port {_MONITOR} answers"
         yield Finding("broker disks", True, cause, unknown=True)
     else:
-        yield Finding("broker disks", True, "what is acknowledged is on the disk", where=transport.shown)
+        yield Finding("broker disks", True, "what is acknowledged is on disk", where=transport.shown)
 
 
 def _config_of(host: str) -> dict[str, Any] | None:
@@ -91,13 +91,13 @@ def _config_of(host: str) -> dict[str, Any] | None:
 
 def _progress(lag: Lag) -> Iterator[Finding]:
     if lag.oldest_s > _OLD_S:
-        idle = "" if lag.sum("shippers") else ", and no shipper asks for any"
+        idle = "" if lag.sum("shippers") else ", and no shipper is running"
         consequence = "Rows are late; when the broker is full they stay in the journals."
-        fix = "Run llmctx ship, or more of them; see its log, and whether the database keeps up."
-        yield Finding("broker lag", False, f"{lag.describe}{idle}", consequence, fix, lag.transport)
+        fix = "Run llmctx ship, or more of them; see its log, and check that the database keeps up."
+        yield Finding("broker lag", False, f"{lag.description}{idle}", consequence, fix, lag.transport)
     elif lag.streams:
-        yield Finding("broker lag", True, lag.describe, where=lag.transport)
+        yield Finding("broker lag", True, lag.description, where=lag.transport)
     if lag.refused:
         cause = f"{lag.refused:,} messages are set aside: the database refuses them, or they cannot be read"
-        fix = "llmctx journal, mend what it names, and llmctx journal replay --yes"
+        fix = "llmctx journal, correct what it names, and llmctx journal replay --yes"
         yield Finding("broker refused", False, cause, "They are not in the table.", fix, lag.transport)

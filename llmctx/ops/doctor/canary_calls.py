@@ -53,8 +53,8 @@ async def call() -> Finding:
         return Finding("canary call", True, "recorded once, with its session and user")
     return Finding(
         "canary call", False, f"{len(seen)} rows instead of one" if len(seen) != 1 else f"its ids were {seen[0]}",
-        "Calls are missing, doubled, or without ids.",
-        "Look for code that replaces langchain-core's callbacks (other tracers), and report it.",
+        "Calls are missing, duplicated, or without ids.",
+        "Look for code that replaces langchain-core's callbacks (other tracers), and please report it.",
     )  # fmt: skip
 
 
@@ -77,7 +77,7 @@ async def requests(layers: Sequence[Layer], where: str | None) -> Finding:
     recorded = {first_words(record.prompt_snapshot): record for record in sink.records}
     lost = [path for path in (*_PATHS, _SOCKET) if not _has_ids(recorded.get(path))]
     if not lost and not problem:
-        cause = f"{len(_PATHS) + 1} of {len(_PATHS) + 1} calls in requests got what an identify of ours says"
+        cause = f"{len(_PATHS) + 1} of {len(_PATHS) + 1} calls in requests got the identity of a test request"
         return Finding("canary requests", True, cause + (f"; left out: {names(left_out)}" if left_out else ""))
     return Finding(
         "canary requests", False,

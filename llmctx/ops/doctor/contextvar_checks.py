@@ -158,7 +158,7 @@ def _lost_around(layer: Layer, function: Function, *, ours_inside: bool) -> Iter
             yield (
                 layer.name,
                 f"{layer.name} is a BaseHTTPMiddleware, and reads {name} after call_next()",
-                "Values set further in do not reach a BaseHTTPMiddleware: it reads the value from before.",
+                "Values set inside do not reach a BaseHTTPMiddleware: it reads the earlier value.",
                 module.at(call),
             )
             return

@@ -50,7 +50,7 @@ def examine(
         findings.append(await canary_calls.call())
         if loaded is not None:
             if start and loaded.app is not None:
-                say(f"Starting the lifespan of {app}, with all that it does; --no-start leaves that out.")
+                say(f"Starting the lifespan of {app}, with all of its effects; --no-start leaves that out.")
             about = await _application(loaded, settings, start=start)
             findings += row_checks.correct(about, recent)
         return findings
@@ -104,7 +104,7 @@ def _run(check: Callable[[AppParts], list[Finding]], parts: AppParts) -> list[Fi
     try:
         return check(parts)
     except Exception as problem:  # noqa: BLE001  objects of the application may raise anything
-        return [Finding("doctor", True, f"one check had to be left out: {type(problem).__name__}: {problem}")]
+        return [Finding("doctor", True, f"one check was left out: {type(problem).__name__}: {problem}")]
 
 
 @asynccontextmanager

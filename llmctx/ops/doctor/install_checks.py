@@ -29,7 +29,7 @@ async def database(settings: Settings, state: migrate.State | LlmctxError) -> li
             "settings",
             False,
             escape_controls(sentence),
-            "The setting that was meant is not set.",
+            "The intended setting is not set.",
             "Correct its name.",
             "",
         )
@@ -101,7 +101,7 @@ async def _trial_insert(settings: Settings) -> Finding:
     except Exception as problem:  # noqa: BLE001  any failure is the finding
         cause = f"{type(problem).__name__}: {problem}".splitlines()[0]
         failure = classify(problem)
-        consequence = "Rows wait until it takes them again." if failure.is_outage else "No row can be written."
+        consequence = "Rows wait until it accepts them again." if failure.is_outage else "No row can be written."
         return Finding("insert", False, cause, consequence, _insert_fix(failure, settings), settings.table)
     return Finding("insert", True, "a row can be inserted (tried, and rolled back)", where=settings.table)
 
@@ -119,15 +119,16 @@ _INSERT_FIXES: Final = {
     "42P01": "llmctx migrate",
     "42703": "llmctx migrate",
     "25006": "Let LLMCTX_DATABASE_URL point to the primary: this server may only be read.",
-    "53100": "Make room on the disk of the server that says so.",
-    "53300": "Give the server more connections, or put a pooler before it.",
+    "53100": "Free space on the disk of the server that reports it.",
+    "53300": "Give the server more connections, or put a pooler in front of it.",
 }
 """What to do, by SQLSTATE."""
 _OTHER_INSERT_FIXES: Final = {
-    "reconnect": "Let every server of the database run, and be reached from the one that LLMCTX_DATABASE_URL names.",
-    "transient": "Find out what keeps the database busy: rows are tried again until then.",
-    "config": "Let the table, the role and LLMCTX_DATABASE_URL be as the database asks.",
-    "poison": "Let the constraints and triggers of {table} take this row, which is like those of calls.",
+    "reconnect": "Make sure that every server of the database runs, and can be reached from the one that "
+    "LLMCTX_DATABASE_URL names.",
+    "transient": "Find out what keeps the database busy: until then rows are retried.",
+    "config": "Correct the table, the role or LLMCTX_DATABASE_URL as the database's message says.",
+    "poison": "Let the constraints and triggers of {table} accept this row, which is like those of calls.",
 }
 """What to do, by the kind of a failure."""
 

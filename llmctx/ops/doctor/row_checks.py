@@ -81,7 +81,7 @@ async def _rows_since(connection: AsyncConnection, table: Table, span: str, sinc
 def findings(recent: RecentRows | None, settings: Settings) -> Iterator[Finding]:
     """Check the share of the rows with ids and with tokens."""
     if recent is None:
-        cause = "no row of the last month: what calls look like is not known yet"
+        cause = "no rows of the last month: how calls are recorded is not known yet"
         yield Finding("recent rows", True, cause, where=settings.table, unknown=True)
         return
     found = recent.coverage
@@ -96,7 +96,7 @@ def findings(recent: RecentRows | None, settings: Settings) -> Iterator[Finding]
     if found.with_both >= _ENOUGH * found.rows:
         yield Finding("recent rows", True, summary, where=settings.table)
     elif not ours:
-        cause = f"{summary}; none of them was written by llmctx: what its calls look like is not known yet"
+        cause = f"{summary}; none of them was written by llmctx: how it records calls is not known yet"
         yield Finding("recent rows", True, cause, where=settings.table, unknown=True)
     elif sum(group["with_both"] for group in ours) >= _ENOUGH * sum(group["rows"] for group in ours):
         yield Finding("recent rows", True, f"{summary}, and llmctx's own rows nearly all", where=settings.table)

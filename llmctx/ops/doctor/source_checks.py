@@ -37,7 +37,7 @@ def scope_losses(parts: AppParts, *, carry: bool, has_key: bool) -> list[Finding
     findings = [*_jobs(parts, carry), *_workers(parts, carry), *_variables(parts)]
     if not findings and parts.source.loaded_modules:
         count = len(parts.source.modules)
-        cause = f"{count} {'file' if count == 1 else 'files'} read, and nothing in them leaves a scope behind"
+        cause = f"{count} {'file' if count == 1 else 'files'} read, and no loss of a scope was found in them"
         findings.append(Finding("source", True, cause))
     return [*findings, *unrecorded_jobs(parts.source), *missing_key(parts.source, has_key=has_key)]
 
@@ -64,9 +64,9 @@ def _workers(parts: AppParts, carry: bool) -> Iterator[Finding]:
     outside = [loss for loss in workers(source, every, graphs_count=not wrapped) if loss not in inside]
     if inside:
         yield Finding(
-            "workers", False, f"a request starts a worker for all: {names(loss.what for loss in inside)}",
-            "The worker inherits the scope of the request that happened to start it, and bare prompts given to it by "
-            "other requests are filed under that user.",
+            "workers", False, f"a request starts a shared worker: {names(loss.what for loss in inside)}",
+            "The worker inherits the scope of the request that happened to start it, and plain prompts that other "
+            "requests give it are recorded for that user.",
             "CallLog(carry=True): each item then brings the scope in which it was put. Or start the worker in the "
             "lifespan, put the identity with the item, and bind() it there.",
             places(loss.where for loss in inside),

@@ -31,9 +31,9 @@ _LARGE: Final = 1_000_000  # rows from which on a missing index, or partitions, 
 _MANY: Final = 100_000  # rows of a table beside from which on reading all of it for one call is felt
 _AHEAD_DAYS: Final = 365  # so much sooner one is told
 _SERVED: Final = {
-    "created_at": ("every question about a time reads all rows", "USING brin (created_at)"),
-    "session_id": ("what a session said is found by reading all rows", "(session_id, created_at)"),
-    "user_id": ("what a user did is found by reading all rows", "(user_id, created_at)"),
+    "created_at": ("every query for a time range reads all rows", "USING brin (created_at)"),
+    "session_id": ("a session is found only by reading all rows", "(session_id, created_at)"),
+    "user_id": ("a user is found only by reading all rows", "(user_id, created_at)"),
 }
 
 
@@ -60,13 +60,13 @@ async def table(settings: Settings) -> list[Finding]:
             seen = await _look(connection, settings)
             of_texts = await texts_checks.findings(connection, seen.log)
     except LlmctxError as problem:
-        fix = "llmctx doctor, as a role that may look at it."
+        fix = "llmctx doctor, with a role that may read it."
         if isinstance(problem, DatabaseUnavailable):
             fix = "llmctx doctor, when every server of the database can be reached."
         return [
             Finding(
                 "table", False, f"not looked at: {problem}",
-                "What it lacks, and how it grows, is not known.", fix, settings.table,
+                "What it lacks and how it grows is not known.", fix, settings.table,
             )
         ]  # fmt: skip
     checks: Sequence[Callable[[_Seen], list[Finding]]] = (
@@ -163,7 +163,7 @@ def _months(seen: _Seen) -> list[Finding]:
         return []
     has_default = any(part.is_default for part in seen.parts)
     consequence = (
-        "Rows of that time go into the default partition, which can never be dropped by the month."
+        "Rows of that time go into the default partition, which can never be dropped month by month."
         if has_default
         else "The database refuses rows of that time: they wait on disk."
     )
@@ -192,7 +192,7 @@ def _astray(seen: _Seen) -> list[Finding]:
     return [
         Finding(
             "default partition", False, f"about {part.rows:,} rows lie in {part.name}",
-            "They came in a month that had no partition, or their times are wrong; they go by single deletes only.",
+            "They came in a month without a partition, or their times are wrong; they can only be deleted row by row.",
             f"SELECT date_trunc('month', created_at), count(*) FROM {part.name} GROUP BY 1; then llmctx retain --yes, "  # noqa: S608
             "which moves those of this month and the next ones.",
             seen.settings.table,
@@ -205,7 +205,7 @@ def _indexes(seen: _Seen) -> list[Finding]:
     broken = [index.qualified for index in seen.indexes if not index.valid and seen.parts is None]
     findings = [
         Finding(
-            "indexes", False, f"{name} is invalid: making it was broken off",
+            "indexes", False, f"{name} is invalid: its creation was interrupted",
             "It is kept up to date, and serves no query.", f"DROP INDEX CONCURRENTLY {name}; then llmctx migrate --yes",
             seen.settings.table,
         )
@@ -236,7 +236,7 @@ def _indexes(seen: _Seen) -> list[Finding]:
         findings.append(
             Finding(
                 "unique key", False, "no unique key holds call_id",
-                "A row that is delivered twice, after an outage, stands there twice.",
+                "A row that is delivered twice, after an outage, is stored twice.",
                 f"llmctx migrate --yes; or CREATE UNIQUE INDEX CONCURRENTLY ON {seen.name} (call_id, created_at);",
                 seen.settings.table,
             )
@@ -257,7 +257,7 @@ def _children(seen: _Seen) -> list[Finding]:
     return [
         Finding(
             "indexes", False, f"{child.name} has no index on {child.column}, which refers to a call",
-            f"With every call that goes, by retain or erase, all of {child.name} is read.",
+            f"For every call that retain or erase deletes, all of {child.name} is read.",
             f"CREATE INDEX CONCURRENTLY ON {child.name} ({child.column});", seen.settings.table,
         )
         for child in seen.children
@@ -278,7 +278,8 @@ def _rights(seen: _Seen) -> list[Finding]:
     findings = [
         Finding(
             "rights", False, f"the role {role} may not {what}",
-            "An application with this role stores no row: they wait on disk. (A person who reads needs no such right.)",
+            "An application with this role can store no rows: they wait on disk. (A role that only reads does not "
+            "need it.)",
             grant, seen.settings.table,
         )
         for what, grant in lacking
@@ -289,7 +290,7 @@ def _rights(seen: _Seen) -> list[Finding]:
         findings.append(
             Finding(
                 "rights", False, f"the role {role} may {' and '.join(more)}",
-                "Rows are written once: an application that is broken into could change them.",
+                "Rows are written once: an application that is compromised could change them.",
                 " ".join(revokes) or f"REVOKE pg_write_all_data FROM {role};", seen.settings.table,
             )
         )  # fmt: skip
@@ -300,10 +301,11 @@ def _statistics(seen: _Seen) -> list[Finding]:
     facts = seen.facts
     if not facts["unknown"] and not facts["stale"]:
         return []
-    cause = "PostgreSQL has never analysed the rows" if facts["unknown"] else "more than half of the rows are new to it"
+    cause = "PostgreSQL has never analyzed the rows" if facts["unknown"] else "more than half of the rows are newer "
+    "than its statistics"
     return [
         Finding(
-            "statistics", False, cause, "PostgreSQL's plans are guesses. Is autovacuum on?",
+            "statistics", False, cause, "PostgreSQL's plans are guesses. Check that autovacuum is on.",
             f"ANALYZE {seen.name};", seen.settings.table,
         )
     ]  # fmt: skip
@@ -316,15 +318,16 @@ def _growth(seen: _Seen) -> list[Finding]:
         findings.append(
             Finding(
                 "growth", False, f"{_grown(facts)}, and no partitions",
-                "Taking away what has expired means deleting row by row.",
-                "llmctx retain --rows DAYS --yes, from cron; for good llmctx partition", seen.settings.table,
+                "Expired rows can only be deleted row by row.",
+                "llmctx retain --rows DAYS --yes, from cron; or, permanently, llmctx partition", seen.settings.table,
             )
         )  # fmt: skip
     if facts["dead"] > max(facts["rows"] // 5, 100_000):
         findings.append(
             Finding(
                 "growth", False, f"{facts['dead']:,} dead rows beside {facts['rows']:,} living ones",
-                "The table takes more room than its rows, and questions more time.", f"VACUUM (ANALYZE) {seen.name};",
+                "The table takes more space than its rows need, and queries take "
+                "longer.", f"VACUUM (ANALYZE) {seen.name};",
                 seen.settings.table,
             )
         )  # fmt: skip

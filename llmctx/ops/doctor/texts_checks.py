@@ -52,7 +52,7 @@ def _days(texts: Table, parts: list[partitions.Partition]) -> list[Finding]:
         found.append(
             Finding(
                 "texts' partitions", False, f"no partition for {', '.join(map(str, gone))}",
-                "Texts of that time go into the default partition, or into their rows: none is dropped by the day.",
+                "Texts of that time go into the default partition, or into their rows: none can be dropped day by day.",
                 "llmctx retain --yes, from cron; or LLMCTX_RETAIN=on. As SQL: "
                 + " ".join(partitions.make_in_sql(texts, day) for day in gone), texts.name,
             )
@@ -60,7 +60,7 @@ def _days(texts: Table, parts: list[partitions.Partition]) -> list[Finding]:
     found += [
         Finding(
             "texts' default partition", False, f"about {part.rows:,} texts lie in {part.name}",
-            "They came on a day that had no partition, or their times are wrong; they go by single deletes only.",
+            "They came on a day without a partition, or their times are wrong; they can only be deleted row by row.",
             "llmctx retain --yes, which moves those of today and of the next days.", texts.name,
         )
         for part in parts
@@ -75,7 +75,7 @@ def _rights(rights: Any, names: dict[str, str]) -> list[Finding]:
     return [
         Finding(
             "texts' rights", False, f"the role {rights['role']} may not INSERT into {names['texts']}",
-            "Texts that it stores are in their rows, from which they are taken one by one.",
+            "Texts that it stores are in their rows, from which they are removed one by one.",
             f"GRANT INSERT ON {names['texts']} TO {rights['role']};", names["texts"],
         )
     ]  # fmt: skip
@@ -87,7 +87,7 @@ def _orphans(gone: int, names: dict[str, str], where: str) -> list[Finding]:
     return [
         Finding(
             "texts' rows", False, f"of {_SOME:,} texts looked at, {gone:,} belong to no row",
-            "Rows were deleted by something else than llmctx, or by an older version: what they said is still there.",
+            "Rows were deleted by something other than llmctx, or by an older version: their texts are still there.",
             f"DELETE FROM {names['texts']} t WHERE {_has_no_row(names)};", where,  # noqa: S608
         )
     ]  # fmt: skip

@@ -100,5 +100,5 @@ def _registry(settings: Settings) -> RedisRegistry:
 
 def _away(settings: Settings, problem: Exception) -> LlmctxError:
     return LlmctxError(
-        f"{shown_registry(settings)} does not serve: {problem}. Check LLMCTX_REGISTRY_URL, and run this again."
+        f"{shown_registry(settings)} does not work: {problem}. Check LLMCTX_REGISTRY_URL, and run this again."
     )

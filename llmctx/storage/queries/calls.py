@@ -204,7 +204,7 @@ def _called(table: Table, call_id: str) -> sa.ColumnElement[bool]:
     if not isinstance(column.type, sa.Uuid):
         return _called_by_text(table, call_id.strip(), head if is_hex else "", tail)
     if not is_hex:
-        raise NoSuchCall(f"{call_id!r} is no call id: at least 4 hex digits, as `llmctx calls` shows them.")
+        raise NoSuchCall(f"{call_id!r} is not a call id: give at least 4 hex digits, as `llmctx calls` shows them.")
     # A range rather than LIKE, so that the primary key serves it
     found: sa.ColumnElement[bool] = column.between(UUID(head.ljust(32, "0")), UUID(head.ljust(32, "f")))
     return sa.and_(found, sa.cast(column, sa.String).endswith(tail)) if tail else found
@@ -214,7 +214,9 @@ def _called_by_text(table: Table, given: str, head: str, tail: str) -> sa.Column
     """Return ids of any kind, as the table's owner makes them; ours among them are written with dashes."""
     column = as_text(table.c.call_id)
     if len(given) < 4:
-        raise NoSuchCall(f"{given!r} is too little of a call id: at least 4 characters, as `llmctx calls` shows them.")
+        raise NoSuchCall(
+            f"{given!r} is too short for a call id: give at least 4 characters, as `llmctx calls` shows them."
+        )
     if not tail:
         return column.startswith(given, autoescape=True)
     start = "-".join(filter(None, (head[:8], head[8:12], head[12:16], head[16:20], head[20:])))

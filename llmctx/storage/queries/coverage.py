@@ -1,4 +1,4 @@
-"""How many rows have their ids, by which witness, and what the others have in common."""
+"""How many rows have their ids, by which source, and what the others have in common."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ async def coverage(
 
 
 async def _groups(connection: AsyncConnection, reading: Reading) -> list[Row]:
-    """Return all rows, in one pass, by who testified, what was odd, and who reported the tokens."""
+    """Return all rows, in one pass, by source of the identity, what was odd, and by source of the tokens."""
     found: list[Row] = []
     for part in reading.parts:
         keys = {name: part.column(name) for name in ("identity_source", "identity_reason", "usage_source")}

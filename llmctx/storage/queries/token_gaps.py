@@ -21,8 +21,8 @@ REMEDIES: Final[Mapping[str | None, str]] = {
     "not ask for it: ChatOpenAI(stream_usage=True), or init_chat_model(…, stream_usage=True). Where it is set already, "
     "a gateway swallows the last chunk: see its own settings.",
     UsageSource.UNFINISHED: "failed, or were not read to their end.",
-    UsageSource.UNCERTAIN: "are streams whose chunks contradict each other: no figure of theirs is certain.",
-    UsageSource.NOT_REPORTED: "are answers in which the provider, or a gateway, reports no usage.",
+    UsageSource.UNCERTAIN: "are streams whose chunks contradict each other, so that none of their figures is certain.",
+    UsageSource.NOT_REPORTED: "are answers without usage from the provider, or a gateway.",
     None: "do not say why: they were not written by llmctx, or their process died.",
 }
 """Why calls have no tokens, by `usage_source`, and what helps."""

@@ -103,20 +103,24 @@ class _Work:
         default = next((part for part in parts if part.is_default), None)
         if (end := partitions.calendar_ends(parts, self._now, ahead)) is not None:
             self._report.notes.append(
-                f"The partitions follow no calendar that llmctx can tell: make those from {end:%Y-%m-%d %H:%M} UTC on."
+                f"The partitions follow no calendar that llmctx recognizes: create those from {end:%Y-%m-%d %H:%M} "
+                "UTC on."
             )
         for gap in partitions.months_without_partition(parts, self._now, ahead):
             whole = await partitions.with_free_name(self._connection, log, gap)
             prospect = await large_default.plan(self._connection, log, whole, default, self._now)
             if (month := prospect.month) is None:
                 self._report.notes.append(
-                    f"{whole} stays in the default partition, which has too much of it to be split beside its writers."
+                    f"{whole} stays in the default partition, which holds too many of its rows to be split while "
+                    "rows are written."
                 )
                 continue
             rest = "" if month == whole else f", from {month.first:%Y-%m-%d} on"
             self._report.steps.append(f"make partition {month.partition(log.name)} for {whole}{rest}")
             if prospect.writers_wait:
-                self._report.notes.append(f"Writers wait while the default partition is searched for rows of {whole}.")
+                self._report.notes.append(
+                    f"Writers have to wait while the default partition is searched for rows of {whole}."
+                )
             if self._report.done and prospect.in_steps and default is not None:
                 await large_default.make_partition(self._connection, log, month, default)
             elif self._report.done:
@@ -174,7 +178,7 @@ class _Work:
                 self._report.rows += await sweep.delete(cut, errors or cut)
         if texts is not None and oldest < texts and (count := await sweep.count_with_texts(texts)):
             self._report.steps.append(
-                f"take the texts out of {count:,} rows of {part.name} from before {texts:%Y-%m-%d}"
+                f"remove the texts from {count:,} rows of {part.name} from before {texts:%Y-%m-%d}"
             )
             if self._report.done:
                 self._report.snapshots += await sweep.clear_texts(texts)

@@ -51,7 +51,7 @@ async def run_daily(settings: Settings, *, first_s: float = _FIRST_S, look_s: fl
                 if await _held(connection, settings, pooled=pooled):
                     await _rule(connection, settings, look_s, pooled=pooled)
         except Exception as problem:  # noqa: BLE001  the database, or a role without the right
-            diagnostics.count("retain_failed", "retention or totals failed: %s It will be retried.", problem)
+            diagnostics.count("retain_failed", "retention or totals failed: %s They will be retried.", problem)
         await asyncio.sleep(look_s * (0.5 + random.random()))  # noqa: S311
 
 

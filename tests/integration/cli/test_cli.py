@@ -293,9 +293,9 @@ def heard(*witnesses: tuple[str, str | None, str | None], **more: str) -> dict[s
 def test_show_of_a_plain_row_says_that_one_witness_was_enough(llmctx: Terminal) -> None:
     """Nothing was kept of its hearing, for there was nothing to weigh."""
     fill(llmctx.url, {}, NOBODY)
-    assert "No other witness was needed" in llmctx("show", "01a20000").out
+    assert "No other source was needed" in llmctx("show", "01a20000").out
     assert llmctx("show", "01a20000", "--json").json["witnesses"] == []
-    assert "No other witness was needed" not in llmctx("show", "01a20001").out
+    assert "No other source was needed" not in llmctx("show", "01a20001").out
 
 
 def test_show_says_what_each_witness_said_and_why_it_was_not_believed(llmctx: Terminal) -> None:
@@ -340,7 +340,7 @@ def test_show_says_what_each_witness_said_and_why_it_was_not_believed(llmctx: Te
             {"user_id": "ada", "session_id": "s-1", "identity_source": "context"},
             [("context", "ada", None), ("thread", "ada", "s-1")],
             {},
-            "thread user ada, session s-1. Agrees, and gave the session_id.",
+            "thread user ada, session s-1. Agrees, and provided the session_id.",
         ),
         (
             {"user_id": "ada", "session_id": "s-1", "identity_source": "context"},

@@ -76,7 +76,7 @@ def test_rows_flow_without_a_journal(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.strip() == "[('u', 's', 'ok')]"
     assert ended.stderr.count("\n") == 1
-    assert "no locks of files as a journal needs them. Until then rows wait in memory" in ended.stderr
+    assert "no file locks as the journal needs them. Until then rows wait in memory" in ended.stderr
 
 
 def test_commands_work(tmp_path: Path) -> None:

@@ -182,11 +182,11 @@ def test_a_place_that_is_not_the_first_is_said(caplog: pytest.LogCaptureFixture)
     context = {"context": Context("ann", "s-1")}
     later: Any = create_agent(Scripted(), [], middleware=[Selecting(), LlmctxMiddleware()], context_schema=Context)
     rows_of(later, **context)
-    assert "LlmctxMiddleware stands after Selecting" in caplog.text
+    assert "LlmctxMiddleware comes after Selecting" in caplog.text
     caplog.clear()
     first: Any = create_agent(Scripted(), [], middleware=[LlmctxMiddleware(), Selecting()], context_schema=Context)
     assert people(rows_of(first, **context)) == {("ann", "s-1")}
-    assert "stands after" not in caplog.text
+    assert "comes after" not in caplog.text
 
 
 def test_two_in_one_list_are_refused_by_langchain() -> None:

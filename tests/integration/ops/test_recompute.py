@@ -121,7 +121,7 @@ def test_ctrl_c_says_how_things_stand(database: str) -> None:
         process.wait(60)
     ((done,),) = asyncio.run(query(database, priced))
     assert process.returncode == 130, said
-    assert "Interrupted. What was done stays: run it again to go on." in said
+    assert "Interrupted. What was done stays: run it again to continue." in said
     assert 0 < done < 12_001
     assert asyncio.run(recompute(load(database_url=database), Prices(), Filters())).rows == 12_001 - done
 

@@ -112,7 +112,7 @@ async def test_a_table_on_other_nodes_is_not_partitioned_where_it_stands(empty_d
     await do(empty_database, "DELETE FROM pg_dist_partition")
     await asyncio.to_thread(partitioning.partition, settings, drop_foreign_keys=True)
     await do(empty_database, f"INSERT INTO pg_dist_partition VALUES ('{DEFAULT_TABLE}'::regclass, 'h')")
-    with pytest.raises(LlmctxError, match="cannot be led back"):
+    with pytest.raises(LlmctxError, match="cannot be converted back"):
         await asyncio.to_thread(partitioning.partition, settings, back=True)
 
 
@@ -128,7 +128,7 @@ async def test_a_default_partition_is_as_large_as_its_shards(
     monkeypatch.setattr(large_default, "LARGE_BYTES", 1000)
     report = await retain(settings, Policy(), do=True)
     assert any(last in step for step in report.steps)
-    assert [note for note in report.notes if note.startswith("Writers wait")]
+    assert [note for note in report.notes if note.startswith("Writers have to wait")]
     assert not (await retain(settings, Policy())).steps
 
 

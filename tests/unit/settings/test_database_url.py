@@ -76,7 +76,7 @@ def test_the_application_and_the_time_to_connect_may_stand_in_the_url() -> None:
         (f"{H}?connect_timeout=soon", "connect_timeout must be a number"),
         (f"{H}?port=x", "port"),
         ("postgres://h:70000/db", "port"),
-        ("postgres://h,/db", "empty name among its hosts"),
+        ("postgres://h,/db", "empty host name"),
         ("postgres:///db?host=a,b&port=1,2,3", "number of ports"),
         ("postgres://u:%ff@h/db", "not UTF-8"),
         ("postgres://u:%00@h/db", "NUL"),
@@ -150,6 +150,6 @@ def test_unknown_variables_are_named_with_the_nearest(
     finally:
         del os.environ["LLMCTX_X\nERROR FORGED"]
     (line,) = caplog.messages
-    assert "LLMCTX_DATABSE_URL is no setting; LLMCTX_DATABASE_URL is" in line
+    assert "LLMCTX_DATABSE_URL is not a setting; LLMCTX_DATABASE_URL is" in line
     assert "hunter2" not in line
     assert "\n" not in line

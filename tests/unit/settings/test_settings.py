@@ -117,7 +117,7 @@ def test_a_list_has_no_empty_values(key: str, written: str, monkeypatch: pytest.
     monkeypatch.setenv(key, ",".join(values))
     load()
     monkeypatch.setenv(key, written.format(*values))
-    with pytest.raises(ConfigError, match=f"{key} .*one of the values between its commas is empty"):
+    with pytest.raises(ConfigError, match=f"{key} .*one of the comma-separated values is empty"):
         load()
 
 

@@ -81,7 +81,7 @@ class SqlDestination(Destination):
                 if known is None or not (is_due and failure.is_outage and self._connection.is_usable):
                     raise
                 # it was to be looked at again, no more: the connection works, and the table was as it is known
-                diagnostics.count("look_put_off", "the table cannot be looked at again now: %s", failure.text)
+                diagnostics.count("look_put_off", "the table cannot be inspected again now: %s", failure.text)
                 self._shape, self._look_again_at = known, time.monotonic() + _LOOK_AGAIN_S
                 return False
 
@@ -174,7 +174,9 @@ class SqlDestination(Destination):
             except Exception as problem:
                 if classify(problem).is_outage:
                     raise
-                diagnostics.count("marks_refused", "hours of late rows are not marked for llmctx rollup: %s", problem)
+                diagnostics.count(
+                    "marks_refused", "hours with late rows could not be marked for llmctx rollup: %s", problem
+                )
 
     async def probe(self, record: CallRecord) -> None:
         """Insert `record` as far as it meets no key of the host's, and take it back."""

@@ -129,7 +129,7 @@ def test_what_cannot_be_changed(broker: Brokers, migrate: Run) -> None:
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [("replicas=3", "a server alone keeps one copy"), ("max_bytes=1152921504606846976", "less room than that")],
+    [("replicas=3", "a single server keeps one copy"), ("max_bytes=1152921504606846976", "less room than that")],
 )
 def test_more_than_there_is(broker: Brokers, migrate: Run, options: str, words: str) -> None:
     """More copies than servers, or more bytes than room: it is said what to do."""

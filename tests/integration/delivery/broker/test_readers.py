@@ -69,5 +69,5 @@ def test_a_reader_that_is_not_named() -> None:
 
 @pytest.mark.parametrize("readers", ["ship", "A", "a b", "a,,b", "", "x.y", "a,ship"])
 def test_names_that_cannot_be_used(readers: str) -> None:
-    with pytest.raises(ConfigError, match="needs readers as names of small letters"):
+    with pytest.raises(ConfigError, match="needs names of readers of at most 32 lower case letters"):
         load(transport=f"nats://127.0.0.1:1?readers={readers}")

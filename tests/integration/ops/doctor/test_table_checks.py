@@ -152,7 +152,7 @@ async def test_statistics_and_growth_of_a_large_table(empty_database: str) -> No
     )  # fmt: skip
     await counted(url, "n_live_tup >= 200000")
     (cause,) = await mended(url, url, "statistics")
-    assert "never analysed" in cause
+    assert "never analyzed" in cause
     growth = (await looked(url))["growth"]
     assert re.fullmatch(
         r"200,000 rows, \d+ MB, about 2\d,\d\d\d rows and \d MB more a day, and no partitions", growth.cause
