@@ -3,7 +3,7 @@ from fastapi import FastAPI
 from llmctx.calllog import CallLog
 from llmctx.dashboard import Access, Dashboard
 
-SUPPORT = {"maria"}  # those who may read what users said
+SUPPORT = {"maria"}  # may read prompts and responses
 call_log = CallLog()
 app = FastAPI(lifespan=call_log.lifespan)
 
