@@ -9,7 +9,7 @@ from uuid import UUID
 
 import uuid_utils
 
-from llmctx.capture.payload.failures import Failure
+from llmctx.capture.payload.failures import CallFailure
 from llmctx.capture.payload.messages import Answer, Prompt, UnreadAnswer
 from llmctx.capture.payload.token_usage import Stream
 from llmctx.core.process import ForkStage, in_forked_child
@@ -58,7 +58,7 @@ class OpenCall:
     tags: list[str] | None = None
     prompt: Prompt | None = None
     answer: Answer | UnreadAnswer | None = None
-    failure: Failure | None = None
+    failure: CallFailure | None = None
     stream: Stream | None = None
     first_token_ns = 0
     status = Status.OK

@@ -35,7 +35,7 @@ from llmctx.capture.callstack import (
     is_in_thread,
     is_on_stack,
 )
-from llmctx.capture.payload.failures import Failure, failure_of
+from llmctx.capture.payload.failures import CallFailure, failure_of
 from llmctx.capture.payload.messages import Answer, UnreadAnswer
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guard, guard_harmless
@@ -209,7 +209,7 @@ class OpenCalls:
         status: Status,
         *,
         answer: Answer | UnreadAnswer | None = None,
-        failure: Failure | None = None,
+        failure: CallFailure | None = None,
     ) -> bool:
         """End `call` and deliver it. False if it had ended before."""
         try:

@@ -22,13 +22,12 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from llmctx.core.endpoint import Endpoint
+from llmctx.core.failure import Failure as Failure
 from llmctx.core.locks import ForkGate
 from llmctx.core.record import CallRecord
-
-Kind = Literal["reconnect", "transient", "config", "poison"]
 
 
 @dataclass(slots=True, eq=False)
@@ -42,35 +41,6 @@ class Row:
     """About how many bytes it holds."""
     packed: bytes | None = None
     """The record as the journal has it (`pack_record`), for a destination that `takes_packed`, where that was made."""
-
-
-@dataclass(slots=True, frozen=True)
-class Failure:
-    """The meaning of an exception of a destination."""
-
-    kind: Kind
-    """- *reconnect*: the connection is of no use. Reset it, wait, try again.
-    - *transient*: the place is busy or full. Wait with back-off, try again.
-    - *config*: the place is not set up right. Keep the rows, log it loudly, try again.
-    - *poison*: seems to follow the row."""
-    code: str
-    """A short code: an SQLSTATE, an HTTP status, the name of an exception."""
-    text: str
-    """The words of the error. They may quote the row: not logged where `kind` is poison."""
-    name: str = ""
-    """What was refused, without a word of the row's."""
-    is_deferrable: bool = False
-    """The place has no room for this row yet: it waits aside, and the others pass."""
-
-    @property
-    def is_outage(self) -> bool:
-        """Return whether it says nothing about the rows, nor about how the place is set up."""
-        return self.kind in ("reconnect", "transient")
-
-    @property
-    def shown(self) -> str:
-        """Return it as a text for logs."""
-        return f"{self.name if self.kind == 'poison' else self.text} [{self.code}]"
 
 
 def classify_by_type(problem: BaseException) -> Failure:

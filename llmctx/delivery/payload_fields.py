@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from llmctx.capture.payload.failures import CODE_LIMIT, MESSAGE_LIMIT, Failure, read_body
+from llmctx.capture.payload.failures import CODE_LIMIT, MESSAGE_LIMIT, CallFailure, read_body
 from llmctx.capture.payload.messages import WORD_LIMIT, Answer, Choice, Prompt
 from llmctx.capture.payload.snapshot import LIMIT, text_of, to_json_text
 from llmctx.capture.payload.token_usage import (
@@ -70,7 +70,7 @@ def fields_of(
     tags: Sequence[str] | None = None,
     prompt: Prompt | None = None,
     answer: Answer | None = None,
-    failure: Failure | None = None,
+    failure: CallFailure | None = None,
     stream: Stream | None = None,
     finished: bool = True,
     scope: Scope | None = None,
@@ -328,7 +328,7 @@ def model_asked_for(params: Mapping[str, Any] | None, metadata: Mapping[str, Any
 
 
 def error_fields(
-    failure: Failure, redactor: Redactor | None = None, cleaned: list[str] | None = None
+    failure: CallFailure, redactor: Redactor | None = None, cleaned: list[str] | None = None
 ) -> dict[str, str | None]:
     """Return error_code and error_message of the row; add to `cleaned` those that are cut or replaced.
 

@@ -15,7 +15,7 @@ from uuid import UUID
 import orjson
 
 from llmctx.capture.open_calls import OpenCall
-from llmctx.capture.payload.failures import Failure
+from llmctx.capture.payload.failures import CallFailure
 from llmctx.capture.payload.messages import WORD_LIMIT, UnreadAnswer
 from llmctx.capture.payload.snapshot import LIMIT, bound
 from llmctx.core.columns import ColumnKind
@@ -203,7 +203,7 @@ def _reported(call: OpenCall, texts: Texts) -> dict[str, Any]:
     """Return the columns that follow from what LangChain reported of the call."""
     answer, failure = call.answer, call.failure
     if texts.withheld and failure is not None:
-        failure = Failure(failure.name, status=failure.status)
+        failure = CallFailure(failure.name, status=failure.status)
     fields = fields_of(
         metadata=call.metadata,
         params=call.params,

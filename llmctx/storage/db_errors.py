@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from sqlalchemy.exc import DBAPIError
 
 from llmctx.core.errors import ConfigError, MigrationsPending
+from llmctx.core.failure import Failure, Kind
 
 # 24, 26, 34 and 42P05: a pooler has moved us to another server, which does not know our statement, or knows another's;
 # 03, 0B, 2D and 3B: or into another transaction; F0: a server is being started; XX001 and XX002: its files are damaged
@@ -54,34 +54,14 @@ _NO_CONNECTION: Final = re.compile(rf"{_CROWDED}|connection limit|remaining conn
 _BY_STATEMENT: Final = "statement pooling mode"
 """pgbouncer's words where each statement may meet another server: no driver that prepares statements can work there."""
 _NO_PARTITION: Final = "no partition of relation"
-Kind = Literal["reconnect", "transient", "config", "poison"]
 
 
-@dataclass(slots=True, frozen=True)
-class DatabaseFailure:
-    """The meaning of a failed statement. `kind`: reconnect, transient, config or poison."""
-
-    kind: Kind
-    code: str
-    text: str
-    """The database's words. They may quote what stood in the row: not for the log unless `kind` is another."""
-    name: str = ""
-    """What kind of failure, and of which constraint, without a word of the row's."""
-    no_partition: bool = False
-    """The table has no partition for this row yet."""
-
-    @property
-    def is_outage(self) -> bool:
-        """Return whether it says nothing about the rows or the table."""
-        return self.kind in ("reconnect", "transient")
-
-
-def classify(problem: BaseException) -> DatabaseFailure:
+def classify(problem: BaseException) -> Failure:
     """Return what a failure of the database means, by its SQLSTATE where it has one."""
     if isinstance(problem, MigrationsPending):
-        return DatabaseFailure("config", "42P01", "the table is missing or behind")
+        return Failure("config", "42P01", "the table is missing or behind")
     if isinstance(problem, ConfigError):
-        return DatabaseFailure("config", "ConfigError", str(problem))
+        return Failure("config", "ConfigError", str(problem))
     original = problem.orig if isinstance(problem, DBAPIError) and problem.orig is not None else problem
     code = sqlstate(original)
     driver = original.__cause__ if getattr(original.__cause__, "sqlstate", None) else original  # SQLAlchemy wraps it
@@ -89,9 +69,7 @@ def classify(problem: BaseException) -> DatabaseFailure:
     is_server = getattr(driver, "server_source_function", None) is not None
     is_server = is_server and getattr(driver, "server_source_filename", None) not in _OF_NODES
     kind = _kind(code, text, is_server=is_server) if code else _kind_without_code(original, text.lower())
-    return DatabaseFailure(
-        kind, code or type(original).__name__, text, _name(driver), _lacks_partition(code, driver, text)
-    )
+    return Failure(kind, code or type(original).__name__, text, _name(driver), _lacks_partition(code, driver, text))
 
 
 def _kind(code: str, text: str, *, is_server: bool) -> Kind:

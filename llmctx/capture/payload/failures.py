@@ -22,7 +22,7 @@ MESSAGE_LIMIT: Final = 8 * 1024
 _MESSAGES: Final = ("message", "Message", "detail", "msg", "error_description", "error")
 
 
-class Failure(NamedTuple):
+class CallFailure(NamedTuple):
     """A failed call. `message` is the provider's, `text` what the exception says of itself."""
 
     name: str
@@ -34,25 +34,25 @@ class Failure(NamedTuple):
     body: bytes | None = None  # unread, for the pipeline
 
 
-def failure_of(error: BaseException, limit: int = MESSAGE_LIMIT) -> Failure:
+def failure_of(error: BaseException, limit: int = MESSAGE_LIMIT) -> CallFailure:
     """Read `error`, bounded, on the caller's thread. Never raises."""
     name = type(error).__name__
     try:
         found = _of_chain(error, limit)
         if found is None:
-            return Failure(name, text=_text_of(error, limit))
+            return CallFailure(name, text=_text_of(error, limit))
         text = None if found.message else _text_of(error, limit)
         return found._replace(name=name, text=text)
     except Exception as problem:  # noqa: BLE001  an exception that cannot be read still has its class
         diagnostics.count(
             "failure_unreadable", "an error could not be read; the row has only its class and text", exc=problem
         )
-        return Failure(name, text=_text_of(error, limit))
+        return CallFailure(name, text=_text_of(error, limit))
 
 
-def _of_chain(error: BaseException, limit: int) -> Failure | None:
+def _of_chain(error: BaseException, limit: int) -> CallFailure | None:
     """Return the first of `error` and what it wraps that carries a provider's words."""
-    status_only: Failure | None = None
+    status_only: CallFailure | None = None
     for one in chain_of(error):
         found = _of_one(one, limit)
         if found is not None and (found.code or found.kind or found.message or found.body):
@@ -61,7 +61,7 @@ def _of_chain(error: BaseException, limit: int) -> Failure | None:
     return status_only
 
 
-def _of_one(error: Exception, limit: int) -> Failure | None:
+def _of_one(error: Exception, limit: int) -> CallFailure | None:
     response = getattr(error, "response", None)
     status = _status(error, response)
     own_code, own_kind = getattr(error, "code", None), getattr(error, "type", None)
@@ -79,15 +79,15 @@ def _of_one(error: Exception, limit: int) -> Failure | None:
     raw = raw[:BODY_LIMIT] if isinstance(raw, bytes) and raw else None
     if status is None and raw is None:
         return None
-    return Failure("", _word(own_code) if raw is None else None, _word(own_kind), status, body=raw)
+    return CallFailure("", _word(own_code) if raw is None else None, _word(own_kind), status, body=raw)
 
 
-def read_body(body: Any, limit: int) -> Failure | None:
+def read_body(body: Any, limit: int) -> CallFailure | None:
     """Read an error as the common APIs spell it; None for anything else."""
     if isinstance(body, (list, tuple)) and body:
         body = body[0]
     if isinstance(body, str) and body:
-        return Failure("", message=cut(body, limit))
+        return CallFailure("", message=cut(body, limit))
     if not isinstance(body, dict) or is_answer(body):
         return None
     inner = body.get("error") or body.get("Error") or body
@@ -98,7 +98,7 @@ def read_body(body: Any, limit: int) -> Failure | None:
     message = next((found for key in _MESSAGES if (found := _sentence(inner.get(key)))), None)
     if not (code or kind or message):
         return None
-    return Failure("", code, kind, message=cut(message, limit) if message else None)
+    return CallFailure("", code, kind, message=cut(message, limit) if message else None)
 
 
 def _sentence(value: Any) -> str | None:

@@ -7,6 +7,7 @@ from typing import Final
 
 from llmctx.calllog import CallLog
 from llmctx.core.errors import LlmctxError
+from llmctx.core.failure import Failure
 from llmctx.core.record import CallRecord
 from llmctx.core.text import escape_controls
 from llmctx.core.urls import shown_url
@@ -18,7 +19,7 @@ from llmctx.ops import journals
 from llmctx.ops.doctor import table_checks as table
 from llmctx.ops.doctor.finding import Finding
 from llmctx.settings import Settings, unknown_variables
-from llmctx.storage.db_errors import DatabaseFailure, classify
+from llmctx.storage.db_errors import classify
 
 
 async def database(settings: Settings, state: migrate.State | LlmctxError) -> list[Finding]:
@@ -106,9 +107,9 @@ async def _trial_insert(settings: Settings) -> Finding:
     return Finding("insert", True, "a row can be inserted (tried, and rolled back)", where=settings.table)
 
 
-def _insert_fix(failure: DatabaseFailure, settings: Settings) -> str:
+def _insert_fix(failure: Failure, settings: Settings) -> str:
     """Return what lets the database take rows again, by what its refusal means."""
-    if failure.no_partition:
+    if failure.is_deferrable:
         return f"CREATE TABLE {settings.table}_default PARTITION OF {settings.table} DEFAULT;"
     fixes = (fix for starts, fix in _INSERT_FIXES.items() if failure.code.startswith(starts))
     return next(fixes, _OTHER_INSERT_FIXES[failure.kind]).format(table=settings.table)

@@ -112,5 +112,5 @@ def test_the_code_is_found_wherever_the_driver_left_it() -> None:
 
 def test_a_row_without_a_partition_is_told_from_a_check_that_fails() -> None:
     """Both are 23514."""
-    assert classify(Refused("23514", 'no partition of relation "t" found for row')).no_partition
-    assert not classify(Refused("23514", 'violates check constraint "c"')).no_partition
+    assert classify(Refused("23514", 'no partition of relation "t" found for row')).is_deferrable
+    assert not classify(Refused("23514", 'violates check constraint "c"')).is_deferrable

@@ -199,8 +199,7 @@ class SqlDestination(Destination):
 
     def classify(self, problem: BaseException) -> Failure:
         """Return what `problem` means, by its SQLSTATE where it has one."""
-        found = classify(problem)
-        return Failure(found.kind, found.code, found.text, found.name, is_deferrable=found.no_partition)
+        return classify(problem)
 
     async def reset(self, failure: Failure) -> None:
         """Close all connections, without a word to a server that does not answer; take up a new password."""

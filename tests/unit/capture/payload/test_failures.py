@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 from google.genai import errors as google_errors
 from langchain_core.exceptions import OutputParserException
 
-from llmctx.capture.payload.failures import MESSAGE_LIMIT, Failure, failure_of
+from llmctx.capture.payload.failures import MESSAGE_LIMIT, CallFailure, failure_of
 from llmctx.delivery.payload_fields import error_fields
 
 BODY: dict[str, Any] = {
@@ -157,4 +157,4 @@ def test_a_response_that_was_not_read_is_not_read_now() -> None:
     """Reading it would wait for the network."""
     answer = httpx.Response(500, request=httpx.Request("GET", "http://x.test"), stream=httpx.ByteStream(b"{}"))
     error = httpx.HTTPStatusError("Server error", request=answer.request, response=answer)
-    assert failure_of(error) == Failure("HTTPStatusError", status=500, text="Server error")
+    assert failure_of(error) == CallFailure("HTTPStatusError", status=500, text="Server error")
