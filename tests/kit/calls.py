@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from llmctx.storage.table import call_log_table
 
 TABLE = call_log_table()
@@ -31,3 +33,8 @@ def row(number: int, **values: Any) -> dict[str, Any]:
         "latency_ms": 1000 * number,
     }
     return {**NOBODY, **usual, **values}
+
+
+async def insert(connection: AsyncConnection, *rows: dict[str, Any]) -> None:
+    await connection.execute(TABLE.insert(), rows)
+    await connection.commit()

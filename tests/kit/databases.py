@@ -95,3 +95,10 @@ async def _change(url: str, *statements: str) -> None:
             if getattr(problem.orig, "sqlstate", None) != "40P01":
                 raise
     raise AssertionError("each attempt to change the table ended in a deadlock")
+
+
+async def columns_of(connection: Any) -> list[str]:
+    found = await connection.fetch(
+        "SELECT attname FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 0 ORDER BY attnum", T
+    )
+    return [row[0] for row in found]

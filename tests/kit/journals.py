@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +11,8 @@ import uuid_utils
 
 from llmctx.core.record import CallRecord
 from llmctx.delivery.journal import Journal
+
+WHO = {"session_id": "s", "user_id": "u", "model": "m"}
 
 
 def record(**fields: Any) -> CallRecord:
@@ -34,3 +37,11 @@ def taken(journal: Journal, finish: bool = True) -> tuple[list[CallRecord], list
             if finish:
                 adopted.finish()
     return records, lost
+
+
+def new_id() -> bytes:
+    return uuid_utils.uuid7().bytes
+
+
+def files(journal: Journal, what: str) -> list[Path]:
+    return sorted((journal.directory / journal.name).glob(f"{what}-*"))

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+from llmctx.core.record import CallRecord
 from llmctx.settings import Settings
 from llmctx.storage.texts_table import name_of
-from tests.kit.rows import query
+from tests.kit.rows import query, record
+
+EVE = "eve-0042"
+
+
+CANARY = "the canary sings at four"
 
 
 async def everything(settings: Settings) -> str:
@@ -21,3 +29,7 @@ async def everything(settings: Settings) -> str:
         path = Path(settings.database_url.partition("///")[2])
         files += [file.read_bytes() for file in path.parent.glob(path.name + "*")]
     return "\n".join(map(str, rows)) + b"\n".join(files).decode("utf-8", "replace")
+
+
+def of_eve(**values: Any) -> CallRecord:
+    return record(**{"user_id": EVE, "session_id": "s-eve", "prompt_snapshot": json.dumps(CANARY), **values})

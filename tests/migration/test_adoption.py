@@ -22,6 +22,7 @@ from llmctx.core.record import DEFAULT_TABLE
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from tests.conftest import execute
+from tests.kit.databases import columns_of
 from tests.kit.rows import query
 from tests.kit.support import wait_for
 from tests.migration.filling import CHILD, SHAPES, OldWriter, connect, digest, fill
@@ -34,13 +35,6 @@ ROWS = 20_000
 
 def adopt(url: str, **how: Any) -> None:
     migrate.upgrade(load(database_url=url), **how)
-
-
-async def columns_of(connection: Any) -> list[str]:
-    found = await connection.fetch(
-        "SELECT attname FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 0 ORDER BY attnum", T
-    )
-    return [row[0] for row in found]
 
 
 def call(url: str, **ids: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,6 +16,7 @@ from llmctx.migrate import commands as migrate
 from llmctx.migrate import partition as partitioning
 from llmctx.settings import load
 from tests.conftest import execute
+from tests.kit.databases import columns_of
 from tests.kit.rows import query
 from tests.kit.support import wait_for
 from tests.migration.filling import CHILD, OldWriter, connect, digest, fill
@@ -24,13 +24,6 @@ from tests.migration.psql import dumped, psql
 
 ROOT = Path(__file__).parents[2]
 T = DEFAULT_TABLE
-
-
-async def columns_of(connection: Any) -> list[str]:
-    found = await connection.fetch(
-        "SELECT attname FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 0 ORDER BY attnum", T
-    )
-    return [row[0] for row in found]
 
 
 @pytest.mark.parametrize("shape", ["numbers", "unkeyed"])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llmctx.core.record import DEFAULT_TABLE
-from llmctx.delivery.batcher import Batcher
+from tests.kit.batchers import adds_up, troubled
 from tests.kit.databases import T, drop_trigger, healed, holding, put, refuse_while, slow_rows
 from tests.kit.proxy import Proxy
 from tests.kit.rows import PATIENCE, batcher_of, query, record, stored, writing
@@ -91,14 +91,6 @@ async def test_a_bound_that_is_reached_is_left_again(gate: Proxy, database: str)
         assert one.submit(record(prompt_snapshot='"last"'))
         assert await one.drain(PATIENCE) == 0
     assert await stored(database) == 501 - refused
-
-
-def adds_up(one: Batcher, started: int) -> bool:
-    return started == one.written + one.waiting + one.quarantined + one.dropped
-
-
-async def troubled(one: Batcher) -> None:
-    await wait_for(lambda: one.last_error is not None, "the writer to notice")
 
 
 @pytest.mark.parametrize("code", ["53100", "57014", "40P01", "40001", "53200", "58030"])

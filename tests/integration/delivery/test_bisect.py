@@ -9,7 +9,7 @@ import pytest
 
 from llmctx.core.record import DEFAULT_TABLE, CallRecord
 from llmctx.delivery import batcher
-from llmctx.delivery.batcher import Batcher
+from tests.kit.batchers import troubled
 from tests.kit.databases import T, drop_trigger, healed, put, refuse_while, slow_rows
 from tests.kit.rows import PATIENCE, do, record, stored, writing
 from tests.kit.support import wait_for
@@ -47,10 +47,6 @@ async def test_a_value_that_the_driver_refuses_is_poison(any_database: str) -> N
         one.submit(record())
         assert await one.drain(PATIENCE) == 0
         assert (one.written, one.quarantined) == (1, 1)
-
-
-async def troubled(one: Batcher) -> None:
-    await wait_for(lambda: one.last_error is not None, "the writer to notice")
 
 
 async def test_a_row_that_never_ends_lets_the_others_pass(own: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
 
 import pytest
 
@@ -15,16 +14,7 @@ from llmctx.identity.explanation import KEY
 from llmctx.ops.erase import Subject, erase
 from llmctx.settings import load
 from tests.kit.rows import query, record, store
-from tests.kit.subjects import everything
-
-CANARY = "the canary sings at four"
-
-
-EVE = "eve-0042"
-
-
-def of_eve(**values: Any) -> CallRecord:
-    return record(**{"user_id": EVE, "session_id": "s-eve", "prompt_snapshot": json.dumps(CANARY), **values})
+from tests.kit.subjects import CANARY, EVE, everything, of_eve
 
 
 def others() -> list[CallRecord]:

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.storage import queries
 from llmctx.storage.queries import Filters
-from tests.kit.calls import NOON, TABLE, row
-
-
-async def insert(connection: AsyncConnection, *rows: dict[str, Any]) -> None:
-    await connection.execute(TABLE.insert(), rows)
-    await connection.commit()
-
+from tests.kit.calls import NOON, TABLE, insert, row
 
 FILTERS: list[tuple[Filters, set[int]]] = [
     (Filters(), {1, 2, 3, 4, 5, 6}),

@@ -6,35 +6,20 @@ import asyncio
 import functools
 import inspect
 import traceback
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import pytest
-from langchain_core.messages import AnyMessage, HumanMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import GraphInterrupt
 from langgraph.graph import END, START, StateGraph
-from langgraph.graph.message import add_messages
 from langgraph.types import Command, interrupt
-from typing_extensions import TypedDict
 
 from llmctx.graph import wrap_graph, wrap_node
+from tests.kit.graphs import State, last, route
 from tests.kit.newer import HAS_NODE_POLICIES
 
 pytestmark = pytest.mark.filterwarnings("error")
-
-
-class State(TypedDict, total=False):
-    text: str
-    messages: Annotated[list[AnyMessage], add_messages]
-
-
-def route(state: State) -> Literal["child", "last"]:
-    return "child"
-
-
-def last(state: State) -> dict[str, Any]:
-    return {"messages": [HumanMessage("end", id="m2")]}
 
 
 if HAS_NODE_POLICIES:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import pytest
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage, AnyMessage
+from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda, RunnableSequence
 from langgraph.graph import START, StateGraph
-from langgraph.graph.message import add_messages
 from langgraph.prebuilt import ToolNode
-from typing_extensions import TypedDict
 
 from llmctx import bind
 from llmctx.graph import wrap_node
+from tests.kit.graphs import State
 
 pytestmark = pytest.mark.filterwarnings("error")
-
-
-class State(TypedDict, total=False):
-    text: str
-    messages: Annotated[list[AnyMessage], add_messages]
 
 
 def test_a_node_without_config_keeps_what_is_around() -> None:

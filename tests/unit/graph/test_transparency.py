@@ -8,25 +8,24 @@ import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import pytest
 from langchain.agents import create_agent
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models.fake_chat_models import FakeMessagesListChatModel
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.tools import tool
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.func import entrypoint, task
 from langgraph.graph import START, StateGraph
-from langgraph.graph.message import add_messages
 from langgraph.types import CachePolicy
-from typing_extensions import TypedDict
 
 from llmctx import bind, current
 from llmctx.graph import wrap_graph, wrap_node
+from tests.kit.graphs import State, last, route
 from tests.kit.trust import recorded
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -37,22 +36,9 @@ VOLATILE = re.compile(
 )
 
 
-class State(TypedDict, total=False):
-    text: str
-    messages: Annotated[list[AnyMessage], add_messages]
-
-
 def answer(state: State) -> dict[str, Any]:
     model = FakeMessagesListChatModel(responses=[AIMessage("hello", id="m1")])
     return {"messages": [model.invoke("hi")]}
-
-
-def route(state: State) -> Literal["child", "last"]:
-    return "child"
-
-
-def last(state: State) -> dict[str, Any]:
-    return {"messages": [HumanMessage("end", id="m2")]}
 
 
 def a_graph(**kwargs: Any) -> Any:

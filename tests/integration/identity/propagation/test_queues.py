@@ -11,16 +11,7 @@ from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from llmctx import CallContext, bind, current
 from llmctx.calllog import CallLog
 from llmctx.delivery.memory_sink import MemorySink
-from tests.kit.carried import owners
-
-A = CallContext(user_id="a", session_id="s-a")
-
-
-B = CallContext(user_id="b", session_id="s-b")
-
-
-def call(user: str) -> None:
-    FakeListChatModel(responses=["so"]).invoke(user)
+from tests.kit.carried import A, B, call, owners
 
 
 def test_a_worker_thread_started_in_a_request_works_for_whoever_put_the_item(

@@ -7,22 +7,11 @@ import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from langchain_core.language_models.fake_chat_models import FakeListChatModel
-
 from llmctx import CallContext, bind
 from llmctx.calllog import CallLog
 from llmctx.delivery.memory_sink import MemorySink
 from llmctx.identity.propagation import threads as carrying
-from tests.kit.carried import owners
-
-A = CallContext(user_id="a", session_id="s-a")
-
-
-B = CallContext(user_id="b", session_id="s-b")
-
-
-def call(user: str) -> None:
-    FakeListChatModel(responses=["so"]).invoke(user)
+from tests.kit.carried import A, B, call, owners
 
 
 def run_in_thread(user: str) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 from sqlalchemy import make_url
 
 from llmctx.core.errors import LlmctxError
-from llmctx.core.record import DEFAULT_TABLE, CallRecord
+from llmctx.core.record import DEFAULT_TABLE
 from llmctx.ops.erase import Subject, erase
 from llmctx.settings import Settings, load
 from llmctx.storage import queries
@@ -17,16 +16,7 @@ from llmctx.storage.engine import read_connection
 from llmctx.storage.reflection import reflect
 from tests.kit import older
 from tests.kit.rows import do, query, record, store
-from tests.kit.subjects import everything
-
-CANARY = "the canary sings at four"
-
-
-EVE = "eve-0042"
-
-
-def of_eve(**values: Any) -> CallRecord:
-    return record(**{"user_id": EVE, "session_id": "s-eve", "prompt_snapshot": json.dumps(CANARY), **values})
+from tests.kit.subjects import CANARY, EVE, everything, of_eve
 
 
 @pytest.mark.parametrize("shape", older.SHAPES)

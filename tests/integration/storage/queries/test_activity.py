@@ -21,13 +21,8 @@ from llmctx.storage.engine import read_connection
 from llmctx.storage.queries import Count, Cursor, Filters, InvalidCursor, Page
 from llmctx.storage.reflection import reflect
 from tests.kit import older
-from tests.kit.calls import NOON, TABLE, row
+from tests.kit.calls import NOON, TABLE, insert, row
 from tests.kit.rows import do
-
-
-async def insert(connection: AsyncConnection, *rows: dict[str, Any]) -> None:
-    await connection.execute(TABLE.insert(), rows)
-    await connection.commit()
 
 
 async def walk(ask: Callable[..., Any], page: Page[Any]) -> list[Page[Any]]:

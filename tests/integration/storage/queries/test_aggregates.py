@@ -5,18 +5,12 @@ from __future__ import annotations
 import random
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.storage import queries
-from tests.kit.calls import TABLE, row
-
-
-async def insert(connection: AsyncConnection, *rows: dict[str, Any]) -> None:
-    await connection.execute(TABLE.insert(), rows)
-    await connection.commit()
+from tests.kit.calls import TABLE, insert, row
 
 
 async def test_stats_add_up_and_leave_the_unknown_unknown(connection: AsyncConnection) -> None:

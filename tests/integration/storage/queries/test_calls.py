@@ -18,12 +18,7 @@ from llmctx.settings import load
 from llmctx.storage import queries
 from llmctx.storage.engine import engine, read_connection
 from llmctx.storage.queries import AmbiguousCall, Cursor, Filters, NoSuchCall
-from tests.kit.calls import NOON, TABLE, row
-
-
-async def insert(connection: AsyncConnection, *rows: dict[str, Any]) -> None:
-    await connection.execute(TABLE.insert(), rows)
-    await connection.commit()
+from tests.kit.calls import NOON, TABLE, insert, row
 
 
 async def test_a_row_comes_back_as_it_was_written(connection: AsyncConnection) -> None:

@@ -16,12 +16,7 @@ from llmctx.storage.engine import engine, read_connection
 from llmctx.storage.queries import Filters, token_gaps
 from llmctx.storage.queries import coverage_advice as advice
 from llmctx.storage.reflection import reflect
-from tests.kit.calls import NOON, TABLE, row
-
-
-async def insert(connection: AsyncConnection, *rows: dict[str, Any]) -> None:
-    await connection.execute(TABLE.insert(), rows)
-    await connection.commit()
+from tests.kit.calls import NOON, TABLE, insert, row
 
 
 async def test_coverage_counts_by_witness_and_says_what_the_misses_share(connection: AsyncConnection) -> None:

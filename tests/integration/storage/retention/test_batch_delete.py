@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-
 import pytest
 
 from llmctx.core.record import DEFAULT_TABLE
 from llmctx.settings import load
 from llmctx.storage.retention import Policy, retain
 from tests.kit import older
-from tests.kit.months import fresh
+from tests.kit.months import NOW, ago, fresh
 from tests.kit.rows import do, query, record, store
-
-NOW = datetime(2031, 3, 15, 12, tzinfo=UTC)
-
-
-def ago(days: float) -> datetime:
-    return NOW - timedelta(days=days)
 
 
 async def test_texts_go_before_their_rows(any_empty_database: str) -> None:

@@ -12,10 +12,8 @@ from llmctx.core.record import DEFAULT_TABLE
 from llmctx.settings import load
 from llmctx.storage.retention import Policy, large_default, retain
 from llmctx.storage.retention import partitions as partitions_module
-from tests.kit.months import fresh
+from tests.kit.months import NOW, fresh
 from tests.kit.rows import do, query, record, store
-
-NOW = datetime(2031, 3, 15, 12, tzinfo=UTC)
 
 
 async def test_months_that_were_forgotten(empty_database: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from llmctx.core.record import DEFAULT_TABLE
 from llmctx.migrate import commands as migrate
-from llmctx.settings import Settings, load
+from llmctx.settings import load
 from llmctx.storage.retention import Policy, retain
-from tests.kit.months import fresh
+from tests.kit.months import NOW, ago, fresh, partitions
 from tests.kit.rows import do, query, record, store
-
-NOW = datetime(2031, 3, 15, 12, tzinfo=UTC)
-
-
-PARTS = f"""SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-WHERE i.inhparent = '{DEFAULT_TABLE}'::regclass"""
-
-
-async def partitions(settings: Settings) -> set[str]:
-    return {row[0].removeprefix(f"{DEFAULT_TABLE}_") for row in await query(settings.database_url, PARTS)}
-
-
-def ago(days: float) -> datetime:
-    return NOW - timedelta(days=days)
 
 
 async def test_months_to_come_get_their_partitions(empty_database: str) -> None:

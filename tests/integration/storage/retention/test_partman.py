@@ -7,20 +7,9 @@ from datetime import UTC, datetime
 import pytest
 
 from llmctx.core.record import DEFAULT_TABLE
-from llmctx.settings import Settings
 from llmctx.storage.retention import Policy, retain
-from tests.kit.months import fresh
-from tests.kit.rows import do, query, record, store
-
-NOW = datetime(2031, 3, 15, 12, tzinfo=UTC)
-
-
-PARTS = f"""SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-WHERE i.inhparent = '{DEFAULT_TABLE}'::regclass"""
-
-
-async def partitions(settings: Settings) -> set[str]:
-    return {row[0].removeprefix(f"{DEFAULT_TABLE}_") for row in await query(settings.database_url, PARTS)}
+from tests.kit.months import NOW, fresh, partitions
+from tests.kit.rows import do, record, store
 
 
 @pytest.mark.parametrize("works", [True, False])

@@ -8,20 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-import uuid_utils
 
 from llmctx.delivery.journal import Journal
-from tests.kit.journals import die, record, taken
-
-WHO = {"session_id": "s", "user_id": "u", "model": "m"}
-
-
-def new_id() -> bytes:
-    return uuid_utils.uuid7().bytes
-
-
-def files(journal: Journal, what: str) -> list[Path]:
-    return sorted((journal.directory / journal.name).glob(f"{what}-*"))
+from tests.kit.journals import WHO, die, files, new_id, record, taken
 
 
 def test_what_a_dead_process_left_is_adopted(tmp_path: Path) -> None:

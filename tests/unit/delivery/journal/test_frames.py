@@ -12,21 +12,13 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-import uuid_utils
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmctx.core.record import COLUMNS
 from llmctx.delivery.journal import Damage, Frame, Kind, pack_record, read, unpack_record
 from llmctx.delivery.journal.frames import frame, frames_in, start_frame
-from tests.kit.journals import record
-
-WHO = {"session_id": "s", "user_id": "u", "model": "m"}
-
-
-def new_id() -> bytes:
-    return uuid_utils.uuid7().bytes
-
+from tests.kit.journals import WHO, new_id, record
 
 FULL = record(
     trace_id="t",

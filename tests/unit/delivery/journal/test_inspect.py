@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import uuid_utils
-
 from llmctx.delivery.journal import Journal, erase
-from tests.kit.journals import die, record, taken
-
-
-def new_id() -> bytes:
-    return uuid_utils.uuid7().bytes
+from tests.kit.journals import die, new_id, record, taken
 
 
 def test_a_user_is_forgotten(tmp_path: Path) -> None:

@@ -8,20 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uuid_utils
 
 from llmctx.delivery.journal import Damage, Journal, Kind, read, unpack_record
-from tests.kit.journals import record
-
-WHO = {"session_id": "s", "user_id": "u", "model": "m"}
-
-
-def new_id() -> bytes:
-    return uuid_utils.uuid7().bytes
-
-
-def files(journal: Journal, what: str) -> list[Path]:
-    return sorted((journal.directory / journal.name).glob(f"{what}-*"))
+from tests.kit.journals import WHO, files, new_id, record
 
 
 def test_files_go_when_their_rows_are_done(journal: Journal) -> None:

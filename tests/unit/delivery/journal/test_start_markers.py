@@ -4,21 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from pathlib import Path
-
-import uuid_utils
 
 from llmctx.delivery.journal import Damage, Journal, read
-
-WHO = {"session_id": "s", "user_id": "u", "model": "m"}
-
-
-def new_id() -> bytes:
-    return uuid_utils.uuid7().bytes
-
-
-def files(journal: Journal, what: str) -> list[Path]:
-    return sorted((journal.directory / journal.name).glob(f"{what}-*"))
+from tests.kit.journals import WHO, files, new_id
 
 
 def test_starts_from_many_threads_are_all_noted_while_files_change(journal: Journal) -> None:

@@ -21,9 +21,9 @@ from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from llmctx.delivery.batcher import Batcher
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
+from tests.kit.batchers import adds_up, troubled
 from tests.kit.cluster import Cluster, cluster
 from tests.kit.databases import T, healed, holding, put, role
 from tests.kit.pooler import Pooler
@@ -91,14 +91,6 @@ def server() -> Iterator[Cluster]:
     for made in cluster():
         migrate.upgrade(load(database_url=made.url))
         yield made
-
-
-def adds_up(one: Batcher, started: int) -> bool:
-    return started == one.written + one.waiting + one.quarantined + one.dropped
-
-
-async def troubled(one: Batcher) -> None:
-    await wait_for(lambda: one.last_error is not None, "the writer to notice")
 
 
 @pytest.mark.parametrize("careful", [False, True], ids=["copy", "insert"])

@@ -12,10 +12,10 @@ from sqlalchemy import make_url
 
 from llmctx.core.record import DEFAULT_TABLE
 from llmctx.delivery import batcher
-from llmctx.delivery.batcher import Batcher
 from llmctx.delivery.destinations.sql import destination
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
+from tests.kit.batchers import adds_up
 from tests.kit.databases import T, healed, put, role
 from tests.kit.pooler import Pooler
 from tests.kit.rows import PATIENCE, do, query, record, stored, writing
@@ -214,10 +214,6 @@ async def test_columns_that_are_not_ours(own_database: str) -> None:
         await do(own_database, f"ALTER TABLE {DEFAULT_TABLE} ALTER COLUMN region DROP NOT NULL")
         assert await one.drain(PATIENCE) == 0
         assert one.written == 21
-
-
-def adds_up(one: Batcher, started: int) -> bool:
-    return started == one.written + one.waiting + one.quarantined + one.dropped
 
 
 async def test_row_level_security(own: str) -> None:
