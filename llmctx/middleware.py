@@ -162,11 +162,11 @@ def _trace_id() -> str:
     return uuid4().hex if span is None else span.trace_id
 
 
-def _as_identity(found: object) -> CallContext:
-    if found is None:
+def _as_identity(result: object) -> CallContext:
+    if result is None:
         return EMPTY
-    if isinstance(found, CallContext):
-        return found
-    if isinstance(found, Mapping):
-        return CallContext(**found)
-    raise TypeError(f"identify must return a CallContext or None, not {type(found).__name__}")
+    if isinstance(result, CallContext):
+        return result
+    if isinstance(result, Mapping):
+        return CallContext(**result)
+    raise TypeError(f"identify must return a CallContext or None, not {type(result).__name__}")

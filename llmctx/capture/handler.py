@@ -167,9 +167,9 @@ class CallLogHandler(BaseCallbackHandler):
         call = self._start(recorder, prompt, run_id, kwargs, origin(2), kwargs.get("batch_size") or 1)
         call.serialized, call.is_completion = serialized, True
 
-    def _again(self, recorder: Recorder, run_id: UUID, told: dict[str, Any]) -> bool:
+    def _again(self, recorder: Recorder, run_id: UUID, event: dict[str, Any]) -> bool:
         """Return whether another handler has reported this call. The scope that comes with the later one is nearer."""
-        known = recorder.open_calls.reported_by_another(run_id, self, told.get("invocation_params"))
+        known = recorder.open_calls.reported_by_another(run_id, self, event.get("invocation_params"))
         if known is None:
             return False
         mine, theirs = self._scope, known.candidates.carried
@@ -190,24 +190,24 @@ class CallLogHandler(BaseCallbackHandler):
         recorder: Recorder,
         prompt: Prompt | None,
         run_id: UUID,
-        told: dict[str, Any],
-        made: Origin,
+        event: dict[str, Any],
+        origin: Origin,
         shared_by: int = 1,
     ) -> OpenCall:
-        metadata: dict[str, Any] | None = told.get("metadata")
-        candidates, attribution = self._whose(recorder, metadata, made)
+        metadata: dict[str, Any] | None = event.get("metadata")
+        candidates, attribution = self._whose(recorder, metadata, origin)
         call = OpenCall(run_id, candidates, attribution)
         call.handler = self
         # and not the config of `made`, which would be kept alive
-        call.method, call.is_langchains = made.method, made.is_langchains
+        call.method, call.is_langchains = origin.method, origin.is_langchains
         if shared_by != 1:  # completion models report the sum of a batch, with its first prompt
             call.shared_by = shared_by
         call.scope = scope = candidates.here
-        call.parent_run_id = told.get("parent_run_id")
+        call.parent_run_id = event.get("parent_run_id")
         call.span = _read(current_span) or (None if scope is None else scope.span)
         call.metadata = metadata
-        call.params = told.get("invocation_params")
-        call.tags = told.get("tags") or None
+        call.params = event.get("invocation_params")
+        call.tags = event.get("tags") or None
         call.prompt = prompt
         if attribution.identity.user_id is None or attribution.identity.session_id is None:
             call.call_site = _read(call_site, candidates.scope)
@@ -232,12 +232,12 @@ class CallLogHandler(BaseCallbackHandler):
         return call
 
     def _whose(
-        self, recorder: Recorder, metadata: dict[str, Any] | None, made: Origin
+        self, recorder: Recorder, metadata: dict[str, Any] | None, origin: Origin
     ) -> tuple[Candidates, Attribution]:
         """Return whose call it is. What goes wrong in finding out costs the ids, not the row."""
         candidates = None
         try:
-            configurable = _configurable_of(made.config)
+            configurable = _configurable_of(origin.config)
             child_thread_id = as_text(configurable.get("thread_id"))
             if child_thread_id is not None and metadata:
                 told = metadata.get("thread_id")

@@ -172,13 +172,13 @@ def _distribute(settings: Settings, shards: int | None, *, yes: bool) -> None:
 
 
 def _plan_and_do(
-    settings: Settings, given: dict[str, bool], *, down: bool, only_plan: bool, yes: bool, json: bool
+    settings: Settings, upgrade_options: dict[str, bool], *, down: bool, only_plan: bool, yes: bool, json: bool
 ) -> None:
-    """Show what `given` options of `upgrade`, or the way back, would do; and do it."""
+    """Show what `upgrade_options` options of `upgrade`, or the way back, would do; and do it."""
     from llmctx.migrate import commands
     from llmctx.storage.engine import describe_database
 
-    plan = commands.plan(settings, down=down, **given)
+    plan = commands.plan(settings, down=down, **upgrade_options)
     doing = bool(plan.steps) and not only_plan and (yes or not (down or plan.adopts))
     if not json:
         show_plan(plan, only_notes=doing)
@@ -194,7 +194,7 @@ def _plan_and_do(
         if doing and down:
             commands.downgrade(settings, say=say)
         elif doing:
-            _, endpoint = commands.bring_to_head(settings, **given, say=say)
+            _, endpoint = commands.bring_to_head(settings, **upgrade_options, say=say)
     if json:
         result = {"steps": plan.steps, "notes": plan.notes, "adopts": plan.adopts, "done": doing}
         output.show_json({"database": describe_database(settings), "table": settings.table, **result})

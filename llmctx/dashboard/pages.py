@@ -260,20 +260,20 @@ async def _over_time(ask: Ask, by: queries.By) -> queries.Usage:
     )  # fmt: skip
 
 
-def _grid(found: queries.Usage, *, only_errors: bool = False) -> dict[str, Any]:
-    """Return the times and the keys of `found`, and its rows by both; or only those of errors."""
-    rows = [row for row in found.rows if row.errors or not only_errors]
+def _grid(usage: queries.Usage, *, only_errors: bool = False) -> dict[str, Any]:
+    """Return the times and the keys of `usage`, and its rows by both; or only those of errors."""
+    rows = [row for row in usage.rows if row.errors or not only_errors]
     return {
-        "times": found.times,
+        "times": usage.times,
         "keys": list(dict.fromkeys(row.key for row in sorted(rows, key=lambda row: row.key == OTHERS))),
         "cells": {(row.at, row.key): row for row in rows},
     }
 
 
-def _filled(found: queries.Usage) -> list[queries.UsageRow]:
+def _filled(usage: queries.Usage) -> list[queries.UsageRow]:
     """Return the row of each time, an empty one where there was no call: a plot has no gaps to hide."""
-    by_time = {row.at: row for row in found.rows}
-    return [by_time.get(at, queries.UsageRow(at=at)) for at in found.times]
+    by_time = {row.at: row for row in usage.rows}
+    return [by_time.get(at, queries.UsageRow(at=at)) for at in usage.times]
 
 
 def _id(ask: Ask) -> str:
@@ -336,10 +336,10 @@ async def usage_by_group(ask: Ask) -> Answer:
     return replace(_of_usage(found), more=_grid(found))
 
 
-def _of_usage(found: queries.Usage) -> Answer:
+def _of_usage(usage: queries.Usage) -> Answer:
     return Answer(
-        data=found, rows=found.rows, source=found.source,
-        as_of=None if found.as_of is None else found.as_of.isoformat(),
+        data=usage, rows=usage.rows, source=usage.source,
+        as_of=None if usage.as_of is None else usage.as_of.isoformat(),
     )  # fmt: skip
 
 

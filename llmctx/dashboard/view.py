@@ -153,31 +153,31 @@ def parse(
     )
 
 
-def _conditions(given: Mapping[str, str]) -> dict[str, Any]:
-    found: dict[str, Any] = {name: given[name] for name in WORDS if name in given and name in _FIELDS}
-    if more := {name: given[name] for name in WORDS if name in given and name not in _FIELDS}:
+def _conditions(parameters: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {name: parameters[name] for name in WORDS if name in parameters and name in _FIELDS}
+    if more := {name: parameters[name] for name in WORDS if name in parameters and name not in _FIELDS}:
         found["more"] = more
     for name in FLAGS:
-        if _choice(name, given, ("1", "0"), "0") == "1":
+        if _choice(name, parameters, ("1", "0"), "0") == "1":
             found[name] = True
-    if "min_cost" in given:
-        found["min_cost"] = _money(given["min_cost"])
-    if "min_ms" in given:
-        found["min_ms"] = _number("min_ms", given, 0, 2**31 - 1)
-    if "q" in given:
-        found["text"] = given["q"]
+    if "min_cost" in parameters:
+        found["min_cost"] = _money(parameters["min_cost"])
+    if "min_ms" in parameters:
+        found["min_ms"] = _number("min_ms", parameters, 0, 2**31 - 1)
+    if "q" in parameters:
+        found["text"] = parameters["q"]
     return found
 
 
-def _choice(name: str, given: Mapping[str, str], allowed: tuple[str, ...], otherwise: str) -> str:
-    value = given.get(name, otherwise)
+def _choice(name: str, parameters: Mapping[str, str], allowed: tuple[str, ...], otherwise: str) -> str:
+    value = parameters.get(name, otherwise)
     if value not in (*allowed, otherwise):
         raise InvalidView(name, f"{name}: choose from {', '.join(allowed)}.")
     return value
 
 
-def _number(name: str, given: Mapping[str, str], otherwise: int, most: int) -> int:
-    text = given.get(name)
+def _number(name: str, parameters: Mapping[str, str], otherwise: int, most: int) -> int:
+    text = parameters.get(name)
     if text is None:
         return otherwise
     if not re.fullmatch(r"[0-9]{1,10}", text) or not 1 <= int(text) <= most:

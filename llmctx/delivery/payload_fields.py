@@ -262,12 +262,12 @@ def money_of(value: Any) -> Decimal | None:
     return found.quantize(_NANO) if found is not None and found.is_finite() and 0 <= found < _DEAREST else None
 
 
-def snapshot_of(kept: Any, limit: int, redactor: Redactor | None, lost: list[object]) -> str:
+def snapshot_of(value: Any, limit: int, redactor: Redactor | None, lost: list[object]) -> str:
     """Return what was kept of a text or structure as bounded JSON, redacted; add what is missing to `lost`.
 
     Raises `RedactionFailed`.
     """
-    return to_json_text(kept if redactor is None else redactor.redact_tree(kept), limit, lost)
+    return to_json_text(value if redactor is None else redactor.redact_tree(value), limit, lost)
 
 
 def _attributes(

@@ -140,16 +140,16 @@ def load_file(path: Path) -> list[_Line]:
     return sorted(lines, key=lambda line: -(line.since.timestamp() if line.since else 0))
 
 
-def _line(told: Any, origin: str) -> _Line:
-    if not isinstance(told, Mapping) or not isinstance(told.get("model"), str):
+def _line(entry: Any, origin: str) -> _Line:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("model"), str):
         raise ConfigError(f"{origin}: it must be an object with a `model`.")
-    if strange := set(told) - _FIELDS:
+    if strange := set(entry) - _FIELDS:
         raise ConfigError(
             f"{origin}: {', '.join(sorted(strange))} is unknown. Choose from {', '.join(sorted(_FIELDS))}."
         )
     per_token: dict[str, Decimal] = {}
     for name in ("input", "output", "cached", "cache_write"):
-        value = told.get(name, None if name == "output" else told.get("input"))
+        value = entry.get(name, None if name == "output" else entry.get("input"))
         try:
             number = Decimal(value) if not isinstance(value, bool) else None
         except (InvalidOperation, TypeError, ValueError):
@@ -158,7 +158,7 @@ def _line(told: Any, origin: str) -> _Line:
             raise ConfigError(f"{origin}: `{name}` must be US dollars per million tokens, not {value!r}.")
         per_token[name] = number / _MILLION
     try:
-        since = None if told.get("since") is None else datetime.fromisoformat(told["since"])
+        since = None if entry.get("since") is None else datetime.fromisoformat(entry["since"])
     except (ValueError, TypeError):
         raise ConfigError(f"{origin}: `since` must be a date such as 2026-11-01.") from None
     since = since.replace(tzinfo=UTC) if since is not None and since.tzinfo is None else since
@@ -167,7 +167,7 @@ def _line(told: Any, origin: str) -> _Line:
         per_token["input"], per_token["output"], per_token["cached"], written, written, Decimal(0),
         CostSource.PRICE_FILE,
     )  # fmt: skip
-    return _Line(told["model"], told.get("provider"), price, since, _tier(str(told.get("service_tier") or "")))
+    return _Line(entry["model"], entry.get("provider"), price, since, _tier(str(entry.get("service_tier") or "")))
 
 
 class Prices:

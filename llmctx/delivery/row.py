@@ -181,9 +181,9 @@ def _described(
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _marked_by_hand(given: dict[str, Any]) -> dict[str, Any]:
+def _marked_by_hand(values: dict[str, Any]) -> dict[str, Any]:
     """Return what a marker has of the columns that `CallLog.record` was given."""
-    values = {name: given[name] for name in _MARKED.intersection(given) if isinstance(given[name], _SCALARS)}
+    values = {name: values[name] for name in _MARKED.intersection(values) if isinstance(values[name], _SCALARS)}
     words = {name: word_of(value) if isinstance(value, str) else value for name, value in values.items()}
     return {name: value for name, value in words.items() if value is not None}
 
@@ -223,9 +223,9 @@ def _reported(call: OpenCall, texts: Texts) -> dict[str, Any]:
     return fields
 
 
-def _by_hand(given: dict[str, Any], texts: Texts) -> dict[str, Any]:
+def _by_hand(values: dict[str, Any], texts: Texts) -> dict[str, Any]:
     """Return what `CallLog.record` was given, as columns: `response` and `reasoning` become snapshots."""
-    fields = dict(given)
+    fields = dict(values)
     response, reasoning = fields.pop("response", None), fields.pop("reasoning", None)
     cleaned: list[str] = []
     if texts.withheld:

@@ -28,14 +28,14 @@ def read_ids(source: Any, pairs: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     return found
 
 
-def fill_ids(found: dict[str, Any], ids: dict[str, Any]) -> dict[str, Any]:
-    """Return `found`, filled by the next source if both may be of the same person."""
-    if not found or not ids:
-        return found or ids
+def fill_ids(known_ids: dict[str, Any], ids: dict[str, Any]) -> dict[str, Any]:
+    """Return `known_ids`, filled by the next source if both may be of the same person."""
+    if not known_ids or not ids:
+        return known_ids or ids
     for name in ("user_id", "session_id"):
-        if name in found and name in ids and str(found[name]) != str(ids[name]):
-            return found
-    return {**ids, **found}
+        if name in known_ids and name in ids and str(known_ids[name]) != str(ids[name]):
+            return known_ids
+    return {**ids, **known_ids}
 
 
 def has_vouching_handler(callbacks: object) -> bool:

@@ -164,18 +164,18 @@ class CandidateOutcome:
     """Why it was believed, or was not."""
 
 
-def candidate_outcomes(row: Mapping[str, Any], told: Mapping[str, Any]) -> list[CandidateOutcome]:
-    """Return what each source said of the call `row`; `told` is what the row keeps of it."""
-    said = [one for one in told.get("witnesses") or () if isinstance(one, Mapping)]
+def candidate_outcomes(row: Mapping[str, Any], evidence: Mapping[str, Any]) -> list[CandidateOutcome]:
+    """Return what each source said of the call `row`; `evidence` is what the row keeps of it."""
+    said = [one for one in evidence.get("witnesses") or () if isinstance(one, Mapping)]
     winner = next((one for one in said if one.get("source") == row.get("identity_source")), None)
     found = []
     for place, one in enumerate(said):
         last = winner is not None and place > said.index(winner) and one.get("source") == Source.EXPLICIT
-        code = "believed" if one is winner else _verdict(one, winner, row, told, last=last)
+        code = "believed" if one is winner else _verdict(one, winner, row, evidence, last=last)
         names = {"mine": str(one.get("source")), "theirs": str((winner or {}).get("source"))}
         verdict = Outcome(code, names, str(one.get("note") or ""))
         found.append(CandidateOutcome(names["mine"], one.get("user_id"), one.get("session_id"), one is winner, verdict))
-    refused = [one for one in told.get("refused") or () if isinstance(one, Mapping)]
+    refused = [one for one in evidence.get("refused") or () if isinstance(one, Mapping)]
     return [
         *found,
         *(
@@ -189,7 +189,7 @@ def _verdict(
     one: Mapping[str, Any],
     winner: Mapping[str, Any] | None,
     row: Mapping[str, Any],
-    told: Mapping[str, Any],
+    evidence: Mapping[str, Any],
     *,
     last: bool,
 ) -> str:
@@ -197,7 +197,7 @@ def _verdict(
     if one.get("user_id") is None and one.get("session_id") is None:
         return "no_ids"
     if winner is None:
-        return "inherited" if told.get("inherited") else "uncertain"
+        return "inherited" if evidence.get("inherited") else "uncertain"
     kinds = [name for name in ("user_id", "session_id") if None not in (one.get(name), winner.get(name))]
     other = next((name for name in kinds if one[name] != winner[name]), None)
     if other is None:

@@ -42,13 +42,13 @@ _QUEUES: Final = (("get", "put"), ("receive", "clone"), ("notify", "wait"), ("bl
 _GET_AITER: Final = opmap["GET_AITER"]
 
 
-def frames_of(found: Iterable[Any]) -> Iterator[FrameType]:
-    """Yield the frames of the code that runs here, up to its loop, and of the suspended tasks among `found`."""
+def frames_of(objects: Iterable[Any]) -> Iterator[FrameType]:
+    """Yield the frames of the code that runs here, up to its loop, and of the suspended tasks among `objects`."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and not _runs_loop(frame):
         yield frame
         frame = frame.f_back
-    for one in found:
+    for one in objects:
         if isinstance(one, asyncio.Task):
             yield from suspended_frames(one)
 

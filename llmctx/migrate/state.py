@@ -191,8 +191,8 @@ def join_problems(problems: list[str]) -> str:
     return f"{capitalize('; '.join(problems))}."
 
 
-def not_a_call_log(settings: Settings, found: State) -> NotACallLog:
-    why = found.problem or (
+def not_a_call_log(settings: Settings, state: State) -> NotACallLog:
+    why = state.problem or (
         f"Table {settings.table} exists already, and was not made by llmctx, which adopts tables of PostgreSQL only. "
         "Choose another name with LLMCTX_TABLE."
     )

@@ -178,11 +178,11 @@ class _Lines:
         self._file.write(escape_controls(text, breaks=True, for_json=True))
 
 
-def _line(told: dict[str, Any]) -> str:
+def _line(values: dict[str, Any]) -> str:
     try:
-        return orjson.dumps(told, default=scalar, option=orjson.OPT_APPEND_NEWLINE).decode()
+        return orjson.dumps(values, default=scalar, option=orjson.OPT_APPEND_NEWLINE).decode()
     except TypeError:  # a number of more than 64 bits, or half of a surrogate pair
-        finite = {name: None if value != value else scalar(value) for name, value in told.items()}
+        finite = {name: None if value != value else scalar(value) for name, value in values.items()}
         return json.dumps(finite, ensure_ascii=False, default=str) + "\n"
 
 

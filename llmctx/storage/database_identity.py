@@ -44,19 +44,19 @@ def names_for(settings: Settings) -> dict[str, str]:
     }
 
 
-def ids_of(found: Mapping[Any, Any], home: str | None) -> frozenset[str]:
+def ids_of(row: Mapping[Any, Any], home: str | None) -> frozenset[str]:
     """Return what the database with these answers to `LOOK` and `LOOK_AT_HOME` is known by."""
     ids = set()
-    noted = _noted(found)
+    noted = _noted(row)
     if noted is not None and (noted[1] is None or home is None or noted[1] == home):
         ids.add(noted[0])
     if home is not None:
         ids.add(home)
-    return frozenset(f"{one} {found['relation']}" for one in ids)
+    return frozenset(f"{one} {row['relation']}" for one in ids)
 
 
-def _noted(found: Mapping[Any, Any]) -> tuple[str, str | None] | None:
-    match = _NOTE.search(found["note"] or "")
+def _noted(row: Mapping[Any, Any]) -> tuple[str, str | None] | None:
+    match = _NOTE.search(row["note"] or "")
     return None if match is None else (match[1], match[2])
 
 

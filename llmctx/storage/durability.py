@@ -40,13 +40,13 @@ class Risk:
     """It was chosen for a server whose rows are to be thrown away."""
 
 
-def risks_of(found: Mapping[Any, Any]) -> tuple[Risk, ...]:
+def risks_of(settings_row: Mapping[Any, Any]) -> tuple[Risk, ...]:
     """Return what the answers to `LOOK` mean."""
-    return tuple(_risks(found))
+    return tuple(_risks(settings_row))
 
 
-def _risks(found: Mapping[Any, Any]) -> Iterator[Risk]:
-    for name, value in (("fsync", found["fsync"]), ("full_page_writes", found["full_pages"])):
+def _risks(settings_row: Mapping[Any, Any]) -> Iterator[Risk]:
+    for name, value in (("fsync", settings_row["fsync"]), ("full_page_writes", settings_row["full_pages"])):
         if value == "off":
             yield Risk(
                 f"the server runs with {name} = off",
@@ -54,16 +54,16 @@ def _risks(found: Mapping[Any, Any]) -> Iterator[Risk]:
                 f"ALTER SYSTEM SET {name} = on; then SELECT pg_reload_conf();",
                 is_chosen=True,
             )
-    if found["unlogged"]:
-        names = ", ".join(found["unlogged"])
+    if settings_row["unlogged"]:
+        names = ", ".join(settings_row["unlogged"])
         yield Risk(
-            f"{names} {'is' if len(found['unlogged']) == 1 else 'are'} UNLOGGED",
+            f"{names} {'is' if len(settings_row['unlogged']) == 1 else 'are'} UNLOGGED",
             "When the server crashes every row in it is lost, and no standby has a copy.",
-            " ".join(f"ALTER TABLE {name} SET LOGGED;" for name in found["unlogged"]),
+            " ".join(f"ALTER TABLE {name} SET LOGGED;" for name in settings_row["unlogged"]),
         )
-    if found["asynchronous"] and not found["synchronous"]:
+    if settings_row["asynchronous"] and not settings_row["synchronous"]:
         yield Risk(
-            f"{found['asynchronous']} standby servers follow, and no commit waits for any of them",
+            f"{settings_row['asynchronous']} standby servers follow, and no commit waits for any of them",
             "When one of them takes over, the last rows before that are lost.",
             "Let synchronous_standby_names name a standby, at least two where commits must not wait for one that is "
             "away.",

@@ -28,5 +28,5 @@ def is_theirs(
     return row_user is None and any(value_of(name) in own.get(name, ()) for name in LINKS)
 
 
-def _names(given: str | None, value: str | None) -> bool:
-    return given is None or value in (given, storable_id(given))
+def _names(id_value: str | None, value: str | None) -> bool:
+    return id_value is None or value in (id_value, storable_id(id_value))

@@ -106,20 +106,20 @@ def _reflect(connection: sa.Connection, settings: Settings) -> sa.Table:
     return table
 
 
-def _type(dialect: Dialect, found: TypeEngine[Any], ours: sa.Column[Any] | None) -> TypeEngine[Any]:
+def _type(dialect: Dialect, actual: TypeEngine[Any], declared: sa.Column[Any] | None) -> TypeEngine[Any]:
     """Return our type where it is the same in the database, for the conversions that it does; else the one found."""
-    if ours is None:
-        return found
-    if isinstance(found, DOMAIN):
-        return _type(dialect, found.data_type, ours)
+    if declared is None:
+        return actual
+    if isinstance(actual, DOMAIN):
+        return _type(dialect, actual.data_type, declared)
     try:
-        if ours.type.compile(dialect) == found.compile(dialect):
-            return ours.type
+        if declared.type.compile(dialect) == actual.compile(dialect):
+            return declared.type
     except Exception:  # noqa: BLE001  a type that SQLAlchemy has no name for
         return sa.Text()
-    if isinstance(found, sa.DateTime) and not found.timezone:
+    if isinstance(actual, sa.DateTime) and not actual.timezone:
         return NaiveUtc()
-    return ours.type if isinstance(found, sa.DateTime) else found
+    return declared.type if isinstance(actual, sa.DateTime) else actual
 
 
 def overflow_column(table: sa.FromClause, name: str) -> sa.ColumnElement[Any] | None:

@@ -118,8 +118,8 @@ def span_attributes(record: CallRecord, call: EndedCall, user: str | None) -> At
     return known
 
 
-def _known(found: Mapping[str, Value | None]) -> Attributes:
-    return {name: value for name, value in found.items() if value is not None}
+def _known(values: Mapping[str, Value | None]) -> Attributes:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 _URLS: Final = ("base_url", "openai_api_base", "azure_endpoint", "anthropic_api_url", "endpoint_url", "endpoint")

@@ -219,17 +219,17 @@ def bound(value: Any, limit: int = LIMIT) -> Any:
         return _unreadable(problem)
 
 
-def to_json_text(kept: Any, limit: int = LIMIT, lost: list[object] | None = None) -> str:
+def to_json_text(value: Any, limit: int = LIMIT, lost: list[object] | None = None) -> str:
     """Return JSON text of what `bounded_copy` and `cut` returned; add to `lost` what was cut or replaced so far."""
     try:
-        whole = orjson.dumps(kept)
-        if len(whole) <= limit and (_is_plain(kept) or not any(sign in whole for sign in _TO_BE_LOOKED_AT)):
+        whole = orjson.dumps(value)
+        if len(whole) <= limit and (_is_plain(value) or not any(sign in whole for sign in _TO_BE_LOOKED_AT)):
             return whole.decode()
     except TypeError:  # it was cut, or holds what JSON does not know
         pass
     lost = [] if lost is None else lost
     try:
-        plain = _plain(kept, lost)
+        plain = _plain(value, lost)
         texts = list(_texts(plain))
         if sum(map(len, texts)) <= limit and len(dumped := _dumped(plain)) <= limit:
             return dumped.decode()
@@ -245,11 +245,11 @@ _TO_BE_LOOKED_AT: Final = (b"\\u0000", b"null", '"…['.encode(), '"…":'.encod
 _MESSAGE: Final = frozenset({"role", "content", "name", "tool_call_id", "refusal"})
 
 
-def _is_plain(kept: Any) -> bool:
+def _is_plain(value: Any) -> bool:
     """Return whether this is one message, or a list of them, that has nothing but whole texts, as most have: that is
     seen in a fraction of the time in which their JSON is searched.
     """
-    for message in kept if type(kept) is list else (kept,):
+    for message in value if type(value) is list else (value,):
         if type(message) is not dict or not _MESSAGE.issuperset(message):
             return False
         for text in message.values():

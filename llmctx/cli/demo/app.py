@@ -209,31 +209,31 @@ def add_plain_endpoints(app: FastAPI, clinic: Clinic) -> None:
     openai = clinic.assistant.openai
 
     @app.post("/direct")
-    async def direct(said: Question, visit: VisitId) -> str:
-        return await clinic.say("answer", said.question)
+    async def direct(body: Question, visit: VisitId) -> str:
+        return await clinic.say("answer", body.question)
 
     @app.post("/sync")
-    def sync(said: Question, visit: VisitId) -> str:
-        return text_of(openai.invoke(prompt_of("answer", said.question), clinic.config()))
+    def sync(body: Question, visit: VisitId) -> str:
+        return text_of(openai.invoke(prompt_of("answer", body.question), clinic.config()))
 
     @app.post("/gather")
-    async def gather(said: Question, visit: VisitId) -> list[str]:
-        return await asyncio.gather(*(clinic.say(task, said.question) for task in ("answer", "advice")))
+    async def gather(body: Question, visit: VisitId) -> list[str]:
+        return await asyncio.gather(*(clinic.say(task, body.question) for task in ("answer", "advice")))
 
     @app.post("/batch")
-    async def batch(said: Question, visit: VisitId) -> list[str]:
-        prompts: list[Any] = [prompt_of(task, said.question) for task in ("answer", "advice")]
+    async def batch(body: Question, visit: VisitId) -> list[str]:
+        prompts: list[Any] = [prompt_of(task, body.question) for task in ("answer", "advice")]
         return [text_of(answer) for answer in await clinic.assistant.anthropic.abatch(prompts, clinic.config())]
 
     @app.post("/fallback")
-    async def fallback(said: Question, visit: VisitId) -> str:
+    async def fallback(body: Question, visit: VisitId) -> str:
         model = clinic.assistant.anthropic.with_fallbacks([openai])
-        return text_of(await model.ainvoke(prompt_of("answer", said.question), clinic.config()))
+        return text_of(await model.ainvoke(prompt_of("answer", body.question), clinic.config()))
 
     @app.post("/stream")
-    async def stream(said: Question, visit: VisitId) -> StreamingResponse:
+    async def stream(body: Question, visit: VisitId) -> StreamingResponse:
         async def words() -> AsyncIterator[str]:
-            async for chunk in openai.astream(prompt_of("advice", said.question), clinic.config()):
+            async for chunk in openai.astream(prompt_of("advice", body.question), clinic.config()):
                 yield f"data: {json.dumps(text_of(chunk))}\n\n"
 
         return StreamingResponse(words(), media_type="text/event-stream")
@@ -249,15 +249,15 @@ def add_jobs(app: FastAPI, clinic: Clinic) -> None:
     """Add the endpoints whose calls outlive their request, or are cut off."""
 
     @app.post("/background")
-    async def background(said: Question, visit: VisitId, tasks: BackgroundTasks) -> str:
-        tasks.add_task(clinic.say, "summary", said.question)
+    async def background(body: Question, visit: VisitId, tasks: BackgroundTasks) -> str:
+        tasks.add_task(clinic.say, "summary", body.question)
         return "We will put a note into your file."
 
     @app.post("/later")
-    async def later(said: Question, visit: VisitId) -> str:
+    async def later(body: Question, visit: VisitId) -> str:
         async def summarise() -> None:
             await asyncio.sleep(0.1)  # the request has ended by now
-            await clinic.say("summary", said.question)
+            await clinic.say("summary", body.question)
 
         task = asyncio.create_task(summarise())
         clinic.detached.add(task)
@@ -265,8 +265,8 @@ def add_jobs(app: FastAPI, clinic: Clinic) -> None:
         return "You will hear from us."
 
     @app.post("/stoppable")
-    async def stoppable(said: Question, visit: VisitId) -> str:
-        task = clinic.running[visit] = asyncio.create_task(clinic.say("advice", said.question))
+    async def stoppable(body: Question, visit: VisitId) -> str:
+        task = clinic.running[visit] = asyncio.create_task(clinic.say("advice", body.question))
         try:
             return await task
         except asyncio.CancelledError:
@@ -296,23 +296,23 @@ def add_graph_endpoints(app: FastAPI, clinic: Clinic) -> None:
     """Add the endpoints that run the assistant's graph."""
 
     @app.post("/graph")
-    async def run(said: Question, visit: VisitId) -> str:
+    async def run(body: Question, visit: VisitId) -> str:
         if clinic.worker is None:
             clinic.worker = asyncio.create_task(clinic.work_in_a_task())
-        state = await clinic.graph.ainvoke(said.visit(), clinic.config(visit))
+        state = await clinic.graph.ainvoke(body.visit(), clinic.config(visit))
         return str(state["answer"])
 
     @app.post("/graph/resume")
-    async def resume(said: Question, visit: VisitId) -> str:
+    async def resume(body: Question, visit: VisitId) -> str:
         config = clinic.config(visit)
         if clinic.graph.get_state(config).next:
-            await clinic.graph.ainvoke(Command(resume=said.question), config)
+            await clinic.graph.ainvoke(Command(resume=body.question), config)
         return str(clinic.graph.get_state(config).values.get("answer", ""))
 
     @app.post("/graph/stream")
-    async def stream(said: Question, visit: VisitId) -> StreamingResponse:
+    async def stream(body: Question, visit: VisitId) -> StreamingResponse:
         async def steps() -> AsyncIterator[str]:
-            async for step in clinic.graph.astream(said.visit(), clinic.config(visit), stream_mode="updates"):
+            async for step in clinic.graph.astream(body.visit(), clinic.config(visit), stream_mode="updates"):
                 yield f"data: {json.dumps(list(step))}\n\n"
 
         return StreamingResponse(steps(), media_type="text/event-stream")
@@ -340,13 +340,13 @@ def make(run: str, database: str, service: Service, secret: str) -> tuple[FastAP
     return app, recorded.ledger
 
 
-def serve_clinic(run: str, told: Mapping[str, Any]) -> None:
+def serve_clinic(run: str, options: Mapping[str, Any]) -> None:
     """Serve one of the two clinics until the parent exits, then report its ledger."""
-    service = Service(base_url=f"{told['provider']}/{run}")
-    if told["model"]:
-        service = replace(service, openai_model=told["model"], anthropic_model=None, key=told["key"])
+    service = Service(base_url=f"{options['provider']}/{run}")
+    if options["model"]:
+        service = replace(service, openai_model=options["model"], anthropic_model=None, key=options["key"])
     try:
-        app, ledger = make(run, told[run], service, told["secret"])
+        app, ledger = make(run, options[run], service, options["secret"])
         serve(app, run)
         say(name=run, ledger=ledger())
     except Exception as problem:

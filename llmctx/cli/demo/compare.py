@@ -107,15 +107,15 @@ def compare(log: Iterable[Mapping[str, Any]], rows: Iterable[Row]) -> Comparison
     return Comparison(total=total, ways=ways)
 
 
-def _add(score: Score, found: Match[Key | None, Row]) -> None:
-    score.calls += found.calls
-    score.rows += len(found.rows)
-    score.lost += found.lost
-    unsent = min(found.extra, sum(not row["success"] for row in found.rows)) if found.calls == 0 else 0
+def _add(score: Score, match: Match[Key | None, Row]) -> None:
+    score.calls += match.calls
+    score.rows += len(match.rows)
+    score.lost += match.lost
+    unsent = min(match.extra, sum(not row["success"] for row in match.rows)) if match.calls == 0 else 0
     score.unsent += unsent
-    score.duplicates += found.extra - unsent
-    truth = found.key[:2] if found.key else (None, None)
-    for row in found.rows:
+    score.duplicates += match.extra - unsent
+    truth = match.key[:2] if match.key else (None, None)
+    for row in match.rows:
         ids = row["user_id"], row["session_id"]
         if any(known is not None and known != true for known, true in zip(ids, truth, strict=True)):
             score.wrong += 1

@@ -59,19 +59,19 @@ class User:
             case _:
                 await self._post(way.path, headers, said)
 
-    async def _post(self, path: str, headers: dict[str, str], said: dict[str, str]) -> None:
+    async def _post(self, path: str, headers: dict[str, str], body: dict[str, str]) -> None:
         """Post and accept a 500: one way is about a failing provider, and its call must be a row as well."""
         try:
-            answer = await self.client.post(path, headers=headers, json=said)
+            answer = await self.client.post(path, headers=headers, json=body)
         except CLOSED:
             # The server closed the connection after an error, just as it was used again: every client tries once more.
-            answer = await self.client.post(path, headers=headers, json=said)
+            answer = await self.client.post(path, headers=headers, json=body)
         if 400 <= answer.status_code < 500:
             raise DriveFailed(f"{path} answered {answer.status_code}")
 
-    async def _read(self, path: str, headers: dict[str, str], said: dict[str, str]) -> None:
+    async def _read(self, path: str, headers: dict[str, str], body: dict[str, str]) -> None:
         with contextlib.suppress(*CLOSED):  # the provider failed, and the stream breaks off
-            async with self.client.stream("POST", path, headers=headers, json=said) as answer:
+            async with self.client.stream("POST", path, headers=headers, json=body) as answer:
                 async for _ in answer.aiter_raw():
                     pass
 
@@ -88,10 +88,10 @@ class User:
             raise
         return task
 
-    async def _talk(self, path: str, headers: dict[str, str], said: str) -> None:
+    async def _talk(self, path: str, headers: dict[str, str], question: str) -> None:
         url = str(self.client.base_url).replace("http://", "ws://", 1).rstrip("/") + path
         async with connect(url, additional_headers=headers, proxy=None, open_timeout=PATIENCE_S) as socket:
-            await socket.send(said)
+            await socket.send(question)
             with contextlib.suppress(ConnectionClosed):  # as above
                 await socket.recv()
 

@@ -92,7 +92,7 @@ async def plan(jetstream: JetStreamContext, topology: Topology, servers: int) ->
 
 
 async def _plan_stream(
-    found: Plan, jetstream: JetStreamContext, wanted: StreamConfig, consumers: Sequence[ConsumerConfig]
+    plan: Plan, jetstream: JetStreamContext, wanted: StreamConfig, consumers: Sequence[ConsumerConfig]
 ) -> None:
     from nats.js.errors import NotFoundError
 
@@ -106,14 +106,14 @@ async def _plan_stream(
     try:
         there = (await jetstream.stream_info(name)).config
     except NotFoundError:
-        found.steps.append(Step(f"create stream {name}: {_shape(wanted)}", True, add))
+        plan.steps.append(Step(f"create stream {name}: {_shape(wanted)}", True, add))
         return
-    _plan_change(found, jetstream, there, wanted)
+    _plan_change(plan, jetstream, there, wanted)
     for consumer in consumers:
-        await _plan_consumer(found, jetstream, name, consumer)
+        await _plan_consumer(plan, jetstream, name, consumer)
 
 
-async def _plan_consumer(found: Plan, jetstream: JetStreamContext, stream: str, wanted: ConsumerConfig) -> None:
+async def _plan_consumer(plan: Plan, jetstream: JetStreamContext, stream: str, wanted: ConsumerConfig) -> None:
     from nats.js.errors import NotFoundError
 
     name = str(wanted.durable_name)
@@ -124,18 +124,18 @@ async def _plan_consumer(found: Plan, jetstream: JetStreamContext, stream: str, 
     try:
         has = (await jetstream.consumer_info(stream, name)).config
     except NotFoundError:
-        found.steps.append(Step(f"create consumer {name} of stream {stream}", True, add))
+        plan.steps.append(Step(f"create consumer {name} of stream {stream}", True, add))
         return
     if fixed := _differences(has, wanted, _different(has, wanted, _FIXED_OF_CONSUMER)):
-        found.refusals.append(
+        plan.refusals.append(
             f"Consumer {name} of stream {stream} has {fixed}, which cannot be changed. Delete it while no `llmctx "
             "ship` runs, and run this again: rows that are delivered twice are stored once."
         )
     elif changes := _differences(has, wanted, _different(has, wanted, _CONSUMER)):
-        found.steps.append(Step(f"change consumer {name} of stream {stream}: {changes}", False, add))
+        plan.steps.append(Step(f"change consumer {name} of stream {stream}: {changes}", False, add))
 
 
-def _plan_change(found: Plan, jetstream: JetStreamContext, there: StreamConfig, wanted: StreamConfig) -> None:
+def _plan_change(plan: Plan, jetstream: JetStreamContext, there: StreamConfig, wanted: StreamConfig) -> None:
     from nats.js.api import RetentionPolicy
 
     name = str(wanted.name)
@@ -143,7 +143,7 @@ def _plan_change(found: Plan, jetstream: JetStreamContext, there: StreamConfig, 
     if wanted.retention == RetentionPolicy.WORK_QUEUE and there.retention == RetentionPolicy.INTEREST:
         fixed.remove("retention")  # for others who read the same frames; it, too, keeps what is not acknowledged
     if fixed:
-        found.refusals.append(
+        plan.refusals.append(
             f"Stream {name} has {_differences(there, wanted, fixed)}, which NATS cannot change. Let `llmctx ship` "
             f"empty it, delete it (nats stream rm {name}) and run this again: what is not stored is published again."
         )
@@ -154,7 +154,7 @@ def _plan_change(found: Plan, jetstream: JetStreamContext, there: StreamConfig, 
     if changed:
         made = replace(there, **{one: getattr(wanted, one) for one in changed})
         words = _differences(there, wanted, changed)
-        found.steps.append(Step(f"change stream {name}: {words}", False, lambda: jetstream.update_stream(made)))
+        plan.steps.append(Step(f"change stream {name}: {words}", False, lambda: jetstream.update_stream(made)))
 
 
 def _different(there: Any, wanted: Any, names: tuple[str, ...]) -> list[str]:

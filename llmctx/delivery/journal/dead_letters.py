@@ -152,10 +152,10 @@ class DeadLetters:
             os.close(held)
 
 
-def endpoint_in(found: Frame) -> Endpoint:
+def endpoint_in(letter_frame: Frame) -> Endpoint:
     """Return which destination has refused the row in a frame."""
     with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-        endpoint = orjson.loads(found.payload[ID_BYTES:])["place"]
+        endpoint = orjson.loads(letter_frame.payload[ID_BYTES:])["place"]
         return Endpoint(str(endpoint["name"]), frozenset(map(str, endpoint["ids"])))
     return Endpoint()
 

@@ -177,13 +177,13 @@ _READERS: Final = tuple((spec.name, _BY_KIND[spec.kind]) for spec in SPECS if sp
 """How to read the columns for whose values JSON has no word."""
 
 
-def columns_of(found: Frame) -> dict[str, Any] | None:
+def columns_of(record_frame: Frame) -> dict[str, Any] | None:
     """Return what a frame says of a call, by column; None for one that says nothing of any."""
     try:
-        if found.kind == Kind.START:
-            return start_of(found.payload).fields
-        if found.kind in (Kind.RECORD, Kind.REFUSED):
-            columns = orjson.loads(found.payload[ID_BYTES:])
+        if record_frame.kind == Kind.START:
+            return start_of(record_frame.payload).fields
+        if record_frame.kind in (Kind.RECORD, Kind.REFUSED):
+            columns = orjson.loads(record_frame.payload[ID_BYTES:])
             columns = columns.get("record", columns)
             return columns if isinstance(columns, dict) else None
     except (ValueError, AttributeError):
@@ -191,13 +191,15 @@ def columns_of(found: Frame) -> dict[str, Any] | None:
     return None
 
 
-def with_columns(found: Frame, columns: Mapping[str, Any]) -> bytes:
+def with_columns(record_frame: Frame, columns: Mapping[str, Any]) -> bytes:
     """Return the payload of a frame that has `columns_of`, with other columns."""
-    if found.kind == Kind.START:
-        start = start_of(found.payload)
+    if record_frame.kind == Kind.START:
+        start = start_of(record_frame.payload)
         return _START.pack(start.call_id, start.created_s) + as_json(columns)
-    whole = orjson.loads(found.payload[ID_BYTES:])
-    return found.payload[:ID_BYTES] + as_json({**whole, "record": columns} if found.kind == Kind.REFUSED else columns)
+    whole = orjson.loads(record_frame.payload[ID_BYTES:])
+    return record_frame.payload[:ID_BYTES] + as_json(
+        {**whole, "record": columns} if record_frame.kind == Kind.REFUSED else columns
+    )
 
 
 def done_payload(call_ids: list[bytes]) -> bytes:

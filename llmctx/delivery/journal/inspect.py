@@ -123,7 +123,7 @@ def search(
 
 
 def _count(
-    found: Matches,
+    matches: Matches,
     name: str,
     folder: int,
     wanted: Callable[[dict[str, Any]], bool],
@@ -139,13 +139,13 @@ def _count(
                 if of(endpoint):
                     count += 1
                 else:
-                    found.elsewhere[endpoint.name] += 1
+                    matches.elsewhere[endpoint.name] += 1
     if is_quarantine:
-        found.dead_letters += count
+        matches.dead_letters += count
     elif count and _is_alive(name, folder):
-        found.living[name.partition("-")[0]] = count
+        matches.living[name.partition("-")[0]] = count
     else:
-        found.dead += count
+        matches.dead += count
 
 
 def _is_alive(name: str, folder: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,15 +44,8 @@ def recall_endpoint(directory: str | os.PathLike[str]) -> Endpoint:
 
 def remember_endpoint(directory: str | os.PathLike[str], endpoint: Endpoint) -> None:
     """Note where the rows of this directory go. Raise `JournalUnavailable`, or OSError."""
-    root = directories.open_private(directory)
-    try:
-        dead_letters = DeadLetters(root)
-        try:
-            owners.remember(endpoint, dead_letters.folder)
-        finally:
-            dead_letters.close()
-    finally:
-        os.close(root)
+    with _opened(directory) as (_, dead_letters):
+        owners.remember(endpoint, dead_letters.folder)
 
 
 def erase(
@@ -65,14 +59,17 @@ def erase(
     the way to the database, and can be erased there (`request_rotation`).
     Raise `JournalUnavailable`, or OSError if a file cannot be rewritten.
     """
+    with _opened(directory) as (root, dead_letters):
+        removed, living = _erase(root, keep, of)
+        return removed + dead_letters.erase(keep, of), living
+
+
+@contextlib.contextmanager
+def _opened(directory: str | os.PathLike[str]) -> Iterator[tuple[int, DeadLetters]]:
     root = directories.open_private(directory)
     try:
-        removed, living = _erase(root, keep, of)
-        dead_letters = DeadLetters(root)
-        try:
-            return removed + dead_letters.erase(keep, of), living
-        finally:
-            dead_letters.close()
+        with contextlib.closing(DeadLetters(root)) as dead_letters:
+            yield root, dead_letters
     finally:
         os.close(root)
 

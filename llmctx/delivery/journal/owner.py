@@ -186,5 +186,5 @@ def _as_json(endpoint: Endpoint) -> dict[str, Any]:
     return {"name": endpoint.name, "ids": sorted(endpoint.ids)}
 
 
-def _endpoint_of(said: dict[str, Any]) -> Endpoint:
-    return Endpoint(str(said["name"]), frozenset(map(str, said["ids"])))
+def _endpoint_of(fields: dict[str, Any]) -> Endpoint:
+    return Endpoint(str(fields["name"]), frozenset(map(str, fields["ids"])))

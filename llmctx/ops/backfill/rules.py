@@ -110,37 +110,37 @@ def decide(gap: Gap, facts: Facts, rules: Collection[str] = RULES) -> Filling:
     return Filling(user if by_user else None, session if by_session else None, tuple(rules))
 
 
-def _agree(user: str, found: Sequence[Fact]) -> bool:
-    users = _users(found)
-    return not users or user in users or len(found) > CROWD
+def _agree(user: str, facts: Sequence[Fact]) -> bool:
+    users = _users(facts)
+    return not users or user in users or len(facts) > CROWD
 
 
-def _users(found: Iterable[Fact]) -> set[str]:
-    return {fact.user for fact in found if fact.user}
+def _users(facts: Iterable[Fact]) -> set[str]:
+    return {fact.user for fact in facts if fact.user}
 
 
-def _sessions(found: Iterable[Fact]) -> set[str]:
-    return {fact.session for fact in found if fact.session}
+def _sessions(facts: Iterable[Fact]) -> set[str]:
+    return {fact.session for fact in facts if fact.session}
 
 
 _Found = tuple[str | None, str | None, Filling | None]
 """The value, the kind that gave it, and why there is none where that is to be said."""
 
 
-def _user(known: Sequence[tuple[str, Sequence[Fact]]], silent: set[str]) -> _Found:
+def _user(evidence: Sequence[tuple[str, Sequence[Fact]]], silent: set[str]) -> _Found:
     votes = {
         kind: next(iter(users))
-        for kind, found in known
+        for kind, found in evidence
         if kind not in silent
         and len(users := _users(found)) == 1
         and any(fact.user and fact.is_proof for fact in found)
     }
-    return _elected(votes, [_users(found) for _, found in known])
+    return _elected(votes, [_users(found) for _, found in evidence])
 
 
-def _session(known: Sequence[tuple[str, Sequence[Fact]]], silent: set[str], user: str | None) -> _Found:
+def _session(evidence: Sequence[tuple[str, Sequence[Fact]]], silent: set[str], user: str | None) -> _Found:
     votes = {}
-    for kind, found in known:
+    for kind, found in evidence:
         sessions, users = _sessions(found), _users(found)
         # of a thing that several have used, or another user, the session may be another's
         if kind in silent or kind == "session_id" or len(sessions) != 1 or len(users) > 1:
@@ -149,15 +149,15 @@ def _session(known: Sequence[tuple[str, Sequence[Fact]]], silent: set[str], user
             continue
         if any(fact.session and fact.is_proof for fact in found):
             votes[kind] = next(iter(sessions))
-    return _elected(votes, [_sessions(found) for kind, found in known if kind != "session_id"])
+    return _elected(votes, [_sessions(found) for kind, found in evidence if kind != "session_id"])
 
 
-def _elected(votes: Mapping[str, str], said: Sequence[set[str]]) -> _Found:
+def _elected(votes: Mapping[str, str], answers: Sequence[set[str]]) -> _Found:
     """Return the one whom all votes name, if none that says anything leaves it out."""
     if not votes:
         return None, None, None
     chosen = set(votes.values())
-    if len(chosen) > 1 or any(names and not chosen <= names for names in said):
+    if len(chosen) > 1 or any(names and not chosen <= names for names in answers):
         return None, None, CONTRADICTION
     order = {rule: number for number, rule in enumerate(RULES)}
     return chosen.pop(), min(votes, key=lambda kind: order[rule_of(kind)]), None

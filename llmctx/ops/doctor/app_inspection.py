@@ -149,7 +149,7 @@ def _user_middleware(app: Any) -> tuple[Layer, ...]:
     return tuple(Layer(m.cls, m.kwargs, m.args) for m in getattr(app, "user_middleware", None) or ())
 
 
-def _collect(app: Any, layers: tuple[Layer, ...], prefix: str, found: list[Route], seen: set[int]) -> None:
+def _collect(app: Any, layers: tuple[Layer, ...], prefix: str, collected: list[Route], seen: set[int]) -> None:
     if id(app) in seen:
         return
     seen.add(id(app))
@@ -157,10 +157,10 @@ def _collect(app: Any, layers: tuple[Layer, ...], prefix: str, found: list[Route
         # FastAPI keeps an included router as one route, and knows what it comes to
         expand: Callable[[], Iterator[Any]] | None = getattr(route, "effective_route_contexts", None)
         for each in [route] if expand is None else expand():
-            _add(each, layers, prefix, found, seen)
+            _add(each, layers, prefix, collected, seen)
 
 
-def _add(route: Any, layers: tuple[Layer, ...], prefix: str, found: list[Route], seen: set[int]) -> None:
+def _add(route: Any, layers: tuple[Layer, ...], prefix: str, collected: list[Route], seen: set[int]) -> None:
     # a FastAPI context keeps routes that are starlette's own as they are
     route = getattr(route, "starlette_route", None) or route
     path = f"{prefix}{getattr(route, 'path', '') or ''}"
@@ -169,11 +169,11 @@ def _add(route: Any, layers: tuple[Layer, ...], prefix: str, found: list[Route],
     endpoint = getattr(route, "endpoint", None)
     if endpoint is None or hasattr(inner, "routes"):
         if inner is not None:
-            _collect(inner, (*layers, *_user_middleware(inner)), path, found, seen)
+            _collect(inner, (*layers, *_user_middleware(inner)), path, collected, seen)
         return
     dependant = getattr(route, "dependant", None)
     calls = () if dependant is None else tuple(_calls(dependant))
-    found.extend(Route(path, each, layers, calls) for each in _of_class(endpoint))
+    collected.extend(Route(path, each, layers, calls) for each in _of_class(endpoint))
 
 
 def _calls(dependant: Any) -> Iterator[Any]:

@@ -32,18 +32,18 @@ def source_location(file: str, line: int) -> str:
     return f"{file if relative.startswith('..') else relative}:{line}"
 
 
-def places(found: Iterable[str]) -> str | None:
+def places(locations: Iterable[str]) -> str | None:
     """Join the first few places, and say how many more there are."""
-    every = list(dict.fromkeys(found))
+    every = list(dict.fromkeys(locations))
     if not every:
         return None
     more = f" and {len(every) - _PLACES} more" if len(every) > _PLACES else ""
     return ", ".join(every[:_PLACES]) + more
 
 
-def names(found: Iterable[str]) -> str:
+def names(values: Iterable[str]) -> str:
     """Join the first few names, as `places` does."""
-    return places(found) or ""
+    return places(values) or ""
 
 
 def plain_function(thing: Any) -> Any:

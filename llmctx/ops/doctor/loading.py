@@ -42,7 +42,7 @@ def load(name: str, app_dir: str | None = None) -> LoadedApp:
         app, module_name = (None, "") if written is None else _load_file(name, root, str(written))
     else:
         module_name = name.partition(":")[0]
-        _make_importable(root, module_name, given=app_dir is not None)
+        _make_importable(root, module_name, is_given=app_dir is not None)
         app = load_app(name)
     graphs, not_looked_at = _graphs(root)
     return LoadedApp(app, module_name, graphs, not_looked_at)
@@ -67,10 +67,10 @@ def _attribute(module: Any, dotted: str) -> Any:
     return found() if is_factory and not inspect.iscoroutinefunction(found) else found
 
 
-def _make_importable(root: Path, module_name: str, *, given: bool) -> None:
+def _make_importable(root: Path, module_name: str, *, is_given: bool) -> None:
     """Put `root`, or `src` in it where the module is there, first among the places of modules."""
     top = module_name.partition(".")[0]
-    places = [root] if given else [root, root / "src"]
+    places = [root] if is_given else [root, root / "src"]
     has_it = [place for place in places if (place / top).is_dir() or (place / f"{top}.py").is_file()]
     for place in dict.fromkeys((root, *has_it[:1])):
         text = str(place.resolve())
@@ -121,7 +121,7 @@ def _load_file(key: str, root: Path, written: str) -> tuple[Any, str]:
     file = (root / place).resolve()
     try:
         if not place.endswith(".py"):
-            _make_importable(root, place, given=False)
+            _make_importable(root, place, is_given=False)
             return _attribute(importlib.import_module(place), attribute), place
         name = _module_name(root, file)
         module = sys.modules.get(name) or importlib.import_module(name)

@@ -79,7 +79,7 @@ def _loses(
     job: ast.expr,
     inside: Function | None,
     module: Module,
-    given: Sequence[ast.expr] = (),
+    arguments: Sequence[ast.expr] = (),
     keywords: Sequence[ast.keyword] = (),
     follow: int = _FOLLOW,
 ) -> bool:
@@ -89,7 +89,7 @@ def _loses(
         if name in _CARRYING:
             return False
         if name.endswith("partial") and job.args:
-            return _loses(source, job.args[0], inside, module, [*job.args[1:], *given], job.keywords, follow)
+            return _loses(source, job.args[0], inside, module, [*job.args[1:], *arguments], job.keywords, follow)
     if isinstance(job, ast.Attribute) and job.attr == "run":
         return False  # of a copied context
     if isinstance(job, ast.Name) and _is_carried(job.id, inside, module):
@@ -98,7 +98,7 @@ def _loses(
     if found is not None:
         return source.calls_models(found) and not source.opens_scope(found)
     if isinstance(job, ast.Attribute):
-        return is_bare_call(ast.Call(job, list(given), list(keywords)))
+        return is_bare_call(ast.Call(job, list(arguments), list(keywords)))
     if isinstance(job, ast.Name) and inside is not None and job.id in inside.parameters and follow:
         return _is_given_model_calls(source, inside, follow - 1)
     return False

@@ -114,11 +114,11 @@ async def erase(
 
 
 async def _places(
-    owners: Ownership, subject_ids: SubjectIds, found: dict[str, int], lying: disk.JournalCounts
+    owners: Ownership, subject_ids: SubjectIds, counts: dict[str, int], lying: disk.JournalCounts
 ) -> list[SearchResult]:
     settings = owners.settings
     database, redis = describe_database(settings), shared.shown_registry(settings)
-    places = [SearchResult(name, database, count) for name, count in found.items()]
+    places = [SearchResult(name, database, count) for name, count in counts.items()]
     said = ", ".join(lying.directories)
     places += [
         SearchResult("journals of dead processes", said, lying.dead),

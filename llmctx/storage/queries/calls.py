@@ -210,15 +210,15 @@ def _called(table: Table, call_id: str) -> sa.ColumnElement[bool]:
     return sa.and_(found, sa.cast(column, sa.String).endswith(tail)) if tail else found
 
 
-def _called_by_text(table: Table, given: str, head: str, tail: str) -> sa.ColumnElement[bool]:
+def _called_by_text(table: Table, text: str, head: str, tail: str) -> sa.ColumnElement[bool]:
     """Return ids of any kind, as the table's owner makes them; ours among them are written with dashes."""
     column = as_text(table.c.call_id)
-    if len(given) < 4:
+    if len(text) < 4:
         raise NoSuchCall(
-            f"{given!r} is too short for a call id: give at least 4 characters, as `llmctx calls` shows them."
+            f"{text!r} is too short for a call id: give at least 4 characters, as `llmctx calls` shows them."
         )
     if not tail:
-        return column.startswith(given, autoescape=True)
+        return column.startswith(text, autoescape=True)
     start = "-".join(filter(None, (head[:8], head[8:12], head[12:16], head[16:20], head[20:])))
     return sa.and_(column.startswith(start, autoescape=True), column.endswith(tail, autoescape=True))
 
@@ -250,11 +250,11 @@ async def calls_ended_since(
     table: Table,
     filters: Filters,
     since: datetime,
-    known: Collection[Any],
+    seen_ids: Collection[Any],
     *,
     limit: int = 1000,
 ) -> list[Row]:
-    """Return calls that have ended since then and are not `known` by their ids, in the order of their ends.
+    """Return calls that have ended since then and are not `seen_ids` by their ids, in the order of their ends.
 
     At least the first `limit` of them: the others come when these are known.
     """
@@ -262,5 +262,5 @@ async def calls_ended_since(
     wanted = sa.select(*_columns(table, whole=False)).where(
         filters.clause(table), table.c.created_at >= since - _OVERLAP, ended >= since
     )
-    rows = await connection.execute(wanted.order_by(ended, table.c.call_id).limit(limit + len(known)))
-    return [dict(row) for row in rows.mappings() if row["call_id"] not in known]
+    rows = await connection.execute(wanted.order_by(ended, table.c.call_id).limit(limit + len(seen_ids)))
+    return [dict(row) for row in rows.mappings() if row["call_id"] not in seen_ids]

@@ -78,10 +78,10 @@ WHERE c.relkind = 'r' ORDER BY 1
 """
 
 
-def _time(said: str) -> datetime | None:
-    if not said.startswith("'"):  # MINVALUE, MAXVALUE
+def _time(text: str) -> datetime | None:
+    if not text.startswith("'"):  # MINVALUE, MAXVALUE
         return None
-    time = datetime.fromisoformat(said.strip("'"))
+    time = datetime.fromisoformat(text.strip("'"))
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 

@@ -57,13 +57,13 @@ class ConnectionRoom:
     """Connections of our role."""
 
     @classmethod
-    def from_row(cls, found: Mapping[Any, Any]) -> ConnectionRoom:
+    def from_row(cls, row: Mapping[Any, Any]) -> ConnectionRoom:
         """Return what the answer to `ASK_FOR_ROOM` means."""
-        limits = [(found["of_server"], found["on_server"])]
-        limits += [(found["of_database"], found["on_database"])] if found["of_database"] >= 0 else []
-        limits += [(found["of_role"], found["by_role"])] if found["of_role"] >= 0 else []
+        limits = [(row["of_server"], row["on_server"])]
+        limits += [(row["of_database"], row["on_database"])] if row["of_database"] >= 0 else []
+        limits += [(row["of_role"], row["by_role"])] if row["of_role"] >= 0 else []
         limit, used = min(limits, key=lambda one: one[0] - one[1])
-        return cls(max(0, limit - used), limit, found["by_role"])
+        return cls(max(0, limit - used), limit, row["by_role"])
 
     @property
     def is_scarce(self) -> bool:

@@ -75,9 +75,9 @@ async def _stored(session: Session, maybe: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def storable(name: str, kind: str, value: str, known: frozenset[str]) -> tuple[str, bool]:
+def storable(name: str, kind: str, value: str, characters: frozenset[str]) -> tuple[str, bool]:
     """Return `value` for the column `name` of the type `kind`, and whether it says the same."""
-    strange = set(value) - known
+    strange = set(value) - characters
     if not strange:
         return value, True
     found = _SIZE.search(kind)

@@ -233,9 +233,10 @@ def _ours() -> dict[str, str]:
     return {column.name: _NATIVE[type(column.type).__name__] for column in call_log_table().c}
 
 
-async def fetch_table_shape(pool: Connection, table: Table, known: TableShape | None = None) -> TableShape:
-    """Return what the table looks like; `known`, the last answer, where nothing has changed. Raise `MigrationsPending`
-    if there is none.
+async def fetch_table_shape(pool: Connection, table: Table, previous: TableShape | None = None) -> TableShape:
+    """Return what the table looks like; `previous`, the last answer, where nothing has changed.
+
+    Raise `MigrationsPending` if there is none.
     """
     quote = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it bare
     name: str = quote.format_table(table)
@@ -248,8 +249,8 @@ async def fetch_table_shape(pool: Connection, table: Table, known: TableShape | 
             found = await session.try_fetch_row(_DIGEST, name)
             digest = None if found is None else str(found["digest"])
             texts = await texts_apart.find_texts_table(session, table)
-            if known is not None and known.digest is not None and known.digest == digest:
-                return known if known.texts == texts else known.with_texts(texts)
+            if previous is not None and previous.digest is not None and previous.digest == digest:
+                return previous if previous.texts == texts else previous.with_texts(texts)
             shape = replace(await _look_at_postgresql(session, name), digest=digest).with_texts(texts)
     if session is not None:
         await pool.close()  # a server's process that has looked up so much stores a tenth slower from then on
