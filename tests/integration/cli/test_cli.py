@@ -352,7 +352,7 @@ def test_show_says_what_each_witness_said_and_why_it_was_not_believed(llmctx: Te
             {**NOBODY, "identity_reason": "shared_thread"},
             [("context", "ada", "s-1")],
             {"inherited": "unclear"},
-            "context user ada, session s-1. Not believed: its scope may be another's.",
+            "context user ada, session s-1. Not believed: its scope may belong to another user.",
         ),
     ],
     ids=["a worker", "it fills", "another session", "nobody is believed"],
