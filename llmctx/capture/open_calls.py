@@ -139,7 +139,7 @@ class OpenCalls:
         scope = call.scope
         if scope is not None and scope.closed_at is None and not call.is_stream:
             for watcher in scope.on_close:
-                if type(watcher) is _InScope and watcher.of is self:
+                if type(watcher) is _InScope and watcher.open_calls is self:
                     inside = watcher
                     break
             else:
@@ -348,10 +348,10 @@ class _InScope(list[OpenCall]):
 
     def __init__(self, of: OpenCalls) -> None:
         super().__init__()
-        self.of = of
+        self.open_calls = of
 
     def __call__(self, scope: Scope) -> None:
-        self.of.on_scope_closed(self)
+        self.open_calls.on_scope_closed(self)
 
 
 def _nobody(call: OpenCall) -> None:

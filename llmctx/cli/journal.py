@@ -48,7 +48,7 @@ def journal(ctx: typer.Context, json: Json = False) -> None:
             _show(one, owners)
         if report is not None:
             show_report(report)
-    left, refused = _left(directories, owners)
+    left, refused = _undelivered(directories, owners)
     refused += _set_aside(report)
     if left or refused:
         output.say(f"{left} calls of ended processes, {refused} rows that the database refused: llmctx journal replay")
@@ -72,7 +72,7 @@ def replay(ctx: typer.Context, yes: Yes = False, json: Json = False) -> None:
         if one.dead_letters or any(not process.alive for process in one.processes)
     ]
     owners = journals.ownership(settings, must_reach=yes and bool(directories))
-    left, refused = _left(directories, owners)
+    left, refused = _undelivered(directories, owners)
     refused += _set_aside(report)
     stored = again = adopted = 0
     if yes:
@@ -81,7 +81,7 @@ def replay(ctx: typer.Context, yes: Yes = False, json: Json = False) -> None:
         from llmctx.delivery.replay import replay as write
 
         for one in directories:
-            if not any(_left([one], owners)):
+            if not any(_undelivered([one], owners)):
                 continue
             own = Journal(Path(one.directory))
             try:
@@ -108,7 +108,7 @@ def replay(ctx: typer.Context, yes: Yes = False, json: Json = False) -> None:
     raise typer.Exit(1 if again else 0)
 
 
-def _left(directories: Sequence[JournalDirectory], owners: Ownership) -> tuple[int, int]:
+def _undelivered(directories: Sequence[JournalDirectory], owners: Ownership) -> tuple[int, int]:
     """Return how many calls of ended processes, and how many refused rows, wait for this database."""
     left = sum(
         process.records + process.open
@@ -125,7 +125,7 @@ def _of_others(directories: Sequence[JournalDirectory], owners: Ownership) -> in
     of_all = sum(
         process.records + process.open for one in directories for process in one.processes if not process.alive
     )
-    return of_all + sum(len(one.dead_letters) for one in directories) - sum(_left(directories, owners))
+    return of_all + sum(len(one.dead_letters) for one in directories) - sum(_undelivered(directories, owners))
 
 
 def _set_aside(report: BrokerReport | str | None) -> int:

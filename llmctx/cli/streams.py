@@ -105,7 +105,7 @@ def safe_streams() -> Iterator[None]:
         yield
     finally:
         sys.stdout, sys.stderr = before
-        _give_up()
+        _abort()
 
 
 @contextmanager
@@ -131,7 +131,7 @@ def _reserve_descriptors() -> None:
                 os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
 
 
-def _give_up() -> None:
+def _abort() -> None:
     """Drop what stdout and stderr cannot write, or Python would complain of it once more when it ends."""
     for stream in (sys.stdout, sys.stderr):
         try:

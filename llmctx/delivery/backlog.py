@@ -69,7 +69,7 @@ class Backlog:
             if record is None:
                 self._reading = None
                 if has_just_begun:  # all of it was read, and nothing is there
-                    self._give_up(journal)
+                    self._abandon(journal)
                 continue
             has_just_begun = False
             call_id = record.call_id.bytes
@@ -81,7 +81,7 @@ class Backlog:
             self._held.add(call_id)
             self.rows -= 1
 
-    def _give_up(self, journal: Journal) -> None:
+    def _abandon(self, journal: Journal) -> None:
         diagnostics.count("journal_damaged", "%d rows in the journal cannot be read any more", self.rows)
         journal.mark_done([call_id for call_id in journal.pending_ids() if call_id not in self._held])
         self.count_lost(self.rows)

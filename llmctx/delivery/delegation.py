@@ -39,7 +39,7 @@ class Delegation:
         self.shipped_rows = 0
         """Rows that it has taken care of."""
         self._bytes = 0
-        self._left: dict[Path, tuple[int, int]] = {}
+        self._delegated: dict[Path, tuple[int, int]] = {}
         self._sign = 0
         self._seen_at = 0.0
         self._left_at = 0.0
@@ -78,7 +78,7 @@ class Delegation:
             diagnostics.count("journal_failed", "rows cannot be handed to the shipper: %s", problem)
             return None
         self._left_at = time.monotonic()
-        self._left[old.directory / old.name] = left, size
+        self._delegated[old.directory / old.name] = left, size
         self._bytes += size
         recovery.previous_journals.add(old.name)  # unless the shipper does it
         recovery.left_at_close += left
@@ -86,8 +86,8 @@ class Delegation:
 
     def collect(self, recovery: Recovery) -> None:
         """Count the rows of journals that are gone: the shipper has taken care of them, or `recovery` has."""
-        for path in [path for path in self._left if not _is_there(path)]:
-            left, size = self._left.pop(path)
+        for path in [path for path in self._delegated if not _is_there(path)]:
+            left, size = self._delegated.pop(path)
             self._bytes -= size
             if path.name in recovery.previous_journals:
                 recovery.previous_journals.discard(path.name)

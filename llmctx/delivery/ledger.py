@@ -48,10 +48,10 @@ def compute_stats(worker: Worker, calls: OpenCalls) -> Stats:
     still_open = len(calls)
     return Stats(
         started=calls.started,
-        written=pipeline.submitted - pipeline.refused if written is None else written,
+        written=pipeline.submitted - pipeline.refused_calls if written is None else written,
         waiting=waiting + published + still_open,
         quarantined=sink.quarantined,
-        dropped=pipeline.refused + sink.given_up,
+        dropped=pipeline.refused_calls + sink.given_up,
         open=still_open,
         adopted=sink.recovered,
         trouble=sink.last_error,

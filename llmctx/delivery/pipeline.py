@@ -66,7 +66,7 @@ class Pipeline:
         """Calls over which the thread has died once. If it does so again they are dropped."""
         self._short_since = self._short_at = 0.0
         """Since when, and when last, no descriptor was left for what a row needs."""
-        self.submitted = self.refused = 0
+        self.submitted = self.refused_calls = 0
         """Calls that went to the sink, and those of them that have no row and will have none."""
 
     @property
@@ -87,7 +87,7 @@ class Pipeline:
     def recover(self) -> None:
         """Begin in a new thread. Calls that the last one had in hand come first, unless they are what kills it."""
         guilty = [call for call in self._in_hand if call in self._suspects]
-        self.submitted, self.refused = self.submitted + len(guilty), self.refused + len(guilty)
+        self.submitted, self.refused_calls = self.submitted + len(guilty), self.refused_calls + len(guilty)
         self._suspects = [call for call in self._in_hand if call not in guilty]
         self.queue.extendleft(reversed(self._suspects))
         self._in_hand = []
@@ -119,7 +119,7 @@ class Pipeline:
         """
         queue, calls = self.queue, self._in_hand
         gone = queue.drain_refused(sink.forget)
-        self.submitted, self.refused = self.submitted + gone, self.refused + gone
+        self.submitted, self.refused_calls = self.submitted + gone, self.refused_calls + gone
         if self._suspects or not sink.deduplicates:
             most = 1  # whichever it is that kills the thread, it shall not take others along
         records, until = [], time.monotonic() + _PIECE_S
@@ -142,7 +142,7 @@ class Pipeline:
         if calls[0] in self._suspects:
             self._suspects.remove(calls[0])
         self.submitted += len(calls)
-        self.refused += len(calls) - handed
+        self.refused_calls += len(calls) - handed
         return len(calls)
 
     @staticmethod

@@ -215,11 +215,11 @@ async def _by_itself(work: Coroutine[Any, Any, T]) -> T:
 
 
 def ask_database(settings: Settings, question: Callable[[Connection], T]) -> T:
-    async def ask() -> T:
+    async def run() -> T:
         async with read_connection(settings) as connection:
             return await _by_itself(connection.run_sync(question))
 
-    return run_apart(ask())
+    return run_apart(run())
 
 
 def run_exclusively(settings: Settings, change: Callable[[Connection, Config], T]) -> T:

@@ -31,7 +31,7 @@ from llmctx.identity.registry.memory import PARTIES, MemoryRegistry, Uses, merge
 from llmctx.identity.registry.outbox import Claims, News, Outbox
 from llmctx.identity.registry.redis_connection import RedisConnection, check_url
 from llmctx.identity.registry.redis_heartbeat import Heartbeat
-from llmctx.identity.registry.redis_keys import LONGEST, Heard, Layout, Put
+from llmctx.identity.registry.redis_keys import LONGEST, Layout, Put, ThreadUses
 from llmctx.identity.registry.redis_scripts import LIST, PUT, STRIP, calls
 from llmctx.identity.scope import EMPTY, CallContext, Scope
 
@@ -80,7 +80,7 @@ class RedisRegistry:
         self._backoff_s = backoff_s
         self._local = MemoryRegistry(entries=entries, ttl_s=ttl_s)
         heard_s = min(_HEARD_S, ttl_s)
-        self._heard: TTLCache[str, Heard] = TTLCache(entries, heard_s)
+        self._heard: TTLCache[str, ThreadUses] = TTLCache(entries, heard_s)
         self._heard_tasks: TTLCache[str, Entry] = TTLCache(entries, heard_s)
         self._heard_of = Fingerprints(entries)
         # A thread in constant use is told anew this often, so that it neither expires nor stays flushed.
@@ -150,7 +150,7 @@ class RedisRegistry:
                     return entry
         return None if thread_id is None else self._judged(thread_id, self._heard.get(thread_id))
 
-    def _judged(self, thread_id: str, heard: Heard | None) -> Entry | None:
+    def _judged(self, thread_id: str, heard: ThreadUses | None) -> Entry | None:
         """Return what this process and `heard` say together, unless Redis may know more, or has said more before."""
         entry = self._judged_now(thread_id, heard)
         if entry is None or not (self._heartbeat.has_gap or self._had_others(thread_id, entry.identity)):
@@ -164,7 +164,7 @@ class RedisRegistry:
             self._heard_of.had_others(thread_id, user_id) or self._local.had_others(thread_id, user_id)
         )
 
-    def _judged_now(self, thread_id: str, heard: Heard | None) -> Entry | None:
+    def _judged_now(self, thread_id: str, heard: ThreadUses | None) -> Entry | None:
         mine = self._local.uses(thread_id)
         if not heard:
             return merge_uses(mine)
@@ -321,9 +321,9 @@ class RedisRegistry:
         outbox.on_forgotten(forgotten)
         outbox.mark_sent(news)
         del self._untold[len(self._untold) - len(again) :]
-        now, lost = self._heartbeat.hear(number, answers[0])
+        now, lost = self._heartbeat.receive(number, answers[0])
         if lost is not None:
-            diagnostics.count("registry_lost", "%s %s what it was sent: it is sent again", shown_url(self._url), lost)
+            diagnostics.count("registry_lost", "%s %s: everything is sent again", shown_url(self._url), lost)
         if lost is not None or outbox.has_dropped:
             outbox.has_dropped, self._untold = False, self._local.threads()
         if not self._heartbeat.has_gap:

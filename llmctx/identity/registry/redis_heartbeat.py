@@ -58,7 +58,7 @@ class Heartbeat:
         (command,) = calls(BEAT, [(keys, arguments)])
         return number, command
 
-    def hear(self, number: int, answer: Sequence[Any]) -> tuple[float, str | None]:
+    def receive(self, number: int, answer: Sequence[Any]) -> tuple[float, str | None]:
         """Learn from the answer to a `command`. Return the server's seconds, and why to tell all again, if so."""
         at, is_lost, evicted, gap = answer
         now = time.monotonic()
@@ -66,9 +66,9 @@ class Heartbeat:
         self._number, self._at, self._had_gap = max(self._number, number), now, bool(gap)
         reason = None
         if is_lost:
-            reason = "has lost"
+            reason = "has lost entries"
         elif before not in (None, evicted) and now - self._retold_at > _RETELL_S:
-            reason = "has evicted (set its maxmemory-policy to noeviction)"
+            reason = "has evicted entries (set its maxmemory-policy to noeviction)"
         if reason is not None:
             self._retold_at = now
         return float(at) / 1000, reason

@@ -39,7 +39,7 @@ Put = tuple[list[str], list[Any]]
 """The keys and arguments of a script."""
 
 
-class Heard(NamedTuple):
+class ThreadUses(NamedTuple):
     """The answer of Redis about a thread: who has used it, the newest last, and whether others may have."""
 
     identities: tuple[CallContext, ...] = ()
@@ -101,7 +101,7 @@ class Layout:
         """Return what takes a user out of a thread or task, and out of the index of that user."""
         return [key, self.index(user_id)], [_hash(user_id), _line(key, OTHERS, EMPTY, ()), LONGEST]
 
-    def parse_uses(self, now: float, thread_id: str, value: object) -> Heard:
+    def parse_uses(self, now: float, thread_id: str, value: object) -> ThreadUses:
         """Return who stands in the value of a thread; `now` in seconds, by the clock of the server.
 
         Without those whom this process has told of as unknown users: it knows better itself who they are by now.
@@ -109,12 +109,12 @@ class Layout:
         key, oldest = self.thread(thread_id), (now - self._ttl_s) * 1000
         lines = self._lines(key, value)
         if lines is None:
-            return Heard((), True)
+            return ThreadUses((), True)
         said = [(float(at), field, who) for at, field, who in lines if not field.startswith(self._own)]
         fresh = {who.user_id for at, _, who in said if at > oldest}
         # sessions of a user age, users do not: the key lives for as long as one of them uses the thread
         kept = [who for at, field, who in said if field != OTHERS and (at > oldest or who.user_id not in fresh)]
-        return Heard(tuple(kept), any(field == OTHERS for _, field, _ in said))
+        return ThreadUses(tuple(kept), any(field == OTHERS for _, field, _ in said))
 
     def heard_task(self, task: str, value: object) -> Entry | None:
         """Return what stands in the value of a task."""

@@ -200,13 +200,13 @@ def inspect_table(connection: Connection, name: str, schema: str | None) -> Exis
     if seen is None:
         return None
 
-    def ask(question: str) -> Sequence[Row[Any]]:
+    def rows_of(question: str) -> Sequence[Row[Any]]:
         return connection.execute(text(question), {"oid": seen.oid}).all()
 
     parts = catalog.rows(connection, catalog.PARTITIONS, sql)
     divided = next((f"has a partition that is divided again, {part.name}" for part in parts if part.divided), None)
     uses: dict[str, list[str]] = {}
-    for row in ask(_USES):
+    for row in rows_of(_USES):
         uses.setdefault(row.column, []).append(row.what)
     table = ExistingTable(
         name=name,
@@ -228,15 +228,17 @@ def inspect_table(connection: Connection, name: str, schema: str | None) -> Exis
         },
         partitions=[row.name for row in parts],
         dependents_by_column=uses,
-        copying_triggers={row.name: row.function for row in ask(_TRIGGERS) if copies_rows(row.source, row.transition)},
-        inserting_roles=[row[0] for row in ask(_INSERTING)],
-        rules=[row[0] for row in ask(_RULES)],
-        checks={row.name: (row.says, row.columns) for row in ask(_CHECKS)},
-        publications=[row[0] for row in ask(_SENT)],
-        taken_names={row.name: row.on for row in ask(_TAKEN)},
+        copying_triggers={
+            row.name: row.function for row in rows_of(_TRIGGERS) if copies_rows(row.source, row.transition)
+        },
+        inserting_roles=[row[0] for row in rows_of(_INSERTING)],
+        rules=[row[0] for row in rows_of(_RULES)],
+        checks={row.name: (row.says, row.columns) for row in rows_of(_CHECKS)},
+        publications=[row[0] for row in rows_of(_SENT)],
+        taken_names={row.name: row.on for row in rows_of(_TAKEN)},
         immutable_reason=seen.fixed or divided,
     )
-    for partitioned in ask(_PARTITIONED):
+    for partitioned in rows_of(_PARTITIONED):
         missing = _missing_partition(connection, partitioned, table)
         table = replace(table, partition_key=partitioned.key, missing_partition=missing)
     return table

@@ -23,7 +23,7 @@ async def count(settings: Settings, subject_ids: SubjectIds) -> int:
     """Return how many messages are set aside that are theirs. Raise `LlmctxError` where the broker is away."""
     async with open_broker(settings) as (connection, topology):
         views = (topology, *topology.readers)
-        return sum([len(await _theirs(connection, view, subject_ids)) for view in views])
+        return sum([len(await _messages_of(connection, view, subject_ids)) for view in views])
 
 
 async def hold_back(settings: Settings, subject_ids: SubjectIds, wait_s: float) -> None:
@@ -44,11 +44,11 @@ async def erase(settings: Settings, subject_ids: SubjectIds) -> None:
     """Remove what is set aside of theirs."""
     async with open_broker(settings) as (connection, topology):
         for view in (topology, *topology.readers):
-            theirs = await _theirs(connection, view, subject_ids)
+            theirs = await _messages_of(connection, view, subject_ids)
             await refusals.remove(connection.jetstream, view, [one.sequence for one in theirs])
 
 
-async def _theirs(connection: BrokerConnection, topology: Topology, subject_ids: SubjectIds) -> list[Refused]:
+async def _messages_of(connection: BrokerConnection, topology: Topology, subject_ids: SubjectIds) -> list[Refused]:
     return [one async for one in refusals.read(connection.jetstream, topology) if _is_theirs(one, subject_ids)]
 
 

@@ -164,10 +164,10 @@ class Connection:
         try:
             done, _ = await asyncio.wait({task}, timeout=seconds)
         except asyncio.CancelledError:
-            await self._give_up(task)
+            await self._abort(task)
             raise
         if not done:
-            await self._give_up(task)
+            await self._abort(task)
             raise TimeoutError(f"no answer within {seconds:g} s")
         return task.result()
 
@@ -203,7 +203,7 @@ class Connection:
         self._engine = None
         self._drivers.clear()
 
-    async def _give_up(self, task: asyncio.Future[Any]) -> None:
+    async def _abort(self, task: asyncio.Future[Any]) -> None:
         """Let go of a statement and of its connection, whose state is not known."""
         task.add_done_callback(_never_mind)
         self._cut()
