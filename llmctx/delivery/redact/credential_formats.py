@@ -147,7 +147,11 @@ class CredentialFormats:
         self._tokens = "token" in kinds
         self.urls = "|".join(widen(pattern.pattern) for pattern in (_USERINFO, _LONE))
         """Of `raw`."""
-        self.heads = "|".join(widen(pattern.pattern) for _, kind, pattern, _ in _FORMS if kind in kinds)
+        self.heads = "|".join(
+            widen(pattern.pattern) if pattern.pattern.startswith(mark) else re.escape(mark.decode())
+            for mark, kind, pattern, _ in _FORMS
+            if kind in kinds
+        )
         """Of `low`."""
 
     def find(self, view: SearchText, spans: list[Span]) -> None:

@@ -9,7 +9,7 @@ import re
 from typing import Final
 
 from llmctx.delivery.redact.normal_form import SearchText
-from llmctx.delivery.redact.secret_values import DIGIT, is_password, is_random
+from llmctx.delivery.redact.secret_values import DIGIT, is_password, is_random, is_strong
 from llmctx.delivery.redact.sieve import widen
 from llmctx.delivery.redact.text_spans import Span
 
@@ -26,9 +26,12 @@ _BLOCK: Final = re.compile(
 )
 _ENTRY: Final = re.compile(rb":[ ]?[\"']?([^\s\"',]{16,512}+)")
 _NAMED_BEHIND: Final = ("passw", "passphrase", "pwd", "secret", "token", "key", "kennwort", "contrase", "mot de passe")
-_SAYS: Final = " (?:is|was|ist|est|es) (?:my|the|our|his|her|its|their|a|mein|meine|unser|das|der|ma|mon|le|la|mi|el)"
+_SAYS: Final = (
+    " (?:(?:is|was|ist|est|es) (?:my|the|our|his|her|its|their|a|mein|meine|unser|das|der|ma|mon|le|la|mi|el)|as)"
+)
 _IS: Final = re.compile(rf"[\"'`]?[,)]?{_SAYS}(?: [a-z_'-]{{2,20}}){{0,3}}[ _-]\Z".encode())
-_VERBS: Final = (b" is ", b" was ", b" ist ", b" est ", b" es ")
+_AS: Final = re.compile(rb"[^a-z]{0,4} as ")
+_VERBS: Final = (b" is ", b" was ", b" ist ", b" est ", b" es ", b" as ")
 _MANY, _FEW = 256, 512  # names behind "is" that are looked at: so many, and one more in so many characters
 _REACH: Final = 96  # characters from "is" to the name
 _VALUE: Final = re.compile(rb"[^\s\"'`(),;]{8,200}+\Z")
@@ -63,7 +66,8 @@ class DistantNames:
                     if before[-1:] in _PARTED and any(verb in before for verb in _VERBS):
                         left -= 1
                         if said := _IS.search(before):
-                            _find_before(raw, at - len(before) + said.start(), name in _WEAK, spans)
+                            kind = "api_key" if name in _WEAK else "password"
+                            _find_before(raw, at - len(before) + said.start(), kind, _AS.match(said[0]), spans)
                     at = low.find(name, at + len(name))
 
 
@@ -85,9 +89,17 @@ def _find_in_block(raw: bytes, start: int, end: int, spans: list[Span]) -> None:
     spans += [(*entry.span(1), "api_key") for entry in _ENTRY.finditer(raw, start, end) if is_random(entry[1])]
 
 
-def _find_before(raw: bytes, end: int, is_weak: bool, spans: list[Span]) -> None:
-    value = _VALUE.search(raw[max(0, end - _WIDEST) : end])
-    if value is None:
+def _find_before(raw: bytes, end: int, kind: str, is_used: re.Match[bytes] | None, spans: list[Span]) -> None:
+    """Append to `spans` what is said to be, or, less sure, used as a secret, and ends at `end`."""
+    found = _VALUE.search(raw[max(0, end - _WIDEST) : end])
+    if found is None:
         return
-    if is_random(value[0], 20) if is_weak else is_password(value[0], False, b"") and DIGIT.search(value[0]) is not None:
-        spans.append((end - len(value[0]), end, "api_key" if is_weak else "password"))
+    value = found[0]
+    if kind == "api_key":
+        likely = is_random(value, 20)
+    elif is_used:
+        likely = is_random(value) or is_strong(value)
+    else:
+        likely = is_password(value, False, b"") and DIGIT.search(value) is not None
+    if likely:
+        spans.append((end - len(value), end, kind))

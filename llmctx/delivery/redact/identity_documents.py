@@ -218,7 +218,7 @@ _NAMED: Final = (
 )
 _MAY_BE_NAMED: Final = sieve(_NAMED)
 DOCUMENTS: Final = f"{_NAMED}[{ANY_ASCII}--[0-9]]*[0-9]|[0-9]{widen(_IS_MINE.pattern)}"
-BARE_DOCUMENTS: Final = "|".join("[a-z]{3}" * (letters > 0) + widen(form.pattern) for letters, form in _BARE)
+BARE_DOCUMENTS: Final = "|".join("[a-z]{2}" * (letters > 0) + widen(form.pattern) for letters, form in _BARE)
 _SHORT_WORDS: Final = "pan|cf|dl"
 _LONG_WORDS: Final = (
     "codice|driv(?:er|ing)|identity card|(?:personal)?ausweis|f\x80hrerschein|reisepass|pass(?:e?port|aport|nummer)"

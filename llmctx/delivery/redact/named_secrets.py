@@ -20,17 +20,20 @@ from llmctx.delivery.redact.text_spans import Span
 
 # -- what may stand between a name and its value -----------------------------------------------------------------------
 
-_CLOSE: Final = r" ?[\"'`\\\])*]{0,4}+"
+_CLOSE: Final = r"(?: ?[\"'`\\\])*]){0,5} ?"
 _WS: Final = r"[ \t]{0,16}+"
 _LINES: Final = r"(?:[ \t]{0,16}+\r?\n){0,2}+[ \t]{0,16}+"
 _VALUE_OF: Final = r"\"?(?:value|val|default|content|string)[\"'\\]{0,3}+"
 _ATTRIBUTE: Final = r"(?: [a-z:]{1,20}=\"[^\"<>]{0,60}\")?"
-_ATTRIBUTES: Final = r"\"?(?: [a-z:-]{1,20}=[\"'][^\"'<>]{0,60}[\"']){1,4} (?:value|content)=(?=[\"'])"
+_ATTRIBUTES: Final = r"\"?(?: [a-z:-]{1,20}=[\"'][^\"'<>]{0,60}[\"']){0,4} (?:value|content)=(?=[\"'])"
 _ACCESSORS: Final = r" ?\{[^{}\n]{1,24}\}[ \t]{0,4}="  # of C#
 _IDEOGRAPHS: Final = r"\x81{1,2}[ \t]{0,2}(?=[!#-+./0-9:;=?-_a-z{}~-]{6})"  # "API_KEY是…"
-_IS: Final = r"[ \t]{1,4}+(?:is|was|are|ist|est|es|set to|to|lautet|je|\x80|\x80r)(?::| )"
+_IS: Final = r"[ \t]{1,4}+(?:is|was|are|ist|est|es|(?:should|must|has to|will|can) be|set to|(?:from \S{1,200} )?to|lautet|je|\x80|\x80r)(?::| )"
 _TELLS: Final = r"[^\s]{0,40}(?:[^a-z\s.,;:!?]|[!?][a-z])"
-_GAP: Final = r"[\"'`]?(?:[ \t]{0,2}[(](?=\S{16})|[ \t]{1,16}+(?:<<<[ \t]?)?|\r?\n{1,2}[ \t]{0,16}+|[ \t]\?[ \t])"
+_GAP: Final = (
+    r"[\"'`*]{0,3}(?:[ \t]{0,2}[(](?:(?=\S{16})|(?<=[ \t][(])(?=[^\s()]{6,64}[)]))|[ \t]{1,16}+(?:<<<[ \t]?|--?[ \t]|--value[ =])?"
+    r"|\r?\n{1,2}[ \t]{0,16}+(?:```[a-z]{0,12}\r?\n)?|[ \t]?\?[ \t]?)"
+)
 _NUMBER: Final = r"\S{0,48}[0-9]"
 _TYPE: Final = r"(?:[ \t]{1,4}|[ \t]{0,4}:[ \t]{0,4})(?:&(?:'static )?)?(?:str|string|text|char|secretstr|bytes|any)(?:\[\]|\?|[ \t]\|[ \t][a-z]{4,9})?[ \t]{0,4}="
 _BLOCK: Final = (
@@ -38,9 +41,9 @@ _BLOCK: Final = (
 )
 _SIGNS: Final = (
     rf"(?:{_CLOSE}(?:{_TYPE}{_WS}|{_BLOCK}{_WS}|(?:[:=|>]{{1,2}}+{_WS}(?:\|{_WS}|<!\[cdata\[|\s{{0,8}}<[a-z:]{{1,20}}>)?"
-    rf"|{_WS}(?:[(][^()\n]{{1,30}}[)]{_WS}|for [\w.@-]{{1,40}})?(?:[:=|]{{1,2}}+>?|->){_WS}(?:\|{_WS})?"
+    rf"|{_WS}(?:[(][^()\n]{{1,30}}[)]{_WS}|for [\w.@-]{{1,40}})?(?:[:=|]{{1,2}}+>?|->|<-){_WS}(?:\|{_WS}|[&!][a-z_-]{{1,20}}[ ]|\{{\s{{0,8}}{_VALUE_OF}{_WS}:)?"
     rf"|,{_LINES}[\"'\\ ]{{0,3}}+{_VALUE_OF}{_WS}[:=]|\n{_WS}(?:-{_WS})?{_VALUE_OF}{_WS}[:=])"
-    rf"(?P<line>(?:[|>]?[-+0-9]{{0,2}}[ \t]{{0,2}})?(?:\r?\n){{1,2}}[ \t]{{0,32}}+)?"
+    rf"(?P<line>(?:[|>]?[-+0-9]{{0,2}}[ \t]{{0,2}})?(?:\r?\n){{1,2}}[ \t]{{0,32}}+(?:-[ ])?)?"
     rf"|[ \t]{{1,16}}+(?:value=|name=[^<>\n]{{0,40}}?value=)|[(](?=[\"'])|[ \t]{{1,4}}+(?=')|(?P<comma>,[ \t]{{0,4}}+)(?=[\"'])|(?P<cell>,[ \t]{{0,4}}+)(?=[a-z0-9+/=_.-]{{20}})"
     rf"|{_ATTRIBUTES}|{_ACCESSORS}|{_IDEOGRAPHS}|{_ATTRIBUTE}>(?:\s{{0,8}}<[a-z:]{{1,20}}>|<!\[cdata\[)?|</[a-z:]{{1,20}}>\s{{0,16}}+<[a-z:]{{1,20}}>))"
 )
@@ -59,12 +62,12 @@ _ASSIGNED: Final = re.compile(f"{_GLUE}{_VALUE}".encode("latin-1"))
 
 
 _BETWEEN_SIGNS: Final = (
-    r"(?:[ \t]*(?:\([^()\n]*\)|for [^ \t\n]*)?[ \t]*(?:[:=|>]|->)|[ \t]+(?:value=|name=|[\"'])|\([\"']"
+    r"(?:[ \t]*(?:\([^()\n]*\)|for [^ \t\n]*)?[ \t]*(?:[:=|>]|->|<-)|[ \t]+(?:value=|name=|[\"'])|\([\"']"
     r"|[ \t]+(?:&?(?:'static )?)?(?:str|string|text|char|secretstr|bytes|any)[^\n=]*=|,\s*[\"'\\ ]*(?:[\"']|value|val|default|content|string|[a-z0-9+/=_.-]{20})"
-    r"|\"?(?: [a-z:-]+=[\"'][^\"'<>]*[\"'])+ (?:value|content)=|\s+(?:-[ \t]*)?\"?(?:value|val|default|content|string)|[ \t]?\{|\x03|(?: [a-z:]+=\"[^\"<>]*\")?>|</)"
+    r"|\"?(?: [a-z:-]+=[\"'][^\"'<>]*[\"'])* (?:value|content)=|\s+(?:-[ \t]*)?\"?(?:value|val|default|content|string)|[ \t]?\{|\x03|(?: [a-z:]+=\"[^\"<>]*\")?>|</)"
 )
 _BETWEEN_WORDS: Final = (
-    "(?: (?:for|of|to|del?|von|vom|f\x02r|du|des|do|da) [^\\n]*)?[ \\t]+(?:is|was|are|ist|est|es|set to|to|lautet|je|\x02r?)(?::| )"
+    "(?: (?:for|of|to|del?|von|vom|f\x02r|du|des|do|da) [^\\n]*)?[ \\t]+(?:is|was|are|ist|est|es|(?:should|must|has to|will|can) be|set to|(?:from [^ \\n]+ )?to|lautet|je|\x02r?)(?::| )"
     "[ \\t]*[^ \\t\\r\\n]*[^a-z \\t\\r\\n.,;:]"
 )
 _MACHINE_MADE: Final = "(?:[^0-9]*[0-9]|[^a-z]*[a-z]{24})"
@@ -76,8 +79,8 @@ def _heads(named: Iterable[tuple[str, str]]) -> str:
     for kind, end in named:
         ends.setdefault("" if kind == "password" else _MACHINE_MADE, []).append(widen(end))
     return "|".join(
-        rf"(?:{'|'.join(some)}){_PLURAL}(?: ?[\"'`\\\])*]*(?:{_BETWEEN_SIGNS}{made}|{_BETWEEN_WORDS})"
-        r"|[\"'`]?[ \t\r\n?(]+(?:<<<[ \t]?)?[^ \t\r\n]*[0-9])"
+        rf"(?:{'|'.join(some)}){_PLURAL}(?:[ \"'`\\\])*]*(?:{_BETWEEN_SIGNS}{made}|{_BETWEEN_WORDS})"
+        r"|[\"'`*]*[ \t\r\n?(]+(?:<<<[ \t]?|--?[ \t]|--value[ =]|```[a-z]*\r?\n)?[^ \t\r\n]*[0-9])"
         for made, some in ends.items()
     )
 
@@ -114,7 +117,7 @@ _NO_TOKEN: Final = re.compile(
     rb"(?:page|next|continuation|sync|cursor|previous|prev|pad|eos|bos|unk|sep|cls|mask)[ _.-]?token\Z"
 )
 _CELL: Final = re.compile(rb"(?:^|[\n;,])[ \t]{0,4}[\"']?[a-z0-9_. -]{0,60}\Z")
-_CALL: Final = re.compile(rb"[(] ?[\"'][a-z0-9_.-]{0,60}\Z")
+_CALL: Final = re.compile(rb"[(\[] ?[\"'][a-z0-9_.-]{0,60}\Z")
 _FLAG: Final = re.compile(rb"(?<![A-Za-z0-9])--?[a-z][a-z-]{0,30}\Z")
 _LOGIN: Final = re.compile(
     rb"(?:login|user(?:name)?|account|benutzer(?:name)?|utilisateur|identifiant|usuario|utente)[ \t=:]{1,4}\S{1,80}[,;]?\s{1,12}(?:and |und |et |y )?"
@@ -209,7 +212,9 @@ def _consider(
     if len(value) < 4 or (not quoted and behind in _ASSIGNS):
         return False  # code: a call, or an entry of something
     name = low[max(0, at - _BEFORE) : at + len(word)]
-    if match.start("comma") >= 0 and _CALL.search(name) is None:
+    if match.start("comma") >= 0 and (
+        (call := _CALL.search(name)) is None or (call[0][0] == 0x5B and not is_random(value))
+    ):
         return False
     if match.start("cell") >= 0:  # of a CSV file
         likely = _CELL.search(name) is not None and is_random(value, 20) and value[:1].isalnum()
