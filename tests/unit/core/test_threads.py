@@ -12,7 +12,6 @@ from llmctx.core import threads
 
 def test_a_thread_that_dies_before_it_runs_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where there is room for a thread, and no memory for its first steps; it must not run when given up."""
-    monkeypatch.setattr(threads, "_START_S", 0.01)
     may_begin, has_run = threading.Event(), threading.Event()
     bootstrap = threads._Thread._bootstrap  # type: ignore[attr-defined]  # Python's own
 
@@ -21,6 +20,7 @@ def test_a_thread_that_dies_before_it_runs_keeps_nobody_waiting(monkeypatch: pyt
         bootstrap(thread)
 
     with monkeypatch.context() as patched:
+        patched.setattr(threads, "_START_S", 0.01)
         patched.setattr(threads._Thread, "_bootstrap", held_up)
         thread = threads.daemon_thread(has_run.set, name="late")
         with pytest.raises(RuntimeError, match="can't start new thread"):
