@@ -12,7 +12,7 @@ from llmctx.cli import output
 from llmctx.cli.options import After, Before, Csv, Json, Number, query, with_filters
 from llmctx.cli.output import text_of, time_of
 from llmctx.cli.show import readable
-from llmctx.cli.users import USAGE_FILTERS, By, CountOnly, show_count, show_usage
+from llmctx.cli.users import USAGE_FILTERS, By, CountOnly, show_usage
 
 if TYPE_CHECKING:
     from llmctx.storage.filters import Filters
@@ -38,10 +38,7 @@ def sessions(
     from llmctx.storage import queries
 
     if session is None:
-        if count:
-            show_count("session", ctx, filters, json=json)
-            return
-        show_usage("session", ctx, filters, number, by=by, json=json, csv=csv)
+        show_usage("session", ctx, filters, number, by=by, count=count, json=json, csv=csv)
         return
     rows = query(ctx, lambda connection, table: queries.conversation(connection, table, session, limit=number))
     if not output.for_programs(rows, json=json, csv=csv):

@@ -25,7 +25,7 @@ By = Annotated[
     ),
 ]
 
-CountOnly = Annotated[bool, typer.Option("--count", help="Only the number of users.")]
+CountOnly = Annotated[bool, typer.Option("--count", help="Print only their number.")]
 
 
 @with_filters(*USAGE_FILTERS)
@@ -42,10 +42,7 @@ def users(
     csv: Csv = False,
 ) -> None:
     """List the users seen last, and what they cost; or those with the most of something."""
-    if count:
-        show_count("user", ctx, filters, json=json)
-        return
-    show_usage("user", ctx, filters, number, by=by, json=json, csv=csv)
+    show_usage("user", ctx, filters, number, by=by, count=count, json=json, csv=csv)
 
 
 def show_usage(
@@ -55,12 +52,16 @@ def show_usage(
     number: int,
     *,
     by: str | None,
+    count: bool,
     json: bool,
     csv: bool,
 ) -> None:
-    """Print a page of the sessions with their user, or of the users with their number of sessions."""
+    """Print a page of the sessions with their user, or of the users with their number of sessions; or their `count`."""
     from llmctx.storage import queries
 
+    if count:
+        _show_count(what, ctx, filters, json=json)
+        return
     before, after = ctx.params.get("before"), ctx.params.get("after")
     if before is not None and after is not None:
         raise typer.BadParameter("--before and --after: choose one")
@@ -90,7 +91,7 @@ def show_usage(
         output.say("One conversation: llmctx sessions ID")
 
 
-def show_count(what: Literal["session", "user"], ctx: typer.Context, filters: Filters, *, json: bool) -> None:
+def _show_count(what: Literal["session", "user"], ctx: typer.Context, filters: Filters, *, json: bool) -> None:
     """Print how many sessions or users there were."""
     from llmctx.storage import queries
 
