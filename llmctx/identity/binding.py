@@ -17,7 +17,7 @@ from llmctx.identity.scope import (
     FAILED_SCOPE,
     ID_FIELDS,
     CallContext,
-    Held,
+    InsideBlock,
     Scope,
     current_scope,
     failed_scope,
@@ -42,7 +42,7 @@ def bind(identity: CallContext | None = None, /, **ids: Any) -> Iterator[CallCon
     if identity is not None and not isinstance(identity, CallContext):
         raise TypeError(f"bind() takes a CallContext, or its fields by name, not {type(identity).__name__}")
     scope = _bound(identity, ids)
-    with Held(scope):
+    with InsideBlock(scope):
         yield EMPTY if scope is None else scope.identity
     present_scope()  # what was there before may have been left meanwhile
 

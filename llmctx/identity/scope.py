@@ -350,7 +350,7 @@ def change_job(scope: Scope | None) -> None:
     _current.set(scope)
 
 
-class Held(Inside):
+class InsideBlock(Inside):
     """`Inside` for a block that the application may end wherever and whenever it likes."""
 
     __slots__ = ()

@@ -9,7 +9,7 @@ from llmctx.core.errors import LlmctxError
 from llmctx.core.record import CallRecord
 from llmctx.delivery.broker import refusals
 from llmctx.delivery.broker.lag import Lag, fetch_lag
-from llmctx.delivery.broker.refusals import Refused
+from llmctx.delivery.broker.refusals import RefusedMessage
 from llmctx.delivery.broker.session import open_broker
 from llmctx.delivery.destinations.sql import SqlDestination
 from llmctx.delivery.replay import store_records
@@ -23,7 +23,7 @@ class BrokerReport:
     """The content of the broker's streams."""
 
     lag: Lag
-    refused: list[Refused]
+    refused: list[RefusedMessage]
     """What was set aside, oldest first."""
 
 
@@ -44,7 +44,7 @@ async def _inspect(settings: Settings) -> BrokerReport:
         return BrokerReport(lag, letters)
 
 
-def replay(settings: Settings, letters: list[Refused]) -> tuple[int, int]:
+def replay(settings: Settings, letters: list[RefusedMessage]) -> tuple[int, int]:
     """Store what was set aside. Return how many rows were stored, and how many messages stay there.
 
     Raise `DatabaseUnavailable` if the database or the broker is away; what is stored is not given up again.
@@ -52,7 +52,7 @@ def replay(settings: Settings, letters: list[Refused]) -> tuple[int, int]:
     return asyncio.run(_replay(settings, letters))
 
 
-async def _replay(settings: Settings, letters: list[Refused]) -> tuple[int, int]:
+async def _replay(settings: Settings, letters: list[RefusedMessage]) -> tuple[int, int]:
     stored = left = 0
     async with open_broker(settings) as (connection, topology):
         for at in range(0, len(letters), _AT_ONCE):
@@ -69,7 +69,7 @@ async def _replay(settings: Settings, letters: list[Refused]) -> tuple[int, int]
     return stored, left
 
 
-def _rows(one: Refused) -> list[CallRecord]:
+def _rows(one: RefusedMessage) -> list[CallRecord]:
     """Return the rows of a message; none where it cannot be read."""
     try:
         return one.records()

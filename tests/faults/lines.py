@@ -36,7 +36,7 @@ SURROUNDING: Final = {
         "Inside.__enter__",
         "Inside.__exit__",
         "StepInside.__exit__",
-        "Held.__exit__",
+        "InsideBlock.__exit__",
     },
     "identity/carry.py": {
         "run_in_failed_scope",

@@ -11,7 +11,7 @@ from llmctx.core.record import CallRecord
 from llmctx.delivery.broker import frame, provision, refusals
 from llmctx.delivery.broker.client import BrokerConnection
 from llmctx.delivery.broker.lag import Lag, fetch_lag
-from llmctx.delivery.broker.refusals import Refused
+from llmctx.delivery.broker.refusals import RefusedMessage
 from llmctx.delivery.broker.session import open_broker
 from llmctx.delivery.broker.shipper import BrokerShipper
 from llmctx.delivery.broker.topology import CONSUMER, Topology
@@ -49,7 +49,7 @@ class Post:
     async def lag(self) -> Lag:
         return await fetch_lag(self.connection, self.topology)
 
-    async def refused(self) -> list[Refused]:
+    async def refused(self) -> list[RefusedMessage]:
         return [one async for one in refusals.read(self.connection.jetstream, self.topology)]
 
 

@@ -30,7 +30,7 @@ _PATIENCE_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RefusedMessage:
     """A message that is set aside."""
 
     sequence: int
@@ -64,7 +64,7 @@ async def _keep(
     await jetstream.publish(topology.refused_subject, data, headers=headers)
 
 
-async def read(jetstream: JetStreamContext, topology: Topology) -> AsyncIterator[Refused]:
+async def read(jetstream: JetStreamContext, topology: Topology) -> AsyncIterator[RefusedMessage]:
     """Yield what is set aside, oldest first."""
     from nats.js.api import AckPolicy, ConsumerConfig
 
@@ -86,12 +86,12 @@ async def read(jetstream: JetStreamContext, topology: Topology) -> AsyncIterator
         await messages.unsubscribe()
 
 
-def _read(sequence: int, data: bytes, header: str | None, at: datetime) -> Refused:
+def _read(sequence: int, data: bytes, header: str | None, at: datetime) -> RefusedMessage:
     try:
         about = json.loads(header or "")
-        return Refused(sequence, data, str(about["code"]), str(about["reason"]), at)
+        return RefusedMessage(sequence, data, str(about["code"]), str(about["reason"]), at)
     except (ValueError, KeyError, TypeError):  # put there by another hand
-        return Refused(sequence, data, UNREADABLE, "", at)
+        return RefusedMessage(sequence, data, UNREADABLE, "", at)
 
 
 async def remove(jetstream: JetStreamContext, topology: Topology, sequences: Sequence[int]) -> None:

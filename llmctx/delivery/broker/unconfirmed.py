@@ -39,7 +39,7 @@ def now_s() -> float:
 
 
 @dataclass(slots=True, frozen=True)
-class Sent:
+class SentFrame:
     """A frame that the broker has acknowledged: positions alone, its rows are in the journal."""
 
     sequence: int
@@ -52,7 +52,7 @@ class Sent:
 @dataclass(slots=True)
 class _Stream:
     partition: int
-    sent: list[Sent] = field(default_factory=list)
+    sent: list[SentFrame] = field(default_factory=list)
     created_at: datetime | None = None
     floor: int = 0
     connection: int = 0
@@ -96,7 +96,7 @@ class Unconfirmed:
                     f"the stream {self._topology.stream(partition)} is missing: run `llmctx migrate --transport`"
                 )
 
-    def add(self, partition: int, sent: Sent, *, is_new: bool) -> None:
+    def add(self, partition: int, sent: SentFrame, *, is_new: bool) -> None:
         """Note a frame that the broker has acknowledged; `is_new` if it was not there before."""
         stream = self._streams[partition]
         if is_new:  # numbers rise, unless the store is a new one
@@ -146,9 +146,9 @@ class Unconfirmed:
             self.on_stored(_ids(stored))
         return True
 
-    async def _missing(self, stream: _Stream) -> list[Sent]:
+    async def _missing(self, stream: _Stream) -> list[SentFrame]:
         """Return the frames that are not there after a connection was lost: the newest, which a server may lose."""
-        missing: list[Sent] = []
+        missing: list[SentFrame] = []
         for one in sorted(stream.sent, key=lambda sent: sent.sequence, reverse=True):
             if len(missing) >= _PROBES:
                 return list(stream.sent)
@@ -157,7 +157,7 @@ class Unconfirmed:
             missing.append(one)
         return missing
 
-    async def _is_there(self, stream: _Stream, sent: Sent) -> bool:
+    async def _is_there(self, stream: _Stream, sent: SentFrame) -> bool:
         from nats.js.errors import NotFoundError
 
         name = self._topology.stream(stream.partition)
@@ -167,7 +167,7 @@ class Unconfirmed:
             return False
         return (message.headers or {}).get(MESSAGE_ID) == sent.message_id
 
-    def _give_back(self, stream: _Stream, frames: Iterable[Sent]) -> None:
+    def _give_back(self, stream: _Stream, frames: Iterable[SentFrame]) -> None:
         gone = list(frames)
         if not gone:
             return
@@ -183,5 +183,5 @@ class Unconfirmed:
             self.on_returned(call_ids)
 
 
-def _ids(frames: Iterable[Sent]) -> list[bytes]:
+def _ids(frames: Iterable[SentFrame]) -> list[bytes]:
     return [sent.call_ids[at : at + ID_BYTES] for sent in frames for at in range(0, len(sent.call_ids), ID_BYTES)]

@@ -25,7 +25,7 @@ from llmctx.delivery.broker.client import BrokerConnection, BrokerUnavailable, S
 from llmctx.delivery.broker.frame import MESSAGE_ID, message_id
 from llmctx.delivery.broker.packing import RowTooLarge, pack
 from llmctx.delivery.broker.topology import Topology
-from llmctx.delivery.broker.unconfirmed import Sent, Unconfirmed, now_s
+from llmctx.delivery.broker.unconfirmed import SentFrame, Unconfirmed, now_s
 from llmctx.delivery.destination import Destination, Failure, Row
 from llmctx.settings import Settings
 from llmctx.settings.transport_url import TransportUrl
@@ -149,7 +149,7 @@ class NatsDestination(Destination):
         self._number += 1
         return self._topology.partition(self._number)
 
-    async def _publish(self, frame: _Frame) -> tuple[Sent, bool]:
+    async def _publish(self, frame: _Frame) -> tuple[SentFrame, bool]:
         """Publish a frame. Return where it is, and whether it was not there before."""
         partition = frame.partition
         name = message_id(frame.call_ids)
@@ -171,7 +171,7 @@ class NatsDestination(Destination):
             raise BrokerUnavailable(
                 f"the stream {ack.stream} takes {self._topology.subject(partition)}, which llmctx needs"
             )
-        return Sent(ack.seq, name, b"".join(frame.call_ids), now_s()), not ack.duplicate
+        return SentFrame(ack.seq, name, b"".join(frame.call_ids), now_s()), not ack.duplicate
 
     def _leave_stream(self, frame: _Frame) -> None:
         """Have a frame go to another stream next time, as will all that come."""

@@ -9,7 +9,7 @@ from typing import Final
 from llmctx.delivery.broker import refusals
 from llmctx.delivery.broker.client import BrokerConnection
 from llmctx.delivery.broker.lag import fetch_lag
-from llmctx.delivery.broker.refusals import Refused
+from llmctx.delivery.broker.refusals import RefusedMessage
 from llmctx.delivery.broker.session import open_broker
 from llmctx.delivery.broker.tombstones import Tombstone, set_tombstone
 from llmctx.delivery.broker.topology import Topology
@@ -23,7 +23,7 @@ async def count(settings: Settings, subject_ids: SubjectIds) -> int:
     """Return how many messages are set aside that are theirs. Raise `LlmctxError` where the broker is away."""
     async with open_broker(settings) as (connection, topology):
         views = (topology, *topology.readers)
-        return sum([len(await _messages_of(connection, view, subject_ids)) for view in views])
+        return sum([len(await _refused_of(connection, view, subject_ids)) for view in views])
 
 
 async def hold_back(settings: Settings, subject_ids: SubjectIds, wait_s: float) -> None:
@@ -44,15 +44,17 @@ async def erase(settings: Settings, subject_ids: SubjectIds) -> None:
     """Remove what is set aside of theirs."""
     async with open_broker(settings) as (connection, topology):
         for view in (topology, *topology.readers):
-            theirs = await _messages_of(connection, view, subject_ids)
+            theirs = await _refused_of(connection, view, subject_ids)
             await refusals.remove(connection.jetstream, view, [one.sequence for one in theirs])
 
 
-async def _messages_of(connection: BrokerConnection, topology: Topology, subject_ids: SubjectIds) -> list[Refused]:
+async def _refused_of(
+    connection: BrokerConnection, topology: Topology, subject_ids: SubjectIds
+) -> list[RefusedMessage]:
     return [one async for one in refusals.read(connection.jetstream, topology) if _is_theirs(one, subject_ids)]
 
 
-def _is_theirs(one: Refused, subject_ids: SubjectIds) -> bool:
+def _is_theirs(one: RefusedMessage, subject_ids: SubjectIds) -> bool:
     try:
         records = one.records()
     except ValueError:  # it cannot be told whose it is

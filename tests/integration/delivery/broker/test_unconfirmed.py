@@ -13,7 +13,7 @@ import pytest
 from llmctx.delivery.broker.client import BrokerConnection, StreamMissing
 from llmctx.delivery.broker.frame import MESSAGE_ID
 from llmctx.delivery.broker.topology import CONSUMER, Topology
-from llmctx.delivery.broker.unconfirmed import Sent, Unconfirmed, now_s
+from llmctx.delivery.broker.unconfirmed import SentFrame, Unconfirmed, now_s
 from llmctx.settings.transport_url import parse_transport
 from tests.kit.brokers import Brokers, brokers
 from tests.kit.frame_reader import make_streams
@@ -39,13 +39,13 @@ class Published:
         unconfirmed.on_stored = self.stored.extend
         unconfirmed.on_returned = self.returned.extend
 
-    async def publish(self) -> Sent:
+    async def publish(self) -> SentFrame:
         call_id = uuid4().bytes
         await self.unconfirmed.begin(0)
         ack = await self.connection.jetstream.publish(
             self.topology.subject(0), b"a frame", headers={MESSAGE_ID: call_id.hex()}
         )
-        sent = Sent(ack.seq, call_id.hex(), call_id, now_s())
+        sent = SentFrame(ack.seq, call_id.hex(), call_id, now_s())
         self.unconfirmed.add(0, sent, is_new=True)
         return sent
 
