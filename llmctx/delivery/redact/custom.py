@@ -1,8 +1,8 @@
 """The team's own patterns and functions: never trusted with our time.
 
-A pattern runs through google-re2, which is linear by design, where that is installed (the extra `patterns`).
-Otherwise it runs on pieces of 4,096 characters, and is refused at construction if its structure lets it take for ever
-(`pattern_check.py`).
+A pattern runs through google-re2, which is linear by design, where that is installed (the extra `patterns`) and knows
+what is in it: it has no lookarounds. Otherwise it runs on pieces of 4,096 characters, and is refused at construction if
+its structure lets it take for ever (`pattern_check.py`).
 
 A function runs in a thread of its own, with a deadline. If it raises or returns no text, that text is withheld; one
 that has missed its deadline is never called again, and everything it should have seen is withheld. It works in a scope
@@ -43,15 +43,12 @@ class OwnPattern:
     def __init__(self, name: str, pattern: str) -> None:
         if _NAME.fullmatch(name) is None:
             raise ConfigError(f"A redaction pattern is named {name!r}. Use lower case letters, digits, underscores.")
+        if not pattern:
+            raise ConfigError(f"The redaction pattern {name!r} is empty, so that it finds nothing. Write one, or none.")
         self.name = name
-        self._linear = True
-        try:
-            self._finds: Any = importlib.import_module("re2").compile(pattern)
-        except ImportError:
-            self._linear = False
-            self._finds = _checked(name, pattern)
-        except Exception as problem:  # noqa: BLE001  re2's own error, and whatever it thinks of what is no text
-            raise ConfigError(f"The redaction pattern {name!r} cannot be used: {problem}. Correct it.") from None
+        linear = _linear(pattern)
+        self._linear = linear is not None
+        self._finds: Any = linear or _checked(name, pattern)
 
     def find(self, text: str) -> Iterator[Span]:
         if self._linear or len(text) <= PIECE:
@@ -66,6 +63,20 @@ class OwnPattern:
             start, end = match.span()
             if start < end:
                 yield start, end, self.name
+
+
+def _linear(pattern: str) -> Any:
+    """Return `pattern`, compiled by google-re2; None where that is not installed, or knows no such pattern."""
+    try:
+        re2 = importlib.import_module("re2")
+    except ImportError:
+        return None
+    options = re2.Options()
+    options.log_errors = False  # on standard error
+    try:
+        return re2.compile(pattern, options)
+    except Exception:  # noqa: BLE001  its own error, and whatever it thinks of what is no text
+        return None
 
 
 def _checked(name: str, pattern: str) -> re.Pattern[str]:
