@@ -67,6 +67,8 @@ class Tokens(NamedTuple):
     def from_row(cls, figures: Mapping[str, Any], noted: Mapping[str, Any]) -> Tokens:
         """Return those of a row, from its columns and from its `attributes`, where anything may stand."""
         written = figures["cache_write_tokens"]
+        if not noted:
+            return cls(figures["prompt_tokens"], figures["completion_tokens"], figures["cached_tokens"], written)
         return cls(
             figures["prompt_tokens"], figures["completion_tokens"], figures["cached_tokens"],
             _figure(noted.get(CACHE_WRITTEN)) if written is None else written,

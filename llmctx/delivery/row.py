@@ -76,7 +76,9 @@ def _record_of(call: OpenCall, texts: Texts) -> CallRecord:
         fields["error_code"] = fields.get("error_code") or "cancelled"
     elif status is Status.OK and fields.get("error_code"):
         status = Status.ERROR  # LangChain reports no error, and yet there is no answer
-    return CallRecord(**_minted(call, status), attributes=attributes or None, **fields)
+    fields.update(_minted(call, status))
+    fields["attributes"] = attributes or None
+    return CallRecord(**fields)
 
 
 def _minted(call: OpenCall, status: Status) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def prompt_of_messages(messages: Sequence[BaseMessage], limit: int = LIMIT) -> P
     try:
         count = len(messages)
         if count <= FEW:
-            usual = _usual(messages)
+            usual = _usual(messages, max(SHORT, limit // FEW))
             if usual is not None:
                 return Prompt(usual)
         room = SizeBudget(limit)
@@ -192,13 +192,16 @@ def answer_of_choices(
     )
 
 
-def _usual(messages: Sequence[BaseMessage]) -> tuple[Message, ...] | None:
-    """Return a few short texts of people, as most prompts are; None for any other. As `_message` keeps them."""
+def _usual(messages: Sequence[BaseMessage], whole: int) -> tuple[Message, ...] | None:
+    """Return a few texts of people, all shorter than `whole`, as most prompts are; None for any other.
+
+    As `_message` keeps them: there is room for so many of that length.
+    """
     kept = []
     for message in messages:
         fields = message.__dict__
         content, role = fields["content"], _CONTENT_ONLY.get(fields["type"])
-        if role is None or type(content) is not str or len(content) >= SHORT or fields.get("name") is not None:
+        if role is None or type(content) is not str or len(content) >= whole or fields.get("name") is not None:
             return None
         kept.append((role, content, None))
     return tuple(kept)

@@ -81,6 +81,17 @@ def test_a_huge_prompt_is_bounded_when_it_is_taken() -> None:
         assert len(fields_of(prompt=kept)["prompt_snapshot"].encode()) <= LIMIT
 
 
+def test_a_few_texts_are_kept_whole_as_in_any_other_prompt() -> None:
+    """The short way for prompts of a few texts keeps what the long way does, which a name takes."""
+    for limit in (100, 5_000, LIMIT):
+        for length in (10, 1023, 1024, limit // 4 - 1, limit // 4, limit - 16, limit, limit + 1):
+            texts = [f"{number}{'x' * length}"[:length] for number in range(4)]
+            plain: list[BaseMessage] = [HumanMessage(text) for text in texts]
+            named: list[BaseMessage] = [HumanMessage(text, name="n") for text in texts]
+            kept, long_way = prompt_of_messages(plain, limit), prompt_of_messages(named, limit)
+            assert [text for _, text, _ in kept.messages] == [text for _, text, _ in long_way.messages]
+
+
 def test_no_message_is_kept() -> None:
     """Neither of the prompt nor of the answer: they are the application's, to change and to let go."""
     messages: list[BaseMessage] = [HumanMessage([{"type": "text", "text": "a"}]), AIMessage("b" * 2000)]  # type: ignore[list-item]
