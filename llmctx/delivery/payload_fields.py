@@ -131,7 +131,7 @@ def fields_of(
         fields.update(cost_usd=cost, cost_source=CostSource.PROVIDER.value)
     if failure is not None:
         fields.update(error_fields(failure, redactor, cleaned))
-    elif answer is not None and answer.blank:
+    elif answer is not None and answer.blank and finished:
         fields.update(error_code="empty_answer", error_message="LangChain's client returned an empty answer")
     if content != "none":
         kept: dict[str, Any] = {}

@@ -153,7 +153,7 @@ def answer_of(result: LLMResult, limit: int = LIMIT) -> Answer:
     """Keep what a row needs of the first prompt's generations; also of the partial result of a broken stream."""
     try:
         if not result.generations or not result.generations[0]:
-            return Answer()
+            return answer_of_choices((), {}, None, result.llm_output)._replace(blank=True)
         generations = result.generations[0][:CHOICES]
         first = generations[0].__dict__
         info = first.get("generation_info")

@@ -57,6 +57,22 @@ def openai(wire: Wire, **more: Any) -> ChatOpenAI:
     )
 
 
+class Choiceless(FakeListChatModel):
+    """A service that was paid and sends a list of choices without any, as gateways do."""
+
+    def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+        usage = {"prompt_tokens": 10, "completion_tokens": 0, "total_tokens": 10}
+        return ChatResult(generations=[], llm_output={"token_usage": usage})
+
+
+async def test_an_answer_without_a_choice_is_an_error(sink: MemorySink) -> None:
+    """LangChain reports the end of the call before it raises."""
+    with pytest.raises(IndexError):
+        await asyncio.to_thread(Choiceless(responses=[""]).invoke, "hi")
+    row = await one_row(sink)
+    assert (row.status, row.error_code, row.prompt_tokens) == ("error", "empty_answer", 10)
+
+
 # -- time to first token ----------------------------------------------------------------------------------------------
 
 
