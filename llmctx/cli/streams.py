@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TextIO, cast
@@ -101,10 +103,12 @@ def safe_streams() -> Iterator[None]:
         if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # rather than fail where the encoding lacks a character
     sys.stderr = cast(TextIO, _Stderr(before[1]))
+    hook, threading.excepthook = threading.excepthook, _log_failure
     try:
         yield
     finally:
         sys.stdout, sys.stderr = before
+        threading.excepthook = hook
         _abort()
 
 
@@ -119,6 +123,14 @@ def checked_stdout() -> Iterator[_Stdout]:
         stream.flush()
     finally:
         sys.stdout = before
+
+
+def _log_failure(failure: threading.ExceptHookArgs) -> None:
+    """Log a failure that no caller sees, in a line: aiosqlite's threads meet a closed loop where a file cannot be opened,
+    of which the command itself says more.
+    """
+    level = logging.DEBUG if "loop is closed" in str(failure.exc_value) else logging.WARNING
+    logging.getLogger("llmctx").log(level, "llmctx: a thread failed: %r", failure.exc_value)
 
 
 def _reserve_descriptors() -> None:

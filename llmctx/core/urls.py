@@ -13,6 +13,7 @@ from typing import Final
 _URL: Final = re.compile(r"([a-z][a-z0-9+.-]*)://([^/?]*)(/[^?]*)?(?:\?(.*))?", re.IGNORECASE | re.DOTALL)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _SPEC: Final = re.compile(r"(\[[0-9a-fA-F:.%]*\]|[^:\[\]]*)(?::([0-9]*))?")
+_STRAY: Final = re.compile(r"[;&\s][^;&=]*=")
 _FILES: Final = ("sqlite", "unix")
 # Parameters without a secret; "@" may still tell of one that was not escaped.
 _HARMLESS: Final = frozenset({
@@ -37,8 +38,16 @@ class UrlParts:
         return self.scheme.partition("+")[0] in _FILES
 
     @property
+    def has_stray_parameters(self) -> bool:
+        """Return True if parameters stand behind no "?", as other databases' drivers take them: `db;password=…`."""
+        places = (self.path, *(host for host, _ in self.hosts))
+        return not self.is_file and any(_STRAY.search(place) for place in places)
+
+    @property
     def is_plain(self) -> bool:
         """Return True if no part of a password can stand outside of the user's part."""
+        if self.has_stray_parameters:
+            return False
         if self.is_file:
             return all("@" not in name for name, _ in self.parameters)
         has_user = self.user is not None  # then only a name can go on with a password that has a "?" in it

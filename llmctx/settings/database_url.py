@@ -77,6 +77,8 @@ def normal_url(value: str) -> str:
         near = difflib.get_close_matches(parts.scheme, _DRIVERS, 1)
         hint = f"Did you mean {near[0]}? " if near else ""
         raise ConfigError(f"{KEY} names {parts.scheme!r}, which llmctx cannot use. {hint}{_WHAT_TO_WRITE}.")
+    if parts.has_stray_parameters:
+        raise ConfigError(f"{KEY} has parameters behind no question mark. {_WHAT_TO_WRITE}?name=value&name=value.")
     if not parts.is_plain:
         raise ConfigError(f"{KEY} has an @ after its host. {_ESCAPE}. {_WHAT_TO_WRITE}.")
     try:

@@ -14,6 +14,7 @@ import random
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import pytest
 from sqlalchemy import make_url
 
 from llmctx import cli
+from llmctx.cli.streams import safe_streams
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.record import DEFAULT_TABLE
 from llmctx.migrate import commands as migrate
@@ -139,6 +141,23 @@ def test_streams_that_are_closed_or_full(filled: Path, line: str, code: int, wor
         users = {row["user_id"] for row in rows}
         assert {"'=HYPERLINK(1)", "'@x", "'＝1", r"\x1b[2J\x1b]0;owned\x07"} <= users
         assert (filled / "x.db").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(("words", "shown"), [("Event loop is closed", ""), ("broken", "RuntimeError('broken')")])
+def test_a_thread_that_fails_is_no_traceback(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, words: str, shown: str
+) -> None:
+    """As aiosqlite's, where the command has ended before a file could not be opened."""
+
+    def fail() -> None:
+        raise RuntimeError(words)
+
+    with safe_streams():
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+    assert "Traceback" not in capsys.readouterr().err + caplog.text
+    assert caplog.messages == ([f"llmctx: a thread failed: {shown}"] if shown else [])
 
 
 def test_the_query_of_a_mapping_cannot_change_anything(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
