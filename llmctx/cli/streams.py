@@ -126,8 +126,9 @@ def checked_stdout() -> Iterator[_Stdout]:
 
 
 def _log_failure(failure: threading.ExceptHookArgs) -> None:
-    """Log a failure that no caller sees, in a line: aiosqlite's threads meet a closed loop where a file cannot be opened,
-    of which the command itself says more.
+    """Log a failure that no caller sees, in a line.
+
+    aiosqlite's threads meet a closed loop where a file cannot be opened, of which the command itself says more.
     """
     level = logging.DEBUG if "loop is closed" in str(failure.exc_value) else logging.WARNING
     logging.getLogger("llmctx").log(level, "llmctx: a thread failed: %r", failure.exc_value)
