@@ -9,7 +9,7 @@ from langchain_core.tracers.context import register_configure_hook
 
 from llmctx.capture.handler import CallLogHandler
 from llmctx.capture.recorder import Recorder
-from llmctx.core.guard import HARMLESS, stop
+from llmctx.core.guard import HARMLESS, contain
 from llmctx.identity.present_scope import SESSION_SERVER, modules, present_scope
 from llmctx.identity.scope import FAILED_SCOPE, current_scope
 
@@ -55,7 +55,7 @@ class _Hook:
                 handler = handlers[self.number] = CallLogHandler(recorder=recorder, scope=anchor)
             return handler
         except BaseException as problem:  # noqa: BLE001  this is the guard
-            stop("handler_failed", HARMLESS, problem, "_Hook.get")
+            contain("handler_failed", HARMLESS, problem, "_Hook.get")
             return self.failed if self.recorder is not None else self.plain
 
 

@@ -28,10 +28,10 @@ from llmctx.capture.payload.messages import Prompt, answer_of, hold_answer, prom
 from llmctx.capture.payload.raw_answers import answer_in, merge
 from llmctx.capture.payload.token_usage import Stream
 from llmctx.capture.recorder import Recorder, active, on_start
-from llmctx.capture.run_inline import beware, watch
+from llmctx.capture.run_inline import adapt_run_inline, protect_other_handlers
 from llmctx.capture.run_managers import collected_chunks, end_directly
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.guard import HARMLESS, guard_harmless, is_from_outside, stop, swallow
+from llmctx.core.guard import HARMLESS, contain, guard_harmless, is_from_outside, swallow
 from llmctx.core.record import Source, Status
 from llmctx.core.tracing import current_span
 from llmctx.identity import remote
@@ -57,7 +57,7 @@ R = TypeVar("R")
 
 _hook = guard_harmless("handler_failed")
 """Around everything that LangChain calls."""
-_stop = partial(stop, "handler_failed", HARMLESS)
+_stop = partial(contain, "handler_failed", HARMLESS)
 
 
 class CallLogHandler(BaseCallbackHandler):
@@ -91,7 +91,7 @@ class CallLogHandler(BaseCallbackHandler):
         self._any_recorder = recorder is None
         self._scope = scope
         """The scope in which the run began, when the handler rides along with its callbacks."""
-        watch(CallLogHandler)
+        protect_other_handlers(CallLogHandler)
 
     @property
     def is_trusted(self) -> bool:
@@ -159,7 +159,7 @@ class CallLogHandler(BaseCallbackHandler):
     def on_llm_start(
         self, serialized: dict[str, Any] | None, prompts: list[str], *, run_id: UUID, **kwargs: Any
     ) -> None:
-        beware()
+        adapt_run_inline()
         recorder = self._listener()
         if recorder is None or (recorder.open_calls.is_run_open(run_id) and self._again(recorder, run_id, kwargs)):
             return

@@ -21,7 +21,7 @@ from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler
 from langchain_core.language_models import BaseLLM
 from langchain_core.tracers.context import register_configure_hook
 
-from llmctx.core.guard import HARMLESS, guard_harmless, stop
+from llmctx.core.guard import HARMLESS, contain, guard_harmless
 from llmctx.core.patches import function_within
 
 _on_llm_start: Final = function_within(AsyncCallbackManager, "on_llm_start")
@@ -41,7 +41,7 @@ _ASKER: Final = 3  # frames above `get`: LangChain's _configure, configure, and 
 
 _ours: Final[list[type[BaseCallbackHandler]]] = []
 _unaware: Final[list[bool]] = [True]
-_stop = partial(stop, "handler_failed", HARMLESS)
+_stop = partial(contain, "handler_failed", HARMLESS)
 
 
 class _Watch:
@@ -50,7 +50,7 @@ class _Watch:
     def get(self, default: Any = None) -> None:
         try:
             if _unaware and id(_getframe(_ASKER).f_code) in _BEGIN_COMPLETIONS:
-                beware()
+                adapt_run_inline()
         except ValueError:  # the stack is not that deep
             return
         except BaseException as problem:  # noqa: BLE001  `guard` would stand between, and at each run
@@ -60,14 +60,14 @@ class _Watch:
 _hook: Final = _Watch()
 
 
-def watch(handlers: type[BaseCallbackHandler]) -> None:
+def protect_other_handlers(handlers: type[BaseCallbackHandler]) -> None:
     """Keep handlers of that class, whose `run_inline` is True, from costing others their events."""
     if not _ours:
         _ours.append(handlers)
         register_configure_hook(_hook, inheritable=False)  # type: ignore[arg-type]  # only `get` is called on it
 
 
-def beware() -> None:
+def adapt_run_inline() -> None:
     """Answer `run_inline` by what asks for it from here on: a completion model is at work."""
     if _unaware:
         for handlers in _ours:

@@ -30,7 +30,7 @@ from langchain_core.callbacks import (
 )
 from langchain_core.language_models import BaseChatModel
 
-from llmctx.core.guard import HARMLESS, stop
+from llmctx.core.guard import HARMLESS, contain
 from llmctx.core.patches import function_within
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ _NEW_TOKEN: Final = "on_llm_new_token"  # noqa: S105  the name of a method
 _END: Final = "on_llm_end"
 _BETWEEN: Final = 5  # frames from the one that asks to the run manager's, at most
 _TO_START: Final = 6  # frames from `end_directly` to the method that has made the run's manager
-_stop = partial(stop, "handler_failed", HARMLESS)
+_stop = partial(contain, "handler_failed", HARMLESS)
 
 _REPORTERS: Final[dict[int, tuple[Any, FunctionType]]] = {
     id(function.__code__): (manager, function)

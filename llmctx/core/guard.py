@@ -44,7 +44,7 @@ def guard(cause: str, message: str, *, otherwise: Callable[..., Any] | None = No
                     result = None if otherwise is None else otherwise(*args, **kwargs)
                 except BaseException:  # noqa: BLE001  where a stack is full, there is no room for this either
                     diagnostics.unlogged += 1
-                stop(cause, message, problem, work.__qualname__)
+                contain(cause, message, problem, work.__qualname__)
                 return result
 
         return cast("F", run)
@@ -69,7 +69,7 @@ def swallow(problem: BaseException, cause: str, message: str, *args: object) -> 
     diagnostics.count(cause, message, *args, exc=problem)
 
 
-def stop(cause: str, message: str, problem: BaseException, name: str) -> None:
+def contain(cause: str, message: str, problem: BaseException, name: str) -> None:
     """Count `problem`, by which the function `name` failed. Raise it if it is the application's."""
     passes = False
     try:

@@ -61,7 +61,7 @@ class CapturedCalls:
         assert records, "no LLM call was made, so none could be attributed"
         missing = self.unattributed
         if missing:
-            raise AssertionError(complaint(missing, len(records)))
+            raise AssertionError(failure_message(missing, len(records)))
 
     def __enter__(self) -> Self:
         from llmctx.calllog import CallLog
@@ -92,7 +92,7 @@ class CapturedCalls:
             await self._call_log.aclose(_FLUSH_S)
 
 
-def complaint(missing: Sequence[CallRecord], of: int) -> str:
+def failure_message(missing: Sequence[CallRecord], of: int) -> str:
     """Return what is wrong with `missing`, of `of` calls: where each was made, why ids are missing, what it asked."""
     from llmctx.identity.reasons import REASONS
 

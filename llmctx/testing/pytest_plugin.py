@@ -45,9 +45,9 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
         result = yield
     missing = calls.unattributed
     if missing:
-        from llmctx.testing.captured import complaint
+        from llmctx.testing.captured import failure_message
 
-        pytest.fail(complaint(missing, len(calls.records)), pytrace=False)
+        pytest.fail(failure_message(missing, len(calls.records)), pytrace=False)
     return result
 
 

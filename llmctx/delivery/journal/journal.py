@@ -99,7 +99,7 @@ class Journal(RecordFiles):
             except OSError as problem:
                 raise directories.unavailable_error(directory, problem) from problem
             if not self.endpoint.ids:  # where this name led last
-                self.endpoint = Endpoint(self.endpoint.name, owners.recall(self.dead_letters.folder).ids)
+                self.endpoint = Endpoint(self.endpoint.name, owners.recall_endpoint(self.dead_letters.folder).ids)
             self._say_whose()
             undo.pop_all()
         owners.open_journals.add(self.name)
@@ -195,7 +195,7 @@ class Journal(RecordFiles):
             return
         if time.monotonic() - self._beaten_at > _BEAT_S:
             self._beaten_at = time.monotonic()
-            if not self._is_known or not owners.beat(self._folder):
+            if not self._is_known or not owners.renew_heartbeat(self._folder):
                 self._say_whose()
         try:
             current = self._segments[-1]
@@ -237,7 +237,7 @@ class Journal(RecordFiles):
         if not self._closed and endpoint != self.endpoint:
             self.endpoint = endpoint
             self._say_whose()
-            owners.remember(endpoint, self.dead_letters.folder)
+            owners.remember_endpoint(endpoint, self.dead_letters.folder)
 
     def _say_whose(self) -> None:
         self.dead_letters.endpoint = self.endpoint

@@ -37,7 +37,7 @@ def recall_endpoint(directory: str | os.PathLike[str]) -> Endpoint:
     except OSError:
         return Endpoint()
     try:
-        return owners.recall(folder)
+        return owners.recall_endpoint(folder)
     finally:
         os.close(folder)
 
@@ -45,7 +45,7 @@ def recall_endpoint(directory: str | os.PathLike[str]) -> Endpoint:
 def remember_endpoint(directory: str | os.PathLike[str], endpoint: Endpoint) -> None:
     """Note where the rows of this directory go. Raise `JournalUnavailable`, or OSError."""
     with _opened(directory) as (_, dead_letters):
-        owners.remember(endpoint, dead_letters.folder)
+        owners.remember_endpoint(endpoint, dead_letters.folder)
 
 
 def erase(

@@ -121,7 +121,7 @@ def close(owner: Owner, folder: int) -> None:
             os.close(fd)
 
 
-def beat(folder: int) -> bool:
+def renew_heartbeat(folder: int) -> bool:
     """Say that this process is alive. Return False where it has to be noted anew."""
     try:
         os.utime(FILE, dir_fd=folder, follow_symlinks=False)
@@ -167,14 +167,14 @@ def _age(folder: int) -> float:
 # -- places -----------------------------------------------------------------------------------------------------------
 
 
-def remember(endpoint: Endpoint, folder: int) -> None:
+def remember_endpoint(endpoint: Endpoint, folder: int) -> None:
     """Note, beside the dead letters of a name, which endpoint it led to last. Never raises."""
-    if endpoint.ids and endpoint != recall(folder):
+    if endpoint.ids and endpoint != recall_endpoint(folder):
         with contextlib.suppress(OSError):
             directories.replace(_PLACE, folder, frame(Kind.OPENED, orjson.dumps(_as_json(endpoint))), sync=False)
 
 
-def recall(folder: int) -> Endpoint:
+def recall_endpoint(folder: int) -> Endpoint:
     """Return which endpoint the name led to last."""
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
         for found in frames_in(directories.read_file(_PLACE, folder)):

@@ -26,7 +26,7 @@ from llmctx.ops.doctor.app_inspection import (
     where_of,
 )
 from llmctx.ops.doctor.contextvar_checks import amends
-from llmctx.ops.doctor.finding import Finding, names, places, source_of
+from llmctx.ops.doctor.finding import Finding, list_names, list_places, source_of
 from llmctx.ops.doctor.source import Source
 from llmctx.settings import Settings
 
@@ -54,10 +54,10 @@ def middleware(parts: AppParts) -> list[Finding]:
         cause = f"{len(outside)} of {len(routes)} routes are outside of ContextMiddleware: "
         return [
             Finding(
-                "middleware", False, cause + names(route.path or "/" for route in outside),
+                "middleware", False, cause + list_names(route.path or "/" for route in outside),
                 "Calls made there have no scope: session_id and user_id stay NULL.",
                 f"Install it in the outermost application: {_ADD}",
-                places(filter(None, (source_of(route.endpoint) for route in outside))),
+                list_places(filter(None, (source_of(route.endpoint) for route in outside))),
             ),
             *_identify(parts),
         ]  # fmt: skip
@@ -154,23 +154,23 @@ def wrapping(parts: AppParts) -> list[Finding]:
         cause = "no graph found, not checked: if one is made in a function, or later, see that it is wrapped"
         return [Finding("graphs", True, cause, unknown=True)]
     if not bare:
-        return [Finding("graphs", True, f"{names(found)}: wrapped")]
+        return [Finding("graphs", True, f"{list_names(found)}: wrapped")]
     if all(has_agent_middleware(found[name]) for name in bare):
         return [
             Finding(
-                "graphs", False, f"{names(bare)}: not wrapped, only LlmctxMiddleware is in it",
+                "graphs", False, f"{list_names(bare)}: not wrapped, only LlmctxMiddleware is in it",
                 "Models that hooks of other middleware ask (summaries, …) have no ids; other nodes have no scope.",
                 "wrap_graph(create_agent(…)), beside the middleware or in its place.",
-                places(filter(None, map(parts.location_of, bare))),
+                list_places(filter(None, map(parts.location_of, bare))),
             )
         ]  # fmt: skip
     findings = [
         Finding(
-            "graphs", False, f"{names(bare)}: not wrapped",
+            "graphs", False, f"{list_names(bare)}: not wrapped",
             "Its nodes have no scope of their own: ids in the state or in configurable are not seen, and calls from "
             "threads, workers and resumed runs have none.",
             "wrap_graph(builder).compile(…), or wrap_graph(graph) for one that is compiled already.",
-            places(filter(None, map(parts.location_of, bare))),
+            list_places(filter(None, map(parts.location_of, bare))),
         )
     ]  # fmt: skip
     if configurable := list(_ids_in_configurable(parts.source)):
@@ -178,7 +178,7 @@ def wrapping(parts: AppParts) -> list[Finding]:
             Finding(
                 "configurable", False, "ids are put into configurable, and the graph is not wrapped",
                 "LangGraph gives callbacks the thread_id alone: the ids in configurable reach no row.",
-                "wrap_graph(graph): its nodes read configurable.", places(configurable),
+                "wrap_graph(graph): its nodes read configurable.", list_places(configurable),
             )
         )  # fmt: skip
     return findings
@@ -214,11 +214,11 @@ def callbacks(parts: AppParts) -> list[Finding]:
         return []
     return [
         Finding(
-            "handlers", False, f"{names(slow)}: not inline, and {names(models)} is a completion model",
+            "handlers", False, f"{list_names(slow)}: not inline, and {list_names(models)} is a completion model",
             "LangChain does not tell such a handler when a completion model starts, as soon as any other handler is "
             "inline; llmctx's is. Chat models are not affected.",
             "Set run_inline = True in a handler that is synchronous, or use a chat model.",
-            places(filter(None, map(where_of, slow.values()))),
+            list_places(filter(None, map(where_of, slow.values()))),
         )
     ]  # fmt: skip
 

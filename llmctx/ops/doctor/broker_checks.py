@@ -12,7 +12,7 @@ from llmctx.core.errors import LlmctxError
 from llmctx.delivery.broker import provision
 from llmctx.delivery.broker.lag import Lag, fetch_lag
 from llmctx.delivery.broker.session import open_broker, transport_of
-from llmctx.ops.doctor.finding import Finding, names
+from llmctx.ops.doctor.finding import Finding, list_names
 from llmctx.settings import Settings
 from llmctx.settings.transport_url import TransportUrl
 
@@ -48,7 +48,7 @@ def _streams(plan: provision.Plan, where: str) -> Iterator[Finding]:
     for refusal in plan.refusals:
         yield Finding("broker streams", False, refusal, "Rows may be lost on the broker.", "Do what it says.", where)
     if plan.steps:
-        cause = f"not as they should be: {names(step.what for step in plan.steps)}"
+        cause = f"not as they should be: {list_names(step.what for step in plan.steps)}"
         consequence = "Rows stay in the journals, or are less safe on the broker than they could be."
         yield Finding("broker streams", False, cause, consequence, "llmctx migrate --transport --yes", where)
     elif not plan.refusals:
@@ -65,7 +65,7 @@ def _syncing(transport: TransportUrl) -> Iterator[Finding]:
         if config is not None and not config.get("sync_always"):
             lazy.append(host)
     if lazy:
-        cause = f"{names(lazy)} acknowledge before data is on disk (sync_interval)"
+        cause = f"{list_names(lazy)} acknowledge before data is on disk (sync_interval)"
         consequence = (
             "If a machine fails, the last minutes can be lost. Journals send their rows again until the database has "
             "them; those of a host without a journal are lost."

@@ -32,7 +32,7 @@ from llmctx.identity.binding import bind
 from llmctx.identity.scope import CallContext
 from llmctx.middleware import ContextMiddleware
 from llmctx.ops.doctor.app_inspection import Layer
-from llmctx.ops.doctor.finding import Finding, names
+from llmctx.ops.doctor.finding import Finding, list_names
 
 _PATIENCE_S: Final = 15.0
 _WHO: Final = CallContext(session_id="canary-session", user_id="canary-user")
@@ -78,10 +78,10 @@ async def requests(layers: Sequence[Layer], where: str | None) -> Finding:
     lost = [path for path in (*_PATHS, _SOCKET) if not _has_ids(recorded.get(path))]
     if not lost and not problem:
         cause = f"{len(_PATHS) + 1} of {len(_PATHS) + 1} calls in requests got the identity of a test request"
-        return Finding("canary requests", True, cause + (f"; left out: {names(left_out)}" if left_out else ""))
+        return Finding("canary requests", True, cause + (f"; left out: {list_names(left_out)}" if left_out else ""))
     return Finding(
         "canary requests", False,
-        problem or f"calls made in {names(lost)} did not get the identity that identify gives",
+        problem or f"calls made in {list_names(lost)} did not get the identity that identify gives",
         "Such calls have no session_id and user_id, or another's.",
         "Add ContextMiddleware last, so that it runs first, apart from authentication; and report it.", where,
     )  # fmt: skip

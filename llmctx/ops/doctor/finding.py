@@ -32,7 +32,7 @@ def source_location(file: str, line: int) -> str:
     return f"{file if relative.startswith('..') else relative}:{line}"
 
 
-def places(locations: Iterable[str]) -> str | None:
+def list_places(locations: Iterable[str]) -> str | None:
     """Join the first few places, and say how many more there are."""
     every = list(dict.fromkeys(locations))
     if not every:
@@ -41,9 +41,9 @@ def places(locations: Iterable[str]) -> str | None:
     return ", ".join(every[:_PLACES]) + more
 
 
-def names(values: Iterable[str]) -> str:
+def list_names(values: Iterable[str]) -> str:
     """Join the first few names, as `places` does."""
-    return places(values) or ""
+    return list_places(values) or ""
 
 
 def plain_function(thing: Any) -> Any:

@@ -9,7 +9,7 @@ import ast
 from collections.abc import Iterator
 from typing import Final
 
-from llmctx.ops.doctor.finding import Finding, names, places
+from llmctx.ops.doctor.finding import Finding, list_names, list_places
 from llmctx.ops.doctor.lost_context import Loss, last_name
 from llmctx.ops.doctor.source import Function, Module, Source
 
@@ -56,10 +56,10 @@ def unrecorded_jobs(source: Source) -> Iterator[Finding]:
     """Say where jobs run in processes that start no `CallLog`, as far as imports tell."""
     lost = [(function, by) for function, by in dict.fromkeys(_remote(source)) if not _may_record(source, function, by)]
     if lost:
-        jobs = names(f"{function.name} ({by})" for function, by in lost)
+        jobs = list_names(f"{function.name} ({by})" for function, by in lost)
         yield Finding(
             "other processes", True,
-            f"no CallLog is started for {jobs}, as far as the source tells ({places(f.where for f, _ in lost)}): "
+            f"no CallLog is started for {jobs}, as far as the source tells ({list_places(f.where for f, _ in lost)}): "
             "without one their calls have no row. CallLog().start() belongs into on_startup (arq), worker_process_init "
             "(Celery), the lifespan (MCP), or `with CallLog():` into the job (RQ)", unknown=True,
         )  # fmt: skip
@@ -79,7 +79,7 @@ def missing_key(source: Source, *, has_key: bool) -> Iterator[Finding]:
         yield Finding(
             "hand-over key", True,
             "LLMCTX_HANDOVER_KEY is not set here: without it hand_over() and take_over() raise ConfigError, as in "
-            f"{places(used)}. Set the same in every process", unknown=True,
+            f"{list_places(used)}. Set the same in every process", unknown=True,
         )  # fmt: skip
 
 

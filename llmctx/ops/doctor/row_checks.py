@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.core.errors import LlmctxError
 from llmctx.core.record import UsageSource
-from llmctx.ops.doctor.finding import Finding, names, places
+from llmctx.ops.doctor.finding import Finding, list_names, list_places
 from llmctx.settings import Settings
 from llmctx.storage.engine import read_connection
 from llmctx.storage.filters import Filters
@@ -121,11 +121,11 @@ def _missing_ids(recent: RecentRows, summary: str) -> Finding:
     ]
     last = max(group["last"] for group in found.misses)
     return Finding(
-        "recent rows", False, f"{summary}; missing: {names(groups)}",
+        "recent rows", False, f"{summary}; missing: {list_names(groups)}",
         f"These calls have no user. The last one is of {last:%Y-%m-%d %H:%M} UTC: if you have changed "
         "something since, make calls and look again.",
         " ".join(f"{remedy.name}: {remedy.how}" for remedy in advice.remedies(found.by_place)[:2]),
-        places(str(group["where"]) for group in found.by_place if group["where"]),
+        list_places(str(group["where"]) for group in found.by_place if group["where"]),
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from llmctx.ops.doctor.app_inspection import AppParts, graphs, is_wrapped
 from llmctx.ops.doctor.contextvar_checks import bind_across_yield, lost_in_dependencies, lost_in_middleware
-from llmctx.ops.doctor.finding import Finding, names, places
+from llmctx.ops.doctor.finding import Finding, list_names, list_places
 from llmctx.ops.doctor.jobs import missing_key, remote_jobs, scheduled_jobs, unrecorded_jobs
 from llmctx.ops.doctor.lost_context import Kind, Loss, jobs_without_scope, workers
 
@@ -49,8 +49,8 @@ def _jobs(parts: AppParts, carry: bool) -> Iterator[Finding]:
             lost.setdefault(loss.kind, []).append(loss)
     for kind, each in lost.items():
         name, cause, fix = _TEXTS[kind]
-        where = places(loss.where for loss in each)
-        yield Finding(name, False, cause.format(names(loss.what for loss in each)), _NO_SCOPE, fix, where)
+        where = list_places(loss.where for loss in each)
+        yield Finding(name, False, cause.format(list_names(loss.what for loss in each)), _NO_SCOPE, fix, where)
 
 
 def _workers(parts: AppParts, carry: bool) -> Iterator[Finding]:
@@ -64,30 +64,30 @@ def _workers(parts: AppParts, carry: bool) -> Iterator[Finding]:
     outside = [loss for loss in workers(source, every, graphs_count=not wrapped) if loss not in inside]
     if inside:
         yield Finding(
-            "workers", False, f"a request starts a shared worker: {names(loss.what for loss in inside)}",
+            "workers", False, f"a request starts a shared worker: {list_names(loss.what for loss in inside)}",
             "The worker inherits the scope of the request that happened to start it, and plain prompts that other "
             "requests give it are recorded for that user.",
             "CallLog(carry=True): each item then brings the scope in which it was put. Or start the worker in the "
             "lifespan, put the identity with the item, and bind() it there.",
-            places(loss.where for loss in inside),
+            list_places(loss.where for loss in inside),
         )  # fmt: skip
     if outside:
         yield Finding(
             "queues", False, f"a worker reads a queue whose items bring no identity: "
-            f"{names(loss.what for loss in outside)}", _NO_SCOPE,
+            f"{list_names(loss.what for loss in outside)}", _NO_SCOPE,
             "CallLog(carry=True): each item then brings the scope in which it was put. Or put the identity with the "
             "item, and bind() it in the worker.",
-            places(loss.where for loss in outside),
+            list_places(loss.where for loss in outside),
         )  # fmt: skip
 
 
 def _variables(parts: AppParts) -> Iterator[Finding]:
     if lost := list(lost_in_dependencies(parts)):
         yield Finding(
-            "dependencies", False, names(f"{name} is synchronous, and sets {what}" for name, what, _ in lost),
+            "dependencies", False, list_names(f"{name} is synchronous, and sets {what}" for name, what, _ in lost),
             "FastAPI runs it in another thread, on a copy of the context: neither the endpoint nor its calls see it.",
             "amend(user_id=…) instead, which works from there too; or make the dependency `async def`.",
-            places(where for *_, where in lost),
+            list_places(where for *_, where in lost),
         )  # fmt: skip
     for name, cause, consequence, where in lost_in_middleware(parts):
         fix = f"ContextMiddleware(identify=…), which is pure ASGI; or write {name} as pure ASGI."
@@ -95,8 +95,8 @@ def _variables(parts: AppParts) -> Iterator[Finding]:
     if across := list(bind_across_yield(parts)):
         yield Finding(
             "generators", False,
-            f"bind() is held open across a yield: {names(function.name for function, _ in across)}",
+            f"bind() is held open across a yield: {list_names(function.name for function, _ in across)}",
             "The consumer of the generator runs in that scope between two steps, and closes it in another context.",
             "bind() inside, around each step that makes a call. ContextMiddleware covers streamed answers by itself.",
-            places(where for _, where in across),
+            list_places(where for _, where in across),
         )  # fmt: skip
