@@ -84,8 +84,11 @@ class DetectorSet:
         if len(view.raw) > _PIECE:
             self._find_in_pieces(view, spans)
             return
+        forms = view.for_sieves
+        if not view.text.isascii():
+            view.sieve_form("text")
         for group in self._groups:
-            if (group.view != "text" or not view.is_ascii) and group.may_be_in(view.sieve_form(group.view)):
+            if (form := forms.get(group.view)) is not None and group.may_be_in(form):
                 for detector in group.detectors:
                     if (group.is_one or detector.may_be_in(view, 0, _PIECE)) and detector.has_required_word(view):
                         detector.search(view, spans)
@@ -93,7 +96,7 @@ class DetectorSet:
     def _find_in_pieces(self, view: NormalForm, spans: list[Span]) -> None:
         pieces = [(at, max(0, at - _OVERLAP), at + _PIECE + _OVERLAP) for at in range(0, len(view.raw), _PIECE)]
         for group in self._groups:
-            if group.view == "text" and view.is_ascii:
+            if group.view == "text" and view.text.isascii():
                 continue
             shown = view.sieve_form(group.view)
             some = [piece for piece in pieces if group.may_be_in(shown[piece[1] : piece[2]])]

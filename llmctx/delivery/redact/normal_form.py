@@ -82,10 +82,8 @@ _HINTS: Final = tuple(
     )
 )
 """A sign that is seen in no time, and what must follow it for there to be something to undo."""
-_BRIEF: Final = 200
 _FEW: Final = 40  # characters to a sign, from which on it is seldom
 _SHOWN: Final = bytes(BEYOND.get(code, code) for code in range(256))
-_FIRSTS: Final = "\\%&<=[^\0\x08\x1b"
 _MAY_HOLD_TOKENS: Final = sieve(
     "|".join(
         (
@@ -159,7 +157,7 @@ class SearchText:
 class NormalForm(SearchText):
     """A text brought into one form, and the way back."""
 
-    __slots__ = ("_maps", "_shown", "_undone", "is_ascii")
+    __slots__ = ("_maps", "_undone", "for_sieves")
 
     def __init__(self, text: str) -> None:
         self._undone: list[tuple[list[str], list[str]]] = []
@@ -182,9 +180,9 @@ class NormalForm(SearchText):
         self.text = text
         self.raw = mask_placeholders(raw or _as_bytes(text))
         self.low = self.raw.lower()
-        self.is_ascii = self.raw.isascii()
-        shown_raw = self.raw.decode() if self.is_ascii else for_sieve(self.raw)
-        self._shown = {"raw": shown_raw, "low": shown_raw.lower()}
+        shown_raw = self.raw.decode() if self.raw.isascii() else for_sieve(self.raw)
+        self.for_sieves = {"raw": shown_raw, "low": shown_raw.lower()}
+        """`raw` and `low` for sieves, which read what is UTF-8."""
 
     def original_span(self, start: int, end: int) -> tuple[int, int]:
         """Return where in the text itself stands what is between `start` and `end`; whole escapes."""
@@ -195,9 +193,9 @@ class NormalForm(SearchText):
         return start, end
 
     def sieve_form(self, name: str) -> str:
-        """Return `raw`, `low` or `text` for sieves, which read what is UTF-8."""
-        if (shown := self._shown.get(name)) is None:
-            self._shown[name] = shown = self.text.encode("utf-8", "replace").decode()
+        """Return `raw`, `low` or `text` for sieves."""
+        if (shown := self.for_sieves.get(name)) is None:
+            self.for_sieves[name] = shown = self.text.encode("utf-8", "replace").decode()
         return shown
 
     @property
@@ -231,8 +229,8 @@ def _shown_short(escape: re.Match[str]) -> str:
 
 
 def _has_tokens(text: str) -> bool:
-    if len(text) > _BRIEF and text.isascii():
-        return any(sign in text for sign in _FIRSTS) and _MAY_HOLD_TOKENS(text)
+    if text.isascii():
+        return _MAY_HOLD_TOKENS(text)
     return any(sign in text and pattern.search(text) for sign, pattern in _HINTS)
 
 

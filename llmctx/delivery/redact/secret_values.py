@@ -42,13 +42,20 @@ _TIME: Final = re.compile(rb"\d{4}-\d\d-\d\d(?:[T ][0-9:.+Z-]*)?|[0-9.,:/+-]{1,4
 
 def is_random(value: bytes, least: int = 16) -> bool:
     """Return True for what a machine made: of several classes of signs, or long and hexadecimal?"""
-    if len(value) < least or b" " in value or _is_innocent(value):
+    if len(value) < least or b" " in value:
         return False
     if DIGIT.search(value) is None:
-        return len(value) >= 24 and value.isalnum() and _UPPER.search(value) is not None
+        return _is_solid(value) and not _is_innocent(value)
+    if _is_innocent(value):
+        return False
     if _UPPER.search(value) and _LOWER.search(value):
         return True
     return len(value) >= 20 and WORDY.fullmatch(value) is None
+
+
+def _is_solid(value: bytes) -> bool:
+    """Return True for what may be random without a digit."""
+    return len(value) >= 24 and value.isalnum() and _UPPER.search(value) is not None
 
 
 def _is_innocent(value: bytes) -> bool:
@@ -62,30 +69,32 @@ def _is_innocent(value: bytes) -> bool:
 
 def is_secret(value: bytes, quoted: bool, behind: bytes) -> bool:
     """Return True for what is a secret behind a name that tells of a key or a token."""
-    if len(value) < 8 or b" " in value or _is_innocent(value) or WORDY.fullmatch(value):
+    if len(value) < 8 or b" " in value:
         return False
-    if DIGIT.search(value):
-        return len(value) >= 12 or quoted or behind in (b"&", b"")
-    return len(value) >= 24 and value.isalnum() and _UPPER.search(value) is not None
+    has_digit = DIGIT.search(value) is not None
+    likely = (len(value) >= 12 or quoted or behind in (b"&", b"")) if has_digit else _is_solid(value)
+    return likely and not _is_innocent(value) and WORDY.fullmatch(value) is None
 
 
 def is_password(value: bytes, quoted: bool, behind: bytes) -> bool:
     """Return True for what is a secret behind a name that tells of a password."""
-    if PLACEHOLDER.fullmatch(value) or value.rstrip(b"0123456789!.?").lower() in _SENTENCE:
-        return False
     if b" " in value:
-        return quoted and DIGIT.search(value) is not None and len(value) < 64 and _SPECIAL.search(value) is not None
-    if (
-        not (quoted or behind == b"&" or _NUMBERED.fullmatch(value))
-        and (_IDENTIFIER.fullmatch(value) or (DIGIT.search(value) is None and _TYPE.fullmatch(value)))
-    ):  # fmt: skip
+        likely = quoted and DIGIT.search(value) is not None and len(value) < 64 and _SPECIAL.search(value) is not None
+    else:
+        likely = (
+            quoted
+            or behind == b"&"
+            or DIGIT.search(value) is not None
+            or (len(value) >= 6 and _SPECIAL.search(value) is not None)
+            or (len(value) >= 8 and _UPPER.search(value[1:]) is not None and _LOWER.search(value) is not None)
+        )
+    if not likely or value.rstrip(b"0123456789!.?").lower() in _SENTENCE or PLACEHOLDER.fullmatch(value):
         return False
     return (
         quoted
         or behind == b"&"
-        or DIGIT.search(value) is not None
-        or (_SPECIAL.search(value) is not None and len(value) >= 6)
-        or (len(value) >= 8 and _UPPER.search(value[1:]) is not None and _LOWER.search(value) is not None)
+        or _NUMBERED.fullmatch(value) is not None
+        or not (_IDENTIFIER.fullmatch(value) or (DIGIT.search(value) is None and _TYPE.fullmatch(value)))
     )
 
 
