@@ -11,6 +11,7 @@ import pytest
 
 from llmctx.delivery.redact import Redactor
 from llmctx.delivery.redact.normal_form import NormalForm
+from llmctx.delivery.redact.text_spans import Span
 from tests.redaction.innocent_texts import innocent
 from tests.redaction.secret_texts import secrets
 
@@ -117,6 +118,21 @@ def test_a_long_text_hides_nothing() -> None:
     some = [one for one in secrets(6) if len(one.text) < 200 and not one.text.isspace()][::12]
     for one in some:
         assert redact(f"{around}\n{one.text}\n{around}") == f"{around}\n{redact(one.text)}\n{around}", one
+
+
+def test_gates_are_open_wherever_a_detector_finds_something() -> None:
+    """Each detector, asked directly, finds nothing that it does not find behind its gates."""
+    redactor = Redactor()
+    detectors = [detector for group in redactor._detectors._groups for detector in group.detectors]
+    for one in [*list(secrets(7))[::5], *list(innocent(8))[::5]]:
+        view = NormalForm(one.text)
+        found: list[Span] = []
+        redactor._detectors.find(view, found)
+        for detector in detectors:
+            directly: list[Span] = []
+            detector.search(view, directly)
+            if detector.has_required_word(view):
+                assert set(directly) <= set(found), (detector.search, one.text)
 
 
 def test_no_text_costs_many_times_what_prose_costs() -> None:
