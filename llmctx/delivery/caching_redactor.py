@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from llmctx.core.record import SNAPSHOTS
 from llmctx.delivery.redact import Redactor
@@ -20,6 +20,10 @@ from llmctx.delivery.redact.custom import Function
 _NAMES: Final = frozenset(SNAPSHOTS)
 _ROLES: Final = frozenset({"user", "assistant", "system", "tool"})
 _END: Final = 32  # characters
+_LEAST: Final = 128
+"""Characters of a text that is remembered: a shorter one is searched in less time than it is known."""
+_WORTH: Final = 1536
+"""Characters that are to be known for them to be left out: fewer are searched sooner than all is put together again."""
 _MOST: Final = 4096
 """Texts that are remembered, of the latest; as many again of those before."""
 
@@ -46,13 +50,16 @@ class CachingRedactor(Redactor):
             text
             for item in value.values()
             for one in (item if type(item) is list else (item,))
-            if type(one) is dict and type(text := one.get("content")) is str
+            if type(one) is dict and _is_worth_knowing(text := one.get("content"))
         ]
         marks = [_mark(text) for text in texts]
         latest, before = self._latest, self._before
-        for mark in marks:
+        known = 0
+        for mark, text in zip(marks, texts, strict=True):
             if latest.get(mark) or before.get(mark):
-                return self._redact_the_rest(value)
+                known += len(text)
+        if known >= _WORTH:
+            return self._redact_the_rest(value)
         redacted = super().redact_tree(value)
         if redacted is value:
             for mark, text in zip(marks, texts, strict=True):
@@ -83,7 +90,7 @@ class CachingRedactor(Redactor):
         return bool(digest) and digest == self._digest(text)
 
     def _asked(self, item: Any) -> Any:
-        if type(item) is dict and type(text := item.get("content")) is str and text and self.is_known_clean(text):
+        if type(item) is dict and _is_worth_knowing(text := item.get("content")) and self.is_known_clean(text):
             return {**item, "content": ""}
         return item
 
@@ -92,7 +99,7 @@ class CachingRedactor(Redactor):
             text = item["content"]
             self._remember(_mark(text), text)
             return {**redacted, "content": text}
-        if type(item) is dict and type(text := item.get("content")) is str and redacted["content"] == text:
+        if type(item) is dict and _is_worth_knowing(text := item.get("content")) and redacted["content"] == text:
             self._remember(_mark(text), text)
         return redacted
 
@@ -108,6 +115,10 @@ class CachingRedactor(Redactor):
 
     def _digest(self, text: str) -> bytes:
         return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, key=self._key).digest()
+
+
+def _is_worth_knowing(content: Any) -> TypeGuard[str]:
+    return type(content) is str and len(content) >= _LEAST
 
 
 def _mark(text: str) -> int:

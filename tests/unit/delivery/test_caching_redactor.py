@@ -12,7 +12,7 @@ from llmctx.delivery import caching_redactor
 from llmctx.delivery.caching_redactor import CachingRedactor
 from llmctx.delivery.redact import Redactor
 
-FILL = "The patient reports that headaches have become less frequent since the dose was changed. " * 4
+FILL = "The patient reports that headaches have become less frequent since the dose was changed. " * 24
 KEY = "sk-proj-" + "a1B2c3D4" * 6
 TEXTS: list[Any] = [
     *(FILL, FILL + "é" * 100, "short", "", FILL + "\ud800", FILL * 20, FILL + " 0000 1234"),
@@ -85,6 +85,15 @@ def test_text_with_the_same_ends_is_not_known() -> None:
         assert redactor.redact_tree(kept) == Redactor().redact_tree(kept)
     assert redactor.is_known_clean(clean)
     assert not redactor.is_known_clean(leaking)
+
+
+def test_few_known_characters_are_searched_all_the_same() -> None:
+    """It takes less time than to leave them out."""
+    redactor, searched = CachingRedactor(), FILL[:300]
+    for _ in range(3):
+        kept = {"prompt_snapshot": [{"role": "system", "content": searched}, {"role": "user", "content": KEY}]}
+        assert redactor.redact_tree(kept) == Redactor().redact_tree(kept)
+    assert redactor.is_known_clean(searched)
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
