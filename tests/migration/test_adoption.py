@@ -322,7 +322,7 @@ PLAIN = "call_id varchar(64) UNIQUE, model text, created_at timestamptz NOT NULL
         (["CREATE TABLE {t} (id serial PRIMARY KEY, note text)"], "not a call log: it has no call_id"),
         (["CREATE TABLE other (" + PLAIN + ")", "CREATE VIEW {t} AS SELECT * FROM other"], "is a view, not a table"),
         (["CREATE MATERIALIZED VIEW {t} AS SELECT 1 AS call_id"], "is a materialized view"),
-        (["CREATE TABLE {t} (call_id varchar(20), model text, created_at timestamp)"], "no room for a UUID"),
+        (["CREATE TABLE {t} (call_id varchar(20), model text, created_at timestamp)"], "cannot hold a UUID"),
         (["CREATE TABLE {t} (call_id integer, model text, created_at timestamp)"], "call_id is integer"),
         (["CREATE TABLE {t} (call_id uuid, model text, created_at date)"], "created_at is date"),
         (["CREATE TABLE {t} (" + PLAIN + ", tenant text NOT NULL)"], "column tenant .text. is NOT NULL"),

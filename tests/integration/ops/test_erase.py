@@ -106,7 +106,7 @@ def test_on_the_command_line(
     code, out, err = llmctx("--user", EVE, "--yes", "--json")
     told = json.loads(out)
     assert (code, told["found"], told["left"], told["done"]) == (0, 1, 0, True)
-    assert "There is nothing of" in llmctx("--user", EVE)[2]
+    assert f"Nothing of user {EVE} was found" in llmctx("--user", EVE)[2]
 
 
 def test_a_blanked_row_says_so_and_is_no_loss(
