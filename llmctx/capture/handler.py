@@ -388,7 +388,8 @@ def _configurable_of(config: dict[str, Any] | None) -> Mapping[str, Any]:
     """Return what is configurable in a config, or in langchain-core's child config: that of what a chain runs."""
     if config is None:
         config = var_child_runnable_config.get()  # type: ignore[assignment]
-    return (config.get("configurable") if config else None) or _NOTHING
+    found = config.get("configurable") if config else None
+    return found if type(found) is dict or isinstance(found, Mapping) else _NOTHING
 
 
 _NOTHING: Final[Mapping[str, Any]] = {}

@@ -32,7 +32,8 @@ def is_given(work: Work, thread_id: str) -> bool:
     frame = getattr(made_of, "cr_frame", None)
     # what goes on in a loop may meet in a container that it shares what came into that later
     loops = frame is not None and is_in_a_loop(frame) and not is_of_a_library(frame)
-    return any(names_thread(value, thread_id) for value in values_of(made_of, 1 if loops else _DEPTH))
+    values = values_of(made_of, 1) if loops else (*values_of(made_of), *_fields_of_self(made_of))
+    return any(names_thread(value, thread_id) for value in values)
 
 
 def source_of(work: Work) -> object:
@@ -65,11 +66,19 @@ def is_given_connection(work: Work, scope: Scope, *, is_socket: bool = False) ->
     """
     if not scope.of_request or (is_socket and not (scope.is_socket and scope.is_open)):
         return False
-    found = list(values_of(source_of(work), 3))
-    for value in list(found):
-        itself = value.cr_frame.f_locals.get("self") if isinstance(value, CoroutineType) and value.cr_frame else None
-        found += (getattr(itself or getattr(value, "__self__", None), "__dict__", None) or {}).values()
-    return any(_request_of(value) == scope.of_request for value in found)
+    values = list(values_of(source_of(work), 3))
+    values += [field for value in values for field in _fields_of_self(value)]
+    return any(_request_of(value) == scope.of_request for value in values)
+
+
+def _fields_of_self(method: object) -> list[object]:
+    """Return the fields of the object whose method, or the coroutine of one, `method` is."""
+    if isinstance(method, CoroutineType):
+        itself = None if method.cr_frame is None else method.cr_frame.f_locals.get("self")
+    else:
+        itself = method.__self__ if isinstance(method, MethodType) else None
+    its = getattr(itself, "__dict__", None)
+    return list(its.values()) if type(its) is dict else []
 
 
 def _request_of(value: object) -> int:
@@ -118,6 +127,8 @@ def _parts(value: object) -> Iterator[object]:
             count = code.co_argcount + code.co_kwonlyargcount + (code.co_flags >> 2 & 1) + (code.co_flags >> 3 & 1)
             names = (*code.co_varnames[:count], *code.co_freevars)
             yield from (known[name] for name in names if name in known and name not in ("self", "cls"))
+            if is_of_a_library(frame):
+                yield getattr(known.get("self"), "_coro", None)  # anyio's tasks hold what they run
     elif isinstance(value, functools.partial):
         yield from (value.func, *value.args, *value.keywords.values())
     elif isinstance(value, MethodType):

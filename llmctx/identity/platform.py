@@ -21,7 +21,11 @@ def has_platform_user(configurable: Mapping[str, Any]) -> bool:
     if PLATFORM_USER in configurable:
         return True
     runtime = configurable.get(RUNTIME)
-    return runtime is not None and getattr(runtime, "server_info", None) is not None  # younger than the rest of it
+    try:
+        return runtime is not None and getattr(runtime, "server_info", None) is not None  # younger than the rest of it
+    except Exception:  # noqa: BLE001  an object of any kind
+        refuse_malformed()
+        return False
 
 
 def platform_user(configurable: Mapping[str, Any]) -> str | None:

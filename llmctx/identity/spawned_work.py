@@ -67,9 +67,9 @@ def _weighed(scope: Scope, thread_id: str, used: Entry | None, own: bool | None,
     may_be_spawned = _is_spawned_by_worker(scope, roots, thread_id)
     if may_be_spawned is not False:
         return None if may_be_spawned is None else own
-    if used is None:
-        return True
-    return is_created_in(scope, roots, thread_id, used.task if used.quiet_until < scope.serial else 0)
+    used_in = used.task if used is not None and used.quiet_until < scope.serial else 0
+    is_created = is_created_in(scope, roots, thread_id, used_in)
+    return is_created is not False if used is None else is_created
 
 
 def _roots(scope: Scope) -> list[Work]:
@@ -77,16 +77,23 @@ def _roots(scope: Scope) -> list[Work]:
     job or thread that no task waits for.
     """
     runs = callback_here() or runs_here()
-    waiting = list(all_waiting(runs))
-    tasks = [one for one in waiting if is_in(one, scope)]
-    if isinstance(runs, _IN_THREADS) and not any(isinstance(one, asyncio.Task) for one in waiting):
+    if isinstance(runs, _IN_THREADS) and not any(isinstance(one, asyncio.Task) for one in all_waiting(runs)):
         return [runs]
-    return [task for task in tasks if not any(one is not task and is_in(one, scope) for one in all_waiting(task))]
+    tasks = [one for one in all_waiting(runs) if is_in(one, scope) and (one is runs or not _is_portal(one))]
+    return [task for task in tasks if not any(one is not task and one in tasks for one in all_waiting(task))]
 
 
 def _serves_flow(root: Work, scope: Scope, takes: bool) -> bool:
     """Return whether `root` is a websocket's own worker; or fills what the flow of `scope` reads, and takes no jobs."""
     return is_given_connection(root, scope, is_socket=True) or (not takes and is_output_read_in(scope, root))
+
+
+def _is_portal(work: object) -> bool:
+    """Return whether `work` waits for tasks of many: code of anyio's alone, in the thread of a portal."""
+    frames = list(suspended_frames(work)) if isinstance(work, asyncio.Task) else []
+    return bool(frames) and all(
+        str(frame.f_globals.get("__name__")).startswith(("anyio.", "asyncio.")) for frame in frames
+    )
 
 
 _IN_THREADS: Final = (concurrent.futures.Future, threading.Thread)

@@ -8,11 +8,13 @@ who waits for what the task was given, who holds it, and who knows of it; what s
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any, Final, TypeGuard
 
 from llmctx.identity.await_graph import all_waiting, is_waited_for_by
+from llmctx.identity.blocked_threads import Job
 from llmctx.identity.candidates import effective_scope
 from llmctx.identity.eager_start import is_being_made, starter_of
 from llmctx.identity.given_values import (
@@ -190,7 +192,7 @@ def _waiting_for_what_is_given(work: Work, *, to_fill: bool = False) -> Iterator
             yield from (one for one in all_waiting(future) if isinstance(one, asyncio.Task))
 
 
-def _filling(value: object) -> Iterator[asyncio.Future[Any]]:
+def _filling(value: object) -> Iterator[Job]:
     """Yield the futures that are done when something is put into `value`, a queue or a stream."""
     if isinstance(value, asyncio.Queue):
         yield from list(getattr(value, "_getters", ()))
@@ -199,9 +201,9 @@ def _filling(value: object) -> Iterator[asyncio.Future[Any]]:
             yield from _told(event)
 
 
-def _told(value: object) -> Iterator[asyncio.Future[Any]]:
+def _told(value: object) -> Iterator[Job]:
     """Yield the futures that are done when `value`, an event, is set; `value` itself, if it is a future."""
-    if isinstance(value, asyncio.Future):
+    if isinstance(value, (asyncio.Future, concurrent.futures.Future)):
         yield value
         return
     event = getattr(value, "_event", None) if type(value).__module__.startswith("anyio.") else value

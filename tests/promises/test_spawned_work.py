@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
+import anyio.from_thread
 import pytest
 from langchain_core.runnables import RunnableConfig
 
@@ -94,13 +95,21 @@ async def in_a_nested_loop(config: Any) -> None:
     await asyncio.to_thread(lambda: asyncio.run(bare(config)))
 
 
+async def in_a_portal(config: Any) -> None:
+    def run() -> None:
+        with anyio.from_thread.start_blocking_portal() as portal:
+            portal.call(bare, config)
+
+    await asyncio.to_thread(run)
+
+
 async def in_a_callback(config: Any) -> None:
     done = asyncio.Event()
     asyncio.get_running_loop().call_soon(lambda: done.set() if model.invoke("alice", config) else None)
     await done.wait()
 
 
-WAYS = [bare, in_a_node, in_a_stream, in_events, as_completed, in_a_pool, in_a_nested_loop]
+WAYS = [bare, in_a_node, in_a_stream, in_events, as_completed, in_a_pool, in_a_nested_loop, in_a_portal]
 
 
 async def awaited(way: Any) -> None:
@@ -127,6 +136,27 @@ async def a_task_for_each_message(way: Any) -> None:
     await request("alice", endpoint)
 
 
+async def a_task_of_an_object(way: Any) -> None:
+    """That has its thread as a field."""
+
+    class Session:
+        def __init__(self, thread_id: str) -> None:
+            self.thread_id = thread_id
+
+        async def run(self) -> None:
+            await way(on(self.thread_id))
+            done.set()
+
+    async def endpoint() -> None:
+        await the_victim_uses_the_thread()
+        kept.append(asyncio.create_task(Session(THREAD).run()))
+        await done.wait()
+
+    done = asyncio.Event()
+    kept: list[Any] = []
+    await request("alice", endpoint)
+
+
 async def after_the_response(way: Any) -> None:
     async def later(thread_id: str) -> None:
         await turn.wait()
@@ -144,7 +174,7 @@ async def after_the_response(way: Any) -> None:
 
 
 @MODES
-@pytest.mark.parametrize("shape", [awaited, a_task_for_each_message, after_the_response])
+@pytest.mark.parametrize("shape", [awaited, a_task_for_each_message, a_task_of_an_object, after_the_response])
 def test_a_request_on_the_thread_of_a_victim_who_has_used_it_since_it_began(shape: Any, carry: bool) -> None:
     users: dict[str, set[str | None]] = {}
     for way in (*WAYS, *([in_a_callback] if shape is not awaited else [])):

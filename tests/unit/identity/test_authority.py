@@ -9,6 +9,7 @@ import pytest
 from llmctx.core.diagnostics import diagnostics
 from llmctx.identity.authority import SAME_NAMES, data_id, data_ids, is_refused
 from llmctx.identity.call_context import CallContext
+from llmctx.identity.platform import RUNTIME, has_platform_user
 
 ID = UUID("6f1c7d9e-2b44-4a55-9f0e-0c9d5e3f2a11")
 
@@ -40,3 +41,13 @@ def test_data_name_no_other_user_than_the_server() -> None:
     assert is_refused(CallContext(user_id="victim"), [])
     assert not is_refused(CallContext(user_id="alice"), ["alice"])
     assert not is_refused(CallContext(session_id="s"), ["alice"])
+
+
+def test_a_runtime_that_raises_at_a_look_authenticates_no_user() -> None:
+    class Hostile:
+        def __getattr__(self, name: str) -> object:
+            raise RuntimeError
+
+    before = diagnostics.counts.get("ids_refused", 0)
+    assert not has_platform_user({RUNTIME: Hostile()})
+    assert diagnostics.counts["ids_refused"] == before + 1
