@@ -52,13 +52,13 @@ class EarlyWork:
         runs = work_here()
         if isinstance(runs, asyncio.Task) and ref(runs) in self.seen:
             return False
+        is_dark = is_unawaited(runs)  # first: if something waits for it by now, that is found below
         found: list[Any] = []
         for one in _chain(runs):
             if one is anchor.owner:
                 self.budget -= _OF_ITS_FLOW
                 return False
             found.append(one)
-        is_dark = is_unawaited(runs)
         self.budget -= _IN_THE_DARK if is_dark else 1
         self.seen.update(ref(one) for one in found if one is runs or _works_in(one, anchor))
         return is_dark

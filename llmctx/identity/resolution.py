@@ -166,8 +166,9 @@ def decide_by_sources(candidates: Candidates, registry: Registry, late_s: float)
 def _ask_long_work(candidates: Candidates, scope: Scope, late_s: float) -> None:
     closed = outlived_scope(scope)
     if closed is not None and closed.closed_at is not None and candidates.started - closed.closed_at > late_s:
+        is_dark = is_in_the_dark()  # first: if something waits for it by now, that is found as well
         candidates.is_lasting = is_lasting(closed)
-        candidates.is_in_the_dark = not candidates.is_lasting and is_in_the_dark()
+        candidates.is_in_the_dark = is_dark and not candidates.is_lasting
 
 
 def _note_work(candidates: Candidates, scope: Scope, late_s: float, *, is_workers: bool) -> None:

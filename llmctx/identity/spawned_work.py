@@ -49,6 +49,8 @@ def works_for(scope: Scope, thread_id: str | None, used: Entry | None, *, is_fin
             own = None
         elif await_light():
             own = (is_part_of(scope) if scope.is_open else False) or own  # it may still be about to be awaited
+    elif not own and scope.is_open:
+        own = is_part_of(scope)  # it may have been awaited meanwhile
     return own if own or thread_id is None else _weighed(scope, thread_id, used, own, is_final)
 
 
