@@ -56,5 +56,5 @@ def test_progress() -> None:
     late = Lag("nats://b", [StreamLag("LLMCTX_CALLS_0", 5, 2, 1, 100, old, 0)], [], 3)
     found = by_name(list(_progress(late)))
     assert "5 frames wait in the broker, 2 are being stored, 1 of them" in found["broker lag"].cause
-    assert "no shipper asks" in found["broker lag"].cause
+    assert "no shipper is running" in found["broker lag"].cause
     assert "3 messages are set aside" in found["broker refused"].cause
