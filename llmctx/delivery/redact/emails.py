@@ -28,19 +28,8 @@ _SPELLED: Final = tuple(
 _PLAIN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+-\x80"
 _FIRST: Final = b"._%+~!#$*=?^{}|&-"
 _USERINFO: Final = re.compile(rb"[^\s/@:\"'<>]{0,256}+:[^\s\"'<>]{0,256}+")
-_FILES: Final = (
-    b".png",
-    b".jpg",
-    b".jpeg",
-    b".gif",
-    b".svg",
-    b".webp",
-    b".css",
-    b".js",
-    b".json",
-    b".ts",
-    b".md",
-    b".py",
+_FILES: Final = frozenset(
+    (b".png", b".jpg", b".jpeg", b".gif", b".svg", b".webp", b".css", b".js", b".json", b".ts", b".md", b".py")
 )
 
 
@@ -52,7 +41,17 @@ SPELLED_EMAILS: Final = r"[(\[{<] ?at ?[)\]}>] ?[a-z0-9]| at [a-z0-9-]+ dot "
 
 def find_emails(view: SearchText, spans: list[Span]) -> None:
     """Append to `spans` the addresses of a text."""
-    _find(view.raw, spans)
+    raw = view.raw
+    last = 0
+    for match in _MAIL.finditer(raw):
+        at, end = match.span()
+        start = _start(raw, max(last, at - 64), at)
+        last = end
+        if start == at or raw[raw.rfind(b".", at, end) : end] in _FILES or raw[start:at] == b"git":
+            continue  # icon@2x.png, git@github.com:…
+        url = raw.rfind(b"://", max(0, start - 320), start)
+        if url < 0 or _USERINFO.fullmatch(raw, url + 3, start) is None:  # else the end of a password, and a host
+            spans.append((start, end, "email"))
 
 
 def find_spelled_emails(view: SearchText, spans: list[Span]) -> None:
@@ -70,19 +69,6 @@ def _find_spelled(raw: bytes, low: bytes, spelled: re.Pattern[bytes], spans: lis
         last = match.end()
         if start < at:
             spans.append((start, last, "email"))
-
-
-def _find(raw: bytes, spans: list[Span]) -> None:
-    last = 0
-    for match in _MAIL.finditer(raw):
-        at, end = match.span()
-        start = _start(raw, max(last, at - 64), at)
-        last = end
-        if start == at or raw.endswith(_FILES, at, end) or raw[start:at] == b"git":
-            continue  # icon@2x.png, git@github.com:…
-        url = raw.rfind(b"://", max(0, start - 320), start)
-        if url < 0 or _USERINFO.fullmatch(raw, url + 3, start) is None:  # else the end of a password, and a host
-            spans.append((start, end, "email"))
 
 
 def _start(raw: bytes, first: int, at: int) -> int:
