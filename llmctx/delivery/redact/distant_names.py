@@ -96,7 +96,7 @@ def _find_before(raw: bytes, end: int, kind: str, is_used: re.Match[bytes] | Non
         return
     value = found[0]
     if kind == "api_key":
-        likely = is_random(value, 20)
+        likely = is_random(value, 20) and not (is_used and value.islower())  # "commit 9fceb02… as the key"
     elif is_used:
         likely = is_random(value) or is_strong(value)
     else:

@@ -28,7 +28,7 @@ _ATTRIBUTE: Final = r"(?: [a-z:]{1,20}=\"[^\"<>]{0,60}\")?"
 _ATTRIBUTES: Final = r"\"?(?: [a-z:-]{1,20}=[\"'][^\"'<>]{0,60}[\"']){0,4} (?:value|content)=(?=[\"'])"
 _ACCESSORS: Final = r" ?\{[^{}\n]{1,24}\}[ \t]{0,4}="  # of C#
 _IDEOGRAPHS: Final = r"\x81{1,2}[ \t]{0,2}(?=[!#-+./0-9:;=?-_a-z{}~-]{6})"  # "API_KEY是…"
-_IS: Final = r"[ \t]{1,4}+(?:is|was|are|ist|est|es|(?:should|must|has to|will|can) be|set to|(?:from \S{1,200} )?to|lautet|je|\x80|\x80r)(?::| )"
+_IS: Final = r"[ \t]{1,4}+(?:is|was|are|ist|est|es|(?P<be>(?:should|must|has to|will|can) be|from \S{1,200} to)|set to|to|lautet|je|\x80|\x80r)(?::| )"
 _TELLS: Final = r"[^\s]{0,40}(?:[^a-z\s.,;:!?]|[!?][a-z])"
 _GAP: Final = (
     r"[\"'`*]{0,3}(?:[ \t]{0,2}[(](?:(?=\S{16})|(?<=[ \t][(])(?=[^\s()]{6,64}[)]))|[ \t]{1,16}+(?:<<<[ \t]?|--?[ \t]|--value[ =])?"
@@ -235,6 +235,8 @@ def _consider(
         )
     elif word == b"auth":
         likely = is_random(value, 12)
+    elif kind == "password" and match.start("be") >= 0:  # "must be 8-64 characters long"
+        likely = is_strong(value) or is_random(value, 12)
     elif kind == "password":
         likely = is_password(value, quoted, behind) and (word != b"clave" or _WORD_CLAVE.search(name) is None)
     else:

@@ -37,6 +37,7 @@ def test_the_value_goes_and_the_name_stays(text: str) -> None:
         "key: value", "f(api_key, someOtherVariable)", "password (at least 12 signs)", "password - step-two",
         "token,count\nabc,12", "keys: [a1, b2]", "key: value1234", "treat user123 as the password",
         "is this the key? item-12", "what is your password? abc",
+        "password must be 8-64 characters long",
     ],
 )  # fmt: skip
 def test_code_and_prose_about_secrets_stay(text: str) -> None:
