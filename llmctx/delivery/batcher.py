@@ -132,6 +132,8 @@ class Batcher:
     def offer_row(self, row: Row, room: int) -> bool:
         """Queue `row`, as `offer` does."""
         if self._bytes and self._bytes + row.size > room:
+            self._linger_until = 0.0  # there is company enough: only what is stored makes room
+            self._more.set()
             return False
         now = time.monotonic()
         if not self._queue:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from llmctx.core.record import DEFAULT_TABLE
+from llmctx.delivery.pace import Pace
 from tests.kit.batchers import adds_up, troubled
 from tests.kit.databases import T, drop_trigger, healed, holding, put, refuse_while, slow_rows
 from tests.kit.proxy import Proxy
@@ -91,6 +92,20 @@ async def test_a_bound_that_is_reached_is_left_again(gate: Proxy, database: str)
         assert one.submit(record(prompt_snapshot='"last"'))
         assert await one.drain(PATIENCE) == 0
     assert await stored(database) == 501 - refused
+
+
+async def test_where_there_is_no_room_for_company_none_is_waited_for(database: str) -> None:
+    """As where the journal has more rows than the memory: what is stored makes room for them."""
+    async with writing(database) as one:
+        one._pace = Pace(longest_s=3600.0, rows=10**9)
+        for _ in range(20):
+            one._pace.count(time.monotonic())
+        for number in range(1, 4):
+            while one.offer(record(prompt_snapshot="x" * 1000), 50_000):
+                pass
+            taken = one.waiting + one.written
+            await wait_for(lambda taken=taken: one.written == taken, f"batch {number}", PATIENCE)  # type: ignore[misc]
+    assert await stored(database) == taken > 60
 
 
 @pytest.mark.parametrize("code", ["53100", "57014", "40P01", "40001", "53200", "58030"])
