@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Final
 
 from llmctx.delivery.redact.normal_form import SearchText
-from llmctx.delivery.redact.secret_values import PLACEHOLDER, is_password, is_random
+from llmctx.delivery.redact.secret_values import is_no_placeholder, is_password, is_random
 from llmctx.delivery.redact.sieve import widen
 from llmctx.delivery.redact.text_spans import Span
 
@@ -46,12 +46,13 @@ _MANY, _FEW = 256, 512  # options that are looked at: so many, and one more in s
 _PORT: Final = re.compile(rb"\d{1,5}")
 
 
-def _is_given(value: bytes) -> bool:
-    return PLACEHOLDER.fullmatch(value) is None
-
-
 def _is_login(value: bytes) -> bool:
-    return _is_given(value) and not value.isdigit() and value[0] != 0x3A and not (value.isalpha() and value.islower())
+    return (
+        is_no_placeholder(value)
+        and not value.isdigit()
+        and value[0] != 0x3A
+        and not (value.isalpha() and value.islower())
+    )
 
 
 def _is_of_ftp(value: bytes) -> bool:
@@ -62,20 +63,20 @@ _FORMS: Final = tuple(  # each begins with its mark
     (mark, kind, re.compile(pattern), likely)
     for mark, kind, pattern, likely in (
         (b"-u", "password", rb"-u(?:(?<=[\s\"']-u)|ser(?<=-user))[ \t=]{0,2}[\"']?[^\s:\"'/]{1,80}:([^\s\"']{3,256}+)", _is_login),
-        (b"-u ", "password", rb"-u[ \t]{1,2}[^\s%]{1,60}%([^\s\"']{3,128}+)", _is_given),
-        (b"http", "password", rb"https? -a [^\s:]{1,60}:([^\s\"']{3,128}+)", _is_given),
-        (b"htpasswd -", "password", rb"htpasswd -[a-z]{1,5} \S{1,100} \S{1,60} [\"']?([^\s\"']{4,128}+)", _is_given),
-        (b"sqlplus", "password", rb"sqlplus[^\n]{0,40}? [\w$]{1,30}/([^\s@\"']{3,128}+)@", _is_given),
-        (b"net use ", "password", rb"net use [^\n]{0,100}?/user:\S{1,60} ([^\s\"'/*]{4,128}+)", _is_given),
-        (b"net use ", "password", rb"net use [^\n]{0,40}?\\\\\S{1,100} ([^\s\"'/*][^\s\"'/]{3,128}+)(?= /user)", _is_given),
-        (b"net user ", "password", rb"net user \S{1,40} ([^\s\"'/*]{4,128}+) /add", _is_given),
-        (b"convertto-securestring", "password", rb"convertto-securestring(?: -string)?[ \t]{1,4}[\"']([^\"'\n]{4,256}+)", _is_given),
+        (b"-u ", "password", rb"-u[ \t]{1,2}[^\s%]{1,60}%([^\s\"']{3,128}+)", is_no_placeholder),
+        (b"http", "password", rb"https? -a [^\s:]{1,60}:([^\s\"']{3,128}+)", is_no_placeholder),
+        (b"htpasswd -", "password", rb"htpasswd -[a-z]{1,5} \S{1,100} \S{1,60} [\"']?([^\s\"']{4,128}+)", is_no_placeholder),
+        (b"sqlplus", "password", rb"sqlplus[^\n]{0,40}? [\w$]{1,30}/([^\s@\"']{3,128}+)@", is_no_placeholder),
+        (b"net use ", "password", rb"net use [^\n]{0,100}?/user:\S{1,60} ([^\s\"'/*]{4,128}+)", is_no_placeholder),
+        (b"net use ", "password", rb"net use [^\n]{0,40}?\\\\\S{1,100} ([^\s\"'/*][^\s\"'/]{3,128}+)(?= /user)", is_no_placeholder),
+        (b"net user ", "password", rb"net user \S{1,40} ([^\s\"'/*]{4,128}+) /add", is_no_placeholder),
+        (b"convertto-securestring", "password", rb"convertto-securestring(?: -string)?[ \t]{1,4}[\"']([^\"'\n]{4,256}+)", is_no_placeholder),
         (b"vault login ", "token", rb"vault login (?:-[a-z=-]{1,30} ){0,3}([a-z0-9._-]{20,200}+)", is_random),
-        (b"wpa_passphrase ", "password", rb"wpa_passphrase \S{1,40} [\"']?([^\s\"']{8,64}+)", _is_given),
-        (b"secret set ", "api_key", rb"secret set [^\n]{1,80}?(?:-b|--body)[ =]{1,2}[\"']?([^\s\"']{8,512}+)", _is_given),
+        (b"wpa_passphrase ", "password", rb"wpa_passphrase \S{1,40} [\"']?([^\s\"']{8,64}+)", is_no_placeholder),
+        (b"secret set ", "api_key", rb"secret set [^\n]{1,80}?(?:-b|--body)[ =]{1,2}[\"']?([^\s\"']{8,512}+)", is_no_placeholder),
         (b"\nuser ", "password", rb"\nuser [\w.@-]{1,60} ([^\s\"']{4,128}+)(?=\s)", _is_of_ftp),
         *(
-            (mark, "password", mark + rb" [\"']?(?:[\w.-]{1,40}:)?([^\s\"':]{4,128}+)[\"']?(?:\\n)? ?\| ?(?:sudo|chpasswd)", _is_given)
+            (mark, "password", mark + rb" [\"']?(?:[\w.-]{1,40}:)?([^\s\"':]{4,128}+)[\"']?(?:\\n)? ?\| ?(?:sudo|chpasswd)", is_no_placeholder)
             for mark in (b"echo", b"printf", b"<<<")
         ),
     )
@@ -109,7 +110,7 @@ class CommandLines:
                 start, end = option.span("value")
                 if (
                     commands.take(option.start(), option["name"], bool(option["gap"]))
-                    and _is_given(raw[start:end])
+                    and is_no_placeholder(raw[start:end])
                     and _PORT.fullmatch(raw, start, end) is None
                 ):
                     spans.append((start, end, "password"))

@@ -11,14 +11,9 @@ import re
 from typing import Final
 
 from llmctx.delivery.redact.normal_form import SearchText
-from llmctx.delivery.redact.secret_values import DIGIT, PLACEHOLDER, is_password, is_random, is_secret
+from llmctx.delivery.redact.secret_values import DIGIT, is_no_placeholder, is_password, is_random, is_secret
 from llmctx.delivery.redact.sieve import widen
 from llmctx.delivery.redact.text_spans import Span
-
-
-def _is_given(value: bytes) -> bool:
-    return PLACEHOLDER.fullmatch(value) is None
-
 
 _CONNECT: Final = rb"[ ]?\([ ]?[^,()\n]{1,200},[ ]?[\"'][^\"'\n]{1,60}[\"'],[ ]?[\"']([^\"'\n]{4,128}+)[\"']"
 _PHRASE: Final = (
@@ -39,13 +34,13 @@ _FORMS: Final = tuple(
             b"authorization",
             "token",
             rb"authorization" + _COLON + rb"(?:[a-z][a-z0-9-]{2,24}[ \t]{1,4})?([a-z0-9._~+/=:-]{8,4096}+)(?![ (\[]|[\"'] ?\+)",
-            lambda value: PLACEHOLDER.fullmatch(value) is None and (DIGIT.search(value) is not None or len(value) >= 24),
+            lambda value: is_no_placeholder(value) and (DIGIT.search(value) is not None or len(value) >= 24),
         ),
         (
             b"authorization",
             "token",
             rb"authorization" + _COLON + rb"(?:bearer|basic|token|apikey|digest|negotiate|ntlm|bot|key|api-key|splunk|hmac|oauth|jwt|sso-key|sharedkey|deepl-auth-key|zoho-oauthtoken|genie?key)[ \t]{1,4}([a-z0-9._~+/=:-]{6,4096}+)",
-            lambda value: PLACEHOLDER.fullmatch(value) is None and (DIGIT.search(value) is not None or len(value) >= 16),
+            lambda value: is_no_placeholder(value) and (DIGIT.search(value) is not None or len(value) >= 16),
         ),
         (b"bearer", "token", rb"bearer(?<![a-z]bearer)[ \t]{1,4}[\"'`]?([a-z0-9._~+/=-]{8,4096}+)", lambda value: is_secret(value, True, b"")),
         (
@@ -61,8 +56,8 @@ _FORMS: Final = tuple(
             lambda value: is_random(value) and not value.islower(),
         ),
         (b"connect.sid", "token", rb"connect\.sid=([a-z0-9%._~+/-]{16,4096}+)", is_random),
-        (b"identified", "password", rb"identified (?:with \S{1,60} )?by [\"']([^\"'\n]{4,256}+)", _is_given),
-        *((mark, "password", mark + _CONNECT, _is_given) for mark in (b"getconnection", b"mysqli", b"mysqli_connect", b"mysql_connect", b"new pdo")),
+        (b"identified", "password", rb"identified (?:with \S{1,60} )?by [\"']([^\"'\n]{4,256}+)", is_no_placeholder),
+        *((mark, "password", mark + _CONNECT, is_no_placeholder) for mark in (b"getconnection", b"mysqli", b"mysqli_connect", b"mysql_connect", b"new pdo")),
         (b"private_key_id", "api_key", rb"private_key_id[\"'\\ ]{1,4}:[\"'\\ ]{1,4}([0-9a-f]{40})", None),
         (
             b"auth",
@@ -80,7 +75,7 @@ _FORMS: Final = tuple(
         # files
         (b":54", "password", rb":54\d\d:[^:\s]{1,64}:[^:\s]{1,64}:([^\s:]{3,256}+)(?=\s|\Z)", None),
         *(
-            (mark, "password", rb":([^\s:/@\"'<>]{3,100}+)" + re.escape(mark), _is_given)
+            (mark, "password", rb":([^\s:/@\"'<>]{3,100}+)" + re.escape(mark), is_no_placeholder)
             for mark in (b"@tcp(", b"@unix(")  # of Go's MySQL driver
         ),
         (
@@ -93,7 +88,7 @@ _FORMS: Final = tuple(
             b"value",
             "api_key",
             rb"value[\"']{0,2}\s{0,4}[:=]\s{0,4}[\"']([^\"'\n]{4,1024}+)[\"']\s{0,4},?\s{0,8}[\"']?(?:name|key)[\"']?\s{0,4}[:=]\s{0,4}[\"'][\w.-]{0,40}(?:passw(?:or)?d|secret|token|api.?key|access.?key|pwd)[\"']",
-            lambda value: PLACEHOLDER.fullmatch(value) is None,
+            is_no_placeholder,
         ),
         (b"log", "password", rb"log(?<![a-z_]log) ?in (?:with|as|using|mit)[ :]{1,2}[\w.@-]{2,60} ?[:/] ?([^\s\"',;]{4,128}+)", lambda value: is_password(value, False, b"") and DIGIT.search(value) is not None),
         (b"pin", "password", rb"pin(?<![a-z_]pin)(?: ?code| number)?(?: is| ist|:|=|: ?is)[ \t]{0,2}[\"'`]?(\d{4})(?![\d.,:/-])", None),

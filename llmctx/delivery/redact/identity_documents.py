@@ -219,16 +219,21 @@ _NAMED: Final = (
 _MAY_BE_NAMED: Final = sieve(_NAMED)
 DOCUMENTS: Final = f"{_NAMED}[{ANY_ASCII}--[0-9]]*[0-9]|[0-9]{widen(_IS_MINE.pattern)}"
 BARE_DOCUMENTS: Final = "|".join("[a-z]{2}" * (letters > 0) + widen(form.pattern) for letters, form in _BARE)
-_SHORT_WORDS: Final = "pan|cf|dl"
+_SHORT_WORDS: Final = ("pan", "cf", "dl")
 _LONG_WORDS: Final = (
-    "codice|driv(?:er|ing)|identity card|(?:personal)?ausweis|f\x80hrerschein|reisepass|pass(?:e?port|aport|nummer)"
-    "|pas(?:poort|aporte|zport)"
-)
+    "codice", "driv(?:er|ing)", "identity card", "personalausweis", "ausweis", "f\x80hrerschein", "reisepass",
+    "pass(?:e?port|aport|nummer)", "pas(?:poort|aporte|zport)",
+)  # fmt: skip
 _FEW_DIGITS: Final = re.compile(
-    f"(?<![a-z0-9\x80])(?:(?:{_SHORT_WORDS})(?![a-z0-9])|{_LONG_WORDS})(?=[^0-9]{{0,40}}[0-9])".encode("latin-1")
+    "[acdfipr](?<![a-z0-9\x80].)(?:{})(?=[^0-9]{{0,40}}[0-9])".format(
+        "|".join(
+            f"(?<={word[0]}){word[1:]}" for word in (*(f"{word}(?![a-z0-9])" for word in _SHORT_WORDS), *_LONG_WORDS)
+        )
+    ).encode("latin-1")
 )
 DOCUMENTS_WITH_LETTERS: Final = (
-    f"(?:^|[{ANY_ASCII}--[0-9a-z]])(?:(?:{_SHORT_WORDS})[{ANY_ASCII}--[0-9a-z]]|{widen(_LONG_WORDS)})"
+    f"(?:^|[{ANY_ASCII}--[0-9a-z]])"
+    f"(?:(?:{'|'.join(_SHORT_WORDS)})[{ANY_ASCII}--[0-9a-z]]|{'|'.join(map(widen, _LONG_WORDS))})"
 )
 """Of `low`, as those before."""
 DOCUMENTS_BEYOND: Final = "|".join(map(widen, dict.fromkeys(_BY_FIRST.values())))

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Final
 
 from llmctx.delivery.redact.normal_form import SearchText
-from llmctx.delivery.redact.secret_values import PLACEHOLDER, is_password, is_random, is_secret, is_strong
+from llmctx.delivery.redact.secret_values import is_no_placeholder, is_password, is_random, is_secret, is_strong
 from llmctx.delivery.redact.sieve import widen
 from llmctx.delivery.redact.text_spans import Span
 
@@ -270,7 +270,7 @@ def _is_behind_gap(name: bytes, word: bytes, value: bytes, quoted: bool, kind: s
     if b"-" in name[-_OF_FLAG:] and _FLAG.search(name[-_OF_FLAG:]):
         return (
             not value.startswith(b"-")
-            and PLACEHOLDER.fullmatch(value) is None
+            and is_no_placeholder(value)
             and (kind != "api_key" or word != b"key" or is_secret(value, True, b""))
         )
     if kind == "password":

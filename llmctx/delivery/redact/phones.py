@@ -19,7 +19,7 @@ _REGIONS: Final = (  # whose numbers begin with 0
     "NG", "KE", "GH", "ZM", "MA", "IN", "PK", "BD", "ID", "MY", "TH", "VN", "PH", "GE", "CN",
 )  # fmt: skip
 _CODE_SIZES: Final = (2, 1, 3)  # digits of country codes, of which none begins with another
-_NOT_DIGIT: Final = bytes(c for c in range(256) if not 0x30 <= c <= 0x39)
+NO_DIGITS: Final = bytes(c for c in range(256) if not 0x30 <= c <= 0x39)
 
 _STRONG: Final = (
     rb"t[e\x80]l(?:[e\x80]?(?:ph|f)on[a-z]{0,3}|efoon|epon|p|em\x80vel|efonnummer)?|[a-z]{0,12}phones?(?:numbers?|nr|num)?|(?:mobile|cell|contact|fax)(?:number|num|no)|mob(?:il[a-z]?|ile)?|m\x80vil|cell(?:phone|ular[ei]?)?"
@@ -53,7 +53,6 @@ _CUE_AFTER: Final = re.compile(
 )
 _GAP: Final = re.compile(_BETWEEN + rb"{0,48}")
 _NOT_LETTER: Final = bytes(c for c in range(256) if not 0x61 <= c <= 0x7A)
-_NO_DIGITS: Final = bytes(c for c in range(256) if not 0x30 <= c <= 0x39)
 _REACH: Final = 48
 _LEAST, _LONGEST = 7, 13  # digits that are dialled within a country
 _DATE: Final = re.compile(  # or years, the address of a host, a fraction
@@ -168,7 +167,7 @@ def cue_beside(view: SearchText, start: int, end: int) -> str:
 
 def _cue_before(view: SearchText, start: int) -> str:
     before = view.low[max(0, start - _REACH) : start]
-    begin = len(before.rstrip(_NO_DIGITS))  # no other number stands between
+    begin = len(before.rstrip(NO_DIGITS))  # no other number stands between
     before = before[begin:]
     if before.translate(None, _NOT_LETTER) and (cue := _CUE.search(before)):
         return "strong" if cue.lastindex or _PERSONS.search(before, cue.start()) else "weak"
@@ -183,20 +182,20 @@ def is_foreign(number: bytes) -> bool:
     """Return True for a number with its country code, "+44 …", of a length that there is."""
     if b"(0)" in number:  # which is not dialled from abroad
         number = number.replace(b"(0)", b"")
-    digits = number.translate(None, _NOT_DIGIT).decode()
+    digits = number.translate(None, NO_DIGITS).decode()
     return any(len(digits) - size in _lengths(digits[:size]) for size in _CODE_SIZES)
 
 
 def is_written_as_one(number: bytes) -> bool:
     """Return True for a number in a form in which people write them in the country that has it."""
     if _ABROAD.match(number):
-        return _is_valid_abroad(number.translate(None, _NOT_DIGIT)[2:].decode())
+        return _is_valid_abroad(number.translate(None, NO_DIGITS)[2:].decode())
     if _AMERICAN.fullmatch(number):
-        digits = number.translate(None, _NOT_DIGIT).decode()
+        digits = number.translate(None, NO_DIGITS).decode()
         return is_valid(digits, "US") or is_valid(digits, "CA") or _SERVICE.fullmatch(number) is not None
     if _ANY_FORM.fullmatch(number) is None or _DATE.fullmatch(number):
         return False
-    digits = number.translate(None, _NOT_DIGIT).decode()
+    digits = number.translate(None, NO_DIGITS).decode()
     return any(form.fullmatch(number) and is_valid(digits, region) for region, form in _WRITTEN)
 
 
@@ -220,7 +219,7 @@ def is_expected(number: bytes, strong: bool) -> bool:
     """Return True for what may be a number behind a cue."""
     if _DATE.fullmatch(number):
         return False
-    digits = number.translate(None, _NOT_DIGIT).decode()
+    digits = number.translate(None, NO_DIGITS).decode()
     if not strong and digits.encode() == number and digits[:2] != "00":  # "call 1234567890"
         return digits[0] == "0" and len(digits) > 9 and any(is_valid(digits, region) for region in _REGIONS)
     if digits.startswith("00"):

@@ -36,6 +36,7 @@ from llmctx.delivery.redact.network_addresses import (
 )
 from llmctx.delivery.redact.normal_form import SearchText
 from llmctx.delivery.redact.phones import (
+    NO_DIGITS,
     cue_beside,
     has_cues,
     is_dialled_abroad,
@@ -110,7 +111,6 @@ _ABROAD: Final = 11  # digits at least
 
 _SEVEN_DIGITS: Final = "[0-9](?:[ ._()/-]{0,3}[0-9]){6}"
 
-_NO_DIGIT: Final = bytes(c for c in range(256) if not 0x30 <= c <= 0x39)
 _DOUBLED: Final = bytes(((2 * (c - 48) - 9) if c > 52 else 2 * (c - 48)) if 48 <= c <= 57 else 0 for c in range(256))
 _ISSUERS: Final = re.compile(
     rb"4(?:[0-9]{12}|[0-9]{15}|[0-9]{18})|(?:5[1-5]|222[1-9]|22[3-9][0-9]|2[3-6][0-9]{2}|27[01][0-9]|2720)[0-9]{12,14}"
@@ -280,7 +280,7 @@ def _candidates(shape: bytes, cues: bool) -> tuple[Candidate, ...]:
 
 def _verified(found: bytes, kind: str) -> str:
     """Return the kind of `found`, or ""."""
-    number = found.translate(None, _NO_DIGIT)
+    number = found.translate(None, NO_DIGITS)
     if kind == "foreign":
         return "phone" if is_foreign(found) else ""
     if kind == "national":

@@ -26,7 +26,7 @@ _SENTENCE: Final = frozenset(
     b" integer undefined unset default your my this that secret password passwd token key user admin_password changeme"
     b" hidden redacted masked removed example placeholder test dummy sensitive protected field input type hash".split()
 )
-PLACEHOLDER: Final = re.compile(
+_PLACEHOLDER: Final = re.compile(
     rb"(?i:(?:your|my|the|insert|enter|replace|put|add|some|change|example|placeholder|dummy)[-_ ].*"
     rb"|<.*|\$(?:[a-z_][\w./:>{}()\[\]-]*|[({].*|[0-9])|\{.*|%\(?[a-z][\w.-]*\)?[a-z%]?|\*+.*|[x.#-]{4,}|\[?redacted.*|(.)\1*|@[a-z].*"
     rb"|op://.*|env[:.].*|vault:.*|file:.*|arn:.*|projects/.*|https?:.*|[a-z0-9+]{2,12}://.*)"
@@ -38,6 +38,11 @@ DIGIT: Final = re.compile(rb"[0-9]")
 _SPECIAL: Final = re.compile(rb"[^A-Za-z0-9_.\s/\x80-]")
 _SIGN: Final = re.compile(rb"[!#$%^&*@?~]|[a-z][_-]?[A-Z]|[0-9][A-Za-z]|[a-z][0-9]+[^a-z0-9]")
 _TIME: Final = re.compile(rb"\d{4}-\d\d-\d\d(?:[T ][0-9:.+Z-]*)?|[0-9.,:/+-]{1,40}(?:[a-zA-Z%]{1,3})?")
+
+
+def is_no_placeholder(value: bytes) -> bool:
+    """Return True for what does not stand for a value that is elsewhere: `<password>`, `$PASSWORD`, `***`, a path."""
+    return _PLACEHOLDER.fullmatch(value) is None
 
 
 def is_random(value: bytes, least: int = 16) -> bool:
@@ -60,7 +65,7 @@ def _is_solid(value: bytes) -> bool:
 
 def _is_innocent(value: bytes) -> bool:
     return (
-        PLACEHOLDER.fullmatch(value) is not None
+        not is_no_placeholder(value)
         or _IDENTIFIER.fullmatch(value) is not None
         or _TYPE.fullmatch(value) is not None
         or _TIME.fullmatch(value) is not None
@@ -88,7 +93,7 @@ def is_password(value: bytes, quoted: bool, behind: bytes) -> bool:
             or (len(value) >= 6 and _SPECIAL.search(value) is not None)
             or (len(value) >= 8 and _UPPER.search(value[1:]) is not None and _LOWER.search(value) is not None)
         )
-    if not likely or value.rstrip(b"0123456789!.?").lower() in _SENTENCE or PLACEHOLDER.fullmatch(value):
+    if not likely or value.rstrip(b"0123456789!.?").lower() in _SENTENCE or not is_no_placeholder(value):
         return False
     return (
         quoted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmctx.delivery.redact.secret_values import PLACEHOLDER, is_password, is_random, is_secret
+from llmctx.delivery.redact.secret_values import is_no_placeholder, is_password, is_random, is_secret
 
 
 @pytest.mark.parametrize("value", [b"f3Kq9Zp2Lm7Xw1Vb", b"9f86d081884c7d659a2feaa0c55ad015"])
@@ -33,5 +33,5 @@ def test_words_about_passwords_are_none(value: bytes) -> None:
 
 
 def test_a_path_and_a_reference_are_placeholders() -> None:
-    assert PLACEHOLDER.fullmatch(b"op://vault/item/field")
-    assert PLACEHOLDER.fullmatch(b"./secrets/key")
+    assert not is_no_placeholder(b"op://vault/item/field")
+    assert not is_no_placeholder(b"./secrets/key")
