@@ -155,6 +155,8 @@ def _unexpected(problem: Exception) -> str:
         return "An argument or a setting holds bytes that are not UTF-8. Correct it."
     if isinstance(problem, RecursionError):
         return "The input is nested too deeply."
+    if isinstance(problem, MemoryError) or "start new thread" in str(problem):
+        return "This process has too little memory, or may start no thread. Raise its limits."
     if isinstance(problem, OSError):
         name = f"{problem.filename}: " if problem.filename else ""
         return f"{name}{problem.strerror or problem}."

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 NULL: Final = "NULL"
 _NARROWEST: Final = 6
+_USUAL: Final = 80
 
 
 def say(words: str) -> None:
@@ -80,7 +81,10 @@ def for_programs(rows: Sequence[Mapping[str, Any]], *, json: bool, csv: bool) ->
 
 
 def _console(*, stderr: bool = False) -> Console:
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if console.width < 1:  # COLUMNS=0: nothing would be printed at all
+        console.width = _USUAL
+    return console
 
 
 def width() -> int | None:

@@ -103,12 +103,13 @@ def safe_streams() -> Iterator[None]:
         if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # rather than fail where the encoding lacks a character
     sys.stderr = cast(TextIO, _Stderr(before[1]))
-    hook, threading.excepthook = threading.excepthook, _log_failure
+    hooks = threading.excepthook, sys.unraisablehook
+    threading.excepthook = sys.unraisablehook = _log_failure
     try:
         yield
     finally:
         sys.stdout, sys.stderr = before
-        threading.excepthook = hook
+        threading.excepthook, sys.unraisablehook = hooks
         _abort()
 
 
@@ -125,13 +126,15 @@ def checked_stdout() -> Iterator[_Stdout]:
         sys.stdout = before
 
 
-def _log_failure(failure: threading.ExceptHookArgs) -> None:
-    """Log a failure that no caller sees, in a line.
+def _log_failure(failure: Any) -> None:
+    """Log a failure that no caller sees, of a thread or of an object that is let go, in a line.
 
-    aiosqlite's threads meet a closed loop where a file cannot be opened, of which the command itself says more.
+    aiosqlite's threads meet a closed loop where a file cannot be opened, and a loop that could not be made has nothing
+    to close: of both the command itself says more.
     """
-    level = logging.DEBUG if "loop is closed" in str(failure.exc_value) else logging.WARNING
-    logging.getLogger("llmctx").log(level, "llmctx: a thread failed: %r", failure.exc_value)
+    is_sequel = isinstance(failure.exc_value, AttributeError) or "loop is closed" in str(failure.exc_value)
+    level = logging.DEBUG if is_sequel else logging.WARNING
+    logging.getLogger("llmctx").log(level, "llmctx: in the background: %r", failure.exc_value)
 
 
 def _reserve_descriptors() -> None:

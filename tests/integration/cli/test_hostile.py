@@ -125,12 +125,12 @@ async def test_dry_runs_need_no_right_to_write(folder: Path, own: str, capsys: p
         ("calls --json >&-", 1, "Bad file descriptor"), ("calls --json >/dev/full", 1, "No space left"),
         ("export >/dev/full", 1, "No space left"), ("--help >/dev/full", 1, "No space left"),
         ("calls -n 0 --json >/dev/full 2>&1", 2, ""), ("calls --csv 2>/dev/full", 0, "csv"),
-        ("stats <&- >&- 2>&-", 1, ""), ("calls | head -c 1", 0, ""),
+        ("stats <&- >&- 2>&-", 1, ""), ("calls | head -c 1", 0, ""), ("show nothing", 1, "nothing"),
     ],
 )  # fmt: skip
 def test_streams_that_are_closed_or_full(filled: Path, line: str, code: int, words: str) -> None:
     """A sentence where one can be said, an exit code, and no file becomes a stream."""
-    shell = f"set -o pipefail; {sys.executable} -m llmctx {line}"
+    shell = f"set -o pipefail; COLUMNS=0 {sys.executable} -m llmctx {line}"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=filled, check=False)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
@@ -157,7 +157,7 @@ def test_a_thread_that_fails_is_no_traceback(
         thread.start()
         thread.join()
     assert "Traceback" not in capsys.readouterr().err + caplog.text
-    assert caplog.messages == ([f"llmctx: a thread failed: {shown}"] if shown else [])
+    assert caplog.messages == ([f"llmctx: in the background: {shown}"] if shown else [])
 
 
 def test_the_query_of_a_mapping_cannot_change_anything(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
