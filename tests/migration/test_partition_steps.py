@@ -129,7 +129,7 @@ def test_a_rehearsal_touches_nothing(
     assert "--drop-foreign-keys" in capsys.readouterr().err
     assert cli.run([*verb, "--drop-foreign-keys"]) == 0
     said = capsys.readouterr()
-    assert "would: untie" in said.out
+    assert "would: drop the foreign key of" in said.out
     assert "--yes" in said.err
     assert dumped(url) == before
     assert cli.run([*verb, "--drop-foreign-keys", "--yes"]) == 0

@@ -42,7 +42,7 @@ def test_the_lowest_versions_are_what_the_lock_installs() -> None:
 def test_the_readme_says_the_lowest_versions() -> None:
     """Each library of the core, and those of extras that README names, with its version."""
     readme = " ".join((ROOT / "README.md").read_text().split())
-    listed = readme[readme.index("from these versions on:") : readme.index("The suite runs with")]
+    listed = readme[readme.index("the lowest that fit:") : readme.index("The suite runs with")]
     of_extras = lowest([line for name in ("redis", "cli") for line in EXTRAS[name]])
     for name, version in (lowest(PROJECT["dependencies"]) | of_extras).items():
         assert re.search(rf"\b{re.escape(name)} {re.escape(version)}[,;.]( |$)", listed), f"{name} {version}"
