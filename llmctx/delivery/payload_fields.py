@@ -165,6 +165,8 @@ def _fit_numbers(fields: dict[str, Any]) -> list[str]:
 
 def _unfit_tokens(answer: Answer | None, usage: Usage, contradictory: dict[str, int]) -> list[str]:
     """Return the columns of token figures that were reported, and can be none."""
+    if None not in usage[:3]:
+        return []
     reported = (answer.usage if answer is not None else None) or {}
     columns = (
         ("prompt_tokens", "input_tokens", usage.prompt), ("completion_tokens", "output_tokens", usage.completion),
@@ -189,7 +191,7 @@ def tokens_of(
 
 def _usage_source(usage: Usage, answer: Answer | None, stream: Stream | None, *, finished: bool) -> UsageSource:
     """Return the origin of the call's token figures, or why there are none."""
-    if any(figure is not None for figure in usage):
+    if usage != UNKNOWN:
         return UsageSource.PROVIDER
     if not finished:
         return UsageSource.UNFINISHED
@@ -276,6 +278,8 @@ def _attributes(
     """Return the team's tags, without those that LangChain gives to every step; the figures that have no column; and
     those that stand in none, because they contradict others.
     """
+    if not (tags or contradictory or usage.cache_written_1h or usage.audio_in or usage.audio_out):
+        return None
     own = [tag for tag in tags or () if isinstance(tag, str) and not tag.startswith(_OWN_TAGS)]
     some = own[:TAGS] if redactor is None else [redactor.redact(tag) for tag in own[:TAGS]]
     shown = [text_of(tag, WORD_LIMIT) for tag in some]

@@ -216,7 +216,9 @@ def reconcile(usage: Usage) -> tuple[Usage, dict[str, int]]:
     if completion is not None and reasoning is not None and reasoning > completion:
         dropped["reasoning_tokens"] = reasoning
         usage = usage._replace(reasoning=None)
-    return usage._replace(prompt=prompt, completion=completion, total=total), dropped
+    if (prompt, completion, total) != usage[:3]:
+        usage = usage._replace(prompt=prompt, completion=completion, total=total)
+    return usage, dropped
 
 
 def _columns(**figures: int | None) -> dict[str, int]:
