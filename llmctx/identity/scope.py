@@ -63,7 +63,7 @@ class Scope:
 
     `kind` says what opened it: "request", "bind", "node", "job", "item", or "thread" and "fork" for one that a thread
     or a process has merely inherited from where it was started. `reason` is the code of a row when this scope knows
-    nobody. `threads` are the LangGraph threads that ran inside it. `refresh`, if any, is asked again for an identity
+    no user. `threads` are the LangGraph threads that ran inside it. `refresh`, if any, is asked again for an identity
     while the user is unknown (authentication that runs further in than the middleware). `route` tells which of the
     application's routes a request has come to. `owner` is the task that opened it, or the number of the thread; it
     tells the scope's own work from a worker that it started. `displaced` is, for what a worker runs, the scope that the

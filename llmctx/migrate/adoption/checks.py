@@ -220,9 +220,9 @@ def notes(fit: TableFit) -> Iterator[str]:
     for name in () if fit.widen else fit.ids_of_other_types:
         kind, seconds = columns[name].type, max(1, table.bytes // REWRITTEN_PER_S)
         yield (
-            f"{name} is {kind}: an id that is no {kind} goes into the text column llmctx_{name}. Or choose "
-            f"--widen: {name} becomes text; rewrites {table.bytes / 2**20:,.0f} MiB, for about {seconds} s nobody "
-            "reads or writes, and statements that compare it with a number fail afterwards"
+            f"{name} is {kind}: an id that is not one goes into the text column llmctx_{name}. Or choose "
+            f"--widen: {name} becomes text; rewrites {table.bytes / 2**20:,.0f} MiB, which blocks readers "
+            f"and writers for about {seconds} s; statements that compare it with a number fail afterwards"
         )
     ours = [column for column in columns.values() if column.name in fit.written_columns and column.name != "call_id"]
     naive = [column.name for column in ours if column.family == "timestamp without time zone"]
