@@ -181,8 +181,12 @@ def usage_of(metadata: Any, raw: Any, *, stream: Stream | None, provider: str) -
     if own[3:] == UNKNOWN[3:]:
         return usage
     details = ("cached", "reasoning", "cache_written", "cache_written_1h")
-    better = {name: getattr(own, name) for name in details if not getattr(usage, name)}
-    return usage._replace(**{name: figure for name, figure in better.items() if figure is not None})
+    better: dict[str, int] = {}
+    for name in details:
+        figure, known = getattr(own, name), getattr(usage, name)
+        if figure is not None and not known and figure != known:
+            better[name] = figure
+    return usage._replace(**better) if better else usage
 
 
 def reconcile(usage: Usage) -> tuple[Usage, dict[str, int]]:
