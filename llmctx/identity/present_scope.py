@@ -39,6 +39,7 @@ _VARIABLE: Final = "request_ctx"
 modules: Final = sys.modules
 
 
+@guard_without_ids("scope_failed", otherwise=lambda: FAILED_SCOPE)
 def present_scope() -> Scope | None:
     """Return the scope that holds for what runs here; None if there is none. Never raises."""
     scope = current_scope()
