@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import shutil
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from functools import partial
 from typing import Any
 
 from llmctx.cli.demo.postgres import make_directory
-from tests.faults import scenarios, surroundings
+from tests.faults import databases, scenarios, surroundings
 from tests.faults.innocent import APPLICATIONS
 from tests.faults.judge import Verdict
 from tests.faults.nemesis import FAULTS
@@ -28,7 +29,7 @@ from tests.faults.world import World, world
 from tests.kit.cluster import Cluster
 
 _MIB = 1024 * 1024
-PARTS = ("seeds", "kills", "kills at commit", "forks", "servers", "surroundings", "outage", "lines")
+PARTS = ("seeds", "kills", "kills at commit", "forks", "servers", "surroundings", "databases", "outage", "lines")
 Play = Callable[[World], Awaitable[Verdict]]
 _SETTINGS: list[dict[str, Any]] = [{}, {}, {"durability": "fsync"}, {"memory_bytes": _MIB}, {"batch_rows": 7}]
 """Of the seeds, in turn."""
@@ -108,6 +109,14 @@ def _plays(asked: argparse.Namespace) -> list[tuple[str, int, dict[str, Any], Pl
         "a clock that jumps": surroundings.clock_jumps,
     }.items():
         plays.append(("surroundings", name, asked.first, {}, play))
+    of_others: dict[str, Play] = {
+        "the table dropped": databases.table_dropped,
+        "limits of the role": databases.limits_of_the_role,
+        "no connection left": databases.no_connection_left,
+    }
+    for mode in ("session", "transaction", "statement") if shutil.which("pgbouncer") else ():
+        of_others[f"pgbouncer in {mode} mode"] = partial(databases.pooled, mode=mode)
+    plays += [("databases", name, asked.first, {}, play) for name, play in of_others.items()]
     outage = partial(
         scenarios.outage, minutes=asked.outage_minutes, calls_per_s=500, size=20_000, cap_bytes=64 * _MIB, say=_say
     )
