@@ -60,23 +60,19 @@ _SHAPES: Final = bytes(
 _BEGIN: Final = (  # no decimal fraction, no date, no address of a host; the literal comes first: that is fast
     rb"0(?<![0a]0)(?<!0[.]0)(?!0{0,3}[.]0{4,}+(?![.0/-]))(?!000-00-00(?![-0.]))(?!(?<![+]0)0{0,2}(?:[.]0{1,3}){3}(?![.0]))"
 )
-_DIGITS: Final = rb"(?:[ .()/-]{0,3}+0){6,23}0*+"
+_DIGITS: Final = (  # four fours are a run of their own: a list of cards is not cut within one
+    rb"(?:000(?P<sign>[ -])0000(?P=sign)0000(?P=sign)0000(?!0)(?:(?P=sign)0{1,3}(?!0))?|(?:[ .()/-]{0,3}+0){6,23}0*+)"
+)
 _RUN: Final = re.compile(_BEGIN + _DIGITS)
 _RUN_WITHOUT_CUE: Final = re.compile(_BEGIN + rb"(?:(?<=[+]0)|(?<=[+][(]0)|(?!0{6,9}+(?![ .()/-]{0,3}0)))" + _DIGITS)
 """Where no word announces a telephone number, ten digits and fewer that stand together are none."""
 _MANY, _FEW = 512, 256  # what judging candidates may cost: so much, and one more in so many characters
 _COSTS: Final = {
-    "resident_id": 4,
-    "cpf": 4,
-    "rrn": 4,
-    "card": 1,
-    "national": 1,
-    "abroad": 1,
-    "foreign": 1,
-    "expected": 1,
+    **dict.fromkeys(("resident_id", "cpf", "rrn"), 4),
+    **dict.fromkeys(("card", "national", "abroad", "foreign", "expected"), 1),
 }
 """What costs a microsecond, or several; of the others any number is judged."""
-_AROUND: Final = 4  # signs before and behind a run that belong to its shape
+_AROUND: Final = 5  # signs before and behind a run that belong to its shape
 
 _SEP: Final = "[ .()/-]{1,3}"
 _ALONE: Final = "(?<![0Aa])(?<!0[.])(?<!0[.]-)"
@@ -129,10 +125,7 @@ _IBAN_SHAPE: Final = re.compile(rb"AA00(?<![0Aa]AA00)(?:[ .-]?[A0]){11,33}+")
 _PARTED: Final = re.compile(rb"([ ._-])")
 _AS_DIGITS: Final = {ord(sign): str(int(sign, 36)) for sign in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 
-_USUAL: Final = {kind: kind if kind in ("card", "resident_id") else "phone" for kind in _COSTS} | {
-    "cpf": "resident_id",
-    "rrn": "resident_id",
-}
+_USUAL: Final = {kind: "resident_id" if cost > 1 else "phone" for kind, cost in _COSTS.items()} | {"card": "card"}
 _DOUBTFUL: Final = frozenset(("card", "national", "abroad", "mobile", "ssn"))
 _OTHER_NUMBER: Final = re.compile(
     rb"(?i:(?<![a-z])(?:ean|gtin|isbn|issn|upc|asin|order|invoice|tracking|sku|ref|reference|po|rma|ticket|case|serial|part|item|article|contract|batch|lot"
@@ -187,20 +180,23 @@ class Personal:
         for run in (_RUN if cues else _RUN_WITHOUT_CUE).finditer(shapes):
             begin, finish = run.span()
             first = begin - _AROUND if begin > _AROUND else 0
+            known = (-1, -1)
             for kind, start, end in _candidates(shapes[first : finish + _AROUND], cues):
                 start, end = first + start, first + end
-                if start < begin and b"0" in shapes[start:begin]:
-                    continue  # digits before the run are of a hexadecimal word, such as a UUID's
-                if (cost := _COSTS.get(kind)) is None:
-                    verdict = _judged(view, kind, start, end)
-                elif left > 0:
+                if (known[0] <= start and end <= known[1]) or (start < begin and b"0" in shapes[start:begin]):
+                    continue  # within what was found, or digits before the run are of a hexadecimal word: a UUID
+                cost = _COSTS.get(kind, 0)
+                if left > 0 or not cost:
                     left -= cost
                     verdict = _judged(view, kind, start, end)
-                    real[kind] = real.get(kind, 0) + (1 if verdict else -1)
-                else:  # a text full of them: they are what most of their kind were
-                    verdict = _USUAL[kind] if real.get(kind, 0) > 0 else ""
+                    real[kind] = real.get(kind, 0) + (3 if verdict else -1)
+                elif real.get(kind, 0) > 0:  # a text full of them: they are real, if a quarter of their kind was
+                    verdict = _USUAL[kind]
+                else:
+                    verdict = _judged(view, kind, start, end) if kind == "card" else ""
                 if verdict in kinds:
                     spans.append((start, end, verdict))
+                    known = (start, end)
 
 
 def _find_ibans(view: SearchText, spans: list[Span]) -> None:
