@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from stdnum import luhn
 
 from llmctx.delivery.redact import Redactor
 from llmctx.delivery.redact.normal_form import NormalForm
@@ -118,6 +119,19 @@ def test_a_long_text_hides_nothing() -> None:
     some = [one for one in secrets(6) if len(one.text) < 200 and not one.text.isspace()][::12]
     for one in some:
         assert redact(f"{around}\n{one.text}\n{around}") == f"{around}\n{redact(one.text)}\n{around}", one
+
+
+@pytest.mark.parametrize("between", [" ", "\n", ", "])
+def test_a_list_of_thousands_hides_none(between: str) -> None:
+    """Cards that stand beside each other, and telephone numbers."""
+    rng = random.Random(9)
+    starts = [f"4{rng.randrange(10**14):014}" for _ in range(2000)]
+    numbers = [start + luhn.calc_check_digit(start) for start in starts]
+    cards = [f"{number[:4]}-{number[4:8]}-{number[8:12]}-{number[12:]}" for number in numbers]
+    phones = [f"+49 30 {rng.randrange(10**7):07}" for _ in range(2000)]
+    for some in (cards, phones):
+        shown = redact(between.join(some))
+        assert not [one for one in some if one in shown]
 
 
 def test_gates_are_open_wherever_a_detector_finds_something() -> None:
