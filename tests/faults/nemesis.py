@@ -290,7 +290,7 @@ async def _objecting(world: World, to: str, code: str) -> AsyncIterator[None]:
             f"CREATE OR REPLACE FUNCTION objects() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN {body} END$$",
             f"CREATE OR REPLACE TRIGGER objects BEFORE INSERT ON {T} FOR EACH ROW EXECUTE FUNCTION objects()",
         ),
-        (f"DROP TRIGGER IF EXISTS objects ON {T}",),
+        ("DROP FUNCTION IF EXISTS objects() CASCADE",),  # and the trigger, whatever its table is called at the moment
     ):
         yield
 
