@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 from collections.abc import Iterable, Iterator
-from types import FrameType
+from types import AsyncGeneratorType, FrameType
 from typing import Any, Final, TypeGuard
 
 from llmctx.identity.await_graph import all_waiting, is_waited_for_by
@@ -51,14 +51,21 @@ def is_created_in(scope: Scope, work: Iterable[Work], thread_id: str, used_in: i
 
 
 def is_output_read_in(scope: Scope, work: Work) -> bool:
-    """Return whether the flow of `scope`, and of no other, waits for what `work` was given: a queue that it fills."""
+    """Return whether the flow of `scope`, and of no other, waits for what `work` was given: a queue that it fills; or
+    will do so.
+    """
     owner = scope.anchor.owner
+    if owner is None:
+        return False
     waiting = [one for one in _waiting_for_what_is_given(work, to_fill=True) if one is not work]
-    return (
-        owner is not None
-        and any(is_waited_for_by(one, owner) for one in waiting)
-        and all((its := _scope_of(one)) is None or its.anchor is scope.anchor for one in waiting)
-    )
+    if waiting:
+        return any(is_waited_for_by(one, owner) for one in waiting) and all(
+            (its := _scope_of(one)) is None or its.anchor is scope.anchor for one in waiting
+        )
+    queues = _queues_of(work)
+    flow = [one for one in tasks_beside(work, scope) if queues and is_in(one, scope) and is_waited_for_by(one, owner)]
+    frames = (frame for task in flow for frame in suspended_frames(task))
+    return any(_reads_later(value, queues) for frame in frames for value in list(frame.f_locals.values()))
 
 
 class _Search:
@@ -114,12 +121,13 @@ class _Search:
             return False
         frames = list(suspended_frames(task))
         name, is_spawning = name_of(work), any(map(spawns, frames))
+        queues = _queues_of(work)
         for frame in frames:
             code, known = frame.f_code, frame.f_locals
             if spawns(frame) and (name in code.co_names or name in known):
                 return True
             for value in list(known.values()):
-                if value is work or (is_spawning and _holds(value, work)):
+                if value is work or (is_spawning and _holds(value, work)) or (queues and _reads_later(value, queues)):
                     return True
             if not is_of_a_library(frame) and any(_knows(value, self.thread_id) for value in _variables_of(frame)):
                 return True
@@ -148,6 +156,28 @@ def _variables_of(frame: FrameType) -> Iterator[object]:
 
 def _knows(value: object, thread_id: str) -> bool:
     return names_thread(value, thread_id) or any(names_thread(part, thread_id) for part in fields_of(value))
+
+
+def _queues_of(work: Work) -> set[int]:
+    """Return the ids of the queues and streams that `work` was given."""
+    values = values_of(source_of(work))
+    return {
+        id(value)
+        for value in values
+        if isinstance(value, asyncio.Queue) or type(value).__module__ == "anyio.streams.memory"
+    }
+
+
+def _reads_later(value: object, queues: set[int]) -> bool:
+    """Return whether `value`, or a field of it (a response's body), is a generator that has not begun and has one of
+    the `queues`.
+    """
+    its = getattr(value, "__dict__", None)
+    for part in (value, *(list(its.values()) if type(its) is dict else ())):
+        frame = part.ag_frame if isinstance(part, AsyncGeneratorType) and not part.ag_running else None
+        if frame is not None and any(id(one) in queues for one in frame.f_locals.values()):
+            return True
+    return False
 
 
 def _holds(value: object, work: object) -> bool:
