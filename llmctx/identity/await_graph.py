@@ -212,7 +212,7 @@ def _targets_of(callback: Any) -> Iterator[object]:
         return
     if name == "_run_until_complete_cb":
         yield _MAIN
-        if (beneath := _job_beneath_loop()) is not None:
+        if (beneath := job_beneath_loop()) is not None:
             yield beneath
     parts: list[Any] = [getattr(callback, "__self__", None)]
     if type(callback) is functools.partial:  # wait_for
@@ -233,7 +233,7 @@ def _targets_of(callback: Any) -> Iterator[object]:
                 yield host
 
 
-def _job_beneath_loop() -> Job | None:
+def job_beneath_loop() -> Job | None:
     """Return the job of a pool's thread in which the loop runs that runs here."""
     frame: FrameType | None = sys._getframe(1)
     return job_of(frame) if asyncio._get_running_loop() is not None else None

@@ -21,7 +21,7 @@ from typing import Any, Final
 from weakref import ReferenceType, WeakSet, ref
 
 from llmctx.core.guard import guard_harmless
-from llmctx.identity.await_graph import is_unawaited, runs_here, waiting_work, work_here
+from llmctx.identity.await_graph import is_unawaited, job_beneath_loop, runs_here, waiting_work, work_here
 from llmctx.identity.present_scope import is_answered_here
 from llmctx.identity.scope import Scope, scope_in
 from llmctx.identity.work_frames import context_of, frames_of, takes_from_a_queue
@@ -96,7 +96,7 @@ def await_light() -> bool:
 
     Return whether that may have shed light.
     """
-    if asyncio._get_running_loop() is not None:
+    if asyncio._get_running_loop() is not None and job_beneath_loop() is None:
         return False
     is_job = work_here() is not None
     for glance in range(_GLANCES if is_job else 1):

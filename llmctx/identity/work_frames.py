@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextvars import Context
 from functools import lru_cache
+from itertools import pairwise
 from opcode import opmap
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
 from typing import Any, Final
@@ -162,9 +163,10 @@ def _loops(code: CodeType) -> tuple[tuple[int, int], ...]:
     by_offset = {step.offset: step.opname for step in steps}
     return tuple(
         (int(step.argval), step.offset)
-        for step in steps
+        for before, step in pairwise(steps)
         if "JUMP_BACKWARD" in step.opname
         and "NO_INTERRUPT" not in step.opname  # of an `await`
+        and before.opname != "CLEANUP_THROW"  # of one as well, in Python 3.12
         and by_offset.get(int(step.argval)) != "FOR_ITER"
     )
 
