@@ -145,6 +145,11 @@ Candidate = tuple[str, int, int]
 """What a part of a run may be, and where in it that stands."""
 
 
+_DASH: Final = ord("-")
+_IN_UUID: Final = re.compile(rb"[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-")
+"""What stands before the last group of a UUID."""
+
+
 class Personal:
     """Find the wanted kinds of email, card, phone, resident_id, iban, ip."""
 
@@ -236,6 +241,8 @@ def _judged(view: SearchText, kind: str, start: int, end: int) -> str:
             return ""
         return "" if cue == "weak" and _is_named_otherwise(view, start) else "phone"
     verdict = _verified(number, kind)
+    if verdict == "phone" and start and raw[start - 1] == _DASH and _IN_UUID.fullmatch(raw[max(0, start - 10) : start]):
+        return ""
     if verdict and kind in _DOUBTFUL:
         if kind in ("national", "abroad") and start and raw[start - 1] in _VALUES:
             return ""
