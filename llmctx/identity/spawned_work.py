@@ -16,9 +16,9 @@ from types import FrameType
 from typing import Any, Final
 
 from llmctx.core.guard import guard_harmless
+from llmctx.identity.argument_values import Work, is_given, is_given_connection, source_of, values_of
 from llmctx.identity.await_graph import all_waiting, is_part_of, is_waited_for_by, runs_here
 from llmctx.identity.background_work import await_light, is_in_the_dark
-from llmctx.identity.given_values import Work, is_given, is_given_connection, source_of, values_of
 from llmctx.identity.registry.base import Entry
 from llmctx.identity.scope import Scope, scope_in
 from llmctx.identity.task_creators import TASKS, is_created_in, is_in, is_output_read_in, tasks_beside

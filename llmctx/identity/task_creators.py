@@ -13,11 +13,7 @@ from collections.abc import Iterable, Iterator
 from types import AsyncGeneratorType, FrameType
 from typing import Any, Final, TypeGuard
 
-from llmctx.identity.await_graph import all_waiting, is_waited_for_by
-from llmctx.identity.blocked_threads import Job
-from llmctx.identity.candidates import effective_scope
-from llmctx.identity.eager_start import is_being_made, starter_of
-from llmctx.identity.given_values import (
+from llmctx.identity.argument_values import (
     Work,
     fields_of,
     is_given,
@@ -27,6 +23,10 @@ from llmctx.identity.given_values import (
     source_of,
     values_of,
 )
+from llmctx.identity.await_graph import all_waiting, is_waited_for_by
+from llmctx.identity.blocked_threads import Job
+from llmctx.identity.candidates import effective_scope
+from llmctx.identity.eager_start import is_being_made, starter_of
 from llmctx.identity.scope import Scope, scope_in
 from llmctx.identity.task_numbers import number_of
 from llmctx.identity.work_frames import (
