@@ -97,6 +97,7 @@ class ContextMiddleware:
             return _unidentified(problem)
 
 
+@guard_without_ids("request_scope_failed", otherwise=lambda receive: receive)
 def _following(receive: Receive) -> Receive:
     """Return `receive` so that what reads from a websocket goes on as the user who has logged in on it."""
 

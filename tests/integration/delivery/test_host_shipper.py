@@ -69,7 +69,7 @@ async def test_the_application_opens_no_connection(database: str) -> None:
             async with CallLog(limited, writer="ship") as call_log:
                 with bind(user_id="u", session_id="s"):
                     await model.ainvoke("hello")
-                while not spool_of(call_log)._delegation._left:
+                while not spool_of(call_log)._delegation._delegated:
                     await asyncio.sleep(0.05)
                 assert await connections(database, name) == 0
                 shipper = await asyncio.to_thread(ship, database)
@@ -134,7 +134,7 @@ def test_a_shipper_that_goes(database: str, monkeypatch: pytest.MonkeyPatch) -> 
         wait_until(lambda: spool_of(call_log)._is_served, "the shipper to be seen", 60)
         with bind(user_id="u", session_id="s"):
             model.invoke("hello")
-        wait_until(lambda: spool_of(call_log)._delegation._left, "a journal to be left", 60)
+        wait_until(lambda: spool_of(call_log)._delegation._delegated, "a journal to be left", 60)
         assert call_log.stats().waiting == 1
         monkeypatch.setattr("llmctx.delivery.delegation._ABSENT_S", 0.5)
         shipper.close()
@@ -149,7 +149,7 @@ def test_open_calls_are_not_lost(database: str) -> None:
     with announcing(database), CallLog(database, writer="ship") as call_log:
         with call_log.record(model="m", prompt="long") as call:
             model.invoke("short")
-            wait_until(lambda: spool_of(call_log)._delegation._left, "a journal to be left", 60)
+            wait_until(lambda: spool_of(call_log)._delegation._delegated, "a journal to be left", 60)
             assert ship(database).written == 1
             call.set(node="end")
         wait_until(lambda: ship(database).written == 1, "the long one to be left and shipped", 60)
