@@ -17,7 +17,7 @@ from llmctx.identity.blocked_threads import item_here
 from llmctx.identity.config_carrier import Carrier
 from llmctx.identity.present_scope import SCOPE_KEY
 from llmctx.identity.scope import Scope
-from llmctx.identity.work_frames import is_in_a_loop, is_of_a_library, parts_of_callback
+from llmctx.identity.work_frames import instance_fields, is_in_a_loop, is_of_a_library, parts_of_callback
 
 Work = asyncio.Task[Any] | asyncio.Handle | concurrent.futures.Future[Any] | threading.Thread
 
@@ -77,14 +77,12 @@ def _fields_of_self(method: object) -> list[object]:
         itself = None if method.cr_frame is None else method.cr_frame.f_locals.get("self")
     else:
         itself = method.__self__ if isinstance(method, MethodType) else None
-    its = getattr(itself, "__dict__", None)
-    return list(its.values()) if type(its) is dict else []
+    return list(instance_fields(itself).values())
 
 
 def _request_of(value: object) -> int:
     """Return the number of the request whose connection `value` is; 0 if it is none."""
-    its = getattr(value, "__dict__", None)
-    connection = value if type(value) is dict else its.get("scope") if type(its) is dict else None
+    connection = value if type(value) is dict else instance_fields(value).get("scope")
     scope = connection.get(SCOPE_KEY) if type(connection) is dict else None
     return scope.of_request if isinstance(scope, Scope) else 0
 
@@ -116,7 +114,7 @@ def fields_of(value: object) -> Iterator[object]:
     elif isinstance(value, (list, tuple)):
         yield from value[:_VALUES]
     elif hasattr(type(value), "model_fields") or hasattr(type(value), "__dataclass_fields__"):
-        yield from list(vars(value).values()) if hasattr(value, "__dict__") else ()
+        yield from list(instance_fields(value).values())
 
 
 def _parts(value: object) -> Iterator[object]:

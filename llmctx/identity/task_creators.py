@@ -31,6 +31,7 @@ from llmctx.identity.scope import Scope, scope_in
 from llmctx.identity.task_numbers import number_of
 from llmctx.identity.work_frames import (
     context_of,
+    instance_fields,
     is_of_a_library,
     loop_of,
     spawns,
@@ -172,8 +173,7 @@ def _reads_later(value: object, queues: set[int]) -> bool:
     """Return whether `value`, or a field of it (a response's body), is a generator that has not begun and has one of
     the `queues`.
     """
-    its = getattr(value, "__dict__", None)
-    for part in (value, *(list(its.values()) if type(its) is dict else ())):
+    for part in (value, *instance_fields(value).values()):
         frame = part.ag_frame if isinstance(part, AsyncGeneratorType) and not part.ag_running else None
         if frame is not None and any(id(one) in queues for one in frame.f_locals.values()):
             return True

@@ -117,14 +117,17 @@ def _at_hand(frame: FrameType) -> Iterator[object]:
     for value in known.values():
         yield value
         yield getattr(value, "__self__", None)  # a method in a variable
-        its = getattr(value, "__dict__", None)
-        if type(its) is dict:
-            yield from its.values()
+        yield from instance_fields(value).values()
+
+
+def instance_fields(value: object) -> dict[str, Any]:
+    """Return what `value` itself has as fields; none where its `__dict__` is anything but a dict."""
+    its = getattr(value, "__dict__", None)
+    return its if type(its) is dict else {}
 
 
 def _is_queue(value: object) -> bool:
-    its = getattr(value, "__dict__", None)
-    own = its if type(its) is dict else {}
+    own = instance_fields(value)
     return any(all(hasattr(type(value), name) or name in own for name in names) for names in _QUEUES)
 
 
