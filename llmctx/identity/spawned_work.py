@@ -43,14 +43,13 @@ def works_for(scope: Scope, thread_id: str | None, used: Entry | None, *, is_fin
 
     `used` is what the registry knows of the thread, if others have used it since `scope` was opened.
     """
+    is_dark = is_in_the_dark()  # first: if something waits for it by now, that is found below
     own = is_part_of(scope) if scope.is_open else False
-    if not own and (own is None or is_in_the_dark()):
+    if not own and (own is None or is_dark):
         if not is_final:
             own = None
         elif await_light():
             own = (is_part_of(scope) if scope.is_open else False) or own  # it may still be about to be awaited
-    elif not own and scope.is_open:
-        own = is_part_of(scope)  # it may have been awaited meanwhile
     return own if own or thread_id is None else _weighed(scope, thread_id, used, own, is_final)
 
 
