@@ -40,12 +40,13 @@ def is_inherited_by_worker(
         and (user_id is None or thread.identity.user_id != user_id)
     )
     registered_since = of_others and thread is not None and thread.last > scope.serial
+    used = thread if registered_since else None
     if not scope.is_open or _outlives_its_request(scope):
         # What is left of a request yields to a thread that others have used since, as a worker does. If they used it
         # before only, it may as well be the request's own work on another user's thread.
         if not of_others:
             return False
-        own = works_for(scope, thread_id, thread if registered_since else None, is_final=is_final)
+        own = works_for(scope, thread_id, used, is_final=is_final)
         if own or (carrying_call_logs and not registered_since):
             return False
         return True if registered_since and (own is False or scope.is_open) else None
@@ -54,7 +55,6 @@ def is_inherited_by_worker(
     )
     if not of_others and not handed_on:
         return False
-    used = thread if registered_since else None
     own = is_part_of(scope) if handed_on else works_for(scope, thread_id, used, is_final=is_final)
     if own is None:
         return None if registered_since else False
