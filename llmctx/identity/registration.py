@@ -93,12 +93,12 @@ def node_scope(
         return _resolve_in_failed_scope(outer, found, persisted, thread_id, task, registries)
     thread = next((e for r in registries if thread_id is not None and (e := r.get(thread_id=thread_id))), None)
     sent, proven, sent_request = _sent(metadata, outer)
-    guard = not trusting and (
+    guarded = not trusting and (
         is_vouched or is_guarded(outer) or found.user_id is not None or (proven and sent.user_id is not None)
     )
-    if guard and not proven:
+    if guarded and not proven:
         data, sent = (sent.overlay(data) if sent.agrees(data) else data or sent), EMPTY
-    elif not guard and data is not EMPTY:
+    elif not guarded and data is not EMPTY:
         if found.agrees(data):
             persisted = persisted or (data_persisted and bool(data) and not found)
             found = data.overlay(found)
@@ -127,7 +127,7 @@ def node_scope(
         elif conflict:
             base = EMPTY  # two people are never mixed into one identity
     identity = authority = base.overlay(found) if found is not EMPTY else base
-    if guard and outer is not None and base is outer.identity and outer.authority is not base:
+    if guarded and outer is not None and base is outer.identity and outer.authority is not base:
         authority = outer.authority.overlay(found)
     is_refused = False
     if data is not EMPTY:
@@ -141,7 +141,7 @@ def node_scope(
             identity = identity.overlay(data).overlay(authority)
     # The scope that a worker was started in is none of its business: it is not the parent of what the worker runs.
     scope = Scope(identity, "node", outer if inherited_by_worker is False else None)
-    scope.authority = authority if guard else EMPTY
+    scope.authority = authority if guarded else EMPTY
     scope.conflict = conflict
     if is_refused:
         scope.refused = (data,)
