@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -165,12 +166,14 @@ def _noted(call: OpenCall, metadata: dict[str, Any], params: dict[str, Any]) -> 
         ids["thread_id"] = thread_id
     if call.fields is not None:
         return as_json({**ids, **_described(*about), **_marked_by_hand(call.fields)})[:-1]
-    described = _descriptions.get(about)
-    if described is None:
-        if len(_descriptions) >= _MOST_DESCRIPTIONS:
-            _descriptions.clear()
-        described = _descriptions[about] = as_json(_described(*about))[1:-1]
+    described = _description(*about)
     return b"%b,%b" % (as_json(ids)[:-1], described) if ids else b"{" + described
+
+
+@lru_cache(maxsize=256)
+def _description(model: str, node: str | None, agent_key: str | None, source: Source, reason: Reason | None) -> bytes:
+    """Return `_described` as JSON without braces: calls with ids in their metadata share no verdict, but all of it."""
+    return as_json(_described(model, node, agent_key, source, reason))[1:-1]
 
 
 def _described(
@@ -196,9 +199,6 @@ _SETTABLE: Final = frozenset(spec.name for spec in SPECS if not spec.minted)
 _MARKED_IDS: Final = tuple(spec.name for spec in SPECS if spec.marked and spec.kind is ColumnKind.ID)
 _MARKED: Final = frozenset(spec.name for spec in SPECS if spec.marked) - {"model", *_MARKED_IDS}
 _OWNERS_IDS: Final = tuple(name for name in _MARKED_IDS if name not in ("agent_key", "thread_id"))
-_MOST_DESCRIPTIONS: Final = 256
-_descriptions: Final[dict[tuple[object, ...], bytes]] = {}
-"""Parts of markers, by what they are made of: calls with ids in their metadata share no verdict, but all of that."""
 
 
 def _reported(call: OpenCall, texts: Texts) -> dict[str, Any]:
