@@ -278,16 +278,14 @@ def _attributes(
     """Return the team's tags, without those that LangChain gives to every step; the figures that have no column; and
     those that stand in none, because they contradict others.
     """
-    if not (tags or contradictory or usage.cache_written_1h or usage.audio_in or usage.audio_out):
-        return None
-    own = [tag for tag in tags or () if isinstance(tag, str) and not tag.startswith(_OWN_TAGS)]
-    some = own[:TAGS] if redactor is None else [redactor.redact(tag) for tag in own[:TAGS]]
-    shown = [text_of(tag, WORD_LIMIT) for tag in some]
-    kept: dict[str, Any] = {"tags": shown} if own else {}
-    if shown != some or len(own) > TAGS:
-        kept[CLEANED] = ["attributes"]
+    kept: dict[str, Any] = {}
+    if own := [tag for tag in tags or () if isinstance(tag, str) and not tag.startswith(_OWN_TAGS)]:
+        some = own[:TAGS] if redactor is None else [redactor.redact(tag) for tag in own[:TAGS]]
+        kept["tags"] = shown = [text_of(tag, WORD_LIMIT) for tag in some]
+        if shown != some or len(own) > TAGS:
+            kept[CLEANED] = ["attributes"]
     figures = ((CACHE_WRITTEN_1H, usage.cache_written_1h), (AUDIO_IN, usage.audio_in), (AUDIO_OUT, usage.audio_out))
-    kept.update((name, figure) for name, figure in figures if figure)
+    kept.update({name: figure for name, figure in figures if figure})
     if contradictory:
         kept[CONTRADICTORY] = contradictory
     return kept or None

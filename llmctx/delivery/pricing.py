@@ -67,8 +67,6 @@ class Tokens(NamedTuple):
     def from_row(cls, figures: Mapping[str, Any], noted: Mapping[str, Any]) -> Tokens:
         """Return those of a row, from its columns and from its `attributes`, where anything may stand."""
         written = figures["cache_write_tokens"]
-        if not noted:
-            return cls(figures["prompt_tokens"], figures["completion_tokens"], figures["cached_tokens"], written)
         return cls(
             figures["prompt_tokens"], figures["completion_tokens"], figures["cached_tokens"],
             _figure(noted.get(CACHE_WRITTEN)) if written is None else written,
@@ -95,7 +93,7 @@ TOKEN_NOTES: Final = (CACHE_WRITTEN, CACHE_WRITTEN_1H, AUDIO_IN, AUDIO_OUT)
 
 
 def _figure(noted: Any) -> int | None:
-    return int(noted) if str(noted).isdecimal() and len(str(noted)) < 12 else None
+    return int(noted) if noted is not None and str(noted).isdecimal() and len(str(noted)) < 12 else None
 
 
 def _tier(named: str | None) -> str:
