@@ -184,10 +184,8 @@ async def refuse_lent(connection: AsyncConnection, settings: Settings) -> None:
     if len(met) > 1:
         raise LlmctxError(
             f"{describe_database(settings)} is behind a pooler in transaction mode: this command needs a session of "
-            "its own. "
-            "Put the "
-            "server's own address, or that of a pool in session mode, into LLMCTX_DATABASE_URL for this command. "
-            "Nothing was changed."
+            "its own. Put the server's own address, or that of a pool in session mode, into LLMCTX_DATABASE_URL for "
+            "this command. Nothing was changed."
         )
 
 
@@ -269,35 +267,29 @@ def explain(problem: Exception, settings: Settings) -> Exception:
     """Return `problem` as an error that says what to do, or itself when it is none of the database's."""
     if isinstance(problem, LlmctxError):
         return problem
-    state = sqlstate(problem)
+    state, database = sqlstate(problem), describe_database(settings)
     said = str(getattr(problem, "orig", None) or problem).strip().partition("\n")[0]
     reason = said.rpartition(": ")[2] if said.startswith("<class") else said  # SQLAlchemy puts the class in front
     if state in {"42P01", "42703"} or reason.startswith(("no such table", "no such column")):
-        return MigrationsPending(f"{capitalize(reason)} in {describe_database(settings)}. Run `llmctx migrate`.")
+        return MigrationsPending(f"{capitalize(reason)} in {database}. Run `llmctx migrate`.")
     if state == "55P03":
-        return LlmctxError(
-            f"Another transaction holds a lock in {describe_database(settings)} for too long. Try again."
-        )
+        return LlmctxError(f"Another transaction holds a lock in {database} for too long. Try again.")
     if state == "42501" and "row-level security" in reason:
         return LlmctxError(
-            f"{capitalize(reason)} in {describe_database(settings)}: this role sees only some of the rows. Use the "
-            "table's owner, or a role with BYPASSRLS. Nothing was changed."
+            f"{capitalize(reason)} in {database}: this role sees only some of the rows. Use the table's owner, or a "
+            "role with BYPASSRLS. Nothing was changed."
         )
     if state == "42501":
-        return LlmctxError(
-            f"{reason} in {describe_database(settings)}. Grant the right to the role, or use another role."
-        )
+        return LlmctxError(f"{reason} in {database}. Grant the right to the role, or use another role.")
     if isinstance(problem, TypeError) and "unexpected keyword argument" in reason:
         return ConfigError(f"LLMCTX_DATABASE_URL has a parameter that asyncpg does not know: {reason}. Take it out.")
     remedy = _remedy(problem, state, settings)
     if remedy is None:
         known = isinstance(problem, (DBAPIError, sqlite3.Error))
-        return LlmctxError(f"{describe_database(settings)} refused: {reason}.") if known else problem
+        return LlmctxError(f"{database} refused: {reason}.") if known else problem
     if isinstance(problem, TimeoutError):
         reason = f"no answer within {settings.connect_timeout_s:g} s"
-    return DatabaseUnavailable(
-        f"Cannot use {describe_database(settings)}: {reason or type(problem).__name__}. {remedy}"
-    )
+    return DatabaseUnavailable(f"Cannot use {database}: {reason or type(problem).__name__}. {remedy}")
 
 
 def _remedy(problem: Exception, state: str, settings: Settings) -> str | None:
