@@ -24,6 +24,7 @@ from llmctx.core.errors import TemporarilyUnavailable, is_shortage
 from llmctx.core.process import fork_lock
 from llmctx.core.record import CallRecord
 from llmctx.delivery.journal import directory as directories
+from llmctx.delivery.journal import owner as owners
 from llmctx.delivery.journal.dead_journal import Keep, rewrite
 from llmctx.delivery.journal.frames import ID_BYTES, Frame, Kind, frame, frames_in, pack_record, record_of
 from llmctx.storage.sanitize import clean
@@ -63,9 +64,8 @@ class DeadLetters:
 
         Raise `TemporarilyUnavailable` if the lock is held, or no descriptor is left.
         """
-        endpoint = {"name": self.endpoint.name, "ids": sorted(self.endpoint.ids)}
-        told = {"sqlstate": sqlstate, "reason": _plain(reason), "at": datetime.now(UTC).isoformat(), "place": endpoint}
-        about = orjson.dumps(told)
+        at, endpoint = datetime.now(UTC).isoformat(), owners.endpoint_as_json(self.endpoint)
+        about = orjson.dumps({"sqlstate": sqlstate, "reason": _plain(reason), "at": at, "place": endpoint})
         payload = pack_record(record)
         # {"record": {…}, "sqlstate": …}, without reading the record again
         whole = payload[:ID_BYTES] + b'{"record":' + payload[ID_BYTES:] + b"," + about[1:]
@@ -155,8 +155,7 @@ class DeadLetters:
 def endpoint_in(letter_frame: Frame) -> Endpoint:
     """Return which destination has refused the row in a frame."""
     with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-        endpoint = orjson.loads(letter_frame.payload[ID_BYTES:])["place"]
-        return Endpoint(str(endpoint["name"]), frozenset(map(str, endpoint["ids"])))
+        return owners.endpoint_from_json(orjson.loads(letter_frame.payload[ID_BYTES:])["place"])
     return Endpoint()
 
 

@@ -95,7 +95,7 @@ def write(owner: Owner, folder: int) -> bool:
 def _framed(owner: Owner) -> bytes:
     fields = asdict(owner)
     del fields["endpoint"]
-    return frame(Kind.OPENED, orjson.dumps(fields | {"place": _as_json(owner.endpoint)}))
+    return frame(Kind.OPENED, orjson.dumps(fields | {"place": endpoint_as_json(owner.endpoint)}))
 
 
 def read(folder: int) -> Owner | None:
@@ -103,7 +103,7 @@ def read(folder: int) -> Owner | None:
     for found in frames_in(directories.read_file(FILE, folder)):
         with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError):
             said = orjson.loads(found.payload)
-            endpoint = _endpoint_of(said.pop("place"))
+            endpoint = endpoint_from_json(said.pop("place"))
             return Owner(**said, endpoint=endpoint)
     return None
 
@@ -170,21 +170,24 @@ def _age(folder: int) -> float:
 def remember_endpoint(endpoint: Endpoint, folder: int) -> None:
     """Note, beside the dead letters of a name, which endpoint it led to last. Never raises."""
     if endpoint.ids and endpoint != recall_endpoint(folder):
+        noted = frame(Kind.OPENED, orjson.dumps(endpoint_as_json(endpoint)))
         with contextlib.suppress(OSError):
-            directories.replace(_PLACE, folder, frame(Kind.OPENED, orjson.dumps(_as_json(endpoint))), sync=False)
+            directories.replace(_PLACE, folder, noted, sync=False)
 
 
 def recall_endpoint(folder: int) -> Endpoint:
     """Return which endpoint the name led to last."""
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
         for found in frames_in(directories.read_file(_PLACE, folder)):
-            return _endpoint_of(orjson.loads(found.payload))
+            return endpoint_from_json(orjson.loads(found.payload))
     return Endpoint()
 
 
-def _as_json(endpoint: Endpoint) -> dict[str, Any]:
+def endpoint_as_json(endpoint: Endpoint) -> dict[str, Any]:
+    """Return `endpoint` as files of the journal have it."""
     return {"name": endpoint.name, "ids": sorted(endpoint.ids)}
 
 
-def _endpoint_of(fields: dict[str, Any]) -> Endpoint:
+def endpoint_from_json(fields: dict[str, Any]) -> Endpoint:
+    """Return what `endpoint_as_json` was given. Raise KeyError, TypeError or AttributeError for anything else."""
     return Endpoint(str(fields["name"]), frozenset(map(str, fields["ids"])))
