@@ -156,8 +156,10 @@ def problems(fit: TableFit) -> Iterator[str]:
         if name in table.references:
             yield f"{name} refers to {table.references[name]}: because of that foreign key it cannot become text"
         if uses := table.dependents_by_column.get(name):
-            yield f"{' and '.join(uses)} use {name}, which therefore cannot become text: drop them, and create them "
-            "again later"
+            yield (
+                f"{' and '.join(uses)} use {name}, which therefore cannot become text: drop them, and create them "
+                "again later"
+            )
     for name, function in table.copying_triggers.items() if fit.missing_columns else ():
         yield (
             f"the trigger {name} copies whole rows to another table (in {function}): with columns that are "

@@ -101,8 +101,8 @@ async def backfill(
             if name not in log.c:
                 raise LlmctxError(f"Table {log.name} has no column {name}. Run `llmctx migrate` first.")
         if not word_values(log, "identity_source", None):
-            why = "has no column identity_source" if "identity_source" not in log.c else "has an identity_source "
-            "column of its own"
+            is_there = "identity_source" in log.c
+            why = "has an identity_source column of its own" if is_there else "has no column identity_source"
             report.notes.append(f"{log.name} {why}: rows will not say by which rule they were filled.")
         checkpoints = await checkpoints_of(connection, settings.db_schema)
         facts = FactCollection(connection, log)

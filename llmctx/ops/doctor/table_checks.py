@@ -301,8 +301,9 @@ def _statistics(seen: _Seen) -> list[Finding]:
     facts = seen.facts
     if not facts["unknown"] and not facts["stale"]:
         return []
-    cause = "PostgreSQL has never analyzed the rows" if facts["unknown"] else "more than half of the rows are newer "
-    "than its statistics"
+    cause = "PostgreSQL has never analyzed the rows"
+    if not facts["unknown"]:
+        cause = "more than half of the rows are newer than its statistics"
     return [
         Finding(
             "statistics", False, cause, "PostgreSQL's plans are guesses. Check that autovacuum is on.",
