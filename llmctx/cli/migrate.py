@@ -174,7 +174,7 @@ def _distribute(settings: Settings, shards: int | None, *, yes: bool) -> None:
 def _plan_and_do(
     settings: Settings, upgrade_options: dict[str, bool], *, down: bool, only_plan: bool, yes: bool, json: bool
 ) -> None:
-    """Show what `upgrade_options` options of `upgrade`, or the way back, would do; and do it."""
+    """Show what `upgrade` with these options, or the way back, would do; and do it."""
     from llmctx.migrate import commands
     from llmctx.storage.engine import describe_database
 

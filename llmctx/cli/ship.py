@@ -63,8 +63,7 @@ def _run(settings: Settings, *, host: bool, once: bool, metrics: int | None, jso
     else:
         raise ConfigError(
             "There is nothing to ship. Set LLMCTX_TRANSPORT to store what is in the broker; `llmctx ship --host` "
-            "stores "
-            "the journals of this host."
+            "stores the journals of this host."
         )
     if json:
         output.show_json(report)

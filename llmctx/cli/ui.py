@@ -43,11 +43,11 @@ def ui(
 ) -> None:
     """Show sessions, users, costs, errors and coverage in the browser, on this machine only."""
     from llmctx.calllog import CallLog
-    from llmctx.dashboard.readers import grant_statements as grants_of
+    from llmctx.dashboard.readers import grant_statements
 
     settings = settings_of(ctx)
     if grants:
-        output.show(grants_of(settings))
+        output.show(grant_statements(settings))
         return
     query(ctx, _nothing)  # a table that cannot be read is an error here, rather than on each page
     serve(CallLog(ctx.find_root().obj), port=port, texts=texts, open_browser=open_browser)

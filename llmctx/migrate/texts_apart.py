@@ -75,8 +75,7 @@ def plan(connection: Connection, settings: Settings, table: ExistingTable | None
     if not table.made_by_us or lacking:
         raise LlmctxError(
             f"Table {table.name} was not made by llmctx, or has been changed: its texts cannot be kept in a separate "
-            "table. Nothing "
-            f"was changed in {describe_database(settings)}."
+            f"table. Nothing was changed in {describe_database(settings)}."
         )
     if has_distributed(connection, table.sql):
         raise LlmctxError(f"Table {table.name} is distributed by Citus: its texts cannot be kept in a separate table.")

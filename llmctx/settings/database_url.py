@@ -228,8 +228,8 @@ def _sqlite_url(parts: UrlParts) -> URL:
     unknown = [] if name.startswith("file:") else sorted(set(query) - _OF_SQLITE)
     if unknown or not _is_number(query.get("timeout", "0")):
         raise ConfigError(
-            f"{KEY} has parameters that llmctx does not support for SQLite: {_listed(unknown or ['timeout'])}. Take "
-            "it out."
+            f"{KEY} has parameters that llmctx does not support for SQLite: {_listed(unknown or ['timeout'])}. "
+            "Take it out."
         )
     return URL.create("sqlite", database=name, query=query)
 

@@ -42,7 +42,7 @@ def list_places(locations: Iterable[str]) -> str | None:
 
 
 def list_names(values: Iterable[str]) -> str:
-    """Join the first few names, as `places` does."""
+    """Join the first few names, as `list_places` does."""
     return list_places(values) or ""
 
 

@@ -327,9 +327,8 @@ def _growth(seen: _Seen) -> list[Finding]:
         findings.append(
             Finding(
                 "growth", False, f"{facts['dead']:,} dead rows beside {facts['rows']:,} living ones",
-                "The table takes more space than its rows need, and queries take "
-                "longer.", f"VACUUM (ANALYZE) {seen.name};",
-                seen.settings.table,
+                "The table takes more space than its rows need, and queries take longer.",
+                f"VACUUM (ANALYZE) {seen.name};", seen.settings.table,
             )
         )  # fmt: skip
     return findings
