@@ -12,13 +12,12 @@ import contextvars
 import itertools
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import pytest
-
 from llmctx import amend
+from tests.kit.requests import MODES, THREAD, model, on, request, started_by_alice, the_victim_uses_the_thread
 from tests.kit.trust import recorded
-from tests.promises.test_spawned_work import THREAD, model, on, request, the_victim_uses_the_thread
 
 Job = tuple[str, str, asyncio.Event]  # a thread's id, what is asked, and what tells that it is done
 Does = Callable[[Job], None]
@@ -123,39 +122,31 @@ class Received(Soon):
 
 
 WAYS = list(itertools.product([Soon, Later, Done, Received], [a_task, a_task_of_events, a_job_of_a_pool, outright]))
-MODES = pytest.mark.parametrize("carry", [False, True], ids=["plain", "carry"])
 
 
 async def _employ(kind: type[Soon], does: Does, is_open: bool, waits: bool) -> None:
     case = f"{kind.__name__} {does.__name__} {is_open} {waits}"
-    over, started = asyncio.Event(), asyncio.Event()
-    made: list[Soon] = []
 
-    async def start() -> None:
-        made.append(kind(does))
-        await made[0].start()
-        started.set()
-        if is_open:
-            await over.wait()
-
-    async def give(user: str, done: asyncio.Event) -> None:
+    async def give(user: str, soon: Soon, done: asyncio.Event) -> None:
         amend(thread_id=f"t-{user}")
-        made[0].put((f"t-{user}", f"{case} for {user}", done))
+        soon.put((f"t-{user}", f"{case} for {user}", done))
         if waits:
             await done.wait()
 
-    alices = asyncio.create_task(request("alice", start))
-    await started.wait()
-    if not is_open:
-        await alices
-    for user in ("bob", "carol", "bob"):
-        done = asyncio.Event()
-        await request(user, lambda user=user, done=done: give(user, done))  # type: ignore[misc]
-        await done.wait()
-    made[0].stop()
-    over.set()
-    await asyncio.gather(alices, *kept)
+    async with started_by_alice(partial(_start, kind, does), is_open=is_open) as soon:
+        for user in ("bob", "carol", "bob"):
+            done = asyncio.Event()
+            await request(user, partial(give, user, soon, done))
+            await done.wait()
+        soon.stop()
+    await asyncio.gather(*kept)
     kept.clear()
+
+
+async def _start(kind: type[Soon], does: Does) -> Soon:
+    soon = kind(does)
+    await soon.start()
+    return soon
 
 
 @MODES
@@ -177,8 +168,7 @@ def test_what_a_callback_of_a_request_starts_on_a_victims_thread_is_not_the_vict
         made: list[Soon] = []
 
         async def endpoint() -> None:
-            made.append(kind(does))
-            await made[0].start()
+            made.append(await _start(kind, does))
             await the_victim_uses_the_thread()
             made[0].put((THREAD, f"{kind.__name__} {does.__name__}", done))
             if waits:

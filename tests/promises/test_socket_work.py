@@ -18,8 +18,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from llmctx import CallContext
 from llmctx.middleware import ContextMiddleware
+from tests.kit.requests import MODES, THREAD, graph, model, on, wrapped_graph
 from tests.kit.trust import recorded
-from tests.promises.test_spawned_work import MODES, THREAD, graph, model, on, wrapped_graph
 
 Message = dict[str, str]
 

@@ -9,56 +9,26 @@ import contextvars
 import queue
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import anyio
 import anyio.from_thread
 import pytest
-from langchain_core.runnables import RunnableConfig
 
-from llmctx import CallContext, amend
-from llmctx.graph import wrap_graph
-from llmctx.middleware import ContextMiddleware
-from tests.kit.support import Talker
-from tests.kit.trust import State, graph_of, recorded
-
-model = Talker()
-
-
-async def talk(state: State) -> State:
-    await model.ainvoke(state["text"])
-    return {}
-
-
-graph = graph_of(talk).compile()
-wrapped_graph = wrap_graph(graph_of(talk)).compile()
-THREAD = "t-victim"
-MODES = pytest.mark.parametrize("carry", [False, True], ids=["plain", "carry"])
-
-
-def on(thread_id: str) -> RunnableConfig:
-    return {"configurable": {"thread_id": thread_id}, "metadata": {"thread_id": thread_id}}
-
-
-async def request(user: str | None, endpoint: Callable[[], Awaitable[Any]]) -> None:
-    """Serve a request in a task of its own, with an empty context, as servers do."""
-    who = None if user is None else CallContext(user_id=user, session_id=f"s-{user}")
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await endpoint()
-
-    serve = ContextMiddleware(app, identify=lambda connection: who)
-    connection = {"type": "http", "method": "GET", "path": "/", "headers": []}
-    await asyncio.get_running_loop().create_task(
-        serve(connection, None, None),  # type: ignore[arg-type]
-        context=contextvars.Context(),
-    )
-
-
-async def the_victim_uses_the_thread() -> None:
-    await request("victim", lambda: wrapped_graph.ainvoke({"text": "victim"}, on(THREAD)))
-
+from llmctx import amend
+from tests.kit.requests import (
+    MODES,
+    THREAD,
+    graph,
+    model,
+    on,
+    request,
+    started_by_alice,
+    the_victim_uses_the_thread,
+    wrapped_graph,
+)
+from tests.kit.trust import recorded
 
 # -- the request's own work -------------------------------------------------------------------------------------------
 
@@ -319,32 +289,22 @@ CANNOT_BE_TOLD = {"Dispatching", "Streaming", "Polling", "ThreadOfLoops", "Threa
 
 
 async def employ(kind: type[Worker], is_open: bool) -> None:
-    over, started = asyncio.Event(), asyncio.Event()
-    workers: list[Worker] = []
+    async def start() -> Worker:
+        worker = kind()
+        worker.start()
+        return worker
 
-    async def start() -> None:
-        workers.append(kind())
-        workers[0].start()
-        started.set()
-        if is_open:
-            await over.wait()
-
-    async def give(user: str) -> None:
+    async def give(user: str, worker: Worker) -> None:
         amend(thread_id=user)
         done = asyncio.Event()
-        workers[0].put((user, done))
+        worker.put((user, done))
         await done.wait()
 
-    alices = asyncio.create_task(request("alice", start))
-    await started.wait()
-    if not is_open:
-        await alices
-    for user in ("bob", "carol", "bob"):
-        await request(user, lambda user=user: give(user))  # type: ignore[misc]
-    await workers[0].stop()
-    over.set()
-    await alices
-    await asyncio.gather(*workers[0].tasks)
+    async with started_by_alice(start, is_open=is_open) as worker:
+        for user in ("bob", "carol", "bob"):
+            await request(user, partial(give, user, worker))
+        await worker.stop()
+    await asyncio.gather(*worker.tasks)
 
 
 @MODES
