@@ -149,7 +149,7 @@ async def no_descriptors(world: World, count: int = 3) -> Verdict:
     await world.busy(20)
     for _ in range(count):
         holding = asyncio.create_task(life.ask("descriptors", 3.0))
-        await asyncio.sleep(1.0)
+        await world.busy(100)
         world.proxy.abort()
         await holding
         await world.busy(10)
