@@ -1,10 +1,12 @@
-"""What may be absent where the tests run, and what is left out then: recorded traffic, a browser, Prometheus.
+"""What may be absent where the tests run, and what is left out then: recorded traffic, a browser, Prometheus,
+Python 3.12.
 
 Everything else is there, or the tests fail. The summary says each in one line.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import sys
@@ -23,6 +25,9 @@ _UNPACKED: Final = Path(sys.prefix) / "prometheus/usr/bin/prometheus"
 PROMETHEUS: Final = str(_UNPACKED) if _UNPACKED.exists() else shutil.which("prometheus")
 """Debian's Prometheus, with promtool beside it; `make install-prometheus` unpacks it."""
 
+STARTS_EAGERLY: Final = hasattr(asyncio, "eager_task_factory")
+"""Event loops can start tasks eagerly from Python 3.12."""
+
 
 def lines() -> Iterator[str]:
     """Yield a line for each kind of test that is left out."""
@@ -32,3 +37,5 @@ def lines() -> Iterator[str]:
         yield "left out: tests/browser, no Chromium (make install-browser)"
     if PROMETHEUS is None:
         yield "left out: tests/monitoring, no Prometheus (make install-prometheus)"
+    if not STARTS_EAGERLY:
+        yield "left out: test_eager_loops.py, no eager tasks before Python 3.12"
