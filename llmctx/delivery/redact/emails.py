@@ -26,7 +26,6 @@ _SPELLED: Final = tuple(
     for begin in (rb"at(?:(?<=[(\[{<]at)|(?<=[(\[{<] at)) ?[)\]}>] ?", rb" at (?=[a-z0-9-]{1,40} dot )")
 )
 _PLAIN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+-\x80"
-_FIRST: Final = b"._%+~!#$*=?^{}|&-"
 _USERINFO: Final = re.compile(rb"[^\s/@:\"'<>]{0,256}+:[^\s\"'<>]{0,256}+")
 _FILES: Final = frozenset(
     (b".png", b".jpg", b".jpeg", b".gif", b".svg", b".webp", b".css", b".js", b".json", b".ts", b".md", b".py")
@@ -63,11 +62,11 @@ def find_spelled_emails(view: SearchText, spans: list[Span]) -> None:
 def _find_spelled(raw: bytes, low: bytes, spelled: re.Pattern[bytes], spans: list[Span]) -> None:
     last = 0
     for match in spelled.finditer(low):
-        before = raw[max(last, match.start() - 68) : match.start()].rstrip(b" ([{<")
-        at = match.start() - len(raw[max(last, match.start() - 68) : match.start()]) + len(before)
-        start = at - len(before) + len(before.rstrip(_PLAIN))
+        first = max(last, match.start() - 68)
+        name = raw[first : match.start()].rstrip(b" ([{<")
+        start = first + len(name.rstrip(_PLAIN))
         last = match.end()
-        if start < at:
+        if start < first + len(name):
             spans.append((start, last, "email"))
 
 
