@@ -59,17 +59,14 @@ _FORMS: Final = tuple(
         (b"identified", "password", rb"identified (?:with \S{1,60} )?by [\"']([^\"'\n]{4,256}+)", is_no_placeholder),
         *((mark, "password", mark + _CONNECT, is_no_placeholder) for mark in (b"getconnection", b"mysqli", b"mysqli_connect", b"mysql_connect", b"new pdo")),
         (b"private_key_id", "api_key", rb"private_key_id[\"'\\ ]{1,4}:[\"'\\ ]{1,4}([0-9a-f]{40})", None),
-        (
-            b"auth",
-            "password",
-            rb"auth[a-z_]{0,12}[ =]{0,3}\( ?[\"'][^\"'\n]{1,80}[\"'], ?[\"']([^\"'\n]{4,128}+)[\"']",
-            lambda value: is_password(value, True, b"") and DIGIT.search(value) is not None,
-        ),
-        (
-            b"login",
-            "password",
-            rb"login ?\( ?[\"'][^\"'\n]{1,80}[\"'], ?[\"']([^\"'\n]{4,128}+)[\"']",
-            lambda value: is_password(value, True, b"") and DIGIT.search(value) is not None,
+        *(
+            (
+                mark,
+                "password",
+                mark + begin + rb"\( ?[\"'][^\"'\n]{1,80}[\"'], ?[\"']([^\"'\n]{4,128}+)[\"']",
+                lambda value: is_password(value, True, b"") and DIGIT.search(value) is not None,
+            )
+            for mark, begin in ((b"auth", rb"[a-z_]{0,12}[ =]{0,3}"), (b"login", rb" ?"))
         ),
         (b"wifi:", "password", rb"wifi:[^\s]{0,120}?;p:((?:\\.|[^;\\\s]){4,63})", None),
         # files
