@@ -126,12 +126,12 @@ def _ways(items: list[Any]) -> int:
     shared: frozenset[str] = frozenset()
     for item in items:
         signs = _signs(item)
-        if str(item[0]) in _REPEATS and item[1][0] != item[1][1] <= _MANY:
-            ways = ways * (item[1][1] - item[1][0] + 1) if signs & shared else item[1][1] - item[1][0] + 1
-            shared = shared | signs if signs & shared else signs
-            most = max(most, ways)
-        elif not signs & shared:
+        if not signs & shared:
             ways, shared = 1, frozenset()
+        if str(item[0]) in _REPEATS and item[1][0] != item[1][1] <= _MANY:
+            ways *= item[1][1] - item[1][0] + 1
+            shared |= signs
+            most = max(most, ways)
     return most
 
 
