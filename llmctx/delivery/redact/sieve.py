@@ -38,54 +38,54 @@ def widen(pattern: str | bytes) -> str:
     than the engine keeps, and then it is slow. Lookarounds go, but for one at the beginning that one sign fulfils.
     """
     items = list(importlib.import_module("re._parser").parse(pattern))
-    signs = {ANY_ASCII: _ANY} if isinstance(pattern, str) and max(pattern) > "\xff" else {}
-    first = _edge(items[0], signs) if len(items) > 1 else ""
-    return first + _sequence(items, signs)[0]
+    every = _ANY if isinstance(pattern, str) and max(pattern) > "\xff" else ANY_ASCII
+    first = _edge(items[0], every) if len(items) > 1 else ""
+    return first + _sequence(items, every)[0]
 
 
-def _edge(item: Any, signs: dict[str, str]) -> str:
+def _edge(item: Any, every: str) -> str:
     """Return what must stand before the first sign that is matched."""
     name, argument = str(item[0]), item[1]
     if name not in ("ASSERT", "ASSERT_NOT") or argument[0] > 0:
         return ""
     inner = list(argument[1])
     if name == "ASSERT":
-        shown, is_whole = _sequence(inner, signs)
+        shown, is_whole = _sequence(inner, every)
         return shown if is_whole else ""
     if len(inner) == 1 and str(inner[0][0]) == "IN" and not any(str(part[0]) == "NEGATE" for part in inner[0][1]):
-        return f"(?:^|[{signs.get(ANY_ASCII, ANY_ASCII)}--{_class(inner[0][1], signs)}])"
+        return f"(?:^|[{every}--{_class(inner[0][1], every)}])"
     return ""
 
 
-def _sequence(items: list[Any], signs: dict[str, str]) -> tuple[str, bool]:
-    """Return the pattern, and False if it is only how one begins."""
+def _sequence(items: list[Any], every: str) -> tuple[str, bool]:
+    """Return the pattern, and False if it is only how one begins; `every` is the class of all signs."""
     shown = ""
     for op, argument in items:
-        more, is_whole = _item(str(op), argument, signs)
+        more, is_whole = _item(str(op), argument, every)
         shown += more
         if not is_whole:
             return shown, False
     return shown, True
 
 
-def _item(name: str, argument: Any, signs: dict[str, str]) -> tuple[str, bool]:
+def _item(name: str, argument: Any, every: str) -> tuple[str, bool]:
     if name == "LITERAL":
         return _escaped(argument), True
     if name == "NOT_LITERAL":
-        return f"[{signs.get(ANY_ASCII, ANY_ASCII)}--{_escaped(argument)}]", True
+        return f"[{every}--{_escaped(argument)}]", True
     if name == "ANY":
-        return rf"[{signs.get(ANY_ASCII, ANY_ASCII)}--\n]", True
+        return rf"[{every}--\n]", True
     if name == "IN":
-        return _class(argument, signs), True
+        return _class(argument, every), True
     if name == "BRANCH":
-        branches = [_sequence(list(branch), signs) for branch in argument[1]]
+        branches = [_sequence(list(branch), every) for branch in argument[1]]
         return "(?:" + "|".join(shown for shown, _ in branches) + ")", all(is_whole for _, is_whole in branches)
     if name in ("SUBPATTERN", "ATOMIC_GROUP"):
-        shown, is_whole = _sequence(list(argument[-1] if name == "SUBPATTERN" else argument), signs)
+        shown, is_whole = _sequence(list(argument[-1] if name == "SUBPATTERN" else argument), every)
         return f"(?:{shown})", is_whole
     if name in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"):
         least, most, body = argument
-        shown, is_whole = _sequence(list(body), signs)
+        shown, is_whole = _sequence(list(body), every)
         if most > _MOST and least <= _FEW and len(body) == 1 and str(body[0][0]) in _ONE_SIGN:
             return f"{shown}{{{least},}}", True
         if is_whole and (most <= _MOST or (most - least <= _SPREAD and most <= _EXACT)):
@@ -98,7 +98,7 @@ def _item(name: str, argument: Any, signs: dict[str, str]) -> tuple[str, bool]:
     raise NotImplementedError(name)
 
 
-def _class(parts: list[Any], signs: dict[str, str]) -> str:
+def _class(parts: list[Any], every: str) -> str:
     inner = []
     for op, argument in parts:
         name = str(op)
@@ -111,9 +111,9 @@ def _class(parts: list[Any], signs: dict[str, str]) -> str:
         elif name == "CATEGORY" and (known := _CATEGORIES.get(str(argument).removeprefix("CATEGORY_"))):
             inner.append(known)
         else:
-            return signs.get(ANY_ASCII, ANY_ASCII)
+            return every
     if inner[0] == "^":
-        return f"[{signs.get(ANY_ASCII, ANY_ASCII)}--[{''.join(inner[1:])}]]"
+        return f"[{every}--[{''.join(inner[1:])}]]"
     return f"[{''.join(inner)}]"
 
 
