@@ -68,10 +68,11 @@ _RUN_WITHOUT_CUE: Final = re.compile(_BEGIN + rb"(?:(?<=[+]0)|(?<=[+][(]0)|(?!0{
 """Where no word announces a telephone number, ten digits and fewer that stand together are none."""
 _MANY, _FEW = 512, 256  # what judging candidates may cost: so much, and one more in so many characters
 _COSTS: Final = {
-    **dict.fromkeys(("resident_id", "cpf", "rrn"), 4),
-    **dict.fromkeys(("card", "national", "abroad", "foreign", "expected"), 1),
+    **dict.fromkeys(("resident_id", "cpf", "rrn"), (4, "resident_id")),
+    **dict.fromkeys(("national", "abroad", "foreign", "expected"), (1, "phone")),
+    "card": (1, "card"),
 }
-"""What costs a microsecond, or several; of the others any number is judged."""
+"""Candidate -> what judging it costs, and what it is if it is real; of the others any number is judged."""
 _AROUND: Final = 5  # signs before and behind a run that belong to its shape
 
 _SEP: Final = "[ .()/-]{1,3}"
@@ -125,7 +126,6 @@ _IBAN_SHAPE: Final = re.compile(rb"AA00(?<![0Aa]AA00)(?:[ .-]?[A0]){11,33}+")
 _PARTED: Final = re.compile(rb"([ ._-])")
 _AS_DIGITS: Final = {ord(sign): str(int(sign, 36)) for sign in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 
-_USUAL: Final = {kind: "resident_id" if cost > 1 else "phone" for kind, cost in _COSTS.items()} | {"card": "card"}
 _DOUBTFUL: Final = frozenset(("card", "national", "abroad", "mobile", "ssn"))
 _OTHER_NUMBER: Final = re.compile(
     rb"(?i:(?<![a-z])(?:ean|gtin|isbn|issn|upc|asin|order|invoice|tracking|sku|ref|reference|po|rma|ticket|case|serial|part|item|article|contract|batch|lot"
@@ -140,14 +140,11 @@ _OTHER_BEYOND: Final = re.compile(
 """What says that a number is of another kind."""
 _BETWEEN: Final = b" .:#=\"'|-"
 _VALUES: Final = frozenset(b"=/?&#")
+_IN_UUID: Final = re.compile(rb"[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-")
+"""What stands before the last group of a UUID."""
 
 Candidate = tuple[str, int, int]
 """What a part of a run may be, and where in it that stands."""
-
-
-_DASH: Final = ord("-")
-_IN_UUID: Final = re.compile(rb"[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-")
-"""What stands before the last group of a UUID."""
 
 
 class Personal:
@@ -190,13 +187,13 @@ class Personal:
                 start, end = first + start, first + end
                 if (known[0] <= start and end <= known[1]) or (start < begin and b"0" in shapes[start:begin]):
                     continue  # within what was found, or digits before the run are of a hexadecimal word: a UUID
-                cost = _COSTS.get(kind, 0)
+                cost, usual = _COSTS.get(kind, (0, ""))
                 if left > 0 or not cost:
                     left -= cost
                     verdict = _judged(view, kind, start, end)
                     real[kind] = real.get(kind, 0) + (3 if verdict else -1)
                 elif real.get(kind, 0) > 0:  # a text full of them: they are real, if a quarter of their kind was
-                    verdict = _USUAL[kind]
+                    verdict = usual
                 else:
                     verdict = _judged(view, kind, start, end) if kind == "card" else ""
                 if verdict in kinds:
@@ -241,7 +238,7 @@ def _judged(view: SearchText, kind: str, start: int, end: int) -> str:
             return ""
         return "" if cue == "weak" and _is_named_otherwise(view, start) else "phone"
     verdict = _verified(number, kind)
-    if verdict == "phone" and start and raw[start - 1] == _DASH and _IN_UUID.fullmatch(raw[max(0, start - 10) : start]):
+    if verdict == "phone" and _IN_UUID.fullmatch(raw, max(0, start - 10), start):
         return ""
     if verdict and kind in _DOUBTFUL:
         if kind in ("national", "abroad") and start and raw[start - 1] in _VALUES:
