@@ -136,7 +136,7 @@ _DECODED: Final = _Decoded()
 
 def for_sieve(signs: bytes) -> str:
     """Return `raw` or `low` of a text for sieves, which read what is UTF-8."""
-    return signs.translate(_SHOWN).decode()
+    return signs.decode() if signs.isascii() else signs.translate(_SHOWN).decode()
 
 
 class SearchText:
@@ -152,6 +152,10 @@ class SearchText:
         part = SearchText()
         part.text, part.raw, part.low = self.text[start:end], self.raw[start:end], self.low[start:end]
         return part
+
+    def sieve_form(self, name: str) -> str:
+        """Return `raw`, `low` or `text` for sieves."""
+        return self.text.encode("utf-8", "replace").decode() if name == "text" else for_sieve(getattr(self, name))
 
 
 class NormalForm(SearchText):
@@ -180,7 +184,7 @@ class NormalForm(SearchText):
         self.text = text
         self.raw = mask_placeholders(raw or _as_bytes(text))
         self.low = self.raw.lower()
-        shown_raw = self.raw.decode() if self.raw.isascii() else for_sieve(self.raw)
+        shown_raw = for_sieve(self.raw)
         self.for_sieves = {"raw": shown_raw, "low": shown_raw.lower()}
         """`raw` and `low` for sieves, which read what is UTF-8."""
 
@@ -193,9 +197,9 @@ class NormalForm(SearchText):
         return start, end
 
     def sieve_form(self, name: str) -> str:
-        """Return `raw`, `low` or `text` for sieves."""
+        """Return `raw`, `low` or `text` for sieves, each made once."""
         if (shown := self.for_sieves.get(name)) is None:
-            self.for_sieves[name] = shown = self.text.encode("utf-8", "replace").decode()
+            self.for_sieves[name] = shown = super().sieve_form(name)
         return shown
 
     @property

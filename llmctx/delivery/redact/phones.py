@@ -11,7 +11,7 @@ import re
 from functools import cache
 from typing import Final
 
-from llmctx.delivery.redact.normal_form import SearchText, for_sieve
+from llmctx.delivery.redact.normal_form import SearchText
 from llmctx.delivery.redact.sieve import sieve, widen
 
 _REGIONS: Final = (  # whose numbers begin with 0
@@ -153,9 +153,7 @@ _HAS_CUES_BEYOND: Final = sieve(widen(_CUE_BEYOND.pattern))
 
 def has_cues(view: SearchText) -> bool:
     """Return True if a text has words in it that may announce a telephone number."""
-    return _HAS_CUES(for_sieve(view.low)) or (
-        not view.text.isascii() and _HAS_CUES_BEYOND(view.text.encode("utf-8", "replace").decode())
-    )
+    return _HAS_CUES(view.sieve_form("low")) or (not view.text.isascii() and _HAS_CUES_BEYOND(view.sieve_form("text")))
 
 
 def cue_beside(view: SearchText, start: int, end: int) -> str:
