@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 
 from llmctx.core.record import SNAPSHOTS
 from llmctx.delivery.redact import Redactor
@@ -50,14 +50,11 @@ class CachingRedactor(Redactor):
             text
             for item in value.values()
             for one in (item if type(item) is list else (item,))
-            if type(one) is dict and _is_worth_knowing(text := one.get("content"))
+            if (text := _text_worth_knowing(one))
         ]
         marks = [_mark(text) for text in texts]
         latest, before = self._latest, self._before
-        known = 0
-        for mark, text in zip(marks, texts, strict=True):
-            if latest.get(mark) or before.get(mark):
-                known += len(text)
+        known = sum(len(text) for mark, text in zip(marks, texts, strict=True) if latest.get(mark) or before.get(mark))
         if known >= _WORTH:
             return self._redact_the_rest(value)
         redacted = super().redact_tree(value)
@@ -90,7 +87,7 @@ class CachingRedactor(Redactor):
         return bool(digest) and digest == self._digest(text)
 
     def _asked(self, item: Any) -> Any:
-        if type(item) is dict and _is_worth_knowing(text := item.get("content")) and self.is_known_clean(text):
+        if (text := _text_worth_knowing(item)) and self.is_known_clean(text):
             return {**item, "content": ""}
         return item
 
@@ -99,7 +96,7 @@ class CachingRedactor(Redactor):
             text = item["content"]
             self._remember(_mark(text), text)
             return {**redacted, "content": text}
-        if type(item) is dict and _is_worth_knowing(text := item.get("content")) and redacted["content"] == text:
+        if (text := _text_worth_knowing(item)) and redacted["content"] == text:
             self._remember(_mark(text), text)
         return redacted
 
@@ -117,8 +114,10 @@ class CachingRedactor(Redactor):
         return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, key=self._key).digest()
 
 
-def _is_worth_knowing(content: Any) -> TypeGuard[str]:
-    return type(content) is str and len(content) >= _LEAST
+def _text_worth_knowing(item: Any) -> str:
+    """Return the content of a message, "" if it is too short, or no text, or `item` is no message."""
+    content = item.get("content") if type(item) is dict else None
+    return content if type(content) is str and len(content) >= _LEAST else ""
 
 
 def _mark(text: str) -> int:
