@@ -144,13 +144,14 @@ class NamedSecrets:
     def __init__(self, kinds: frozenset[str]) -> None:
         names = [entry for entry in _NAMES if entry[2] in kinds]
         self._names = [(word, gate, kind, re.compile(end.encode("latin-1"))) for word, gate, kind, end in names]
+        foreign = _FOREIGN if "password" in kinds else ()
         self._foreign: list[_Name] = [
             (word.encode("latin-1"), None, "password", re.compile(f"(?<![a-z\x80]){word}".encode("latin-1")))
-            for word in (_FOREIGN if "password" in kinds else ())
+            for word in foreign
         ]
         self.heads = _heads((kind, end) for _, _, kind, end in names)
-        self.heads_of_foreign = _heads(("password", word.decode("latin-1")) for word, _, _, _ in self._foreign)
-        """Of `low`."""
+        self.heads_of_foreign = _heads(("password", word) for word in foreign)
+        """Both of `low`."""
 
     def find(self, view: SearchText, spans: list[Span]) -> None:
         """Append to `spans` what is found."""
