@@ -45,11 +45,10 @@ _CUE: Final = re.compile(
     rb"(?<![a-z])(?:(" + _STRONG + rb")|" + _WEAK + rb")(?![a-z])" + _BETWEEN + rb"{0,48}\Z"
     rb"|(?:[a-z_](phone|mobile|fax|telephone)|_(tel|mob|cell))(?![a-z])" + _BETWEEN + rb"{0,48}\Z"
 )
-_PLACES: Final = "cell|mobile|mob|phone|tel|office|home|work|fax|direct|whatsapp|private?|handy"
 _CUE_AFTER: Final = re.compile(
     rb"[\"')]? (?:is|ist|est|es) (?:my|the|his|her|our|their|your|meine?|mon|mi) (?:new |private |work |home |business |direct )?"
     rb"(?:cell|mobile|phone|telephone|whatsapp|handy|fax|number|nummer|telefon|m\x80vil|portable|contact)(?![a-z])"
-    rb"|[\"']? \((?:" + _PLACES.encode() + rb")\)"
+    rb"|[\"']? \((?:cell|mobile|mob|phone|tel|office|home|work|fax|direct|whatsapp|private?|handy)\)"
 )
 _GAP: Final = re.compile(_BETWEEN + rb"{0,48}")
 _NOT_LETTER: Final = bytes(c for c in range(256) if not 0x61 <= c <= 0x7A)
@@ -144,10 +143,8 @@ def _regions(code: str) -> tuple[str, ...]:
 
 _HAS_CUES: Final = sieve(
     f"(?:^|[^a-z])(?:{widen(_STRONG)}|{widen(_WEAK)})(?:[^a-z]|$)|[a-z_](?:phone|mobile|fax|telephone)|_(?:tel|mob|cell)"
-    rf"|[0-9][\"')]? (?:is|ist|est|es) (?:my|the|his|her|our|their|your|mein|mon|mi)|[0-9][\"']? \((?:{_PLACES})\)"
+    f"|[0-9](?:{widen(_CUE_AFTER.pattern)})"
 )
-
-
 _HAS_CUES_BEYOND: Final = sieve(widen(_CUE_BEYOND.pattern))
 
 
