@@ -44,17 +44,15 @@ class Credentials:
         named, distant = NamedSecrets(kinds), DistantNames(kinds)
         commands, formats = CommandLines(kinds), CredentialFormats(kinds)
         self.detectors = [
+            Detector("at", formats.find_in_urls, formats.urls),
+            Detector("keys", self._find_keys, self._vendor_keys.heads),
+            Detector("marks", self._vendor_keys.find_marked, self._vendor_keys.marks),
             Detector("names", named.find, named.heads),
             Detector("words", named.find_foreign, named.heads_of_foreign),
             Detector("words", distant.find, distant.heads),
             Detector("words", commands.find, commands.heads),
             Detector("words", formats.find, formats.heads),
         ]
-        if kinds & {"api_key", "token", "private_key"}:
-            self.detectors.append(Detector("keys", self._find_keys, self._vendor_keys.heads))
-            self.detectors.append(Detector("marks", self._vendor_keys.find_marked, self._vendor_keys.marks))
-        if kinds & {"password", "token"}:
-            self.detectors.append(Detector("at", formats.find_in_urls, formats.urls))
         if "password" in kinds:
             self.detectors.append(Detector("beyond", find_said, SAID))
         self.detectors = [detector for detector in self.detectors if detector.pattern]
