@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -41,6 +42,8 @@ for _name in [name for name in os.environ if name.startswith("LLMCTX_") and name
     del os.environ[_name]  # before any module could read it
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of the tests' processes would compile every library anew
 sys.dont_write_bytecode = False
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job, and all that it starts, ignore Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _rooms_in_memory() -> bool:
