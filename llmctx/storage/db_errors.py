@@ -3,7 +3,8 @@
 - *reconnect*: the connection is of no use: the server has gone, or may only be read. Drop the pool, wait, try again.
 - *transient*: the database is busy or full. Wait with backoff, try again.
 - *config*: the table or a column is missing, rights are missing. Keep, say so once, loudly, try again.
-- *poison*: seems to follow the row; whatever is not known to be something else, for a trigger may raise any code.
+- *poison*: seems to follow the row; whatever PostgreSQL itself raises that is not known to be something else, for a
+  trigger may raise any code.
 
 The last two say what to look into, not what is to blame: `delivery/bisect.py` finds out whether it is the rows or the
 table.
@@ -29,8 +30,6 @@ from llmctx.core.failure import Failure, Kind
 _RECONNECT: Final = (
     "08", "57P", "25", "26", "34", "24", "42P05", "03", "2D", "3B", "0B", "F0", "XX001", "XX002", "OC", "CR", "YB",
 )  # fmt: skip
-_INTERNAL: Final = "XX000"
-"""What poolers say of themselves, and what functions of a trigger raise that name no code."""
 _TRANSIENT: Final = ("53", "40", "55", "57", "58", "72", "HV00N", "HV00L", "HV00M", "HV000")
 _CONFIG: Final = ("42", "28", "3D", "3F", "0A", "0L", "0P")
 _OF_ROWS: Final = ("02", "21", "22", "23", "27", "38", "39", "44", "54", "P0")
@@ -45,11 +44,12 @@ _OF_SERVERS: Final = re.compile(
     re.IGNORECASE,
 )
 """Words of servers and poolers about themselves. Read only where the code is of no known class: rows may be quoted."""
-_OF_NODES: Final = (
-    "connection_management.c", "remote_transaction.c", "remote_commands.c", "placement_connection.c",
-    "transaction_management.c", "transaction_recovery.c",
-)  # fmt: skip
-"""Citus's files about its connections to other nodes: what they raise without a code of their own is of no row."""
+_OF_NODES: Final = re.compile(
+    r"(?:^|/)(?:connection_management|remote_(?:transaction|commands)|placement_connection"
+    r"|transaction_(?:management|recovery)|cdb\w+|(?:pg_)?yb\w+)\.c$|\.go$"
+)
+"""Files of distributed servers (Citus, Greenplum, Yugabyte; all of CockroachDB) that deal with other nodes: what they
+raise without a code of their own is of no row."""
 _NO_CONNECTION: Final = re.compile(rf"{_CROWDED}|connection limit|remaining connection slots", re.IGNORECASE)
 _BY_STATEMENT: Final = "statement pooling mode"
 """pgbouncer's words where each statement may meet another server: no driver that prepares statements can work there."""
@@ -66,22 +66,23 @@ def classify(problem: BaseException) -> Failure:
     code = sqlstate(original)
     driver = original.__cause__ if getattr(original.__cause__, "sqlstate", None) else original  # SQLAlchemy wraps it
     text = (str(original) or type(original).__name__).strip().splitlines()[0][:300]
-    is_server = getattr(driver, "server_source_function", None) is not None
-    is_server = is_server and getattr(driver, "server_source_filename", None) not in _OF_NODES
-    kind = _kind(code, text, is_server=is_server) if code else _kind_without_code(original, text.lower())
+    file = getattr(driver, "server_source_filename", None) or ""
+    is_servers = getattr(driver, "server_source_function", None) is not None and _OF_NODES.search(file) is None
+    kind = _kind(code, text, is_servers=is_servers) if code else _kind_without_code(original, text.lower())
     return Failure(kind, code or type(original).__name__, text, _name(driver), _lacks_partition(code, driver, text))
 
 
-def _kind(code: str, text: str, *, is_server: bool) -> Kind:
-    """Return what `code` means; `is_server` where the error names the function of PostgreSQL's that raised it."""
-    if code == _INTERNAL and not is_server:
-        return "reconnect"  # a pooler's own word, or of a coordinator about its nodes: it has seen no row
+def _kind(code: str, text: str, *, is_servers: bool) -> Kind:
+    """Return what `code` means; `is_servers` where the error names the function of PostgreSQL's that raised it."""
     if pools_by_statement(text):
         return "config"
     kinds: dict[Kind, tuple[str, ...]] = {"reconnect": _RECONNECT, "transient": _TRANSIENT, "config": _CONFIG}
     kind: Kind = next((kind for kind, starts in kinds.items() if code.startswith(starts)), "poison")
-    if kind == "poison" and not code.startswith(_OF_ROWS) and _OF_SERVERS.search(text):
-        return "transient"
+    if kind == "poison" and not code.startswith(_OF_ROWS):
+        if not is_servers:
+            return "reconnect"  # a pooler's own word, or about nodes: it has seen no row
+        if _OF_SERVERS.search(text):
+            return "transient"
     return kind
 
 

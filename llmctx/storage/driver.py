@@ -90,9 +90,11 @@ def _explained(parse: Any) -> Any:
                 service = arguments["service"] or os.environ.get("PGSERVICE")
                 arguments["dsn"] = f"postgresql://?service={quote(service, safe='')}" if service else None
             return parse(**arguments)
-        except (ValueError, KeyError, configparser.Error) as problem:
+        except (ValueError, KeyError, OSError, configparser.Error) as problem:
             is_harmless = type(problem).__name__ == "ClientConfigurationError"
             what = f" ({problem})" if is_harmless else ""
+            if isinstance(problem, OSError):
+                what = f" (a file of certificates or keys: {problem.strerror})"
             if isinstance(problem, configparser.NoSectionError):
                 what = f" (there is no service {problem.section!r} in the service file)"
             raise ConfigError(

@@ -64,6 +64,8 @@ OTHERS = [
     ("HV00N", "could not connect to server"),  # postgres_fdw
     ("R0001", "RDS Proxy: timed-out waiting to acquire database connection"),
     ("F0001", "lock file exists"),
+    ("E0000", "db_termination"),  # Supavisor
+    ("HY000", "backend gone"),
 ]
 
 
@@ -75,28 +77,32 @@ def test_what_poolers_and_distributed_servers_say_of_themselves_is_an_outage(cod
     assert failure.text == words
 
 
-class OfCitus(Refused):
+class OfServer(Refused):
     """An error as asyncpg tells it, with the function and the file that raised it."""
 
-    server_source_function = "MarkRemoteTransactionFailed"
+    server_source_function = "raised_it"
 
-    def __init__(self, file: str, text: str) -> None:
-        super().__init__("XX000", text)
+    def __init__(self, file: str, text: str, state: str = "XX000") -> None:
+        super().__init__(state, text)
         self.server_source_filename = file
 
 
 def test_an_internal_error_about_other_nodes_is_an_outage() -> None:
     """In whatever words: the coordinator's files say it; an internal error of any other file may follow the row."""
-    assert classify(OfCitus("remote_transaction.c", "Verbindung fehlgeschlagen")).is_outage
-    assert classify(OfCitus("multi_copy.c", "could not connect to any active placements")).is_outage
-    assert classify(OfCitus("pl_exec.c", "cache lookup failed")).kind == "poison"
+    assert classify(OfServer("remote_transaction.c", "Verbindung fehlgeschlagen")).is_outage
+    assert classify(OfServer("multi_copy.c", "could not connect to any active placements")).is_outage
+    assert classify(OfServer("../../src/backend/utils/misc/pg_yb_utils.c", "Tablet b1 is not RUNNING")).is_outage
+    assert classify(OfServer("cdbgang_async.c", "gang was lost due to cluster reconfiguration")).is_outage
+    assert classify(OfServer("store.go", "lost quorum", "XXUUU")).is_outage
+    assert classify(OfServer("store.go", "value too long", "22001")).kind == "poison"
+    assert classify(OfServer("pl_exec.c", "cache lookup failed")).kind == "poison"
 
 
 def test_a_row_that_quotes_a_server_is_a_row() -> None:
     """Words count only where the code does not say what it is."""
     assert classify(Refused("22P02", 'invalid input syntax: "connection refused"')).kind == "poison"
     assert classify(Refused("P0001", "not this one: connection refused")).kind == "poison"
-    assert classify(Refused("MY001", "no such tenant")).kind == "poison"
+    assert classify(OfServer("pl_exec.c", "no such tenant", "MY001")).kind == "poison"
     assert classify(UnicodeDecodeError("utf-8", b"\xfc", 0, 1, "a server in German")).kind == "reconnect"
     assert classify(UnicodeEncodeError("utf-8", "\ud800", 0, 1, "a row")).kind == "poison"
 

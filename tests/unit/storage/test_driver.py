@@ -49,3 +49,17 @@ async def test_a_service_says_where_the_database_is(
     with pytest.raises(kind, match=said):
         async with read_connection(settings):
             pass
+
+
+@pytest.mark.parametrize(("text", "said"), [(None, "No such file"), ("rubbish", "no certificate or crl found")])
+async def test_a_file_of_certificates_that_cannot_be_used_is_told_from_a_server_that_is_away(
+    text: str | None, said: str, tmp_path: Path
+) -> None:
+    """Python's own error does not say of which file it speaks."""
+    file = tmp_path / "root.crt"
+    if text is not None:
+        file.write_text(text)
+    url = f"postgresql://app@nowhere.invalid/shop?sslmode=verify-full&sslrootcert={file}"
+    with pytest.raises(ConfigError, match=rf"a file of certificates or keys: .*{said}"):
+        async with read_connection(load(database_url=url)):
+            pass
