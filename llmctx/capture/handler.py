@@ -25,7 +25,7 @@ from llmctx.capture.open_calls import OpenCall
 from llmctx.capture.payload.blocks import is_delta, is_event_with_content
 from llmctx.capture.payload.failures import failure_of
 from llmctx.capture.payload.messages import Prompt, answer_of, hold_answer, prompt_of_messages, prompt_of_text
-from llmctx.capture.payload.raw_answers import answer_in, merge
+from llmctx.capture.payload.raw_answers import answer_in, merge, with_events
 from llmctx.capture.payload.token_usage import Stream
 from llmctx.capture.recorder import Recorder, active, on_start
 from llmctx.capture.run_inline import adapt_run_inline, protect_other_handlers
@@ -303,6 +303,7 @@ class CallLogHandler(BaseCallbackHandler):
             return
         if call.stream is None:
             call.stream = Stream()
+        call.stream.events.append(event)
         if not call.first_token_ns and is_event_with_content(event):
             call.mark_first_token()
 
@@ -333,12 +334,13 @@ class CallLogHandler(BaseCallbackHandler):
         call = None if recorder is None else recorder.open_calls.get(run_id, parent_run_id)
         if recorder is None or call is None:
             return
+        partial = kwargs.get("response")
+        answer = None if partial is None else _read(answer_of, partial, recorder.snapshot_bytes)
         if call.stream is not None:
+            answer = _read(with_events, answer, call.stream.events, recorder.snapshot_bytes) or answer
             _read(call.stream.read_chunks)
         if call.candidates.is_in_the_dark:
             recheck_waiters(call.candidates, recorder.late_s)
-        partial = kwargs.get("response")
-        answer = None if partial is None else _read(answer_of, partial, recorder.snapshot_bytes)
         paid = _read(answer_in, error, recorder.snapshot_bytes)
         if paid is not None:
             answer = merge(paid, answer)

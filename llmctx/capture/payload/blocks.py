@@ -29,6 +29,8 @@ _STRUCTURE: Final = frozenset(
      "extras", "signature", "thought_signature", "expires_at", "caller", "agent", "mime_type"}
 )  # fmt: skip
 """Keys whose values are no content: what they tell is where a block belongs."""
+_SEALED: Final = _STRUCTURE - {"extras", "signature", "thought_signature"}
+"""As above, for an answer that has nothing but what its provider alone can read: thoughts of which a signature came."""
 _BESIDE: Final = ("audio", "image", "images", "tool_outputs", "annotations", "citations")
 """Keys of `additional_kwargs` that hold content for which the message has no field."""
 REASONING_BESIDE: Final = ("reasoning_content", "reasoning", "thinking")
@@ -47,14 +49,16 @@ class Content(NamedTuple):
     others: tuple[Any, ...] = ()
 
 
-def says_something(value: Any, depth: int = 0) -> bool:
+def says_something(value: Any, depth: int = 0, structure: frozenset[str] = _STRUCTURE) -> bool:
     """Return whether a block, a delta or a part of one has any content: a role or an empty text is none."""
     if isinstance(value, (dict, list, tuple)):
         if depth >= _DEPTH:
             return bool(value)
         if isinstance(value, dict):
-            return any(says_something(item, depth + 1) for key, item in value.items() if key not in _STRUCTURE)
-        return any(says_something(item, depth + 1) for item in value)
+            return any(
+                says_something(item, depth + 1, structure) for key, item in value.items() if key not in structure
+            )
+        return any(says_something(item, depth + 1, structure) for item in value)
     return len(value) > 0 if isinstance(value, (str, bytes, bytearray)) else value is not None and value is not False
 
 
@@ -79,6 +83,29 @@ def is_delta(token: Any, chunk: Any) -> bool:
             if name in _DELTAS_BESIDE
         )
     )
+
+
+def begun_blocks(events: Iterable[Any], limit: int) -> list[dict[str, Any]]:
+    """Return the blocks of a message as far as the events of a stream have brought them."""
+    blocks: dict[Any, dict[str, Any]] = {}
+    for event in events:
+        if not isinstance(event, Mapping):
+            continue
+        content, delta = event.get("content"), event.get("delta")
+        block = blocks.setdefault(event.get("index"), {})
+        if isinstance(content, Mapping):  # of the beginning, or of the whole
+            block.clear()
+            block.update(content)
+        elif isinstance(delta, Mapping):
+            for name, value in (delta.get("fields") or delta).items():
+                before = block.get(name)
+                if name == "type":
+                    block.setdefault(name, str(value).removesuffix("-delta"))
+                elif "fields" in delta or not isinstance(before, str):
+                    block[name] = value
+                elif len(before) <= limit:
+                    block[name] = before + value
+    return list(blocks.values())
 
 
 def is_event_with_content(event: Any) -> bool:
@@ -114,9 +141,10 @@ def sort_content(content: Iterable[Any], limit: int, *, has_calls: bool) -> Cont
             refusals.append(block["refusal"])
         elif not (has_calls and kind in _CALLS):
             others.append(block)
-    return Content(
-        join_texts(visible, limit), join_texts(thinking, limit), "".join(refusals) or None, kept_blocks(others, limit)
-    )
+    kept = kept_blocks(others, limit)
+    if not (kept or has_calls or any(visible) or any(thinking) or any(refusals)):
+        kept = kept_blocks(list(_unwrapped(content)), limit, _SEALED)
+    return Content(join_texts(visible, limit), join_texts(thinking, limit), "".join(refusals) or None, kept)
 
 
 def _unwrapped(content: Iterable[Any]) -> Iterator[Any]:
@@ -143,9 +171,9 @@ def beside_content(extra: Mapping[str, Any], limit: int, *, is_all: bool) -> tup
     return kept_blocks(found, limit)
 
 
-def kept_blocks(blocks: list[Any], limit: int) -> tuple[Any, ...]:
+def kept_blocks(blocks: list[Any], limit: int, structure: frozenset[str] = _STRUCTURE) -> tuple[Any, ...]:
     """Return bounded copies of the blocks that say something."""
-    blocks = [block for block in blocks if says_something(block)]
+    blocks = [block for block in blocks if says_something(block, 0, structure)]
     if not blocks:
         return ()
     room = SizeBudget(limit)

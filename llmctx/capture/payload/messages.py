@@ -176,7 +176,7 @@ def answer_of_choices(
     meta = fields.get("response_metadata") or info or {}
     usage = fields.get("usage_metadata")
     output = output or {}
-    raw = raw_usage(meta, output)
+    raw = raw_usage(meta, output, fields.get("additional_kwargs"))
     return Answer(
         choices,
         dict(usage) if usage else None,
@@ -256,7 +256,7 @@ def choice_of(fields: dict[str, Any], limit: int) -> Choice:
     text, reasoning, refusal, blocks = sorted_
     calls: tuple[dict[str, Any], ...] = ()
     if count:
-        calls = tuple(_calls(valid, invalid, SizeBudget(limit)))
+        calls = tuple(_calls(valid, invalid, SizeBudget(limit), fields.get("tool_call_chunks") or ()))
     extra = fields.get("additional_kwargs")
     if extra:
         if not reasoning:
@@ -273,11 +273,16 @@ def choice_of(fields: dict[str, Any], limit: int) -> Choice:
     return Choice(text, reasoning, cut(refusal, limit) if refusal else None, calls, count, blocks)
 
 
-def _calls(valid: Sequence[Any], invalid: Sequence[Any], room: SizeBudget) -> list[dict[str, Any]]:
-    """Tool calls without the keys that say nothing, bounded."""
+def _calls(
+    valid: Sequence[Any], invalid: Sequence[Any], room: SizeBudget, chunks: Sequence[Any] = ()
+) -> list[dict[str, Any]]:
+    """Tool calls without the keys that say nothing, bounded; arguments as they came in `chunks` if they are no JSON."""
     kept = []
     for call in (*valid[:CALLS], *invalid[: max(0, CALLS - len(valid))]):
         one = {"name": call.get("name"), "args": call.get("args"), "id": call.get("id")}
+        if not one["args"]:
+            unread = (chunk["args"] for chunk in chunks if chunk["id"] == one["id"])
+            one["args"] = next((args for args in unread if args and args.strip(" {}")), one["args"])
         if error := call.get("error"):
             one["error"] = error
         kept.append(bounded_copy(one, room))

@@ -48,16 +48,20 @@ PRICE_NAMES: Final[Mapping[str, str]] = {name: one.prices for one in PROVIDERS i
 
 # The provider's own usage object, as each spells it: the first name that has a figure.
 PROMPT: Final = (
-    "prompt_tokens", "input_tokens", "prompt_eval_count", "inputTokens", "promptTokenCount", "prompt_token_count"
+    "prompt_tokens", "input_tokens", "prompt_eval_count", "inputTokens", "promptTokenCount", "prompt_token_count",
+    "input_token_count",
 )  # fmt: skip
 COMPLETION: Final = (
-    "completion_tokens", "output_tokens", "eval_count", "outputTokens", "candidatesTokenCount", "candidates_token_count"
+    "completion_tokens", "output_tokens", "eval_count", "outputTokens", "candidatesTokenCount",
+    "candidates_token_count", "generated_token_count",
 )  # fmt: skip
 TOTAL: Final = ("total_tokens", "totalTokens", "totalTokenCount", "total_token_count")
 INPUT_DETAILS: Final = ("prompt_tokens_details", "input_tokens_details", "prompt_token_details")
 OUTPUT_DETAILS: Final = ("completion_tokens_details", "output_tokens_details")
 CACHED: Final = ("cached_tokens",)
-CACHED_WHOLE: Final = ("prompt_cache_hit_tokens", "cachedContentTokenCount", "cached_content_token_count")
+CACHED_WHOLE: Final = (
+    "prompt_cache_hit_tokens", "cachedContentTokenCount", "cached_content_token_count", "cached_tokens"
+)  # fmt: skip
 """Beside the details, of what is counted in the prompt."""
 CACHE_WRITTEN: Final = ("cache_write_tokens", "cache_creation_tokens")
 LIFETIMES: Final = ("cache_creation", "cache_creation_token_details")
@@ -81,10 +85,18 @@ _COSTS: Final = frozenset({"cost", "is_byok", "cost_in_usd_ticks", "estimated_co
 _COSTS_BESIDE: Final = frozenset({"cost", "response_cost", "_hidden_params", "headers"})
 
 
-def raw_usage(meta: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the provider's own usage object from a message's metadata or `llm_output`, if its client has kept it."""
-    for place in (meta, output):
+def raw_usage(
+    meta: Mapping[str, Any], output: Mapping[str, Any], extra: Mapping[str, Any] | None = None
+) -> dict[str, Any] | None:
+    """Return the provider's own usage object from a message's metadata, `llm_output` or `additional_kwargs`, if its
+    client has kept it.
+    """
+    for place in (meta, output, extra) if extra else (meta, output):
         raw = place.get("token_usage") or place.get("usage") or place.get("usage_metadata")  # the last is Vertex'
+        if raw is None and place is extra:
+            raw = extra.get("token_count")  # Cohere's
+        elif (dump := getattr(raw, "model_dump", None)) is not None:  # LiteLLM's
+            raw = dump()
         if isinstance(raw, dict):
             return raw.copy()
     if "eval_count" in meta:  # Ollama's figures lie beside the rest

@@ -13,6 +13,7 @@ import orjson
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
 
+from llmctx.capture.payload.blocks import begun_blocks
 from llmctx.capture.payload.messages import Answer, Choice, answer_of, answer_of_choices, choice_of
 from llmctx.capture.payload.snapshot import cut
 
@@ -60,6 +61,13 @@ def merge(paid: Answer, partial: Answer | None) -> Answer:
     has_choices = any(choice != Choice() for choice in paid.choices)
     told = {name: getattr(paid, name) or getattr(partial, name) for name in Answer._fields}
     return Answer(**{**told, "choices": paid.choices if has_choices else partial.choices})
+
+
+def with_events(answer: Answer | None, events: list[Any], limit: int) -> Answer | None:
+    """Return `answer`, the partial one of a stream of events that broke, with the blocks that these have brought."""
+    if not events:
+        return answer
+    return merge(answer or Answer(), Answer((choice_of({"content": begun_blocks(events, limit)}, limit),)))
 
 
 def is_answer(body: Any) -> bool:

@@ -41,11 +41,13 @@ UNKNOWN: Final = Usage()
 class Stream:
     """The usage that the chunks of one stream report. Fed once per token, so it does next to nothing."""
 
-    __slots__ = ("_falling", "_prompt", "_prompts", "_reasoning", "_varied", "chunks", "last")
+    __slots__ = ("_falling", "_prompt", "_prompts", "_reasoning", "_varied", "chunks", "events", "last")
 
     def __init__(self) -> None:
         self.chunks: list[Any] | None = None
         """Where LangChain collects the chunks, all of them: then none is fed (`read_chunks`)."""
+        self.events: list[Any] = []
+        """Those of a stream of events, of which LangChain tells nothing when it breaks."""
         self._begin()
 
     def _begin(self) -> None:
@@ -69,6 +71,7 @@ class Stream:
     def read_chunks(self) -> None:
         """Look at all chunks that were collected, and let go of them; do nothing if they were fed. Never raises."""
         chunks, self.chunks = self.chunks, None
+        self.events.clear()
         if chunks is None:
             return
         self._begin()  # those before the first content were fed

@@ -17,6 +17,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.rate_limiters import BaseRateLimiter, InMemoryRateLimiter
 from langchain_google_genai import ChatGoogleGenerativeAI
 from langchain_openai import ChatOpenAI, OpenAI
+from openai import APIError
 from pydantic import BaseModel
 
 from llmctx.calllog import CallLog
@@ -148,6 +149,18 @@ async def test_the_first_token_is_the_first_content(case: str, way: str, wire: W
     assert row.status == "ok", row.error_message
     assert row.ttft_ms is not None
     assert PAUSE * 1000 <= row.ttft_ms <= (row.latency_ms or 0)
+
+
+async def test_a_stream_of_events_that_breaks_keeps_what_it_said(wire: Wire, sink: MemorySink) -> None:
+    """LangChain hands over nothing of it: its text, and the arguments of a tool as far as they came."""
+    begun = {**CALL, "function": {"name": "f", "arguments": '{"city": "Ro'}}
+    wire.events = [chunk(content="He"), chunk(content="llo"), chunk(tool_calls=[begun]), {"error": {"message": "no"}}]
+    with pytest.raises(APIError):
+        await asyncio.to_thread(lambda: list(openai(wire).stream_events("hi", version="v3")))
+    row = await one_row(sink)
+    assert (row.status, row.error_message) == ("error", "no")
+    assert '"content":"Hello"' in (row.response_snapshot or "")
+    assert r"{\"city\": \"Ro" in (row.response_snapshot or "")
 
 
 # -- answers in exceptions --------------------------------------------------------------------------------------------

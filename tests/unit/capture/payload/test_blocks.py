@@ -108,6 +108,10 @@ def test_a_block_is_kept_as_text_or_as_a_note(kind: Any) -> None:
         (AIMessage([{"type": "text", "text": "x", "annotations": [{"type": "citation", "url": WORD}]}]), WORD),
         (AIMessage([{"something": WORD}]), WORD),
         (AIMessage([{"type": "tool_use", "id": "t", "name": WORD, "input": {}}]), WORD),
+        (AIMessage([{"type": "thinking", "thinking": "", "signature": WORD}]), WORD),
+        (AIMessage([{"type": "thinking", "thinking": "", "signature": BASE64}]), "<thinking, 41 kB>"),
+        (AIMessage([{"type": "reasoning", "reasoning": "", "extras": {"signature": WORD}}]), WORD),
+        (AIMessage([{"type": "reasoning_content", "reasoning_content": {"text": "", "signature": WORD}}]), WORD),
     ],
 )  # fmt: skip
 def test_an_answer_that_says_something_is_not_empty(message: AIMessage, expected: str) -> None:

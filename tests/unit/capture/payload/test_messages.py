@@ -165,6 +165,17 @@ def test_what_begins_a_block_is_no_part_of_the_word_before() -> None:
         assert key not in kept
 
 
+def test_arguments_that_are_no_json_are_kept_as_they_came() -> None:
+    """LangChain makes an empty dict of those of a stream that ran into its limit."""
+    pieces: list[Any] = [
+        {"name": "f", "args": '{"city": Ro', "id": "1", "index": 0},
+        {"name": "g", "args": "{}", "id": "2", "index": 1},
+    ]
+    message = AIMessageChunk("", tool_call_chunks=pieces)
+    answer = answer_of(result(message))
+    assert [call["args"] for call in answer.choices[0].calls] == ['{"city": Ro', {}]
+
+
 def test_other_choices_and_refusals_are_shown() -> None:
     """n > 1, and a model that will not."""
     fields = row(result(AIMessage("", additional_kwargs={"refusal": "no"}), AIMessage("second")))

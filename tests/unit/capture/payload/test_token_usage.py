@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, GenerationChunk, LLMResult
+from openai.types import CompletionUsage
 
 from llmctx.capture.payload.messages import answer_of
 from llmctx.capture.payload.token_usage import Stream
@@ -208,8 +209,21 @@ def test_figures_do_not_contradict_each_other(given: Any, expected: Any, noted: 
         ({"inputTokens": 2, "cacheReadInputTokens": 7, "outputTokens": 4, "totalTokens": 13}, (9, 4, 13)),
         ({"promptTokenCount": 7, "toolUsePromptTokenCount": 2, "candidatesTokenCount": 1, "thoughtsTokenCount": 3},
          (9, 4, 13)),
+        ({"input_token_count": 9, "generated_token_count": 4}, (9, 4, 13)),  # watsonx
     ],
 )  # fmt: skip
 def test_a_providers_own_usage_is_read_where_langchain_has_none(raw: Any, expected: tuple[int, ...]) -> None:
-    """With what each of them counts beside."""
+    """With what each of them counts beside, and wherever clients put it."""
     assert figures(row(AIMessage("x", response_metadata={"usage": raw}))) == expected
+    assert figures(row(AIMessage("x", additional_kwargs={"token_count": raw}))) == expected
+
+
+def test_a_usage_object_is_read() -> None:
+    """LiteLLM's client hands on its own, and Kimi's service has cached tokens beside, not among details."""
+    usage = CompletionUsage.model_validate(
+        {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13, "cached_tokens": 6}
+    )
+    fields = fields_of(
+        answer=answer_of(LLMResult(generations=result(AIMessage("x")).generations, llm_output={"token_usage": usage}))
+    )
+    assert (*figures(fields), fields["cached_tokens"]) == (9, 4, 13, 6)
