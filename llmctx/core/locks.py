@@ -9,6 +9,7 @@ import weakref
 from typing import Final
 
 from llmctx.core.diagnostics import diagnostics
+from llmctx.core.threads import pause
 
 _LOST_S: Final = 1.0  # what is done under most of these takes microseconds
 
@@ -83,7 +84,7 @@ class ForkGate:
     def __enter__(self) -> None:
         deadline = time.monotonic() + _FORK_S
         while self._wanted and time.monotonic() < deadline:
-            time.sleep(0.0005)
+            pause(0.0005)
         if not self._lock.acquire(timeout=_FORK_S):
             diagnostics.count("lock_lost", "a fork did not reopen its gate, which was replaced by a new one")
             self._lock, self._wanted = threading.Lock(), 0

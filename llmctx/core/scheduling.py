@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Final, TypeVar
 
-from llmctx.core.threads import outside_loop
+from llmctx.core.threads import outside_loop, pause
 
 T = TypeVar("T")
 
@@ -86,7 +86,7 @@ def yield_gil() -> None:
     now = time.monotonic()
     if now - _Pauses.since < max(_Pauses.piece_s, _Pauses.least_s):
         return
-    outside_loop(time.sleep)(_PAUSE_S)
+    outside_loop(pause)(_PAUSE_S)
     paused_at, now = now, time.monotonic()
     _Pauses.since, _Pauses.least_s = now, min((now - paused_at) / _PAUSE_PER_WORK, _LARGEST_PIECE_S)
     if (past := now - _Pauses.looked) > _LOOK_S:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import sys
 import threading
@@ -17,6 +18,12 @@ _NO_MEMORY_S: Final = 0.1  # between two attempts to tell a loop something for w
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def pause(seconds: float) -> None:
+    """Sleep, but not where the system refuses to: libfaketime does once the clock was set."""
+    with contextlib.suppress(OSError):
+        time.sleep(seconds)
 
 
 class _Thread(threading.Thread):
@@ -74,7 +81,7 @@ class _NativeThread:
     def join(self, timeout: float | None = None) -> None:
         deadline = None if timeout is None else time.monotonic() + timeout
         while self._alive and (deadline is None or time.monotonic() < deadline):
-            time.sleep(0.002)  # gevent's: other greenlets run meanwhile
+            pause(0.002)  # gevent's: other greenlets run meanwhile
 
 
 DaemonThread = threading.Thread | _NativeThread
@@ -112,7 +119,7 @@ async def run_in_daemon_thread(work: Callable[[], T]) -> T:
             try:
                 loop.call_soon_threadsafe(tell, result, problem)
             except MemoryError:  # there will be some, and the loop waits
-                time.sleep(_NO_MEMORY_S)
+                pause(_NO_MEMORY_S)
             except RuntimeError:  # the loop is closed
                 return
             else:

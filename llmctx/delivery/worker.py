@@ -22,7 +22,7 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guard_harmless
 from llmctx.core.locks import RecoverableLock
 from llmctx.core.process import is_left_alone
-from llmctx.core.threads import PIPELINE, DaemonThread, daemon_thread, outside_loop
+from llmctx.core.threads import PIPELINE, DaemonThread, daemon_thread, outside_loop, pause
 from llmctx.delivery.lasting_task import LastingTask
 from llmctx.delivery.linger import Linger
 from llmctx.delivery.pipeline import CHUNK, Pipeline
@@ -261,7 +261,7 @@ class Worker:
                 self._loop = None
                 self._ready.clear()
                 begun.set()
-                time.sleep(_RESTART_S)
+                pause(_RESTART_S)
             finally:
                 self._loop = None
         self._finish()

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Iterable
 from typing import Any, Final
 from weakref import ReferenceType, WeakSet, ref
 
 from llmctx.core.guard import guard_harmless
+from llmctx.core.threads import pause
 from llmctx.identity.await_graph import is_unawaited, job_beneath_loop, runs_here, waiting_work, work_here
 from llmctx.identity.present_scope import is_answered_here
 from llmctx.identity.scope import Scope, scope_in
@@ -102,7 +102,7 @@ def await_light() -> bool:
     for glance in range(_GLANCES if is_job else 1):
         if not is_in_the_dark():
             return glance > 0
-        time.sleep(_GLANCE_S)
+        pause(_GLANCE_S)
     return True
 
 

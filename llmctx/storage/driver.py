@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from sqlalchemy.engine import make_url
 
-from llmctx.core.errors import ConfigError
+from llmctx.core.errors import ConfigError, is_shortage
 from llmctx.core.threads import outside_loop
 from llmctx.settings import Settings
 from llmctx.settings.database_url import application_name
@@ -94,6 +94,8 @@ def _explained(parse: Any) -> Any:
             is_harmless = type(problem).__name__ == "ClientConfigurationError"
             what = f" ({problem})" if is_harmless else ""
             if isinstance(problem, OSError):
+                if is_shortage(problem):
+                    raise
                 what = f" (a file of certificates or keys: {problem.strerror})"
             if isinstance(problem, configparser.NoSectionError):
                 what = f" (there is no service {problem.section!r} in the service file)"

@@ -23,6 +23,7 @@ from llmctx.core.endpoint import Endpoint
 from llmctx.core.errors import TemporarilyUnavailable, is_shortage
 from llmctx.core.process import fork_lock
 from llmctx.core.record import CallRecord
+from llmctx.core.threads import pause
 from llmctx.delivery.journal import directory as directories
 from llmctx.delivery.journal import owner as owners
 from llmctx.delivery.journal.dead_journal import Keep, rewrite
@@ -145,7 +146,7 @@ class DeadLetters:
         while (held := directories.lock(self.folder)) is None:
             if time.monotonic() > until:
                 raise TimeoutError("another process holds the lock of the quarantine")
-            time.sleep(0.005)
+            pause(0.005)
         try:
             yield
         finally:

@@ -154,7 +154,9 @@ class Journal(RecordFiles):
             if self._holding(call_id) is None:
                 made = frame(Kind.RECORD, pack_record(record) if packed is None else packed[number])
             if size + len(made) > room:
-                if by_file < by_all and not frames and segment.size > segment.empty_size and self._rotate():
+                if frames:
+                    break
+                if by_file < by_all and segment.size > segment.empty_size and self._rotate():
                     return self._append_some(records, packed, at)
                 self.last_error = f"the journal is full: {self._limit} bytes"
                 diagnostics.count("journal_full", "the journal is full (%d bytes): rows do not fit", self._limit)

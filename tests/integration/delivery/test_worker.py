@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmctx.calllog import CallLog
+from llmctx.core import scheduling
+from llmctx.core.diagnostics import diagnostics
 from llmctx.core.threads import PIPELINE
 from llmctx.delivery.memory_sink import MemorySink
 from tests.kit.support import Talker
@@ -84,3 +88,24 @@ async def test_a_flush_waits_for_a_thread_that_begins_without_holding_up_the_loo
         may_begin.set()
         assert await asyncio.gather(*flushes) == [0, 0]
     assert len(sink.records) == 1
+
+
+def test_a_system_that_refuses_to_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it does with libfaketime, once the clock was set: the thread goes on without."""
+    whole, refused = time.sleep, threading.Event()
+
+    def refuse(seconds: float) -> None:
+        if threading.current_thread().name != PIPELINE:
+            return whole(seconds)
+        refused.set()
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(scheduling.time, "sleep", refuse)
+    sink = MemorySink()
+    diagnostics.reset()
+    with CallLog(sink=sink) as call_log:
+        while not refused.is_set():
+            Talker().invoke("hello")
+        assert call_log.flush(60) == 0
+        assert call_log.stats().started == len(sink.records)
+    assert diagnostics.counts["pipeline_died"] == 0
