@@ -51,11 +51,19 @@ def load(**overrides: Any) -> Settings:
 
     class FromEnvironment(BaseSettings, Settings):
         model_config = SettingsConfigDict(
-            env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
+            env_prefix=PREFIX,
+            env_ignore_empty=True,
+            frozen=True,
+            extra="forbid",
+            hide_input_in_errors=True,
+            allow_inf_nan=False,
         )
 
+    # what is empty is judged by the settings, but for what would be read as JSON before
+    empty = {name: "" for name in Settings.model_fields if os.environ.get(f"{PREFIX}{name.upper()}") == ""}
+    empty.pop("redact_patterns", None)
     try:
-        return Settings.model_construct(**dict(FromEnvironment(**overrides)))
+        return Settings.model_construct(**dict(FromEnvironment(**{**empty, **overrides})))
     except ValidationError as problem:
         raise _named(problem) from None
     except SettingsError:  # the one setting that is not a plain value

@@ -142,21 +142,21 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _timeout_of_url(cls, values: Any) -> Any:
-        """Let `connect_timeout` in the URL, which libpq knows, be the setting where that is not set."""
-        if isinstance(values, dict) and "connect_timeout_s" not in values:
-            seconds = connect_timeout(values.get("database_url"))
-            return values if seconds is None else {**values, "connect_timeout_s": seconds}
-        return values
+        """Let `connect_timeout` in the URL, which libpq knows, be the setting where that is not set.
+
+        An empty text is none where a setting may have none: deployment files leave variables empty.
+        """
+        if not isinstance(values, dict):
+            return values
+        may_be_none = {name for name, field in cls.model_fields.items() if field.default is None}
+        values = {name: value for name, value in values.items() if value != "" or name not in may_be_none}
+        seconds = None if "connect_timeout_s" in values else connect_timeout(values.get("database_url"))
+        return values if seconds is None else {**values, "connect_timeout_s": seconds}
 
     @field_validator("database_url", "dashboard_database_url", mode="after")
     @classmethod
     def _understand_url(cls, value: str | None) -> str | None:
         return None if value is None else normal_url(value)
-
-    @field_validator("db_schema", "transport", mode="before")
-    @classmethod
-    def _empty_is_none(cls, value: object) -> object:
-        return None if value == "" else value
 
     @field_validator("transport", mode="after")
     @classmethod
@@ -170,7 +170,7 @@ class Settings(BaseModel):
     def _several(cls, value: object) -> object:
         if isinstance(value, (list, tuple, set, frozenset)):
             return ",".join(map(str, value))
-        return None if value == "" else value  # `LLMCTX_REDACT=` in a deployment file means that none was chosen
+        return value
 
     @field_validator("redact", "handover_key", mode="after")
     @classmethod
@@ -189,7 +189,7 @@ class Settings(BaseModel):
     @field_validator("journal_dir", "price_file", mode="before")
     @classmethod
     def _path_or_none(cls, value: object) -> object:
-        return None if value is None or value == "" else os.fspath(value) if isinstance(value, os.PathLike) else value
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
 
     @field_validator("table", "db_schema", mode="after")
     @classmethod

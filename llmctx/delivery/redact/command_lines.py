@@ -72,6 +72,8 @@ _FORMS: Final = tuple(  # each begins with its mark
         (b"net user ", "password", rb"net user \S{1,40} ([^\s\"'/*]{4,128}+) /add", is_no_placeholder),
         (b"convertto-securestring", "password", rb"convertto-securestring(?: -string)?[ \t]{1,4}[\"']([^\"'\n]{4,256}+)", is_no_placeholder),
         (b"vault login ", "token", rb"vault login (?:-[a-z=-]{1,30} ){0,3}([a-z0-9._-]{20,200}+)", is_random),
+        (b"wandb login ", "api_key", rb"wandb login (?:-[a-z=-]{1,30} ){0,3}([a-z0-9_-]{20,200}+)", is_random),
+        (b"snyk auth ", "token", rb"snyk auth ([a-z0-9._-]{20,200}+)", is_random),
         (b"wpa_passphrase ", "password", rb"wpa_passphrase \S{1,40} [\"']?([^\s\"']{8,64}+)", is_no_placeholder),
         (b"secret set ", "api_key", rb"secret set [^\n]{1,80}?(?:-b|--body)[ =]{1,2}[\"']?([^\s\"']{8,512}+)", is_no_placeholder),
         (b"\nuser ", "password", rb"\nuser [\w.@-]{1,60} ([^\s\"']{4,128}+)(?=\s)", _is_of_ftp),

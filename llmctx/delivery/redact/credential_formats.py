@@ -88,7 +88,7 @@ _FORMS: Final = tuple(
             is_no_placeholder,
         ),
         (b"log", "password", rb"log(?<![a-z_]log) ?in (?:with|as|using|mit)[ :]{1,2}[\w.@-]{2,60} ?[:/] ?([^\s\"',;]{4,128}+)", lambda value: is_password(value, False, b"") and DIGIT.search(value) is not None),
-        (b"pin", "password", rb"pin(?<![a-z_]pin)(?: ?code| number)?(?: is| ist|:|=|: ?is)[ \t]{0,2}[\"'`]?(\d{4})(?![\d.,:/-])", None),
+        (b"pin", "password", rb"pin(?<![a-z_]pin)(?: ?code| number)?(?: is| ist|:|=|: ?is)[ \t]{0,2}[\"'`]?(\d{4})(?![.,:/-]?\d)", None),
         (b"cv", "card", rb"cv(?<![a-z]cv)[cv]2?(?: code| is|:|=){0,2}[ \t]{0,2}[\"']?(\d{3,4})(?!\d)", None),
         (b"phrase", "private_key", rb"phrase(?<=(?:seed|cret|very|ckup|llet)[ _-]phrase)" + _PHRASE, None),
         (b"mnemonic", "private_key", rb"mnemonic(?:[ _-]phrase)?" + _PHRASE, None),
@@ -120,8 +120,8 @@ _DOCUMENTED: Final = frozenset((b"password", b"pass", b"passwd", b"pwd", b"pw", 
 _SCHEME: Final = re.compile(rb"(?:https?|wss?|git)\Z", re.IGNORECASE)
 _LONE: Final = re.compile(rb"://([A-Za-z0-9_.~-]{20,512}+)(?::|:x-oauth-basic)?@(?=[A-Za-z0-9])")
 _SAID: Final = re.compile(
-    r"(?:密码|密碼|密钥|密鑰|金鑰|憑證|(?:API|api) ?(?:キー|키)|口令|令牌|凭证|パスワード|暗証番号|비밀번호|암호|[Пп]арол[ья]|лозинка|รหัสผ่าน|كلمة (?:المرور|السر)"
-    r"|סיסמ[הא]|पासवर्ड|κωδικός)"
+    r"(?:密码|密碼|密钥|密鑰|金鑰|憑證|(?:API|api) ?(?:キー|키)|口令|令牌|凭证|パスワード|暗証番号|비밀번호|암호|비번|[Пп]арол[ья]|ПАРОЛЬ|[Лл]озинка|รหัสผ่าน|พาสเวิร์ด|كلمة (?:ال)?(?:مرور|سر)"
+    r"|رمز (?:ال)?(?:مرور|عبور)|סיסמ[הא]|पासवर्ड|পাসওয়ার্ড|[Κκ]ωδικός)"
     r"(?:[^\n!-~]{0,12}[ ：:=是为「“\"'`*|>-]{0,6}|[\"'`*]{0,4}[:：=]{1,2}[ \t]{0,4}(?:\r?\n){1,2}[ \t]{0,8}|[\"'], ?[\"'][Vv]alue[\"']: ?[\"']| is )"
     r"([!#-&(-;=?-_a-{}~]{4,128})"
 )

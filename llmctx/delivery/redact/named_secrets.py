@@ -50,8 +50,9 @@ _SIGNS: Final = (
 _PLURAL: Final = "s?[0-9]?"
 _OF: Final = r"(?:[ ](?:for|of|to|del?|von|vom|f\x80r|du|des|do|da)(?:[ ][a-z0-9\x80.@'-]{1,20}){1,3}?)?"  # "the password of the router is"
 _GLUE: Final = rf"{_PLURAL}(?:{_SIGNS}|{_CLOSE}{_OF}{_IS}(?={_TELLS})|(?P<gap>{_GAP})(?={_NUMBER}))"
+_MADE_BY: Final = r"(?:(?:[a-z_.]{0,16}secret[a-z]{0,8}[(]|[a-z]{1,2}|@)(?=[\"']))?"  # SecretStr('…'), N'…', b"…"
 _VALUE: Final = (
-    rf"{_WS}(?P<open>[\"'`\\* ]{{0,6}}+)(?:(?<=\")(?P<quoted>[^\"\n\\]{{4,512}}+)(?=[\\ ]{{0,4}}\")"
+    rf"{_WS}{_MADE_BY}(?P<open>[\"'`\\* ]{{0,6}}+)(?:(?<=\")(?P<quoted>[^\"\n\\]{{4,512}}+)(?=[\\ ]{{0,4}}\")"
     rf"|(?<=')(?P<single>[^'\n\\]{{4,512}}+)(?=[\\ ]{{0,4}}')"
     rf"|(?P<bare>[^\s\"'`\\,;&<>(){{}}\[\]|\x81-\xff]{{4,4096}}+))(?P<behind>.?)"
 )
@@ -128,6 +129,8 @@ _WORD_CLAVE: Final = re.compile(rb"palabras?[ _]clave\Z")
 _SET: Final = re.compile(
     rb"(?:set(?: -[a-z]{1,3})?|setx|setenv|env|export|add|put|create)[ \t]{1,4}[a-z0-9_.:/-]{0,60}\Z"
 )
+_AMPERSAND: Final = re.compile(rb"(?:&[^\s\"'`\\,;&<>(){}\[\]|=]{1,64}+(?=[\s\"'.,;&]|\Z))?")
+"""What follows in a password, where no form is sent."""
 _BEFORE: Final = 100
 _QUALIFIED: Final = 24  # characters of a name and what stands before it in one with it
 _OF_FLAG: Final = 34
@@ -208,6 +211,8 @@ def _consider(
         quoted = True
     else:
         quoted = b'"' in match["open"] or b"'" in match["open"]
+        if kind == "password" and match["behind"] == b"&" and b"=" not in low[match.start() : start]:
+            end += len(_AMPERSAND.match(raw, end)[0])  # type: ignore[index]  # it matches nothing, too
     value = raw[start:end].rstrip().rstrip(b".:" if quoted else b".:!?" if kind != "password" else b".:")
     behind = match["behind"]
     if len(value) < 4 or (not quoted and behind in _ASSIGNS):

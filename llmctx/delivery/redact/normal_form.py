@@ -56,8 +56,8 @@ _TOKENS: Final = {  # by their first sign, for which the regex engine looks fast
     r"\[": "[0-9;]{1,16}+m",  # a colour whose escape character was lost
     "\x08": r"[^\n]?",
     # a line that goes on, of quoted-printable; not a name whose value stands on the next line
-    "=": r"\r?\n(?=[A-Za-z0-9])(?:(?<=[A-Za-z0-9_-]{6}=\n)|(?<=[A-Za-z0-9_-]{6}=\r\n)"
-    r"|(?<=[0-9]{2}=\n)|(?<=[0-9]{2}=\r\n)|(?<=@=\n)|(?<=@=\r\n))"
+    "=": r"\r?\n(?= ?[A-Za-z0-9])(?:(?<=[A-Za-z0-9_-]{6}=\n)|(?<=[A-Za-z0-9_-]{6}=\r\n)"
+    r"|(?<=[0-9][0-9 ]=\n)|(?<=[0-9][0-9 ]=\r\n)|(?<=@=\n)|(?<=@=\r\n))"
     + "".join(
         rf"(?<!{word}=\n)(?<!{word}=\r\n)"
         for word in ("word", "WORD", "oken", "OKEN", "key", "Key", "KEY", "cret", "CRET")
@@ -90,7 +90,7 @@ _MAY_HOLD_TOKENS: Final = sieve(
             r"\\(?:u[0-9a-fA-F{]|U[0-9a-fA-F]{8}|x[0-9a-fA-F]{2}|033\[|e\[|\r?\n)",
             r"%(?:25)*(?:[0-7][0-9a-fA-F]|[c-fC-F][0-9a-fA-F]%)|%25%25",
             rf"&(?:amp;)*(?:#[0-9]{{1,7}};|#[xX][0-9a-fA-F]{{1,6}};|(?:{_NAMES});)|&amp;&amp;",
-            r"<wbr ?/?>|\[[0-9;]+m|=\r?\n[A-Za-z0-9]|[\x00\x08\x1b]",
+            r"<wbr ?/?>|\[[0-9;]+m|=\r?\n ?[A-Za-z0-9]|[\x00\x08\x1b]",
         )
     )
 )

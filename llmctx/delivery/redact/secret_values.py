@@ -28,7 +28,7 @@ _SENTENCE: Final = frozenset(
 )
 _PLACEHOLDER: Final = re.compile(
     rb"(?i:(?:your|my|the|insert|enter|replace|put|add|some|change|example|placeholder|dummy)[-_ ].*"
-    rb"|<.*|\$(?:[a-z_][\w./:>{}()\[\]-]*|[({].*|[0-9])|\{.*|%\(?[a-z][\w.-]*\)?[a-z%]?|\*+.*|[x.#-]{4,}|\[?redacted.*|(.)\1*|@[a-z].*"
+    rb"|<.*|![a-z]+|\$(?:[a-z_][\w./:>{}()\[\]-]*|[({].*|[0-9])|\{.*|%\(?[a-z][\w.-]*\)?[a-z%]?|\*+.*|[x.#-]{4,}|\[?redacted.*|(.)\1*|@[a-z].*"
     rb"|op://.*|env[:.].*|vault:.*|file:.*|arn:.*|projects/.*|https?:.*|[a-z0-9+]{2,12}://.*)"
     rb"|~?\.{0,2}/(?:[a-z0-9._-]{1,64}+/?+){1,12}+"
 )

@@ -84,6 +84,7 @@ VENDOR_KEYS: Final = {
     },
     "GR1348941": f"{_W}{{16,64}}+",
     "ATBB": f"{_TOLD}{_S}{{28,40}}{_END}",  # Bitbucket
+    "ATTA": f"{_H}{{64,80}}{_END}",  # Trello
     "ATATT3": r"[A-Za-z0-9_=-]{40,400}+",  # Atlassian
     "ATCTT3": r"[A-Za-z0-9_=-]{40,400}+",
     "xox": rf"[a-z](?:\.xox[a-z])?-{_W}{{10,400}}+",  # Slack
@@ -100,8 +101,7 @@ VENDOR_KEYS: Final = {
     "LTAI": f"{_S}{{12,40}}+",  # Alibaba Cloud
     "AKID": f"{_TOLD}{_S}{{13,60}}+",  # Tencent Cloud
     "AKLT": f"{_TOLD}{_S}{{30,80}}+",  # Volcengine
-    "bce-v3/ALTAK-": "[A-Za-z0-9_/-]{20,200}+",  # Baidu
-    "ALTAK-": "[A-Za-z0-9_/-]{20,200}+",
+    "ALTAK-": "[A-Za-z0-9_/-]{20,200}+",  # Baidu
     "dop_v1_": f"{_S}{{20,100}}+",
     "doo_v1_": f"{_S}{{20,100}}+",
     "dor_v1_": f"{_S}{{20,100}}+",
@@ -182,7 +182,6 @@ VENDOR_KEYS: Final = {
     "dnkey-": f"{_W}{{40,120}}+",
     "p8e-": f"{_S}{{32}}{_END}",
     "API-": f"[A-Z0-9]{{26}}{_END}",
-    "sha256~": f"{_W}{{43}}{_END}",  # OpenShift
     "tk-us-": f"{_W}{{40,60}}+",
     "sgp_": f"(?:(?:{_H}{{16}}|local)_)?{_H}{{40}}{_END}",
     "slk_": f"{_H}{{64}}{_END}",
@@ -215,7 +214,6 @@ VENDOR_KEYS: Final = {
     "dbtu_": f"{_W}{{30,60}}+",
     "cflt": f"{_B64}{{50,80}}+",  # Confluent
     "mdb_sa_": f"sk_{_W}{{30,60}}+",  # MongoDB Atlas
-    "AstraCS:": f"{_S}{{20,40}}:{_H}{{60,70}}",
     "CCDB1_": f"{_W}{{30,80}}+",  # CockroachDB
     "xau_": f"{_S}{{30,60}}+",  # Xata
     "oy2": f"(?=[a-z]{{0,40}}+[0-9])[a-z0-9]{{43}}{_END}",  # NuGet
@@ -283,7 +281,11 @@ VENDOR_KEYS: Final = {
     "sec-c-": "[A-Za-z0-9=]{40,80}+",
     "VF.": rf"(?:DM|WS)\.{_H}{{24}}\.{_S}{{16}}{_END}",  # Voiceflow
     "NRAA-": f"{_H}{{20,40}}{_END}",
-    "live_": rf"\d{{5,12}}_{_S}{{20,60}}+",  # Twitch
+    "live_": rf"(?:\d{{5,12}}_{_S}{{20,60}}+|{_H}{{35}}{_END})",  # Twitch, Lob
+    "BSA": f"(?=[A-Za-z_-]{{0,27}}+[0-9])(?=[A-Z0-9_-]{{0,27}}+[a-z]){_W}{{28}}(?![A-Za-z0-9_-])",  # Brave
+    "esecret_": f"{_S}{{20,60}}+",
+    "os_v2_": f"(?:app|org)_{_S}{{40,120}}+",  # OneSignal
+    "WPL_AP1.": rf"{_S}{{10,40}}\.{_B64}{{6,40}}+={{0,2}}",  # LinkedIn
     "amzn.mws.": _UUID,
     "amzn1.oa2-cs.v1.": f"{_H}{{64}}",
     "xoxe-": f"1-{_W}{{40,400}}+",

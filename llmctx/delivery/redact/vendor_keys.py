@@ -82,6 +82,9 @@ _MARKED: Final = tuple(
         (b"/", b"/webhook/send?key=", "api_key", rb"(?<=/webhook/send\?key=)[A-Za-z0-9-]{20,60}+"),
         (b"/", b"1//0", "token", rb"(?<![A-Za-z0-9_:/.-])1//0[A-Za-z0-9_-]{40,200}+"),
         (b"~", b"Q~", "api_key", rb"(?<![A-Za-z0-9_~.-])[A-Za-z0-9_~.-]{3}[0-9]Q~[A-Za-z0-9_~.-]{31,34}(?![A-Za-z0-9])"),
+        (b"~", b"sha256~", "api_key", rb"sha256~[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])"),  # OpenShift
+        (b":", b"AstraCS:", "api_key", rb"AstraCS:[A-Za-z0-9]{20,40}:[0-9a-fA-F]{60,70}"),
+        (b":", b":APA91b", "api_key", rb"(?:(?<![A-Za-z0-9_-])[A-Za-z0-9_-]{11})?:APA91b[A-Za-z0-9_-]{60,200}+"),  # Firebase
         (b"_", b"glc_", "api_key", rb"glc_(?<![A-Za-z0-9_-]glc_)[A-Za-z0-9+/=]{32,400}+"),  # with signs in them that part words
         (b"_", b"ops_eyJ", "api_key", rb"ops_eyJ(?<![A-Za-z0-9_-]ops_eyJ)[A-Za-z0-9+/=_-]{40,4096}+"),
         (b"_", b"fm", "api_key", rb"fm(?<![A-Za-z0-9_-]fm)(?:1a|1r|2)_[A-Za-z0-9+/=_,-]{40,2048}+"),

@@ -127,10 +127,14 @@ def test_a_mistyped_argument_gets_a_suggestion() -> None:
         load(batch_row=1)
 
 
-def test_an_empty_schema_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_is_none_where_none_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """`LLMCTX_DB_SCHEMA=` in a deployment file means that none was set."""
-    monkeypatch.setenv("LLMCTX_DB_SCHEMA", "")
-    assert load().db_schema is None
+    optional = [name for name, field in Settings.model_fields.items() if field.default is None]
+    for name in (*optional, "redact_patterns"):
+        monkeypatch.setenv(f"LLMCTX_{name.upper()}", "")
+    settings = load()
+    assert {getattr(settings, name) for name in optional} == {None}
+    assert settings.redact_patterns == {}
 
 
 def test_the_password_never_shows() -> None:

@@ -15,7 +15,7 @@ redact = Redactor().redact
         "Authorization: Bearer {}", "curl -u admin:{} http://host", "mongodb+srv://app:{}@cluster/db",
         "mysql -p{} shop",
         "sshpass -p {} ssh host", "Cookie: sessionid={}", "localhost:5432:shop:app:{}", "redis-cli -a {} ping",
-        "CREATE USER app IDENTIFIED BY '{}'",
+        "CREATE USER app IDENTIFIED BY '{}'", "wandb login {}0123", "Κωδικός πρόσβασης: {}", "ПАРОЛЬ: {}",
     ],
 )  # fmt: skip
 def test_the_secret_goes(text: str) -> None:

@@ -21,6 +21,7 @@ redact = Redactor().redact
         '{{"token": {{"value": "{}"}}}}', "gh auth login --with-token <<< {}", '["X-API-Key","{}"]',
         "ssm put --name /auth_token --value {} --type x", "what is wrong with this API secret? {}",
         '{{\\\\\\"private_key\\\\\\":\\\\\\"{}\\\\\\"}}', "my db password ({}) was rejected",
+        "CREATE LOGIN app WITH PASSWORD = N'{}'", "api_key=SecretStr('{}')", 'token = b"{}"', "password: pa1x&{}",
     ],
 )  # fmt: skip
 def test_the_value_goes_and_the_name_stays(text: str) -> None:
@@ -37,7 +38,7 @@ def test_the_value_goes_and_the_name_stays(text: str) -> None:
         "key: value", "f(api_key, someOtherVariable)", "password (at least 12 signs)", "password - step-two",
         "token,count\nabc,12", "keys: [a1, b2]", "key: value1234", "treat user123 as the password",
         "is this the key? item-12", "what is your password? abc",
-        "password must be 8-64 characters long",
+        "password must be 8-64 characters long", "password: !vault |", "password: !secret wifi",
     ],
 )  # fmt: skip
 def test_code_and_prose_about_secrets_stay(text: str) -> None:

@@ -14,6 +14,7 @@ from llmctx.delivery.redact.normal_form import NormalForm
         ("ann%40example.com", "ann@example.com"),
         ("ann&#64;example.com", "ann@example.com"),
         ("4111\u200b1111", "41111111"),
+        ("pan 41=\n 11", "pan 41 11"),
         ("\x1b[31msk-proj\x1b[0m", "sk-proj"),
         ("sk\\\\u002dproj", "sk-proj"),
         ("ann%2540example.com", "ann@example.com"),

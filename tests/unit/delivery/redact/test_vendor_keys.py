@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import re
 import string
 
 import pytest
 
 from llmctx.delivery.redact.text_spans import Span
+from llmctx.delivery.redact.vendor_key_table import VENDOR_KEYS
 from llmctx.delivery.redact.vendor_keys import VendorKeys
 
 vendor_keys = VendorKeys(frozenset({"api_key", "token", "private_key"}))
@@ -29,6 +31,11 @@ def found(text: str) -> list[str]:
 def test_a_key_is_found_whole_wherever_it_stands(key: str) -> None:
     assert found(f"use {key} here") == [key]
     assert found(f"OPENAI={key}\n") == [key]
+
+
+def test_every_head_begins_a_word() -> None:
+    """Keys are looked up by the words of a text: one with another sign in its head would never be found."""
+    assert [head for head in VENDOR_KEYS if not re.fullmatch("[A-Za-z0-9_.-]+", head)] == []
 
 
 @pytest.mark.parametrize(
