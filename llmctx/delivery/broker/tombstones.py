@@ -1,19 +1,23 @@
 """Tombstones of users erased while rows were under way: shippers leave out such rows, while the broker keeps any.
 
 A tombstone is a message in a stream of its own, which forgets it when no older frame is left. It says until when rows
-are meant: calls that are made afterwards are stored.
+are meant: calls that are made afterwards are stored. A broker that has lost its store gets them back from
+shippers that have read them, as it gets rows back from journals.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from llmctx.core.record import CallRecord
+from llmctx.delivery.broker.frame import MESSAGE_ID, message_id
 from llmctx.delivery.broker.topology import Topology
 from llmctx.storage.erasure import is_theirs
 
@@ -72,7 +76,8 @@ def tombstone_of(data: bytes) -> Tombstone | None:
 async def set_tombstone(jetstream: JetStreamContext, topology: Topology, tombstone: Tombstone) -> None:
     """Tell all shippers. Raise what the client library raises."""
     for part in tombstone.parts():
-        await jetstream.publish(topology.erased_subject, part.as_bytes())
+        data = part.as_bytes()
+        await jetstream.publish(topology.erased_subject, data, headers={MESSAGE_ID: message_id([data])})
 
 
 class Tombstones:
@@ -82,7 +87,10 @@ class Tombstones:
         self._topology = topology
         self._birth: datetime | None = None
         self._read: dict[int, Tombstone] = {}
+        self._of_lost_stores: dict[bytes, Tombstone] = {}
         self._last = 0
+        self._until = datetime.min.replace(tzinfo=UTC)
+        """Rows of later calls are covered by none."""
 
     async def refresh(self, jetstream: JetStreamContext) -> None:
         """Read what has come, and forget what is over. Raise what the client library raises."""
@@ -93,8 +101,12 @@ class Tombstones:
         except NotFoundError:  # made by an older version: no tombstone can be set
             return
         if info.created != self._birth:
+            self._of_lost_stores |= {one.as_bytes(): one for one in self._read.values()}
             self._birth, self._last = info.created, 0
             self._read.clear()
+            with contextlib.suppress(Exception):  # it may not be allowed: then this shipper alone knows them
+                for one in self._of_lost_stores.values():
+                    await set_tombstone(jetstream, self._topology, one)
         state = info.state
         for number in range(max(self._last + 1, state.first_seq), state.last_seq + 1):
             try:
@@ -103,13 +115,16 @@ class Tombstones:
                 continue
             if (tombstone := tombstone_of(message.data or b"")) is not None:
                 self._read[number] = tombstone
+                self._until = max(self._until, tombstone.until)
         self._last = state.last_seq
         for number in [number for number in self._read if number < state.first_seq]:
             del self._read[number]
 
     def __bool__(self) -> bool:
-        return bool(self._read)
+        return bool(self._read or self._of_lost_stores)
 
     def cover(self, record: CallRecord) -> bool:
         """Return whether the row of `record` is not to be stored."""
-        return any(one.covers(record) for one in self._read.values())
+        return record.created_at < self._until and any(
+            one.covers(record) for one in chain(self._read.values(), self._of_lost_stores.values())
+        )

@@ -11,10 +11,12 @@ from llmctx.ops.erase import Subject, erase
 from llmctx.settings import load
 from tests.kit.brokers import Brokers
 from tests.kit.databases import drop_trigger, refuse_while
-from tests.kit.frames import frame_of, post, ship
-from tests.kit.rows import query, record
+from tests.kit.frames import frame_of, post, ship, shipping
+from tests.kit.rows import query, record, stored
+from tests.kit.support import wait_for
 
 pytestmark = pytest.mark.timeout(600)  # servers that start, on a busy machine
+PATIENCE_S = 120.0
 TABLE = "biz_agent_llm_call_logs"
 
 
@@ -49,6 +51,27 @@ async def test_frames_under_way(broker: Brokers, database: str) -> None:
     rows = await query(database, f"SELECT user_id, call_id FROM {TABLE} ORDER BY user_id")
     assert [row.user_id for row in rows] == ["ada", "bob", "bob"]
     assert rows[0].call_id == later.call_id
+
+
+async def test_a_broker_that_has_lost_its_store(broker: Brokers, database: str) -> None:
+    """Journals publish rows of whom was erased again; shippers know that, and tell the new store and other shippers."""
+    settings = load(database_url=database, transport=broker.url + "?streams=1")
+    theirs = record(user_id="ada")
+    async with post(settings) as sent, shipping(settings) as shipper:
+        await sent.publish(frame_of([theirs]))
+        await wait_for(lambda: shipper.frames == 1, "the row to be stored", PATIENCE_S)
+        await erase(settings, Subject(user="ada"), do=True)
+        await sent.publish(frame_of([theirs]))
+        await wait_for(lambda: shipper.erased == 1, "the tombstone to be read", PATIENCE_S)
+        for name in (sent.topology.stream(0), sent.topology.erased_stream):
+            await sent.connection.jetstream.delete_stream(name)
+        async with post(settings):
+            await sent.publish(frame_of([theirs]))
+            await wait_for(lambda: shipper.erased == 2, "the row to be left out", PATIENCE_S)
+    async with post(settings) as sent:
+        await sent.publish(frame_of([theirs]))
+        assert ((other := await ship(settings)).erased, other.written) == (1, 0)
+    assert await stored(database) == 0
 
 
 def test_tombstones() -> None:
