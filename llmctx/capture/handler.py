@@ -10,7 +10,6 @@ is spelled out where that saves a function call.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
 from sys import exc_info
@@ -23,11 +22,11 @@ from langchain_core.runnables.config import var_child_runnable_config
 from llmctx.capture.callstack import Origin, origin
 from llmctx.capture.open_calls import OpenCall
 from llmctx.capture.payload.blocks import is_delta, is_event_with_content
-from llmctx.capture.payload.failures import failure_of
+from llmctx.capture.payload.failures import failure_of, is_cancelled
 from llmctx.capture.payload.messages import Prompt, answer_of, hold_answer, prompt_of_messages, prompt_of_text
 from llmctx.capture.payload.raw_answers import answer_in, merge, with_events
 from llmctx.capture.payload.token_usage import Stream
-from llmctx.capture.recorder import Recorder, active, on_start
+from llmctx.capture.recorder import Recorder, active, on_run, on_start
 from llmctx.capture.run_inline import adapt_run_inline, protect_other_handlers
 from llmctx.capture.run_managers import collected_chunks, end_directly
 from llmctx.core.diagnostics import diagnostics
@@ -110,14 +109,16 @@ class CallLogHandler(BaseCallbackHandler):
         """Travel with the identity that was given by hand alone: elsewhere the call log of that process records."""
         return _arrived, (pack(self._explicit) if self._explicit else None,)
 
-    # LangChain asks these before each event. Chains matter only while a call is open that might have lost its end.
-    ignore_agent = ignore_retriever = ignore_retry = ignore_custom_event = True
+    # LangChain asks these before each event. Chains matter only while a call is open that might have lost its end,
+    # and, as tools and retrievers, where somebody asks whose they are.
+    ignore_retry = ignore_custom_event = True
+    ignore_agent = ignore_retriever = property(lambda self: not on_run)
 
     @property
     @_hook
     def ignore_chain(self) -> bool:
         recorder = self._recorder
-        return recorder is None or not recorder.open_calls
+        return recorder is None or not (recorder.open_calls or on_run)
 
     def _listener(self) -> Recorder | None:
         recorder = self._recorder
@@ -166,6 +167,16 @@ class CallLogHandler(BaseCallbackHandler):
         prompt = _read(prompt_of_text, prompts[0], recorder.snapshot_bytes)
         call = self._start(recorder, prompt, run_id, kwargs, origin(2), kwargs.get("batch_size") or 1)
         call.serialized, call.is_completion = serialized, True
+
+    @_hook
+    def on_chain_start(self, serialized: Any, given: Any, *, run_id: UUID, **told: Any) -> None:  # type: ignore[override]
+        recorder = self._recorder
+        if on_run and recorder is not None and recorder.enabled:
+            candidates, attribution = self._whose(recorder, told.get("metadata"), Origin())
+            for tell in on_run:
+                tell(run_id, attribution.identity, candidates.here, told)
+
+    on_tool_start = on_retriever_start = on_chain_start  # type: ignore[assignment]
 
     def _again(self, recorder: Recorder, run_id: UUID, event: dict[str, Any]) -> bool:
         """Return whether another handler has reported this call. The scope that comes with the later one is nearer."""
@@ -344,7 +355,7 @@ class CallLogHandler(BaseCallbackHandler):
         paid = _read(answer_in, error, recorder.snapshot_bytes)
         if paid is not None:
             answer = merge(paid, answer)
-        if _is_cancelled(error):
+        if is_cancelled(error):
             recorder.open_calls.end(call, Status.CANCELLED, answer=answer)
         else:
             failure = _read(failure_of, error)
@@ -374,16 +385,6 @@ def _read(reader: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None
 
 def _unread(problem: BaseException, reader: Callable[..., object]) -> None:
     swallow(problem, "handler_failed", "%s failed; the row is stored without its result", reader.__name__)
-
-
-_CONTROL_FLOW: Final = frozenset({"GraphBubbleUp", "GraphInterrupt", "ParentCommand"})
-
-
-def _is_cancelled(error: BaseException) -> bool:
-    """Return whether the caller went away, rather than the call failed: cancelled, stream left, graph interrupted."""
-    if isinstance(error, (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)):
-        return True
-    return any(cls.__name__ in _CONTROL_FLOW for cls in type(error).__mro__)
 
 
 def _configurable_of(config: dict[str, Any] | None) -> Mapping[str, Any]:

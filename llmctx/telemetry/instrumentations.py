@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Set
 from types import FrameType
 from typing import Any, Final
 from uuid import UUID
@@ -26,7 +27,12 @@ _OF_MODELS: Final = re.compile(
     r"\b(openai|anthropic|bedrock|vertexai|google_generativeai|mistralai|cohere|groq|ollama|watsonx|together|crewai)\b"
 )
 """Names of instrumentation scopes whose spans are all about models or agents: some set no attribute at the start."""
-_CALLBACKS: Final = frozenset({"on_chat_model_start", "on_llm_start"})
+CALLS: Final = frozenset({"on_chat_model_start", "on_llm_start"})
+"""The callbacks of LangChain's that tell of a model's run."""
+_IN_CALLS: Final = frozenset({"_generate_with_cache", "_agenerate_with_cache", "stream", "astream"})
+"""The methods of its models under which a provider's client is asked."""
+RUNS: Final = frozenset({*CALLS, "on_chain_start", "on_retriever_start", "on_tool_start", *_IN_CALLS})
+LANGSMITH: Final = "langsmith"
 _LANGSMITHS: Final = "_create_span_for_run"
 """In which LangSmith makes spans of runs that it has noted, in a thread of its own."""
 _DEEP: Final = 24
@@ -54,17 +60,19 @@ def is_about_models(span: Any) -> bool:
     )
 
 
-def run_of(frame: FrameType | None) -> UUID | None:
-    """Return the run of LangChain's model of which the code in `frame` was told that it starts."""
+def run_of(frame: FrameType | None, where: Set[str] = CALLS) -> UUID | None:
+    """Return the run of LangChain's of which the code in `frame` was told that it starts, or in which it is: one of
+    the functions `where` stands above it."""
     for _ in range(_DEEP):
         if frame is None:
             break
         name = frame.f_code.co_name
-        if name in _CALLBACKS:
+        if name in where and (name not in _IN_CALLS or "language_models" in frame.f_code.co_filename):
             local = frame.f_locals
-            run_id = local.get("run_id") or (local.get("kwargs") or {}).get("run_id")
-            if isinstance(run_id, UUID):
-                return run_id
+            told = local.get("run_id") or (local.get("kwargs") or {}).get("run_id")
+            for run_id in (told, getattr(local.get("run_manager"), "run_id", None)):
+                if isinstance(run_id, UUID):
+                    return run_id
         elif name == _LANGSMITHS:
             run_id = getattr(frame.f_locals.get("op"), "id", None)
             return run_id if isinstance(run_id, UUID) else None

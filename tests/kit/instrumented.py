@@ -13,6 +13,8 @@ import json
 import sys
 from typing import Any
 
+from langchain_core.runnables import RunnableLambda
+from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -21,6 +23,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from llmctx import bind
 from llmctx.calllog import CallLog
 from llmctx.delivery.memory_sink import MemorySink
+from llmctx.graph import wrap_graph
 from llmctx.otel import LlmctxSpanProcessor
 from tests.kit.support import Talker
 
@@ -57,21 +60,27 @@ def openllmetry() -> Any:
 
 
 def work() -> None:
-    """Call a model in every way, alone and in a graph."""
+    """Call a model in every way: alone, in graphs with a name, in a chain and a tool of a node."""
+
+    @tool
+    def ask(question: str) -> str:
+        """Ask."""
+        return str(model.invoke(question).content)
 
     def node(state: MessagesState) -> Any:
-        return {"messages": [model.invoke(state["messages"][-1:])]}
+        return {"messages": [(RunnableLambda(lambda text: text) | model).invoke("hello"), ask.invoke("hello")]}
 
     async def async_node(state: MessagesState) -> Any:
         return {"messages": [await model.ainvoke(state["messages"][-1:])]}
 
     given: Any = {"messages": [("user", "hello")]}
-    model.invoke("hello")
-    asyncio.run(model.ainvoke("hello"))
-    list(model.stream("hello"))
-    StateGraph(MessagesState).add_node("one", node).add_edge(START, "one").compile().invoke(given)
-    graph = StateGraph(MessagesState).add_node("one", async_node).add_edge(START, "one").compile()
-    asyncio.run(graph.ainvoke(given))
+    with bind(agent_key="desk"):
+        model.invoke("hello")
+        asyncio.run(model.ainvoke("hello"))
+        list(model.stream("hello"))
+    for wrapped in (node, async_node):
+        graph = StateGraph(MessagesState).add_node("one", wrapped).add_edge(START, "one").compile(name="desk")
+        asyncio.run(wrap_graph(graph).ainvoke(given))
 
 
 def seen() -> dict[str, Any]:
@@ -93,7 +102,7 @@ def main(names: list[str]) -> None:
         for name in names:
             instrumentor = globals()[name]()
             instrumentor.instrument(tracer_provider=provider)
-            with bind(user_id="ann", session_id="s-1", agent_key="desk"):
+            with bind(user_id="ann", session_id="s-1"):
                 work()
             instrumentor.uninstrument()
             found[name] = seen()

@@ -12,6 +12,7 @@ PROGRAM = """
 import asyncio, json
 
 import logfire
+from langchain_core.runnables import RunnableLambda
 from langsmith.run_trees import get_cached_client
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -33,7 +34,7 @@ logfire.configure(
 with call_log, bind(user_id="u", session_id="s"):
     for _ in range(3):
         Talker().invoke("hello")
-    asyncio.run(Talker().ainvoke("hello"))
+    asyncio.run((RunnableLambda(lambda text: text) | Talker()).ainvoke("hello"))
     get_cached_client().flush()
     logfire.force_flush()
 spans = [dict(span.attributes) for span in exporter.get_finished_spans()]
@@ -55,5 +56,5 @@ def test_spans_in_logfire_say_whose_they_are() -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found, rows = json.loads(done.stdout.splitlines()[-1])
-    assert [one[:2] for one in found] == [["u", "s"]] * 4
-    assert sorted(one[2] for one in found) == sorted(rows)
+    assert [one[:2] for one in found] == [["u", "s"]] * 6, "of chains as well"
+    assert sorted(one[2] for one in found if one[2]) == sorted(rows)

@@ -9,6 +9,7 @@ The exception itself is never kept: its traceback holds the frames of the applic
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final, NamedTuple
 
 from llmctx.capture.payload.raw_answers import chain_of, is_answer
@@ -48,6 +49,16 @@ def failure_of(error: BaseException, limit: int = MESSAGE_LIMIT) -> CallFailure:
             "failure_unreadable", "an error could not be read; the row has only its class and text", exc=problem
         )
         return CallFailure(name, text=_text_of(error, limit))
+
+
+_CONTROL_FLOW: Final = frozenset({"GraphBubbleUp", "GraphInterrupt", "ParentCommand"})
+
+
+def is_cancelled(error: BaseException) -> bool:
+    """Return whether the caller went away, rather than the call failed: cancelled, stream left, graph interrupted."""
+    if isinstance(error, (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)):
+        return True
+    return any(cls.__name__ in _CONTROL_FLOW for cls in type(error).__mro__)
 
 
 def _of_chain(error: BaseException, limit: int) -> CallFailure | None:

@@ -19,9 +19,10 @@ from llmctx.otel import LlmctxSpanProcessor
 from llmctx.settings import load
 from llmctx.telemetry import names
 from llmctx.telemetry.attributes import user_shown
+from tests.kit.support import PlainTalker, Talker
 
 INSTRUMENTATIONS = ("official", "openinference", "openllmetry")
-CALLS = 5
+CALLS = 6
 PEOPLE = {names.USER: "ann", names.SESSION: "s-1", names.CONVERSATION: "s-1"}
 
 
@@ -47,7 +48,7 @@ def test_spans_of_other_instrumentations_say_whose_they_are(seen: Any, instrumen
     assert len(spans) > CALLS, "spans of graphs as well"
     for name, attributes in spans:
         assert {key: attributes.get(key) for key in PEOPLE} == PEOPLE, name
-        assert attributes.get(names.AGENT), name
+        assert attributes.get(names.AGENT) == "desk", name
     linked = [attributes[names.CALL_ID] for _, attributes in spans if names.CALL_ID in attributes]
     assert sorted(linked) == sorted(rows)
 
@@ -97,6 +98,33 @@ def test_spans_that_are_about_no_model_are_left_alone() -> None:
         own = {"gen_ai.operation.name": "chat", names.USER: "bob"}
         assert made(call_log, "some.instrumentation", **own)[names.USER] == "bob"
         assert made(call_log, "logfire.openai")[names.USER] == "ann"
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_a_span_of_a_providers_client_is_that_of_the_call_that_asks_it(streamed: bool) -> None:
+    """Logfire's of OpenAI and its like: they begin inside of LangChain's model."""
+    provider, exporter = TracerProvider(), InMemorySpanExporter()
+
+    class Asking(PlainTalker):
+        def _generate(self, *args: Any, **kwargs: Any) -> Any:
+            provider.get_tracer("logfire.openai").start_span("chat").end()
+            return super()._generate(*args, **kwargs)
+
+        async def _astream(self, *args: Any, **kwargs: Any) -> Any:
+            provider.get_tracer("logfire.openai").start_span("chat").end()
+            async for chunk in Talker._astream(self, *args, **kwargs):
+                yield chunk
+
+    with CallLog(sink=(sink := MemorySink())) as call_log, bind(user_id="ann", session_id="s-1"):
+        provider.add_span_processor(LlmctxSpanProcessor(call_log))
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        if streamed:
+            assert [chunk async for chunk in Asking().astream("hello")]
+        else:
+            Asking().invoke("hello")
+    provider.shutdown()
+    spans = [(span.attributes or {}).get(names.CALL_ID) for span in exporter.get_finished_spans()]
+    assert spans == [str(row.call_id) for row in sink.records]
 
 
 def test_without_a_call_log_spans_are_as_they_were() -> None:
