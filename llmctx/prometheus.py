@@ -6,11 +6,12 @@ for: whichever worker is scraped answers for all. `ASSETS` has alert rules, and 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import CollectorRegistry, make_asgi_app
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from llmctx.calllog import CallLog
 from llmctx.telemetry.prometheus_meter import is_multiprocess
@@ -37,6 +38,22 @@ def metrics_app(call_log: CallLog, *, registry: CollectorRegistry | None = None)
     served = registry
     if is_multiprocess():
         served = CollectorRegistry()
-        MultiProcessCollector(served)  # type: ignore[no-untyped-call]  # it has no types
+        _Workers(served)  # type: ignore[no-untyped-call]  # it has no types
     app: ASGIApp = make_asgi_app(served)
     return app
+
+
+class _Workers(MultiProcessCollector):
+    """Adds up what the workers have counted; the gauges of those that were killed are forgotten first."""
+
+    def collect(self) -> Any:
+        for file in Path(self._path).glob("gauge_live*_*.db"):
+            pid = file.stem.rpartition("_")[2]
+            if pid.isdecimal():
+                try:
+                    os.kill(int(pid), 0)
+                except ProcessLookupError:
+                    mark_process_dead(pid, self._path)  # type: ignore[no-untyped-call]  # as above
+                except OSError:  # it lives, and is another user's
+                    continue
+        return super().collect()  # type: ignore[no-untyped-call]  # as above

@@ -177,6 +177,7 @@ for times in (2, 3):
     ready, leave = os.pipe(), os.pipe()
     if not (pid := os.fork()):
         work(times)
+        call_log.record(model="open").__enter__()
         call_log.observer.refresh()
         os.write(ready[1], b"x")
         os.read(leave[0], 1)
@@ -187,14 +188,17 @@ now = scraped(app)
 for pid, leave in children:
     os.write(leave, b"x")
     os.waitpid(pid, 0)
+left = scraped(app)
 call_log.close()
-print(json.dumps([by(now, name)[()] for name in ("llmctx_calls_total", "llmctx_rows_written_total")]))
+then = [by(now, name)[()] for name in ("llmctx_calls_total", "llmctx_rows_written_total", "llmctx_open_calls")]
+print(json.dumps([*then, by(left, "llmctx_calls_total")[()], by(left, "llmctx_open_calls")]))
 """
 
 
 @pytest.mark.timeout(400)
 def test_several_workers_answer_as_one(tmp_path: Path) -> None:
-    """With PROMETHEUS_MULTIPROC_DIR, forked from one that has counted already: nothing is counted twice."""
+    """With PROMETHEUS_MULTIPROC_DIR, forked from one that has counted already: nothing is counted twice. What
+    was open in workers that are gone is open no longer."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", WORKERS],
         env={"PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path.cwd())},
@@ -203,7 +207,7 @@ def test_several_workers_answer_as_one(tmp_path: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout.splitlines()[-1]) == [6, 6]
+    assert json.loads(done.stdout.splitlines()[-1]) == [6, 6, 2, 6, {}]
 
 
 def test_a_meter_that_fails_disturbs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
