@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,7 +30,8 @@ def doctor(
     """Find what is set up wrong, and how to fix it."""
     from llmctx.ops.doctor import examine
 
-    findings = examine(settings_of(ctx), app=app, app_dir=app_dir, start=not no_start, say=output.say)
+    with contextlib.redirect_stdout(sys.stderr):  # what the application prints is no part of the report
+        findings = examine(settings_of(ctx), app=app, app_dir=app_dir, start=not no_start, say=output.say)
     wrong = [finding for finding in findings if not finding.ok]
     if json:
         output.show_json({"ok": not wrong, "findings": findings})

@@ -98,6 +98,8 @@ def parse_transport(text: str) -> TransportUrl:
     hosts = [(host, port) for url in urls for host, port in url.hosts]
     if not all(host for host, _ in hosts):
         raise ValueError("must name a host, as in nats://host:4222")
+    if any(port and not 0 < int(port) < 65536 for _, port in hosts):
+        raise ValueError("has an invalid port")
     options = {name: unquote(value) for url in urls for name, value in url.parameters}
     user, password, token = _who(next((url for url in urls if url.user is not None), urls[0]))
     return TransportUrl(

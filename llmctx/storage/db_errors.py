@@ -129,13 +129,20 @@ _WORDS: Final[tuple[tuple[Kind, tuple[str, ...]], ...]] = (
 )
 
 
+def is_no_host_name(problem: BaseException) -> bool:
+    """Return whether Python could not even look up a host, such as "db..example" or one with a part of 64 letters."""
+    return isinstance(problem, UnicodeError) and "'idna' codec" in str(problem)
+
+
 def _kind_without_code(problem: BaseException, text: str) -> Kind:
     """Judge the errors of SQLite, sockets and drivers, which have no SQLSTATE."""
     for kind, words in _WORDS:
         if any(word in text for word in words):
             return kind
     # UnicodeDecodeError: of a server that tells what ails it in another encoding; ours go out, and are encoded
-    if isinstance(problem, (OSError, TimeoutError, asyncio.TimeoutError, EOFError, UnicodeDecodeError)):
+    if isinstance(problem, (OSError, TimeoutError, asyncio.TimeoutError, EOFError, UnicodeDecodeError)) or (
+        is_no_host_name(problem)
+    ):
         return "reconnect"
     refusals = isinstance(problem, (ValueError, TypeError, ArithmeticError, RecursionError))
     named = type(problem).__name__ in ("IntegrityError", "DataError")

@@ -28,7 +28,7 @@ from sqlalchemy.pool import NullPool
 from llmctx.core.errors import ConfigError, DatabaseUnavailable, LlmctxError, MigrationsPending
 from llmctx.core.text import capitalize
 from llmctx.settings import Settings
-from llmctx.storage.db_errors import pools_by_statement, sqlstate
+from llmctx.storage.db_errors import is_no_host_name, pools_by_statement, sqlstate
 from llmctx.storage.driver import connect_arguments, create_private
 from llmctx.storage.pg_timestamps import register_codecs
 
@@ -303,7 +303,7 @@ def _remedy(problem: Exception, state: str, settings: Settings) -> str | None:
         )
     if state.startswith("28"):
         return "Check user and password in LLMCTX_DATABASE_URL."
-    if isinstance(problem, socket.gaierror):
+    if isinstance(problem, socket.gaierror) or is_no_host_name(problem):
         return "Check the host's name in LLMCTX_DATABASE_URL."
     if isinstance(problem, OSError) or state.startswith(("08", "53", "57P")):
         return _CHECK

@@ -10,6 +10,7 @@ The exception itself is never kept: its traceback holds the frames of the applic
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any, Final, NamedTuple
 
 from llmctx.capture.payload.raw_answers import chain_of, is_answer
@@ -20,6 +21,8 @@ BODY_LIMIT: Final = 64 * 1024  # bytes of a response that is still to be read
 CODE_LIMIT: Final = 200
 MESSAGE_LIMIT: Final = 8 * 1024
 
+_SHOWN: Final = re.compile(r"ResponseError\(code='([\w.-]{1,64})', message=(['\"])(.*?)\2[,)]", re.DOTALL)
+"""OpenAI's error as LangChain writes it into a `ValueError` when a stream of the Responses API fails."""
 _MESSAGES: Final = ("message", "Message", "detail", "msg", "error_description", "error")
 
 
@@ -41,7 +44,9 @@ def failure_of(error: BaseException, limit: int = MESSAGE_LIMIT) -> CallFailure:
     try:
         found = _of_chain(error, limit)
         if found is None:
-            return CallFailure(name, text=_text_of(error, limit))
+            text = _text_of(error, limit)
+            shown = _SHOWN.match(text) if isinstance(text, str) else None
+            return CallFailure(name, text=text) if shown is None else CallFailure(name, shown[1], message=shown[3])
         text = None if found.message else _text_of(error, limit)
         return found._replace(name=name, text=text)
     except Exception as problem:  # noqa: BLE001  an exception that cannot be read still has its class

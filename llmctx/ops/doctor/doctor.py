@@ -77,7 +77,7 @@ async def _application(loaded: LoadedApp, settings: Settings, *, start: bool) ->
             carry, has_key = carry or carrying.is_installed(), has_key or handover.has_key()
             elsewhere = app_checks.destination(settings)
             started = app_checks.start(None, app_checks.app_location(parts_found), was_started=start)
-    except Exception as failure:  # noqa: BLE001  the application's own start
+    except (Exception, SystemExit) as failure:  # noqa: BLE001  the application's own start
         problem = failure
     parts = parts_found or inspect_app(app, module_name)
     if started is None:

@@ -55,7 +55,7 @@ def load_app(name: str) -> Any:
         raise ConfigError(f"--app {name}: write module:attribute, for example --app main:app, or langgraph.json.")
     try:
         return _attribute(importlib.import_module(module_name), attribute)
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:  # a program that parses its arguments ends
         raise ConfigError(f"--app {name}: {type(problem).__name__}: {problem}.") from problem
 
 
@@ -126,7 +126,7 @@ def _load_file(key: str, root: Path, written: str) -> tuple[Any, str]:
         name = _module_name(root, file)
         module = sys.modules.get(name) or importlib.import_module(name)
         return _attribute(module, attribute), name
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:  # a program that parses its arguments ends
         raise ConfigError(f"{key} ({written}) cannot be imported: {type(problem).__name__}: {problem}.") from problem
 
 

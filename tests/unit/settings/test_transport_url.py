@@ -35,7 +35,8 @@ def test_files_and_numbers_are_parameters() -> None:
     "text",
     [
         "http://hunter2@h", "nats://hunter2:hunter2@", "nats://hunter2:hunter2@h/path", "nats://h?hunter2=hunter2",
-        "nats://h?streams=hunter2", "nats://h?streams=0", "nats://h?prefix=Hunter2.", "nats://h?key=hunter2", "hunter2",
+        "nats://h?streams=hunter2", "nats://h?streams=0",
+        "nats://hunter2@h:99999", "nats://hunter2@h:0", "nats://h?prefix=Hunter2.", "nats://h?key=hunter2", "hunter2",
         "nats://h1,tls://hunter2@h2", "nats://hunter2:p/hunter2@h", "nats://h?max_age=1",
     ],
 )  # fmt: skip

@@ -29,6 +29,7 @@ class Refused(Exception):
         (MigrationsPending(), "config"), (ConnectionRefusedError(), "reconnect"), (TimeoutError(), "reconnect"),
         (ValueError(), "poison"), (sqlite3.OperationalError("no such table: t"), "config"),
         (sqlite3.OperationalError("database is locked"), "transient"),
+        (UnicodeError("encoding with 'idna' codec failed (UnicodeError: label too long)"), "reconnect"),
         (sqlite3.IntegrityError("NOT NULL constraint failed"), "poison"), (Exception("whatever"), "reconnect"),
     ],
     ids=repr,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from llmctx.cli import main as cli
 from llmctx.core.errors import ConfigError
 from llmctx.migrate import commands as migrate
 from llmctx.ops.doctor import Finding, examine
@@ -97,6 +98,19 @@ def test_one_is_told_before_the_lifespan_runs_and_can_do_without(project: Projec
     assert project.examine(f"{name}:app")["handler"].ok
     assert (project.root / "started").exists()
     assert "--no-start" in project.said[0]
+
+
+def test_an_application_that_prints_and_ends_spoils_no_report(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its words are no part of the JSON, its exit code is not the command's."""
+    name, ending = f"shop{next(numbers)}", f"shop{next(numbers)}"
+    project.write(f"{name}.py", "    print('noise')\n" + WEB)
+    project.write(f"{ending}.py", "raise SystemExit(7)")
+    cli.run(["doctor", "--app", f"{name}:app", "--json"])
+    assert "findings" in json.loads(capsys.readouterr().out)
+    assert cli.run(["doctor", "--app", f"{ending}:app", "--json"]) == 2
+    assert "SystemExit: 7" in json.loads(capsys.readouterr().out)["error"]
 
 
 def test_no_graph_is_no_all_clear(project: Project) -> None:

@@ -15,6 +15,7 @@ import pytest
 from botocore.exceptions import ClientError
 from google.genai import errors as google_errors
 from langchain_core.exceptions import OutputParserException
+from openai.types.responses import ResponseError
 
 from llmctx.capture.payload.failures import MESSAGE_LIMIT, CallFailure, failure_of
 from llmctx.delivery.payload_fields import error_fields
@@ -49,6 +50,7 @@ def http_error(module: Any, body: Any) -> Exception:
 
 
 FAILURES: list[tuple[Exception, str, str | None]] = [
+    (ValueError(str(ResponseError(code="server_error", message="It can't, sorry"))), "server_error", "It can't, sorry"),
     (
         openai.RateLimitError("Error code: 429", response=response(module=httpx2), body=BODY),
         "rate_limit_exceeded",
