@@ -28,8 +28,13 @@ class Linger:
         self._pace = Pace(PATIENCE * linger_s, _COMPANY)
         self._company_until = self._due = 0.0
 
+    @property
+    def has_company(self) -> bool:
+        """Return whether calls come so steadily that a look now and then does: none has to wake the thread."""
+        return self._pace.linger_s(time.monotonic()) > 0
+
     def begin(self) -> None:
-        """Begin when calls have come."""
+        """Begin when calls have come, or are about to."""
         now = time.monotonic()
         self._company_until = now + self._pace.linger_s(now)
         self._throttle.begin()
@@ -37,7 +42,9 @@ class Linger:
     def next_s(self) -> float:
         """Return how long to wait until `is_over` is asked."""
         now = time.monotonic()
-        wait_s = max(self._linger_s, min(self._company_until - now, _SLICE * self._linger_s))
+        left_s = self._company_until - now
+        # one look between: each costs a thread that has slept more than what it looks at
+        wait_s = max(self._linger_s, left_s if left_s < 2 * _SLICE * self._linger_s else _SLICE * self._linger_s)
         self._due = now + wait_s
         return wait_s
 

@@ -295,9 +295,10 @@ class Worker:
         next_ledger, next_look, is_up_to_date = time.monotonic() + _LEDGER_S, 0.0, True
         try:
             while not self._stopping:
-                if not self._queue:
+                is_steady = self._linger.has_company and not self._hurry
+                if not self._queue and not is_steady:
                     await self._rest()
-                if self._queue and is_up_to_date:
+                if is_up_to_date and (self._queue or is_steady):
                     await self._linger_for_company()
                 is_up_to_date = await self.pipeline.process(sink)
                 now = self._beat = time.monotonic()
@@ -359,8 +360,7 @@ class Worker:
         self._linger.begin()
         while not self._hurry and not self._stopping:
             self._urgent.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._urgent.wait(), self._linger.next_s())
+            await _wait(self._urgent, self._linger.next_s())
             self._beat = time.monotonic()
             if self._queue.is_overloaded or self._linger.is_over(len(self._queue)):
                 break
@@ -372,8 +372,7 @@ class Worker:
         self._work.clear()
         self._idle = True
         if not self._queue:  # else one came before `_idle` was seen
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._work.wait(), _HOUSEKEEPING_S)
+            await _wait(self._work, _HOUSEKEEPING_S)
         self._idle = False
 
     async def _drain(self, timeout_s: float) -> int:
@@ -390,3 +389,12 @@ class Worker:
             return left + len(self._queue) + self.pipeline.in_progress
         finally:
             self._hurry -= 1
+
+
+async def _wait(event: asyncio.Event, most_s: float) -> None:
+    """Wait until `event` is set, which it is after `most_s` seconds: a deadline that raises costs several turns."""
+    timer = asyncio.get_running_loop().call_later(most_s, event.set)
+    try:
+        await event.wait()
+    finally:
+        timer.cancel()

@@ -57,6 +57,22 @@ def test_many_are_taken_at_the_next_look(linger: Linger) -> None:
     assert _takes(linger, MOST_CALLS) < PATIENCE * LINGER_S / 2
 
 
+def test_calls_that_come_steadily_need_not_wake_the_thread(linger: Linger) -> None:
+    """It looks by itself, twice while calls wait, until none has come for some seconds."""
+    for _ in range(50):
+        clock[0] += 0.005
+        linger.begin()
+        looks = 1
+        clock[0] += linger.next_s()
+        while not linger.is_over(4):
+            clock[0] += linger.next_s()
+            looks += 1
+        linger.end(4)
+    assert (looks, linger.has_company) == (2, True)
+    clock[0] += 60
+    assert not linger.has_company
+
+
 def test_without_a_linger_nothing_waits() -> None:
     linger = Linger(0.0)
     for _ in range(20):
@@ -64,3 +80,4 @@ def test_without_a_linger_nothing_waits() -> None:
         assert linger.next_s() == 0
         assert linger.is_over(1)
         linger.end(1)
+        assert not linger.has_company
