@@ -10,8 +10,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal
 
+import orjson
+
+from llmctx.core.guard import guard_harmless
 from llmctx.core.record import CallRecord, Status
 from llmctx.telemetry.attributes import EndedCall
 
@@ -108,10 +112,16 @@ class Meter(ABC):
 
 
 class Labels:
-    """Bound the values of labels in this process."""
+    """Bound the values of labels in this process, or in all workers of its server, also those that come after it.
 
-    def __init__(self) -> None:
+    Args:
+        shared: a file in which workers note the values that they use, as JSON lines.
+    """
+
+    def __init__(self, shared: Path | None = None) -> None:
         self._known: dict[str, set[str]] = {name: set() for name in _MOST}
+        self._shared = shared
+        self._read_bytes = 0
         self.dropped_values = 0
         """Values that became `other`, since the last look."""
 
@@ -121,12 +131,34 @@ class Labels:
             return ""
         value = value[:_LONGEST]
         known = self._known[label]
+        if value not in known and len(known) < _MOST[label]:
+            self._learn()
+            if value not in known and len(known) < _MOST[label]:
+                known.add(value)
+                self._note(label, value)
         if value not in known:
-            if len(known) >= _MOST[label]:
-                self.dropped_values += 1
-                return OTHER
-            known.add(value)
+            self.dropped_values += 1
+            return OTHER
         return value
+
+    @guard_harmless("telemetry_failed")
+    def _learn(self) -> None:
+        """Learn the values that other workers have noted."""
+        if self._shared is None or not self._shared.exists():
+            return
+        with self._shared.open("rb") as file:
+            file.seek(self._read_bytes)
+            for line in file:
+                if line.endswith(b"\n"):  # not one that is being written
+                    self._read_bytes += len(line)
+                    label, value = orjson.loads(line)
+                    self._known[label].add(value)
+
+    @guard_harmless("telemetry_failed")
+    def _note(self, label: str, value: str) -> None:
+        if self._shared is not None:
+            with self._shared.open("ab") as file:
+                file.write(orjson.dumps([label, value]) + b"\n")
 
 
 def count_call(meter: Meter, record: CallRecord, labels: Labels) -> None:

@@ -51,9 +51,11 @@ class Observer:
 
     def add_registry(self, registry: CollectorRegistry) -> None:
         """Keep metrics in a registry of prometheus-client as well."""
-        from llmctx.telemetry.prometheus_meter import meter_of
+        from llmctx.telemetry.prometheus_meter import meter_of, shared_folder
 
-        meter = meter_of(registry)
+        meter, folder = meter_of(registry), shared_folder()
+        if folder is not None:
+            self._labels = Labels(folder / "llmctx.labels")
         if meter not in self._meters:
             self._add(meter)
             meter.before_reading.append(self.refresh)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -23,7 +24,13 @@ _meters: Final[weakref.WeakKeyDictionary[CollectorRegistry, PrometheusMeter]] = 
 
 def is_multiprocess() -> bool:
     """Return whether the workers of this process's server keep their metrics in files."""
-    return "PROMETHEUS_MULTIPROC_DIR" in os.environ or "prometheus_multiproc_dir" in os.environ
+    return shared_folder() is not None
+
+
+def shared_folder() -> Path | None:
+    """Return where they keep them; None where each keeps its own."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR", os.environ.get("prometheus_multiproc_dir"))  # noqa: SIM112
+    return None if folder is None else Path(folder)
 
 
 def meter_of(registry: CollectorRegistry) -> PrometheusMeter:

@@ -60,12 +60,15 @@ def test_rq(there: dict[str, str], redis_url: str, tmp_path: Path) -> None:
     assert rows(there["LLMCTX_DATABASE_URL"]) == [("u-1", "s-1", "ok")]
 
 
-def test_celery(there: dict[str, str], redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task in Celery's pool of processes is its request's, and is written when the worker ends."""
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_celery(
+    there: dict[str, str], redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: str
+) -> None:
+    """A task in Celery's pool of processes, or of threads, is its request's, and is written when the worker ends."""
     broker = redis_url.replace("unix://", "redis+socket://")  # as Celery spells it
     monkeypatch.setenv("BROKER_URL", broker)
     worker = subprocess.Popen(
-        [sys.executable, "-m", "celery", "-A", "celery_jobs", "worker", "--concurrency", "1", "--loglevel", "error"],
+        [*(sys.executable, "-m", "celery", "-A", "celery_jobs", "worker", "--pool", pool), "-c", "1", "-l", "error"],
         env={**clean_environment(), **there, "BROKER_URL": broker, "C_FORCE_ROOT": "1"}, cwd=tmp_path,
     )  # fmt: skip
     try:

@@ -19,7 +19,7 @@ from llmctx import bind
 from llmctx.calllog import CallLog
 from llmctx.delivery.memory_sink import MemorySink
 from llmctx.prometheus import metrics_app
-from llmctx.telemetry.metrics import MEASURES
+from llmctx.telemetry.metrics import MEASURES, Labels
 from tests.kit.rows import rows_of
 from tests.kit.support import ProviderDown, Talker
 
@@ -135,6 +135,16 @@ def test_labels_are_bounded() -> None:
         assert len(found) == 101
         assert found[("other",)] == 20
     assert by(now, "llmctx_metrics_labels_dropped_total")[()] >= 40
+
+
+def test_labels_are_bounded_for_all_workers_of_a_server(tmp_path: Path) -> None:
+    """Those that come after others as well: a worker that is started anew every thousand requests has seen no model."""
+    shared = tmp_path / "labels"
+    seen = {Labels(shared).bound("model", f"m{number}\n") for number in range(120)}
+    assert len(seen) == 101
+    assert Labels(shared).bound("model", "m0\n") == "m0\n"
+    shared.write_bytes(b"no JSON\n")
+    assert Labels(shared).bound("model", "m200") == "m200"
 
 
 def test_a_registry_of_the_applications_own_and_two_call_logs() -> None:
