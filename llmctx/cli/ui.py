@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import socket
 import sys
@@ -28,7 +29,12 @@ if TYPE_CHECKING:
 DEFAULT_PORT: Final = 8787
 _LOOPBACK: Final = "127.0.0.1"
 _COOKIE: Final = "llmctx_token"
-_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
+_HOST: Final = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?", re.ASCII | re.IGNORECASE)
+_HEADERS: Final = {
+    "content-security-policy": "default-src 'none'", "cache-control": "no-store", "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}  # fmt: skip
+"""Of the answers that are no page; nothing may keep the address with the token."""
 
 
 def ui(
@@ -109,9 +115,8 @@ class LocalOnly:
         if scope["type"] != "http":
             return
         request = Request(scope)
-        host = request.headers.get("host", "").lower()
-        if (host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host) not in _HOSTS:
-            await PlainTextResponse("This is not an address of llmctx ui.", 421)(scope, receive, send)
+        if not _HOST.fullmatch(request.headers.get("host", "")):
+            await PlainTextResponse("This is not an address of llmctx ui.", 421, _HEADERS)(scope, receive, send)
             return
         query = parse_qsl(request.url.query, keep_blank_values=True)
         given = next((value for name, value in query if name == "token"), None)
@@ -119,8 +124,9 @@ class LocalOnly:
             await self._app(scope, receive, send)
         elif secrets.compare_digest(given.encode(), self._token.encode()):
             rest = urlencode([(name, value) for name, value in query if name != "token"])
-            answer = RedirectResponse(request.url.path + (f"?{rest}" if rest else ""), 303)
+            path = "/" + request.url.path.lstrip("/")  # "//host" would be another host
+            answer = RedirectResponse(path + (f"?{rest}" if rest else ""), 303, _HEADERS)
             answer.set_cookie(_COOKIE, self._token, httponly=True, samesite="strict", path="/")
             await answer(scope, receive, send)
         else:
-            await PlainTextResponse("That token belongs to another `llmctx ui`.", 403)(scope, receive, send)
+            await PlainTextResponse("That token belongs to another `llmctx ui`.", 403, _HEADERS)(scope, receive, send)

@@ -29,6 +29,8 @@ from llmctx.dashboard.access import Access, Authorize, find_access
 from llmctx.dashboard.pages import AGGREGATES, FRAMES, PAGES, SPANS, Answer, Ask, NotFound, SlowPage
 from llmctx.dashboard.readers import Readers, grant_statements
 from llmctx.dashboard.view import LANGUAGES, InvalidView, PageView, parse
+from llmctx.storage.queries import InvalidCursor
+from llmctx.storage.queries.usage import TooManyBuckets
 from llmctx.storage.reader import QuestionTooLarge
 
 if TYPE_CHECKING:
@@ -123,30 +125,30 @@ class Dashboard:
                 page, request.query_params.multi_items(), now=datetime.now(UTC), span=SPANS.get(page, ""),
                 zone=request.cookies.get("llmctx_tz", "UTC"), lang=_language(request),
             )  # fmt: skip
-            if form not in _FORMS or page not in (PAGES if form != "html" else (*PAGES, *FRAMES)):
+            if form not in _FORMS or page not in PAGES:
                 raise NotFound
             if form == "csv" and not access.export:
                 raise HTTPException(403, "You may not export tables as CSV (Access(export=True)).")
-            answer = await self._ask(page, view, access)
+            answer = await self._ask(page, form, view, access)
             took_ms = (time.perf_counter() - began) * 1000
             if took_ms > _SLOW_MS:
                 self._slow.appendleft(SlowPage(page=page, at=view.now, ms=round(took_ms)))
+            if form == "json":
+                return responses.as_json(answer, view)
+            if form == "csv":
+                return responses.as_csv(answer, page)
+            html = responses.as_html(
+                page, answer, view, access, root=root, settings=self._settings, took_ms=took_ms,
+                trace_url=self._trace_url, in_part=request.headers.get("hx-request") == "true",
+            )  # fmt: skip
+            return Response(html, media_type="text/html")
         except Exception as problem:  # noqa: BLE001  every failure has its page
             return self._failed(request, problem, form, view, root)
-        if form == "json":
-            return responses.as_json(answer, view)
-        if form == "csv":
-            return responses.as_csv(answer, page)
-        html = responses.as_html(
-            page, answer, view, access, root=root, settings=self._settings, took_ms=took_ms, trace_url=self._trace_url,
-            in_part=request.headers.get("hx-request") == "true",
-        )  # fmt: skip
-        return Response(html, media_type="text/html")
 
-    async def _ask(self, page: str, view: PageView, access: Access) -> Answer:
+    async def _ask(self, page: str, form: str, view: PageView, access: Access) -> Answer:
         if "text" in view.conditions and not access.texts:
             raise HTTPException(403, "You may not search texts, because that reads them.")
-        if page in FRAMES:
+        if page in FRAMES and form == "html":
             return Answer(data=None)
         async with self._readers.question(aggregate=page in AGGREGATES) as (connection, table):
             return await PAGES[page](Ask(connection, table, view, access, self._call_log, self._slow))
@@ -163,7 +165,7 @@ class Dashboard:
             diagnostics.count(
                 "dashboard_failed", "the dashboard could not answer: %s", type(problem).__name__, exc=problem
             )
-        elif isinstance(problem, ConfigError):
+        elif status == 503 and isinstance(problem, ConfigError):
             diagnostics.count("dashboard_failed", "the dashboard could not answer: %s", message)
         ledger = self._call_log.stats() if status == 503 else None
         return responses.failure(
@@ -221,6 +223,8 @@ def _explained(problem: Exception) -> tuple[int, str, str]:
     """Return status, code and words of what went wrong."""
     if isinstance(problem, InvalidView):
         return 400, f"invalid_{problem.name}"[:64], str(problem)
+    if isinstance(problem, (InvalidCursor, TooManyBuckets)):
+        return 400, "invalid_cursor" if isinstance(problem, InvalidCursor) else "too_many_buckets", str(problem)
     if isinstance(problem, NotFound):
         return 404, "not_found", "There is no such page, session, user or call, or you may not see it."
     if isinstance(problem, HTTPException):

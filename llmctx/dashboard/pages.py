@@ -352,6 +352,7 @@ def _bucket(view: PageView) -> queries.Bucket:
 
 
 PAGES: Final[Mapping[str, Page]] = {
+    "usage": usage_over_time,
     "usage/time": usage_over_time,
     "usage/groups": usage_by_group,
     "sessions": sessions,
@@ -366,8 +367,8 @@ PAGES: Final[Mapping[str, Page]] = {
     "health": health,
 }
 FRAMES: Final = frozenset({"usage"})
-"""Pages that ask nothing themselves: their panels come by requests of their own."""
-AGGREGATES: Final = frozenset({"coverage", "errors", "health", "user", "usage/time", "usage/groups"})
+"""Pages that ask nothing themselves as HTML: their panels come by requests of their own."""
+AGGREGATES: Final = frozenset({"coverage", "errors", "health", "user", "usage", "usage/time", "usage/groups"})
 """Pages that add up many rows: few of them are answered at once."""
 SPANS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("usage", "usage/time", "usage/groups", "coverage", "errors", "trace"), "7d"), "user": "30d",

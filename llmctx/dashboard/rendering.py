@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gettext
 import hashlib
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import cache, partial
@@ -23,11 +24,14 @@ from llmctx.storage.queries.usage import OTHERS
 
 HERE: Final = Path(__file__).parent
 STATIC: Final = HERE / "static"
+_UNENCODABLE: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+"""Characters that a terminal acts on, or that UTF-8 does not have: a browser shows the latter as U+FFFD."""
 
 
 def render(template: str, lang: str, **context: Any) -> str:
     """Return the HTML of `template` in the language `lang`."""
-    return _environment(lang).get_template(template.replace("/", "_")).render(context)
+    html = _environment(lang).get_template(template.replace("/", "_")).render(context)
+    return _UNENCODABLE.sub(lambda match: f"&#{ord(match.group())};", html)
 
 
 def words_of(lang: str, kind: str, code: object, english: str) -> str:

@@ -41,7 +41,7 @@ def as_csv(answer: Answer, page: str) -> Response:
     """Return the main table as CSV; what a spreadsheet would take for a formula is text."""
     rows: Sequence[Mapping[str, Any]] = to_jsonable(answer.rows, exact=True)
     lines = [csv_line(rows[0]), *(csv_line(map(_cell, row.values())) for row in rows)] if rows else []
-    headers = {"content-disposition": f'attachment; filename="llmctx-{page}.csv"'}
+    headers = {"content-disposition": f'attachment; filename="llmctx-{page.replace("/", "-")}.csv"'}
     return Response("".join(lines), media_type="text/csv", headers=headers)
 
 
@@ -92,4 +92,7 @@ def _links(view: PageView, root: str) -> Callable[..., str]:
 
 
 def _dump(body: Any) -> bytes:
-    return orjson.dumps(body, default=str)
+    try:
+        return orjson.dumps(body, default=str)
+    except TypeError:  # numbers of more than 64 bits, halves of characters
+        return json.dumps(body, default=str).encode()

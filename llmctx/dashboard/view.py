@@ -34,7 +34,7 @@ _KNOWN: Final[tuple[str, ...]] = (
 _AGO: Final = re.compile(r"([1-9]\d{0,4})([hdw])")
 _UNITS: Final = {"h": "hours", "d": "days", "w": "weeks"}
 _MOST: Final = 500
-_LONGEST: Final = 1024
+_LONGEST: Final = 65_536
 _FIELDS: Final = frozenset(one.name for one in fields(Filters))
 
 
@@ -123,7 +123,7 @@ def parse(
             raise InvalidView(name, f"{name} is given twice.")
         if len(value) > _LONGEST or "\0" in value:
             raise InvalidView(name, f"{name} is longer than {_LONGEST} characters, or holds a NUL.")
-        if value.strip():
+        if value:
             given[name] = value
     tz = _zone(given["tz"]) if "tz" in given else _zone_or_utc(zone)
     cursors = {name: _cursor(name, given[name]) for name in ("before", "after") if name in given}

@@ -113,6 +113,15 @@ class Sums:
                 value = value if name == "cost_usd" else int(value)
                 self.figures[name] = self.figures.get(name, 0) + value
 
+    def subtract(self, row: Mapping[str, Any]) -> None:
+        """Take the sums of `row` away, which were added; what no call that is left knows is unknown again, not 0."""
+        self.add({name: None if row[name] is None else -row[name] for name in SUMS})
+        for unknown, names in (("unpriced", ("cost_usd",)), ("unmetered", TOKENS)):
+            if self.figures[unknown] == self.figures["calls"]:
+                for name in names:
+                    if self.figures.get(name) == 0:
+                        del self.figures[name]
+
     def merge(self, other: Sums) -> None:
         """Add those of `other`, and its latencies."""
         self.add({name: other.figures.get(name) for name in SUMS})

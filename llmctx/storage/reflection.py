@@ -26,6 +26,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
 from llmctx.core.errors import MigrationsPending, NotACallLog
 from llmctx.core.record import IDS, SNAPSHOTS, SPECS
+from llmctx.core.text import is_storable
 from llmctx.settings import Settings
 from llmctx.storage import texts_table
 from llmctx.storage.catalog import qualify_name
@@ -237,10 +238,13 @@ def word_values(table: sa.Table, name: str, value: str | None) -> dict[str, Any]
 
 def equals(table: sa.FromClause, name: str, value: str) -> sa.ColumnElement[bool]:
     """Return whether a row's id is `value`, also one that the writer had to shorten, or to keep beside the column."""
+    return sa.or_(sa.false(), *(condition for one in _written(value) for condition in _equals(table, name, one)))
+
+
+def _equals(table: sa.FromClause, name: str, value: str) -> list[sa.ColumnElement[bool]]:
     column = table.c.get(name)
     if column is None:
-        return sa.false()
-    value = storable_id(value) or value
+        return []
     beside = overflow_column(table, name)
     found: list[sa.ColumnElement[bool]] = [] if beside is None else [beside == value]
     try:
@@ -252,17 +256,23 @@ def equals(table: sa.FromClause, name: str, value: str) -> sa.ColumnElement[bool
         # where there is a column beside, nothing is put there; and no index knows what is
         if beside is None and attributes is not None and isinstance(attributes.type, sa.JSON):
             found.append(attributes[UNFIT, name].as_string() == value)
-    return sa.or_(sa.false(), *found)
+    return found
+
+
+def _written(value: str) -> list[str]:
+    """Return the forms in which the id `value` may stand in a row: the writer's, and as the host wrote it."""
+    ours = storable_id(value) or value
+    return [ours, value] if ours != value and is_storable(value) else [ours]
 
 
 def equals_disjoint(table: sa.FromClause, name: str, value: str) -> list[sa.ColumnElement[bool]]:
     """Return `equals` as conditions of which a row meets one at most; an index serves each, in the order of time."""
     column, beside = table.c.get(name), overflow_column(table, name)
-    value = storable_id(value) or value
     if column is not None and beside is not None:
+        value = _written(value)[0]  # a host has no column beside
         with contextlib.suppress(Lossy):
             return [beside == value, sa.and_(column == to_column(column, value), beside.is_distinct_from(value))]
-    return [equals(table, name, value)]
+    return [sa.or_(sa.false(), *_equals(table, name, one)) for one in _written(value)]
 
 
 def id_is_in(table: sa.FromClause, name: str, values: Collection[str]) -> sa.ColumnElement[bool]:

@@ -73,7 +73,7 @@ def test_hostile_ids_and_texts_do_nothing(browser: Browser, served: str) -> None
     with reading(browser, served, **LOOKS["en, light, wide"]) as page:
         page.on("dialog", lambda dialog: pytest.fail(f"a dialog: {dialog.message}"))
         for text in HOSTILE.values():
-            settled(page, served + path("session", id=text[:500]))
+            settled(page, served + path("session", id=text[:2000]))
             assert page.locator(".turn").count() == 1
             assert page.locator(".turn img, .turn script").count() == 0
 

@@ -16,7 +16,7 @@ from starlette.routing import Mount
 
 from llmctx.calllog import CallLog
 from llmctx.dashboard import Access, Dashboard
-from llmctx.dashboard.pages import FRAMES, PAGES
+from llmctx.dashboard.pages import PAGES
 from llmctx.settings import load
 from llmctx.storage.engine import engine
 from tests.kit.calls import TABLE, row
@@ -31,6 +31,8 @@ HOSTILE: Final = {
     "path": "../../a/b?c=d&e#f%2F.json",
     "chinese": "用户-张三 🦙",
     "formula": "=HYPERLINK(A1)",
+    "half a character": '"\\ud800"',
+    "blank": "\u2028",
 }
 OF_ONE: Final = {"session": "s-1", "user": "ada", "call": str(row(1)["call_id"]), "trace": "a" * 32}
 FOREIGN: Final = {"session": "s-2", "user": "bob", "call": str(row(2)["call_id"]), "trace": "b" * 32}
@@ -51,7 +53,7 @@ def calls() -> list[dict[str, Any]]:
         "response_snapshot": None,
     }  # fmt: skip
     rows = [
-        row(1, **usual, trace_id=OF_ONE["trace"], span_id="1" * 16),
+        row(1, **usual, attributes={"seed": 2**70}, trace_id=OF_ONE["trace"], span_id="1" * 16),
         row(
             2, **{**usual, "session_id": "s-2", "user_id": "bob", "agent_key": "booking", "trace_id": FOREIGN["trace"]}
         ),
@@ -61,7 +63,7 @@ def calls() -> list[dict[str, Any]]:
     ]
     for number, (name, text) in enumerate(HOSTILE.items(), 6):
         said = {"prompt_snapshot": json.dumps([{"role": "human", "content": text}]), "response_snapshot": text}
-        ids = {"session_id": text[:500], "user_id": f"{name}{text}"[:500], "node": text[:200]}
+        ids = {"session_id": text[:2000], "user_id": f"{name}{text}"[:2000], "node": text[:200]}
         rows.append(row(number, **{**usual, **said, **ids}))
     rows.append(row(20, **dict.fromkeys(("session_id", "user_id", "status", "latency_ms", "identity_source"))))
     return [{**one, "created_at": now - timedelta(minutes=30 - number)} for number, one in enumerate(rows)]
@@ -98,5 +100,5 @@ def path(page: str, form: str = "", **query: str) -> str:
 
 def every_page(ids: dict[str, str] = OF_ONE) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield each page with what its query needs."""
-    for page in (*FRAMES, *PAGES):
+    for page in PAGES:
         yield page, {"id": ids[page]} if page in ids else {}

@@ -21,7 +21,11 @@ DASHBOARD: Final = Path(__file__).parents[2] / "llmctx/dashboard"
 WRITTEN: Final = DASHBOARD / "locale/zh/LC_MESSAGES/dashboard.po"
 COMPILED: Final = WRITTEN.with_suffix(".mo")
 CODES: Final = {"source": SOURCES, "reason": REASONS, "remedy": REMEDIES, "status": STATUSES, "verdict": VERDICTS}
-FAILURES: Final = ("not_found", "forbidden", "too_slow", "internal_error")
+FAILURES: Final = (
+    "not_found", "forbidden", "too_slow", "internal_error", "no_table", "no_rights", "database_away", "invalid_since",
+    "invalid_until", "invalid_min_cost", "invalid_min_ms", "invalid_n", "invalid_tz", "invalid_before", "invalid_after",
+    "invalid_cursor", "too_many_buckets",
+)  # fmt: skip
 
 
 def of_templates() -> list[str]:
@@ -34,7 +38,7 @@ def of_templates() -> list[str]:
     return list(found)
 
 
-def keys() -> list[str]:
+def wanted() -> list[str]:
     """Return everything that wants a translation."""
     codes = [f"{kind}.{code}" for kind, known in CODES.items() for code in known]
     return [*of_templates(), *codes, *(f"failure.{code}" for code in FAILURES)]
@@ -61,12 +65,12 @@ def main() -> int:
     """Write both files anew; what is no longer used goes. Return 1 where a message lacks its Chinese."""
     known = read()
     catalogue = Catalog(locale="zh", project="llmctx", fuzzy=False, header_comment="# Chinese of the dashboard.")
-    for key in keys():
+    for key in wanted():
         catalogue.add(key, known.get(key, ""))
     with WRITTEN.open("wb") as stream:
         write_po(stream, catalogue, width=120, no_location=True, sort_output=True, omit_header=False)
     COMPILED.write_bytes(compiled())
-    missing = [key for key in keys() if not known.get(key)]
+    missing = [key for key in wanted() if not known.get(key)]
     print(*(f"no Chinese: {key}" for key in missing), sep="\n", file=sys.stderr)
     return int(bool(missing))
 

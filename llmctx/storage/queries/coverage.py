@@ -33,8 +33,9 @@ class Coverage:
     misses: Sequence[Row]
     """The rows without both ids, grouped by reason, node, agent and route; most frequent first."""
     by_place: Sequence[Row] = ()
-    """The same, and by `where`: the line of the application from which they were made, as far as the rows say; and by
-    `lacks`: "session" where the row has a thread_id and a user, "session, user" where it has the thread_id alone.
+    """The same, and by `where`: the line of the application from which they were made, as far as the rows say; by
+    `missing`: "session", "user" or "session, user"; and by `lacks`, which is the same where a thread_id could be the
+    session, and None of other rows.
     """
     missing_tokens: Sequence[Row] = ()
     """The rows without tokens, by `usage_source`."""
@@ -118,7 +119,8 @@ async def _misses(connection: AsyncConnection, table: Table, where: ColumnElemen
     # a subquery, so that a path into the JSON is one parameter: PostgreSQL would not group by another one
     missing = (
         select(*(column_expr(table, name) for name in ("identity_reason", "node", "agent_key")), table.c.created_at)
-        .add_columns(*(attribute(table, KEY, name).label(name) for name in _NOTED), _instead(table).label("lacks"))
+        .add_columns(*(attribute(table, KEY, name).label(name) for name in _NOTED))
+        .add_columns(_missing(table).label("missing"), _instead(table).label("lacks"))
         .where(where, is_unattributed(table))
         .subquery()
     )
@@ -129,10 +131,16 @@ async def _misses(connection: AsyncConnection, table: Table, where: ColumnElemen
     return [dict(row) for row in found.mappings()]
 
 
+def _missing(table: Table) -> ColumnElement[str]:
+    """Return which of its ids a row lacks."""
+    no_session, no_user = (is_missing(table, name) for name in ("session_id", "user_id"))
+    return case((and_(no_session, no_user), "session, user"), (no_session, "session"), else_="user")
+
+
 def _instead(table: Table) -> ColumnElement[str | None]:
     """Return what a row lacks that has a thread_id in place of its session; NULL of other rows."""
     threaded = and_(is_missing(table, "session_id"), column_expr(table, "thread_id").is_not(None))
-    return case((and_(threaded, is_missing(table, "user_id")), "session, user"), (threaded, "session"), else_=None)
+    return case((threaded, _missing(table)), else_=None)
 
 
 def _together(groups: Sequence[Row], keys: Sequence[str]) -> list[Row]:

@@ -26,7 +26,7 @@ T = TypeVar("T")
 _GROWS: Final = 4
 _WINDOWS: Final = 9
 """Each four times as long as the one before: from an hour on, the last begins seven years ago."""
-_LONGEST: Final = 2048
+_LONGEST: Final = 65_536
 
 
 class InvalidCursor(ConfigError):
@@ -149,7 +149,7 @@ def spans_before(end: datetime | None, now: datetime, shortest: timedelta, since
     newest = now if end is None else min(end, now)
     length, last, closed = shortest, end, True
     for _ in range(_WINDOWS):
-        first = _earlier(newest, length)
+        first = _shifted(newest, -length)
         if first is None or (since is not None and first <= since):
             break
         yield Span(first, last, closed)
@@ -160,15 +160,15 @@ def spans_before(end: datetime | None, now: datetime, shortest: timedelta, since
 def spans_after(start: datetime, now: datetime, shortest: timedelta, until: datetime | None) -> Iterator[Span]:
     """Yield spans on from `start`, each four times as long as the one before, until `until`, or without an end."""
     length, first = shortest, start
-    while (last := first + length) < now and (until is None or last < until):
+    while (last := _shifted(first, length)) is not None and last < now and (until is None or last < until):
         yield Span(first, last)
         first, length = last, length * _GROWS
     yield Span(first, until)
 
 
-def _earlier(time: datetime, by: timedelta) -> datetime | None:
+def _shifted(time: datetime, by: timedelta) -> datetime | None:
     try:
-        return time - by
+        return time + by
     except OverflowError:
         return None
 

@@ -133,6 +133,10 @@ async def usage(
     await make_room(connection)
     sums: dict[_Key, Sums] = defaultdict(Sums)
     everything, truncated = Sums(), False
+
+    def whose(row: Mapping[str, Any], moved: int = 0) -> Sums:
+        return sums[_start(row["bucket"] + moved if edges else None, edges), row.get("key")]
+
     with_latency = percentiles and not (bucket and by)
     for part in reading.parts:
         keys_of = {"bucket": _at(connection, part, edges), "key": _key(part, by)}
@@ -140,12 +144,18 @@ async def usage(
         found = (await connection.execute(part.sum_by(groups).limit(_MOST_ROWS))).mappings().all()
         truncated |= len(found) == _MOST_ROWS
         for row in found:
-            sums[_start(row.get("bucket"), edges), row.get("key")].add(row)
-        if percentiles:
+            whose(row).add(row)
+            if part.moved_from:
+                whose(row, part.moved_from).subtract(row)
+        if with_latency or (percentiles and not part.moved_from):
             some = part.latencies(groups if with_latency else {}).limit(_MOST_ROWS)
             for row in (await connection.execute(some)).mappings():
-                place = sums[_start(row.get("bucket"), edges), row.get("key")] if with_latency else everything
-                place.histogram[row["low"]] += int(row["count"])
+                low, count = row["low"], int(row["count"])
+                (whose(row) if with_latency else everything).histogram[low] += count
+                if part.moved_from:
+                    whose(row, part.moved_from).histogram[low] -= count
+    if edges:
+        sums = {key: one for key, one in sums.items() if one.figures.get("calls")}  # not where all were moved
     for one in sums.values():
         everything.merge(one)
     folded = _folded(sums, keys) if by is not None else sums

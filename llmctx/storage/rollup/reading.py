@@ -1,12 +1,14 @@
 """The way to the figures of a time: totals of days and hours where they are made and know the filters, else rows.
 
-A `Part` is a part of the time and what to read it from; those of one question hold every call once.
+A `Part` is a part of the time and what to read it from; those of one question hold every call once, but for the
+calls of `moved_from`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -18,6 +20,7 @@ from llmctx.storage.figures import SUMMED_COLUMNS, SUMS, latency_bucket, sums_of
 from llmctx.storage.filters import Filters
 from llmctx.storage.reflection import column_expr
 from llmctx.storage.rollup.build import DAY, HOUR, floor_day, floor_hour, histogram_of
+from llmctx.storage.rollup.marks import merge_spans
 from llmctx.storage.rollup.rollup import state_of
 from llmctx.storage.rollup.tables import HISTOGRAM, totals_of
 from llmctx.storage.sanitize import storable_id
@@ -29,6 +32,7 @@ _KNOWN: Final[Mapping[str, str]] = {
 """Filters that totals know, and their columns there."""
 _FLAGS: Final = ("errors", "unattributed")
 _TIMES: Final = ("since", "until")
+Span = tuple[datetime, datetime]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class Part:
     at: sa.ColumnElement[Any]
     is_total: bool = False
     is_postgresql: bool = False
+    moved_from: int = 0
+    """-1 or 1 where these calls are in the sums of the bucket before theirs as well, or of the one after it."""
 
     def column(self, name: str) -> sa.ColumnElement[Any]:
         """Return a column that both rows and totals have."""
@@ -119,27 +125,73 @@ async def reading_of(
     since, until = filters.since, filters.until
     if state is None:
         return Reading([_of_rows(log, filters.clause(log))], None)
-    first = datetime.min.replace(tzinfo=UTC) if since is None else _ceil(since, HOUR)
+    first = datetime.min.replace(tzinfo=UTC) if since is None else since
     after = state.until if until is None else min(floor_hour(until), state.until)
     inner = [cut for cut in cuts if first < cut < after]
-    if first >= after or any(cut != floor_hour(cut) for cut in inner):
+    day_first, day_after = first if since is None else _ceil(first, DAY), floor_day(after)
+    moved = [cut for cut in inner if day_first < cut < day_after and cut != floor_day(cut)]
+    if day_first >= day_after or (moved and not (is_postgresql and _are_daily(moved))):
+        moved, day_first, day_after = [], after, after
+    ends = {first, day_first, day_after, max(first, after), *(cut for cut in inner if not day_first < cut < day_after)}
+    hours, rests = _whole_hours(span for span in itertools.pairwise(sorted(ends)) if span[0] != day_first)
+    if not hours and day_first == day_after:
         return Reading([_of_rows(log, filters.clause(log))], None)
     parts = []
-    day_first = first if since is None else _ceil(first, DAY)
-    day_after = floor_day(after)
-    if day_first >= day_after or any(cut != floor_day(cut) for cut in inner):
-        day_first = day_after = first
-    else:
-        parts.append(_of_totals(totals.days, filters, [(day_first, day_after)], is_postgresql))
-    hours = [span for span in ((first, day_first), (day_after, after)) if span[0] < span[1]]
+    if day_first < day_after:
+        days = _of_totals(totals.days, filters, [(day_first, day_after)], is_postgresql)
+        noon = sa.type_coerce(days.at, sa.DateTime(timezone=True)) + DAY / 2
+        parts.append(replace(days, at=noon) if moved else days)
     if hours:
         parts.append(_of_totals(totals.hours, filters, hours, is_postgresql))
+    if moved:
+        parts += _moved(log, totals.hours, filters, moved)
     at = log.c.created_at
-    rest = [at >= after] if since is None else [at >= after, at < first]
+    rest = [at >= after, *_within(at, rests)]
     if at.nullable and since is None and until is None:
         rest.append(at.is_(None))
     parts.append(_of_rows(log, sa.and_(filters.clause(log), sa.or_(*rest))))
     return Reading(parts, after)
+
+
+def _are_daily(cuts: Sequence[datetime]) -> bool:
+    """Return whether no day in UTC is cut twice, and all are cut in the same half."""
+    return len({floor_day(cut) for cut in cuts}) == len(cuts) and len({_is_late(cut) for cut in cuts}) < 2
+
+
+def _is_late(cut: datetime) -> bool:
+    return cut - floor_day(cut) > DAY / 2
+
+
+def _moved(log: sa.Table, hours: sa.Table, filters: Filters, cuts: Sequence[datetime]) -> list[Part]:
+    """Return what lies between the `cuts` and the midnights next to them.
+
+    So days in another zone are those in UTC but for a few hours: of the whole hours of three months a third at most is
+    read for UTC+8, and a twenty-fourth for UTC+1.
+    """
+    way = -1 if _is_late(cuts[0]) else 1
+    spans = [(cut, floor_day(cut) + DAY) if way < 0 else (floor_day(cut), cut) for cut in cuts]
+    whole, rests = _whole_hours(spans)
+    parts = [_of_totals(hours, filters, whole, True)] if whole else []
+    if rests:
+        parts.append(_of_rows(log, sa.and_(filters.clause(log), sa.or_(*_within(log.c.created_at, rests)))))
+    return [replace(part, moved_from=way) for part in parts]
+
+
+def _whole_hours(spans: Iterable[Span]) -> tuple[list[Span], list[Span]]:
+    """Return the whole hours of each of `spans`, and what is left of them; each with those as one that touch."""
+    hours, rests = [], []
+    for begin, end in spans:
+        first, after = _ceil(begin, HOUR), floor_hour(end)
+        if first < after:
+            hours.append((first, after))
+            rests += [(begin, first), (after, end)]
+        else:
+            rests.append((begin, end))
+    return merge_spans(hours), merge_spans(span for span in rests if span[0] < span[1])
+
+
+def _within(at: sa.ColumnElement[Any], spans: Iterable[Span]) -> list[sa.ColumnElement[bool]]:
+    return [sa.and_(at >= first, at < after) for first, after in spans]
 
 
 def _ceil(time: datetime, unit: timedelta) -> datetime:
@@ -159,12 +211,9 @@ def _of_rows(log: sa.Table, where: sa.ColumnElement[bool]) -> Part:
     return Part(log, where, log.c.created_at)
 
 
-def _of_totals(
-    totals: sa.Table, filters: Filters, spans: Sequence[tuple[datetime, datetime]], is_postgresql: bool
-) -> Part:
+def _of_totals(totals: sa.Table, filters: Filters, spans: Sequence[Span], is_postgresql: bool) -> Part:
     at = totals.c.at
-    where = sa.or_(*(sa.and_(at >= first, at < after) for first, after in spans))
-    return Part(totals, sa.and_(where, _clause(totals, filters)), at, True, is_postgresql)
+    return Part(totals, sa.and_(sa.or_(*_within(at, spans)), _clause(totals, filters)), at, True, is_postgresql)
 
 
 def _clause(totals: sa.Table, filters: Filters) -> sa.ColumnElement[bool]:

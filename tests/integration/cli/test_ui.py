@@ -49,6 +49,10 @@ def test_only_for_those_who_have_its_address(url: str) -> None:
         with httpx.Client(follow_redirects=True) as reader:
             assert reader.get(f"{root}/sessions").status_code == 403
             assert reader.get(f"{root}/sessions?token=wrong").status_code == 403
+            elsewhere = reader.get(f"{root}//evil.example/?{address.partition('?')[2]}", follow_redirects=False)
+            assert elsewhere.headers["location"] == "/evil.example/"
+            assert {"content-security-policy", "referrer-policy"} <= elsewhere.headers.keys()
+            reader.cookies.clear()
             first = reader.get(address)
             assert first.status_code == 200
             assert "token" not in str(first.url)
@@ -57,7 +61,7 @@ def test_only_for_those_who_have_its_address(url: str) -> None:
             cookie = first.history[0].headers["set-cookie"].lower()
             assert "httponly" in cookie
             assert "samesite=strict" in cookie
-            for name in ("evil.example", "127.0.0.1.evil.example", "evil.example:80", ""):
+            for name in ("evil.example", "127.0.0.1.evil.example", "evil.example:80", "127.0.0.1:1@evil.example", ""):
                 assert reader.get(f"{root}/sessions", headers={"host": name}).status_code in (400, 421), name
             assert reader.get(f"{root}/sessions", headers={"host": "localhost:1"}).status_code == 200
     with running(url, "--texts") as address, httpx.Client(follow_redirects=True) as reader:

@@ -44,7 +44,7 @@ def test_no_sentence_is_outside_of_the_catalogue(path: object) -> None:
 def test_every_message_and_code_has_its_chinese() -> None:
     """And the compiled catalogue is that of the written one."""
     catalogue = messages.read()
-    assert [one for one in messages.of_templates() if not catalogue.get(one)] == []
+    assert [one for one in messages.wanted() if not catalogue.get(one)] == []
     codes = [(kind, code) for kind, known in messages.CODES.items() for code in known]
     assert len(codes) == len(REASONS) + len(REMEDIES) + len(SOURCES) + len(STATUSES) + len(VERDICTS)
     assert [f"{kind}.{code}" for kind, code in codes if not catalogue.get(f"{kind}.{code}")] == []
