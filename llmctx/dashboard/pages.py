@@ -313,7 +313,11 @@ async def health(ask: Ask) -> Answer:
     days = [Filters(since=now - timedelta(days=count)) for count in (1, 7)]
     hours = await queries.usage(connection, table, days[0], bucket="hour", zone=ask.view.zone.key, percentiles=False)
     models = await queries.usage(connection, table, days[1], by="model", keys=_MOST_MODELS, percentiles=False)
-    unpriced = [{"model": row.key, "calls": row.calls, "unpriced": row.unpriced} for row in models.rows if row.unpriced]
+    unpriced = [  # a call without tokens has no cost whatever its model's price
+        {"model": row.key, "calls": row.calls, "unpriced": row.unpriced - row.unmetered}
+        for row in models.rows
+        if row.unpriced > row.unmetered
+    ]
     data = {
         "table": found, "ledger": ask.call_log.stats(), "hours": _filled(hours), "unpriced": unpriced,
         "journals": await asyncio.to_thread(journals, ask.call_log.settings), "slow": list(ask.slow),

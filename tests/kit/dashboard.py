@@ -59,7 +59,7 @@ def calls() -> list[dict[str, Any]]:
         ),
         row(3, **usual, **nobody),
         row(4, **{**usual, **failed}, trace_id=OF_ONE["trace"], span_id="4" * 16),
-        row(5, model="unpriced"),
+        row(5, model="unpriced", prompt_tokens=3),
     ]
     for number, (name, text) in enumerate(HOSTILE.items(), 6):
         said = {"prompt_snapshot": json.dumps([{"role": "human", "content": text}]), "response_snapshot": text}

@@ -248,9 +248,14 @@ def test_what_is_unknown_is_not_zero(client: Client) -> None:
     """A dash, and a word on what to do."""
     with client() as reader:
         shown = reader.get(path("call", id=str(row(20)["call_id"]))).text
+        unpriced = reader.get(path("call", id=str(row(5)["call_id"]))).text
+        assert reader.get(path("health", ".json")).json()["data"]["unpriced"] == [
+            {"model": "unpriced", "calls": 1, "unpriced": 1}  # a call without tokens has no cost whatever the price
+        ]
     assert "NULL" in shown
     assert "$0" not in shown
-    assert "llmctx prices" in shown
+    assert "llmctx prices" not in shown
+    assert "llmctx prices" in unpriced
 
 
 def test_no_table_and_no_database_say_what_to_do(any_empty_database: str, nowhere: str, tmp_path: Any) -> None:
