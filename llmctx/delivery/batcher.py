@@ -340,15 +340,15 @@ class Batcher:
         return failure
 
     async def _failed(self, failure: Failure) -> None:
-        where = self._destination.name
+        where, was_well = self._destination.name, self._is_prepared and self.last_error is None
         self.last_error = failure.shown
-        if failure.is_outage:
+        if was_well and failure.kind == "reconnect":
+            diagnostics.counts["database_away"] += 1  # a connection was lost: why, if it matters, the next one will say
+        elif failure.is_outage:
             diagnostics.count("database_away", "%s cannot be reached: %s. The rows are kept.", where, failure.shown)
         else:
-            remedy = self._destination.remedy
-            diagnostics.count(
-                "database_config", "%s refuses rows: %s; %s. The rows are kept.", where, failure.shown, remedy
-            )
+            said = (where, failure.shown, self._destination.remedy)
+            diagnostics.count("database_config", "%s refuses rows: %s; %s. The rows are kept.", *said)
         # look again next time, through a new connection: the one or the other may have been mended
         self._is_prepared = False
         await self._destination.reset(failure)

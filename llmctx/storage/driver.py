@@ -7,6 +7,7 @@ Where it is built in another way than it has been for years, it is its own funct
 
 from __future__ import annotations
 
+import asyncio
 import configparser
 import contextlib
 import os
@@ -25,24 +26,26 @@ from llmctx.settings import Settings
 from llmctx.settings.database_url import application_name
 
 _FIELD: Final = re.compile(r"(?:\\.|[^:\\]|\\\Z)*", re.DOTALL)
+_MOST_HOSTS: Final = 4
 _ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
 
 
 def connect_arguments(settings: Settings, name: str = "llmctx") -> dict[str, Any]:
     """Return the arguments of each connection, called `name` unless the URL says otherwise.
 
-    Nothing is cached: a pooler may lend another server each time.
+    Nothing is cached: a pooler may lend another server each time. Of several hosts each has the whole
+    `connect_timeout_s`, as in libpq: the first may be a machine that is off.
     """
     return {
-        "timeout": settings.connect_timeout_s,
+        "timeout": _MOST_HOSTS * settings.connect_timeout_s,
         "statement_cache_size": 0,  # asyncpg's
         "prepared_statement_cache_size": 0,  # SQLAlchemy's
-        "async_creator_fn": _asyncpg_connect(),
+        "async_creator_fn": _asyncpg_connect(settings.connect_timeout_s),
         "server_settings": {"application_name": application_name(make_url(settings.database_url), name)},
     }
 
 
-def _asyncpg_connect() -> Any:
+def _asyncpg_connect(host_s: float) -> Any:
     import asyncpg
 
     utils: Any = asyncpg.connect_utils
@@ -53,10 +56,24 @@ def _asyncpg_connect() -> Any:
             utils._parse_connect_dsn_and_args, _read_password_from_pgpass=lookup, configparser=services
         )
         parse = _with_globals(utils._parse_connect_arguments, _parse_connect_dsn_and_args=resolve)
-        inner = _with_globals(utils._connect, _parse_connect_arguments=outside_loop(_explained(parse)))
+        inner = _with_globals(
+            utils._connect,
+            _parse_connect_arguments=outside_loop(_explained(parse)),
+            _connect_addr=_limited(utils._connect_addr, host_s),
+        )
         return _with_globals(asyncpg.connect, connect_utils=types.SimpleNamespace(_connect=inner))
     except AttributeError:
         return asyncpg.connect
+
+
+def _limited(connect: Any, seconds: float) -> Any:
+    """Return `connect`, of one host, which raises TimeoutError after `seconds`; asyncpg goes on with the next host."""
+
+    async def run(**arguments: Any) -> Any:
+        async with asyncio.timeout(seconds):
+            return await connect(**arguments)
+
+    return run
 
 
 def create_private(file: str | Path) -> None:

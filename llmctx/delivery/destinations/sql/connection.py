@@ -106,6 +106,8 @@ class Connection:
         self._from_environment = self._url == url_in_environment()
         self._engine: AsyncEngine | None = None
         self._drivers: list[Any] = []  # asyncpg's connections, to be cut
+        self.is_worn = False
+        """A server's process has looked up so much that it stores a tenth slower from then on: close it some time."""
         self.room: ConnectionRoom | None = None
         """How many connections the server had left when it was looked; None where a pooler sees to that."""
 
@@ -175,7 +177,7 @@ class Connection:
         """Close all connections; with `cut` without a word to the server."""
         if cut:
             self._cut()
-        engine, self._engine = self._engine, None
+        engine, self._engine, self.is_worn = self._engine, None, False
         try:
             # by ourselves: of one that does not answer SQLAlchemy would log an error, with a traceback
             await asyncio.gather(
@@ -238,6 +240,8 @@ class Connection:
             connect_args=_arguments(settings),
             hide_parameters=True,
         )
+        # it would ask four questions in eleven round trips, each time, and nothing here needs the answers
+        made.sync_engine.dialect.initialize = _ask_nothing  # type: ignore[method-assign]  # of this instance alone
         event.listen(made.sync_engine, "connect", self._connected)
         return made
 
@@ -259,6 +263,10 @@ def _arguments(settings: Settings) -> dict[str, Any]:
     if "target_session_attrs" not in query and (not isinstance(hosts, str) or "," in hosts):
         given["target_session_attrs"] = "read-write"  # of several servers, the one that takes rows
     return given
+
+
+def _ask_nothing(connection: object) -> None:
+    """Take a server as SQLAlchemy takes one that it has not asked."""
 
 
 def _never_mind(task: asyncio.Future[Any]) -> None:

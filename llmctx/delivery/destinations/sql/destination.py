@@ -73,6 +73,8 @@ class SqlDestination(Destination):
     async def prepare(self) -> bool:
         """Connect, see what the table looks like, and compile the insert for that."""
         known, is_due = self._shape, self._is_known and time.monotonic() > self._look_again_at
+        if self._connection.is_worn:
+            await self._connection.close()
         async with self._turn():
             try:
                 return await self._prepare()

@@ -252,8 +252,7 @@ async def fetch_table_shape(pool: Connection, table: Table, previous: TableShape
             if previous is not None and previous.digest is not None and previous.digest == digest:
                 return previous if previous.texts == texts else previous.with_texts(texts)
             shape = replace(await _look_at_postgresql(session, name), digest=digest).with_texts(texts)
-    if session is not None:
-        await pool.close()  # a server's process that has looked up so much stores a tenth slower from then on
+    pool.is_worn = session is not None
     if not shape.types.keys() >= {"call_id", "created_at"}:  # no table, or another one of that name
         raise MigrationsPending
     return shape

@@ -21,6 +21,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from llmctx.core.diagnostics import diagnostics
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from tests.kit.batchers import adds_up, troubled
@@ -111,13 +112,27 @@ async def test_the_reply_to_a_commit_is_lost(proxy: Proxy, database: str, carefu
 
 
 async def test_a_slow_way(proxy: Proxy, database: str) -> None:
-    """A few tenths of a second for each packet: slow, and nothing worse."""
+    """A few tenths of a second for each packet: slow, and nothing worse. Nor is the server connected to twice."""
     proxy.delay_s = 0.1
     async with writing(proxy.url) as one:
         put(one, 200)
         assert await one.drain(PATIENCE) == 0, one.last_error
         assert one.last_error is None
+    assert proxy.accepted == 1
     assert await stored(database) == 200
+
+
+async def test_of_several_hosts_the_first_is_off(database: str) -> None:
+    """Nothing answers there, not even with a refusal: the next one has as long as the first one had."""
+    url = make_url(database)
+    host, port = url.query.get("host", url.host), url.port or 5432
+    with socket.create_server(("127.0.0.1", 0)) as off:
+        query = {"host": f"127.0.0.1,{host}", "port": f"{off.getsockname()[1]},{port}"}
+        both = url.set(host=None, port=None, query=query).render_as_string(hide_password=False)
+        async with writing(both, connect_timeout_s=1.0) as one:
+            put(one, 3)
+            assert await one.drain(PATIENCE) == 0, one.last_error
+    assert await stored(database) == 3
 
 
 async def test_while_the_database_is_away_it_is_asked_at_most_once_a_second(proxy: Proxy, database: str) -> None:
@@ -143,6 +158,29 @@ async def test_while_the_database_is_away_it_is_asked_at_most_once_a_second(prox
         await healed(one)
         assert await one.drain(PATIENCE) == 0, one.last_error
     assert await stored(database) == 11
+
+
+async def test_the_log_says_what_keeps_connections_away_not_that_one_was_lost(
+    proxy: Proxy, database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A connection that is lost and made again is counted, and no line in the log."""
+    diagnostics.reset()
+    async with writing(proxy.url) as one:
+        for _ in range(2):
+            put(one, 1)
+            assert await one.drain(PATIENCE) == 0, one.last_error
+            proxy.abort()
+        put(one, 1)
+        assert await one.drain(PATIENCE) == 0, one.last_error
+        assert diagnostics.counts["database_away"] == 2
+        assert "cannot be reached" not in caplog.text
+        await proxy.close()
+        put(one, 1)
+        await wait_for(lambda: "cannot be reached" in caplog.text, "the reason")
+        assert "Errno" in caplog.text
+        await proxy.open()
+        assert await one.drain(PATIENCE) == 0, one.last_error
+    assert await stored(database) == 4
 
 
 async def test_a_server_that_hangs(server: Cluster) -> None:
