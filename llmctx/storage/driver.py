@@ -53,7 +53,10 @@ def _asyncpg_connect(host_s: float) -> Any:
         lookup = _with_globals(utils._read_password_from_pgpass, _read_password_file=read_passfile)
         services = types.SimpleNamespace(ConfigParser=_ServiceFile)
         resolve = _with_globals(
-            utils._parse_connect_dsn_and_args, _read_password_from_pgpass=lookup, configparser=services
+            utils._parse_connect_dsn_and_args,
+            _read_password_from_pgpass=lookup,
+            configparser=services,
+            _dot_postgresql_path=lambda name: _readable(utils._dot_postgresql_path(name)),
         )
         parse = _with_globals(utils._parse_connect_arguments, _parse_connect_dsn_and_args=resolve)
         inner = _with_globals(
@@ -64,6 +67,11 @@ def _asyncpg_connect(host_s: float) -> Any:
         return _with_globals(asyncpg.connect, connect_utils=types.SimpleNamespace(_connect=inner))
     except AttributeError:
         return asyncpg.connect
+
+
+def _readable(path: Path | None) -> Path | None:
+    """Return None where `path` cannot be read: a server that root has started as another user has root's home."""
+    return path if path is not None and os.access(path, os.R_OK) else None
 
 
 def _limited(connect: Any, seconds: float) -> Any:

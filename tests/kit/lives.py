@@ -35,7 +35,8 @@ with bind(user_id="u", session_id="s", attributes={"secret": "sk-proj-abcdefghij
     kept.__enter__()
 stream = Talker().stream("nobody's")
 next(stream)
-call_log.flush(0.3)
+while call_log.flush(0.3) and call_log._worker.pipeline.is_busy:
+    pass
 pause()
 """
 

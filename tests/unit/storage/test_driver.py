@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from pathlib import Path
 
 import asyncpg
@@ -49,6 +50,21 @@ async def test_a_service_says_where_the_database_is(
     with pytest.raises(kind, match=said):
         async with read_connection(settings):
             pass
+
+
+async def test_certificates_in_a_home_that_may_not_be_read_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may read everything, but what it starts as another user has its HOME."""
+    (tmp_path / ".postgresql").mkdir()
+    for name in ("root.crt", "root.crl", "postgresql.crt", "postgresql.key"):
+        (tmp_path / ".postgresql" / name).write_text("rubbish")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    for mode in ("prefer", "require"):
+        with pytest.raises(DatabaseUnavailable):
+            async with read_connection(load(database_url=f"postgresql://app@nowhere.invalid/shop?sslmode={mode}")):
+                pass
 
 
 @pytest.mark.parametrize(("text", "said"), [(None, "No such file"), ("rubbish", "no certificate or crl found")])
