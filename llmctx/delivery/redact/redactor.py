@@ -29,7 +29,7 @@ from llmctx.delivery.redact.detectors import DetectorSet, Window, windows_around
 from llmctx.delivery.redact.normal_form import NormalForm
 from llmctx.delivery.redact.pii import Personal
 from llmctx.delivery.redact.secrets import Credentials
-from llmctx.delivery.redact.structures import collect, is_cut, is_in_pieces, is_number, name_for_value, text_of
+from llmctx.delivery.redact.structures import collect, is_cut, is_in_pieces, is_number, name_for_value, parted, text_of
 from llmctx.delivery.redact.text_spans import Span, merge_overlaps, placeholder, replace_spans
 
 KINDS: Final = Credentials.KINDS | Personal.KINDS
@@ -158,7 +158,9 @@ class Redactor:
         texts = [text for item in value if (text := text_of(item)) is not None]
         if len(texts) < 2:
             return [self._tree(item, key) for item in value]
-        redacted = iter(self.redact_parts(texts))
+        parts = parted(texts)
+        blank = "" if parts is texts else " "
+        redacted = (part.removesuffix(blank) for part in self.redact_parts(parts))
         return [
             self._tree(item, key)
             if text_of(item) is None

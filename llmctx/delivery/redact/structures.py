@@ -52,7 +52,7 @@ def collect(value: Any, together: list[str], key: str = "") -> bool:
         if len(value) > 1:
             texts = [text for item in value if (text := text_of(item)) is not None]
             if len(texts) > 1:
-                together += *texts, "\n"
+                together += *parted(texts), "\n"
         cuts = False
         for item in value:
             cuts |= collect(item, together, key)
@@ -93,6 +93,11 @@ def is_cut(value: Any) -> bool:
 def is_in_pieces(value: Any) -> bool:
     """Return True for a text that came in pieces."""
     return isinstance(value, tuple) and hasattr(value, "pieces")
+
+
+def parted(texts: list[str]) -> list[str]:
+    """Return the texts of a list as parts of one, with a blank behind each of a command line: `["mysql", "-p…"]`."""
+    return [f"{text} " for text in texts] if any(text.startswith("-") for text in texts) else texts
 
 
 def text_of(item: Any) -> str | None:

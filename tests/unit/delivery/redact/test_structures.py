@@ -27,6 +27,8 @@ NAMED: list[tuple[Any, str]] = [
     ({"env": [{"key": "DB_PASS", "value": "hunter2"}]}, "password"),
     ({"password": ["hunter2x!"]}, "password"),
     ({"password": {"value": "hunter2x!"}}, "password"),
+    ({"cmd": ["mysql", "-pXk9!zz77", "shop"]}, "password"),
+    ({"cmd": ["curl", "-u", "bob:Xk9!zz77", "http://h"]}, "password"),
     ({"secrets": {"stripe": "RcNSeRYaekXRRuwty6HjujTeJz"}}, "api_key"),
     ({"tokens": ["RcNSeRYaekXRRuwty6HjujTeJz12"]}, "token"),
 ]
