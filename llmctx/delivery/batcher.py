@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 from collections import deque
@@ -31,8 +32,6 @@ from llmctx.settings import Settings
 _FIRST_WAIT_S: Final = 0.1
 _URGENT_WAIT_S: Final = 0.5  # while a `drain` waits for us
 _DEFER_S: Final = 5.0
-_IDLE_S: Final = 30.0
-"""Without rows for so long, connections are let go of: a server has few of them, and applications need them."""
 _REJECTED_KEPT: Final = 1000
 _SPECIMEN_BYTES: Final = 65_536
 
@@ -66,7 +65,7 @@ class Batcher:
         self._limit = settings.batch_rows
         self._pace = pace or (Pace() if settings.linger_ms else Pace(0.0))
         self._linger_until = 0.0
-        self.idle_s = _IDLE_S
+        self.idle_s = math.inf  # or less than the destination's own
         self._more = asyncio.Event()
         self._settled = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -238,7 +237,8 @@ class Batcher:
         self._more.clear()
         due = [self._deferred_until] if self._deferred else []
         due += [self._linger_until] if self._queue else []
-        patience = max(0.0, min(due) - time.monotonic()) if due else self.idle_s if self._is_prepared else None
+        idle_s = min(self.idle_s, self._destination.idle_s) if self._is_prepared else None
+        patience = max(0.0, min(due) - time.monotonic()) if due else idle_s
         try:
             async with asyncio.timeout(patience):  # wait_for loses a cancellation that comes with a row
                 await self._more.wait()

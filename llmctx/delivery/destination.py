@@ -64,6 +64,7 @@ class Destination(ABC):
             been told so.
         takes_packed: whether `store` uses `Row.packed`, so that a row is not packed once more after the journal.
         longest_wait_s: between two attempts after failures that follow one another.
+        idle_s: without rows for so long `close` is called: a server has few connections, and applications need them.
         fork_gate: held while rows are stored, where an open connection does not survive a fork of the process.
     """
 
@@ -74,6 +75,7 @@ class Destination(ABC):
     confirms_later: ClassVar[bool] = False
     takes_packed: ClassVar[bool] = False
     longest_wait_s: float = 2.0
+    idle_s: float = 30.0
     fork_gate: ForkGate | None = None
 
     @property

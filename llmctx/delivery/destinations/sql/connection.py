@@ -40,6 +40,8 @@ FROM pg_catalog.pg_settings WHERE name = 'statement_timeout'
 """
 _NOT_DURABLE: Final = ("off", "local")
 _ROOM_EVERY_S: Final = 5.0
+POOLED_S: Final = 3.0
+"""Behind a pooler a connection is kept for so long: one that lends servers by session has no other end to that."""
 
 
 @dataclass(slots=True)
@@ -54,6 +56,7 @@ class Session:
     prepared_statements: dict[str, Any] = field(default_factory=dict)
     room_at: float = 0.0
     """When it was looked how many connections are left."""
+    begun_at: float = field(default_factory=time.monotonic)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
@@ -110,6 +113,8 @@ class Connection:
         """A server's process has looked up so much that it stores a tenth slower from then on: close it some time."""
         self.room: ConnectionRoom | None = None
         """How many connections the server had left when it was looked; None where a pooler sees to that."""
+        self.is_pooled = self.is_wanted_by_others = False
+        """The server has few connections left, or is behind a pooler that may lend by session."""
 
     @property
     def is_open(self) -> bool:
@@ -153,11 +158,14 @@ class Connection:
         return session
 
     async def _look_for_room(self, session: Session) -> None:
+        self.is_pooled = session.is_pooled
         if session.is_pooled:
             self.room = None
+            self.is_wanted_by_others = time.monotonic() - session.begun_at > POOLED_S
         elif time.monotonic() - session.room_at > _ROOM_EVERY_S:
             found = await session.try_fetch_row(ASK_FOR_ROOM)
             self.room = None if found is None else ConnectionRoom.from_row(found)
+            self.is_wanted_by_others = self.room is not None and self.room.is_scarce
             session.room_at = time.monotonic()
 
     async def with_deadline(self, work: Coroutine[Any, Any, Any], seconds: float) -> Any:

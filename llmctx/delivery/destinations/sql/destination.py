@@ -22,7 +22,7 @@ from llmctx.core.urls import shown_url
 from llmctx.delivery.destination import Destination, Failure, Row
 from llmctx.delivery.destinations.sql import insert, server_facts
 from llmctx.delivery.destinations.sql.admission import Admission
-from llmctx.delivery.destinations.sql.connection import Connection
+from llmctx.delivery.destinations.sql.connection import POOLED_S, Connection
 from llmctx.delivery.destinations.sql.server_facts import Facts
 from llmctx.delivery.destinations.sql.table_shape import TableShape, fetch_table_shape
 from llmctx.settings import Settings
@@ -50,6 +50,8 @@ class SqlDestination(Destination):
         self._admission = Admission(settings)
         self._is_crowded = False
         """The server had no connection left."""
+        self._is_resting = False
+        """Connections were let go of because there was nothing to do."""
         self._shape: TableShape | None = None
         self._facts: Facts | None = None
         self._is_known = False
@@ -72,6 +74,9 @@ class SqlDestination(Destination):
 
     async def prepare(self) -> bool:
         """Connect, see what the table looks like, and compile the insert for that."""
+        is_resting, self._is_resting = self._is_resting, False
+        if is_resting and not self.is_stale:
+            return False  # the next statement connects
         known, is_due = self._shape, self._is_known and time.monotonic() > self._look_again_at
         if self._connection.is_worn:
             await self._connection.close()
@@ -110,12 +115,12 @@ class SqlDestination(Destination):
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
-        """Connect in turn, where there is no connection, and keep it only where the server has enough of them."""
+        """Connect in turn, where there is no connection, and keep it only while no others want it."""
         connection = self._connection
         is_free = connection.is_open or not self._settings.is_postgresql
         async with contextlib.nullcontext() if is_free else self._admission.turn():
             yield
-            if connection.room is not None and connection.room.is_scarce:
+            if connection.is_wanted_by_others:
                 await connection.close()
 
     @property
@@ -124,6 +129,11 @@ class SqlDestination(Destination):
         if self._is_crowded:
             return _CROWDED_WAIT_S
         return 2.0 if self._connection.room is None else self._connection.room.longest_wait_s
+
+    @property
+    def idle_s(self) -> float:  # type: ignore[override]  # it is only read
+        """Return after how many seconds without rows connections are let go of."""
+        return POOLED_S if self._connection.is_pooled else super().idle_s
 
     async def _ask(self) -> None:
         """Ask what database it is, once for each time that the connection was lost."""
@@ -213,11 +223,13 @@ class SqlDestination(Destination):
 
     async def close(self) -> None:
         """Close all connections."""
+        self._is_resting = True
         await self._connection.close()
 
     def detach(self) -> None:
         """Let go of connections of another loop, or of the parent."""
         self._connection.forget()
+        self._is_resting = False
         if self.fork_gate is not None:
             self.fork_gate = ForkGate()  # the parent's is closed for ever
 

@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from llmctx.core.diagnostics import diagnostics
+from llmctx.delivery.batcher import Batcher
 from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from tests.kit.batchers import adds_up, troubled
@@ -347,13 +348,13 @@ async def pooler(database: str) -> AsyncIterator[str]:
 
 
 @contextlib.contextmanager
-def pgbouncer(program: str, database: str) -> Iterator[str]:
+def pgbouncer(program: str, database: str, mode: str = "transaction") -> Iterator[str]:
     url = make_url(database)
     where = url.query.get("host", url.host)
     folder = Path(tempfile.mkdtemp(prefix="pgb-", dir="/tmp"))
     (folder / "ini").write_text(
         f"[databases]\n{url.database} = host={where} port={url.port or 5432} user={url.username}\n"
-        "[pgbouncer]\npool_mode = transaction\nauth_type = any\nlisten_port = 6432\nlisten_addr =\n"
+        f"[pgbouncer]\npool_mode = {mode}\nauth_type = any\nlisten_port = 6432\nlisten_addr =\n"
         f"unix_socket_dir = {folder}\ndefault_pool_size = 3\nlogfile = {folder}/log\n"
     )
     borrowed: dict[str, Any] = {}
@@ -383,6 +384,25 @@ async def test_a_pooler_that_gives_each_transaction_another_server(pooler: str, 
 
     assert await asyncio.gather(*(one_of_eight() for _ in range(8))) == [(20, None)] * 8
     assert await stored(database) == 3200
+
+
+async def test_a_pooler_that_lends_by_session(pooler: str, database: str) -> None:
+    """Writers that always have rows do not keep its three servers for themselves."""
+    with contextlib.ExitStack() as until_end:
+        if (program := shutil.which("pgbouncer")) is not None:
+            pooler = until_end.enter_context(pgbouncer(program, database, "session"))
+        async with contextlib.AsyncExitStack() as running, asyncio.TaskGroup() as work:
+            writers = [await running.enter_async_context(writing(pooler)) for _ in range(6)]
+            busy = [work.create_task(_keep_busy(one)) for one in writers]
+            await wait_for(lambda: all(one.written for one in writers), "each to have its turn", PATIENCE)
+            for one in busy:
+                one.cancel()
+
+
+async def _keep_busy(one: Batcher) -> None:
+    while True:
+        one.submit(record())
+        await asyncio.sleep(0.05)
 
 
 async def test_the_pooler_of_these_tests_forgets_what_was_prepared(database: str) -> None:
