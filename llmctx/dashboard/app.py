@@ -148,7 +148,7 @@ class Dashboard:
     async def _ask(self, page: str, form: str, view: PageView, access: Access) -> Answer:
         if "text" in view.conditions and not access.texts:
             raise HTTPException(403, "You may not search texts, because that reads them.")
-        if page in FRAMES and form == "html":
+        if page in FRAMES and form == "html" and view.query.get("lazy") != "0":
             return Answer(data=None)
         async with self._readers.question(aggregate=page in AGGREGATES) as (connection, table):
             return await PAGES[page](Ask(connection, table, view, access, self._call_log, self._slow))

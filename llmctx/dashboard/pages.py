@@ -340,10 +340,18 @@ async def usage_by_group(ask: Ask) -> Answer:
     return replace(_of_usage(found), more=_grid(found))
 
 
-def _of_usage(usage: queries.Usage) -> Answer:
+async def usage(ask: Ask) -> Answer:
+    """Show the figures over time, and in the page that is to be whole those by group too."""
+    found = await usage_over_time(ask)
+    if ask.view.query.get("lazy") != "0":
+        return found
+    return replace(found, more={**found.more, "groups": await usage_by_group(ask)})
+
+
+def _of_usage(found: queries.Usage) -> Answer:
     return Answer(
-        data=usage, rows=usage.rows, source=usage.source,
-        as_of=None if usage.as_of is None else usage.as_of.isoformat(),
+        data=found, rows=found.rows, source=found.source,
+        as_of=None if found.as_of is None else found.as_of.isoformat(),
     )  # fmt: skip
 
 
@@ -356,7 +364,7 @@ def _bucket(view: PageView) -> queries.Bucket:
 
 
 PAGES: Final[Mapping[str, Page]] = {
-    "usage": usage_over_time,
+    "usage": usage,
     "usage/time": usage_over_time,
     "usage/groups": usage_by_group,
     "sessions": sessions,
@@ -371,7 +379,8 @@ PAGES: Final[Mapping[str, Page]] = {
     "health": health,
 }
 FRAMES: Final = frozenset({"usage"})
-"""Pages that ask nothing themselves as HTML: their panels come by requests of their own."""
+"""Pages that ask nothing themselves as HTML, unless it is to be whole (`lazy=0`): their panels come by requests of
+their own."""
 AGGREGATES: Final = frozenset({"coverage", "errors", "health", "user", "usage", "usage/time", "usage/groups"})
 """Pages that add up many rows: few of them are answered at once."""
 SPANS: Final[Mapping[str, str]] = {

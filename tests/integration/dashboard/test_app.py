@@ -80,6 +80,14 @@ def test_every_answer_has_its_headers(client: Client) -> None:
             assert reader.request(method, path("calls")).status_code == 405
 
 
+def test_usage_is_whole_without_a_script(client: Client) -> None:
+    """One page with every figure, to which one without figures leads."""
+    with client() as reader:
+        assert "usage?lazy=0" in reader.get(path("usage")).text
+        whole = reader.get(path("usage", lazy="0")).text
+    assert (whole.count("data-plot"), whole.count("<main"), whole.count("<h1"), "hx-get" in whole) == (5, 1, 1, False)
+
+
 def test_links_lead_to_pages_that_are_there(client: Client) -> None:
     """A walk that a reader could take, by every link of every page, under the prefix."""
     with client() as reader:
