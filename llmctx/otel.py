@@ -28,7 +28,7 @@ from llmctx.identity.scope import CallContext, Scope
 from llmctx.settings import load
 from llmctx.telemetry import names, observer
 from llmctx.telemetry.attributes import Attributes, people_attributes, user_shown
-from llmctx.telemetry.instrumentations import LANGSMITH, RUNS, SCOPE, is_about_models, run_of, scope_name
+from llmctx.telemetry.instrumentations import LANGSMITH, RUNS, SCOPE, STARTS, is_about_models, run_of, scope_name
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
@@ -88,14 +88,15 @@ class LlmctxSpanProcessor(SpanProcessor):
         scope = scope_name(span)
         if not span.is_recording() or scope == SCOPE:
             return
-        run_id = run_of(sys._getframe(2), RUNS)
+        about_models = is_about_models(span)
+        run_id = run_of(sys._getframe(2), RUNS if about_models else STARTS)  # a request by HTTP is in a call as well
         if run_id is not None:
             run, call = self._run(run_id.int), self._calls.get(run_id.int)
             if call is not None:
                 run.attributes = self._of_call(call)
             # LangSmith makes its spans in a thread of its own
             run.add(span, {} if run.attributes or scope == LANGSMITH else self._of_here())
-        elif is_about_models(span):
+        elif about_models:
             _put(span, self._of_here())
 
     def _run(self, key: object) -> _Run:

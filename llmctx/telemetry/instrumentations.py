@@ -31,7 +31,8 @@ CALLS: Final = frozenset({"on_chat_model_start", "on_llm_start"})
 """The callbacks of LangChain's that tell of a model's run."""
 _IN_CALLS: Final = frozenset({"_generate_with_cache", "_agenerate_with_cache", "stream", "astream"})
 """The methods of its models under which a provider's client is asked."""
-RUNS: Final = frozenset({*CALLS, "on_chain_start", "on_retriever_start", "on_tool_start", *_IN_CALLS})
+STARTS: Final = frozenset({*CALLS, "on_chain_start", "on_retriever_start", "on_tool_start"})
+RUNS: Final = STARTS | _IN_CALLS
 LANGSMITH: Final = "langsmith"
 _LANGSMITHS: Final = "_create_span_for_run"
 """In which LangSmith makes spans of runs that it has noted, in a thread of its own."""
