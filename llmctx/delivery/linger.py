@@ -53,7 +53,7 @@ class Linger:
         now = time.monotonic()
         if now < self._company_until and waiting < MOST_CALLS:
             return False
-        return not self._throttle.should_wait(waiting, now - self._due)
+        return not (waiting and self._throttle.should_wait(waiting, now - self._due))
 
     def end(self, calls: int) -> None:
         """Count the calls that are taken."""
