@@ -65,7 +65,9 @@ def classify(problem: BaseException) -> Failure:
     original = problem.orig if isinstance(problem, DBAPIError) and problem.orig is not None else problem
     code = sqlstate(original)
     driver = original.__cause__ if getattr(original.__cause__, "sqlstate", None) else original  # SQLAlchemy wraps it
-    text = (str(original) or type(original).__name__).strip().splitlines()[0][:300]
+    # asyncpg cannot end a transaction whose connection has gone, and says so: why it has gone was said before
+    said = (original.__context__ if type(original).__name__ == "InterfaceError" else None) or original
+    text = (str(said) or type(said).__name__).strip().splitlines()[0][:300]
     file = getattr(driver, "server_source_filename", None) or ""
     is_servers = getattr(driver, "server_source_function", None) is not None and _OF_NODES.search(file) is None
     kind = _kind(code, text, is_servers=is_servers) if code else _kind_without_code(original, text.lower())

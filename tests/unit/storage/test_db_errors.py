@@ -117,6 +117,17 @@ def test_the_code_is_found_wherever_the_driver_left_it() -> None:
     assert sqlstate(ValueError()) == ""
 
 
+def test_the_reason_is_shown_not_that_a_transaction_cannot_be_ended() -> None:
+    """asyncpg raises that in place of what the server has said."""
+
+    class InterfaceError(Exception): ...
+
+    late = InterfaceError("cannot call Transaction.__aexit__(): the underlying connection is closed")
+    late.__context__ = Refused("57P01", "terminating connection due to administrator command")
+    assert classify(late).text == "terminating connection due to administrator command"
+    assert classify(late).kind == "reconnect"
+
+
 def test_a_row_without_a_partition_is_told_from_a_check_that_fails() -> None:
     """Both are 23514."""
     assert classify(Refused("23514", 'no partition of relation "t" found for row')).is_deferrable
