@@ -121,7 +121,7 @@ _SCHEME: Final = re.compile(rb"(?:https?|wss?|git)\Z", re.IGNORECASE)
 _LONE: Final = re.compile(rb"://([A-Za-z0-9_.~-]{20,512}+)(?::|:x-oauth-basic)?@(?=[A-Za-z0-9])")
 _SAID: Final = re.compile(
     r"(?:密码|密碼|密钥|密鑰|金鑰|憑證|(?:API|api) ?(?:キー|키)|口令|令牌|凭证|パスワード|暗証番号|비밀번호|암호|비번|[Пп]арол[ья]|ПАРОЛЬ|[Лл]озинка|รหัสผ่าน|พาสเวิร์ด|كلمة (?:ال)?(?:مرور|سر)"
-    r"|رمز (?:ال)?(?:مرور|عبور)|סיסמ[הא]|पासवर्ड|পাসওয়ার্ড|[Κκ]ωδικός)"
+    r"|رمز (?:ال)?(?:مرور|عبور)|گذرواژه|پاس ورڈ|סיסמ[הא]|पासवर्ड|পাসওয়ার্ড|கடவுச்சொல்|[Κκ]ωδικός|[Пп]арола|პაროლი|գաղտնաբառ)"
     r"(?:[^\n!-~]{0,12}[ ：:=是为「“\"'`*|>-]{0,6}|[\"'`*]{0,4}[:：=]{1,2}[ \t]{0,4}(?:\r?\n){1,2}[ \t]{0,8}|[\"'], ?[\"'][Vv]alue[\"']: ?[\"']| is )"
     r"([!#-&(-;=?-_a-{}~]{4,128})"
 )
@@ -181,7 +181,20 @@ class CredentialFormats:
 
 
 SAID: Final = widen(_SAID.pattern)
-"""Of `text`."""
+_SAID_KEYS: Final = re.compile(
+    r"(?:[Тт]окен|[Кк]люч|토큰|키|トークン|秘密鍵|キー|私[钥鑰]|權杖|الوصول|السري|مفتاح|कुंजी|คีย์|אסימון|מפתח|[Κκ]λειδί)(?:[^\n!-~]{0,12}|(?: API| api)?)"
+    r"[ ：:=是为「“\"'`*>-]{1,6}([A-Za-z0-9+/=_.-]{20,512})"
+)
+SAID_KEYS: Final = widen(_SAID_KEYS.pattern)
+"""Both of `text`."""
+
+
+def find_said_keys(view: SearchText, spans: list[Span]) -> None:
+    """Append to `spans` the tokens and keys behind words of other scripts."""
+    for said in _SAID_KEYS.finditer(view.text):
+        value = said[1].encode()
+        if is_random(value, 20) and not value.islower():
+            spans.append((*said.span(1), "token"))
 
 
 def find_said(view: SearchText, spans: list[Span]) -> None:

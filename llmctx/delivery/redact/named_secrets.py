@@ -28,7 +28,7 @@ _ATTRIBUTE: Final = r"(?: [a-z:]{1,20}=\"[^\"<>]{0,60}\")?"
 _ATTRIBUTES: Final = r"\"?(?: [a-z:-]{1,20}=[\"'][^\"'<>]{0,60}[\"']){0,4} (?:value|content)=(?=[\"'])"
 _ACCESSORS: Final = r" ?\{[^{}\n]{1,24}\}[ \t]{0,4}="  # of C#
 _IDEOGRAPHS: Final = r"\x81{1,2}[ \t]{0,2}(?=[!#-+./0-9:;=?-_a-z{}~-]{6})"  # "API_KEY是…"
-_IS: Final = r"[ \t]{1,4}+(?:is|was|are|ist|est|es|(?P<be>(?:should|must|has to|will|can) be|from \S{1,200} to)|set to|to|lautet|je|\x80|\x80r)(?::| )"
+_IS: Final = r"[ \t]{1,4}+(?:is|was|are|ist|est|es|(?P<be>(?:should|must|has to|will|can) be|from \S{1,200} to)|set to|to|lautet|je|l?\x80|\x80r)(?::| )"
 _TELLS: Final = r"[^\s]{0,40}(?:[^a-z\s.,;:!?]|[!?][a-z])"
 _GAP: Final = (
     r"[\"'`*]{0,3}(?:[ \t]{0,2}[(](?:(?=\S{16})|(?<=[ \t][(])(?=[^\s()]{6,64}[)]))|[ \t]{1,16}+(?:<<<[ \t]?|--?[ \t]|--value[ =])?"
@@ -41,7 +41,7 @@ _BLOCK: Final = (
 )
 _SIGNS: Final = (
     rf"(?:{_CLOSE}(?:{_TYPE}{_WS}|{_BLOCK}{_WS}|(?:[:=|>]{{1,2}}+{_WS}(?:\|{_WS}|<!\[cdata\[|\s{{0,8}}<[a-z:]{{1,20}}>)?"
-    rf"|{_WS}(?:[(][^()\n]{{1,30}}[)]{_WS}|for [\w.@-]{{1,40}})?(?:[:=|]{{1,2}}+>?|->|<-){_WS}(?:\|{_WS}|[&!][a-z_-]{{1,20}}[ ]|\{{\s{{0,8}}{_VALUE_OF}{_WS}:)?"
+    rf"|{_WS}(?:[(][^()\n]{{1,30}}[)]{_WS}|(?:for|del?|du|d[ao]|van|till?) [\w.@-]{{1,40}})?(?:[:=|]{{1,2}}+>?|->|<-){_WS}(?:\|{_WS}|[&!][a-z_-]{{1,20}}[ ]|\{{\s{{0,8}}{_VALUE_OF}{_WS}:)?"
     rf"|,{_LINES}[\"'\\ ]{{0,3}}+{_VALUE_OF}{_WS}[:=]|\n{_WS}(?:-{_WS})?{_VALUE_OF}{_WS}[:=])"
     rf"(?P<line>(?:[|>]?[-+0-9]{{0,2}}[ \t]{{0,2}})?(?:\r?\n){{1,2}}[ \t]{{0,32}}+(?:-[ ])?)?"
     rf"|[ \t]{{1,16}}+(?:value=|name=[^<>\n]{{0,40}}?value=)|[(](?=[\"'])|[ \t]{{1,4}}+(?=')|(?P<comma>,[ \t]{{0,4}}+)(?=[\"'])|(?P<cell>,[ \t]{{0,4}}+)(?=[a-z0-9+/=_.-]{{20}})"
@@ -63,12 +63,12 @@ _ASSIGNED: Final = re.compile(f"{_GLUE}{_VALUE}".encode("latin-1"))
 
 
 _BETWEEN_SIGNS: Final = (
-    r"(?:[ \t]*(?:\([^()\n]*\)|for [^ \t\n]*)?[ \t]*(?:[:=|>]|->|<-)|[ \t]+(?:value=|name=|[\"'])|\([\"']"
+    r"(?:[ \t]*(?:\([^()\n]*\)|(?:for|del?|du|d[ao]|van|till?) [^ \t\n]*)?[ \t]*(?:[:=|>]|->|<-)|[ \t]+(?:value=|name=|[\"'])|\([\"']"
     r"|[ \t]+(?:&?(?:'static )?)?(?:str|string|text|char|secretstr|bytes|any)[^\n=]*=|,\s*[\"'\\ ]*(?:[\"']|value|val|default|content|string|[a-z0-9+/=_.-]{20})"
     r"|\"?(?: [a-z:-]+=[\"'][^\"'<>]*[\"'])* (?:value|content)=|\s+(?:-[ \t]*)?\"?(?:value|val|default|content|string)|[ \t]?\{|\x03|(?: [a-z:]+=\"[^\"<>]*\")?>|</)"
 )
 _BETWEEN_WORDS: Final = (
-    "(?: (?:for|of|to|del?|von|vom|f\x02r|du|des|do|da) [^\\n]*)?[ \\t]+(?:is|was|are|ist|est|es|(?:should|must|has to|will|can) be|set to|(?:from [^ \\n]+ )?to|lautet|je|\x02r?)(?::| )"
+    "(?: (?:for|of|to|del?|von|vom|f\x02r|du|des|do|da) [^\\n]*)?[ \\t]+(?:is|was|are|ist|est|es|(?:should|must|has to|will|can) be|set to|(?:from [^ \\n]+ )?to|lautet|je|l?\x02r?)(?::| )"
     "[ \\t]*[^ \\t\\r\\n]*[^a-z \\t\\r\\n.,;:]"
 )
 _MACHINE_MADE: Final = "(?:[^0-9]*[0-9]|[^a-z]*[a-z]{24})"
@@ -88,7 +88,7 @@ def _heads(named: Iterable[tuple[str, str]]) -> str:
 
 _FOREIGN: Final = (  # names of passwords in other languages
     "kennwort", "zugangscode", "mdp", "wachtwoord", "senha", "clave", "parola", "passord", "l\x80senord", "losenord", "adgangskode", "salasana", "has\x80o", "haslo",
-    "heslo", "geslo", "jelsz\x80", "lozinka", "parool", "\x80ifre", "sifre", "m\x80t kh\x80u", "sandi", "katalaluan", "psk",
+    "heslo", "geslo", "parol\x80", "slapta\x80odis", "lykilor\x80", "wagwoord", "pasahitza", "contrasinal", "jelsz\x80", "lozinka", "parool", "\x80ifre", "sifre", "m\x80t kh\x80u", "sandi", "katalaluan", "psk",
 )  # fmt: skip
 _Name = tuple[bytes, bytes | None, str, re.Pattern[bytes]]
 _NAMES: Final = (  # a word that must be there, a sign (seen in no time), the kind, the end of the name
@@ -101,10 +101,16 @@ _NAMES: Final = (  # a word that must be there, a sign (seen in no time), the ki
     (b"pass", None, "password", "pass(?:w(?:or[dt]|d)(?:_?value|[ _-]?string)?|[ _-]?phrase|[ _-]?code|e)?"),
     (b"pw", None, "password", "pwd?"),
     (b"contrase", None, "password", "contrase(?:[n\x80?]|ny)a"),
-    (b"api", b":", "api_key", (
-        r"api(?:(?<=cl\x80 api)|(?<=\x80{4} api)|(?<=c[lh]ave de api)|(?<=chiave api)|(?<=klucz api)|(?<=kunci api)"
-        r"|[ -]?(?:schl\x80ssel|schluessel|sleutel|nyckel|n\x80kkel|\x80{1,4}))"
+    (b"api", None, "api_key", (
+        r"api(?:(?<=cl\x80 api)|(?<=cl\x80 d'api)|(?<=\x80{4} api)|(?<=c[lh]ave api)|(?<=c[lh]ave d[ea] api)|(?<=chiave api)|(?<=klucz api)"
+        r"|(?<=kunci api)|(?<=cheie api)|(?<=kh\x80a api)"
+        r"|[ -]?(?:schl\x80ssel|schluessel|sleutel|nyckel|n\x80kkel|n\x80gle|kulcs|kl\x80\x80|anahtar\x80|avain|\x80{1,8}))"
     )),
+    (b"geheimschl", None, "api_key", "geheimschl(?:\x80|ue)ssel"),
+    (b"jeton d", None, "token", "jeton d'acc\x80s"),
+    (b"secr", None, "api_key", "secr(?:(?<=cl\x80 secr)\x80te|eta(?<=c[lh]ave secreta))"),
+    (b"segreta", None, "api_key", "segreta(?<=chiave segreta)"),
+    (b"anahtar", None, "api_key", "anahtar(?<=gizli anahtar)"),
 )  # fmt: skip
 _KEY_OF: Final = re.compile(
     rb"(?:api|access|secret|account|auth|private|subscription|encryption|signing|shared|storage|licen[sc]e|app|application"

@@ -12,7 +12,7 @@ import re
 from typing import Final
 
 from llmctx.delivery.redact.command_lines import CommandLines
-from llmctx.delivery.redact.credential_formats import SAID, CredentialFormats, find_said
+from llmctx.delivery.redact.credential_formats import SAID, SAID_KEYS, CredentialFormats, find_said, find_said_keys
 from llmctx.delivery.redact.detectors import Detector
 from llmctx.delivery.redact.distant_names import DistantNames
 from llmctx.delivery.redact.named_secrets import NamedSecrets
@@ -55,6 +55,8 @@ class Credentials:
         ]
         if "password" in kinds:
             self.detectors.append(Detector("beyond", find_said, SAID))
+        if "token" in kinds:
+            self.detectors.append(Detector("beyond", find_said_keys, SAID_KEYS))
         self.detectors = [detector for detector in self.detectors if detector.pattern]
 
     def find_private_keys(self, view: SearchText, spans: list[Span]) -> None:

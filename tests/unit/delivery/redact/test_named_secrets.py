@@ -21,6 +21,9 @@ redact = Redactor().redact
         '{{"token": {{"value": "{}"}}}}', "gh auth login --with-token <<< {}", '["X-API-Key","{}"]',
         "ssm put --name /auth_token --value {} --type x", "what is wrong with this API secret? {}",
         '{{\\\\\\"private_key\\\\\\":\\\\\\"{}\\\\\\"}}', "my db password ({}) was rejected",
+        "mein API-Schlüssel lautet {}", "Geheimschlüssel: {}", "la clé d'API est {}", "jeton d'accès : {}",
+        "chave da API: {}", "token de acceso: {}", "gizli anahtar: {}", "mật khẩu là {}", "токен доступа: {}",
+        "アクセストークン：{}", "비밀 키: {}", "المفتاح السري: {}",
         "CREATE LOGIN app WITH PASSWORD = N'{}'", "api_key=SecretStr('{}')", 'token = b"{}"', "password: pa1x&{}",
     ],
 )  # fmt: skip
@@ -28,7 +31,7 @@ def test_the_value_goes_and_the_name_stays(text: str) -> None:
     secret = "Zk9pQ2mL7xW1vB4tR5yU8i"
     shown = redact(text.format(secret))
     assert secret not in shown
-    assert any(name in shown.lower() for name in ("password", "key", "token", "secret"))
+    assert "[redacted:" in shown
 
 
 @pytest.mark.parametrize(
@@ -39,6 +42,7 @@ def test_the_value_goes_and_the_name_stays(text: str) -> None:
         "token,count\nabc,12", "keys: [a1, b2]", "key: value1234", "treat user123 as the password",
         "is this the key? item-12", "what is your password? abc",
         "password must be 8-64 characters long", "password: !vault |", "password: !secret wifi",
+        "токенов: 4096", "ключ: user-profile-cache-entry", "token details: abcd1234",
     ],
 )  # fmt: skip
 def test_code_and_prose_about_secrets_stay(text: str) -> None:
