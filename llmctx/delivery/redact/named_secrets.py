@@ -135,7 +135,7 @@ _WORD_CLAVE: Final = re.compile(rb"palabras?[ _]clave\Z")
 _SET: Final = re.compile(
     rb"(?:set(?: -[a-z]{1,3})?|setx|setenv|env|export|add|put|create)[ \t]{1,4}[a-z0-9_.:/-]{0,60}\Z"
 )
-_AMPERSAND: Final = re.compile(rb"(?:&[^\s\"'`\\,;&<>(){}\[\]|=]{1,64}+(?=[\s\"'.,;&]|\Z))?")
+_AMPERSAND: Final = re.compile(rb"(?:&[^\s\"'`\\,;&<>(){}\[\]|=:]{1,64}+(?=[\s\"'.,;&]|\Z))?")
 """What follows in a password, where no form is sent."""
 _BEFORE: Final = 100
 _QUALIFIED: Final = 24  # characters of a name and what stands before it in one with it
