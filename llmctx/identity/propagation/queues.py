@@ -24,6 +24,7 @@ from typing import Any, Final
 from llmctx.core.guard import guard_without_ids
 from llmctx.core.locks import RecoverableLock
 from llmctx.core.record import Reason
+from llmctx.core.threads import pause
 from llmctx.identity.await_graph import context_that_waits, is_part_of
 from llmctx.identity.scope import EMPTY, FAILED_SCOPE, CallContext, Scope, change_job, current_scope
 
@@ -287,7 +288,7 @@ def _take(place: _Place | None, jobs: Any, item: Any) -> None:
                 return
         if asyncio._get_running_loop() is not None:
             return
-        time.sleep(0)
+        pause(0)
 
 
 @guard_without_ids("carry_failed", otherwise=_forsake)
