@@ -24,6 +24,7 @@ from llmctx.core.tracing import current_span
 from llmctx.identity.binding import tell_named
 from llmctx.identity.present_scope import SCOPE_KEY, follow_connection
 from llmctx.identity.scope import EMPTY, CallContext, Inside, Scope, failed_scope
+from llmctx.identity.task_numbers import note_end
 
 Identify = Callable[[HTTPConnection], CallContext | Awaitable[CallContext | None] | None]
 
@@ -78,6 +79,7 @@ class ContextMiddleware:
         if self.identify is None and identity.user_id is None:
             scope.refresh = lambda: authenticated_identity(connection)
         scope.route = lambda: route(connection)
+        scope.on_close.append(note_end)
         connection[SCOPE_KEY] = scope
         tell_named(scope, identity)
         return scope

@@ -9,6 +9,12 @@ _UNSEEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e
 _UNSEEN_BUT_BREAKS: Final = re.compile(_UNSEEN.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
 
 
+def plain_text(value: object) -> str | None:
+    """Return `value` as a plain str if it is a text of whatever class, which may have any methods; None otherwise."""
+    kind = type(value)  # `isinstance` asks the object as well
+    return str.__str__(value) if issubclass(kind, str) else None
+
+
 def is_storable(text: str) -> bool:
     """Return whether nothing in `text` would be refused."""
     if "\0" in text:

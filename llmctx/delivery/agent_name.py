@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from llmctx.capture.payload.messages import WORD_LIMIT
-from llmctx.core.text import is_storable
+from llmctx.core.text import is_storable, plain_text
 from llmctx.identity.scope import Scope
 from llmctx.storage.sanitize import shorten_id
 
@@ -29,8 +29,8 @@ NOTHING_AROUND: Final = ()
 
 def names_around(metadata: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the nodes of the graphs around that of a call, the outermost first."""
-    path = metadata.get("langgraph_checkpoint_ns")
-    if not isinstance(path, str) or "|" not in path:
+    path = plain_text(metadata.get("langgraph_checkpoint_ns"))
+    if path is None or "|" not in path:
         return NOTHING_AROUND
     names = [step.partition(":")[0] for step in path.split("|")[:-1]]
     return tuple(name for name in names if name and not name.isdigit() and not _is_ready_made(name))
@@ -60,7 +60,8 @@ def agent_name(metadata: Mapping[str, Any], scope: Scope | None = None) -> str |
 
 def word_of(value: Any) -> str | None:
     """Return a name, clean and bounded, not to be mistaken for another one; None for what is none."""
-    if not isinstance(value, str) or not value:
+    value = plain_text(value)
+    if not value:
         return None
     return value if len(value) <= WORD_LIMIT and is_storable(value) else shorten_id(value, WORD_LIMIT)
 

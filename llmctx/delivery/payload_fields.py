@@ -36,6 +36,7 @@ from llmctx.core.record import (
     UsageSource,
     note_changes,
 )
+from llmctx.core.text import plain_text
 from llmctx.delivery.agent_name import agent_name, word_of
 from llmctx.delivery.redact import Redactor
 from llmctx.identity.scope import Scope
@@ -213,7 +214,7 @@ def _model(answer: Answer | None, params: Mapping[str, Any], metadata: Mapping[s
 
 def _word(value: Any) -> str | None:
     """Return a name as it is, which is cleaned when it is stored; None for what is none."""
-    return value if isinstance(value, str) and value else None
+    return plain_text(value) or None
 
 
 def _once(word: str | None) -> str | None:
@@ -279,7 +280,7 @@ def _attributes(
     those that stand in none, because they contradict others.
     """
     kept: dict[str, Any] = {}
-    if own := [tag for tag in tags or () if isinstance(tag, str) and not tag.startswith(_OWN_TAGS)]:
+    if own := [tag for tag in map(plain_text, tags or ()) if tag is not None and not tag.startswith(_OWN_TAGS)]:
         some = own[:TAGS] if redactor is None else [redactor.redact(tag) for tag in own[:TAGS]]
         kept["tags"] = shown = [text_of(tag, WORD_LIMIT) for tag in some]
         if shown != some or len(own) > TAGS:

@@ -17,22 +17,46 @@ from llmctx.identity.blocked_threads import item_here
 from llmctx.identity.config_carrier import Carrier
 from llmctx.identity.present_scope import SCOPE_KEY
 from llmctx.identity.scope import Scope
-from llmctx.identity.work_frames import instance_fields, is_in_a_loop, is_of_a_library, parts_of_callback
+from llmctx.identity.work_frames import (
+    frames_of,
+    instance_fields,
+    is_in_own_loop,
+    is_of_a_library,
+    parts_of_callback,
+    takes_from_a_queue,
+)
 
 Work = asyncio.Task[Any] | asyncio.Handle | concurrent.futures.Future[Any] | threading.Thread
 
 _DEPTH: Final = 4
 _VALUES: Final = 300
 """How deep arguments are searched, and how many values are looked at."""
+_OBJECTS: Final = 2
+"""How deep objects of any class are searched among them."""
 
 
 def is_given(work: Work, thread_id: str) -> bool:
-    """Return whether `work` was made with the thread among its arguments, or those of what it was made of."""
+    """Return whether `work` was made with the thread among its arguments, or those of what it was made of; or spells it
+    out.
+    """
     made_of = source_of(work)
     frame = getattr(made_of, "cr_frame", None)
     # what goes on in a loop may meet in a container that it shares what came into that later
-    loops = frame is not None and is_in_a_loop(frame) and not is_of_a_library(frame)
-    values = values_of(made_of, 1) if loops else (*values_of(made_of), *_fields_of_self(made_of))
+    if frame is not None and is_in_own_loop(frame):
+        return any(names_thread(value, thread_id) for value in values_of(made_of, 1))
+    values = [*values_of(made_of), *_fields_of_self(made_of)]
+    if not any(takes_from_a_queue(one) or is_in_own_loop(one) for one in frames_of((work,))):
+        for _ in range(_OBJECTS):  # a worker may note in an object what it works on
+            values += [field for value in values[:_VALUES] for field in instance_fields(value).values()]
+    return any(names_thread(value, thread_id) for value in values) or spells_out(work, thread_id)
+
+
+def spells_out(work: Work, thread_id: str) -> bool:
+    """Return whether the code of a task itself has the thread, as a literal or the value of a global."""
+    frame = getattr(source_of(work), "cr_frame", None)
+    if frame is None:
+        return False
+    values = (*frame.f_code.co_consts, *(frame.f_globals.get(name) for name in frame.f_code.co_names))
     return any(names_thread(value, thread_id) for value in values)
 
 

@@ -13,12 +13,14 @@ does not know (a session, an agent) data may add. Elsewhere, in scripts, jobs an
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any, Final
 from uuid import UUID
 
 from llmctx.core.diagnostics import diagnostics
+from llmctx.core.text import plain_text
 from llmctx.identity.call_context import ID_FIELDS, CallContext, is_fit
 from llmctx.identity.scope import Scope
 
@@ -37,15 +39,24 @@ trusting: Final[list[object]] = []
 
 def data_id(value: object) -> str | None:
     """Return an id that was sent: text, a number or a UUID; None for anything else, which is counted."""
-    kind = type(value)
-    if value is None or (kind is str and not value):
+    if value is None or (type(value) is str and not value):
         return None
-    if kind is str or kind is int or kind is UUID or isinstance(value, (str, UUID)):
-        text = str(value)
-        if is_fit(text):
-            return text
+    text = id_text(value)
+    if text is None or is_fit(text):
+        return text
     refuse_malformed()
     return None
+
+
+def id_text(value: object) -> str | None:
+    """Return a text, a number or a UUID as text; None for anything else, which is counted. Methods of it may raise."""
+    kind, text = type(value), plain_text(value)
+    if text is None and kind is not bool and issubclass(kind, (int, UUID)):
+        with contextlib.suppress(Exception):  # a number of thousands of digits
+            text = str(value)
+    if text is None:
+        refuse_malformed()
+    return text
 
 
 def refuse_malformed() -> None:

@@ -8,11 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from typing import Any, Final
-from uuid import UUID
 
-from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import swallow
-from llmctx.identity.authority import data_ids, is_guarded, is_in_request, is_refused, trusting
+from llmctx.identity.authority import data_ids, id_text, is_guarded, is_in_request, is_refused, trusting
 from llmctx.identity.binding import amend_scope
 from llmctx.identity.config_carrier import (
     CARRIED_KEY,
@@ -220,8 +218,5 @@ def as_text(value: object) -> str | None:
         value = value.text
     if type(value) is str and len(value) <= ID_LIMIT and value.isprintable():
         return value or None
-    if value is None or isinstance(value, bool) or not isinstance(value, (str, int, UUID)):
-        if value is not None:
-            diagnostics.count("ids_refused", "a thread_id is neither text nor a number: ignored")
-        return None
-    return clean_id(str(value), "thread_id")
+    text = None if value is None else id_text(value)
+    return clean_id(text, "thread_id") if text else None

@@ -15,6 +15,7 @@ from typing import Any, Final
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import LlmctxError
 from llmctx.core.guard import swallow
+from llmctx.core.text import plain_text
 from llmctx.identity import handover
 from llmctx.identity.authority import SAME_NAMES, data_ids
 from llmctx.identity.scope import EMPTY, ID_FIELDS, CallContext
@@ -135,14 +136,14 @@ def with_identity(metadata: Mapping[str, Any], sent: CarriedIdentity) -> Mapping
     """Return `metadata` with `sent`: the same if they carry it, or have no text to carry it."""
     key = THREAD_KEY
     text = metadata.get(key)
-    if not isinstance(text, str):
+    if not issubclass(type(text), str):
         key = TASK_KEY
         text = metadata.get(key)
     if type(text) is Carrier:
         if text.sent is sent:
             return metadata
         text = text.text
-    elif not isinstance(text, str):
+    elif type(text) is not str and (text := plain_text(text)) is None:
         return metadata
     last = sent.last
     if last is None or last.text != text:

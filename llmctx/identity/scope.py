@@ -74,8 +74,9 @@ class Scope:
     server's own code has given; the rest are data of the caller (`authority.py`). `of_request` is the number of the
     outermost request around it, open or closed; 0 outside of requests. `is_socket` says that this request is a
     websocket, whose user may change. `history` is None for most; `early_work` is what was seen at work in it beside its
-    owner (`background_work.py`). `span` is the span of OpenTelemetry, in another process, that has handed this
-    job over. `graph`, set only where there is one, is the name of a node's graph.
+    owner (`background_work.py`), `tasks_at_end` how far asyncio had counted when it closed (`task_numbers.py`). `span`
+    is the span of OpenTelemetry, in another process, that has handed this job over. `graph`, set only where there is
+    one, is the name of a node's graph.
     """
 
     __slots__ = (
@@ -106,6 +107,7 @@ class Scope:
         "route",
         "serial",
         "span",
+        "tasks_at_end",
         "threads",
         "used",
     )
@@ -157,6 +159,7 @@ class Scope:
         self.used = False
         self.history: History | None = None
         self.early_work: Any = None
+        self.tasks_at_end = 0
         self.attribution: Any = None  # what its word alone amounts to (`resolution.decide`)
         self.packed: Any = None  # its identity as it travels in metadata (`config_carrier.CarriedIdentity`)
         if parent is not None:

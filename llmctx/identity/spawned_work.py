@@ -16,18 +16,20 @@ from types import FrameType
 from typing import Any, Final
 
 from llmctx.core.guard import guard_harmless
-from llmctx.identity.argument_values import Work, is_given, is_given_connection, source_of, values_of
+from llmctx.identity.argument_values import Work, is_given, is_given_connection, source_of, spells_out, values_of
 from llmctx.identity.await_graph import all_waiting, is_part_of, is_waited_for_by, runs_here
 from llmctx.identity.background_work import await_light, is_in_the_dark
 from llmctx.identity.registry.base import Entry
 from llmctx.identity.scope import Scope, scope_in
 from llmctx.identity.task_creators import TASKS, is_created_in, is_in, is_output_read_in, tasks_beside
+from llmctx.identity.task_numbers import is_made_later
 from llmctx.identity.work_frames import (
     callback_here,
     frames_beneath_loop,
     frames_in,
     frames_of,
     is_in_a_loop,
+    is_in_own_loop,
     is_of_a_library,
     queues_at_hand,
     spawns,
@@ -60,6 +62,8 @@ def _weighed(scope: Scope, thread_id: str, used: Entry | None, own: bool | None,
         takes = any(map(takes_from_a_queue, frames_of(())))
         if roots and all(_serves_flow(root, scope, takes) for root in roots):
             return True
+        if own is False and used is not None and not _shows_worker(scope, roots, thread_id):
+            return None
         return False if takes and own is None and is_final else own
     if any(map(takes_from_a_queue, _frames_around(roots[0]))):
         return False if is_final else own
@@ -70,7 +74,9 @@ def _weighed(scope: Scope, thread_id: str, used: Entry | None, own: bool | None,
         return None if may_be_spawned is None else own
     used_in = used.task if used is not None and used.quiet_until < scope.serial else 0
     is_created = is_created_in(scope, roots, thread_id, used_in)
-    return is_created is not False if used is None else is_created
+    if used is None and is_created is None:
+        return not may_be_of_a_callback(scope)
+    return is_created
 
 
 def _roots(scope: Scope) -> list[Work]:
@@ -85,8 +91,23 @@ def _roots(scope: Scope) -> list[Work]:
 
 
 def _serves_flow(root: Work, scope: Scope, takes: bool) -> bool:
-    """Return whether `root` is a websocket's own worker; or fills what the flow of `scope` reads, and takes no jobs."""
-    return is_given_connection(root, scope, is_socket=True) or (not takes and is_output_read_in(scope, root))
+    """Return whether `root` is a websocket's own worker; or takes no jobs, and was given the request, or fills what its
+    flow reads.
+    """
+    return is_given_connection(root, scope, is_socket=True) or (
+        not takes and (is_given_connection(root, scope) or is_output_read_in(scope, root))
+    )
+
+
+def _shows_worker(scope: Scope, roots: list[Work], thread_id: str) -> bool:
+    """Return whether what runs here, or waits for it, takes jobs or is in a loop, or has been spawned by a worker."""
+    frames = list(frames_of(all_waiting(runs_here())))
+    return (
+        not roots
+        or any(map(takes_from_a_queue, frames))
+        or (any(map(is_in_own_loop, frames)) and not any(spells_out(root, thread_id) for root in roots))
+        or _is_spawned_by_worker(scope, roots, thread_id) is True
+    )
 
 
 def _is_portal(work: object) -> bool:
@@ -125,6 +146,12 @@ def _frames_around(root: object) -> Iterator[FrameType]:
 
 
 _QUEUES: Final = ("asyncio.queues", "anyio.streams.memory")
+
+
+@guard_harmless("long_work_failed", otherwise=lambda scope: True)
+def may_be_of_a_callback(scope: Scope) -> bool:
+    """Return whether a task runs here that was created when the request of `scope` was over, and nothing waits for."""
+    return any(isinstance(root, asyncio.Task) and is_made_later(root, scope) for root in _roots(scope))
 
 
 # -- who may have spawned it -------------------------------------------------------------------------------------------

@@ -159,6 +159,11 @@ def is_in_a_loop(frame: FrameType) -> bool:
     return any(start <= frame.f_lasti <= end for start, end in _loops(frame.f_code))
 
 
+def is_in_own_loop(frame: FrameType) -> bool:
+    """Return whether the code of `frame`, the application's, is within such a loop."""
+    return not is_of_a_library(frame) and is_in_a_loop(frame)
+
+
 @lru_cache(maxsize=1024)
 def _loops(code: CodeType) -> tuple[tuple[int, int], ...]:
     """Return the offsets of the first and the last instruction of each loop but those over something at hand."""

@@ -12,7 +12,7 @@ from llmctx.identity.authority import is_foreign
 from llmctx.identity.await_graph import is_part_of
 from llmctx.identity.registry.base import Entry, is_unreliable
 from llmctx.identity.scope import CallContext, Scope, carrying_call_logs
-from llmctx.identity.spawned_work import works_for
+from llmctx.identity.spawned_work import may_be_of_a_callback, works_for
 
 
 def is_inherited_by_worker(
@@ -47,7 +47,7 @@ def is_inherited_by_worker(
         if not of_others:
             return False
         own = works_for(scope, thread_id, used, is_final=is_final)
-        if own or (carrying_call_logs and not registered_since):
+        if own or (not registered_since and _is_carried(scope)):
             return False
         return True if registered_since and (own is False or scope.is_open) else None
     handed_on = is_foreign(scope, sent, sent_request) or (
@@ -59,9 +59,14 @@ def is_inherited_by_worker(
     if own is None:
         return None if registered_since else False
     unclear = not registered_since and not handed_on  # used by others before this scope only: as above
-    if own or (unclear and carrying_call_logs):
+    if own or (unclear and _is_carried(scope)):
         return False
     return None if unclear else True
+
+
+def _is_carried(scope: Scope) -> bool:
+    """Return whether what runs here works for `scope`, for all that others hand on brings their scope."""
+    return bool(carrying_call_logs) and not may_be_of_a_callback(scope)
 
 
 def _outlives_its_request(scope: Scope) -> bool:

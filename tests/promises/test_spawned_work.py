@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import json
 import queue
 import threading
 from collections import deque
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -152,6 +154,76 @@ def test_a_request_on_the_thread_of_a_victim_who_has_used_it_since_it_began(shap
             asyncio.run(shape(way))
         users[way.__name__] = {row.user_id for row in sink.records if "alice" in str(row.prompt_snapshot)}
     assert {way: found for way, found in users.items() if found != {"alice"}} == {}
+
+
+class Detail:
+    def __init__(self, thread_id: str) -> None:
+        self.thread_id = thread_id
+
+
+async def of_an_object(job: Any) -> None:
+    await bare(on(job.thread_id))
+
+
+async def of_an_object_in_another(outer: Any) -> None:
+    await bare(on(outer.job.thread_id))
+
+
+async def on_a_global() -> None:
+    await bare(on(THREAD))
+
+
+async def in_a_loop_on_a_global() -> None:
+    while True:
+        return await bare(on(THREAD))
+
+
+async def on_the_thread_of(user: str) -> None:
+    await bare(on(f"t-{user}"))
+
+
+async def of_a_body(body: bytes) -> None:
+    thread_id = json.loads(body)["thread_id"]
+    await bare(on(thread_id))
+
+
+OWN = {
+    "object": lambda: of_an_object(Detail(THREAD)),
+    "object in another": lambda: of_an_object_in_another(SimpleNamespace(job=Detail(THREAD))),
+    "global": on_a_global,
+}
+UNTOLD = {
+    "loop": in_a_loop_on_a_global,
+    "text made of others": lambda: on_the_thread_of("victim"),
+    "body": lambda: of_a_body(json.dumps({"thread_id": THREAD}).encode()),
+}
+
+
+@MODES
+@pytest.mark.parametrize("is_open", [False, True], ids=["closed", "open"])
+@pytest.mark.parametrize("is_used_since", [False, True], ids=["before", "since"])
+def test_a_task_that_nothing_awaits_is_never_the_victims(is_used_since: bool, is_open: bool, carry: bool) -> None:
+    """However its thread has come to it: where nothing shows who has created it a row may have no user."""
+    users: dict[str, set[str | None]] = {}
+    for name, work in (OWN | UNTOLD).items():
+
+        async def shape(work: Any = work) -> None:
+            async def start() -> asyncio.Task[Any]:
+                if is_used_since:
+                    await the_victim_uses_the_thread()
+                return asyncio.create_task(work())
+
+            if not is_used_since:
+                await the_victim_uses_the_thread()
+            async with started_by_alice(start, is_open=is_open) as task:
+                while not task.done():
+                    await asyncio.sleep(0)
+
+        with recorded(carry=carry) as sink:
+            asyncio.run(shape())
+        users[name] = {row.user_id for row in sink.records if "alice" in str(row.prompt_snapshot)}
+    right = {"alice"} if not is_used_since else {"alice", None}
+    assert {name: found for name, found in users.items() if found - (right if name in OWN else {"alice", None})} == {}
 
 
 # -- what is no work of the request ------------------------------------------------------------------------------------
@@ -319,3 +391,46 @@ def test_a_worker_that_a_request_has_started_works_for_the_threads_user(is_open:
             if row.user_id not in right:
                 wrong.append((kind.__name__, row.thread_id, row.user_id))
     assert not wrong
+
+
+class Scheduler:
+    """One timer, which is armed anew whenever a job is added, and starts those that are due."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.timer = self.loop.call_later(0, self.wake)
+        self.jobs: list[Job] = []
+        self.tasks: list[asyncio.Task[Any]] = []
+        self.is_due = False
+
+    async def add(self, *job: Any) -> None:
+        amend(thread_id=job[0])
+        self.jobs.append(job)
+        self.wake()
+
+    def wake(self) -> None:
+        while self.is_due and self.jobs:
+            self.tasks.append(self.loop.create_task(serve(*self.jobs.pop())))
+        self.timer.cancel()
+        self.timer = self.loop.call_later(0.001, self.wake)
+
+
+@MODES
+def test_a_timer_that_a_request_has_armed_starts_the_jobs_of_others(carry: bool) -> None:
+    """The other has used the thread before that request only: the row may have no user."""
+
+    async def shape() -> None:
+        done = asyncio.Event()
+        scheduler = Scheduler()
+        await request("carol", partial(scheduler.add, "t-carol", done))
+        await request("bob", partial(scheduler.add, "t-bob", asyncio.Event()))
+        scheduler.is_due = True
+        await done.wait()
+        await asyncio.gather(*scheduler.tasks)
+        scheduler.timer.cancel()
+
+    with recorded(carry=carry) as sink:
+        asyncio.run(shape())
+    assert {
+        row.thread_id for row in sink.records if row.user_id not in (row.thread_id.removeprefix("t-"), None)
+    } == set()

@@ -248,35 +248,34 @@ def test_a_worker_thread_that_takes_from_a_queue_is_nobodys_hours_later(rows: An
 
 async def test_a_worker_that_was_seen_at_work_for_others_is_nobodys_hours_later(rows: Any) -> None:
     """It was given the thread of another user, which that user had used since."""
-    request, turns = Request(), [asyncio.Event() for _ in range(3)]
+    request, started, jobs = Request(), asyncio.Event(), asyncio.Queue[str]()
 
     async def work() -> None:
         await model.ainvoke("1")
-        turns[0].set()
-        await turns[1].wait()
-        await model.ainvoke("2", {"configurable": {"thread_id": "t-bob"}})
+        started.set()
+        await model.ainvoke("2", {"configurable": {"thread_id": await jobs.get()}})
         request.pass_by()
         await model.ainvoke("3")
 
     with request.open():
         task = asyncio.create_task(work())
-        await turns[0].wait()
+        await started.wait()
     with bind(user_id="bob", session_id="s-bob"):
         amend(thread_id="t-bob")
-    turns[1].set()
+    jobs.put_nowait("t-bob")
     await task
     assert rows() == ["ann", "bob", None]
 
 
 async def test_a_worker_whose_job_in_a_thread_is_not_awaited_yet_works_for_the_threads_user(rows: Any) -> None:
     """Started in a request that is open still."""
-    request, turn = Request(), asyncio.Event()
+    request, jobs = Request(), asyncio.Queue[str]()
 
     async def work() -> None:
-        await turn.wait()
+        thread_id = await jobs.get()
         is_awaited.clear()
         asyncio.get_running_loop().call_soon(is_awaited.set)
-        await asyncio.to_thread(Waiting().invoke, "1", {"configurable": {"thread_id": "t-bob"}})
+        await asyncio.to_thread(Waiting().invoke, "1", {"configurable": {"thread_id": thread_id}})
         done.set()
 
     done = asyncio.Event()
@@ -284,7 +283,7 @@ async def test_a_worker_whose_job_in_a_thread_is_not_awaited_yet_works_for_the_t
         task = asyncio.create_task(work())
         context = contextvars.Context()
         context.run(named, "bob", "t-bob")
-        turn.set()
+        jobs.put_nowait("t-bob")
         await done.wait()
     await task
     assert rows() == ["bob"]

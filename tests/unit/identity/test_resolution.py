@@ -93,8 +93,14 @@ async def test_a_worker_started_in_an_open_request_works_for_somebody_else(regis
     Registered before, it may as well be the request's own work on a thread that it has taken over: nobody is believed.
     """
     registry = known(thread=B) if registered == "before" else MemoryRegistry()
+    jobs = asyncio.Queue[str]()
+    jobs.put_nowait("t")
+
+    async def work() -> Attribution:
+        return ask(registry, thread_id=await jobs.get())
+
     with bind(A):
-        worker = asyncio.create_task(asked_in_a_task(registry))
+        worker = asyncio.create_task(work())
         if registered == "since":
             registry.put(Scope(B, "bind"), thread_id="t")
         while not worker.done():
