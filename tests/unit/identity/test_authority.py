@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
 from uuid import UUID
 
 import pytest
+from langchain_core.runnables import RunnableConfig
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.identity.authority import SAME_NAMES, data_id, data_ids, is_refused
 from llmctx.identity.call_context import CallContext
 from llmctx.identity.platform import RUNTIME, has_platform_user
+from tests.kit.requests import model, request
+from tests.kit.trust import recorded
 
 ID = UUID("6f1c7d9e-2b44-4a55-9f0e-0c9d5e3f2a11")
 
@@ -51,3 +56,36 @@ def test_a_runtime_that_raises_at_a_look_authenticates_no_user() -> None:
     before = diagnostics.counts.get("ids_refused", 0)
     assert not has_platform_user({RUNTIME: Hostile()})
     assert diagnostics.counts["ids_refused"] == before + 1
+
+
+def fail(*_: object) -> Any:
+    raise RuntimeError
+
+
+class HostileText(str):
+    __slots__ = ()
+    __str__ = __len__ = __bool__ = __eq__ = isprintable = __getitem__ = fail  # type: ignore[assignment]
+    __hash__ = str.__hash__
+
+
+class HostileNumber(int):
+    __str__ = fail  # type: ignore[assignment]
+
+
+class Liar:
+    __class__ = str  # type: ignore[assignment]
+
+
+class Unreadable:
+    __class__ = property(fail)  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("place", ["metadata", "configurable"])
+@pytest.mark.parametrize("make", [HostileText, HostileNumber, Liar, Unreadable, lambda: 10**5000])
+async def test_an_object_in_the_place_of_a_text_costs_a_row_nothing(make: Callable[[], object], place: str) -> None:
+    keys = ("thread_id", "langgraph_checkpoint_ns", "langgraph_node", "lc_agent_name", "graph_id", "user_id")
+    with recorded() as sink:
+        for key in keys:
+            config: RunnableConfig = {place: {key: make()}}  # type: ignore[misc]
+            await request("alice", lambda config=config: model.ainvoke("hello", config))  # type: ignore[misc]
+    assert [(row.user_id, "hello" in str(row.prompt_snapshot)) for row in sink.records] == [("alice", True)] * len(keys)
