@@ -81,7 +81,8 @@ def _shared(prompt: Sequence[Message], history: Sequence[Message]) -> int:
         if one != other:
             break
         count += 1
-    overlaps = (size for size in range(min(len(said), len(before)), count, -1) if before[-size:] == said[:size])
+    sizes = range(min(len(said), len(before)), count, -1)
+    overlaps = (size for size in sizes if before[-1] == said[size - 1] and before[-size:] == said[:size])
     return next(overlaps, count)
 
 
