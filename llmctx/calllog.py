@@ -202,8 +202,7 @@ class CallLog:
         """Stop recording, wait for what is on its way, at most `timeout` seconds in all. Returns the calls left.
 
         With `start` called several times the last `close` stops it; each waits, for a process may end behind any. With
-        `transport` it waits as `flush` does.
-        Never raises, and leaves the pipeline's thread stopped on every way out.
+        `transport` it waits as `flush` does. Never raises, and leaves the pipeline's thread stopped on every way out.
         """
         return self._leave(self._for_database(timeout))
 
@@ -319,9 +318,8 @@ class CallLog:
     def flush(self, timeout: float | None = None) -> int:
         """Wait until every call that has ended is in the database. Returns how many are not when time is up.
 
-        `timeout` is in seconds, by default `shutdown_timeout_s`. Calls that are still open are not waited for. With
-        `transport` the broker is waited for, and the database half a second more at most, for shippers may be away for
-        hours: `stats().published` is how many rows the database lacks then, which the journal keeps.
+        `timeout` is in seconds, by default `shutdown_timeout_s`. Open calls are not waited for. With `transport` the
+        broker is, and the database half a second more: the journal keeps the `stats().published` rows that it lacks.
         """
         timeout = self.settings.shutdown_timeout_s if timeout is None else timeout
         return self._worker.flush(timeout)

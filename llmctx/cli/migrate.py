@@ -65,7 +65,7 @@ def migrate(
 ) -> None:
     """Create the table, or adopt an existing one.
 
-    A new table is created at once; changes to an existing one are only shown until --yes.
+    A new table is created, and one that llmctx created upgraded, at once; changes to any other are shown until --yes.
     """
     flags = (
         plan,
