@@ -299,6 +299,26 @@ class Grouping(Worker):
                 group.start_soon(serve, *job)
 
 
+class Forwarding(Worker):
+    """Takes each item in a task of its own, and hands it on through a second queue."""
+
+    async def work(self) -> None:
+        prefetched: asyncio.Queue[Job | None] = asyncio.Queue()
+
+        async def take() -> Job | None:
+            job: Job | None = await self.jobs.get()
+            return job
+
+        async def forward() -> None:
+            while (job := await asyncio.create_task(take())) is not None:
+                prefetched.put_nowait(job)
+            prefetched.put_nowait(None)
+
+        self.tasks.append(asyncio.create_task(forward()))
+        while (job := await prefetched.get()) is not None:
+            self.tasks.append(asyncio.create_task(serve(*job)))
+
+
 class Polling(Worker):
     """Built of a deque and an event."""
 
@@ -355,8 +375,19 @@ class ThreadThatSpawns(Thread):
         asyncio.run_coroutine_threadsafe(serve(*job), self.loop)
 
 
-KINDS = [Worker, Spawning, Dispatching, Streaming, Grouping, Polling, Thread, ThreadOfLoops, ThreadThatSpawns]
-CANNOT_BE_TOLD = {"Dispatching", "Streaming", "Polling", "ThreadOfLoops", "ThreadThatSpawns"}
+KINDS = [
+    Worker,
+    Spawning,
+    Dispatching,
+    Streaming,
+    Grouping,
+    Forwarding,
+    Polling,
+    Thread,
+    ThreadOfLoops,
+    ThreadThatSpawns,
+]
+CANNOT_BE_TOLD = {"Dispatching", "Streaming", "Forwarding", "Polling", "ThreadOfLoops", "ThreadThatSpawns"}
 """From a request's own work; there the row may have no user."""
 
 

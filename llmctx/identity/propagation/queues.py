@@ -331,7 +331,8 @@ def _take_up(jobs: Any, scope: Scope | None) -> None:
     setattr(jobs, _GIVES_OUT, True)
     identity = EMPTY if scope is None else scope.identity
     item = _Item(identity, id(jobs))
-    item.failed = scope is not None and scope.failed
+    if scope is not None:
+        item.failed, item.serial = scope.failed, scope.serial  # others may have used a thread since
     if isinstance(here, _Item) and here.jobs == id(jobs) and not here.used and not _is_same(here.identity, identity):
         item.identity, item.reason = EMPTY, Reason.SHARED_JOB
     change_job(item)
