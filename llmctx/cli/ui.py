@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT: Final = 8787
 _LOOPBACK: Final = "127.0.0.1"
-_COOKIE: Final = "llmctx_token"
 _HOST: Final = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?", re.ASCII | re.IGNORECASE)
 _HEADERS: Final = {
     "content-security-policy": "default-src 'none'", "cache-control": "no-store", "referrer-policy": "no-referrer",
@@ -93,8 +92,13 @@ def serve(call_log: CallLog, *, port: int, texts: bool, open_browser: bool = Fal
 
 
 def _known(connection: HTTPConnection, token: str, access: Access) -> Access | None:
-    given = connection.cookies.get(_COOKIE, "")
+    given = connection.cookies.get(_cookie(connection.scope), "")
     return access if secrets.compare_digest(given.encode(), token.encode()) else None
+
+
+def _cookie(scope: Scope) -> str:
+    """Return the name of the cookie: browsers do not keep those of two ports apart."""
+    return f"llmctx_token_{(scope.get('server') or (_LOOPBACK, DEFAULT_PORT))[1]}"
 
 
 class LocalOnly:
@@ -126,7 +130,7 @@ class LocalOnly:
             rest = urlencode([(name, value) for name, value in query if name != "token"])
             path = "/" + request.url.path.lstrip("/")  # "//host" would be another host
             answer = RedirectResponse(path + (f"?{rest}" if rest else ""), 303, _HEADERS)
-            answer.set_cookie(_COOKIE, self._token, httponly=True, samesite="strict", path="/")
+            answer.set_cookie(_cookie(scope), self._token, httponly=True, samesite="strict", path="/")
             await answer(scope, receive, send)
         else:
             await PlainTextResponse("That token belongs to another `llmctx ui`.", 403, _HEADERS)(scope, receive, send)

@@ -64,8 +64,9 @@ def test_only_for_those_who_have_its_address(url: str) -> None:
             for name in ("evil.example", "127.0.0.1.evil.example", "evil.example:80", "127.0.0.1:1@evil.example", ""):
                 assert reader.get(f"{root}/sessions", headers={"host": name}).status_code in (400, 421), name
             assert reader.get(f"{root}/sessions", headers={"host": "localhost:1"}).status_code == 200
-    with running(url, "--texts") as address, httpx.Client(follow_redirects=True) as reader:
-        reader.get(address)
+    with running(url) as other, running(url, "--texts") as address, httpx.Client(follow_redirects=True) as reader:
+        for each in (address, other):  # the cookie of the second does not replace that of the first
+            reader.get(each)
         assert "secret question" in reader.get(f"{address.partition('/?')[0]}/session?id=s-1").text
 
 
