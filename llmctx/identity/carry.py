@@ -28,7 +28,7 @@ def _job(outer: Scope | None) -> Scope:
     return Scope(EMPTY if outer is None else outer.identity, "job", outer)
 
 
-def _each_in(open_scope: Callable[[], Scope], fn: Callable[P, R]) -> Callable[P, R]:
+def each_in(open_scope: Callable[[], Scope], fn: Callable[P, R]) -> Callable[P, R]:
     """Return `fn` so that each call opens a scope of its own. `open_scope` never raises."""
     import inspect  # late: `import llmctx` stays quick
 
@@ -52,7 +52,7 @@ def _each_in(open_scope: Callable[[], Scope], fn: Callable[P, R]) -> Callable[P,
 @guard_without_ids("carry_failed", otherwise=lambda fn: functools.partial(run_in_failed_scope, fn))  # it may fail again
 def _of_nobody(fn: Callable[P, R]) -> Callable[P, R]:
     """Return `fn` without the scope that could not be carried, nor that of the last user of its thread."""
-    return _each_in(functools.partial(failed_scope, "job"), fn)
+    return each_in(functools.partial(failed_scope, "job"), fn)
 
 
 @guard_without_ids("carry_failed", otherwise=_of_nobody)
@@ -64,4 +64,4 @@ def carry(fn: Callable[P, R]) -> Callable[P, R]:
     Each call runs in a scope of its own with the identity that the scope has by then, and leaves nothing behind in
     the thread. Works for functions and coroutine functions.
     """
-    return _each_in(functools.partial(_job, present_scope()), fn)
+    return each_in(functools.partial(_job, present_scope()), fn)

@@ -61,22 +61,23 @@ class History:
 class Scope:
     """The span of code to which an identity belongs. Open until `close`, closed for ever afterwards.
 
-    `kind` says what opened it: "request", "bind", "node", "job", "item", or "thread" and "fork" for one that a thread
-    or a process has merely inherited from where it was started. `reason` is the code of a row when this scope knows
-    no user. `threads` are the LangGraph threads that ran inside it. `refresh`, if any, is asked again for an identity
-    while the user is unknown (authentication that runs further in than the middleware). `route` tells which of the
-    application's routes a request has come to. `owner` is the task that opened it, or the number of the thread; it
-    tells the scope's own work from a worker that it started. `displaced` is, for what a worker runs, the scope that the
-    worker was started in. `refused` is what data said in a node and was not
-    believed. `redacts` says that one of the team's functions for redaction is at work in it. `used` says
-    that something was done in it, or handed on. `failed` says that llmctx has failed, here or around it: no
-    source is believed before the code says outright whose this is. `authority` is that part of the identity which the
-    server's own code has given; the rest are data of the caller (`authority.py`). `of_request` is the number of the
-    outermost request around it, open or closed; 0 outside of requests. `is_socket` says that this request is a
-    websocket, whose user may change. `history` is None for most; `early_work` is what was seen at work in it beside its
-    owner (`background_work.py`), `tasks_at_end` how far asyncio had counted when it closed (`task_numbers.py`). `span`
-    is the span of OpenTelemetry, in another process, that has handed this job over. `graph`, set only where there is
-    one, is the name of a node's graph.
+    `kind` says what opened it: "request", "bind", "node", "job", "item", or "thread" and "fork" for one that a
+    thread or a process has merely inherited from where it was started. `reason` is the code of a row when this
+    scope knows no user. `threads` are the LangGraph threads that ran inside it. `refresh`, if any, is asked again
+    for an identity while the user is unknown (authentication that runs further in than the middleware). `route`
+    tells which of the application's routes a request has come to. `owner` is the task that opened it, or the number
+    of the thread; it tells the scope's own work from a worker that it started. `displaced` is, for what a worker
+    runs, the scope that the worker was started in. `refused` is what data said in a node and was not believed.
+    `redacts` says that one of the team's functions for redaction is at work in it. `used` says that something was
+    done in it, or handed on. `failed` says that llmctx has failed, here or around it: no source is believed before
+    the code says outright whose this is. `authority` is that part of the identity which the server's own code has
+    given; the rest are data of the caller (`authority.py`). `of_request` is the number of the outermost request
+    around it, open or closed; 0 outside of requests. `is_socket` says that this request is a websocket, whose user
+    may change; `may_be_of_others` that what looks like a worker has handed on this job when the request was over.
+    `history` is None for most; `early_work` is what was seen at work in it beside its owner (`background_work.py`),
+    `tasks_at_end` how far asyncio had counted when it closed (`task_numbers.py`). `span` is the span of
+    OpenTelemetry, in another process, that has handed this job over. `graph`, set only where there is one, is the
+    name of a node's graph.
     """
 
     __slots__ = (
@@ -95,6 +96,7 @@ class Scope:
         "identity",
         "is_socket",
         "kind",
+        "may_be_of_others",
         "of_request",
         "on_close",
         "owner",
@@ -120,7 +122,7 @@ class Scope:
         self.parent = parent
         self.serial = next_serial()
         self.authority = identity
-        self.is_socket = self.redacts = False
+        self.is_socket = self.redacts = self.may_be_of_others = False
         if parent is None:
             self.of_request: int = self.serial if kind == "request" else 0
             self.span: Span | None = None
@@ -199,6 +201,17 @@ class Scope:
                 watcher(self)
             except BaseException as problem:  # noqa: BLE001  the others are to be told all the same
                 swallow(problem, "scope_watcher_failed", "a watcher of a closing scope failed")
+
+
+def is_left_over(scope: Scope) -> bool:
+    """Return whether a scope is closed, or was only inherited (`propagation.threads`) from one that is closed."""
+    if not scope.is_open:
+        return True
+    while scope.kind == "node" and scope.parent is not None:
+        scope = scope.parent
+    while scope.kind == "thread" and scope.parent is not None and scope.parent.is_open:
+        scope = scope.parent
+    return scope.kind == "thread"
 
 
 def worker_here() -> object:

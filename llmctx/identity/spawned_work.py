@@ -150,8 +150,12 @@ _QUEUES: Final = ("asyncio.queues", "anyio.streams.memory")
 
 @guard_harmless("long_work_failed", otherwise=lambda scope: True)
 def may_be_of_a_callback(scope: Scope) -> bool:
-    """Return whether a task runs here that was created when the request of `scope` was over, and nothing waits for."""
-    return any(isinstance(root, asyncio.Task) and is_made_later(root, scope) for root in _roots(scope))
+    """Return whether a task runs here that was created when the request of `scope` was over, and nothing waits for; or
+    a job that a worker may have handed on since.
+    """
+    return scope.may_be_of_others or any(
+        isinstance(root, asyncio.Task) and is_made_later(root, scope) for root in _roots(scope)
+    )
 
 
 # -- who may have spawned it -------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from __future__ import annotations
 from llmctx.identity.authority import is_foreign
 from llmctx.identity.await_graph import is_part_of
 from llmctx.identity.registry.base import Entry, is_unreliable
-from llmctx.identity.scope import CallContext, Scope, carrying_call_logs
+from llmctx.identity.scope import CallContext, Scope, carrying_call_logs, is_left_over
 from llmctx.identity.spawned_work import may_be_of_a_callback, works_for
 
 
@@ -41,7 +41,7 @@ def is_inherited_by_worker(
     )
     registered_since = of_others and thread is not None and thread.last > scope.serial
     used = thread if registered_since else None
-    if not scope.is_open or _outlives_its_request(scope):
+    if is_left_over(scope):
         # What is left of a request yields to a thread that others have used since, as a worker does. If they used it
         # before only, it may as well be the request's own work on another user's thread.
         if not of_others:
@@ -67,12 +67,3 @@ def is_inherited_by_worker(
 def _is_carried(scope: Scope) -> bool:
     """Return whether what runs here works for `scope`, for all that others hand on brings their scope."""
     return bool(carrying_call_logs) and not may_be_of_a_callback(scope)
-
-
-def _outlives_its_request(scope: Scope) -> bool:
-    """Return whether a thread has inherited `scope` when it was started (`propagation.threads`), from a request that is
-    over.
-    """
-    while scope.kind == "node" and scope.parent is not None:
-        scope = scope.parent
-    return scope.kind == "thread" and (scope.parent is None or not scope.parent.is_open)

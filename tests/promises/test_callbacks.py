@@ -11,9 +11,13 @@ import asyncio
 import contextvars
 import itertools
 import socket
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
+
+import pytest
 
 from llmctx import amend
 from tests.kit.requests import MODES, THREAD, model, on, request, started_by_alice, the_victim_uses_the_thread
@@ -186,3 +190,94 @@ def test_what_a_callback_of_a_request_starts_on_a_victims_thread_is_not_the_vict
                 asyncio.run(main(kind, does, waits))
     rows = [(row.prompt_snapshot, row.user_id) for row in sink.records]
     assert [(text, user) for text, user in rows if user == "victim" and "victim" not in str(text)] == []
+
+
+class Schedule:
+    """A scheduler with a pool, which looks for due jobs in a thread of its own: alice's request has started it."""
+
+    def __init__(self, pool: Any) -> None:
+        self.pool = pool
+        self.due, self.given, self.is_over = threading.Event(), threading.Event(), False
+        self.thread = threading.Thread(target=self.look)
+        self.thread.start()
+
+    def put(self) -> None:
+        self.due.set()
+
+    def look(self) -> None:
+        while not self.is_over:
+            assert self.due.wait(60)
+            self.due.clear()
+            if not self.is_over:
+                self.job = self.pool.submit(model.invoke, "the victim's", on(THREAD))
+                self.given.set()
+
+    async def end(self) -> None:
+        assert await asyncio.to_thread(self.given.wait, 60)
+        await asyncio.wrap_future(self.job)
+        self.is_over = True
+        self.due.set()
+        self.pool.shutdown()
+
+
+class TimedSchedule(Schedule):
+    """The same with a timer of the loop, which was armed in alice's request."""
+
+    def __init__(self, pool: Any) -> None:
+        self.pool = pool
+        self.loop, self.context = asyncio.get_running_loop(), contextvars.copy_context()
+
+    def put(self) -> None:
+        self.fired = asyncio.Event()
+        self.loop.call_later(0, self.fire, context=self.context)
+
+    def fire(self) -> None:
+        self.job = self.pool.submit(model.invoke, "the victim's", on(THREAD))
+        self.fired.set()
+
+    async def end(self) -> None:
+        await self.fired.wait()
+        await asyncio.wrap_future(self.job)
+        self.pool.shutdown()
+
+
+class ThreadOfEach:
+    """In place of a pool: a thread for each job."""
+
+    def __init__(self, threads: int) -> None:
+        pass
+
+    def submit(self, run: Callable[..., Any], *args: Any) -> Future[Any]:
+        job: Future[Any] = Future()
+        threading.Thread(target=lambda: job.set_result(run(*args))).start()
+        return job
+
+    def shutdown(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("pool", [ThreadPoolExecutor, ThreadOfEach])
+@pytest.mark.parametrize("kind", [Schedule, TimedSchedule])
+@pytest.mark.parametrize("is_used_before", [True, False])
+def test_jobs_that_a_scheduler_hands_on_are_not_those_of_the_user_who_started_it(
+    kind: type[Schedule], is_used_before: bool, pool: Any
+) -> None:
+    """Pools carry the scope in which a job is handed on: here that of a request which is over."""
+
+    async def start() -> Schedule:
+        return kind(pool(1))
+
+    async def main() -> None:
+        if is_used_before:
+            await the_victim_uses_the_thread()
+        async with started_by_alice(start, is_open=False) as schedule:
+            if not is_used_before:
+                await the_victim_uses_the_thread()
+            schedule.put()
+            await schedule.end()
+
+    with recorded(carry=True) as sink:
+        asyncio.run(main())
+    owners = {str(row.prompt_snapshot): row.user_id for row in sink.records}
+    assert len(owners) == 2
+    assert set(owners.values()) <= {"victim", None}

@@ -150,7 +150,7 @@ class Beating(Threads):
     """A heartbeat after each job, as soon as there is nothing to do."""
 
     def work(self) -> None:
-        beating = True
+        beating = False
         while True:
             try:
                 item = self.jobs.get(timeout=0.001)  # type: ignore[call-arg]
@@ -181,7 +181,7 @@ class BeatingTask(Tasks):
     """A heartbeat after each job, as soon as there is nothing to do."""
 
     async def work(self) -> None:
-        beating = True
+        beating = False
         while True:
             try:
                 item = self.jobs.items.get_nowait()  # type: ignore[attr-defined]

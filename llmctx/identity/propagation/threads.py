@@ -24,7 +24,7 @@ from typing import Any, Final
 from llmctx.core.guard import guard_harmless, guard_without_ids
 from llmctx.core.locks import RecoverableLock
 from llmctx.core.patches import Make, patch
-from llmctx.identity.carry import carry, run_in_failed_scope
+from llmctx.identity.carry import carry, each_in, run_in_failed_scope
 from llmctx.identity.config_carrier import pack
 from llmctx.identity.present_scope import present_scope
 from llmctx.identity.propagation import queues
@@ -36,8 +36,10 @@ from llmctx.identity.scope import (
     carrying_call_logs,
     current_scope,
     failed_scope,
-    new_scope,
+    is_left_over,
 )
+from llmctx.identity.spawned_work import may_be_of_a_callback
+from llmctx.identity.work_frames import callback_here, frames_of, is_in_a_loop, is_in_own_loop
 
 _POOLS: Final = ("concurrent.futures.thread", "concurrent.futures.process", "multiprocessing.pool")
 """Where the targets of threads and processes that work for all stand."""
@@ -105,18 +107,42 @@ def _give_none(thread: threading.Thread) -> None:
 def _give_scope(thread: threading.Thread) -> None:
     outer = present_scope() if _users else None
     if outer is not None and not _is_pooled(thread):
-        thread.run = _inheriting(thread.run, outer)  # type: ignore[method-assign]  # this one's, whatever its class
+        may_be_of_others = _may_be_of_others(outer)
+        thread.run = _inheriting(thread.run, outer, may_be_of_others)  # type: ignore[method-assign]  # this one's, whatever its class
 
 
-def _inheriting(run: Callable[[], None], outer: Scope) -> Callable[[], None]:
+def _inheriting(run: Callable[[], None], outer: Scope, may_be_of_others: bool) -> Callable[[], None]:
     """Return `run` in a scope that is only inherited: the thread may turn out to be a worker."""
 
     @functools.wraps(run)
     def inherit() -> None:
-        with Inside(new_scope("thread", outer.identity, outer)):
+        with Inside(_inherited(outer, may_be_of_others=may_be_of_others)):
             run()
 
     return inherit
+
+
+@guard_without_ids("carry_failed", otherwise=lambda outer, may_be_of_others: failed_scope("thread"))
+def _inherited(outer: Scope, *, may_be_of_others: bool) -> Scope:
+    scope = Scope(outer.identity, "thread", outer)
+    scope.may_be_of_others = may_be_of_others
+    if may_be_of_others:
+        scope.serial = outer.serial  # others may have used a thread since
+    return scope
+
+
+def _may_be_of_others(outer: Scope | None) -> bool:
+    """Return whether what looks like a worker, such as a scheduler, runs in what is left of the request of `outer`."""
+    if outer is None or not is_left_over(outer):
+        return False
+    return callback_here() is not None or may_be_of_a_callback(outer) or _goes_on()
+
+
+def _goes_on() -> bool:
+    """Return whether a thread or task runs here that goes on until it is told to end."""
+    if asyncio._get_running_loop() is not None:
+        return any(map(is_in_own_loop, frames_of(())))
+    return any(is_in_a_loop(frame) for frame in frames_of(()) if frame.f_globals.get("__name__") not in _POOLS)
 
 
 def _is_pooled(thread: threading.Thread) -> bool:
@@ -162,7 +188,12 @@ def _carried(fn: Any, *, to_process: bool = False) -> Any:
     """
     if not _users or not callable(fn):
         return fn
-    return _InProcess(fn, present_scope()) if to_process else carry(fn)
+    outer = present_scope()
+    if to_process:
+        return _InProcess(fn, None if _may_be_of_others(outer) else outer)  # a thread's users are not known there
+    if outer is not None and _may_be_of_others(outer):
+        return each_in(functools.partial(_inherited, outer, may_be_of_others=True), fn)
+    return carry(fn)
 
 
 class _InProcess:
@@ -233,4 +264,4 @@ def _give_identity(process: Any) -> None:
     scope = present_scope()
     has_words = scope is not None and (scope.identity is not EMPTY or scope.anonymous)
     if _users and has_words and target is not None and getattr(target, "__module__", None) not in _POOLS:
-        process._target = _InProcess(target, scope)
+        process._target = _InProcess(target, None if _may_be_of_others(scope) else scope)
