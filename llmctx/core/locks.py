@@ -9,7 +9,7 @@ import weakref
 from typing import Final
 
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.threads import pause
+from llmctx.core.pause import pause
 
 _LOST_S: Final = 1.0  # what is done under most of these takes microseconds
 

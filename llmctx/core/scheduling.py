@@ -16,7 +16,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Final, TypeVar
 
-from llmctx.core.threads import outside_loop, pause
+from llmctx.core.pause import pause
+from llmctx.core.threads import outside_loop
 
 T = TypeVar("T")
 

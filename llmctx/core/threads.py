@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Final, ParamSpec, TypeVar
+
+from llmctx.core.pause import pause
 
 PIPELINE: Final = "llmctx-pipeline"
 """The name of the thread in which nothing but the pipeline runs."""
@@ -18,12 +19,6 @@ _NO_MEMORY_S: Final = 0.1  # between two attempts to tell a loop something for w
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-def pause(seconds: float) -> None:
-    """Sleep, but not where the system refuses to: libfaketime does once the clock was set."""
-    with contextlib.suppress(OSError):
-        time.sleep(seconds)
 
 
 class _Thread(threading.Thread):

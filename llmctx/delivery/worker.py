@@ -21,8 +21,9 @@ from llmctx.capture.open_calls import OpenCall, OpenCalls
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guard_harmless
 from llmctx.core.locks import RecoverableLock
+from llmctx.core.pause import pause
 from llmctx.core.process import is_left_alone
-from llmctx.core.threads import PIPELINE, DaemonThread, daemon_thread, outside_loop, pause
+from llmctx.core.threads import PIPELINE, DaemonThread, daemon_thread, outside_loop
 from llmctx.delivery.lasting_task import LastingTask
 from llmctx.delivery.linger import Linger
 from llmctx.delivery.pipeline import CHUNK, Pipeline

@@ -20,7 +20,7 @@ from typing import Any, Final
 from weakref import ReferenceType, WeakSet, ref
 
 from llmctx.core.guard import guard_harmless
-from llmctx.core.threads import pause
+from llmctx.core.pause import pause
 from llmctx.identity.await_graph import is_unawaited, job_beneath_loop, runs_here, waiting_work, work_here
 from llmctx.identity.present_scope import is_answered_here
 from llmctx.identity.scope import Scope, scope_in

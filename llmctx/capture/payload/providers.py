@@ -59,9 +59,7 @@ TOTAL: Final = ("total_tokens", "totalTokens", "totalTokenCount", "total_token_c
 INPUT_DETAILS: Final = ("prompt_tokens_details", "input_tokens_details", "prompt_token_details")
 OUTPUT_DETAILS: Final = ("completion_tokens_details", "output_tokens_details")
 CACHED: Final = ("cached_tokens",)
-CACHED_WHOLE: Final = (
-    "prompt_cache_hit_tokens", "cachedContentTokenCount", "cached_content_token_count", "cached_tokens"
-)  # fmt: skip
+CACHED_WHOLE: Final = ("prompt_cache_hit_tokens", "cachedContentTokenCount", "cached_content_token_count")
 """Beside the details, of what is counted in the prompt."""
 CACHE_WRITTEN: Final = ("cache_write_tokens", "cache_creation_tokens")
 LIFETIMES: Final = ("cache_creation", "cache_creation_token_details")

@@ -149,6 +149,8 @@ def from_provider(raw: Any) -> Usage:
         completion = (completion or 0) + thoughts
     cached, cache_written = _first(inputs, *providers.CACHED), _first(inputs, *providers.CACHE_WRITTEN)
     cached = _first(raw, *providers.CACHED_WHOLE) if cached is None else cached
+    if cached is None:
+        cached = _first(raw, *providers.CACHED) or None  # Kimi's; Together's is 0 whatever was cached
     reasoning = _first(outputs, *providers.REASONING)
     kept = next(filter(None, (place.get(name) for place in (raw, inputs or {}) for name in providers.LIFETIMES)), None)
     return Usage(

@@ -21,9 +21,9 @@ import orjson
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.endpoint import Endpoint
 from llmctx.core.errors import TemporarilyUnavailable, is_shortage
+from llmctx.core.pause import pause
 from llmctx.core.process import fork_lock
 from llmctx.core.record import CallRecord
-from llmctx.core.threads import pause
 from llmctx.delivery.journal import directory as directories
 from llmctx.delivery.journal import owner as owners
 from llmctx.delivery.journal.dead_journal import Keep, rewrite

@@ -23,8 +23,8 @@ from typing import Any, Final
 
 from llmctx.core.guard import guard_without_ids
 from llmctx.core.locks import RecoverableLock
+from llmctx.core.pause import pause
 from llmctx.core.record import Reason
-from llmctx.core.threads import pause
 from llmctx.identity.await_graph import context_that_waits, is_part_of
 from llmctx.identity.scope import EMPTY, FAILED_SCOPE, CallContext, Scope, change_job, current_scope
 

@@ -43,7 +43,7 @@ def test_nothing_waits(url: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_was_left_is_shown_and_replayed(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     """By process: alive or not, rows, open calls, bytes; by reason: what was refused. `--yes` writes all of it."""
     directory = load().journal_directories[0]
-    kill(start(KILLED.replace("call_log.flush(0.3)", ""), url))
+    kill(start(KILLED.replace("call_log.flush(0.3) and ", ""), url))
     living = Journal(directory)
     refused = record(prompt_snapshot='"once refused"')
     assert living.dead_letters.append(refused, "22P02", "it was no uuid")

@@ -7,6 +7,7 @@ few seconds. Failures are sorted by SQLSTATE (`storage/db_errors.py`).
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -78,7 +79,7 @@ class SqlDestination(Destination):
         if is_resting and not self.is_stale:
             return False  # the next statement connects
         known, is_due = self._shape, self._is_known and time.monotonic() > self._look_again_at
-        if self._connection.is_worn:
+        if self._connection.is_worn and _has_descriptor():
             await self._connection.close()
         async with self._turn():
             try:
@@ -239,3 +240,12 @@ class SqlDestination(Destination):
             from llmctx.storage.retention.scheduler import run_daily  # late: few want it
 
             await run_daily(self._settings)
+
+
+def _has_descriptor() -> bool:
+    """Return whether a file can be opened: a connection that works is not given up for one that cannot be made."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        return False
+    return True
