@@ -40,8 +40,8 @@ SURROUNDING: Final = {
     },
     "identity/carry.py": {
         "run_in_failed_scope",
-        "_each_in.<locals>.run",
-        "_each_in.<locals>.run_async",
+        "each_in.<locals>.run",
+        "each_in.<locals>.run_async",
     },
     "identity/handover.py": {
         "take_over",
