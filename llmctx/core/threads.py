@@ -144,3 +144,12 @@ def outside_loop(work: Callable[P, T]) -> Callable[P, T]:
             asyncio._set_running_loop(loop)
 
     return run
+
+
+async def wait_at_most(event: asyncio.Event, seconds: float) -> None:
+    """Wait until `event` is set, which it is after `seconds`: a deadline that raises costs more turns of the loop."""
+    timer = asyncio.get_running_loop().call_later(seconds, event.set)
+    try:
+        await event.wait()
+    finally:
+        timer.cancel()

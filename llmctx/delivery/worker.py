@@ -23,7 +23,7 @@ from llmctx.core.guard import guard_harmless
 from llmctx.core.locks import RecoverableLock
 from llmctx.core.pause import pause
 from llmctx.core.process import is_left_alone
-from llmctx.core.threads import PIPELINE, DaemonThread, daemon_thread, outside_loop
+from llmctx.core.threads import PIPELINE, DaemonThread, daemon_thread, outside_loop, wait_at_most
 from llmctx.delivery.lasting_task import LastingTask
 from llmctx.delivery.linger import Linger
 from llmctx.delivery.pipeline import CHUNK, Pipeline
@@ -361,7 +361,7 @@ class Worker:
         self._linger.begin()
         while not self._hurry and not self._stopping:
             self._urgent.clear()
-            await _wait(self._urgent, self._linger.next_s())
+            await wait_at_most(self._urgent, self._linger.next_s())
             self._beat = time.monotonic()
             if self._queue.is_overloaded or self._linger.is_over(len(self._queue)):
                 break
@@ -373,7 +373,7 @@ class Worker:
         self._work.clear()
         self._idle = True
         if not self._queue:  # else one came before `_idle` was seen
-            await _wait(self._work, _HOUSEKEEPING_S)
+            await wait_at_most(self._work, _HOUSEKEEPING_S)
         self._idle = False
 
     async def _drain(self, timeout_s: float) -> int:
@@ -390,12 +390,3 @@ class Worker:
             return left + len(self._queue) + self.pipeline.in_progress
         finally:
             self._hurry -= 1
-
-
-async def _wait(event: asyncio.Event, most_s: float) -> None:
-    """Wait until `event` is set, which it is after `most_s` seconds: a deadline that raises costs several turns."""
-    timer = asyncio.get_running_loop().call_later(most_s, event.set)
-    try:
-        await event.wait()
-    finally:
-        timer.cancel()

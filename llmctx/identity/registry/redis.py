@@ -24,6 +24,7 @@ from cachebox import TTLCache
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.process import Forkable, ForkStage
+from llmctx.core.threads import wait_at_most
 from llmctx.core.urls import shown_url
 from llmctx.identity.registry.base import ELSEWHERE, Entry
 from llmctx.identity.registry.fingerprints import Fingerprints
@@ -220,8 +221,7 @@ class RedisRegistry:
             while True:
                 self._idle = True
                 if self._outbox.is_empty:
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(work.wait(), 0.5)
+                    await wait_at_most(work, 0.5)
                 self._idle = False
                 work.clear()
                 await asyncio.sleep(max(_FLUSH_S, self._rest_until - time.monotonic()))
