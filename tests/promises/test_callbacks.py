@@ -192,53 +192,25 @@ def test_what_a_callback_of_a_request_starts_on_a_victims_thread_is_not_the_vict
     assert [(text, user) for text, user in rows if user == "victim" and "victim" not in str(text)] == []
 
 
-class Schedule:
-    """A scheduler with a pool, which looks for due jobs in a thread of its own: alice's request has started it."""
+class Looking(Soon):
+    """A thread that looks for what is due, and goes on until it is told to end."""
 
-    def __init__(self, pool: Any) -> None:
-        self.pool = pool
-        self.due, self.given, self.is_over = threading.Event(), threading.Event(), False
-        self.thread = threading.Thread(target=self.look)
-        self.thread.start()
+    async def start(self) -> None:
+        self.jobs: list[Job | None] = []
+        self.due = threading.Event()
+        threading.Thread(target=self.look).start()
 
-    def put(self) -> None:
+    def put(self, job: Job | None) -> None:
+        self.jobs.append(job)
         self.due.set()
 
     def look(self) -> None:
-        while not self.is_over:
-            assert self.due.wait(60)
+        while self.due.wait(60) and (job := self.jobs.pop()) is not None:
             self.due.clear()
-            if not self.is_over:
-                self.job = self.pool.submit(model.invoke, "the victim's", on(THREAD))
-                self.given.set()
+            self.does(job)
 
-    async def end(self) -> None:
-        assert await asyncio.to_thread(self.given.wait, 60)
-        await asyncio.wrap_future(self.job)
-        self.is_over = True
-        self.due.set()
-        self.pool.shutdown()
-
-
-class TimedSchedule(Schedule):
-    """The same with a timer of the loop, which was armed in alice's request."""
-
-    def __init__(self, pool: Any) -> None:
-        self.pool = pool
-        self.loop, self.context = asyncio.get_running_loop(), contextvars.copy_context()
-
-    def put(self) -> None:
-        self.fired = asyncio.Event()
-        self.loop.call_later(0, self.fire, context=self.context)
-
-    def fire(self) -> None:
-        self.job = self.pool.submit(model.invoke, "the victim's", on(THREAD))
-        self.fired.set()
-
-    async def end(self) -> None:
-        await self.fired.wait()
-        await asyncio.wrap_future(self.job)
-        self.pool.shutdown()
+    def stop(self) -> None:
+        self.put(None)
 
 
 class ThreadOfEach:
@@ -252,29 +224,30 @@ class ThreadOfEach:
         threading.Thread(target=lambda: job.set_result(run(*args))).start()
         return job
 
-    def shutdown(self) -> None:
-        pass
-
 
 @pytest.mark.parametrize("pool", [ThreadPoolExecutor, ThreadOfEach])
-@pytest.mark.parametrize("kind", [Schedule, TimedSchedule])
+@pytest.mark.parametrize("kind", [Looking, Later])
 @pytest.mark.parametrize("is_used_before", [True, False])
 def test_jobs_that_a_scheduler_hands_on_are_not_those_of_the_user_who_started_it(
-    kind: type[Schedule], is_used_before: bool, pool: Any
+    kind: type[Soon], is_used_before: bool, pool: Any
 ) -> None:
-    """Pools carry the scope in which a job is handed on: here that of a request which is over."""
-
-    async def start() -> Schedule:
-        return kind(pool(1))
+    """Pools and threads carry the scope in which a job is handed on: here that of a request which is over."""
 
     async def main() -> None:
+        loop, done, threads = asyncio.get_running_loop(), asyncio.Event(), pool(1)
+
+        def hand_on(job: Job) -> None:
+            handed = threads.submit(model.invoke, job[1], on(job[0]))
+            handed.add_done_callback(lambda _: loop.call_soon_threadsafe(job[2].set))
+
         if is_used_before:
             await the_victim_uses_the_thread()
-        async with started_by_alice(start, is_open=False) as schedule:
+        async with started_by_alice(partial(_start, kind, hand_on), is_open=False) as scheduler:
             if not is_used_before:
                 await the_victim_uses_the_thread()
-            schedule.put()
-            await schedule.end()
+            scheduler.put((THREAD, "the victim's", done))
+            await done.wait()
+            scheduler.stop()
 
     with recorded(carry=True) as sink:
         asyncio.run(main())
