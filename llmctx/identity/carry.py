@@ -24,7 +24,8 @@ def run_in_failed_scope(fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
 
 
 @guard_without_ids("carry_failed", otherwise=lambda outer: failed_scope("job"))
-def _job(outer: Scope | None) -> Scope:
+def job_scope(outer: Scope | None) -> Scope:
+    """Return a scope for a job that works for `outer`."""
     return Scope(EMPTY if outer is None else outer.identity, "job", outer)
 
 
@@ -64,4 +65,4 @@ def carry(fn: Callable[P, R]) -> Callable[P, R]:
     Each call runs in a scope of its own with the identity that the scope has by then, and leaves nothing behind in
     the thread. Works for functions and coroutine functions.
     """
-    return each_in(functools.partial(_job, present_scope()), fn)
+    return each_in(functools.partial(job_scope, present_scope()), fn)

@@ -75,7 +75,7 @@ def _weighed(scope: Scope, thread_id: str, used: Entry | None, own: bool | None,
     used_in = used.task if used is not None and used.quiet_until < scope.serial else 0
     is_created = is_created_in(scope, roots, thread_id, used_in)
     if used is None and is_created is None:
-        return not may_be_of_a_callback(scope)
+        return not may_be_of_others(scope)
     return is_created
 
 
@@ -149,7 +149,7 @@ _QUEUES: Final = ("asyncio.queues", "anyio.streams.memory")
 
 
 @guard_harmless("long_work_failed", otherwise=lambda scope: True)
-def may_be_of_a_callback(scope: Scope) -> bool:
+def may_be_of_others(scope: Scope) -> bool:
     """Return whether a task runs here that was created when the request of `scope` was over, and nothing waits for; or
     a job that a worker may have handed on since.
     """

@@ -12,7 +12,7 @@ from llmctx.identity.authority import is_foreign
 from llmctx.identity.await_graph import is_part_of
 from llmctx.identity.registry.base import Entry, is_unreliable
 from llmctx.identity.scope import CallContext, Scope, carrying_call_logs, is_left_over
-from llmctx.identity.spawned_work import may_be_of_a_callback, works_for
+from llmctx.identity.spawned_work import may_be_of_others, works_for
 
 
 def is_inherited_by_worker(
@@ -66,4 +66,4 @@ def is_inherited_by_worker(
 
 def _is_carried(scope: Scope) -> bool:
     """Return whether what runs here works for `scope`, for all that others hand on brings their scope."""
-    return bool(carrying_call_logs) and not may_be_of_a_callback(scope)
+    return bool(carrying_call_logs) and not may_be_of_others(scope)

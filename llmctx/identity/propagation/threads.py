@@ -19,12 +19,12 @@ import multiprocessing.process
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from llmctx.core.guard import guard_harmless, guard_without_ids
 from llmctx.core.locks import RecoverableLock
 from llmctx.core.patches import Make, patch
-from llmctx.identity.carry import carry, each_in, run_in_failed_scope
+from llmctx.identity.carry import each_in, job_scope, run_in_failed_scope
 from llmctx.identity.config_carrier import pack
 from llmctx.identity.present_scope import present_scope
 from llmctx.identity.propagation import queues
@@ -38,7 +38,7 @@ from llmctx.identity.scope import (
     failed_scope,
     is_left_over,
 )
-from llmctx.identity.spawned_work import may_be_of_a_callback
+from llmctx.identity.spawned_work import may_be_of_others
 from llmctx.identity.work_frames import callback_here, frames_of, is_in_a_loop, is_in_own_loop
 
 _POOLS: Final = ("concurrent.futures.thread", "concurrent.futures.process", "multiprocessing.pool")
@@ -107,35 +107,34 @@ def _give_none(thread: threading.Thread) -> None:
 def _give_scope(thread: threading.Thread) -> None:
     outer = present_scope() if _users else None
     if outer is not None and not _is_pooled(thread):
-        may_be_of_others = _may_be_of_others(outer)
-        thread.run = _inheriting(thread.run, outer, may_be_of_others)  # type: ignore[method-assign]  # this one's, whatever its class
+        thread.run = _inheriting(thread.run, outer, _is_of_worker(outer))  # type: ignore[method-assign]  # this one's, whatever its class
 
 
-def _inheriting(run: Callable[[], None], outer: Scope, may_be_of_others: bool) -> Callable[[], None]:
+def _inheriting(run: Callable[[], None], outer: Scope, is_of_worker: bool) -> Callable[[], None]:
     """Return `run` in a scope that is only inherited: the thread may turn out to be a worker."""
 
     @functools.wraps(run)
     def inherit() -> None:
-        with Inside(_inherited(outer, may_be_of_others=may_be_of_others)):
+        with Inside(_inherited(outer, is_of_worker)):
             run()
 
     return inherit
 
 
-@guard_without_ids("carry_failed", otherwise=lambda outer, may_be_of_others: failed_scope("thread"))
-def _inherited(outer: Scope, *, may_be_of_others: bool) -> Scope:
+@guard_without_ids("carry_failed", otherwise=lambda outer, is_of_worker: failed_scope("thread"))
+def _inherited(outer: Scope, is_of_worker: bool) -> Scope:
     scope = Scope(outer.identity, "thread", outer)
-    scope.may_be_of_others = may_be_of_others
-    if may_be_of_others:
+    scope.may_be_of_others = is_of_worker
+    if is_of_worker:
         scope.serial = outer.serial  # others may have used a thread since
     return scope
 
 
-def _may_be_of_others(outer: Scope | None) -> bool:
+def _is_of_worker(outer: Scope | None) -> TypeGuard[Scope]:
     """Return whether what looks like a worker, such as a scheduler, runs in what is left of the request of `outer`."""
     if outer is None or not is_left_over(outer):
         return False
-    return callback_here() is not None or may_be_of_a_callback(outer) or _goes_on()
+    return callback_here() is not None or may_be_of_others(outer) or _goes_on()
 
 
 def _goes_on() -> bool:
@@ -190,10 +189,9 @@ def _carried(fn: Any, *, to_process: bool = False) -> Any:
         return fn
     outer = present_scope()
     if to_process:
-        return _InProcess(fn, None if _may_be_of_others(outer) else outer)  # a thread's users are not known there
-    if outer is not None and _may_be_of_others(outer):
-        return each_in(functools.partial(_inherited, outer, may_be_of_others=True), fn)
-    return carry(fn)
+        return _InProcess(fn, None if _is_of_worker(outer) else outer)  # a thread's users are not known there
+    opened = functools.partial(_inherited, outer, True) if _is_of_worker(outer) else functools.partial(job_scope, outer)
+    return each_in(opened, fn)
 
 
 class _InProcess:
@@ -264,4 +262,4 @@ def _give_identity(process: Any) -> None:
     scope = present_scope()
     has_words = scope is not None and (scope.identity is not EMPTY or scope.anonymous)
     if _users and has_words and target is not None and getattr(target, "__module__", None) not in _POOLS:
-        process._target = _InProcess(target, None if _may_be_of_others(scope) else scope)
+        process._target = _InProcess(target, None if _is_of_worker(scope) else scope)
