@@ -22,7 +22,7 @@ from bench.recorders import RECORDERS
 
 ROUNDS: Final = 7
 _FEWEST: Final = 3
-SECONDS: Final = 40.0  # for one workload of `make bench`, if its rounds take longer
+SECONDS: Final = 90.0  # for one workload of `make bench`, if its rounds take longer
 _ROOT: Final = Path(__file__).resolve().parent.parent
 
 
@@ -79,7 +79,8 @@ def measure(
 ) -> dict[str, Any]:
     """Return for each recorder what it adds to a call of `workload`, in µs: wall time, and CPU of all threads.
 
-    Rounds end after `seconds`, but not before there are three.
+    Each is the median of the pairs, with their median deviation from it. Rounds end after `seconds`, but not before
+    there are three.
     """
     with tempfile.TemporaryDirectory(prefix="llmctx-bench-") as directory:
         variables = {
@@ -117,9 +118,11 @@ def _pairs(processes: dict[str, _Process], recorders: Sequence[str], rounds: int
 
 
 def _added(pairs: list[Pair]) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        f"{what}_us": statistics.median(its[what] - none[what] for none, its in pairs) * 1e6 for what in ("wall", "cpu")
-    }
+    found: dict[str, Any] = {}
+    for what in ("wall", "cpu"):
+        added = [(its[what] - none[what]) * 1e6 for none, its in pairs]
+        found[f"{what}_us"] = median = statistics.median(added)
+        found[f"{what}_deviation_us"] = statistics.median(abs(one - median) for one in added)
     arrived = [its["delivered"] for _, its in pairs if its["delivered"] is not None]
     found["delivered"] = sum(arrived) / sum(its["calls"] for _, its in pairs) if arrived else None
     return found
