@@ -22,6 +22,7 @@ def test_a_call_recorded_by_hand(any_database: str) -> None:
             call.set(response="hello", prompt_tokens=3, completion_tokens=1, total_tokens=4, finish_reason="stop")
         with call_log.record(model="gpt", identity=CallContext(user_id="nightly", session_id="r")):
             pass
+        assert call_log.flush(30) == 0
     row, other = rows_of(any_database)
     assert (row.user_id, row.model, row.provider, row.total_tokens, row.usage_source) == (
         "u", "gpt", "acme", 4, "provider",
