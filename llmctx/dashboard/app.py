@@ -155,7 +155,11 @@ class Dashboard:
 
     def _refuse(self, request: Request, form: str, view: PageView, root: str) -> Response:
         if self._login_url is not None and form == "html":
-            return RedirectResponse(f"{self._login_url}?next={quote(request.url.path)}", 303)
+            wanted = "/" + request.url.path.lstrip("/")  # "//host" would be another host
+            if request.url.query:
+                wanted += f"?{request.url.query}"  # which call, which days: the path alone is another page
+            mark = "&" if "?" in self._login_url else "?"
+            return RedirectResponse(f"{self._login_url}{mark}next={quote(wanted)}", 303)
         return responses.failure(403, "forbidden", "You may not see this page.", form, view, root)
 
     def _failed(self, request: Request, problem: Exception, form: str, view: PageView, root: str) -> Response:

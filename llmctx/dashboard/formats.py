@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
+import shlex
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -58,6 +60,16 @@ def percent(part: Any, whole: Any) -> str:
     return f"{share:.1f} %" if share % 1 else f"{share:.0f} %"
 
 
+def json_text(value: Any) -> str:
+    """Return `value` as JSON that is read, letters of every script as themselves."""
+    return json.dumps(value, ensure_ascii=False, indent=2, default=str)
+
+
+def shell_word(value: str) -> str:
+    """Return `value` as one word of a command to copy, in quotes where a shell would read more than its letters."""
+    return shlex.quote(value)
+
+
 def short_id(value: str) -> str:
     """Return an id that cannot be read from the screen, and is still told from others: its ends and a keyed hash."""
     mark = hashlib.blake2b(value.encode("utf-8", "surrogatepass"), key=_KEY, digest_size=2).hexdigest()
@@ -67,14 +79,28 @@ def short_id(value: str) -> str:
 
 def time_in(view: PageView) -> Callable[[datetime | None], str]:
     """Return the function that writes a time in the zone of `view`: 2026-11-29 10:15:03."""
-    return lambda value: DASH if value is None else f"{value.astimezone(view.zone):%Y-%m-%d %H:%M:%S}"
+
+    def write(value: datetime | None) -> str:
+        if value is None:
+            return DASH
+        try:
+            local = value.astimezone(view.zone)
+        except OverflowError:  # the first and the last day of the calendar, which stand for "never" in many tables
+            local = value
+        return f"{local:%Y-%m-%d %H:%M:%S}"
+
+    return write
 
 
 def bucket_in(view: PageView) -> Callable[[datetime], str]:
-    """Return the function that writes when a bucket begins: a day where it begins at midnight, else with the hour."""
+    """Return the function that writes when a bucket begins: a day where the day begins with it, else with the hour.
+
+    Where clocks are put forward at midnight, that day begins at one.
+    """
 
     def write(value: datetime) -> str:
         local = value.astimezone(view.zone)
-        return f"{local:%Y-%m-%d}" if (local.hour, local.minute) == (0, 0) else f"{local:%m-%d %H:%M}"
+        begins = (value - timedelta(seconds=1)).astimezone(view.zone).date() != local.date()
+        return f"{local:%Y-%m-%d}" if begins else f"{local:%m-%d %H:%M}"
 
     return write

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from llmctx.core.record import COLUMNS
 from llmctx.dashboard import formats
 from llmctx.dashboard.view import LANGUAGES
 from llmctx.identity.reasons import REASONS, SOURCES, STATUSES, VERDICTS, Outcome
@@ -65,11 +66,11 @@ def _environment(lang: str) -> Environment:
     made.install_gettext_translations(_translations(lang), newstyle=True)  # type: ignore[attr-defined]  # the extension's
     made.filters.update(
         count=formats.count, money=formats.money, duration=formats.duration, short_id=formats.short_id,
-        zone_time=formats.time_in,
+        shell_word=formats.shell_word, json_text=formats.json_text,
     )  # fmt: skip
     made.globals.update(
         percent=formats.percent, DASH=formats.DASH, HIDDEN=formats.HIDDEN, LANGUAGES=LANGUAGES, lang=lang,
-        OTHERS=OTHERS, day=timedelta(days=1), SOURCES=SOURCES, STATUSES=STATUSES,
+        OTHERS=OTHERS, COLUMNS=COLUMNS, day=timedelta(days=1), SOURCES=SOURCES, STATUSES=STATUSES,
         REASONS={code: one.text for code, one in REASONS.items()},
         words_of=partial(words_of, lang), verdict_of=partial(verdict_of, lang),
     )  # fmt: skip

@@ -32,6 +32,8 @@ _KNOWN: Final[tuple[str, ...]] = (
     "view", "lang", "id", "lazy", "texts", "count",
 )  # fmt: skip
 _AGO: Final = re.compile(r"([1-9]\d{0,4})([hdw])")
+_YEARS: Final = range(2, 9999)
+"""Of a time that is asked for: in each zone, and with a month before and behind it, it is still in the calendar."""
 _UNITS: Final = {"h": "hours", "d": "days", "w": "weeks"}
 _MOST: Final = 500
 _LONGEST: Final = 65_536
@@ -224,6 +226,8 @@ def _moment(name: str, text: str, now: datetime, zone: ZoneInfo) -> datetime | N
         if match := _AGO.fullmatch(text.strip().lower()):
             return now - timedelta(**{_UNITS[match[2]]: int(match[1])})
         time = datetime.fromisoformat(text.strip())
+        if time.year not in _YEARS:
+            raise ValueError
         return (time.replace(tzinfo=zone) if time.tzinfo is None else time).astimezone(UTC)
     except (ValueError, OverflowError):
         message = f"{name}: 24h, 7d, 4w (ago), or a date such as 2026-11-22 or 2026-11-22T10:30Z."

@@ -16,6 +16,8 @@ from llmctx.core.columns import ColumnKind
 _TRUE: Final = ("true", "t", "yes", "y", "on", "1", "ok", "success")
 _FALSE: Final = ("false", "f", "no", "n", "off", "0", "error", "failed", "failure")
 _NUMBERS: Final = (sa.Integer, sa.Numeric, sa.Float)
+_MOST: Final = 10**15
+"""No figure of a call is larger. NaN, infinity and larger ones would make a sum useless, or fail the whole question."""
 _FIGURE: Final = r"^[+-]?[0-9]{1,18}(\.[0-9]{1,18})?([eE][+-]?[0-9]{1,2})?$"
 
 
@@ -34,8 +36,10 @@ def as_kind(column: sa.ColumnElement[Any], kind: ColumnKind) -> sa.ColumnElement
     if kind is ColumnKind.FLAG:
         return _as_flag(column)
     if kind is ColumnKind.COUNT:
-        return column if isinstance(_plain_type(column), sa.Integer) else sa.cast(_as_figure(column), sa.BigInteger)
-    if kind in (ColumnKind.NUMBER, ColumnKind.MONEY):
+        return column if isinstance(_plain_type(column), sa.Integer) else sa.cast(_as_summand(column), sa.BigInteger)
+    if kind is ColumnKind.MONEY:
+        return _as_summand(column)
+    if kind is ColumnKind.NUMBER:
         return _as_figure(column)
     return as_text(column) if kind in (ColumnKind.TEXT, ColumnKind.SNAPSHOT) else column
 
@@ -54,6 +58,15 @@ def _as_figure(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
         return column
     text = as_text(column)
     return sa.cast(sa.case((text.regexp_match(_FIGURE), text), else_=sa.null()), sa.Numeric)
+
+
+def _as_summand(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """Return a figure that can be added up: whole numbers and money of ours are."""
+    if isinstance(column.type, (TypeDecorator, sa.Integer)):
+        return column
+    figure = _as_figure(column)
+    most: sa.ColumnElement[int] = sa.literal_column(str(_MOST))
+    return sa.case((figure.between(-most, most), figure), else_=sa.null())
 
 
 def _plain_type(column: sa.ColumnElement[Any]) -> TypeEngine[Any]:

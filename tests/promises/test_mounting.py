@@ -104,7 +104,7 @@ def is_shown_to_staff_alone(client: httpx.Client, maria: dict[str, str], strange
     assert "the clinic's own page" in client.get("/patients").text
     for cookies in ({}, stranger):
         answer = client.get("/admin/llm/session?id=s-1", headers=cookies)
-        assert (answer.status_code, answer.headers["location"]) == (303, "/login?next=/admin/llm/session")
+        assert (answer.status_code, answer.headers["location"]) == (303, "/login?next=/admin/llm/session%3Fid%3Ds-1")
         assert client.get("/admin/llm/calls.json", headers=cookies).status_code == 403
     shown = client.get("/admin/llm/session?id=s-1", headers=maria)
     assert "secret question of ada" in shown.text

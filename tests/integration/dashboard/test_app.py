@@ -10,18 +10,23 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from html import unescape
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from sqlalchemy import Engine, event
 from starlette.testclient import TestClient
 
+from llmctx import migrate
 from llmctx.calllog import CallLog
 from llmctx.core.errors import ConfigError
 from llmctx.core.record import DEFAULT_TABLE
 from llmctx.dashboard import Access, Dashboard
 from llmctx.dashboard.pages import PAGES
+from llmctx.settings import load
 from llmctx.storage.filters import Filters
 from llmctx.storage.queries import Cursor
+from tests.conftest import execute
+from tests.kit import older
 from tests.kit.calls import row
 from tests.kit.dashboard import EVERYTHING, FOREIGN, HOSTILE, OF_ONE, PREFIX, application, every_page, fill, path
 from tests.kit.rows import set_texts_apart
@@ -119,10 +124,13 @@ def test_nobody_without_authorize_and_nobody_whom_it_refuses(filled: str, client
                 answer = refused.get(path(page, form, **query))
                 assert answer.status_code == 403, page
                 assert "ada" not in answer.text
-    with client(None, login_url="/login") as reader:
-        redirected = reader.get(path("session", id="s-1"))
-        assert (redirected.status_code, redirected.headers["location"]) == (303, f"/login?next={PREFIX}/session")
+    with client(None, login_url="/login?by=mail") as reader:
         assert reader.get(path("calls", ".json")).status_code == 403
+        for wanted in (path("session", id="s-1", tz="Asia/Shanghai"), path("usage")):
+            redirected = reader.get(wanted)
+            assert redirected.status_code == 303
+            login = urlsplit(redirected.headers["location"])
+            assert (login.path, parse_qsl(login.query)) == ("/login", [("by", "mail"), ("next", wanted)])
 
 
 def test_what_authorize_gets_wrong_shows_nothing(filled: str) -> None:
@@ -235,6 +243,10 @@ def test_the_ends_of_the_calendar_and_cursors_of_another_list(client: Client, pa
                 assert reader.get(path(page, **{name: str(cursor)})).status_code in (200, 400), (name, cursor)
         for since in ("0001-01-02", "99999d"):
             assert reader.get(path(page, since=since)).status_code in (200, 400), since
+        for year, tz in (("0001", "America/New_York"), ("9999", "Asia/Shanghai")):
+            until = {"until": f"{year}-01-03T00:00Z", "tz": tz}
+            for time in ({"since": f"{year}-01-01T00:00Z"}, {"order": "cost", "count": "1"}):
+                assert reader.get(path(page, **until, **time)).status_code in (200, 400), time
 
 
 def test_pages_go_on_to_the_end(client: Client) -> None:
@@ -288,6 +300,31 @@ def test_an_empty_table_shows_how_to_begin(any_database: str) -> None:
         assert reader.get(path("calls", ".json")).json()["data"] == []
 
 
+def test_an_adopted_table_is_shown_with_columns_of_its_own(empty_database: str) -> None:
+    """Whatever their names and types, and times that mean "never", in each zone."""
+    own = {"retry_ms": "text", "budget_tokens": "text", "raw": "bytea", "at_ms": "interval"}
+    ever = {"finished_at": "9999-12-31 23:59:59", "user_id": "7"}
+    odd = {"retry_ms": "n/a", "budget_tokens": "<unlimited>", "raw": "\\x00ff", "at_ms": "3 seconds"}
+    execute(
+        empty_database, *older.made("numbered"),
+        *(f"ALTER TABLE {DEFAULT_TABLE} ADD {name} {kind}" for name, kind in own.items()),
+        older.row("numbered", 1, **odd, **ever, call_id="call 1;ls"),
+        older.row("numbered", 2, created_at="0001-01-01"), older.row("numbered", 3, created_at="9999-12-31 23:00:00"),
+    )  # fmt: skip
+    migrate.upgrade(load(database_url=empty_database))
+    with TestClient(application(empty_database)) as reader:
+        for zone in ("Asia/Shanghai", "America/New_York"):
+            for call in ("call 1;ls", "call-2", "call-3"):
+                shown = reader.get(path("call", id=call, tz=zone))
+                assert shown.status_code == reader.get(path("call", ".json", id=call, tz=zone)).status_code == 200
+                assert call != "call 1;ls" or all(
+                    one in shown.text for one in ("n/a", "&lt;unlimited&gt;", "show &#39;")
+                )
+            for page in ("calls", "sessions", "users", "health", "errors", "coverage", "usage/time"):
+                assert reader.get(path(page, tz=zone)).status_code == 200, page
+            assert reader.get(path("session", id="s-7", tz=zone)).status_code == 200
+
+
 def test_the_address_of_a_call(filled: str) -> None:
     """For logs and for the application's own pages."""
     call_log = CallLog(filled)
@@ -334,6 +371,18 @@ def test_a_user_without_calls_in_the_time_is_still_there(client: Client) -> None
         assert "No call of this user in this time" in quiet.text
         assert reader.get(path("user", ".json", id="ada")).json()["data"]["days"][-1]["calls"] == 3
         assert reader.get(path("user", id="nobody at all")).status_code == 404
+
+
+def test_lists_by_id_say_what_they_leave_out(client: Client) -> None:
+    """Calls without a user are in no line of the users: their sum is below that of Usage."""
+    with client() as reader:
+        for page in ("users", "sessions"):
+            shown = reader.get(path(page, since="1d", order="cost", model="small")).text
+            (link,) = re.findall(r'not in this list\. <a href="([^"]*)">Without ids</a>', shown)
+            listed = reader.get(unescape(link).replace("/calls?", "/calls.json?")).json()
+            assert listed["window"]["since"] is not None
+            assert {one["model"] for one in listed["data"]} == {"small"}
+            assert any(one[f"{page[:-1]}_id"] is None for one in listed["data"])
 
 
 def test_how_many_there_are_is_counted_when_asked(client: Client) -> None:

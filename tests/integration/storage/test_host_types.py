@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +18,7 @@ from llmctx.storage.reflection import column_expr, reflect
 from llmctx.storage.retention import Policy, retain
 from llmctx.storage.table import call_log_table
 from tests.kit import older
-from tests.kit.rows import record, store
+from tests.kit.rows import do, record, store
 
 SHAPES = {
     "numbers": {"success": "smallint USING success::int::smallint"},
@@ -88,3 +89,25 @@ async def test_every_reader_reads_them(settings: Settings) -> None:
     later = datetime(2027, 1, 1, tzinfo=UTC)
     policy = Policy(rows=1, errors=10_000, ahead=0)
     assert (await retain(settings, policy, do=True, now=later)).rows == 3
+
+
+async def test_figures_beyond_all_bounds_are_unknown(empty_database: str) -> None:
+    """One row with infinity, NaN or 1e30 neither makes the others unreadable nor their sums useless."""
+    kinds = {"latency_ms": "double precision", "prompt_tokens": "numeric", "completion_tokens": "text"}
+    changes = [f"ALTER TABLE {DEFAULT_TABLE} ALTER {name} TYPE {kind}" for name, kind in kinds.items()]
+    rows = [older.row("numbered", number, prompt_tokens=5) for number in range(1, 5)]
+    odd = [
+        f"UPDATE {DEFAULT_TABLE} SET latency_ms = '{one}', prompt_tokens = '{one}', completion_tokens = '{one}', "
+        f"cost_usd = '{one}' WHERE id = {number}"
+        for number, one in enumerate(("NaN", "Infinity", "1e30"), 1)
+    ]
+    money = f"ALTER TABLE {DEFAULT_TABLE} ADD cost_usd numeric"
+    certain = f"UPDATE {DEFAULT_TABLE} SET completion_tokens = '2', cost_usd = 0.25 WHERE id = 4"
+    await do(empty_database, *older.made("numbered"), *rows, *changes, money, *odd, certain)
+    settings = load(database_url=empty_database)
+    await asyncio.to_thread(migrate.upgrade, settings)
+    everything = Filters(since=datetime(2026, 1, 1, tzinfo=UTC))
+    [user] = (await asked(settings, users, everything)).rows
+    assert (user.calls, user.total_ms, user.prompt_tokens, user.completion_tokens) == (4, 10, 5, 2)
+    assert (str(user.cost_usd), user.unpriced) == ("0.25", 3)
+    assert len(await asked(settings, calls, everything)) == 4

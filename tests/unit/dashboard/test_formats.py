@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import json
+import shlex
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from llmctx.dashboard import formats
+from llmctx.dashboard.view import parse
 
 
 @pytest.mark.parametrize(
@@ -50,3 +53,35 @@ def test_short_ids_tell_users_apart_and_show_none() -> None:
     assert one != two
     assert one.startswith("pa…05·")
     assert "tiny" not in formats.short_id("tiny")
+
+
+@pytest.mark.parametrize("user", ["u-17", "张三", "O'Brien", '$(reboot) "x"', "<b>&amp;", "a b\\c"])
+def test_commands_and_json_say_what_they_are_given(user: str) -> None:
+    """What is copied into a shell is the id itself, in every script; JSON is readable in each."""
+    assert shlex.split(f"llmctx erase --user {formats.shell_word(user)}")[-1] == user
+    written = formats.json_text({"name": user})
+    assert json.loads(written) == {"name": user}
+    assert "\\u" not in written
+
+
+@pytest.mark.parametrize(
+    ("zone", "at", "written"),
+    [
+        ("UTC", datetime(2026, 11, 30, tzinfo=UTC), "2026-11-30"),
+        ("UTC", datetime(2026, 11, 30, 13, tzinfo=UTC), "11-30 13:00"),
+        ("Asia/Kolkata", datetime(2026, 11, 29, 18, 30, tzinfo=UTC), "2026-11-30"),
+        ("Africa/Cairo", datetime(2026, 4, 23, 22, tzinfo=UTC), "2026-04-24"),
+        ("Africa/Cairo", datetime(2026, 4, 23, 23, tzinfo=UTC), "04-24 02:00"),
+    ],
+)
+def test_a_day_is_written_as_a_day(zone: str, at: datetime, written: str) -> None:
+    """Also one that begins at one o'clock, because clocks are put forward at midnight."""
+    assert formats.bucket_in(parse("usage", (), now=at, zone=zone))(at) == written
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Shanghai", "America/New_York"])
+def test_the_ends_of_the_calendar_are_written(zone: str) -> None:
+    """Tables say "never" with them; no zone has their time."""
+    write = formats.time_in(parse("calls", (), now=datetime(2026, 11, 30, tzinfo=UTC), zone=zone))
+    assert "1-01-01" in write(datetime.min.replace(tzinfo=UTC)) or zone == "Asia/Shanghai"
+    assert write(datetime.max.replace(tzinfo=UTC)) >= "9999-12-31"

@@ -62,7 +62,7 @@ def test_times_are_relative_or_of_the_readers_zone(since: str, zone: str, moment
         ("tz=../../etc/passwd", "tz"), ("before=abc", "before"), ("after=%00", "after"), ("errors=yes", "errors"),
         ("min_cost=NaN", "min_cost"), ("min_cost=-1", "min_cost"), ("min_cost=1e99", "min_cost"), ("lang=fr", "lang"),
         ("user=" + "x" * 70_000, "user"), ("user=%00", "user"), ("bucket=minute", "bucket"),
-        ("min_ms=99999999999", "min_ms"),
+        ("min_ms=99999999999", "min_ms"), ("since=0001-01-01", "since"), ("until=9999-12-31", "until"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_an_error_that_names_it(query: str, name: str) -> None:
