@@ -159,9 +159,8 @@ def _checked(token: str | bytes | None, once: bool) -> _Token | InvalidToken:
         if once and token is not None:
             from llmctx.identity.registry.single_use import redeem  # late: it may load redis
 
-            # without the signature, which can be spelled in several ways
             text = token.decode() if isinstance(token, bytes) else token  # as a queue may hand it out
-            redeem(text.rpartition(".")[0], said.expires - time.time())
+            redeem(text.rpartition(".")[0], said.expires - time.time())  # without the signature: keys rotate
     except InvalidToken as problem:
         return problem
     return said
@@ -174,12 +173,16 @@ def read(token: str | None) -> CallContext:
 
 def _read(token: str | bytes | None) -> _Token:
     from itsdangerous import BadData
+    from itsdangerous.encoding import base64_decode, base64_encode, want_bytes
 
     if not isinstance(token, (str, bytes)) or not token:
         raise InvalidToken("The token is missing. Call hand_over() where the job is created.")
     serializer = _serializer()
     try:
         said: Any = serializer.loads(token)
+        signature = want_bytes(token).rpartition(b".")[2]
+        if base64_encode(base64_decode(signature)) != signature:  # the same signature, spelled in another way
+            raise InvalidToken
         if not all(isinstance(value, str) for name, value in said.items() if name != "e"):
             raise InvalidToken
         expires = float(said.pop("e"))

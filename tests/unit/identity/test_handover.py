@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -58,6 +59,22 @@ def test_a_forged_token_is_refused() -> None:
     real = token()
     for forged in (real[:-1], "x" + real, real.swapcase(), "", "."):
         with pytest.raises(InvalidToken), take_over(forged):
+            pass
+
+
+def test_a_token_has_one_spelling() -> None:
+    """Base64 that decodes to the same signature is another text: unused bits, letters that are skipped."""
+    real = token()
+    alphabet = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
+    same_bits = alphabet[alphabet.index(real[-1]) ^ 1]
+    for other in (
+        real[:-1] + same_bits,
+        real + "=",
+        real + "\n",
+        real[:-5] + "\u0130" + real[-5:],
+        real.replace(".", ". "),
+    ):
+        with pytest.raises(InvalidToken), take_over(other):
             pass
 
 
