@@ -222,6 +222,11 @@ def _targets_of(callback: Any) -> Iterator[object]:
             parts.append(cell.cell_contents)
         except ValueError:  # not filled yet
             continue
+    if getattr(callback, "__module__", None) == "asyncio.tasks":  # as_completed: a queue of what is done
+        parts += [getattr(parts[0], "_done", None)]
+        for queue in parts:
+            if isinstance(queue, asyncio.Queue):
+                yield from list(getattr(queue, "_getters", ()))
     for part in parts:
         if isinstance(part, _FUTURES):
             yield part

@@ -55,10 +55,16 @@ async def _gathered() -> Any:
     return (await asyncio.gather(asyncio.gather(answer())))[0][0]
 
 
+async def _as_completed() -> Any:
+    (one,) = asyncio.as_completed([answer()])
+    return await one
+
+
 WAITED_FOR: dict[str, Callable[[], Awaitable[Any]]] = {
     "itself": answer,
     "task": lambda: asyncio.create_task(answer()),
     "gather": _gathered,
+    "as_completed": _as_completed,
     "group": _in_a_group,
     "anyio's group": _in_anyios_group,
     "wait_for": lambda: asyncio.wait_for(answer(), 5),

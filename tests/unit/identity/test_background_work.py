@@ -51,6 +51,11 @@ async def gathered(text: str) -> None:
     await asyncio.gather(model.ainvoke(text))
 
 
+async def as_completed(text: str) -> None:
+    for one in asyncio.as_completed([model.ainvoke(text)]):
+        await one
+
+
 async def in_a_group(text: str) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(asyncio.wait_for(model.ainvoke(text), 20))
@@ -103,7 +108,7 @@ async def in_anothers_task(text: str) -> None:
     await asyncio.shield(asyncio.create_task(gathered(text)))
 
 
-WAYS = [alone, gathered, in_a_group, in_a_thread, awaited_late, streamed, bound, in_anothers_task]
+WAYS = [alone, gathered, as_completed, in_a_group, in_a_thread, awaited_late, streamed, bound, in_anothers_task]
 
 
 @pytest.fixture
