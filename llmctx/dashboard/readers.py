@@ -21,6 +21,7 @@ from llmctx.delivery.broker.lag import Lag, lag_of
 from llmctx.settings import Settings
 from llmctx.storage.catalog import qualify_name
 from llmctx.storage.reader import Reader
+from llmctx.storage.rollup.tables import names_of
 
 _BROKER_S: Final = 3.0
 
@@ -49,11 +50,15 @@ class Readers:
 
 
 def grant_statements(settings: Settings) -> str:
-    """Return the statements that let a role read the table; its owner runs them."""
-    return (
-        f"GRANT USAGE ON SCHEMA {settings.db_schema or 'public'} TO your_role;\n"
-        f"GRANT SELECT ON {qualify_name(settings.table, settings.db_schema)} TO your_role;"
+    """Return the statements that let a role read the table and its totals; the owner runs them."""
+    totals = ", ".join(qualify_name(name, settings.db_schema) for name in names_of(settings.table))
+    lines = (
+        f"GRANT USAGE ON SCHEMA {settings.db_schema or 'public'} TO your_role;",
+        f"GRANT SELECT ON {qualify_name(settings.table, settings.db_schema)} TO your_role;",
+        "-- once `llmctx rollup` has run: without it months of usage are read from rows",
+        f"GRANT SELECT ON {totals} TO your_role;",
     )
+    return "\n".join(lines)
 
 
 async def broker(settings: Settings) -> dict[str, str | int | float | None] | None:

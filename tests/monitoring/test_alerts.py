@@ -14,7 +14,7 @@ PROMTOOL = Path(str(PROMETHEUS)).with_name("promtool")
 def promtool(*arguments: object) -> str:
     """What promtool says, in the folder of this file."""
     done = subprocess.run(
-        [PROMTOOL, *map(str, arguments)], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=60
+        [PROMTOOL, *map(str, arguments)], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -238,21 +238,24 @@ async def state_of(connection: AsyncConnection, totals: Totals) -> State | None:
 
 
 async def create(connection: AsyncConnection, log: sa.Table, totals: Totals) -> None:
-    """Make the tables of totals, where they are missing. Roles that may insert rows may insert marks, too."""
+    """Make the tables of totals, where they are missing. Roles that may insert rows may insert marks, too, and roles
+    that may read rows may read totals: these say less."""
     if await has_privilege(connection, totals.state, "SELECT"):
         await connection.rollback()
         return
     await connection.run_sync(totals.metadata.create_all)
     if connection.dialect.name == "postgresql":
-        table = {"name": qualify_name(log.name, log.schema)}
+        log_name = qualify_name(log.name, log.schema)
         marks = qualify_name(totals.marks.name, log.schema)
-        for role in await connection.scalars(text(_INSERTING), table):
-            await connection.execute(text(f"GRANT INSERT ON {marks} TO {role}"))
+        read = ", ".join(qualify_name(one.name, log.schema) for one in totals.metadata.sorted_tables)
+        for right, tables in (("INSERT", marks), ("SELECT", read)):
+            for role in await connection.scalars(text(_ROLES), {"name": log_name, "right": right}):
+                await connection.execute(text(f"GRANT {right} ON {tables} TO {role}"))
     await connection.commit()
 
 
-_INSERTING: Final = """
+_ROLES: Final = """
 SELECT DISTINCT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END
 FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a
-WHERE c.oid = pg_catalog.to_regclass(:name) AND a.privilege_type = 'INSERT'
+WHERE c.oid = pg_catalog.to_regclass(:name) AND a.privilege_type = :right
 """

@@ -75,6 +75,7 @@ def test_the_grants(url: str) -> None:
     command = [sys.executable, "-m", "llmctx", "--database-url", url, "ui", "--grants"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert "GRANT SELECT ON biz_agent_llm_call_logs" in done.stdout
+    assert "GRANT SELECT ON llmctx_hours, llmctx_days, " in done.stdout
 
 
 def test_a_table_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:

@@ -14,9 +14,12 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from llmctx.core.record import DEFAULT_TABLE
+from llmctx.dashboard.readers import grant_statements
 from llmctx.migrate import commands as migrate
 from llmctx.settings import Settings, load
 from llmctx.storage.engine import read_connection, write_connection
+from llmctx.storage.queries import usage
 from llmctx.storage.rollup import RollupRunning, rollup
 from llmctx.storage.rollup.build import floor_hour
 from llmctx.storage.rollup.marks import MARGIN, closed_until, late_before, mark, merge_spans
@@ -117,6 +120,19 @@ async def test_a_role_that_may_only_insert_leaves_marks(own: str) -> None:
         assert marks >= 2
     assert (await rollup(settings)).anew == 2
     assert await compare(settings) == 6
+
+
+async def test_a_role_that_may_read_rows_reads_totals(own: str) -> None:
+    """The right to do so comes with the tables; a role that is made later gets it by the printed statements."""
+    settings = load(database_url=own)
+    await store(settings, record(created_at=datetime.now(UTC) - 2 * DAY))
+    async with role(own, "") as (early, name), role(own, "") as (late, other):
+        await do(own, f"GRANT SELECT ON {DEFAULT_TABLE} TO {name}")
+        await rollup(settings)
+        await do(own, *(one for one in grant_statements(settings).replace("your_role", other).splitlines()))
+        for url in (early, late):
+            async with read_connection(load(database_url=url)) as connection:
+                assert (await usage(connection, TABLE)).source == "rollup"
 
 
 @pytest.mark.parametrize("shape", older.SHAPES)
