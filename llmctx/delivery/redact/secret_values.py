@@ -26,6 +26,13 @@ _SENTENCE: Final = frozenset(
     b" integer undefined unset default your my this that secret password passwd token key user admin_password changeme"
     b" hidden redacted masked removed example placeholder test dummy sensitive protected field input type hash".split()
 )
+_PASSPHRASE: Final = re.compile(rb"[a-z]{3,9}(?:-[a-z]{3,9}){3,9}")
+"""`maple-otter-cobalt-ridge`, as password managers make them."""
+_THINGS: Final = _SENTENCE | frozenset(
+    b"secret secrets cred creds credential credentials keys api app apps auth service store vault config database prod"
+    b" production dev staging login page reset see ask admin root users from with and for when then".split()
+)
+"""Words of which the name of a secret is made, or a sentence with hyphens; a passphrase is made of any others."""
 _PLACEHOLDER: Final = re.compile(
     rb"(?i:(?:your|my|the|insert|enter|replace|put|add|some|change|example|placeholder|dummy)[-_ ].*"
     rb"|<.*|![a-z]+|\$(?:[a-z_][\w./:>{}()\[\]-]*|[({].*|[0-9])|\{.*|%\(?[a-z][\w.-]*\)?[a-z%]?|\*+.*|[x.#-]{4,}|\[?redacted.*|(.)\1*|@[a-z].*"
@@ -92,8 +99,9 @@ def is_password(value: bytes, quoted: bool, behind: bytes) -> bool:
             or DIGIT.search(value) is not None
             or (len(value) >= 6 and _SPECIAL.search(value) is not None)
             or (len(value) >= 8 and _UPPER.search(value[1:]) is not None and _LOWER.search(value) is not None)
+            or _is_passphrase(value)
         )
-    if not likely or value.rstrip(b"0123456789!.?").lower() in _SENTENCE or not is_no_placeholder(value):
+    if not likely or _is_of_a_sentence(value) or not is_no_placeholder(value):
         return False
     return (
         quoted
@@ -101,6 +109,19 @@ def is_password(value: bytes, quoted: bool, behind: bytes) -> bool:
         or _NUMBERED.fullmatch(value) is not None
         or not (_IDENTIFIER.fullmatch(value) or (DIGIT.search(value) is None and _TYPE.fullmatch(value)))
     )
+
+
+def _is_passphrase(value: bytes) -> bool:
+    return _PASSPHRASE.fullmatch(value) is not None and _THINGS.isdisjoint(value.split(b"-"))
+
+
+def _is_of_a_sentence(value: bytes) -> bool:
+    """Return True for `required`, `wrong!`, `required12`, but not for `Test1234` and `Changeme1!`, which people choose."""
+    word = value.rstrip(b"0123456789!.?")
+    if word.lower() not in _SENTENCE:
+        return False
+    behind = value[len(word) :]
+    return len(DIGIT.findall(behind)) < (1 if b"!" in behind else 3)
 
 
 def is_strong(value: bytes) -> bool:

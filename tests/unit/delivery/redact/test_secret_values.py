@@ -22,12 +22,25 @@ def test_names_times_and_placeholders_are_no_secrets(value: bytes) -> None:
     assert not is_secret(value, True, b"")
 
 
-@pytest.mark.parametrize("value", [b"hunter2", b"Tr0ub4dor&3", b"s3cret!"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"hunter2", b"Tr0ub4dor&3", b"s3cret!",
+        b"Test1234", b"Password1!", b"admin123", b"Correct7657!",
+        b"maple-otter-cobalt-ridge", b"ember-pluto-ridge-otter-maple",
+    ],
+)  # fmt: skip
 def test_passwords(value: bytes) -> None:
     assert is_password(value, False, b"")
 
 
-@pytest.mark.parametrize("value", [b"required", b"changeme", b"<password>", b"********", b"hashed"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"required", b"changeme", b"<password>", b"********", b"hashed", b"required12", b"wrong!", b"invalid.",
+        b"see-the-team-wiki", b"app-secrets-prod-store", b"blue-green-deployments",
+    ],
+)  # fmt: skip
 def test_words_about_passwords_are_none(value: bytes) -> None:
     assert not is_password(value, False, b"")
 
