@@ -27,6 +27,7 @@ from llmctx.settings.database_url import application_name
 
 _FIELD: Final = re.compile(r"(?:\\.|[^:\\]|\\\Z)*", re.DOTALL)
 _MOST_HOSTS: Final = 4
+_NEXT_ADDRESS_S: Final = 0.25  # as RFC 8305 recommends
 _ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
 
 
@@ -34,7 +35,7 @@ def connect_arguments(settings: Settings, name: str = "llmctx") -> dict[str, Any
     """Return the arguments of each connection, called `name` unless the URL says otherwise.
 
     Nothing is cached: a pooler may lend another server each time. Of several hosts each has the whole
-    `connect_timeout_s`, as in libpq: the first may be a machine that is off.
+    `connect_timeout_s`, as in libpq: the first may be a machine that is off. So may be the first address of a host.
     """
     return {
         "timeout": _MOST_HOSTS * settings.connect_timeout_s,
@@ -77,11 +78,29 @@ def _readable(path: Path | None) -> Path | None:
 def _limited(connect: Any, seconds: float) -> Any:
     """Return `connect`, of one host, which raises TimeoutError after `seconds`; asyncpg goes on with the next host."""
 
-    async def run(**arguments: Any) -> Any:
+    async def run(*, loop: asyncio.AbstractEventLoop, **arguments: Any) -> Any:
         async with asyncio.timeout(seconds):
-            return await connect(**arguments)
+            return await connect(loop=_Loop(loop), **arguments)
 
     return run
+
+
+class _Loop:
+    """The event loop, as asyncpg sees it: where an address of a host is silent, it tries the next one beside it.
+
+    Otherwise a name whose first address is dead takes all the time there is, each time.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    async def create_connection(self, *arguments: Any, **options: Any) -> Any:
+        if len(arguments) > 1 and isinstance(self._loop, asyncio.BaseEventLoop):  # others may not know the option
+            options["happy_eyeballs_delay"] = _NEXT_ADDRESS_S
+        return await self._loop.create_connection(*arguments, **options)
 
 
 def create_private(file: str | Path) -> None:

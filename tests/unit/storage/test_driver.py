@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
+import socket
 from pathlib import Path
 
 import asyncpg
@@ -79,3 +81,26 @@ async def test_a_file_of_certificates_that_cannot_be_used_is_told_from_a_server_
     with pytest.raises(ConfigError, match=rf"a file of certificates or keys: .*{said}"):
         async with read_connection(load(database_url=url)):
             pass
+
+
+async def test_a_dead_first_address_does_not_keep_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name with an IPv6 address that leads nowhere, or with the address of a server that is gone."""
+    asked = asyncio.Event()
+    with socket.create_server(("127.0.0.2", 0), backlog=0) as dead:
+        port = dead.getsockname()[1]
+        waiting = [socket.socket() for _ in range(4)]  # what the kernel still accepts: the next is not answered
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(dead.getsockname())
+        server = await asyncio.start_server(lambda _, writer: (asked.set(), writer.close()), "127.0.0.1", port)
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in ("127.0.0.2", "127.0.0.1")]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        try:
+            with pytest.raises(DatabaseUnavailable):  # the server says nothing that PostgreSQL would
+                async with read_connection(load(database_url=f"postgresql://app@shop.invalid:{port}/shop")):
+                    pass
+            assert asked.is_set()
+        finally:
+            server.close()
+            for one in waiting:
+                one.close()
