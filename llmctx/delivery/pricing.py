@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from llmctx.capture.payload.providers import PRICE_NAMES
+from llmctx.core.bounded_read import read_text
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError, is_shortage
 from llmctx.core.process import fork_lock
 from llmctx.core.record import AUDIO_IN, AUDIO_OUT, CACHE_WRITTEN, CACHE_WRITTEN_1H, CallRecord, CostSource
 
+_MOST_BYTES: Final = 16 << 20
 _MILLION: Final = Decimal(1_000_000)
 _NANO: Final = Decimal("0.000000001")
 _NO_TIERS_BELOW: Final = 16_000  # tokens; the lowest tier of any model begins at 32,000
@@ -126,7 +128,7 @@ def load_file(path: Path) -> list[_Line]:
     Raises `ConfigError`, naming the line's number.
     """
     try:
-        told = json.loads(path.read_text(encoding="utf-8"), parse_float=Decimal, parse_int=Decimal)
+        told = json.loads(read_text(path, _MOST_BYTES), parse_float=Decimal, parse_int=Decimal)
     except OSError as problem:
         raise ConfigError(f"LLMCTX_PRICE_FILE {path}: {problem.strerror}.") from None
     except (ValueError, RecursionError) as problem:

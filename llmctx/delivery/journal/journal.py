@@ -158,8 +158,11 @@ class Journal(RecordFiles):
                     break
                 if by_file < by_all and segment.size > segment.empty_size and self._rotate():
                     return self._append_some(records, packed, at)
-                self.last_error = f"the journal is full: {self._limit} bytes"
-                diagnostics.count("journal_full", "the journal is full (%d bytes): rows do not fit", self._limit)
+                limit = f"{self._limit} bytes"
+                if by_file < by_all:
+                    limit = f"{self._file_limit} bytes a file, this process's limit"
+                self.last_error = f"the journal is full: {limit}"
+                diagnostics.count("journal_full", "the journal is full (%s): rows do not fit", limit)
                 break
             frames.append((call_id, made))
             size += len(made)

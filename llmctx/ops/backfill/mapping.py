@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+from llmctx.core.bounded_read import read_text
 from llmctx.core.errors import ConfigError
 
 KEYS: Final = ("call_id", "run_id", "trace_id", "thread_id", "conversation_id", "session_id")
@@ -17,6 +18,7 @@ KEYS: Final = ("call_id", "run_id", "trace_id", "thread_id", "conversation_id", 
 VALUES: Final = ("user_id", "session_id")
 QUERY: Final = "The answer to --map-query"
 _READING: Final = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE)
+_MOST_BYTES: Final = 256 << 20
 _HOW: Final = (
     "Write one column to find rows by (call_id, run_id, trace_id, thread_id, conversation_id or session_id) and "
     "user_id, session_id or both"
@@ -83,7 +85,7 @@ def plain_id(text: str) -> str:
 def from_csv(path: Path) -> Mapping:
     """Read a mapping. Raises `ConfigError` for a file that is missing, empty or no CSV in UTF-8."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, _MOST_BYTES, "utf-8-sig")
     except OSError as problem:
         raise ConfigError(f"--map {path}: {problem.strerror}.") from None
     except ValueError:  # also a path that no file can have

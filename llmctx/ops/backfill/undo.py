@@ -19,6 +19,7 @@ from llmctx.storage.convert import from_json
 from llmctx.storage.reflection import lasting_key, overflow_column, physical_position
 
 _KIND: Final = "llmctx backfill"
+_HEAD: Final = 4096  # characters of the first line, at most: what is no undo file may have no end of line
 COLUMNS: Final = (
     "user_id", "session_id", "llmctx_user_id", "llmctx_session_id", "identity_source", "identity_reason",
 )  # fmt: skip
@@ -74,7 +75,7 @@ def lines(path: Path, table: Table) -> Iterator[tuple[dict[str, Any], dict[str, 
     """
     try:
         with path.open(encoding="utf-8") as file:
-            head = _read(file.readline())
+            head = _read(file.readline(_HEAD))
             if head is None or head.get("undo") != _KIND:
                 raise ConfigError(f"{path} is not an undo file of `llmctx backfill`. Nothing was changed.")
             if head.get("table") != table.fullname:

@@ -309,6 +309,7 @@ noted = [journal.start(i, 1.0, {"model": "m", "user_id": "u" * 200}) for i in id
 assert noted[0] and not noted[-1]
 assert journal.append([record(i, 1000) for i in ids]) == 200 and journal.last_error is None
 assert journal.append([record(uuid_utils.uuid7().bytes, 100_000)]) == 0
+assert journal.last_error == "the journal is full: 40000 bytes a file, this process's limit"
 assert journal.append([record(ids[0], 1000), record(uuid_utils.uuid7().bytes, 10)]) == 2
 journal.mark_done(ids[:100])
 journal.checkpoint()
