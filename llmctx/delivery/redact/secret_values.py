@@ -116,7 +116,7 @@ def _is_passphrase(value: bytes) -> bool:
 
 
 def _is_of_a_sentence(value: bytes) -> bool:
-    """Return True for `required`, `wrong!`, `required12`, but not for `Test1234` and `Changeme1!`, which people choose."""
+    """Return True for `required`, `wrong!`, `required12`; not for `Test1234` and `Changeme1!`, which people choose."""
     word = value.rstrip(b"0123456789!.?")
     if word.lower() not in _SENTENCE:
         return False
