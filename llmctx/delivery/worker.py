@@ -33,7 +33,7 @@ from llmctx.settings import Settings
 _HOUSEKEEPING_S: Final = 1.0
 _LEDGER_S: Final = 60.0
 _RESTART_S: Final = 0.5
-_LOADING_S: Final = 30.0  # for a driver and a sink that are being loaded, where calls wait for them
+_BUSY_S: Final = 30.0  # for calls that are not in the journal yet
 _SILENT_S: Final = 3.0  # it says something at least once per housekeeping
 
 
@@ -194,22 +194,30 @@ class Worker:
     def stop(self, timeout_s: float) -> None:
         """End the thread, whatever is left: that goes into the journal."""
         thread = self._ask_to_stop()
-        if thread is not None:
-            thread.join(self._patience_s(timeout_s))
+        begun = time.monotonic()
+        while thread is not None and thread.is_alive() and (left_s := self._patience_s(begun, timeout_s)) > 0:
+            thread.join(left_s)
         self._take_the_rest(thread)
 
     async def astop(self, timeout_s: float) -> None:
         """Stop as `stop` does, for coroutines. Never raises."""
         thread = self._ask_to_stop()
-        deadline = time.monotonic() + self._patience_s(timeout_s)
+        begun = time.monotonic()
         # polled: waiting in a thread would take one of the application's
-        while thread is not None and thread.is_alive() and time.monotonic() < deadline:  # noqa: ASYNC110
+        while thread is not None and thread.is_alive() and self._patience_s(begun, timeout_s) > 0:  # noqa: ASYNC110
             await asyncio.sleep(0.002)
         self._take_the_rest(thread)
 
-    def _patience_s(self, timeout_s: float) -> float:
-        """Return how long to wait for the thread: while it loads the driver nothing has come into the journal."""
-        return timeout_s if self._ready.is_set() or not self.pipeline.is_busy else max(timeout_s, _LOADING_S)
+    def _patience_s(self, begun: float, timeout_s: float) -> float:
+        """Return for how long to wait on for the thread, and then to ask again.
+
+        What has not come into the journal when the process ends is lost: it may be loading the driver, or get little
+        of a busy machine's time.
+        """
+        past_s = time.monotonic() - begun
+        if past_s < timeout_s:
+            return timeout_s - past_s
+        return min(0.05, _BUSY_S - past_s) if self.pipeline.is_busy else 0.0
 
     def _take_the_rest(self, thread: DaemonThread | None) -> None:
         """Bring calls into the journal that no thread was there to take."""

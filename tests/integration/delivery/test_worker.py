@@ -47,19 +47,39 @@ END
 os._exit(0)
 """
 
+STARVED = """
+import asyncio, os, sys, time
+from langchain_core.language_models.fake_chat_models import FakeListChatModel
+from llmctx import bind
+from llmctx.calllog import CallLog
+
+whole = asyncio.Runner
+call_log = CallLog(sys.argv[1], shutdown_timeout_s=0.1, redact_functions=[lambda text: time.sleep(0.2) or text])
+call_log.start()
+with bind(user_id="u", session_id="s"):
+    for _ in range(6):
+        FakeListChatModel(responses=["yes"]).invoke("hello")
+END
+os._exit(0)
+"""
+"""A pipeline that takes seconds for a few calls, as on a machine that is very busy."""
+
 ENDS = {"closed": "call_log.close(0.1)", "awaited": "whole().run(call_log.aclose(0.1))"}
 
 
+@pytest.mark.parametrize(("script", "calls"), [(HURRIED, 1), (STARVED, 6)], ids=["before it begins", "starved"])
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-def test_a_process_that_ends_before_its_thread_has_begun_loses_nothing(end: str, tmp_path: Path) -> None:
+def test_a_process_that_ends_before_its_thread_is_done_loses_nothing(
+    end: str, script: str, calls: int, tmp_path: Path
+) -> None:
     """What has not come into the table is in the journal, and the next process writes it."""
     url = f"sqlite+aiosqlite:///{tmp_path}/calls.db"
     CallLog(url).migrate()
-    subprocess.run([sys.executable, "-c", HURRIED.replace("END", end), url], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", script.replace("END", end), url], check=True, timeout=120)
     subprocess.run([sys.executable, "-m", "llmctx", "--database-url", url, "journal", "replay", "--yes"], timeout=120)
     with contextlib.closing(sqlite3.connect(tmp_path / "calls.db")) as database:
         rows = database.execute("SELECT user_id, session_id, status FROM biz_agent_llm_call_logs").fetchall()
-    assert rows == [("u", "s", "ok")]
+    assert rows == [("u", "s", "ok")] * calls
 
 
 async def test_a_flush_waits_for_a_thread_that_begins_without_holding_up_the_loop(
