@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _SHORT: Final = dict(zip("sutcah", ID_FIELDS, strict=True))  # one letter an id: tokens travel in headers
 _SALT: Final = "llmctx.identity.handover.1"
 
+_LONGEST_S: Final = 100 * 366 * 86_400
 _NUMBER: Final = "n"
 _SPAN: Final = "p"
 
@@ -52,8 +53,10 @@ def hand_over(*, ttl_s: float = 86_400.0) -> str:
 
     Inside of a span of OpenTelemetry it takes that along as well: rows of the job are linked with it.
 
-    Raises `ConfigError` when no key is set, or one is too short.
+    Raises `ConfigError` when no key is set, or one is too short, and for a `ttl_s` that is no number of seconds.
     """
+    if isinstance(ttl_s, bool) or not isinstance(ttl_s, (int, float)) or not abs(ttl_s) <= _LONGEST_S:
+        raise ConfigError(f"hand_over(ttl_s=…) takes seconds, such as 86400 for a day, not {ttl_s!r}.")
     return sign(current(), ttl_s=ttl_s, span=_span_here())
 
 

@@ -1,7 +1,8 @@
 """The way to the database for pages: a small pool of its own, and limits on what a question may cost.
 
 Every question is a read-only transaction that ends after some seconds, whatever it asks; those that add many rows up
-wait for one another, two at a time. So a page can neither change anything nor take the database from the application.
+wait for one another, and the server gives several processes only to one that has no company. So a page can neither
+change anything nor take the database from the application.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -25,6 +26,8 @@ from llmctx.storage.reflection import reflect
 
 _POOL: Final = 4
 _AGGREGATES: Final = 2
+_ALONE_S: Final = 1.0
+"""For so long the second waits for the first: most are done by then, and leave a processor to the application."""
 _PATIENCE_S: Final = 8.0
 _AGGREGATE_PATIENCE_S: Final = 20.0
 _LOOK_AGAIN_S: Final = 60.0
@@ -49,6 +52,9 @@ class Reader:
         self._patience_s, self._aggregate_patience_s = patience_s, aggregate_patience_s
         self._engine: AsyncEngine | None = None
         self._aggregates = asyncio.Semaphore(_AGGREGATES)
+        self._turn = asyncio.Lock()
+        self._asked = 0
+        """Questions that are under way, or wait for others."""
         self._table: sa.Table | None = None
         self._look_again_at = 0.0
 
@@ -60,7 +66,11 @@ class Reader:
         `QuestionTooLarge` where it takes too long, and otherwise what `engine.read_connection` does.
         """
         patience_s = self._aggregate_patience_s if aggregate else self._patience_s
-        async with self._aggregates if aggregate else contextlib.nullcontext():
+        async with contextlib.AsyncExitStack() as entered:
+            entered.enter_context(self._counted())
+            if aggregate:
+                await entered.enter_async_context(self._aggregates)
+                await entered.enter_async_context(self._in_turn())
             try:
                 async with asyncio.timeout(patience_s + self.settings.connect_timeout_s) as limit:
                     async with self._connection(patience_s) as connection:
@@ -72,6 +82,26 @@ class Reader:
                     raise QuestionTooLarge from problem
                 self._table = None
                 raise explain(problem, self.settings) from problem
+
+    @asynccontextmanager
+    async def _in_turn(self) -> AsyncIterator[None]:
+        """Wait for the one that adds rows up already, but not if that takes long."""
+        is_first = False
+        with contextlib.suppress(TimeoutError):
+            is_first = await asyncio.wait_for(self._turn.acquire(), _ALONE_S)
+        try:
+            yield
+        finally:
+            if is_first:
+                self._turn.release()
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._asked += 1
+        try:
+            yield
+        finally:
+            self._asked -= 1
 
     async def close(self) -> None:
         """Close all connections."""
@@ -86,7 +116,8 @@ class Reader:
         async with self._engine.connect() as connection:
             if self.settings.is_postgresql:
                 await connection.execution_options(postgresql_readonly=True)
-                await connection.execute(_LIMITS, {"patience": f"{patience_s * 1000:.0f}"})
+                limits = {"patience": f"{patience_s * 1000:.0f}", "has_company": self._asked > 1}
+                await connection.execute(_LIMITS, limits)
                 yield connection
                 return
             driver: Any = (await connection.get_raw_connection()).driver_connection
@@ -119,7 +150,9 @@ class Reader:
 _LIMITS: Final = sa.text(
     "SELECT pg_catalog.set_config('jit', 'off', true), pg_catalog.set_config('work_mem', '64MB', true), "
     "pg_catalog.set_config('random_page_cost', '1.1', true), "
-    "pg_catalog.set_config('statement_timeout', :patience, true)"
+    "pg_catalog.set_config('statement_timeout', :patience, true), "
+    "pg_catalog.set_config('max_parallel_workers_per_gather', CASE WHEN CAST(:has_company AS boolean) THEN '0' "
+    "ELSE pg_catalog.current_setting('max_parallel_workers_per_gather') END, true)"
 )
 """Compiling a plan over many partitions takes longer than to run it; with 4 MB of memory every row would be sorted.
 

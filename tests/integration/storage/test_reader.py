@@ -43,7 +43,7 @@ async def test_a_question_is_read_only_and_bounded(reader: Reader) -> None:
 
 
 async def test_two_questions_at_a_time_add_up(any_database: str) -> None:
-    """The third waits; others do not wait for them."""
+    """The second begins where the first takes long, the third waits; others do not wait for them."""
     reader = Reader(load(database_url=any_database))
     running, most, both = 0, 0, asyncio.Event()
 
@@ -61,6 +61,38 @@ async def test_two_questions_at_a_time_add_up(any_database: str) -> None:
     await asyncio.wait_for(asyncio.gather(ask(), ask(), ask(), ask()), 60)
     await reader.close()
     assert most == 2
+
+
+async def test_what_is_soon_done_adds_up_one_after_another(any_database: str) -> None:
+    """The application keeps its share of the server's processors."""
+    reader = Reader(load(database_url=any_database))
+    running = most = 0
+
+    async def ask() -> None:
+        nonlocal running, most
+        async with reader.question(aggregate=True) as (connection, table):
+            running += 1
+            most = max(most, running)
+            await queries.calls(connection, table)
+            running -= 1
+
+    await asyncio.wait_for(asyncio.gather(ask(), ask(), ask(), ask()), 60)
+    await reader.close()
+    assert most == 1
+
+
+async def test_only_a_question_without_company_has_several_processes(database: str) -> None:
+    """The server may share the work of one out; two that are asked at once leave processors to the application."""
+    show = text("SHOW max_parallel_workers_per_gather")
+    reader = Reader(load(database_url=database))
+    async with reader.question(aggregate=True) as (connection, _):
+        alone = await connection.scalar(show)
+        async with reader.question() as (other, _):
+            assert await other.scalar(show) == "0"
+    async with reader.question() as (connection, _):
+        assert await connection.scalar(show) == alone
+    await reader.close()
+    assert alone != "0"
 
 
 async def test_what_is_not_there_is_said(any_empty_database: str) -> None:

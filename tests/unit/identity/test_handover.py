@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import string
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -106,6 +108,12 @@ def test_an_invalid_token_may_open_an_anonymous_scope_instead() -> None:
     handover.configure("a-secret-of-16-bytes", "anonymous")
     with take_over(None):
         assert not current()
+
+
+@pytest.mark.parametrize("ttl_s", ["x", "60", None, True, math.nan, math.inf, 1e300, timedelta(hours=1)])
+def test_a_time_that_is_no_number_of_seconds_is_refused(ttl_s: Any) -> None:
+    with pytest.raises(ConfigError, match="takes seconds, such as 86400"):
+        hand_over(ttl_s=ttl_s)
 
 
 def test_keys_can_be_changed() -> None:
