@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 from langchain_core.runnables import Runnable, RunnableConfig
 
 from llmctx.graph.node_identity import MARK, NO_STATE, Plan, guard_wrapping
-from llmctx.identity.scope import FAILED_SCOPE, Inside, StepInside
+from llmctx.identity.scope import FAILED_SCOPE, StepInside, enter, leave
 
 T = TypeVar("T")
 
@@ -63,8 +63,11 @@ def _invoke(inherited: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(inherited)
     def invoke(self: Any, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         scope, config = self.__llmctx__.open(input, config) or (FAILED_SCOPE, config)
-        with Inside(scope):
+        token = enter(scope)  # `with Inside(scope)`, spelled out: each node comes by here
+        try:
             return inherited(self, input, config, **kwargs)
+        finally:
+            leave(scope, token)
 
     return invoke
 
@@ -73,8 +76,11 @@ def _ainvoke(inherited: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(inherited)
     async def ainvoke(self: Any, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         scope, config = self.__llmctx__.open(input, config) or (FAILED_SCOPE, config)
-        with Inside(scope):
+        token = enter(scope)  # as above
+        try:
             return await inherited(self, input, config, **kwargs)
+        finally:
+            leave(scope, token)
 
     return ainvoke
 

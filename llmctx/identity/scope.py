@@ -188,6 +188,9 @@ class Scope:
     @guard_harmless("scope_failed", otherwise=_shut)
     def close(self) -> None:
         """Close it and call the watchers. Closing twice is closing once. Never raises."""
+        self._end()
+
+    def _end(self) -> None:
         if self.closed_at is not None or self is FAILED_SCOPE:
             return
         self.closed_at = time.monotonic()
@@ -311,7 +314,7 @@ def leave(scope: Scope | None, token: Entry) -> None:
             "a scope was closed in another context than it was opened in; do not hold bind() across a yield",
         )
     if scope is not None:
-        scope.close()
+        scope._end()  # guarded here as it is
 
 
 def _is_inside(scope: Scope | None, around: Scope) -> bool:

@@ -88,7 +88,8 @@ class Reader:
         """Wait for the one that adds rows up already, but not if that takes long."""
         is_first = False
         with contextlib.suppress(TimeoutError):
-            is_first = await asyncio.wait_for(self._turn.acquire(), _ALONE_S)
+            async with asyncio.timeout(_ALONE_S):
+                is_first = await self._turn.acquire()
         try:
             yield
         finally:

@@ -177,6 +177,8 @@ def usage_of(metadata: Any, raw: Any, *, stream: Stream | None, provider: str) -
     `metadata` is the message's `usage_metadata`, `raw` the provider's own usage object where LangChain has kept it.
     """
     own = from_provider(raw) if raw is not None else UNKNOWN
+    if own.prompt == 0 and not own.completion and not own.total:  # a gateway that does not count
+        own = own._replace(prompt=None, completion=None, total=None)
     usage = from_metadata(metadata)
     if stream is not None:
         usage = stream.correct(usage, provider)

@@ -126,6 +126,15 @@ def test_a_zero_counts_where_the_provider_says_it() -> None:
         assert row(AIMessage("x", usage_metadata=details), metadata={"ls_provider": client})["cached_tokens"] is None
 
 
+def test_a_service_that_counts_nothing_has_said_nothing() -> None:
+    """A prompt is never empty: what is 0 altogether is a gateway's that does not count."""
+    zeros: Any = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
+    said = {"token_usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}}
+    for metadata, raw in ((zeros, said), (zeros, {}), (None, said)):
+        fields = row(AIMessage("x", usage_metadata=metadata, response_metadata=raw))
+        assert (*figures(fields), fields["usage_source"]) == (None, None, None, "missing:provider")
+
+
 def test_tokens_written_to_the_cache_are_known_to_the_price() -> None:
     """Those that are kept for an hour cost more still, and have no column."""
     details: Any = {
