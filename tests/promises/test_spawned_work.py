@@ -424,53 +424,6 @@ def test_a_worker_that_a_request_has_started_works_for_the_threads_user(is_open:
     assert not wrong
 
 
-class Coalescing:
-    """The first of the requests that come together creates one task for all of them, and each waits for that."""
-
-    def __init__(self) -> None:
-        self.inputs: list[tuple[str, Any]] = []
-        self.together: asyncio.Task[None] | None = None
-
-    async def load(self, user: str, way: Any) -> None:
-        amend(thread_id=user)
-        self.inputs.append((user, way))
-        self.together = self.together or asyncio.create_task(self.work())
-        await asyncio.shield(self.together)
-
-    async def work(self) -> None:
-        await asyncio.sleep(0)  # until all are there
-        for user, way in self.inputs:
-            await way(user)
-
-
-async def bare_on(user: str) -> None:
-    await model.ainvoke(user, on(user))
-
-
-async def graph_on(user: str) -> None:
-    await graph.ainvoke({"text": user}, on(user))
-
-
-async def wrapped_graph_on(user: str) -> None:
-    await wrapped_graph.ainvoke({"text": user}, on(user))
-
-
-async def in_a_pool_on(user: str) -> None:
-    await asyncio.to_thread(model.invoke, user, on(user))
-
-
-@MODES
-@pytest.mark.parametrize("way", [bare_on, graph_on, wrapped_graph_on, in_a_pool_on], ids=lambda way: str(way.__name__))
-def test_a_task_that_several_requests_await_works_for_the_threads_user(way: Any, carry: bool) -> None:
-    async def come_together() -> None:
-        loader = Coalescing()
-        await asyncio.gather(*(request(user, partial(loader.load, user, way)) for user in ("alice", "bob", "carol")))
-
-    with recorded(carry=carry) as sink:
-        asyncio.run(come_together())
-    assert {row.thread_id: row.user_id for row in sink.records} == {user: user for user in ("alice", "bob", "carol")}
-
-
 class Scheduler:
     """One timer, which is armed anew whenever a job is added, and starts those that are due."""
 
