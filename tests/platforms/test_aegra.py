@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -33,7 +34,7 @@ def test_aegra(
         [sys.executable, "-m", "uvicorn", "aegra_api.main:app", "--port", "{port}", "--log-level", "warning"],
         folder=folder,
         health="/health",
-        DATABASE_URL=empty_database.replace("+asyncpg", ""),
+        DATABASE_URL=unquote(empty_database.replace("+asyncpg", "")),  # its Alembic takes no %
         AUTH_TYPE="custom",
         **redis,
     )
