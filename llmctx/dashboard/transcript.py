@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from llmctx.dashboard.formats import json_text
+
 _REMEMBERED: Final = 8
 """Prompts of a session that are compared: agents that take turns have a history each."""
 _FIRST_WORDS: Final = 80
@@ -142,4 +144,4 @@ def _plain(snapshot: Any) -> str:
 
 
 def _json(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
+    return value if isinstance(value, str) else json_text(value)

@@ -69,7 +69,6 @@ class Reader:
         async with contextlib.AsyncExitStack() as entered:
             entered.enter_context(self._counted())
             if aggregate:
-                await entered.enter_async_context(self._aggregates)
                 await entered.enter_async_context(self._in_turn())
             try:
                 async with asyncio.timeout(patience_s + self.settings.connect_timeout_s) as limit:
@@ -85,16 +84,17 @@ class Reader:
 
     @asynccontextmanager
     async def _in_turn(self) -> AsyncIterator[None]:
-        """Wait for the one that adds rows up already, but not if that takes long."""
-        is_first = False
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_ALONE_S):
-                is_first = await self._turn.acquire()
-        try:
-            yield
-        finally:
-            if is_first:
-                self._turn.release()
+        """Wait for those that add rows up already: for one, but not if that takes long, and for two."""
+        async with self._aggregates:
+            is_first = False
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_ALONE_S):
+                    is_first = await self._turn.acquire()
+            try:
+                yield
+            finally:
+                if is_first:
+                    self._turn.release()
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:
