@@ -376,6 +376,14 @@ class CallLog:
 
     # -- the process --------------------------------------------------------------------------------------------------
 
+    def hasten(self) -> None:
+        """Begin to store what waits, as the process is told to end."""
+        self._worker.drain(self._for_database())
+
+    async def flush_at_shutdown(self, spent_s: float) -> None:
+        """Flush as a server shuts down, of whose patience so much is spent."""
+        await self.aflush(max(0.0, self._for_database() - spent_s))
+
     def flush_at_exit(self, spent_s: float) -> None:
         """Flush before the interpreter ends, while threads and connections can still be made."""
         self.flush(max(0.0, self._for_database() - spent_s))

@@ -19,6 +19,7 @@ from starlette.types import Scope as Connection
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guard, guard_harmless, guard_without_ids, is_from_outside
+from llmctx.core.process import flush_at_shutdown
 from llmctx.core.record import Reason
 from llmctx.core.tracing import current_span
 from llmctx.identity.binding import tell_named
@@ -47,7 +48,7 @@ class ContextMiddleware:
 
     async def __call__(self, connection: Connection, receive: Receive, send: Send) -> None:
         if connection["type"] not in ("http", "websocket"):
-            await self.app(connection, receive, send)
+            await self.app(connection, receive, _flushing(send) if connection["type"] == "lifespan" else send)
             return
         identity, reason = await self._ask(connection)
         with Inside(self._opened(connection, identity, reason)):
@@ -109,6 +110,17 @@ def _following(receive: Receive) -> Receive:
         return message
 
     return receive_as_newest
+
+
+def _flushing(send: Send) -> Send:
+    """Return `send` so that rows are in the database before the server knows that all is shut down, and may end."""
+
+    async def send_after_flush(message: Message) -> None:
+        if message["type"].startswith("lifespan.shutdown."):
+            await flush_at_shutdown()
+        await send(message)
+
+    return send_after_flush
 
 
 def _may_be(problem: BaseException) -> bool:

@@ -1,7 +1,8 @@
 """The end and the fork of a process: all that happens then, in one declared order.
 
-A script that ends without close() still gets its rows written. Servers end through their lifespan instead. What has
-ended is in the journal soon; the database gets what is left of `shutdown_timeout_s`, once for the whole process.
+A script that ends without close() still gets its rows written. Servers end through their lifespan instead, or are told
+by SIGTERM. What has ended is in the journal soon; the database gets what is left of `shutdown_timeout_s`, once for the
+whole process.
 
 A forked child starts afresh: what it inherited is the parent's. Whatever must be made anew in a child says so here
 (`in_forked_child`, `Forkable`), with its place in `ForkStage`. `os.register_at_fork` is called nowhere else.
@@ -14,15 +15,17 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
-from typing import Final, Generic, Protocol, TypeVar
+from types import FrameType
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from llmctx.core.guard import guard_harmless, swallow
 from llmctx.core.locks import ForkGate, ForkLock, gates
@@ -53,7 +56,7 @@ _IMPORT_S: Final = 30.0  # of a fork, while modules are imported: that takes lon
 _closed: Final[list[ForkGate | ForkLock]] = []
 _ATTEMPTS: Final = 2  # of each part of a fork and of the end: what fails once is done again
 _OURS: Final = ("llmctx", "asyncio_")  # names of the pipeline's threads, and of those in which its loop looks up hosts
-_forks_from_a_thread = _began_in_a_thread = False
+_forks_from_a_thread = _began_in_a_thread = _is_ending = False
 
 
 def in_forked_child(stage: ForkStage) -> Callable[[F], F]:
@@ -75,9 +78,12 @@ class Forkable(Generic[T]):
         self.discard = self._all.discard
         in_forked_child(stage)(lambda: self.for_each(renew))
 
+    def __iter__(self) -> Iterator[T]:
+        return iter(list(self._all))
+
     def for_each(self, do: Callable[[T], object]) -> None:
         """Call `do` with each, also where it fails for others."""
-        for one in list(self._all):
+        for one in self:
             _persist(partial(do, one), f"a {type(one).__name__}")
 
 
@@ -111,8 +117,9 @@ def _after_fork_in_parent() -> None:
 
 @guard_harmless("lifecycle_failed")
 def _after_fork_in_child() -> None:
-    global _began_in_a_thread
+    global _began_in_a_thread, _is_ending
     _began_in_a_thread |= _forks_from_a_thread
+    _is_ending = False
     _closed.clear()
     gates.clear()  # the threads that would open them are the parent's
     fork_lock.reset()
@@ -151,6 +158,8 @@ def _first_thread_has_ended() -> bool:
 class ProcessHooks(Protocol):
     """The hooks of a call log. `spent_s` are the seconds that the end of the process has taken so far."""
 
+    def hasten(self) -> None: ...
+    async def flush_at_shutdown(self, spent_s: float) -> None: ...
     def flush_at_exit(self, spent_s: float) -> None: ...
     def close_at_exit(self, spent_s: float) -> None: ...
     def after_fork_in_child(self) -> None: ...
@@ -169,6 +178,58 @@ def close_with_the_child(call_log: ProcessHooks) -> None:
     util = sys.modules.get("multiprocessing.util")
     if util is not None:
         util.Finalize(None, _close, args=(call_log,), exitpriority=100)
+
+
+def is_ending() -> bool:
+    """Return whether the process has been told to end: no row should wait for company any more."""
+    return _is_ending
+
+
+class _Ending:
+    """The application's handler of SIGTERM, which is called once the call logs know.
+
+    A server that has shut down may raise the signal again, for whoever listened before: uvicorn does. Then its default
+    action ends the process, without any `atexit`.
+    """
+
+    def __init__(self, handler: Callable[[int, FrameType | None], Any]) -> None:
+        self._handler = handler
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        _hasten()
+        self._handler(number, frame)
+
+
+@guard_harmless("lifecycle_failed")
+def _hasten() -> None:
+    global _is_ending
+    _is_ending = True
+    running_call_logs.for_each(lambda call_log: call_log.hasten())
+
+
+@guard_harmless("lifecycle_failed")
+def listen_for_end() -> None:
+    """Hear of SIGTERM before the application's handler. Where it has none, or in another thread, do nothing."""
+    if threading.get_ident() != threading.main_thread().ident:
+        return  # Python allows it to the main thread alone
+    handler = signal.getsignal(signal.SIGTERM)
+    # an event loop's is not called for what it does; and it ends its process in order
+    is_loops = getattr(handler, "__module__", "").partition(".")[0] in ("asyncio", "uvloop")
+    if callable(handler) and not isinstance(handler, _Ending) and not is_loops:
+        signal.signal(signal.SIGTERM, _Ending(handler))
+
+
+async def flush_at_shutdown() -> None:
+    """Flush while a server shuts down, for coroutines: it may end without any `atexit`."""
+    global _spent_s
+    for call_log in running_call_logs:
+        began = time.monotonic()
+        try:
+            await call_log.flush_at_shutdown(_spent_s)
+        except Exception as problem:  # noqa: BLE001  the server's loop may be none of asyncio
+            swallow(problem, "flush_failed", "rows are still being written as the server shuts down")
+        finally:
+            _spent_s += time.monotonic() - began
 
 
 def _timed(do: Callable[[float], None]) -> None:

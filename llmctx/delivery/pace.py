@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from llmctx.core.process import is_ending
+
 _MEMORY_S: Final = 3.0  # of what came before that, a third counts
 _LONGEST_S: Final = 1.2
 """With the worker's own linger and the statement, a row is in the table within two seconds."""
@@ -34,7 +36,7 @@ class Pace:
     def linger_s(self, now: float) -> float:
         """Return for how long a batch should wait that begins `now`, judged by the rows that came before."""
         rate = self._rate_at(now)
-        if rate * self._longest_s < 1:
+        if rate * self._longest_s < 1 or is_ending():
             return 0.0
         return min(self._longest_s, self._rows / rate)
 

@@ -22,7 +22,7 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guard_harmless
 from llmctx.core.locks import RecoverableLock
 from llmctx.core.pause import pause
-from llmctx.core.process import is_left_alone
+from llmctx.core.process import is_left_alone, listen_for_end
 from llmctx.core.threads import PIPELINE, DaemonThread, daemon_thread, outside_loop, wait_at_most
 from llmctx.delivery.lasting_task import LastingTask
 from llmctx.delivery.linger import Linger
@@ -235,6 +235,7 @@ class Worker:
 
     def _wake(self) -> None:
         self._idle = False
+        listen_for_end()  # here, for a server's handler is there by then, and calls are made in its own thread
         if self._asleep:
             self._start_once()
         elif (loop := self._loop) is not None:

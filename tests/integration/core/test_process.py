@@ -263,3 +263,59 @@ def test_gunicorn_with_preload_and_sigterm(database: str, tmp_path: Path) -> Non
     rows = rows_of(database)
     assert len(rows) == 10, err
     assert {(row.user_id, row.status) for row in rows} == {("u", "ok")}
+
+
+UVICORN = """
+from llmctx import CallContext
+from llmctx.calllog import CallLog
+from llmctx.middleware import ContextMiddleware
+from tests.kit.support import Talker
+
+call_log = CallLog().start()
+model = Talker()
+
+async def app(connection, receive, send):
+    if connection["type"] == "lifespan":
+        for step in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{step}.complete"})
+    else:
+        answer = model.invoke("hello") if connection["path"] == "/thread" else await model.ainvoke("hello")
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": answer.content.encode()})
+
+wrapped = ContextMiddleware(app, identify=lambda request: CallContext(user_id="u", session_id="s"))
+"""
+
+
+@pytest.mark.parametrize("app", ["wrapped", "app"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_is_killed_by_its_own_signal(database: str, tmp_path: Path, app: str, number: int) -> None:
+    """uvicorn shuts down, and raises the signal again: by SIGTERM the process ends without `atexit`."""
+    import httpx
+
+    (tmp_path / "served.py").write_text(UVICORN)
+    environment = {
+        **os.environ,
+        "LLMCTX_DATABASE_URL": database,
+        "LLMCTX_JOURNAL_DIR": str(tmp_path / "journal"),
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}",
+    }
+    sock = tmp_path / "u.sock"
+    arguments = ["--uds", str(sock), "--log-level", "warning", f"served:{app}"]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "uvicorn", *arguments], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_until(sock.exists, "the server")
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(sock))) as http:
+            for _ in range(30):  # so many that rows wait for company
+                assert http.get("http://app/").text == "heard hello"
+    finally:
+        server.send_signal(number)
+        _, err = server.communicate(timeout=30)
+    assert server.returncode in (-number, 0), err
+    rows = rows_of(database)
+    assert len(rows) == 30, err
+    assert {row.status for row in rows} == {"ok"}
+    assert {row.user_id for row in rows} == {"u" if app == "wrapped" else None}
