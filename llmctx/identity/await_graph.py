@@ -92,9 +92,9 @@ def waiting_work(work: Job) -> Iterator[asyncio.Task[Any] | concurrent.futures.F
     return (found for found in _waiting(work) if isinstance(found, (asyncio.Task, concurrent.futures.Future)))
 
 
-def all_waiting(work: object) -> Iterator[object]:
-    """Yield `work`, and all that waits for it, also in other threads."""
-    return _waiting(work, in_threads=True)
+def all_waiting(work: object, without: object = None) -> Iterator[object]:
+    """Yield `work`, and all that waits for it, also in other threads; not `without`, nor what waits by way of it."""
+    return _waiting(work, in_threads=True, without=without)
 
 
 def is_unawaited(work: object) -> bool:
@@ -158,13 +158,15 @@ _MAIN: Final = object()
 _A_THREAD: Final = object()
 
 
-def _waiting(work: object, *, in_threads: bool = False) -> Iterator[object]:
+def _waiting(work: object, *, in_threads: bool = False, without: object = None) -> Iterator[object]:
     """Yield `work`, and all that waits for it: futures, tasks, threads, `_MAIN`, `_A_THREAD` (one may block on it).
-    `in_threads` asks which do.
+    `in_threads` asks which do. `without` is left out, and what waits for it alone.
     """
     found: list[object] = [work]
     seen = {id(work)}
     for one in found:  # grows meanwhile
+        if one is without:
+            continue
         yield one
         if len(found) > _STEPS:
             continue

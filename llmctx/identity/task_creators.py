@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from types import AsyncGeneratorType, FrameType
 from typing import Any, Final, TypeGuard
 
+from llmctx.core.guard import guard_harmless
 from llmctx.identity.argument_values import (
     Work,
     fields_of,
@@ -23,7 +24,7 @@ from llmctx.identity.argument_values import (
     source_of,
     values_of,
 )
-from llmctx.identity.await_graph import all_waiting, is_waited_for_by
+from llmctx.identity.await_graph import all_waiting, is_waited_for_by, runs_here
 from llmctx.identity.blocked_threads import Job
 from llmctx.identity.candidates import effective_scope
 from llmctx.identity.eager_start import is_being_made, starter_of
@@ -81,7 +82,7 @@ class _Search:
     def answer(self, work: Work) -> bool | None:
         """Return who created `work`: the scope's flow, a user of the thread (False), or one who is not seen."""
         waiting = [one for one in _waiting_for_what_is_given(work) if one is not work]
-        for_users = any(map(self._is_of_a_user, waiting))
+        for_users = any(_is_of_a_user(one, self.scope, self.thread_id) for one in waiting)
         if (
             is_given_connection(work, self.scope)
             or self._is_own(work)
@@ -134,17 +135,40 @@ class _Search:
                 return True
         return False
 
-    def _is_of_a_user(self, task: asyncio.Task[Any]) -> bool:
-        """Return whether `task` works in an open scope of another, who has used the thread."""
-        scope = _scope_of(task)
-        while scope is not None and scope.parent is not None and self.thread_id not in scope.threads:
-            scope = scope.parent
-        return (
-            scope is not None
-            and scope.is_open
-            and scope.anchor is not self.scope.anchor
-            and self.thread_id in scope.threads
-        )
+
+def _is_of_a_user(task: asyncio.Task[Any], scope: Scope, thread_id: str) -> bool:
+    """Return whether `task` works in an open scope of another than `scope`, who has used the thread."""
+    its = _scope_of(task)
+    while its is not None and its.parent is not None and thread_id not in its.threads:
+        its = its.parent
+    return its is not None and its.is_open and its.anchor is not scope.anchor and thread_id in its.threads
+
+
+@guard_harmless("long_work_failed", otherwise=lambda scope, thread_id: False)
+def is_awaited_by_a_user(scope: Scope, thread_id: str | None) -> bool:
+    """Return whether the flow of another than `scope`, who has used the thread, waits for what runs here.
+
+    Requests that come together wait for one task, which the first of them has created: it works for all of them. Who
+    waits for the flow that opened `scope` waits for what that flow says, and does not count, nor does who is around it.
+    """
+    owner = scope.anchor.owner
+    if thread_id is None or not isinstance(owner, asyncio.Task):
+        return False
+    around = {id(one) for one in _with_parents(scope)}
+    return any(
+        isinstance(one, asyncio.Task)
+        and _is_of_a_user(one, scope, thread_id)
+        and (its := _scope_of(one)) is not None
+        and its.anchor.owner is one
+        and id(its.anchor) not in around
+        for one in all_waiting(runs_here(), without=owner)
+    )
+
+
+def _with_parents(scope: Scope | None) -> Iterator[Scope]:
+    while scope is not None:
+        yield scope
+        scope = scope.parent
 
 
 def _variables_of(frame: FrameType) -> Iterator[object]:

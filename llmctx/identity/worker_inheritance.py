@@ -2,17 +2,19 @@
 
 A worker that was started inside user A's request has inherited A's scope, and works for B now. When others have
 registered the call's thread and A's scope never has, it matters who waits for whom (`await_graph.py`): what A's request
-itself does, or waits for, is A's, whatever others use that thread; what it does not wait for is a worker's. `remote.py`
-asks the same where only another process may know that others use the thread.
+itself does, or waits for, is A's, whatever others use that thread, unless they wait for it as well; what it does not
+wait for is a worker's. `remote.py` asks the same where only another process may know that others use the thread.
 """
 
 from __future__ import annotations
 
 from llmctx.identity.authority import is_foreign
 from llmctx.identity.await_graph import is_part_of
+from llmctx.identity.background_work import await_light, is_in_the_dark
 from llmctx.identity.registry.base import Entry, is_unreliable
 from llmctx.identity.scope import CallContext, Scope, carrying_call_logs, is_left_over
 from llmctx.identity.spawned_work import may_be_of_others, works_for
+from llmctx.identity.task_creators import is_awaited_by_a_user
 
 
 def is_inherited_by_worker(
@@ -47,6 +49,9 @@ def is_inherited_by_worker(
         if not of_others:
             return False
         own = works_for(scope, thread_id, used, is_final=is_final)
+        for_users = _is_for_users(scope, thread_id, own, is_final)
+        if for_users is not False:
+            return for_users
         if own or (not registered_since and _is_carried(scope)):
             return False
         return True if registered_since and (own is False or scope.is_open) else None
@@ -56,12 +61,25 @@ def is_inherited_by_worker(
     if not of_others and not handed_on:
         return False
     own = is_part_of(scope) if handed_on else works_for(scope, thread_id, used, is_final=is_final)
+    for_users = of_others and _is_for_users(scope, thread_id, own, is_final)
+    if for_users is not False:
+        return for_users
     if own is None:
         return None if registered_since else False
     unclear = not registered_since and not handed_on  # used by others before this scope only: as above
     if own or (unclear and _is_carried(scope)):
         return False
     return None if unclear else True
+
+
+def _is_for_users(scope: Scope, thread_id: str | None, own: bool | None, is_final: bool) -> bool | None:
+    """Return whether another, who uses the thread, waits for what runs here, too. None: cannot be seen yet of what is
+    the scope's `own`.
+    """
+    is_dark = bool(own) and is_in_the_dark()
+    if is_dark and is_final:
+        await_light()
+    return is_awaited_by_a_user(scope, thread_id) or (None if is_dark and not is_final else False)
 
 
 def _is_carried(scope: Scope) -> bool:

@@ -18,7 +18,7 @@ import anyio
 import anyio.from_thread
 import pytest
 
-from llmctx import amend
+from llmctx import amend, bind
 from tests.kit.requests import (
     MODES,
     THREAD,
@@ -422,6 +422,91 @@ def test_a_worker_that_a_request_has_started_works_for_the_threads_user(is_open:
             if row.user_id not in right:
                 wrong.append((kind.__name__, row.thread_id, row.user_id))
     assert not wrong
+
+
+class Coalescing:
+    """The first of the requests that come together creates one task for all of them, and each waits for that."""
+
+    def __init__(self) -> None:
+        self.inputs: list[tuple[str, Any]] = []
+        self.together: asyncio.Task[None] | None = None
+
+    async def load(self, user: str, way: Any) -> None:
+        amend(thread_id=user)
+        self.inputs.append((user, way))
+        self.together = self.together or asyncio.create_task(self.work())
+        await asyncio.shield(self.together)
+
+    async def work(self) -> None:
+        await asyncio.sleep(0)  # until all are there
+        for user, way in self.inputs:
+            await way(user)
+
+
+async def bare_on(user: str) -> None:
+    await model.ainvoke(user, on(user))
+
+
+async def graph_on(user: str) -> None:
+    await graph.ainvoke({"text": user}, on(user))
+
+
+async def wrapped_graph_on(user: str) -> None:
+    await wrapped_graph.ainvoke({"text": user}, on(user))
+
+
+async def in_a_pool_on(user: str) -> None:
+    await asyncio.to_thread(model.invoke, user, on(user))
+
+
+@MODES
+@pytest.mark.parametrize("way", [bare_on, graph_on, wrapped_graph_on, in_a_pool_on], ids=lambda way: str(way.__name__))
+def test_a_task_that_several_requests_await_works_for_the_threads_user(way: Any, carry: bool) -> None:
+    async def come_together() -> None:
+        loader = Coalescing()
+        await asyncio.gather(*(request(user, partial(loader.load, user, way)) for user in ("alice", "bob", "carol")))
+
+    with recorded(carry=carry) as sink:
+        asyncio.run(come_together())
+    assert {row.thread_id: row.user_id for row in sink.records} == {user: user for user in ("alice", "bob", "carol")}
+
+
+async def bound_to_bob(way: Any) -> None:
+    with bind(user_id="bob"):
+        await way("eve")
+
+
+async def in_a_task_of_bobs(way: Any) -> None:
+    """Eve waits for it herself, and bob's scope is inside of hers."""
+
+    async def start() -> asyncio.Task[Any]:
+        with bind(user_id="bob"):
+            return asyncio.create_task(way("eve"))
+
+    await (await asyncio.create_task(start()))
+
+
+async def in_a_pools_scope_of_bobs(way: Any) -> None:
+    def work() -> None:
+        with bind(user_id="bob"):
+            asyncio.run(way("eve"))
+
+    await asyncio.to_thread(work)
+
+
+@MODES
+@pytest.mark.parametrize("way", [bare_on, in_a_pool_on], ids=lambda way: str(way.__name__))
+@pytest.mark.parametrize(
+    "bound", [bound_to_bob, in_a_task_of_bobs, in_a_pools_scope_of_bobs], ids=lambda bound: str(bound.__name__)
+)
+def test_what_is_bound_to_another_is_his_whoever_awaits_it(bound: Any, way: Any, carry: bool) -> None:
+    async def come() -> None:
+        await wrapped_graph.ainvoke({"text": "eve"}, on("eve"))
+        await bound(way)
+
+    with recorded(carry=carry) as sink:
+        asyncio.run(request("eve", come))
+    assert [row.user_id for row in sink.records] == ["eve", "bob"]
 
 
 class Scheduler:
