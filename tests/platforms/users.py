@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class Client:
         self.calls[prompt, self.user] += 1
         return {"messages": [{"role": "user", "content": prompt}]}
 
-    async def use(self, graph: str, when: str) -> None:
+    async def use(self, graph: str, when: str, *, is_stateless: bool) -> None:
         """Run `graph` in each of the ways that the client has, and say in each place that one is the victim."""
         runs = self.client.runs
         thread = (await self.client.threads.create(metadata=IN_METADATA))["thread_id"]
@@ -50,12 +51,18 @@ class Client:
             pass
         run = await runs.create(thread, graph, input=self.input_of(thread, "background", when), metadata=FLAT)
         await runs.join(thread, run["run_id"])
-        await runs.wait(None, graph, input=self.input_of("stateless", graph, when))
+        if is_stateless:
+            await runs.wait(None, graph, input=self.input_of("stateless", graph, when))
 
 
-async def drive(server: Server, calls: Calls, users: int, when: str) -> None:
+async def drive(
+    server: Server, calls: Calls, users: int, when: str, graphs: Sequence[str] = GRAPHS, *, is_stateless: bool = True
+) -> None:
+    """Let so many users run each of `graphs` in all ways at once; without a thread as well if the server can."""
     clients = [Client(server, f"u{number}", calls) for number in range(users)]
-    await asyncio.gather(*(client.use(graph, when) for client in clients for graph in GRAPHS))
+    await asyncio.gather(
+        *(client.use(graph, when, is_stateless=is_stateless) for client in clients for graph in graphs)
+    )
 
 
 async def use_an_assistant(server: Server, calls: Calls) -> None:
