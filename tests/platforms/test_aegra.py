@@ -35,7 +35,7 @@ def test_aegra(
     redis_url: str,
     tmp_path: Path,
 ) -> None:
-    """20 users at once; then the server ends, and all rows are there."""
+    """Many users at once; then the server ends, and all rows are there."""
     asyncio.run(_provide_uuids(empty_database))
     folder = tmp_path / "app"
     shutil.copytree(APPLICATION, folder)
@@ -46,13 +46,14 @@ def test_aegra(
         health="/health",
         DATABASE_URL=unquote(empty_database.replace("+asyncpg", "")),  # its Alembic takes no %
         AUTH_TYPE="custom",
-        SQLALCHEMY_POOL_SIZE="10",
+        SQLALCHEMY_POOL_SIZE="40",
         LANGGRAPH_MAX_POOL_SIZE="20",
         **redis,
     )
     calls: Calls = Counter()
+    users = 8 if IS_OLD else 20  # each that waits holds one of its connections
     of_it: dict[str, Any] = {"graphs": GRAPHS[:2], "is_stateless": False} if IS_OLD else {}
-    asyncio.run(drive(server, calls, 20, "first", **of_it))
+    asyncio.run(drive(server, calls, users, "first", **of_it))
     judge(database, calls, patience_s=30)
     asyncio.run(drive(server, calls, 2, "last", **of_it))
     server.interrupt()
