@@ -41,6 +41,11 @@ class CallQueue(deque[OpenCall]):
         self.refused_calls: deque[OpenCall] = deque()
         """The pipeline counts them."""
 
+    @property
+    def is_nearly_full(self) -> bool:
+        """Return whether calls will soon be refused."""
+        return len(self) > self._most * 3 // 4
+
     def put(self, call: OpenCall) -> None:
         """Take `call`, or refuse it. Either way it is `delivered`."""
         if len(self) < FEW:
@@ -54,7 +59,7 @@ class CallQueue(deque[OpenCall]):
             self._look()
         if len(self) < self._most:
             if self.is_overloaded:
-                self._strip(call)
+                self.strip(call)
             call.delivered = self.append(call) is None  # type: ignore[func-returns-value]
         else:
             diagnostics.count("calls_refused", "%d calls wait for the pipeline: the newest are lost", len(self))
@@ -85,7 +90,8 @@ class CallQueue(deque[OpenCall]):
                 break
         self.is_overloaded = bool(weights) and sum(weights) / len(weights) * count > self._limit
 
-    def _strip(self, call: OpenCall) -> None:
+    def strip(self, call: OpenCall) -> None:
+        """Let go of the texts of `call`. Its row says so."""
         self.without_texts.add(call)
         call.prompt = None
         answer = call.answer.read() if isinstance(call.answer, UnreadAnswer) else call.answer

@@ -125,6 +125,8 @@ class Pipeline:
         records, until = [], time.monotonic() + _PIECE_S
         while queue and len(calls) < most and (not calls or time.monotonic() < until):
             calls.append(queue.popleft())
+            if is_late := queue.is_nearly_full:
+                queue.strip(calls[-1])
             try:
                 record = self._record(calls[-1], may_wait=may_wait)
             except OSError:
@@ -132,7 +134,8 @@ class Pipeline:
                 break
             if record is not None:
                 records.append(record)
-            yield_gil()
+            if not is_late:
+                yield_gil()
         if not calls:
             return 0
         # what is held nowhere else would be lost with the thread; but not every sink takes a record twice

@@ -231,3 +231,26 @@ def test_rows_are_stored_while_calls_come_faster_than_they_can_be_made_into_rows
         is_slow.clear()
         assert call_log.flush(60) == 0
     assert len(rows_of(database)) == 300
+
+
+def test_texts_go_before_calls_are_refused() -> None:
+    """The pipeline has fallen behind: of those that wait, the oldest go without their texts, and say so."""
+    is_held_up, goes_on = threading.Event(), threading.Event()
+
+    class HungUp(MemorySink):
+        def submit(self, record: CallRecord) -> bool:
+            is_held_up.set()
+            return goes_on.wait(60) and super().submit(record)
+
+    sink = HungUp()
+    with CallLog(sink=sink, memory_bytes=8 * 1024 * 1024) as call_log:  # room for 1,024 calls
+        model.invoke("first")
+        assert is_held_up.wait(60)
+        for number in range(1000):
+            model.invoke(f"hello {number}")
+        goes_on.set()
+        assert call_log.flush(60) == 0
+        assert call_log.stats().dropped == 0
+    without = [record for record in sink.records if record.prompt_snapshot is None]
+    assert without == sink.records[1 : 1000 - 768]  # until three quarters wait
+    assert all("llmctx_snapshots" in (record.attributes or {}) for record in without)
