@@ -60,6 +60,8 @@ _VALUE: Final = (
 
 _ASSIGNED: Final = re.compile(f"{_GLUE}{_VALUE}".encode("latin-1"))
 """What follows the end of a name, if something is assigned to it."""
+_COUNTED: Final = re.compile(rb"s?(?:_|[\\\"']{0,3}[ ]?[:=][ ]?[0-9]{1,9}(?![0-9a-z._:+/=-]))")
+"""What follows a name that is none: `"prompt_tokens": 512`, `tokens_per_minute`. Provider's answers are full of them."""
 
 
 _BETWEEN_SIGNS: Final = (
@@ -182,6 +184,7 @@ def _find(view: SearchText, names: list[_Name], spans: list[Span]) -> None:
                 end = at + len(word)
                 if (
                     (name := ends.match(low, at))
+                    and (kind == "password" or _COUNTED.match(low, name.end()) is None)
                     and (match := _ASSIGNED.match(low, name.end()))
                     and (_consider(raw, low, at, word, kind, match, spans) or match.end() - at >= _BEFORE)
                 ):

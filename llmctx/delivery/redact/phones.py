@@ -8,7 +8,7 @@ must be written as people write the numbers of its country, or stand behind a wo
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 from typing import Final
 
 from llmctx.delivery.redact.normal_form import SearchText
@@ -36,11 +36,12 @@ _CUE_BEYOND: Final = re.compile(
     "[📞☎📱✆]|电话|電話|手机|手機|联系方式|联系|聯絡|连絡先|連絡先|(?<![单單编編序运運货貨票账帳卡])[号號][码碼]|热线|传真|傳真|座机|微信|致电|拨打|携帯|전화|휴대폰|핸드폰|연락처"
     "|[Тт]ел(?:ефон)?|[Мм]об(?:ильный)?|[Мм]ой [Нн]омер|[Зз]вони|[Пп]озвони|[Фф]акс|τηλ|κιν|هاتف|جوال|موبايل|טלפון|נייד|फ़ोन|फोन|मोबाइल|โทร|เบอร์"
 )
-_BETWEEN: Final = (
-    rb"(?:[^a-z0-9]|(?<![a-z])(?:no|nr|num|number|numbers|num\x80ro|is|was|are|at|on|me|us|him|her|them|home|work|office"
+_WORDS_BETWEEN: Final = (
+    rb"(?:no|nr|num|number|numbers|num\x80ro|is|was|are|at|on|me|us|him|her|them|home|work|office"
     rb"|cell|mobile|direct|line|new|my|the|our|to|or|and|value|string|phone|tel|fax|text|de|ist|est|es|m|s|t|nummer|numero"
-    rb"|mich|an|uns|unter|auf|le|au|al|moi|nous|sur|mi|il|lo|op|til|pod|n|e|o|hp|saya|\x80)(?![a-z]))"
+    rb"|mich|an|uns|unter|auf|le|au|al|moi|nous|sur|mi|il|lo|op|til|pod|n|e|o|hp|saya|\x80)"
 )
+_BETWEEN: Final = rb"(?:[^a-z0-9]|(?<![a-z])" + _WORDS_BETWEEN + rb"(?![a-z]))"
 _CUE: Final = re.compile(
     rb"(?<![a-z])(?:(" + _STRONG + rb")|" + _WEAK + rb")(?![a-z])" + _BETWEEN + rb"{0,48}\Z"
     rb"|(?:[a-z_](phone|mobile|fax|telephone)|_(tel|mob|cell))(?![a-z])" + _BETWEEN + rb"{0,48}\Z"
@@ -51,6 +52,8 @@ _CUE_AFTER: Final = re.compile(
     rb"|[\"']? \((?:cell|mobile|mob|phone|tel|office|home|work|fax|direct|whatsapp|private?|handy)\)"
 )
 _GAP: Final = re.compile(_BETWEEN + rb"{0,48}")
+_WORD_BETWEEN: Final = re.compile(_WORDS_BETWEEN)
+_LETTERS: Final = bytes(range(0x61, 0x7B))
 _NOT_LETTER: Final = bytes(c for c in range(256) if not 0x61 <= c <= 0x7A)
 _REACH: Final = 48
 _LEAST, _LONGEST = 7, 13  # digits that are dialled within a country
@@ -164,13 +167,22 @@ def _cue_before(view: SearchText, start: int) -> str:
     before = view.low[max(0, start - _REACH) : start]
     begin = len(before.rstrip(NO_DIGITS))  # no other number stands between
     before = before[begin:]
-    if before.translate(None, _NOT_LETTER) and (cue := _CUE.search(before)):
+    said = before.rstrip(_NOT_LETTER)
+    word = said[len(said.rstrip(_LETTERS)) :]
+    is_possible = word and (_may_announce(word) or said[-len(word) - 1 : -len(word)] == b"\x80")
+    if is_possible and (cue := _CUE.search(before)):
         return "strong" if cue.lastindex or _PERSONS.search(before, cue.start()) else "weak"
     if b"?" in before or not before.isascii():  # an emoji is a "?" there
         for match in _CUE_BEYOND.finditer(view.text, start - len(before), start):
             if _GAP.fullmatch(view.low, match.end(), start):
                 return "strong"
     return ""
+
+
+@lru_cache(4096)
+def _may_announce(word: bytes) -> bool:
+    """Return whether the last word before a number, of plain letters, may be a cue or stand between one and it."""
+    return _CUE.search(b" " + word) is not None or _WORD_BETWEEN.fullmatch(word) is not None
 
 
 def is_foreign(number: bytes) -> bool:
