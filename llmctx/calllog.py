@@ -281,6 +281,7 @@ class CallLog:
         attempt(carrying.remove, self)
         attempt(self._recorder.open_calls.close)
         attempt(lifecycle.running_call_logs.discard, self)
+        attempt(lifecycle.stop_listening_for_end)
         return True
 
     @guard_harmless("close_failed", otherwise=lambda self, left: left)
@@ -376,9 +377,9 @@ class CallLog:
 
     # -- the process --------------------------------------------------------------------------------------------------
 
-    def hasten(self) -> None:
-        """Begin to store what waits, as the process is told to end."""
-        self._worker.drain(self._for_database())
+    def hasten(self, patience_s: float) -> None:
+        """Begin to store what waits, as the process is told to end. Return once the journal has it."""
+        self._worker.hasten(self._for_database(), patience_s)
 
     async def flush_at_shutdown(self, spent_s: float) -> None:
         """Flush as a server shuts down, of whose patience so much is spent."""

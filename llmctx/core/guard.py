@@ -13,7 +13,8 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
-from types import CodeType, TracebackType
+from itertools import pairwise
+from types import CodeType, FrameType, TracebackType
 from typing import Any, Final, TypeVar, cast
 
 from llmctx.core.diagnostics import diagnostics
@@ -82,6 +83,7 @@ def contain(cause: str, message: str, problem: BaseException, name: str) -> None
         raise problem
 
 
+_TAKES_REST: Final = 0x04  # inspect.CO_VARARGS, of a module that takes its time to be imported
 # The last instruction of code that raises, or into which a generator's `throw` has raised. Whatever comes from outside
 # strikes between two instructions, at a call or a jump.
 _RAISES: Final = frozenset({"RAISE_VARARGS", "RERAISE", "RETURN_GENERATOR", "YIELD_VALUE"})
@@ -105,7 +107,7 @@ def _has_struck(problem: BaseException) -> bool:
     last: TracebackType | None = None
     step = problem.__traceback__
     while step is not None:
-        if step.tb_frame.f_code in handlers:
+        if step.tb_frame.f_code in handlers or (last is not None and _handles_signal_in(step.tb_frame, last.tb_frame)):
             return True
         last, step = step, step.tb_next
     if isinstance(problem, Exception) or last is None or type(problem).__name__ == "PanicException":
@@ -113,6 +115,17 @@ def _has_struck(problem: BaseException) -> bool:
     from opcode import opname  # late, as below: `import llmctx` stays quick
 
     return opname[last.tb_frame.f_code.co_code[last.tb_lasti]] not in _RAISES
+
+
+def _handles_signal_in(frame: FrameType, interrupted: FrameType) -> bool:
+    """Return whether `frame` was called with a signal's number and `interrupted`: it may be its handler no more."""
+    code = frame.f_code
+    count = code.co_argcount + code.co_kwonlyargcount
+    values = [frame.f_locals.get(name) for name in code.co_varnames[:count]]
+    if code.co_flags & _TAKES_REST:
+        rest = frame.f_locals.get(code.co_varnames[count])
+        values += rest if type(rest) is tuple else ()
+    return any(isinstance(one, int) and other is interrupted for one, other in pairwise(values))
 
 
 def _signal_handlers() -> set[CodeType]:

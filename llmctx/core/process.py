@@ -55,6 +55,7 @@ _PATIENCE_S: Final = 1.0  # of a fork: the disk may have hung up
 _IMPORT_S: Final = 30.0  # of a fork, while modules are imported: that takes long on a busy machine, and ends
 _closed: Final[list[ForkGate | ForkLock]] = []
 _ATTEMPTS: Final = 2  # of each part of a fork and of the end: what fails once is done again
+_JOURNAL_S: Final = 1.0  # of the handler of SIGTERM: the first rows of a process take a while
 _OURS: Final = ("llmctx", "asyncio_")  # names of the pipeline's threads, and of those in which its loop looks up hosts
 _forks_from_a_thread = _began_in_a_thread = _is_ending = False
 
@@ -158,7 +159,7 @@ def _first_thread_has_ended() -> bool:
 class ProcessHooks(Protocol):
     """The hooks of a call log. `spent_s` are the seconds that the end of the process has taken so far."""
 
-    def hasten(self) -> None: ...
+    def hasten(self, patience_s: float) -> None: ...
     async def flush_at_shutdown(self, spent_s: float) -> None: ...
     def flush_at_exit(self, spent_s: float) -> None: ...
     def close_at_exit(self, spent_s: float) -> None: ...
@@ -186,7 +187,7 @@ def is_ending() -> bool:
 
 
 class _Ending:
-    """The application's handler of SIGTERM, which is called once the call logs know.
+    """The application's handler of SIGTERM, which is called once the call logs know. Looks like it in all else.
 
     A server that has shut down may raise the signal again, for whoever listened before: uvicorn does. Then its default
     action ends the process, without any `atexit`.
@@ -195,28 +196,63 @@ class _Ending:
     def __init__(self, handler: Callable[[int, FrameType | None], Any]) -> None:
         self._handler = handler
 
-    def __call__(self, number: int, frame: FrameType | None) -> None:
+    def __call__(self, number: int, frame: FrameType | None) -> Any:
+        self.leave()  # the handler may look whether it is still the one
         _hasten()
-        self._handler(number, frame)
+        return self._handler(number, frame)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_handler":  # a copy in the making
+            raise AttributeError(name)
+        return getattr(self._handler, name)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or bool(self._handler == other)
+
+    def __hash__(self) -> int:
+        return hash(self._handler)
+
+    @guard_harmless("lifecycle_failed")
+    def leave(self) -> None:
+        """Put the handler back, if no other one has been set since."""
+        if signal.getsignal(signal.SIGTERM) is self:
+            signal.signal(signal.SIGTERM, self._handler)
 
 
 @guard_harmless("lifecycle_failed")
 def _hasten() -> None:
     global _is_ending
-    _is_ending = True
-    running_call_logs.for_each(lambda call_log: call_log.hasten())
+    if not _is_ending:
+        _is_ending = True
+        until = time.monotonic() + _JOURNAL_S
+        running_call_logs.for_each(lambda call_log: call_log.hasten(max(0.0, until - time.monotonic())))
 
 
 @guard_harmless("lifecycle_failed")
 def listen_for_end() -> None:
     """Hear of SIGTERM before the application's handler. Where it has none, or in another thread, do nothing."""
-    if threading.get_ident() != threading.main_thread().ident:
-        return  # Python allows it to the main thread alone
+    if _is_ending or not _is_main_thread():
+        return
     handler = signal.getsignal(signal.SIGTERM)
     # an event loop's is not called for what it does; and it ends its process in order
     is_loops = getattr(handler, "__module__", "").partition(".")[0] in ("asyncio", "uvloop")
-    if callable(handler) and not isinstance(handler, _Ending) and not is_loops:
-        signal.signal(signal.SIGTERM, _Ending(handler))
+    if not callable(handler) or isinstance(handler, _Ending) or is_loops:
+        return
+    newest = signal.signal(signal.SIGTERM, _Ending(handler))
+    if newest is not handler:  # the signal has just come, and its handler has set another one
+        signal.signal(signal.SIGTERM, newest)
+
+
+def stop_listening_for_end() -> None:
+    """Put the application's handler of SIGTERM back where no call log is left that would hear of it."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if isinstance(handler, _Ending) and not any(running_call_logs) and _is_main_thread():
+        handler.leave()
+
+
+def _is_main_thread() -> bool:
+    """Return whether Python lets this thread set handlers of signals."""
+    return threading.get_ident() == threading.main_thread().ident
 
 
 async def flush_at_shutdown() -> None:

@@ -175,6 +175,13 @@ class Worker:
             draining.close()
             return None
 
+    def hasten(self, timeout_s: float, patience_s: float) -> None:
+        """Start `drain`, and wait for the journal alone: the first rows take long, and the process may end at once."""
+        deadline = time.monotonic() + patience_s
+        if self.drain(timeout_s) is not None:
+            while self.pipeline.is_busy and time.monotonic() < deadline:
+                outside_loop(pause)(0.001)
+
     def flush(self, timeout_s: float) -> int:
         """Wait until the thread is ready, start `drain`, and wait for it. Return how many calls are left."""
         deadline = time.monotonic() + timeout_s

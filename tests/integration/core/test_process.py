@@ -292,6 +292,23 @@ wrapped = ContextMiddleware(app, identify=lambda request: CallContext(user_id="u
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_server_that_is_killed_by_its_own_signal(database: str, tmp_path: Path, app: str, number: int) -> None:
     """uvicorn shuts down, and raises the signal again: by SIGTERM the process ends without `atexit`."""
+    serve_and_end(database, tmp_path, number, app)
+    rows = rows_of(database)
+    assert len(rows) == 30
+    assert {row.status for row in rows} == {"ok"}
+    assert {row.user_id for row in rows} == {"u" if app == "wrapped" else None}
+
+
+def test_a_server_without_a_lifespan_that_is_killed_by_its_own_signal(database: str, tmp_path: Path) -> None:
+    """Nothing waits for the database there: the first rows of a process, which take longest, are in the journal."""
+    serve_and_end(database, tmp_path, signal.SIGTERM, "wrapped", "--lifespan", "off", calls=3)
+    with CallLog(database, journal_dir=tmp_path / "journal"):
+        wait_until(lambda: len(rows_of(database)) == 3, "the rows of the last process")
+    assert [(row.user_id, row.status) for row in rows_of(database)] == [("u", "ok")] * 3
+
+
+def serve_and_end(database: str, tmp_path: Path, number: int, app: str, *options: str, calls: int = 30) -> None:
+    """Run uvicorn, and end it by a signal right after the last answer."""
     import httpx
 
     (tmp_path / "served.py").write_text(UVICORN)
@@ -302,20 +319,48 @@ def test_a_server_that_is_killed_by_its_own_signal(database: str, tmp_path: Path
         "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}",
     }
     sock = tmp_path / "u.sock"
-    arguments = ["--uds", str(sock), "--log-level", "warning", f"served:{app}"]
+    arguments = ["--uds", str(sock), "--log-level", "warning", *options, f"served:{app}"]
     server = subprocess.Popen(
         [sys.executable, "-m", "uvicorn", *arguments], env=environment, stderr=subprocess.PIPE, text=True
     )
     try:
         wait_until(sock.exists, "the server")
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(sock))) as http:
-            for _ in range(30):  # so many that rows wait for company
+            for _ in range(calls):
                 assert http.get("http://app/").text == "heard hello"
     finally:
         server.send_signal(number)
         _, err = server.communicate(timeout=30)
     assert server.returncode in (-number, 0), err
-    rows = rows_of(database)
-    assert len(rows) == 30, err
-    assert {row.status for row in rows} == {"ok"}
-    assert {row.user_id for row in rows} == {"u" if app == "wrapped" else None}
+
+
+HANDLER = """
+import copy, os, signal, sys
+from tests.kit.support import Talker
+from llmctx.calllog import CallLog
+
+def mine(number, frame):
+    seen.append(signal.getsignal(number) is mine)
+
+mine.purpose, seen = "drain", []
+signal.signal(signal.SIGTERM, mine)
+for ends in (False, True):
+    with CallLog(sys.argv[1]):
+        Talker().invoke("hello")
+        found = signal.getsignal(signal.SIGTERM)
+        assert found is not mine and found == mine and mine == found and copy.copy(found) == mine, found
+        assert (found.__name__, found.purpose, hash(found)) == ("mine", "drain", hash(mine))
+        if ends:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert seen == [True, True], seen
+    assert signal.getsignal(signal.SIGTERM) is mine
+"""
+
+
+def test_the_applications_handler_of_sigterm_is_its_own(any_database: str) -> None:
+    """What looks at it sees the same, the handler itself finds it in place, and so does who closes the call log."""
+    arguments = [sys.executable, "-W", "error", "-c", HANDLER, any_database]
+    ended = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    assert [row.status for row in rows_of(any_database)] == ["ok", "ok"]
