@@ -7,10 +7,11 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from sqlalchemy import make_url, text
+from sqlalchemy import URL, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
+from sqlalchemy.util import immutabledict
 
 from llmctx.core.record import DEFAULT_TABLE, CallRecord
 from llmctx.delivery.batcher import Batcher
@@ -21,6 +22,12 @@ HEALED_S = 5.0 + 5.0  # five are promised; the rest is for a busy machine
 
 
 T = DEFAULT_TABLE
+
+
+def by_way_of(url: str | URL, **query: str) -> str:
+    """The URL of the same database at the host, and port, of `query`: `URL.set` takes None for "as it is"."""
+    given = make_url(url)._replace(host=None, port=None, query=immutabledict(query))
+    return given.render_as_string(hide_password=False)
 
 
 def put(one: Batcher, count: int, **fields: Any) -> list[CallRecord]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
+import socketserver
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 from sqlalchemy import make_url
 
 from tests.conftest import ROOT
+from tests.kit.databases import by_way_of
 
 HEAD = """
 import asyncio, os, signal, sys, threading, time
@@ -67,22 +72,46 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 
 class Switch:
-    """A URL of `database` that can be turned on: a socket's directory, which is a link to the real one later."""
+    """A URL of `database` that can be turned on: a socket's directory, which leads to the real one later."""
 
     def __init__(self, database: str, folder: Path) -> None:
         target = make_url(database)
-        host = target.query.get("host") or target.host
-        self._target = target
-        self._host = host
+        self._host = target.query.get("host") or target.host or "localhost"
+        self._port = target.port or 5432
         self.folder = folder / "pg"
-        self.url = target.set(host=None, port=None, query={"host": str(self.folder)}).render_as_string(
-            hide_password=False
-        )
+        self.url = by_way_of(target, host=str(self.folder))
 
     def on(self) -> None:
         assert isinstance(self._host, str)
-        assert self._host.startswith("/"), "the tests' PostgreSQL listens on a socket"
-        self.folder.symlink_to(self._host)
+        if self._host.startswith("/"):
+            self.folder.symlink_to(self._host)
+            return
+        self.folder.mkdir()
+        relay = _Relay(str(self.folder / ".s.PGSQL.5432"), _Relayed)
+        relay.target = (self._host, self._port)
+        threading.Thread(target=relay.serve_forever, daemon=True).start()
+
+
+class _Relay(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+    target: tuple[str, int]
+
+
+class _Relayed(socketserver.BaseRequestHandler):
+    """A connection to a server that is reached by TCP."""
+
+    def handle(self) -> None:
+        assert isinstance(self.server, _Relay)
+        with socket.create_connection(self.server.target) as server:
+            threading.Thread(target=self._pass_on, args=(server, self.request), daemon=True).start()
+            self._pass_on(self.request, server)
+
+    @staticmethod
+    def _pass_on(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65_536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
 
 
 def homes() -> list[Path]:

@@ -18,6 +18,8 @@ from typing import Final
 
 from sqlalchemy import make_url
 
+from tests.kit.databases import by_way_of
+
 _PROTOCOL: Final = 196_608  # 3.0
 _SSL, _GSS = 80_877_103, 80_877_104
 _KNOWN: Final = {"user", "database", "application_name", "client_encoding", "datestyle", "timezone", "options"}
@@ -56,8 +58,7 @@ class Pooler:
 
     @property
     def url(self) -> str:
-        query = {"host": str(self._folder), "port": "6432"}
-        return self._target.set(host=None, port=None, query=query).render_as_string(hide_password=False)
+        return by_way_of(self._target, host=str(self._folder), port="6432")
 
     async def open(self) -> None:
         for _ in range(self._count):

@@ -15,6 +15,8 @@ from typing import Final
 
 from sqlalchemy import make_url
 
+from tests.kit.databases import by_way_of
+
 COMMITS: Final = (b"COMMIT", b"c\x00\x00\x00\x04", b"S\x00\x00\x00\x04")  # the word, the end of a COPY, a Sync
 _READY: Final = b"Z\x00\x00\x00\x05I"  # the server has done what it was asked, and no transaction is open
 _IN_TRANSACTION: Final = b"Z\x00\x00\x00\x05T"  # so nothing has been committed yet
@@ -47,9 +49,9 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        host, port = ("127.0.0.1", self._port) if self._folder is None else (None, None)
-        query = {} if self._folder is None else {"host": str(self._folder)}
-        return self._given.set(host=host, port=port, query=query).render_as_string(hide_password=False)
+        if self._folder is None:
+            return self._given.set(host="127.0.0.1", port=self._port, query={}).render_as_string(hide_password=False)
+        return by_way_of(self._given, host=str(self._folder))
 
     async def open(self) -> None:
         if self._folder is None:

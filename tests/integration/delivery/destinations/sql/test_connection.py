@@ -27,7 +27,7 @@ from llmctx.migrate import commands as migrate
 from llmctx.settings import load
 from tests.kit.batchers import adds_up, troubled
 from tests.kit.cluster import Cluster, cluster
-from tests.kit.databases import T, healed, holding, put, role
+from tests.kit.databases import T, by_way_of, healed, holding, put, role
 from tests.kit.pooler import Pooler
 from tests.kit.proxy import COMMITS, Proxy
 from tests.kit.rows import PATIENCE, do, record, stored, writing
@@ -128,8 +128,7 @@ async def test_of_several_hosts_the_first_is_off(database: str) -> None:
     url = make_url(database)
     host, port = url.query.get("host", url.host), url.port or 5432
     with socket.create_server(("127.0.0.1", 0)) as off:
-        query = {"host": f"127.0.0.1,{host}", "port": f"{off.getsockname()[1]},{port}"}
-        both = url.set(host=None, port=None, query=query).render_as_string(hide_password=False)
+        both = by_way_of(url, host=f"127.0.0.1,{host}", port=f"{off.getsockname()[1]},{port}")
         async with writing(both, connect_timeout_s=1.0) as one:
             put(one, 3)
             assert await one.drain(PATIENCE) == 0, one.last_error
@@ -365,8 +364,7 @@ def pgbouncer(program: str, database: str, mode: str = "transaction") -> Iterato
     process = subprocess.Popen([program, str(folder / "ini")], stderr=subprocess.DEVNULL, **borrowed)
     try:
         wait_until((folder / ".s.PGSQL.6432").exists, "pgbouncer")
-        query = {"host": str(folder), "port": "6432"}
-        yield url.set(host=None, port=None, query=query).render_as_string(hide_password=False)
+        yield by_way_of(url, host=str(folder), port="6432")
     finally:
         process.terminate()
         process.wait(60)
