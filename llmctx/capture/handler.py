@@ -28,7 +28,7 @@ from llmctx.capture.payload.raw_answers import answer_in, merge, with_events
 from llmctx.capture.payload.token_usage import Stream
 from llmctx.capture.recorder import Recorder, active, on_run, on_start
 from llmctx.capture.run_inline import adapt_run_inline, protect_other_handlers
-from llmctx.capture.run_managers import collected_chunks, end_directly
+from llmctx.capture.run_managers import collected_chunks, prepare_end
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import HARMLESS, contain, guard_harmless, is_from_outside, swallow
 from llmctx.core.record import Source, Status
@@ -227,8 +227,8 @@ class CallLogHandler(BaseCallbackHandler):
             tell(call)
         if scope is not None and scope.anchor.owner != call.home and scope.anchor.closed_at is None:
             candidates.is_in_the_dark = note_early(scope) or candidates.is_in_the_dark
-        if not candidates.is_in_the_dark:  # what is seen at the end is seen from LangChain's task
-            _read(end_directly, CallLogHandler, run_id)
+        # what is seen at the end is seen from LangChain's task
+        _read(prepare_end, self, run_id, not candidates.is_in_the_dark)
         thread_id = candidates.thread_id
         if thread_id is None:
             return call

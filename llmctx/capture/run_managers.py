@@ -10,6 +10,9 @@ A run manager reports what happens in one run to the run's handlers. That costs 
 
 Both are done to the manager of one run, not to its class, and only where LangChain's own methods stand there. Other
 handlers hear of everything as ever; so do ours where another library has put something in between.
+
+Where a handler of the application may raise (`raise_error`: a budget that is spent), those behind it hear no more of an
+answer that has been paid for. Ours goes before it in the handlers of that run.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import sys
 from collections.abc import Callable
 from copy import copy
 from functools import partial
-from types import FunctionType
+from types import FrameType, FunctionType
 from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
 
@@ -26,6 +29,7 @@ from langchain_core.callbacks import (
     AsyncCallbackManager,
     AsyncCallbackManagerForLLMRun,
     BaseCallbackHandler,
+    CallbackManager,
     CallbackManagerForLLMRun,
 )
 from langchain_core.language_models import BaseChatModel
@@ -39,7 +43,8 @@ if TYPE_CHECKING:
 _NEW_TOKEN: Final = "on_llm_new_token"  # noqa: S105  the name of a method
 _END: Final = "on_llm_end"
 _BETWEEN: Final = 5  # frames from the one that asks to the run manager's, at most
-_TO_START: Final = 6  # frames from `end_directly` to the method that has made the run's manager
+_HOOKS: Final = 2  # frames, one of which is the method that has reported the start: a guard may stand between
+_TO_START: Final = 6  # frames from `prepare_end` to the method that has made the manager of a run that is awaited
 _stop = partial(contain, "handler_failed", HARMLESS)
 
 _REPORTERS: Final[dict[int, tuple[Any, FunctionType]]] = {
@@ -54,6 +59,12 @@ _COLLECTING: Final = frozenset(
     if (function := function_within(BaseChatModel, name)) is not None and "chunks" in function.__code__.co_varnames
 )
 """Ids of the code of methods that append to `chunks` what they report."""
+_SYNC_STARTS: Final = frozenset(
+    id(function.__code__)
+    for name in ("on_chat_model_start", "on_llm_start")
+    if (function := function_within(CallbackManager, name)) is not None
+)
+"""Ids of the code of methods that report a start to the handlers of a run that is not awaited."""
 _start: Final = function_within(AsyncCallbackManager, "on_chat_model_start")
 _START: Final = None if _start is None or "managers" not in _start.__code__.co_varnames else id(_start.__code__)
 """The id of the code that makes managers, and then reports the start."""
@@ -88,16 +99,36 @@ def collected_chunks(ours: type[BaseCallbackHandler]) -> list[Any] | None:
     return chunks
 
 
-def end_directly(ours: type[BaseCallbackHandler], run_id: UUID) -> None:
-    """Let the end of the run whose start is being reported be told at once, if no handler but `ours` hears of it."""
+def prepare_end(handler: BaseCallbackHandler, run_id: UUID, directly: bool) -> None:
+    """Let `handler`, which is being told of the start of a run, hear of its end before others that may raise then.
+
+    Of one that is awaited it hears at once, if it may be told `directly` and no handler of another class listens.
+    """
+    frame: FrameType | None = sys._getframe(_TO_START - 1)
+    for _ in range(_HOOKS):
+        if frame is not None and id(frame.f_code) in _SYNC_STARTS:
+            _go_first(handler, frame.f_locals["self"].handlers)
+            return
+        frame = None if frame is None else frame.f_back
     frame = sys._getframe(_TO_START)
     if id(frame.f_code) != _START or not _is_langchains:
         return
+    ours = type(handler)
     for manager in frame.f_locals.get("managers") or ():
-        if manager.run_id == run_id and all(type(handler) is ours for handler in manager.handlers):
-            if _is_plain(manager, AsyncCallbackManagerForLLMRun, _END, _end):
+        if manager.run_id == run_id:
+            if any(type(one) is not ours for one in manager.handlers):
+                _go_first(handler, manager.handlers)
+            elif directly and _is_plain(manager, AsyncCallbackManagerForLLMRun, _END, _end):
                 setattr(manager, _END, _direct_end(manager))
             return
+
+
+def _go_first(handler: BaseCallbackHandler, handlers: Any) -> None:
+    if type(handlers) is list and handlers[0] is not handler:
+        at = next((at for at, one in enumerate(handlers) if one is handler), 0)
+        if any(one.raise_error for one in handlers[:at] if type(one) is not type(handler)):
+            del handlers[at]  # what goes through them just now is at this place, and goes on behind it
+            handlers.insert(0, handler)
 
 
 def _is_plain(manager: Any, kind: Any, name: str, method: object) -> bool:

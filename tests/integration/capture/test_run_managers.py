@@ -13,6 +13,7 @@ from langchain_core.callbacks import BaseCallbackHandler, manager
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import RunnableLambda
 
 from llmctx import bind
 from llmctx.calllog import CallLog
@@ -221,3 +222,51 @@ async def test_ends_of_awaited_calls(reported: list[str]) -> None:
     assert [row.status for row in sink.records][:3] == ["ok"] * 3
     assert len(sink.records) == 4
     assert {row.user_id for row in sink.records} == {"u"}
+
+
+class FailingElsewhere(Failing):
+    run_inline = False
+
+
+async def _in_thread(model: BaseChatModel, config: Any) -> None:
+    await asyncio.to_thread(model.invoke, "go", config)
+
+
+async def _in_chain(model: BaseChatModel, config: Any) -> None:
+    (RunnableLambda(str) | model).invoke("go", config)
+
+
+async def _ainvoked(model: BaseChatModel, config: Any) -> None:
+    await model.ainvoke("go", config)
+
+
+class Deaf(Listener):
+    """Of the application, and broken where it is told of errors."""
+
+    raise_error = True
+
+    def on_llm_error(self, *args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("the application's own")
+
+
+@pytest.mark.parametrize("failing", [Failing, FailingElsewhere])
+@pytest.mark.parametrize("way", [_in_thread, _streamed, _in_chain, _ainvoked, _astreamed])
+async def test_an_answer_that_another_handler_refuses_has_been_paid_for(way: Way, failing: type[Failing]) -> None:
+    """A budget that is spent raises as it hears of the end: those that come behind it hear nothing any more."""
+
+    sink = MemorySink()
+    async with CallLog(sink=sink) as call_log:
+        with bind(user_id="u", session_id="s"), pytest.raises(RuntimeError, match="the application's own"):
+            await way(Talker(), {"callbacks": [failing(), Listener()]})
+        await call_log.aflush()
+    (row,) = sink.records
+    assert (row.status, row.user_id) == ("ok", "u")
+    assert row.response_snapshot is not None
+
+
+async def test_an_error_that_another_handler_does_not_stand() -> None:
+    with CallLog(sink=(sink := MemorySink())) as call_log, bind(user_id="u", session_id="s"):
+        with pytest.raises(RuntimeError, match="the application's own"):
+            Talker().invoke("[fail]", {"callbacks": [Deaf()]})
+        call_log.flush()
+    assert [(row.status, row.error_code) for row in sink.records] == [("error", "ProviderDown")]
