@@ -54,7 +54,10 @@ def erase(
     else:
         _show(receipt)
     if yes and receipt.left:
-        output.say(f"{receipt.left} are left. Calls that are still running are written when they end: run it again.")
+        output.say(
+            f"{receipt.left} are left. What running processes hold is written when a call ends, and when the database "
+            "takes it (`llmctx journal`): run it again."
+        )
         raise typer.Exit(1)
     output.say(_conclusion(receipt))
 

@@ -14,7 +14,14 @@ destination refuses, `inspect.py` reports, `operations.py` the rest that command
 from llmctx.delivery.journal.dead_journal import DeadJournal
 from llmctx.delivery.journal.dead_letters import DeadLetter, DeadLetters
 from llmctx.delivery.journal.frames import Damage, Frame, Kind, pack_record, unpack_record
-from llmctx.delivery.journal.inspect import JournalDirectory, Matches, ProcessJournal, inspect_directory, search
+from llmctx.delivery.journal.inspect import (
+    JournalDirectory,
+    Matches,
+    ProcessJournal,
+    inspect_directory,
+    rows_in,
+    search,
+)
 from llmctx.delivery.journal.journal import Journal
 from llmctx.delivery.journal.operations import erase, read, recall_endpoint, remember_endpoint, request_rotation
 
@@ -36,6 +43,7 @@ __all__ = [
     "recall_endpoint",
     "remember_endpoint",
     "request_rotation",
+    "rows_in",
     "search",
     "unpack_record",
 ]

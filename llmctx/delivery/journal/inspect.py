@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -103,10 +103,27 @@ def search(
     Those that go to places for which `of` returns False are counted apart.
     """
     found = Matches()
+    for name, folder in _folders(directory):
+        _count(found, name, folder, wanted, of)
+    return found
+
+
+def rows_in(
+    directory: str | os.PathLike[str], of: Callable[[Endpoint], bool] = lambda endpoint: True
+) -> Iterator[dict[str, Any]]:
+    """Yield the columns of every row and started call of which `search` looks at, as far as `of` returns True."""
+    for name, folder in _folders(directory):
+        for columns, endpoint in _rows(name, folder):
+            if of(endpoint):
+                yield columns
+
+
+def _folders(directory: str | os.PathLike[str]) -> Iterator[tuple[str, int]]:
+    """Yield the name of each folder in `directory`, and a descriptor of it as long as nobody asks for the next."""
     try:
         root = os.open(Path(directory), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
-        return found
+        return
     try:
         for name in directories.names_in(root):
             try:
@@ -114,12 +131,20 @@ def search(
             except OSError:
                 continue
             try:
-                _count(found, name, folder, wanted, of)
+                yield name, folder
             finally:
                 os.close(folder)
     finally:
         os.close(root)
-    return found
+
+
+def _rows(name: str, folder: int) -> Iterator[tuple[dict[str, Any], Endpoint]]:
+    owner = owners.read(folder) or owners.Owner()
+    is_quarantine = name == directories.DEAD_LETTERS
+    for file in directories.names_in(folder):
+        for frame in frames_in(directories.read_file(file, folder)):
+            if (columns := columns_of(frame)) is not None:
+                yield columns, endpoint_in(frame) if is_quarantine else owner.endpoint
 
 
 def _count(
@@ -129,18 +154,15 @@ def _count(
     wanted: Callable[[dict[str, Any]], bool],
     of: Callable[[Endpoint], bool],
 ) -> None:
-    owner = owners.read(folder) or owners.Owner()
-    is_quarantine = name == directories.DEAD_LETTERS
     count = 0
-    for file in directories.names_in(folder):
-        for frame in frames_in(directories.read_file(file, folder)):
-            if (columns := columns_of(frame)) is not None and wanted(columns):
-                endpoint = endpoint_in(frame) if is_quarantine else owner.endpoint
-                if of(endpoint):
-                    count += 1
-                else:
-                    matches.elsewhere[endpoint.name] += 1
-    if is_quarantine:
+    for columns, endpoint in _rows(name, folder):
+        if not wanted(columns):
+            continue
+        if of(endpoint):
+            count += 1
+        else:
+            matches.elsewhere[endpoint.name] += 1
+    if name == directories.DEAD_LETTERS:
         matches.dead_letters += count
     elif count and _is_alive(name, folder):
         matches.living[name.partition("-")[0]] = count

@@ -69,13 +69,14 @@ async def erase(
         mentions: take the id out of the texts of other people's rows as well. Reads every text there is.
         wait_s: how long living processes are waited for, to bring what they hold of theirs to the database.
     """
+    owners = await ownership_async(settings)
     async with read_connection(settings, whole=True) as connection:
         table = await reflect(connection, settings)
         unchecked = [] if do else await rows.unindexed_links(connection, table)
-        subject_ids = await rows.find_ids(connection, table, subject, unchecked)
+        waiting = await asyncio.to_thread(disk.links, owners, subject)
+        subject_ids = await rows.find_ids(connection, table, subject, unchecked, waiting)
         children = await dependents(connection, table)
-
-    owners = await ownership_async(settings)
+    await asyncio.to_thread(disk.drop_shared, owners, subject_ids)
 
     def lying() -> disk.JournalCounts:
         return disk.count(owners, subject_ids, mentions=mentions)

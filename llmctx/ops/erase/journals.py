@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from llmctx.core.endpoint import Endpoint
+from llmctx.core.record import LINKS
 from llmctx.delivery import journal
-from llmctx.ops.erase.subject import SubjectIds, drop_ids
-from llmctx.ops.erase.table import PERSONAL_TEXTS
+from llmctx.ops.erase.subject import Subject, SubjectIds, drop_ids
+from llmctx.ops.erase.table import PERSONAL_TEXTS, SHARED
 from llmctx.ops.journals import Ownership
+from llmctx.storage.sanitize import storable_id
 
 _POLL_S: Final = 0.2
 SelectedRows = Callable[[Mapping[str, Any]], bool]
@@ -60,6 +62,43 @@ def _less(columns: Mapping[str, Any], subject_ids: SubjectIds, *, mentions: bool
             if isinstance(text, str) and (left := finder.strip_ids(text)) != text:
                 less[name] = left
     return less
+
+
+def links(owners: Ownership, subject: Subject) -> dict[str, set[str]]:
+    """Return the sessions, threads, … of rows of theirs that wait: no row of the table may name them."""
+    found: dict[str, set[str]] = {name: set() for name in LINKS}
+    subject_ids = SubjectIds(subject)
+    for columns in _rows(owners):
+        if subject_ids.have_used(columns):
+            for name, values in found.items():
+                if (value := _text(columns.get(name))) and value.strip():
+                    values.add(value)
+    return found
+
+
+def drop_shared(owners: Ownership, subject_ids: SubjectIds) -> None:
+    """Take out of their own ids those that a row of another has, which waits."""
+    subject = subject_ids.subject
+    kind, given = ("session_id", subject.session) if subject.user is None else ("user_id", subject.user)
+    theirs = {given, storable_id(given)}
+    if not any(subject_ids.own.values()):
+        return
+    for columns in _rows(owners):
+        whose = _text(columns.get(kind))
+        if whose and whose not in theirs:
+            for name, values in subject_ids.own.items():
+                values.discard(_text(columns.get(name)) or "")
+        if columns.get("identity_reason") in SHARED:
+            subject_ids.own.get("thread_id", set()).discard(_text(columns.get("thread_id")) or "")
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _rows(owners: Ownership) -> Iterator[Mapping[str, Any]]:
+    for directory in owners.settings.journal_roots():
+        yield from journal.rows_in(directory, _of_this_database(owners, directory))
 
 
 def count(owners: Ownership, subject_ids: SubjectIds, *, mentions: bool) -> JournalCounts:

@@ -49,6 +49,10 @@ class SubjectIds:
         """Return what finds the subject in the texts of others."""
         return Mentions(one for one in (self.subject.user, self.subject.session) if one is not None)
 
+    def have_used(self, columns: Mapping[str, Any]) -> bool:
+        """Return whether a row of these columns names the subject; its sessions may be those of others as well."""
+        return is_theirs(lambda name: _text(columns.get(name)), self.subject.user, self.subject.session, {})
+
     def are_in(self, columns: Mapping[str, Any]) -> bool:
         """Return whether a row of these columns is theirs."""
         subject = self.subject

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -47,7 +48,8 @@ _PERSONAL: Final = tuple(spec.name for spec in SPECS if spec.personal)
 PERSONAL_TEXTS: Final = tuple(
     spec.name for spec in SPECS if spec.personal and spec.kind in (ColumnKind.TEXT, ColumnKind.SNAPSHOT)
 )
-_SHARED: Final = ("shared_thread", "shared_job", "conflict")
+SHARED: Final = ("shared_thread", "shared_job", "conflict")
+"""Reasons of rows whose thread others have used as well."""
 
 
 # -- finding ----------------------------------------------------------------------------------------------------------
@@ -74,9 +76,16 @@ async def unindexed_links(connection: AsyncConnection, log: sa.Table) -> list[st
 
 
 async def find_ids(
-    connection: AsyncConnection, log: sa.Table, subject: Subject, unchecked: Collection[str] = ()
+    connection: AsyncConnection,
+    log: sa.Table,
+    subject: Subject,
+    unchecked: Collection[str] = (),
+    waiting: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> SubjectIds:
-    """Return the sessions, threads, … that lead to the subject alone; those `unchecked` perhaps to others as well."""
+    """Return the sessions, threads, … that lead to the subject alone; those `unchecked` perhaps to others as well.
+
+    `waiting` are those of their rows that are not in the table yet.
+    """
     own: dict[str, set[str]] = {}
     theirs = names_subject(log, subject)
     for name in LINKS:
@@ -85,6 +94,7 @@ async def find_ids(
         link = as_text(column_expr(log, name))
         values = sa.select(link).where(theirs, link.is_not(None)).distinct()
         used = {value for value in await connection.scalars(values) if value and value.strip()}
+        used.update(waiting.get(name, ()))
         taken: set[str] = set()
         if name not in unchecked and ("user_id" in log.c or "identity_reason" in log.c):
             for some in _chunks(sorted(used)):
@@ -104,7 +114,7 @@ def _of_others(log: sa.Table, subject: Subject, name: str) -> sa.ColumnElement[b
         whose = as_text(column_expr(log, kind))
         found.append(sa.and_(whose != "", ~sa.func.coalesce(equals(log, kind, given), sa.false())))
     if name == "thread_id" and "identity_reason" in log.c:  # the registry knew of a user of whom no row tells
-        found.append(column_expr(log, "identity_reason").in_(_SHARED))
+        found.append(column_expr(log, "identity_reason").in_(SHARED))
     return sa.or_(sa.false(), *found)
 
 

@@ -85,6 +85,28 @@ async def test_nothing_is_left_anywhere(any_layout: str, blank: bool) -> None:
     assert again.found == 0
 
 
+async def test_rows_of_nobody_go_where_only_rows_that_wait_say_whose_they_are(any_database: str) -> None:
+    """No row of the table knows the session: a dead process's journal does, or a refused row; others' stay theirs."""
+    settings = load(database_url=any_database)
+    stored = [
+        record(user_id=None, session_id="s-waiting", prompt_snapshot=f'"{CANARY}"'),
+        record(user_id=None, session_id="s-refused", prompt_snapshot=f'"{CANARY}"'),
+        record(user_id=None, session_id="s-shared", prompt_snapshot='"whose?"'),
+    ]
+    await store(settings, *stored, record(user_id=EVE, session_id="s-shared"))
+    dead = Journal(settings.journal_directories[0])
+    dead.append([of_eve(session_id="s-waiting"), record(user_id="ada", session_id="s-shared")])
+    dead.dead_letters.append(of_eve(session_id="s-refused"), "22001", "no")
+    dead.dead_letters.append(record(user_id=None, session_id="s-refused", prompt_snapshot=f'"{CANARY}"'), "22001", "no")
+    dead.close()
+    assert (await erase(settings, Subject(user=EVE), do=True)).left == 0
+    text = await everything(settings)
+    assert CANARY not in text
+    assert "s-refused" not in text
+    assert stored[-1].call_id.hex in text.replace("-", "")
+    assert "ada" in text
+
+
 def test_on_the_command_line(
     any_database: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
