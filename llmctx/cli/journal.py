@@ -54,7 +54,7 @@ def journal(ctx: typer.Context, json: Json = False) -> None:
         output.say(f"{left} calls of ended processes, {refused} rows that the database refused: llmctx journal replay")
         raise typer.Exit(1)
     for_this = " for this database" if _of_others(directories, owners) else ""
-    output.say(f"Nothing waits{for_this} except what running processes are writing.")
+    output.say(f"Nothing waits{for_this} except what running processes hold until the database takes it.")
 
 
 @group.command()

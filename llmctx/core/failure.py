@@ -25,6 +25,8 @@ class Failure:
     """What was refused, without a word of the row's."""
     is_deferrable: bool = False
     """The place has no room for this row yet: it waits aside, and the others pass."""
+    remedy: str = ""
+    """What to do about it, for logs; empty where only the destination's own remedy is known."""
 
     @property
     def is_outage(self) -> bool:

@@ -347,7 +347,7 @@ class Batcher:
         elif failure.is_outage:
             diagnostics.count("database_away", "%s cannot be reached: %s. The rows are kept.", where, failure.shown)
         else:
-            said = (where, failure.shown, self._destination.remedy)
+            said = (where, failure.shown, failure.remedy or self._destination.remedy)
             diagnostics.count("database_config", "%s refuses rows: %s; %s. The rows are kept.", *said)
         # look again next time, through a new connection: the one or the other may have been mended
         self._is_prepared = False

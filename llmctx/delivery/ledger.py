@@ -35,6 +35,8 @@ class Stats:
     """How often what went wrong, by cause."""
     published: int = 0
     """Of the waiting ones, those that the message broker has (`LLMCTX_TRANSPORT`)."""
+    has_journal: bool = False
+    """Rows that wait are in a journal on disk: they survive this process."""
 
     @property
     def balanced(self) -> bool:
@@ -57,6 +59,7 @@ def compute_stats(worker: Worker, calls: OpenCalls) -> Stats:
         trouble=sink.last_error,
         incidents=diagnostics.by_cause(),
         published=published,
+        has_journal=sink.journal_bytes > 0,
     )
 
 

@@ -51,6 +51,14 @@ _OF_NODES: Final = re.compile(
 """Files of distributed servers (Citus, Greenplum, Yugabyte; all of CockroachDB) that deal with other nodes: what they
 raise without a code of their own is of no row."""
 _NO_CONNECTION: Final = re.compile(rf"{_CROWDED}|connection limit|remaining connection slots", re.IGNORECASE)
+_REMEDIES: Final = {
+    "28": "correct user and password, in LLMCTX_DATABASE_URL or in the file that it names",
+    "3D000": "create the database, or correct LLMCTX_DATABASE_URL",
+    "42501": "GRANT INSERT on the table to this role: `llmctx doctor` has the statement",
+    "42P01": "run `llmctx migrate`",
+    "42703": "run `llmctx migrate`",
+}
+"""What to do about failures of kind *config*, by SQLSTATE."""
 _BY_STATEMENT: Final = "statement pooling mode"
 """pgbouncer's words where each statement may meet another server: no driver that prepares statements can work there."""
 _NO_PARTITION: Final = "no partition of relation"
@@ -59,7 +67,7 @@ _NO_PARTITION: Final = "no partition of relation"
 def classify(problem: BaseException) -> Failure:
     """Return what a failure of the database means, by its SQLSTATE where it has one."""
     if isinstance(problem, MigrationsPending):
-        return Failure("config", "42P01", "the table is missing or behind")
+        return Failure("config", "42P01", "the table is missing or behind", remedy=_REMEDIES["42P01"])
     if isinstance(problem, ConfigError):
         return Failure("config", "ConfigError", str(problem))
     original = problem.orig if isinstance(problem, DBAPIError) and problem.orig is not None else problem
@@ -71,7 +79,9 @@ def classify(problem: BaseException) -> Failure:
     file = getattr(driver, "server_source_filename", None) or ""
     is_servers = getattr(driver, "server_source_function", None) is not None and _OF_NODES.search(file) is None
     kind = _kind(code, text, is_servers=is_servers) if code else _kind_without_code(original, text.lower())
-    return Failure(kind, code or type(original).__name__, text, _name(driver), _lacks_partition(code, driver, text))
+    remedy = next((remedy for starts, remedy in _REMEDIES.items() if kind == "config" and code.startswith(starts)), "")
+    is_deferrable = _lacks_partition(code, driver, text)
+    return Failure(kind, code or type(original).__name__, text, _name(driver), is_deferrable, remedy)
 
 
 def _kind(code: str, text: str, *, is_servers: bool) -> Kind:

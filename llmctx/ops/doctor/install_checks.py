@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from typing import Final
 
 from llmctx.calllog import CallLog
@@ -21,6 +22,9 @@ from llmctx.ops.doctor.finding import Finding
 from llmctx.settings import Settings, unknown_variables
 from llmctx.storage.db_errors import classify
 
+_ROOM: Final = 65_536
+"""Bytes that must fit where a journal is to be written."""
+
 
 async def database(settings: Settings, state: migrate.State | LlmctxError) -> list[Finding]:
     """Check that rows can be written. `state` is what `migrate.state` returned or raised."""
@@ -36,26 +40,59 @@ async def database(settings: Settings, state: migrate.State | LlmctxError) -> li
         )
         for sentence in unknown_variables()
     ]
-    return [*unknown, *await _table(settings, state, where)]
+    return [*unknown, *await _table(settings, state, where), *await asyncio.to_thread(journal_directory, settings)]
 
 
 async def _table(settings: Settings, state: migrate.State | LlmctxError, where: str) -> list[Finding]:
     if isinstance(state, LlmctxError):
-        return [
-            Finding(
-                "database", False, str(state), "Rows wait in memory, and are lost when the process ends.",
-                "Make the database reachable, or correct LLMCTX_DATABASE_URL.", where,
-            )
-        ]  # fmt: skip
+        fix = "Make the database reachable, or correct LLMCTX_DATABASE_URL."
+        return [Finding("database", False, str(state), _wait(settings), fix, where), *await _journals(settings)]
     findings = [Finding("database", True, "reachable", where=where)]
     if not state.is_current:
         cause = f"at {state.current or 'no version'}, this llmctx wants {state.head}"
+        if state.table == "missing":
+            cause = "the table is missing"
+        elif state.current == state.head:
+            cause = f"at head ({state.head}), and not whole: {state.problem or '; '.join(state.lacks)}"
         fix = "llmctx migrate, which shows what it would do to a table that is there; llmctx migrate --yes does it."
         findings.append(Finding("migration", False, cause, "Rows wait, or lack columns.", fix, settings.table))
-        return findings
+        return [*findings, *await _journals(settings)]
     findings.append(Finding("migration", True, f"at head ({state.head})", where=settings.table))
     findings.append(await _trial_insert(settings))
     return [*findings, *await _journals(settings), *await table.table(settings)]
+
+
+def _wait(settings: Settings) -> str:
+    """Return what becomes of rows while the database is away."""
+    if settings.durability == "memory":
+        return "Rows wait in memory, and are lost when the process ends."
+    return "Rows wait in the journals, on disk, and are written when it is back."
+
+
+def journal_directory(settings: Settings) -> list[Finding]:
+    """Check that a journal can be written, by a file that is removed again."""
+    if settings.durability == "memory":
+        return []
+    problem: OSError | None = None
+    for directory in settings.journal_directories:
+        place = next(one for one in (directory, *directory.parents) if one.exists())
+        try:
+            with tempfile.TemporaryFile(dir=place) as file:
+                file.write(bytes(_ROOM))
+                file.flush()
+        except OSError as refusal:
+            problem = problem or refusal
+        else:
+            return []
+    cause = "no directory was found for it" if problem is None else str(problem.strerror or problem)
+    return [
+        Finding(
+            "journal directory", False, f"the journal cannot be written: {cause}",
+            "Rows wait in memory alone while the database does not take them, and are lost when the process ends.",
+            "Free space on its disk, or set LLMCTX_JOURNAL_DIR to a directory that this user may write.",
+            str(next(iter(settings.journal_directories), settings.journal_dir or "")),
+        )
+    ]  # fmt: skip
 
 
 async def _journals(settings: Settings) -> list[Finding]:

@@ -93,20 +93,32 @@ async def _look(connection: AsyncConnection, settings: Settings) -> _Seen:
         for child in await dependents(connection, log)
         if not child.is_indexed and (await connection.scalar(text(_ROWS), {"name": child.name}) or 0) >= _MANY
     ]
-    # of a distributed table the planner has no idea
-    daily = await _daily(connection, log) if rights["may_select"] and not distributed else 0
+    # of a distributed table the planner has no idea, nor of one that was never analyzed
+    is_known = rights["may_select"] and facts["analyzed"] and not distributed
+    daily = await _daily(connection, log) if is_known else 0
     risks = durability.risks_of((await connection.execute(text(durability.LOOK), {"table": name})).mappings().one())
     facts |= {**rights, "daily": daily, "distributed": distributed}
     return _Seen(log, name, facts, parts, indexes, children, settings, risks)
 
 
 async def _daily(connection: AsyncConnection, log: Table) -> int:
-    """About how many rows a day brings, by the last seven: as the planner guesses, without reading one."""
+    """About how many rows a day brings, by the last seven: as the planner guesses, without reading one.
+
+    Of a table that is younger, by the days that it has.
+    """
     now = datetime.now(UTC)
-    week = select(log.c.created_at).where(log.c.created_at.between(now - timedelta(days=7), now))
-    asked = week.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True})
-    plan = await connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {asked}")
-    return int(plan.scalar_one()[0]["Plan"]["Plan Rows"]) // 7
+
+    async def within(days: int) -> int:
+        some = select(log.c.created_at).where(log.c.created_at.between(now - timedelta(days=days), now))
+        asked = some.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True})
+        plan = await connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {asked}")
+        return int(plan.scalar_one()[0]["Plan"]["Plan Rows"])
+
+    week = await within(7)
+    for days in range(1, 7):
+        if await within(days) >= 0.95 * week:
+            return week // days
+    return week // 7
 
 
 _FACTS: Final = """
@@ -123,6 +135,7 @@ WITH leaves AS (
 SELECT coalesce(sum(greatest(reltuples, n_live_tup, 0)), 0)::bigint AS rows,
        coalesce(sum(pg_total_relation_size(oid)), 0)::bigint AS bytes,
        coalesce(sum(n_dead_tup), 0)::bigint AS dead,
+       coalesce(bool_or(coalesce(last_analyze, last_autoanalyze) IS NOT NULL), false) AS analyzed,
        count(*) FILTER (WHERE n_live_tup > 10000 AND last_analyze IS NULL AND last_autoanalyze IS NULL) AS unknown,
        count(*) FILTER (WHERE n_live_tup > 100000 AND n_mod_since_analyze > n_live_tup / 2) AS stale
 FROM leaves

@@ -291,6 +291,21 @@ def test_no_table_and_no_database_say_what_to_do(any_empty_database: str, nowher
             assert away.get(path("usage")).status_code == 200
 
 
+@pytest.mark.parametrize("durability", ["journal", "memory"])
+def test_it_says_where_calls_wait_while_the_database_is_away(nowhere: str, tmp_path: Any, durability: Any) -> None:
+    """A restart loses those that are in memory alone; without any, nothing is said."""
+    call_log = CallLog(nowhere, durability=durability, journal_dir=str(tmp_path / "journal"), shutdown_timeout_s=0.1)
+    app = Dashboard(call_log, authorize=lambda _: EVERYTHING)
+    with call_log, TestClient(app) as reader:
+        assert "of this process" not in reader.get("/sessions").text
+        with call_log.record(model="m"):
+            pass
+        call_log.flush(0.5)
+        shown = reader.get("/sessions").text
+    assert ("in its memory alone" in shown) is (durability == "memory")
+    assert ("nothing of them is lost" in shown) is (durability == "journal")
+
+
 def test_an_empty_table_shows_how_to_begin(any_database: str) -> None:
     """And a filter that matches nothing says so instead."""
     with TestClient(application(any_database)) as reader:

@@ -42,6 +42,16 @@ def test_each_failure_has_its_kind(problem: Exception, kind: str) -> None:
     assert classify(problem).is_outage == (kind in ("reconnect", "transient"))
 
 
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [("28P01", "password"), ("3D000", "create the database"), ("42501", "GRANT INSERT"), ("42P01", "llmctx migrate")],
+)
+def test_a_database_that_is_not_set_up_has_its_own_remedy(code: str, remedy: str) -> None:
+    """Not `llmctx migrate` for a wrong password. Other failures have none."""
+    assert remedy in classify(Refused(code)).remedy
+    assert classify(Refused("53300")).remedy == ""
+
+
 OTHERS = [
     ("08P01", "server login has been failing, try again later (server_login_retry)"),  # pgbouncer
     ("08P01", "no more connections allowed (max_client_conn)"),

@@ -42,7 +42,7 @@ _CAREFUL: Final = 4  # batches, after one that held rows which were there alread
 class SqlDestination(Destination):
     """The table that `settings` name."""
 
-    remedy = "run `llmctx migrate`, or `llmctx doctor`"
+    remedy = "`llmctx doctor` says what to do"
     can_probe = True
 
     def __init__(self, settings: Settings) -> None:

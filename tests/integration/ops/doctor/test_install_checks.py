@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
+import pytest
+
+from llmctx.calllog import CallLog
 from llmctx.core.record import DEFAULT_TABLE
 from llmctx.migrate import commands as migrate
 from llmctx.ops.doctor.install_checks import database, state_of
 from llmctx.settings import load
 from tests.kit.rows import do
+from tests.kit.small_disk import SmallDisk
 
 RAISES = """
 CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
@@ -40,3 +45,55 @@ async def test_each_refusal_of_the_trial_row_has_its_own_cure(empty_database: st
         assert words in finding.cause
         assert cure in finding.fix, finding
         assert ("GRANT" in finding.fix) is (code == "42501")
+
+
+async def test_it_says_where_rows_wait_while_the_database_is_away(nowhere: str, tmp_path: Path) -> None:
+    """In the journals, and how many; in memory only where that was chosen."""
+    settings = load(database_url=nowhere, journal_dir=str(tmp_path))
+    with CallLog(nowhere, journal_dir=str(tmp_path), shutdown_timeout_s=0.1) as call_log:
+        for _ in range(3):
+            with call_log.record(model="m"):
+                pass
+    away, journal = await database(settings, await asyncio.to_thread(state_of, settings))
+    assert away.consequence.startswith("Rows wait in the journals")
+    assert journal.cause.startswith("3 calls wait on this host's disk")
+    settings = load(database_url=nowhere, journal_dir=str(tmp_path), durability="memory")
+    away, *_ = await database(settings, await asyncio.to_thread(state_of, settings))
+    assert away.consequence.startswith("Rows wait in memory, and are lost")
+
+
+async def test_it_says_what_the_table_lacks(any_empty_database: str) -> None:
+    """Where there is none, and where a column was dropped after the migration."""
+    settings = load(database_url=any_empty_database)
+    for lacking, made in (("the table is missing", False), ("latency_ms", True)):
+        if made:
+            await asyncio.to_thread(migrate.upgrade, settings)
+            await do(any_empty_database, f"ALTER TABLE {DEFAULT_TABLE} DROP COLUMN latency_ms")
+        state = await asyncio.to_thread(state_of, settings)
+        found = await database(settings, state)
+        if made and not settings.is_postgresql:
+            continue  # whose tables are not looked at again once they are at head
+        (finding,) = [one for one in found if one.name == "migration"]
+        assert lacking in finding.cause
+
+
+async def test_a_journal_that_cannot_be_written_is_found(any_database: str, tmp_path: Path) -> None:
+    """A file is where its directory should be, or its disk is full."""
+    (tmp_path / "file").write_text("")
+    try:
+        disk = SmallDisk(tmp_path / "disk", 1)
+    except OSError as problem:
+        pytest.skip(f"nothing can be mounted: {problem}")
+    try:
+        disk.fill()
+        for place in (tmp_path / "file", disk.folder):
+            settings = load(database_url=any_database, journal_dir=str(place))
+            found = await database(settings, await asyncio.to_thread(state_of, settings))
+            (finding,) = [one for one in found if not one.ok]
+            assert finding.name == "journal directory"
+            assert "lost when the process ends" in finding.consequence
+        disk.free()
+        assert all(one.ok for one in await database(settings, await asyncio.to_thread(state_of, settings)))
+        assert not [one for one in disk.folder.iterdir() if one.is_file()]
+    finally:
+        disk.remove()

@@ -168,6 +168,22 @@ async def test_statistics_and_growth_of_a_large_table(empty_database: str) -> No
     assert not [one for one in await table(load(database_url=url)) if "dead rows" in one.cause]
 
 
+async def test_growth_is_that_of_the_days_that_a_table_has(empty_database: str) -> None:
+    """Of two days here; and nothing is said of rows that were never analyzed, of which the planner knows nothing."""
+    settings = load(database_url=empty_database)
+    await asyncio.to_thread(migrate.upgrade, settings)
+    await do(
+        empty_database, f"ALTER TABLE {DEFAULT_TABLE}_default SET (autovacuum_enabled = off)",
+        f"INSERT INTO {DEFAULT_TABLE} (call_id, model, created_at) SELECT gen_random_uuid(), 'm', "
+        "now() - n * interval '30 s' FROM generate_series(1, 5000) n",
+    )  # fmt: skip
+    (before,) = await table(settings)
+    await do(empty_database, f"ANALYZE {DEFAULT_TABLE}")
+    (after,) = await table(settings)
+    assert "a day" not in before.cause
+    assert re.search(r"about 2,[45]\d\d rows and \d+ kB more a day", after.cause), after.cause
+
+
 async def counted(url: str, condition: str) -> None:
     """PostgreSQL counts after a while."""
     deadline = time.monotonic() + 60
