@@ -253,6 +253,9 @@ def _by_hand(values: dict[str, Any], texts: Texts) -> dict[str, Any]:
                 cleaned += [name] if lost else []
     if cleaned:
         fields["attributes"] = note_changes(fields.get("attributes"), cleaned)
+    parts = fields.get("prompt_tokens"), fields.get("completion_tokens")
+    if fields.get("total_tokens") is None and all(type(part) is int and part >= 0 for part in parts):
+        fields["total_tokens"] = sum(parts)  # as it is of LangChain's calls
     has_tokens = any(fields.get(name) is not None for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
     fields.setdefault("usage_source", UsageSource.PROVIDER.value if has_tokens else None)
     return fields

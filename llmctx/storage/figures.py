@@ -1,7 +1,7 @@
 """Sums of calls, and counts of latencies: the same sums over rows, over totals and in every question.
 
 A histogram has one count for each latency without its last bits: 8 for each doubling, so that a percentile that is
-interpolated within one is 6 % off at most, and 1 % where there are many calls.
+interpolated within one is 12 % off at most, 6 % where one call is in it, and 1 % where there are many.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Mapping
+from math import ceil
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -95,8 +96,8 @@ def percentile(histogram: Mapping[int, int], share: float) -> int | None:
     at = min(bisect_left(reached, rank), len(lows) - 1)
     low, count = lows[at], histogram[lows[at]]
     width = max(1, 1 << max(0, low.bit_length() - _BITS))
-    inside = (rank - (reached[at] - count)) / count
-    return low + int((width - 1) * min(1.0, max(0.0, inside)))
+    which = max(1, ceil(rank - (reached[at] - count)))  # of the calls of this bucket, which lie evenly in it
+    return low + int((width - 1) * min(1.0, (which - 0.5) / count))
 
 
 class Sums:

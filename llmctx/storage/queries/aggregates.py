@@ -62,7 +62,7 @@ async def stats_by(
     """Return calls, errors, tokens, cost and latency by `by`: most calls first, days newest first.
 
     `p95_ms` is a latency of theirs that 95 % of the calls do not exceed: the smallest such, or one that is less than
-    1 % larger (above 255 ms). From totals it is interpolated, and 6 % off at most.
+    1 % larger (above 255 ms). From totals it is interpolated, and 12 % off at most.
     """
     filters = filters or Filters()
     await make_room(connection)

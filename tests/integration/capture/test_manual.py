@@ -32,6 +32,16 @@ def test_a_call_recorded_by_hand(any_database: str) -> None:
     assert (other.user_id, other.identity_source) == ("nightly", "explicit")
 
 
+@pytest.mark.parametrize(
+    ("given", "total"), [({}, 7), ({"total_tokens": 9}, 9), ({"completion_tokens": None}, None)], ids=repr
+)
+def test_prompt_and_completion_make_the_total(given: dict[str, int | None], total: int | None) -> None:
+    """Where none was named, as for LangChain's calls: pages and sums show it."""
+    with CallLog(sink=(sink := MemorySink())) as call_log, call_log.record(model="m") as call:
+        call.set(**{"prompt_tokens": 4, "completion_tokens": 3, **given})
+    assert [row.total_tokens for row in sink.records] == [total]
+
+
 async def test_errors_by_hand() -> None:
     """An exception in the block makes the row an error and passes; cancellation makes it cancelled."""
     sink = MemorySink()
