@@ -77,6 +77,8 @@ def rehearse(settings: Settings, *, rows: int = 10_000, say: Say | None = None) 
 
     def change(connection: Connection, _: Any) -> dict[str, Any]:
         real = _open(connection, settings)
+        if real.state().kind == "p":
+            raise LlmctxError(f"{real.qualify()} is partitioned already: there is nothing to rehearse.")
         if problems := real.problems(drop_foreign_keys=True):
             raise LlmctxError(f"{real.qualify()} cannot be partitioned: {'; '.join(problems)}. Nothing was changed.")
         table = real.inspect()

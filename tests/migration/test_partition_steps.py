@@ -133,6 +133,9 @@ def test_a_rehearsal_touches_nothing(
     assert "--yes" in said.err
     assert dumped(url) == before
     assert cli.run([*verb, "--drop-foreign-keys", "--yes"]) == 0
+    capsys.readouterr()
+    assert cli.run([*verb, "--rehearse"]) == 1
+    assert "is partitioned already" in capsys.readouterr().err
     assert cli.run([*verb, "--downgrade", "--yes"]) == 0
     assert dumped(url) == before
     ((tied,),) = asyncio.run(

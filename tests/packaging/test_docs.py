@@ -18,7 +18,10 @@ from llmctx.cli import app
 from llmctx.dashboard import pages as dashboard_pages
 from llmctx.dashboard import view
 from llmctx.delivery.pricing import load_file
+from llmctx.prometheus import ASSETS
 from llmctx.settings import Settings, load
+from llmctx.telemetry.metrics import MEASURES
+from llmctx.telemetry.shipper_metrics import SHIPPER
 from tests.packaging import matrix, reference, site
 
 ROOT = Path(__file__).parents[2]
@@ -110,12 +113,65 @@ def parse(command: Any, words: list[str]) -> None:
             parse(below, rest)
 
 
+NAMING = [
+    ROOT / "README.md",
+    *(file for folder in (DOCS, ROOT / "examples", ASSETS) for file in sorted(folder.rglob("*.*")) if file.is_file()),
+]
+"""What is printed for users: pages, programs, examples, alert rules and dashboards."""
+READ = {".md", ".py", ".sh", ".yaml", ".yml", ".json", ".sql", ".txt", ".service", ".ini"}
+
+
+def named() -> Iterator[tuple[Path, str]]:
+    return ((file, file.read_text(encoding="utf-8")) for file in NAMING if file.suffix in READ)
+
+
+def commands() -> dict[str, set[str]]:
+    """Each command, `migrate sql` for one in a group, and its options, those of former spellings as well."""
+    found: dict[str, set[str]] = {}
+
+    def walk(command: Any, *path: str) -> None:
+        found[" ".join(path)] = {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
+        for name, below in getattr(command, "commands", {}).items():
+            walk(below, *path, name)
+
+    walk(get_command(app))
+    return found
+
+
+def test_every_command_and_option_that_a_sentence_names_exists() -> None:
+    """Not only in blocks that are checked line by line: in sentences, tables, units and programs."""
+    known = commands()
+    options = {"--help", "--llmctx-strict", "--profile"}.union(*known.values())
+    for file, text in named():
+        for words in re.findall(r"(?:`|^|ExecStart=\S*/)llmctx ((?:[\w-][^`\n|;#]*|))", text, re.M):
+            verb, *more = words.replace(",", " ").split() or [""]
+            if verb.startswith("--"):
+                verb, more = "", [verb, *more]
+            if verb not in known:
+                assert "`llmctx " + words not in text, f"{file}: llmctx {words}"
+                continue
+            verb = f"{verb} {more[0]}" if more and f"{verb} {more[0]}" in known else verb
+            given = {word.split("=")[0].rstrip(".,)") for word in more if word.startswith("--")}
+            assert given <= known[verb] | known[""] | {"--help"}, f"{file}: llmctx {words}"
+        assert set(re.findall(r"`(--[a-z-]+)", text)) <= options, file
+
+
+def test_every_metric_that_is_named_exists() -> None:
+    """In pages, alert rules and dashboards; a histogram is asked for its buckets, its sum and its count."""
+    parts = {f"{one.name}_{part}" for one in MEASURES for part in ("bucket", "sum", "count") if one.kind == "histogram"}
+    known = parts | {one.name for one in (*MEASURES, *SHIPPER.values())}
+    endings = r"total|seconds|bytes|rows|calls|info|bucket|sum|count|waiting|held|in_hand|set_aside"
+    for file, text in named():
+        if file.suffix != ".sql":
+            assert set(re.findall(rf"\bllmctx_\w+_(?:{endings})\b", text)) <= known, file
+
+
 def test_every_setting_that_is_named_exists() -> None:
     """`LLMCTX_…` in the text is a setting."""
-    others = {"TEST_DATABASE_URL", "TEST", "RECORDED"}
-    for page in [ROOT / "README.md", *PAGES]:
-        named = set(re.findall(r"LLMCTX_([A-Z_]*[A-Z])", page.read_text(encoding="utf-8"))) - others
-        assert {name.lower() for name in named} <= set(Settings.model_fields), page
+    others = {"TEST_DATABASE_URL", "TEST", "RECORDED", "REFUSED_CLICKHOUSE"}  # the last is a stream
+    for file, text in named():
+        settings = set(re.findall(r"LLMCTX_([A-Z_]*[A-Z])", text)) - others
+        assert {name.lower() for name in settings} <= set(Settings.model_fields), file
 
 
 def test_every_page_and_parameter_of_the_dashboard_is_listed() -> None:
