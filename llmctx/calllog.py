@@ -26,6 +26,7 @@ from llmctx.core import process as lifecycle
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError
 from llmctx.core.guard import guard, guard_harmless
+from llmctx.core.sigterm import stop_listening_for_end
 from llmctx.core.steps import add, attempt, remove
 from llmctx.core.urls import shown_url
 from llmctx.delivery.caching_redactor import redactor_of
@@ -281,7 +282,7 @@ class CallLog:
         attempt(carrying.remove, self)
         attempt(self._recorder.open_calls.close)
         attempt(lifecycle.running_call_logs.discard, self)
-        attempt(lifecycle.stop_listening_for_end)
+        attempt(stop_listening_for_end)
         return True
 
     @guard_harmless("close_failed", otherwise=lambda self, left: left)

@@ -1,8 +1,8 @@
 """The end and the fork of a process: all that happens then, in one declared order.
 
 A script that ends without close() still gets its rows written. Servers end through their lifespan instead, or are told
-by SIGTERM. What has ended is in the journal soon; the database gets what is left of `shutdown_timeout_s`, once for the
-whole process.
+by SIGTERM (`sigterm.py`). What has ended is in the journal soon; the database gets what is left of
+`shutdown_timeout_s`, once for the whole process.
 
 A forked child starts afresh: what it inherited is the parent's. Whatever must be made anew in a child says so here
 (`in_forked_child`, `Forkable`), with its place in `ForkStage`. `os.register_at_fork` is called nowhere else.
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import signal
 import sys
 import threading
 import time
@@ -24,8 +23,7 @@ from collections.abc import Callable, Iterator
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from llmctx.core.guard import guard_harmless, swallow
 from llmctx.core.locks import ForkGate, ForkLock, gates
@@ -55,9 +53,8 @@ _PATIENCE_S: Final = 1.0  # of a fork: the disk may have hung up
 _IMPORT_S: Final = 30.0  # of a fork, while modules are imported: that takes long on a busy machine, and ends
 _closed: Final[list[ForkGate | ForkLock]] = []
 _ATTEMPTS: Final = 2  # of each part of a fork and of the end: what fails once is done again
-_JOURNAL_S: Final = 1.0  # of the handler of SIGTERM: the first rows of a process take a while
 _OURS: Final = ("llmctx", "asyncio_")  # names of the pipeline's threads, and of those in which its loop looks up hosts
-_forks_from_a_thread = _began_in_a_thread = _is_ending = False
+_forks_from_a_thread = _began_in_a_thread = False
 
 
 def in_forked_child(stage: ForkStage) -> Callable[[F], F]:
@@ -118,9 +115,8 @@ def _after_fork_in_parent() -> None:
 
 @guard_harmless("lifecycle_failed")
 def _after_fork_in_child() -> None:
-    global _began_in_a_thread, _is_ending
+    global _began_in_a_thread
     _began_in_a_thread |= _forks_from_a_thread
-    _is_ending = False
     _closed.clear()
     gates.clear()  # the threads that would open them are the parent's
     fork_lock.reset()
@@ -179,80 +175,6 @@ def close_with_the_child(call_log: ProcessHooks) -> None:
     util = sys.modules.get("multiprocessing.util")
     if util is not None:
         util.Finalize(None, _close, args=(call_log,), exitpriority=100)
-
-
-def is_ending() -> bool:
-    """Return whether the process has been told to end: no row should wait for company any more."""
-    return _is_ending
-
-
-class _Ending:
-    """The application's handler of SIGTERM, which is called once the call logs know. Looks like it in all else.
-
-    A server that has shut down may raise the signal again, for whoever listened before: uvicorn does. Then its default
-    action ends the process, without any `atexit`.
-    """
-
-    def __init__(self, handler: Callable[[int, FrameType | None], Any]) -> None:
-        self._handler = handler
-
-    def __call__(self, number: int, frame: FrameType | None) -> Any:
-        self.leave()  # the handler may look whether it is still the one
-        _hasten()
-        return self._handler(number, frame)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "_handler":  # a copy in the making
-            raise AttributeError(name)
-        return getattr(self._handler, name)
-
-    def __eq__(self, other: object) -> bool:
-        return self is other or bool(self._handler == other)
-
-    def __hash__(self) -> int:
-        return hash(self._handler)
-
-    @guard_harmless("lifecycle_failed")
-    def leave(self) -> None:
-        """Put the handler back, if no other one has been set since."""
-        if signal.getsignal(signal.SIGTERM) is self:
-            signal.signal(signal.SIGTERM, self._handler)
-
-
-@guard_harmless("lifecycle_failed")
-def _hasten() -> None:
-    global _is_ending
-    if not _is_ending:
-        _is_ending = True
-        until = time.monotonic() + _JOURNAL_S
-        running_call_logs.for_each(lambda call_log: call_log.hasten(max(0.0, until - time.monotonic())))
-
-
-@guard_harmless("lifecycle_failed")
-def listen_for_end() -> None:
-    """Hear of SIGTERM before the application's handler. Where it has none, or in another thread, do nothing."""
-    if _is_ending or not _is_main_thread():
-        return
-    handler = signal.getsignal(signal.SIGTERM)
-    # an event loop's is not called for what it does; and it ends its process in order
-    is_loops = getattr(handler, "__module__", "").partition(".")[0] in ("asyncio", "uvloop")
-    if not callable(handler) or isinstance(handler, _Ending) or is_loops:
-        return
-    newest = signal.signal(signal.SIGTERM, _Ending(handler))
-    if newest is not handler:  # the signal has just come, and its handler has set another one
-        signal.signal(signal.SIGTERM, newest)
-
-
-def stop_listening_for_end() -> None:
-    """Put the application's handler of SIGTERM back where no call log is left that would hear of it."""
-    handler = signal.getsignal(signal.SIGTERM)
-    if isinstance(handler, _Ending) and not any(running_call_logs) and _is_main_thread():
-        handler.leave()
-
-
-def _is_main_thread() -> bool:
-    """Return whether Python lets this thread set handlers of signals."""
-    return threading.get_ident() == threading.main_thread().ident
 
 
 async def flush_at_shutdown() -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from llmctx.core.process import is_ending
 from llmctx.core.scheduling import MOST_CALLS, PATIENCE, Throttle
+from llmctx.core.sigterm import is_ending
 from llmctx.delivery.pace import Pace
 
 _COMPANY: Final = 20

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from llmctx.core.process import is_ending
+from llmctx.core.sigterm import is_ending
 
 _MEMORY_S: Final = 3.0  # of what came before that, a third counts
 _LONGEST_S: Final = 1.2

@@ -22,7 +22,8 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guard_harmless
 from llmctx.core.locks import RecoverableLock
 from llmctx.core.pause import pause
-from llmctx.core.process import is_left_alone, listen_for_end
+from llmctx.core.process import is_left_alone
+from llmctx.core.sigterm import listen_for_end
 from llmctx.core.threads import PIPELINE, DaemonThread, daemon_thread, outside_loop, wait_at_most
 from llmctx.delivery.lasting_task import LastingTask
 from llmctx.delivery.linger import Linger
