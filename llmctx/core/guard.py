@@ -13,8 +13,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
-from itertools import pairwise
-from types import CodeType, FrameType, TracebackType
+from types import CodeType, TracebackType
 from typing import Any, Final, TypeVar, cast
 
 from llmctx.core.diagnostics import diagnostics
@@ -83,7 +82,9 @@ def contain(cause: str, message: str, problem: BaseException, name: str) -> None
         raise problem
 
 
-_TAKES_REST: Final = 0x04  # inspect.CO_VARARGS, of a module that takes its time to be imported
+handler_codes: Final[set[CodeType]] = set()
+"""Code of ours that calls a handler of a signal, which may have set another one before it raises."""
+
 # The last instruction of code that raises, or into which a generator's `throw` has raised. Whatever comes from outside
 # strikes between two instructions, at a call or a jump.
 _RAISES: Final = frozenset({"RAISE_VARARGS", "RERAISE", "RETURN_GENERATOR", "YIELD_VALUE"})
@@ -107,7 +108,7 @@ def _has_struck(problem: BaseException) -> bool:
     last: TracebackType | None = None
     step = problem.__traceback__
     while step is not None:
-        if step.tb_frame.f_code in handlers or (last is not None and _handles_signal_in(step.tb_frame, last.tb_frame)):
+        if step.tb_frame.f_code in handlers:
             return True
         last, step = step, step.tb_next
     if isinstance(problem, Exception) or last is None or type(problem).__name__ == "PanicException":
@@ -117,24 +118,13 @@ def _has_struck(problem: BaseException) -> bool:
     return opname[last.tb_frame.f_code.co_code[last.tb_lasti]] not in _RAISES
 
 
-def _handles_signal_in(frame: FrameType, interrupted: FrameType) -> bool:
-    """Return whether `frame` was called with a signal's number and `interrupted`: it may be its handler no more."""
-    code = frame.f_code
-    count = code.co_argcount + code.co_kwonlyargcount
-    values = [frame.f_locals.get(name) for name in code.co_varnames[:count]]
-    if code.co_flags & _TAKES_REST:
-        rest = frame.f_locals.get(code.co_varnames[count])
-        values += rest if type(rest) is tuple else ()
-    return any(isinstance(one, int) and other is interrupted for one, other in pairwise(values))
-
-
 def _signal_handlers() -> set[CodeType]:
     """Return the code of the application's handlers of signals. They run in the main thread only."""
     if threading.current_thread() is not threading.main_thread():
         return set()
     import signal
 
-    found: set[CodeType] = set()
+    found = set(handler_codes)
     for number in signal.valid_signals():
         handler: Any = signal.getsignal(number)
         while isinstance(handler, functools.partial):  # asyncio's for Ctrl-C

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
-from llmctx.core.guard import guard_harmless
+from llmctx.core.guard import guard_harmless, handler_codes
 from llmctx.core.process import ForkStage, in_forked_child, running_call_logs
 
 _JOURNAL_S: Final = 1.0  # of the handler: the first rows of a process take a while
@@ -59,6 +59,9 @@ class _Ending:
         """Put the handler back, if no other one has been set since."""
         if signal.getsignal(signal.SIGTERM) is self:
             signal.signal(signal.SIGTERM, self._handler)
+
+
+handler_codes.add(_Ending.__call__.__code__)
 
 
 @guard_harmless("lifecycle_failed")

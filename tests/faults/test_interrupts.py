@@ -63,11 +63,6 @@ def _exit(number: int, frame: Any) -> None:
     sys.exit(3)
 
 
-def _exit_once(number: int, frame: Any) -> None:
-    signal.signal(number, signal.SIG_IGN)
-    sys.exit(3)
-
-
 def _throw(kind: type[BaseException]) -> None:
     """As `PyThreadState_SetAsyncExc` is used, by dramatiq and others: into a thread that runs anything."""
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(threading.get_ident()), ctypes.py_object(kind))
@@ -96,13 +91,7 @@ def _ctrl_c() -> None:
 
 @pytest.mark.parametrize(
     ("handler", "kind"),
-    [
-        (signal.default_int_handler, KeyboardInterrupt),
-        (_time_is_up, TimeLimit),
-        (_exit, SystemExit),
-        (_exit_once, SystemExit),
-        (lambda *both: _exit_once(*both), SystemExit),
-    ],
+    [(signal.default_int_handler, KeyboardInterrupt), (_time_is_up, TimeLimit), (_exit, SystemExit)],
 )
 def test_what_a_signal_raises_in_our_code_reaches_the_application(
     handler: Callable[..., Any], kind: type[BaseException], handler_of_usr1: Callable[..., None]

@@ -364,3 +364,34 @@ def test_the_applications_handler_of_sigterm_is_its_own(any_database: str) -> No
     ended = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0, ended.stderr
     assert [row.status for row in rows_of(any_database)] == ["ok", "ok"]
+
+
+HANDLER_THAT_EXITS = """
+import os, signal, sys
+from tests.kit.support import Talker
+from llmctx.calllog import CallLog
+from llmctx.core.guard import guard_harmless
+
+def once(number, frame):
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(3)
+
+@guard_harmless("interrupted")
+def ours():
+    os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(10**9):
+        pass
+
+signal.signal(signal.SIGTERM, once)
+with CallLog(sys.argv[1]):
+    Talker().invoke("hello")
+    ours()
+"""
+
+
+def test_a_handler_of_sigterm_that_exits_while_code_of_ours_runs(any_database: str) -> None:
+    """It ends the application, also where it has set another handler by then."""
+    arguments = [sys.executable, "-W", "error", "-c", HANDLER_THAT_EXITS, any_database]
+    ended = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 3, ended.stderr
+    assert [row.status for row in rows_of(any_database)] == ["ok"]
