@@ -174,6 +174,10 @@ async def test_growth_is_that_of_the_days_that_a_table_has(empty_database: str) 
     await asyncio.to_thread(migrate.upgrade, settings)
     await do(
         empty_database, f"ALTER TABLE {DEFAULT_TABLE}_default SET (autovacuum_enabled = off)",
+        # the month may have begun yesterday
+        f"CREATE TABLE {DEFAULT_TABLE}_before PARTITION OF {DEFAULT_TABLE} FOR VALUES "
+        "FROM (date_trunc('month', date_trunc('month', now(), 'UTC') - interval '9 days', 'UTC')) "
+        "TO (date_trunc('month', now(), 'UTC'))",
         f"INSERT INTO {DEFAULT_TABLE} (call_id, model, created_at) SELECT gen_random_uuid(), 'm', "
         "now() - n * interval '30 s' FROM generate_series(1, 5000) n",
     )  # fmt: skip
