@@ -384,7 +384,8 @@ def test_a_user_without_calls_in_the_time_is_still_there(client: Client) -> None
         quiet = reader.get(path("user", id="ada", since="2020-01-01", until="2020-02-01"))
         assert quiet.status_code == 200
         assert "No call of this user in this time" in quiet.text
-        assert reader.get(path("user", ".json", id="ada")).json()["data"]["days"][-1]["calls"] == 3
+        days = reader.get(path("user", ".json", id="ada")).json()["data"]["days"]
+        assert sum(day["calls"] for day in days) == 3  # it may be past midnight
         assert reader.get(path("user", id="nobody at all")).status_code == 404
 
 
