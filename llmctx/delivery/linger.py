@@ -11,7 +11,6 @@ import time
 from typing import Final
 
 from llmctx.core.scheduling import MOST_CALLS, PATIENCE, Throttle
-from llmctx.core.sigterm import is_ending
 from llmctx.delivery.pace import Pace
 
 _COMPANY: Final = 20
@@ -43,8 +42,6 @@ class Linger:
     def next_s(self) -> float:
         """Return how long to wait until `is_over` is asked."""
         now = time.monotonic()
-        if is_ending():
-            return 0.0
         left_s = self._company_until - now
         # one look between: each costs a thread that has slept more than what it looks at
         wait_s = max(self._linger_s, left_s if left_s < 2 * _SLICE * self._linger_s else _SLICE * self._linger_s)
@@ -54,8 +51,6 @@ class Linger:
     def is_over(self, waiting: int) -> bool:
         """Return whether the calls that wait should be taken now."""
         now = time.monotonic()
-        if is_ending():
-            return True
         if now < self._company_until and waiting < MOST_CALLS:
             return False
         return not (waiting and self._throttle.should_wait(waiting, now - self._due))

@@ -23,7 +23,7 @@ from llmctx.core.guard import guard_harmless
 from llmctx.core.locks import RecoverableLock
 from llmctx.core.pause import pause
 from llmctx.core.process import is_left_alone
-from llmctx.core.sigterm import listen_for_end
+from llmctx.core.sigterm import is_ending, listen_for_end
 from llmctx.core.threads import PIPELINE, DaemonThread, daemon_thread, outside_loop, wait_at_most
 from llmctx.delivery.lasting_task import LastingTask
 from llmctx.delivery.linger import Linger
@@ -376,7 +376,7 @@ class Worker:
         """Wait for more calls, and while the application needs the interpreter; not while a `drain` waits for us."""
         assert self._urgent is not None
         self._linger.begin()
-        while not self._hurry and not self._stopping:
+        while not (self._hurry or self._stopping or is_ending()):
             self._urgent.clear()
             await wait_at_most(self._urgent, self._linger.next_s())
             self._beat = time.monotonic()
