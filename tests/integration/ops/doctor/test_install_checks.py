@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import resource
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,9 @@ import pytest
 from llmctx.calllog import CallLog
 from llmctx.core.record import DEFAULT_TABLE
 from llmctx.migrate import commands as migrate
-from llmctx.ops.doctor.install_checks import database, state_of
-from llmctx.settings import load
+from llmctx.ops.doctor.finding import Finding
+from llmctx.ops.doctor.install_checks import database, journal_directory, state_of
+from llmctx.settings import Settings, load
 from tests.kit.rows import do
 from tests.kit.small_disk import SmallDisk
 
@@ -80,20 +83,40 @@ async def test_it_says_what_the_table_lacks(any_empty_database: str) -> None:
 async def test_a_journal_that_cannot_be_written_is_found(any_database: str, tmp_path: Path) -> None:
     """A file is where its directory should be, or its disk is full."""
     (tmp_path / "file").write_text("")
+    await _found(any_database, tmp_path / "file")
     try:
         disk = SmallDisk(tmp_path / "disk", 1)
-    except OSError as problem:
-        pytest.skip(f"nothing can be mounted: {problem}")
+    except OSError:  # no right to mount one: what a limit refuses stands for it
+        _found_under_a_limit(any_database, tmp_path)
+        return
     try:
         disk.fill()
-        for place in (tmp_path / "file", disk.folder):
-            settings = load(database_url=any_database, journal_dir=str(place))
-            found = await database(settings, await asyncio.to_thread(state_of, settings))
-            (finding,) = [one for one in found if not one.ok]
-            assert finding.name == "journal directory"
-            assert "lost when the process ends" in finding.consequence
+        settings = await _found(any_database, disk.folder)
         disk.free()
         assert all(one.ok for one in await database(settings, await asyncio.to_thread(state_of, settings)))
         assert not [one for one in disk.folder.iterdir() if one.is_file()]
     finally:
         disk.remove()
+
+
+async def _found(url: str, place: Path) -> Settings:
+    settings = load(database_url=url, journal_dir=str(place))
+    found = await database(settings, await asyncio.to_thread(state_of, settings))
+    _judge([one for one in found if not one.ok])
+    return settings
+
+
+def _found_under_a_limit(url: str, place: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        found = journal_directory(load(database_url=url, journal_dir=str(place)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    _judge(found)
+
+
+def _judge(found: Sequence[Finding]) -> None:
+    (finding,) = found
+    assert finding.name == "journal directory"
+    assert "lost when the process ends" in finding.consequence
