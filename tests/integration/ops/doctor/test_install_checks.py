@@ -7,8 +7,6 @@ import resource
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
-
 from llmctx.calllog import CallLog
 from llmctx.core.record import DEFAULT_TABLE
 from llmctx.migrate import commands as migrate
