@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any, Final
 
 from llmctx.core.guard import guard_harmless, handler_codes
+from llmctx.core.native_signals import native_action, restore_native_action
 from llmctx.core.process import ForkStage, in_forked_child, running_call_logs
 
 _JOURNAL_S: Final = 1.0  # of the handler: the first rows of a process take a while
@@ -58,7 +59,7 @@ class _Ending:
     def leave(self) -> None:
         """Put the handler back, if no other one has been set since."""
         if signal.getsignal(signal.SIGTERM) is self:
-            signal.signal(signal.SIGTERM, self._handler)
+            _exchange(self, self._handler)
 
 
 handler_codes.add(_Ending.__call__.__code__)
@@ -83,8 +84,16 @@ def listen_for_end() -> None:
     is_loops = getattr(handler, "__module__", "").partition(".")[0] in ("asyncio", "uvloop")
     if not callable(handler) or isinstance(handler, _Ending) or is_loops:
         return
-    newest = signal.signal(signal.SIGTERM, _Ending(handler))
-    if newest is not handler:  # the signal has just come, and its handler has set another one
+    _exchange(handler, _Ending(handler))
+
+
+def _exchange(handler: Any, other: Callable[[int, FrameType | None], Any]) -> None:
+    """Put `other` in the place of a handler; what a library has put before Python's handlers stays there."""
+    action = native_action(signal.SIGTERM)
+    newest = signal.signal(signal.SIGTERM, other)
+    if newest is handler:
+        restore_native_action(signal.SIGTERM, action)
+    else:  # the signal has just come, and its handler has set another one
         signal.signal(signal.SIGTERM, newest)
 
 

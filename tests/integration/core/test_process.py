@@ -366,6 +366,39 @@ def test_the_applications_handler_of_sigterm_is_its_own(any_database: str) -> No
     assert [row.status for row in rows_of(any_database)] == ["ok", "ok"]
 
 
+DUMP_OF_STACKS = """
+import faulthandler, os, signal, sys
+from tests.kit.support import Talker
+from llmctx.calllog import CallLog
+
+def ended():
+    before, calls = os.path.getsize(sys.argv[2]), len(seen)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return os.path.getsize(sys.argv[2]) > before, len(seen) - calls
+
+seen = []
+signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+file = open(sys.argv[2], "w")
+faulthandler.register(signal.SIGTERM, file, chain=True)
+for ends in (False, True):
+    with CallLog(sys.argv[1]):
+        Talker().invoke("hello")
+        if ends:
+            assert ended() == (True, 1)
+            assert ended() == (True, 1)
+    if not ends:
+        assert ended() == (True, 1)
+"""
+
+
+def test_what_dumps_the_stacks_at_sigterm_does_so(any_database: str, tmp_path: Path) -> None:
+    """`faulthandler.register(SIGTERM, chain=True)` comes before Python's handlers, and stays there."""
+    arguments = [sys.executable, "-W", "error", "-c", DUMP_OF_STACKS, any_database, str(tmp_path / "dump")]
+    ended = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    assert [row.status for row in rows_of(any_database)] == ["ok", "ok"]
+
+
 HANDLER_THAT_EXITS = """
 import os, signal, sys
 from tests.kit.support import Talker
