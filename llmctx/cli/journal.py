@@ -19,7 +19,7 @@ from llmctx.core.text import escape_controls
 
 if TYPE_CHECKING:
     from llmctx.core.endpoint import Endpoint
-    from llmctx.delivery.journal import JournalDirectory
+    from llmctx.delivery.journal import JournalDirectory, ProcessJournal
     from llmctx.ops.broker import BrokerReport
     from llmctx.ops.journals import Ownership
 
@@ -69,7 +69,7 @@ def replay(ctx: typer.Context, yes: Yes = False, json: Json = False) -> None:
     directories = [
         one
         for one in journals.inspect_journals(settings)
-        if one.dead_letters or any(not process.alive for process in one.processes)
+        if one.dead_letters or any(process.is_left for process in one.processes)
     ]
     owners = journals.ownership(settings, must_reach=yes and bool(directories))
     left, refused = _undelivered(directories, owners)
@@ -114,7 +114,7 @@ def _undelivered(directories: Sequence[JournalDirectory], owners: Ownership) -> 
         process.records + process.open
         for one in directories
         for process in one.processes
-        if not process.alive and owners.accepts(one.directory, process.endpoint)
+        if process.is_left and owners.accepts(one.directory, process.endpoint)
     )
     refused = sum(owners.accepts(one.directory, row.endpoint) for one in directories for row in one.dead_letters)
     return left, refused
@@ -123,7 +123,7 @@ def _undelivered(directories: Sequence[JournalDirectory], owners: Ownership) -> 
 def _of_others(directories: Sequence[JournalDirectory], owners: Ownership) -> int:
     """Return how many calls of ended processes, and refused rows, wait for other databases."""
     of_all = sum(
-        process.records + process.open for one in directories for process in one.processes if not process.alive
+        process.records + process.open for one in directories for process in one.processes if process.is_left
     )
     return of_all + sum(len(one.dead_letters) for one in directories) - sum(_undelivered(directories, owners))
 
@@ -156,7 +156,7 @@ def _show(one: JournalDirectory, owners: Ownership) -> None:
     columns = [output.Column("process"), output.Column("state")]
     columns += [output.Column(title, "right") for title in ("rows", "open calls", "bytes")]
     lines = [
-        [str(process.pid or process.name), "running" if process.alive else "ended"]
+        [str(process.pid or process.name), _state(process)]
         + [output.text_of(number) for number in (process.records, process.open, process.bytes)]
         + [output.text_of(process.oldest, null="-"), _whose(one, process.endpoint, owners)]
         for process in one.processes
@@ -168,6 +168,10 @@ def _show(one: JournalDirectory, owners: Ownership) -> None:
     )
     for (sqlstate, reason, whose), count in counts.most_common(10):
         output.paragraph(f"{count} refused{whose} [{sqlstate}]: {reason}", lead="  ")
+
+
+def _state(process: ProcessJournal) -> str:
+    return "running" if process.alive else "ended, being recovered" if process.recovering else "ended"
 
 
 def _whose(one: JournalDirectory, endpoint: Endpoint, owners: Ownership, *, between: str | None = None) -> str:

@@ -103,13 +103,13 @@ def count_waiting(settings: Settings, owners: Ownership | None = None) -> Waitin
     for one in directories:
         # calls that a running process has begun may go on
         rows = [
-            (process.endpoint, process.records + (0 if process.alive else process.open), process.alive)
+            (process.endpoint, process.records + (0 if process.alive else process.open), process.is_left)
             for process in one.processes
         ]
-        for endpoint, count, is_alive in [*rows, *((letter.endpoint, 1, False) for letter in one.dead_letters)]:
+        for endpoint, count, is_left in [*rows, *((letter.endpoint, 1, True) for letter in one.dead_letters)]:
             if owners.accepts(one.directory, endpoint):
                 found.for_this_database += count
-                found.for_no_process += 0 if is_alive else count
+                found.for_no_process += count if is_left else 0
             elif count:
                 found.for_other_databases[owners.name_of(endpoint)] += count
     return found

@@ -35,6 +35,8 @@ class ProcessJournal:
     name: str
     pid: int | None
     alive: bool
+    recovering: bool
+    """It has ended, and a running process is bringing its rows to the database."""
     records: int
     """Rows that the database may lack."""
     open: int
@@ -44,6 +46,11 @@ class ProcessJournal:
     damaged: int
     endpoint: Endpoint = field(default_factory=Endpoint)
     """Where its rows go, as far as its process knew."""
+
+    @property
+    def is_left(self) -> bool:
+        """Return whether no running process has it."""
+        return not (self.alive or self.recovering)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +94,7 @@ class Matches:
 
     dead: int = 0
     living: dict[str, int] = field(default_factory=dict)
-    """By process id."""
+    """By process id, and what is to be said of it."""
     dead_letters: int = 0
     elsewhere: Counter[str] = field(default_factory=Counter)
     """Of rows that go to other places, by their names."""
@@ -164,21 +171,25 @@ def _count(
             matches.elsewhere[endpoint.name] += 1
     if name == directories.DEAD_LETTERS:
         matches.dead_letters += count
-    elif count and _is_alive(name, folder):
-        matches.living[name.partition("-")[0]] = count
+    elif count and any(states := _states(name, folder)):
+        pid = name.partition("-")[0]
+        matches.living[pid if states[0] else f"{pid}, which has ended and is being recovered"] = count
     else:
         matches.dead += count
 
 
-def _is_alive(name: str, folder: int) -> bool:
+def _states(name: str, folder: int) -> tuple[bool, bool]:
+    """Return whether the process of a journal is alive, and whether another one is recovering it."""
     held = directories.lock(folder)  # for a moment: a process that wants to recover it meanwhile comes again
     if held is not None:
         os.close(held)
-    return held is None or owners.is_alive(name, folder)
+        return owners.is_alive(name, folder), False
+    ended = owners.has_ended(name, folder)
+    return not ended, ended
 
 
 def _process_journal(name: str, folder: int) -> ProcessJournal:
-    alive = _is_alive(name, folder)
+    alive, recovering = _states(name, folder)
     starts: dict[bytes, float] = {}
     records: dict[bytes, bytes] = {}
     done: set[bytes] = set()
@@ -211,6 +222,7 @@ def _process_journal(name: str, folder: int) -> ProcessJournal:
         name,
         int(pid) if pid.isdigit() else None,
         alive,
+        recovering,
         len(waiting),
         len(still_open),
         size,

@@ -138,14 +138,29 @@ def is_alive(name: str, folder: int, owner: Owner | None = None) -> bool:
     owner = read(folder) if owner is None else owner
     if owner is None or owner.closed:
         return False
+    runs = _runs_here(name, owner)
+    return _age(folder) < _STALE_S if runs is None else runs
+
+
+def has_ended(name: str, folder: int) -> bool:
+    """Return whether the process of a journal is known to write no more, whoever holds its lock.
+
+    Raise OSError where that cannot be told now.
+    """
+    owner = read(folder)
+    return owner is not None and (owner.closed or _runs_here(name, owner) is False)
+
+
+def _runs_here(name: str, owner: Owner) -> bool | None:
+    """Return whether the process runs that writes a journal; None where that is not seen from here."""
     me = this_process()
     is_near = (owner.boot, owner.namespace) == (me.boot, me.namespace) and owner.boot.strip("0")
-    if is_near and owner.started and me.started:
-        if (owner.pid, owner.started) == (me.pid, me.started):
-            return name in open_journals
-        state, started = _state_of(owner.pid)
-        return started == owner.started and state not in _ENDED
-    return _age(folder) < _STALE_S
+    if not (is_near and owner.started and me.started):
+        return None
+    if (owner.pid, owner.started) == (me.pid, me.started):
+        return name in open_journals
+    state, started = _state_of(owner.pid)
+    return started == owner.started and state not in _ENDED
 
 
 def _age(folder: int) -> float:

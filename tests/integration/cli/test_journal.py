@@ -19,6 +19,7 @@ from tests.conftest import execute
 from tests.kit.brokers import Brokers
 from tests.kit.lives import KILLED, kill, start
 from tests.kit.rows import record, rows_of
+from tests.kit.support import wait_until
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
@@ -131,6 +132,18 @@ def test_what_ended_processes_have_published(
     out = capsys.readouterr()
     assert "10 calls of ended processes" in out.err
     assert broker.url in out.out
+    with CallLog(shutdown_timeout_s=5):  # holds what it has published, until the database is known to have it
+
+        def states() -> list[tuple[bool, bool]]:
+            (one, _) = told(capsys, "journal", "--json")[1]
+            return sorted((process["alive"], process["recovering"]) for process in one["processes"])
+
+        wait_until(lambda: states() == [(False, True), (False, True), (True, False)], "it to recover the others")
+        assert run(["journal"]) == 0
+        out = capsys.readouterr()
+        assert out.out.count("ended, being recovered") == 2
+        assert out.out.count("running") == 1
+        assert "running processes hold" in out.err
     code, done = told(capsys, "journal", "replay", "--yes", "--json")
     assert (code, done["adopted"], done["refused_again"]) == (0, 10, 0)
     assert len(rows_of(url)) == 10
