@@ -14,18 +14,20 @@ def is_theirs(
     session: str | None,
     own: Mapping[str, Collection[str]],
 ) -> bool:
-    """Return whether a row names `user` and `session`, as far as they are given, or is of no user and has an `own` id.
+    """Return whether a row names `user` and `session`, as far as they are given, or is of nobody and has an `own` id.
+
+    A row of nobody has no user; where a session alone is erased, it has no session, whoever its user is.
 
     Args:
         value_of: returns the row's value of a column.
         user: None stands for any.
         session: None stands for any.
-        own: by column, ids that no other user has.
+        own: by column, ids that no other user has, or no other session.
     """
-    row_user = value_of("user_id")
-    if _names(user, row_user) and _names(session, value_of("session_id")):
+    if _names(user, value_of("user_id")) and _names(session, value_of("session_id")):
         return True
-    return row_user is None and any(value_of(name) in own.get(name, ()) for name in LINKS)
+    kind = "session_id" if user is None else "user_id"
+    return value_of(kind) is None and any(value_of(name) in own.get(name, ()) for name in LINKS)
 
 
 def _names(id_value: str | None, value: str | None) -> bool:

@@ -70,13 +70,18 @@ async def erase(
         wait_s: how long living processes are waited for, to bring what they hold of theirs to the database.
     """
     owners = await ownership_async(settings)
+    waiting = await asyncio.to_thread(disk.links, owners, subject)
+    if settings.transport is not None:  # before the table, which has meanwhile what has left the broker
+        for name, values in (await broker.links(settings, subject)).items():
+            waiting.setdefault(name, set()).update(values)
     async with read_connection(settings, whole=True) as connection:
         table = await reflect(connection, settings)
         unchecked = [] if do else await rows.unindexed_links(connection, table)
-        waiting = await asyncio.to_thread(disk.links, owners, subject)
         subject_ids = await rows.find_ids(connection, table, subject, unchecked, waiting)
         children = await dependents(connection, table)
     await asyncio.to_thread(disk.drop_shared, owners, subject_ids)
+    if settings.transport is not None:
+        await broker.drop_shared(settings, subject_ids)
 
     def lying() -> disk.JournalCounts:
         return disk.count(owners, subject_ids, mentions=mentions)
@@ -97,6 +102,9 @@ async def erase(
             await broker.hold_back(settings, subject_ids, wait_s)
         await disk.drain(owners, subject_ids, wait_s, mentions=mentions)
     receipt.places = await look()
+    if (transport := settings.transport_url) is not None:  # not searched again: shippers leave them out from now
+        under_way = await broker.count_under_way(settings, subject_ids)
+        receipt.places.append(SearchResult("under way on the broker", transport.shown, under_way))
     if do:
         disk.erase(owners, subject_ids, mentions=mentions)
         async with write_connection(settings) as connection:
@@ -152,6 +160,7 @@ def _explain(
         receipt.notes.append("Texts of other users' rows are not searched for the id; --mentions does that.")
     if transport:
         receipt.notes.append(
-            "Frames under way on the broker are not searched: with --yes shippers leave out rows of calls before now."
+            "Rows under way on the broker stay there until shippers read them, which with --yes leave them out, and also "
+            "those of calls before now that come there later."
         )
     receipt.notes.append("Journals of other machines, backups and exported files are not covered: erase them there.")

@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from llmctx.core.endpoint import Endpoint
-from llmctx.core.record import LINKS
 from llmctx.delivery import journal
 from llmctx.ops.erase.subject import Subject, SubjectIds, drop_ids
-from llmctx.ops.erase.table import PERSONAL_TEXTS, SHARED
+from llmctx.ops.erase.table import PERSONAL_TEXTS
 from llmctx.ops.journals import Ownership
-from llmctx.storage.sanitize import storable_id
 
 _POLL_S: Final = 0.2
 SelectedRows = Callable[[Mapping[str, Any]], bool]
@@ -65,35 +63,19 @@ def _less(columns: Mapping[str, Any], subject_ids: SubjectIds, *, mentions: bool
 
 
 def links(owners: Ownership, subject: Subject) -> dict[str, set[str]]:
-    """Return the sessions, threads, … of rows of theirs that wait: no row of the table may name them."""
-    found: dict[str, set[str]] = {name: set() for name in LINKS}
+    """Return the sessions, threads, … of rows of theirs that wait."""
+    found: dict[str, set[str]] = {}
     subject_ids = SubjectIds(subject)
     for columns in _rows(owners):
-        if subject_ids.have_used(columns):
-            for name, values in found.items():
-                if (value := _text(columns.get(name))) and value.strip():
-                    values.add(value)
+        subject_ids.note_links(found, columns)
     return found
 
 
 def drop_shared(owners: Ownership, subject_ids: SubjectIds) -> None:
     """Take out of their own ids those that a row of another has, which waits."""
-    subject = subject_ids.subject
-    kind, given = ("session_id", subject.session) if subject.user is None else ("user_id", subject.user)
-    theirs = {given, storable_id(given)}
-    if not any(subject_ids.own.values()):
-        return
-    for columns in _rows(owners):
-        whose = _text(columns.get(kind))
-        if whose and whose not in theirs:
-            for name, values in subject_ids.own.items():
-                values.discard(_text(columns.get(name)) or "")
-        if columns.get("identity_reason") in SHARED:
-            subject_ids.own.get("thread_id", set()).discard(_text(columns.get("thread_id")) or "")
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
+    if any(subject_ids.own.values()):
+        for columns in _rows(owners):
+            subject_ids.drop_shared(columns)
 
 
 def _rows(owners: Ownership) -> Iterator[Mapping[str, Any]]:

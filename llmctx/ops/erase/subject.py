@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from llmctx.core.record import LINKS, Reason
 from llmctx.ops.erase.mentions import Mentions
 from llmctx.storage.erasure import is_theirs
 from llmctx.storage.sanitize import storable_id
 
+SHARED: Final = (Reason.SHARED_THREAD.value, Reason.SHARED_JOB.value, Reason.CONFLICT.value)
+"""Reasons of rows whose thread others have used as well."""
 _LONG_ENOUGH: Final = 4  # of an id, to be looked for inside of texts: "7" is in all of them
 
 
@@ -57,6 +60,24 @@ class SubjectIds:
         """Return whether a row of these columns is theirs."""
         subject = self.subject
         return is_theirs(lambda name: _text(columns.get(name)), subject.user, subject.session, self.own)
+
+    def note_links(self, found: dict[str, set[str]], columns: Mapping[str, Any]) -> None:
+        """Add the sessions, threads, … of a row that waits, if it is theirs: no row of the table may name them."""
+        if self.have_used(columns):
+            for name in LINKS:
+                if (value := _text(columns.get(name))) and value.strip():
+                    found.setdefault(name, set()).add(value)
+
+    def drop_shared(self, columns: Mapping[str, Any]) -> None:
+        """Take out of their own ids those that a row of another has, which waits."""
+        subject = self.subject
+        kind, given = ("session_id", subject.session) if subject.user is None else ("user_id", subject.user)
+        whose = _text(columns.get(kind))
+        if whose and whose not in {given, storable_id(given)}:
+            for name, values in self.own.items():
+                values.discard(_text(columns.get(name)) or "")
+        if columns.get("identity_reason") in SHARED:
+            self.own.get("thread_id", set()).discard(_text(columns.get("thread_id")) or "")
 
 
 def _text(value: Any) -> str | None:

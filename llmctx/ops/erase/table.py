@@ -17,7 +17,7 @@ from llmctx.core.errors import LlmctxError
 from llmctx.core.record import LINKS, SPECS, Reason
 from llmctx.identity.explanation import KEY
 from llmctx.ops.erase.mentions import Mentions
-from llmctx.ops.erase.subject import Subject, SubjectIds, drop_ids
+from llmctx.ops.erase.subject import SHARED, Subject, SubjectIds, drop_ids
 from llmctx.settings import Settings
 from llmctx.storage.catalog import indexes_of, qualify_name
 from llmctx.storage.dependents import Dependent
@@ -48,8 +48,6 @@ _PERSONAL: Final = tuple(spec.name for spec in SPECS if spec.personal)
 PERSONAL_TEXTS: Final = tuple(
     spec.name for spec in SPECS if spec.personal and spec.kind in (ColumnKind.TEXT, ColumnKind.SNAPSHOT)
 )
-SHARED: Final = ("shared_thread", "shared_job", "conflict")
-"""Reasons of rows whose thread others have used as well."""
 
 
 # -- finding ----------------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ async def test_frames_under_way(broker: Brokers, database: str) -> None:
         await sent.publish(frame_of([record(user_id="ada", session_id="s3"), nobody, record(user_id="bob")]))
         receipt = await erase(settings, Subject(user="ada"), do=True)
         assert {place.name: (place.found, place.left) for place in receipt.places if place.found} == {
-            TABLE: (1, 0), "set aside on the broker": (1, 0),
+            TABLE: (1, 0), "set aside on the broker": (1, 0), "under way on the broker": (2, 0),
         }  # fmt: skip
         later = record(user_id="ada", created_at=datetime.now(UTC) + timedelta(seconds=1))
         await sent.publish(frame_of([later]))
@@ -51,6 +51,41 @@ async def test_frames_under_way(broker: Brokers, database: str) -> None:
     rows = await query(database, f"SELECT user_id, call_id FROM {TABLE} ORDER BY user_id")
     assert [row.user_id for row in rows] == ["ada", "bob", "bob"]
     assert rows[0].call_id == later.call_id
+
+
+async def test_rows_of_nobody_whose_link_is_on_the_broker_alone(broker: Brokers, database: str) -> None:
+    """What only they have used is read from frames under way as well, and what others have used there."""
+    settings = load(database_url=database, transport=broker.url + "?streams=2")
+    async with post(settings) as sent:
+        threads = [("ada", "t-ada"), ("ada", "t-both"), ("bob", "t-both")]
+        await sent.publish(frame_of([record(user_id=user, thread_id=thread) for user, thread in threads]))
+        await sent.publish(b"no frame")
+        nobody = [record(user_id=None, thread_id=thread) for thread in ("t-ada", "t-both")]
+        await sent.publish(frame_of(nobody))
+        plan = await erase(settings, Subject(user="ada"))
+        assert [(place.found, place.name) for place in plan.places if place.found] == [(3, "under way on the broker")]
+        assert (await erase(settings, Subject(user="ada"), do=True)).left == 0
+        assert (await ship(settings)).erased == 3
+    rows = await query(database, f"SELECT user_id, thread_id FROM {TABLE} ORDER BY user_id")
+    assert [tuple(row) for row in rows] == [("bob", "t-both"), (None, "t-both")]
+
+
+@pytest.mark.parametrize("is_in_table", [False, True])
+async def test_a_session_alone(broker: Brokers, database: str, is_in_table: bool) -> None:
+    """Rows without a session go that lie in its threads, whoever's they are; those of another session stay."""
+    settings = load(database_url=database, transport=broker.url + "?streams=1")
+    async with post(settings) as sent:
+        for session, thread in (("s1", "t1"), ("s1", "t3")):
+            await sent.publish(frame_of([record(user_id=None, session_id=session, thread_id=thread)]))
+        if is_in_table:
+            await ship(settings)
+        ids = [("ada", None, "t1"), (None, None, "t1"), (None, "s2", "t3"), (None, None, "t3"), ("ada", "s2", "t2")]
+        some = [record(user_id=user, session_id=session, thread_id=thread) for user, session, thread in ids]
+        await sent.publish(frame_of(some))
+        assert (await erase(settings, Subject(session="s1"), do=True)).left == 0
+        await ship(settings)
+    rows = await query(database, f"SELECT user_id, session_id, thread_id FROM {TABLE} ORDER BY thread_id, session_id")
+    assert [tuple(row) for row in rows] == [("ada", "s2", "t2"), (None, "s2", "t3"), (None, None, "t3")]
 
 
 async def test_a_broker_that_has_lost_its_store(broker: Brokers, database: str) -> None:
