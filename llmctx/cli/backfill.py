@@ -11,6 +11,7 @@ import typer
 
 from llmctx.cli import output
 from llmctx.cli.options import Json, Yes, choice, run_interruptible, settings_of
+from llmctx.core.text import counted
 
 if TYPE_CHECKING:
     from llmctx.ops.backfill import Report
@@ -89,11 +90,11 @@ def _show(report: Report) -> None:
 
 def _conclusion(report: Report) -> str:
     filled = sum(report.filled.values())
-    share = f"{filled:,} of {report.rows:,} rows with a gap"
+    share = f"{filled:,} of {counted(report.rows, 'row')} with a gap"
     if not report.done:
         return f"{share} can be filled. {output.dry_run(possible=bool(filled))}"
     undo = f" To undo it: llmctx backfill --undo {report.undo_file} --yes" if report.undo_file is not None else ""
-    return f"{share} were filled.{undo}"
+    return f"{share} filled.{undo}"
 
 
 def _undo(ctx: typer.Context, path: Path, *, yes: bool, json: bool) -> None:
@@ -102,5 +103,5 @@ def _undo(ctx: typer.Context, path: Path, *, yes: bool, json: bool) -> None:
     rows = asyncio.run(undo(settings_of(ctx), path, do=yes))
     if json:
         output.show_json({"rows": rows, "done": yes})
-    done = f"{rows:,} rows {'are' if yes else 'would be'} restored; rows changed since then stay."
+    done = f"{counted(rows, 'row')} {'restored' if yes else 'to be restored'}; rows changed since then stay."
     output.say(done if yes else f"{done} {output.dry_run()}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llmctx.cli import output
 from llmctx.cli.options import interruptible
 from llmctx.cli.partition import show_done
-from llmctx.core.text import escape_controls
+from llmctx.core.text import counted, escape_controls
 
 if TYPE_CHECKING:
     from llmctx.delivery.broker.provision import Plan
@@ -99,7 +99,7 @@ def show_report(report: BrokerReport | str) -> None:
     if lines:
         output.table(columns, lines, indent=2)
     else:
-        output.paragraph(f"{lag.description}, in {len(lag.streams)} streams", lead="  ")
+        output.paragraph(f"{lag.description}, in {counted(len(lag.streams), 'stream')}", lead="  ")
     for name in lag.missing:
         output.paragraph(f"{name} is not there, or has no consumer: llmctx migrate --transport", lead="  ")
     for (code, reason), count in Counter((one.code, one.reason) for one in report.refused).most_common(10):

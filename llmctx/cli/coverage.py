@@ -10,6 +10,7 @@ import typer
 from llmctx.cli import output
 from llmctx.cli.options import Json, query, totals_used, with_filters
 from llmctx.cli.output import Column, text_of
+from llmctx.core.text import counted
 from llmctx.identity.reasons import REASONS
 
 if TYPE_CHECKING:
@@ -52,13 +53,13 @@ def coverage(
 def _show(result: Coverage) -> None:
     """Print `result`: the share and the table by source, and the misses if there are any."""
     if result.erased:
-        output.say(f"{result.erased:,} rows were blanked by `llmctx erase` and are not counted.")
+        output.say(f"Not counted: {counted(result.erased, 'row')} blanked by `llmctx erase`.")
     if result.share is None:
         output.say("No rows.")
         return
     if result.as_of is not None:
         output.say(totals_used(result.as_of))
-    output.show(f"{_percent(result.share)} of {result.rows:,} rows have both session and user.")
+    output.show(f"{_percent(result.share)} of {counted(result.rows, 'row has', 'rows have')} both session and user.")
     output.show("\nby source")
     columns = [Column("source"), Column("rows", "right"), Column("with both", "right"), Column("share", "right")]
     lines = [
@@ -80,7 +81,7 @@ def _show(result: Coverage) -> None:
 def _show_misses(result: Coverage) -> None:
     from llmctx.storage.queries import coverage_advice as advice
 
-    output.show(f"\nwhat the {result.rows - result.with_both:,} others have in common")
+    output.show(f"\nwhat the {counted(result.rows - result.with_both, 'other has', 'others have')} in common")
     keys = [key for key in ("identity_reason", "node", "agent_key", "route") if _in_any_group(result, key)]
     names = {"identity_reason": "reason", "agent_key": "agent"}
     columns = [Column("rows", "right"), *(Column(names.get(key, key), cut="end") for key in keys), Column("last UTC")]
@@ -89,7 +90,7 @@ def _show_misses(result: Coverage) -> None:
     lines = [[text_of(row["rows"]), *(row[key] or "-" for key in keys), f"{row['last']:{time}}"] for row in shown]
     output.table(columns, lines, indent=2)
     if len(result.misses) > _GROUPS:
-        output.show(f"  and {len(result.misses) - _GROUPS:,} smaller groups")
+        output.show(f"  and {counted(len(result.misses) - _GROUPS, 'smaller group')}")
     output.show()
     for sentence in advice.in_common(result.by_place):
         output.paragraph(sentence, lead="  ")
@@ -100,7 +101,7 @@ def _show_misses(result: Coverage) -> None:
             output.paragraph(REASONS[reason].text, lead=f"  {reason}: ")
     output.show("\nwhat would fix them")
     for remedy in advice.remedies(result.by_place):
-        rows = f"up to {remedy.rows:,} {'row' if remedy.rows == 1 else 'rows'}"
+        rows = f"up to {counted(remedy.rows, 'row')}"
         output.paragraph(f"{rows}. {remedy.how}", lead=f"  {remedy.name:<20}")
     output.say("\nList these rows: llmctx calls --unattributed")
 

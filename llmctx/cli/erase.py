@@ -9,6 +9,7 @@ import typer
 
 from llmctx.cli import output
 from llmctx.cli.options import Json, Yes, run_interruptible, settings_of
+from llmctx.core.text import counted
 
 if TYPE_CHECKING:
     from llmctx.ops.erase import Receipt
@@ -55,8 +56,8 @@ def erase(
         _show(receipt)
     if yes and receipt.left:
         output.say(
-            f"{receipt.left} are left. What running processes hold is written when a call ends, and when the database "
-            "takes it (`llmctx journal`): run it again."
+            f"{counted(receipt.left, 'is', 'are')} left. What running processes hold is written when a call ends, and "
+            "when the database takes it (`llmctx journal`): run it again."
         )
         raise typer.Exit(1)
     output.say(_conclusion(receipt))

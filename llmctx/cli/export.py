@@ -9,6 +9,7 @@ import typer
 
 from llmctx.cli import output
 from llmctx.cli.options import COMMON_FILTERS, Json, choice, run_interruptible, settings_of, with_filters
+from llmctx.core.text import counted
 
 if TYPE_CHECKING:
     from llmctx.settings import Settings
@@ -48,7 +49,7 @@ def export(
     rows = run_interruptible(work(), changes=False)
     if json:
         output.show_json({"rows": rows, "file": str(to), "format": chosen})
-    output.say(f"{rows:,} rows" + (f" in {to}." if to is not None else "."))
+    output.say(counted(rows, "row") + (f" in {to}." if to is not None else "."))
     _say_what_waits(settings)
 
 
@@ -62,4 +63,4 @@ def _say_what_waits(settings: Settings) -> None:
             f"{waiting.for_this_database:,} more wait on this host's disk, and are not among them: llmctx journal."
         )
     for name, count in waiting.for_other_databases.items():
-        output.say(f"{count:,} wait on this host's disk for {name}.")
+        output.say(f"{counted(count, 'waits', 'wait')} on this host's disk for {name}.")

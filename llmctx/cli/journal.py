@@ -15,7 +15,7 @@ from llmctx.cli import output
 from llmctx.cli.broker import report_json, show_report
 from llmctx.cli.options import Json, Yes, settings_of
 from llmctx.core.errors import DatabaseUnavailable
-from llmctx.core.text import escape_controls
+from llmctx.core.text import counted, escape_controls
 
 if TYPE_CHECKING:
     from llmctx.core.endpoint import Endpoint
@@ -51,7 +51,10 @@ def journal(ctx: typer.Context, json: Json = False) -> None:
     left, refused = _undelivered(directories, owners)
     refused += _set_aside(report)
     if left or refused:
-        output.say(f"{left} calls of ended processes, {refused} rows that the database refused: llmctx journal replay")
+        output.say(
+            f"{counted(left, 'call')} of ended processes, {counted(refused, 'row')} that the database refused: "
+            "llmctx journal replay"
+        )
         raise typer.Exit(1)
     for_this = " for this database" if _of_others(directories, owners) else ""
     output.say(f"Nothing waits{for_this} except what running processes hold until the database takes it.")
@@ -96,13 +99,17 @@ def replay(ctx: typer.Context, yes: Yes = False, json: Json = False) -> None:
         found = {"refused": refused, "of_the_dead": left, "done": yes}
         output.show_json({**found, "stored": stored, "refused_again": again, "adopted": adopted})
     elif yes:
-        output.show(f"done: {stored} rows that were refused, {adopted} of ended processes")
+        output.show(f"done: {counted(stored, 'refused row')}, {adopted:,} of ended processes")
     else:
-        output.show(f"would: write {refused} rows that were refused, and {left} of ended processes")
+        output.show(f"would: write {counted(refused, 'refused row')}, and {left:,} of ended processes")
     if yes:
-        output.say(f"{again} rows were refused again, and stay." if again else "All of it is in the database.")
+        output.say(
+            f"{counted(again, 'row was refused again, and stays', 'rows were refused again, and stay')}."
+            if again
+            else "All of it is in the database."
+        )
         if others := _of_others(directories, owners):
-            output.say(f"{others} rows are of other databases, and stay: llmctx journal")
+            output.say(f"{counted(others, 'row')} of other databases kept: llmctx journal")
     else:
         output.say(output.dry_run(possible=bool(left or refused)))
     raise typer.Exit(1 if again else 0)
@@ -122,9 +129,7 @@ def _undelivered(directories: Sequence[JournalDirectory], owners: Ownership) -> 
 
 def _of_others(directories: Sequence[JournalDirectory], owners: Ownership) -> int:
     """Return how many calls of ended processes, and refused rows, wait for other databases."""
-    of_all = sum(
-        process.records + process.open for one in directories for process in one.processes if process.is_left
-    )
+    of_all = sum(process.records + process.open for one in directories for process in one.processes if process.is_left)
     return of_all + sum(len(one.dead_letters) for one in directories) - sum(_undelivered(directories, owners))
 
 

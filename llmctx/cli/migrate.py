@@ -15,6 +15,7 @@ from llmctx.cli import output
 from llmctx.cli.broker import provision_broker
 from llmctx.cli.options import Json, Yes, interruptible, settings_of
 from llmctx.cli.partition import Downgrade, PlanOnly, partition, show_done, show_plan
+from llmctx.core.text import counted
 
 if TYPE_CHECKING:
     from llmctx.core.endpoint import Endpoint
@@ -163,8 +164,7 @@ def _distribute(settings: Settings, shards: int | None, *, yes: bool) -> None:
             done_so = distribute.distribute(settings, shards=shards)
     else:
         done_so = distribute.plan(settings, shards=shards)
-    nodes = "1 node" if done_so.nodes == 1 else f"{done_so.nodes} nodes"
-    spread = f"distributed by call_id, in {done_so.shards} shards on {nodes}"
+    spread = f"distributed by call_id, in {counted(done_so.shards, 'shard')} on {counted(done_so.nodes, 'node')}"
     if yes or not done_so.is_new:
         output.say(f"Table {settings.table} is {spread}{'' if done_so.is_new else ' already'}.")
     else:

@@ -8,6 +8,7 @@ import typer
 
 from llmctx.cli import output
 from llmctx.cli.options import Json, Yes, interruptible, settings_of
+from llmctx.core.text import counted
 
 if TYPE_CHECKING:
     from llmctx.migrate.commands import Plan
@@ -46,8 +47,8 @@ def _rehearse(settings: Settings, json: bool) -> None:
     if json:
         output.show_json(result)
     output.say(
-        f"{result['rows']:,} rows were partitioned in {result['there_s']} s and turned back in {result['back_s']} s; "
-        f"every value is unchanged. The table itself has about {result['of']:,} rows, and was not touched."
+        f"{counted(result['rows'], 'row')} partitioned in {result['there_s']} s, turned back in {result['back_s']} s; "
+        f"every value is unchanged. The table itself has about {counted(result['of'], 'row')}, and was not touched."
     )
 
 

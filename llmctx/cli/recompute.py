@@ -9,6 +9,7 @@ import typer
 
 from llmctx.cli import output
 from llmctx.cli.options import Json, Yes, run_interruptible, settings_of, with_filters
+from llmctx.core.text import counted
 
 if TYPE_CHECKING:
     from llmctx.storage.filters import Filters
@@ -40,7 +41,10 @@ def recompute(
         output.show_json(asdict(report))
         return
     word = "done" if yes else "would"
-    output.show(f"{word}: {report.changed:,} of {report.rows:,} rows get a cost, {report.unknown:,} cannot be priced")
+    output.show(
+        f"{word}: of {counted(report.rows, 'row')} {counted(report.changed, 'gets', 'get')} a cost, "
+        f"{report.unknown:,} cannot be priced"
+    )
     output.show(f"{word}: {report.before:,.6f} USD become {report.after:,.6f} USD")
     if not yes:
         output.say(output.dry_run(possible=bool(report.changed)))

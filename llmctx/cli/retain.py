@@ -9,6 +9,7 @@ import typer
 
 from llmctx.cli import output
 from llmctx.cli.options import Json, Yes, run_interruptible, settings_of
+from llmctx.core.text import counted
 
 
 def retain(
@@ -57,4 +58,4 @@ def retain(
     elif not yes:
         output.say(output.dry_run())
     else:
-        output.say(f"{report.rows:,} rows deleted, texts removed from {report.snapshots:,}.")
+        output.say(f"{counted(report.rows, 'row')} deleted, texts removed from {report.snapshots:,}.")

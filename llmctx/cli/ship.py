@@ -15,6 +15,7 @@ import typer
 from llmctx.cli import output
 from llmctx.cli.options import Json, settings_of
 from llmctx.core.errors import ConfigError
+from llmctx.core.text import counted
 from llmctx.settings import Settings
 
 if TYPE_CHECKING:
@@ -56,10 +57,10 @@ def ship(
 def _run(settings: Settings, *, host: bool, once: bool, metrics: int | None, json: bool) -> None:
     if host:
         report = asyncio.run(_ship_host(settings, once=once))
-        sentence = "Stored {written:,} rows of {journals:,} journals; {quarantined:,} were refused."
+        of, aside = counted(report["journals"], "journal"), f"{report['quarantined']:,} refused"
     elif settings.transport_url is not None:
         report = asyncio.run(_ship_broker(settings, once=once, metrics=metrics))
-        sentence = "Stored {written:,} rows of {frames:,} frames; {refused:,} were set aside."
+        of, aside = counted(report["frames"], "frame"), f"{report['refused']:,} set aside"
     else:
         raise ConfigError(
             "There is nothing to ship. Set LLMCTX_TRANSPORT to store what is in the broker; `llmctx ship --host` "
@@ -68,7 +69,7 @@ def _run(settings: Settings, *, host: bool, once: bool, metrics: int | None, jso
     if json:
         output.show_json(report)
     else:
-        output.say(sentence.format(**report))
+        output.say(f"Stored {counted(report['written'], 'row')} of {of}; {aside}.")
 
 
 @contextlib.contextmanager
@@ -166,4 +167,4 @@ class _Progress:
         shipper, lag = self._shipper, self._lag
         behind = lag if lag is None or isinstance(lag, str) else lag.description
         waits = f" Rows wait: {shipper.last_error}." if shipper.last_error else ""
-        output.say(f"{shipper.written:,} rows stored of {shipper.frames:,} frames; {behind}.{waits}")
+        output.say(f"Stored {counted(shipper.written, 'row')} of {counted(shipper.frames, 'frame')}; {behind}.{waits}")

@@ -12,6 +12,7 @@ import typer
 from llmctx.cli import output
 from llmctx.cli.options import After, Before, Csv, Json, Number, choice, query, say_next, show_page, with_filters
 from llmctx.cli.output import Column, text_of, time_of
+from llmctx.core.text import counted
 
 if TYPE_CHECKING:
     from llmctx.storage.filters import Filters
@@ -83,7 +84,9 @@ def show_usage(
     if rows:
         _show_table(what, rows)
         if unpriced := sum(row["unpriced"] for row in rows if row["cost_usd"] is not None):
-            output.say(f"USD leaves out {unpriced:,} calls without a cost; llmctx prices lists models without a price.")
+            output.say(
+                f"USD leaves out {counted(unpriced, 'call')} without a cost; llmctx prices lists models that have none."
+            )
     if is_bounded and before is None and after is None:
         output.say(f"Of the last {queries.MOST_DAYS.days} days; --since overrides this.")
     say_next(ctx, found)
@@ -119,6 +122,6 @@ def _show_table(what: str, rows: Sequence[Mapping[str, Any]]) -> None:
 def _cells(what: str, row: Mapping[str, Any], time: str) -> list[str]:
     other = text_of(row["sessions"]) if what == "user" else text_of(row["user_id"])
     if what == "session" and row["users"] > 1:
-        other = f"{row['users']} users"
+        other = counted(row["users"], "user")
     sums = [text_of(row[name], null="-") for name in ("calls", "errors", "total_tokens", "cost_usd")]
     return [text_of(row[f"{what}_id"]), other, *sums, time_of(row["last"], time)]

@@ -44,6 +44,11 @@ def capitalize(text: str) -> str:
     return text if "_" in first or "." in first[:-1] else f"{text[:1].upper()}{text[1:]}"
 
 
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """Return `1 row`, `2,000 rows`; `many` where it is not `one` with an s."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
 def escape_controls(value: object, *, breaks: bool = False, for_json: bool = False) -> str:
     """Return `value` as text with every control character and direction mark as a visible escape.
 

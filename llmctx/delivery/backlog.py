@@ -82,6 +82,6 @@ class Backlog:
             self.rows -= 1
 
     def _abandon(self, journal: Journal) -> None:
-        diagnostics.count("journal_damaged", "%d rows in the journal cannot be read any more", self.rows)
+        diagnostics.count("journal_damaged", "%d of the rows in the journal cannot be read any more", self.rows)
         journal.mark_done([call_id for call_id in journal.pending_ids() if call_id not in self._held])
         self.count_lost(self.rows)

@@ -115,7 +115,7 @@ class InTransit:
         if ours:
             diagnostics.count(
                 "closed_before_stored",
-                "closed, and %d calls that are with %s are not known to be in the database yet: the next process of "
+                "closed with %d of its calls at %s, not known to be in the database yet: the next process of "
                 "this host sends them again",
                 len(ours),
                 self._destination.name,

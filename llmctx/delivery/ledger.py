@@ -85,7 +85,7 @@ def log_if_wrong(stats: Stats) -> None:
     if stats.trouble or stats.dropped or stats.quarantined:
         diagnostics.count(
             "ledger",
-            "%d calls started, %d written, %d waiting, %d quarantined, %d dropped%s",
+            "calls: %d started, %d written, %d waiting, %d quarantined, %d dropped%s",
             *(stats.started, stats.written, stats.waiting, stats.quarantined, stats.dropped),
             f"; {stats.trouble}" if stats.trouble else "",
         )
@@ -94,6 +94,6 @@ def log_if_wrong(stats: Stats) -> None:
 def count_left(worker: Worker, left: int) -> None:
     """Count that a call log was closed before `left` calls had reached the database, and say what becomes of them."""
     lost = left if (sink := worker.sink) is None else min(left, sink.perishable)
-    kept = f": {lost} are lost with this process, the next one writes the others"
-    kept = "" if lost == left else kept if lost else " yet: the next process writes them"
-    diagnostics.count("closed_with_rows_left", "closed, and %d calls have not reached the database%s", left, kept)
+    kept = f": {lost} of them lost with this process, the next one writes the others"
+    kept = "" if lost == left else kept if lost else " yet: the next process writes what is left"
+    diagnostics.count("closed_with_rows_left", "closed with %d of its calls not in the database%s", left, kept)

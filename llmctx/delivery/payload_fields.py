@@ -36,7 +36,7 @@ from llmctx.core.record import (
     UsageSource,
     note_changes,
 )
-from llmctx.core.text import plain_text
+from llmctx.core.text import counted, plain_text
 from llmctx.delivery.agent_name import agent_name, word_of
 from llmctx.delivery.redact import Redactor
 from llmctx.identity.scope import Scope
@@ -297,7 +297,7 @@ def _prompt_shown(prompt: Prompt) -> list[Any]:
         return [{"role": "user", "content": prompt.text}]
     shown: list[Any] = [{"role": role, "content": kept, **(more or {})} for role, kept, more in prompt.messages]
     if prompt.left_out:
-        shown.insert(1, {"role": "…", "content": f"…[{prompt.left_out} messages cut]…"})
+        shown.insert(1, {"role": "…", "content": f"…[{counted(prompt.left_out, 'message')} cut]…"})
     return shown
 
 

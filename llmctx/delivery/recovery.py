@@ -24,6 +24,7 @@ from typing import Final
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.endpoint import Endpoint, is_same_endpoint
 from llmctx.core.record import CallRecord
+from llmctx.core.text import counted
 from llmctx.core.threads import outside_loop, run_in_daemon_thread
 from llmctx.delivery.batcher import Batcher
 from llmctx.delivery.destination import Destination
@@ -244,7 +245,7 @@ class Recovery:
         dead = one.dead
         if len(dead):
             diagnostics.count(
-                "journal_adopted", "%d calls were recovered from the journal of a dead process", len(dead)
+                "journal_adopted", "%s recovered from the journal of a dead process", counted(len(dead), "call")
             )
         outside_loop(dead.finish)()
         self.previous_journals.discard(dead.name)

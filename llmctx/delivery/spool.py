@@ -233,7 +233,7 @@ class Spool(RecordingSink):
         gone = self._backlog.rows - sum(call_id not in self._held for call_id in new.pending_ids())
         if gone > 0:
             self._backlog.count_lost(gone)
-            diagnostics.count("journal_damaged", "%d rows that only the journal held are lost", gone)
+            diagnostics.count("journal_damaged", "%d of the rows lost, which only the journal held", gone)
 
     def submit(self, record: CallRecord) -> bool:
         """Take `record`. Return False if neither disk nor memory has room."""
@@ -378,8 +378,8 @@ class Spool(RecordingSink):
         """Let go of a journal that was removed, where no other one can be begun. What is in memory is stored."""
         diagnostics.count(
             "journal_vanished",
-            "the journal in %s was removed, and no new one can be created: %d rows that only it held are lost, others "
-            "wait in memory",
+            "the journal in %s was removed, and no new one can be created: %d of the rows lost, which only it held; "
+            "others wait in memory",
             journal.directory,
             self._backlog.rows,
         )

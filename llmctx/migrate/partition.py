@@ -8,6 +8,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, text
 
 from llmctx.core.errors import LlmctxError
+from llmctx.core.text import counted
 from llmctx.migrate.adoption.plan import Step
 from llmctx.migrate.partition_steps import Conversion, Say
 from llmctx.migrate.state import ask_database, run_exclusively
@@ -68,7 +69,7 @@ def lead_back(seen: Conversion) -> None:
         moved = 0
         while some := seen.move(part):
             moved += some
-            seen.say(f"moved {moved:,} rows of {part} back")
+            seen.say(f"moved {counted(moved, 'row')} of {part} back")
     _carry(seen, list(seen.cleanup_steps()))
 
 

@@ -28,14 +28,15 @@ FAILURES: Final = (
 )  # fmt: skip
 
 
-def of_templates() -> list[str]:
-    """Return the messages of the templates, each once."""
+def of_templates() -> dict[str, str | None]:
+    """Return the messages of the templates, each once, and what it is of more than one where that differs."""
     environment = Environment(extensions=["jinja2.ext.i18n"], autoescape=True)
-    found: dict[str, None] = {}
+    found: dict[str, str | None] = {}
     for path in sorted((DASHBOARD / "templates").glob("*.html")):
         for _, _, message in environment.extract_translations(path.read_text()):  # type: ignore[attr-defined]  # i18n's
-            found[message[0] if isinstance(message, tuple) else message] = None
-    return list(found)
+            one, many, *_ = message if isinstance(message, tuple) else (message, None)
+            found[one] = many
+    return found
 
 
 def wanted() -> list[str]:
@@ -46,7 +47,12 @@ def wanted() -> list[str]:
 
 def read() -> dict[str, str]:
     """Return the translations, by message."""
-    return {str(one.id): str(one.string) for one in _catalogue() if one.id}
+    return {_first(one.id): _first(one.string) for one in _catalogue() if one.id}
+
+
+def _first(text: object) -> str:
+    """Return the text; of messages that have a plural the one that there is: Chinese has none."""
+    return str(text[0] if isinstance(text, tuple) else text)
 
 
 def compiled() -> bytes:
@@ -65,8 +71,13 @@ def main() -> int:
     """Write both files anew; what is no longer used goes. Return 1 where a message lacks its Chinese."""
     known = read()
     catalogue = Catalog(locale="zh", project="llmctx", fuzzy=False, header_comment="# Chinese of the dashboard.")
+    plurals = of_templates()
     for key in wanted():
-        catalogue.add(key, known.get(key, ""))
+        words = known.get(key, "")
+        if (many := plurals.get(key)) is None:
+            catalogue.add(key, words)
+        else:
+            catalogue.add((key, many), (words,))
     with WRITTEN.open("wb") as stream:
         write_po(stream, catalogue, width=120, no_location=True, sort_output=True, omit_header=False)
     COMPILED.write_bytes(compiled())

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from llmctx.core.errors import LlmctxError
+from llmctx.core.text import counted
 from llmctx.delivery.broker.client import BrokerConnection
 from llmctx.delivery.broker.session import ANSWER_S, open_broker
 from llmctx.delivery.broker.topology import CONSUMER, Topology
@@ -70,7 +71,8 @@ class Lag:
         again = self.sum("redelivered")
         more = f", {again:,} of them for the second time" if again else ""
         return (
-            f"{waiting:,} frames wait in the broker, {in_hand:,} are being stored{more}; "
+            f"{counted(waiting, 'frame waits', 'frames wait')} in the broker, "
+            f"{counted(in_hand, 'is', 'are')} being stored{more}; "
             f"the oldest is {self.oldest_s:,.0f} s old"
         )
 

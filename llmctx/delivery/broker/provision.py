@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from llmctx.core.errors import LlmctxError
+from llmctx.core.text import counted
 from llmctx.delivery.broker.client import BrokerConnection
 from llmctx.delivery.broker.topology import Topology
 from llmctx.settings.transport_url import TransportUrl
@@ -182,7 +183,8 @@ def _shape(config: StreamConfig) -> str:
     copies = config.num_replicas or 1
     size = (config.max_bytes or 0) / 1024**2
     days = (config.max_age or 0) / 86_400
-    return f"{copies} {'copy' if copies == 1 else 'copies'}, at most {size:,.0f} MiB and {days:g} days"
+    kept = f"at most {size:,.0f} MiB and {days:g} {'day' if days == 1 else 'days'}"
+    return f"{counted(copies, 'copy', 'copies')}, {kept}"
 
 
 def servers_of(connection: BrokerConnection, transport: TransportUrl) -> int:

@@ -176,7 +176,7 @@ class Unconfirmed:
         call_ids = _ids(gone)
         diagnostics.count(
             "published_again",
-            "the broker may have lost %d rows before they were stored: published again",
+            "the broker may have lost %d of the rows before they were stored: published again",
             len(call_ids),
         )
         if self.on_returned is not None:

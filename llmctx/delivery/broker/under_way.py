@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 async def rows_under_way(jetstream: JetStreamContext, topology: Topology) -> AsyncIterator[CallRecord]:
-    """Yield the rows that are in the streams now, also those that shippers have in hand. What cannot be read is left out.
+    """Yield the rows that are in the streams now, also those that shippers have in hand.
 
-    Raise what the client library raises.
+    What cannot be read is left out. Raise what the client library raises.
     """
     for partition in range(topology.streams):
         async for data in _messages(jetstream, topology.stream(partition), topology.subject(partition)):

@@ -22,6 +22,7 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.endpoint import Endpoint
 from llmctx.core.process import Forkable, ForkStage, fork_lock
 from llmctx.core.record import SPECS, CallRecord, Status
+from llmctx.core.text import counted
 from llmctx.delivery.journal import directory as directories
 from llmctx.delivery.journal import owner as owners
 from llmctx.delivery.journal.frames import (
@@ -184,9 +185,9 @@ class DeadJournal:
         if self.damage.places:
             diagnostics.count(
                 "journal_damaged",
-                "%d places (%d bytes) of a dead process's journal could not be read",
-                self.damage.places,
-                self.damage.bytes,
+                "%s (%s) of a dead process's journal could not be read",
+                counted(self.damage.places, "place"),
+                counted(self.damage.bytes, "byte"),
             )
 
     def _lost_ids(self) -> list[bytes]:

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from llmctx.core.bounded_read import read_text
 from llmctx.core.errors import ConfigError
+from llmctx.core.text import counted
 
 KEYS: Final = ("call_id", "run_id", "trace_id", "thread_id", "conversation_id", "session_id")
 """What a row can be found by."""
@@ -57,8 +58,8 @@ class Mapping:
         for number, line in enumerate(self._lines, 2):
             if len(line) != len(self._names):
                 raise ConfigError(
-                    f"{self._origin}, line {number}: {len(line)} values for {len(self._names)} columns. "
-                    "Nothing was changed: correct that line."
+                    f"{self._origin}, line {number}: {counted(len(line), 'value')} for "
+                    f"{counted(len(self._names), 'column')}. Nothing was changed: correct that line."
                 )
             told = dict(zip(self._names, map(_text, line), strict=True))
             key, user = told[self.key], told.get("user_id")

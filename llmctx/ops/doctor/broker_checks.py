@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from llmctx.core.errors import LlmctxError
+from llmctx.core.text import counted
 from llmctx.delivery.broker import provision
 from llmctx.delivery.broker.lag import Lag, fetch_lag
 from llmctx.delivery.broker.session import open_broker, transport_of
@@ -38,7 +39,7 @@ async def broker(settings: Settings) -> list[Finding]:
                 "Start the broker, or correct LLMCTX_TRANSPORT.", "LLMCTX_TRANSPORT",
             )
         ]  # fmt: skip
-    findings = [Finding("broker", True, f"reachable, {servers} servers", where=lag.transport)]
+    findings = [Finding("broker", True, f"reachable, {counted(servers, 'server')}", where=lag.transport)]
     findings += _streams(plan, topology.where)
     findings += await asyncio.to_thread(lambda: list(_syncing(transport)))
     return [*findings, *_progress(lag)]
@@ -98,6 +99,8 @@ def _progress(lag: Lag) -> Iterator[Finding]:
     elif lag.streams:
         yield Finding("broker lag", True, lag.description, where=lag.transport)
     if lag.refused:
-        cause = f"{lag.refused:,} messages are set aside: the database refuses them, or they cannot be read"
+        cause = (
+            f"{counted(lag.refused, 'message is', 'messages are')} set aside: refused by the database, or unreadable"
+        )
         fix = "llmctx journal, correct what it names, and llmctx journal replay --yes"
         yield Finding("broker refused", False, cause, "They are not in the table.", fix, lag.transport)

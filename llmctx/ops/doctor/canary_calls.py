@@ -27,6 +27,7 @@ from starlette.websockets import WebSocket
 from llmctx.calllog import CallLog
 from llmctx.capture.recorder import active
 from llmctx.core.record import CallRecord
+from llmctx.core.text import counted
 from llmctx.delivery.memory_sink import MemorySink, first_words
 from llmctx.identity.binding import bind
 from llmctx.identity.scope import CallContext
@@ -52,7 +53,8 @@ async def call() -> Finding:
     if seen == [(_WHO.session_id, _WHO.user_id)]:
         return Finding("canary call", True, "recorded once, with its session and user")
     return Finding(
-        "canary call", False, f"{len(seen)} rows instead of one" if len(seen) != 1 else f"its ids were {seen[0]}",
+        "canary call", False,
+        f"{counted(len(seen), 'row')} instead of one" if len(seen) != 1 else f"its ids were {seen[0]}",
         "Calls are missing, duplicated, or without ids.",
         "Look for code that replaces langchain-core's callbacks (other tracers), and please report it.",
     )  # fmt: skip

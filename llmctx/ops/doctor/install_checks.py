@@ -10,7 +10,7 @@ from llmctx.calllog import CallLog
 from llmctx.core.errors import LlmctxError
 from llmctx.core.failure import Failure
 from llmctx.core.record import CallRecord
-from llmctx.core.text import escape_controls
+from llmctx.core.text import counted, escape_controls
 from llmctx.core.urls import shown_url
 from llmctx.delivery.destinations.sql import SqlDestination
 from llmctx.delivery.memory_sink import MemorySink
@@ -101,13 +101,14 @@ async def _journals(settings: Settings) -> list[Finding]:
     others = ", ".join(f"{count:,} for {name}" for name, count in found.for_other_databases.items())
     findings = [Finding("other journals", True, f"rows wait on this host: {others}")] if others else []
     if found.for_no_process:
-        cause = f"{found.for_no_process:,} calls wait on this host's disk that no running process will write"
+        calls = counted(found.for_no_process, "call waits", "calls wait")
+        cause = f"{calls} on this host's disk that no running process will write"
         consequence = "They are not in the table until a process that records starts here."
         fix = "llmctx journal, and llmctx journal replay --yes"
         findings.append(Finding("journal", False, cause, consequence, fix, settings.table))
     elif found.for_this_database:
         findings.append(
-            Finding("journal", True, f"{found.for_this_database:,} calls are on their way", where=settings.table)
+            Finding("journal", True, f"{counted(found.for_this_database, 'call')} on the way", where=settings.table)
         )
     return findings
 

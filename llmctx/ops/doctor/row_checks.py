@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.core.errors import LlmctxError
 from llmctx.core.record import UsageSource
+from llmctx.core.text import counted
 from llmctx.ops.doctor.finding import Finding, list_names, list_places
 from llmctx.settings import Settings
 from llmctx.storage.engine import read_connection
@@ -50,7 +51,7 @@ class RecentRows:
     @property
     def words(self) -> str:
         """Return `638 rows of the last hour`."""
-        return f"{self.coverage.rows:,} rows of the last {self.span}"
+        return f"{counted(self.coverage.rows, 'row')} of the last {self.span}"
 
 
 async def recent_rows(settings: Settings) -> RecentRows | None:

@@ -15,6 +15,7 @@ from sqlalchemy import Table, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.core.errors import DatabaseUnavailable, LlmctxError
+from llmctx.core.text import counted
 from llmctx.ops.doctor import texts_checks
 from llmctx.ops.doctor.finding import Finding
 from llmctx.settings import Settings
@@ -204,7 +205,7 @@ def _astray(seen: _Seen) -> list[Finding]:
     found = [part for part in seen.parts or () if part.is_default and part.rows > 0]
     return [
         Finding(
-            "default partition", False, f"about {part.rows:,} rows lie in {part.name}",
+            "default partition", False, f"about {counted(part.rows, 'row lies', 'rows lie')} in {part.name}",
             "They came in a month without a partition, or their times are wrong; they can only be deleted row by row.",
             f"SELECT date_trunc('month', created_at), count(*) FROM {part.name} GROUP BY 1; then llmctx retain --yes, "  # noqa: S608
             "which moves those of this month and the next ones.",
@@ -339,7 +340,7 @@ def _growth(seen: _Seen) -> list[Finding]:
     if facts["dead"] > max(facts["rows"] // 5, 100_000):
         findings.append(
             Finding(
-                "growth", False, f"{facts['dead']:,} dead rows beside {facts['rows']:,} living ones",
+                "growth", False, f"{counted(facts['dead'], 'dead row')} beside {counted(facts['rows'], 'living one')}",
                 "The table takes more space than its rows need, and queries take longer.",
                 f"VACUUM (ANALYZE) {seen.name};", seen.settings.table,
             )
@@ -352,10 +353,12 @@ def _grown(facts: dict[str, Any]) -> str:
     rows = max(facts["rows"], 0)
     if facts["distributed"]:
         return f"distributed by Citus, {_size(facts['bytes'])}"
-    size = f"{rows:,} rows, {_size(facts['bytes'])}"
+    size = f"{counted(rows, 'row')}, {_size(facts['bytes'])}"
     if not rows or not facts["daily"]:
         return size
-    return f"{size}, about {facts['daily']:,} rows and {_size(facts['bytes'] * facts['daily'] / rows)} more a day"
+    return (
+        f"{size}, about {counted(facts['daily'], 'row')} and {_size(facts['bytes'] * facts['daily'] / rows)} more a day"
+    )
 
 
 def _size(number: float) -> str:

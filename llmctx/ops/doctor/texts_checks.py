@@ -8,6 +8,7 @@ from typing import Any, Final
 from sqlalchemy import Table, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from llmctx.core.text import counted
 from llmctx.ops.doctor.finding import Finding
 from llmctx.storage.retention import partitions
 from llmctx.storage.texts_table import texts_of
@@ -59,7 +60,7 @@ def _days(texts: Table, parts: list[partitions.Partition]) -> list[Finding]:
         )  # fmt: skip
     found += [
         Finding(
-            "texts' default partition", False, f"about {part.rows:,} texts lie in {part.name}",
+            "texts' default partition", False, f"about {counted(part.rows, 'text lies', 'texts lie')} in {part.name}",
             "They came on a day without a partition, or their times are wrong; they can only be deleted row by row.",
             "llmctx retain --yes, which moves those of today and of the next days.", texts.name,
         )
@@ -86,7 +87,7 @@ def _orphans(gone: int, names: dict[str, str], where: str) -> list[Finding]:
         return []
     return [
         Finding(
-            "texts' rows", False, f"of {_SOME:,} texts looked at, {gone:,} belong to no row",
+            "texts' rows", False, f"of {_SOME:,} texts looked at, {counted(gone, 'belongs', 'belong')} to no row",
             "Rows were deleted by something other than llmctx, or by an older version: their texts are still there.",
             f"DELETE FROM {names['texts']} t WHERE {_has_no_row(names)};", where,  # noqa: S608
         )

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from llmctx.core.text import counted
 from llmctx.ops.erase import broker
 from llmctx.ops.erase import journals as disk
 from llmctx.ops.erase import registry as shared
@@ -94,7 +95,7 @@ async def erase(
     receipt = Receipt(subject, blank, do)
     _explain(receipt, children, mentions, unchecked, transport=settings.transport is not None)
     receipt.notes += [
-        f"{count} rows with this id wait on this host for another database, {name}: erase them there."
+        f"{counted(count, 'row')} with this id on this host for another database, {name}: erase there as well."
         for name, count in lying().elsewhere.items()
     ]
     if do:
@@ -160,7 +161,7 @@ def _explain(
         receipt.notes.append("Texts of other users' rows are not searched for the id; --mentions does that.")
     if transport:
         receipt.notes.append(
-            "Rows under way on the broker stay there until shippers read them, which with --yes leave them out, and also "
-            "those of calls before now that come there later."
+            "Rows under way on the broker stay there until shippers read them, which with --yes leave them out, and "
+            "also those of calls before now that come there later."
         )
     receipt.notes.append("Journals of other machines, backups and exported files are not covered: erase them there.")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from llmctx.core.record import Reason
+from llmctx.core.text import counted
 from llmctx.identity.reasons import REASONS, REMEDIES
 
 Group = Mapping[str, Any]
@@ -51,11 +52,13 @@ def in_common(misses: Sequence[Group]) -> list[str]:
     said: list[str] = []
     for one in common_traits(misses):
         words = ", ".join(_WORDS[name].format(value) for name, value in one.values.items())
-        said.append(f"{'Another ' if said else ''}{one.rows:,} of {total:,} {_misses(total)}: {words}.")
+        said.append(f"{'Another ' if said else ''}{one.rows:,} of {counted(total, 'miss', 'misses')}: {words}.")
     if total and all(group.get("lacks") for group in misses):
         said.append("All of them have a thread_id and no session: LLMCTX_SESSION=thread makes it their session.")
     elif not said and total:
-        said.append(f"The {total:,} {_misses(total)} have little in common: no reason, node or route stands out.")
+        said.append(
+            f"The {counted(total, 'miss has', 'misses have')} little in common: no reason, node or route stands out."
+        )
     return said
 
 
@@ -121,7 +124,3 @@ def _remedy_of(group: Group) -> str:
 
 def _rows(groups: Sequence[Group]) -> int:
     return sum(group["rows"] for group in groups)
-
-
-def _misses(count: int) -> str:
-    return "miss" if count == 1 else "misses"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llmctx.core.errors import ConfigError
+from llmctx.core.text import counted
 from llmctx.settings import Settings
 
 
@@ -27,7 +28,10 @@ class Policy:
         if self.errors is not None and self.rows is None:
             raise ConfigError("Errors cannot expire while rows do not: set how long rows are kept as well.")
         if self.errors is not None and self.rows is not None and self.errors < self.rows:
-            raise ConfigError(f"Errors ({self.errors} days) cannot be kept for less than rows ({self.rows} days).")
+            raise ConfigError(
+                f"Errors ({counted(self.errors, 'day')}) cannot be kept for less than rows "
+                f"({counted(self.rows, 'day')})."
+            )
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Policy:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from llmctx.core.text import capitalize
+from llmctx.core.text import capitalize, counted
 from llmctx.settings import Settings
 from llmctx.storage.dependents import Dependent, dependents
 from llmctx.storage.distribution import is_distributed
@@ -140,14 +140,16 @@ class _Work:
             if part.upper is not None and part.upper <= cut:
                 keep = self._policy.detach and (own is None or part.upper > own)
                 self._report.steps.append(
-                    f"{'detach' if keep else 'drop'} partition {part.name}, about {max(part.rows, 0):,} texts"
+                    f"{'detach' if keep else 'drop'} partition {part.name}, about {counted(max(part.rows, 0), 'text')}"
                 )
                 if self._report.done:
                     await partitions.remove(self._connection, texts, part, keep=keep)
             elif part.is_default or (self._policy.exact and part.lower is not None and part.lower < cut):
                 sweep = Sweep(self._connection, texts, part, (), self._progress)
                 if count := await sweep.count_expired(cut, cut):
-                    self._report.steps.append(f"delete {count:,} texts of {part.name} from before {cut:%Y-%m-%d}")
+                    self._report.steps.append(
+                        f"delete {counted(count, 'text')} of {part.name} from before {cut:%Y-%m-%d}"
+                    )
                     if self._report.done:
                         self._report.snapshots += await sweep.delete(cut, cut)
 
@@ -161,7 +163,7 @@ class _Work:
                 await self._sweep(log, children, leaf, rows=exact or expired)
             return
         word = "detach" if self._policy.detach else "drop"
-        about = "" if await is_distributed(self._connection, log) else f", about {max(part.rows, 0):,} rows"
+        about = "" if await is_distributed(self._connection, log) else f", about {counted(max(part.rows, 0), 'row')}"
         self._report.steps.append(f"{word} partition {part.name}{about}")
         if self._report.done:
             await partitions.remove(self._connection, log, part, keep=self._policy.detach)
@@ -173,12 +175,12 @@ class _Work:
             self._cut(days) for days in (self._policy.rows, self._policy.errors, self._policy.snapshots)
         )
         if rows and cut is not None and oldest < cut and (count := await sweep.count_expired(cut, errors or cut)):
-            self._report.steps.append(f"delete {count:,} rows of {part.name} from before {cut:%Y-%m-%d}")
+            self._report.steps.append(f"delete {counted(count, 'row')} of {part.name} from before {cut:%Y-%m-%d}")
             if self._report.done:
                 self._report.rows += await sweep.delete(cut, errors or cut)
         if texts is not None and oldest < texts and (count := await sweep.count_with_texts(texts)):
             self._report.steps.append(
-                f"remove the texts from {count:,} rows of {part.name} from before {texts:%Y-%m-%d}"
+                f"remove the texts from {counted(count, 'row')} of {part.name} from before {texts:%Y-%m-%d}"
             )
             if self._report.done:
                 self._report.snapshots += await sweep.clear_texts(texts)

@@ -105,7 +105,7 @@ def test_rows_of_another_database_of_the_same_name(url: str, capsys: pytest.Capt
     assert "Nothing waits for this database except" in told.err
     assert "1 refused by another database that was at" in told.out.replace("\n", " ")
     assert run(["journal", "replay", "--yes"]) == 0
-    assert "1 rows are of other databases, and stay" in capsys.readouterr().err
+    assert "1 row of other databases kept" in capsys.readouterr().err
     assert rows_of(url) == []
 
 

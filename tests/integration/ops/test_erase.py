@@ -149,8 +149,8 @@ def test_a_blanked_row_says_so_and_is_no_loss(
     assert "(context, erased)" in shown
     code, out, err = llmctx("coverage", "--fail-under", "100")
     assert code == 0
-    assert "100.00 % of 1 rows" in out
-    assert "1 rows were blanked" in err
+    assert "100.00 % of 1 row has" in out
+    assert "1 row blanked" in err
     told = json.loads(llmctx("coverage", "--json")[1])
     assert (told["rows"], told["erased"], told["misses"], told["cures"]) == (1, 1, [], [])
     assert json.loads(llmctx("calls", "--unattributed", "--json")[1]) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmctx.core.text import capitalize
+from llmctx.core.text import capitalize, counted
 
 
 @pytest.mark.parametrize(
@@ -19,3 +19,12 @@ from llmctx.core.text import capitalize
 )
 def test_a_sentence_begins_with_a_capital_but_a_name_keeps_its_spelling(text: str, expected: str) -> None:
     assert capitalize(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(0, "0 rows wait"), (1, "1 row waits"), (2, "2 rows wait"), (12_000, "12,000 rows wait")]
+)
+def test_one_is_not_many(number: int, words: str) -> None:
+    """Also where a verb follows."""
+    assert counted(number, "row waits", "rows wait") == words
+    assert counted(number, "row") == words.removesuffix(" wait").removesuffix(" waits")

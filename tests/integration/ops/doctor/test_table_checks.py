@@ -63,7 +63,7 @@ async def test_rows_that_went_astray_are_found(empty_database: str) -> None:
     await asyncio.to_thread(migrate.upgrade, settings)
     await store(settings, record(created_at=datetime(2001, 1, 1, tzinfo=UTC)))
     await do(empty_database, "ANALYZE")
-    assert "about 1 rows" in (await looked(empty_database))["default partition"].cause
+    assert "about 1 row lies" in (await looked(empty_database))["default partition"].cause
 
 
 @pytest.mark.parametrize("shape", older.SHAPES)
