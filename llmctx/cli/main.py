@@ -47,6 +47,10 @@ _COMMANDS: Final[dict[str, Callable[..., None] | typer.Typer]] = {
 }  # fmt: skip
 
 
+_OPTIONS: Final = ("--database-url",)
+"""Those of `llmctx` itself that have a value."""
+
+
 class _InOrder(TyperGroup):
     """Lists commands in the order above: typer has groups behind the rest."""
 
@@ -146,8 +150,23 @@ def _misuse(problem: Any) -> tuple[int, str, str]:
     context, message = getattr(problem, "ctx", None), problem.format_message()
     if type(problem).__name__ == "NoArgsIsHelpError":
         return problem.exit_code, "", message
+    message += _advice(problem, context)
     usage = "" if context is None else f"{context.get_usage()}\nTry '{context.command_path} --help' for help.\n"
     return problem.exit_code, message, usage
+
+
+def _advice(problem: Any, context: Any) -> str:
+    """Return what else was meant, maybe: an option of `llmctx` itself, or a value without its option."""
+    if context is None:
+        return ""
+    if getattr(problem, "option_name", None) in _OPTIONS and context.parent is not None:
+        verb = context.command_path.removeprefix("llmctx ")
+        return f". It stands before the command: llmctx {problem.option_name} URL {verb}"
+    if "unexpected extra argument" in problem.message:
+        names = [one.opts[0] for one in context.command.params if one.param_type_name == "option" and not one.is_flag]
+        if names:
+            return f". A value follows the name of its option: {', '.join(names)}"
+    return ""
 
 
 def _unexpected(problem: Exception) -> str:

@@ -156,11 +156,14 @@ class Conversion:
         """Return what stands in the way."""
         table = self.find()
         if table is None:
-            return ["there is no table"]
+            return ["there is no table: run `llmctx migrate`, which makes one that is partitioned"]
         if not table.is_owner:
             return [f"the table belongs to the role {table.owner}: {table.role} may not change it"]
+        adoption = adoption_plan(table, target()[1])
+        if "created_at" not in table.columns:
+            return adoption.problems
         found = [row[0] for row in self.query(_HINDRANCES)] + ([self._undistribute()] if self._is_distributed() else [])
-        if wanted := adoption_plan(table, target()[1]).steps:
+        if wanted := adoption.steps:
             found.append(f"it has not been adopted ({wanted[0].what}): run `llmctx migrate --yes` first")
         if not table.columns["created_at"].not_null:
             found.append("created_at may be NULL, and a row without it belongs to no month: make it NOT NULL")

@@ -280,7 +280,11 @@ def explain(problem: Exception, settings: Settings) -> Exception:
             "role with BYPASSRLS. Nothing was changed."
         )
     if state == "42501":
-        return LlmctxError(f"{reason} in {database}. Grant the right to the role, or use another role.")
+        role = make_url(settings.database_url).username
+        whom = f"the role {role}" if role else "the role"
+        return LlmctxError(
+            f"{capitalize(reason)} in {database}. Grant {whom} the right (to read: SELECT), or use another role."
+        )
     if isinstance(problem, TypeError) and "unexpected keyword argument" in reason:
         return ConfigError(f"LLMCTX_DATABASE_URL has a parameter that asyncpg does not know: {reason}. Take it out.")
     remedy = _remedy(problem, state, settings)

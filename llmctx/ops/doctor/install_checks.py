@@ -16,6 +16,7 @@ from llmctx.delivery.destinations.sql import SqlDestination
 from llmctx.delivery.memory_sink import MemorySink
 from llmctx.identity.binding import bind
 from llmctx.migrate import commands as migrate
+from llmctx.migrate.state import not_a_call_log
 from llmctx.ops import journals
 from llmctx.ops.doctor import table_checks as table
 from llmctx.ops.doctor.finding import Finding
@@ -55,6 +56,9 @@ async def _table(settings: Settings, state: migrate.State | LlmctxError, where: 
         elif state.current == state.head:
             cause = f"at head ({state.head}), and not whole: {state.problem or '; '.join(state.lacks)}"
         fix = "llmctx migrate, which shows what it would do to a table that is there; llmctx migrate --yes does it."
+        if state.table == "foreign":
+            cause = str(not_a_call_log(settings, state))
+            fix = "What it says; llmctx migrate takes the table then, or makes the one of LLMCTX_TABLE."
         findings.append(Finding("migration", False, cause, "Rows wait, or lack columns.", fix, settings.table))
         return [*findings, *await _journals(settings)]
     findings.append(Finding("migration", True, f"at head ({state.head})", where=settings.table))

@@ -25,6 +25,7 @@ from llmctx.storage.engine import engine
 from llmctx.storage.queries import coverage_advice
 from llmctx.storage.table import call_log_table
 from tests.conftest import execute
+from tests.kit.rows import do
 
 TABLE = call_log_table()
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -234,6 +235,36 @@ def test_wrong_usage_is_2(llmctx: Terminal, arguments: list[str]) -> None:
     answer = llmctx(*arguments)
     assert (answer.code, answer.out) == (2, "")
     assert "Error" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (["calls", "--database-url", "sqlite:///x.db"], "before the command: llmctx --database-url URL calls"),
+        (["migrate", "sql", "--database-url=x"], "before the command: llmctx --database-url URL migrate sql"),
+        (["erase", "ann"], "follows the name of its option: --user, --session"),
+        (["calls", "5"], "-n"),
+    ],
+)
+def test_what_was_meant_is_said(llmctx: Terminal, arguments: list[str], advice: str) -> None:
+    """An option in the wrong place, and a value without its option."""
+    answer = llmctx(*arguments)
+    assert answer.code == 2
+    assert advice in answer.err.splitlines()[-1]
+
+
+def test_a_table_that_is_no_call_log(empty_database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Partitioning it is refused in words, and doctor does not send to what refuses it."""
+    terminal = Terminal(empty_database, capsys)
+    assert "run `llmctx migrate`" in terminal("partition").err
+    asyncio.run(do(empty_database, f"CREATE TABLE {DEFAULT_TABLE} (id serial PRIMARY KEY, user_id text)"))
+    answer = terminal("partition")
+    assert answer.code == 1
+    assert "is not a call log" in answer.err
+    assert "LLMCTX_TABLE" in answer.err
+    (wrong,) = [one for one in terminal("doctor", "--json").json["findings"] if one["name"] == "migration"]
+    assert "LLMCTX_TABLE" in wrong["cause"]
+    assert not wrong["fix"].startswith("llmctx migrate")
 
 
 def test_calls_show_null_where_an_id_is_missing(llmctx: Terminal) -> None:

@@ -303,7 +303,7 @@ def test_it_says_where_calls_wait_while_the_database_is_away(nowhere: str, tmp_p
         call_log.flush(0.5)
         shown = reader.get("/sessions").text
     assert ("in its memory alone" in shown) is (durability == "memory")
-    assert ("nothing of them is lost" in shown) is (durability == "journal")
+    assert ("nothing of it is lost" in shown) is (durability == "journal")
 
 
 def test_an_empty_table_shows_how_to_begin(any_database: str) -> None:
