@@ -6,7 +6,6 @@ hear every LLM call of the process; `close` undoes both and waits for the databa
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -127,7 +126,7 @@ class CallLog:
     def _make_worker(self) -> tuple[Worker, OpenCalls]:
         pipeline = Pipeline(self.settings, self.registry, self._redactor, self.observer.observe)
         worker = Worker(self.settings, pipeline, self._make_sink)
-        open_calls = worker.open_calls = OpenCalls(worker.put, announce=worker.announce)
+        open_calls = worker.held.open_calls = OpenCalls(worker.put, announce=worker.announce)
         worker.on_ledger = lambda: log_if_wrong(self.stats())
         worker.on_look = self._look
         worker.on_first_call = lambda: lifecycle.close_with_the_child(self)
@@ -328,22 +327,7 @@ class CallLog:
 
     async def aflush(self, timeout: float | None = None) -> int:  # noqa: ASYNC109  it is what flush() has
         """Flush as `flush` does, for coroutines."""
-        left_s = await self._worker.wait_until_ready(self.settings.shutdown_timeout_s if timeout is None else timeout)
-        draining = self._begin_drain(left_s)
-        if draining is not None:
-            await asyncio.wait({draining}, timeout=left_s + 1.0)
-        return self._drained(draining)
-
-    @guard("flush_failed", "%s failed: rows are still being written")
-    def _begin_drain(self, timeout: float) -> asyncio.Future[int] | None:
-        draining = self._worker.drain(timeout)
-        return None if draining is None else asyncio.wrap_future(draining)
-
-    @guard("flush_failed", "%s failed: rows are still being written", otherwise=_all_that_wait)
-    def _drained(self, draining: asyncio.Future[int] | None) -> int:
-        if draining is not None and draining.done() and not draining.cancelled() and draining.exception() is None:
-            return draining.result()
-        return self._worker.waiting
+        return await self._worker.aflush(self.settings.shutdown_timeout_s if timeout is None else timeout)
 
     def when_closed(self, work: Callable[[], Awaitable[None]]) -> None:
         """Let `aclose` await `work` as well, such as the end of the dashboard's connections."""

@@ -17,17 +17,18 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from typing import Final
 
-from llmctx.capture.open_calls import OpenCall, OpenCalls
+from llmctx.capture.open_calls import OpenCall
 from llmctx.core.diagnostics import diagnostics
-from llmctx.core.guard import guard_harmless
+from llmctx.core.guard import guard, guard_harmless
 from llmctx.core.locks import RecoverableLock
 from llmctx.core.pause import pause
 from llmctx.core.process import is_left_alone
 from llmctx.core.sigterm import is_ending, listen_for_end
 from llmctx.core.threads import PIPELINE, DaemonThread, daemon_thread, outside_loop, wait_at_most
+from llmctx.delivery.held_sink import HeldSink
 from llmctx.delivery.lasting_task import LastingTask
 from llmctx.delivery.linger import Linger
-from llmctx.delivery.pipeline import CHUNK, Pipeline
+from llmctx.delivery.pipeline import Pipeline
 from llmctx.delivery.sink import RecordingSink
 from llmctx.settings import Settings
 
@@ -38,19 +39,21 @@ _BUSY_S: Final = 30.0  # for calls that are not in the journal yet
 _SILENT_S: Final = 3.0  # it says something at least once per housekeeping
 
 
+def _all_that_wait(worker: Worker, *_: object) -> int:
+    return worker.waiting
+
+
 class Worker:
     """The thread of one call log in one process. Made by the application's thread."""
 
     def __init__(self, settings: Settings, pipeline: Pipeline, make_sink: Callable[[], RecordingSink]) -> None:
         self._settings = settings
         self.pipeline = pipeline
-        self._make_sink = make_sink
+        self.held = HeldSink(pipeline, make_sink)
         self._queue = pipeline.queue
         self._shared = pipeline.shared_registry
         self._linger = Linger(settings.linger_ms / 1000)
         self._beat = 0.0
-        self._mark: Callable[[OpenCall], None] | None = None
-        self._sink: RecordingSink | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._work: asyncio.Event | None = None
         self._urgent: asyncio.Event | None = None
@@ -61,7 +64,6 @@ class Worker:
         """Its loop runs."""
         self._starting = RecoverableLock(lost_s=30.0)  # a forked child's first calls may come from two threads at once
         self._hurry = 0
-        self.open_calls: OpenCalls | None = None
         self.on_ledger: Callable[[], None] | None = None
         """Called once a minute."""
         self.on_look: Callable[[], None] | None = None
@@ -76,8 +78,7 @@ class Worker:
         try:
             if self._asleep:
                 self._start_once()
-            if self._mark is not None:
-                self._mark(call)
+            self.held.mark(call)
         except Exception as problem:  # noqa: BLE001  the call must go on
             diagnostics.count("journal_start_failed", "a start marker could not be written to the journal", exc=problem)
 
@@ -154,12 +155,12 @@ class Worker:
     @property
     def waiting(self) -> int:
         """Return the number of calls that have ended, and that neither the database nor a broker has."""
-        return self.pipeline.waiting + (0 if self._sink is None else self._sink.waiting - self._sink.published)
+        return self.pipeline.waiting + self.held.waiting
 
     @property
     def sink(self) -> RecordingSink | None:
         """Return the sink, once it is made."""
-        return self._sink
+        return self.held.sink
 
     def drain(self, timeout_s: float) -> Future[int] | None:
         """Ask a thread that is ready to store everything within `timeout_s` seconds. Never waits.
@@ -199,6 +200,25 @@ class Worker:
                     break
         return self.waiting
 
+    async def aflush(self, timeout_s: float) -> int:
+        """Flush as `flush` does, for coroutines. Never raises."""
+        left_s = await self.wait_until_ready(timeout_s)
+        draining = self._begin_drain(left_s)
+        if draining is not None:
+            await asyncio.wait({draining}, timeout=left_s + 1.0)
+        return self._drained(draining)
+
+    @guard("flush_failed", "%s failed: rows are still being written")
+    def _begin_drain(self, timeout_s: float) -> asyncio.Future[int] | None:
+        draining = self.drain(timeout_s)
+        return None if draining is None else asyncio.wrap_future(draining)
+
+    @guard("flush_failed", "%s failed: rows are still being written", otherwise=_all_that_wait)
+    def _drained(self, draining: asyncio.Future[int] | None) -> int:
+        if draining is not None and draining.done() and not draining.cancelled() and draining.exception() is None:
+            return draining.result()
+        return self.waiting
+
     def stop(self, timeout_s: float) -> None:
         """End the thread, whatever is left: that goes into the journal."""
         thread = self._ask_to_stop()
@@ -230,7 +250,7 @@ class Worker:
     def _take_the_rest(self, thread: DaemonThread | None) -> None:
         """Bring calls into the journal that no thread was there to take."""
         if self.pipeline.is_busy and (thread is None or not thread.is_alive()):
-            self._finish()
+            self.held.close_with_the_rest()
 
     @guard_harmless("close_failed")
     def _ask_to_stop(self) -> DaemonThread | None:
@@ -255,7 +275,7 @@ class Worker:
             if self._asleep:
                 if self.on_first_call is not None:
                     self.on_first_call()
-                self._open_sink()  # here and now: a child may leave at once, and its call is to be known all the same
+                self.held.open()  # here and now: a child may leave at once, and its call is to be known all the same
                 self.start(wait=False)
 
     # -- in the thread ----------------------------------------------------------------------------------------------
@@ -282,28 +302,14 @@ class Worker:
                 pause(_RESTART_S)
             finally:
                 self._loop = None
-        self._finish()
+        self.held.close_with_the_rest()
         begun.set()
         self._ready.set()
-
-    def _finish(self) -> None:
-        """Bring what is left into the journal, and close it. What fails is tried once more."""
-        for _ in range(2):
-            try:
-                if self.pipeline.is_busy:
-                    self.pipeline.recover()
-                    self._open_sink()
-                if self._sink is not None:
-                    self._close_sink(self._sink)
-            except BaseException as problem:  # noqa: BLE001  as above
-                diagnostics.count("close_failed", "the pipeline could not be closed", exc=problem)
-            else:
-                return
 
     async def _run(self, begun: threading.Event) -> None:
         self._work, self._urgent = asyncio.Event(), asyncio.Event()
         self.pipeline.recover()
-        sink, self._loop = self._open_sink(), asyncio.get_running_loop()
+        sink, self._loop = self.held.open(), asyncio.get_running_loop()
         self._loop.set_exception_handler(diagnostics.count_loop_failure)
         lasting = [LastingTask("writer", sink.run, "llmctx-sink")]
         if self._shared is not None:
@@ -331,46 +337,25 @@ class Worker:
                     task.ensure_running()
         finally:
             if self._stopping:
-                self._close_sink(sink)
+                self.held.close()
             for task in lasting:
                 await task.cancel()
             if self._shared is not None:
                 await self._shared.aclose()
 
     async def _keep_house(self, sink: RecordingSink) -> None:
-        if self.open_calls is not None:
-            outside_loop(self.open_calls.sweep)(self._settings.call_limit_s)
-        self._open_sink()  # its journal may have to be begun anew
+        if self.held.open_calls is not None:
+            outside_loop(self.held.open_calls.sweep)(self._settings.call_limit_s)
+        self.held.open()  # its journal may have to be begun anew
         if self.on_look is not None:
             outside_loop(self.on_look)()
         if outside_loop(is_left_alone)():  # end with the process, which only this thread keeps alive
-            if self.open_calls is not None:
-                outside_loop(self.open_calls.close)()
+            if self.held.open_calls is not None:
+                outside_loop(self.held.open_calls.close)()
             while not await self.pipeline.process(sink):
                 pass
             await sink.drain(self._settings.shutdown_timeout_s)
             self._stopping = True
-
-    @outside_loop
-    def _open_sink(self) -> RecordingSink:
-        """Return the sink, which outlives its thread: what waits in it is still to be stored."""
-        if self._sink is None:
-            self._sink = self._make_sink()
-        if self._sink.open():
-            self._mark = self._sink.mark
-            if self.open_calls is not None:
-                # first what is open: a call that ends meanwhile is in the queue by then
-                for call in (*self.open_calls.under_way(), *self._queue):
-                    self._mark(call)
-        return self._sink
-
-    @outside_loop
-    def _close_sink(self, sink: RecordingSink) -> None:
-        """First what is left goes to the sink, without asking any registry: then its journal is complete."""
-        while self._queue:
-            self.pipeline.take(sink, CHUNK)
-        self._mark = None
-        sink.close()
 
     async def _linger_for_company(self) -> None:
         """Wait for more calls, and while the application needs the interpreter; not while a `drain` waits for us."""
@@ -403,7 +388,8 @@ class Worker:
                 await asyncio.sleep(0.001)
             if self._shared is not None:
                 await self._shared.publish(min(1.0, max(0.0, deadline - time.monotonic())))
-            left = 0 if self._sink is None else await self._sink.drain(max(0.0, deadline - time.monotonic()))
+            sink = self.held.sink
+            left = 0 if sink is None else await sink.drain(max(0.0, deadline - time.monotonic()))
             return left + len(self._queue) + self.pipeline.in_progress
         finally:
             self._hurry -= 1
