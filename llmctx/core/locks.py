@@ -63,10 +63,15 @@ class ForkLock:
 
 
 class ForkGate:
-    """A `ForkLock` for long work: a fork that waits comes first, and one that never ends is given up."""
+    """A `ForkLock` for long work: a fork that waits comes first, and one that never ends is given up.
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    `is_awaited_in` says that the work awaits: other work of the same thread may then enter the other gates. But for
+    that no thread enters a gate while it is in one, for a fork closes all of them, one after another.
+    """
+
+    def __init__(self, *, is_awaited_in: bool = False) -> None:
+        self.is_awaited_in = is_awaited_in
+        self._lock = threading.RLock()  # the work itself may fork
         self._wanted = 0
         gates.add(self)
 
@@ -87,7 +92,7 @@ class ForkGate:
             pause(0.0005)
         if not self._lock.acquire(timeout=_FORK_S):
             diagnostics.count("lock_lost", "a fork did not reopen its gate, which was replaced by a new one")
-            self._lock, self._wanted = threading.Lock(), 0
+            self._lock, self._wanted = threading.RLock(), 0
             self._lock.acquire()
 
     def __exit__(self, *_: object) -> None:

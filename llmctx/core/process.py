@@ -98,13 +98,19 @@ def _persist(do: Callable[[], object], what: str) -> None:
 
 @guard_harmless("lifecycle_failed")
 def _before_fork() -> None:
-    """Wait until no thread is in the middle of something that does not survive a fork, at most a second for each."""
+    """Wait until no thread is in the middle of something that does not survive a fork, but never for ever."""
     global _forks_from_a_thread
     _forks_from_a_thread = threading.get_ident() != threading.main_thread().ident
-    all_gates: list[ForkGate | ForkLock] = [import_lock, *gates, fork_lock]
-    for gate in all_gates:
-        if gate.acquire(timeout=_IMPORT_S if gate is import_lock else _PATIENCE_S):
-            _closed.append(gate)
+    # In the order in which a thread asks for them: rows are stored across awaits, during which it does all the rest.
+    locks: list[tuple[ForkGate | ForkLock, float]] = [
+        *((gate, _PATIENCE_S) for gate in gates if gate.is_awaited_in),
+        (import_lock, _IMPORT_S),
+        *((gate, _IMPORT_S) for gate in gates if not gate.is_awaited_in),
+        (fork_lock, _PATIENCE_S),
+    ]
+    for lock, patience_s in locks:
+        if lock.acquire(timeout=patience_s):
+            _closed.append(lock)
 
 
 @guard_harmless("lifecycle_failed")

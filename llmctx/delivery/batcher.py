@@ -154,7 +154,7 @@ class Batcher:
             while True:
                 await self._next_batch()
                 try:
-                    # the thread that forks holds it for microseconds
+                    # the thread that forks holds it no longer than a row takes to be made
                     with contextlib.ExitStack() as held:
                         if self._destination.fork_gate is not None:
                             outside_loop(held.enter_context)(self._destination.fork_gate)

@@ -14,6 +14,7 @@ from typing import Final
 from llmctx.capture.open_calls import OpenCall
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import is_shortage
+from llmctx.core.locks import ForkGate
 from llmctx.core.record import CallRecord, Source, use_thread_as_session, without_snapshots
 from llmctx.core.scheduling import yield_gil
 from llmctx.core.threads import outside_loop
@@ -64,6 +65,9 @@ class Pipeline:
         self._in_hand: list[OpenCall] = []
         self._suspects: list[OpenCall] = []
         """Calls over which the thread has died once. If it does so again they are dropped."""
+        self._fork_gate = ForkGate()
+        """Around the making of a record, which loads modules and fills caches: Python guards both with locks, for which
+        a child that is forked meanwhile would wait for ever."""
         self._short_since = self._short_at = 0.0
         """Since when, and when last, no descriptor was left for what a row needs."""
         self.submitted = self.refused_calls = 0
@@ -128,7 +132,8 @@ class Pipeline:
             if is_late := queue.is_nearly_full:
                 queue.strip(calls[-1])
             try:
-                record = self._record(calls[-1], may_wait=may_wait)
+                with self._fork_gate:
+                    record = self._record(calls[-1], may_wait=may_wait)
             except OSError:
                 queue.appendleft(calls.pop())
                 break

@@ -22,7 +22,6 @@ from llmctx.capture.payload.providers import PRICE_NAMES
 from llmctx.core.bounded_read import read_text
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError, is_shortage
-from llmctx.core.process import fork_lock
 from llmctx.core.record import AUDIO_IN, AUDIO_OUT, CACHE_WRITTEN, CACHE_WRITTEN_1H, CallRecord, CostSource
 
 _MOST_BYTES: Final = 16 << 20
@@ -193,9 +192,8 @@ class Prices:
         """genai-prices' own data, as it was installed; None without the extra. Late: it takes a third of a second."""
         if not self.has_list:
             return None
-        with fork_lock:  # a child that is forked meanwhile would wait for the lock of this import for ever
-            from genai_prices.data import providers
-            from genai_prices.data_snapshot import DataSnapshot
+        from genai_prices.data import providers
+        from genai_prices.data_snapshot import DataSnapshot
 
         return DataSnapshot(providers=providers, from_auto_update=False)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guard_harmless
+from llmctx.core.locks import ForkGate
 from llmctx.core.record import CallRecord
 from llmctx.settings import Settings
 from llmctx.telemetry.attributes import EndedCall
@@ -44,6 +45,7 @@ class Observer:
         """The application's MeterProvider, and what keeps metrics in it."""
         self._labels = Labels()
         self._lock = threading.Lock()
+        self._fork_gate = ForkGate()  # a child would wait for ever for a lock of a meter
         self._emitter: SpanEmitter | None = None
         self._wants_spans = settings.otel_spans == "on"
 
@@ -92,8 +94,10 @@ class Observer:
     @guard_harmless("telemetry_failed")
     def observe_write(self, seconds: float) -> None:
         """Tell how long a batch took to be stored."""
-        for meter in self._meters:
-            meter.add(WRITE, (), seconds)
+        if self._meters:
+            with self._fork_gate:
+                for meter in self._meters:
+                    meter.add(WRITE, (), seconds)
 
     def _find_provider(self) -> None:
         from llmctx.telemetry.otel_meter import OtelMeter, meter_provider
@@ -112,7 +116,7 @@ class Observer:
         """Bring the figures of the ledger up to date."""
         if not self._meters:
             return
-        with self._lock:
+        with self._fork_gate, self._lock:
             figures, incidents = self._ledger(), diagnostics.by_cause()
             for meter, shown in self._meters.items():
                 _show(meter, figures, shown)
@@ -123,7 +127,7 @@ class Observer:
 
     def after_fork_in_child(self) -> None:
         """Begin anew in a forked child, where another thread of the parent's may have held the lock."""
-        self._lock = threading.Lock()
+        self._lock, self._fork_gate = threading.Lock(), ForkGate()
         for meter, shown in self._meters.items():
             if not meter.is_of_process:
                 shown.clear()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError
+from llmctx.core.process import import_lock
 from llmctx.core.threads import run_in_daemon_thread
 from llmctx.settings.transport_url import TransportUrl
 
@@ -83,7 +84,8 @@ class BrokerConnection:
         if self.is_open:
             return
         await self.close()
-        from nats.errors import NoServersError
+        with import_lock:
+            from nats.errors import NoServersError
 
         options = await run_in_daemon_thread(self._options)  # reads files
         client = _new_client(needs_tls=self._transport.is_tls)
@@ -139,8 +141,9 @@ class BrokerConnection:
 
 
 def _new_client(*, needs_tls: bool) -> Client:
-    from nats.aio.client import Client
-    from nats.errors import SecureConnRequiredError
+    with import_lock:
+        from nats.aio.client import Client
+        from nats.errors import SecureConnRequiredError
 
     class EncryptedClient(Client):
         async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:

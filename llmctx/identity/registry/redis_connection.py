@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmctx.core.errors import ConfigError
+from llmctx.core.process import import_lock
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -25,9 +26,10 @@ class RedisConnection:
 
     def client(self, timeout_s: float) -> Redis:
         if self._client is None:
-            from redis.asyncio import Redis
-            from redis.asyncio.retry import Retry
-            from redis.backoff import NoBackoff
+            with import_lock:
+                from redis.asyncio import Redis
+                from redis.asyncio.retry import Retry
+                from redis.backoff import NoBackoff
 
             self._client = Redis.from_url(
                 self._url, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0), client_name="llmctx"

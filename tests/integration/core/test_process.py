@@ -173,6 +173,31 @@ def test_forks_at_any_moment(any_database: str) -> None:
     assert sum(row.user_id == "child" for row in rows) == 20
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_fork_while_a_row_is_made(any_database: str) -> None:
+    """What holds a lock then (Python as it loads a module or fills a cache, a function of the team's) is waited for."""
+    fork = multiprocessing.get_context("fork")
+    lock, holds, forks = threading.Lock(), threading.Event(), threading.Event()
+
+    def search(text: str) -> str:
+        with lock:
+            holds.set()
+            forks.wait(10)
+        return text
+
+    with CallLog(any_database, linger_ms=1, redact_functions=[search]) as call_log, bind(user_id="parent"):
+        model.invoke("before")
+        assert holds.wait(10)
+        threading.Timer(0.2, forks.set).start()  # while the fork waits, if it does
+        child = fork.Process(target=_child, args=(call_log, "child", "flush"))
+        child.start()
+        assert forks.is_set()
+        child.join(60)
+        assert child.exitcode == 0
+        assert call_log.flush(30) == 0
+    assert len(rows_of(any_database)) == 3
+
+
 def test_forks_of_every_kind(database: str) -> None:
     """From the main thread and from others, children that exit, are killed or leave at once: nothing lost or double."""
     body = """

@@ -61,7 +61,7 @@ class SqlDestination(Destination):
         self._careful = 0
         self._table = call_log_table(settings.table, settings.db_schema)
         # SQLite's locks do not survive a fork while a connection is open
-        self.fork_gate = None if settings.is_postgresql else ForkGate()
+        self.fork_gate = None if settings.is_postgresql else ForkGate(is_awaited_in=True)
 
     @property
     def name(self) -> str:  # type: ignore[override]  # it is only read
@@ -232,7 +232,7 @@ class SqlDestination(Destination):
         self._connection.forget()
         self._is_resting = False
         if self.fork_gate is not None:
-            self.fork_gate = ForkGate()  # the parent's is closed for ever
+            self.fork_gate = ForkGate(is_awaited_in=True)  # the parent's is closed for ever
 
     async def maintain(self) -> None:
         """Delete old rows and keep totals, where that is wanted (`retain`, `rollup`)."""
