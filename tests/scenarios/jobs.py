@@ -239,13 +239,14 @@ async def a_periodic_task_that_a_request_has_started(world: World) -> None:
     ready, ticked = asyncio.Event(), asyncio.Event()
 
     async def tick() -> None:
-        await ready.wait()
-        for user, config in configs.items():
-            await model.ainvoke(world.prompt(user), on(user))
-            await model.ainvoke(world.prompt(user), config)
-            with bind(user_id=user.user_id, session_id=user.session_id):
-                await model.ainvoke(world.prompt(user))
-        ticked.set()
+        while not ticked.is_set():
+            await ready.wait()
+            for user, config in configs.items():
+                await model.ainvoke(world.prompt(user), on(user))
+                await model.ainvoke(world.prompt(user), config)
+                with bind(user_id=user.user_id, session_id=user.session_id):
+                    await model.ainvoke(world.prompt(user))
+            ticked.set()
 
     async def endpoint(user: User) -> None:
         async def out(config: RunnableConfig) -> None:
