@@ -82,7 +82,7 @@ class Plan:
     sends: bool = True
     """Whether the identity is to be sent along. Not into a bare subgraph, whose nodes do it themselves."""
     graph: str | None = None
-    """The name of the node's graph, if it was given one."""
+    """The name of the node's graph, if it was given one; until it is wrapped, the one for a graph without."""
     inside: Any = None
     outside: Callable[[], Any] | None = None
     """Where a function was wrapped: it, and a reference to what it became."""
@@ -115,6 +115,7 @@ class Plan:
             identify=self.identify or other.identify,
             fields=self.fields or other.fields,
             agent=self.agent or other.agent,
+            graph=self.graph or other.graph,
             pairs=self.pairs if self.fields else other.pairs,
             keys=self.keys if self.fields else other.keys,
         )

@@ -42,8 +42,9 @@ def wrap_graph(
     given the config, or another process that is given its metadata (signed, with `LLMCTX_HANDOVER_KEY`), knows whose
     its calls are. Nothing of it shows in streams, events, traces and checkpoints.
 
-    A list, tuple, set or dict of graphs is wrapped one by one. Whatever else is given, a remote graph or a test's
-    double, is returned as it is, with one line in the log where it is no graph.
+    A list, tuple, set or dict of graphs is wrapped one by one; its key in a dict names a graph that has no name of its
+    own. Whatever else is given, a remote graph or a test's double, is returned as it is, with one line in the log where
+    it is no graph.
 
     Wrapping twice is wrapping once; the arguments given last count. A subgraph keeps what it was wrapped with.
 
@@ -51,14 +52,23 @@ def wrap_graph(
         identify: `identify(state, config)` returns a `CallContext`, or None. Not a coroutine.
         fields: identity field -> key in the state, in `configurable` and in `Runtime.context`, where they have other
             names: `{"user_id": "patient"}`, `{"session_id": "thread_id"}`.
-        agent_key: for rows of this graph; by default the name of the agent, of the node around, of the graph, or the
-            node's own.
+        agent_key: for rows of this graph; by default the name of the agent, of the node around, of the graph, its key
+            in a dict of graphs, or the node's own.
     """
-    plan = Plan.build(identify, fields, agent_key)
-    if isinstance(graph, (list, tuple, set, frozenset, dict)):
-        for one in graph.values() if isinstance(graph, dict) else graph:
-            wrap_graph(one, identify=identify, fields=fields, agent_key=agent_key)
-        return graph
+    _wrap(graph, Plan.build(identify, fields, agent_key))
+    return graph
+
+
+def _wrap(graph: object, plan: Plan) -> None:
+    if isinstance(graph, dict):
+        every = [id(one) for one in graph.values()]
+        for key, one in graph.items():  # under two keys it is neither's
+            _wrap(one, replace(plan, graph=key if isinstance(key, str) and every.count(id(one)) == 1 else None))
+        return
+    if isinstance(graph, (list, tuple, set, frozenset)):
+        for one in graph:
+            _wrap(one, replace(plan, graph=None))
+        return
     inside: Any = graph
     while isinstance(inside, RunnableBinding):  # compiled.bind(...), .with_listeners(...)
         inside = inside.bound
@@ -72,7 +82,6 @@ def wrap_graph(
             "wrap_graph was given %s, which is not a graph, and returned it unchanged",
             type(graph).__name__,
         )
-    return graph
 
 
 def wrap_node(
@@ -145,7 +154,7 @@ def _wrap_compiled(graph: Pregel[Any, Any, Any, Any], plan: Plan, *, strong: boo
                     both,
                     channels=channels,
                     unseen={key: field for key, field in channels.items() if key not in node.channels},
-                    graph=None if graph.name == Pregel.name else graph.name,
+                    graph=both.graph if graph.name == Pregel.name else graph.name,
                     sends=not isinstance(node.bound, Pregel),
                 )
                 # `node` is a cached property, made of `bound` and `writers`: this is the place of its value.

@@ -107,3 +107,36 @@ def test_a_graph_by_its_name() -> None:
     step = builder().compile(name="inner")
     outer = StateGraph(MessagesState).add_node("desk", step).add_edge(START, "desk")
     assert agents_of(wrap_graph(outer).compile(name="outer")) == ["desk"]
+
+
+def test_graphs_without_a_name_by_their_keys_in_a_dict() -> None:
+    """So that an application's registry of agents tells them apart; a name of their own comes first."""
+
+    def unnamed() -> Any:
+        return create_agent(Scripted(), [])
+
+    twice = unnamed()
+    draft = StateGraph(MessagesState).add_node("draft", lambda state: {"messages": [Scripted().invoke("hi")]})
+    agents = wrap_graph(
+        {
+            "chat": unnamed(),
+            "desk": create_agent(Scripted(), [], name="billing"),
+            "letters": draft.add_edge(START, "draft"),
+            "team": supervised(create_agent),
+            "new": twice,
+            "old": twice,
+            "several": [unnamed()],
+            7: unnamed(),
+        }
+    )
+    assert agents_of(agents["chat"]) == ["chat"]
+    assert agents_of(wrap_graph(agents["chat"])) == ["chat"]  # once more, alone
+    assert agents_of(agents["desk"]) == ["billing"]
+    assert agents_of(agents["letters"].compile()) == ["letters"]
+    assert agents_of(agents["letters"].compile(name="mail")) == ["mail"]
+    assert agents_of(agents["team"].compile()) == TEAMS[supervisor]
+    assert [agents_of(agents[name]) for name in ("new", "old", 7)] == [["model"]] * 3
+    assert agents_of(agents["several"][0]) == ["model"]
+    outer = StateGraph(MessagesState).add_node("step", unnamed()).add_edge(START, "step").compile()
+    assert agents_of(wrap_graph({"outer": outer})["outer"]) == ["step"]
+    assert agents_of(wrap_graph({"a": unnamed()}, agent_key="mine")["a"]) == ["mine"]
