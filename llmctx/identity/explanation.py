@@ -7,6 +7,7 @@ route of their request and the line of the application from which they were made
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import sysconfig
@@ -27,19 +28,21 @@ _PACKAGES: Final = tuple({sysconfig.get_path(name) + os.sep for name in ("pureli
 _STANDARD: Final = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})
 
 
-def application_line() -> str | None:
+def application_line(*, in_request: bool = False) -> str | None:
     """Return `file.py:12`, the application's innermost line that leads to the call that starts here; None without one.
 
-    An application that is itself installed as a
-    package is met where no line of its own directory leads here.
+    An application that is itself installed as a package is met where no line of its own directory leads here. The line
+    that started the server leads to every call and made none; so does, in a request, the one that runs the loop.
     """
     frame: FrameType | None = sys._getframe(1)
     packaged: str | None = None
     for _ in range(_FRAMES):
-        if frame is None:
+        if frame is None or (in_request and (frame.f_code is _TASK_STEP or frame.f_code is _RUN)):
             break
         name = frame.f_code.co_filename
         if name.startswith(_PACKAGES):
+            if name.startswith(_SERVERS):
+                break
             if packaged is None and not name.startswith(_FRAMEWORKS):
                 packaged = f"{name}:{frame.f_lineno}"
         elif not name.startswith((_OURS, "<", *_STANDARD)):
@@ -55,6 +58,13 @@ _FRAMEWORKS: Final = tuple(
 )
 
 
+_SERVERS: Final = tuple(
+    path + name + os.sep for path in _PACKAGES for name in ("uvicorn", "hypercorn", "granian", "gunicorn", "daphne")
+)
+_TASK_STEP: Final = asyncio.Handle._run.__code__
+_RUN: Final = asyncio.Runner.run.__code__  # of loops whose steps have no frame, such as uvloop's
+
+
 def route_of(scope: Scope | None) -> str | None:
     """Return `GET /chat/{id}`: the route of the request around `scope`, if it is still open."""
     while scope is not None:
@@ -66,7 +76,8 @@ def route_of(scope: Scope | None) -> str | None:
 
 def call_site(scope: Scope | None) -> dict[str, str]:
     """Return the route and the line of a call that starts here."""
-    found = {"route": route_of(scope), "where": application_line()}
+    route = route_of(scope)
+    found = {"route": route, "where": application_line(in_request=route is not None)}
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -36,8 +36,9 @@ REASONS: Final[Mapping[str, ReasonText]] = {
         "that time."),
     Reason.INVALID_HANDOVER: ReasonText("hand_over", "The identity that was handed over with the job was forged or "
         "had expired: see the log of that time."),
-    Reason.UNKNOWN_THREAD: ReasonText("a shared registry", "The thread_id is not in the registry: never seen in this "
-        "process, or forgotten. Use wrap_graph, and a shared registry for several processes."),
+    Reason.UNKNOWN_THREAD: ReasonText("a shared registry", "The thread_id is not in the registry: no scope of "
+        "this process has named it, or it was forgotten. amend(thread_id=…) where its user is known; and a shared "
+        "registry for several processes."),
     Reason.SHARED_THREAD: ReasonText("wrap_graph", "Several users have used this thread, so it identifies none of "
         "them. Use wrap_graph: each task identifies its own user."),
     Reason.REGISTRY_AWAY: ReasonText("the registry's server", "Only another process could know, and the shared "
@@ -59,8 +60,8 @@ REMEDIES: Final[Mapping[str, str]] = {
     "its own user.",
     "carry=True": "CallLog(carry=True), or carry(fn) where a job is handed off: threads, executors and queues then "
     "carry the scope. Work that no request started needs bind().",
-    "a shared registry": "wrap_graph, so that each thread_id is registered; and one registry for all processes, "
-    "where one process begins a thread and another continues it.",
+    "a shared registry": "Where another process begins the threads: one registry for all processes. Where this one "
+    "does: wrap_graph; and amend(thread_id=…), or CallLog(carry=True), before a thread or an executor gets the work.",
     "one item, one job": "Let the worker take one item and make its call before it takes the next; or bind() the "
     "user of each.",
     "the registry's server": "It did not answer when the calls were made: see the log of that time.",

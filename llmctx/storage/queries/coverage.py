@@ -34,8 +34,8 @@ class Coverage:
     """The rows without both ids, grouped by reason, node, agent and route; most frequent first."""
     by_place: Sequence[Row] = ()
     """The same, and by `where`: the line of the application from which they were made, as far as the rows say; by
-    `missing`: "session", "user" or "session, user"; and by `lacks`, which is the same where a thread_id could be the
-    session, and None of other rows.
+    `missing`: "session", "user" or "session, user"; by `lacks`, which is the same where a thread_id could be the
+    session, and None of other rows; and by `sent`: "user" where an anonymous request came with one in its data.
     """
     missing_tokens: Sequence[Row] = ()
     """The rows without tokens, by `usage_source`."""
@@ -120,7 +120,7 @@ async def _misses(connection: AsyncConnection, table: Table, where: ColumnElemen
     missing = (
         select(*(column_expr(table, name) for name in ("identity_reason", "node", "agent_key")), table.c.created_at)
         .add_columns(*(attribute(table, KEY, name).label(name) for name in _NOTED))
-        .add_columns(_missing(table).label("missing"), _instead(table).label("lacks"))
+        .add_columns(_missing(table).label("missing"), _instead(table).label("lacks"), _sent(table).label("sent"))
         .where(where, is_unattributed(table))
         .subquery()
     )
@@ -141,6 +141,12 @@ def _instead(table: Table) -> ColumnElement[str | None]:
     """Return what a row lacks that has a thread_id in place of its session; NULL of other rows."""
     threaded = and_(is_missing(table, "session_id"), column_expr(table, "thread_id").is_not(None))
     return case((threaded, _missing(table)), else_=None)
+
+
+def _sent(table: Table) -> ColumnElement[str | None]:
+    """Return "user" of rows of anonymous requests that came with one in their data; NULL of other rows."""
+    anonymous = column_expr(table, "identity_reason") == Reason.ANONYMOUS_REQUEST
+    return case((and_(anonymous, attribute(table, KEY, "refused").is_not(None)), "user"), else_=None)
 
 
 def _together(groups: Sequence[Row], keys: Sequence[str]) -> list[Row]:

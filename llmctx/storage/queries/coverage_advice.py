@@ -59,6 +59,11 @@ def in_common(misses: Sequence[Group]) -> list[str]:
         said.append(
             f"The {counted(total, 'miss has', 'misses have')} little in common: no reason, node or route stands out."
         )
+    if sent := _rows([group for group in misses if group.get("sent")]):
+        said.append(
+            f"{sent:,} of {counted(total, 'miss', 'misses')} came with a user in state, configurable or metadata. A "
+            "client can write that, so it names nobody; LLMCTX_TRUST_CONFIG=on is for callers of your own."
+        )
     return said
 
 

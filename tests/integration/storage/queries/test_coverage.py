@@ -116,6 +116,21 @@ async def test_threads_in_place_of_sessions_name_the_setting(connection: AsyncCo
     ]
 
 
+async def test_users_whom_only_clients_name_are_said_to_be_there(connection: AsyncConnection) -> None:
+    """Of an anonymous request's rows alone, and as what it is: something to believe of services of one's own."""
+    nobody = {"identity_source": "none", "identity_reason": "anonymous_request", "session_id": None, "user_id": None}
+    sent = {KEY: {"witnesses": [], "refused": [{"user_id": "u-1", "session_id": None}]}}
+    await insert(connection, row(1, **nobody), row(2, **nobody, attributes=sent), row(3, **nobody, attributes=sent))
+    found = await queries.coverage(connection, TABLE)
+    said = [sentence for sentence in advice.in_common(found.by_place) if "LLMCTX_TRUST_CONFIG=on" in sentence]
+    assert [sentence.split(" came")[0] for sentence in said] == ["2 of 3 misses"]
+    assert [(one.name, one.rows) for one in advice.remedies(found.by_place)] == [("identify", 3)]
+    partial = {"identity_reason": "partial", "session_id": None}
+    await insert(connection, *(row(n, **partial, attributes=sent) for n in range(4, 9)))
+    found = await queries.coverage(connection, TABLE)
+    assert sum(sentence.startswith("2 of 8 misses") for sentence in advice.in_common(found.by_place)) == 1
+
+
 async def test_rows_that_were_blanked_count_for_nothing(connection: AsyncConnection) -> None:
     """Neither as rows nor as rows without tokens: so a share of them is one."""
     blanked = {"identity_reason": "erased", "session_id": None, "user_id": None}
