@@ -59,6 +59,7 @@ def wrap_graph(
     return graph
 
 
+@guard_wrapping()
 def _wrap(graph: object, plan: Plan) -> None:
     if isinstance(graph, dict):
         every = [id(one) for one in graph.values()]
