@@ -11,7 +11,7 @@ from sqlalchemy import Table, and_, case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.core.errors import LlmctxError
-from llmctx.core.record import UsageSource
+from llmctx.core.record import Reason, UsageSource
 from llmctx.core.text import counted
 from llmctx.ops.doctor.finding import Finding, list_names, list_places
 from llmctx.settings import Settings
@@ -37,6 +37,9 @@ _ASKED_FOR: Final = ("openai", "azure", "azure_openai", "deepseek", "xai", "toge
 """Providers, by LangChain's names, whose clients ask for a stream's usage only with `stream_usage=True`."""
 _OF_USERS: Final = frozenset({"identify", "middleware", "middleware order"})
 _OF_BOTH: Final = frozenset({"graphs", "configurable"})
+_OF_SOURCE: Final = frozenset({"source"})
+_OF_LOST_SCOPES: Final = frozenset({Reason.NO_SCOPE, Reason.UNKNOWN_THREAD, Reason.EXPIRED_SCOPE})
+"""Reasons of rows whose call was made where no scope was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,7 @@ def _missing_ids(recent: RecentRows, summary: str) -> Finding:
 
 
 def correct(findings: Sequence[Finding], recent: RecentRows | None) -> list[Finding]:
-    """Return `findings`, without those of its alarms that the rows prove wrong: these become remarks."""
+    """Return `findings`, without those of its alarms and all-clears that the rows prove wrong: these become remarks."""
     if recent is None or recent.coverage.rows < _PROOF:
         return list(findings)
     found, proved = recent.coverage, set[str]()
@@ -140,7 +143,16 @@ def correct(findings: Sequence[Finding], recent: RecentRows | None) -> list[Find
     if found.with_both >= _ENOUGH * found.rows:
         proved |= _OF_BOTH
     remark = f"; yet {recent.words} have their ids"
-    return [
-        replace(one, ok=True, cause=one.cause + remark) if not one.ok and one.name in proved else one
-        for one in findings
-    ]
+    lost = sum(group["rows"] for group in found.misses if group["identity_reason"] in _OF_LOST_SCOPES)
+    disproof = ""
+    if lost > (1 - _ENOUGH) * found.rows:
+        disproof = f"; yet {lost:,} of {recent.words} have lost theirs: how they did cannot be seen in the source"
+    return [_corrected(one, proved, remark, disproof) for one in findings]
+
+
+def _corrected(one: Finding, proved: set[str], remark: str, disproof: str) -> Finding:
+    if not one.ok and one.name in proved:
+        return replace(one, ok=True, cause=one.cause + remark)
+    if one.ok and one.name in _OF_SOURCE and disproof:
+        return replace(one, unknown=True, cause=one.cause + disproof)
+    return one

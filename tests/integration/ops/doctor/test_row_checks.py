@@ -111,6 +111,17 @@ def test_rows_prove_alarms_wrong(check: Check, tmp_path: Path, fill: Fill) -> No
     assert "yet 60 rows of the last day have their ids" in graphs.cause
 
 
+@pytest.mark.parametrize("reason", ["no_scope", "unknown_thread", "anonymous_request"])
+def test_rows_prove_all_clears_wrong(check: Check, fill: Fill, reason: str) -> None:
+    """Scopes get lost where the source shows nothing: an all-clear beside such rows would be believed."""
+    fill(40, **TOKENS)
+    fill(20, **NOBODY | {"identity_reason": reason})
+    (source,) = [one for one in check(everything=True) if one.name == "source"]
+    assert source.ok
+    assert source.unknown is (reason != "anonymous_request")
+    assert ("yet 20 of 60 rows of the last day have lost theirs" in source.cause) is source.unknown
+
+
 def test_rows_of_the_writer_before_are_no_alarm(settings: Settings, fill: Fill) -> None:
     """A table that was adopted today: its old rows lack ids, llmctx's have them."""
     fill(150, **NOBODY | {"identity_source": None, "identity_reason": None}, **TOKENS)
