@@ -155,6 +155,7 @@ def test_what_is_lost_with_the_process_is_said(switch: Switch, caplog: pytest.Lo
     call_log = CallLog(switch.url).start()
     for _ in range(5):
         model.invoke("kept")
+    wait_until(lambda: not call_log._worker.pipeline.is_busy, "the journal to have them")
     assert call_log.flush(0.2) == 5
     with full_disk(takes_parts=False):
         for _ in range(7):
