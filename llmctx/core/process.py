@@ -50,6 +50,7 @@ fork_lock: Final = ForkLock()
 import_lock: Final = ForkLock()
 """Held where another thread than the application's imports: a child would wait for ever for a module half imported."""
 _PATIENCE_S: Final = 1.0  # of a fork: the disk may have hung up
+_STORE_S: Final = 10.0  # of a fork, while rows go to SQLite, which waits for other processes for 5 s
 _IMPORT_S: Final = 30.0  # of a fork, while modules are imported: that takes long on a busy machine, and ends
 _closed: Final[list[ForkGate | ForkLock]] = []
 _ATTEMPTS: Final = 2  # of each part of a fork and of the end: what fails once is done again
@@ -102,8 +103,9 @@ def _before_fork() -> None:
     global _forks_from_a_thread
     _forks_from_a_thread = threading.get_ident() != threading.main_thread().ident
     # In the order in which a thread asks for them: rows are stored across awaits, during which it does all the rest.
+    # A child that is born meanwhile takes the parent's lock of the file for its own process's, and waits for ever.
     locks: list[tuple[ForkGate | ForkLock, float]] = [
-        *((gate, _PATIENCE_S) for gate in gates if gate.is_awaited_in),
+        *((gate, _STORE_S) for gate in gates if gate.is_awaited_in),
         (import_lock, _IMPORT_S),
         *((gate, _IMPORT_S) for gate in gates if not gate.is_awaited_in),
         (fork_lock, _PATIENCE_S),
