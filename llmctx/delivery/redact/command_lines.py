@@ -26,9 +26,9 @@ _PROGRAMS: Final = {  # option and whether a gap stands behind it -> programs th
         (
             "p",
             (True,),
-            "sshpass|sqlcmd|bcp|isql|osql|tsql|zip|login|twine|mosquitto|cqlsh|ipmitool|psexec|mongo|snowsql|influx|lftp|ldap|winexe|net rpc|cadaver|kinit|rdesktop|impala-shell|beeline|vsql|sshfs|rpcclient|rabbitmqadmin",
+            "sshpass|sqlcmd|bcp|isql|osql|tsql|zip|login|twine|mosquitto|cqlsh|ipmitool|psexec|mongo|snowsql|influx|lftp|ldap|winexe|net rpc|cadaver|kinit|rdesktop|impala-shell|beeline|vsql|sshfs|rpcclient|rabbitmqadmin|hydra|evil-winrm|crackmapexec|netexec|signtool|usermod|useradd",
         ),
-        ("a", (True,), "redis-cli|valkey-cli"),
+        ("a", (True,), "redis-cli|valkey-cli|snmp"),
         ("-pass", (True,), "redis-cli|valkey-cli"),
         ("k", (True,), "openssl"),
         ("pass", (True,), "openssl"),
@@ -64,6 +64,10 @@ _FORMS: Final = tuple(  # each begins with its mark
     for mark, kind, pattern, likely in (
         (b"-u", "password", rb"-u(?:(?<=[\s\"']-u)|ser(?<=-user))[ \t=]{0,2}[\"']?[^\s:\"'/]{1,80}:([^\s\"']{3,256}+)", _is_login),
         (b"-u ", "password", rb"-u[ \t]{1,2}[^\s%]{1,60}%([^\s\"']{3,128}+)", is_no_placeholder),
+        (b"lftp -u ", "password", rb"lftp -u [^\s,]{1,60},([^\s\"']{3,128}+)", is_no_placeholder),
+        (b"masterauth ", "password", rb"masterauth [\"']?([^\s\"']{4,128}+)", is_no_placeholder),
+        (b"cargo login ", "token", rb"cargo login ([a-z0-9._-]{20,200}+)", is_random),
+        (b"pypi-token.", "token", rb"pypi-token\.[\w-]{1,40} ([a-z0-9._-]{20,400}+)", is_random),
         (b"http", "password", rb"https? -a [^\s:]{1,60}:([^\s\"']{3,128}+)", is_no_placeholder),
         (b"htpasswd -", "password", rb"htpasswd -[a-z]{1,5} \S{1,100} \S{1,60} [\"']?([^\s\"']{4,128}+)", is_no_placeholder),
         (b"sqlplus", "password", rb"sqlplus[^\n]{0,40}? [\w$]{1,30}/([^\s@\"']{3,128}+)@", is_no_placeholder),
@@ -78,7 +82,7 @@ _FORMS: Final = tuple(  # each begins with its mark
         (b"secret set ", "api_key", rb"secret set [^\n]{1,80}?(?:-b|--body)[ =]{1,2}[\"']?([^\s\"']{8,512}+)", is_no_placeholder),
         (b"\nuser ", "password", rb"\nuser [\w.@-]{1,60} ([^\s\"']{4,128}+)(?=\s)", _is_of_ftp),
         *(
-            (mark, "password", mark + rb" [\"']?(?:[\w.-]{1,40}:)?([^\s\"':]{4,128}+)[\"']?(?:\\n)? ?\| ?(?:sudo|chpasswd)", is_no_placeholder)
+            (mark, "password", mark + rb"(?: -n)? [\"']?(?:[\w.-]{1,40}:)?([^\s\"':]{4,128}+)[\"']?(?:\\n)? ?\| ?(?:sudo|chpasswd|passwd|kinit|cryptsetup|(?:docker|podman|nerdctl|helm|oras|crane|skopeo|buildah|az|aws|gh|glab|npm)[ ][^\n|]{0,120}?(?:-stdin|login|--with-token))", is_no_placeholder)
             for mark in (b"echo", b"printf", b"<<<")
         ),
     )

@@ -20,6 +20,14 @@ _PHRASE: Final = (
     rb"[\"']?(?: is)?[:=]?\s{1,3}[\"'`]?((?:[a-z]{3,8}[ ,]{1,2}){11,23}[a-z]{3,8})(?![ ,]?[a-z])"  # of words
 )
 _COLON: Final = rb"[\"'`\\*]{0,4}[ \t]{0,4}[:=>]{1,2}[ \t]{0,4}[\"'`\\]{0,4}"
+
+
+def _are_codes(value: bytes) -> bool:
+    """Return True for what is given to somebody for the day on which the second factor is lost."""
+    codes = value.replace(b",", b"\n").split()
+    return 2 * sum(DIGIT.search(code) is not None for code in codes) > len(codes)
+
+
 _FORMS: Final = tuple(
     (mark, kind, re.compile(pattern), likely)
     for mark, kind, pattern, likely in (
@@ -46,7 +54,7 @@ _FORMS: Final = tuple(
         (
             b"cookie",
             "token",
-            rb"cookie2?(?:" + _COLON + rb"|(?<=--cookie)[ \t=]{1,2}[\"']?)((?:[^\s=;,\"'<>]{1,64}=[^\s;\"'<>]{0,4096}(?:; ?)?){1,40})",
+            rb"cookie2?(?:" + _COLON + rb"|(?<=--cookie)[ \t=]{1,2}[\"']?|[\"'],\s{0,8}[\"']value[\"']: ?[\"'])((?:[^\s=;,\"'<>]{1,64}=[^\s;\"'<>]{0,4096}(?:; ?)?){1,40})",
             lambda value: re.search(rb"(?i:=(?=[^;=]{0,200}[0-9])[^;]{16,}|(?:sess|sid|token|auth|csrf|jwt)[^=;]{0,20}=[^;]{6,})", value) is not None,
         ),
         (
@@ -68,6 +76,16 @@ _FORMS: Final = tuple(
             )
             for mark, begin in ((b"auth", rb"[a-z_]{0,12}[ =]{0,3}"), (b"login", rb" ?"))
         ),
+        (b"$", "password", rb"(\$(?:2[abxy]|[156y]|apr1|argon2(?:id|i|d))\$(?:[a-z0-9=,./$-]|\+){20,256}+)", None),  # what is made of a password
+        (b"\"kty", "private_key", rb"\"(?:d|k|p|q|dp|dq|qi)[\"\\]{0,3} ?: ?[\\]{0,2}\"([a-z0-9_-]{20,4096}+)", None),  # of a JWK
+        *(
+            (mark, "token", mark + rb"[a-z ]{0,20}\"?[:=]?[ \t\"'`]{1,3}((?:[a-z2-7]{4}[ -]){3,15}[a-z2-7]{4})(?![a-z0-9])", lambda value: DIGIT.search(value) is not None)
+            for mark in (b"2fa", b"totp", b"authenticator", b"setup key")
+        ),
+        *(
+            (mark, "token", mark + rb"s?(?: \([^()\n]{1,40}\))?:\s{1,4}((?:(?:[-*]|\d{1,2}[.)])?[ \t]{0,2}[a-z0-9]{4,16}(?:[ -][a-z0-9]{4,16}){0,3}(?:[ \t]*[,\n][ \t]*|\Z)){2,20}+)", _are_codes)
+            for mark in (b"recovery code", b"backup code")
+        ),
         (b"wifi:", "password", rb"wifi:[^\s]{0,120}?;p:((?:\\.|[^;\\\s]){4,63})", None),
         # files
         (b":54", "password", rb":54\d\d:[^:\s]{1,64}:[^:\s]{1,64}:([^\s:]{3,256}+)(?=\s|\Z)", None),
@@ -88,7 +106,7 @@ _FORMS: Final = tuple(
             is_no_placeholder,
         ),
         (b"log", "password", rb"log(?<![a-z_]log) ?in (?:with|as|using|mit)[ :]{1,2}[\w.@-]{2,60} ?[:/] ?([^\s\"',;]{4,128}+)", lambda value: is_password(value, False, b"") and DIGIT.search(value) is not None),
-        (b"pin", "password", rb"pin(?<![a-z_]pin)(?: ?code| number)?(?: is| ist|:|=|: ?is)[ \t]{0,2}[\"'`]?(\d{4})(?![.,:/-]?\d)", None),
+        (b"pin", "password", rb"pin(?<![a-z_]pin)(?: ?code| number|\x81{1,2})?(?: is| ist|:|=|: ?is)[ \t]{0,2}[\"'`]?(\d{4})(?![.,:/-]?\d)", None),
         (b"cv", "card", rb"cv(?<![a-z]cv)[cv]2?(?: code| is|:|=){0,2}[ \t]{0,2}[\"']?(\d{3,4})(?!\d)", None),
         (b"phrase", "private_key", rb"phrase(?<=(?:seed|cret|very|ckup|llet)[ _-]phrase)" + _PHRASE, None),
         (b"mnemonic", "private_key", rb"mnemonic(?:[ _-]phrase)?" + _PHRASE, None),
@@ -104,9 +122,11 @@ _GATES: Final = {
     b"_": (b"private_key_id",),
     b"}": (b"value",),
     b"=": (b"connect.sid", b"sess", b"cookie"),
+    b"$": (b"$",),
+    b"\"": (b"\"kty",),
     b"(": (b"auth", b"login", b"getconnection", b"mysqli", b"mysqli_connect", b"mysql_connect", b"new pdo"),
     b";": (b"wifi:",),
-    b" ": (b"log", b"phrase", b"mnemonic", b"identified"),
+    b" ": (b"log", b"phrase", b"mnemonic", b"identified", b"2fa", b"totp", b"authenticator", b"setup key", b"recovery code", b"backup code"),
     b"": (b"authorization", b"bearer", b"cred", b"pin", b"cv"),
 }  # fmt: skip
 """What must be there, too, for a form to be looked for: a single sign is seen in no time."""
@@ -120,7 +140,7 @@ _DOCUMENTED: Final = frozenset((b"password", b"pass", b"passwd", b"pwd", b"pw", 
 _SCHEME: Final = re.compile(rb"(?:https?|wss?|git)\Z", re.IGNORECASE)
 _LONE: Final = re.compile(rb"://([A-Za-z0-9_.~-]{20,512}+)(?::|:x-oauth-basic)?@(?=[A-Za-z0-9])")
 _SAID: Final = re.compile(
-    r"(?:密码|密碼|密钥|密鑰|金鑰|憑證|(?:API|api) ?(?:キー|키)|口令|令牌|凭证|パスワード|暗証番号|비밀번호|암호|비번|[Пп]арол[ья]|ПАРОЛЬ|[Лл]озинка|รหัสผ่าน|พาสเวิร์ด|كلمة (?:ال)?(?:مرور|سر)"
+    r"(?:密码|密碼|密钥|秘钥|密鑰|金鑰|憑證|(?:API|api) ?(?:キー|키)|口令|令牌|凭证|パスワード|暗証番号|비밀번호|암호|비번|[Пп]арол[ья]|ПАРОЛЬ|[Лл]озинка|รหัสผ่าน|พาสเวิร์ด|كلمة (?:ال)?(?:مرور|سر)"
     r"|رمز (?:ال)?(?:مرور|عبور)|گذرواژه|پاس ورڈ|סיסמ[הא]|पासवर्ड|পাসওয়ার্ড|கடவுச்சொல்|[Κκ]ωδικός|[Пп]арола|პაროლი|գաղտնաբառ)"
     r"(?:[^\n!-~]{0,12}[ ：:=是为「“\"'`*|>-]{0,6}|[\"'`*]{0,4}[:：=]{1,2}[ \t]{0,4}(?:\r?\n){1,2}[ \t]{0,8}|[\"'], ?[\"'][Vv]alue[\"']: ?[\"']| is )"
     r"([!#-&(-;=?-_a-{}~]{4,128})"
@@ -140,7 +160,7 @@ class CredentialFormats:
         self.urls = "|".join(widen(pattern.pattern) for pattern in (_USERINFO, _LONE))
         """Of `raw`."""
         self.heads = "|".join(
-            widen(pattern.pattern) if pattern.pattern.startswith(mark) else re.escape(mark.decode())
+            widen(pattern.pattern) if pattern.pattern.startswith(mark) or len(mark) == 1 else re.escape(mark.decode())
             for mark, kind, pattern, _ in _FORMS
             if kind in kinds
         )
@@ -174,7 +194,11 @@ class CredentialFormats:
                     start, end = match.span(2)
                     if _SCHEME.search(raw, max(0, match.start() - 8), match.start()):
                         continue
-                if raw[start] not in b"$<{*[%" and raw[start:end].lower() not in _DOCUMENTED:
+                if (
+                    raw[start] not in b"$<{*[%"
+                    and raw[start:end].lower() not in _DOCUMENTED
+                    and not raw.startswith(raw[start:end] + b":", match.start() + 3)  # root:root, guest:guest
+                ):
                     spans.append((start, end, "password"))
         if self._tokens:
             spans += [(*match.span(1), "token") for match in _LONE.finditer(raw) if is_random(match[1], 20)]
@@ -185,6 +209,7 @@ _SAID_KEYS: Final = re.compile(
     r"(?:[Тт]окен|[Кк]люч|토큰|키|トークン|秘密鍵|キー|私[钥鑰]|權杖|الوصول|السري|مفتاح|कुंजी|คีย์|אסימון|מפתח|[Κκ]λειδί)(?:[^\n!-~]{0,12}|(?: API| api)?)"
     r"[ ：:=是为「“\"'`*>-]{1,6}([A-Za-z0-9+/=_.-]{20,512})"
 )
+_HEXADECIMAL: Final = re.compile(rb"[0-9a-f]{32}(?:[0-9a-f]{8}|[0-9a-f]{32})?")
 SAID_KEYS: Final = widen(_SAID_KEYS.pattern)
 """Both of `text`."""
 
@@ -193,12 +218,25 @@ def find_said_keys(view: SearchText, spans: list[Span]) -> None:
     """Append to `spans` the tokens and keys behind words of other scripts."""
     for said in _SAID_KEYS.finditer(view.text):
         value = said[1].encode()
-        if is_random(value, 20) and not value.islower():
+        if is_random(value, 20) and (not value.islower() or _HEXADECIMAL.fullmatch(value)):
             spans.append((*said.span(1), "token"))
 
 
 def find_said(view: SearchText, spans: list[Span]) -> None:
     """Append to `spans` the passwords behind words of other scripts."""
-    spans += [
-        (*said.span(1), "password") for said in _SAID.finditer(view.text) if is_password(said[1].encode(), False, b"")
-    ]
+    for said in _SAID.finditer(view.text):
+        value = said[1].encode()
+        if is_password(value, False, b"") and not (
+            _FIGURE.fullmatch(value)
+            and (_DATE.match(value) or _UNIT.match(view.text, said.end()) or _MEASURED.search(said[0]))
+        ):
+            spans.append((*said.span(1), "password"))
+
+
+_FIGURE: Final = re.compile(rb"[0-9][0-9.,:/~-]*")
+_DATE: Final = re.compile(rb"\d{4}[-/.]\d\d?[-/.]\d\d?\b|\d\d?[./]\d\d?[./]\d{4}\b")
+_UNIT: Final = re.compile(
+    " ?(?:位|个|個|字|文字|桁|秒|分|小时|小時|時間|天|日|次|回|자|개|회|초|분|일|симв|знак|бук|раз|сек|мин|час|дн)"
+)
+_MEASURED: Final = re.compile("长度|長度|位数|位數|有效|时间|時間|日期|次数|次數|期限|期間|長さ|길이|기간|длин|срок")
+"""What tells of figures behind a word for a password that they are of how long it is, or of when it was changed."""

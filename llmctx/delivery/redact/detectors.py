@@ -20,7 +20,7 @@ _GROUPS: Final = {
     "marks": ("raw", ""),
     "names": ("low", ""),
     "words": ("low", ""),
-    "digits": ("raw", "[0-9](?:[ ._()/-]{0,3}[0-9]){5}"),
+    "digits": ("raw", "[0-9](?:(?:[ ._()/-]{0,3}[0-9]){5}|[0-9][ .-]?[A-Z]{4}[ .-]?[A-Z0-9]{4}[ .-]?[A-Z0-9]{3})"),
     "beyond": ("text", ""),
 }
 """Which form of a text the gate of each group reads, and what it looks for: else what any of its detectors does."""

@@ -18,23 +18,39 @@ _HOST: Final = rb"\[(?:IPv6:[0-9A-Fa-f:.]{2,45}|\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,
 _MAIL: Final = re.compile(
     rb"@(?<=[A-Za-z0-9_%+~!#$*=?^{}|\"\x80\x81-]@)(?:(?:" + _LABEL + rb"\.){1,8}" + _TOP + rb"|" + _HOST + rb")"
 )
+_PLAIN_TOP: Final = (
+    rb"(?:com|org|net|edu|gov|info|biz|io|ai|app|dev|tech|cloud|eu|de|fr|uk|nl|ch|pl|se|dk|jp|cn|ru|br|ca|au|co|example"
+    rb"|[a-z]{2}(?! [a-z]))(?![a-z0-9_-])"
+)
+"""What ends an address that is spelled in words alone: "at every dot on the map" is none."""
 _SPELLED: Final = tuple(
     re.compile(
         begin
         + rb"(?:[a-z0-9-]{1,62}(?:\.| ?[(\[{<] ?(?:dot|punkt|point) ?[)\]}>] ?| dot )){1,5}[a-z]{2,24}(?![a-z0-9_(])"
     )
-    for begin in (rb"at(?:(?<=[(\[{<]at)|(?<=[(\[{<] at)) ?[)\]}>] ?", rb" at (?=[a-z0-9-]{1,40} dot )")
+    for begin in (
+        rb"at(?:(?<=[(\[{<]at)|(?<=[(\[{<] at)) ?[)\]}>] ?",
+        rb"@(?:(?<=[(\[{<]@)|(?<=[(\[{<] @)) ?[)\]}>] ?",
+        rb" at (?=[a-z0-9-]{1,40} dot (?:[a-z0-9-]{1,40} dot ){0,3}"
+        + _PLAIN_TOP
+        + rb")(?!(?:the|an?|th[ai][st]|every|each|our) dot )",
+    )
 )
 _PLAIN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+-\x80"
 _USERINFO: Final = re.compile(rb"[^\s/@:\"'<>]{0,256}+:[^\s\"'<>]{0,256}+")
+_SERVED: Final = re.compile(
+    rb"(?i:https?|ssh|git|s?ftp|wss?|postgres(?:ql)?|mysql|redis|amqp|mongodb|ldap|smb|rsync)\Z"
+)
+_LOGIN: Final = re.compile(rb"[a-z][a-z_-]{0,24}@(?![^\s/@\"'<>]{0,256}@)")
 _FILES: Final = frozenset(
-    (b".png", b".jpg", b".jpeg", b".gif", b".svg", b".webp", b".css", b".js", b".json", b".ts", b".md", b".py")
+    b".png .jpg .jpeg .gif .svg .webp .css .js .jsx .json .ts .tsx .md .py .pdf .txt .html .xml .yml .yaml .toml"
+    b" .service .socket .timer .slice .mount".split()
 )
 
 
 EMAILS: Final = widen(_MAIL.pattern)
 """Of `raw`."""
-SPELLED_EMAILS: Final = r"[(\[{<] ?at ?[)\]}>] ?[a-z0-9]| at [a-z0-9-]+ dot "
+SPELLED_EMAILS: Final = r"[(\[{<] ?(?:at|@) ?[)\]}>] ?[a-z0-9]| at [a-z0-9-]+ dot "
 """Of `low`."""
 
 
@@ -49,6 +65,8 @@ def find_emails(view: SearchText, spans: list[Span]) -> None:
         if start == at or raw[raw.rfind(b".", at, end) : end] in _FILES or raw[start:at] == b"git":
             continue  # icon@2x.png, git@github.com:…
         url = raw.rfind(b"://", max(0, start - 320), start)
+        if url == start - 3 and _LOGIN.match(raw, start) and _SERVED.search(raw, max(0, url - 12), url):
+            continue  # who logs in, and a host
         if url < 0 or _USERINFO.fullmatch(raw, url + 3, start) is None:  # else the end of a password, and a host
             spans.append((start, end, "email"))
 

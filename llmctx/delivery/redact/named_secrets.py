@@ -14,7 +14,14 @@ from functools import cache
 from typing import Final
 
 from llmctx.delivery.redact.normal_form import SearchText
-from llmctx.delivery.redact.secret_values import is_no_placeholder, is_password, is_random, is_secret, is_strong
+from llmctx.delivery.redact.secret_values import (
+    is_no_figure,
+    is_no_placeholder,
+    is_password,
+    is_random,
+    is_secret,
+    is_strong,
+)
 from llmctx.delivery.redact.sieve import widen
 from llmctx.delivery.redact.text_spans import Span
 
@@ -25,14 +32,14 @@ _WS: Final = r"[ \t]{0,16}+"
 _LINES: Final = r"(?:[ \t]{0,16}+\r?\n){0,2}+[ \t]{0,16}+"
 _VALUE_OF: Final = r"\"?(?:value|val|default|content|string)[\"'\\]{0,3}+"
 _ATTRIBUTE: Final = r"(?: [a-z:]{1,20}=\"[^\"<>]{0,60}\")?"
-_ATTRIBUTES: Final = r"\"?(?: [a-z:-]{1,20}=[\"'][^\"'<>]{0,60}[\"']){0,4} (?:value|content)=(?=[\"'])"
+_ATTRIBUTES: Final = r"[\"']?(?: [a-z:-]{1,20}(?:=(?:\"[^\"<>]{0,60}\"|'[^'<>]{0,60}'|[^\s\"'<>]{1,60}))?){0,6} (?:value|content)=(?=[\"'])"
 _ACCESSORS: Final = r" ?\{[^{}\n]{1,24}\}[ \t]{0,4}="  # of C#
 _IDEOGRAPHS: Final = r"\x81{1,2}[ \t]{0,2}(?=[!#-+./0-9:;=?-_a-z{}~-]{6})"  # "API_KEY是…"
-_IS: Final = r"[ \t]{1,4}+(?:is|was|are|ist|est|es|(?P<be>(?:should|must|has to|will|can) be|from \S{1,200} to)|set to|to|lautet|je|l?\x80|\x80r)(?::| )"
+_IS: Final = r"[ \t]{1,4}+(?:is|was|are|ist|est|es|(?P<be>(?:should|must|has to|will|can) be|from \S{1,200} to)|(?:(?:has been|have been|had been|was|is)[ ](?:now[ ])?)?(?:set|changed|reset)[ ]to|to|lautet|je|l?\x80|\x80r)(?::[ \t]?|[ ])"
 _TELLS: Final = r"[^\s]{0,40}(?:[^a-z\s.,;:!?]|[!?][a-z])"
 _GAP: Final = (
     r"[\"'`*]{0,3}(?:[ \t]{0,2}[(](?:(?=\S{16})|(?<=[ \t][(])(?=[^\s()]{6,64}[)]))|[ \t]{1,16}+(?:<<<[ \t]?|--?[ \t]|--value[ =])?"
-    r"|\r?\n{1,2}[ \t]{0,16}+(?:```[a-z]{0,12}\r?\n)?|[ \t]?\?[ \t]?)"
+    r"|(?:\r?\n){1,2}[ \t]{0,16}+(?:```[a-z]{0,12}\r?\n)?|[ \t]?\?\s{0,3}(?:[a-z]{1,12}:[ ])?(?:it(?:'s| is)[ ])?)"
 )
 _NUMBER: Final = r"\S{0,48}[0-9]"
 _TYPE: Final = r"(?:[ \t]{1,4}|[ \t]{0,4}:[ \t]{0,4})(?:&(?:'static )?)?(?:str|string|text|char|secretstr|bytes|any)(?:\[\]|\?|[ \t]\|[ \t][a-z]{4,9})?[ \t]{0,4}="
@@ -41,14 +48,14 @@ _BLOCK: Final = (
 )
 _SIGNS: Final = (
     rf"(?:{_CLOSE}(?:{_TYPE}{_WS}|{_BLOCK}{_WS}|(?:[:=|>]{{1,2}}+{_WS}(?:\|{_WS}|<!\[cdata\[|\s{{0,8}}<[a-z:]{{1,20}}>)?"
-    rf"|{_WS}(?:[(][^()\n]{{1,30}}[)]{_WS}|(?:for|del?|du|d[ao]|van|till?) [\w.@-]{{1,40}})?(?:[:=|]{{1,2}}+>?|->|<-){_WS}(?:\|{_WS}|[&!][a-z_-]{{1,20}}[ ]|\{{\s{{0,8}}{_VALUE_OF}{_WS}:)?"
+    rf"|{_WS}(?:[(][^()\n]{{1,30}}[)]{_WS}|(?:for|f\x80r|del?|du|d[ao]|van|till?)(?:[ ][\w.@\x80-]{{1,40}}){{1,3}})?(?:[:=|]{{1,2}}+>?|->|<-){_WS}(?:\|{_WS}|[&!][a-z_-]{{1,20}}[ ]|\{{\s{{0,8}}{_VALUE_OF}{_WS}:)?"
     rf"|,{_LINES}[\"'\\ ]{{0,3}}+{_VALUE_OF}{_WS}[:=]|\n{_WS}(?:-{_WS})?{_VALUE_OF}{_WS}[:=])"
     rf"(?P<line>(?:[|>]?[-+0-9]{{0,2}}[ \t]{{0,2}})?(?:\r?\n){{1,2}}[ \t]{{0,32}}+(?:-[ ])?)?"
     rf"|[ \t]{{1,16}}+(?:value=|name=[^<>\n]{{0,40}}?value=)|[(](?=[\"'])|[ \t]{{1,4}}+(?=')|(?P<comma>,[ \t]{{0,4}}+)(?=[\"'])|(?P<cell>,[ \t]{{0,4}}+)(?=[a-z0-9+/=_.-]{{20}})"
-    rf"|{_ATTRIBUTES}|{_ACCESSORS}|{_IDEOGRAPHS}|{_ATTRIBUTE}>(?:\s{{0,8}}<[a-z:]{{1,20}}>|<!\[cdata\[)?|</[a-z:]{{1,20}}>\s{{0,16}}+<[a-z:]{{1,20}}>))"
+    rf"|{_ATTRIBUTES}|{_ACCESSORS}|\}} ?= ?(?=[\"'])|{_IDEOGRAPHS}|{_ATTRIBUTE}>(?:\s{{0,8}}<[a-z:]{{1,20}}>|<!\[cdata\[)?|</[a-z:]{{1,20}}>\s{{0,16}}+<[a-z:]{{1,20}}(?:[ ][^<>\n]{{1,80}})?>(?:\s{{0,8}}<[a-z:]{{1,20}}>)?))"
 )
 _PLURAL: Final = "s?[0-9]?"
-_OF: Final = r"(?:[ ](?:for|of|to|del?|von|vom|f\x80r|du|des|do|da)(?:[ ][a-z0-9\x80.@'-]{1,20}){1,3}?)?"  # "the password of the router is"
+_OF: Final = r"(?:[ ](?:for|of|to|del?|von|vom|f\x80r|du|des|do|da|you|we)(?:[ ][a-z0-9\x80.@'-]{1,20}){1,3}?)?"  # "the password of the router is"
 _GLUE: Final = rf"{_PLURAL}(?:{_SIGNS}|{_CLOSE}{_OF}{_IS}(?={_TELLS})|(?P<gap>{_GAP})(?={_NUMBER}))"
 _MADE_BY: Final = r"(?:(?:[a-z_.]{0,16}secret[a-z]{0,8}[(]|[a-z]{1,2}|@)(?=[\"']))?"  # SecretStr('…'), N'…', b"…"
 _VALUE: Final = (
@@ -65,12 +72,12 @@ _COUNTED: Final = re.compile(rb"s?(?:_|[\\\"']{0,3}[ ]?[:=][ ]?[0-9]{1,9}(?![0-9
 
 
 _BETWEEN_SIGNS: Final = (
-    r"(?:[ \t]*(?:\([^()\n]*\)|(?:for|del?|du|d[ao]|van|till?) [^ \t\n]*)?[ \t]*(?:[:=|>]|->|<-)|[ \t]+(?:value=|name=|[\"'])|\([\"']"
-    r"|[ \t]+(?:&?(?:'static )?)?(?:str|string|text|char|secretstr|bytes|any)[^\n=]*=|,\s*[\"'\\ ]*(?:[\"']|value|val|default|content|string|[a-z0-9+/=_.-]{20})"
-    r"|\"?(?: [a-z:-]+=[\"'][^\"'<>]*[\"'])* (?:value|content)=|\s+(?:-[ \t]*)?\"?(?:value|val|default|content|string)|[ \t]?\{|\x03|(?: [a-z:]+=\"[^\"<>]*\")?>|</)"
+    r"(?:[ \t]*(?:\([^()\n]*\)|(?:for|f\x02r|del?|du|d[ao]|van|till?)(?: [^ \t\n:=|>]+)(?: [^ \t\n:=|>]+)?(?: [^ \t\n:=|>]+)?)?[ \t]*(?:[:=|>]|->|<-)|[ \t]+(?:value=|name=|[\"'])|\([\"']"
+    r"|[ \t]+(?:&?(?:'static )?)?(?:str|string|text|char|secretstr|bytes|any)[^\n=]*=|,\s*[\"'\\ ]*(?:[\"']|value|val|default|content|string)"
+    r"|[\"']?(?: [a-z:-]+[^<>]*)? (?:value|content)=|\s+(?:-[ \t]*)?\"?(?:value|val|default|content|string)|[ \t]?\{|\} ?= ?[\"']|\x03|(?: [a-z:]+=\"[^\"<>]*\")?>|</)"
 )
 _BETWEEN_WORDS: Final = (
-    "(?: (?:for|of|to|del?|von|vom|f\x02r|du|des|do|da) [^\\n]*)?[ \\t]+(?:is|was|are|ist|est|es|(?:should|must|has to|will|can) be|set to|(?:from [^ \\n]+ )?to|lautet|je|l?\x02r?)(?::| )"
+    "(?: (?:for|of|to|del?|von|vom|f\x02r|du|des|do|da|you|we) [^\\n]*)?[ \\t]+(?:is|was|are|ist|est|es|(?:should|must|has to|will|can) be|(?:[a-z]+ )*(?:set|changed|reset) to|(?:from [^ \\n]+ )?to|lautet|je|l?\x02r?)(?::| )"
     "[ \\t]*[^ \\t\\r\\n]*[^a-z \\t\\r\\n.,;:]"
 )
 _MACHINE_MADE: Final = "(?:[^0-9]*[0-9]|[^a-z]*[a-z]{24})"
@@ -82,15 +89,15 @@ def _heads(named: Iterable[tuple[str, str]]) -> str:
     for kind, end in named:
         ends.setdefault("" if kind == "password" else _MACHINE_MADE, []).append(widen(end))
     return "|".join(
-        rf"(?:{'|'.join(some)}){_PLURAL}(?:[ \"'`\\\])*]*(?:{_BETWEEN_SIGNS}{made}|{_BETWEEN_WORDS})"
-        r"|[\"'`*]*[ \t\r\n?(]+(?:<<<[ \t]?|--?[ \t]|--value[ =]|```[a-z]*\r?\n)?[^ \t\r\n]*[0-9])"
+        rf"(?:{'|'.join(some)}){_PLURAL}(?:[ \"'`\\\])*]*(?:{_BETWEEN_SIGNS}{made}|{_BETWEEN_WORDS}|,[ \t]*[a-z0-9+/=_.-]{{20}})"
+        r"|[\"'`*]*[ \t\r\n?(]+(?:<<<[ \t]?|--?[ \t]|--value[ =]|```[a-z]*\r?\n|(?:[a-z]+: )?(?:it(?:'s| is) )?)?[^ \t\r\n]*[0-9])"
         for made, some in ends.items()
     )
 
 
 _FOREIGN: Final = (  # names of passwords in other languages
     "kennwort", "zugangscode", "mdp", "wachtwoord", "senha", "clave", "parola", "passord", "l\x80senord", "losenord", "adgangskode", "salasana", "has\x80o", "haslo",
-    "heslo", "geslo", "parol\x80", "slapta\x80odis", "lykilor\x80", "wagwoord", "pasahitza", "contrasinal", "jelsz\x80", "lozinka", "parool", "\x80ifre", "sifre", "m\x80t kh\x80u", "sandi", "katalaluan", "psk",
+    "heslo", "geslo", "parol\x80", "slapta\x80odis", "lykilor\x80", "wagwoord", "pasahitza", "contrasinal", "jelsz\x80", "lozinka", "parool", "\x80ifre", "\x80ifrem", "sifre", "sifrem", "m\x80t kh\x80u", "sandi", "katalaluan", "psk",
 )  # fmt: skip
 _Name = tuple[bytes, bytes | None, str, re.Pattern[bytes]]
 _NAMES: Final = (  # a word that must be there, a sign (seen in no time), the kind, the end of the name
@@ -116,8 +123,8 @@ _NAMES: Final = (  # a word that must be there, a sign (seen in no time), the ki
 )  # fmt: skip
 _KEY_OF: Final = re.compile(
     rb"(?:api|access|secret|account|auth|private|subscription|encryption|signing|shared|storage|licen[sc]e|app|application"
-    rb"|service|master|admin|functions?|host|webhook|client|search|deploy|consumer|integration|crypt|cipher|aes|hmac|jwt"
-    rb"|openai|anthropic|mistral|azure|google|gemini|claude|cohere|stripe|twilio|[a-z]+ai|bot|developer|dev|server|write|read|instrumentation|security|account|ocp|goog|[?&])[ _.-]?key\Z"
+    rb"|service|master|admin|functions?|host|role|webhook|client|search|deploy|consumer|integration|crypt|cipher|aes|hmac|jwt"
+    rb"|openai|anthropic|mistral|azure|google|gemini|claude|cohere|stripe|twilio|[a-z]+ai|groq|deepseek|qwen|dashscope|kimi|moonshot|glm|zhipu|tavily|serper|deepl|kaggle|github|gitlab|notion|slack|sendgrid|supabase|pinecone|perplexity|openrouter|replicate|wandb|langsmith|datadog|cloudflare|bot|developer|dev|server|write|read|instrumentation|security|account|ocp|goog|[?&])[ _.-]?key\Z"
 )
 _PLAIN_KEY: Final = re.compile(
     rb"(?:public|primary|foreign|partition|sort|cache|idempotency|routing|object|row|s3|message)[ _.-]?key\Z"
@@ -131,7 +138,7 @@ _FLAG: Final = re.compile(rb"(?<![A-Za-z0-9])--?[a-z][a-z-]{0,30}\Z")
 _LOGIN: Final = re.compile(
     rb"(?:login|user(?:name)?|account|benutzer(?:name)?|utilisateur|identifiant|usuario|utente)[ \t=:]{1,4}\S{1,80}[,;]?\s{1,12}(?:and |und |et |y )?"
     rb"(?:pass(?:wor[dt])?|pwd?|kennwort|mdp|clave)\Z"
-    rb"|(?<![a-z])(?:nmcli|netsh|ipmitool)[ \t][^\n]{1,80}pass(?:word)?\Z"
+    rb"|(?<![a-z])(?:nmcli|netsh|ipmitool|mysqladmin)[ \t][^\n]{1,80}pass(?:word)?\Z"
 )
 _WORD_CLAVE: Final = re.compile(rb"palabras?[ _]clave\Z")
 _SET: Final = re.compile(
@@ -228,22 +235,25 @@ def _consider(
         return False  # code: a call, or an entry of something
     name = low[max(0, at - _BEFORE) : at + len(word)]
     if match.start("comma") >= 0 and (
-        (call := _CALL.search(name)) is None or (call[0][0] == 0x5B and not is_random(value))
+        (call := _CALL.search(name)) is None
+        or (call[0][0] == 0x5B and not is_random(value) and not (kind == "password" and is_strong(value)))
     ):
         return False
     if match.start("cell") >= 0:  # of a CSV file
         likely = _CELL.search(name) is not None and is_random(value, 20) and value[:1].isalnum()
     elif match.start("gap") >= 0:
-        likely = _is_behind_gap(name, word, value, quoted, kind)
+        likely = _is_behind_gap(name, word, value, quoted, kind, raw[at - 1 : at + 3] == b"_KEY")
     elif match.start("line") >= 0:
         likely = behind in (b"", b"\n", b"\r", b'"', b"'", b"`") and (
             is_password(value, quoted, behind) if kind == "password" else is_secret(value, quoted, behind)
         )
     elif word == b"key":
-        likely = _is_key(name, value, quoted, behind)
+        likely = _is_key(name, value, quoted, behind) or (
+            raw[at - 1 : at + 3] == b"_KEY" and is_random(value, 20) and _PLAIN_KEY.search(name[-_QUALIFIED:]) is None
+        )
     elif word in _SHORT and low[at : at + 5] not in _LONGER and low[at : at + 3] != b"pwd":
         likely = (
-            not value.isdigit()
+            is_no_figure(value)
             and name[-len(word) - 1 : -len(word)] not in _LETTERS
             and is_password(value, quoted, behind)
             and not (quoted and value.isalpha())
@@ -280,11 +290,11 @@ def _is_key(name: bytes, value: bytes, quoted: bool, behind: bytes) -> bool:
     )
 
 
-def _is_behind_gap(name: bytes, word: bytes, value: bytes, quoted: bool, kind: str) -> bool:
+def _is_behind_gap(name: bytes, word: bytes, value: bytes, quoted: bool, kind: str, is_variable: bool) -> bool:
     """Return whether `value` is a secret behind mere blanks: in a command line, a `.netrc`, or no secret at all."""
     if b"-" in name[-_OF_FLAG:] and _FLAG.search(name[-_OF_FLAG:]):
         return (
-            not value.startswith(b"-")
+            not value.startswith((b"-", b"id="))
             and is_no_placeholder(value)
             and (kind != "api_key" or word != b"key" or is_secret(value, True, b""))
         )
@@ -295,7 +305,7 @@ def _is_behind_gap(name: bytes, word: bytes, value: bytes, quoted: bool, kind: s
     if (
         not is_secret(value, True, b"")
         or word == b"auth"
-        or (word == b"key" and not _KEY_OF.search(name[-_QUALIFIED:]))
+        or (word == b"key" and not is_variable and not _KEY_OF.search(name[-_QUALIFIED:]))
     ):
         return False
     return (is_random(value, 20) and not value.startswith((b"ssh-", b"http"))) or _SET.search(name) is not None

@@ -12,7 +12,7 @@ from llmctx.delivery.redact.text_spans import Span
 _ADDRESS: Final = rb"(\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}|[0-9a-f]{1,4}(?::[0-9a-f]{0,4}){2,7})(?![\w.])"
 _NAMED: Final = (
     re.compile(
-        rb"(?:(?:client|user|remote|peer|visitor)_?ip(?:_?addr(?:ess)?)?|x-forwarded-for|x-real-ip|(?:cf|true|x)-(?:connecting|client)-ip)"
+        rb"(?:(?:client|user|remote|peer|visitor)(?:_?ip(?:_?addr(?:ess)?)?|[_-]?addr(?:ess)?)|x-forwarded-for|x-real-ip|(?:cf|true|x)-(?:connecting|client)-ip)"
         rb"[\"']?[ \t]{0,2}[:=][ \t\"']{0,3}" + _ADDRESS
     ),
     re.compile(

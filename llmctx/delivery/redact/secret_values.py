@@ -12,7 +12,7 @@ _IDENTIFIER: Final = re.compile(
 """`settings.key`, `API_KEY`, `apiKey`, `nettle_aes128_set_key`."""
 _NUMBERED: Final = re.compile(rb"[A-Za-z]+\.[A-Z][a-z]{2,}\d{1,4}")  # Summer.Rain24
 _TYPE: Final = re.compile(
-    rb"_{0,2}(?:[A-Z]{1,6}[0-9]{1,4}|[A-Z]{1,5}[a-z]{2,24}+|Or|Of|To|In|By|(?<![A-Za-z0-9])[a-z]{2,24}+){2,10}[A-Z]?[0-9]{0,2}"
+    rb"(?![A-Z0-9]{16})_{0,2}(?:[A-Z]{1,6}[0-9]{1,4}|[A-Z]{1,5}[a-z]{2,24}+|Or|Of|To|In|By|(?<![A-Za-z0-9])[a-z]{2,24}+){2,10}[A-Z]?[0-9]{0,2}"
 )
 """`PasswordType`, `PKCS12PrivateKeyTypes`, `LangChain`."""
 _WORD: Final = rb"(?:[A-Z]?[a-z]{1,24}|[A-Z]{2,24})"
@@ -28,7 +28,7 @@ _SENTENCE: Final = frozenset(
 )
 _PASSPHRASE: Final = re.compile(rb"[a-z]{3,9}(?:-[a-z]{3,9}){3,9}")
 """`maple-otter-cobalt-ridge`, as password managers make them."""
-_THINGS: Final = _SENTENCE | frozenset(
+_THINGS: Final = (_SENTENCE - {b"correct"}) | frozenset(
     b"secret secrets cred creds credential credentials keys api app apps auth service store vault config database prod"
     b" production dev staging login page reset see ask admin root users from with and for when then".split()
 )
@@ -36,7 +36,7 @@ _THINGS: Final = _SENTENCE | frozenset(
 _PLACEHOLDER: Final = re.compile(
     rb"(?i:(?:your|my|the|insert|enter|replace|put|add|some|change|example|placeholder|dummy)[-_ ].*"
     rb"|<.*|![a-z]+|\$(?:[a-z_][\w./:>{}()\[\]-]*|[({].*|[0-9])|\{.*|%\(?[a-z][\w.-]*\)?[a-z%]?|\*+.*|[x.#-]{4,}|\[?redacted.*|(.)\1*|@[a-z].*"
-    rb"|op://.*|env[:.].*|vault:.*|file:.*|arn:.*|projects/.*|https?:.*|[a-z0-9+]{2,12}://.*)"
+    rb"|op://.*|env[:.].*|vault:.*|:[a-z_]+|#\{.*|file:.*|arn:.*|projects/.*|https?:.*|[a-z0-9+]{2,12}://.*)"
     rb"|~?\.{0,2}/(?:[a-z0-9._-]{1,64}+/?+){1,12}+"
 )
 _UPPER: Final = re.compile(rb"[A-Z]")
@@ -50,6 +50,11 @@ _TIME: Final = re.compile(rb"\d{4}-\d\d-\d\d(?:[T ][0-9:.+Z-]*)?|[0-9.,:/+-]{1,4
 def is_no_placeholder(value: bytes) -> bool:
     """Return True for what does not stand for a value that is elsewhere: `<password>`, `$PASSWORD`, `***`, a path."""
     return _PLACEHOLDER.fullmatch(value) is None
+
+
+def is_no_figure(value: bytes) -> bool:
+    """Return False for a number, a time, or a measure: `0.98`, `12/13`, `3.2s`."""
+    return _TIME.fullmatch(value) is None
 
 
 def is_random(value: bytes, least: int = 16) -> bool:

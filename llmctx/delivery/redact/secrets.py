@@ -21,10 +21,16 @@ from llmctx.delivery.redact.secret_values import is_random
 from llmctx.delivery.redact.text_spans import Span
 from llmctx.delivery.redact.vendor_keys import VendorKeys
 
+_MARGIN: Final = rb"(?:[\s\"'`>|#*,;().&+]|\\[nr]?){0,24}"
+"""What may stand around the lines of a key: in mail that is quoted, in a list, in the source of a program."""
 _PEM: Final = re.compile(
     rb"-----BEGIN (?:[A-Z0-9]{1,20} ){0,4}PRIVATE KEY(?: BLOCK)?-----"
     rb"(?:(?:[\s\\]|(?<=\\)[nr]){1,8}+[A-Za-z-]{4,20}: [^\n\\]{1,120}+){0,4}"
-    rb"[A-Za-z0-9+/=\s\\]{0,16384}+"
+    rb"(?:[A-Za-z0-9+/=\s\\]{1,16384}+|[\"'`>|#*,;().&+-]{1,4}(?="
+    + _MARGIN
+    + rb"(?:[A-Za-z0-9+/]{24}|-----END|[A-Za-z0-9+/=]{1,76}"
+    + _MARGIN
+    + rb"-----END))){0,400}+"
     rb"(?:-----END [A-Z0-9 ]{0,80}-----)?"
 )
 _PEM_END: Final = re.compile(rb"-----END (?:[A-Z0-9]{1,20} ){0,4}PRIVATE KEY(?: BLOCK)?-----")

@@ -48,6 +48,11 @@ VENDOR_KEYS: Final = {
     "fc-": f"{_H}{{32}}{_END}",  # Firecrawl
     "app-": f"(?=[a-z]{{0,20}}+[A-Z0-9])(?=[A-Za-z]{{0,24}}+[0-9]){_S}{{24}}{_END}",  # Dify
     "dataset-": f"(?=[a-z]{{0,20}}+[A-Z0-9])(?=[A-Za-z]{{0,24}}+[0-9]){_S}{{24}}{_END}",
+    "unkey_": f"{_MIXED}{_S}{{20,60}}+",
+    "rootly_": f"{_H}{{64}}{_END}",
+    "retool_01": f"[a-z0-9]{{24,40}}+{_END}",
+    "xprv": f"(?=[A-Za-z]{{0,40}}+[0-9])[1-9A-HJ-NP-Za-km-z]{{100,112}}{_END}",  # wallets
+    "nsec1": f"[02-9ac-hj-np-z]{{58}}{_END}",  # Nostr
     "sbp_": f"{_H}{{40}}{_END}",  # Supabase
     "sb_secret_": f"{_W}{{20,100}}+",
     "pcsk_": f"{_W}{{20,200}}+",  # Pinecone
@@ -266,7 +271,7 @@ VENDOR_KEYS: Final = {
     "AAAAAAAAAAAAAAAAAAAAA": "(?=[A-Z0-9%]{0,40}+[a-z])[A-Za-z0-9%+/=_-]{60,200}+",  # X
     "AQE": f"(?<![+/=]AQE){_B64}{{80,200}}+=?-[A-Za-z0-9+/=-]{{30,120}}+",  # Adyen
     "dG9rO": f"{_B64}{{40,80}}+={{0,2}}",  # Intercom: "tok:" in Base64
-    "IGQ": f"(?<![+/=]IGQ)(?=[A-Za-z]{{0,40}}+[0-9]){_W}{{100,300}}+",  # Instagram
+    "IGQ": f"(?<![+/=]IGQ)(?=[A-Za-z_-]{{0,40}}+[0-9]){_W}{{100,300}}+",  # Instagram
     "ovsxp_": f"{_S}{{30,60}}+",  # Open VSX
     "odt_": f"(?=[a-z]{{0,40}}+[A-Z0-9]){_S}{{30,60}}+",  # Dependency-Track
     "ion_": f"(?=[a-z]{{0,40}}+[A-Z0-9]){_S}{{40,50}}{_END}",

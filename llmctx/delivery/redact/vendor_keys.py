@@ -80,6 +80,7 @@ _MARKED: Final = tuple(
         (b"/", b".office.com/", "api_key", rb"(?:webhook|outlook)\.office\.com/webhook(?:b2)?/[A-Za-z0-9@/-]{40,300}+"),
         (b"/", b"bot/v2/hook/", "api_key", rb"open\.(?:feishu\.cn|larksuite\.com)/open-apis/bot/v2/hook/[A-Za-z0-9-]{20,60}+"),
         (b"/", b"/webhook/send?key=", "api_key", rb"(?<=/webhook/send\?key=)[A-Za-z0-9-]{20,60}+"),
+        (b"/", b"/with/key/", "api_key", rb"trigger/(?<=maker\.ifttt\.com/trigger/)[^/\s]{1,80}/(?:json/)?with/key/[A-Za-z0-9_-]{20,60}+"),
         (b"/", b"1//0", "token", rb"(?<![A-Za-z0-9_:/.-])1//0[A-Za-z0-9_-]{40,200}+"),
         (b"~", b"Q~", "api_key", rb"(?<![A-Za-z0-9_~.-])[A-Za-z0-9_~.-]{3}[0-9]Q~[A-Za-z0-9_~.-]{31,34}(?![A-Za-z0-9])"),
         (b"~", b"sha256~", "api_key", rb"sha256~[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])"),  # OpenShift
@@ -93,6 +94,9 @@ _MARKED: Final = tuple(
         *((b"|", mark, "api_key", mark + rb"(?<![a-z]%b)[a-z0-9:-]{3,80}\|[A-Za-z0-9+/=_-]{40,400}+" % mark) for mark in (b"prod:", b"dev:")),  # Convex
         (b"=", b"sig=", "api_key", rb"(?<![A-Za-z0-9])sig=[A-Za-z0-9%+/=_-]{20,200}+"),  # a signed URL of Azure's
         (b"=", b"-Signature=", "token", rb"(?<=-Signature=)[A-Za-z0-9]{32,1024}+"),  # of AWS's and Google's
+        (b"-", b"django-insecure-", "api_key", rb"django-insecure-[^\s\"'`]{30,80}+"),
+        (b"=", b"&Signature=", "token", rb"(?<=&Signature=)[A-Za-z0-9%+/=_~-]{20,1024}+"),  # of Amazon's older ones, and Alibaba's
+        (b"=", b"AQE", "api_key", rb"AQE(?<![A-Za-z0-9+/=]AQE)[A-Za-z0-9+/]{40,160}+={0,2}-[A-Za-z0-9+/]{40,60}+=-[^\s\"'`]{8,40}+"),  # Adyen
         (b"P", b"PuTTY", "private_key", rb"(?<=Private-Lines: )\d{1,4}\s{1,4}(?:[A-Za-z0-9+/=]{1,76}\s{1,4}){1,200}"),  # PuTTY
     )
 )  # fmt: skip
@@ -142,18 +146,21 @@ class VendorKeys:
 
     def find(self, raw: bytes, spans: list[Span]) -> None:
         """Append to `spans` the keys that are one word."""
+        first = len(spans)
         words = raw.translate(_WORDS)
         has_heads_within = _HAS_HEADS_WITHIN(for_sieve(raw))
         for match in _TELLING.finditer(words):
             start, end = words.rfind(b" ", 0, match.start()) + 1, match.end()
             if end - start >= _LONG:
                 self._look(raw, start, end, spans, has_heads_within)
+        if _is_made_up(raw):
+            spans[first:] = [span for span in spans[first:] if not _is_made_up(raw[span[0] : span[1]])]
 
     def find_marked(self, view: SearchText, spans: list[Span]) -> None:
         """Append to `spans` the keys that are told by a mark in them."""
         raw = view.raw
         if self._lower is not None and b"sk-" in raw:
-            spans += [(*found.span(), "api_key") for found in self._lower.finditer(raw)]
+            spans += [(*found.span(), "api_key") for found in self._lower.finditer(raw) if not _is_made_up(found[0])]
         for sign, mark, kind, pattern in self._marked:
             if sign in raw and mark in raw:
                 spans += [(*found.span(), kind) for found in pattern.finditer(raw)]
@@ -200,7 +207,8 @@ class VendorKeys:
 
     def _is_plain(self, raw: bytes, start: int, end: int, spans: list[Span]) -> bool:
         """Return False for a word of hexadecimal digits that may be part of a key, or append it to `spans`."""
-        word, before = raw[start:end], raw[start - 1 : start]
+        word, before = raw[start:end].rstrip(b"."), raw[start - 1 : start]
+        end = start + len(word)
         if _HEX_PARTS.fullmatch(word) and self._lower is not None:
             spans.append((start, end, "api_key"))
         elif before == b":" and len(word) == 32 and (head := _TASKS.search(raw, max(0, start - 48), start)):
@@ -216,6 +224,11 @@ def _part_in(raw: bytes, start: int, end: int) -> re.Match[bytes] | None:
         if raw.find(part, start, end) >= 0 and (found := whole.search(raw, start, end)):
             return found
     return None
+
+
+def _is_made_up(key: bytes) -> bool:
+    """Return True for what stands for a key in documentation: `sk-xxxxxxxxxxxxxxxx`."""
+    return b"xxxxxxxx" in key or b"XXXXXXXX" in key or b"00000000000000" in key
 
 
 @cache

@@ -15,6 +15,12 @@ redact = Redactor().redact
         "Authorization: Bearer {}", "curl -u admin:{} http://host", "mongodb+srv://app:{}@cluster/db",
         "mysql -p{} shop",
         "sshpass -p {} ssh host", "Cookie: sessionid={}", "localhost:5432:shop:app:{}", "redis-cli -a {} ping",
+        'echo -n "{}" | docker login -u app --password-stdin', "lftp -u app,{} host",
+        "poetry config pypi-token.pypi {}0123",
+        "app:$apr1${}$EkQv/1AwhNDqIB4VUpcfu2", "root:$6${}$5S/dUetA3ME3jZFXpaL.fRKCU5R:19000:0:99999:7:::",
+        'https://cdn.example.com/x?Expires=1764547200&Signature={}0123~&Key-Pair-Id=K2ABC',
+        '{{"name": "Cookie", "value": "sid={}"}}',
+        '{{"kty": "EC", "crv": "P-256", "d": "{}Zk9p"}}', "Recovery codes:\n{}\nab12-cd34\n",
         "CREATE USER app IDENTIFIED BY '{}'", "wandb login {}0123", "Κωδικός πρόσβασης: {}", "ПАРОЛЬ: {}",
     ],
 )  # fmt: skip

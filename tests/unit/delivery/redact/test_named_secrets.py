@@ -12,7 +12,8 @@ redact = Redactor().redact
 @pytest.mark.parametrize(
     "text",
     [
-        "password={}", '"api_key": "{}"', "--token {}", "client_secret: {}", "password:\n{}", "<password>{}</password>",
+        "password={}", '"api_key": "{}"', "--token {}", "client_secret: {}", "password:\n{}",
+        "<password>{}</password>",
         'AWS_SECRET_ACCESS_KEY="{}"', "db_password = '{}'", "name,value\napp_secret,{}\n", "API_KEY是{}，谢谢",
         '<input name="csrf_token" type="hidden" value="{}">', '<meta name="webhook-secret" content="{}">',
         'public string ApiKey {{ get; }} = "{}";', "root_password:{}@tcp(127.0.0.1:3306)/x", "auth_token -> {}",
@@ -24,7 +25,15 @@ redact = Redactor().redact
         "mein API-Schlüssel lautet {}", "Geheimschlüssel: {}", "la clé d'API est {}", "jeton d'accès : {}",
         "chave da API: {}", "token de acceso: {}", "gizli anahtar: {}", "mật khẩu là {}", "токен доступа: {}",
         "アクセストークン：{}", "비밀 키: {}", "المفتاح السري: {}",
-        "CREATE LOGIN app WITH PASSWORD = N'{}'", "api_key=SecretStr('{}')", 'token = b"{}"', "password: pa1x&{}",
+        "the client secret is: {}", "password for the guest wifi: {}", "Passwort für das WLAN: {}",
+        "the root password has been set to {}",
+        "the password you need is {}", "<input name='api_key' id=k required type=text value='{}'>",
+        "Our API key, {}, was revoked",
+        "authToken,{}AbCdEfGhIjKl", '${{env:API_KEY}}="{}"', "setx PARTNER_KEY {}", '["db_password", "{}!"]',
+        '<td class="k">API key</td>\n  <td class="v"><code>{}</code></td>', 'name="password"\r\n\r\n{}\r\n',
+        "DB password?\nA: it is {}",
+        "秘钥是{}", "CREATE LOGIN app WITH PASSWORD = N'{}'", "api_key=SecretStr('{}')", 'token = b"{}"',
+        "password: pa1x&{}",
     ],
 )  # fmt: skip
 def test_the_value_goes_and_the_name_stays(text: str) -> None:
@@ -43,6 +52,9 @@ def test_the_value_goes_and_the_name_stays(text: str) -> None:
         "is this the key? item-12", "what is your password? abc",
         "password must be 8-64 characters long", "password: !vault |", "password: !secret wifi",
         "токенов: 4096", "ключ: user-profile-cache-entry", "token details: abcd1234",
+        "second pass: 0.98", "pass: 12/13", "SET password = :password WHERE id = :id", "password = #{password}",
+        "--secret id=npmrc,src=x",
+        "密码长度为6-16位", "令牌有效期为3600秒", "密码修改时间：2026-11-30", "Пароль изменён 12.11.2026",
     ],
 )  # fmt: skip
 def test_code_and_prose_about_secrets_stay(text: str) -> None:
