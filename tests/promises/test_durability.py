@@ -117,7 +117,7 @@ def test_a_script_without_close_leaves_its_rows_in_the_journal(switch: Switch) -
     done = run(body, switch.url, LLMCTX_SHUTDOWN_TIMEOUT_S="2")
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - float(done.stdout) < 30  # 2 are promised; the rest is for a busy machine
-    assert "the next process writes them" in done.stderr
+    assert "the next process writes what is left" in done.stderr
     switch.on()
     with CallLog(switch.url) as call_log:
         wait_until(lambda: call_log.stats().adopted == 6, "the adoption")

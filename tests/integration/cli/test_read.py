@@ -105,7 +105,7 @@ def test_a_role_without_the_right_is_told(llmctx: Terminal, verb: list[str]) -> 
         url = make_url(llmctx.url).set(username=role).render_as_string(hide_password=False)
         code, _, err = Terminal(url, llmctx._capture)(*verb)
         assert code == 1
-        assert "permission denied" in err
+        assert "permission denied" in err.lower()
         assert len(json.loads(llmctx("calls", "--json")[1])) == 2
     finally:
         execute(llmctx.url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")

@@ -192,6 +192,7 @@ async def test_totals_go_with_the_table(settings: Settings) -> None:
     assert (await rollup(settings)).until is None
 
 
+@pytest.mark.timeout(300)  # processes that start and are killed, on a busy machine
 async def test_totals_survive_a_bad_day(settings: Settings, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Late rows, erasures, backfills, prices and retention in random order, killed with -9 at random."""
     seed = random.randrange(2**32)

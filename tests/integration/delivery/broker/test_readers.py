@@ -55,7 +55,7 @@ async def test_both_get_every_row(broker: Brokers, database: str) -> None:
         aside = [one async for one in refusals.read(sent.connection.jetstream, view)]
         assert [one.records()[0].call_id for one in aside] == [made[-1].call_id]
         receipt = await erase(settings, Subject(user="ada"), do=True)
-        assert [(place.found, place.left) for place in receipt.places if "broker" in place.name] == [(1, 0)]
+        assert [(place.found, place.left) for place in receipt.places if "set aside" in place.name] == [(1, 0)]
         assert [one async for one in refusals.read(sent.connection.jetstream, view)] == []
     assert await stored(database) == len(made) - 1 == 50
     assert analysis.ids == {str(row.call_id) for row in made[:-1]}

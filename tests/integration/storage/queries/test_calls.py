@@ -191,10 +191,13 @@ async def test_a_large_table_is_read_by_its_indexes(database: str) -> None:
     async with read_connection(settings) as opened:
         some = await queries.calls(opened, TABLE)
         questions.append(lambda c: queries.call(c, TABLE, queries.handle(some[0]["call_id"])))
+        few = "SELECT relname FROM pg_class WHERE relkind = 'r' AND reltuples < 5000"
+        small = set(await opened.scalars(text(few)))  # rightly read whole: a month that has just begun
         for number, question in enumerate(questions):
             for statement in await explained(opened, question):
-                read = [int(rows) for rows in re.findall(r"Seq Scan on \S+ .*?rows=(\d+)", statement)]
-                assert max(read, default=0) < 1000, (number, statement)  # a partition may be empty
+                scans = re.findall(r"Seq Scan on (\S+) .*?rows=(\d+)", statement)
+                read = [int(rows) for partition, rows in scans if partition not in small]
+                assert max(read, default=0) < 1000, (number, statement)
                 assert "Limit" in statement, (number, statement)
         for by in ("day", "model", "agent", "node", "status"):
             (plan,) = await explained(opened, lambda c, by=by: queries.stats(c, TABLE, by))  # type: ignore[misc]
