@@ -49,6 +49,11 @@ class Broker:
             f"{cluster}\n{settings}\n"
         )
 
+    @property
+    def log(self) -> str:
+        """Return what it has logged in all its lives."""
+        return self._log.read_text()
+
     def configure(self, text: str) -> None:
         """Give it another configuration, for its next life."""
         self.configuration = text

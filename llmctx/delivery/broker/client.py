@@ -7,6 +7,7 @@ rhythm of the code that uses it, not in one of the client library's own.
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
@@ -15,6 +16,7 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError
 from llmctx.core.process import import_lock
 from llmctx.core.threads import run_in_daemon_thread
+from llmctx.delivery.broker.topology import CONSUMER
 from llmctx.settings.transport_url import TransportUrl
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ NAME: Final = "llmctx"
 _PING_S: Final = 20
 _OTHER_SERVER_S: Final = 0.1
 _CLOSE_S: Final = 0.5
+_FORBIDDEN: Final = re.compile(r"permissions violation for (publish|subscription) to \"?([^\s\"']+)", re.IGNORECASE)
 
 
 class BrokerUnavailable(ConnectionError):
@@ -52,6 +55,8 @@ class BrokerConnection:
         self._client: Client | None = None
         self._jetstream: JetStreamContext | None = None
         self._last_problem: Exception | None = None
+        self.forbidden: str | None = None
+        """What the broker has refused this connection's user, in words."""
         self.connect_count = 0
         """How many connections there were: with each, another server may answer."""
 
@@ -102,6 +107,7 @@ class BrokerConnection:
             await _end(client)
             raise
         self.connect_count += 1
+        self.forbidden = None
         self._client = client
         self._jetstream = client.jetstream(timeout=self._timeout_s)
 
@@ -128,6 +134,26 @@ class BrokerConnection:
     async def _note(self, problem: Exception) -> None:
         """Keep what the library would log: it is raised, or counted, by what it makes fail."""
         self._last_problem = problem
+        if (found := _FORBIDDEN.search(str(problem))) is not None:
+            what = "publish" if found[1].lower() == "publish" else "subscribe"
+            self.forbidden = (
+                f"this user of the broker may not {what} to {self._as_written(found[2])}: grant it "
+                "(the guide about the broker lists the rights)"
+            )
+            diagnostics.count("broker_forbids", "%s: %s", self._transport.shown, self.forbidden)
+
+    def _as_written(self, subject: str) -> str:
+        """Return a subject as it is to be granted: the library tells it in small letters, NATS tells them apart."""
+        if not subject.lower().startswith("$js."):
+            return subject
+        small = (CONSUMER, *self._transport.readers)
+        return ".".join(token if token in small else token.upper() for token in subject.split("."))
+
+    def explain(self, problem: BaseException) -> str:
+        """Return why a request failed: what a client may not do, the broker leaves without an answer."""
+        if isinstance(problem, TimeoutError) and self.forbidden is not None:
+            return self.forbidden
+        return str(problem) or type(problem).__name__
 
     async def close(self) -> None:
         """Close the connection, if there is one. Never raises."""

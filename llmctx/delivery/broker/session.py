@@ -38,6 +38,8 @@ async def open_broker(settings: Settings) -> AsyncIterator[tuple[BrokerConnectio
     except NoRespondersError as problem:
         raise LlmctxError(f"{transport.shown} has no JetStream: enable it, with a store_dir.") from problem
     except TimeoutError as problem:
+        if connection.forbidden is not None:
+            raise LlmctxError(f"{transport.shown}: {connection.forbidden}.") from problem
         raise DatabaseUnavailable(
             f"The broker {transport.shown} does not answer within {ANSWER_S:g} s: check that its cluster has a leader."
         ) from problem

@@ -177,7 +177,7 @@ class BrokerShipper:
                 if await self._session(once=once):
                     return
             except Exception as problem:  # noqa: BLE001  whatever it is, what is held is kept, and it is tried again
-                self.broker_error = str(problem) or type(problem).__name__
+                self.broker_error = self._connection.explain(problem)
                 diagnostics.count("broker_away", "%s: %s. Rows wait there.", self._topology.where, self.broker_error)
             await self._connection.close()
             await asyncio.sleep(wait * (0.5 + random.random() / 2))  # noqa: S311  so that not all come back at once
@@ -215,7 +215,7 @@ class BrokerShipper:
                 why = (
                     "it does not exist: run `llmctx migrate --transport`"
                     if isinstance(problem, NotFoundError)
-                    else problem
+                    else self._connection.explain(problem)
                 )
                 diagnostics.count("broker_stream_away", "stream %s gives nothing: %s.", stream, why)
             await asyncio.sleep(_PAUSE_S * (0.5 + random.random()))  # noqa: S311  as above

@@ -182,7 +182,7 @@ class NatsDestination(Destination):
     def classify(self, problem: BaseException) -> Failure:
         """Return what `problem` means: all but a row that no message holds is about the broker."""
         name = type(problem).__name__
-        text = (str(problem) or name).strip().splitlines()[0].removeprefix(f"{self.name}: ")[:300]
+        text = self._connection.explain(problem).strip().splitlines()[0].removeprefix(f"{self.name}: ")[:300]
         if isinstance(problem, RowTooLarge):
             return Failure("poison", name, text, text)
         if isinstance(problem, NoStreamResponseError):
