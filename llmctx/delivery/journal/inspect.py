@@ -90,7 +90,7 @@ def inspect_directory(directory: str | os.PathLike[str]) -> JournalDirectory:
 
 @dataclass(slots=True)
 class Matches:
-    """The number of frames of some rows, by place."""
+    """The number of some calls, by place."""
 
     dead: int = 0
     living: dict[str, int] = field(default_factory=dict)
@@ -105,7 +105,7 @@ def search(
     wanted: Callable[[dict[str, Any]], bool],
     of: Callable[[Endpoint], bool] = lambda endpoint: True,
 ) -> Matches:
-    """Count rows of whose columns `wanted` returns True: also those that are done, as long as their file is there.
+    """Count calls of whose columns `wanted` returns True: also those that are done, as long as their file is there.
 
     Those that go to places for which `of` returns False are counted apart.
     """
@@ -120,7 +120,7 @@ def rows_in(
 ) -> Iterator[dict[str, Any]]:
     """Yield the columns of every row and started call of which `search` looks at, as far as `of` returns True."""
     for name, folder in _folders(directory):
-        for columns, endpoint in _rows(name, folder):
+        for _, columns, endpoint in _rows(name, folder):
             if of(endpoint):
                 yield columns
 
@@ -145,13 +145,14 @@ def _folders(directory: str | os.PathLike[str]) -> Iterator[tuple[str, int]]:
         os.close(root)
 
 
-def _rows(name: str, folder: int) -> Iterator[tuple[dict[str, Any], Endpoint]]:
+def _rows(name: str, folder: int) -> Iterator[tuple[bytes, dict[str, Any], Endpoint]]:
+    """Yield of each row and started call its id, its columns, and where it goes."""
     owner = owners.read(folder) or owners.Owner()
     is_quarantine = name == directories.DEAD_LETTERS
     for file in directories.names_in(folder):
         for frame in frames_in(directories.read_file(file, folder)):
             if (columns := columns_of(frame)) is not None:
-                yield columns, endpoint_in(frame) if is_quarantine else owner.endpoint
+                yield frame.payload[:ID_BYTES], columns, endpoint_in(frame) if is_quarantine else owner.endpoint
 
 
 def _count(
@@ -161,14 +162,16 @@ def _count(
     wanted: Callable[[dict[str, Any]], bool],
     of: Callable[[Endpoint], bool],
 ) -> None:
-    count = 0
-    for columns, endpoint in _rows(name, folder):
-        if not wanted(columns):
-            continue
-        if of(endpoint):
-            count += 1
-        else:
-            matches.elsewhere[endpoint.name] += 1
+    here: set[bytes] = set()
+    elsewhere: set[tuple[str, bytes]] = set()
+    for call_id, columns, endpoint in _rows(name, folder):  # a call has a start and a row
+        if wanted(columns):
+            if of(endpoint):
+                here.add(call_id)
+            else:
+                elsewhere.add((endpoint.name, call_id))
+    matches.elsewhere.update(name for name, _ in elsewhere)
+    count = len(here)
     if name == directories.DEAD_LETTERS:
         matches.dead_letters += count
     elif count and any(states := _states(name, folder)):

@@ -29,7 +29,7 @@ SelectedRows = Callable[[Mapping[str, Any]], bool]
 
 @dataclass(slots=True)
 class JournalCounts:
-    """The numbers of frames of theirs, by place."""
+    """The numbers of calls of theirs, by place."""
 
     directories: list[str] = field(default_factory=list)
     dead: int = 0

@@ -54,7 +54,9 @@ async def test_nothing_is_left_anywhere(any_layout: str, blank: bool) -> None:
     await store(settings, *kept, *hers())
     directory = settings.journal_directories[0]
     dead = Journal(directory)
-    dead.append([of_eve(), record(user_id="bob", attributes={"friend": EVE})])
+    ended = of_eve()
+    dead.start(ended.call_id.bytes, 1.0, {"user_id": EVE, "session_id": "s-eve"})  # a call is one, started and ended
+    dead.append([ended, record(user_id="bob", attributes={"friend": EVE})])
     dead.start(b"1" * 16, 1.0, {"user_id": EVE, "session_id": "s-eve"})
     dead.dead_letters.append(of_eve(), "22001", "no")
     dead.dead_letters.append(record(user_id="ada"), "22001", "no")
