@@ -50,6 +50,8 @@ AFAR = (
     "Login with bob / {p}", 'DriverManager.getConnection(url, "root", "{p}")', "user bob, pw {p}", "openssl enc -aes-256-cbc -k {p} -in f", "zip -P {p} x.zip f",
     "7z x a.7z -p{p}", "net use Z: \\\\srv\\share {p} /user:bob", "mosquitto_pub -u bob -P {p} -t x", "twine upload -u __token__ -p {t} dist/*", "vault login {t}",
     "echo 'bob:{p}' | chpasswd", "nmcli dev wifi connect net password {p}", "gh secret set KEY --body {t}", "recovery key: 040679-411000-435654-721056-863401-328494-904896-689345",
+    'api_keys = ["{t}", "x"]', 'passwords: ["Winter2024", "{p}"]', "API_KEYS=m8Qx2vT9kL4pZ7wR1c,{t}", "tokens:\n  - m8Qx2vT9kL4pZ7wR1c\n  - {t}\n", "Passwords:\n1. Winter2024\n2. {p}",
+    "| user | password |\n|---|---|\n| bob | {p} |", " id | api_key | n\n----+---------+---\n  1 | {t} | 2\n(1 row)", "+----+-----+\n| id | pwd |\n+----+-----+\n| 1 | {p} |\n+----+-----+", "| 用户 | 密码 |\n|:--|:--|\n| bob | {p} |",
 )  # fmt: skip
 PHRASE = "abandon ability able about above absent absorb abstract absurd abuse access accident"
 PHONES = {

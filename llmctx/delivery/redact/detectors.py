@@ -20,6 +20,7 @@ _GROUPS: Final = {
     "marks": ("raw", ""),
     "names": ("low", ""),
     "words": ("low", ""),
+    "tables": ("raw", ""),
     "digits": ("raw", "[0-9](?:(?:[ ._()/-]{0,3}[0-9]){5}|[0-9][ .-]?[A-Z]{4}[ .-]?[A-Z0-9]{4}[ .-]?[A-Z0-9]{3})"),
     "beyond": ("text", ""),
 }
@@ -33,17 +34,25 @@ class Detector:
     """A search, run where `pattern`, made by `widen`, is in `view`: a text's `raw`, `low` or `text`.
 
     Without a pattern it is wherever its group's gate is open. One of `words` must be in `low` of the whole text,
-    however far from what is found.
+    however far from what is found. With `below`, what is found may begin below `pattern`, up to an empty line.
     """
 
     def __init__(
-        self, group: str, search: Search, pattern: str = "", *, view: str = "", words: tuple[bytes, ...] = ()
+        self,
+        group: str,
+        search: Search,
+        pattern: str = "",
+        *,
+        view: str = "",
+        words: tuple[bytes, ...] = (),
+        below: bool = False,
     ) -> None:
         self.group = group
         self.search = search
         self.pattern = pattern
         self._view = view or _GROUPS[group][0]
         self._words = words
+        self.below = below
 
     @cached_property
     def _sieve(self) -> Callable[[str], bool]:
@@ -109,7 +118,7 @@ class DetectorSet:
 
 
 def _find_at(detector: Detector, cores: list[tuple[int, int]], view: NormalForm, spans: list[Span]) -> None:
-    windows = windows_around(cores, view.raw)
+    windows = windows_around(cores, view.raw, below=detector.below)
     if windows is None:
         detector.search(view, spans)
     for core, first, last in windows or ():
@@ -118,11 +127,14 @@ def _find_at(detector: Detector, cores: list[tuple[int, int]], view: NormalForm,
         spans += spans_starting_in(core, first, found)
 
 
-def windows_around(cores: Iterable[tuple[int, int]], text: str | bytes, around: int = _OVERLAP) -> list[Window] | None:
+def windows_around(
+    cores: Iterable[tuple[int, int]], text: str | bytes, around: int = _OVERLAP, *, below: bool = False
+) -> list[Window] | None:
     """Return the windows that must be searched for what begins in each core.
 
     Cores are in order; those that are near are one. A window begins and ends with a line, if lines are not too long.
-    `around`: characters that are looked at on both sides. None if it is most of `text`.
+    `around`: characters that are looked at on both sides; `below`: what is below a core up to an empty line is of it.
+    None if it is most of `text`.
     """
     size = len(text)
     find: Any = text.find
@@ -131,10 +143,14 @@ def windows_around(cores: Iterable[tuple[int, int]], text: str | bytes, around: 
     windows: list[Window] = []
     for start, end in cores:
         before, behind = max(0, start - around), end + around
+        if below and windows and behind <= windows[-1][2]:
+            continue
         above = max(0, before - _PIECE)
         first = max(rfind(newline, above, before), rfind(blank, max(0, before - _LONGEST), before)) + 1
         last = find(newline, behind, behind + _LONGEST)
-        if last < 0:
+        if below:
+            last = end = find(newline * 2, behind) % (size + 1)
+        elif last < 0:
             last = min(size, behind + _LONGEST)
         if windows and first <= windows[-1][2]:
             windows[-1] = ((windows[-1][0][0], max(end, windows[-1][0][1])), windows[-1][1], max(last, windows[-1][2]))

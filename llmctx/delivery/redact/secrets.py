@@ -15,6 +15,7 @@ from llmctx.delivery.redact.command_lines import CommandLines
 from llmctx.delivery.redact.credential_formats import SAID, SAID_KEYS, CredentialFormats, find_said, find_said_keys
 from llmctx.delivery.redact.detectors import Detector
 from llmctx.delivery.redact.distant_names import DistantNames
+from llmctx.delivery.redact.listed_secrets import TABLES, ListedSecrets
 from llmctx.delivery.redact.named_secrets import NamedSecrets
 from llmctx.delivery.redact.normal_form import SearchText
 from llmctx.delivery.redact.secret_values import is_random
@@ -47,7 +48,7 @@ class Credentials:
     def __init__(self, kinds: frozenset[str]) -> None:
         self._kinds = kinds
         self._vendor_keys = VendorKeys(kinds)
-        named, distant = NamedSecrets(kinds), DistantNames(kinds)
+        named, distant, listed = NamedSecrets(kinds), DistantNames(kinds), ListedSecrets(kinds)
         commands, formats = CommandLines(kinds), CredentialFormats(kinds)
         self.detectors = [
             Detector("at", formats.find_in_urls, formats.urls),
@@ -56,6 +57,8 @@ class Credentials:
             Detector("names", named.find, named.heads),
             Detector("words", named.find_foreign, named.heads_of_foreign),
             Detector("words", distant.find, distant.heads),
+            Detector("words", listed.find, listed.lists),
+            Detector("tables", listed.find_columns, TABLES, below=True),
             Detector("words", commands.find, commands.heads),
             Detector("words", formats.find, formats.heads),
         ]
