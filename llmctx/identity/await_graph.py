@@ -28,7 +28,7 @@ from typing import Any, Final
 from llmctx.identity.blocked_threads import RUN_JOB, Job, blocked_on, job_of
 from llmctx.identity.eager_start import starter_of, will_be_awaited
 from llmctx.identity.present_scope import is_answered_here
-from llmctx.identity.scope import Scope
+from llmctx.identity.scope import Scope, with_parents
 
 _STEPS: Final = 500
 _HERE: Final = f"{Path(__file__).parents[1]}{os.sep}"
@@ -36,9 +36,7 @@ _HERE: Final = f"{Path(__file__).parents[1]}{os.sep}"
 
 def is_part_of(scope: Scope) -> bool | None:
     """Return whether what runs here and now is part of the flow that opened `scope`. None: cannot be told."""
-    around: Scope | None = scope
-    while around is not None and around.owner is None:
-        around = around.parent
+    around = next((one for one in with_parents(scope) if one.owner is not None), None)
     if around is None:
         return None
     try:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from llmctx.identity.candidates import Candidates
 from llmctx.identity.resolution import Attribution
-from llmctx.identity.scope import Scope
+from llmctx.identity.scope import Scope, with_parents
 
 KEY: Final = "llmctx"
 """The key of `attributes` under which it stands."""
@@ -67,11 +67,7 @@ _RUN: Final = asyncio.Runner.run.__code__  # of loops whose steps have no frame,
 
 def route_of(scope: Scope | None) -> str | None:
     """Return `GET /chat/{id}`: the route of the request around `scope`, if it is still open."""
-    while scope is not None:
-        if scope.route is not None:
-            return scope.route()
-        scope = scope.parent
-    return None
+    return next((one.route() for one in with_parents(scope) if one.route is not None), None)
 
 
 def call_site(scope: Scope | None) -> dict[str, str]:

@@ -19,7 +19,7 @@ from llmctx.identity.candidates import as_text, effective_scope
 from llmctx.identity.config_carrier import CarriedIdentity, carried_in, signed_identity, unpack
 from llmctx.identity.present_scope import present_scope
 from llmctx.identity.registry.base import Registry, active, guard_registry, mark_unreliable, register_in_all
-from llmctx.identity.scope import EMPTY, CallContext, Scope
+from llmctx.identity.scope import EMPTY, CallContext, Scope, with_parents
 from llmctx.identity.worker_inheritance import is_inherited_by_worker
 
 _THREADS_OF_A_SCOPE: Final = 4096
@@ -33,10 +33,10 @@ def register(scope: Scope, registries: Sequence[Registry], *, thread_id: str | N
     """
     thread_id = as_text(thread_id)
     if thread_id is not None:
-        around: Scope | None = scope
-        while around is not None and around.is_open:
+        for around in with_parents(scope):
+            if not around.is_open:
+                break
             use(around, thread_id)
-            around = around.parent
     party = effective_scope(scope)
     if party is None or not (party.identity or party.anonymous) or not party.is_open:
         return

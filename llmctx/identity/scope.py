@@ -19,7 +19,7 @@ import itertools
 import sys
 import time
 from _thread import get_ident
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import Context, ContextVar, Token
 from typing import TYPE_CHECKING, Any, Final
 
@@ -204,6 +204,13 @@ class Scope:
                 watcher(self)
             except BaseException as problem:  # noqa: BLE001  the others are to be told all the same
                 swallow(problem, "scope_watcher_failed", "a watcher of a closing scope failed")
+
+
+def with_parents(scope: Scope | None) -> Iterator[Scope]:
+    """Yield `scope` and those around it, the innermost first."""
+    while scope is not None:
+        yield scope
+        scope = scope.parent
 
 
 def is_left_over(scope: Scope) -> bool:

@@ -19,7 +19,7 @@ from llmctx.core.record import Source
 from llmctx.identity.authority import Kind, borrows_nothing
 from llmctx.identity.candidates import Candidates
 from llmctx.identity.registry.base import Entry, Registry, is_unreliable
-from llmctx.identity.scope import EMPTY, CallContext, Scope
+from llmctx.identity.scope import EMPTY, CallContext, Scope, with_parents
 
 
 def _explicit(candidates: Candidates, registry: Registry, late_s: float) -> CallContext | None:
@@ -164,10 +164,7 @@ def _is_nearer(carried: Scope | None, scope: Scope) -> bool:
     if carried is None or not carried.identity or carried.identity.agrees(scope.identity):
         return False
     if scope.kind == "thread":
-        around: Scope | None = scope
-        while around is not None and around is not carried:
-            around = around.parent
-        return around is None
+        return all(one is not carried for one in with_parents(scope))
     return carried.serial > scope.serial and scope.kind != "node"
 
 

@@ -28,7 +28,7 @@ from llmctx.identity.await_graph import all_waiting, is_waited_for_by, runs_here
 from llmctx.identity.blocked_threads import Job
 from llmctx.identity.candidates import effective_scope
 from llmctx.identity.eager_start import is_being_made, starter_of
-from llmctx.identity.scope import Scope, scope_in
+from llmctx.identity.scope import Scope, scope_in, with_parents
 from llmctx.identity.task_numbers import number_of
 from llmctx.identity.work_frames import (
     context_of,
@@ -154,7 +154,7 @@ def is_awaited_by_a_user(scope: Scope, thread_id: str | None) -> bool:
     owner = scope.anchor.owner
     if thread_id is None or not isinstance(owner, asyncio.Task):
         return False
-    around = {id(one) for one in _with_parents(scope)}
+    around = {id(one) for one in with_parents(scope)}
     return any(
         isinstance(one, asyncio.Task)
         and _is_of_a_user(one, scope, thread_id)
@@ -163,12 +163,6 @@ def is_awaited_by_a_user(scope: Scope, thread_id: str | None) -> bool:
         and id(its.anchor) not in around
         for one in all_waiting(runs_here(), without=owner)
     )
-
-
-def _with_parents(scope: Scope | None) -> Iterator[Scope]:
-    while scope is not None:
-        yield scope
-        scope = scope.parent
 
 
 def _variables_of(frame: FrameType) -> Iterator[object]:

@@ -26,7 +26,15 @@ from llmctx.core.locks import RecoverableLock
 from llmctx.core.pause import pause
 from llmctx.core.record import Reason
 from llmctx.identity.await_graph import context_that_waits, is_part_of
-from llmctx.identity.scope import EMPTY, FAILED_SCOPE, CallContext, Scope, change_job, current_scope
+from llmctx.identity.scope import (
+    EMPTY,
+    FAILED_SCOPE,
+    CallContext,
+    Scope,
+    change_job,
+    current_scope,
+    with_parents,
+)
 
 Patch = Callable[[Any, str, Callable[[Any], Any]], None]
 
@@ -243,11 +251,9 @@ class _Place:
 
 def _forsake(*_: Any) -> None:
     """Leave a worker without an identity, in whatever context: its present item could not be found out."""
-    here = current_scope()
-    while here is not None:
+    for here in with_parents(current_scope()):
         if isinstance(here, _Item):
             here.identity, here.failed = EMPTY, True
-        here = here.parent
 
 
 @guard_without_ids("carry_failed", otherwise=_forsake)

@@ -19,7 +19,7 @@ from llmctx.identity import handover
 from llmctx.identity.registry.redis import RedisRegistry
 from llmctx.identity.scope import Scope
 from tests.kit.redis_server import RedisServer
-from tests.kit.shared_registry import Here, use_elsewhere
+from tests.kit.shared_registry import Here, tell, use_elsewhere
 
 A = CallContext(user_id="a", session_id="s-a")
 B = CallContext(user_id="b", session_id="s-b")
@@ -194,7 +194,7 @@ async def test_a_redis_that_comes_back_older_is_told_again(own_redis: RedisServe
         async with _processes(own_redis.url, prefix, 1, backoff_s=(0.05, 0.1)) as (second,):
             second.put(Scope(B, "request"), thread_id="u")
             second.put(Scope(B, "request"), thread_id="t")
-            assert await second.publish(60) == 0
+            await tell(second)
             await asyncio.to_thread(own_redis.kill)
             assert Path(own_redis.folder, "dump.rdb").exists()
             await asyncio.to_thread(own_redis.start, "--dbfilename", "dump.rdb", "--dir", own_redis.folder)
@@ -212,12 +212,12 @@ async def test_a_redis_that_evicts_names_nobody_wrongly(own_redis: RedisServer, 
         for number in range(300):
             first.put(Scope(A, "request"), thread_id=f"t{number}")
         with own_redis.client() as client:
-            await first.publish(60)
+            await tell(first)
             while client.info("stats")["evicted_keys"] < 500:
                 client.mset({f"other:{time.monotonic()}:{n}": "x" * 200 for n in range(200)})
         for number in range(300):
             second.put(Scope(B, "request"), thread_id=f"t{number}")
-        await second.publish(60)
+        await tell(second)
         for number in range(0, 300, 10):
             assert await _named(third, f"t{number}") is None
 

@@ -21,7 +21,20 @@ from llmctx.identity.registry.redis import RedisRegistry
 from llmctx.identity.scope import Scope
 from tests.kit.proxy import Proxy
 from tests.kit.redis_server import RedisServer
-from tests.kit.shared_registry import NOBODY, A, B, Here, ids, model, on, redis_keys, request_of, use_elsewhere, why
+from tests.kit.shared_registry import (
+    NOBODY,
+    A,
+    B,
+    Here,
+    ids,
+    model,
+    on,
+    redis_keys,
+    request_of,
+    tell,
+    use_elsewhere,
+    why,
+)
 from tests.kit.support import wait_for, wait_until
 from tests.scenarios.world import graph
 
@@ -205,7 +218,7 @@ async def test_what_waits_for_redis_is_bounded(own_redis: RedisServer, prefix: s
     assert await registry.publish(0.5) == 10_000
     own_redis.start()
     registry._rest_until = 0.0
-    assert await registry.publish(60) == 0
+    await tell(registry)
     await registry.aclose()
     with redis_keys(own_redis.url, prefix) as keys:
         assert len(keys()) == 12_001

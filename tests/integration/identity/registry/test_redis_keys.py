@@ -9,7 +9,7 @@ import pytest
 from llmctx import CallContext, bind
 from llmctx.identity.registry.redis import RedisRegistry
 from llmctx.identity.scope import Scope
-from tests.kit.shared_registry import A, B, Here, ause_elsewhere, ids, model, on, redis_keys, use_elsewhere, why
+from tests.kit.shared_registry import A, B, Here, ause_elsewhere, ids, model, on, redis_keys, tell, use_elsewhere, why
 from tests.kit.support import wait_until
 
 
@@ -81,10 +81,10 @@ async def test_a_user_is_forgotten_with_one_command(redis_url: str, prefix: str)
     registry = RedisRegistry(redis_url, prefix=prefix)
     for number in range(600):
         registry.put(Scope(A, "request"), thread_id=f"t{number}", task=f"n:{number}")
-    assert await registry.publish(60) == 0
+    await tell(registry)
     registry.put(Scope(A, "request"), thread_id="waits")
     assert await registry.aforget(user_id="a") == 1201
-    assert await registry.publish(60) == 0
+    await tell(registry)
     await registry.aclose()
     with redis_keys(redis_url, prefix) as keys:
         left = keys()

@@ -7,6 +7,7 @@ from llmctx.identity.registry.redis import RedisRegistry
 from llmctx.identity.scope import current_scope
 from llmctx.ops.erase import Subject, erase
 from llmctx.settings import load
+from tests.kit.shared_registry import tell
 
 EVE = "eve-0042"
 
@@ -18,7 +19,7 @@ async def test_redis_forgets_as_well(database: str, redis_url: str) -> None:
     for user, session, thread in [(EVE, "s-eve", "t-1"), ("ada", "s-ada", "t-2"), ("bob", "s-bob", "t-3")]:
         with bind(user_id=user, session_id=session):
             registry.put(current_scope(), thread_id=thread, task=f"node:{thread}")
-    await registry.publish(60)
+    await tell(registry)
     await registry.aclose()
     done = await erase(settings, Subject(user=EVE), do=True)
     assert [(place.found, place.left) for place in done.places if place.name == "registry"] == [(2, 0)]
