@@ -50,13 +50,16 @@ AFAR = (
     "Login with bob / {p}", 'DriverManager.getConnection(url, "root", "{p}")', "user bob, pw {p}", "openssl enc -aes-256-cbc -k {p} -in f", "zip -P {p} x.zip f",
     "7z x a.7z -p{p}", "net use Z: \\\\srv\\share {p} /user:bob", "mosquitto_pub -u bob -P {p} -t x", "twine upload -u __token__ -p {t} dist/*", "vault login {t}",
     "echo 'bob:{p}' | chpasswd", "nmcli dev wifi connect net password {p}", "gh secret set KEY --body {t}", "recovery key: 040679-411000-435654-721056-863401-328494-904896-689345",
+    "curl -u bob:'{p}' https://host", "creds are bob / {p}", "Zugangsdaten: bob / {p}", "passphrase of the ssh key: {p}", "The wifi key is {p}", "Der WLAN-Schlüssel ist {p}",
+    "Ich habe das Passwort auf {p} geändert", "contraseña a {p}", "process.env.API_KEY ||= '{t}'", "API_KEY ?= {t}", "the li_at cookie is {t}", "-b 'connect.sid=s%3A{t}'",
+    'key = "sk-proj-m8Qx2vT9kL4pZ7wR1c5Y" + "{t}"', "API_KEY=sk-proj-m8Qx2vT9kL4pZ7wR1c5Y\n{t}\n",
     'api_keys = ["{t}", "x"]', 'passwords: ["Winter2024", "{p}"]', "API_KEYS=m8Qx2vT9kL4pZ7wR1c,{t}", "tokens:\n  - m8Qx2vT9kL4pZ7wR1c\n  - {t}\n", "Passwords:\n1. Winter2024\n2. {p}",
     "| user | password |\n|---|---|\n| bob | {p} |", " id | api_key | n\n----+---------+---\n  1 | {t} | 2\n(1 row)", "+----+-----+\n| id | pwd |\n+----+-----+\n| 1 | {p} |\n+----+-----+", "| 用户 | 密码 |\n|:--|:--|\n| bob | {p} |",
 )  # fmt: skip
 PHRASE = "abandon ability able about above absent absorb abstract absurd abuse access accident"
 PHONES = {
     "02 230 5742": "Ruf mich an: {}", "0123465425": "Appelez le {}", "8762148798": "Llámame al {}", "00994123198295": "{}", "00 48 512 397 986": "see {}", "022302651": "{} is my cell",
-    "8 912 773-44-51": "номер телефона {}",
+    "8 912 773-44-51": "номер телефона {}", "070-018 70 79": "Ring mig på {}", "521 049 976": "Zadzwoń: {}", "691 564 2572": "Κινητό: {}", "0812-6168-5039": "HP: {}",
 }  # fmt: skip
 LABELS = [
     "order number",

@@ -62,7 +62,7 @@ def _is_of_ftp(value: bytes) -> bool:
 _FORMS: Final = tuple(  # each begins with its mark
     (mark, kind, re.compile(pattern), likely)
     for mark, kind, pattern, likely in (
-        (b"-u", "password", rb"-u(?:(?<=[\s\"']-u)|ser(?<=-user))[ \t=]{0,2}[\"']?[^\s:\"'/]{1,80}:([^\s\"']{3,256}+)", _is_login),
+        (b"-u", "password", rb"-u(?:(?<=[\s\"']-u)|ser(?<=-user))[ \t=]{0,2}[\"']?[^\s:\"'/]{1,80}:[\"']?([^\s\"']{3,256}+)", _is_login),
         (b"-u ", "password", rb"-u[ \t]{1,2}[^\s%]{1,60}%([^\s\"']{3,128}+)", is_no_placeholder),
         (b"lftp -u ", "password", rb"lftp -u [^\s,]{1,60},([^\s\"']{3,128}+)", is_no_placeholder),
         (b"masterauth ", "password", rb"masterauth [\"']?([^\s\"']{4,128}+)", is_no_placeholder),
@@ -71,7 +71,7 @@ _FORMS: Final = tuple(  # each begins with its mark
         (b"http", "password", rb"https? -a [^\s:]{1,60}:([^\s\"']{3,128}+)", is_no_placeholder),
         (b"htpasswd -", "password", rb"htpasswd -[a-z]{1,5} \S{1,100} \S{1,60} [\"']?([^\s\"']{4,128}+)", is_no_placeholder),
         (b"sqlplus", "password", rb"sqlplus[^\n]{0,40}? [\w$]{1,30}/([^\s@\"']{3,128}+)@", is_no_placeholder),
-        (b"net use ", "password", rb"net use [^\n]{0,100}?/user:\S{1,60} ([^\s\"'/*]{4,128}+)", is_no_placeholder),
+        (b"net use ", "password", rb"net use [^\n]{0,100}?/user:\S{1,60}(?:\s\s\S{1,60})? ([^\s\"'/*]{4,128}+)", is_no_placeholder),
         (b"net use ", "password", rb"net use [^\n]{0,40}?\\\\\S{1,100} ([^\s\"'/*][^\s\"'/]{3,128}+)(?= /user)", is_no_placeholder),
         (b"net user ", "password", rb"net user \S{1,40} ([^\s\"'/*]{4,128}+) /add", is_no_placeholder),
         (b"convertto-securestring", "password", rb"convertto-securestring(?: -string)?[ \t]{1,4}[\"']([^\"'\n]{4,256}+)", is_no_placeholder),

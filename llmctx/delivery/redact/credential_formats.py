@@ -19,6 +19,7 @@ _CONNECT: Final = rb"[ ]?\([ ]?[^,()\n]{1,200},[ ]?[\"'][^\"'\n]{1,60}[\"'],[ ]?
 _PHRASE: Final = (
     rb"[\"']?(?: is)?[:=]?\s{1,3}[\"'`]?((?:[a-z]{3,8}[ ,]{1,2}){11,23}[a-z]{3,8})(?![ ,]?[a-z])"  # of words
 )
+_DIGITS: Final = rb"(?: is| ist| est| es| ?:|=){1,2}[ \t]{0,2}[\"'`*]{0,3}(\d{4,8}|\d{3}[ -]\d{3})(?![\d.,/:-]?\d)"
 _COLON: Final = rb"[\"'`\\*]{0,4}[ \t]{0,4}[:=>]{1,2}[ \t]{0,4}[\"'`\\]{0,4}"
 
 
@@ -60,10 +61,18 @@ _FORMS: Final = tuple(
         (
             b"sess",
             "token",
-            rb"sess(?:id|ion(?:id|_?key|(?<=_session)))[\"'\\]{0,2}[:=][\"'\\]{0,2}([a-z0-9%._~+/-]{16,4096}+)",
-            lambda value: is_random(value) and not value.islower(),
+            rb"sess(?:id|ion(?:id|_?key|(?<=_session)))[\"'\\]{0,2}[:=][\"'\\]{0,2}([a-z0-9%._~+/:-]{16,4096}+)",
+            lambda value: is_random(value) and (not value.islower() or (value.isalnum() and len(value) >= 32)),
         ),
-        (b"connect.sid", "token", rb"connect\.sid=([a-z0-9%._~+/-]{16,4096}+)", is_random),
+        (b"connect.sid", "token", rb"connect\.sid=([a-z0-9%._~+/:-]{16,4096}+)", is_random),
+        (b"cookie", "token", rb"cookies?(?: value)?(?: is| ist|:)[ \t]{1,2}[\"'`]?([a-z0-9%._~+/:-]{20,4096}+)", lambda value: is_random(value, 20) and not value.islower()),
+        (
+            b"code",
+            "password",
+            rb"code(?:(?<=(?:fication|irmation|tication) code)|(?<=security code)|(?<=-time code)|(?<=login code)|(?<=2fa code)|(?<=best\x80tigungscode)|(?<=-time passcode)| de v\x80rification| de verificaci\x80n)" + _DIGITS,
+            None,
+        ),
+        (b"otp", "password", rb"otp(?<![a-z_]otp)(?: code)?" + _DIGITS, None),
         (b"identified", "password", rb"identified (?:with \S{1,60} )?by [\"']([^\"'\n]{4,256}+)", is_no_placeholder),
         *((mark, "password", mark + _CONNECT, is_no_placeholder) for mark in (b"getconnection", b"mysqli", b"mysqli_connect", b"mysql_connect", b"new pdo")),
         (b"private_key_id", "api_key", rb"private_key_id[\"'\\ ]{1,4}:[\"'\\ ]{1,4}([0-9a-f]{40})", None),
@@ -106,11 +115,12 @@ _FORMS: Final = tuple(
             is_no_placeholder,
         ),
         (b"log", "password", rb"log(?<![a-z_]log) ?in (?:with|as|using|mit)[ :]{1,2}[\w.@-]{2,60} ?[:/] ?([^\s\"',;]{4,128}+)", lambda value: is_password(value, False, b"") and DIGIT.search(value) is not None),
-        (b"pin", "password", rb"pin(?<![a-z_]pin)(?: ?code| number|\x81{1,2})?(?: is| ist|:|=|: ?is)[ \t]{0,2}[\"'`]?(\d{4})(?![.,:/-]?\d)", None),
+        (b"pin", "password", rb"pin(?<![a-z_]pin)(?: ?code| number|\x81{1,2})?(?: is| ist| es| est|:|=|: ?is)[ \t]{0,2}[\"'`]?(\d{4})(?![.,:/-]?\d)", None),
         (b"cv", "card", rb"cv(?<![a-z]cv)[cv]2?(?: code| is|:|=){0,2}[ \t]{0,2}[\"']?(\d{3,4})(?!\d)", None),
         (b"phrase", "private_key", rb"phrase(?<=(?:seed|cret|very|ckup|llet)[ _-]phrase)" + _PHRASE, None),
         (b"mnemonic", "private_key", rb"mnemonic(?:[ _-]phrase)?" + _PHRASE, None),
-        (b"cred", "password", rb"cred(?<![a-z]cred)(?:ential)?s?[\"']?[ \t]{0,2}[:=]?[ \t]{1,3}(?!(?:type|scope|provider|source|mode|id|name|helper|store|file|path|kind|class|grant|format|status)\b)[\w.@-]{2,60} ?[:/] ?([^\s\"',;]{4,128}+)", lambda value: is_password(value, False, b"") and DIGIT.search(value) is not None and not value.isdigit()),
+        *((mark, "password", mark + ending + rb"[\"']?[ \t]{0,2}(?::|=|are|is|sind)?[ \t]{1,3}(?!(?:type|scope|provider|source|mode|id|name|helper|store|file|path|kind|class|grant|format|status)\b)[\w.@-]{2,60} ?[:/] ?([^\s\"',;]{4,128}+)", lambda value: is_password(value, False, b"") and DIGIT.search(value) is not None and not value.isdigit())
+            for mark, ending in ((b"cred", rb"(?<![a-z]cred)(?:ential|enciale)?s?"), (b"zugangsdaten", b""), (b"identifiants", b""))),
     )
 )  # fmt: skip
 
@@ -121,13 +131,13 @@ _GATES: Final = {
     b"@": (b"@tcp(", b"@unix("),
     b"_": (b"private_key_id",),
     b"}": (b"value",),
-    b"=": (b"connect.sid", b"sess", b"cookie"),
+    b"=": (b"connect.sid", b"sess"),
     b"$": (b"$",),
     b"\"": (b"\"kty",),
     b"(": (b"auth", b"login", b"getconnection", b"mysqli", b"mysqli_connect", b"mysql_connect", b"new pdo"),
     b";": (b"wifi:",),
-    b" ": (b"log", b"phrase", b"mnemonic", b"identified", b"2fa", b"totp", b"authenticator", b"setup key", b"recovery code", b"backup code"),
-    b"": (b"authorization", b"bearer", b"cred", b"pin", b"cv"),
+    b" ": (b"log", b"phrase", b"mnemonic", b"identified", b"code", b"otp", b"zugangsdaten", b"identifiants", b"2fa", b"totp", b"authenticator", b"setup key", b"recovery code", b"backup code"),
+    b"": (b"authorization", b"bearer", b"cookie", b"cred", b"pin", b"cv"),
 }  # fmt: skip
 """What must be there, too, for a form to be looked for: a single sign is seen in no time."""
 
@@ -204,7 +214,11 @@ class CredentialFormats:
             spans += [(*match.span(1), "token") for match in _LONE.finditer(raw) if is_random(match[1], 20)]
 
 
-SAID: Final = widen(_SAID.pattern)
+_CODE: Final = re.compile(
+    r"(?:验证码|驗證碼|校验码|校驗碼|动态码|動態碼|[认認]証コード|確認コード|인증 ?번호|인증 ?코드|[Кк]од подтверждения)"
+    r"(?:[是为為はは은는] ?|[：:][ \t]{0,2}| )[\"'「“]?(\d{4,8})(?!\d)"
+)
+SAID: Final = f"{widen(_SAID.pattern)}|{widen(_CODE.pattern)}"
 _SAID_KEYS: Final = re.compile(
     r"(?:[Тт]окен|[Кк]люч|토큰|키|トークン|秘密鍵|キー|私[钥鑰]|權杖|الوصول|السري|مفتاح|कुंजी|คีย์|אסימון|מפתח|[Κκ]λειδί)(?:[^\n!-~]{0,12}|(?: API| api)?)"
     r"[ ：:=是为「“\"'`*>-]{1,6}([A-Za-z0-9+/=_.-]{20,512})"
@@ -223,7 +237,7 @@ def find_said_keys(view: SearchText, spans: list[Span]) -> None:
 
 
 def find_said(view: SearchText, spans: list[Span]) -> None:
-    """Append to `spans` the passwords behind words of other scripts."""
+    """Append to `spans` the passwords, and codes of one use, behind words of other scripts."""
     for said in _SAID.finditer(view.text):
         value = said[1].encode()
         if is_password(value, False, b"") and not (
@@ -231,6 +245,7 @@ def find_said(view: SearchText, spans: list[Span]) -> None:
             and (_DATE.match(value) or _UNIT.match(view.text, said.end()) or _MEASURED.search(said[0]))
         ):
             spans.append((*said.span(1), "password"))
+    spans += [(*said.span(1), "password") for said in _CODE.finditer(view.text)]
 
 
 _FIGURE: Final = re.compile(rb"[0-9][0-9.,:/~-]*")

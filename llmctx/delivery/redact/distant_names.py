@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from itertools import chain
 from typing import Final
 
 from llmctx.delivery.redact.normal_form import SearchText
@@ -21,8 +22,17 @@ _COLUMN: Final = re.compile(rf"[^,]{{0,60}}(?:{_NAMES})[^,]{{0,20}}".encode())
 _LITERAL: Final = re.compile(
     rb"\s{0,8}(?:'((?:[^'\n]|''){0,512}+)'|\"([^\"\n]{0,512}+)\"|[^,()'\"\n]{0,200}+(?:\([^()\n]{0,200}\))?)\s{0,8}(?:,|(?=\)))"
 )
-_BLOCK: Final = re.compile(
-    rb"(?<![a-z])(?:secrets?|credentials|api_?keys|tokens|passwords)[\"']?:[ ]?\{?\n(?P<lines>(?:[ \t]{1,16}[\"']?[a-z0-9_.-]{1,60}[\"']?:[ ]?[^\s]{8,512}+\n?){1,24}+)"
+_BLOCKS: Final = tuple(  # one for each name: what begins with letters that are known is found in no time
+    re.compile(
+        name + rb"[\"']?:[ ]?\{?\n(?P<lines>(?:[ \t]{1,16}[\"']?[a-z0-9_.-]{1,60}[\"']?:[ ]?[^\s]{8,512}+\n?){1,24}+)"
+    )
+    for name in (
+        rb"secret(?<![a-z]secret)s?",
+        rb"credentials(?<![a-z]credentials)",
+        rb"api(?<![a-z]api)_?keys",
+        rb"tokens(?<![a-z]tokens)",
+        rb"passwords(?<![a-z]passwords)",
+    )
 )
 _ENTRY: Final = re.compile(rb":[ ]?[\"']?([^\s\"',]{16,512}+)")
 _NAMED_BEHIND: Final = ("passw", "passphrase", "pwd", "secret", "token", "key", "kennwort", "contrase", "mot de passe")
@@ -46,7 +56,7 @@ class DistantNames:
     def __init__(self, kinds: frozenset[str]) -> None:
         self._kinds = kinds
         says = f"{_SAYS}[a-z _'-]*(?:{'|'.join(_NAMED_BEHIND)})"
-        self.heads = "|".join([widen(_INSERT.pattern), widen(_BLOCK.pattern), says])
+        self.heads = "|".join([widen(_INSERT.pattern), *(widen(block.pattern) for block in _BLOCKS), says])
         """Of `low`."""
 
     def find(self, view: SearchText, spans: list[Span]) -> None:
@@ -56,7 +66,7 @@ class DistantNames:
             _find_in_columns(raw, low, spans)
         if "api_key" in self._kinds:
             if b":\n" in low or b"{\n" in low:
-                for block in _BLOCK.finditer(low):
+                for block in chain.from_iterable(form.finditer(low) for form in _BLOCKS):
                     _find_in_block(raw, *block.span("lines"), spans)
             left = _MANY + len(raw) // _FEW
             for name in map(str.encode, _NAMED_BEHIND):

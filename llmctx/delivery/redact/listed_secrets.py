@@ -49,8 +49,7 @@ _LISTS: Final = tuple(
 )
 # -- tables ---------------------------------------------------------------------------------------------------------
 
-TABLES: Final = r"\n {0,3}[|+]? ?:?-[-: ]*[|+]"
-"""Of `raw`: the rule below the head."""
+_TABLES: Final = r"\| ?:?--|--:? ?\||--\+|\|-\|"  # signs that a rule has
 _RULE: Final = re.compile(rb"\n {0,3}[|+]? ?:?-[-: ]{0,200}+[|+][-|+: ]{0,1000}+\r?(?=\n)")
 _CELL: Final = re.compile(
     rf"(?:[a-z0-9]{{1,16}}[ _.-]|[\u4e00-\u9fff]{{1,4}}){{0,3}}(?:(?P<key>{_KEY}|密[钥鑰])"
@@ -73,6 +72,8 @@ class ListedSecrets:
         self._lists = [entry for entry in _LISTS if entry[0] in kinds]
         self.lists = "|".join(widen(form.pattern) for _, form in self._lists)
         """Of `low`."""
+        self.tables = _TABLES if kinds & {"api_key", "password"} else ""
+        """Of `raw`."""
 
     def find(self, view: SearchText, spans: list[Span]) -> None:
         """Append to `spans` what is found in lists."""

@@ -35,7 +35,7 @@ _ATTRIBUTE: Final = r"(?: [a-z:]{1,20}=\"[^\"<>]{0,60}\")?"
 _ATTRIBUTES: Final = r"[\"']?(?: [a-z:-]{1,20}(?:=(?:\"[^\"<>]{0,60}\"|'[^'<>]{0,60}'|[^\s\"'<>]{1,60}))?){0,6} (?:value|content)=(?=[\"'])"
 _ACCESSORS: Final = r" ?\{[^{}\n]{1,24}\}[ \t]{0,4}="  # of C#
 _IDEOGRAPHS: Final = r"\x81{1,2}[ \t]{0,2}(?=[!#-+./0-9:;=?-_a-z{}~-]{6})"  # "API_KEY是…"
-_IS: Final = r"[ \t]{1,4}+(?:is|was|are|ist|est|es|(?P<be>(?:should|must|has to|will|can) be|from \S{1,200} to)|(?:(?:has been|have been|had been|was|is)[ ](?:now[ ])?)?(?:set|changed|reset)[ ]to|to|lautet|je|l?\x80|\x80r)(?::[ \t]?|[ ])"
+_IS: Final = r"[ \t]{1,4}+(?:is|was|are|ist|est|es|(?P<be>(?:should|must|has to|will|can) be|from \S{1,200} to|auf|a|en|naar|na)|(?:(?:has been|have been|had been|was|is)[ ](?:now[ ])?)?(?:set|changed|reset)[ ]to|to|lautet|je|l?\x80|\x80r)(?::[ \t]?|[ ])"
 _TELLS: Final = r"[^\s]{0,40}(?:[^a-z\s.,;:!?]|[!?][a-z])"
 _GAP: Final = (
     r"[\"'`*]{0,3}(?:[ \t]{0,2}[(](?:(?=\S{16})|(?<=[ \t][(])(?=[^\s()]{6,64}[)]))|[ \t]{1,16}+(?:<<<[ \t]?|--?[ \t]|--value[ =])?"
@@ -47,8 +47,8 @@ _BLOCK: Final = (
     r"[ \t]?\{\s{0,16}(?:[a-z]{1,16}[ \t]{0,8}=[ \t]?[^\n]{0,120}\n\s{0,16}){0,4}(?:default|value)[ \t]{0,16}="
 )
 _SIGNS: Final = (
-    rf"(?:{_CLOSE}(?:{_TYPE}{_WS}|{_BLOCK}{_WS}|(?:[:=|>]{{1,2}}+{_WS}(?:\|{_WS}|<!\[cdata\[|\s{{0,8}}<[a-z:]{{1,20}}>)?"
-    rf"|{_WS}(?:[(][^()\n]{{1,30}}[)]{_WS}|(?:for|f\x80r|del?|du|d[ao]|van|till?)(?:[ ][\w.@\x80-]{{1,40}}){{1,3}})?(?:[:=|]{{1,2}}+>?|->|<-){_WS}(?:\|{_WS}|[&!][a-z_-]{{1,20}}[ ]|\{{\s{{0,8}}{_VALUE_OF}{_WS}:)?"
+    rf"(?:{_CLOSE}(?:{_TYPE}{_WS}|{_BLOCK}{_WS}|(?:(?:[:=|>]{{1,2}}+(?:(?<=\|\|)=)?|\?\??=){_WS}(?:\|{_WS}|<!\[cdata\[|\s{{0,8}}<[a-z:]{{1,20}}>)?"
+    rf"|{_WS}(?:[(][^()\n]{{1,30}}[)]{_WS}|(?:for|of|f\x80r|vo[nm]|de[lrs]?|du|d[ao]|van|till?)(?:[ ][\w.@\x80-]{{1,40}}){{1,3}})?(?:[:=|]{{1,2}}+(?:>|(?<=\|\|)=)?|->|<-|\?\??=){_WS}(?:\|{_WS}|[&!][a-z_-]{{1,20}}[ ]|\{{\s{{0,8}}{_VALUE_OF}{_WS}:)?"
     rf"|,{_LINES}[\"'\\ ]{{0,3}}+{_VALUE_OF}{_WS}[:=]|\n{_WS}(?:-{_WS})?{_VALUE_OF}{_WS}[:=])"
     rf"(?P<line>(?:[|>]?[-+0-9]{{0,2}}[ \t]{{0,2}})?(?:\r?\n){{1,2}}[ \t]{{0,32}}+(?:-[ ])?)?"
     rf"|[ \t]{{1,16}}+(?:value=|name=[^<>\n]{{0,40}}?value=)|[(](?=[\"'])|[ \t]{{1,4}}+(?=')|(?P<comma>,[ \t]{{0,4}}+)(?=[\"'])|(?P<cell>,[ \t]{{0,4}}+)(?=[a-z0-9+/=_.-]{{20}})"
@@ -72,12 +72,12 @@ _COUNTED: Final = re.compile(rb"s?(?:_|[\\\"']{0,3}[ ]?[:=][ ]?[0-9]{1,9}(?![0-9
 
 
 _BETWEEN_SIGNS: Final = (
-    r"(?:[ \t]*(?:\([^()\n]*\)|(?:for|f\x02r|del?|du|d[ao]|van|till?)(?: [^ \t\n:=|>]+)(?: [^ \t\n:=|>]+)?(?: [^ \t\n:=|>]+)?)?[ \t]*(?:[:=|>]|->|<-)|[ \t]+(?:value=|name=|[\"'])|\([\"']"
+    r"(?:[ \t]*(?:\([^()\n]*\)|(?:for|of|f\x02r|vo[nm]|de[lrs]?|du|d[ao]|van|till?)(?: [^ \t\n:=|>]+)(?: [^ \t\n:=|>]+)?(?: [^ \t\n:=|>]+)?)?[ \t]*(?:[:=|>]|->|<-|\?\??=)|[ \t]+(?:value=|name=|[\"'])|\([\"']"
     r"|[ \t]+(?:&?(?:'static )?)?(?:str|string|text|char|secretstr|bytes|any)[^\n=]*=|,\s*[\"'\\ ]*(?:[\"']|value|val|default|content|string)"
     r"|[\"']?(?: [a-z:-]+[^<>]*)? (?:value|content)=|\s+(?:-[ \t]*)?\"?(?:value|val|default|content|string)|[ \t]?\{|\} ?= ?[\"']|\x03|(?: [a-z:]+=\"[^\"<>]*\")?>|</)"
 )
 _BETWEEN_WORDS: Final = (
-    "(?: (?:for|of|to|del?|von|vom|f\x02r|du|des|do|da|you|we) [^\\n]*)?[ \\t]+(?:is|was|are|ist|est|es|(?:should|must|has to|will|can) be|(?:[a-z]+ )*(?:set|changed|reset) to|(?:from [^ \\n]+ )?to|lautet|je|l?\x02r?)(?::| )"
+    "(?: (?:for|of|to|del?|von|vom|f\x02r|du|des|do|da|you|we) [^\\n]*)?[ \\t]+(?:is|was|are|ist|est|es|(?:should|must|has to|will|can) be|(?:[a-z]+ )*(?:set|changed|reset) to|(?:from [^ \\n]+ )?to|auf|a|en|naar|na|lautet|je|l?\x02r?)(?::| )"
     "[ \\t]*[^ \\t\\r\\n]*[^a-z \\t\\r\\n.,;:]"
 )
 _MACHINE_MADE: Final = "(?:[^0-9]*[0-9]|[^a-z]*[a-z]{24})"
@@ -95,9 +95,9 @@ def _heads(named: Iterable[tuple[str, str]]) -> str:
     )
 
 
-_FOREIGN: Final = (  # names of passwords in other languages
+_FOREIGN: Final = (  # names of passwords in other languages, and of a network's
     "kennwort", "zugangscode", "mdp", "wachtwoord", "senha", "clave", "parola", "passord", "l\x80senord", "losenord", "adgangskode", "salasana", "has\x80o", "haslo",
-    "heslo", "geslo", "parol\x80", "slapta\x80odis", "lykilor\x80", "wagwoord", "pasahitza", "contrasinal", "jelsz\x80", "lozinka", "parool", "\x80ifre", "\x80ifrem", "sifre", "sifrem", "m\x80t kh\x80u", "sandi", "katalaluan", "psk",
+    "heslo", "geslo", "parol\x80", "slapta\x80odis", "lykilor\x80", "wagwoord", "pasahitza", "contrasinal", "jelsz\x80", "lozinka", "parool", "\x80ifre", "\x80ifrem", "sifre", "sifrem", "m\x80t kh\x80u", "sandi", "katalaluan", "psk", "wifi key", "wi-fi key", "wlan-schl\x80ssel",
 )  # fmt: skip
 _Name = tuple[bytes, bytes | None, str, re.Pattern[bytes]]
 _NAMES: Final = (  # a word that must be there, a sign (seen in no time), the kind, the end of the name

@@ -22,24 +22,24 @@ _CODE_SIZES: Final = (2, 1, 3)  # digits of country codes, of which none begins 
 NO_DIGITS: Final = bytes(c for c in range(256) if not 0x30 <= c <= 0x39)
 
 _STRONG: Final = (
-    rb"t[e\x80]l(?:[e\x80]?(?:ph|f)on[a-z]{0,3}|efoon|epon|p|em\x80vel|efonnummer)?|[a-z]{0,12}phones?(?:numbers?|nr|num)?|(?:mobile|cell|contact|fax)(?:number|num|no)|mob(?:il[a-z]?|ile)?|m\x80vil|cell(?:phone|ular[ei]?)?"
+    rb"t[e\x80]l(?:[e\x80]?(?:ph|f)on[a-z]{0,3}|efoon|epon|p|em\x80vel|efonnummer)?|[a-z]{0,12}phones?(?:numbers?|nr|num)?|(?:mobile|cell|contact|fax)(?:number|num|no)|mob(?:il[a-z]?|ile)?|m\x80vil|cell?(?:phone|ular[ei]?)?"
     rb"|handy|fax|whatsapp|wechat|viber|sms|hotline|celular|telefax|fon|ph|n[u\x80]m(?:e|\x80)ro|tlf|gsm|natel|puhelin|mobitel|nomor"
     rb"|kom\x80rk[a-z\x80]{1,5}|(?:handy|mobil|ruf|phone|mobiel|telefoon|telefon|puhelin|fax|festnetz)[a-z]{0,3}numm?er[oa]?|contacto?|kontakt|helpline|ll[a\x80]m[ae]n?me|\x80i\x80n tho\x80i"
 )
 _WEAK: Final = (
     rb"call(?:ed|ing|back)?|reach(?:ed)?|dial(?:ed)?|ring|text(?:ed)?|support|durchwahl"
     rb"|(?:(?<![a-z\x80][ _-])|(?<=(?:my|is|to|at|on) )|(?<=(?:the|his|her|our|new) )|(?<=(?:your|this|home|work|cell|mein) ))num(?:b|m|)er[o]?"
-    rb"|ruft?|anrufen|appele[rz]|appelle|joindre|llamar[a-z]{0,3}|ll\x80m[a-z]{2,5}|chiam[a-z]{1,5}|bel|bellen|zadzwo\x80|dzwo\x80|zavolejte|ringa?|hubungi"
+    rb"|ruft?|anrufen|appele[rz]|appelle|joindre|llamar[a-z]{0,3}|ll\x80m[a-z]{2,5}|chiam[a-z]{1,5}|bel|bellen|zadzwo\x80|dzwo\x80|zavolejte|ringa?|hubungi|s\x80t|hp"
 )
 _PERSONS: Final = re.compile(rb"[^a-z](?:me|us|him|her|them|my|mich|uns|moi|nous|nos|mij|mi|mig)[^a-z]")
 _CUE_BEYOND: Final = re.compile(
     "[📞☎📱✆]|电话|電話|手机|手機|联系方式|联系|聯絡|连絡先|連絡先|(?<![单單编編序运運货貨票账帳卡])[号號][码碼]|热线|传真|傳真|座机|微信|致电|拨打|携帯|전화|휴대폰|핸드폰|연락처"
-    "|[Тт]ел(?:ефон)?|[Мм]об(?:ильный)?|[Мм]ой [Нн]омер|[Зз]вони|[Пп]озвони|[Фф]акс|τηλ|κιν|هاتف|جوال|موبايل|טלפון|נייד|फ़ोन|फोन|मोबाइल|โทร|เบอร์"
+    "|[Тт]ел(?:ефон)?|[Мм]об(?:ильный)?|[Мм]ой [Нн]омер|[Зз]вони|[Пп]озвони|[Фф]акс|[Ττ]ηλ|[Κκ]ιν|هاتف|جوال|موبايل|טלפון|נייד|फ़ोन|फोन|मोबाइल|โทร|เบอร์"
 )
 _WORDS_BETWEEN: Final = (
     rb"(?:no|nr|num|number|numbers|num\x80ro|is|was|are|at|on|me|us|him|her|them|home|work|office"
     rb"|cell|mobile|direct|line|new|my|the|our|to|or|and|value|string|phone|tel|fax|text|de|ist|est|es|m|s|t|nummer|numero"
-    rb"|mich|an|uns|unter|auf|le|au|al|moi|nous|sur|mi|il|lo|op|til|pod|n|e|o|hp|saya|\x80)"
+    rb"|mich|mig|p\x80|er|an|uns|unter|auf|le|au|al|moi|nous|sur|mi|il|lo|op|til|pod|n|e|o|hp|saya|\x80)"
 )
 _BETWEEN: Final = rb"(?:[^a-z0-9]|(?<![a-z])" + _WORDS_BETWEEN + rb"(?![a-z]))"
 _CUE: Final = re.compile(
@@ -169,7 +169,11 @@ def _cue_before(view: SearchText, start: int) -> str:
     before = before[begin:]
     said = before.rstrip(_NOT_LETTER)
     word = said[len(said.rstrip(_LETTERS)) :]
-    is_possible = word and (_may_announce(word) or said[-len(word) - 1 : -len(word)] == b"\x80")
+    is_possible = word and (
+        _may_announce(word)
+        or said[-len(word) - 1 : -len(word)] == b"\x80"
+        or before[len(said) : len(said) + 1] == b"\x80"
+    )
     if is_possible and (cue := _CUE.search(before)):
         return "strong" if cue.lastindex or _PERSONS.search(before, cue.start()) else "weak"
     if b"?" in before or not before.isascii():  # an emoji is a "?" there

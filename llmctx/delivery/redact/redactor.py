@@ -193,7 +193,7 @@ class Redactor:
         if len(text) >= _SHORTEST:
             view = NormalForm(text)
             self._detectors.find(view, spans)
-            self._credentials.find_private_keys(view, spans)
+            self._credentials.find_beyond_lines(view, spans)
             if spans and not view.is_original:
                 spans = [(*view.original_span(start, end), kind) for start, end, kind in spans]
         return spans

@@ -12,10 +12,11 @@ import re
 from typing import Final
 
 from llmctx.delivery.redact.command_lines import CommandLines
+from llmctx.delivery.redact.continuations import find_continuations
 from llmctx.delivery.redact.credential_formats import SAID, SAID_KEYS, CredentialFormats, find_said, find_said_keys
 from llmctx.delivery.redact.detectors import Detector
 from llmctx.delivery.redact.distant_names import DistantNames
-from llmctx.delivery.redact.listed_secrets import TABLES, ListedSecrets
+from llmctx.delivery.redact.listed_secrets import ListedSecrets
 from llmctx.delivery.redact.named_secrets import NamedSecrets
 from llmctx.delivery.redact.normal_form import SearchText
 from llmctx.delivery.redact.secret_values import is_random
@@ -58,7 +59,7 @@ class Credentials:
             Detector("words", named.find_foreign, named.heads_of_foreign),
             Detector("words", distant.find, distant.heads),
             Detector("words", listed.find, listed.lists),
-            Detector("tables", listed.find_columns, TABLES, below=True),
+            Detector("at", listed.find_columns, listed.tables, below=True),
             Detector("words", commands.find, commands.heads),
             Detector("words", formats.find, formats.heads),
         ]
@@ -68,8 +69,10 @@ class Credentials:
             self.detectors.append(Detector("beyond", find_said_keys, SAID_KEYS))
         self.detectors = [detector for detector in self.detectors if detector.pattern]
 
-    def find_private_keys(self, view: SearchText, spans: list[Span]) -> None:
-        """Append to `spans` what is found of what goes over many lines."""
+    def find_beyond_lines(self, view: SearchText, spans: list[Span]) -> None:
+        """Append to `spans` what goes over many lines, and the rest of what was found in one."""
+        if spans:
+            find_continuations(view.raw, spans)
         if "private_key" in self._kinds and b"PRIVATE KEY" in view.raw:
             _find_private_keys(view.raw, spans)
 

@@ -34,6 +34,9 @@ redact = Redactor().redact
         "DB password?\nA: it is {}",
         "秘钥是{}", "CREATE LOGIN app WITH PASSWORD = N'{}'", "api_key=SecretStr('{}')", 'token = b"{}"',
         "password: pa1x&{}",
+        "process.env.API_KEY ||= '{}'", "API_KEY ?= {}", "config.token ??= '{}'", "passphrase of the ssh key: {}",
+        "Ich habe das Passwort auf {} geändert", "contraseña a {}", "mot de passe en {}", "The wifi key is {}",
+        "Der WLAN-Schlüssel ist {}",
     ],
 )  # fmt: skip
 def test_the_value_goes_and_the_name_stays(text: str) -> None:
@@ -54,6 +57,7 @@ def test_the_value_goes_and_the_name_stays(text: str) -> None:
         "токенов: 4096", "ключ: user-profile-cache-entry", "token details: abcd1234",
         "second pass: 0.98", "pass: 12/13", "SET password = :password WHERE id = :id", "password = #{password}",
         "--secret id=npmrc,src=x",
+        "le mot de passe en 2026", "Passwort auf Seite 12b", "token ?? 'none'",
         "密码长度为6-16位", "令牌有效期为3600秒", "密码修改时间：2026-11-30", "Пароль изменён 12.11.2026",
     ],
 )  # fmt: skip
