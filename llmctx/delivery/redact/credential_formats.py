@@ -23,6 +23,11 @@ _DIGITS: Final = rb"(?: is| ist| est| es| ?:|=){1,2}[ \t]{0,2}[\"'`*]{0,3}(\d{4,
 _COLON: Final = rb"[\"'`\\*]{0,4}[ \t]{0,4}[:=>]{1,2}[ \t]{0,4}[\"'`\\]{0,4}"
 
 
+_OF_A_SESSION: Final = re.compile(
+    rb"(?i:=(?=[^;=]{0,200}[0-9])[^;]{16,}|(?:sess|sid|token|auth|csrf|jwt)[^=;]{0,20}=[^;]{6,})"
+)
+
+
 def _are_codes(value: bytes) -> bool:
     """Return True for what is given to somebody for the day on which the second factor is lost."""
     codes = value.replace(b",", b"\n").split()
@@ -36,13 +41,13 @@ _FORMS: Final = tuple(
         (
             b"authorization",
             "token",
-            rb"authorization" + _COLON + rb"((?:[a-z][a-z0-9-]{2,24}[ \t]{1,4})?[\w-]{2,30}=[\"]?[^\s\",]{2,512}(?:\"?,[ \t\r\n]{0,4}[\w-]{2,30}=\"?[^\s\",]{0,512}){1,12})",
+            rb"authorization" + _COLON + rb"((?:[a-z][a-z0-9-]{2,24}+[ \t]{1,4})?[\w-]{2,30}+=[\"]?[^\s\",]{2,512}(?:\"?,[ \t\r\n]{0,4}[\w-]{2,30}=\"?[^\s\",]{0,512}){1,12})",
             None,
         ),
         (
             b"authorization",
             "token",
-            rb"authorization" + _COLON + rb"(?:[a-z][a-z0-9-]{2,24}[ \t]{1,4})?([a-z0-9._~+/=:-]{8,4096}+)(?![ (\[]|[\"'] ?\+)",
+            rb"authorization" + _COLON + rb"(?:[a-z][a-z0-9-]{2,24}+[ \t]{1,4}+)?([a-z0-9._~+/=:-]{8,4096}+)(?![ (\[]|[\"'] ?\+)",
             lambda value: is_no_placeholder(value) and (DIGIT.search(value) is not None or len(value) >= 24),
         ),
         (
@@ -55,8 +60,8 @@ _FORMS: Final = tuple(
         (
             b"cookie",
             "token",
-            rb"cookie2?(?:" + _COLON + rb"|(?<=--cookie)[ \t=]{1,2}[\"']?|[\"'],\s{0,8}[\"']value[\"']: ?[\"'])((?:[^\s=;,\"'<>]{1,64}=[^\s;\"'<>]{0,4096}(?:; ?)?){1,40})",
-            lambda value: re.search(rb"(?i:=(?=[^;=]{0,200}[0-9])[^;]{16,}|(?:sess|sid|token|auth|csrf|jwt)[^=;]{0,20}=[^;]{6,})", value) is not None,
+            rb"cookie2?(?:" + _COLON + rb"|(?<=--cookie)[ \t=]{1,2}[\"']?|[\"'],\s{0,8}[\"']value[\"']: ?[\"'])((?:[^\s=;,\"'<>]{1,64}+=[^\s;\"'<>]{0,4096}(?:; ?)?){1,40})",
+            lambda value: _OF_A_SESSION.search(value) is not None,
         ),
         (
             b"sess",

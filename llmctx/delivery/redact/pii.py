@@ -115,6 +115,7 @@ _ISSUERS: Final = re.compile(
     rb"|6(?:011|5[0-9]{2}|4[4-9][0-9]|2[0-9]{2})[0-9]{12,15}|(?:50[0-9]{2}|5[6-9][0-9]{2}|6[37][0-9]{2})[0-9]{12,15}"
     rb"|220[0-4][0-9]{12,15}"
 )
+_FIRST_OF_CARDS: Final = b"23456"
 _PROVINCES: Final = frozenset(
     b"11 12 13 14 15 21 22 23 31 32 33 34 35 36 37 41 42 43 44 45 46 50 51 52 53 54 61 62 63 64 65 71 81 82 83".split()
 )
@@ -185,6 +186,8 @@ class Personal:
             known = (-1, -1)
             for kind, start, end in _candidates(shapes[first : finish + _AROUND], cues):
                 start, end = first + start, first + end
+                if kind == "card" and raw[start] not in _FIRST_OF_CARDS:
+                    continue
                 if (known[0] <= start and end <= known[1]) or (start < begin and b"0" in shapes[start:begin]):
                     continue  # within what was found, or digits before the run are of a hexadecimal word: a UUID
                 cost, usual = _COSTS.get(kind, (0, ""))
