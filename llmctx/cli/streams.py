@@ -12,13 +12,17 @@ import logging
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TextIO, cast
 
 from llmctx.core.errors import LlmctxError
+from llmctx.core.text import escape_controls
 
 _STANDARD: Final = (0, 1, 2)
+_OF_HOST_TYPES: Final = "Did not recognize type|Could not instantiate type"
+"""SQLAlchemy's words for the type of a column that it has no name for, which is read as text."""
 
 
 class OutputFailed(LlmctxError):
@@ -106,11 +110,25 @@ def safe_streams() -> Iterator[None]:
     hooks = threading.excepthook, sys.unraisablehook
     threading.excepthook = sys.unraisablehook = _log_failure
     try:
-        yield
+        with _plain_warnings():
+            yield
     finally:
         sys.stdout, sys.stderr = before
         threading.excepthook, sys.unraisablehook = hooks
         _abort()
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Run the block with warnings that are a sentence, rather than a place in a program; none of a host's own types."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=_OF_HOST_TYPES)
+        warnings.showwarning = _show_warning
+        yield
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"warning: {escape_controls(message)}", file=sys.stderr)
 
 
 @contextmanager

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from sqlalchemy import Connection, inspect, text
+from sqlalchemy.exc import DBAPIError
 
-from llmctx.core.errors import LlmctxError, NotACallLog
+from llmctx.core.errors import LlmctxError, MigrationsPending, NotACallLog
 from llmctx.core.text import capitalize
 from llmctx.migrate.adoption import plan as adoption
 from llmctx.migrate.adoption.checks import Columns
@@ -132,17 +133,13 @@ def _target(folder: Path) -> tuple[str, Columns]:
 
 def inspect_database(connection: Connection, settings: Settings, *, widen: bool = False) -> Survey:
     """Inspect the table once, and plan; with `widen`, ids of another type are lacking too."""
-    from alembic.migration import MigrationContext
-
     # The table first: another process may be making it just now, and commits its version together with it.
     exists = inspect(connection).has_table(settings.table, settings.db_schema)
     table = inspect_table(connection, settings.table, settings.db_schema) if settings.is_postgresql else None
     head, wanted = target()
-    if _may_read(connection, settings, settings.version_table):
-        options = {"version_table": settings.version_table, "version_table_schema": settings.db_schema}
-        current = MigrationContext.configure(connection, opts=options).get_current_revision()
-    else:  # a role that may only insert: what it sees has to do
-        current = head
+    # a role that may only insert: what it sees has to do
+    may_read = _may_read(connection, settings, settings.version_table)
+    current = _noted_version(connection, settings) if may_read else head
     by_host = current is None and (current := _noted_by_host(connection, settings)) is not None
     steps = StepPlan() if table is None else adoption.plan(table, wanted, widen=widen)
     # of what is adopted and whole nothing is left to do, whichever role asks
@@ -163,6 +160,37 @@ def inspect_database(connection: Connection, settings: Settings, *, widen: bool 
         head=head, current=current, table=kind, lacks=() if problem else lacks, problem=problem, by_host=by_host
     )
     return Survey(found, table, steps)
+
+
+def _noted_version(connection: Connection, settings: Settings) -> str | None:
+    """Return the version in our table of versions. Raises `LlmctxError` where it is none that our scripts know."""
+    from alembic.migration import MigrationContext
+    from alembic.util import CommandError
+
+    options = {"version_table": settings.version_table, "version_table_schema": settings.db_schema}
+    try:
+        noted = MigrationContext.configure(connection, opts=options).get_current_revision()
+    except (CommandError, DBAPIError) as problem:
+        if isinstance(problem, DBAPIError) and not isinstance(explain(problem, settings), MigrationsPending):
+            raise
+        raise LlmctxError(
+            f"Table {settings.version_table} in {describe_database(settings)} is not llmctx's table of versions, or "
+            "holds more than one. Nothing was changed. Rename it, or choose another name with LLMCTX_TABLE."
+        ) from problem
+    if noted is not None and noted not in _known_versions(scripts()):
+        raise LlmctxError(
+            f"{describe_database(settings)} notes version {noted!r} of the table {settings.table}, which this version "
+            "of llmctx does not know. Nothing was changed. Install a newer version of llmctx."
+        )
+    return noted
+
+
+@cache
+def _known_versions(folder: Path) -> frozenset[str]:
+    """Return the revisions in a folder of scripts."""
+    from alembic.script import ScriptDirectory
+
+    return frozenset(script.revision for script in ScriptDirectory(str(folder)).walk_revisions())
 
 
 def _noted_by_host(connection: Connection, settings: Settings) -> str | None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 import orjson
-from sqlalchemy import Boolean, ColumnElement, Double, Float, Integer, Numeric, String, select
+from sqlalchemy import Boolean, ColumnElement, DateTime, Double, Float, Integer, Numeric, String, select
 from sqlalchemy.types import TypeDecorator
 
 from llmctx.core.csv_text import csv_line
@@ -258,7 +258,7 @@ class _Parquet:
             return arrow.int64()
         if isinstance(kind, (Float, Double)) and not (isinstance(kind, Numeric) and kind.asdecimal):
             return arrow.float64()
-        return arrow.timestamp("us", tz="UTC") if kind.python_type is datetime else arrow.string()
+        return arrow.timestamp("us", tz="UTC") if isinstance(kind, DateTime) else arrow.string()
 
     def write(self, rows: Sequence[_Row]) -> None:
         if rows:

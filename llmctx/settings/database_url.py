@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, unquote_plus, urlencode
 
@@ -69,6 +69,8 @@ def normal_url(value: str) -> str:
     """Return `value` as a URL of one of the two async drivers; raise `ConfigError` for anything else."""
     if not value.strip():
         raise ConfigError(f"{KEY} is empty. {_WHAT_TO_WRITE}.")
+    if value.strip()[0] in "\"'`":  # as docker's --env-file and systemd's Environment= leave them
+        raise ConfigError(f"{KEY} begins with a quotation mark, which is part of the value here. Take it out.")
     parts = split_url(value.strip())
     if parts is None:
         raise ConfigError(f"{KEY} is not a database URL. {_WHAT_TO_WRITE}. {_ESCAPE}.")
@@ -176,9 +178,7 @@ def _understood(named: dict[str, list[str]]) -> dict[str, str | tuple[str, ...]]
         elif not (name in _WITHOUT_MEANING or name in _ELSEWHERE or text.lower() in _HARMLESS_VALUES.get(name, ())):
             unknown.append(written)
     if unknown:
-        raise ConfigError(
-            f"{KEY} has parameters that llmctx does not support: {_listed(unknown)}. Take it out of the URL."
-        )
+        raise ConfigError(f"{KEY} has {_unsupported(unknown)}. {_near(unknown)}Take {_them(unknown)} out of the URL.")
     _check_ports(query)
     if in_dsn:
         query["dsn"] = f"postgresql:///?{urlencode(in_dsn)}"
@@ -208,6 +208,22 @@ def _several(text: str | tuple[str, ...]) -> list[str]:
     return [] if not text else text.split(",") if isinstance(text, str) else list(text)
 
 
+def _unsupported(names: Sequence[str]) -> str:
+    kind = "a parameter" if len(names) == 1 else "parameters"
+    return f"{kind} that llmctx does not support ({_listed(names)})"
+
+
+def _near(names: Iterable[str]) -> str:
+    """Return what was meant, maybe, where a name is nearly one that is understood."""
+    known = [*_ARGUMENTS, *_IN_DSN, *_ALIASES, *_ELSEWHERE, "user", "password", "dbname"]
+    near = sorted({match for name in names for match in difflib.get_close_matches(name, known, 1, 0.8)})
+    return f"Did you mean {', '.join(near)}? " if near else ""
+
+
+def _them(names: Sequence[str]) -> str:
+    return "it" if len(names) == 1 else "them"
+
+
 def _listed(names: Iterable[str]) -> str:
     plain = (name if name.isprintable() and len(name) <= 40 else "a name that is none" for name in names)
     return ", ".join(sorted(plain))
@@ -227,10 +243,8 @@ def _sqlite_url(parts: UrlParts) -> URL:
     query = {_decoded(key): _decoded(text, plus=True) for key, text in parts.parameters}
     unknown = [] if name.startswith("file:") else sorted(set(query) - _OF_SQLITE)
     if unknown or not _is_number(query.get("timeout", "0")):
-        raise ConfigError(
-            f"{KEY} has parameters that llmctx does not support for SQLite: {_listed(unknown or ['timeout'])}. "
-            "Take it out."
-        )
+        wrong = unknown or ["timeout"]
+        raise ConfigError(f"{KEY} has {_unsupported(wrong)} for SQLite. Take {_them(wrong)} out of the URL.")
     return URL.create("sqlite", database=name, query=query)
 
 

@@ -135,8 +135,12 @@ def _explained(parse: Any) -> Any:
                 arguments["dsn"] = f"postgresql://?service={quote(service, safe='')}" if service else None
             return parse(**arguments)
         except (ValueError, KeyError, OSError, configparser.Error) as problem:
-            is_harmless = type(problem).__name__ == "ClientConfigurationError"
+            is_harmless = type(problem).__name__ == "ClientConfigurationError" and " object at " not in str(problem)
             what = f" ({problem})" if is_harmless else ""
+            if "target_session_attrs" in str(problem):  # of which asyncpg's message shows an object of Python's
+                what = " (target_session_attrs, or PGTARGETSESSIONATTRS)"
+            if "int()" in str(problem):  # asyncpg reads no other numbers; the message quotes the value
+                what = " (a port that is no number)"
             if isinstance(problem, OSError):
                 if is_shortage(problem):
                     raise

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from llmctx.core.text import counted
+
 LOOK: Final = """
 WITH RECURSIVE parts AS (
     SELECT pg_catalog.to_regclass(:table)::oid AS oid
@@ -61,10 +63,12 @@ def _risks(settings_row: Mapping[Any, Any]) -> Iterator[Risk]:
             "When the server crashes every row in it is lost, and no standby has a copy.",
             " ".join(f"ALTER TABLE {name} SET LOGGED;" for name in settings_row["unlogged"]),
         )
-    if settings_row["asynchronous"] and not settings_row["synchronous"]:
+    count = settings_row["asynchronous"]
+    if count and not settings_row["synchronous"]:
         yield Risk(
-            f"{settings_row['asynchronous']} standby servers follow, and no commit waits for any of them",
-            "When one of them takes over, the last rows before that are lost.",
+            f"{counted(count, 'standby server follows', 'standby servers follow')}, and no commit waits for "
+            f"{'it' if count == 1 else 'any of them'}",
+            f"When {'it' if count == 1 else 'one of them'} takes over, the last rows before that are lost.",
             "Let synchronous_standby_names name a standby, at least two where commits must not wait for one that is "
             "away.",
         )

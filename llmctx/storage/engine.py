@@ -28,7 +28,7 @@ from sqlalchemy.pool import NullPool
 from llmctx.core.errors import ConfigError, DatabaseUnavailable, LlmctxError, MigrationsPending
 from llmctx.core.text import capitalize
 from llmctx.settings import Settings
-from llmctx.storage.db_errors import is_no_host_name, pools_by_statement, sqlstate
+from llmctx.storage.db_errors import is_no_host_name, lacks_connections, pools_by_statement, sqlstate
 from llmctx.storage.driver import connect_arguments, create_private
 from llmctx.storage.pg_timestamps import register_codecs
 
@@ -41,6 +41,13 @@ _DETAIL: Final = re.compile(r"\nDETAIL:.*?(?=\nHINT:|\Z)", re.DOTALL)
 _CHECK: Final = "Check that it runs and that LLMCTX_DATABASE_URL points to it."
 
 _LOCK: Final = 0x6C6C6D637478  # "llmctx", as PostgreSQL's advisory lock
+_HINTS: Final = {
+    "rejected SSL upgrade": "Switch SSL on in the server, or ask for less with ?sslmode=prefer in LLMCTX_DATABASE_URL.",
+    "target attribute requirement": "Correct target_session_attrs in LLMCTX_DATABASE_URL, or PGTARGETSESSIONATTRS.",
+}
+"""asyncpg's words -> what to do."""
+_OF_OTHER_TYPES: Final = ("42883", "42804", "42846", "22018")
+"""What PostgreSQL says where a column of a host's own is compared with what is none of its type."""
 _SQLITE: Final = {
     "unable to open database file": "Check that LLMCTX_DATABASE_URL names a file in a folder that exists.",
     "file is not a database": "Correct LLMCTX_DATABASE_URL.",
@@ -282,15 +289,26 @@ def explain(problem: Exception, settings: Settings) -> Exception:
     if state == "42501":
         role = make_url(settings.database_url).username
         whom = f"the role {role}" if role else "the role"
+        needed = "Grant {} the right (to read: SELECT), or use another role."
+        if reason.startswith("must be owner"):
+            needed = "{} is not its owner: use the one that is."
+        elif reason.startswith("permission denied for schema"):
+            needed = "Grant {} USAGE there, and CREATE where it is to make tables, or use another role."
+        return LlmctxError(f"{capitalize(reason)} in {database}. {capitalize(needed.format(whom))}")
+    if state == "25006" or "during recovery" in reason:
         return LlmctxError(
-            f"{capitalize(reason)} in {database}. Grant {whom} the right (to read: SELECT), or use another role."
+            f"{database} may only be read ({reason}). Nothing was changed. Put the primary server, or a role that may "
+            "write, into LLMCTX_DATABASE_URL."
         )
+    if not settings.is_postgresql and isinstance(problem, (ValueError, TypeError)) and "isoformat" in reason:
+        return LlmctxError(f"A row in {database} has a time that cannot be read: {reason}. Correct or delete that row.")
     if isinstance(problem, TypeError) and "unexpected keyword argument" in reason:
         return ConfigError(f"LLMCTX_DATABASE_URL has a parameter that asyncpg does not know: {reason}. Take it out.")
     remedy = _remedy(problem, state, settings)
     if remedy is None:
         known = isinstance(problem, (DBAPIError, sqlite3.Error))
-        return LlmctxError(f"{database} refused: {reason}.") if known else problem
+        hint = " `llmctx migrate --plan` says which columns are of another type." if state in _OF_OTHER_TYPES else ""
+        return LlmctxError(f"{database} refused: {reason}.{hint}") if known else problem
     if isinstance(problem, TimeoutError):
         reason = f"no answer within {settings.connect_timeout_s:g} s"
     return DatabaseUnavailable(f"Cannot use {database}: {reason or type(problem).__name__}. {remedy}")
@@ -309,7 +327,14 @@ def _remedy(problem: Exception, state: str, settings: Settings) -> str | None:
         return "Check user and password in LLMCTX_DATABASE_URL."
     if isinstance(problem, socket.gaierror) or is_no_host_name(problem):
         return "Check the host's name in LLMCTX_DATABASE_URL."
-    if isinstance(problem, OSError) or state.startswith(("08", "53", "57P")):
+    if lacks_connections(state, str(problem)):
+        return "It has no connection left: try again later, or raise its limit."
+    if state.startswith("53"):
+        return "Give it more of what it lacks, or try again later."
+    for said, remedy in _HINTS.items():
+        if said in str(problem):
+            return remedy
+    if isinstance(problem, OSError) or state.startswith(("08", "57P")):
         return _CHECK
     if isinstance(problem, DBAPIError) and problem.connection_invalidated:
         return _CHECK

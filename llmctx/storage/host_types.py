@@ -16,6 +16,7 @@ from llmctx.core.columns import ColumnKind
 _TRUE: Final = ("true", "t", "yes", "y", "on", "1", "ok", "success")
 _FALSE: Final = ("false", "f", "no", "n", "off", "0", "error", "failed", "failure")
 _NUMBERS: Final = (sa.Integer, sa.Numeric, sa.Float)
+_IDS: Final = (sa.String, sa.Integer, sa.Numeric, sa.Uuid)
 _MOST: Final = 10**15
 """No figure of a call is larger. NaN, infinity and larger ones would make a sum useless, or fail the whole question."""
 _FIGURE: Final = r"^[+-]?[0-9]{1,18}(\.[0-9]{1,18})?([eE][+-]?[0-9]{1,2})?$"
@@ -31,8 +32,15 @@ def as_text(column: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:
     return column if is_text(column) else sa.cast(column, sa.Text)
 
 
+def as_id(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """Return `column` so that an id is compared with it: as text where it is no number, text or UUID."""
+    return column if isinstance(_plain_type(column), _IDS) else as_text(column)
+
+
 def as_kind(column: sa.ColumnElement[Any], kind: ColumnKind) -> sa.ColumnElement[Any]:
     """Return `column` as a query expects a column of this kind; unchanged where its type serves."""
+    if kind is ColumnKind.ID:
+        return as_id(column)
     if kind is ColumnKind.FLAG:
         return _as_flag(column)
     if kind is ColumnKind.COUNT:

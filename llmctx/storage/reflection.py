@@ -12,7 +12,7 @@ An adopted table may keep one id in two columns: numbers stand in its own, other
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -32,9 +32,9 @@ from llmctx.storage import texts_table
 from llmctx.storage.catalog import qualify_name
 from llmctx.storage.convert import Lossy, to_column
 from llmctx.storage.engine import describe_database
-from llmctx.storage.host_types import as_kind, as_text, is_text
+from llmctx.storage.host_types import as_id, as_kind, as_text, is_text
 from llmctx.storage.sanitize import storable_id
-from llmctx.storage.table import call_log_table
+from llmctx.storage.table import UtcTime, call_log_table
 
 UNFIT: Final = "llmctx_unfit"
 """The key of `attributes` under which the writer keeps ids that do not fit their columns."""
@@ -80,11 +80,10 @@ def _reflect(connection: sa.Connection, settings: Settings) -> sa.Table:
         raise MigrationsPending(
             f"There is no table {name} in {describe_database(settings)}. Run `llmctx migrate`."
         ) from None
-    lacking = _NEEDED - {column["name"] for column in columns}
-    if lacking:
+    if (problem := _unlike_a_call_log({column["name"]: column["type"] for column in columns})) is not None:
         raise NotACallLog(
-            f"Table {name} in {describe_database(settings)} is not a call log: it has no {', '.join(sorted(lacking))}. "
-            "Nothing was changed. Choose another name with LLMCTX_TABLE."
+            f"Table {name} in {describe_database(settings)} is not a call log: {problem}. Nothing was changed. Choose "
+            "another name with LLMCTX_TABLE."
         )
     ours = call_log_table(name, schema)
     made = [
@@ -107,6 +106,17 @@ def _reflect(connection: sa.Connection, settings: Settings) -> sa.Table:
     return table
 
 
+def _unlike_a_call_log(types: Mapping[str, TypeEngine[Any]]) -> str | None:
+    """Return what a table with these columns lacks that every question needs; None if it can be read."""
+    lacking = _NEEDED - types.keys()
+    if lacking:
+        return f"it has no {', '.join(sorted(lacking))}"
+    created_at = types["created_at"]
+    while isinstance(created_at, DOMAIN):
+        created_at = created_at.data_type
+    return None if isinstance(created_at, sa.DateTime) else "its created_at is no timestamp"
+
+
 def _type(dialect: Dialect, actual: TypeEngine[Any], declared: sa.Column[Any] | None) -> TypeEngine[Any]:
     """Return our type where it is the same in the database, for the conversions that it does; else the one found."""
     if declared is None:
@@ -117,10 +127,10 @@ def _type(dialect: Dialect, actual: TypeEngine[Any], declared: sa.Column[Any] | 
         if declared.type.compile(dialect) == actual.compile(dialect):
             return declared.type
     except Exception:  # noqa: BLE001  a type that SQLAlchemy has no name for
-        return sa.Text()
-    if isinstance(actual, sa.DateTime) and not actual.timezone:
-        return NaiveUtc()
-    return declared.type if isinstance(actual, sa.DateTime) else actual
+        return actual
+    if isinstance(actual, sa.DateTime) and isinstance(declared.type, UtcTime):
+        return declared.type if actual.timezone else NaiveUtc()
+    return actual
 
 
 def overflow_column(table: sa.FromClause, name: str) -> sa.ColumnElement[Any] | None:
@@ -248,7 +258,7 @@ def _equals(table: sa.FromClause, name: str, value: str) -> list[sa.ColumnElemen
     beside = overflow_column(table, name)
     found: list[sa.ColumnElement[bool]] = [] if beside is None else [beside == value]
     try:
-        found.append(column == to_column(column, value))
+        found.append(as_id(column) == to_column(column, value))
     except Lossy as lossy:
         if lossy.instead is not None:
             found.append(column == lossy.instead)
@@ -271,7 +281,7 @@ def equals_disjoint(table: sa.FromClause, name: str, value: str) -> list[sa.Colu
     if column is not None and beside is not None:
         value = _written(value)[0]  # a host has no column beside
         with contextlib.suppress(Lossy):
-            return [beside == value, sa.and_(column == to_column(column, value), beside.is_distinct_from(value))]
+            return [beside == value, sa.and_(as_id(column) == to_column(column, value), beside.is_distinct_from(value))]
     return [sa.or_(sa.false(), *_equals(table, name, one)) for one in _written(value)]
 
 
@@ -280,7 +290,7 @@ def id_is_in(table: sa.FromClause, name: str, values: Collection[str]) -> sa.Col
     column, beside = table.c.get(name), overflow_column(table, name)
     if column is None:
         return sa.false()
-    found = [column.in_(_fitting(column, values))]
+    found = [as_id(column).in_(_fitting(column, values))]
     return sa.or_(*found, beside.in_(values)) if beside is not None else found[0]
 
 

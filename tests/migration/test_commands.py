@@ -28,6 +28,7 @@ from llmctx.calllog import CallLog
 from llmctx.core.errors import ConfigError, DatabaseUnavailable, LlmctxError, MigrationsPending, NotACallLog
 from llmctx.core.record import COLUMNS, DEFAULT_TABLE
 from llmctx.migrate import commands as migrate
+from llmctx.ops.doctor import install_checks
 from llmctx.settings import Settings, load, settings_of
 from llmctx.storage.table import call_log_table
 from tests.conftest import execute
@@ -226,6 +227,28 @@ def test_each_question_has_its_index(database: str) -> None:
     assert set(found) == {index.name for index in call_log_table().indexes} | {f"pk_{DEFAULT_TABLE}"}
     assert "USING brin (created_at)" in found[f"ix_{DEFAULT_TABLE}_created"]
     assert "WHERE ((session_id IS NULL) OR (user_id IS NULL))" in found[f"ix_{DEFAULT_TABLE}_unattributed"]
+
+
+@pytest.mark.parametrize(
+    ("statements", "words"),
+    [
+        (("CREATE TABLE {} (other integer)",), "not llmctx's table of versions"),
+        (("CREATE TABLE {} (version_num text)", "INSERT INTO {} VALUES ('a'), ('b')"), "more than one"),
+        (("CREATE TABLE {} (version_num text)", "INSERT INTO {} VALUES ('llmctx_9999')"), "Install a newer version"),
+    ],
+)
+def test_a_version_that_is_not_known_is_named(any_empty_database: str, statements: tuple[str, ...], words: str) -> None:
+    """Of a newer llmctx, or in somebody else's table: nothing is changed, and `doctor` says the same."""
+    settings = load(database_url=any_empty_database)
+    execute(any_empty_database, *(one.format(settings.version_table) for one in statements))
+    before = schema(settings)
+    for attempt in (migrate.upgrade, migrate.plan, migrate.check, migrate.downgrade):
+        with pytest.raises(LlmctxError, match=words):
+            attempt(settings)
+    assert schema(settings) == before
+    found = asyncio.run(install_checks.database(settings, install_checks.state_of(settings)))
+    told = [finding for finding in found if finding.name == "database"]
+    assert [(words in finding.cause, finding.fix) for finding in told] == [(True, "What it says.")]
 
 
 def test_a_foreign_table_is_left_alone(any_empty_database: str) -> None:

@@ -7,7 +7,7 @@ import tempfile
 from typing import Final
 
 from llmctx.calllog import CallLog
-from llmctx.core.errors import LlmctxError
+from llmctx.core.errors import DatabaseUnavailable, LlmctxError
 from llmctx.core.failure import Failure
 from llmctx.core.record import CallRecord
 from llmctx.core.text import counted, escape_controls
@@ -46,7 +46,9 @@ async def database(settings: Settings, state: migrate.State | LlmctxError) -> li
 
 async def _table(settings: Settings, state: migrate.State | LlmctxError, where: str) -> list[Finding]:
     if isinstance(state, LlmctxError):
-        fix = "Make the database reachable, or correct LLMCTX_DATABASE_URL."
+        fix = "What it says."
+        if isinstance(state, DatabaseUnavailable):
+            fix = "Make the database reachable, or correct LLMCTX_DATABASE_URL."
         return [Finding("database", False, str(state), _wait(settings), fix, where), *await _journals(settings)]
     findings = [Finding("database", True, "reachable", where=where)]
     if not state.is_current:

@@ -269,7 +269,9 @@ def _candidates(
     after = span.is_before(later.c.created_at)
     statement = sa.select(key.label("key"), last)
     if after is not None and not apart:
-        used = sa.select(sa.literal(1)).where(later.c[kind.name] == groups.c.own, after, filters.clause(later))
+        used = sa.select(sa.literal(1)).where(
+            column_expr(later, kind.name) == groups.c.own, after, filters.clause(later)
+        )
         statement = statement.where(~used.exists())
     if place is not None:
         statement = statement.where(past_cursor(last, key, place, older=older))

@@ -156,7 +156,7 @@ def _together(groups: Sequence[Row], keys: Sequence[str]) -> list[Row]:
         key = tuple(group[name] for name in keys)
         known = found.setdefault(key, {**dict(zip(keys, key, strict=True)), "rows": 0, "last": group["last"]})
         known["rows"] += group["rows"]
-        known["last"] = max(known["last"], group["last"])
+        known["last"] = max(filter(None, (known["last"], group["last"])), default=None)  # adopted rows may have none
     return sorted(found.values(), key=lambda group: -group["rows"])
 
 

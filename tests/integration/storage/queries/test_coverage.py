@@ -17,6 +17,7 @@ from llmctx.storage.queries import Filters, token_gaps
 from llmctx.storage.queries import coverage_advice as advice
 from llmctx.storage.reflection import reflect
 from tests.kit.calls import NOON, TABLE, insert, row
+from tests.kit.rows import do
 
 
 async def test_coverage_counts_by_witness_and_says_what_the_misses_share(connection: AsyncConnection) -> None:
@@ -91,6 +92,19 @@ async def test_a_table_without_attributes_has_its_coverage(any_empty_database: s
         found = await queries.coverage(opened, await reflect(opened, settings))
     assert (found.rows, found.with_both) == (1, 0)
     assert (found.misses[0]["route"], found.misses[0]["rows"]) == (None, 1)
+
+
+async def test_misses_of_adopted_rows_without_a_time(empty_database: str) -> None:
+    """The last of them is the last that is known."""
+    await do(
+        empty_database,
+        "CREATE TABLE biz_agent_llm_call_logs (call_id uuid, created_at timestamptz, model text, user_id text)",
+        "INSERT INTO biz_agent_llm_call_logs VALUES (NULL, NULL, 'm', 'ada'), (NULL, NULL, 'm', NULL)",
+    )
+    settings = load(database_url=empty_database)
+    async with read_connection(settings) as connection:
+        found = await queries.coverage(connection, await reflect(connection, settings))
+    assert [(miss["rows"], miss["last"]) for miss in found.misses] == [(2, None)]
 
 
 async def test_coverage_of_nothing_has_no_share(connection: AsyncConnection) -> None:
