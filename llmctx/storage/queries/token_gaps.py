@@ -9,6 +9,7 @@ from sqlalchemy import Table, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llmctx.core.record import UsageSource
+from llmctx.core.text import counted
 from llmctx.storage.figures import has_no_tokens
 from llmctx.storage.filters import Filters
 from llmctx.storage.reflection import column_expr
@@ -33,9 +34,9 @@ async def missing_tokens(connection: AsyncConnection, table: Table, filters: Fil
     where = (filters or Filters()).clause(table)
     source = column_expr(table, "usage_source").label("usage_source")
     rows = select(source).where(where, has_no_tokens(table)).subquery()
-    counted = select(rows.c.usage_source, func.count().label("rows")).group_by(rows.c.usage_source)
+    groups = select(rows.c.usage_source, func.count().label("rows")).group_by(rows.c.usage_source)
     found = await connection.execute(
-        counted.order_by(func.count().desc(), rows.c.usage_source.nulls_last()).limit(_MOST)
+        groups.order_by(func.count().desc(), rows.c.usage_source.nulls_last()).limit(_MOST)
     )
     return [dict(row) for row in found.mappings()]
 
@@ -43,7 +44,7 @@ async def missing_tokens(connection: AsyncConnection, table: Table, filters: Fil
 def in_words(missing: Sequence[Row]) -> list[str]:
     """Return a sentence for each group of `missing_tokens`."""
     return [
-        f"{row['rows']:,} of the calls without tokens ({row['usage_source'] or 'no reason'}) "
+        f"{counted(row['rows'], 'call')} without tokens ({row['usage_source'] or 'no reason'}): such calls "
         + REMEDIES.get(row["usage_source"], "have a reason of their own.")
         for row in missing
     ]
