@@ -1,6 +1,7 @@
 """`make faults`: everything that llmctx promises to survive, for as long as one likes.
 
-    python -m tests.faults [--seeds 20] [--seconds 60] [--first 1] [--kills 200] [--outage-minutes 10] [--only PART ...]
+    python -m tests.faults [--seeds 20] [--seconds 60] [--first 1] [--kills 200] [--outage-minutes 10] [--outage-calls 500]
+    [--only PART ...]
 
 Says what is done and what came of it, as it goes. Exit status 1 is a finding. A seed draws the same faults each time:
 `--first N --seeds 1` brings it back; `--faults NAME ...` lets only these be drawn. `--only lines` is a failure at every
@@ -61,6 +62,7 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--forks", type=int, default=200)
     parser.add_argument("--outage-minutes", type=float, default=10.0)
+    parser.add_argument("--outage-calls", type=int, default=500, help="a second")
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
     parser.add_argument("--named", default="", help="only what has this in its name, as it is printed")
     return parser.parse_args()
@@ -118,10 +120,21 @@ def _plays(asked: argparse.Namespace) -> list[tuple[str, int, dict[str, Any], Pl
         of_others[f"pgbouncer in {mode} mode"] = partial(databases.pooled, mode=mode)
     plays += [("databases", name, asked.first, {}, play) for name, play in of_others.items()]
     outage = partial(
-        scenarios.outage, minutes=asked.outage_minutes, calls_per_s=500, size=20_000, cap_bytes=64 * _MIB, say=_say
+        scenarios.outage,
+        minutes=asked.outage_minutes,
+        calls_per_s=asked.outage_calls,
+        size=20_000,
+        cap_bytes=64 * _MIB,
+        say=_say,
     )
     plays.append(
-        ("outage", f"{asked.outage_minutes:g} minutes of outage, 500 calls/s of 20 kB", asked.first, {}, outage)
+        (
+            "outage",
+            f"{asked.outage_minutes:g} minutes of outage, {asked.outage_calls} calls/s of 20 kB",
+            asked.first,
+            {},
+            outage,
+        )
     )
     wanted = [play for play in plays if play[0] in asked.only and asked.named in play[1]]
     return [(name, seed, settings, play) for _, name, seed, settings, play in wanted]
