@@ -1,7 +1,7 @@
 """`make faults`: everything that llmctx promises to survive, for as long as one likes.
 
-    python -m tests.faults [--seeds 20] [--seconds 60] [--first 1] [--kills 200] [--outage-minutes 10] [--outage-calls 500]
-    [--only PART ...]
+    python -m tests.faults [--seeds 20] [--seconds 60] [--first 1] [--kills 200] [--outage-minutes 10]
+    [--outage-calls 500] [--only PART ...]
 
 Says what is done and what came of it, as it goes. Exit status 1 is a finding. A seed draws the same faults each time:
 `--first N --seeds 1` brings it back; `--faults NAME ...` lets only these be drawn. `--only lines` is a failure at every
