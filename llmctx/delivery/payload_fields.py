@@ -21,6 +21,7 @@ from llmctx.capture.payload.token_usage import (
     Stream,
     Usage,
     from_metadata,
+    from_provider,
     is_no_count,
     reconcile,
     usage_of,
@@ -196,7 +197,7 @@ def _usage_source(usage: Usage, answer: Answer | None, stream: Stream | None, *,
         return UsageSource.PROVIDER
     if not finished:
         return UsageSource.UNFINISHED
-    if answer is not None and any(from_metadata(answer.usage)):
+    if answer is not None and (any(from_metadata(answer.usage)) or any(from_provider(answer.raw))):
         return UsageSource.UNCERTAIN
     return UsageSource.NOT_REPORTED if stream is None else UsageSource.NO_STREAM_USAGE
 

@@ -33,8 +33,11 @@ _SEALED: Final = _STRUCTURE - {"extras", "signature", "thought_signature"}
 """As above, for an answer that has nothing but what its provider alone can read: thoughts of which a signature came."""
 _BESIDE: Final = ("audio", "image", "images", "tool_outputs", "annotations", "citations")
 """Keys of `additional_kwargs` that hold content for which the message has no field."""
-REASONING_BESIDE: Final = ("reasoning_content", "reasoning", "thinking")
-_DELTAS_BESIDE: Final = (*REASONING_BESIDE, "reasoning_details", "tool_calls", "function_call", "refusal", *_BESIDE)
+_BESIDE_TEXT: Final = ("annotations", "citations", "reference")
+_TOLD_OF_END: Final = ("finish_message",)
+"""Keys of `response_metadata` that hold words of the model, where there are no others."""
+REASONING_BESIDE: Final = ("reasoning_content", "reasoning", "thinking", "tool_plan", "reasoning_details")
+_DELTAS_BESIDE: Final = (*REASONING_BESIDE, "tool_calls", "function_call", "refusal", *_BESIDE)
 _NONE: Final[dict[str, Any]] = {}
 _NO_CONTENT: Final = frozenset({"parsed", "tool_calls", "function_call"})
 """Keys of `additional_kwargs` that repeat what stands elsewhere; names with two underscores hold signatures."""
@@ -130,7 +133,7 @@ def sort_content(content: Iterable[Any], limit: int, *, has_calls: bool) -> Cont
             if isinstance(block.get("text"), str):
                 visible.append(block["text"])
             thinking.extend(texts_of(block.get("reasoning")))  # v1 output of older Anthropic streams mixes the two
-            others += [one for name in ("annotations", "citations") for one in _listed(block.get(name))]
+            others += [one for name in _BESIDE_TEXT for one in _listed(block.get(name))]
         elif kind in _REASONING:
             before = len(thinking)
             for part in _REASONING_PARTS:
@@ -171,6 +174,11 @@ def beside_content(extra: Mapping[str, Any], limit: int, *, is_all: bool) -> tup
     return kept_blocks(found, limit)
 
 
+def told_of_end(meta: Mapping[str, Any], limit: int) -> tuple[Any, ...]:
+    """Return what a provider tells of an answer that has ended without content: Gemini's, a call that is none."""
+    return kept_blocks([{"type": name, "text": meta[name]} for name in _TOLD_OF_END if meta.get(name)], limit)
+
+
 def kept_blocks(blocks: list[Any], limit: int, structure: frozenset[str] = _STRUCTURE) -> tuple[Any, ...]:
     """Return bounded copies of the blocks that say something."""
     blocks = [block for block in blocks if says_something(block, 0, structure)]
@@ -184,7 +192,7 @@ def kept_blocks(blocks: list[Any], limit: int, structure: frozenset[str] = _STRU
 
 
 def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+    return value if isinstance(value, list) else [value] if isinstance(value, dict) else []
 
 
 def texts_of(value: Any, depth: int = 0) -> Iterator[str]:

@@ -86,6 +86,8 @@ def _of_one(error: Exception, limit: int) -> CallFailure | None:
         getattr(error, "details", None),
         response,
         getattr(error, "error", None),
+        # langchain-openai's, for a body with an error and the status of a success
+        error.args[0] if error.args and isinstance(error.args[0], dict) else None,
     ):
         found = read_body(body, limit)
         if found is not None:

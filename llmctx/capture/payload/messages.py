@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 
-from llmctx.capture.payload.blocks import REASONING_BESIDE, Content, beside_content, sort_content, texts_of
+from llmctx.capture.payload.blocks import REASONING_BESIDE, Content, beside_content, sort_content, texts_of, told_of_end
 from llmctx.capture.payload.providers import raw_usage, reported_cost, response_id, service_tier
 from llmctx.capture.payload.snapshot import LIMIT, Cut, Pieces, SizeBudget, bounded_copy, cut, join_texts
 from llmctx.core.diagnostics import diagnostics
@@ -133,7 +133,7 @@ def hold_answer(result: LLMResult, limit: int = LIMIT) -> UnreadAnswer | Answer:
         held = generation.__dict__
         fields = held["message"].__dict__
         text = fields["content"]
-        plain = type(text) is str and len(text) <= limit
+        plain = type(text) is str and 0 < len(text) <= limit
         if plain and not (fields["additional_kwargs"] or fields["tool_calls"] or fields["invalid_tool_calls"]):
             usage = fields["usage_metadata"]
             return UnreadAnswer(
@@ -183,7 +183,7 @@ def answer_of_choices(
         raw,
         meta.get("model_name") or meta.get("model") or output.get("model_name"),
         meta.get("model_provider"),
-        _finish(meta) or (_finish(info) if info else None),
+        _finish(meta) or (_finish(info) if info else None) or _block_reason(meta, output),
         usage is not None and "total_cost" in usage,  # `BaseChatModel._convert_cached_generations` leaves this
         info == {} and not meta and not usage and choices == (Choice(),),
         response_id(meta, output, fields.get("id")),
@@ -270,6 +270,8 @@ def choice_of(fields: dict[str, Any], limit: int) -> Choice:
             refusal = extra["refusal"]
         is_all = not (text or reasoning or refusal or calls or blocks)
         blocks += beside_content(extra, limit, is_all=is_all)
+    if not (text or reasoning or refusal or calls or blocks) and (meta := fields.get("response_metadata")):
+        blocks = told_of_end(meta, limit)
     return Choice(text, reasoning, cut(refusal, limit) if refusal else None, calls, count, blocks)
 
 
@@ -287,6 +289,13 @@ def _calls(
             one["error"] = error
         kept.append(bounded_copy(one, room))
     return kept
+
+
+def _block_reason(meta: Mapping[str, Any], output: Mapping[str, Any]) -> Any:
+    """Return why Google has not answered a prompt at all."""
+    feedback = meta.get("prompt_feedback") or output.get("prompt_feedback")
+    found = feedback.get("block_reason") if isinstance(feedback, dict) else None
+    return getattr(found, "name", found) or None
 
 
 def _finish(meta: Mapping[str, Any]) -> Any:

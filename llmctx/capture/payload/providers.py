@@ -49,26 +49,37 @@ PRICE_NAMES: Final[Mapping[str, str]] = {name: one.prices for one in PROVIDERS i
 # The provider's own usage object, as each spells it: the first name that has a figure.
 PROMPT: Final = (
     "prompt_tokens", "input_tokens", "prompt_eval_count", "inputTokens", "promptTokenCount", "prompt_token_count",
-    "input_token_count",
+    "input_token_count", "promptTokens", "PromptTokens", "inputTokenCount",
 )  # fmt: skip
 COMPLETION: Final = (
     "completion_tokens", "output_tokens", "eval_count", "outputTokens", "candidatesTokenCount",
-    "candidates_token_count", "generated_token_count",
+    "candidates_token_count", "generated_token_count", "completionTokens", "CompletionTokens",
+    "outputTokenCount",
 )  # fmt: skip
-TOTAL: Final = ("total_tokens", "totalTokens", "totalTokenCount", "total_token_count")
-INPUT_DETAILS: Final = ("prompt_tokens_details", "input_tokens_details", "prompt_token_details")
-OUTPUT_DETAILS: Final = ("completion_tokens_details", "output_tokens_details")
-CACHED: Final = ("cached_tokens",)
-CACHED_WHOLE: Final = ("prompt_cache_hit_tokens", "cachedContentTokenCount", "cached_content_token_count")
+TOTAL: Final = ("total_tokens", "totalTokens", "totalTokenCount", "total_token_count", "TotalTokens")
+PLAIN: Final = ("prompt_tokens", "completion_tokens", "total_tokens")
+INPUT_DETAILS: Final = (
+    "prompt_tokens_details", "input_tokens_details", "prompt_token_details", "promptTokensDetails",
+)  # fmt: skip
+OUTPUT_DETAILS: Final = (
+    "completion_tokens_details", "output_tokens_details", "candidates_tokens_details", "completionTokensDetails",
+)  # fmt: skip
+AUDIO: Final = ("audio_tokens", "audioTokens")
+MODALITY: Final = ("token_count", "tokenCount")
+"""Gemini's details are a list, one entry a modality."""
+CACHED: Final = ("cached_tokens", "cachedTokens", "num_cached_tokens")
+CACHED_WHOLE: Final = (
+    "prompt_cache_hit_tokens", "cachedContentTokenCount", "cached_content_token_count", "prompt_eval_cached_count",
+)  # fmt: skip
 """Beside the details, of what is counted in the prompt."""
 CACHE_WRITTEN: Final = ("cache_write_tokens", "cache_creation_tokens")
 LIFETIMES: Final = ("cache_creation", "cache_creation_token_details")
 """Where tokens put into a cache are counted by how long they are kept: beside, and among the details."""
-REASONING: Final = ("reasoning_tokens", "thinking_tokens")
-READ_BESIDE: Final = ("cache_read_input_tokens", "cacheReadInputTokens")
-WRITTEN_BESIDE: Final = ("cache_creation_input_tokens", "cacheWriteInputTokens")
+REASONING: Final = ("reasoning_tokens", "thinking_tokens", "reasoningTokens")
+READ_BESIDE: Final = ("cache_read_input_tokens", "cacheReadInputTokens", "cacheReadInputTokenCount")
+WRITTEN_BESIDE: Final = ("cache_creation_input_tokens", "cacheWriteInputTokens", "cacheWriteInputTokenCount")
 """Where the prompt is called `BESIDE_PROMPT`, these are no part of it."""
-BESIDE_PROMPT: Final = ("input_tokens", "inputTokens")
+BESIDE_PROMPT: Final = ("input_tokens", "inputTokens", "inputTokenCount")
 THOUGHTS_BESIDE: Final = ("thoughtsTokenCount", "thoughts_token_count")
 TOOLS_BESIDE: Final = ("toolUsePromptTokenCount", "tool_use_prompt_token_count")
 """Gemini's: no part of the output, and of the prompt."""
@@ -77,6 +88,8 @@ _OWN_IDS: Final = ("run-", "lc_run-", "lc_")
 """How ids begin that LangChain gives to messages."""
 _COST_HEADER: Final = "x-litellm-response-cost"
 _TICKS_PER_USD: Final = 10**10
+_OLLAMAS: Final = ("prompt_eval_count", "prompt_eval_cached_count", "eval_count")
+_PLAIN: Final = frozenset(PLAIN)
 # The names by which the functions below begin: most answers have none of them.
 _TIERS: Final = frozenset({"service_tier", "serviceTier", "traffic_type"})
 _COSTS: Final = frozenset({"cost", "is_byok", "cost_in_usd_ticks", "estimated_cost"})
@@ -97,8 +110,13 @@ def raw_usage(
             raw = dump()
         if isinstance(raw, dict):
             return raw.copy()
+    if isinstance(metrics := meta.get("amazon-bedrock-invocationMetrics"), dict):
+        return metrics.copy()
     if "eval_count" in meta:  # Ollama's figures lie beside the rest
-        return {name: meta.get(name) for name in ("prompt_eval_count", "eval_count")}
+        return {name: meta.get(name) for name in _OLLAMAS}
+    for place in (meta, output):  # and so do some others'
+        if not _PLAIN.isdisjoint(place):
+            return {name: place.get(name) for name in PLAIN}
     return None
 
 
@@ -109,7 +127,7 @@ def response_id(meta: Mapping[str, Any], output: Mapping[str, Any], message_id: 
         found = message_id
     if found is None and isinstance(request := meta.get("ResponseMetadata"), dict):  # AWS
         found = request.get("RequestId")
-    return found
+    return meta.get("request_id") if found is None else found  # DashScope's, Baidu's
 
 
 def service_tier(meta: Mapping[str, Any], output: Mapping[str, Any], raw: Mapping[str, Any] | None) -> Any:
@@ -133,11 +151,8 @@ def reported_cost(meta: Mapping[str, Any], output: Mapping[str, Any], raw: Mappi
     cost = usage.get("cost")
     if isinstance(cost, dict):  # Perplexity
         cost = cost.get("total_cost")
-    elif usage.get("is_byok"):  # OpenRouter with a key of one's own: its fee; the rest is paid to the provider
-        details = usage.get("cost_details")
-        upstream = details.get("upstream_inference_cost") if isinstance(details, dict) else None
-        fee = cost or 0
-        cost = fee + upstream if _is_number(upstream) and _is_number(fee) else None
+    elif usage.get("is_byok"):
+        cost = _with_upstream(cost, usage.get("cost_details"))
     if cost is None and _is_number(ticks := usage.get("cost_in_usd_ticks")):  # xAI
         return ticks / _TICKS_PER_USD
     if cost is None:
@@ -146,11 +161,20 @@ def reported_cost(meta: Mapping[str, Any], output: Mapping[str, Any], raw: Mappi
         hidden, headers = place.get("_hidden_params"), place.get("headers")
         if cost is None:
             cost = place.get("cost") if _is_number(place.get("cost")) else place.get("response_cost")
+            if cost == 0 and place.get("cost_details"):  # the client keeps no more than these of it
+                cost = _with_upstream(0, place["cost_details"]) or 0
         if cost is None and isinstance(hidden, dict):  # LiteLLM
             cost = hidden.get("response_cost")
         if cost is None and isinstance(headers, Mapping):
             cost = headers.get(_COST_HEADER)
     return cost
+
+
+def _with_upstream(fee: Any, details: Any) -> float | None:
+    """Return what a call through OpenRouter costs with a key of one's own: its fee, and what the provider is paid."""
+    upstream = details.get("upstream_inference_cost") if isinstance(details, dict) else None
+    fee = fee or 0
+    return fee + upstream if _is_number(upstream) and _is_number(fee) else None
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

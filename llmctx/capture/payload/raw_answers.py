@@ -21,7 +21,7 @@ CHAIN: Final = 6  # exceptions that wrap each other
 _BODY_LIMIT: Final = 1024 * 1024  # bytes of a response that is parsed
 _PLACES: Final = (
     "completion", "last_completion", "raw_completion", "response", "raw_response", "http_response", "body", "result",
-    "llm_result", "answer",
+    "llm_result", "answer", "ai_message",
 )  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def answer_in(error: BaseException, limit: int) -> Answer | None:
     for one in chain_of(error):
         for name in _PLACES:
             value = getattr(one, name, None)
-            answer = None if value is None else _read(value, limit)
+            answer = None if value is None else _read(value, limit) or _refused(value, limit)
             if answer is not None:
                 if (getattr(one, "n_attempts", 1) or 1) != 1:  # instructor's: the sum over all of its attempts
                     answer = answer._replace(usage=None, raw=None, cost=None)
@@ -85,6 +85,13 @@ def _read(value: Any, limit: int) -> Answer | None:
     body = _as_dict(value)
     reader = _reader(body)
     return None if reader is None or body is None else reader(body, limit)
+
+
+def _refused(body: Any, limit: int) -> Answer | None:
+    """Return what a model has said that its provider has not let through: Groq's, a call or JSON that is none."""
+    inner = body.get("error") or body if isinstance(body, dict) else None
+    text = inner.get("failed_generation") if isinstance(inner, dict) else None
+    return answer_of_choices((Choice(cut(text, limit)),), {}, None, None) if isinstance(text, str) and text else None
 
 
 def _as_dict(value: Any) -> dict[str, Any] | None:

@@ -14,8 +14,7 @@ from typing import Any, Final, NamedTuple
 from llmctx.capture.payload import providers
 
 INT_MAX: Final = 2**31 - 1
-_PLAIN_NAMES: Final = ("prompt_tokens", "completion_tokens", "total_tokens")
-_PLAIN: Final = frozenset(_PLAIN_NAMES)
+_PLAIN: Final = frozenset(providers.PLAIN)
 
 
 class Usage(NamedTuple):
@@ -36,6 +35,7 @@ class Usage(NamedTuple):
 
 
 UNKNOWN: Final = Usage()
+_DETAILS: Final = ("cached", "reasoning", "cache_written", "cache_written_1h", "audio_in", "audio_out")
 
 
 class Stream:
@@ -103,13 +103,24 @@ class Stream:
             # `stream_events(version="v3")` adds up the figures, but keeps the details of one chunk
             lost = summed.reasoning is not None and self._reasoning > summed.reasoning
             return summed._replace(reasoning=self._reasoning) if lost else summed
-        if self._prompts < 2 or self.last is None:
-            return summed  # LangChain's contract: each chunk brings what is new
+        if self.last is None:
+            return summed
+        if self._prompts < 2:  # LangChain's contract: each chunk brings what is new
+            return self._with_running_total(summed, from_metadata(self.last))
         if self._varied:
             return UNKNOWN
         # The same prompt is counted on every chunk: running totals, of which the last one holds.
         last = from_metadata(self.last)
         return last._replace(completion=None, total=None) if self._falling else last
+
+    def _with_running_total(self, summed: Usage, last: Usage) -> Usage:
+        """Return `summed`, or the `last` figures if they are totals of which only the first had the prompt.
+
+        Then the last total has it in it, and those of all chunks make no sum.
+        """
+        if _adds_up(summed) or last.completion is None or last.total != self._prompt + last.completion:
+            return summed
+        return last._replace(prompt=self._prompt)
 
 
 def from_metadata(usage: Any) -> Usage:
@@ -135,9 +146,8 @@ def from_provider(raw: Any) -> Usage:
     if not isinstance(raw, dict):
         return UNKNOWN
     if _PLAIN.issuperset(raw):  # most services have nothing else, and there are many names to look for
-        return Usage(*map(_count, map(raw.get, _PLAIN_NAMES)))
-    inputs = next(filter(None, map(raw.get, providers.INPUT_DETAILS)), None)
-    outputs = next(filter(None, map(raw.get, providers.OUTPUT_DETAILS)), None)
+        return Usage(*map(_count, map(raw.get, providers.PLAIN)))
+    inputs, outputs = _details(raw, providers.INPUT_DETAILS), _details(raw, providers.OUTPUT_DETAILS)
     prompt, completion = _first(raw, *providers.PROMPT), _first(raw, *providers.COMPLETION)
     thoughts, tools = _first(raw, *providers.THOUGHTS_BESIDE), _first(raw, *providers.TOOLS_BESIDE)
     read, written = _first(raw, *providers.READ_BESIDE), _first(raw, *providers.WRITTEN_BESIDE)
@@ -152,7 +162,7 @@ def from_provider(raw: Any) -> Usage:
     if cached is None:
         cached = _first(raw, *providers.CACHED) or None  # Kimi's; Together's is 0 whatever was cached
     reasoning = _first(outputs, *providers.REASONING)
-    kept = next(filter(None, (place.get(name) for place in (raw, inputs or {}) for name in providers.LIFETIMES)), None)
+    kept = next(filter(None, (place.get(name) for place in (raw, inputs) for name in providers.LIFETIMES)), None)
     return Usage(
         prompt=prompt,
         completion=completion,
@@ -161,7 +171,23 @@ def from_provider(raw: Any) -> Usage:
         reasoning=thoughts if reasoning is None else reasoning,
         cache_written=_beside(cache_written, written, raw),
         cache_written_1h=_first(kept, "ephemeral_1h_input_tokens"),
+        audio_in=_first(inputs, *providers.AUDIO),
+        audio_out=_first(outputs, *providers.AUDIO),
     )
+
+
+def _details(raw: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the details of a figure; some clients hand on objects, and Gemini's are a list."""
+    found: Any = next(filter(None, map(raw.get, names)), None)
+    if isinstance(found, list):
+        spoken = [_first(one, *providers.MODALITY) or 0 for one in found if _modality(one) == "AUDIO"]
+        return {providers.AUDIO[0]: sum(spoken)} if spoken else {}
+    found = found if isinstance(found, dict) else getattr(found, "__dict__", None)
+    return found if isinstance(found, dict) else {}
+
+
+def _modality(entry: Any) -> Any:
+    return entry.get("modality") if isinstance(entry, dict) else None
 
 
 def _beside(detail: int | None, beside: int | None, raw: Mapping[str, Any]) -> int | None:
@@ -179,29 +205,58 @@ def usage_of(metadata: Any, raw: Any, *, stream: Stream | None, provider: str) -
     own = from_provider(raw) if raw is not None else UNKNOWN
     if own.prompt == 0 and not own.completion and not own.total:  # a gateway that does not count
         own = own._replace(prompt=None, completion=None, total=None)
+    if stream is not None and not _adds_up(own):  # LangChain has added up those of several chunks
+        own = UNKNOWN
     usage = from_metadata(metadata)
     if stream is not None:
         usage = stream.correct(usage, provider)
     usage = _without_invented(usage, own, provider)
-    if usage.prompt is None and usage.completion is None and own is not UNKNOWN:
-        usage = usage._replace(prompt=own.prompt, completion=own.completion, total=own.total)
-    if own[3:] == UNKNOWN[3:]:
+    if own is UNKNOWN:
         return usage
-    details = ("cached", "reasoning", "cache_written", "cache_written_1h")
+    if (usage.prompt is None and usage.completion is None) or (
+        # the client has counted something twice, or not at all
+        None not in (usage.total, own.total) and not _adds_up(usage) and _adds_up(own)
+    ):
+        usage = usage._replace(prompt=own.prompt, completion=own.completion, total=own.total)
+    if usage.prompt is not None and not (usage.cached or usage.cache_written):
+        beside = (own.cached or 0) + (own.cache_written or 0)
+        if beside and own.prompt == usage.prompt + beside:  # the client has left out what went through the cache
+            usage = usage._replace(prompt=own.prompt, total=own.total)
     better: dict[str, int] = {}
-    for name in details:
+    for name in _DETAILS if own[3:] != UNKNOWN[3:] else ():
         figure, known = getattr(own, name), getattr(usage, name)
         if figure is not None and not known and figure != known:
             better[name] = figure
-    return usage._replace(**better) if better else usage
+    usage = usage._replace(**better) if better else usage
+    return _with_compaction(usage, raw["iterations"]) if raw.get("iterations") else usage
+
+
+def _adds_up(usage: Usage) -> bool:
+    """Return whether the figures make their total, with what is counted beside; or there are not all of them."""
+    dropped = reconcile(usage)[1]
+    return "total_tokens" not in dropped and "completion_tokens" not in dropped
+
+
+def _with_compaction(usage: Usage, iterations: Any) -> Usage:
+    """Return `usage` with what Anthropic has used to compact the conversation, which it counts beside."""
+    for one in iterations if isinstance(iterations, list) else ():
+        if isinstance(one, dict) and one.get("type") == "compaction":
+            more = from_provider(one)
+            figures = {
+                name: getattr(usage, name) + (getattr(more, name) or 0)
+                for name in ("prompt", "completion", "cached", "cache_written")
+                if getattr(usage, name) is not None
+            }
+            usage = usage._replace(**figures, total=None)
+    return usage
 
 
 def reconcile(usage: Usage) -> tuple[Usage, dict[str, int]]:
     """Return figures that do not contradict each other, and those that were taken out for it, by their column.
 
     Prompt and completion make the total; no part is larger than its whole. What a provider counts beside (Vertex the
-    thoughts, others what came from a cache) is added where that makes up the total; what no addition explains, is not
-    known.
+    thoughts, others what came from a cache) is added where that makes up the total, and what a client counts twice is
+    taken away; what neither explains, is not known.
     """
     prompt, completion, total, cached, reasoning, written = usage[:6]
     dropped: dict[str, int] = {}
@@ -210,7 +265,11 @@ def reconcile(usage: Usage) -> tuple[Usage, dict[str, int]]:
             total = prompt + completion
         missing = total - prompt - completion
         thoughts, kept = reasoning or 0, (cached or 0) + (written or 0)
-        if missing < 0:
+        if missing < 0 and -missing == kept <= prompt // 2:  # counted twice
+            prompt += missing
+        elif missing < 0 and -missing == thoughts <= completion // 2:
+            completion += missing
+        elif missing < 0:
             dropped["total_tokens"], total = total, None
         elif missing > 0:
             for more_in, more_out in ((0, thoughts), (kept, 0), (kept, thoughts)):

@@ -107,6 +107,8 @@ def test_a_block_is_kept_as_text_or_as_a_note(kind: Any) -> None:
         (AIMessage([{"type": "refusal", "refusal": WORD}]), f'"refusal":"{WORD}"'),
         (AIMessage([{"type": "text", "text": "x", "annotations": [{"type": "citation", "url": WORD}]}]), WORD),
         (AIMessage([{"something": WORD}]), WORD),
+        (AIMessage([{"type": "text", "text": "x", "reference": {"type": "reference", "title": WORD}}]), WORD),
+        (AIMessage("", response_metadata={"finish_message": f"Malformed function call: {WORD}"}), WORD),
         (AIMessage([{"type": "tool_use", "id": "t", "name": WORD, "input": {}}]), WORD),
         (AIMessage([{"type": "thinking", "thinking": "", "signature": WORD}]), WORD),
         (AIMessage([{"type": "thinking", "thinking": "", "signature": BASE64}]), "<thinking, 41 kB>"),

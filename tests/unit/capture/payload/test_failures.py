@@ -90,6 +90,8 @@ FAILURES: list[tuple[Exception, str, str | None]] = [
     (http_error(httpx, "a page"), "HTTPStatusError", "a page"),
     (OutputParserException("cannot parse"), "OutputParserException", None),
     (ValueError("plain"), "ValueError", "plain"),
+    (ValueError({"message": "Provider returned error", "code": 429}), "429", "Provider returned error"),
+    (ValueError({"row": 3}), "ValueError", "{'row': 3}"),
     (ValueError(), "ValueError", None),
     (KeyError("k"), "KeyError", "'k'"),
 ]

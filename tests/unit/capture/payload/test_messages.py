@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import json
+from decimal import Decimal
 from typing import Any
 
+import pytest
+from google.genai.types import BlockedReason
 from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
@@ -16,6 +19,7 @@ from langchain_core.messages import (
     SystemMessage,
     ToolMessage,
 )
+from langchain_core.outputs import ChatGeneration, LLMResult
 
 from llmctx.capture.payload.messages import answer_of, prompt_of_messages, prompt_of_text
 from llmctx.capture.payload.token_usage import Stream
@@ -185,3 +189,40 @@ def test_other_choices_and_refusals_are_shown() -> None:
         "refusal": "no",
         "other_choices": [{"content": "second"}],
     }
+
+
+def test_reasoning_beside_the_content_is_reasoning() -> None:
+    """Also beside a tool call, and where there are only its details."""
+    call: Any = {"name": "f", "args": {}, "id": "1"}
+    for more in (
+        {"reasoning_content": "because"}, {"tool_plan": "because"},
+        {"reasoning_details": [{"type": "reasoning.text", "text": "because", "index": 0}]},
+    ):  # fmt: skip
+        message = AIMessage("", additional_kwargs=more, tool_calls=[call])
+        fields = fields_of(answer=answer_of(LLMResult(generations=[[ChatGeneration(message=message)]])))
+        assert (json.loads(fields["reasoning_snapshot"]), fields["tool_calls"]) == ("because", 1)
+
+
+def test_a_prompt_that_was_blocked_says_why() -> None:
+    """Google answers it with no candidate, whose finish reason there could be."""
+    feedback = {"prompt_feedback": {"block_reason": BlockedReason.PROHIBITED_CONTENT}}
+    for meta, output in ((feedback, None), ({}, feedback)):
+        generations = [[ChatGeneration(message=AIMessage("", response_metadata=meta))]]
+        fields = fields_of(answer=answer_of(LLMResult(generations=generations, llm_output=output)))
+        assert fields["finish_reason"] == "PROHIBITED_CONTENT"
+
+
+@pytest.mark.parametrize(
+    ("meta", "cost"),
+    [
+        ({"cost": 0.002, "cost_details": {"upstream_inference_cost": 0.0021}}, "0.002"),
+        ({"cost": 0.0, "cost_details": {"upstream_inference_cost": 0.004}}, "0.004"),
+        ({"cost": 0, "cost_details": {"upstream_inference_cost": None}}, "0"),
+        ({"response_cost": 3.5e-06}, "0.0000035"),
+    ],
+)
+def test_a_cost_that_the_client_keeps_is_the_cost(meta: dict[str, Any], cost: str) -> None:
+    """ChatOpenRouter's, ChatLiteLLM's. What costs the gateway nothing is not free with a key of one's own."""
+    generations = [[ChatGeneration(message=AIMessage("x", response_metadata=meta))]]
+    fields = fields_of(answer=answer_of(LLMResult(generations=generations)))
+    assert (fields["cost_usd"], fields["cost_source"]) == (Decimal(cost), "provider")

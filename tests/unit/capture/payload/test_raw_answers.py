@@ -122,3 +122,13 @@ def test_chunks_and_exception_complete_each_other() -> None:
     seen = Answer(usage={"input_tokens": 9, "output_tokens": 4, "total_tokens": 13})
     fields = fields_of(answer=merge(paid, seen))
     assert (fields["total_tokens"], fields["finish_reason"], fields["response_id"]) == (13, "length", "c-1")
+
+
+def test_what_a_provider_has_not_let_through_is_read() -> None:
+    """Groq's, in its own client's error and in OpenAI's; the error stays what it is."""
+    refused = {"message": "Failed to call a function.", "code": "tool_use_failed", "failed_generation": "<function=f>"}
+    for body in ({"error": refused}, refused):
+        answer, failure = answer_in(Failed(body=body), 1000), failure_of(Failed(body=body))
+        fields = fields_of(answer=answer, failure=failure)
+        assert json.loads(fields["response_snapshot"])["content"] == "<function=f>"
+        assert (fields["error_code"], fields["error_message"]) == ("tool_use_failed", "Failed to call a function.")

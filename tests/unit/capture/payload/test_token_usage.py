@@ -26,11 +26,11 @@ def row(message: BaseMessage, *, stream: Stream | None = None, **more: Any) -> d
     return fields_of(answer=answer_of(result(message)), stream=stream, **more)
 
 
-def streamed(*usages: tuple[int, int] | None, provider: str = "openai") -> dict[str, Any]:
-    """The row of a stream whose chunks report (input, output) tokens, added up as LangChain does."""
+def streamed(*usages: tuple[int, ...] | None, provider: str = "openai") -> dict[str, Any]:
+    """The row of a stream whose chunks report (input, output, total) tokens, added up as LangChain does."""
     stream, total = Stream(), AIMessageChunk("")
     for said in usages:
-        usage: Any = said and {"input_tokens": said[0], "output_tokens": said[1], "total_tokens": sum(said)}
+        usage: Any = said and dict(zip(USAGE, said if len(said) > 2 else (*said, sum(said)), strict=True))
         chunk = ChatGenerationChunk(message=AIMessageChunk("x", usage_metadata=usage))
         stream.feed(chunk)
         total += chunk.message
@@ -51,6 +51,7 @@ def figures(fields: dict[str, Any]) -> tuple[Any, ...]:
         ([(10, 5), (10, 5)], "openai", (10, 5, 15)),  # the same said twice
         ([(10, 5), (10, 2)], "openai", (10, None, None)),  # the prompt is certain, the rest is not
         ([(10, 5), (14, 7)], "openai", (None, None, None)),  # totals, or two prompts: nobody can know
+        ([(10, 1), (0, 2, 12), (0, 3, 13)], "watsonx", (10, 3, 13)),  # totals, of which the first alone has the prompt
         ([(10, 5), (14, 7)], "google_genai", (24, 12, 36)),  # their client reports differences
         ([(165, 0), (-2, 13)], "google_genai", (163, 13, 176)),
         ([(0, 7)], "anthropic", (None, 7, None)),  # older streams repeat no input: a 0 is invented
@@ -180,6 +181,9 @@ def test_details_that_langchain_did_not_add_up_are_added_up() -> None:
         ((10, 5, 15, 7, None, 4), (10, 5, 15, 7, None, 4), {}),
         ((35, 12, 109, None, None, None), (35, None, 109, None, None, None), {"completion_tokens": 12}),
         ((10, 5, 9, None, None, None), (10, 5, None, None, None, None), {"total_tokens": 9}),
+        ((9900, 20, 5020, 4900, 0, None), (5000, 20, 5020, 4900, 0, None), {}),  # a cache counted twice
+        ((10, 16, 18, None, None, 8), (10, 8, 18, None, None, 8), {}),  # thoughts counted twice
+        ((10, 5, 9, 6, None, None), (10, 5, None, 6, None, None), {"total_tokens": 9}),  # no part of it is twice in it
         ((29, 6, 35, 157, None, 0), (29, 6, 35, None, None, 0), {"cached_tokens": 157}),
         ((10, 5, 15, 6, 6, None), (10, 5, 15, None, None, None), {"cached_tokens": 6, "cache_write_tokens": 6}),
         ((10, 5, 15, None, None, 9), (10, 5, 15, None, None, None), {"reasoning_tokens": 9}),
@@ -219,6 +223,9 @@ def test_figures_do_not_contradict_each_other(given: Any, expected: Any, noted: 
         ({"promptTokenCount": 7, "toolUsePromptTokenCount": 2, "candidatesTokenCount": 1, "thoughtsTokenCount": 3},
          (9, 4, 13)),
         ({"input_token_count": 9, "generated_token_count": 4}, (9, 4, 13)),  # watsonx
+        ({"promptTokens": 9, "completionTokens": 4, "totalTokens": 13}, (9, 4, 13)),  # Oracle
+        ({"PromptTokens": 9, "CompletionTokens": 4, "TotalTokens": 13}, (9, 4, 13)),  # Hunyuan
+        ({"total_tokens": 13}, (None, None, 13)),  # older MiniMax
     ],
 )  # fmt: skip
 def test_a_providers_own_usage_is_read_where_langchain_has_none(raw: Any, expected: tuple[int, ...]) -> None:
@@ -236,3 +243,79 @@ def test_a_usage_object_is_read() -> None:
         answer=answer_of(LLMResult(generations=result(AIMessage("x")).generations, llm_output={"token_usage": usage}))
     )
     assert (*figures(fields), fields["cached_tokens"]) == (9, 4, 13, 6)
+
+
+def test_figures_are_read_where_they_lie_bare() -> None:
+    """Among the metadata, or as the whole output; Bedrock's metrics, Ollama's with what it has cached."""
+    bare = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
+    assert figures(row(AIMessage("x", response_metadata=bare))) == (9, 4, 13)
+    generations = result(AIMessage("x")).generations
+    assert figures(fields_of(answer=answer_of(LLMResult(generations=generations, llm_output=bare)))) == (9, 4, 13)
+    metrics = {"inputTokenCount": 2, "cacheReadInputTokenCount": 7, "outputTokenCount": 4}
+    fields = row(AIMessage("x", response_metadata={"amazon-bedrock-invocationMetrics": metrics}))
+    assert (*figures(fields), fields["cached_tokens"]) == (9, 4, 13, 7)
+    ollama = {"prompt_eval_count": 9, "prompt_eval_cached_count": 6, "eval_count": 4}
+    fields = row(AIMessage("x", response_metadata=ollama))
+    assert (*figures(fields), fields["cached_tokens"]) == (9, 4, 13, 6)
+
+
+class Details:
+    """Of an SDK, which its client hands on as they are."""
+
+    def __init__(self, **figures: int) -> None:
+        self.__dict__ = figures
+
+
+def test_details_are_read_in_every_form() -> None:
+    """Objects; Gemini's lists, one entry a modality; names with capitals. None of them costs the row."""
+    plain = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
+    read, thought = Details(cached_tokens=6), Details(reasoning_tokens=2)
+    for raw in (
+        {**plain, "prompt_token_details": read, "completion_tokens_details": thought},
+        {**plain, "promptTokensDetails": {"cachedTokens": 6}, "completionTokensDetails": {"reasoningTokens": 2}},
+        {**plain, "num_cached_tokens": 6, "completion_tokens_details": {"reasoning_tokens": 2}},
+    ):  # fmt: skip
+        fields = row(AIMessage("x", response_metadata={"token_usage": raw}))
+        assert (*figures(fields), fields["cached_tokens"], fields["reasoning_tokens"]) == (9, 4, 13, 6, 2)
+    spoken = [{"modality": "TEXT", "token_count": 6}, {"modality": "AUDIO", "token_count": 3}]
+    gemini = {"prompt_token_count": 9, "candidates_token_count": 4, "total_token_count": 13,
+              "prompt_tokens_details": spoken, "candidates_tokens_details": [{"modality": 1}]}  # fmt: skip
+    usage: Any = {"input_tokens": 9, "output_tokens": 4, "total_tokens": 13}
+    for metadata in (usage, None):
+        fields = row(AIMessage("x", usage_metadata=metadata, response_metadata={"usage_metadata": gemini}))
+        assert (*figures(fields), fields["attributes"]) == (9, 4, 13, {"llmctx_audio_in": 3})
+
+
+def test_the_providers_own_figures_settle_a_contradiction() -> None:
+    """Databricks' client counts a cache twice; an older one of Vertex leaves it out."""
+    twice: Any = {**USAGE, "input_tokens": 9900, "output_tokens": 20, "total_tokens": 5020,
+                  "input_token_details": {"cache_read": 4900}}  # fmt: skip
+    said = {"prompt_tokens": 5000, "completion_tokens": 20, "total_tokens": 5020}
+    fields = row(AIMessage("x", usage_metadata=twice, response_metadata={"usage": said}))
+    assert (*figures(fields), fields["cached_tokens"], fields["attributes"]) == (5000, 20, 5020, 4900, None)
+    raw = {"input_tokens": 10, "output_tokens": 5, "cache_read_input_tokens": 90, "cache_creation_input_tokens": 0}
+    fields = row(AIMessage("x", usage_metadata=USAGE, response_metadata={"usage": raw}))  # type: ignore[arg-type]
+    assert (*figures(fields), fields["cached_tokens"]) == (100, 5, 105, 90)
+
+
+def test_a_providers_figures_that_were_added_up_over_chunks_are_not_known() -> None:
+    """LangChain merges metadata by addition: running totals become what nobody has counted. Said once, they hold."""
+    said = [{"prompt_tokens": 10, "completion_tokens": n, "total_tokens": 10 + n} for n in (1, 2, 3)]
+    for kept, expected, source in (
+        (said, (None, None, None), "missing:uncertain"),
+        (said[-1:], (10, 3, 13), "provider"),
+    ):
+        total = AIMessageChunk("")
+        for usage in kept:
+            total += AIMessageChunk("x", response_metadata={"token_usage": usage})
+        fields = row(total, stream=Stream())
+        assert (figures(fields), fields["usage_source"]) == (expected, source)
+
+
+def test_what_compaction_has_used_is_part_of_the_call() -> None:
+    """Anthropic bills it, and counts it beside; what else it lists is in its figures already."""
+    compaction = {"type": "compaction", "input_tokens": 500, "output_tokens": 200, "cache_read_input_tokens": 9000}
+    raw = {"input_tokens": 10, "output_tokens": 5, "iterations": [compaction, {"type": "message", "input_tokens": 10}]}
+    usage: Any = {**USAGE, "input_token_details": {"cache_read": 0, "cache_creation": 0}}
+    fields = row(AIMessage("x", usage_metadata=usage, response_metadata={"usage": raw}))
+    assert (*figures(fields), fields["cached_tokens"]) == (9510, 205, 9715, 9000)
