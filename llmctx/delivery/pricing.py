@@ -294,7 +294,7 @@ class Prices:
         try:
             if tier:
                 maker, known = self._snapshot.find_provider_model(model.lower(), None, named, None)
-                context = {"processing" if tier == "batch" else "service_tier": tier}
+                context = {"processing": tier} if tier == "batch" else {"service_tier": tier, "speed": tier}
                 if not any(one.when.items() <= context.items() for one in known.price_variants or ()):
                     if tier not in _DISCOUNTED or maker.id not in _HALF_PRICE:
                         return None

@@ -216,6 +216,8 @@ def _wrong_figures(exchange: Exchange, row: Row, excused: set[str]) -> Iterator[
     contradictory = (row["attributes"] or {}).get(CONTRADICTORY, {})
     for column in FIGURES:
         wanted, got = expect[column], row[column]
+        if column == "cached_tokens" and wanted is None:  # Mistral's, in older answers, of which `expect` does not know
+            wanted = (expect["usage_raw"] or {}).get("num_cached_tokens")
         if got == wanted or (got is None and contradictory.get(column) == wanted):
             continue
         unknown = column in excused or ("prompt_tokens" in excused and column == "cached_tokens")

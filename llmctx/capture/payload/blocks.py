@@ -31,13 +31,14 @@ _STRUCTURE: Final = frozenset(
 """Keys whose values are no content: what they tell is where a block belongs."""
 _SEALED: Final = _STRUCTURE - {"extras", "signature", "thought_signature"}
 """As above, for an answer that has nothing but what its provider alone can read: thoughts of which a signature came."""
-_BESIDE: Final = ("audio", "image", "images", "tool_outputs", "annotations", "citations")
+_SPOKEN: Final = ("audio", "image", "images", "tool_outputs")
+_BESIDE: Final = (*_SPOKEN, "annotations", "citations")
 """Keys of `additional_kwargs` that hold content for which the message has no field."""
 _BESIDE_TEXT: Final = ("annotations", "citations", "reference")
 _TOLD_OF_END: Final = ("finish_message",)
 """Keys of `response_metadata` that hold words of the model, where there are no others."""
 REASONING_BESIDE: Final = ("reasoning_content", "reasoning", "thinking", "tool_plan", "reasoning_details")
-_DELTAS_BESIDE: Final = (*REASONING_BESIDE, "tool_calls", "function_call", "refusal", *_BESIDE)
+_DELTAS_BESIDE: Final = (*REASONING_BESIDE, "tool_calls", "function_call", "refusal", *_SPOKEN)
 _NONE: Final[dict[str, Any]] = {}
 _NO_CONTENT: Final = frozenset({"parsed", "tool_calls", "function_call"})
 """Keys of `additional_kwargs` that repeat what stands elsewhere; names with two underscores hold signatures."""

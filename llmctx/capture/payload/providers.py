@@ -67,9 +67,10 @@ OUTPUT_DETAILS: Final = (
 AUDIO: Final = ("audio_tokens", "audioTokens")
 MODALITY: Final = ("token_count", "tokenCount")
 """Gemini's details are a list, one entry a modality."""
-CACHED: Final = ("cached_tokens", "cachedTokens", "num_cached_tokens")
+CACHED: Final = ("cached_tokens", "cachedTokens")
 CACHED_WHOLE: Final = (
-    "prompt_cache_hit_tokens", "cachedContentTokenCount", "cached_content_token_count", "prompt_eval_cached_count",
+    "prompt_cache_hit_tokens", "cachedContentTokenCount", "cached_content_token_count", "num_cached_tokens",
+    "prompt_eval_cached_count",
 )  # fmt: skip
 """Beside the details, of what is counted in the prompt."""
 CACHE_WRITTEN: Final = ("cache_write_tokens", "cache_creation_tokens")
@@ -131,7 +132,9 @@ def response_id(meta: Mapping[str, Any], output: Mapping[str, Any], message_id: 
 
 
 def service_tier(meta: Mapping[str, Any], output: Mapping[str, Any], raw: Mapping[str, Any] | None) -> Any:
-    """Return the tier in which the provider says that it has served the call."""
+    """Return the tier in which the provider says that it has served the call; Anthropic's fast mode is one."""
+    if raw is not None and raw.get("speed") == "fast":
+        return "fast"
     for place in (meta, output, raw or {}):
         if _TIERS.isdisjoint(place):
             continue

@@ -7,6 +7,7 @@ was paid for, and its text, tokens and finish reason lie in an attribute of the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any, Final
 
 import orjson
@@ -35,14 +36,16 @@ def chain_of(error: BaseException) -> Iterator[Exception]:
         if not isinstance(current, Exception):
             return
         yield current
-        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+        if isinstance(current, ExceptionGroup) and len(current.exceptions) == 1:  # of a client's `TaskGroup`
+            current = current.exceptions[0]
+        else:
+            current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
 
 
 def answer_in(error: BaseException, limit: int) -> Answer | None:
     """Return the answer that an exception carries; None for one that carries none."""
     for one in chain_of(error):
-        for name in _PLACES:
-            value = getattr(one, name, None)
+        for value in chain((getattr(one, name, None) for name in _PLACES), one.args[:1]):
             answer = None if value is None else _read(value, limit) or _refused(value, limit)
             if answer is not None:
                 if (getattr(one, "n_attempts", 1) or 1) != 1:  # instructor's: the sum over all of its attempts

@@ -84,6 +84,8 @@ def test_a_tier_is_billed_at_its_own_rate() -> None:
     assert ours("gpt-4o", "openai", "flex") == listed("gpt-4o") / 2
     assert ours("claude-3-5-haiku-20241022", "anthropic", "batch") is not None
     assert ours("gpt-4o", "openai", "scale") is None
+    assert ours("claude-opus-4-8", "anthropic", "fast") == 2 * (ours("claude-opus-4-8", "anthropic", "standard") or 0)
+    assert ours("claude-3-5-haiku-20241022", "anthropic", "fast") is None
     assert ours("models/gemini-2.5-pro", "google_genai", None) == ours("gemini-2.5-pro", "google_genai", None)
 
 

@@ -175,7 +175,8 @@ def test_a_token_may_stand_beside_the_content() -> None:
         assert is_delta("", ChatGenerationChunk(message=AIMessageChunk("", **more)))
     assert is_delta("x", GenerationChunk(text="x"))
     assert not is_delta("", GenerationChunk(text=""))
-    assert not is_delta("", ChatGenerationChunk(message=AIMessageChunk("", additional_kwargs={"audio": {"id": "a"}})))
+    for more in ({"audio": {"id": "a"}}, {"citations": ["http://a.test"]}):  # xAI's come before the first word
+        assert not is_delta("", ChatGenerationChunk(message=AIMessageChunk("", additional_kwargs=more)))
 
 
 CHUNK = {"type": "tool_call_chunk", "name": "f", "id": "1", "args": ""}

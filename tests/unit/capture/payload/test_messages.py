@@ -226,3 +226,15 @@ def test_a_cost_that_the_client_keeps_is_the_cost(meta: dict[str, Any], cost: st
     generations = [[ChatGeneration(message=AIMessage("x", response_metadata=meta))]]
     fields = fields_of(answer=answer_of(LLMResult(generations=generations)))
     assert (fields["cost_usd"], fields["cost_source"]) == (Decimal(cost), "provider")
+
+
+def test_what_is_billed_otherwise_is_a_tier() -> None:
+    """Anthropic's fast mode too, where the answer came in it."""
+    for usage, tier in (
+        ({"service_tier": "standard", "speed": "fast"}, "fast"),
+        ({"service_tier": "priority", "speed": None}, "priority"),
+        ({"service_tier": "standard", "speed": "standard"}, "standard"),
+    ):
+        message = AIMessage("x", response_metadata={"usage": {"input_tokens": 3, "output_tokens": 1, **usage}})
+        fields = fields_of(answer=answer_of(LLMResult(generations=[[ChatGeneration(message=message)]])))
+        assert fields["service_tier"] == tier

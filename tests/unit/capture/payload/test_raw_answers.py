@@ -110,6 +110,8 @@ def test_what_langchain_and_others_put_into_errors() -> None:
     usage: Any = {"input_tokens": 9, "output_tokens": 4, "total_tokens": 13}
     answer = answer_in(Failed(result=AIMessage("said", usage_metadata=usage)), 1000)
     assert fields_of(answer=answer)["total_tokens"] == 13
+    for error in (ValueError(OPENAI), ExceptionGroup("in a task", [Failed(completion=OPENAI)])):
+        assert fields_of(answer=answer_in(error, 1000))["total_tokens"] == 13
     answer = answer_in(Failed(last_completion=OPENAI, n_attempts=3), 1000)
     fields = fields_of(answer=answer)
     assert (fields["total_tokens"], fields["finish_reason"]) == (None, "length")
