@@ -94,7 +94,8 @@ def run(python: str, libraries: str, server: str, arguments: str) -> dict[str, A
         alone = 0
         if failed := counted["failed"] + counted["error"]:  # as `make test`: it counts if it fails again
             again = [str(programs / "python"), "-m", "pytest", "--last-failed", "--last-failed-no-failures", "none"]
-            second, code = _tested([*again, *shlex.split(arguments)], environment)
+            no_browser = ["--ignore", "tests/browser"]  # its driver is no library of these environments
+            second, code = _tested([*again, *no_browser, *shlex.split(arguments)], environment)
             alone = failed - second["failed"] - second["error"]
     listed = json.loads(subprocess.check_output([programs / "pip", "list", "--format", "json"], text=True))
     versions = {one["name"].lower(): one["version"] for one in listed}
