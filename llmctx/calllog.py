@@ -22,6 +22,7 @@ from llmctx.capture.open_calls import OpenCalls
 from llmctx.capture.recorder import Recorder
 from llmctx.capture.recorder import active as active_recorders
 from llmctx.core import process as lifecycle
+from llmctx.core.arguments import check_methods
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError
 from llmctx.core.guard import guard, guard_harmless
@@ -98,6 +99,9 @@ class CallLog:
     ) -> None:
         self.settings: Settings = load(database_url=database_url, **settings)
         check_packages(self.settings)
+        check_methods("destination", destination, "prepare", "store")
+        check_methods("sink", sink, "submit")
+        check_methods("registry", registry, "put", "get", "forget")
         self._redactor = self._make_redactor(redact_functions)
         self.registry: Registry = registry if registry is not None else registry_of(self.settings)
         if destination is not None and sink is not None:

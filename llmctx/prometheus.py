@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, make_asgi_app
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from llmctx.calllog import CallLog
+from llmctx.core.errors import ConfigError
 from llmctx.telemetry.prometheus_meter import is_multiprocess
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def metrics_app(call_log: CallLog, *, registry: CollectorRegistry | None = None)
         registry: where else the metrics are to be, such as `prometheus_client.REGISTRY`, whose others are then served
             as well; by default a registry of their own.
     """
+    if not isinstance(call_log, CallLog):
+        raise ConfigError(f"metrics_app() takes a CallLog, not {type(call_log).__name__}.")
     registry = CollectorRegistry() if registry is None else registry
     call_log.observer.add_registry(registry)
     served = registry
@@ -54,6 +57,6 @@ class _Workers(MultiProcessCollector):
                     os.kill(int(pid), 0)
                 except ProcessLookupError:
                     mark_process_dead(pid, self._path)  # type: ignore[no-untyped-call]  # as above
-                except OSError:  # it lives, and is another user's
+                except (OSError, OverflowError):  # it lives, and is another user's
                     continue
         return super().collect()  # type: ignore[no-untyped-call]  # as above

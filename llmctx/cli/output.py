@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 NULL: Final = "NULL"
 _NARROWEST: Final = 6
 _USUAL: Final = 80
+_SIZES: Final = ("COLUMNS", "LINES", "JUPYTER_COLUMNS", "JUPYTER_LINES")
+_SIZE: Final = re.compile("[0-9]{1,5}")
 
 
 def say(words: str) -> None:
@@ -81,7 +84,9 @@ def for_programs(rows: Sequence[Mapping[str, Any]], *, json: bool, csv: bool) ->
 
 
 def _console(*, stderr: bool = False) -> Console:
-    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    # of what is no size, such as "²", rich makes a number as well, and fails
+    kept = {name: value for name, value in os.environ.items() if name not in _SIZES or _SIZE.fullmatch(value)}
+    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False, _environ=kept)
     if console.width < 1:  # COLUMNS=0: nothing would be printed at all
         console.width = _USUAL
     return console
@@ -89,7 +94,7 @@ def _console(*, stderr: bool = False) -> Console:
 
 def width() -> int | None:
     """Return the columns to stay within; None for a pipe or a file, where nothing need be cut."""
-    if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit():
+    if sys.stdout.isatty() or _SIZE.fullmatch(os.environ.get("COLUMNS", "")):
         return _console().width
     return None
 

@@ -10,7 +10,7 @@ from llmctx.core.text import escape_controls
 
 # What a spreadsheet may take for a formula, also behind what some of them strip, and in full width.
 _FORMULA: Final = re.compile(r"[\s\"'`\u200b\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20\u2212|%]|[\t\r]")
-_NUMBER: Final = re.compile(r"[+-]?\d{1,40}(\.\d{1,40})?([eE][+-]?\d{1,3})?")
+_NUMBER: Final = re.compile(r"[+-]?[0-9]{1,40}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?")
 _QUOTED: Final = re.compile(r"[,;\"'\t\r\n\s]")
 
 

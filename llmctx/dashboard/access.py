@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
@@ -33,6 +33,16 @@ class Access:
     ids: IdForm = field(default="plain", kw_only=True)
     export: bool = field(default=False, kw_only=True)
     within: Filters | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Raise `ConfigError` for what would show more than was meant: a misspelt form, a text such as "no"."""
+        if self.ids not in get_args(IdForm):
+            raise ConfigError(f"Access(ids=…) is one of {', '.join(get_args(IdForm))}.")
+        flags: tuple[object, ...] = (self.texts, self.export)
+        if any(isinstance(flag, str) for flag in flags):
+            raise ConfigError("Access(texts=…) and Access(export=…) are True or False.")
+        if self.within is not None and not isinstance(self.within, Filters):
+            raise ConfigError(f"Access(within=…) takes Filters(…), not {type(self.within).__name__}.")
 
 
 Authorize = Callable[[HTTPConnection], "Access | Awaitable[Access | None] | None"]

@@ -6,6 +6,7 @@ and nothing else: no host, no header of a proxy is believed.
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llmctx.core.arguments import check_function, check_texts
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError, DatabaseUnavailable, LlmctxError, MigrationsPending
 from llmctx.dashboard import rendering, responses
@@ -29,6 +31,7 @@ from llmctx.dashboard.access import Access, Authorize, find_access
 from llmctx.dashboard.pages import AGGREGATES, FRAMES, PAGES, SPANS, Answer, Ask, NotFound, SlowPage
 from llmctx.dashboard.readers import Readers, grant_statements
 from llmctx.dashboard.view import LANGUAGES, InvalidView, PageView, parse
+from llmctx.settings import Settings
 from llmctx.storage.queries import InvalidCursor
 from llmctx.storage.queries.usage import TooManyBuckets
 from llmctx.storage.reader import QuestionTooLarge
@@ -44,6 +47,8 @@ _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors "
 )
+_ORIGINS: Final = re.compile(r"[!-+\--:<-~ ]+")
+"""Of a policy: printable, and nothing that ends it."""
 _A_YEAR: Final = "public, max-age=31536000, immutable"
 
 
@@ -80,6 +85,12 @@ class Dashboard:
                 "The dashboard shows what users said: pass authorize=, a function that takes the request and returns "
                 "llmctx.dashboard.Access(name) for users who may look, and None for all others."
             )
+        check_function("authorize", authorize)
+        check_texts(login_url=login_url, base_url=base_url, trace_url=trace_url, frame_ancestors=frame_ancestors)
+        if not _ORIGINS.fullmatch(frame_ancestors):
+            raise ConfigError("frame_ancestors= holds what is no origin, such as https://app.example.org or 'self'.")
+        if not isinstance(getattr(call_log, "settings", None), Settings):
+            raise ConfigError(f"Dashboard() takes a CallLog, not {type(call_log).__name__}.")
         settings = call_log.settings
         if settings.dashboard_database_url is not None:
             settings = settings.model_copy(update={"database_url": settings.dashboard_database_url})

@@ -91,6 +91,8 @@ class Plan:
     def build(cls, identify: Identify | None, fields: Mapping[str, str] | None, agent_key: str | None) -> Plan:
         if identify is not None and (not callable(identify) or inspect.iscoroutinefunction(identify)):
             raise TypeError("identify must be a plain function identify(state, config) -> CallContext | None")
+        if fields is not None and not isinstance(fields, Mapping):
+            raise TypeError(f"fields is a dict, identity field -> key in the state, not {type(fields).__name__}")
         if unknown := sorted(set(fields or ()) - set(FIELDS)):
             raise TypeError(f"fields maps {', '.join(FIELDS)} to keys of the state; unknown: {', '.join(unknown)}")
         return _made(identify, dict(fields or {}), agent_key)

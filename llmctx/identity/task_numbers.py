@@ -13,13 +13,15 @@ from typing import Any, Final
 from llmctx.identity.scope import Scope
 
 _PREFIX: Final = "Task-"
+_DIGITS: Final = 20
+"""Python makes no number of a text of more than 4300, and asyncio none of so many."""
 
 
 def number_of(task: asyncio.Task[Any]) -> int:
     """Return the number of `task`; 0 if it has another name."""
     name = task.get_name()
     number = name[len(_PREFIX) :] if name.startswith(_PREFIX) else ""
-    return int(number) if number.isdecimal() else 0
+    return int(number) if number.isdecimal() and len(number) < _DIGITS else 0
 
 
 def number_at_work(scope: Scope) -> int:

@@ -53,6 +53,9 @@ _SQLITE: Final = {
     "file is not a database": "Correct LLMCTX_DATABASE_URL.",
     "readonly database": "Check who may write to the file and its folder.",
     "database is locked": "Another process held it for too long: try again.",
+    "disk I/O error": "Check its disk, and that LLMCTX_DATABASE_URL names a plain file.",
+    "disk is full": "Make room on its disk.",
+    "image is malformed": "The file is damaged: take a backup, or save what is left with `sqlite3 FILE .recover`.",
 }
 
 
@@ -105,7 +108,7 @@ async def read_connection(settings: Settings, *, whole: bool = False) -> AsyncIt
 
     With `whole`, it is an error where policies would hide some rows from the role.
     """
-    file = sqlite_file(settings)
+    file, is_connected = sqlite_file(settings), False
     if file is not None and not file.exists():  # connecting would leave an empty file behind
         raise DatabaseUnavailable(
             f"There is no {describe_database(settings)}. Run `llmctx migrate` to make it, or "
@@ -117,13 +120,14 @@ async def read_connection(settings: Settings, *, whole: bool = False) -> AsyncIt
     try:
         probe(settings)
         async with source.connect() as connection:
+            is_connected = True
             if settings.is_postgresql:
                 await connection.execution_options(postgresql_readonly=True)
             else:
                 await connection.execute(text("PRAGMA query_only = ON"))
             yield connection
     except Exception as problem:
-        raise explain(problem, settings) from problem
+        raise explain(problem, settings, asking=is_connected) from problem
     finally:
         await source.dispose()
 
@@ -270,8 +274,11 @@ def sqlite_file(settings: Settings) -> Path | None:
     return None if settings.is_postgresql or database.startswith("file:") else Path(database)
 
 
-def explain(problem: Exception, settings: Settings) -> Exception:
-    """Return `problem` as an error that says what to do, or itself when it is none of the database's."""
+def explain(problem: Exception, settings: Settings, *, asking: bool = False) -> Exception:
+    """Return `problem` as an error that says what to do, or itself when it is none of the database's.
+
+    `asking`: over a connection of ours that only reads.
+    """
     if isinstance(problem, LlmctxError):
         return problem
     state, database = sqlstate(problem), describe_database(settings)
@@ -295,7 +302,12 @@ def explain(problem: Exception, settings: Settings) -> Exception:
         elif reason.startswith("permission denied for schema"):
             needed = "Grant {} USAGE there, and CREATE where it is to make tables, or use another role."
         return LlmctxError(f"{capitalize(reason)} in {database}. {capitalize(needed.format(whom))}")
-    if state == "25006" or "during recovery" in reason:
+    if asking and isinstance(problem, TimeoutError):
+        return DatabaseUnavailable(
+            f"No answer within {READ_PATIENCE_S:.0f} s from {database}. Ask for less, such as with --since, or check "
+            "that it runs."
+        )
+    if not asking and (state == "25006" or "during recovery" in reason):
         return LlmctxError(
             f"{database} may only be read ({reason}). Nothing was changed. Put the primary server, or a role that may "
             "write, into LLMCTX_DATABASE_URL."

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from llmctx.core.arguments import check_methods
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guard_harmless
 from llmctx.core.locks import ForkGate
@@ -55,6 +56,7 @@ class Observer:
         """Keep metrics in a registry of prometheus-client as well."""
         from llmctx.telemetry.prometheus_meter import meter_of, shared_folder
 
+        check_methods("registry", registry, "register", "collect")
         meter, folder = meter_of(registry), shared_folder()
         if folder is not None:
             self._labels = Labels(folder / "llmctx.labels")

@@ -223,7 +223,7 @@ def _process_journal(name: str, folder: int) -> ProcessJournal:
     pid = name.partition("-")[0]
     return ProcessJournal(
         name,
-        int(pid) if pid.isdigit() else None,
+        int(pid) if pid.isdecimal() else None,
         alive,
         recovering,
         len(waiting),

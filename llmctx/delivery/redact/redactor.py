@@ -77,6 +77,8 @@ class Redactor:
             raise ConfigError(f"{what} (LLMCTX_REDACT, redact=). There are: {', '.join(sorted(KINDS))}.")
         self._credentials, self._detectors = _searches(wanted)
         self._patterns = [OwnPattern(name, pattern) for name, pattern in (patterns or {}).items()]
+        if callable(functions) or not isinstance(functions, Iterable):
+            raise ConfigError("redact_functions= is a list of functions, also where it is one.")
         self._functions = [OwnFunction(function, deadline_s) for function in functions]
 
     def redact(self, text: str) -> str:

@@ -143,6 +143,17 @@ def test_streams_that_are_closed_or_full(filled: Path, line: str, code: int, wor
         assert (filled / "x.db").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("size", ["²", "٣", "-5", "x", "9" * 5000, "1"])
+def test_the_size_of_the_terminal_may_be_none(
+    filled: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, size: str
+) -> None:
+    """Whatever COLUMNS and LINES hold."""
+    for name in ("COLUMNS", "LINES"):
+        monkeypatch.setenv(name, size)
+    for arguments in (["calls"], ["stats", "--by", "user"], ["--help"]):
+        judge(arguments, capsys)
+
+
 @pytest.mark.parametrize(("words", "shown"), [("Event loop is closed", ""), ("broken", "RuntimeError('broken')")])
 def test_a_thread_that_fails_is_no_traceback(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, words: str, shown: str

@@ -19,7 +19,9 @@ def test_what_a_reader_of_csv_gets_is_what_was_written(text: str) -> None:
     assert next(csv.reader(io.StringIO(csv_line([text, 1])))) == [text, "1"]
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+SUM(A1)", "-cmd", "@x", "\t=1", ' "=1', "\uff1d1", "%0A=1", "|calc"])
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+SUM(A1)", "-cmd", "@x", "\t=1", ' "=1', "\uff1d1", "%0A=1", "|calc", "-\u0663"]
+)
 def test_a_formula_is_text(text: str) -> None:
     (cell,) = next(csv.reader(io.StringIO(csv_line([text]))))
     assert cell.startswith("'")

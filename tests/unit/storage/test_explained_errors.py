@@ -81,3 +81,14 @@ async def test_variables_of_libpq_that_are_wrong_are_named(
     assert words in str(told.value)
     assert "hunter2" not in str(told.value)
     assert " object at " not in str(told.value)
+
+
+def test_a_question_that_takes_too_long_is_not_a_database_that_is_away() -> None:
+    """Nor is one that would change something a server that may only be read."""
+    settings = load(database_url=URL)
+    assert "Ask for less" in str(explain(TimeoutError(), settings, asking=True))
+    assert "no answer within 5 s" in str(explain(TimeoutError(), settings))
+    problem = asyncpg.ReadOnlySQLTransactionError("cannot execute SELECT in a read-only transaction")
+    refused = explain(ProgrammingError("SELECT", {}, problem), settings, asking=True)
+    assert "primary" not in str(refused)
+    assert "refused: cannot execute SELECT" in str(refused)
