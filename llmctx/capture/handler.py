@@ -24,7 +24,7 @@ from llmctx.capture.open_calls import OpenCall
 from llmctx.capture.payload.blocks import is_delta, is_event_with_content
 from llmctx.capture.payload.failures import failure_of, is_cancelled
 from llmctx.capture.payload.messages import Prompt, answer_of, hold_answer, prompt_of_messages, prompt_of_text
-from llmctx.capture.payload.raw_answers import answer_in, merge, with_events
+from llmctx.capture.payload.raw_answers import answer_in, merge, with_chunks, with_events
 from llmctx.capture.payload.token_usage import Stream
 from llmctx.capture.recorder import Recorder, active, on_run, on_start
 from llmctx.capture.run_inline import adapt_run_inline, protect_other_handlers
@@ -349,6 +349,7 @@ class CallLogHandler(BaseCallbackHandler):
         answer = None if partial is None else _read(answer_of, partial, recorder.snapshot_bytes)
         if call.stream is not None:
             answer = _read(with_events, answer, call.stream.events, recorder.snapshot_bytes) or answer
+            answer = with_chunks(answer, call.stream, recorder.snapshot_bytes)
             _read(call.stream.read_chunks)
         if call.candidates.is_in_the_dark:
             recheck_waiters(call.candidates, recorder.late_s)

@@ -37,6 +37,7 @@ from llmctx.capture.callstack import (
 )
 from llmctx.capture.payload.failures import CallFailure, failure_of
 from llmctx.capture.payload.messages import Answer, UnreadAnswer
+from llmctx.capture.payload.raw_answers import with_chunks
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guard, guard_harmless
 from llmctx.core.record import Status
@@ -218,7 +219,7 @@ class OpenCalls:
             return False
         call.ended_ns = time.perf_counter_ns()
         call.status = status
-        call.answer = answer
+        call.answer = with_chunks(None, call.stream) if answer is None else answer
         call.failure = failure
         self._finish(call)
         return True

@@ -236,15 +236,16 @@ def _sqlite_url(parts: UrlParts) -> URL:
     if parts.hosts != (("", ""),) or parts.user is not None:
         raise ConfigError(f"{KEY} has a host, but SQLite is a file: mind the three slashes. {_WHAT_TO_WRITE}.")
     name = _decoded(parts.path[1:])
-    if name in ("", ":memory:"):
+    query = {_decoded(key): _decoded(text, plus=True) for key, text in parts.parameters}
+    if name in ("", ":memory:", "file:") or name.startswith("file::memory:") or query.get("mode") == "memory":
         raise ConfigError(
             f"{KEY} is an in-memory SQLite database, of which every connection has its own. {_WHAT_TO_WRITE}."
         )
-    query = {_decoded(key): _decoded(text, plus=True) for key, text in parts.parameters}
     unknown = [] if name.startswith("file:") else sorted(set(query) - _OF_SQLITE)
-    if unknown or not _is_number(query.get("timeout", "0")):
-        wrong = unknown or ["timeout"]
-        raise ConfigError(f"{KEY} has {_unsupported(wrong)} for SQLite. Take {_them(wrong)} out of the URL.")
+    if unknown:
+        raise ConfigError(f"{KEY} has {_unsupported(unknown)} for SQLite. Take {_them(unknown)} out of the URL.")
+    if not _is_number(query.get("timeout", "0")):
+        raise ConfigError(f"{KEY}: timeout must be a number of seconds.")
     return URL.create("sqlite", database=name, query=query)
 
 

@@ -281,6 +281,8 @@ def explain(problem: Exception, settings: Settings, *, asking: bool = False) -> 
     """
     if isinstance(problem, LlmctxError):
         return problem
+    if "surrogates not allowed" in str(problem):
+        return ConfigError("An argument or a setting holds bytes that are not UTF-8. Correct it.")
     state, database = sqlstate(problem), describe_database(settings)
     said = str(getattr(problem, "orig", None) or problem).strip().partition("\n")[0]
     reason = said.rpartition(": ")[2] if said.startswith("<class") else said  # SQLAlchemy puts the class in front

@@ -13,10 +13,13 @@ from typing import Any, Final
 import orjson
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
+from langchain_core.outputs.chat_generation import merge_chat_generation_chunks
 
 from llmctx.capture.payload.blocks import begun_blocks
 from llmctx.capture.payload.messages import Answer, Choice, answer_of, answer_of_choices, choice_of
-from llmctx.capture.payload.snapshot import cut
+from llmctx.capture.payload.snapshot import LIMIT, cut
+from llmctx.capture.payload.token_usage import Stream
+from llmctx.core.diagnostics import diagnostics
 
 CHAIN: Final = 6  # exceptions that wrap each other
 _BODY_LIMIT: Final = 1024 * 1024  # bytes of a response that is parsed
@@ -71,6 +74,26 @@ def with_events(answer: Answer | None, events: list[Any], limit: int) -> Answer 
     if not events:
         return answer
     return merge(answer or Answer(), Answer((choice_of({"content": begun_blocks(events, limit)}, limit),)))
+
+
+def with_chunks(answer: Answer | None, stream: Stream | None, limit: int = LIMIT) -> Answer | None:
+    """Return `answer`, the partial one of a call that did not end well, with what its chunks have brought.
+
+    LangChain puts them together where `stream` breaks; where `invoke` streams, as in a graph whose messages are
+    streamed, and where a call is cut off, nobody does. Never raises.
+    """
+    chunks = stream.chunks if stream is not None else None
+    if not chunks or (answer is not None and any(choice != Choice() for choice in answer.choices)):
+        return answer
+    try:
+        whole = merge_chat_generation_chunks(list(chunks))  # a copy: the call may go on elsewhere
+    except Exception as problem:  # noqa: BLE001  as in `answer_of`
+        diagnostics.count(
+            "answer_unreadable", "a response could not be read; the row is stored without it", exc=problem
+        )
+        return answer
+    found = answer_of(LLMResult(generations=[[whole or ChatGeneration(message=AIMessage(""))]]), limit)
+    return found if answer is None else merge(answer, found)
 
 
 def is_answer(body: Any) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from llmctx.capture.payload import providers
+from llmctx.core.record import AUDIO_IN, AUDIO_OUT
 
 INT_MAX: Final = 2**31 - 1
 _PLAIN: Final = frozenset(providers.PLAIN)
@@ -260,6 +261,8 @@ def reconcile(usage: Usage) -> tuple[Usage, dict[str, int]]:
     """
     prompt, completion, total, cached, reasoning, written = usage[:6]
     dropped: dict[str, int] = {}
+    if total == 0 and (prompt or completion):  # the client's word for one that was not sent
+        total = None
     if prompt is not None and completion is not None:
         if total is None:
             total = prompt + completion
@@ -286,6 +289,10 @@ def reconcile(usage: Usage) -> tuple[Usage, dict[str, int]]:
     if completion is not None and reasoning is not None and reasoning > completion:
         dropped["reasoning_tokens"] = reasoning
         usage = usage._replace(reasoning=None)
+    for name, column, whole in (("audio_in", AUDIO_IN, prompt), ("audio_out", AUDIO_OUT, completion)):
+        if whole is not None and (sound := getattr(usage, name)) is not None and sound > whole:
+            dropped[column] = sound
+            usage = usage._replace(**{name: None})
     if (prompt, completion, total) != usage[:3]:
         usage = usage._replace(prompt=prompt, completion=completion, total=total)
     return usage, dropped
@@ -299,7 +306,7 @@ def _without_invented(usage: Usage, own: Usage, provider: str) -> Usage:
     """Drop zeros that were never sent: a 0 counts where the provider's own object says it, or where it makes sense."""
     prompt, completion, total = usage.prompt, usage.completion, usage.total
     if prompt == 0 and own.prompt != 0:  # no prompt is empty: nothing was sent, or it was lost on the way
-        prompt = total = None
+        prompt, total = None, None if total == completion else total  # some clients reckon it from what they have
         if completion == 0:
             completion = None
     if (

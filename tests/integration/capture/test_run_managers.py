@@ -199,6 +199,53 @@ async def test_a_stream_that_is_left_keeps_its_text_and_tokens(end: str) -> None
     assert (row.prompt_tokens, row.completion_tokens) == (7, 4)
 
 
+class Broken(Streamer):
+    """Fails after three words, or waits for ever once it has said so."""
+
+    said: Any = None
+
+    def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+        yield from list(self._chunks())[:4]
+        raise ConnectionError("gone")
+
+    async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
+        for chunk in list(self._chunks())[:4]:
+            yield chunk
+        if self.said is None:
+            raise ConnectionError("gone")
+        self.said.set()
+        await asyncio.Event().wait()
+
+
+async def _invoked_in_thread() -> None:
+    with pytest.raises(ConnectionError):
+        await asyncio.to_thread(Broken().invoke, "go", stream=True)
+
+
+async def _awaited() -> None:
+    with pytest.raises(ConnectionError):
+        await Broken().ainvoke("go", stream=True)
+
+
+async def _cancelled() -> None:
+    model = Broken(said=asyncio.Event())
+    task = asyncio.create_task(model.ainvoke("go", stream=True))
+    await model.said.wait()
+    task.cancel()
+    await asyncio.wait({task})
+
+
+@pytest.mark.parametrize(
+    ("way", "status"), [(_invoked_in_thread, "error"), (_awaited, "error"), (_cancelled, "cancelled")]
+)
+async def test_an_invoked_stream_that_breaks_keeps_its_text_and_tokens(way: Any, status: str) -> None:
+    """As in a graph whose messages are streamed. LangChain puts nothing of it together."""
+    (row,) = await rows_of(lambda model, config: way())
+    assert row.status == status
+    assert row.response_snapshot.count("word ") == 3
+    assert (row.prompt_tokens, row.completion_tokens) == (7, 3)
+
+
 class Failing(Listener):
     """Of the application, and broken."""
 

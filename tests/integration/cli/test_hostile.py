@@ -143,6 +143,17 @@ def test_streams_that_are_closed_or_full(filled: Path, line: str, code: int, wor
         assert (filled / "x.db").stat().st_mode & 0o777 == 0o600
 
 
+def test_arguments_that_are_not_utf8_are_said_to_be(
+    any_database: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the same words for each database, and as a mistake of the command's."""
+    for line in (["erase", "--session", "\udcff"], ["calls", "--text", "a\udc80"]):
+        assert cli.run(["--database-url", any_database, *line, "--json"]) == 2, line
+        assert json.loads(capsys.readouterr().out) == {
+            "error": "An argument or a setting holds bytes that are not UTF-8. Correct it.", "exit_code": 2,
+        }  # fmt: skip
+
+
 @pytest.mark.parametrize("size", ["²", "٣", "-5", "x", "9" * 5000, "1"])
 def test_the_size_of_the_terminal_may_be_none(
     filled: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, size: str

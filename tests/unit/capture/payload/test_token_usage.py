@@ -188,6 +188,8 @@ def test_details_that_langchain_did_not_add_up_are_added_up() -> None:
         ((10, 5, 15, 6, 6, None), (10, 5, 15, None, None, None), {"cached_tokens": 6, "cache_write_tokens": 6}),
         ((10, 5, 15, None, None, 9), (10, 5, 15, None, None, None), {"reasoning_tokens": 9}),
         ((-1, 5, 4, None, None, None), (None, 5, None, None, None, None), {"total_tokens": 4}),
+        ((10, 5, 0, None, None, None), (10, 5, 15, None, None, None), {}),  # a total that was not sent
+        ((0, 5, 15, None, None, None), (None, 5, 15, None, None, None), {}),  # a prompt that was not
     ],
 )
 def test_figures_do_not_contradict_each_other(given: Any, expected: Any, noted: dict[str, int]) -> None:
@@ -319,3 +321,10 @@ def test_what_compaction_has_used_is_part_of_the_call() -> None:
     usage: Any = {**USAGE, "input_token_details": {"cache_read": 0, "cache_creation": 0}}
     fields = row(AIMessage("x", usage_metadata=usage, response_metadata={"usage": raw}))
     assert (*figures(fields), fields["cached_tokens"]) == (9510, 205, 9715, 9000)
+
+
+def test_sound_is_no_more_than_the_whole() -> None:
+    """As with every part."""
+    usage: Any = {**USAGE, "input_token_details": {"audio": 50}, "output_token_details": {"audio": 4}}
+    fields = row(AIMessage("x", usage_metadata=usage))
+    assert fields["attributes"] == {"llmctx_audio_out": 4, "llmctx_contradictory": {"llmctx_audio_in": 50}}
