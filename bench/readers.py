@@ -3,8 +3,8 @@
     python -m bench.readers --url URL [--readers 20] [--think 3] [--rounds 8] [--small]
 
 The table at `--url` is one that `python -m bench.pages` has filled. Spans with readers and spans without take turns, so
-that what else the machine does is in both; the medians of each are compared. A reader opens a page, any of them, and
-reads it for `--think` seconds. The writer's rows stay in the table.
+that what else the machine does is in both; the medians of each are compared. A reader opens one of the dashboard's
+pages, and reads it for `--think` seconds. The writer's rows stay in the table.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import random
 import statistics
 import sys
 import time
-from datetime import UTC, datetime
 from multiprocessing.synchronize import Event
 from typing import Any, Final
+from urllib.parse import urlencode
 
 import sqlalchemy as sa
+from httpx import ASGITransport, AsyncClient
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from bench.pages import questions
 from bench.rows import records
+from llmctx.calllog import CallLog
+from llmctx.dashboard import Access, Dashboard
 from llmctx.delivery.destination import Row
 from llmctx.delivery.destinations.sql import SqlDestination
 from llmctx.settings import load
-from llmctx.storage import queries
 from llmctx.storage.engine import engine
-from llmctx.storage.reader import QuestionTooLarge, Reader
 from llmctx.storage.sanitize import storable_json
 
 BAR: Final = 1.10
@@ -39,6 +39,7 @@ _BATCH: Final = 50
 _BATCHES_PER_S: Final = 10
 _ORDERS: Final = 100_000
 _DEEP_DAYS: Final = {False: 60, True: 240}
+_TIMES: Final = ("since=7d", "since=30d", "since=90d", "since=30d&tz=Asia/Shanghai")
 
 
 def read(url: str, readers: int, think_s: float, small: bool, reading: Event, ended: Event) -> None:
@@ -47,29 +48,39 @@ def read(url: str, readers: int, think_s: float, small: bool, reading: Event, en
 
 
 async def _read(url: str, readers: int, think_s: float, small: bool, reading: Event, ended: Event) -> None:
-    reader = Reader(load(database_url=url))
-    async with reader.question() as (connection, table):
-        (row,) = (await queries.sessions(connection, table, limit=1)).rows
-    pages = questions(datetime.now(UTC), row.session_id, row.user_id, _DEEP_DAYS[small])
+    dashboard = Dashboard(CallLog(url), authorize=lambda _: Access("reader", texts=True))
     times: list[float] = []
 
-    async def one(chance: random.Random) -> None:
+    async def one(browser: AsyncClient, pages: list[str], chance: random.Random) -> None:
         await asyncio.sleep(think_s * chance.random())
         while not ended.is_set():
             if reading.is_set():
                 page = chance.choice(pages)
                 began = time.perf_counter()
-                try:
-                    async with reader.question(aggregate=page.aggregate) as (connection, table):
-                        await page.ask(connection, table)
-                except QuestionTooLarge:
-                    print(f"given up: {page.name}", file=sys.stderr)
+                status = (await browser.get(page)).status_code
                 times.append(time.perf_counter() - began)
+                if status != 200:
+                    print(f"{status}: {page}", file=sys.stderr)
             await asyncio.sleep(think_s)
 
-    await asyncio.gather(*(one(random.Random(number)) for number in range(readers)))
-    await reader.close()
+    async with AsyncClient(transport=ASGITransport(dashboard), base_url="http://bench") as browser:
+        pages = await _pages(browser, _DEEP_DAYS[small])
+        await asyncio.gather(*(one(browser, pages, random.Random(number)) for number in range(readers)))
+    await dashboard.aclose()
     print(f"{len(times)} pages read, median {statistics.median(times) * 1000:.0f} ms")
+
+
+async def _pages(browser: AsyncClient, deep_days: int) -> list[str]:
+    """Return the pages that are read, with the session and the user that were there last."""
+    (session,) = (await browser.get("/sessions.json?n=1")).json()["data"]
+    ids = {"session": urlencode({"id": session["session_id"]}), "user": urlencode({"id": session["user_id"]})}
+    return [
+        *(f"/usage/{panel}?{query}" for panel in ("time", "groups") for query in _TIMES),
+        "/calls", "/calls?errors=1", "/calls?unattributed=1", "/calls?model=model-3", f"/calls?until={deep_days}d",
+        "/sessions", f"/sessions?until={deep_days}d", f"/session?{ids['session']}",
+        "/users?since=30d", "/users?since=7d&order=cost", f"/user?{ids['user']}",
+        "/errors", "/coverage", "/coverage?since=30d", "/health",
+    ]  # fmt: skip
 
 
 async def measure(url: str, rounds: int, reading: Event) -> dict[str, dict[bool, list[float]]]:

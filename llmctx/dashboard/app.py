@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -28,8 +29,9 @@ from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError, DatabaseUnavailable, LlmctxError, MigrationsPending
 from llmctx.dashboard import rendering, responses
 from llmctx.dashboard.access import Access, Authorize, find_access
-from llmctx.dashboard.pages import AGGREGATES, FRAMES, PAGES, SPANS, Answer, Ask, NotFound, SlowPage
+from llmctx.dashboard.pages import AGGREGATES, FRAMES, PAGES, SHARED, SPANS, Answer, Ask, NotFound, SlowPage
 from llmctx.dashboard.readers import Readers, grant_statements
+from llmctx.dashboard.shared_answers import SharedAnswers
 from llmctx.dashboard.view import LANGUAGES, InvalidView, PageView, parse
 from llmctx.settings import Settings
 from llmctx.storage.queries import InvalidCursor
@@ -100,6 +102,7 @@ class Dashboard:
         self._trace_url = trace_url
         self._settings = settings
         self._readers = Readers(settings)
+        self._shared: SharedAnswers[tuple[PageView, Answer]] = SharedAnswers()
         self._slow: deque[SlowPage] = deque(maxlen=_REMEMBERED)
         call_log.when_closed(self.aclose)
         if base_url is not None:
@@ -121,6 +124,7 @@ class Dashboard:
 
     async def aclose(self) -> None:
         """Close the connections to the database; the next request makes new ones. `call_log.aclose()` does it too."""
+        await self._shared.close()
         await self._readers.close()
 
     async def _answer(self, request: Request) -> Response:
@@ -140,7 +144,7 @@ class Dashboard:
                 raise NotFound
             if form == "csv" and not access.export:
                 raise HTTPException(403, "You may not export tables as CSV (Access(export=True)).")
-            answer = await self._ask(page, form, view, access)
+            view, answer = await self._ask(page, form, view, access)
             took_ms = (time.perf_counter() - began) * 1000
             if took_ms > _SLOW_MS:
                 self._slow.appendleft(SlowPage(page=page, at=view.now, ms=round(took_ms)))
@@ -156,13 +160,22 @@ class Dashboard:
         except Exception as problem:  # noqa: BLE001  every failure has its page
             return self._failed(request, problem, form, view, root)
 
-    async def _ask(self, page: str, form: str, view: PageView, access: Access) -> Answer:
+    async def _ask(self, page: str, form: str, view: PageView, access: Access) -> tuple[PageView, Answer]:
+        """Return the answer, and the view at the time of the answer: another may have asked the same just before."""
         if "text" in view.conditions and not access.texts:
             raise HTTPException(403, "You may not search texts, because that reads them.")
         if page in FRAMES and form == "html" and view.query.get("lazy") != "0":
-            return Answer(data=None)
+            return view, Answer(data=None)
+        if page not in SHARED:
+            return await self._read(page, view, access)
+        asked = {name: text for name, text in view.query.items() if name != "lang"}
+        question = (page, asked, view.zone.key, replace(access, name=""))
+        then, answer = await self._shared.get(question, lambda: self._read(page, view, access))
+        return replace(view, now=then.now, since=then.since, until=then.until), answer
+
+    async def _read(self, page: str, view: PageView, access: Access) -> tuple[PageView, Answer]:
         async with self._readers.question(aggregate=page in AGGREGATES) as (connection, table):
-            return await PAGES[page](Ask(connection, table, view, access, self._call_log, self._slow))
+            return view, await PAGES[page](Ask(connection, table, view, access, self._call_log, self._slow))
 
     def _refuse(self, request: Request, form: str, view: PageView, root: str) -> Response:
         if self._login_url is not None and form == "html":

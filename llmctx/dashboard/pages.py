@@ -383,6 +383,8 @@ FRAMES: Final = frozenset({"usage"})
 their own."""
 AGGREGATES: Final = frozenset({"coverage", "errors", "health", "user", "usage", "usage/time", "usage/groups"})
 """Pages that add up many rows: few of them are answered at once."""
+SHARED: Final = AGGREGATES - {"health"}
+"""Pages of which one answer is for all who ask the same; of its health a process tells what is."""
 SPANS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("usage", "usage/time", "usage/groups", "coverage", "errors", "trace"), "7d"), "user": "30d",
 }  # fmt: skip

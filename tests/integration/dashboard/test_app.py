@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
-from sqlalchemy import Engine, event
+from httpx import ASGITransport, AsyncClient
+from sqlalchemy import Engine, event, text
 from starlette.testclient import TestClient
 
 from llmctx import migrate
@@ -23,12 +24,13 @@ from llmctx.core.record import DEFAULT_TABLE
 from llmctx.dashboard import Access, Dashboard
 from llmctx.dashboard.pages import PAGES
 from llmctx.settings import load
+from llmctx.storage.engine import engine
 from llmctx.storage.filters import Filters
 from llmctx.storage.queries import Cursor
 from tests.conftest import execute
 from tests.kit import older
 from tests.kit.calls import row
-from tests.kit.dashboard import EVERYTHING, FOREIGN, HOSTILE, OF_ONE, PREFIX, application, every_page, fill, path
+from tests.kit.dashboard import EVERYTHING, FOREIGN, HOSTILE, OF_ONE, PREFIX, application, calls, every_page, fill, path
 from tests.kit.rows import set_texts_apart
 
 Client = Callable[..., TestClient]
@@ -424,6 +426,32 @@ def test_calls_of_a_session_lead_to_one_another(client: Client) -> None:
         assert 'rel="prev"' not in first
         (earlier,) = re.findall(r'rel="prev" href="([^"]+)"', reader.get(unescape(later)).text)
     assert earlier.endswith(f"id={OF_ONE['call']}")
+
+
+async def test_who_asks_the_same_at_the_same_time_gets_one_answer(database: str) -> None:
+    """Whoever may see other rows gets another one."""
+    await asyncio.to_thread(fill, database)
+    of_bob = replace(EVERYTHING, within=Filters(user="bob"))
+    dashboard = Dashboard(
+        CallLog(database), authorize=lambda asked: of_bob if asked.headers["name"] == "bob" else EVERYTHING
+    )
+    source = engine(load(database_url=database))
+    url = "http://llmctx/coverage.json?since=24h"
+    async with AsyncClient(transport=ASGITransport(dashboard)) as reader, source.connect() as other:
+        await other.execute(text(f"LOCK TABLE {DEFAULT_TABLE} IN ACCESS EXCLUSIVE MODE"))
+        names = ["ada", "bob"] * 10
+        asked = [asyncio.create_task(reader.get(url, headers={"name": name})) for name in names]
+        async with asyncio.timeout(10):
+            while not await other.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")):
+                await asyncio.sleep(0.01)
+        await other.rollback()
+        answers = [one.json() for one in await asyncio.gather(*asked)]
+    await dashboard.aclose()
+    await source.dispose()
+    assert len({one["as_of"] for one in answers[::2]}) == 1
+    assert len({one["as_of"] for one in answers[1::2]}) == 1
+    assert {one["data"]["coverage"]["rows"] for one in answers[::2]} == {len(calls())}
+    assert {one["data"]["coverage"]["rows"] for one in answers[1::2]} == {1}
 
 
 def test_every_statement_has_a_limit(client: Client) -> None:
