@@ -10,7 +10,7 @@ from langchain_core.tracers.context import register_configure_hook
 from llmctx.capture.handler import CallLogHandler
 from llmctx.capture.recorder import Recorder
 from llmctx.core.guard import HARMLESS, contain
-from llmctx.identity.present_scope import SESSION_SERVER, modules, present_scope
+from llmctx.identity.present_scope import may_be_elsewhere, present_scope
 from llmctx.identity.scope import FAILED_SCOPE, current_scope
 
 
@@ -40,7 +40,7 @@ class _Hook:
                 if self.plain is not None and time.monotonic() > self.deaf_from:
                     self.plain = None
                 return self.plain
-            if SESSION_SERVER in modules or (scope is not None and scope.history is not None):
+            if may_be_elsewhere() or (scope is not None and scope.history is not None):
                 scope = present_scope()
             if scope is None or scope.closed_at is not None:
                 return self.plain

@@ -25,7 +25,7 @@ from llmctx.identity.authority import data_id, refuse_malformed, trusting
 from llmctx.identity.candidates import as_text
 from llmctx.identity.config_carrier import TASK_KEY, CarriedIdentity, carried_in, with_identity
 from llmctx.identity.platform import RUNTIME, has_platform_user, platform_user
-from llmctx.identity.present_scope import SESSION_SERVER, modules, present_scope
+from llmctx.identity.present_scope import may_be_elsewhere, present_scope
 from llmctx.identity.registration import node_scope
 from llmctx.identity.registry.base import active, mark_unreliable
 from llmctx.identity.scope import (
@@ -302,7 +302,7 @@ def _inside(
     The common case, and what `registration.node_scope` would come to. It spares the node a look into the registries.
     """
     outer = current_scope()
-    if SESSION_SERVER in modules or (outer is not None and outer.history is not None):
+    if may_be_elsewhere() or (outer is not None and outer.history is not None):
         outer = present_scope()
     sent = carried_in(metadata)
     if outer is None:

@@ -92,7 +92,7 @@ def is_given_connection(work: Work, scope: Scope, *, is_socket: bool = False) ->
         return False
     values = list(values_of(source_of(work), 3))
     values += [field for value in values for field in _fields_of_self(value)]
-    return any(_request_of(value) == scope.of_request for value in values)
+    return any(request_of(value) == scope.of_request for value in values)
 
 
 def _fields_of_self(method: object) -> list[object]:
@@ -104,7 +104,7 @@ def _fields_of_self(method: object) -> list[object]:
     return list(instance_fields(itself).values())
 
 
-def _request_of(value: object) -> int:
+def request_of(value: object) -> int:
     """Return the number of the request whose connection `value` is; 0 if it is none."""
     connection = value if type(value) is dict else instance_fields(value).get("scope")
     scope = connection.get(SCOPE_KEY) if type(connection) is dict else None

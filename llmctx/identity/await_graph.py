@@ -27,6 +27,7 @@ from typing import Any, Final
 
 from llmctx.identity.blocked_threads import RUN_JOB, Job, blocked_on, job_of
 from llmctx.identity.eager_start import starter_of, will_be_awaited
+from llmctx.identity.held_scopes import is_held_here
 from llmctx.identity.present_scope import is_answered_here
 from llmctx.identity.scope import Scope, with_parents
 
@@ -40,7 +41,7 @@ def is_part_of(scope: Scope) -> bool | None:
     if around is None:
         return None
     try:
-        return is_answered_here(around) or _is_part_of(around.owner)
+        return is_answered_here(around) or is_held_here(around) or _is_part_of(around.owner)
     except Exception:  # noqa: BLE001  these are other libraries' objects: what cannot be read cannot be told
         return None
 

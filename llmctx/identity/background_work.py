@@ -22,6 +22,7 @@ from weakref import ReferenceType, WeakSet, ref
 from llmctx.core.guard import guard_harmless
 from llmctx.core.pause import pause
 from llmctx.identity.await_graph import is_unawaited, job_beneath_loop, runs_here, waiting_work, work_here
+from llmctx.identity.handed_requests import is_handed_request
 from llmctx.identity.present_scope import is_answered_here
 from llmctx.identity.scope import Scope, scope_in
 from llmctx.identity.work_frames import context_of, frames_of, takes_from_a_queue
@@ -109,7 +110,7 @@ def await_light() -> bool:
 @guard_harmless("long_work_failed", otherwise=lambda scope: False)
 def is_lasting(scope: Scope) -> bool:
     """Return whether what runs here is known to be work that `scope`, which has closed long ago, began."""
-    if is_answered_here(scope):
+    if is_answered_here(scope) or is_handed_request(scope):
         return True
     work = scope.anchor.early_work
     if work is None:

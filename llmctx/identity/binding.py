@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.guard import guard, guard_without_ids
+from llmctx.identity.held_scopes import hold
 from llmctx.identity.present_scope import current, newest_of, present_scope
 from llmctx.identity.scope import (
     EMPTY,
@@ -36,13 +37,14 @@ def bind(identity: CallContext | None = None, /, **ids: Any) -> Iterator[CallCon
             graph.invoke(...)
 
     Takes the fields of `CallContext` by name, or a whole `CallContext` first. A name that is no field is a
-    TypeError. Do not hold it open across a `yield` of an async generator: open it inside, around each step.
+    TypeError. Around the yields of a generator it holds for all that its code does, in whatever thread or task each
+    step runs; where all steps run in one, the consumer is in that scope between them.
     """
     _check_names(ids)
     if identity is not None and not isinstance(identity, CallContext):
         raise TypeError(f"bind() takes a CallContext, or its fields by name, not {type(identity).__name__}")
     scope = _bound(identity, ids)
-    with InsideBlock(scope):
+    with InsideBlock(scope, is_held=hold(scope)):
         yield EMPTY if scope is None else scope.identity
     present_scope()  # what was there before may have been left meanwhile
 

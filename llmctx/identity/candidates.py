@@ -21,7 +21,7 @@ from llmctx.identity.config_carrier import (
     signed_identity,
     unpack,
 )
-from llmctx.identity.present_scope import SESSION_SERVER, modules, present_scope
+from llmctx.identity.present_scope import may_be_elsewhere, present_scope
 from llmctx.identity.registry.base import Entry
 from llmctx.identity.scope import EMPTY, ID_FIELDS, ID_LIMIT, CallContext, Scope, clean_id, current_scope
 
@@ -114,7 +114,7 @@ def gather(
     """
     candidates = Candidates()
     here = scope = current_scope()
-    if SESSION_SERVER in modules or (here is not None and here.history is not None):
+    if may_be_elsewhere() or (here is not None and here.history is not None):
         here = scope = present_scope()
     if here is not None and scope is not None:
         here.anchor.used = True

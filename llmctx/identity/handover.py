@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 from llmctx.core.diagnostics import diagnostics
 from llmctx.core.errors import ConfigError, InvalidToken, check_keys
 from llmctx.core.guard import guard_harmless
+from llmctx.identity.held_scopes import hold
 from llmctx.identity.present_scope import current, present_scope
 from llmctx.identity.scope import EMPTY, ID_FIELDS, CallContext, InsideBlock, new_scope
 
@@ -138,7 +139,7 @@ class TakeOver:
             scope.span = span
         if reason is not None and not scope.failed:
             scope.reason, scope.of_request = reason, scope.serial  # as an anonymous request, it borrows no name
-        self._inside = InsideBlock(scope)
+        self._inside = InsideBlock(scope, is_held=hold(scope))
         self._inside.__enter__()
         return identity
 

@@ -5,7 +5,9 @@
 - On a connection whose user has changed, what goes on in the connection's own flow is the new user's; a task that was
   started before is not.
 - A server that holds sessions runs the requests of all its clients in tasks that inherited the context of the one who
-  opened the session. Some keep the request at hand (`SESSION_SERVER`): then that request's scope holds.
+  opened the session; one that answers from a queue of its own, in tasks without any. Some keep the request at hand
+  (`_VARIABLES`): then that request's scope holds.
+- A generator may hold a scope across its yields (`held_scopes.py`).
 
 To be deleted, as far as sessions go, once `mcp` 1.x is out of use: 2.x runs each request in its sender's context.
 """
@@ -13,11 +15,12 @@ To be deleted, as far as sessions go, once `mcp` 1.x is out of use: 2.x runs eac
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final
 
 from llmctx.core.guard import guard_harmless, guard_without_ids
+from llmctx.identity.held_scopes import held, held_scope
 from llmctx.identity.scope import (
     EMPTY,
     FAILED_SCOPE,
@@ -32,11 +35,18 @@ from llmctx.identity.scope import (
 SCOPE_KEY: Final = "llmctx.scope"
 """Where `ContextMiddleware` keeps the scope of a request, in the connection."""
 
-SESSION_SERVER: Final = "mcp.server.lowlevel.server"
-_VARIABLE: Final = "request_ctx"
-"""The context variable there whose value has, as `request`, the request that is being answered."""
+_SESSION_SERVER: Final = "mcp.server.lowlevel.server"
+_QUEUE_SERVER: Final = "gradio.context"
+_VARIABLES: Final = {_SESSION_SERVER: ("request_ctx",), _QUEUE_SERVER: ("LocalContext", "request")}
+"""Where those modules have the context variable whose value has, as `request`, the request that is being answered.
+A queue's request is over by then. Of a batch there are several, and the value has none."""
 
 modules: Final = sys.modules
+
+
+def may_be_elsewhere() -> bool:
+    """Return whether another scope may hold than that of the context: then `present_scope` has to be asked."""
+    return bool(held) or _SESSION_SERVER in modules or _QUEUE_SERVER in modules
 
 
 @guard_without_ids("scope_failed", otherwise=lambda: FAILED_SCOPE)
@@ -45,7 +55,7 @@ def present_scope() -> Scope | None:
     scope = current_scope()
     if scope is not None and scope.history is not None:
         scope = _followed(scope)
-    return answered_scope(scope)
+    return answered_scope(held_scope(scope) if held else scope)
 
 
 def current() -> CallContext:
@@ -56,18 +66,25 @@ def current() -> CallContext:
 
 @guard_without_ids("scope_failed", otherwise=lambda scope: FAILED_SCOPE)
 def answered_scope(scope: Scope | None) -> Scope | None:
-    """Return the scope of the request that a session's task is answering, unless `scope` was opened for it."""
-    if SESSION_SERVER not in modules:
+    """Return the scope of the request that a server's task is answering, unless `scope` was opened for it."""
+    if _SESSION_SERVER not in modules and _QUEUE_SERVER not in modules:
         return scope
-    variable = getattr(modules[SESSION_SERVER], _VARIABLE, None)
-    own = _scope_of(variable) if isinstance(variable, ContextVar) else None
+    own = _newest(_scope_at_hand(server) for server in _VARIABLES)
     if own is None or (scope is not None and own.serial < scope.serial and (scope.is_open or not own.is_open)):
         return scope
     return own
 
 
-def _scope_of(variable: ContextVar[Any]) -> Scope | None:
-    request = getattr(variable.get(None), "request", None)
+def _newest(scopes: Iterable[Scope | None]) -> Scope | None:
+    return max((scope for scope in scopes if scope is not None), key=lambda scope: scope.serial, default=None)
+
+
+def _scope_at_hand(server: str) -> Scope | None:
+    """Return the scope of the request that a server keeps at hand here."""
+    variable: Any = modules.get(server)
+    for name in _VARIABLES[server]:
+        variable = getattr(variable, name, None)
+    request = getattr(variable.get(None), "request", None) if isinstance(variable, ContextVar) else None
     connection = getattr(request, "scope", None)
     scope = connection.get(SCOPE_KEY) if isinstance(connection, Mapping) else None
     return scope if isinstance(scope, Scope) else None
@@ -75,7 +92,7 @@ def _scope_of(variable: ContextVar[Any]) -> Scope | None:
 
 def is_answered_here(scope: Scope) -> bool:
     """Return whether a session's task is answering the very request that `scope` is part of."""
-    own = answered_scope(None)
+    own = _scope_at_hand(_SESSION_SERVER) if _SESSION_SERVER in modules else None
     return own is not None and own.of_request == scope.of_request
 
 

@@ -132,8 +132,9 @@ def node_scope(
     is_refused = False
     if data is not EMPTY:
         if data.user_id not in (None, identity.user_id):
-            # What a thread keeps of the user before claims nothing.
-            if not (ours and outer is not None and data_persisted and thread and thread.first < outer.serial):
+            # What a thread keeps of the user before claims nothing; nor does the user of the request that is over here.
+            is_old = ours and outer is not None and data_persisted and thread and thread.first < outer.serial
+            if not is_old and (outer is None or inherited_by_worker is not False or not _is_left_of(outer, data)):
                 is_refused = True
                 refuse((identity.user_id,))
                 conflict = conflict or identity.user_id is not None
@@ -162,6 +163,11 @@ def node_scope(
         return scope
     register(scope, registries, thread_id=thread_id, task=task)
     return scope
+
+
+def _is_left_of(scope: Scope, data: CallContext) -> bool:
+    """Return whether `scope` has closed, and `data` name its user."""
+    return not scope.is_open and data.user_id == scope.identity.user_id
 
 
 def _sent(metadata: Mapping[str, Any] | None, outer: Scope | None) -> tuple[CallContext, bool, int]:

@@ -299,15 +299,15 @@ def suspend(token: Entry) -> None:
         _current.reset(token)
 
 
-def _drop(scope: Scope | None, token: Entry) -> None:
+def _drop(scope: Scope | None, token: Entry, is_held: bool = False) -> None:
     _restore(token)
     if scope is not None:
         scope.close()
 
 
 @guard_harmless("scope_failed", otherwise=_drop)
-def leave(scope: Scope | None, token: Entry) -> None:
-    """Close `scope` and restore what was current before."""
+def leave(scope: Scope | None, token: Entry, is_held: bool = False) -> None:
+    """Close `scope` and restore what was current before. `is_held`: a generator may leave it in another context."""
     try:
         if token is not None:
             _current.reset(token)
@@ -316,10 +316,8 @@ def leave(scope: Scope | None, token: Entry) -> None:
         _restore_here(token, scope)
         if scope is not None:
             scope.get_history().left = token  # its context may live on: a pooled thread's, a generator's
-        diagnostics.count(
-            "scope_left_elsewhere",
-            "a scope was closed in another context than it was opened in; do not hold bind() across a yield",
-        )
+        if not is_held:
+            diagnostics.count("scope_left_elsewhere", "a scope was closed in another context than it was opened in")
     if scope is not None:
         scope._end()  # guarded here as it is
 
@@ -332,13 +330,13 @@ def _is_inside(scope: Scope | None, around: Scope) -> bool:
 
 
 @guard_harmless("scope_failed", otherwise=_drop)
-def release(scope: Scope | None, token: Entry) -> None:
+def release(scope: Scope | None, token: Entry, is_held: bool = False) -> None:
     """Leave a scope that the application holds open by hand: others that were entered since may go on."""
     if scope is not None and _is_inside(_current.get(), scope):
         scope.get_history().left = token
         scope.close()
     else:
-        leave(scope, token)
+        leave(scope, token, is_held)
 
 
 class Inside:
@@ -379,10 +377,13 @@ def change_job(scope: Scope | None) -> None:
 class InsideBlock(Inside):
     """`Inside` for a block that the application may end wherever and whenever it likes."""
 
-    __slots__ = ()
+    __slots__ = ("is_held",)
+
+    def __init__(self, scope: Scope | None, *, is_held: bool) -> None:
+        self.scope, self.is_held = scope, is_held
 
     def __exit__(self, *_: object) -> None:
-        release(self.scope, self.token)
+        release(self.scope, self.token, self.is_held)
 
 
 @in_forked_child(ForkStage.SCOPE)

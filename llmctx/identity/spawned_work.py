@@ -19,6 +19,7 @@ from llmctx.core.guard import guard_harmless
 from llmctx.identity.argument_values import Work, is_given, is_given_connection, source_of, spells_out, values_of
 from llmctx.identity.await_graph import all_waiting, is_part_of, is_waited_for_by, runs_here
 from llmctx.identity.background_work import await_light, is_in_the_dark
+from llmctx.identity.handed_requests import is_handed_request
 from llmctx.identity.registry.base import Entry
 from llmctx.identity.scope import Scope, scope_in
 from llmctx.identity.task_creators import TASKS, is_created_in, is_in, is_output_read_in, tasks_beside
@@ -46,6 +47,8 @@ def works_for(scope: Scope, thread_id: str | None, used: Entry | None, *, is_fin
     `used` is what the registry knows of the thread, if others have used it since `scope` was opened.
     """
     is_dark = is_in_the_dark()  # first: if something waits for it by now, that is found below
+    if is_handed_request(scope):
+        return True
     own = is_part_of(scope) if scope.is_open else False
     if not own and (own is None or is_dark):
         if not is_final:

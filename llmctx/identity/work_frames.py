@@ -164,6 +164,14 @@ def is_in_own_loop(frame: FrameType) -> bool:
     return not is_of_a_library(frame) and is_in_a_loop(frame)
 
 
+def stored_in_loop(frame: FrameType) -> Iterator[str]:
+    """Yield the local variables to which the loop assigns, without an end of its own, that `frame` is within."""
+    loops = [(start, end) for start, end in _loops(frame.f_code) if start <= frame.f_lasti <= end]
+    for step in dis.get_instructions(frame.f_code) if loops else ():
+        if step.opname.startswith("STORE_FAST") and any(start <= step.offset <= end for start, end in loops):
+            yield from step.argval if isinstance(step.argval, tuple) else (step.argval,)
+
+
 @lru_cache(maxsize=1024)
 def _loops(code: CodeType) -> tuple[tuple[int, int], ...]:
     """Return the offsets of the first and the last instruction of each loop but those over something at hand."""

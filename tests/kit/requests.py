@@ -43,12 +43,12 @@ async def request(user: str | None, endpoint: Callable[[], Awaitable[Any]]) -> N
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await endpoint()
 
-    serve = ContextMiddleware(app, identify=lambda connection: who)
+    await in_context_of_a_server(ContextMiddleware(app, identify=lambda connection: who))
+
+
+async def in_context_of_a_server(app: Any) -> None:
     connection = {"type": "http", "method": "GET", "path": "/", "headers": []}
-    await asyncio.get_running_loop().create_task(
-        serve(connection, None, None),  # type: ignore[arg-type]
-        context=contextvars.Context(),
-    )
+    await asyncio.get_running_loop().create_task(app(connection, None, None), context=contextvars.Context())
 
 
 async def the_victim_uses_the_thread() -> None:
