@@ -11,8 +11,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
-from weakref import WeakKeyDictionary
+from typing import Final, Generic, TypeVar
 
 _TIMES_AS_LONG: Final = 20
 """So a question that is asked all the time keeps the database busy for a twentieth of it."""
@@ -31,24 +30,25 @@ class _Kept(Generic[T]):
 
 
 class SharedAnswers(Generic[T]):
-    """The latest answers of each event loop."""
+    """The latest answers; each event loop begins without any, for only its own can be awaited in it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, list[_Kept[T]]] = WeakKeyDictionary()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._latest: list[_Kept[T]] = []
 
     async def get(self, question: object, ask: Callable[[], Awaitable[T]]) -> T:
         """Return the answer to what equals `question`, asked by `ask` unless there is one, or will be soon.
 
         Raises what `ask` does, to all who wait for it; a failure is not kept.
         """
-        now = self._clock()
-        latest = [one for one in self._by_loop.get(asyncio.get_running_loop(), []) if one.until > now][-_MOST:]
+        now, loop = self._clock(), asyncio.get_running_loop()
+        latest = [one for one in self._latest if one.until > now][-_MOST:] if loop is self._loop else []
         found = next((one for one in latest if one.question == question), None)
         if found is None:
             found = self._asked(question, ask)
             latest.append(found)
-        self._by_loop[asyncio.get_running_loop()] = latest
+        self._loop, self._latest = loop, latest
         return await asyncio.shield(found.answer)  # others may wait for it
 
     def _asked(self, question: object, ask: Callable[[], Awaitable[T]]) -> _Kept[T]:
@@ -67,8 +67,10 @@ class SharedAnswers(Generic[T]):
         return kept
 
     async def close(self) -> None:
-        """Forget the answers of this event loop, and give up what is under way."""
-        kept: list[Any] = self._by_loop.pop(asyncio.get_running_loop(), [])
-        for one in kept:
-            one.answer.cancel()
-        await asyncio.gather(*(one.answer for one in kept), return_exceptions=True)
+        """Forget the answers, and give up what is under way in this event loop."""
+        kept, self._latest = self._latest, []
+        if self._loop is asyncio.get_running_loop():
+            for one in kept:
+                one.answer.cancel()
+            await asyncio.gather(*(one.answer for one in kept), return_exceptions=True)
+        self._loop = None

@@ -90,14 +90,14 @@ async def test_what_is_under_way_ends_with_the_dashboard() -> None:
 
 
 def test_each_event_loop_has_its_own_answers() -> None:
-    """A mounted application may be run by one loop after another."""
-    shared = SharedAnswers[int]()
+    """A mounted application may be run by one loop after another, and is not always closed in between."""
+    shared = SharedAnswers[int](lambda: 0.0)
 
     async def answered(number: int) -> int:
         async def ask() -> int:
-            await asyncio.sleep(0.01)
             return number
 
         return await shared.get("a", ask)
 
     assert [asyncio.run(answered(1)), asyncio.run(answered(2))] == [1, 2]
+    asyncio.run(shared.close())
