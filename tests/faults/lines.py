@@ -36,6 +36,7 @@ SURROUNDING: Final = {
         "Inside.__enter__",
         "Inside.__exit__",
         "StepInside.__exit__",
+        "InsideBlock.__init__",
         "InsideBlock.__exit__",
     },
     "identity/carry.py": {
