@@ -16,7 +16,6 @@ import contextlib
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -88,14 +87,13 @@ def run(python: str, libraries: str, server: str, arguments: str) -> dict[str, A
     if found is None:
         sys.exit(f"there is no Python {python}: pyenv install {python}")
     with postgresql(server) as environment:
-        command = ["make", "--no-print-directory", f"test-{libraries}", f"PYTHON={found}", f"ARGS={arguments}"]
-        counted, code = _tested(command, environment)
+        command = ["make", "--no-print-directory", f"test-{libraries}", f"PYTHON={found}"]
+        counted, code = _tested([*command, f"ARGS={arguments}"], environment)
         programs = ROOT / ".venvs" / f"{libraries}-{Path(found).name}" / "bin"
         alone = 0
         if failed := counted["failed"] + counted["error"]:  # as `make test`: it counts if it fails again
-            again = [str(programs / "python"), "-m", "pytest", "--last-failed", "--last-failed-no-failures", "none"]
-            no_browser = ["--ignore", "tests/browser"]  # its driver is no library of these environments
-            second, code = _tested([*again, *no_browser, *shlex.split(arguments)], environment)
+            again = f"ARGS={arguments} -n 0 --last-failed --last-failed-no-failures none"
+            second, code = _tested([*command, again], environment)
             alone = failed - second["failed"] - second["error"]
     listed = json.loads(subprocess.check_output([programs / "pip", "list", "--format", "json"], text=True))
     versions = {one["name"].lower(): one["version"] for one in listed}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import gc
 import json
 from decimal import Decimal
+from enum import Enum
 from typing import Any
 
 import pytest
-from google.genai.types import BlockedReason
 from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
@@ -201,6 +201,12 @@ def test_reasoning_beside_the_content_is_reasoning() -> None:
         message = AIMessage("", additional_kwargs=more, tool_calls=[call])
         fields = fields_of(answer=answer_of(LLMResult(generations=[[ChatGeneration(message=message)]])))
         assert (json.loads(fields["reasoning_snapshot"]), fields["tool_calls"]) == ("because", 1)
+
+
+class BlockedReason(str, Enum):  # noqa: UP042  whose text is not its value
+    """As google.genai has it."""
+
+    PROHIBITED_CONTENT = "PROHIBITED_CONTENT"
 
 
 def test_a_prompt_that_was_blocked_says_why() -> None:
