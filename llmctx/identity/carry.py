@@ -6,7 +6,8 @@ Where that scope fails they run in a failed one: they do not work for the last u
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from types import CoroutineType
 from typing import Any, ParamSpec, TypeVar, cast
 
 from llmctx.core.guard import guard_without_ids
@@ -18,9 +19,15 @@ R = TypeVar("R")
 
 
 def run_in_failed_scope(fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call `fn` where no source is believed: as a job that could not be given its scope."""
+    """Call `fn`, and await its coroutine, where no source is believed: as a job that could not be given its scope."""
     with Inside(FAILED_SCOPE):
-        return fn(*args, **kwargs)
+        made = fn(*args, **kwargs)
+    return cast("R", _awaited(made)) if isinstance(made, CoroutineType) else made
+
+
+async def _awaited(made: Coroutine[Any, Any, R]) -> R:
+    with Inside(FAILED_SCOPE):
+        return await made
 
 
 @guard_without_ids("carry_failed", otherwise=lambda outer: failed_scope("job"))

@@ -41,6 +41,7 @@ SURROUNDING: Final = {
     },
     "identity/carry.py": {
         "run_in_failed_scope",
+        "_awaited",
         "each_in.<locals>.run",
         "each_in.<locals>.run_async",
     },

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -64,6 +65,18 @@ def test_nobody_is_believed_in_a_scope_that_is_lost(of_b: MemoryRegistry) -> Non
     assert run_in_failed_scope(ask, of_b, llmctx_user_id="a", llmctx_session_id="s-a", **weaker).identity == A
     assert ask(of_b, carried=FAILED_SCOPE, thread_id="t") == UNDECIDED
     assert current_scope() is None
+
+
+async def test_a_coroutine_is_awaited_in_a_scope_that_is_lost(of_b: MemoryRegistry) -> None:
+    """Not only made there: its calls are not those of the worker's scope."""
+
+    async def asked() -> Attribution:
+        await asyncio.sleep(0)
+        return ask(of_b, thread_id="t")
+
+    with bind(B):
+        assert await run_in_failed_scope(asked) == UNDECIDED
+        assert current() == B
 
 
 def test_what_is_bound_inside_is_not_filled_by_others(of_b: MemoryRegistry) -> None:
