@@ -236,6 +236,7 @@ class Worker:
             await asyncio.sleep(0.002)
         self._take_the_rest(thread)
 
+    @guard_harmless("close_failed", otherwise=lambda self, begun, timeout_s: 0.0)
     def _patience_s(self, begun: float, timeout_s: float) -> float:
         """Return for how long to wait on for the thread, and then to ask again.
 
@@ -247,6 +248,7 @@ class Worker:
             return timeout_s - past_s
         return min(0.05, _BUSY_S - past_s) if self.pipeline.is_busy else 0.0
 
+    @guard_harmless("close_failed")
     def _take_the_rest(self, thread: DaemonThread | None) -> None:
         """Bring calls into the journal that no thread was there to take."""
         if self.pipeline.is_busy and (thread is None or not thread.is_alive()):

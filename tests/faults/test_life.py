@@ -98,7 +98,7 @@ def _healthy() -> list[str]:
     return [record.status for record in sink.records]
 
 
-@pytest.mark.filterwarnings("ignore:.*Pipeline._drain")  # which was about to begin
+@pytest.mark.filterwarnings("ignore:.*Worker._drain")  # which was about to begin
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("life", LIVES, ids=lambda life: life.__name__)
 def test_a_failure_while_it_starts_or_ends_is_not_noticed(

@@ -254,7 +254,7 @@ def always_failing(code: CodeType, kind: type[BaseException]) -> Iterator[None]:
 
 # aiosqlite's thread, when the pipeline's loop dies over such a function: it is not the application's
 @pytest.mark.filterwarnings("ignore:Exception in thread.*_connection_worker_thread")
-@pytest.mark.filterwarnings("ignore:.*Pipeline._drain")
+@pytest.mark.filterwarnings("ignore:.*Worker._drain")
 @pytest.mark.filterwarnings("ignore:Exception in thread llmctx-pipeline")  # where its main function is what fails
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("application", APPLICATIONS, ids=lambda application: application.__name__)
